@@ -1,0 +1,1 @@
+"""The façade: all that a user imports."""

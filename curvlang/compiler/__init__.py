@@ -1,0 +1,1 @@
+"""From a typed chain to passes over the data: simplify, find structure, plan, lower, explain."""

@@ -1,0 +1,360 @@
+"""Normal form: an expression as a sum of contractions.
+
+In: any tensor expression. Out: a `Poly`, whose terms are products of factors summed over bound
+indices, with all nested sums, means, products, deltas and numbers pulled out. Only equalities are
+used here, each proved by execution against the interpreter in the tests; one of them is what makes
+eigenvalue correction cheap: where no shared position ties the factors of a contraction together,
+the power of a product is the product of powers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import TypeAlias, assert_never
+
+from curvlang.ir.expr import (
+    Apply,
+    Binary,
+    BinaryOperator,
+    Call,
+    Delta,
+    Expr,
+    Index,
+    Negate,
+    Number,
+    Reduce,
+    ReductionKind,
+    Ref,
+    Size,
+)
+from curvlang.ir.indices import free_indices, rename
+
+_BOUND = 1_000
+"""Bound indices get this many primes and more, so that no written index collides with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """`base ^ exponent`, elementwise; exponent 1 keeps a sum inside a product together."""
+
+    base: Poly
+    exponent: float
+
+
+@dataclass(frozen=True, slots=True)
+class Elementwise:
+    """`exp`, `log`, `sqrt`, `abs`, `max`, `min` of expressions."""
+
+    function: str
+    arguments: tuple[Poly, ...]
+
+
+Factor: TypeAlias = Ref | Delta | Call | Power | Elementwise
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """`coefficient · Π size^power · Σ_summed Π factors`."""
+
+    coefficient: float = 1.0
+    sizes: tuple[tuple[str, int], ...] = ()
+    summed: tuple[Index, ...] = ()
+    factors: tuple[Factor, ...] = ()
+
+    @property
+    def free(self) -> tuple[Index, ...]:
+        """Free indices in order of appearance."""
+        found = (x for factor in self.factors for x in factor_indices(factor))
+        return tuple(dict.fromkeys(x for x in found if x not in self.summed))
+
+
+Poly: TypeAlias = tuple[Term, ...]
+
+
+def poly_free(poly: Poly) -> tuple[Index, ...]:
+    """Free indices of a sum of contractions."""
+    return tuple(dict.fromkeys(x for term in poly for x in term.free))
+
+
+def factor_indices(factor: Factor) -> tuple[Index, ...]:
+    """Free indices of a factor, repetitions kept for `A[i,i]`."""
+    match factor:
+        case Ref(indices=indices) | Call(indices=indices):
+            return indices
+        case Delta(left=left, right=right):
+            return (left, right)
+        case Power(base=base):
+            return poly_free(base)
+        case Elementwise(arguments=arguments):
+            return tuple(dict.fromkeys(x for poly in arguments for x in poly_free(poly)))
+        case _:
+            assert_never(factor)
+
+
+def reads(poly: Poly) -> frozenset[str]:
+    """Names of the tensors that a sum of contractions reads."""
+    return frozenset(name for term in poly for f in term.factors for name in _factor_reads(f))
+
+
+def _factor_reads(factor: Factor) -> Iterable[str]:
+    match factor:
+        case Ref(name=name):
+            return (name,)
+        case Delta():
+            return ()
+        case Call(arguments=arguments):
+            return tuple(x.name for x in arguments if isinstance(x, Ref))
+        case Power(base=base):
+            return reads(base)
+        case Elementwise(arguments=arguments):
+            return frozenset(name for poly in arguments for name in reads(poly))
+        case _:
+            assert_never(factor)
+
+
+def normalise(expr: Expr, unit: frozenset[str] = frozenset()) -> Poly:
+    """The normal form of an expression.
+
+    Args:
+        expr: The expression; every name in it is opaque.
+        unit: Letters of spaces of length one, over which a sum ties nothing together.
+    """
+    return _Normaliser(unit).normalise(expr)
+
+
+class _Normaliser:
+    def __init__(self, unit: frozenset[str]) -> None:
+        self.unit = unit
+        self.counter = count(_BOUND)
+
+    def normalise(self, expr: Expr) -> Poly:
+        match expr:
+            case Number(value=value):
+                return (Term(value),)
+            case Size(index=index):
+                return (Term(sizes=((index.space, 1),)),)
+            case Ref() | Delta() | Call():
+                return (Term(factors=(expr,)),)
+            case Negate(operand=operand):
+                return scale(self.normalise(operand), -1.0)
+            case Binary(operator=operator, left=left, right=right):
+                return self._binary(operator, left, right)
+            case Apply(function=function, arguments=arguments):
+                polys = tuple(self.normalise(x) for x in arguments)
+                return (Term(factors=(Elementwise(function, polys),)),)
+            case Reduce(kind=kind, indices=indices, body=body):
+                return self._reduce(kind, indices, body)
+            case _:
+                assert_never(expr)
+
+    def _binary(self, operator: BinaryOperator, left: Expr, right: Expr) -> Poly:
+        x = self.normalise(left)
+        match operator:
+            case BinaryOperator.ADD:
+                return x + self.normalise(right)
+            case BinaryOperator.SUBTRACT:
+                return x + scale(self.normalise(right), -1.0)
+            case BinaryOperator.MULTIPLY:
+                # The right side is normalised afresh, so its bound indices differ from the left's.
+                return multiply(x, self.normalise(right))
+            case BinaryOperator.DIVIDE:
+                return multiply(x, self.power(self.normalise(right), -1.0))
+            case BinaryOperator.POWER:
+                return self.power(x, constant(right))
+            case _:
+                assert_never(operator)
+
+    def _reduce(self, kind: ReductionKind, indices: tuple[Index, ...], body: Expr) -> Poly:
+        bound = {x: Index(x.space, next(self.counter)) for x in indices}
+        inner = self.normalise(rename(body, bound))
+        terms = []
+        for term in inner:
+            present = [x for x in bound.values() if x in term.free]
+            absent = [x for x in bound.values() if x not in term.free]
+            powers = Counter(dict(term.sizes))
+            if kind is ReductionKind.MEAN:
+                powers.subtract(x.space for x in present)
+            else:
+                powers.update(x.space for x in absent)
+            summed = replace(term, summed=term.summed + tuple(present), sizes=_powers(powers))
+            terms.append(eliminate_deltas(summed))
+        return tuple(terms)
+
+    def power(self, poly: Poly, exponent: float) -> Poly:
+        """`poly ^ exponent`; a single contraction splits into its independent components."""
+        if exponent == 1.0:
+            return poly
+        if len(poly) != 1 or not float(exponent).is_integer():
+            return self._opaque(poly, exponent)
+        (term,) = poly
+        if term.coefficient == 0.0:
+            return self._opaque(poly, exponent)
+        factors = tuple(
+            factor
+            for component in components(term, self.unit)
+            for factor in self._component(component, exponent)
+        )
+        powers = _powers(Counter({s: int(k * exponent) for s, k in term.sizes}))
+        return (Term(term.coefficient**exponent, powers, (), factors),)
+
+    def _opaque(self, poly: Poly, exponent: float) -> Poly:
+        return (Term(factors=(Power(poly, exponent),)),)
+
+    def _component(self, term: Term, exponent: float) -> tuple[Factor, ...]:
+        match term:
+            case Term(summed=(), factors=(Power(base=base, exponent=inner),)) if inner.is_integer():
+                return (Power(base, inner * exponent),)
+            case _:
+                return (Power((term,), exponent),)
+
+
+def constant(expr: Expr) -> float:
+    """The value of an expression of numbers alone."""
+    poly = normalise(expr)
+    match poly:
+        case (Term(coefficient=value, sizes=(), factors=()),):
+            return value
+        case (Term(coefficient=value, sizes=(), factors=(Power(base=base, exponent=e),)),):
+            (inner,) = base
+            return float(value * inner.coefficient**e)
+        case _:
+            raise ValueError("not a constant")
+
+
+def scale(poly: Poly, factor: float) -> Poly:
+    """Every term times a number."""
+    return tuple(replace(term, coefficient=term.coefficient * factor) for term in poly)
+
+
+def multiply(x: Poly, y: Poly) -> Poly:
+    """The product; a sum stays together as one factor unless the other side is a bare number."""
+    for one, other in ((x, y), (y, x)):
+        match one:
+            case (Term(sizes=(), summed=(), factors=()) as number,):
+                return scale(other, number.coefficient)
+            case _:
+                pass
+    left, right = _single(x), _single(y)
+    powers = Counter(dict(left.sizes))
+    powers.update(dict(right.sizes))
+    return (
+        Term(
+            left.coefficient * right.coefficient,
+            _powers(powers),
+            left.summed + right.summed,
+            left.factors + right.factors,
+        ),
+    )
+
+
+def _single(poly: Poly) -> Term:
+    return poly[0] if len(poly) == 1 else Term(factors=(Power(poly, 1.0),))
+
+
+def _powers(powers: Counter[str]) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted((space, k) for space, k in powers.items() if k))
+
+
+def components(term: Term, unit: frozenset[str]) -> tuple[Term, ...]:
+    """Parts of a contraction that share no bound index (of length above one).
+
+    The contraction is their elementwise product: Σ_ij x_i y_j = (Σ_i x_i)(Σ_j y_j).
+    """
+    groups: list[tuple[set[Index], list[Factor]]] = []
+    for factor in term.factors:
+        ties = {x for x in factor_indices(factor) if x in term.summed and x.space not in unit}
+        touching = [g for g in groups if g[0] & ties]
+        merged: tuple[set[Index], list[Factor]] = (set(ties), [])
+        for group in touching:
+            merged[0].update(group[0])
+            merged[1].extend(group[1])
+            groups.remove(group)
+        merged[1].append(factor)
+        groups.append(merged)
+    return tuple(_component_term(term, factors) for _, factors in groups)
+
+
+def _component_term(term: Term, factors: list[Factor]) -> Term:
+    present = {x for factor in factors for x in factor_indices(factor)}
+    return Term(1.0, (), tuple(x for x in term.summed if x in present), tuple(factors))
+
+
+def eliminate_deltas(term: Term) -> Term:
+    """Σ_j δ_ij x_j = x_i: a delta over a bound index renames it away."""
+    for k, factor in enumerate(term.factors):
+        match factor:
+            case Delta(left=left, right=right) if right in term.summed and left != right:
+                old, new = right, left
+            case Delta(left=left, right=right) if left in term.summed and left != right:
+                old, new = left, right
+            case _:
+                continue
+        rest = term.factors[:k] + term.factors[k + 1 :]
+        if not any(old in factor_indices(f) or new in factor_indices(f) for f in rest):
+            # The sum would lose its range with its last factor: Σ_j δ_ij = 1 for each i.
+            continue
+        renamed = tuple(rename_factor(f, {old: new}) for f in rest)
+        summed = tuple(x for x in term.summed if x != old)
+        return eliminate_deltas(replace(term, summed=summed, factors=renamed))
+    return term
+
+
+def rename_factor(factor: Factor, mapping: dict[Index, Index]) -> Factor:
+    """Rename free indices of a factor; bound ones never collide, having numbers of their own."""
+    match factor:
+        case Ref() | Delta() | Call():
+            renamed = rename(factor, mapping)
+            assert isinstance(renamed, Ref | Delta | Call)
+            return renamed
+        case Power(base=base):
+            return replace(factor, base=rename_poly(base, mapping))
+        case Elementwise(arguments=arguments):
+            return replace(factor, arguments=tuple(rename_poly(p, mapping) for p in arguments))
+        case _:
+            assert_never(factor)
+
+
+def rename_poly(poly: Poly, mapping: dict[Index, Index]) -> Poly:
+    """Rename free indices of every term."""
+    return tuple(
+        replace(
+            term,
+            factors=tuple(
+                rename_factor(f, {a: b for a, b in mapping.items() if a not in term.summed})
+                for f in term.factors
+            ),
+        )
+        for term in poly
+    )
+
+
+def data_reductions(expr: Expr) -> bool:
+    """Whether an expression reduces over examples anywhere."""
+    from curvlang.ir.indices import walk
+
+    return any(
+        isinstance(node, Reduce) and any(x.space == "n" for x in node.indices)
+        for node in walk(expr)
+    )
+
+
+__all__ = [
+    "Elementwise",
+    "Factor",
+    "Poly",
+    "Power",
+    "Term",
+    "components",
+    "constant",
+    "data_reductions",
+    "factor_indices",
+    "free_indices",
+    "multiply",
+    "normalise",
+    "poly_free",
+    "reads",
+    "rename_poly",
+]

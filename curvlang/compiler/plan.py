@@ -1,0 +1,456 @@
+"""The plan of a run: for every block the torch code of every pass, its costs and structures.
+
+In: programs and the sizes of the blocks. Out: source code that can be printed and executed, with
+the passes over the data, floating-point operations and memory known before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from curvlang.compiler.emit import Emitter, Line, call_code
+from curvlang.compiler.normal import Poly, Term, normalise, reads
+from curvlang.compiler.passes import Accumulator, Schedule, schedule
+from curvlang.compiler.program import Partition, Program
+from curvlang.compiler.structure import (
+    BlocksShape,
+    DenseShape,
+    DiagonalShape,
+    EigenBasisShape,
+    GramShape,
+    IdentityShape,
+    KroneckerShape,
+    LeafShape,
+    LowRankShape,
+    ProductShape,
+    Shape,
+    SumShape,
+    infer,
+)
+from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.ir.expr import Call, Define, Expr, Index, Yield
+from curvlang.ir.indices import names
+
+FUNCTIONS_OF_TENSORS = frozenset({"eigh", "svd", "inv", "power", "cholesky"})
+BATCH_AT_MOST = 1024
+"""Examples in a batch: enough to keep the matrix products busy."""
+DENSE_AT_MOST = 12_000**2
+"""Entries of a matrix without structure: 1.1 GiB in float64, and an eigendecomposition of minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """A block's name and the sizes of its spaces by letter (`i` with the bias column)."""
+
+    name: str
+    sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A piece of generated code: its name, what it reads, what it returns, its source and cost."""
+
+    name: str
+    reads: tuple[str, ...]
+    returns: tuple[str, ...]
+    source: str
+    lines: tuple[Line, ...]
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one call."""
+        return sum(line.flops for line in self.lines)
+
+    @property
+    def elements(self) -> int:
+        """Elements of everything it allocates; all of it lives until the call returns."""
+        return sum(line.elements for line in self.lines if not line.view)
+
+    @property
+    def largest(self) -> int:
+        """Elements of the largest result."""
+        return max((line.elements for line in self.lines if not line.view), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultPlan:
+    """What a yield becomes: its structure, and the code that computes the components."""
+
+    shape: Shape
+    code: Function
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPlan:
+    """All generated code for one block.
+
+    `passes[k]` runs on every batch of pass k+1 and returns sums over its examples;
+    `finish[k]` runs after pass k (k = 0: before any) and returns finished statistics.
+    """
+
+    geometry: Geometry
+    passes: tuple[Function, ...]
+    finish: tuple[Function, ...]
+    results: Mapping[Yield, ResultPlan]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The plan of one program over all blocks of its partition."""
+
+    partition: Partition
+    program: Program
+    schedule: Schedule
+    blocks: tuple[BlockPlan, ...]
+    total: int
+    batch: int
+    itemsize: int = 8
+
+    @property
+    def passes(self) -> int:
+        """How often the data is read."""
+        return self.schedule.passes
+
+    @property
+    def batches(self) -> int:
+        """Batches in one pass."""
+        return -(-self.total // self.batch)
+
+
+def _all_sizes(whole: Schedule, geometry: Geometry, batch: int) -> dict[str, int]:
+    """Lengths of the block's spaces, of the batch, and of what tensor functions bind."""
+    sizes = {**geometry.sizes, "n": batch}
+    for _, define in whole.finished:
+        if isinstance(define.value, Call):
+            sizes |= _bound_sizes(define, whole, sizes)
+    return sizes
+
+
+def _bound_sizes(define: Define, whole: Schedule, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Lengths of spaces that a tensor function binds on its left side."""
+    assert isinstance(define.value, Call)
+    known = {t.name: t.indices for _, d in whole.finished for t in d.targets}
+    known |= {a.name: a.indices for a in whole.accumulators}
+    (argument,) = [known[x] for x in sorted(names(define.value)) if x in known] or [()]
+    new = {x.space for t in define.targets for x in t.indices if x.space not in sizes}
+    length = min((sizes[x.space] for x in argument), default=1)
+    return dict.fromkeys(new, length)
+
+
+def plan(
+    program: Program,
+    geometries: Sequence[Geometry],
+    total: int,
+    *,
+    memory: int,
+    itemsize: int = 8,
+    batch: int | None = None,
+    dense: int = DENSE_AT_MOST,
+) -> Plan:
+    """Plan a program over blocks.
+
+    Args:
+        program: Statements and yields of one partition.
+        geometries: The blocks.
+        total: Training examples N.
+        memory: Bytes that leaves and intermediate results of one batch may take together.
+        itemsize: Bytes of a number in the passes.
+        batch: Examples per batch; from `memory` when not given.
+        dense: Entries that a matrix without other structure may have; above, the Hessian and
+            Gram matrices are kept as products with vectors, anything else is refused.
+    """
+    whole = schedule(program)
+    chosen = batch or min(total, BATCH_AT_MOST)
+    while True:
+        blocks = tuple(_block(whole, g, total, chosen, memory // itemsize, dense) for g in geometries)
+        need = batch_bytes(whole, blocks, chosen, itemsize)
+        if batch is not None or need <= memory or chosen == 1:
+            return Plan(program.partition, program, whole, blocks, total, chosen, itemsize)
+        chosen = max(1, min(chosen - 1, chosen * memory // need))
+
+
+def batch_bytes(
+    whole: Schedule, blocks: Sequence[BlockPlan], batch: int, itemsize: int
+) -> int:
+    """Bytes of one batch: the leaves of all blocks and the intermediate results of the largest."""
+    leaves = 0
+    for block in blocks:
+        sizes = {**block.geometry.sizes, "n": batch}
+        for leaf in whole.leaves.values():
+            if leaf.per_example:
+                elements = 1
+                for x in leaf.indices:
+                    elements *= sizes[x.space]
+                leaves += elements
+    temporary = max((f.elements for b in blocks for f in b.passes), default=0)
+    return (leaves + temporary) * itemsize
+
+
+def _block(
+    whole: Schedule, geometry: Geometry, total: int, batch: int, limit: int, dense: int
+) -> BlockPlan:
+    maker = _Maker(whole, _all_sizes(whole, geometry, batch), total, limit, dense)
+    passes = tuple(maker.pass_function(k) for k in range(1, whole.passes + 1))
+    finish = tuple(maker.finish_function(k) for k in range(whole.passes + 1))
+    return BlockPlan(geometry, passes, finish, maker.results)
+
+
+class _Maker:
+    """Generates the functions of one block."""
+
+    def __init__(
+        self, whole: Schedule, sizes: Mapping[str, int], total: int, limit: int | None, dense: int
+    ) -> None:
+        self.whole = whole
+        self.dense = dense
+        self.sizes = sizes
+        self.total = total
+        self.limit = limit
+        self.unit = frozenset(s for s, length in sizes.items() if length == 1 and s != "n")
+        self.orthogonal = frozenset(
+            d.targets[0].name
+            for _, d in whole.finished
+            if isinstance(d.value, Call) and d.value.function == "eigh"
+        )
+        self.shapes = {y: self._shape(y) for _, y in whole.results}
+        self.whole_results = {
+            y: f"C_{k}"
+            for k, (_, y) in enumerate(whole.results, 1)
+            if isinstance(self.shapes[y], GramShape | DenseShape) and _reduces(self.shapes[y])
+        }
+        self.results = {y: self._result(y, level) for level, y in whole.results}
+
+    def _shape(self, result: Yield) -> Shape:
+        indices = result.target.indices
+        shape = infer(self.normal(result.value), *_sides(indices), self.orthogonal)
+        elements = self.emitter().size(indices)
+        if not isinstance(shape, LeafShape | GramShape | DenseShape) or elements <= self.dense:
+            return shape
+        have = f"{elements:.3g} entries, more than the {self.dense:.3g} that may be formed"
+        if isinstance(shape, DenseShape):
+            raise SpecError(_too_large(result, have))
+        return ProductShape(shape, have)
+
+    def normal(self, expr: Expr) -> Poly:
+        return normalise(expr, self.unit)
+
+    def emitter(self) -> Emitter:
+        return Emitter(self.sizes, self.total, self.limit)
+
+    def pass_function(self, number: int) -> Function:
+        """Sums over one batch for every accumulator of a pass."""
+        emitter = self.emitter()
+        wanted: list[tuple[str, tuple[Index, ...], Poly]] = [
+            (a.name, a.indices, self.normal(a.value))
+            for a in self.whole.accumulators
+            if a.number == number
+        ]
+        for level, result in self.whole.results:
+            if result in self.whole_results and level == number:
+                name = self.whole_results[result]
+                wanted.append((name, result.target.indices, self.normal(result.value)))
+        returned, needed = {}, set[str]()
+        for name, indices, poly in wanted:
+            streaming = _streaming(poly)
+            if streaming:
+                returned[name] = emitter.poly(_bare(streaming), indices)[0]
+                needed |= reads(streaming)
+        return _function(f"pass_{number}", needed, returned, emitter)
+
+    def finish_function(self, number: int) -> Function:
+        """Statistics that are finished once pass `number` is done."""
+        body: list[str] = []
+        lines: list[Line] = []
+        needed: set[str] = set()
+        defined: dict[str, str] = {}
+        for accumulator in self.whole.accumulators:
+            if accumulator.number == number:
+                code, reading = self._divide(accumulator, lines)
+                body.extend(code)
+                needed |= reading
+                defined[accumulator.name] = accumulator.name
+        for result, name in self.whole_results.items():
+            level = next(k for k, y in self.whole.results if y is result)
+            if level == number:
+                poly = self.normal(result.value)
+                body.append(f"{name} = {_times(name, _common(poly, self.emitter()))}")
+                needed.add(name)
+                defined[name] = name
+        for k, (level, define) in enumerate(self.whole.finished):
+            if level == number:
+                code, reading = self._define(define, lines, f"y{k}_")
+                body.extend(code)
+                needed |= reading - set(defined)
+                defined |= {t.name: t.name for t in define.targets if "discarded" not in t.name}
+        source = _source(f"after_{number}", sorted(needed), body, defined)
+        return Function(
+            f"after_{number}", tuple(sorted(needed)), tuple(defined), source, tuple(lines)
+        )
+
+    def _divide(self, accumulator: Accumulator, lines: list[Line]) -> tuple[list[str], set[str]]:
+        """Turn the sum over all batches into the mean the formula asks for."""
+        poly = self.normal(accumulator.value)
+        name = accumulator.name
+        streaming, resting = _streaming(poly), tuple(t for t in poly if t not in _streaming(poly))
+        factor = _common(streaming, self.emitter()) if streaming else 0.0
+        code = [f"{name} = {_times(name, factor)}"] if streaming and factor != 1.0 else []
+        needed = {name} if streaming else set()
+        if resting:
+            emitter = Emitter(self.sizes, self.total, self.limit, f"{name}_")
+            value, _ = emitter.poly(resting, accumulator.indices)
+            lines.extend(emitter.lines)
+            code.extend(f"{line.target} = {line.code}" for line in emitter.lines)
+            code.append(f"{name} = {name} + {value}" if streaming else f"{name} = {value}")
+            needed |= set(reads(resting))
+        return code, needed
+
+    def _define(
+        self, define: Define, lines: list[Line], prefix: str
+    ) -> tuple[list[str], set[str]]:
+        value = define.value
+        if isinstance(value, Call) and value.function in FUNCTIONS_OF_TENSORS:
+            left = ", ".join(t.name for t in define.targets)
+            comma = "," if len(define.targets) == 1 else ""
+            code = call_code(value)
+            lines.append(self._decomposition(define))
+            return [f"{left}{comma} = {code}"], set(names(value))
+        emitter = Emitter(self.sizes, self.total, self.limit, prefix)
+        poly = self.normal(value)
+        result, _ = emitter.poly(poly, define.targets[0].indices)
+        lines.extend(emitter.lines)
+        code_lines = [f"{line.target} = {line.code}" for line in emitter.lines]
+        return [*code_lines, f"{define.targets[0].name} = {result}"], set(reads(poly))
+
+    def _decomposition(self, define: Define) -> Line:
+        """A decomposition's cost: 9 n³ for a full symmetric one, 2/3 n³ for an inverse."""
+        target = define.targets[0]
+        length = max((self.sizes[x.space] for x in target.indices), default=1)
+        assert isinstance(define.value, Call)
+        weight = {"eigh": 9.0, "power": 11.0, "svd": 22.0, "inv": 2.0, "cholesky": 1 / 3}
+        flops = int(weight[define.value.function] * length**3)
+        elements = Emitter(self.sizes, self.total).size(target.indices)
+        return Line(target.name, call_code(define.value), target.indices, elements, flops)
+
+    def _result(self, result: Yield, level: int) -> ResultPlan:
+        emitter = self.emitter()
+        shape = self.shapes[result]
+        if result in self.whole_results:
+            name = self.whole_results[result]
+            code = _function("result", {name}, {"entries": name}, emitter)
+            return ResultPlan(shape, code, level)
+        returned: dict[str, str] = {}
+        needed: set[str] = set()
+        self._components(shape, result.target.indices, "", emitter, returned, needed)
+        return ResultPlan(shape, _function("result", needed, returned, emitter), level)
+
+    def _components(
+        self,
+        shape: Shape,
+        indices: tuple[Index, ...],
+        prefix: str,
+        emitter: Emitter,
+        returned: dict[str, str],
+        needed: set[str],
+    ) -> None:
+        """Code for the tensors that a structure is made of, by component name."""
+
+        def give(name: str, poly: Poly, out: tuple[Index, ...]) -> None:
+            returned[prefix + name] = emitter.poly(poly, out)[0]
+            needed.update(reads(poly))
+
+        rows, columns = _sides(indices)
+        match shape:
+            case IdentityShape(scale=scale):
+                give("scale", scale, ())
+            case DiagonalShape(entries=entries):
+                give("entries", entries, rows)
+            case KroneckerShape(left=left, right=right):
+                give("left", left, (rows[0], columns[0]))
+                give("right", right, (rows[1], columns[1]))
+            case EigenBasisShape(left=u, right=v, spectrum=spectrum, axes=axes):
+                give("spectrum", spectrum, axes)
+                for name, basis in (("left", u), ("right", v)):
+                    if basis is not None:
+                        returned[prefix + name] = basis.name
+                        needed.add(basis.name)
+            case BlocksShape(axis=axis, entries=entries):
+                other = 1 if axis == rows[0] else 0
+                give("entries", entries, (axis, rows[other], columns[other]))
+            case LowRankShape(factor=factor, spectrum=spectrum, axes=axes):
+                give("factor", factor, (*rows, *axes))
+                give("spectrum", spectrum, axes)
+            case GramShape(entries=entries) | DenseShape(entries=entries):
+                give("entries", entries, indices)
+            case ProductShape():
+                pass
+            case LeafShape(name=name):
+                needed.add(name)
+                returned[prefix + "leaf"] = name
+            case SumShape(terms=terms):
+                for k, term in enumerate(terms):
+                    self._components(term, indices, f"{prefix}{k}.", emitter, returned, needed)
+
+
+def _too_large(result: Yield, have: str) -> Diagnostic:
+    return Diagnostic(
+        "E0314",
+        f"`{result.target.name}` has no structure and {have}",
+        (Label(result.span, "every entry would have to be formed"),),
+        ("write it as a product or a sum of structured terms, or use a smaller model",),
+    )
+
+
+def _reduces(shape: Shape) -> bool:
+    match shape:
+        case GramShape(entries=entries) | DenseShape(entries=entries):
+            return bool(_streaming(entries))
+        case _:
+            return False
+
+
+def _streaming(poly: Poly) -> Poly:
+    """Terms that are sums over the examples of a batch."""
+    return tuple(t for t in poly if any(x.space == "n" for x in t.summed))
+
+
+def _bare(poly: Poly) -> Poly:
+    """Sums as a pass adds them up: a common coefficient is left to the finish."""
+    if len(poly) == 1:
+        (term,) = poly
+        return (Term(1.0, (), term.summed, term.factors),)
+    return poly
+
+
+def _common(poly: Poly, emitter: Emitter) -> float:
+    """What a finished sum is multiplied with; terms of a longer sum carry their own numbers."""
+    return emitter.coefficient(poly[0]) if len(poly) == 1 else 1.0
+
+
+def _times(name: str, factor: float) -> str:
+    """A product with a number, written as a division where that is exact."""
+    inverse = round(1 / factor) if factor else 0
+    return f"{name} / {inverse}" if inverse and 1 / inverse == factor else f"{name} * {factor!r}"
+
+
+def _sides(indices: tuple[Index, ...]) -> tuple[tuple[Index, ...], tuple[Index, ...]]:
+    half = len(indices) // 2
+    return indices[:half], indices[half:]
+
+
+def _function(
+    name: str, needed: set[str] | frozenset[str], returned: Mapping[str, str], emitter: Emitter
+) -> Function:
+    body = [f"{line.target} = {line.code}" for line in emitter.lines]
+    reading = tuple(sorted(needed))
+    source = _source(name, reading, body, returned)
+    return Function(name, reading, tuple(returned), source, tuple(emitter.lines))
+
+
+def _source(
+    name: str, reading: Sequence[str], body: Sequence[str], returned: Mapping[str, str]
+) -> str:
+    inside = ", ".join(f"{key!r}: {value}" for key, value in returned.items())
+    lines = [*body, f"return {{{inside}}}"]
+    return f"def {name}({', '.join(reading)}):\n" + "\n".join(f"    {line}" for line in lines) + "\n"

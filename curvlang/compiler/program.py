@@ -1,0 +1,74 @@
+"""The tensor program of a run: every statement once, however many curvatures share it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from curvlang.diagnostics.source import NOWHERE, Span
+from curvlang.ir.expr import Define, Index, Yield
+
+
+class Partition(StrEnum):
+    """What a program is read once for: the whole model, each layer, or each parameter tensor."""
+
+    MODEL = "model"
+    LAYER = "layer"
+    PARAMETER = "parameter"
+
+
+@dataclass(frozen=True, slots=True)
+class Fisher:
+    """Which columns the loss-curvature factor has: `exact`, `mc` with `samples`, `empirical`."""
+
+    kind: str = "exact"
+    samples: int = 1
+
+    def __str__(self) -> str:
+        return f"mc, {self.samples}" if self.kind == "mc" else self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A tensor that the model gives: which one, with which indices and which columns."""
+
+    kind: str
+    indices: tuple[Index, ...]
+    fisher: Fisher | None = None
+
+    @property
+    def per_example(self) -> bool:
+        """Whether it has the example index, so that it streams through in batches."""
+        return any(x.space == "n" for x in self.indices)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The curvature after one stage: its program and what it yields there."""
+
+    label: str
+    stage: str
+    partition: Partition
+    fisher: Fisher | None
+    value: Yield
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    @property
+    def key(self) -> tuple[Partition, Fisher | None]:
+        """Which program computes it."""
+        return self.partition, self.fisher
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Statements in single-assignment form over one partition's leaves.
+
+    Every name is defined once and before it is read; a stage that redefines `a` makes `a_2`.
+    """
+
+    partition: Partition
+    fisher: Fisher | None
+    leaves: Mapping[str, Leaf]
+    definitions: tuple[Define, ...]
+    results: tuple[Yield, ...]

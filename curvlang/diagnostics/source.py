@@ -1,0 +1,54 @@
+"""Where a piece of a spec stands: the text it came from and a range of characters."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A named text. `name` is what a message shows: a path, or `<text>`."""
+
+    name: str
+    text: str
+
+    def position(self, offset: int) -> tuple[int, int]:
+        """Line and column of a character offset, both counted from 1.
+
+        >>> Source("x.cv", "ab\\ncd").position(4)
+        (2, 2)
+        """
+        starts = self._line_starts()
+        line = bisect_right(starts, max(0, min(offset, len(self.text))))
+        return line, offset - starts[line - 1] + 1
+
+    def line(self, number: int) -> str:
+        """The text of one line (counted from 1), without its line break."""
+        lines = self.text.split("\n")
+        return lines[number - 1].rstrip("\r") if 1 <= number <= len(lines) else ""
+
+    def _line_starts(self) -> list[int]:
+        return [0] + [k + 1 for k, character in enumerate(self.text) if character == "\n"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The characters `start:end` of a source."""
+
+    source: Source
+    start: int
+    end: int
+
+    @property
+    def text(self) -> str:
+        """The characters themselves."""
+        return self.source.text[self.start : self.end]
+
+    def to(self, other: Span) -> Span:
+        """The range from here to the end of `other`."""
+        return Span(self.source, min(self.start, other.start), max(self.end, other.end))
+
+
+NOWHERE = Span(Source("<nowhere>", ""), 0, 0)
+"""For nodes that no text wrote: built-in stages and rewritten expressions."""

@@ -1,0 +1,197 @@
+"""Questions about the indices and names of an expression, and capture-avoiding renaming."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import assert_never
+
+from curvlang.ir.expr import (
+    Apply,
+    Binary,
+    Call,
+    Delta,
+    Expr,
+    Index,
+    Negate,
+    Number,
+    Reduce,
+    Ref,
+    Size,
+)
+
+
+def children(expr: Expr) -> tuple[Expr, ...]:
+    """The direct subexpressions, left to right."""
+    match expr:
+        case Number() | Ref() | Delta() | Size():
+            return ()
+        case Negate(operand=operand):
+            return (operand,)
+        case Binary(left=left, right=right):
+            return (left, right)
+        case Apply(arguments=arguments) | Call(arguments=arguments):
+            return arguments
+        case Reduce(body=body):
+            return (body,)
+        case _:
+            assert_never(expr)
+
+
+def walk(expr: Expr) -> Iterator[Expr]:
+    """The expression and everything below it, parents first."""
+    yield expr
+    for child in children(expr):
+        yield from walk(child)
+
+
+def free_indices(expr: Expr) -> tuple[Index, ...]:
+    """Indices that no reduction inside binds, in order of first appearance.
+
+    >>> i, j = Index("i"), Index("i", 1)
+    >>> free_indices(Binary("*", Ref("A", (i, j)), Ref("b", (j,)))) == (i, j)
+    True
+    """
+    match expr:
+        case Ref(indices=indices):
+            found: tuple[Index, ...] = indices
+        case Delta(left=left, right=right):
+            found = (left, right)
+        case Call(indices=indices):
+            # Arguments are whole tensors (or constants): their indices are not free here.
+            found = indices
+        case Reduce(indices=bound, body=body):
+            found = tuple(x for x in free_indices(body) if x not in bound)
+        case Number() | Size():
+            found = ()
+        case Negate() | Binary() | Apply():
+            found = tuple(x for child in children(expr) for x in free_indices(child))
+        case _:
+            assert_never(expr)
+    return tuple(dict.fromkeys(found))
+
+
+def names(expr: Expr) -> frozenset[str]:
+    """Every tensor or scalar name that the expression reads."""
+    return frozenset(node.name for node in walk(expr) if isinstance(node, Ref))
+
+
+def spaces(expr: Expr) -> frozenset[str]:
+    """Letters of all spaces, bound or free."""
+    found: set[str] = set()
+    for node in walk(expr):
+        match node:
+            case Ref(indices=indices) | Reduce(indices=indices) | Call(indices=indices):
+                found.update(x.space for x in indices)
+            case Delta(left=left, right=right):
+                found.update((left.space, right.space))
+            case _:
+                pass
+    return frozenset(found)
+
+
+def fresh(space: str, taken: set[Index] | frozenset[Index]) -> Index:
+    """The index of a space with the fewest primes that is not taken."""
+    primes = 0
+    while Index(space, primes) in taken:
+        primes += 1
+    return Index(space, primes)
+
+
+def all_indices(expr: Expr) -> set[Index]:
+    """Every index, bound or free."""
+    found: set[Index] = set()
+    for node in walk(expr):
+        match node:
+            case Ref(indices=indices) | Reduce(indices=indices) | Call(indices=indices):
+                found.update(indices)
+            case Delta(left=left, right=right):
+                found.update((left, right))
+            case Size(index=index):
+                found.add(index)
+            case _:
+                pass
+    return found
+
+
+def rename(expr: Expr, mapping: Mapping[Index, Index]) -> Expr:
+    """Rename free indices; bound ones step aside where a new name would be captured."""
+    if not mapping:
+        return expr
+    go = lambda x: rename(x, mapping)  # noqa: E731
+    at = lambda x: mapping.get(x, x)  # noqa: E731
+    match expr:
+        case Number() | Size():
+            return expr
+        case Ref(indices=indices):
+            return replace(expr, indices=tuple(map(at, indices)))
+        case Call(indices=indices):
+            return replace(expr, indices=tuple(map(at, indices)))
+        case Delta(left=left, right=right):
+            return replace(expr, left=at(left), right=at(right))
+        case Negate(operand=operand):
+            return replace(expr, operand=go(operand))
+        case Binary(left=left, right=right):
+            return replace(expr, left=go(left), right=go(right))
+        case Apply(arguments=arguments):
+            return replace(expr, arguments=tuple(map(go, arguments)))
+        case Reduce(indices=bound, body=body):
+            kept = {old: new for old, new in mapping.items() if old not in bound}
+            taken = all_indices(body) | set(kept.values()) | set(kept)
+            aside: dict[Index, Index] = {}
+            for index in bound:
+                if index in kept.values():
+                    aside[index] = fresh(index.space, taken)
+                    taken.add(aside[index])
+            return replace(
+                expr,
+                indices=tuple(aside.get(x, x) for x in bound),
+                body=rename(rename(body, aside), kept),
+            )
+        case _:
+            assert_never(expr)
+
+
+def substitute(expr: Expr, values: Mapping[str, tuple[tuple[Index, ...], Expr]]) -> Expr:
+    """Put definitions in place of names: `values[name] = (its indices, its right side)`."""
+    go = lambda x: substitute(x, values)  # noqa: E731
+    match expr:
+        case Ref(name=name, indices=indices) if name in values:
+            formal, body = values[name]
+            return rename(body, {f: x for f, x in zip(formal, indices, strict=True) if f != x})
+        case Number() | Ref() | Delta() | Size():
+            return expr
+        case Negate(operand=operand):
+            return replace(expr, operand=go(operand))
+        case Binary(left=left, right=right):
+            return replace(expr, left=go(left), right=go(right))
+        case Apply(arguments=arguments):
+            return replace(expr, arguments=tuple(map(go, arguments)))
+        case Reduce(indices=bound, body=body):
+            # A value put here may have free indices that this reduction must not capture only
+            # where the reduction binds them on purpose, which index notation means it to.
+            return replace(expr, body=go(body), indices=bound)
+        case Call(arguments=arguments):
+            return replace(expr, arguments=tuple(map(go, arguments)))
+        case _:
+            assert_never(expr)
+
+
+def rename_names(expr: Expr, mapping: Mapping[str, str]) -> Expr:
+    """Give tensors other names; indices stay."""
+    go = lambda x: rename_names(x, mapping)  # noqa: E731
+    match expr:
+        case Ref(name=name):
+            return replace(expr, name=mapping.get(name, name))
+        case Number() | Delta() | Size():
+            return expr
+        case Negate(operand=operand):
+            return replace(expr, operand=go(operand))
+        case Binary(left=left, right=right):
+            return replace(expr, left=go(left), right=go(right))
+        case Reduce(body=body):
+            return replace(expr, body=go(body))
+        case Apply(arguments=arguments) | Call(arguments=arguments):
+            return replace(expr, arguments=tuple(map(go, arguments)))
+        case _:
+            assert_never(expr)

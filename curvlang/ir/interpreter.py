@@ -1,0 +1,228 @@
+"""The oracle: a direct reading of tensor expressions with broadcasting, nothing optimised.
+
+Slow and memory-hungry on purpose; every compiled program is compared with it. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curvlang.ir.expr import (
+    Apply,
+    Binary,
+    BinaryOperator,
+    Call,
+    Define,
+    Delta,
+    Expr,
+    Index,
+    Negate,
+    Number,
+    Reduce,
+    ReductionKind,
+    Ref,
+    Size,
+    Statement,
+    Yield,
+)
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Named:
+    """An array whose axes carry index names."""
+
+    values: Array
+    axes: tuple[Index, ...]
+
+    def over(self, axes: Sequence[Index]) -> Array:
+        """The values with exactly these axes, missing ones of length 1."""
+        order = [self.axes.index(x) for x in axes if x in self.axes]
+        shape = [self.values.shape[self.axes.index(x)] if x in self.axes else 1 for x in axes]
+        return self.values.transpose(order).reshape(shape)
+
+
+Environment = dict[str, tuple[Array, tuple[Index, ...]]]
+
+
+def interpret(
+    statements: Sequence[Statement],
+    leaves: Mapping[str, tuple[Array, tuple[Index, ...]]],
+    sizes: Mapping[str, int],
+) -> tuple[Array, Environment]:
+    """Run the statements in order; return the yielded entries and every tensor by name.
+
+    Args:
+        statements: Definitions and one `Yield`, names bound before they are read.
+        leaves: Array and index names of each leaf.
+        sizes: Length of each space by letter; spaces bound on a left side are added on the way.
+
+    Returns:
+        The yielded array, axes in the order of the yield's indices, and the environment.
+    """
+    known: Environment = dict(leaves)
+    lengths = dict(sizes)
+    result: Array | None = None
+    for statement in statements:
+        match statement:
+            case Yield(target=target, value=value):
+                found = _evaluate(value, known, lengths)
+                full = tuple(lengths[x.space] for x in target.indices)
+                result = np.broadcast_to(found.over(target.indices), full).copy()
+            case Define(targets=targets, value=Call() as call) if call.function in _FUNCTIONS:
+                arguments = [_argument(x, known, lengths) for x in call.arguments]
+                outputs = _FUNCTIONS[call.function](*arguments)
+                for target, output in zip(targets, outputs, strict=False):
+                    lengths |= {x.space: n for x, n in zip(target.indices, output.shape, strict=True)}
+                    known[target.name] = (output, target.indices)
+            case Define(targets=(target,), value=value):
+                found = _evaluate(value, known, lengths)
+                full = tuple(lengths[x.space] for x in target.indices)
+                filled = np.broadcast_to(found.over(target.indices), full).copy()
+                known[target.name] = (filled, target.indices)
+            case Define():
+                raise AssertionError("several targets need a function of several results")
+            case _:
+                assert_never(statement)
+    if result is None:
+        raise AssertionError("a program yields")
+    return result, known
+
+
+def _argument(expr: Expr, known: Environment, lengths: Mapping[str, int]) -> Any:
+    if isinstance(expr, Ref) and not expr.indices and expr.name in known:
+        return known[expr.name][0]
+    return float(_evaluate(expr, known, lengths).values)
+
+
+def _evaluate(expr: Expr, known: Environment, lengths: Mapping[str, int]) -> Named:
+    go = lambda x: _evaluate(x, known, lengths)  # noqa: E731
+    match expr:
+        case Number(value=value):
+            return Named(np.asarray(value, dtype=np.float64), ())
+        case Size(index=index):
+            return Named(np.asarray(float(lengths[index.space])), ())
+        case Ref(name=name, indices=indices):
+            return _diagonalise(Named(known[name][0], indices))
+        case Delta(left=left, right=right):
+            eye = np.eye(lengths[left.space], lengths[right.space])
+            return _diagonalise(Named(eye, (left, right)))
+        case Negate(operand=operand):
+            inner = go(operand)
+            return Named(-inner.values, inner.axes)
+        case Binary(operator=operator, left=left, right=right):
+            return _elementwise(_OPERATORS[operator], (go(left), go(right)))
+        case Apply(function=function, arguments=arguments):
+            return _elementwise(ELEMENTWISE[function], tuple(map(go, arguments)))
+        case Reduce(kind=kind, indices=indices, body=body):
+            return _reduce(kind, indices, go(body), lengths)
+        case Call(function=function, arguments=arguments, indices=indices):
+            made = _MAKERS[function](
+                tuple(lengths[x.space] for x in indices),
+                [_argument(x, known, lengths) for x in arguments],
+            )
+            return Named(made, indices)
+        case _:
+            assert_never(expr)
+
+
+def _diagonalise(named: Named) -> Named:
+    """`A[i,i]` reads the diagonal."""
+    axes = tuple(dict.fromkeys(named.axes))
+    if axes == named.axes:
+        return named
+    letters = {x: k for k, x in enumerate(axes)}
+    values = np.einsum(named.values, [letters[x] for x in named.axes], list(range(len(axes))))
+    return Named(values, axes)
+
+
+def _elementwise(function: Callable[..., Array], operands: tuple[Named, ...]) -> Named:
+    axes = tuple(dict.fromkeys(x for operand in operands for x in operand.axes))
+    return Named(function(*(operand.over(axes) for operand in operands)), axes)
+
+
+def _reduce(
+    kind: ReductionKind, indices: tuple[Index, ...], body: Named, lengths: Mapping[str, int]
+) -> Named:
+    present = [x for x in indices if x in body.axes]
+    kept = tuple(x for x in body.axes if x not in present)
+    values = body.over((*kept, *present)).sum(axis=tuple(range(len(kept), len(body.axes))))
+    for index in indices:
+        if kind is ReductionKind.MEAN and index in present:
+            values = values / lengths[index.space]
+        elif kind is ReductionKind.SUM and index not in present:
+            values = values * lengths[index.space]
+    return Named(values, kept)
+
+
+def _power(matrix: Array, exponent: float) -> tuple[Array]:
+    values, vectors = np.linalg.eigh(matrix)
+    return ((vectors * clipped_power(values, exponent)) @ vectors.T,)
+
+
+def clipped_power(values: Array, exponent: float) -> Array:
+    """Elementwise power of a PSD spectrum: rounding below zero is zero; null stays null."""
+    floor = values.max(initial=0.0) * len(values) * np.finfo(values.dtype).eps
+    kept = values > floor
+    return np.where(kept, np.where(kept, values, 1.0) ** exponent, 0.0)
+
+
+def _svd(matrix: Array) -> tuple[Array, Array, Array]:
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    return left, values, right.T
+
+
+def _eigh(matrix: Array) -> tuple[Array, Array]:
+    values, vectors = np.linalg.eigh(matrix)
+    return vectors, values
+
+
+_OPERATORS: Mapping[BinaryOperator, Callable[..., Array]] = {
+    BinaryOperator.ADD: np.add,
+    BinaryOperator.SUBTRACT: np.subtract,
+    BinaryOperator.MULTIPLY: np.multiply,
+    BinaryOperator.DIVIDE: np.divide,
+    BinaryOperator.POWER: np.power,
+}
+
+ELEMENTWISE: Mapping[str, Callable[..., Array]] = {
+    "sqrt": np.sqrt,
+    "exp": np.exp,
+    "log": np.log,
+    "abs": np.abs,
+    "max": lambda *xs: reduce(np.maximum, xs),
+    "min": lambda *xs: reduce(np.minimum, xs),
+}
+
+_FUNCTIONS: Mapping[str, Callable[..., tuple[Array, ...]]] = {
+    "eigh": _eigh,
+    "svd": _svd,
+    "inv": lambda matrix: (np.linalg.inv(matrix),),
+    "power": _power,
+    "cholesky": lambda matrix: (np.linalg.cholesky(matrix),),
+}
+
+
+def seeded_normal(shape: tuple[int, ...], seed: float) -> Array:
+    """Standard normal entries that depend on the seed and the shape alone."""
+    return np.random.default_rng(int(seed)).standard_normal(shape)
+
+
+def seeded_sign(shape: tuple[int, ...], seed: float) -> Array:
+    """Entries ±1 with equal chance that depend on the seed and the shape alone."""
+    return np.random.default_rng(int(seed)).integers(0, 2, shape) * 2.0 - 1.0
+
+
+_MAKERS: Mapping[str, Callable[[tuple[int, ...], list[Any]], Array]] = {
+    "random_normal": lambda shape, arguments: seeded_normal(shape, *arguments),
+    "random_sign": lambda shape, arguments: seeded_sign(shape, *arguments),
+    "trace": lambda _, arguments: np.asarray(np.trace(arguments[0])),
+    "norm": lambda _, arguments: np.asarray(np.linalg.norm(arguments[0].reshape(-1))),
+}

@@ -1,0 +1,151 @@
+"""The typed chain: what checking makes of a curvature, and all that the compiler reads.
+
+Names are resolved, arguments have their values, `when` has chosen its branch, and scalar
+parameters inside bodies are numbers. Nothing here refers back to the syntax tree but spans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from curvlang.diagnostics.source import NOWHERE, Source, Span
+from curvlang.ir.expr import Expr, Statement, Target
+
+Value: TypeAlias = "float | int | bool | str | tuple[Value, ...]"
+"""A parameter's value: a number, a boolean, a word (`layer`, `cosine`), text, or a list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of a chain, ready to be derived.
+
+    `body` is empty for built-in stages (`hessian`, `drop_residual`, `block_diagonal`); the
+    compiler knows those by name. `others` is the clause for layers that the stage does not fit:
+    the word `ignore`, or the stages to use there instead (as a one-stage tuple).
+    """
+
+    name: str
+    arguments: Mapping[str, Value]
+    needs: tuple[Target, ...] = ()
+    body: tuple[Statement, ...] = ()
+    others: str | tuple[Stage, ...] | None = None
+    doc: str = ""
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    @property
+    def builtin(self) -> bool:
+        """Whether the compiler itself knows the stage."""
+        return not self.body
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What makes two stages the same: name, arguments, body."""
+        return (self.name, tuple(sorted(self.arguments.items())), self.body, self.others)
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A source and its transformations, flattened: `stages[0]` is always a source.
+
+    `labels[k]` names the prefix that ends with stage k: a curvature's name when the prefix is one
+    that this file or the shipped ones define, else the stage's own name.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    labels: tuple[str, ...]
+    doc: str = ""
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """`0.9 * kfac + 0.1 * diagonal`: a linear combination of curvatures."""
+
+    name: str
+    terms: tuple[tuple[float, Curvature], ...]
+    doc: str = ""
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+Curvature: TypeAlias = Chain | Combination
+
+
+@dataclass(frozen=True, slots=True)
+class Inverse:
+    """`inverse tikhonov(damping = 0.1 * mean(s)): s -> 1 / (s + damping)`.
+
+    `body` is an elementwise expression in `Ref(argument)` and the parameters (as `Ref`s).
+    Parameters are expressions that may use `mean(s)`, `max(s)`, `min(s)` (as `Call`s with
+    `Ref(argument)`), taken over the spectrum of the whole curvature. A parameter without a default has `None`. Conditions
+    are `Call("where", (condition, yes, no))` with conditions `Call("less"|"less_equal", (x, y))`.
+    """
+
+    name: str
+    argument: str
+    parameters: Mapping[str, Expr | None]
+    body: Expr
+    doc: str = ""
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class InverseUse:
+    """An inverse with the arguments an evaluation gives it."""
+
+    inverse: Inverse
+    arguments: Mapping[str, Expr]
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One line of a task: `mlp(hidden = [16], activation = tanh)`."""
+
+    name: str
+    arguments: Mapping[str, Value]
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """A task with every parameter known: its data, model, loss and training recipe."""
+
+    name: str
+    arguments: Mapping[str, Value]
+    data: Part
+    model: Part
+    loss: Part
+    train: Part
+    doc: str = ""
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """`evaluate ekfac with tikhonov(damping = 1e-3) on digits { … }`.
+
+    `inverse` is `None` for the default: tikhonov over a grid of λ. Defaults are filled in by
+    `evaluation.protocol`; here stands only what the spec says.
+    """
+
+    curvature: str
+    task: TaskSpec
+    inverse: InverseUse | None = None
+    error_against: str | None = None
+    influence: bool | None = None
+    lds: Mapping[str, Value] | None = None
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A checked file: everything it defines, by name, in the order of the text."""
+
+    source: Source
+    curvatures: Mapping[str, Curvature]
+    inverses: Mapping[str, Inverse]
+    evaluations: tuple[Evaluation, ...]
+    shipped_inverses: Mapping[str, Inverse] = field(default_factory=dict)

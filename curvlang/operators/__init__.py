@@ -1,0 +1,37 @@
+"""Structured operators: one page of identities each, closed under inverse."""
+
+from curvlang.operators.basic import Dense, Diagonal, Eigen, Identity
+from curvlang.operators.combined import BlockDiagonal, Scaled, Sum
+from curvlang.operators.distance import distance
+from curvlang.operators.files import load_operator, save
+from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOutputEigen
+from curvlang.operators.low_rank import Gram, LowRank, low_rank
+from curvlang.operators.matrix_free import ConjugateGradients, MatrixFree, estimate_trace
+from curvlang.operators.operator import Operator, Spectral, refuse, tikhonov
+
+__all__ = [
+    "BlockDiagonal",
+    "ConjugateGradients",
+    "Dense",
+    "Diagonal",
+    "Eigen",
+    "EigenBasis",
+    "Gram",
+    "Identity",
+    "Kronecker",
+    "LowRank",
+    "MatrixFree",
+    "Operator",
+    "PerOutput",
+    "PerOutputEigen",
+    "Scaled",
+    "Spectral",
+    "Sum",
+    "distance",
+    "estimate_trace",
+    "load_operator",
+    "low_rank",
+    "refuse",
+    "save",
+    "tikhonov",
+]

@@ -1,0 +1,189 @@
+"""Dense, Eigen, Diagonal and Identity: the structures that need no second factor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from curvlang.operators.operator import Operator, Spectral, symmetric_eigh
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dense(Operator):
+    """Every entry of a symmetric matrix `[P, P]`."""
+
+    matrix: Tensor
+    structure: ClassVar[str] = "Dense"
+
+    @property
+    def size(self) -> int:
+        return len(self.matrix)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.matrix.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.matrix.device
+
+    def apply(self, v: Tensor) -> Tensor:
+        return self.matrix @ v
+
+    def dense(self) -> Tensor:
+        return self.matrix.clone()
+
+    def diagonal(self) -> Tensor:
+        return self.matrix.diagonal().clone()
+
+    def eigenvalues(self) -> Tensor:
+        return torch.linalg.eigvalsh(self.matrix)
+
+    def frobenius(self) -> Tensor:
+        return self.matrix.norm()
+
+    def spectral_form(self) -> Operator:
+        values, vectors = symmetric_eigh(self.matrix, f"a {self.size} × {self.size} block")
+        return Eigen(vectors, values)
+
+    def spectral(self, function: Spectral) -> Operator:
+        return self.spectral_form().spectral(function)
+
+    def tensors(self) -> Iterator[Tensor]:
+        yield self.matrix
+
+    def describe(self) -> str:
+        return f"Dense {self.size}×{self.size}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Eigen(Operator):
+    """`Q diag(s) Qᵀ` with Q orthogonal `[P, P]`: a dense matrix, decomposed."""
+
+    vectors: Tensor
+    values: Tensor
+    structure: ClassVar[str] = "Eigen"
+
+    @property
+    def size(self) -> int:
+        return len(self.values)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    def apply(self, v: Tensor) -> Tensor:
+        return self.vectors @ (self.values[:, None] * (self.vectors.T @ v))
+
+    def diagonal(self) -> Tensor:
+        return self.vectors.square() @ self.values
+
+    def trace(self) -> Tensor:
+        return self.values.sum()
+
+    def eigenvalues(self) -> Tensor:
+        return self.values.clone()
+
+    def spectral_form(self) -> Operator:
+        return self
+
+    def spectral(self, function: Spectral) -> Operator:
+        return Eigen(self.vectors, function(self.values))
+
+    def tensors(self) -> Iterator[Tensor]:
+        yield self.vectors
+        yield self.values
+
+    def describe(self) -> str:
+        return f"Eigen {self.size}×{self.size}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Diagonal(Operator):
+    """`diag(d)` with entries `[P]`."""
+
+    entries: Tensor
+    structure: ClassVar[str] = "Diagonal"
+
+    @property
+    def size(self) -> int:
+        return len(self.entries)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.entries.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.entries.device
+
+    def apply(self, v: Tensor) -> Tensor:
+        return self.entries[:, None] * v
+
+    def diagonal(self) -> Tensor:
+        return self.entries.clone()
+
+    def eigenvalues(self) -> Tensor:
+        return self.entries.clone()
+
+    def spectral_form(self) -> Operator:
+        return self
+
+    def spectral(self, function: Spectral) -> Operator:
+        return Diagonal(function(self.entries))
+
+    def tensors(self) -> Iterator[Tensor]:
+        yield self.entries
+
+    def describe(self) -> str:
+        return f"Diagonal {self.size}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Identity(Operator):
+    """`c · I`: one number, and the size."""
+
+    scale: Tensor
+    length: int
+    structure: ClassVar[str] = "Identity"
+
+    @property
+    def size(self) -> int:
+        return self.length
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.scale.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.scale.device
+
+    def apply(self, v: Tensor) -> Tensor:
+        return self.scale * v
+
+    def diagonal(self) -> Tensor:
+        return self.scale.expand(self.length).clone()
+
+    def eigenvalues(self) -> Tensor:
+        return self.diagonal()
+
+    def spectral_form(self) -> Operator:
+        return self
+
+    def spectral(self, function: Spectral) -> Operator:
+        return Identity(function(self.scale.reshape(1))[0], self.length)
+
+    def tensors(self) -> Iterator[Tensor]:
+        yield self.scale
+
+    def describe(self) -> str:
+        return f"{float(self.scale):.3g} · I {self.length}"

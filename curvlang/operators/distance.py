@@ -1,0 +1,50 @@
+"""‖C − D‖_F for every pair of structures, with differences taken before products.
+
+Expanding ‖X‖² − 2⟨X,Y⟩ + ‖Y‖² loses everything to rounding where X and Y are close.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from curvlang.operators.basic import Diagonal, Identity
+from curvlang.operators.combined import BlockDiagonal
+from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput
+from curvlang.operators.operator import Operator, check_dense, refuse
+
+
+def distance(a: Operator, b: Operator) -> Tensor:
+    """The Frobenius norm of the difference of two operators of one size."""
+    if a.size != b.size:
+        refuse(
+            "E0606",
+            f"operators of size {a.size} and {b.size} cannot be compared",
+            "fit both on the same parameters",
+        )
+    match a, b:
+        case Kronecker(), Kronecker() if a.left.shape == b.left.shape:
+            return kronecker_distance(a, b)
+        case EigenBasis(), EigenBasis() if a.left is b.left and a.right is b.right:
+            return (a.spectrum - b.spectrum).norm()
+        case PerOutput(), PerOutput() if a.axis == b.axis and a.blocks.shape == b.blocks.shape:
+            return (a.blocks - b.blocks).norm()
+        case (Diagonal() | Identity()), (Diagonal() | Identity()):
+            return (a.diagonal() - b.diagonal()).norm()
+        case BlockDiagonal(), BlockDiagonal() if a.names == b.names:
+            parts = [distance(x, y) for x, y in zip(a.blocks, b.blocks, strict=True)]
+            return torch.stack(parts).norm()
+        case _:
+            check_dense(a.size)
+            return (a.dense() - b.dense()).norm()
+
+
+def kronecker_distance(a: Kronecker, b: Kronecker) -> Tensor:
+    """‖A⊗B − C⊗D‖² = ‖A−C‖²‖B‖² + ‖C‖²‖B−D‖² + 2⟨A−C,C⟩⟨B,B−D⟩."""
+    first, second = a.left - b.left, a.right - b.right
+    squared = (
+        first.square().sum() * a.right.square().sum()
+        + b.left.square().sum() * second.square().sum()
+        + 2 * (first * b.left).sum() * (a.right * second).sum()
+    )
+    return squared.clamp(min=0).sqrt()

@@ -1,0 +1,192 @@
+"""The verbs every structured operator knows, and the identities that need no structure.
+
+All operators are symmetric. A structure's file is its page of identities; what it cannot do, it
+refuses with a reason.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+
+Spectral = Callable[[Tensor], Tensor]
+"""An elementwise function of eigenvalues."""
+
+DENSE_AT_MOST = 20_000
+"""Rows of a matrix that may be formed in passing: 3 GiB in float64."""
+
+
+class Operator(ABC):
+    """A symmetric linear operator on vectors of length P, held by its structure.
+
+    Abstract: a structure implements the abstract verbs; the others follow from them.
+    """
+
+    structure: ClassVar[str]
+    """The structure's noun."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """P."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Precision of the tensors held."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the tensors lie."""
+
+    @abstractmethod
+    def apply(self, v: Tensor) -> Tensor:
+        """`C v` for columns `v [P, k]`."""
+
+    @abstractmethod
+    def diagonal(self) -> Tensor:
+        """The P diagonal entries."""
+
+    @abstractmethod
+    def eigenvalues(self) -> Tensor:
+        """All P eigenvalues, in no particular order."""
+
+    @abstractmethod
+    def spectral_form(self) -> Operator:
+        """The same operator, eigendecomposed once, so that `spectral` costs only products."""
+
+    @abstractmethod
+    def spectral(self, function: Spectral) -> Operator:
+        """`f(C)` for an elementwise function of the eigenvalues; another structure."""
+
+    @abstractmethod
+    def tensors(self) -> Iterator[Tensor]:
+        """The tensors it holds."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The operator as mathematics: `Kronecker 16×16 ⊗ 64×64`."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(P, P)`."""
+        return self.size, self.size
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        """`C v` for `v` of shape `[P]` or `[P, k]`."""
+        if v.ndim not in (1, 2) or v.shape[0] != self.size:
+            refuse(
+                "E0606",
+                f"a vector of shape {tuple(v.shape)} does not fit an operator of size {self.size}",
+                f"give `v` the shape [{self.size}] or [{self.size}, k]",
+            )
+        return self.apply(v) if v.ndim == 2 else self.apply(v[:, None])[:, 0]
+
+    def dense(self) -> Tensor:
+        """All entries, `[P, P]`."""
+        check_dense(self.size)
+        return self.apply(torch.eye(self.size, dtype=self.dtype, device=self.device))
+
+    def trace(self) -> Tensor:
+        """tr C = Σ C_pp."""
+        return self.diagonal().sum()
+
+    def frobenius(self) -> Tensor:
+        """‖C‖_F = (Σ s²)^½ over the eigenvalues."""
+        return self.eigenvalues().norm()
+
+    def logdet(self, damping: float = 0.0) -> Tensor:
+        """log det(C + λI) = Σ log(s + λ); refused unless every s + λ is positive."""
+        shifted = self.eigenvalues() + damping
+        lowest = float(shifted.min())
+        if lowest <= 0:
+            refuse(
+                "E0602",
+                f"log det needs a positive spectrum; the lowest eigenvalue plus damping is {lowest:.3g}",
+                f"use a damping above {damping - lowest:.3g}",
+            )
+        return shifted.log().sum()
+
+    def distance(self, other: Operator) -> Tensor:
+        """‖C − D‖_F, from the difference of the entries unless the structures know better."""
+        from curvlang.operators.distance import distance
+
+        return distance(self, other)
+
+    def inverse(self, damping: float = 0.0, *, spectral: Spectral | None = None) -> Operator:
+        """(C + λI)⁻¹, λ added to the matrix exactly; or `f(C)` for a spectral function."""
+        return self.spectral(spectral or tikhonov(damping))
+
+    def memory(self) -> int:
+        """Bytes of the tensors held, shared storage counted once."""
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.tensors()}
+        return sum(storages.values())
+
+    def to_scipy(self) -> Any:
+        """A `scipy.sparse.linalg.LinearOperator` with the same action."""
+        from scipy.sparse.linalg import LinearOperator
+
+        def product(v: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            columns = torch.as_tensor(np.asarray(v), dtype=self.dtype, device=self.device)
+            flat = columns.reshape(self.size, -1)
+            return self.apply(flat).reshape(columns.shape).cpu().numpy()
+
+        kind = np.float64 if self.dtype == torch.float64 else np.float32
+        return LinearOperator(
+            self.shape, matvec=product, rmatvec=product, matmat=product, dtype=np.dtype(kind)
+        )
+
+    def __str__(self) -> str:
+        return self.describe()
+
+
+def tikhonov(damping: float) -> Spectral:
+    """s → 1/(s + λ); refused where s + λ is zero to rounding."""
+
+    def function(s: Tensor) -> Tensor:
+        shifted = s + damping
+        scale = float(s.abs().max().clamp(min=abs(damping))) if s.numel() else 0.0
+        if s.numel() and float(shifted.abs().min()) <= torch.finfo(s.dtype).eps * scale:
+            refuse(
+                "E0601",
+                f"C + {damping:.3g} I is singular: an eigenvalue equals −{damping:.3g} to rounding",
+                "use a larger damping, or `pseudo`, which leaves null directions out",
+            )
+        return shifted.reciprocal()
+
+    return function
+
+
+def refuse(code: str, headline: str, repair: str) -> NoReturn:
+    """Raise a refusal as a diagnostic."""
+    raise SpecError(Diagnostic(code, headline, help=(repair,)))
+
+
+def check_dense(size: int) -> None:
+    """Refuse to form a matrix that is too large to form in passing."""
+    if size > DENSE_AT_MOST:
+        refuse(
+            "E0603",
+            f"the {size} × {size} matrix would have to be formed, "
+            f"more than {DENSE_AT_MOST} rows",
+            "use products (`op @ v`), `op.trace()` or `op.diagonal()` instead",
+        )
+
+
+def symmetric_eigh(matrix: Tensor, what: str) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and contiguous eigenvectors; a failure names the matrix instead of a retry."""
+    if not bool(torch.isfinite(matrix).all()):
+        refuse("E0607", f"{what} has entries that are not finite", "look for overflow in the data")
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError as error:
+        refuse("E0607", f"the eigendecomposition of {what} failed: {error}", "use float64")
+    return values, vectors.contiguous()

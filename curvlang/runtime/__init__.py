@@ -1,0 +1,1 @@
+"""Runs a plan over model and data: streaming accumulators, batches, precision."""

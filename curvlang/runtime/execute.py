@@ -1,0 +1,118 @@
+"""Runs the generated code of a plan: accumulators that add up batches, statistics in between.
+
+An accumulator is a commutative monoid: a raw sum that batches are added to, in float64 on the
+CPU whatever the precision of the passes, divided once when its pass is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvlang.compiler.functions import namespace
+from curvlang.compiler.plan import BlockPlan, Function, Plan
+from curvlang.ir.expr import Yield
+
+Tensors = dict[str, Tensor]
+
+
+def accumulation_dtype(device: torch.device) -> torch.dtype:
+    """Float64 wherever the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+class Execution:
+    """One plan under way: feed it every batch of every pass, then take its results.
+
+    Args:
+        plan: The plan.
+        dtype: Precision of the passes.
+        device: Where the passes run.
+        static: Leaves without an example index (`H`), by block and name.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        dtype: torch.dtype,
+        device: torch.device,
+        static: Mapping[str, Tensors] | None = None,
+    ) -> None:
+        self.plan = plan
+        self.dtype = dtype
+        self.device = device
+        self.exact = accumulation_dtype(device)
+        self.values: dict[str, Tensors] = {
+            block.geometry.name: dict((static or {}).get(block.geometry.name, {}))
+            for block in plan.blocks
+        }
+        self.sums: dict[str, Tensors] = {block.geometry.name: {} for block in plan.blocks}
+        self._compiled: dict[tuple[str, torch.dtype], Callable[..., Tensors]] = {}
+        for block in plan.blocks:
+            self._finish(block, 0)
+
+    def feed(self, number: int, leaves: Mapping[str, Tensors]) -> None:
+        """Add one batch of pass `number`; `leaves` by block and name."""
+        if number > self.plan.passes:
+            return
+        for block in self.plan.blocks:
+            name = block.geometry.name
+            function = block.passes[number - 1]
+            known = self._cast_values(name, number)
+            given = {**known, **leaves.get(name, {})}
+            added = self._call(function, given, self.dtype)
+            sums = self.sums[name]
+            for key, value in added.items():
+                exact = value.to(self.exact)
+                if key in sums:
+                    sums[key].add_(exact)
+                else:
+                    sums[key] = exact.clone() if exact is value else exact
+
+    def close(self, number: int) -> None:
+        """Finish pass `number`: divide its sums, compute what follows from them."""
+        if number > self.plan.passes:
+            return
+        for block in self.plan.blocks:
+            self.values[block.geometry.name].update(self.sums[block.geometry.name])
+            self.sums[block.geometry.name] = {}
+            self._finish(block, number)
+
+    def result(self, block: BlockPlan, value: Yield) -> Tensors:
+        """Component tensors of a yield's structure for one block."""
+        function = block.results[value].code
+        return self._call(function, self.values[block.geometry.name], self.exact)
+
+    def _finish(self, block: BlockPlan, number: int) -> None:
+        name = block.geometry.name
+        self._cast: dict[tuple[str, int], Tensors] = {}
+        found = self._call(block.finish[number], self.values[name], self.exact)
+        self.values[name].update(found)
+
+    def _cast_values(self, name: str, number: int) -> Tensors:
+        """Finished statistics in the precision of the passes, converted once a pass."""
+        key = (name, number)
+        if key not in self._cast:
+            self._cast[key] = {k: v.to(self.dtype) for k, v in self.values[name].items()}
+        return self._cast[key]
+
+    def _call(self, function: Function, given: Mapping[str, Tensor], dtype: torch.dtype) -> Tensors:
+        key = (function.source, dtype)
+        if key not in self._compiled:
+            self._compiled[key] = load(function, dtype, self.device)
+        return self._compiled[key](**{name: given[name] for name in function.reads})
+
+
+def load(function: Function, dtype: torch.dtype, device: torch.device) -> Callable[..., Tensors]:
+    """The generated source as a callable.
+
+    The source is made by `compiler.emit` from checked names alone; nothing a spec writes reaches
+    it as text.
+    """
+    scope: dict[str, Any] = dict(namespace(dtype, device))
+    exec(compile(function.source, f"<curvlang {function.name}>", "exec"), scope)
+    loaded: Callable[..., Tensors] = scope[function.name]
+    return loaded
