@@ -148,7 +148,7 @@ def _shared_basis(terms: Sequence[Operator]) -> EigenBasis | None:
 def _block_sum(terms: Sequence[BlockDiagonal], shift: Tensor) -> Operator:
     """(⊕ A_k) + (⊕ B_k) = ⊕ (A_k + B_k) where the blocks are the same."""
     first = terms[0]
-    if any(t.names != first.names for t in terms):
+    if not all(t.same_blocks(first) for t in terms):
         check_dense(first.size)
         return Dense(Sum((*terms, Identity(shift, first.size))).dense()).spectral_form()
     blocks = tuple(
@@ -184,6 +184,12 @@ class BlockDiagonal(Operator):
         for block, index in zip(self.blocks, self.index, strict=True):
             out[index] = block.apply(v[index])
         return out
+
+    def same_blocks(self, other: BlockDiagonal) -> bool:
+        """Whether both cut the parameters into the same blocks, in the same order."""
+        return len(self.index) == len(other.index) and all(
+            torch.equal(x, y) for x, y in zip(self.index, other.index, strict=True)
+        )
 
     def _scatter(self, parts: Sequence[Tensor]) -> Tensor:
         out = torch.empty(self.size, dtype=self.dtype, device=self.device)

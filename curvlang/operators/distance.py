@@ -31,7 +31,7 @@ def distance(a: Operator, b: Operator) -> Tensor:
             return (a.blocks - b.blocks).norm()
         case (Diagonal() | Identity()), (Diagonal() | Identity()):
             return (a.diagonal() - b.diagonal()).norm()
-        case BlockDiagonal(), BlockDiagonal() if a.names == b.names:
+        case BlockDiagonal(), BlockDiagonal() if a.same_blocks(b):
             parts = [distance(x, y) for x, y in zip(a.blocks, b.blocks, strict=True)]
             return torch.stack(parts).norm()
         case _:

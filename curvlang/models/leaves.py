@@ -1,0 +1,179 @@
+"""The leaves of one batch: `a`, `g`, `e` per block; `J`, `L` and the columns `j` of the model.
+
+One forward pass per batch; all columns go back in one batched backward pass. No per-example
+gradient is formed but where one is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor, nn
+
+from curvlang.models.blocks import LayerBlock, block_inputs, groups
+from curvlang.models.loss import Loss, flat
+from curvlang.models.refusal import refusal
+from curvlang.models.trace import Trace, pull_back, trace
+
+Leaves = dict[str, dict[str, Tensor]]
+"""By block and leaf."""
+
+
+class Columns(Protocol):
+    """What says which columns `g` has."""
+
+    @property
+    def kind(self) -> str:
+        """`exact`, `mc` or `empirical`."""
+
+    @property
+    def samples(self) -> int:
+        """Columns per example where `kind` is `mc`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fisher:
+    """Which columns `g` has.
+
+    Args:
+        kind: `exact` (the columns of the loss-curvature factor), `mc` (gradients at labels drawn
+            from the model's prediction, divided by √samples) or `empirical` (the gradient at
+            the true label).
+        samples: Drawn labels per example; read for `mc` alone.
+    """
+
+    kind: str = "exact"
+    samples: int = 1
+
+
+def leaves(
+    model: nn.Module,
+    loss: Loss,
+    X: Tensor,
+    y: Tensor,
+    blocks: Sequence[LayerBlock],
+    wants: Set[str],
+    fisher: Columns = Fisher(),
+    generator: Generator | None = None,
+) -> Leaves:
+    """The wanted leaves of one batch.
+
+    Args:
+        model: The model, in the mode it is to be studied in.
+        loss: The loss.
+        X: Inputs, [B, …].
+        y: Targets.
+        blocks: Blocks of the model.
+        wants: Any of `a`, `g`, `e`.
+        fisher: Which columns `g` has.
+        generator: Where drawn labels come from; needed for `mc`.
+
+    Returns:
+        For every block `a` [B, T, I], `g` [B, R, T, O], `e` [B, T, O], as wanted.
+    """
+    unknown = set(wants) - {"a", "g", "e"}
+    if unknown:
+        names = ", ".join(f"`{name}`" for name in sorted(unknown))
+        raise refusal("E0412", f"there is no leaf {names}", "a block's leaves are `a`, `g`, `e`")
+    found = trace(model, X, groups(blocks), graph=bool({"g", "e"} & wants))
+    result: Leaves = {block.name: {} for block in blocks}
+    if "a" in wants:
+        for name, a_nti in block_inputs(blocks, found).items():
+            result[name]["a"] = a_nti
+    if {"g", "e"} & wants:
+        f = found.output.detach()
+        parts = {
+            "g": columns_at_output(loss, f, y, fisher, generator) if "g" in wants else None,
+            "e": loss.gradient(f, y).unsqueeze(-1) if "e" in wants else None,
+        }
+        _add_cotangents(result, blocks, found, parts)
+    return result
+
+
+def columns_at_output(
+    loss: Loss, f: Tensor, y: Tensor, fisher: Columns, generator: Generator | None
+) -> Tensor:
+    """Columns of the loss-curvature factor at the model's output, [B, F, R]."""
+    match fisher.kind:
+        case "exact":
+            return loss.factor(f, y)
+        case "empirical":
+            return loss.gradient(f, y).unsqueeze(-1)
+        case "mc" if generator is not None and fisher.samples >= 1:
+            return loss.sample(f, y, generator, fisher.samples)
+        case "mc":
+            raise refusal(
+                "E0412",
+                "drawn labels need a generator and at least one sample",
+                "pass `generator=torch.Generator().manual_seed(…)` and `samples >= 1`",
+            )
+        case _:
+            raise refusal(
+                "E0412",
+                f"there is no `fisher = {fisher.kind}`",
+                "use `exact`, `mc` or `empirical`",
+            )
+
+
+def _add_cotangents(
+    result: Leaves,
+    blocks: Sequence[LayerBlock],
+    found: Trace,
+    parts: Mapping[str, Tensor | None],
+) -> None:
+    """Pull both parts back in one batched pass and take them apart again."""
+    given = [part for part in parts.values() if part is not None]
+    pulled = pull_back(found, torch.cat(given, -1))
+    g = parts["g"]
+    R = 0 if g is None else g.shape[-1]
+    for block in blocks:
+        g_nrto = pulled[block.layer]
+        if g is not None:
+            result[block.name]["g"] = g_nrto[:, :R]
+        if parts["e"] is not None:
+            result[block.name]["e"] = g_nrto[:, R]
+
+
+def columns(blocks: Sequence[LayerBlock], leaves: Leaves) -> Tensor:
+    """j_nrp: column r of example n as a vector over all parameters, [B, R, P].
+
+    Σ_t g[n,r,t,o] a[n,t,i] of every block, at the block's places in the parameter vector.
+    """
+    P = sum(block.size for block in blocks)
+    first = leaves[blocks[0].name]["g"]
+    j_nrp = first.new_empty(*first.shape[:2], P)
+    for block in blocks:
+        g_nrto, a_nti = leaves[block.name]["g"], leaves[block.name]["a"]
+        j_nrp[:, :, block.index] = torch.einsum("nrto,nti->nroi", g_nrto, a_nti).flatten(2)
+    return j_nrp
+
+
+def jacobian(model: nn.Module, X: Tensor, blocks: Sequence[LayerBlock]) -> Tensor:
+    """J_ncp = ∂f_c/∂θ_p with the outputs flattened row-major, [B, F, P]."""
+    found = trace(model, X, groups(blocks))
+    f = flat(found.output.detach())
+    B, F = f.shape
+    unit = torch.eye(F, dtype=f.dtype, device=f.device).expand(B, F, F)
+    pulled = pull_back(found, unit)
+    given = block_inputs(blocks, found)
+    return columns(blocks, {b.name: {"a": given[b.name], "g": pulled[b.layer]} for b in blocks})
+
+
+def loss_hessian(model: nn.Module, loss: Loss, X: Tensor, y: Tensor) -> Tensor:
+    """L_ncd = ∂²ℓ_n/∂f_c∂f_d at the model's outputs, [B, F, F]."""
+    with torch.no_grad():
+        return loss.hessian(model(X), y)
+
+
+def per_example_gradients(
+    model: nn.Module, loss: Loss, X: Tensor, y: Tensor, blocks: Sequence[LayerBlock]
+) -> Tensor:
+    """∇ℓ_n over all parameters, [B, P], from `a` and `e`."""
+    given = leaves(model, loss, X, y, blocks, {"a", "e"})
+    as_columns = {
+        name: {"a": leaf["a"], "g": leaf["e"].unsqueeze(1)} for name, leaf in given.items()
+    }
+    return columns(blocks, as_columns).squeeze(1)

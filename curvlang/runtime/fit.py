@@ -1,0 +1,384 @@
+"""Runs plans over a task: one forward and backward per batch, shared by all curvatures of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from curvlang.compiler.derive import derive
+from curvlang.compiler.plan import DENSE_AT_MOST, BlockPlan, Geometry, Plan, plan
+from curvlang.compiler.program import Fisher, Partition, Program, Result
+from curvlang.compiler.structure import GramShape, LeafShape
+from curvlang.diagnostics.source import Span
+from curvlang.ir.expr import Yield
+from curvlang.language.chain import Chain
+from curvlang.models import (
+    Columns,
+    LayerBlock,
+    Task,
+    assemble_columns,
+    blocks,
+    ggn_product,
+    hessian_dense,
+    hessian_product,
+    jacobian,
+    leaves,
+    loss_hessian,
+)
+from curvlang.operators import BlockDiagonal, Identity, MatrixFree, Operator, Sum
+from curvlang.runtime.assemble import operator
+from curvlang.runtime.execute import Execution, accumulation_dtype
+from curvlang.runtime.memory import available, require
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
+
+BATCH_SHARE = 8
+"""One batch may take an eighth of the free memory, and at most `BATCH_BYTES`."""
+BATCH_BYTES = 2**30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedStage:
+    """The curvature after one stage of a chain, on all parameters of the task."""
+
+    label: str
+    stage: str
+    operator: Operator
+    structures: Mapping[str, str]
+    passes: int
+    span: Span
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """Plans for the chains of a run, and the blocks of the model they are made for."""
+
+    programs: tuple[Program, ...]
+    chains: tuple[tuple[Result, ...], ...]
+    plans: tuple[Plan, ...]
+    blocks: Mapping[Partition, tuple[LayerBlock, ...]]
+
+    def plan_of(self, result: Result) -> Plan:
+        """The plan that computes a result."""
+        return next(p for p in self.plans if (p.program.partition, p.program.fisher) == result.key)
+
+
+def prepare(
+    chains: Sequence[Chain], task: Task, *, batch: int | None = None, dense: int = DENSE_AT_MOST
+) -> Prepared:
+    """Derive and plan the chains for a task; reads one example, computes nothing.
+
+    Raises:
+        SpecError: Where the model is not covered or the plan is refused.
+        MachineError: Where the plan's memory is more than the machine has.
+    """
+    programs, results = derive(chains)
+    found = {p: _blocks_of(task, p) for p in Partition}
+    itemsize = torch.empty((), dtype=task.dtype).element_size()
+    memory = min(BATCH_BYTES, available(task.device) // BATCH_SHARE)
+    geometries = [_geometries(program, found, task) for program in programs]
+
+    def planned(size: int | None) -> tuple[Plan, ...]:
+        return tuple(
+            plan(program, g, task.N, memory=memory, itemsize=itemsize, batch=size, dense=dense)
+            for program, g in zip(programs, geometries, strict=True)
+        )
+
+    first = planned(batch)
+    smallest = min((p.batch for p in first), default=1)
+    plans = first if all(p.batch == smallest for p in first) else planned(smallest)
+    prepared = Prepared(programs, results, plans, found)
+    require(peak_bytes(prepared), task.device, "this run")
+    return prepared
+
+
+def peak_bytes(prepared: Prepared) -> int:
+    """Predicted peak: all statistics held (float64) and one batch of the largest plan."""
+    held = 0
+    batch = 0
+    for p in prepared.plans:
+        for block in p.blocks:
+            for result in block.results.values():
+                lines = (*result.code.lines, *(x for f in block.finish for x in f.lines))
+                held += 8 * sum(line.elements for line in lines if not line.view)
+                held += 8 * _entries(block, result.shape)
+        batch = max(batch, p.itemsize * max((f.elements for b in p.blocks for f in b.passes), default=0))
+    return held + batch
+
+
+def _entries(block: BlockPlan, shape: object) -> int:
+    if isinstance(shape, LeafShape | GramShape):
+        sizes = block.geometry.sizes
+        return (sizes["p"] if "p" in sizes else sizes["o"] * sizes["i"]) ** 2
+    return 0
+
+
+def _blocks_of(task: Task, partition: Partition) -> tuple[LayerBlock, ...]:
+    by = "parameter" if partition is Partition.PARAMETER else "layer"
+    return blocks(task.model, task.train[0][:1], by)
+
+
+def _columns(fisher: Fisher | None) -> Columns | None:
+    return None if fisher is None else Columns(fisher.kind, fisher.samples)
+
+
+def _geometries(
+    program: Program, found: Mapping[Partition, tuple[LayerBlock, ...]], task: Task
+) -> tuple[Geometry, ...]:
+    """Sizes of every space, read off one example."""
+    x, y = task.train[0][:1], task.train[1][:1]
+    with torch.no_grad():
+        outputs = task.model(x)
+    features = outputs[0].numel()
+    r = 1
+    if program.fisher is not None:
+        generator = torch.Generator(device=task.device).manual_seed(0)
+        columns = _columns(program.fisher)
+        assert columns is not None
+        probe = leaves(
+            task.model, task.loss, x, y, found[program.partition], frozenset("ag"), columns, generator
+        )
+        r = next(iter(probe.values()))["g"].shape[1]
+    if program.partition is Partition.MODEL:
+        return (Geometry("model", {"p": task.P, "r": r, "c": features}),)
+    return tuple(
+        Geometry(b.name, {"t": b.positions, "r": r, "o": b.d_out, "i": b.d_in})
+        for b in found[program.partition]
+    )
+
+
+def fit_chains(
+    chains: Sequence[Chain],
+    task: Task,
+    *,
+    seed: int = 0,
+    batch: int | None = None,
+    dense: int = DENSE_AT_MOST,
+    progress: Progress | None = None,
+) -> tuple[tuple[FittedStage, ...], ...]:
+    """Fit every prefix of every chain on a task, with one shared run over the data per pass.
+
+    Args:
+        chains: Typed chains.
+        task: Model, loss and data; its precision is the precision of the passes.
+        seed: Seeds the sampled labels of every pass.
+        batch: Examples per batch; chosen by the plan otherwise.
+        dense: Entries that a matrix without other structure may have.
+        progress: Told about every batch.
+
+    Returns:
+        For each chain the fitted stages in order.
+    """
+    prepared = prepare(chains, task, batch=batch, dense=dense)
+    static = _Static(task, prepared)
+    executions = [
+        Execution(p, task.dtype, task.device, static.leaves_of(p)) for p in prepared.plans
+    ]
+    passes = max((p.passes for p in prepared.plans), default=0)
+    size = prepared.plans[0].batch if prepared.plans else 1
+    for number in range(1, passes + 1):
+        _one_pass(prepared, executions, task, number, size, seed, progress)
+    index = {id(p): e for p, e in zip(prepared.plans, executions, strict=True)}
+    return tuple(
+        tuple(_stage(r, prepared, index[id(prepared.plan_of(r))], static) for r in chain)
+        for chain in prepared.chains
+    )
+
+
+def _one_pass(
+    prepared: Prepared,
+    executions: Sequence[Execution],
+    task: Task,
+    number: int,
+    size: int,
+    seed: int,
+    progress: Progress | None,
+) -> None:
+    generator = torch.Generator(device=task.device).manual_seed(_pass_seed(seed, number))
+    active = [e for e in executions if e.plan.passes >= number]
+    done = 0
+    for x, y in task.batches(size):
+        shared = _Batch(task, prepared, x, y, generator)
+        for execution in active:
+            execution.feed(number, shared.leaves_for(execution.plan.program))
+        done += len(x)
+        if progress is not None:
+            progress(f"pass {number}", done, task.N)
+    for execution in active:
+        execution.close(number)
+
+
+def _pass_seed(seed: int, number: int) -> int:
+    """Every pass draws its own labels: one draw for a basis and its spectrum would bias both."""
+    return (seed * 1_000_003 + number) % 2**63
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Leaves of one batch, each computed once for all programs that read it."""
+
+    task: Task
+    prepared: Prepared
+    x: Tensor
+    y: Tensor
+    generator: torch.Generator
+    known: dict[tuple[Partition, Fisher | None, bool], dict[str, dict[str, Tensor]]] = field(
+        default_factory=dict
+    )
+
+    def leaves_for(self, program: Program) -> dict[str, dict[str, Tensor]]:
+        kinds = {leaf.kind for leaf in program.leaves.values() if leaf.per_example}
+        if program.partition is Partition.MODEL:
+            return {"model": self._whole(program, kinds)}
+        by_block = self._layers(program.partition, program.fisher, "e" in kinds)
+        names = {name: leaf.kind for name, leaf in program.leaves.items() if leaf.per_example}
+        return {
+            block: {name: given[kind] for name, kind in names.items()}
+            for block, given in by_block.items()
+        }
+
+    def _layers(
+        self, partition: Partition, fisher: Fisher | None, errors: bool
+    ) -> dict[str, dict[str, Tensor]]:
+        key = (partition, fisher, errors)
+        if key not in self.known:
+            wants = {"a"} | ({"g"} if fisher else set()) | ({"e"} if errors else set())
+            self.known[key] = leaves(
+                self.task.model,
+                self.task.loss,
+                self.x,
+                self.y,
+                self.prepared.blocks[partition],
+                frozenset(wants),
+                _columns(fisher) or Columns(),
+                self.generator,
+            )
+        return self.known[key]
+
+    def _whole(self, program: Program, kinds: set[str]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        layers = self.prepared.blocks[Partition.LAYER]
+        if "j" in kinds:
+            given = self._layers(Partition.LAYER, program.fisher, False)
+            found["j"] = assemble_columns(layers, given)
+        if "J" in kinds:
+            found["J"] = jacobian(self.task.model, self.x, layers)
+        if "L" in kinds:
+            found["L"] = loss_hessian(self.task.model, self.task.loss, self.x, self.y)
+        return {name: found[leaf.kind] for name, leaf in program.leaves.items() if leaf.kind in found}
+
+
+class _Static:
+    """The Hessian leaf, computed once where any program reads its entries."""
+
+    def __init__(self, task: Task, prepared: Prepared) -> None:
+        self.task = task
+        self.prepared = prepared
+        self._matrix: Tensor | None = None
+
+    def leaves_of(self, p: Plan) -> dict[str, dict[str, Tensor]]:
+        named = [name for name, leaf in p.program.leaves.items() if leaf.kind == "H"]
+        found: dict[str, dict[str, Tensor]] = {}
+        for block in p.blocks:
+            reads = {x for r in block.results.values() for x in r.code.reads}
+            reads |= {x for f in (*block.passes, *block.finish) for x in f.reads}
+            if any(name in reads for name in named):
+                entries = self._block(p.partition, block.geometry.name)
+                found[block.geometry.name] = dict.fromkeys(named, entries)
+        return found
+
+    def _block(self, partition: Partition, name: str) -> Tensor:
+        exact = accumulation_dtype(self.task.device)
+        if self.task.P**2 <= DENSE_AT_MOST:
+            if self._matrix is None:
+                require(5 * 8 * self.task.P**2, self.task.device, "the dense Hessian")
+                self._matrix = hessian_dense(self.task.model, self.task.loss, *self.task.train).to(exact)
+            if partition is Partition.MODEL:
+                return self._matrix
+            index = self._layer(partition, name).index
+            return self._matrix[index][:, index]
+        index = self._layer(partition, name).index
+        return _restricted(self.hessian(), index, self.task.P).to(exact)
+
+    def _layer(self, partition: Partition, name: str) -> LayerBlock:
+        return next(b for b in self.prepared.blocks[partition] if b.name == name)
+
+    def hessian(self) -> Callable[[Tensor], Tensor]:
+        """Products with the whole Hessian."""
+        return hessian_product(self.task.model, self.task.loss, *self.task.train)
+
+    def product(self, partition: Partition, name: str, fisher: Fisher | None) -> Callable[..., Operator]:
+        """Matrix-free operators of a block, through products of the whole matrix."""
+
+        def make(source: LeafShape | GramShape) -> Operator:
+            task = self.task
+            if isinstance(source, LeafShape):
+                whole = self.hessian()
+            else:
+                columns = _columns(fisher)
+                assert columns is not None
+                whole = ggn_product(task.model, task.loss, *task.train, fisher=columns)
+            if partition is Partition.MODEL:
+                return MatrixFree(whole, task.P, task.dtype, task.device)
+            index = self._layer(partition, name).index
+            return MatrixFree(
+                lambda v: whole(_padded(v, index, task.P))[index], len(index), task.dtype, task.device
+            )
+
+        return make
+
+
+def _padded(v: Tensor, index: Tensor, total: int) -> Tensor:
+    out = v.new_zeros(total, v.shape[1])
+    out[index] = v
+    return out
+
+
+def _restricted(product: Callable[[Tensor], Tensor], index: Tensor, total: int) -> Tensor:
+    """Entries of a block from products with its own unit vectors, 64 at a time."""
+    parts = []
+    for chunk in index.split(64):
+        basis = torch.zeros(total, len(chunk), device=index.device)
+        basis[chunk, torch.arange(len(chunk), device=index.device)] = 1
+        parts.append(product(basis)[index])
+    return torch.cat(parts, dim=1)
+
+
+def _stage(
+    result: Result, prepared: Prepared, execution: Execution, static: _Static
+) -> FittedStage:
+    built = {
+        block.geometry.name: _build(result, block, execution, static, prepared)
+        for block in execution.plan.blocks
+    }
+    structures = {name: op.describe() for name, op in built.items()}
+    level = max(b.results[result.value].level for b in execution.plan.blocks)
+    if result.partition is Partition.MODEL:
+        whole = built["model"]
+    else:
+        found = prepared.blocks[result.partition]
+        whole = BlockDiagonal(
+            tuple(b.name for b in found),
+            tuple(built[b.name] for b in found),
+            tuple(b.index for b in found),
+        )
+    decay = static.task.weight_decay
+    if decay:
+        scale = torch.tensor(decay, dtype=whole.dtype, device=whole.device)
+        whole = Sum((whole, Identity(scale, whole.size)))
+    return FittedStage(result.label, result.stage, whole, structures, level, result.span)
+
+
+def _build(
+    result: Result, block: BlockPlan, execution: Execution, static: _Static, prepared: Prepared
+) -> Operator:
+    value: Yield = result.value
+    parts = execution.result(block, value)
+    sizes = block.geometry.sizes
+    size = sizes["p"] if "p" in sizes else sizes["o"] * sizes["i"]
+    product = static.product(result.partition, block.geometry.name, result.fisher)
+    return operator(block.results[value].shape, parts, size, product)

@@ -1,0 +1,127 @@
+"""A fitted curvature: a structured operator that knows its parameters and its spec's inverse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor
+
+from curvlang.compiler.spectral import Spectral, bind
+from curvlang.language.chain import InverseUse
+from curvlang.operators import BlockDiagonal, Operator, load_operator, save
+
+
+class FittedOperator:
+    """A curvature on all covered parameters, in the order of `model.named_parameters()`.
+
+    Args:
+        operator: The structure.
+        parameters: Names of the parameters that make up the vector, in order.
+        rule: The inverse that the spec names; None for the default (`tikhonov`, λ to be given).
+        label: The curvature's name.
+    """
+
+    def __init__(
+        self,
+        operator: Operator,
+        parameters: tuple[str, ...],
+        rule: InverseUse | None = None,
+        label: str = "",
+    ) -> None:
+        self.operator = operator
+        self.parameters = parameters
+        self.rule = rule
+        self.label = label
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(P, P)`."""
+        return self.operator.shape
+
+    @property
+    def structure(self) -> str:
+        """The structure's noun."""
+        return self.operator.structure
+
+    @property
+    def blocks(self) -> Mapping[str, Operator]:
+        """Block name to operator; one block called `model` where the curvature has no blocks."""
+        if isinstance(self.operator, BlockDiagonal):
+            pairs = zip(self.operator.names, self.operator.blocks, strict=True)
+            return MappingProxyType(dict(pairs))
+        return MappingProxyType({"model": self.operator})
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        """`C v` for `v` of shape `[P]` or `[P, k]`."""
+        return self.operator @ v
+
+    def dense(self) -> Tensor:
+        """All entries, `[P, P]`."""
+        return self.operator.dense()
+
+    def trace(self) -> Tensor:
+        """tr C."""
+        return self.operator.trace()
+
+    def diagonal(self) -> Tensor:
+        """Diagonal entries, `[P]`."""
+        return self.operator.diagonal()
+
+    def eigenvalues(self) -> Tensor:
+        """All eigenvalues, `[P]`, in no particular order."""
+        return self.operator.eigenvalues()
+
+    def frobenius(self) -> Tensor:
+        """‖C‖_F."""
+        return self.operator.frobenius()
+
+    def logdet(self, damping: float = 0.0) -> Tensor:
+        """log det(C + λI)."""
+        return self.operator.logdet(damping)
+
+    def distance(self, other: FittedOperator | Operator) -> Tensor:
+        """‖C − D‖_F."""
+        return self.operator.distance(other.operator if isinstance(other, FittedOperator) else other)
+
+    def inverse(
+        self, damping: float | None = None, *, spectral: Spectral | None = None
+    ) -> FittedOperator:
+        """Another operator: (C + λI)⁻¹ for a damping λ, `f(C)` for a spectral function.
+
+        Without either, the inverse that the spec names; without one there, λ = 0.1 × the mean
+        eigenvalue, the default of `tikhonov`.
+        """
+        if spectral is None and damping is None and self.rule is not None:
+            spectral = bind(self.rule, self.operator.eigenvalues())
+        if spectral is None and damping is None:
+            damping = 0.1 * float(self.operator.trace()) / self.operator.size
+        found = self.operator.inverse(damping or 0.0, spectral=spectral)
+        return FittedOperator(found, self.parameters, None, self.label)
+
+    def memory(self) -> int:
+        """Bytes of the tensors held."""
+        return self.operator.memory()
+
+    def to_scipy(self) -> Any:
+        """A `scipy.sparse.linalg.LinearOperator` with the same action."""
+        return self.operator.to_scipy()
+
+    def save(self, path: str | Path) -> None:
+        """Write the operator to a safetensors file, all or nothing."""
+        notes = {"parameters": json.dumps(list(self.parameters)), "label": self.label}
+        save(self.operator, path, notes)
+
+    def __repr__(self) -> str:
+        """The operator as mathematics."""
+        return f"<{self.label or 'curvature'}: {self.operator.describe()}>"
+
+
+def load_fitted(path: str | Path) -> FittedOperator:
+    """Read what `FittedOperator.save` wrote."""
+    operator, notes = load_operator(path)
+    parameters = tuple(json.loads(notes.get("parameters", "[]")))
+    return FittedOperator(operator, parameters, None, notes.get("label", ""))
