@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from curvlang.models.refusal import refusal
 from curvlang.models.survey import CoveredLayer, covered_layers
 from curvlang.models.trace import Groups, Trace, inputs, trace
-from curvlang.models.verify import EXAMPLES, verify
+from curvlang.models.verify import EXAMPLES, check_examples, check_gradient
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,14 +81,16 @@ def blocks(model: nn.Module, example_input: Tensor, by: str = "layer") -> tuple[
         by: `layer` (weight and bias are one block) or `parameter`.
 
     Raises:
-        SpecError: E0401 to E0404, E0408, E0410, E0412, E0413: see `covered_layers`, `trace` and
-            `verify`.
+        SpecError: E0401 to E0404, E0408, E0410, E0412 to E0414: see `covered_layers`, `trace` and
+            the checks in `verify`.
     """
     if by not in ("layer", "parameter"):
         raise refusal("E0412", f"`by` is `layer` or `parameter`, not `{by}`", "use `by = layer`")
     layers = covered_layers(model)
-    found = trace(model, example_input[:EXAMPLES], {la.name: la.modules for la in layers})
-    verify(model, example_input[:EXAMPLES], found, layers)
+    X = example_input[:EXAMPLES]
+    found = trace(model, X, {layer.name: layer.modules for layer in layers})
+    check_examples(model, X, found.output)
+    check_gradient(model, found, layers)
     positions = {name: a.shape[1] for name, a in inputs(found).items()}
     starts = offsets(model)
     made = [

@@ -139,8 +139,7 @@ class MeanSquaredError(Loss):
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
         """2/F (f − y)."""
-        difference = flat(f) - flat(y)
-        return difference * (2 / difference.shape[1])
+        return (flat(f) - flat(y)).mul(2 / flat(f).shape[1])
 
     def hessian(self, f: Tensor, y: Tensor) -> Tensor:
         """2/F I."""
@@ -153,8 +152,8 @@ class MeanSquaredError(Loss):
     def sample(self, f: Tensor, y: Tensor, generator: Generator, samples: int) -> Tensor:
         """√(2/F) times standard normal numbers."""
         B, F = flat(f).shape
-        normal = torch.special.ndtri(uniform((B, F, samples), generator, f)).to(f.dtype)
-        return normal * math.sqrt(2 / (F * samples))
+        normal: Tensor = torch.special.ndtri(uniform((B, F, samples), generator, f))
+        return normal.to(f.dtype) * math.sqrt(2 / (F * samples))
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,8 +99,9 @@ def trace(model: nn.Module, X: Tensor, groups: Groups, *, graph: bool = True) ->
         graph: Whether the output is to be differentiated; without it only inputs are recorded.
 
     Raises:
-        SpecError: E0404 for a layer that is not reached, E0410 for an input without a batch axis
-            or changed in place afterwards.
+        SpecError: E0404 for a layer that is not reached, E0408 for an output that is not one
+            tensor, E0410 for an input without a batch axis, E0414 for one that is changed in
+            place afterwards.
     """
     uses: dict[str, list[Use]] = {layer: [] for layer in groups}
 
@@ -161,7 +162,7 @@ def _check(uses: Mapping[str, Sequence[Use]], batch: int) -> None:
                 )
             if use.input._version != use.version:
                 raise refusal(
-                    "E0410",
+                    "E0414",
                     f"the input of `{layer}` is changed in place after the layer has read it",
                     "use the operation that returns a new tensor instead",
                 )

@@ -1,4 +1,4 @@
-"""What hooks cannot see, found out by trying: on a few examples, before any work is done.
+"""What hooks and declarations cannot show, found out by trying: on a few examples, beforehand.
 
 A weight that is also used outside its layer's call, examples that influence each other, and a
 forward pass that draws random numbers all leave `a` and `g` well-formed and wrong.
@@ -7,7 +7,7 @@ forward pass that draws random numbers all leave `a` and `g` well-formed and wro
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,99 +25,81 @@ def tolerance(dtype: torch.dtype) -> float:
     return 10 * math.sqrt(torch.finfo(dtype).eps)
 
 
-def verify(model: nn.Module, X: Tensor, found: Trace, layers: Sequence[CoveredLayer]) -> None:
-    """Check that gradients rebuilt from `a` and `g` are autograd's, example by example.
+def check_examples(model: nn.Module, X: Tensor, output: Tensor) -> None:
+    """The output is the same when asked for again, and for an example alone.
 
     Args:
         model: The model.
-        X: The inputs that `found` was traced on, [B, …].
-        found: A trace with its graph.
-        layers: The covered layers, which own all trainable parameters.
+        X: Inputs [B, …].
+        output: What the model gave for them.
 
     Raises:
         SpecError: E0403 for an output that changes from call to call, E0410 for examples that
-            mix or a parameter that is used outside its layer.
+            influence each other.
     """
-    _check_repeatable(model, X, found.output)
-    columns = _directions(found.output)
-    pulled = pull_back(found, columns)
-    _check_separate(pulled, tolerance(found.output.dtype))
-    _check_gradient(model, found, columns[:, :, 1], layers, pulled)
-
-
-def _directions(f: Tensor) -> Tensor:
-    """Two fixed columns without structure, [B, F, 2]; the first is zero after example 0."""
-    B = f.shape[0]
-    count = torch.arange(f.numel(), dtype=torch.float64, device=f.device).reshape(B, -1)
-    wave = torch.cos(1.7 * count.square() + count + 0.3).to(f.dtype)
-    first = torch.zeros_like(wave)
-    first[0] = wave[0]
-    return torch.stack([first, wave], -1)
-
-
-def _check_repeatable(model: nn.Module, X: Tensor, output: Tensor) -> None:
+    limit = tolerance(output.dtype)
     with torch.no_grad():
-        again = model(X)
-    if not _close(again, output.detach(), tolerance(output.dtype)):
+        again, alone = model(X), model(X[:1])
+    if not _close(again, output.detach(), limit):
         raise refusal(
             "E0403",
             "the model gives another output when it is called again on the same input",
             "call `model.eval()`, and take random numbers and counters out of `forward`",
         )
-
-
-def _check_separate(pulled: Mapping[str, Tensor], limit: float) -> None:
-    """A change at example 0's output must come from example 0 alone."""
-    for layer, g_nrto in pulled.items():
-        own = g_nrto[0, 0].abs().sum() + g_nrto[:, 1].abs().sum()
-        others = g_nrto[1:, 0].abs().sum()
-        if bool(others > limit * own):
-            raise refusal(
-                "E0410",
-                f"examples influence each other through `{layer}`",
-                "use a model that treats the examples of a batch independently",
-                notes=("the loss of an example then depends on the batch it is in",),
-            )
-
-
-def _check_gradient(
-    model: nn.Module,
-    found: Trace,
-    direction: Tensor,
-    layers: Sequence[CoveredLayer],
-    pulled: Mapping[str, Tensor],
-) -> None:
-    """Autograd's gradient of ⟨direction, f⟩ against Σ_nt g aᵀ, parameter by parameter."""
-    given = inputs(found)
-    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    total = (found.output.reshape(direction.shape) * direction).sum()
-    direct = dict(
-        zip(
-            own,
-            torch.autograd.grad(total, list(own.values()), allow_unused=True, retain_graph=True),
-            strict=True,
+    if not _close(alone, output[:1].detach(), limit):
+        raise refusal(
+            "E0410",
+            "the model's output for an example depends on the batch that the example is in",
+            "use a model that treats the examples of a batch independently",
+            notes=("the loss of one example is not defined otherwise",),
         )
-    )
+
+
+def check_gradient(model: nn.Module, found: Trace, layers: Sequence[CoveredLayer]) -> None:
+    """Gradients rebuilt from `a` and `g` are those that autograd gives, parameter by parameter.
+
+    Args:
+        model: The model.
+        found: A trace with its graph.
+        layers: The covered layers, which own all trainable parameters.
+
+    Raises:
+        SpecError: E0414 for a parameter that is also used outside its layer.
+    """
+    direction = _direction(found.output)
+    pulled = pull_back(found, direction.reshape(direction.shape[0], -1, 1))
+    given = inputs(found)
+    direct = _gradients(model, (found.output * direction).sum())
     for layer in layers:
-        g_nto = pulled[layer.name][:, 1]
+        g_nto = pulled[layer.name][:, 0]
         rebuilt = {
             layer.weight: torch.einsum("nto,nti->oi", g_nto, given[layer.name]),
             layer.bias: g_nto.sum((0, 1)),
         }
         for name in filter(None, (layer.weight, layer.bias)):
             wanted = direct[name]
-            wanted = torch.zeros_like(own[name]) if wanted is None else wanted
-            ours = rebuilt[name].reshape(wanted.shape)
-            if not _close(ours, wanted, tolerance(wanted.dtype)):
+            if not _close(rebuilt[name].reshape(wanted.shape), wanted, tolerance(wanted.dtype)):
                 raise refusal(
-                    "E0410",
+                    "E0414",
                     f"`{name}` is also used outside the call of `{layer.name}`",
                     f"use the parameter only by calling `{layer.name}`, or freeze it",
-                    notes=(
-                        "the gradient rebuilt from the layer's inputs and outputs is not "
-                        "the one that autograd gives",
-                    ),
+                    notes=("autograd's gradient is not the one that `a` and `g` give",),
                 )
+
+
+def _direction(f: Tensor) -> Tensor:
+    """Fixed numbers without structure in the shape of f."""
+    count = torch.arange(f.numel(), dtype=torch.float64).reshape(f.shape)
+    return torch.cos(1.7 * count.square() + count + 0.3).to(dtype=f.dtype, device=f.device)
+
+
+def _gradients(model: nn.Module, total: Tensor) -> dict[str, Tensor]:
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(total, list(own.values()), allow_unused=True, retain_graph=True)
+    return {
+        name: torch.zeros_like(p) if gradient is None else gradient
+        for (name, p), gradient in zip(own.items(), found, strict=True)
+    }
 
 
 def _close(x: Tensor, y: Tensor, limit: float) -> bool:

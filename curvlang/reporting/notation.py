@@ -107,6 +107,8 @@ def setting(damping: float) -> str:
     >>> setting(0.01), setting(1e-5), setting(10.0), setting(0.00316227766), setting(0.0)
     ('.01', '1e-5', '10', '.00316', '0')
     """
+    if not math.isfinite(damping):
+        return quantity(damping)
     if damping != 0 and not _TOO_SMALL <= abs(damping) < _TOO_LARGE:
         return _scientific(damping, 2)
     return _sign(f"{damping:.3g}")
@@ -153,7 +155,7 @@ def value(item: object) -> str:
     if item is None or isinstance(item, bool):
         return {None: "none", True: "true", False: "false"}[item]
     if isinstance(item, float):
-        return MISSING if math.isnan(item) else setting(item)
+        return setting(item)
     if isinstance(item, Sequence) and not isinstance(item, str | bytes):
         return "[" + ", ".join(value(part) for part in item) + "]"
     return str(item)

@@ -1,0 +1,127 @@
+"""Text to typed chains and back. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.source import Source
+from curvlang.language.chain import Spec, TaskSpec
+from curvlang.language.files import PRELUDE, decode, read, shipped_files, split_name
+from curvlang.language.names import shipped_names
+from curvlang.language.registry import DATA, LOSSES, MODELS, OPTIMISERS, SOURCES, STAGES
+from curvlang.language.spec import (
+    DEFAULT_TASK,
+    analyse,
+    curvature_named,
+    errors,
+    inverse_text,
+    task_text,
+)
+from curvlang.language.values import suggestion
+
+
+def load(given: str) -> Spec:
+    """A checked spec from a path, or from the bare name of one that ships.
+
+    `path.cv:name` keeps one curvature of the file.
+
+    Raises:
+        SpecError: With every problem of the file.
+    """
+    path, name = split_name(given)
+    source = read(path)
+    spec = _checked(source)
+    return spec if name is None else _only(spec, name)
+
+
+def loads(text: str, name: str = "<text>") -> Spec:
+    """A checked spec from text.
+
+    Raises:
+        SpecError: With every problem of the text.
+    """
+    return _checked(Source(name, decode(name, text.encode())))
+
+
+def check_text(text: str, name: str = "<text>") -> list[Diagnostic]:
+    """Every error and warning about a text; empty where there is nothing to say."""
+    try:
+        source = Source(name, decode(name, text.encode("utf-8", "surrogatepass")))
+    except SpecError as error:
+        return list(error.diagnostics)
+    return analyse(source)[1]
+
+
+def default_task() -> TaskSpec:
+    """The task of a spec that names none."""
+    return task_text(DEFAULT_TASK, "<default>")
+
+
+def _checked(source: Source) -> Spec:
+    spec, problems = analyse(source)
+    if errors(problems):
+        raise SpecError(errors(problems))
+    return spec
+
+
+def _only(spec: Spec, name: str) -> Spec:
+    if name not in spec.curvatures:
+        raise SpecError(
+            Diagnostic(
+                "E0206",
+                f"`{spec.source.name}` defines no curvature `{name}`",
+                (),
+                suggestion(name, spec.curvatures),
+            )
+        )
+    kept = tuple(e for e in spec.evaluations if e.curvature == name)
+    return replace(spec, curvatures={name: spec.curvatures[name]}, evaluations=kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """Something that ships: its kind, name, and one line about it."""
+
+    kind: str
+    name: str
+    doc: str
+
+
+def shipped() -> list[Shipped]:
+    """Everything that ships, by kind."""
+    names = shipped_names()
+    found = [Shipped("curvature", n, _curvature_doc(n, d.doc)) for n, d in names.curvatures.items()]
+    found += [Shipped("stage", n, e.doc) for n, e in {**SOURCES, **STAGES}.items()]
+    found += [Shipped("transform", n, d.doc) for n, d in names.transforms.items()]
+    found += [Shipped("inverse", n, _inverse_doc(d.span.text)) for n, d in names.inverses.items()]
+    found += [Shipped("task", n, d.doc) for n, d in names.tasks.items()]
+    for kind, table in (("data", DATA), ("model", MODELS), ("loss", LOSSES), ("optimiser", OPTIMISERS)):
+        found += [Shipped(kind, n, e.doc) for n, e in table.items()]
+    found.append(Shipped("layer", "Linear", "weight and bias, any leading shape; uses are summed"))
+    return found
+
+
+def _curvature_doc(name: str, doc: str) -> str:
+    return doc or f"curvature `{name}`"
+
+
+def _inverse_doc(text: str) -> str:
+    return " ".join(text.removeprefix("inverse").split())
+
+
+__all__ = [
+    "PRELUDE",
+    "Label",
+    "Shipped",
+    "analyse",
+    "check_text",
+    "curvature_named",
+    "default_task",
+    "inverse_text",
+    "load",
+    "loads",
+    "shipped",
+    "shipped_files",
+    "task_text",
+]

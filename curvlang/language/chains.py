@@ -1,0 +1,522 @@
+"""Curvatures to typed chains: sources, stages in order, needs met, parameters known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.ir.expr import Define, Expr, Number, Ref, Statement, Target, Yield
+from curvlang.ir.indices import substitute
+from curvlang.language import syntax as s
+from curvlang.language.chain import Chain, Combination, Curvature, Stage, Value
+from curvlang.language.names import Names, shipped_names
+from curvlang.language.registry import SOURCES, STAGES, Entry, Rule
+from curvlang.language.tensors import (
+    COLUMNS,
+    LAYER_LEAVES,
+    MEANING,
+    MODEL_LEAVES,
+    Scope,
+    TensorChecker,
+    letters,
+)
+from curvlang.language.values import arguments, suggestion, value
+
+_TYPES = ("int", "float", "bool", "list", "word")
+
+
+@dataclass(slots=True)
+class Chains:
+    """Types the curvatures of a file, each once.
+
+    Args:
+        names: What the file sees.
+        problems: Collects diagnostics.
+    """
+
+    names: Names
+    problems: list[Diagnostic] = field(default_factory=list)
+    _done: dict[str, Curvature | None] = field(default_factory=dict)
+    _open: list[str] = field(default_factory=list)
+
+    def curvature(self, definition: s.CurvatureDef) -> Curvature | None:
+        """The typed curvature; None where something in it is wrong."""
+        name = definition.name
+        if name not in self._done:
+            self._open.append(name)
+            before = len(self.problems)
+            made = self._combination(definition.body, name, definition.doc)
+            self._open.pop()
+            self._done[name] = made if len(self.problems) == before else None
+        return self._done[name]
+
+    def _combination(self, body: s.CombinationSyntax, name: str, doc: str) -> Curvature | None:
+        for term in body.terms:
+            if term.named_weight is not None:
+                self._say(
+                    "E0212",
+                    f"a curvature is multiplied by a number, not by `{term.named_weight}`",
+                    Label(term.span),
+                    ("write the number itself, as in `0.1 * diagonal`",),
+                )
+        if len(body.terms) == 1 and body.terms[0].weight == 1.0:
+            return self._chain(body.terms[0].chain, name, doc)
+        parts = [(t.weight, self._chain(t.chain, name, doc)) for t in body.terms]
+        if any(part is None for _, part in parts):
+            return None
+        return Combination(name, tuple((w, p) for w, p in parts if p is not None), doc, body.span)
+
+    def _chain(self, chain: s.ChainSyntax, name: str, doc: str) -> Curvature | None:
+        start = self._source(chain)
+        if start is None:
+            for use in chain.stages:
+                self._known(use)
+            return None
+        if isinstance(start, Combination):
+            if not chain.stages:
+                return replace(start, name=name)
+            self._say(
+                "E0213",
+                "a sum of curvatures has no stages after it",
+                Label(chain.stages[0].span, "a stage reads what one chain defines"),
+                ("put the stage into the terms of the sum",),
+            )
+            return None
+        walker = _Walker(self, list(start.stages), list(start.labels))
+        for stage in start.stages:
+            walker.replay(stage)
+        for use in chain.stages:
+            walker.step(use)
+        labels = walker.labels
+        if name and labels[-1] == walker.stages[-1].name:
+            labels = [*labels[:-1], name]
+        return Chain(name, tuple(walker.stages), tuple(labels), doc, chain.span)
+
+    def _source(self, chain: s.ChainSyntax) -> Curvature | None:
+        source = chain.source
+        if isinstance(source, s.CombinationSyntax):
+            return self._combination(source, "", "")
+        name = source.name
+        if name in self._open and not (name == self._open[-1] and self._shipped_twin(name)):
+            circle = " → ".join([*self._open[self._open.index(name) :], name])
+            self._say(
+                "E0204",
+                f"`{name}` is defined by itself: {circle}",
+                Label(source.span, "closes the circle"),
+                ("start one of them from `hessian`",),
+            )
+            return None
+        if name in SOURCES and not (name in self.names.curvatures and name not in self._open):
+            return Chain(name, (Stage(name, {}, span=source.span),), (name,))
+        if name in self.names.curvatures and name not in self._open:
+            return self.curvature(self.names.curvatures[name])
+        if name in SOURCES:
+            return Chain(name, (Stage(name, {}, span=source.span),), (name,))
+        if name in STAGES or name in self.names.transforms:
+            self._say(
+                "E0205",
+                f"a chain starts from a curvature, and `{name}` is a stage",
+                Label(source.span, "no source before it"),
+                (f"write `hessian |> {name}`",),
+            )
+            return None
+        self._say(
+            "E0206",
+            f"unknown curvature `{name}`",
+            Label(source.span),
+            suggestion(name, (*SOURCES, *self.names.curvatures)),
+        )
+        return None
+
+    def _shipped_twin(self, name: str) -> bool:
+        return name in SOURCES
+
+    def _known(self, use: s.Use) -> bool:
+        if use.name in STAGES or use.name in self.names.transforms:
+            return True
+        if use.name in SOURCES or use.name in self.names.curvatures:
+            self._say(
+                "E0208",
+                f"`{use.name}` is a curvature, not a stage",
+                Label(use.span),
+                (f"start a chain from it: `curvature mine = {use.name} |> …`",),
+            )
+        else:
+            self._say(
+                "E0209",
+                f"unknown transformation `{use.name}`",
+                Label(use.name_span),
+                suggestion(use.name, (*STAGES, *self.names.transforms)),
+            )
+        return False
+
+    def _say(self, code: str, headline: str, label: Label, help_: tuple[str, ...] = ()) -> None:
+        self.problems.append(Diagnostic(code, headline, (label,), help_))
+
+
+@dataclass(slots=True)
+class _Walker:
+    """Follows a chain from left to right with the tensors in scope."""
+
+    owner: Chains
+    stages: list[Stage]
+    labels: list[str]
+    scope: Scope = field(default_factory=lambda: dict(MODEL_LEAVES))
+    columns: bool = False
+    layered: bool = False
+    broken: bool = False
+
+    def replay(self, stage: Stage) -> None:
+        """Take over what an inherited stage defines; it has been checked already."""
+        if stage.builtin:
+            self._builtin_scope(stage.name)
+        else:
+            self._defines(stage.body)
+
+    def step(self, use: s.Use) -> None:
+        """Check one stage and put it at the end of the chain."""
+        if not self.owner._known(use):
+            self.broken = True
+            return
+        stage = self._builtin(use) if use.name in STAGES else self._written(use)
+        if stage is None:
+            self.broken = True
+            return
+        self.stages.append(stage)
+        self.labels.append(_label(tuple(self.stages), stage.name))
+
+    def _builtin(self, use: s.Use) -> Stage | None:
+        given = self._arguments(use, STAGES[use.name])
+        if use.name == "drop_residual" and (self.layered or self.columns):
+            word = "after `block_diagonal`" if self.layered else "a second time"
+            self._order(use, f"`drop_residual` cannot stand {word}")
+            return None
+        if use.name == "block_diagonal" and self.layered:
+            self._order(use, "`block_diagonal` stands in the chain already")
+            return None
+        if use.name == "block_diagonal" and any(not x.builtin for x in self.stages):
+            self._order(use, "`block_diagonal` cuts the Hessian or the Gauss–Newton matrix only")
+            return None
+        if given is None:
+            return None
+        if given.get("fisher") in ("exact", "empirical") and any(
+            a.name == "samples" for a in use.arguments
+        ):
+            self.owner._say(
+                "E0211",
+                f"`samples` has no meaning with `fisher = {given['fisher']}`",
+                Label(use.span),
+                ("leave it out, or write `fisher = mc`",),
+            )
+        self._builtin_scope(use.name)
+        return Stage(use.name, given, span=use.span)
+
+    def _builtin_scope(self, name: str) -> None:
+        match name:
+            case "drop_residual":
+                self.columns = True
+            case "block_diagonal":
+                self.layered = True
+                self.scope = dict(LAYER_LEAVES)
+                if self.columns:
+                    self.scope.update(COLUMNS)
+                    del self.scope["H"]
+            case _:
+                pass
+
+    def _order(self, use: s.Use, headline: str) -> None:
+        self.owner._say(
+            "E0210",
+            headline,
+            Label(use.span, "out of order"),
+            ("the order is `hessian |> drop_residual |> block_diagonal |> …`",),
+        )
+
+    def _arguments(self, use: s.Use, entry: Entry) -> dict[str, Value] | None:
+        before = len(self.owner.problems)
+        given = arguments(use.arguments, entry, use.name, {}, self.owner.problems)
+        return given if len(self.owner.problems) == before else None
+
+    def _written(self, use: s.Use) -> Stage | None:
+        transform = self.owner.names.transforms[use.name]
+        own = tuple(a for a in use.arguments if a.name != "others")
+        others = next((a for a in use.arguments if a.name == "others"), None)
+        entry = Entry(transform.doc, {p.name: _rule(p) for p in transform.parameters})
+        given = self._arguments(replace(use, arguments=own), entry)
+        if given is None or not self._needs(use, transform):
+            return None
+        body = specialise(transform.body, given)
+        self._defines(body)
+        clause = None if others is None else self._others(others)
+        return Stage(use.name, given, transform.needs, body, clause, transform.doc, use.span)
+
+    def _others(self, argument: s.Argument) -> str | tuple[Stage, ...] | None:
+        """The clause for layers that a stage does not fit."""
+        made = value(argument.value, {}, self.owner.problems)
+        if made == "ignore":
+            return "ignore"
+        known = self.owner.names.transforms
+        if isinstance(made, str) and made in known:
+            walker = replace(self, stages=[], labels=[], scope=dict(self.scope))
+            stage = walker._written(s.Use(made, (), argument.span, argument.span))
+            return None if stage is None else (stage,)
+        self.owner._say(
+            "E0214",
+            f"`others = {made}` names no transformation",
+            Label(argument.span),
+            suggestion(str(made), ("ignore", *known)),
+        )
+        return None
+
+    def _needs(self, use: s.Use, transform: s.TransformDef) -> bool:
+        fine = True
+        for target in transform.needs:
+            if target.name not in self.scope:
+                self._missing(use, target)
+                fine = False
+            elif self.scope[target.name] != letters(target):
+                have = ",".join(self.scope[target.name])
+                self.owner._say(
+                    "E0215",
+                    f"`{use.name}` needs `{_written(target)}`, and here it is "
+                    f"`{target.name}[{have}]`",
+                    Label(use.name_span, "other index spaces"),
+                )
+                fine = False
+        if not fine:
+            return False
+        model_yield = _yields_model(transform.body)
+        if model_yield is not None and model_yield == self.layered:
+            what = "the whole model" if model_yield else "a block per layer"
+            wrong, right = ("after", "before") if model_yield else ("before", "after")
+            self.owner._say(
+                "E0216",
+                f"`{use.name}` yields {what} and stands {wrong} `block_diagonal`",
+                Label(use.span),
+                (f"put it {right} `block_diagonal(by = layer)`",),
+            )
+            return False
+        return True
+
+    def _missing(self, use: s.Use, target: Target) -> None:
+        line, _ = use.span.source.position(use.span.start)
+        written = _written(target)
+        definers = [
+            name
+            for name, t in self.owner.names.transforms.items()
+            if any(isinstance(x, Define) and any(y.name == target.name for y in x.targets) for x in t.body)
+        ]
+        if target.name in COLUMNS and not self.columns:
+            if self.layered:
+                help_ = "`drop_residual` before `block_diagonal` defines `g`; insert it there"
+            else:
+                help_ = (
+                    "`drop_residual` followed by `block_diagonal(by = layer)` defines "
+                    f"`{target.name}`; insert them before line {line}"
+                )
+        elif target.name in (*COLUMNS, *LAYER_LEAVES) and not self.layered:
+            help_ = (
+                f"`block_diagonal(by = layer)` defines `{target.name}`; insert it before line {line}"
+            )
+        elif definers:
+            help_ = f"`{definers[0]}` defines `{target.name}`; insert it before line {line}"
+        else:
+            help_ = f"define `{target.name}` in a stage before line {line}"
+        meaning = MEANING.get(target.name, f"`{target.name}` of an earlier stage")
+        self.owner._say(
+            "E0207",
+            f"`{use.name}` needs `{written}`, which no stage before it defines",
+            Label(use.name_span, f"needs {meaning}"),
+            (help_,),
+        )
+
+    def _defines(self, body: Sequence[Statement]) -> None:
+        for statement in body:
+            if isinstance(statement, Define):
+                for target in statement.targets:
+                    if target.name != "_" and target.indices:
+                        self.scope[target.name] = letters(target)
+
+
+def _written(target: Target) -> str:
+    return f"{target.name}[{','.join(map(str, target.indices))}]"
+
+
+def _yields_model(body: Sequence[s.BodySyntax]) -> bool | None:
+    """Whether a body yields for the whole model; None where it yields nothing at all."""
+    for statement in body:
+        match statement:
+            case Yield(target=target):
+                return len(target.indices) == 2
+            case s.When(then=then, otherwise=otherwise):
+                found = _yields_model((*then, *otherwise))
+                if found is not None:
+                    return found
+            case _:
+                pass
+    return None
+
+
+def _rule(parameter: s.Parameter) -> Rule:
+    default = None if parameter.default is None else value(parameter.default, {}, [])
+    kind = {"list": "any"}.get(parameter.type, parameter.type)
+    if kind == "float" and isinstance(default, int):
+        default = float(default)
+    return Rule(kind if kind in ("int", "float", "bool", "word") else "any", default, parameter.words)
+
+
+def specialise(body: Sequence[s.BodySyntax], given: Mapping[str, Value]) -> tuple[Statement, ...]:
+    """The body with `when` decided and number parameters written in."""
+    numbers: dict[str, tuple[tuple[()], Expr]] = {
+        name: ((), Number(float(v)))
+        for name, v in given.items()
+        if isinstance(v, int | float) and not isinstance(v, bool)
+    }
+    found: list[Statement] = []
+    for statement in body:
+        match statement:
+            case s.When():
+                shown = {True: "true", False: "false"}.get(given.get(statement.parameter), None)  # type: ignore[call-overload]
+                chosen = (shown or str(given.get(statement.parameter))) == statement.word
+                branch = statement.then if chosen else statement.otherwise
+                found.extend(specialise(branch, given))
+            case _:
+                found.append(replace(statement, value=substitute(statement.value, dict(numbers))))
+    return tuple(found)
+
+
+def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
+    """Everything that can be wrong inside one transform, wherever it will stand."""
+    problems: list[Diagnostic] = []
+    for parameter in definition.parameters:
+        if parameter.type not in _TYPES:
+            problems.append(
+                Diagnostic(
+                    "E0217",
+                    f"unknown type `{parameter.type}`",
+                    (Label(parameter.span),),
+                    ("types are `int`, `float`, `bool`, or words such as `{expand, reduce}`",),
+                )
+            )
+        if parameter.words and parameter.default is not None:
+            default = value(parameter.default, {}, problems)
+            if default not in parameter.words:
+                problems.append(
+                    Diagnostic(
+                        "E0706",
+                        f"`{parameter.name} = {default}` is not one of its own words",
+                        (Label(parameter.span),),
+                        suggestion(str(default), parameter.words),
+                    )
+                )
+    for body in _variants(definition, problems):
+        checker = TensorChecker(
+            definition.needs,
+            frozenset(p.name for p in definition.parameters if p.type in ("int", "float")),
+        )
+        _check_body(definition, body, checker)
+        problems += [p for p in checker.problems if p not in problems]
+    return problems
+
+
+def _variants(
+    definition: s.TransformDef, problems: list[Diagnostic]
+) -> list[tuple[Statement, ...]]:
+    """The bodies that `when` can choose: each branch is taken in one of them."""
+    words = {p.name: p for p in definition.parameters}
+    choices: dict[str, set[str]] = {}
+    _collect_choices(definition.body, words, choices, problems)
+    variants: list[dict[str, Value]] = [{}]
+    for name, found in choices.items():
+        options = set(words[name].words) or (found | {"\0"})
+        variants = [{**v, name: word} for v in variants for word in sorted(options)][:64]
+    return list(dict.fromkeys(specialise(definition.body, v) for v in variants))
+
+
+def _collect_choices(
+    body: Sequence[s.BodySyntax],
+    words: Mapping[str, s.Parameter],
+    choices: dict[str, set[str]],
+    problems: list[Diagnostic],
+) -> None:
+    for statement in body:
+        if not isinstance(statement, s.When):
+            continue
+        parameter = words.get(statement.parameter)
+        if parameter is None:
+            problems.append(
+                Diagnostic(
+                    "E0218",
+                    f"`when` asks for `{statement.parameter}`, which is no parameter here",
+                    (Label(statement.span),),
+                    suggestion(statement.parameter, words),
+                )
+            )
+            continue
+        if parameter.words and statement.word not in parameter.words:
+            problems.append(
+                Diagnostic(
+                    "E0706",
+                    f"`{statement.parameter}` is never `{statement.word}`",
+                    (Label(statement.span),),
+                    suggestion(statement.word, parameter.words),
+                )
+            )
+        choices.setdefault(statement.parameter, set()).add(statement.word)
+        for branch in (statement.then, statement.otherwise):
+            _collect_choices(branch, words, choices, problems)
+
+
+def _check_body(
+    definition: s.TransformDef, body: Sequence[Statement], checker: TensorChecker
+) -> None:
+    yields = 0
+    for statement in body:
+        match statement:
+            case Define():
+                checker.define(statement)
+            case Yield():
+                yields += 1
+                checker.yields(statement)
+    defines_leaf = any(
+        isinstance(x, Define) and any(t.name in ("a", "g") for t in x.targets) for x in body
+    )
+    if yields != 1 and not (yields == 0 and defines_leaf):
+        what = "never yields" if yields == 0 else f"yields {yields} times"
+        checker.problems.append(
+            Diagnostic(
+                "E0219",
+                f"`{definition.name}` {what}",
+                (Label(definition.name_span),),
+                ("a transform yields the entries of the block once: `yield C[o,i,o',i'] = …`",),
+            )
+        )
+
+
+def _label(stages: tuple[Stage, ...], fallback: str) -> str:
+    """The name of the shipped curvature that these stages make, or the last stage's own."""
+    return shipped_labels().get(tuple(stage.key for stage in stages), fallback)
+
+
+_LABELS: dict[tuple[object, ...], str] = {}
+
+
+def shipped_labels() -> Mapping[tuple[object, ...], str]:
+    """Stage keys of every shipped chain to its name; filled by `register_labels`."""
+    return _LABELS
+
+
+def register_labels() -> None:
+    """Type the shipped curvatures once, so that prefixes of other chains can be named."""
+    if _LABELS:
+        return
+    names = shipped_names()
+    chains = Chains(names)
+    for name, definition in names.curvatures.items():
+        made = chains.curvature(definition)
+        if isinstance(made, Chain):
+            _LABELS.setdefault(tuple(stage.key for stage in made.stages), name)
+
+
+__all__ = ["Chains", "Ref", "check_transform", "register_labels", "specialise"]

@@ -1,0 +1,93 @@
+"""Spec files: where they are, and what can be wrong with one before a word of it is read."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.source import Source
+from curvlang.language.values import suggestion
+
+LARGEST = 1_000_000
+"""Bytes of a spec: the largest one that ships has 3 000."""
+PRELUDE = "prelude"
+
+
+@lru_cache(maxsize=1)
+def shipped_files() -> dict[str, str]:
+    """Name to text of every spec that ships."""
+    folder = resources.files("curvlang.specs")
+    return {
+        entry.name[:-3]: entry.read_text("utf-8")
+        for entry in sorted(folder.iterdir(), key=lambda e: e.name)
+        if entry.name.endswith(".cv")
+    }
+
+
+def split_name(given: str) -> tuple[str, str | None]:
+    """`path.cv:name` to path and curvature; a bare path has none."""
+    path, colon, name = given.rpartition(":")
+    if colon and name.isidentifier() and not os.path.exists(given):
+        return path, name
+    return given, None
+
+
+def read(given: str) -> Source:
+    """The text of a spec: a path, or the bare name of one that ships.
+
+    Raises:
+        SpecError: E0110 missing, E0111 a folder, E0112 empty, E0113 too large, E0114 not text,
+            E0115 unreadable.
+    """
+    path = Path(given)
+    if not path.exists():
+        if given in shipped_files():
+            return Source(f"<shipped>/{given}.cv", shipped_files()[given])
+        raise SpecError(_missing(given))
+    if path.is_dir():
+        raise _file_error("E0111", f"`{given}` is a folder, not a spec", "name a `.cv` file in it")
+    try:
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise _file_error(
+                "E0113",
+                f"`{given}` has {size} bytes, and a spec has at most {LARGEST}",
+                "is this the right file?",
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise _file_error("E0115", f"`{given}` cannot be read: {error.strerror}", "check its rights") from error
+    return Source(given, decode(given, data))
+
+
+def decode(name: str, data: bytes) -> str:
+    """Bytes as text; binary data is refused, a byte-order mark is dropped."""
+    if b"\0" in data:
+        raise _file_error("E0114", f"`{name}` is binary, not a spec", "is this the right file?")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _file_error(
+            "E0114", f"`{name}` is not UTF-8 text (byte {error.start})", "save it as UTF-8"
+        ) from error
+    if not text.strip():
+        raise _file_error(
+            "E0112",
+            f"`{name}` is empty",
+            "a spec defines a curvature: `curvature mine = hessian |> drop_residual`",
+        )
+    return text
+
+
+def _missing(given: str) -> Diagnostic:
+    names = tuple(shipped_files())
+    near = suggestion(given.removesuffix(".cv").rpartition("/")[2], names)
+    help_ = near if near and near[0].startswith("did") else ("`curvlang list` shows what ships",)
+    return Diagnostic("E0110", f"there is no spec `{given}`", (), help_)
+
+
+def _file_error(code: str, headline: str, repair: str) -> SpecError:
+    return SpecError(Diagnostic(code, headline, help=(repair,)))

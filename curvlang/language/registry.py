@@ -1,0 +1,132 @@
+"""What ships, as signatures: built-in stages, data sets, models, losses, optimisers, measures.
+
+Pure tables that the language half checks against without importing torch; the code behind a name
+stands in `curvlang.models`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from curvlang.language.chain import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A parameter's type, default, and what its value must satisfy.
+
+    `type` is one of `int float bool word text ints any`; `words` lists the words allowed.
+    """
+
+    type: str
+    default: Value | None = None
+    words: tuple[str, ...] = ()
+    check: Callable[[float], bool] | None = None
+    must: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of help and the parameters of something that ships."""
+
+    doc: str
+    parameters: Mapping[str, Rule] = field(default_factory=dict)
+
+
+def _positive(x: float) -> bool:
+    return x > 0
+
+
+def _not_negative(x: float) -> bool:
+    return x >= 0
+
+
+def _open_unit(x: float) -> bool:
+    return 0 < x < 1
+
+
+_SEED = Rule("int", 0, check=_not_negative, must="0 or more")
+
+SOURCES: Mapping[str, Entry] = {"hessian": Entry("the Hessian of the mean training loss")}
+
+STAGES: Mapping[str, Entry] = {
+    "drop_residual": Entry(
+        "the generalised Gauss–Newton matrix: the residual Σ ∂ℓ/∂f ∇²f is dropped",
+        {
+            "fisher": Rule("word", "exact", ("exact", "mc", "empirical")),
+            "samples": Rule("int", 1, check=_positive, must="1 or more"),
+        },
+    ),
+    "block_diagonal": Entry(
+        "blocks off the diagonal are dropped: one block per layer, or per parameter tensor",
+        {"by": Rule("word", "layer", ("layer", "parameter"))},
+    ),
+}
+
+DATA: Mapping[str, Entry] = {
+    "digits": Entry(
+        "1797 images of 8 × 8 pixels, 10 classes (scikit-learn's bundled set)",
+        {
+            "test": Rule("float", 0.1, check=_open_unit, must="between 0 and 1"),
+            "seed": _SEED,
+            "scale": Rule("word", "standard", ("standard", "unit", "none")),
+        },
+    ),
+}
+
+ACTIVATIONS = ("tanh", "relu", "gelu", "sigmoid", "silu", "identity", "elu", "softplus")
+
+MODELS: Mapping[str, Entry] = {
+    "mlp": Entry(
+        "a multilayer perceptron",
+        {
+            "hidden": Rule("ints", (16,), check=_positive, must="1 or more each"),
+            "activation": Rule("word", "tanh", ACTIVATIONS),
+            "bias": Rule("bool", False),
+        },
+    ),
+}
+
+LOSSES: Mapping[str, Entry] = {
+    "cross_entropy": Entry("softmax cross-entropy, summed over an example's positions"),
+    "mse": Entry("mean over the outputs of the squared error"),
+    "bce_with_logits": Entry("mean over the outputs of the logistic loss"),
+}
+
+OPTIMISERS: Mapping[str, Entry] = {
+    "sgd": Entry(
+        "minibatch gradient descent with heavy-ball momentum",
+        {
+            "lr": Rule("float", 0.03, check=_positive, must="above 0"),
+            "momentum": Rule("float", 0.0, check=lambda x: 0 <= x < 1, must="at least 0, below 1"),
+            "batch": Rule("int", 32, check=_positive, must="1 or more"),
+            "epochs": Rule("int", 100, check=_positive, must="1 or more"),
+            "schedule": Rule("word", "cosine", ("cosine", "constant")),
+            "weight_decay": Rule("float", 0.0, check=_not_negative, must="0 or more"),
+        },
+    ),
+}
+
+PARTS: Mapping[str, Mapping[str, Entry]] = {
+    "data": DATA,
+    "model": MODELS,
+    "loss": LOSSES,
+    "train": OPTIMISERS,
+}
+
+LDS = Entry(
+    "linear datamodelling score by retraining on random subsets",
+    {
+        "subsets": Rule("int", 100, check=lambda x: x >= 2, must="2 or more"),
+        "keep": Rule("float", 0.5, check=_open_unit, must="between 0 and 1"),
+        "retrains": Rule("int", 5, check=_positive, must="1 or more"),
+        "queries": Rule("count", "all", ("all",), check=_positive, must="`all`, or 1 or more"),
+        "initialisation": Rule("word", "fresh", ("fresh", "shared")),
+        "seed": _SEED,
+        "bootstrap": Rule("int", 1000, check=_positive, must="1 or more"),
+    },
+)
+
+NOT_NEGATIVE = ("damping", "rtol", "lr", "steps")
+"""Inverse parameters that a negative number makes no sense for."""

@@ -1,0 +1,350 @@
+"""A file, checked whole: every name resolved, every problem found at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity, SpecError
+from curvlang.diagnostics.source import NOWHERE, Source, Span
+from curvlang.ir.expr import Call, Expr, Negate, Number, Ref
+from curvlang.ir.indices import walk
+from curvlang.language import syntax as s
+from curvlang.language.chain import (
+    Curvature,
+    Evaluation,
+    Inverse,
+    InverseUse,
+    Part,
+    Spec,
+    TaskSpec,
+    Value,
+)
+from curvlang.language.chains import Chains, check_transform, register_labels
+from curvlang.language.functions import ELEMENTWISE, SPECTRUM
+from curvlang.language.names import Names, collect
+from curvlang.language.parser import parse
+from curvlang.language.registry import LDS, NOT_NEGATIVE, PARTS, SOURCES
+from curvlang.language.values import arguments, suggestion, value
+
+DEFAULT_TASK = "digits"
+
+
+def analyse(source: Source) -> tuple[Spec, list[Diagnostic]]:
+    """The checked file and everything there is to say about it, errors and warnings."""
+    file, problems = parse(source)
+    register_labels()
+    names, found = collect(file, source)
+    checker = _Checker(names, [*problems, *found])
+    return checker.run(file, source), checker.problems
+
+
+def errors(problems: list[Diagnostic]) -> list[Diagnostic]:
+    """The errors among diagnostics."""
+    return [p for p in problems if p.severity is Severity.ERROR]
+
+
+@dataclass(slots=True)
+class _Checker:
+    names: Names
+    problems: list[Diagnostic] = field(default_factory=list)
+
+    def run(self, file: s.File, source: Source) -> Spec:
+        chains = Chains(self.names, self.problems)
+        curvatures: dict[str, Curvature] = {}
+        inverses: dict[str, Inverse] = {}
+        evaluations: list[Evaluation] = []
+        for item in file.items:
+            match item:
+                case s.TransformDef():
+                    self.problems += check_transform(item)
+                case s.CurvatureDef():
+                    made = chains.curvature(item)
+                    if made is not None:
+                        curvatures[item.name] = made
+                case s.InverseDef():
+                    inverses[item.name] = self.inverse(item)
+                case s.TaskDef():
+                    self.task(item, (), {}, item.span)
+                case s.EvaluateDef():
+                    evaluation = self.evaluation(item)
+                    if evaluation is not None:
+                        evaluations.append(evaluation)
+                case s.StudyDef() | s.LawDef():
+                    self._later(item)
+                case s.UseFile():
+                    pass
+                case _:
+                    assert_never(item)
+        if not file.items and not self.problems:
+            self._say(
+                "E0106",
+                "the file defines nothing",
+                Span(source, 0, 0),
+                ("write `curvature mine = hessian |> drop_residual`",),
+            )
+        shipped = {n: _plain_inverse(d) for n, d in self.names.inverses.items()}
+        return Spec(source, curvatures, inverses, tuple(evaluations), shipped)
+
+    def _later(self, item: s.StudyDef | s.LawDef) -> None:
+        what = "study" if isinstance(item, s.StudyDef) else "law"
+        self.problems.append(
+            Diagnostic(
+                "E0107",
+                f"a `{what}` is read and kept, and nothing runs it in this version",
+                (Label(item.span),),
+                (),
+                (),
+                Severity.WARNING,
+            )
+        )
+
+    def inverse(self, definition: s.InverseDef) -> Inverse:
+        """An inverse declaration with its names checked."""
+        known = {definition.argument} | {name for name, _ in definition.parameters}
+        for expr in (definition.body, *(d for _, d in definition.parameters if d is not None)):
+            self._spectral(expr, known)
+        return _plain_inverse(definition)
+
+    def _spectral(self, expr: Expr, known: set[str]) -> None:
+        for node in walk(expr):
+            match node:
+                case Ref(name=name, indices=()) if name in known:
+                    pass
+                case Ref(name=name):
+                    self._say(
+                        "E0719",
+                        f"unknown name `{name}` in an inverse",
+                        node.span,
+                        suggestion(name, tuple(known)),
+                    )
+                case Call(function=function) if function not in (
+                    *SPECTRUM,
+                    "where",
+                    "less",
+                    "less_equal",
+                ):
+                    self._say(
+                        "E0316",
+                        f"unknown function `{function}`",
+                        node.span,
+                        suggestion(function, (*ELEMENTWISE, *SPECTRUM)),
+                    )
+                case _:
+                    pass
+
+    def inverse_use(self, use: s.Use) -> InverseUse | None:
+        """An inverse with its arguments, as `with tikhonov(damping = 1e-3)` names it."""
+        definition = self.names.inverses.get(use.name)
+        if definition is None:
+            self._say(
+                "E0712",
+                f"unknown inverse `{use.name}`",
+                use.name_span,
+                suggestion(use.name, self.names.inverses),
+            )
+            return None
+        inverse = _plain_inverse(definition)
+        given: dict[str, Expr] = {}
+        for argument in use.arguments:
+            if argument.name not in inverse.parameters:
+                self._say(
+                    "E0703",
+                    f"`{use.name}` has no parameter `{argument.name}`",
+                    argument.span,
+                    suggestion(argument.name, inverse.parameters),
+                )
+            elif isinstance(argument.value, s.Text | s.ListValue):
+                self._say("E0705", f"`{argument.name}` is a number", argument.span)
+            else:
+                self._spectral(argument.value, {inverse.argument})
+                self._not_negative(argument.name, argument.value, argument.span)
+                given[argument.name] = argument.value
+        for name, default in inverse.parameters.items():
+            if default is None and name not in given:
+                self._say(
+                    "E0704",
+                    f"`{use.name}` needs a value for `{name}`",
+                    use.span,
+                    (f"write `{use.name}({name} = …)`",),
+                )
+        return InverseUse(inverse, given, use.span)
+
+    def _not_negative(self, name: str, expr: Expr, span: Span) -> None:
+        negative = isinstance(expr, Negate) or (isinstance(expr, Number) and expr.value < 0)
+        if name in NOT_NEGATIVE and negative:
+            self._say("E0707", f"`{name}` is negative", span, (f"`{name}` must be 0 or more",))
+
+    def evaluation(self, item: s.EvaluateDef) -> Evaluation | None:
+        """An `evaluate` block with every default of its task filled in."""
+        before = len(errors(self.problems))
+        if item.curvature not in self.names.curvatures and item.curvature not in SOURCES:
+            self._say(
+                "E0206",
+                f"unknown curvature `{item.curvature}`",
+                item.name_span,
+                suggestion(item.curvature, (*SOURCES, *self.names.curvatures)),
+            )
+        inverse = None if item.inverse is None else self.inverse_use(item.inverse)
+        use = item.task or s.Use(DEFAULT_TASK, (), NOWHERE, item.span)
+        task = self.task_use(use)
+        against = None if item.against is None else item.against.name
+        if against is not None and against not in (*SOURCES, *self.names.curvatures):
+            assert item.against is not None
+            self._say(
+                "E0206",
+                f"unknown curvature `{against}`",
+                item.against.span,
+                suggestion(against, (*SOURCES, *self.names.curvatures)),
+            )
+        if item.influence not in (None, ("test", "train")):
+            self._say(
+                "E0713",
+                f"influence of `{item.influence[0]}` on `{item.influence[1]}` is not computed",
+                item.span,
+                ("write `influence of test on train`",),
+            )
+        lds = None
+        if item.lds is not None:
+            lds = arguments(item.lds, LDS, "lds", {}, self.problems)
+        if len(errors(self.problems)) > before or task is None:
+            return None
+        influence = None if item.influence is None else True
+        return Evaluation(item.curvature, task, inverse, against, influence, lds, item.span)
+
+    def task_use(self, use: s.Use) -> TaskSpec | None:
+        """A task by name with arguments."""
+        definition = self.names.tasks.get(use.name)
+        if definition is None:
+            self._say(
+                "E0711",
+                f"unknown task `{use.name}`",
+                use.name_span if use.name_span is not NOWHERE else use.span,
+                suggestion(use.name, self.names.tasks),
+            )
+            return None
+        scope: dict[str, Value] = {}
+        return self.task(definition, use.arguments, scope, use.span)
+
+    def task(
+        self,
+        definition: s.TaskDef,
+        given: tuple[s.Argument, ...],
+        outer: Mapping[str, Value],
+        span: Span,
+    ) -> TaskSpec | None:
+        """A task with its parameters written into its parts."""
+        before = len(errors(self.problems))
+        scope = dict(outer)
+        known = {p.name: p for p in definition.parameters}
+        for parameter in definition.parameters:
+            made = value(parameter.value, outer, self.problems)
+            if made is not None:
+                scope[parameter.name] = made
+        for argument in given:
+            if argument.name not in known:
+                self._say(
+                    "E0703",
+                    f"`{definition.name}` has no parameter `{argument.name}`",
+                    argument.span,
+                    suggestion(argument.name, known),
+                )
+                continue
+            made = value(argument.value, outer, self.problems)
+            if made is not None:
+                scope[argument.name] = made
+        parts = self._parts(definition, scope, {a.name: a.span for a in given})
+        if len(errors(self.problems)) > before or parts is None:
+            return None
+        chosen = {k: v for k, v in scope.items() if k in known}
+        return TaskSpec(definition.name, chosen, **parts, doc=definition.doc, span=span)
+
+    def _parts(
+        self, definition: s.TaskDef, scope: Mapping[str, Value], places: Mapping[str, Span]
+    ) -> dict[str, Part] | None:
+        found: dict[str, Part] = {}
+        for kind, use in definition.parts:
+            if kind in found:
+                self._say("E0714", f"the task states `{kind}` twice", use.span, ("leave one out",))
+            entry = PARTS[kind].get(use.name)
+            if entry is None:
+                self._say(
+                    "E0715",
+                    f"unknown {'optimiser' if kind == 'train' else kind} `{use.name}`",
+                    use.name_span,
+                    suggestion(use.name, PARTS[kind]),
+                )
+                continue
+            count = len(self.problems)
+            values = arguments(use.arguments, entry, use.name, scope, self.problems)
+            self._blame(count, use, places)
+            found[kind] = Part(use.name, values, use.span)
+        missing = [kind for kind in PARTS if kind not in {k for k, _ in definition.parts}]
+        if missing:
+            self._say(
+                "E0716",
+                f"the task `{definition.name}` lacks `{'`, `'.join(missing)}`",
+                definition.name_span,
+                (f"add a line such as `{missing[0]} {next(iter(PARTS[missing[0]]))}`",),
+            )
+        return found if set(found) == set(PARTS) else None
+
+    def _blame(self, start: int, use: s.Use, places: Mapping[str, Span]) -> None:
+        """Show a bad value where it was given: in the call, not only inside the task."""
+        for k in range(start, len(self.problems)):
+            problem = self.problems[k]
+            for argument in use.arguments:
+                name = argument.value.name if isinstance(argument.value, Ref) else ""
+                if name in places and problem.labels and problem.labels[0].span == argument.span:
+                    first = Label(places[name], problem.labels[0].message)
+                    rest = Label(argument.span, "used here")
+                    self.problems[k] = replace(problem, labels=(first, rest))
+
+    def _say(self, code: str, headline: str, span: Span, help_: tuple[str, ...] = ()) -> None:
+        self.problems.append(Diagnostic(code, headline, (Label(span),), help_))
+
+
+def _plain_inverse(definition: s.InverseDef) -> Inverse:
+    return Inverse(
+        definition.name,
+        definition.argument,
+        dict(definition.parameters),
+        definition.body,
+        "",
+        definition.span,
+    )
+
+
+def task_text(text: str, name: str) -> TaskSpec:
+    """The task that a use such as `digits(hidden = [16] * 8)` states, outside any file.
+
+    Raises:
+        SpecError: With every problem found.
+    """
+    wrapped = Source(name, f"evaluate hessian on {text}")
+    spec, problems = analyse(wrapped)
+    if errors(problems):
+        raise SpecError(errors(problems))
+    return spec.evaluations[0].task
+
+
+def inverse_text(text: str, name: str) -> InverseUse:
+    """The inverse that a use such as `tikhonov(damping = 1e-3)` states, outside any file."""
+    spec, problems = analyse(Source(name, f"evaluate hessian with {text} on digits"))
+    if errors(problems):
+        raise SpecError(errors(problems))
+    found = spec.evaluations[0].inverse
+    assert found is not None
+    return found
+
+
+def curvature_named(name: str, spec: Spec | None = None) -> Curvature:
+    """A curvature of a spec, or one that ships, by name."""
+    if spec is not None and name in spec.curvatures:
+        return spec.curvatures[name]
+    source = Source(f"<{name}>", f"curvature reference = {name}")
+    found, problems = analyse(source)
+    if errors(problems):
+        raise SpecError(errors(problems))
+    return replace(found.curvatures["reference"], name=name)

@@ -1,0 +1,202 @@
+"""The syntax tree: what a file says, before any name is looked up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from curvlang.diagnostics.source import NOWHERE, Span
+from curvlang.ir.expr import Define, Expr, Target, Yield
+
+
+def _span() -> Span:
+    return field(default=NOWHERE, compare=False, repr=False)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A quoted text as a value."""
+
+    value: str
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class ListValue:
+    """`[16, 16]`, or `[16] * 8` with `times` the expression behind the star."""
+
+    items: tuple[ValueSyntax, ...]
+    times: Expr | None = None
+    span: Span = _span()
+
+
+ValueSyntax: TypeAlias = Expr | Text | ListValue
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """`name = value`."""
+
+    name: str
+    value: ValueSyntax
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A name with arguments: a stage of a chain, a task, an inverse, a part of a task."""
+
+    name: str
+    arguments: tuple[Argument, ...] = ()
+    span: Span = _span()
+    name_span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class ChainSyntax:
+    """A source and the stages after it; the source is a name or a bracketed combination."""
+
+    source: Use | CombinationSyntax
+    stages: tuple[Use, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """`0.9 * chain`."""
+
+    weight: float
+    chain: ChainSyntax
+    named_weight: str | None = None
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class CombinationSyntax:
+    """A sum of weighted chains; a plain chain is a sum of one."""
+
+    terms: tuple[Weighted, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class CurvatureDef:
+    """`curvature name = …`."""
+
+    name: str
+    body: CombinationSyntax
+    doc: str = ""
+    span: Span = _span()
+    name_span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """`sharing: {expand, reduce} = expand`; `words` is empty for a plain type."""
+
+    name: str
+    type: str
+    words: tuple[str, ...] = ()
+    default: ValueSyntax | None = None
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """`when parameter == word { … } else { … }`."""
+
+    parameter: str
+    word: str
+    then: tuple[BodySyntax, ...]
+    otherwise: tuple[BodySyntax, ...]
+    span: Span = _span()
+
+
+BodySyntax: TypeAlias = Define | Yield | When
+
+
+@dataclass(frozen=True, slots=True)
+class TransformDef:
+    """`transform name(parameters) { … }`."""
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    needs: tuple[Target, ...]
+    body: tuple[BodySyntax, ...]
+    doc: str = ""
+    span: Span = _span()
+    name_span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class InverseDef:
+    """`inverse name(parameters): s -> body`."""
+
+    name: str
+    parameters: tuple[tuple[str, Expr | None], ...]
+    argument: str
+    body: Expr
+    span: Span = _span()
+    name_span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDef:
+    """`task name(parameters) { data … model … loss … train … }`."""
+
+    name: str
+    parameters: tuple[Argument, ...]
+    parts: tuple[tuple[str, Use], ...]
+    doc: str = ""
+    span: Span = _span()
+    name_span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateDef:
+    """`evaluate name with inverse on task { … }`."""
+
+    curvature: str
+    inverse: Use | None
+    task: Use | None
+    against: Target | None
+    influence: tuple[str, str] | None
+    lds: tuple[Argument, ...] | None
+    span: Span = _span()
+    name_span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class StudyDef:
+    """`study name { … }`: read and kept."""
+
+    name: str
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class LawDef:
+    """`law …`: read and kept."""
+
+    text: str
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class UseFile:
+    """`use "mine.cv"`."""
+
+    path: str
+    span: Span = _span()
+
+
+Item: TypeAlias = (
+    CurvatureDef | TransformDef | InverseDef | TaskDef | EvaluateDef | StudyDef | LawDef | UseFile
+)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """Every item of a file, in order."""
+
+    items: tuple[Item, ...]

@@ -1,0 +1,248 @@
+"""Argument values: expressions of constants become numbers, words stay words, lists become tuples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import assert_never
+
+from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.diagnostics.source import Span
+from curvlang.ir.expr import Binary, BinaryOperator, Expr, Negate, Number, Ref
+from curvlang.language.chain import Value
+from curvlang.language.registry import Entry, Rule
+from curvlang.language.syntax import Argument, ListValue, Text, ValueSyntax
+
+Problems = list[Diagnostic]
+LONGEST_LIST = 10_000
+"""Entries a list may have; a slip such as `[16] * 1e9` is a diagnostic, not a full memory."""
+
+
+def suggestion(name: str, known: Mapping[str, object] | tuple[str, ...]) -> tuple[str, ...]:
+    """The nearest known name as a repair, or the list of names where there are few."""
+    near = get_close_matches(name, list(known), 1, 0.6)
+    if near:
+        return (f"did you mean `{near[0]}`?",)
+    names = list(known)
+    return (f"known: {', '.join(f'`{x}`' for x in names[:12])}",) if names else ()
+
+
+def value(syntax: ValueSyntax, scope: Mapping[str, Value], problems: Problems) -> Value | None:
+    """The value that an argument states; None (and a diagnostic) where it has none.
+
+    Args:
+        syntax: What stands behind the `=`.
+        scope: Parameters of the surrounding definition, by name.
+        problems: Collects diagnostics.
+    """
+    match syntax:
+        case Text(value=text):
+            return text
+        case ListValue():
+            return _list(syntax, scope, problems)
+        case _:
+            return _scalar(syntax, scope, problems)
+
+
+def _list(syntax: ListValue, scope: Mapping[str, Value], problems: Problems) -> Value | None:
+    items = [value(x, scope, problems) for x in syntax.items]
+    if any(x is None for x in items):
+        return None
+    times: Value | None = 1
+    if syntax.times is not None:
+        times = _scalar(syntax.times, scope, problems)
+    if times is None:
+        return None
+    if isinstance(times, bool) or not isinstance(times, int | float) or times != int(times) or times < 0:
+        problems.append(_wrong("a list is repeated a whole number of times", syntax.span))
+        return None
+    if int(times) * len(items) > LONGEST_LIST:
+        problems.append(_wrong(f"a list has at most {LONGEST_LIST} entries", syntax.span))
+        return None
+    return tuple(x for x in items if x is not None) * int(times)
+
+
+def _scalar(expr: Expr, scope: Mapping[str, Value], problems: Problems) -> Value | None:
+    match expr:
+        case Number(value=number):
+            return int(number) if number.is_integer() and abs(number) < 2**53 else number
+        case Ref(name=name, indices=()):
+            if name in scope:
+                return scope[name]
+            return {"true": True, "false": False}.get(name, name)
+        case Negate(operand=operand):
+            inner = _scalar(operand, scope, problems)
+            return -inner if isinstance(inner, int | float) else _not_constant(expr, problems)
+        case Binary(operator=operator, left=left, right=right):
+            x, y = _scalar(left, scope, problems), _scalar(right, scope, problems)
+            return _arithmetic(operator, x, y, expr, problems)
+        case _:
+            return _not_constant(expr, problems)
+
+
+def _arithmetic(
+    operator: BinaryOperator, x: Value | None, y: Value | None, expr: Expr, problems: Problems
+) -> Value | None:
+    if isinstance(x, tuple) and operator is BinaryOperator.MULTIPLY and isinstance(y, int):
+        return x * y if len(x) * y <= LONGEST_LIST else _not_constant(expr, problems)
+    if not isinstance(x, int | float) or not isinstance(y, int | float):
+        return None if x is None or y is None else _not_constant(expr, problems)
+    try:
+        match operator:
+            case BinaryOperator.ADD:
+                found: float = x + y
+            case BinaryOperator.SUBTRACT:
+                found = x - y
+            case BinaryOperator.MULTIPLY:
+                found = x * y
+            case BinaryOperator.DIVIDE:
+                found = x / y
+            case BinaryOperator.POWER:
+                found = float(x) ** float(y)
+            case _:
+                assert_never(operator)
+    except (ZeroDivisionError, OverflowError):
+        return _not_constant(expr, problems)
+    if isinstance(found, complex):
+        return _not_constant(expr, problems)
+    return int(found) if float(found).is_integer() and abs(found) < 2**53 else found
+
+
+def _not_constant(expr: Expr, problems: Problems) -> None:
+    problems.append(
+        Diagnostic(
+            "E0701",
+            "this is not a value",
+            (Label(expr.span, "expected a number, a word, a list or a text"),),
+            ("a value is made of numbers, words and parameters in scope",),
+        )
+    )
+
+
+def _wrong(headline: str, span: Span) -> Diagnostic:
+    return Diagnostic("E0701", headline, (Label(span),))
+
+
+def arguments(
+    given: tuple[Argument, ...],
+    entry: Entry,
+    owner: str,
+    scope: Mapping[str, Value],
+    problems: Problems,
+) -> dict[str, Value]:
+    """Check arguments against an entry's parameters; defaults fill what is not given."""
+    found: dict[str, Value] = {k: r.default for k, r in entry.parameters.items() if r.default is not None}
+    seen: dict[str, Span] = {}
+    for argument in given:
+        if argument.name in seen:
+            problems.append(
+                Diagnostic(
+                    "E0702",
+                    f"`{argument.name}` is given twice",
+                    (Label(argument.span, "again here"), Label(seen[argument.name], "first here")),
+                    ("leave one out",),
+                )
+            )
+            continue
+        seen[argument.name] = argument.span
+        rule = entry.parameters.get(argument.name)
+        if rule is None:
+            help_ = suggestion(argument.name, entry.parameters) or (f"`{owner}` takes no arguments",)
+            problems.append(
+                Diagnostic(
+                    "E0703",
+                    f"`{owner}` has no parameter `{argument.name}`",
+                    (Label(argument.span),),
+                    help_,
+                )
+            )
+            continue
+        made = value(argument.value, scope, problems)
+        if made is not None:
+            problem = check(made, rule, argument.name, argument.span)
+            if problem is not None:
+                problems.append(problem)
+            else:
+                found[argument.name] = _as(made, rule)
+    for name, rule in entry.parameters.items():
+        if rule.default is None and name not in seen:
+            problems.append(
+                Diagnostic(
+                    "E0704",
+                    f"`{owner}` needs a value for `{name}`",
+                    (),
+                    (f"write `{owner}({name} = …)`",),
+                )
+            )
+    return found
+
+
+def _as(made: Value, rule: Rule) -> Value:
+    if rule.type == "float" and isinstance(made, int) and not isinstance(made, bool):
+        return float(made)
+    if rule.type == "ints" and isinstance(made, int):
+        return (made,)
+    return made
+
+
+def check(made: Value, rule: Rule, name: str, span: Span) -> Diagnostic | None:
+    """Whether a value fits its rule; the diagnostic where it does not."""
+    shown = f"`{name} = {_show(made)}`"
+    fits = {
+        "int": isinstance(made, int) and not isinstance(made, bool),
+        "float": isinstance(made, int | float) and not isinstance(made, bool),
+        "bool": isinstance(made, bool),
+        "word": isinstance(made, str),
+        "text": isinstance(made, str),
+        "count": made == "all" or (isinstance(made, int) and not isinstance(made, bool)),
+        "ints": isinstance(made, int)
+        or (isinstance(made, tuple) and all(isinstance(x, int) for x in made)),
+        "any": True,
+    }[rule.type]
+    nouns = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "`true` or `false`",
+        "word": "a word",
+        "count": "`all` or a whole number",
+        "ints": "a list of whole numbers",
+        "text": "a text",
+        "any": "a value",
+    }
+    if not fits:
+        return Diagnostic(
+            "E0705",
+            f"{shown} is not {nouns[rule.type]}",
+            (Label(span, f"expected {nouns[rule.type]}"),),
+            (f"for example `{name} = {_show(rule.default)}`",) if rule.default is not None else (),
+        )
+    if rule.type == "word" and rule.words and made not in rule.words:
+        return Diagnostic(
+            "E0706",
+            f"{shown} is not one of {', '.join(f'`{w}`' for w in rule.words)}",
+            (Label(span),),
+            suggestion(str(made), rule.words),
+        )
+    numbers = made if isinstance(made, tuple) else (made,)
+    if rule.check is not None and not all(
+        rule.check(float(x)) for x in numbers if isinstance(x, int | float)
+    ):
+        return Diagnostic(
+            "E0707",
+            f"{shown} is out of range",
+            (Label(span, f"must be {rule.must}"),),
+            (f"the default is `{name} = {_show(rule.default)}`",) if rule.default is not None else (),
+        )
+    return None
+
+
+def _show(made: Value | None) -> str:
+    match made:
+        case bool():
+            return "true" if made else "false"
+        case float():
+            return f"{made:g}"
+        case tuple():
+            return "[" + ", ".join(map(_show, made)) + "]"
+        case _:
+            return str(made)

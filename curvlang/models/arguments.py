@@ -1,0 +1,125 @@
+"""Arguments that a spec gives to a built-in, checked against the parameters it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from curvlang.diagnostics.diagnostic import Label, SpecError
+from curvlang.diagnostics.source import NOWHERE, Span
+from curvlang.language.chain import Part, Value
+from curvlang.models.refusal import refusal
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of a built-in.
+
+    Args:
+        type: `integer`, `integers`, `number`, `boolean` or `word`.
+        default: Its value where the spec gives none.
+        allowed: The words there are; empty where any value of the type will do.
+    """
+
+    type: str
+    default: Value
+    allowed: tuple[str, ...] = ()
+
+
+Signature = Mapping[str, Parameter]
+
+
+def _integer(value: Value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_TYPES: Mapping[str, Callable[[Value], bool]] = {
+    "integer": _integer,
+    "integers": lambda value: isinstance(value, tuple) and all(_integer(v) for v in value),
+    "number": lambda value: _integer(value) or isinstance(value, float),
+    "boolean": lambda value: isinstance(value, bool),
+    "word": lambda value: isinstance(value, str),
+}
+
+
+def choose(table: Mapping[str, T], part: Part, what: str) -> T:
+    """The entry that a part names.
+
+    Raises:
+        SpecError: E0411 at the part.
+    """
+    if part.name not in table:
+        known = ", ".join(f"`{name}`" for name in table)
+        raise refusal(
+            "E0411",
+            f"there is no {what} `{part.name}`",
+            f"use one of {known}" if len(table) > 1 else f"use {known}",
+            span=part.span,
+            label=f"unknown {what}",
+        )
+    return table[part.name]
+
+
+def arguments(part: Part, signature: Signature) -> dict[str, Value]:
+    """All parameters with their values, defaults filled in.
+
+    Raises:
+        SpecError: E0412 at the part, for an unknown parameter or a value of another type.
+    """
+    for name, value in part.arguments.items():
+        if name not in signature:
+            known = ", ".join(f"`{key}`" for key in signature) or "none"
+            raise _wrong(part, f"`{part.name}` has no parameter `{name}`", f"it takes {known}")
+        _check_value(part, name, value, signature[name])
+    return {name: part.arguments.get(name, p.default) for name, p in signature.items()}
+
+
+def _check_value(part: Part, name: str, value: Value, parameter: Parameter) -> None:
+    if not _TYPES[parameter.type](value):
+        example = _show(parameter.default)
+        raise _wrong(
+            part,
+            f"`{name}` of `{part.name}` takes {_an(parameter.type)}, not `{_show(value)}`",
+            f"write for example `{name} = {example}`",
+        )
+    if parameter.allowed and value not in parameter.allowed:
+        known = ", ".join(f"`{word}`" for word in parameter.allowed)
+        raise _wrong(part, f"`{name}` cannot be `{_show(value)}`", f"use one of {known}")
+
+
+def _wrong(part: Part, headline: str, repair: str) -> SpecError:
+    return refusal("E0412", headline, repair, span=part.span, label="in this line")
+
+
+def _an(type_name: str) -> str:
+    nouns = {"integer": "an integer", "integers": "a list of integers", "boolean": "true or false"}
+    return nouns.get(type_name, f"a {type_name}")
+
+
+def _show(value: Value) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return "[" + ", ".join(_show(v) for v in value) + "]"
+        case _:
+            return str(value)
+
+
+@contextmanager
+def placed(span: Span) -> Iterator[None]:
+    """Give refusals that have no place the place of the part that caused them."""
+    try:
+        yield
+    except SpecError as error:
+        found = [
+            d
+            if d.labels or span is NOWHERE
+            else replace(d, labels=(Label(span, "asked for here"),))
+            for d in error.diagnostics
+        ]
+        raise SpecError(found) from error

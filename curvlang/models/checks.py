@@ -1,0 +1,124 @@
+"""What a task's model and data must fulfil, each refusal with its repair."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from curvlang.models.collect import Pair
+from curvlang.models.loss import Loss, show_dtype
+from curvlang.models.refusal import refusal
+from curvlang.models.survey import check_mode
+from curvlang.models.trace import check_output
+from curvlang.models.verify import EXAMPLES, check_examples
+
+
+def check_model(model: nn.Module) -> None:
+    """Parameters exist, share a precision and a device, and are finite; the mode is fixed.
+
+    Raises:
+        SpecError: E0403, E0406, E0407, E0413.
+    """
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not own:
+        raise refusal(
+            "E0413",
+            "the model has no trainable parameter",
+            "set `requires_grad_(True)` on the parameters to be studied",
+        )
+    check_mode(model)
+    kinds = sorted({f"{show_dtype(p.dtype)} on {p.device}" for p in own.values()})
+    if len(kinds) > 1:
+        raise refusal(
+            "E0407",
+            f"the model's parameters differ in precision or device: {', '.join(kinds)}",
+            "move the whole model with `model.to(device=…, dtype=…)`",
+        )
+    for name, p in model.named_parameters():
+        _check_finite(p.detach(), f"parameter `{name}`", "train it again, with a lower `lr`")
+
+
+def check_data(pair: Pair, part: str) -> None:
+    """As many targets as inputs, at least one, all finite.
+
+    Raises:
+        SpecError: E0406, E0407.
+    """
+    X, y = pair
+    if X.dim() < 1 or y.dim() < 1 or X.shape[0] != y.shape[0]:
+        raise refusal(
+            "E0407",
+            f"`{part}` has inputs of shape {list(X.shape)} and targets of shape {list(y.shape)}",
+            "give one target (first axis) for every input",
+        )
+    if X.shape[0] == 0:
+        raise refusal("E0407", f"`{part}` is empty", "give at least one example")
+    _check_finite(X, f"inputs of `{part}`", "drop or fill these examples")
+    _check_finite(y, f"targets of `{part}`", "drop or fill these examples")
+
+
+def check_together(train: Pair, query: Pair) -> None:
+    """Both parts have inputs of one kind.
+
+    Raises:
+        SpecError: E0407.
+    """
+    if train[0].dtype != query[0].dtype:
+        raise refusal(
+            "E0407",
+            f"`train` has {show_dtype(train[0].dtype)} inputs and `query` "
+            f"{show_dtype(query[0].dtype)} ones",
+            "convert one of them",
+        )
+
+
+def check_outputs(model: nn.Module, loss: Loss, pair: Pair, part: str) -> None:
+    """The model reads the inputs, one example at a time, and its outputs fit the targets.
+
+    Raises:
+        SpecError: E0403, E0405, E0407, E0408, E0410.
+    """
+    X, y = pair
+    p = next(q for q in model.parameters() if q.requires_grad)
+    if X.is_floating_point() and X.dtype != p.dtype:
+        raise refusal(
+            "E0407",
+            f"`{part}` has {show_dtype(X.dtype)} inputs, the model is {show_dtype(p.dtype)}",
+            f"convert the inputs, `X.to(torch.{show_dtype(p.dtype)})`, or the model",
+        )
+    few = X[:EXAMPLES].to(p.device)
+    f = _run(model, few, part)
+    check_output(f, few.shape[0])
+    check_examples(model, few, f)
+    loss.validate(f.shape, y, f.dtype)
+
+
+def _run(model: nn.Module, X: Tensor, part: str) -> Tensor:
+    try:
+        with torch.no_grad():
+            output: Tensor = model(X)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise refusal(
+            "E0408",
+            f"the model cannot read the inputs of `{part}`, of shape {list(X.shape[1:])} each",
+            "give inputs of the shape that the model's first layer expects",
+            notes=(str(error).strip().splitlines()[0],),
+        ) from error
+    return output
+
+
+def _check_finite(x: Tensor, what: str, repair: str) -> None:
+    if not x.is_floating_point() or bool(torch.isfinite(x).all()):
+        return
+    wrong = ~torch.isfinite(x)
+    first = int(wrong.reshape(-1).to(torch.uint8).argmax())
+    place = [int(k) for k in torch.unravel_index(torch.tensor(first), x.shape)]
+    value = float(x.reshape(-1)[first])
+    shown = "NaN" if math.isnan(value) else "infinite"
+    raise refusal(
+        "E0406",
+        f"{what}: {int(wrong.sum())} values are NaN or infinite (first: {shown} at {place})",
+        repair,
+    )

@@ -1,0 +1,97 @@
+"""The built-in data set: scikit-learn's bundled digits, which need no download."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from curvlang.models.refusal import refusal
+
+SCALES = ("standard", "unit", "none")
+"""Zero mean and unit variance per pixel over the training set; division by 16; as they are."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Data:
+    """A data set cut into a training and a query part.
+
+    Args:
+        train: Inputs [N, inputs] and labels [N].
+        query: Inputs [Q, inputs] and labels [Q].
+        outputs: Outputs that a model for it has (classes).
+        inputs: Features of an example.
+        kind: `classification` (labels are class numbers).
+        image_shape: Height and width where the features are pixels.
+    """
+
+    train: tuple[Tensor, Tensor]
+    query: tuple[Tensor, Tensor]
+    outputs: int
+    inputs: int
+    kind: str
+    image_shape: tuple[int, int] | None = None
+
+
+def digits(test: float = 0.1, seed: int = 0, scale: str = "standard") -> Data:
+    """1797 images of 8 by 8 pixels in ten classes, split with equal shares of every class.
+
+    Args:
+        test: Share of the examples that become queries; 0.1 gives 1617 and 180.
+        seed: Of the split.
+        scale: A word in `SCALES`; pixels that are constant over the training set become 0 under
+            `standard`.
+
+    Returns:
+        Float32 inputs, int64 labels.
+
+    Raises:
+        SpecError: E0412 for a share outside (0, 1), or too small or large to have every class
+            on both sides, or an unknown scale.
+    """
+    if scale not in SCALES:
+        known = ", ".join(f"`{word}`" for word in SCALES)
+        raise refusal("E0412", f"there is no scale `{scale}`", f"use one of {known}")
+    pixels, labels = load_digits(return_X_y=True)
+    least = 10 / len(labels)
+    if not least <= test <= 1 - least:
+        raise refusal(
+            "E0412",
+            f"`test = {test:g}` leaves no example of some class on one side",
+            f"take a share between {least:.3f} and {1 - least:.3f}, such as 0.1",
+        )
+    X, Xq, y, yq = train_test_split(
+        pixels, labels, test_size=test, stratify=labels, random_state=seed
+    )
+    X, Xq = _scaled(X, Xq, scale)
+    return Data(
+        (_inputs(X), _labels(y)), (_inputs(Xq), _labels(yq)), 10, 64, "classification", (8, 8)
+    )
+
+
+Array = NDArray[np.float64]
+
+
+def _scaled(X: Array, Xq: Array, scale: str) -> tuple[Array, Array]:
+    match scale:
+        case "standard":
+            mean, spread = X.mean(0), X.std(0)
+            spread[spread == 0] = 1
+            return (X - mean) / spread, (Xq - mean) / spread
+        case "unit":
+            return X / 16, Xq / 16
+        case _:
+            return X, Xq
+
+
+def _inputs(X: Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(X, dtype=np.float32))
+
+
+def _labels(y: NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(y, dtype=np.int64))

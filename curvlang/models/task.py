@@ -1,0 +1,211 @@
+"""A task: a model, its loss, the examples it was trained on and the queries asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from curvlang.models.blocks import trainable
+from curvlang.models.checks import check_data, check_model, check_outputs, check_together
+from curvlang.models.collect import Pair, Source, collect
+from curvlang.models.fingerprint import digest, model_parts, parameter_parts
+from curvlang.models.loss import Loss
+from curvlang.models.losses import loss_named
+from curvlang.models.recipe import Recipe
+from curvlang.models.refusal import refusal
+
+Build = Callable[[int], nn.Module]
+"""A fresh, untrained model for a seed: what retraining starts from."""
+
+
+class Task:
+    """What a curvature is computed on; checked when made, and not changed afterwards.
+
+    The objective is (1/N) Σ ℓ_n(θ) + λ/2 ‖θ‖² with λ = `weight_decay`.
+
+    Args:
+        model: Any module that maps inputs [B, …] to outputs [B, …]; used as it is, in the mode it
+            is in.
+        loss: A name in `LOSSES`, or a `Loss`.
+        train: The N training examples: tensors `(X, y)`, a Dataset, or a DataLoader that does
+            not shuffle.
+        query: The Q queries, likewise.
+        recipe: How the model is trained; retraining needs it.
+        weight_decay: λ; None for the recipe's, or 0 without a recipe.
+        name: For tables.
+        build: Makes a fresh model from a seed; retraining with fresh initialisation needs it.
+
+    Raises:
+        SpecError: E0403 and E0405 to E0409, E0411 to E0413, each with its repair.
+    """
+
+    __slots__ = ("build", "loss", "model", "name", "query", "recipe", "train", "weight_decay")
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: str | Loss = "cross_entropy",
+        train: Source | None = None,
+        query: Source | None = None,
+        *,
+        recipe: Recipe | None = None,
+        weight_decay: float | None = None,
+        name: str = "task",
+        build: Build | None = None,
+    ) -> None:
+        self.model = model
+        self.loss = loss_named(loss)
+        self.train: Pair = _part(train, "train")
+        self.query: Pair = _part(query, "query")
+        self.recipe = recipe
+        self.weight_decay = _weight_decay(recipe, weight_decay)
+        self.name = name
+        self.build = build
+        self._check()
+
+    def _check(self) -> None:
+        check_model(self.model)
+        for part, pair in (("train", self.train), ("query", self.query)):
+            check_data(pair, part)
+        check_together(self.train, self.query)
+        for part, pair in (("train", self.train), ("query", self.query)):
+            check_outputs(self.model, self.loss, pair, part)
+
+    @property
+    def N(self) -> int:
+        """Training examples."""
+        return int(self.train[0].shape[0])
+
+    @property
+    def Q(self) -> int:
+        """Queries."""
+        return int(self.query[0].shape[0])
+
+    @property
+    def P(self) -> int:
+        """Trainable parameters."""
+        return sum(p.numel() for p in trainable(self.model).values())
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the trainable parameters, in the order of the parameter vector."""
+        return tuple(trainable(self.model))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(iter(trainable(self.model).values())).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The parameters' precision."""
+        return next(iter(trainable(self.model).values())).dtype
+
+    def part(self, part: str) -> Pair:
+        """`train` or `query`."""
+        if part not in ("train", "query"):
+            raise refusal("E0412", f"a task has no part `{part}`", "use `train` or `query`")
+        return self.train if part == "train" else self.query
+
+    def batches(self, size: int, part: str = "train") -> Iterator[Pair]:
+        """Consecutive batches of at most `size` examples on the model's device."""
+        if size < 1:
+            raise refusal("E0412", f"a batch of {size} examples", "batches hold 1 or more")
+        X, y = self.part(part)
+        for k in range(0, len(X), size):
+            yield X[k : k + size].to(self.device), y[k : k + size].to(self.device)
+
+    def to(
+        self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Task:
+        """A copy with another precision or device; integers keep their type."""
+        dtype = self.dtype if dtype is None else dtype
+        device = self.device if device is None else torch.device(device)
+        return Task(
+            deepcopy(self.model).to(device=device, dtype=dtype),
+            self.loss,
+            _moved(self.train, dtype, device),
+            _moved(self.query, dtype, device),
+            recipe=self.recipe,
+            weight_decay=self.weight_decay,
+            name=self.name,
+            build=None if self.build is None else MovedBuild(self.build, dtype, device),
+        )
+
+    def with_model(self, model: nn.Module) -> Task:
+        """The same task about another model of the same kind (a trained one)."""
+        return Task(
+            model,
+            self.loss,
+            self.train,
+            self.query,
+            recipe=self.recipe,
+            weight_decay=self.weight_decay,
+            name=self.name,
+            build=self.build,
+        )
+
+    def data_fingerprint(self) -> str:
+        """SHA-256 of data, architecture, loss, recipe and weight decay, parameters left out."""
+        return digest(
+            *self.train,
+            *self.query,
+            *model_parts(self.model),
+            repr(self.loss),
+            repr(self.recipe),
+            repr(self.weight_decay),
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides the task's numbers, parameters and buffers included."""
+        return digest(self.data_fingerprint(), *parameter_parts(self.model))
+
+    def __repr__(self) -> str:
+        return (
+            f"Task({self.name}: {type(self.model).__name__}, {self.loss.name}, "
+            f"N={self.N}, Q={self.Q}, P={self.P}, {self.dtype}, {self.device})"
+        )
+
+
+class MovedBuild:
+    """A build whose models have another precision or device."""
+
+    __slots__ = ("build", "device", "dtype")
+
+    def __init__(self, build: Build, dtype: torch.dtype, device: torch.device) -> None:
+        self.build = build
+        self.dtype = dtype
+        self.device = device
+
+    def __call__(self, seed: int) -> nn.Module:
+        """A fresh model."""
+        return self.build(seed).to(device=self.device, dtype=self.dtype)
+
+
+def _part(source: Source | None, part: str) -> Pair:
+    if source is None:
+        raise refusal("E0407", f"the task has no `{part}` examples", f"pass `{part}=(X, y)`")
+    return collect(source, part)
+
+
+def _weight_decay(recipe: Recipe | None, given: float | None) -> float:
+    """The given value, the recipe's, or 0; they must agree where there are both."""
+    if given is None:
+        return 0.0 if recipe is None else recipe.weight_decay
+    if recipe is not None and recipe.weight_decay != given:
+        raise refusal(
+            "E0412",
+            f"`weight_decay = {given:g}`, but the recipe trains with {recipe.weight_decay:g}",
+            "give it once, in the recipe",
+        )
+    return given
+
+
+def _moved(pair: Pair, dtype: torch.dtype, device: torch.device) -> Pair:
+    def move(x: Tensor) -> Tensor:
+        return x.to(device=device, dtype=dtype if x.is_floating_point() else x.dtype)
+
+    return move(pair[0]), move(pair[1])
