@@ -9,15 +9,25 @@ back.
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from curvlang.evaluation.result import Interval, Result
+from curvlang.reporting.notation import correlation, known
+
+WIDTH = 5.6
+"""Inches: wide enough for a page, and its 9-point text still legible on a phone."""
+NO_LDS = "No models were retrained for this report, so there is no LDS to draw."
 INK = "#222222"
 SOFT = "#8a8a8a"
 _SETTINGS: dict[str, Any] = {
@@ -37,6 +47,17 @@ _MARKERS = "osD^vPX<>ph"
 _LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 _PALEST = 0.82
 _LONGEST = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A figure of the report: its SVG, or the sentence that says why there is none."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str | None
+    reason: str = ""
 
 
 def style(position: int, count: int) -> dict[str, Any]:
@@ -91,3 +112,38 @@ def svg_text(figure: Figure, name: str) -> str:
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'href="#', f'href="#{name}-', text)
     return text.replace("url(#", f"url(#{name}-")
+
+
+def ceiling_band(axes: Axes, result: Result) -> None:
+    """The noise ceiling across the axes, its interval as a band; nothing where there is none."""
+    ceiling = result.ceiling
+    if ceiling is None or not known(ceiling.estimate):
+        return
+    low, high = ends([ceiling])
+    axes.axhspan(float(low[0]), float(high[0]), color="#d0d0d0", alpha=0.6, linewidth=0)
+    axes.axhline(ceiling.estimate, color=SOFT, linewidth=1.0, linestyle=(0, (6, 3)))
+    axes.annotate(
+        f"noise ceiling {correlation(ceiling.estimate)}",
+        (0.995, float(low[0])),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, -3),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        color="#555555",
+        fontsize=8.5,
+    )
+
+
+def ends(intervals: Sequence[Interval | None]) -> tuple[Any, Any]:
+    """Lower and upper ends as arrays; the estimate itself where the interval has no ends."""
+    items = [Interval(math.nan, math.nan, math.nan) if x is None else x for x in intervals]
+    middle = np.array([item.estimate for item in items])
+    low, high = np.array([item.low for item in items]), np.array([item.high for item in items])
+    ended = np.isfinite(low) & np.isfinite(high)
+    return np.where(ended, low, middle), np.where(ended, high, middle)
+
+
+def finite(value: float | None) -> float | None:
+    """The value where it can be drawn: None for a missing number, NaN and ∞."""
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,51 @@
+"""`curvlang fmt`: format specs in place."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    specs: Annotated[list[Path], typer.Argument(help="Files to format.")],
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 if needed.")] = False,
+) -> int:
+    """Format specs in place: white space only, comments kept."""
+    from curvlang.diagnostics.diagnostic import SpecError
+    from curvlang.diagnostics.source import Source
+    from curvlang.language.files import read
+    from curvlang.language.formatter import format_text
+    from curvlang.language.parser import parse
+
+    changed = []
+    sources = [read(str(path)) for path in specs]
+    for source in sources:
+        file, problems = parse(source)
+        if problems:
+            raise SpecError(problems)
+        text = format_text(source.text)
+        again, _ = parse(Source(source.name, text))
+        if again != file:
+            raise AssertionError(f"formatting would change the meaning of {source.name}")
+        if text != source.text:
+            changed.append((source.name, text))
+    for name, text in changed:
+        if not check:
+            _replace(Path(name), text)
+        print(f"{name}: {'would be formatted' if check else 'formatted'}", file=sys.stderr)
+    return 1 if check and changed else 0
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write all or nothing, rights kept."""
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8"
+    ) as handle:
+        handle.write(text)
+    os.chmod(handle.name, path.stat().st_mode)
+    os.replace(handle.name, path)

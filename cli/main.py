@@ -1,0 +1,126 @@
+"""`curvlang`: one command, its subcommands loaded when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+COMMANDS: Mapping[str, str] = {
+    "eval": "evaluate a spec: error, influence and LDS along the chain",
+    "check": "parse and check, no data",
+    "explain": "structure, passes, contractions, cost and code; nothing is run",
+    "list": "what ships",
+    "fmt": "format in place",
+    "cache": "size and clearing of the kept ground truth",
+}
+
+USAGE = """\
+Usage: curvlang COMMAND SPEC [OPTIONS]
+
+State a curvature approximation, and measure what each step of it costs.
+
+Commands:
+{commands}
+
+A SPEC is a path (`mine.cv`, `mine.cv:name`) or the name of one that ships (`ekfac`).
+`curvlang COMMAND --help` describes a command; `curvlang --version` prints the version.
+"""
+
+
+def usage() -> str:
+    """The overview of all commands."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {line}" for name, line in COMMANDS.items()]
+    return USAGE.format(commands="\n".join(lines))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; the process ends with its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    sys.exit(run(given))
+
+
+def run(given: list[str]) -> int:
+    """Run a command and return its exit code: 0 done, 1 failed, 2 wrong input, 3 machine, 130."""
+    if not given or given[0] in ("--help", "-h", "help"):
+        print(usage(), end="")
+        return 0 if given else 2
+    if given[0] in ("--version", "-V"):
+        from curvlang.version import VERSION
+
+        print(f"curvlang {VERSION}")
+        return 0
+    name, rest = given[0], given[1:]
+    if name not in COMMANDS:
+        return _unknown(name)
+    return _guarded(name, rest)
+
+
+def _unknown(name: str) -> int:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, list(COMMANDS), 1, 0.5)
+    hint = f"did you mean `{near[0]}`?" if near else f"commands: {', '.join(COMMANDS)}"
+    print(f"error: no command `{name}`\n  = help: {hint}", file=sys.stderr)
+    return 2
+
+
+def _guarded(name: str, rest: list[str]) -> int:
+    """A command's own exit code, or that of the error it ended with."""
+    from curvlang.diagnostics.diagnostic import MachineError, SpecError
+    from curvlang.diagnostics.render import render
+
+    color = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    try:
+        return _invoke(name, rest)
+    except SpecError as error:
+        print(render(error.diagnostics, color=color), file=sys.stderr)
+        return 2
+    except MachineError as error:
+        print(render(error.diagnostics, color=color), file=sys.stderr)
+        return 3
+    except MemoryError:
+        print("error: out of memory; try `--dtype float32` or a smaller model", file=sys.stderr)
+        return 3
+    except BrokenPipeError:
+        # The reader of a pipe has left (`curvlang list | head`): not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted: finished retraining is kept; run the same command to go on",
+            file=sys.stderr,
+        )
+        return 130
+
+
+def _invoke(name: str, rest: list[str]) -> int:
+    import typer
+
+    module = importlib.import_module(f"curvlang.cli.{name}")
+    application = typer.Typer(add_completion=False, rich_markup_mode=None)
+    application.command(name)(module.command)
+    try:
+        code: Any = typer.main.get_command(application).main(
+            rest, prog_name=f"curvlang {name}", standalone_mode=False
+        )
+    except _usage_error() as error:
+        print(f"error: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]
+        print(f"  = help: `curvlang {name} --help` lists the options", file=sys.stderr)
+        return 2
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except typer.Exit as error:
+        return int(error.exit_code)
+    return int(code or 0)
+
+
+def _usage_error() -> type[Exception]:
+    """The base of wrong usage, wherever the installed typer keeps its command-line library."""
+    import typer
+
+    base: type[Exception] = typer.BadParameter.__bases__[0]
+    return base

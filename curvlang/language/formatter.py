@@ -1,0 +1,129 @@
+"""`curvlang fmt`: one way to space and indent a spec. Only white space changes, never a token."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+_TOKEN = re.compile(
+    r"""
+    (?P<comment>\#[^\n]*)
+  | (?P<string>"[^"\n]*")
+  | (?P<number>(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)
+  | (?P<word>[^\W\d]\w*'*)
+  | (?P<mark>\|>|->|==|>=|<=|[^\s\w])
+    """,
+    re.VERBOSE,
+)
+_NO_SPACE_AFTER = {"(", "["}
+_NO_SPACE_BEFORE = {")", "]", ",", ":"}
+_BEFORE_INDEX = {"in", "="}
+_UNARY_AFTER = {"(", "[", ",", "=", "+", "-", "*", "/", "^", "then", "else", "if", "->", "<", ">", "<=", ">="}
+_PARTS = ("data", "model", "loss", "train")
+
+
+def format_text(text: str) -> str:
+    """The text with its white space set; comments and tokens are kept as they are.
+
+    >>> print(format_text("curvature   x=hessian\\n|>  drop_residual"), end="")
+    curvature x = hessian
+      |> drop_residual
+    """
+    lines: list[str] = []
+    depth, open_brackets, blank, item_open = 0, 0, 0, False
+    for raw in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+        tokens = [(m.lastgroup or "", m.group(0)) for m in _TOKEN.finditer(raw)]
+        # `lastgroup` names the outermost alternative that matched.
+        if not tokens:
+            blank += bool(lines)
+            continue
+        first = tokens[0][1]
+        closing = 1 if first == "}" else 0
+        item_start = depth == 0 and first in _ITEMS
+        if blank or (item_start and item_open and lines and not lines[-1].startswith("#")):
+            if blank:
+                lines.append("")
+        blank = 0
+        continuation = 1 if (open_brackets or (depth == 0 and first in ("|>", "+", "-"))) else 0
+        if first.startswith(("law ", "law\t")) or first == "law":
+            lines.append(raw.strip())
+        else:
+            lines.append("  " * (depth - closing + continuation) + _line(tokens, raw))
+        for kind, token in tokens:
+            if kind in ("comment", "string"):
+                continue
+            depth += {"{": 1, "}": -1}.get(token, 0)
+            open_brackets += {"(": 1, "[": 1, ")": -1, "]": -1}.get(token, 0)
+        depth, open_brackets = max(0, depth), max(0, open_brackets)
+        item_open = True
+    return "\n".join(_aligned(lines)) + "\n" if lines else ""
+
+
+_ITEMS = ("use", "curvature", "transform", "inverse", "task", "evaluate", "study", "law")
+
+
+def _line(tokens: list[tuple[str, str]], raw: str) -> str:
+    out = ""
+    brackets: list[str] = []
+    previous = ""
+    unary = False
+    for k, (kind, token) in enumerate(tokens):
+        if kind == "comment":
+            out += ("  " if out else "") + token.rstrip()
+            break
+        if token in ("(", "["):
+            index = token == "[" and k > 0 and _indexes(tokens, k)
+            glued = k > 0 and _glued(tokens, k)
+            out += token if glued or not out or out.endswith(("(", "[")) or unary else " " + token
+            brackets.append("index" if index else token)
+            unary = False
+        elif token in (")", "]"):
+            out = out.rstrip(" ") + token
+            if brackets:
+                brackets.pop()
+            unary = False
+        elif token in (",", ":"):
+            out += token
+        elif token == "^":
+            out += token
+        elif token == "-" and (not previous or previous in _UNARY_AFTER):
+            out += ("" if not out or out.endswith(("(", "[", "^")) else " ") + token
+            unary = True
+            previous = token
+            continue
+        elif brackets and brackets[-1] == "index":
+            out += token
+        else:
+            tight = not out or out.endswith(("(", "[", "^")) or unary
+            out += token if tight else " " + token
+            unary = False
+        previous = token
+        if token not in ("(", "["):
+            unary = False
+    return out
+
+
+def _indexes(tokens: list[tuple[str, str]], at: int) -> bool:
+    """Whether a `[` opens indices: `A[i,i']`, not `hidden = [16]`."""
+    kind, before = tokens[at - 1]
+    return kind == "word" and before not in ("in", "return")
+
+
+def _glued(tokens: list[tuple[str, str]], at: int) -> bool:
+    """Whether a bracket stands right behind its name: `eigh(A)`, `A[i]`, `random_normal[k](0)`."""
+    kind, before = tokens[at - 1]
+    if kind == "word":
+        return before not in ("in", "if", "then", "else", "with", "on", "for", "curvature")
+    return before == "]" and tokens[at][1] == "("
+
+
+def _aligned(lines: list[str]) -> Iterator[str]:
+    """Parts of a task in one column: `data    digits(…)`."""
+    for line in lines:
+        stripped = line.lstrip()
+        word = stripped.split(" ", 1)[0]
+        if word in _PARTS and line.startswith("  ") and " " in stripped:
+            rest = stripped.split(" ", 1)[1].lstrip()
+            yield f"{line[: len(line) - len(stripped)]}{word.ljust(7)} {rest}"
+        else:
+            yield line

@@ -1,0 +1,159 @@
+"""Which parameters layer-wise curvatures cover, which not and why, and what that leaves out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from curvlang.models.blocks import trainable
+from curvlang.models.survey import Survey, survey
+from curvlang.models.task import Task
+
+MEMORY = 2**27
+"""Bytes that the per-example gradients of one batch may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One parameter.
+
+    Args:
+        parameter: Its name.
+        shape: Its shape.
+        module: The module that holds it; `model` for the model itself.
+        type: The module's type.
+        status: `covered`, `uncovered` or `frozen` (not a parameter of the problem).
+        reason: Why it is not covered; empty where it is.
+        share: Its share of Σ_n ‖∇ℓ_n‖² over the training examples; None without a task, and for
+            frozen parameters.
+    """
+
+    parameter: str
+    shape: tuple[int, ...]
+    module: str
+    type: str
+    status: str
+    reason: str = ""
+    share: float | None = None
+
+    @property
+    def size(self) -> int:
+        """Entries."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """All parameters of a model, in the order of `named_parameters()`; printable."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def covered(self) -> tuple[str, ...]:
+        """Names of the covered parameters."""
+        return self._named("covered")
+
+    @property
+    def uncovered(self) -> tuple[str, ...]:
+        """Names of the trainable parameters that no covered layer has."""
+        return self._named("uncovered")
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the parameters that are not trained."""
+        return self._named("frozen")
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trainable parameter is covered."""
+        return not self.uncovered
+
+    @property
+    def share(self) -> float | None:
+        """The covered parameters' share of the squared gradient norm; None without a task."""
+        shares = [row.share for row in self.rows if row.status == "covered"]
+        if any(row.share is not None for row in self.rows):
+            return math.fsum(share for share in shares if share is not None)
+        return None
+
+    def _named(self, status: str) -> tuple[str, ...]:
+        return tuple(row.parameter for row in self.rows if row.status == status)
+
+    def __str__(self) -> str:
+        head = ("parameter", "shape", "layer", "status", "‖∇‖² share", "reason")
+        table = [head, *(_cells(row) for row in self.rows)]
+        widths = [max(len(line[k]) for line in table) for k in range(len(head))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in table
+        ]
+        return "\n".join([*lines, self._summary()])
+
+    def _summary(self) -> str:
+        sizes = {
+            status: sum(row.size for row in self.rows if row.status == status)
+            for status in ("covered", "uncovered", "frozen")
+        }
+        total = sizes["covered"] + sizes["uncovered"]
+        share = "" if self.share is None else f", {self.share:.1%} of the squared gradient norm"
+        return f"{sizes['covered']} of {total} parameters covered{share}; {sizes['frozen']} frozen"
+
+
+def coverage(model: nn.Module, task: Task | None = None) -> Coverage:
+    """Which parameters of a model have `a` and `g`.
+
+    Args:
+        model: Any module; it is not run unless a task is given.
+        task: Gives loss and training examples, to measure what share of the squared per-example
+            gradient norm every parameter has.
+
+    Returns:
+        A row for every parameter, frozen ones included.
+    """
+    found = survey(model)
+    shares = {} if task is None else gradient_shares(model, task)
+    return Coverage(
+        tuple(_row(model, found, name, p, shares.get(name)) for name, p in model.named_parameters())
+    )
+
+
+def gradient_shares(model: nn.Module, task: Task) -> dict[str, float]:
+    """Σ_n ‖∂ℓ_n/∂θ_p‖² of every trainable parameter, as shares of their sum."""
+    theta = {name: p.detach() for name, p in trainable(model).items()}
+
+    def one(theta: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        f = functional_call(model, dict(theta), (x.unsqueeze(0),))
+        return task.loss.per_example(f, y.unsqueeze(0)).squeeze(0)
+
+    size = max(1, MEMORY // (task.P * next(iter(theta.values())).element_size()))
+    sums = dict.fromkeys(theta, 0.0)
+    for X, y in task.batches(size):
+        gradients = vmap(grad(one), in_dims=(None, 0, 0))(theta, X, y)
+        for name, value in gradients.items():
+            sums[name] += float(value.to(torch.float64).square().sum())
+    total = math.fsum(sums.values())
+    return {name: value / total if total > 0 else 0.0 for name, value in sums.items()}
+
+
+def _row(model: nn.Module, found: Survey, name: str, p: Tensor, share: float | None) -> Row:
+    path = name.rpartition(".")[0]
+    type_name = type(model.get_submodule(path)).__name__
+    shape = tuple(p.shape)
+    if name in found.frozen:
+        return Row(name, shape, path or "model", type_name, "frozen", "requires_grad is False")
+    for item in found.uncovered:
+        if name in item.parameters:
+            module, kind = item.module, item.type
+            return Row(name, shape, module, kind, "uncovered", item.reason, share)
+    return Row(name, shape, path or "model", type_name, "covered", "", share)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    share = "" if row.share is None else f"{row.share:.1%}"
+    shape = "×".join(map(str, row.shape)) or "1"
+    return (row.parameter, shape, row.type, row.status, share, row.reason)
