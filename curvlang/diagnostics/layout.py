@@ -14,9 +14,9 @@ _MARGIN = 40
 
 
 def visible(text: str) -> str:
-    """Text that cannot move the cursor: control characters become pictures of themselves.
+    r"""Text that cannot move the cursor: control characters become pictures of themselves.
 
-    >>> visible("a\\x1b[31m")
+    >>> visible("a\x1b[31m")
     'a␛[31m'
     """
     return "".join(map(_picture, text))
@@ -33,9 +33,9 @@ def _picture(character: str) -> str:
 
 
 def columns(text: str) -> int:
-    """Columns that a text takes: two for wide characters, none for combining marks.
+    r"""Columns that a text takes: two for wide characters, none for combining marks.
 
-    >>> columns("σ²"), columns("曲率"), columns("e\\u0301")
+    >>> columns("σ²"), columns("曲率"), columns("e\u0301")
     (2, 4, 1)
     """
     return sum(map(_width, text))

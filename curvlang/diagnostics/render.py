@@ -1,42 +1,55 @@
-"""Diagnostics as text for a person, or as plain data for a program."""
+"""Diagnostics as text with the place marked below each line, in colour, or as plain data."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity
-from curvlang.diagnostics.source import NOWHERE
+from curvlang.diagnostics.layout import crop, show, visible
+from curvlang.diagnostics.source import Source, Span
 
-_RED, _YELLOW, _BLUE, _BOLD, _PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[34m", "\x1b[1m", "\x1b[0m"
-_TAB = 4
-_LONGEST = 160
-"""Characters of a source line that are shown; longer ones are cut around the label."""
+MOST_LINES = 4
+"""Lines of one label that are shown; of a longer one, the middle is left out."""
+
+_RED, _YELLOW, _BLUE, _CYAN, _BOLD = "1;31", "1;33", "1;34", "1;36", "1"
 
 
 def render(diagnostics: Iterable[Diagnostic], *, color: bool = False) -> str:
-    """All diagnostics as text, a blank line between them."""
-    return "\n\n".join("\n".join(_render(d, _Paint(color))) for d in diagnostics)
+    """All diagnostics as text, an empty line between each two, no line break at the end.
+
+    Every label is marked under its own line: the first with `^`, the others with `-`. Labels of
+    another file follow under that file's name.
+
+    Args:
+        diagnostics: What to show, in this order.
+        color: Whether to write terminal colours.
+    """
+    return "\n\n".join(_render(d, _Pen(color, d.severity)) for d in diagnostics)
 
 
 def as_data(diagnostic: Diagnostic) -> dict[str, Any]:
-    """A diagnostic as plain data, lines and columns counted from 1."""
+    """A diagnostic as plain data; lines and columns from 1, `start` and `end` offsets from 0."""
     return {
         "code": diagnostic.code,
         "severity": str(diagnostic.severity),
         "headline": diagnostic.headline,
-        "labels": [_label_data(label) for label in _placed(diagnostic)],
+        "labels": [_label_data(x) for x in diagnostic.labels if _placed(x)],
         "help": list(diagnostic.help),
-        "notes": list(diagnostic.notes),
+        "notes": [*_loose(diagnostic), *diagnostic.notes],
     }
 
 
 def _label_data(label: Label) -> dict[str, Any]:
-    line, column = label.span.source.position(label.span.start)
-    end_line, end_column = label.span.source.position(label.span.end)
+    span = label.span
+    line, column = span.source.position(span.start)
+    end_line, end_column = span.source.position(span.end)
     return {
-        "file": label.span.source.name,
+        "file": span.source.name,
+        "start": span.start,
+        "end": span.end,
         "line": line,
         "column": column,
         "end_line": end_line,
@@ -45,83 +58,136 @@ def _label_data(label: Label) -> dict[str, Any]:
     }
 
 
-class _Paint:
-    def __init__(self, on: bool) -> None:
-        self.on = on
-
-    def __call__(self, text: str, *codes: str) -> str:
-        return f"{''.join(codes)}{text}{_PLAIN}" if self.on and text else text
+def _placed(label: Label) -> bool:
+    return bool(label.span.source.text)
 
 
-def _placed(diagnostic: Diagnostic) -> list[Label]:
-    return [x for x in diagnostic.labels if x.span is not NOWHERE and x.span.source.text]
+def _loose(diagnostic: Diagnostic) -> list[str]:
+    """Messages of labels that no text wrote: facts without a place."""
+    return [x.message for x in diagnostic.labels if not _placed(x) and x.message]
 
 
-def _render(diagnostic: Diagnostic, paint: _Paint) -> Iterator[str]:
-    tone = _RED if diagnostic.severity is Severity.ERROR else _YELLOW
-    head = paint(f"{diagnostic.severity}[{diagnostic.code}]", tone, _BOLD)
-    yield f"{head}: {diagnostic.headline}"
-    labels = _placed(diagnostic)
-    numbers = [x.span.source.position(x.span.start)[0] for x in labels]
-    width = max((len(str(n)) for n in numbers), default=1)
-    bar = paint("|", _BLUE)
-    gutter = " " * (width + 2)
-    if labels:
-        line, column = labels[0].span.source.position(labels[0].span.start)
-        yield f"{' ' * (width + 1)}{paint('-->', _BLUE)} {labels[0].span.source.name}:{line}:{column}"
-        yield f"{gutter}{bar}"
-    for k, (number, label) in enumerate(zip(numbers, labels, strict=True)):
-        text, marker = _excerpt(label)
-        if k and (number != numbers[k - 1] or label.span.source != labels[k - 1].span.source):
-            if label.span.source != labels[k - 1].span.source:
-                yield f"{' ' * (width + 1)}{paint('-->', _BLUE)} {label.span.source.name}:{number}"
-            yield f"{gutter}{bar}"
-        if not k or number != numbers[k - 1] or label.span.source != labels[k - 1].span.source:
-            yield f" {paint(str(number).rjust(width), _BLUE)} {bar} {text}".rstrip()
-        yield f"{gutter}{bar} {paint(f'{marker} {label.message}'.rstrip(), tone if not k else _BLUE)}"
-    if labels and (diagnostic.help or diagnostic.notes):
-        yield f"{gutter}{bar}"
-    for kind, texts in (("help", diagnostic.help), ("note", diagnostic.notes)):
+@dataclass(frozen=True, slots=True)
+class _Pen:
+    """Writes in colour, or leaves the text as it is."""
+
+    color: bool
+    severity: Severity
+
+    def __call__(self, text: str, style: str) -> str:
+        return f"\x1b[{style}m{text}\x1b[0m" if self.color and text else text
+
+    @property
+    def main(self) -> str:
+        return _RED if self.severity is Severity.ERROR else _YELLOW
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """The characters `start:end` of a line, marked; `message` stands behind the mark."""
+
+    line: int
+    start: int
+    end: int
+    primary: bool
+    message: str = ""
+
+
+def _render(diagnostic: Diagnostic, pen: _Pen) -> str:
+    labels = [x for x in diagnostic.labels if _placed(x)]
+    width = len(str(max((_last_line(x.span) for x in labels), default=1)))
+    first = f"{diagnostic.severity}[{diagnostic.code}]"
+    lines = [pen(first, pen.main) + pen(f": {visible(diagnostic.headline)}", _BOLD)]
+    for number, (source, own) in enumerate(_by_source(labels)):
+        arrow = "-->" if number == 0 else ":::"
+        lines += _snippet(source, own, labels[0], width, arrow, pen)
+    closing = list(_closing(diagnostic, width, pen))
+    if labels and closing:
+        lines.append(_bar(width, pen))
+    return "\n".join(line.rstrip() for line in [*lines, *closing])
+
+
+def _by_source(labels: list[Label]) -> list[tuple[Source, list[Label]]]:
+    """Labels of each file, the primary label's file first."""
+    groups: dict[Source, list[Label]] = {}
+    for label in labels:
+        groups.setdefault(label.span.source, []).append(label)
+    return list(groups.items())
+
+
+def _bar(width: int, pen: _Pen) -> str:
+    return " " * (width + 2) + pen("|", _BLUE)
+
+
+def _snippet(
+    source: Source, labels: list[Label], primary: Label, width: int, arrow: str, pen: _Pen
+) -> Iterator[str]:
+    line, column = source.position(labels[0].span.start)
+    place = f"{visible(source.name)}:{line}:{column}"
+    yield f"{' ' * (width + 1)}{pen(arrow, _BLUE)} {place}"
+    yield _bar(width, pen)
+    marks = sorted(
+        (m for x in labels for m in _marks(x, x is primary)), key=lambda m: (m.line, m.start)
+    )
+    before = None
+    for number, group in groupby(marks, key=lambda m: m.line):
+        if before is not None and number > before + 1:
+            yield pen("...", _BLUE)
+        before = number
+        yield from _marked_line(source, number, list(group), width, pen)
+
+
+def _marked_line(
+    source: Source, number: int, marks: list[_Mark], width: int, pen: _Pen
+) -> Iterator[str]:
+    """The line once, then one row for each mark; once for each mark where it is cut."""
+    gutter = pen(f" {number:>{width}} |", _BLUE)
+    before = None
+    for mark in marks:
+        cut, start, end = crop(source.line(number), mark.start, mark.end)
+        shown = show(cut)
+        if shown != before:
+            yield f"{gutter} {shown.text}"
+            before = shown
+        first, length = shown.mark(start, end)
+        sign, style = ("^", pen.main) if mark.primary else ("-", _BLUE)
+        text = f"{sign * length} {visible(mark.message)}".rstrip()
+        yield f"{_bar(width, pen)} {' ' * first}{pen(text, style)}"
+
+
+def _marks(label: Label, primary: bool) -> list[_Mark]:
+    """One mark for each line that the label covers; the message stands at the last."""
+    source, span = label.span.source, label.span
+    first, column = source.position(span.start)
+    last = _last_line(span)
+    if first == last:
+        end = column - 1 + span.end - span.start
+        return [_Mark(first, column - 1, end, primary, label.message)]
+    numbers = list(range(first, last + 1))
+    if len(numbers) > MOST_LINES:
+        numbers = [*numbers[: MOST_LINES - 1], last]
+    marks = []
+    for number in numbers:
+        text = source.line(number)
+        start = column - 1 if number == first else len(text) - len(text.lstrip())
+        end = source.position(span.end)[1] - 1 if number == last else len(text.rstrip())
+        message = label.message if number == last else ""
+        if text.strip():
+            marks.append(_Mark(number, start, end, primary, message))
+    return marks
+
+
+def _last_line(span: Span) -> int:
+    """The line of the last character; a line break at the end belongs to the line it ends."""
+    return span.source.position(max(span.start, span.end - 1))[0]
+
+
+def _closing(diagnostic: Diagnostic, width: int, pen: _Pen) -> Iterator[str]:
+    """Facts, then repairs."""
+    indent = " " * (width + 2)
+    facts = [*_loose(diagnostic), *diagnostic.notes]
+    for word, texts in (("note", facts), ("help", diagnostic.help)):
         for text in texts:
-            yield f"{gutter}{paint('=', _BLUE)} {paint(kind, _BOLD)}: {text}"
-
-
-def _excerpt(label: Label) -> tuple[str, str]:
-    """The line of a label, tabs expanded, and the carets under it by display width."""
-    number, column = label.span.source.position(label.span.start)
-    line = label.span.source.line(number)
-    before, inside = line[: column - 1], line[column - 1 :][: label.span.end - label.span.start]
-    start = _width(before)
-    length = max(1, _width(before + inside) - start)
-    shown = _expand(line)
-    if len(shown) > _LONGEST:
-        cut = max(0, start - _LONGEST // 2)
-        shown = ("…" if cut else "") + shown[cut : cut + _LONGEST] + "…"
-        start = start - cut + (1 if cut else 0)
-        length = max(1, min(length, _LONGEST - start))
-    return shown, " " * start + "^" * length
-
-
-def _expand(text: str) -> str:
-    out: list[str] = []
-    for character in text:
-        if character == "\t":
-            out.append(" " * (_TAB - _width("".join(out)) % _TAB))
-        elif unicodedata.category(character) in ("Cc", "Cf", "Cs"):
-            out.append("�")
-        else:
-            out.append(character)
-    return "".join(out)
-
-
-def _width(text: str) -> int:
-    """Columns that a text takes on a terminal."""
-    total = 0
-    for character in text:
-        if character == "\t":
-            total += _TAB - total % _TAB
-        elif unicodedata.combining(character):
-            continue
-        else:
-            total += 2 if unicodedata.east_asian_width(character) in "WF" else 1
-    return total
+            head = f"{indent}{pen('=', _BLUE)} {pen(f'{word}:', _CYAN)} "
+            rest = "\n" + " " * (len(indent) + len(word) + 4)
+            yield head + rest.join(visible(line) for line in text.split("\n"))

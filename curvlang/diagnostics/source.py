@@ -14,9 +14,9 @@ class Source:
     text: str
 
     def position(self, offset: int) -> tuple[int, int]:
-        """Line and column of a character offset, both counted from 1.
+        r"""Line and column of a character offset, both counted from 1.
 
-        >>> Source("x.cv", "ab\\ncd").position(4)
+        >>> Source("x.cv", "ab\ncd").position(4)
         (2, 2)
         """
         starts = self._line_starts()

@@ -62,16 +62,20 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def offsets(model: nn.Module) -> dict[str, int]:
-    """Where every parameter begins in the parameter vector."""
+def offsets(model: nn.Module, layers: Sequence[CoveredLayer]) -> dict[str, int]:
+    """Where every parameter of the layers begins in the vector of all of them."""
+    covered = {name for layer in layers for name in (layer.weight, layer.bias)}
     found, start = {}, 0
     for name, p in trainable(model).items():
-        found[name] = start
-        start += p.numel()
+        if name in covered:
+            found[name] = start
+            start += p.numel()
     return found
 
 
-def blocks(model: nn.Module, example_input: Tensor, by: str = "layer") -> tuple[LayerBlock, ...]:
+def blocks(
+    model: nn.Module, example_input: Tensor, by: str = "layer", *, partial: bool = False
+) -> tuple[LayerBlock, ...]:
     """The blocks of a model, in the order of their first parameter.
 
     Args:
@@ -79,6 +83,8 @@ def blocks(model: nn.Module, example_input: Tensor, by: str = "layer") -> tuple[
         example_input: Inputs [B, …]; the first few are run through the model, to find the
             positions and to check that the layers' `a` and `g` give autograd's gradient.
         by: `layer` (weight and bias are one block) or `parameter`.
+        partial: Leave out parameters that no layer covers instead of refusing them; the
+            parameter vector is then that of the covered ones.
 
     Raises:
         SpecError: E0401 to E0404, E0408, E0410, E0412 to E0414: see `covered_layers`, `trace` and
@@ -86,13 +92,13 @@ def blocks(model: nn.Module, example_input: Tensor, by: str = "layer") -> tuple[
     """
     if by not in ("layer", "parameter"):
         raise refusal("E0412", f"`by` is `layer` or `parameter`, not `{by}`", "use `by = layer`")
-    layers = covered_layers(model)
+    layers = covered_layers(model, partial=partial)
     X = example_input[:EXAMPLES]
     found = trace(model, X, {layer.name: layer.modules for layer in layers})
     check_examples(model, X, found.output)
     check_gradient(model, found, layers)
     positions = {name: a.shape[1] for name, a in inputs(found).items()}
-    starts = offsets(model)
+    starts = offsets(model, layers)
     made = [
         block
         for layer in layers

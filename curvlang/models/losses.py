@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from curvlang.models.loss import Loss, flat, identity, show_dtype, show_shape, unfit, uniform
 from curvlang.models.refusal import refusal
+from curvlang.models.user_loss import AutodiffLoss, Function
 
 IGNORED = -100
 """The label of a position that takes no part (padding), as in `torch.nn.CrossEntropyLoss`."""
@@ -207,14 +208,16 @@ LOSSES: Mapping[str, Loss] = {
 """Every loss by its name in a spec."""
 
 
-def loss_named(loss: str | Loss) -> Loss:
-    """The loss of that name; a `Loss` is itself.
+def loss_named(loss: str | Loss | Function) -> Loss:
+    """The loss of that name; a `Loss` is itself, a function is differentiated by autodiff.
 
     Raises:
         SpecError: E0411 for a name that is not in `LOSSES`.
     """
     if isinstance(loss, Loss):
         return loss
+    if not isinstance(loss, str):
+        return AutodiffLoss(loss, f"{loss.__module__}.{loss.__qualname__}")
     if loss not in LOSSES:
         known = ", ".join(f"`{name}`" for name in LOSSES)
         raise refusal("E0411", f"there is no loss `{loss}`", f"use one of {known}")

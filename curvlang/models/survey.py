@@ -75,20 +75,24 @@ def survey(model: nn.Module) -> Survey:
     return Survey(layers, uncovered, frozen)
 
 
-def covered_layers(model: nn.Module) -> tuple[CoveredLayer, ...]:
+def covered_layers(model: nn.Module, *, partial: bool = False) -> tuple[CoveredLayer, ...]:
     """All layers of a model whose trainable parameters are all covered.
+
+    Args:
+        model: Any module.
+        partial: Leave out parameters that no layer covers instead of refusing them.
 
     Raises:
         SpecError: E0401 for parameters outside covered layers, E0402 for parameters shared in
             part, E0403 for a model in training mode, E0413 where nothing is trainable.
     """
     found = survey(model)
-    problems = [*_refuse_uncovered(found), *_refuse_random(model)]
+    problems = [*([] if partial else _refuse_uncovered(found)), *_refuse_random(model)]
     if not found.layers and not problems:
         problems.append(
             Diagnostic(
                 "E0413",
-                "the model has no trainable parameter",
+                "the model has no trainable parameter in a covered layer",
                 help=("set `requires_grad_(True)` on the parameters to be studied",),
             )
         )

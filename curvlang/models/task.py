@@ -16,6 +16,7 @@ from curvlang.models.loss import Loss
 from curvlang.models.losses import loss_named
 from curvlang.models.recipe import Recipe
 from curvlang.models.refusal import refusal
+from curvlang.models.user_loss import Function
 
 Build = Callable[[int], nn.Module]
 """A fresh, untrained model for a seed: what retraining starts from."""
@@ -29,7 +30,7 @@ class Task:
     Args:
         model: Any module that maps inputs [B, …] to outputs [B, …]; used as it is, in the mode it
             is in.
-        loss: A name in `LOSSES`, or a `Loss`.
+        loss: A name in `LOSSES`, a `Loss`, or a function of one example's outputs and target.
         train: The N training examples: tensors `(X, y)`, a Dataset, or a DataLoader that does
             not shuffle.
         query: The Q queries, likewise.
@@ -47,7 +48,7 @@ class Task:
     def __init__(
         self,
         model: nn.Module,
-        loss: str | Loss = "cross_entropy",
+        loss: str | Loss | Function = "cross_entropy",
         train: Source | None = None,
         query: Source | None = None,
         *,

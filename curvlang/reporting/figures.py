@@ -32,9 +32,9 @@ from curvlang.reporting.style import (
 from curvlang.reporting.view import at_damping
 from curvlang.reporting.words import has_lds
 
-_MANY = 7
+_MANY = 6
 """Bars beyond which their numbers are written short."""
-_SLANT_FROM = 46
+_SLANT_FROM = 38
 """Characters of step names along the x axis from which they are written aslant."""
 
 
@@ -99,7 +99,14 @@ def _error_bars(axes: Axes, result: Result) -> None:
     top = max(heights) or 1.0
     for k, (step, height) in enumerate(zip(result.steps, heights, strict=True)):
         axes.bar(k, height, width=0.62, color=style(k, len(heights))["color"])
-        axes.text(k, height + 0.02 * top, quantity(step.forward), ha="center", va="bottom")
+        axes.text(
+            k,
+            height + 0.02 * top,
+            quantity(step.forward),
+            ha="center",
+            va="bottom",
+            **_small(result),
+        )
     axes.set_ylim(0, 1.16 * top)
     axes.set_ylabel("forward error")
 
@@ -117,12 +124,23 @@ def _share_bars(axes: Axes, result: Result) -> None:
             text = share(step.forward_share)
             text = f"{value:+.0f}".replace("-", MINUS) if short and text != MISSING else text
             side = "bottom" if adds else "top"
-            axes.text(k, value + (0.03 if adds else -0.03) * reach, text, ha="center", va=side)
+            axes.text(
+                k,
+                value + (0.03 if adds else -0.03) * reach,
+                text,
+                ha="center",
+                va=side,
+                **_small(result),
+            )
     axes.axhline(0, color=INK, linewidth=0.8)
     room = 0.28 * reach
     low = min(0.0, *values)
     axes.set_ylim(low - room if low < 0 else 0, max(0.0, *values) + room)
     axes.set_ylabel("share of total, %")
+
+
+def _small(result: Result) -> dict[str, Any]:
+    return {"fontsize": 8} if len(result.steps) > _MANY else {}
 
 
 def _name_steps(axes: Axes, result: Result) -> None:
@@ -146,8 +164,8 @@ def _curve(axes: Axes, step: Step, grid: Sequence[float], look: dict[str, Any]) 
 def _legend(figure: Figure, result: Result) -> None:
     """Below the axes, in as many columns as the longest name leaves room for."""
     longest = max(len(short_name(step.label)) for step in result.steps)
-    columns = 4 if longest <= 7 else 3 if longest <= 14 else 2
-    figure.legend(loc="outside lower center", ncols=columns, frameon=False, handlelength=3.4)
+    columns = 4 if longest <= 5 else 3 if longest <= 10 else 2
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, handlelength=2.8)
 
 
 def _damping_axis(axes: Axes, grid: Sequence[float]) -> None:

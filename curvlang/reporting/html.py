@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import jinja2
 from markupsafe import Markup, escape
@@ -75,6 +76,7 @@ def to_html(
         lstrip_blocks=True,
     )
     environment.filters["code"] = _code
+    environment.filters["tight"] = _tight
     sweep = curve(result)
     return environment.get_template("report.html.jinja").render(
         result=result,
@@ -116,10 +118,9 @@ def _question(result: Result) -> str:
 
 
 def _grids(result: Result) -> list[Grid]:
-    """What the steps are, and what they measure: two tables."""
-    what, *numbers = chain(result)
-    names = steps(result)
-    return [_grid(names, what), _grid(names, joined(numbers))]
+    """What the steps are, their errors and their LDS: a table for each title."""
+    runs = groupby(chain(result), key=lambda panel: panel.title)
+    return [_grid(steps(result), joined(list(panels))) for _, panels in runs]
 
 
 def _grid(names: Column, panel: Panel) -> Grid:
@@ -153,3 +154,8 @@ def _times(times: Mapping[str, float]) -> list[tuple[str, str]]:
 def _code(text: str) -> Markup:
     """Escaped text in which `names in backticks` are set as code."""
     return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
+
+
+def _tight(text: str) -> str:
+    """No line break between a number and its percent sign, nor around an equals sign."""
+    return text.replace(" %", "\u00a0%").replace(" = ", "\u00a0=\u00a0")

@@ -25,14 +25,14 @@ from matplotlib.figure import Figure
 from curvlang.evaluation.result import Interval, Result
 from curvlang.reporting.notation import correlation, known
 
-WIDTH = 5.6
-"""Inches: wide enough for a page, and its 9-point text still legible on a phone."""
+WIDTH = 5.0
+"""Inches: a page sets two figures side by side, and their text is still legible on a phone."""
 NO_LDS = "No models were retrained for this report, so there is no LDS to draw."
 INK = "#222222"
 SOFT = "#8a8a8a"
 _SETTINGS: dict[str, Any] = {
     "font.family": "DejaVu Sans",
-    "font.size": 9.0,
+    "font.size": 10.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#555555",
@@ -131,7 +131,7 @@ def ceiling_band(axes: Axes, result: Result) -> None:
         ha="right",
         va="top",
         color="#555555",
-        fontsize=8.5,
+        fontsize=9.5,
     )
 
 

@@ -104,7 +104,7 @@ def _what(result: Result) -> Panel:
         Column("memory", tuple(size(step.memory) for step in rows)),
         Column("passes", tuple(str(step.passes) for step in rows)),
     )
-    return Panel("chain", columns)
+    return Panel("stages", columns)
 
 
 def _errors(result: Result) -> tuple[Panel, Panel, Panel]:

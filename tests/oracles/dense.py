@@ -1,8 +1,11 @@
 """Dense curvature by plain automatic differentiation, for comparisons in float64.
 
-Written from the definitions with torch.func alone, one example at a time: nothing here comes
-from `curvlang.models`, so that a mistake there cannot agree with itself. All matrices are
+Written from the definitions with plain backward passes, one example at a time: nothing here
+comes from `curvlang.models`, so that a mistake there cannot agree with itself. All matrices are
 [P, P] in the order of `named_parameters()` (trainable ones), each tensor row-major.
+
+Not `torch.func.hessian`: it is `jacfwd(jacrev)`, and torch 2.13's second derivative of LayerNorm
+under an inner `vmap` is wrong (it is not even symmetric).
 """
 
 from __future__ import annotations
@@ -11,21 +14,23 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, hessian as second, jacrev
-from torch.nn import functional as F
+from torch.autograd.functional import hessian as second
+from torch.autograd.functional import jacobian as first
+from torch.func import functional_call
+from torch.nn import functional
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 def _cross_entropy(f: Tensor, y: Tensor) -> Tensor:
     """One example: f [C] and y [], or f [T, C] and y [T], summed over positions."""
-    return F.cross_entropy(f.reshape(-1, f.shape[-1]), y.reshape(-1), reduction="sum")
+    return functional.cross_entropy(f.reshape(-1, f.shape[-1]), y.reshape(-1), reduction="sum")
 
 
 LOSSES: dict[str, LossFunction] = {
     "cross_entropy": _cross_entropy,
-    "mse": lambda f, y: F.mse_loss(f, y),
-    "bce_with_logits": lambda f, y: F.binary_cross_entropy_with_logits(f, y),
+    "mse": lambda f, y: functional.mse_loss(f, y),
+    "bce_with_logits": lambda f, y: functional.binary_cross_entropy_with_logits(f, y),
 }
 
 
@@ -63,14 +68,14 @@ def example_loss(
 def hessian(model: nn.Module, loss_name: str, X: Tensor, y: Tensor) -> Tensor:
     """(1/N) Σ ∇²ℓ_n, [P, P]."""
     theta = flat(model)
-    each = [second(example_loss(model, loss_name, X[n], y[n]))(theta) for n in range(len(X))]
+    each = [second(example_loss(model, loss_name, X[n], y[n]), theta) for n in range(len(X))]
     return torch.stack(each).mean(0)
 
 
 def jacobian(model: nn.Module, X: Tensor) -> Tensor:
     """∂f/∂θ, [N, F, P]."""
     theta = flat(model)
-    return torch.stack([jacrev(lambda z, x=x: output(model, z, x).reshape(-1))(theta) for x in X])
+    return torch.stack([first(lambda z, x=x: output(model, z, x).reshape(-1), theta) for x in X])
 
 
 def loss_hessian(loss_name: str, f: Tensor, y: Tensor) -> Tensor:
@@ -80,7 +85,7 @@ def loss_hessian(loss_name: str, f: Tensor, y: Tensor) -> Tensor:
         return LOSSES[loss_name](z.reshape(shape), target)
 
     return torch.stack(
-        [second(lambda z, n=n: one(z, y[n], f[n].shape))(f[n].reshape(-1)) for n in range(len(f))]
+        [second(lambda z, n=n: one(z, y[n], f[n].shape), f[n].reshape(-1)) for n in range(len(f))]
     )
 
 
@@ -95,7 +100,7 @@ def per_example_gradients(model: nn.Module, loss_name: str, X: Tensor, y: Tensor
     """∇ℓ_n, [N, P]."""
     theta = flat(model)
     return torch.stack(
-        [grad(example_loss(model, loss_name, X[n], y[n]))(theta) for n in range(len(X))]
+        [first(example_loss(model, loss_name, X[n], y[n]), theta) for n in range(len(X))]
     )
 
 

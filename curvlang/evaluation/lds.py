@@ -1,0 +1,219 @@
+"""The linear datamodelling score: rank agreement of predicted and retrained effects of subsets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.evaluation.influence import spearman
+from curvlang.evaluation.result import Interval
+
+CELLS = 4_000_000
+"""Numbers of one chunk of resamples: 16 MiB in float32, small enough for the caches."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LDSResult:
+    """The score, its percentile bootstrap interval, and the score of every query `[Q]`."""
+
+    estimate: float
+    low: float
+    high: float
+    per_query: Tensor
+    note: str = ""
+
+    @property
+    def interval(self) -> Interval:
+        """Estimate and interval alone."""
+        return Interval(self.estimate, self.low, self.high)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resamples:
+    """How often each resample draws each subset `[B, K]` and each query `[B, Q]`.
+
+    Shared by all methods, so that their differences are paired.
+    """
+
+    subsets: Tensor
+    queries: Tensor
+
+
+def draw_resamples(subsets: int, queries: int, count: int, seed: int) -> Resamples:
+    """Draw resamples of subsets and queries with replacement."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def counts(size: int) -> Tensor:
+        drawn = torch.randint(0, size, (count, size), generator=generator)
+        return torch.zeros(count, size).scatter_add_(1, drawn, torch.ones(count, size))
+
+    return Resamples(counts(subsets), counts(queries))
+
+
+def predictions(scores: Tensor, kept: Tensor) -> Tensor:
+    """Predicted effect of every subset on every query: the sum of its members' scores, `[Q, K]`."""
+    return scores.double() @ kept.to(scores.device, torch.float64).T
+
+
+def lds(
+    scores: Any,
+    kept: Any,
+    outcome: Any,
+    *,
+    bootstrap: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> LDSResult:
+    """The linear datamodelling score of influence scores.
+
+    Args:
+        scores: `[Q, N]`, positive where training on n lowers the query's metric.
+        kept: `[K, N]` of bool, the members of each subset.
+        outcome: `[K, Q]` metric after retraining, lower is better; `[K, R, Q]` is averaged over R.
+        bootstrap: Resamples of subsets and queries; 0 for no interval.
+        level: Coverage of the interval.
+        seed: Of the resamples.
+
+    Returns:
+        Spearman over subsets of the predicted effect and minus the outcome, averaged over queries:
+        a perfect predictor has +1, constant predictions 0 and a note.
+
+    Raises:
+        SpecError: E0505 for shapes that do not fit or values that are not finite.
+    """
+    s, k, y = (torch.as_tensor(x) for x in (scores, kept, outcome))
+    y = y.double().mean(1) if y.ndim == 3 else y.double()
+    _check(s, k, y)
+    predicted = predictions(s, k).cpu()
+    effect = -y.T.cpu()
+    per_query = spearman(predicted, effect)
+    low = high = float("nan")
+    if bootstrap:
+        resamples = draw_resamples(len(k), len(s), bootstrap, seed)
+        values = bootstrap_scores([predicted], effect, resamples)
+        low, high = percentile_interval(values[0], level)
+    constant = int((predicted == predicted[:, :1]).all(1).sum())
+    note = f"{constant} of {len(s)} queries have constant predictions and count as 0" if constant else ""
+    return LDSResult(float(per_query.mean()), low, high, per_query, note)
+
+
+def _check(scores: Tensor, kept: Tensor, outcome: Tensor) -> None:
+    fits = (
+        scores.ndim == kept.ndim == outcome.ndim == 2
+        and scores.shape[1] == kept.shape[1]
+        and outcome.shape == (kept.shape[0], scores.shape[0])
+        and len(kept) >= 2
+    )
+    if not fits:
+        raise SpecError(
+            Diagnostic(
+                "E0505",
+                f"scores {tuple(scores.shape)}, kept {tuple(kept.shape)} and outcome "
+                f"{tuple(outcome.shape)} do not fit together",
+                help=("give scores [Q, N], kept [K, N] and outcome [K, Q] with K at least 2",),
+            )
+        )
+    for name, value in (("scores", scores), ("outcome", outcome)):
+        if not bool(torch.isfinite(value).all()):
+            raise SpecError(
+                Diagnostic("E0505", f"`{name}` has values that are not finite", help=("drop them",))
+            )
+
+
+def percentile_interval(values: Tensor, level: float) -> tuple[float, float]:
+    """The central `level` of resampled values."""
+    tail = (1 - level) / 2
+    low, high = torch.quantile(values.double(), torch.tensor([tail, 1 - tail], dtype=torch.float64))
+    return float(low), float(high)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sorted:
+    """A sample `[Q, K]` sorted once: the order, its inverse, and where groups of ties end."""
+
+    order: Tensor
+    place: Tensor
+    first: Tensor | None
+    last: Tensor | None
+
+
+def _sort(values: Tensor) -> _Sorted:
+    ordered, order = values.sort(dim=1, stable=True)
+    place = order.argsort(dim=1)
+    tied = ordered[:, 1:] == ordered[:, :-1]
+    if not bool(tied.any()):
+        return _Sorted(order, place, None, None)
+    size = values.shape[1]
+    numbers = torch.arange(size).expand_as(order)
+    starts = torch.cat([torch.ones_like(tied[:, :1]), ~tied], 1)
+    ends = torch.cat([~tied, torch.ones_like(tied[:, :1])], 1)
+    first = torch.where(starts, numbers, 0).cummax(1).values
+    last = torch.where(ends, numbers, size - 1).flip(1).cummin(1).values.flip(1)
+    return _Sorted(order, place, first, last)
+
+
+def _resampled_ranks(sample: _Sorted, counts: Tensor) -> Tensor:
+    """Average ranks in each resample, `[b, Q, K]`, from how often it draws each subset.
+
+    In a resample an item stands as often as it was drawn; all copies share one rank, which the
+    cumulated counts along the sorted order give without sorting again.
+    """
+    along = counts[:, sample.order]
+    upto = along.cumsum(2)
+    if sample.first is None or sample.last is None:
+        ranks = upto - (along - 1) / 2
+    else:
+        shape = along.shape
+        end = upto.gather(2, sample.last.expand(shape))
+        start = (upto - along).gather(2, sample.first.expand(shape))
+        ranks = (start + end + 1) / 2
+    return ranks.gather(2, sample.place.expand(ranks.shape))
+
+
+def bootstrap_scores(
+    predicted: Sequence[Tensor], effect: Tensor, resamples: Resamples
+) -> Tensor:
+    """The mean Spearman of every method in every resample, `[methods, B]`.
+
+    Args:
+        predicted: For each method `[Q, K]`.
+        effect: `[Q, K]`, larger is better.
+        resamples: Shared by all methods.
+    """
+    queries, subsets = effect.shape
+    ordered = [_sort(p) for p in predicted]
+    target = _sort(effect)
+    chunk = max(1, CELLS // (queries * subsets))
+    out = torch.zeros(len(predicted), len(resamples.subsets), dtype=torch.float64)
+    for start in range(0, len(resamples.subsets), chunk):
+        rows = slice(start, start + chunk)
+        counts = resamples.subsets[rows]
+        weight = resamples.queries[rows].double() / queries
+        y, y_norm = _centred(target, counts)
+        weighted = y * counts[:, None]
+        for k, sample in enumerate(ordered):
+            x, x_norm = _centred(sample, counts)
+            norm = x_norm * y_norm
+            inner = torch.linalg.vecdot(x, weighted)
+            value = torch.where(norm > 0, inner / norm.clamp(min=1e-12), 0.0)
+            out[k, rows] = (value.double() * weight).sum(1)
+    return out
+
+
+def _centred(sample: _Sorted, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Ranks minus their mean (K + 1)/2, and their norm under the counts."""
+    ranks = _resampled_ranks(sample, counts) - (counts.shape[1] + 1) / 2
+    norm = torch.linalg.vecdot(ranks * ranks, counts[:, None].expand_as(ranks)).clamp(min=0).sqrt()
+    return ranks, norm
+
+
+def verdict(difference: Tensor, estimate: float, level: float) -> tuple[Interval, str]:
+    """A paired difference's interval, and in words what it allows to say."""
+    low, high = percentile_interval(difference, level)
+    word = "better" if low > 0 else "worse" if high < 0 else "cannot be told apart"
+    return Interval(estimate, low, high), word

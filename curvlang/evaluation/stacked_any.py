@@ -1,0 +1,79 @@
+"""Many models of any one architecture trained at once, through `torch.func`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+
+from curvlang.models.losses import loss_named
+
+
+class StackedModules:
+    """M modules of one architecture, their parameters stacked.
+
+    Args:
+        models: The modules; trainable parameters and buffers are copied.
+        loss: A loss by name.
+        momentum: Heavy-ball momentum.
+        weight_decay: λ of the L2 term.
+    """
+
+    def __init__(
+        self, models: Sequence[nn.Module], loss: str, momentum: float, weight_decay: float
+    ) -> None:
+        self.model = models[0]
+        self.rule = loss_named(loss)
+        self.momentum = momentum
+        self.decay = weight_decay
+        stacked, self.buffers = stack_module_state(list(models))
+        trained = {n for n, p in self.model.named_parameters() if p.requires_grad}
+        self.state = {n: p.detach().clone() for n, p in stacked.items() if n in trained}
+        self.frozen = {n: p.detach() for n, p in stacked.items() if n not in trained}
+        self.velocity: dict[str, Tensor] = {}
+        self._gradient = vmap(grad_and_value(self._mean_loss), randomness="error")
+
+    def _mean_loss(
+        self,
+        state: dict[str, Tensor],
+        fixed: tuple[dict[str, Tensor], dict[str, Tensor]],
+        x: Tensor,
+        y: Tensor,
+    ) -> Tensor:
+        frozen, buffers = fixed
+        outputs = functional_call(self.model, (state, frozen, buffers), (x,))
+        return self.rule.per_example(outputs, y).mean()
+
+    def step(self, x: Tensor, y: Tensor, lr: float) -> Tensor:
+        """One step on minibatches `x [M, B, …]`, `y [M, B, …]`; losses `[M]`."""
+        gradients, value = self._gradient(self.state, (self.frozen, self.buffers), x, y)
+        for name, parameter in self.state.items():
+            gradient = gradients[name]
+            if self.decay:
+                gradient = gradient.add(parameter, alpha=self.decay)
+            if self.momentum:
+                speed = self.velocity.get(name)
+                gradient = gradient if speed is None else speed.mul_(self.momentum).add_(gradient)
+                self.velocity[name] = gradient
+            parameter.add_(gradient, alpha=-lr)
+        found: Tensor = value
+        return found
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Outputs on shared inputs `x [Q, …]`: `[M, Q, …]`."""
+
+        def one(
+            state: dict[str, Tensor], fixed: tuple[dict[str, Tensor], dict[str, Tensor]]
+        ) -> Tensor:
+            found: Tensor = functional_call(self.model, (state, *fixed), (x,))
+            return found
+
+        with torch.no_grad():
+            found: Tensor = vmap(one)(self.state, (self.frozen, self.buffers))
+        return found
+
+    def parameters(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Stacked parameters `[M, …]` by name."""
+        return {name: self.state[name] for name in names}

@@ -1,0 +1,225 @@
+"""Many multilayer perceptrons trained at once: stacked weights, batched products, updates in place.
+
+The layout is features first, `[model, feature, example]`: the softmax runs over a strided axis of
+contiguous examples, and every product is one batched matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Derivative = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`(δ, z, h) -> δ · h'(z)` for pre-activations z and activations h."""
+
+
+def _tanh(delta: Tensor, z: Tensor, h: Tensor) -> Tensor:
+    return delta.addcmul_(delta * h, h, value=-1)
+
+
+def _relu(delta: Tensor, z: Tensor, h: Tensor) -> Tensor:
+    return delta.mul_(h > 0)
+
+
+def _sigmoid(delta: Tensor, z: Tensor, h: Tensor) -> Tensor:
+    return delta.mul_(h - h * h)
+
+
+def _silu(delta: Tensor, z: Tensor, h: Tensor) -> Tensor:
+    s = z.sigmoid()
+    return delta.mul_(s + h * (1 - s))
+
+
+def _gelu(delta: Tensor, z: Tensor, h: Tensor) -> Tensor:
+    density = torch.exp(-z * z / 2) / (2 * torch.pi) ** 0.5
+    return delta.mul_(torch.special.ndtr(z) + z * density)
+
+
+def _elu(delta: Tensor, z: Tensor, h: Tensor) -> Tensor:
+    return delta.mul_(torch.where(z > 0, 1.0, h + 1))
+
+
+def _softplus(delta: Tensor, z: Tensor, h: Tensor) -> Tensor:
+    return delta.mul_(z.sigmoid())
+
+
+def _identity(delta: Tensor, z: Tensor, h: Tensor) -> Tensor:
+    return delta
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """An elementwise function and its derivative; `keeps` says whether z is needed for it."""
+
+    apply: Callable[[Tensor], Tensor]
+    derivative: Derivative
+    keeps: bool = False
+
+
+def _plain(module: nn.Module) -> bool:
+    """Whether the module has the default settings that the table below computes with."""
+    match module:
+        case nn.GELU():
+            return module.approximate == "none"
+        case nn.ELU():
+            return module.alpha == 1.0
+        case nn.Softplus():
+            return module.beta == 1 and module.threshold == 20
+        case _:
+            return True
+
+
+ACTIVATIONS: Mapping[type[nn.Module], Activation] = {
+    nn.Tanh: Activation(torch.Tensor.tanh_, _tanh),
+    nn.ReLU: Activation(torch.Tensor.relu_, _relu),
+    nn.Sigmoid: Activation(torch.Tensor.sigmoid_, _sigmoid),
+    nn.SiLU: Activation(functional.silu, _silu, True),
+    nn.GELU: Activation(functional.gelu, _gelu, True),
+    nn.ELU: Activation(functional.elu, _elu, True),
+    nn.Softplus: Activation(functional.softplus, _softplus, True),
+    nn.Identity: Activation(lambda z: z, _identity),
+}
+
+
+def read_layers(model: nn.Module) -> list[tuple[nn.Linear, Activation]] | None:
+    """The layers of a plain perceptron with the activation behind each; None for other models."""
+    if type(model) is not nn.Sequential:
+        return None
+    layers: list[tuple[nn.Linear, Activation]] = []
+    identity = ACTIVATIONS[nn.Identity]
+    for module in model:
+        if type(module) is nn.Linear:
+            layers.append((module, identity))
+        elif layers and type(module) in ACTIVATIONS and _plain(module):
+            linear, before = layers[-1]
+            if before is not identity:
+                return None
+            layers[-1] = (linear, ACTIVATIONS[type(module)])
+        elif type(module) is not nn.Identity:
+            return None
+    plain = layers and layers[-1][1] is identity
+    weights = [id(linear.weight) for linear, _ in layers]
+    trainable = all(p.requires_grad for p in model.parameters())
+    return layers if plain and trainable and len(set(weights)) == len(weights) else None
+
+
+class StackedMLP:
+    """M perceptrons of one shape.
+
+    Args:
+        models: The models, all built alike; their parameters are copied.
+        loss: `cross_entropy`, `mse` or `bce_with_logits`.
+        momentum: Heavy-ball momentum.
+        weight_decay: λ of the L2 term.
+    """
+
+    def __init__(
+        self, models: Sequence[nn.Module], loss: str, momentum: float, weight_decay: float
+    ) -> None:
+        layers = [read_layers(m) for m in models]
+        first = layers[0]
+        assert first is not None
+        self.activations = [activation for _, activation in first]
+        linears = [[linear for linear, _ in x] for x in layers if x is not None]
+        self.weights = [
+            torch.stack([x[k].weight.detach() for x in linears]) for k in range(len(first))
+        ]
+        self.biases = [
+            None
+            if linear.bias is None
+            else torch.stack([x[k].bias.detach() for x in linears])[..., None]
+            for k, (linear, _) in enumerate(first)
+        ]
+        self.loss = loss
+        self.momentum = momentum
+        self.decay = weight_decay
+        self.velocity: list[tuple[Tensor, Tensor | None]] | None = None
+
+    def step(self, x: Tensor, y: Tensor, lr: float) -> Tensor:
+        """One step on minibatches `x [M, B, D]`, labels `y [M, B]` or `[M, B, C]`; losses `[M]`."""
+        inputs, pres = self._forward(x.mT)
+        value, delta = self._loss(pres[-1], y)
+        updates: list[tuple[int, Tensor, Tensor]] = []
+        for k in reversed(range(len(self.weights))):
+            updates.append((k, delta, inputs[k]))
+            if k:
+                before = self.activations[k - 1]
+                delta = before.derivative(self.weights[k].mT @ delta, pres[k - 1], inputs[k])
+        for k, at_output, at_input in updates:
+            self._update(k, at_output, at_input, lr)
+        return value
+
+    def _forward(self, h: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Inputs and pre-activations of every layer, features first."""
+        inputs, pres = [], []
+        for weight, bias, activation in zip(
+            self.weights, self.biases, self.activations, strict=True
+        ):
+            inputs.append(h)
+            z = torch.bmm(weight, h) if bias is None else torch.baddbmm(bias, weight, h)
+            pres.append(z)
+            h = activation.apply(z)
+        return inputs, pres
+
+    def _loss(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean losses `[M]` and the gradient at the outputs `[M, C, B]`."""
+        batch = z.shape[2]
+        if self.loss == "cross_entropy":
+            labels = y[:, None]
+            chosen = z.gather(1, labels)
+            top = z.amax(1, keepdim=True)
+            p = z.sub_(top).exp_()
+            total = p.sum(1, keepdim=True)
+            value = (total.log() + top - chosen).mean((1, 2))
+            p.mul_((1 / batch) / total)
+            p.scatter_add_(1, labels, torch.full_like(chosen, -1 / batch))
+            return value, p
+        target = y.mT
+        scale = 1 / (z.shape[1] * batch)
+        if self.loss == "mse":
+            difference = z - target
+            return difference.square().mean((1, 2)), difference.mul_(2 * scale)
+        value = functional.binary_cross_entropy_with_logits(z, target, reduction="none")
+        return value.mean((1, 2)), (z.sigmoid() - target).mul_(scale)
+
+    def _update(self, k: int, delta: Tensor, h: Tensor, lr: float) -> None:
+        weight, bias = self.weights[k], self.biases[k]
+        if self.momentum == 0.0:
+            weight.baddbmm_(delta, h.mT, beta=1 - lr * self.decay, alpha=-lr)
+            if bias is not None:
+                bias.mul_(1 - lr * self.decay).add_(delta.sum(2, keepdim=True), alpha=-lr)
+            return
+        if self.velocity is None:
+            self.velocity = [
+                (torch.zeros_like(w), None if b is None else torch.zeros_like(b))
+                for w, b in zip(self.weights, self.biases, strict=True)
+            ]
+        speed, bias_speed = self.velocity[k]
+        speed.baddbmm_(delta, h.mT, beta=self.momentum)
+        if self.decay:
+            speed.add_(weight, alpha=self.decay)
+        weight.add_(speed, alpha=-lr)
+        if bias is not None and bias_speed is not None:
+            bias_speed.mul_(self.momentum).add_(delta.sum(2, keepdim=True))
+            if self.decay:
+                bias_speed.add_(bias, alpha=self.decay)
+            bias.add_(bias_speed, alpha=-lr)
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Outputs on shared inputs `x [Q, D]`: `[M, Q, C]`."""
+        h = x.T.expand(len(self.weights[0]), -1, -1)
+        _, pres = self._forward(h)
+        return pres[-1].mT
+
+    def parameters(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Stacked parameters `[M, …]` by their names in the model, weights before biases."""
+        flat: list[Tensor] = []
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            flat.append(weight)
+            if bias is not None:
+                flat.append(bias[..., 0])
+        return dict(zip(names, flat, strict=True))

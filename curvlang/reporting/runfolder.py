@@ -1,0 +1,229 @@
+"""The run folder: everything that `curvlang eval` leaves behind, written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curvlang.diagnostics.diagnostic import Diagnostic, MachineError, SpecError
+from curvlang.evaluation.result import Result
+from curvlang.reporting.html import to_html
+from curvlang.reporting.notation import size
+from curvlang.reporting.schema import dumps, loads
+from curvlang.reporting.swap import swap_in
+
+Scores = NDArray[np.floating[Any]]
+
+RESULT = "result.json"
+SCORES = "scores.npy"
+STEP_SCORES = "step_scores.npz"
+SPEC = "spec.cv"
+PROVENANCE = "provenance.json"
+REPORT = "report.html"
+FILES = frozenset({RESULT, SCORES, STEP_SCORES, SPEC, PROVENANCE, REPORT})
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_Content = bytes | Scores | Mapping[str, Scores]
+
+
+def write_run(
+    folder: str | os.PathLike[str],
+    result: Result,
+    scores: Scores,
+    spec_text: str,
+    provenance: Mapping[str, object],
+    *,
+    step_scores: Mapping[str, Scores] | None = None,
+    times: Mapping[str, float] | None = None,
+) -> Path:
+    """Write a run folder: complete, or not at all.
+
+    The files are written into a hidden sibling and flushed to the disk; then it takes the
+    folder's name. A run folder of that name is replaced, anything else is left alone.
+
+    Args:
+        folder: Where; folders above it are made.
+        result: Becomes `result.json` (schema in `docs/result.md`) and `report.html`.
+        scores: [Q, N], becomes `scores.npy`.
+        spec_text: The spec as run, becomes `spec.cv`.
+        provenance: Plain values, becomes `provenance.json`.
+        step_scores: Scores [Q, N] by label of the step, becomes `step_scores.npz`.
+        times: Seconds of each phase, for the report.
+
+    Returns:
+        The folder, absolute.
+
+    Raises:
+        SpecError: E0903 where the folder holds files that no run wrote, E0904 where the scores do
+            not fit the result, E0905 where the system does not let it be written.
+        MachineError: E0802 where the disk is full, with what was needed and what is free.
+    """
+    target = Path(os.path.realpath(folder))
+    _check_scores(result, {"scores": scores, **(step_scores or {})})
+    _check_labels(result, step_scores or {})
+    report = to_html(result, spec_text=spec_text, provenance=provenance, times=times)
+    contents: dict[str, _Content] = {
+        RESULT: dumps(result.to_json()).encode(),
+        SCORES: scores,
+        SPEC: spec_text.encode(),
+        PROVENANCE: dumps(provenance).encode(),
+        REPORT: report.encode(),
+    }
+    if step_scores:
+        contents[STEP_SCORES] = step_scores
+    with _refusals(target, sum(_bytes(content) for content in contents.values())):
+        _check_replaceable(target)
+        _write_whole(target, contents)
+    return target
+
+
+def read_result(path: str | os.PathLike[str]) -> Result:
+    """Read a result back, from a run folder or from its `result.json`.
+
+    NaN was written as null: a field that may be None comes back as None, a number as NaN.
+
+    Raises:
+        SpecError: E0901 where the file is not a result of this schema, E0902 where there is none.
+    """
+    place = Path(path)
+    file = place / RESULT if place.is_dir() else place
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        _refuse("E0902", f"`{file}` cannot be read: {error.strerror}", "name a run folder")
+    except UnicodeDecodeError:
+        _refuse("E0901", f"`{file}` is not text in UTF-8", "name a run folder")
+    return loads(text, str(file))
+
+
+def _check_scores(result: Result, scores: Mapping[str, Scores]) -> None:
+    task = result.task
+    queries = {task.query_examples} | ({result.protocol.queries} if result.protocol else set())
+    for name, matrix in scores.items():
+        fits = matrix.ndim == 2 and matrix.shape[0] in queries
+        if not fits or matrix.shape[1] != task.train_examples:
+            _refuse(
+                "E0904",
+                f"`{name}` has shape {list(matrix.shape)}, the result has Q = "
+                f"{task.query_examples} queries and N = {task.train_examples} training examples",
+                "give scores as [Q, N], queries first",
+            )
+
+
+def _check_labels(result: Result, scores: Mapping[str, Scores]) -> None:
+    labels = [step.label for step in result.steps]
+    for name in scores:
+        if name not in labels:
+            _refuse("E0904", f"`{name}` is no step of the result", f"use {', '.join(labels)}")
+
+
+def _check_replaceable(target: Path) -> None:
+    """A folder is ours to replace where it holds nothing but files of a run."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        _refuse("E0903", f"`{target}` is a file", "name another folder")
+    foreign = sorted(entry.name for entry in target.iterdir() if entry.name not in FILES)
+    if foreign:
+        shown = ", ".join(f"`{name}`" for name in foreign[:3])
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        _refuse(
+            "E0903",
+            f"`{target}` holds what no run wrote: {shown}{more}",
+            "name another folder, or move them away",
+        )
+
+
+def _write_whole(target: Path, contents: Mapping[str, _Content]) -> None:
+    """Write into a hidden sibling, then take the name; an interruption leaves nothing behind."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.mkdir()
+        for name, content in contents.items():
+            with (partial / name).open("wb") as file:
+                _write(file, content)
+                file.flush()
+                os.fsync(file.fileno())
+        swap_in(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _write(file: IO[bytes], content: _Content) -> None:
+    match content:
+        case bytes():
+            file.write(content)
+        case np.ndarray():
+            np.lib.format.write_array(_Sink(file), content, allow_pickle=False)
+        case _:
+            _write_archive(file, content)
+
+
+class _Sink:
+    """A file by its `write` alone.
+
+    NumPy writes what it knows to be a file by itself, and then a full disk is an `OSError`
+    without a number, which cannot be told from any other.
+    """
+
+    __slots__ = ("write",)
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.write = file.write
+
+
+def _write_archive(file: IO[bytes], arrays: Mapping[str, Scores]) -> None:
+    """What `numpy.load` reads as an archive, without dates: the same scores give the same file."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            entry = zipfile.ZipInfo(f"{name}.npy")
+            with archive.open(entry, "w", force_zip64=True) as part:
+                np.lib.format.write_array(part, np.asarray(array), allow_pickle=False)
+
+
+def _bytes(content: _Content) -> int:
+    match content:
+        case bytes():
+            return len(content)
+        case np.ndarray():
+            return content.nbytes
+        case _:
+            return sum(array.nbytes for array in content.values())
+
+
+@contextmanager
+def _refusals(target: Path, needed: int) -> Iterator[None]:
+    """Say what the system refused: a full disk is the machine's, anything else the folder's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise MachineError(_full(target, needed)) from error
+        reason = error.strerror or str(error)
+        _refuse("E0905", f"`{target}` cannot be written: {reason}", "name another folder", error)
+
+
+def _full(target: Path, needed: int) -> Diagnostic:
+    free = shutil.disk_usage(next(folder for folder in target.parents if folder.exists())).free
+    return Diagnostic(
+        "E0802",
+        f"the disk is full: `{target}` needs {size(needed)} and {size(free)} are free",
+        help=("free some space, or name a folder on another disk",),
+        notes=("nothing was left behind, and an earlier run of that name is unchanged",),
+    )
+
+
+def _refuse(code: str, headline: str, help: str, cause: BaseException | None = None) -> NoReturn:
+    raise SpecError(Diagnostic(code, headline, help=(help,))) from cause
