@@ -1,1 +1,79 @@
-"""The façade: all that a user imports."""
+"""curvlang: state a curvature approximation, compile it, and measure what each step of it costs.
+
+The language half (`load`, `loads`, `SpecError`) needs no torch; everything that computes numbers
+is imported when it is first named.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from curvlang.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from curvlang.diagnostics.diagnostic import Diagnostic, MachineError, SpecError
+    from curvlang.evaluation.lds import lds
+    from curvlang.evaluation.protocol import LDS
+    from curvlang.facade import compile_spec as compile
+    from curvlang.facade import evaluate, explain, fit, influence
+    from curvlang.language import load, loads
+    from curvlang.models.coverage import coverage
+    from curvlang.models.recipe import Recipe
+    from curvlang.models.task import Task
+    from curvlang.runtime.fitted import FittedOperator
+    from curvlang.runtime.fitted import load_fitted as load_operator
+
+_WHERE = {
+    "Diagnostic": ("curvlang.diagnostics.diagnostic", "Diagnostic"),
+    "FittedOperator": ("curvlang.runtime.fitted", "FittedOperator"),
+    "LDS": ("curvlang.evaluation.protocol", "LDS"),
+    "MachineError": ("curvlang.diagnostics.diagnostic", "MachineError"),
+    "Recipe": ("curvlang.models.recipe", "Recipe"),
+    "SpecError": ("curvlang.diagnostics.diagnostic", "SpecError"),
+    "Task": ("curvlang.models.task", "Task"),
+    "compile": ("curvlang.facade", "compile_spec"),
+    "coverage": ("curvlang.models.coverage", "coverage"),
+    "evaluate": ("curvlang.facade", "evaluate"),
+    "explain": ("curvlang.facade", "explain"),
+    "fit": ("curvlang.facade", "fit"),
+    "influence": ("curvlang.facade", "influence"),
+    "lds": ("curvlang.evaluation.lds", "lds"),
+    "load": ("curvlang.language", "load"),
+    "load_operator": ("curvlang.runtime.fitted", "load_fitted"),
+    "loads": ("curvlang.language", "loads"),
+}
+
+__all__ = [
+    "LDS",
+    "Diagnostic",
+    "FittedOperator",
+    "MachineError",
+    "Recipe",
+    "SpecError",
+    "Task",
+    "__version__",
+    "compile",
+    "coverage",
+    "evaluate",
+    "explain",
+    "fit",
+    "influence",
+    "lds",
+    "load",
+    "load_operator",
+    "loads",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _WHERE:
+        raise AttributeError(f"module `curvlang` has no attribute `{name}`")
+    module, attribute = _WHERE[name]
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    """Public names."""
+    return __all__

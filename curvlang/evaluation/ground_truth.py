@@ -15,7 +15,7 @@ from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.protocol import LDS
 from curvlang.evaluation.retrain import CHUNK, retrain
 from curvlang.evaluation.subsets import derived_seed, draw_subsets
-from curvlang.models import Task
+from curvlang.models.task import Task
 
 SCHEMA = "ground-truth-1"
 """Changes whenever the same key would mean other numbers."""

@@ -162,11 +162,12 @@ class Builder:
         )
 
     def _parameter(self, tree: Tree[Token]) -> s.Parameter:
-        name, kind, default = tree.children
+        # Without a default the tree has no third child: the rule of values is inlined.
+        name, kind, *default = tree.children
         assert isinstance(kind, Tree)
         words = tuple(str(x) for x in kind.children)
         plain = kind.data == "plain_type"
-        value = None if default is None else self.value(default)
+        value = self.value(default[0]) if default else None
         return s.Parameter(
             str(name), words[0] if plain else "word", () if plain else words, value, self.span(tree)
         )

@@ -41,8 +41,10 @@ class Stage:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What makes two stages the same: name, arguments, body."""
-        return (self.name, tuple(sorted(self.arguments.items())), self.body, self.others)
+        """What makes two stages the same: name, arguments, body, clause for other layers."""
+        others = self.others
+        clause = tuple(x.key for x in others) if isinstance(others, tuple) else others
+        return (self.name, tuple(sorted(self.arguments.items())), self.body, clause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +144,14 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A checked file: everything it defines, by name, in the order of the text."""
+    """A checked file: everything it defines, by name, in the order of the text.
+
+    `others` holds the curvatures that its evaluations name and another file defines.
+    """
 
     source: Source
     curvatures: Mapping[str, Curvature]
     inverses: Mapping[str, Inverse]
     evaluations: tuple[Evaluation, ...]
     shipped_inverses: Mapping[str, Inverse] = field(default_factory=dict)
+    others: Mapping[str, Curvature] = field(default_factory=dict)

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-from importlib import resources
 from typing import TYPE_CHECKING
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Source, Span
-from curvlang.language.mistakes import headline_for
+from curvlang.language.mistakes import KEYWORDS, Found, explain
 from curvlang.language.syntax import File, Item
+from curvlang.language.tables import parser
 
 if TYPE_CHECKING:
-    from lark import Lark, UnexpectedInput
+    from lark import Token, Tree, UnexpectedInput
 
-KEYWORDS = ("use", "curvature", "transform", "inverse", "task", "evaluate", "study", "law")
 _ITEM = re.compile(rf"^(?:{'|'.join(KEYWORDS)})\b", re.MULTILINE)
-
-
-def grammar() -> str:
-    """The text of the grammar."""
-    return (resources.files("curvlang.grammars") / "curvlang.lark").read_text("utf-8")
-
-
-@lru_cache(maxsize=1)
-def _lark() -> Lark:
-    from lark import Lark
-
-    return Lark(grammar(), parser="lalr", propagate_positions=True, maybe_placeholders=True)
+MOST_ERRORS = 20
+"""Mistakes of syntax that are reported; a file with more is no spec, or broken at the first."""
+DEEPEST = 200
+"""Nesting that is read; nothing that is written on paper comes near it."""
 
 
 def parse(source: Source) -> tuple[File, list[Diagnostic]]:
@@ -36,65 +26,101 @@ def parse(source: Source) -> tuple[File, list[Diagnostic]]:
 
     After a mistake, reading goes on at the next line that starts with a top-level keyword.
     """
+    items: list[Item] = []
+    problems: list[Diagnostic] = []
+    start, size = 0, len(source.text)
+    while start < size and len(problems) < MOST_ERRORS:
+        found, at, problem = _read(source, start, size)
+        items.extend(found)
+        if problem is None:
+            break
+        problems.append(problem)
+        items.extend(_before(source, start, at))
+        following = _ITEM.search(source.text, max(at, start + 1))
+        start = following.start() if following else size
+    return File(tuple(items)), problems
+
+
+def _read(source: Source, start: int, end: int) -> tuple[tuple[Item, ...], int, Diagnostic | None]:
+    """The items of a stretch of text, or the place and the reason why it cannot be read."""
     from lark import UnexpectedInput
 
     from curvlang.language.build import Builder
 
-    items: list[Item] = []
-    problems: list[Diagnostic] = []
-    start = 0
-    while start < len(source.text):
-        text = " " * start + source.text[start:]
-        try:
-            tree = _lark().parse(text)
-        except UnexpectedInput as error:
-            at, problem = _explain(error, source)
-            problems.append(problem)
-            items.extend(_before(source, start, at))
-            following = _ITEM.search(source.text, max(at, start) + 1)
-            start = following.start() if following else len(source.text)
-        else:
-            items.extend(Builder(source).build(tree).items)
-            break
-    return File(tuple(items)), problems
+    deep = _too_deep(source, start, end)
+    if deep is not None:
+        return (), deep.labels[0].span.end, deep
+    try:
+        # Spaces keep every position what it is in the whole text.
+        tree = parser().parse(" " * start + source.text[start:end])
+    except UnexpectedInput as error:
+        return (), *_explain(error, source)
+    long = _too_long(tree, source)
+    if long is not None:
+        return (), end, long
+    return Builder(source).build(tree).items, end, None
 
 
 def _before(source: Source, start: int, at: int) -> tuple[Item, ...]:
     """Items that stand whole before a mistake."""
-    from lark import UnexpectedInput
-
-    from curvlang.language.build import Builder
-
     starts = [m.start() for m in _ITEM.finditer(source.text, start, max(at, start))]
-    if len(starts) < 2:
-        return ()
-    try:
-        tree = _lark().parse(" " * start + source.text[start : starts[-1]])
-    except UnexpectedInput:
-        return ()
-    return Builder(source).build(tree).items
+    return _read(source, start, starts[-1])[0] if len(starts) > 1 else ()
 
 
 def _explain(error: UnexpectedInput, source: Source) -> tuple[int, Diagnostic]:
+    """Where reading stopped, and what to say about it."""
     from lark import UnexpectedCharacters, UnexpectedEOF, UnexpectedToken
 
     match error:
         case UnexpectedCharacters():
-            at = error.pos_in_stream
-            span = Span(source, at, at + 1)
+            at = error.pos_in_stream or 0
             shown = source.text[at : at + 1]
-            code, headline, help_ = headline_for("character", shown, set(error.allowed or ()), source, at)
+            found = Found("character", shown, frozenset(error.allowed or ()), source, at)
         case UnexpectedToken(token=token) if token.type != "$END":
             at = token.start_pos or 0
-            span = Span(source, at, at + len(token))
-            expected = set(error.accepts or error.expected)
-            code, headline, help_ = headline_for("token", str(token), expected, source, at)
+            found = Found("token", str(token), _expected(error), source, at)
         case UnexpectedToken() | UnexpectedEOF():
-            at = len(source.text.rstrip())
-            span = Span(source, max(0, at - 1), max(1, at))
-            expected = set(getattr(error, "accepts", None) or error.expected)
-            code, headline, help_ = headline_for("end", "", expected, source, at)
             at = len(source.text)
+            found = Found("end", "", _expected(error), source, len(source.text.rstrip()))
         case _:
             raise error
-    return at, Diagnostic(code, headline, (Label(span, "here"),), help_)
+    return at, explain(found)
+
+
+def _expected(error: UnexpectedInput) -> frozenset[str]:
+    accepted = getattr(error, "accepts", None)
+    return frozenset(accepted or getattr(error, "expected", ()) or ())
+
+
+def _too_deep(source: Source, start: int, end: int) -> Diagnostic | None:
+    """Brackets inside brackets, counted before the text is read."""
+    depth = 0
+    for found in re.finditer(r'#[^\n]*|"[^"\n]*"|[(\[{]|[)\]}]', source.text[start:end]):
+        sign = found.group(0)
+        depth += 1 if sign in "([{" else -1 if sign in ")]}" else 0
+        if depth > DEEPEST:
+            at = start + found.start()
+            return _nested(Span(source, at, at + 1))
+    return None
+
+
+def _too_long(tree: Tree[Token], source: Source) -> Diagnostic | None:
+    """Operations inside operations: a sum of terms nests as deep as it has terms."""
+    from lark import Tree
+
+    waiting: list[tuple[Tree[Token], int]] = [(tree, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        if depth > DEEPEST:
+            return _nested(Span(source, node.meta.start_pos, node.meta.end_pos))
+        waiting += [(child, depth + 1) for child in node.children if isinstance(child, Tree)]
+    return None
+
+
+def _nested(span: Span) -> Diagnostic:
+    return Diagnostic(
+        "E0108",
+        f"an expression is nested more than {DEEPEST} deep",
+        (Label(span, "too deep"),),
+        ("give a part of it a name of its own",),
+    )

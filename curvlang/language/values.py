@@ -23,7 +23,7 @@ def suggestion(name: str, known: Mapping[str, object] | tuple[str, ...]) -> tupl
     near = get_close_matches(name, list(known), 1, 0.6)
     if near:
         return (f"did you mean `{near[0]}`?",)
-    names = list(known)
+    names = list(dict.fromkeys(known))
     return (f"known: {', '.join(f'`{x}`' for x in names[:12])}",) if names else ()
 
 

@@ -89,7 +89,9 @@ class AutodiffLoss(Loss):
                 "use `fisher = empirical`, or a curvature without `drop_residual`",
                 notes=("its Hessian at the outputs has negative eigenvalues, so it is no S Sᵀ",),
             )
-        return vectors * eigenvalues.clamp_min(0).sqrt().unsqueeze(-2)
+        root: Tensor = eigenvalues.clamp_min(0).sqrt().unsqueeze(-2)
+        S: Tensor = vectors * root
+        return S
 
     def sample(self, f: Tensor, y: Tensor, generator: Generator, samples: int) -> Tensor:
         """S times standard normal numbers: the function says nothing about how labels fall."""

@@ -12,22 +12,15 @@ from curvlang.compiler.derive import derive
 from curvlang.compiler.plan import DENSE_AT_MOST, BlockPlan, Geometry, Plan, plan
 from curvlang.compiler.program import Fisher, Partition, Program, Result
 from curvlang.compiler.structure import GramShape, LeafShape
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import Yield
 from curvlang.language.chain import Chain
-from curvlang.models import (
-    Columns,
-    LayerBlock,
-    Task,
-    assemble_columns,
-    blocks,
-    ggn_product,
-    hessian_dense,
-    hessian_product,
-    jacobian,
-    leaves,
-    loss_hessian,
-)
+from curvlang.models.blocks import LayerBlock, blocks
+from curvlang.models.hessian import hessian_dense
+from curvlang.models.leaves import columns, jacobian, leaves, loss_hessian
+from curvlang.models.products import ggn_product, hessian_product
+from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, Identity, MatrixFree, Operator, Sum
 from curvlang.runtime.assemble import operator
 from curvlang.runtime.execute import Execution, accumulation_dtype
@@ -122,10 +115,6 @@ def _blocks_of(task: Task, partition: Partition) -> tuple[LayerBlock, ...]:
     return blocks(task.model, task.train[0][:1], by)
 
 
-def _columns(fisher: Fisher | None) -> Columns | None:
-    return None if fisher is None else Columns(fisher.kind, fisher.samples)
-
-
 def _geometries(
     program: Program, found: Mapping[Partition, tuple[LayerBlock, ...]], task: Task
 ) -> tuple[Geometry, ...]:
@@ -137,11 +126,8 @@ def _geometries(
     r = 1
     if program.fisher is not None:
         generator = torch.Generator(device=task.device).manual_seed(0)
-        columns = _columns(program.fisher)
-        assert columns is not None
-        probe = leaves(
-            task.model, task.loss, x, y, found[program.partition], frozenset("ag"), columns, generator
-        )
+        layers = found[program.partition]
+        probe = leaves(task.model, task.loss, x, y, layers, {"g"}, program.fisher, generator)
         r = next(iter(probe.values()))["g"].shape[1]
     if program.partition is Partition.MODEL:
         return (Geometry("model", {"p": task.P, "r": r, "c": features}),)
@@ -253,8 +239,8 @@ class _Batch:
                 self.x,
                 self.y,
                 self.prepared.blocks[partition],
-                frozenset(wants),
-                _columns(fisher) or Columns(),
+                wants,
+                fisher or Fisher(),
                 self.generator,
             )
         return self.known[key]
@@ -264,7 +250,7 @@ class _Batch:
         layers = self.prepared.blocks[Partition.LAYER]
         if "j" in kinds:
             given = self._layers(Partition.LAYER, program.fisher, False)
-            found["j"] = assemble_columns(layers, given)
+            found["j"] = columns(layers, given)
         if "J" in kinds:
             found["J"] = jacobian(self.task.model, self.x, layers)
         if "L" in kinds:
@@ -319,9 +305,8 @@ class _Static:
             if isinstance(source, LeafShape):
                 whole = self.hessian()
             else:
-                columns = _columns(fisher)
-                assert columns is not None
-                whole = ggn_product(task.model, task.loss, *task.train, fisher=columns)
+                _refuse_sampled(fisher)
+                whole = ggn_product(task.model, task.loss, *task.train)
             if partition is Partition.MODEL:
                 return MatrixFree(whole, task.P, task.dtype, task.device)
             index = self._layer(partition, name).index
@@ -330,6 +315,18 @@ class _Static:
             )
 
         return make
+
+
+def _refuse_sampled(fisher: Fisher | None) -> None:
+    """Products of a Gram matrix are exact ones: sampled columns would change between products."""
+    if fisher is not None and fisher.kind != "exact":
+        raise SpecError(
+            Diagnostic(
+                "E0810",
+                f"the Gauss–Newton matrix with `fisher = {fisher}` does not fit and has no products",
+                help=("use `fisher = exact`, or a structured stage after it",),
+            )
+        )
 
 
 def _padded(v: Tensor, index: Tensor, total: int) -> Tensor:

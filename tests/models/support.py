@@ -70,6 +70,18 @@ def plain(*, bias: bool) -> nn.Module:
     )
 
 
+def normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def drawn(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """The model with every parameter drawn anew."""
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(normal(tuple(p.shape), generator) / p.shape[-1] ** 0.5)
+    return model
+
+
 @dataclass(frozen=True)
 class Case:
     """A model, the shape of one input, the shape of one output."""
@@ -80,9 +92,9 @@ class Case:
     outputs: tuple[int, ...]
 
     def make(self, examples: int, seed: int = 0) -> tuple[nn.Module, Tensor]:
-        torch.manual_seed(seed)
-        model = self.build().double().eval()
-        return model, torch.randn(examples, *self.inputs, dtype=torch.float64)
+        generator = torch.Generator().manual_seed(seed)
+        model = drawn(self.build().double().eval(), generator)
+        return model, normal((examples, *self.inputs), generator)
 
     def targets(self, loss: str, examples: int, seed: int = 1) -> Tensor:
         generator = torch.Generator().manual_seed(seed)

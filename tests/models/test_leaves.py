@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,7 +27,9 @@ from tests.models.support import (
     assert_equal,
     assert_refused,
     cases,
+    drawn,
     loss_names,
+    normal,
 )
 from tests.oracles import dense
 
@@ -77,19 +81,19 @@ def test_jacobian_and_loss_hessian(case) -> None:
     st.integers(0, 10**6),
 )
 def test_any_mlp_over_any_positions(widths, bias, positions, loss_name, examples, seed) -> None:
-    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     layers = [
         part
-        for d_in, d_out in zip(widths[:-1], widths[1:], strict=True)
+        for d_in, d_out in pairwise(widths)
         for part in (nn.Linear(d_in, d_out, bias=bias), nn.Tanh())
     ]
-    model = nn.Sequential(*layers[:-1]).double()
-    X = torch.randn(examples, *positions, widths[0], dtype=torch.float64)
+    model = drawn(nn.Sequential(*layers[:-1]).double(), generator)
+    X = normal((examples, *positions, widths[0]), generator)
     shape = (examples, *positions, widths[-1])
     if loss_name == "cross_entropy":
-        y = torch.randint(0, shape[-1], shape[:-1])
+        y = torch.randint(0, shape[-1], shape[:-1], generator=generator)
     else:
-        y = torch.rand(shape, dtype=torch.float64)
+        y = torch.rand(shape, generator=generator, dtype=torch.float64)
     found = blocks(model, X)
     assert_equal(
         per_example_gradients(model, LOSSES[loss_name], X, y, found),

@@ -1,0 +1,25 @@
+"""`curvlang cache`: how much is kept, and clearing it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def command(
+    action: Annotated[str, typer.Argument(help="`show` or `clear`.")] = "show",
+) -> int:
+    """Show or clear what is kept: retrained ground truth."""
+    from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+    from curvlang.evaluation.cache import Cache
+
+    cache = Cache()
+    if action not in ("show", "clear"):
+        raise SpecError(
+            Diagnostic("E0708", f"`cache {action}` is not known", help=("use `show` or `clear`",))
+        )
+    files, held = cache.clear() if action == "clear" else cache.size()
+    verb = "cleared" if action == "clear" else "kept"
+    print(f"{files} files, {held / 2**20:.1f} MiB {verb} in {cache.root}")
+    return 0

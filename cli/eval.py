@@ -1,0 +1,54 @@
+"""`curvlang eval`: error, influence and LDS along the chain, on the spec's task."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Specs = Annotated[list[str], typer.Argument(help="Paths (`x.cv`, `x.cv:name`), or shipped names.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says."""
+
+    task: str | None
+    device: str
+    dtype: str
+    seed: int
+    out: Path | None
+    quick: bool
+    no_lds: bool
+    json: bool
+    verbose: bool
+    quiet: bool
+
+
+def command(
+    specs: Specs,
+    task: Annotated[str | None, typer.Option(help="A task, as a spec writes it.")] = None,
+    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, or `auto`.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="`float32` or `float64` for the analysis.")] = "float64",
+    seed: Annotated[int, typer.Option(help="Of the baseline's initialisation and of sampling.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Run folder (with several specs: their parent).")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A small protocol: under half a minute.")] = False,
+    no_lds: Annotated[bool, typer.Option("--no-lds", help="Errors and influence only.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The result alone, on standard output.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Also the time of each part.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
+) -> int:
+    """Evaluate specs: structure, memory, error, share and LDS of every step of the chain."""
+    from .running import evaluate_all
+
+    options = Options(task, device, dtype, seed, out, quick, no_lds, as_json, verbose, quiet)
+    found = evaluate_all(specs, options)
+    if as_json:
+        shown: Any = found[0] if len(found) == 1 else found
+        json.dump(shown, sys.stdout, indent=2, allow_nan=False)
+        print()
+    return 0

@@ -1,0 +1,28 @@
+"""`curvlang explain`: structure, passes, contractions, costs and code; nothing is run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def command(
+    spec: Annotated[str, typer.Argument(help="A path (`x.cv`, `x.cv:name`), or a shipped name.")],
+    task: Annotated[str | None, typer.Option(help="A task, as a spec writes it.")] = None,
+    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, or `auto`.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="`float32` or `float64`.")] = "float64",
+) -> int:
+    """Print the plan of a spec on its task: nothing is trained, nothing is fitted."""
+    from curvlang.facade import evaluation_of, explain
+    from curvlang.language import load
+    from curvlang.models.builtin import task_from
+
+    from .running import device_of, dtype_of, task_of
+
+    loaded = load(spec)
+    for name, curvature in loaded.curvatures.items():
+        wanted = task_of(evaluation_of(loaded, curvature), task)
+        made = task_from(wanted, dtype=dtype_of(dtype), device=device_of(device))
+        print(explain(loaded, made, curvature=name))
+    return 0

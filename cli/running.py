@@ -1,0 +1,261 @@
+"""The work behind `curvlang eval`: from specs and options to tables and run folders."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from curvlang.compiler.derive import describe_value
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.evaluation.baseline import train_baseline
+from curvlang.evaluation.cache import Cache
+from curvlang.evaluation.evaluate import Evaluated, evaluate_curvature
+from curvlang.evaluation.protocol import LDS, SWEEP
+from curvlang.facade import evaluation_of
+from curvlang.language import curvature_named, default_task, load, task_text
+from curvlang.language.chain import Curvature, Evaluation, Spec, TaskSpec
+from curvlang.models.builtin import task_from
+from curvlang.models.task import Task
+from curvlang.reporting.runfolder import write_run
+from curvlang.reporting.schema import plain
+from curvlang.reporting.table import show
+from curvlang.version import VERSION
+
+from .eval import Options
+from .progress import Bars
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def evaluate_all(specs: Sequence[str], options: Options) -> list[Any]:
+    """Evaluate every curvature of every spec; all specs are checked before anything runs."""
+    device = device_of(options.device)
+    dtype = dtype_of(options.dtype)
+    loaded = [load(given) for given in specs]
+    jobs = [(spec, curvature) for spec in loaded for curvature in _wanted(spec)]
+    if not jobs:
+        raise SpecError(
+            Diagnostic(
+                "E0206",
+                f"`{loaded[0].source.name}` defines no curvature to evaluate",
+                help=("add `curvature mine = hessian |> drop_residual`",),
+            )
+        )
+    trained: dict[str, tuple[Task, Task]] = {}
+    out: list[Any] = []
+    for spec, curvature in jobs:
+        out.append(_one(spec, curvature, options, device, dtype, trained, len(jobs) > 1))
+    return out
+
+
+def device_of(name: str) -> torch.device:
+    """The device that an option names; `auto` takes CUDA where there is any."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise SpecError(
+            Diagnostic("E0708", f"the device `{name}` cannot be used: {reason}", help=("use `cpu`",))
+        ) from error
+    return device
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The precision that an option names."""
+    if name not in DTYPES:
+        raise SpecError(
+            Diagnostic(
+                "E0708", f"`--dtype {name}` is not known", help=(f"use one of {', '.join(DTYPES)}",)
+            )
+        )
+    return DTYPES[name]
+
+
+def _wanted(spec: Spec) -> list[Curvature]:
+    named = [e.curvature for e in spec.evaluations]
+    if not spec.curvatures:
+        return [curvature_named(name, spec) for name in dict.fromkeys(named)]
+    return list(spec.curvatures.values())
+
+
+def task_of(evaluation: Evaluation | None, given: str | None) -> TaskSpec:
+    """The task of the command line, else of the spec, else the default one."""
+    if given is not None:
+        return task_text(given, "<--task>")
+    return evaluation.task if evaluation is not None else default_task()
+
+
+def protocol_of(evaluation: Evaluation | None, options: Options) -> LDS | None:
+    """The LDS protocol of the spec, else the default one; made small by `--quick`."""
+    if options.no_lds:
+        return None
+    said = dict(evaluation.lds or {}) if evaluation is not None else {}
+    if said.get("queries") == "all":
+        said["queries"] = None  # type: ignore[assignment]
+    found = LDS(**said)  # type: ignore[arg-type]
+    return found.quick() if options.quick else found
+
+
+def _one(
+    spec: Spec,
+    curvature: Curvature,
+    options: Options,
+    device: torch.device,
+    dtype: torch.dtype,
+    trained: dict[str, tuple[Task, Task]],
+    several: bool,
+) -> Any:
+    start = time.perf_counter()
+    evaluation = evaluation_of(spec, curvature)
+    wanted = task_of(evaluation, options.task)
+    protocol = protocol_of(evaluation, options)
+    inverse = evaluation.inverse if evaluation is not None else None
+    reference = None
+    if evaluation is not None and evaluation.error_against is not None:
+        reference = curvature_named(evaluation.error_against, spec)
+    with Bars(options.quiet) as bars:
+        key = repr((wanted.name, wanted.data, wanted.model, wanted.loss, wanted.train))
+        if key not in trained:
+            fresh = task_from(wanted, seed=options.seed, device=device)
+            base = train_baseline(fresh, options.seed, bars)
+            trained[key] = (base, base.to(dtype=dtype))
+        base, task = trained[key]
+        done = evaluate_curvature(
+            curvature,
+            task,
+            truth_task=base,
+            reference=reference,
+            inverse=inverse,
+            inverse_text=inverse.span.text if inverse is not None else "",
+            sweep=SWEEP,
+            protocol=protocol,
+            seed=options.seed,
+            init_seed=options.seed,
+            cache=Cache(),
+            progress=bars,
+            version=VERSION,
+            arguments=wanted.arguments,
+            notes=_notes(evaluation, options),
+        )
+    done.times["total"] = time.perf_counter() - start
+    folder = _folder(spec, curvature, wanted, protocol, options, several)
+    write_run(
+        folder,
+        done.result,
+        done.scores,
+        spec.source.text,
+        _provenance(spec, wanted, task, protocol, done, options, device),
+        step_scores=done.step_scores,
+        times=done.times,
+    )
+    _show(done, folder, options)
+    return plain(done.result.to_json())
+
+
+def _notes(evaluation: Evaluation | None, options: Options) -> list[str]:
+    notes = []
+    if options.quick:
+        notes.append("--quick: a small protocol, for trying things; intervals are wide")
+    if evaluation is None:
+        notes.append("the spec names no evaluation: task, inverse and protocol are the defaults shown")
+    return notes
+
+
+def _show(done: Evaluated, folder: Path, options: Options) -> None:
+    if options.json:
+        return
+    show(done.result, Console(highlight=False))
+    if options.quiet:
+        return
+    notes = Console(stderr=True, highlight=False, soft_wrap=True)
+    if done.truth is not None:
+        notes.print(
+            f"retrained {done.truth.trained} models, {done.truth.reused} from the cache", style="dim"
+        )
+    if options.verbose:
+        for name, seconds in done.times.items():
+            notes.print(f"{name:>18}: {seconds:7.2f} s", style="dim")
+    notes.print(f"written to {folder}/ (open report.html)")
+
+
+def _folder(
+    spec: Spec,
+    curvature: Curvature,
+    wanted: TaskSpec,
+    protocol: LDS | None,
+    options: Options,
+    several: bool,
+) -> Path:
+    """`runs/<name>-<hash of what was asked>`, so that the same question has the same folder."""
+    name = curvature.name or "curvature"
+    if options.out is not None:
+        return options.out / name if several else options.out
+    asked = repr((spec.source.text, name, wanted, protocol, options.seed, options.dtype, VERSION))
+    return Path("runs") / f"{name}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+
+
+def _provenance(
+    spec: Spec,
+    wanted: TaskSpec,
+    task: Task,
+    protocol: LDS | None,
+    done: Evaluated,
+    options: Options,
+    device: torch.device,
+) -> dict[str, object]:
+    """All that is needed to repeat the run."""
+    parts = {
+        kind: {"name": part.name, **{k: describe_value(v) for k, v in part.arguments.items()}}
+        for kind, part in (
+            ("data", wanted.data),
+            ("model", wanted.model),
+            ("loss", wanted.loss),
+            ("train", wanted.train),
+        )
+    }
+    hashes: dict[str, object] = {
+        "spec": hashlib.sha256(spec.source.text.encode()).hexdigest(),
+        "data": task.data_fingerprint(),
+        "trained model": task.fingerprint(),
+    }
+    if done.truth is not None:
+        kept = np.packbits(done.truth.kept.numpy())
+        hashes["subsets"] = hashlib.sha256(kept.tobytes()).hexdigest()
+        hashes["ground truth"] = hashlib.sha256(done.truth.outcome.numpy().tobytes()).hexdigest()
+    return {
+        "versions": {
+            "curvlang": VERSION,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "command": ["curvlang", "eval", *sys.argv[2:]],
+        "seed": options.seed,
+        "device": str(device),
+        "dtype": options.dtype,
+        "threads": torch.get_num_threads(),
+        "processors": os.cpu_count(),
+        "task": {"name": wanted.name, **parts},
+        "inverse": done.result.inverse,
+        "sweep": list(done.result.sweep),
+        "protocol": None if protocol is None else asdict(protocol),
+        "hashes": hashes,
+        "seconds": {name: round(value, 3) for name, value in done.times.items()},
+        "models": None
+        if done.truth is None
+        else {"trained": done.truth.trained, "from the cache": done.truth.reused},
+    }

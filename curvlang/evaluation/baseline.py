@@ -1,0 +1,70 @@
+"""The trained model that scores are computed at: one more training on the retraining engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.evaluation.retrain import retrain
+from curvlang.evaluation.subsets import derived_seed
+from curvlang.models.task import Task
+
+
+def train_baseline(
+    task: Task, seed: int, progress: Callable[[str, int, int], None] | None = None
+) -> Task:
+    """The task with its model trained on all examples.
+
+    Args:
+        task: With `build` and `recipe`.
+        seed: Of the initialisation; the minibatches have a seed derived from it.
+        progress: Told about every epoch.
+
+    Raises:
+        SpecError: E0504 where training diverges.
+    """
+    assert task.build is not None
+    assert task.recipe is not None
+    recipe = task.recipe
+
+    def told(done: int, total: int) -> None:
+        if progress is not None:
+            progress("training", done, total)
+
+    found = retrain(
+        task.build,
+        task.loss.name,
+        task.train,
+        task.query,
+        torch.ones(1, task.N, dtype=torch.bool),
+        recipe,
+        [seed],
+        [derived_seed(seed, 3)],
+        keep_parameters=True,
+        progress=told,
+    )
+    if bool(found.diverged[0]):
+        epochs = (~torch.isfinite(found.curve[0])).nonzero()
+        when = f"in epoch {int(epochs[0, 0]) + 1}" if len(epochs) else "on the queries"
+        raise SpecError(
+            Diagnostic(
+                "E0504",
+                f"the model diverged in training: its loss is not finite {when}",
+                help=(f"lower the learning rate (`lr = {recipe.lr:g}`)",),
+                notes=("a diverged model has no influence scores",),
+            )
+        )
+    assert found.parameters is not None
+    model = task.build(seed)
+    return task.with_model(_filled(model, {n: p[0] for n, p in found.parameters.items()}))
+
+
+def _filled(model: nn.Module, values: dict[str, torch.Tensor]) -> nn.Module:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in values:
+                parameter.copy_(values[name])
+    return model.eval()

@@ -1,0 +1,455 @@
+"""The evaluation of a chain: what each step costs, in structure, error and attribution quality."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.source import NOWHERE
+from curvlang.evaluation.cache import Cache
+from curvlang.evaluation.ceiling import noise_ceiling
+from curvlang.evaluation.chain import Measured, Setting, forward_error, measure, sampled, settings
+from curvlang.evaluation.ground_truth import GroundTruth, ground_truth
+from curvlang.evaluation.influence import shares, spearman
+from curvlang.evaluation.lds import (
+    Resamples,
+    bootstrap_scores,
+    draw_resamples,
+    percentile_interval,
+    predictions,
+    verdict,
+)
+from curvlang.evaluation.protocol import GRADIENTS, LDS, SWEEP
+from curvlang.evaluation.result import (
+    Comparison,
+    Interval,
+    Point,
+    Protocol,
+    Result,
+    Step,
+    TaskSummary,
+)
+from curvlang.language.chain import Chain, Combination, Curvature, InverseUse
+from curvlang.models.blocks import blocks
+from curvlang.models.leaves import per_example_gradients
+from curvlang.models.task import Task
+from curvlang.operators import Operator, Scaled, Sum
+from curvlang.runtime.fit import FittedStage, fit_chains
+
+Progress = Callable[[str, int, int], None]
+BATCH = 512
+"""Examples whose gradients are formed at once."""
+
+
+@dataclass(slots=True, eq=False)
+class Evaluated:
+    """A result with the scores behind it.
+
+    Args:
+        result: What was found.
+        scores: `[Q, N]` of the curvature itself at the shared setting.
+        step_scores: The same for every step, by label.
+        times: Seconds of each part.
+        truth: Retrained models, how many were reused.
+    """
+
+    result: Result
+    scores: NDArray[np.float64]
+    step_scores: dict[str, NDArray[np.float64]]
+    times: dict[str, float] = field(default_factory=dict)
+    truth: GroundTruth | None = None
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.times: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.times[name] = self.times.get(name, 0.0) + time.perf_counter() - start
+
+
+def fit_curvature(
+    curvature: Curvature, task: Task, *, seed: int = 0, progress: Progress | None = None
+) -> tuple[FittedStage, ...]:
+    """Every stage of a chain; a combination is one stage, the weighted sum of its parts."""
+    if isinstance(curvature, Chain):
+        (stages,) = fit_chains([curvature], task, seed=seed, progress=progress)
+        return stages
+    return (_combined(curvature, task, seed, progress),)
+
+
+def _combined(
+    curvature: Combination, task: Task, seed: int, progress: Progress | None
+) -> FittedStage:
+    chains = list(_leaves_of(curvature, 1.0))
+    fitted = fit_chains([c for _, c in chains], task, seed=seed, progress=progress)
+    terms: list[Operator] = []
+    for (weight, _), stages in zip(chains, fitted, strict=True):
+        last = stages[-1].operator
+        terms.append(last if weight == 1.0 else Scaled(weight, last))
+    whole = terms[0] if len(terms) == 1 else Sum(tuple(terms))
+    text = " + ".join(f"{w:g} * {c.name or c.labels[-1]}" for w, c in chains)
+    structures = {c.labels[-1]: s[-1].operator.describe() for (_, c), s in zip(chains, fitted, strict=True)}
+    passes = max(s[-1].passes for s in fitted)
+    return FittedStage(curvature.name, text, whole, structures, passes, curvature.span)
+
+
+def _leaves_of(curvature: Curvature, weight: float) -> Iterator[tuple[float, Chain]]:
+    match curvature:
+        case Chain():
+            yield weight, curvature
+        case Combination(terms=terms):
+            for own, part in terms:
+                yield from _leaves_of(part, weight * own)
+
+
+def gradients(task: Task, part: str) -> Tensor:
+    """Gradients of every example's loss, `[N, P]` for `train`, `[Q, P]` for `query`."""
+    found = blocks(task.model, task.train[0][:BATCH])
+    pieces = [
+        per_example_gradients(task.model, task.loss, x, y, found)
+        for x, y in task.batches(BATCH, part)
+    ]
+    return torch.cat(pieces)
+
+
+def evaluate_curvature(
+    curvature: Curvature,
+    task: Task,
+    *,
+    truth_task: Task | None = None,
+    reference: Curvature | None = None,
+    inverse: InverseUse | None = None,
+    inverse_text: str = "",
+    sweep: Sequence[float] = SWEEP,
+    protocol: LDS | None = None,
+    seed: int = 0,
+    init_seed: int = 0,
+    cache: Cache | None = None,
+    progress: Progress | None = None,
+    version: str = "",
+    arguments: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> Evaluated:
+    """Fit every stage, measure its errors against the reference, and score it by LDS.
+
+    Args:
+        curvature: The chain (or combination).
+        task: Trained model and data, in the precision of the analysis.
+        truth_task: The task in the precision of the retraining; needed with a protocol.
+        reference: What errors are measured against; the Hessian where not given.
+        inverse: The spec's inverse; None for `tikhonov` over `sweep`.
+        inverse_text: How the inverse is printed.
+        sweep: λ grid.
+        protocol: None for no LDS.
+        seed: Of sampled labels and sampled gradients.
+        init_seed: Of the baseline's initialisation.
+        cache: Of ground truth.
+        progress: Told what is done.
+        version: Printed with the result.
+        arguments: The task's parameters, printed.
+        notes: Printed below the result.
+    """
+    clock = _Clock()
+    chosen = settings(inverse, sweep)
+    truth = None
+    if protocol is not None:
+        with clock("ground truth"):
+            truth = ground_truth(
+                truth_task or task, protocol, init_seed, cache=cache, progress=progress
+            )
+    with clock("fit"):
+        stages, goal, goal_label = _fitted(curvature, reference, task, seed, progress)
+    with clock("gradients"):
+        train, query = gradients(task, "train"), gradients(task, "query")
+        sample = train[sampled(task.N, GRADIENTS, seed).to(train.device)]
+    limit = protocol.queries if protocol is not None else None
+    query = query[:limit] if limit else query
+    with clock("scores and errors"):
+        measured = measure(stages, goal, chosen, query, train, sample, progress)
+        forwards = [forward_error(s.operator, goal) for s in stages]
+    with clock("LDS"):
+        judged = _judge(measured, truth, protocol, len(query), progress)
+    shared = judged.shared if judged else _plain_shared(chosen, goal)
+    steps = _steps(stages, chosen, measured, forwards, judged, shared)
+    result = Result(
+        name=curvature.name or "curvature",
+        version=version,
+        reference=goal_label,
+        task=_summary(task, arguments or {}),
+        inverse=inverse_text or "tikhonov: (C + λI)⁻¹, λ swept",
+        sweep=() if inverse is not None else tuple(sweep),
+        protocol=_protocol(protocol, len(query)),
+        ceiling=judged.ceiling if judged else None,
+        steps=tuple(steps),
+        comparisons=judged.comparisons(stages, shared) if judged else (),
+        notes=tuple(notes) + _notes(truth, measured, stages),
+    )
+    last = {
+        s.label: m[shared].scores.cpu().numpy()  # type: ignore[union-attr]
+        for s, m in zip(stages, measured, strict=True)
+        if m[shared].scores is not None
+    }
+    final = last.get(stages[-1].label)
+    if final is None:
+        raise SpecError(_no_scores(stages[-1], measured[-1][shared]))
+    return Evaluated(result, final, last, clock.times, truth)
+
+
+def _fitted(
+    curvature: Curvature,
+    reference: Curvature | None,
+    task: Task,
+    seed: int,
+    progress: Progress | None,
+) -> tuple[tuple[FittedStage, ...], Operator, str]:
+    """Stages of the chain and the reference, which is the first stage where that is the Hessian."""
+    stages = fit_curvature(curvature, task, seed=seed, progress=progress)
+    if reference is None and stages[0].label == "hessian":
+        return stages, stages[0].operator, "hessian"
+    if reference is None:
+        from curvlang.language import curvature_named
+
+        reference = curvature_named("hessian")
+    label = reference.name
+    for stage in stages:
+        if stage.label == label:
+            return stages, stage.operator, label
+    return stages, fit_curvature(reference, task, seed=seed)[-1].operator, label
+
+
+def _plain_shared(chosen: Sequence[Setting], goal: Operator) -> int:
+    """Without LDS: the λ of the sweep nearest to a tenth of the mean size of an eigenvalue."""
+    if len(chosen) == 1 or goal.structure == "MatrixFree":
+        return len(chosen) // 2
+    target = 0.1 * float(goal.eigenvalues().abs().mean())
+    logs = [abs(np.log(s.damping or 1e-300) - np.log(max(target, 1e-300))) for s in chosen]
+    return int(np.argmin(logs))
+
+
+@dataclass(slots=True, eq=False)
+class _Judged:
+    """LDS of every step at every setting, and the resampled values behind the intervals."""
+
+    estimates: list[list[float | None]]
+    intervals: list[list[Interval | None]]
+    values: list[list[Tensor | None]]
+    ceiling: Interval | None
+    shared: int
+    level: float
+
+    def comparisons(self, stages: Sequence[FittedStage], shared: int) -> tuple[Comparison, ...]:
+        """Each step against the one before it, and the last against the first, all paired."""
+        pairs = [(k, k - 1) for k in range(1, len(stages))]
+        if len(stages) > 2:
+            pairs.append((len(stages) - 1, 0))
+        out = []
+        for later, earlier in pairs:
+            a, b = self.values[later][shared], self.values[earlier][shared]
+            x, y = self.estimates[later][shared], self.estimates[earlier][shared]
+            if a is None or b is None or x is None or y is None:
+                continue
+            interval, word = verdict(a - b, x - y, self.level)
+            out.append(Comparison(stages[later].label, stages[earlier].label, interval, word))
+        return tuple(out)
+
+
+def _judge(
+    measured: list[list[Measured]],
+    truth: GroundTruth | None,
+    protocol: LDS | None,
+    queries: int,
+    progress: Progress | None,
+) -> _Judged | None:
+    if truth is None or protocol is None:
+        return None
+    outcome = truth.outcome[:, :, :queries]
+    effect = -outcome.mean(1).T.contiguous()
+    resamples = draw_resamples(len(truth.kept), queries, protocol.bootstrap, protocol.seed + 1)
+    level = 0.95
+    flat = [
+        None if m.scores is None else predictions(m.scores.cpu(), truth.kept)
+        for row in measured
+        for m in row
+    ]
+    known = [p for p in flat if p is not None]
+    drawn = iter(_in_parts(known, effect, resamples, progress))
+    width = len(measured[0])
+    values = [None if p is None else next(drawn) for p in flat]
+    estimates = [None if p is None else float(spearman(p, effect).mean()) for p in flat]
+    intervals = [
+        None if v is None or e is None else Interval(e, *percentile_interval(v, level))
+        for e, v in zip(estimates, values, strict=True)
+    ]
+
+    def rows(items: list[Any]) -> list[list[Any]]:
+        return [items[k : k + width] for k in range(0, len(items), width)]
+
+    table = rows(estimates)
+    means = [
+        np.mean([row[k] for row in table]) if all(row[k] is not None for row in table) else -np.inf
+        for k in range(width)
+    ]
+    ceiling = noise_ceiling(outcome, resamples, level=level, seed=protocol.seed)
+    return _Judged(table, rows(intervals), rows(values), ceiling, int(np.argmax(means)), level)
+
+
+def _in_parts(
+    known: Sequence[Tensor], effect: Tensor, resamples: Resamples, progress: Progress | None
+) -> Iterator[Tensor]:
+    """Resampled scores method by method in small groups, so that progress can be shown."""
+    for start in range(0, len(known), 5):
+        yield from bootstrap_scores(known[start : start + 5], effect, resamples)
+        if progress is not None:
+            progress("bootstrap", min(start + 5, len(known)), len(known))
+
+
+def _steps(
+    stages: Sequence[FittedStage],
+    chosen: Sequence[Setting],
+    measured: list[list[Measured]],
+    forwards: list[float | None],
+    judged: _Judged | None,
+    shared: int,
+) -> Iterator[Step]:
+    forward_shares = list(shares(forwards))
+    columns = [_points(measured, judged, k, s) for k, s in enumerate(chosen)]
+    for k, stage in enumerate(stages):
+        points = tuple(column[k] for column in columns)
+        scored = [(p.lds.estimate, at) for at, p in enumerate(points) if p.lds is not None]
+        yield Step(
+            label=stage.label,
+            stage=stage.stage,
+            structure=_common_structure(stage.operator),
+            structures=dict(stage.structures),
+            memory=stage.operator.memory(),
+            passes=stage.passes,
+            forward=forwards[k],
+            forward_share=forward_shares[k],
+            points=points,
+            best=max(scored)[1] if scored else None,
+            shared=shared,
+            note="; ".join(dict.fromkeys(m.note for m in measured[k] if m.note)),
+        )
+
+
+def _points(
+    measured: list[list[Measured]], judged: _Judged | None, k: int, setting: Setting
+) -> list[Point]:
+    """One setting's points down the chain, with shares of what the chain adds in all."""
+    column = [row[k] for row in measured]
+    inverse = list(shares([m.inverse for m in column]))
+    influence = list(shares([m.influence for m in column]))
+    lds = [None if judged is None else judged.intervals[j][k] for j in range(len(column))]
+    lds_shares = list(shares([None if x is None else x.estimate for x in lds]))
+    return [
+        Point(
+            setting.damping,
+            m.inverse,
+            inverse[j],
+            m.influence,
+            influence[j],
+            m.cosine,
+            lds[j],
+            lds_shares[j],
+            m.note,
+        )
+        for j, m in enumerate(column)
+    ]
+
+
+def _common_structure(operator: Operator) -> str:
+    """The structure's word: that of the blocks where there are any."""
+    inner = getattr(operator, "blocks", None)
+    if operator.structure == "BlockDiagonal" and inner is not None:
+        words = dict.fromkeys(block.structure for block in inner)
+        return " / ".join(words) + " blocks" if len(words) > 1 else f"{next(iter(words))} blocks"
+    return operator.structure
+
+
+def _summary(task: Task, arguments: Mapping[str, Any]) -> TaskSummary:
+    with torch.no_grad():
+        train = task.loss.per_example(task.model(task.train[0]), task.train[1])
+        outputs = task.model(task.query[0])
+        query = task.loss.per_example(outputs, task.query[1])
+    accuracy = None
+    if task.loss.name == "cross_entropy":
+        accuracy = float((outputs.argmax(-1) == task.query[1]).double().mean())
+    return TaskSummary(
+        name=task.name,
+        arguments=dict(arguments),
+        model=_describe(task),
+        loss=task.loss.name,
+        train_examples=task.N,
+        query_examples=task.Q,
+        parameters=task.P,
+        train_loss=float(train.mean()),
+        query_loss=float(query.mean()),
+        query_accuracy=accuracy,
+        recipe=None if task.recipe is None else asdict(task.recipe),
+        weight_decay=task.weight_decay,
+    )
+
+
+def _describe(task: Task) -> str:
+    """Layer widths of a perceptron, else the type's name."""
+    linears = [m for m in task.model.modules() if isinstance(m, torch.nn.Linear)]
+    if isinstance(task.model, torch.nn.Sequential) and linears:
+        widths = [linears[0].in_features, *(m.out_features for m in linears)]
+        others = {type(m).__name__.lower() for m in task.model if not isinstance(m, torch.nn.Linear)}
+        bias = "" if linears[0].bias is not None else ", no bias"
+        return f"MLP {'–'.join(map(str, widths))} {'/'.join(sorted(others))}{bias}"
+    return type(task.model).__name__
+
+
+def _protocol(protocol: LDS | None, queries: int) -> Protocol | None:
+    if protocol is None:
+        return None
+    return Protocol(
+        protocol.subsets,
+        protocol.keep,
+        protocol.retrains,
+        queries,
+        protocol.initialisation,
+        protocol.seed,
+        protocol.bootstrap,
+    )
+
+
+def _notes(
+    truth: GroundTruth | None, measured: list[list[Measured]], stages: Sequence[FittedStage]
+) -> tuple[str, ...]:
+    notes = []
+    if truth is not None and truth.damaged:
+        notes.append(
+            f"{len(truth.damaged)} damaged files of the cache were not used; their models were "
+            "trained again"
+        )
+    if stages[0].operator.structure == "MatrixFree":
+        notes.append("the Hessian is known by its products alone: no forward error")
+    return tuple(notes)
+
+
+def _no_scores(stage: FittedStage, measured: Measured) -> Diagnostic:
+    labels = (Label(stage.span, "this stage"),) if stage.span is not NOWHERE else ()
+    return Diagnostic(
+        "E0506",
+        f"`{stage.label}` has no scores at the shared setting: {measured.note}",
+        labels,
+        ("use a larger damping, or another inverse",),
+    )
+
+
+__all__ = ["Evaluated", "evaluate_curvature", "fit_curvature", "gradients", "replace"]

@@ -1,0 +1,218 @@
+"""What a user does in Python: load a spec, fit it, score with it, evaluate it, explain it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvlang.compiler.explain import Explanation
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.evaluation.cache import Cache
+from curvlang.evaluation.evaluate import evaluate_curvature, fit_curvature, gradients
+from curvlang.evaluation.influence import scores
+from curvlang.evaluation.protocol import LDS, SWEEP
+from curvlang.evaluation.result import Result
+from curvlang.language import curvature_named, inverse_text, load, loads
+from curvlang.language.chain import Chain, Combination, Curvature, Evaluation, Spec
+from curvlang.models.task import Task
+from curvlang.operators import Operator
+from curvlang.runtime.fit import prepare
+from curvlang.runtime.fitted import FittedOperator
+from curvlang.version import VERSION
+
+
+def as_spec(spec: Spec | str | Path) -> Spec:
+    """A spec, from itself, a path, or the name of one that ships."""
+    return spec if isinstance(spec, Spec) else load(str(spec))
+
+
+def chosen(spec: Spec, curvature: str | None = None) -> Curvature:
+    """The curvature of a spec: the one named, the only one, or the last one.
+
+    Raises:
+        SpecError: E0206 where the spec defines none of that name, or none at all.
+    """
+    name = curvature or next(reversed(list(spec.curvatures)), None)
+    if name is None and spec.evaluations:
+        return curvature_named(spec.evaluations[-1].curvature, spec)
+    if name is None or name not in spec.curvatures:
+        missing = f"no curvature `{curvature}`" if curvature else "no curvature"
+        raise SpecError(
+            Diagnostic(
+                "E0206",
+                f"`{spec.source.name}` defines {missing}",
+                help=("add `curvature mine = hessian |> drop_residual`",),
+            )
+        )
+    return spec.curvatures[name]
+
+
+def evaluation_of(spec: Spec, curvature: Curvature) -> Evaluation | None:
+    """What the spec says about evaluating a curvature."""
+    return next((e for e in reversed(spec.evaluations) if e.curvature == curvature.name), None)
+
+
+def fit(
+    spec: Spec | str | Path, task: Task, *, curvature: str | None = None, seed: int = 0
+) -> FittedOperator:
+    """Fit a spec's curvature on a task.
+
+    Args:
+        spec: A spec, a path, or the name of one that ships.
+        task: Model, loss and data.
+        curvature: Which of the spec's curvatures; the last one where not given.
+        seed: Of sampled labels.
+
+    Returns:
+        A structured operator on all P parameters, in the order of `task.parameters`.
+    """
+    whole = as_spec(spec)
+    found = chosen(whole, curvature)
+    stage = fit_curvature(found, task, seed=seed)[-1]
+    evaluation = evaluation_of(whole, found)
+    rule = evaluation.inverse if evaluation is not None else None
+    return FittedOperator(stage.operator, task.parameters, rule, stage.label)
+
+
+def influence(
+    operator: FittedOperator | Operator,
+    task: Task,
+    *,
+    damping: float | None = None,
+    inverse: str | None = None,
+    per_layer: bool = False,
+    chunk: int = 4096,
+) -> Tensor | dict[str, Tensor]:
+    """Influence scores `[Q, N]`: `∇m_qᵀ C⁻¹ ∇ℓ_n`, positive where training on n lowers q's loss.
+
+    Args:
+        operator: A fitted curvature.
+        task: Queries and training examples.
+        damping: λ of `(C + λI)⁻¹`; the spec's inverse where not given.
+        inverse: An inverse as a spec writes it, `pseudo(rtol = 1e-4)`.
+        per_layer: Scores of each block instead, by name; they add up to the total.
+        chunk: Queries preconditioned at once.
+    """
+    fitted = (
+        operator
+        if isinstance(operator, FittedOperator)
+        else FittedOperator(operator, task.parameters)
+    )
+    if damping is not None and inverse is not None:
+        raise SpecError(
+            Diagnostic("E0709", "both `damping` and `inverse` are given", help=("give one",))
+        )
+    if inverse is not None:
+        fitted = FittedOperator(
+            fitted.operator, fitted.parameters, inverse_text(inverse, "<inverse>"), fitted.label
+        )
+    ready = fitted.inverse(damping)
+    train, query = gradients(task, "train"), gradients(task, "query")
+    kind = ready.operator.dtype
+    train, query = train.to(kind), query.to(kind)
+    if not per_layer:
+        return scores(ready.operator, query, train, chunk=chunk)
+    return _per_block(ready, query, train, chunk)
+
+
+def _per_block(
+    ready: FittedOperator, query: Tensor, train: Tensor, chunk: int
+) -> dict[str, Tensor]:
+    from curvlang.operators import BlockDiagonal
+
+    operator = ready.operator
+    if not isinstance(operator, BlockDiagonal):
+        raise SpecError(
+            Diagnostic(
+                "E0710",
+                f"a {operator.structure} curvature has no scores per layer",
+                help=("put `block_diagonal(by = layer)` into the chain",),
+            )
+        )
+    return {
+        name: scores(block, query[:, index], train[:, index], chunk=chunk)
+        for name, block, index in zip(
+            operator.names, operator.blocks, operator.index, strict=True
+        )
+    }
+
+
+def evaluate(
+    spec: Spec | str | Path,
+    task: Task,
+    *,
+    protocol: LDS | None = None,
+    curvature: str | None = None,
+    damping: tuple[float, ...] = SWEEP,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    cache: Cache | None = None,
+) -> Result:
+    """Error and influence of every step of a spec's chain, and LDS where a protocol is given.
+
+    Args:
+        spec: A spec, a path, or the name of one that ships.
+        task: A trained model with its data; LDS needs its `build` and `recipe`.
+        protocol: How to retrain; None for no LDS.
+        curvature: Which of the spec's curvatures.
+        damping: λ grid of the default inverse.
+        seed: Of sampled labels and gradients.
+        dtype: Precision of the analysis; the retraining keeps the task's own.
+        cache: Where retrained models are kept.
+    """
+    whole = as_spec(spec)
+    found = chosen(whole, curvature)
+    evaluation = evaluation_of(whole, found)
+    inverse = evaluation.inverse if evaluation is not None else None
+    reference = None
+    if evaluation is not None and evaluation.error_against is not None:
+        reference = curvature_named(evaluation.error_against, whole)
+    done = evaluate_curvature(
+        found,
+        task.to(dtype=dtype),
+        truth_task=task,
+        reference=reference,
+        inverse=inverse,
+        inverse_text=inverse.span.text if inverse is not None else "",
+        sweep=damping,
+        protocol=protocol,
+        seed=seed,
+        cache=cache,
+        version=VERSION,
+    )
+    return done.result
+
+
+def explain(
+    spec: Spec | str | Path, task: Task, *, curvature: str | None = None
+) -> Explanation:
+    """The plan of a spec on a task: structure, passes, contractions, costs, code. Printable."""
+    found = chosen(as_spec(spec), curvature)
+    prepared = prepare(list(chains_of(found)), task)
+    return Explanation(prepared.plans, prepared.chains, f"{found.name} on {task!r}")
+
+
+compile_spec = explain
+"""The plan is what compiling gives; `str(plan)` is its explanation."""
+
+
+def chains_of(curvature: Curvature) -> tuple[Chain, ...]:
+    """The chains that a curvature is made of."""
+    match curvature:
+        case Chain():
+            return (curvature,)
+        case Combination(terms=terms):
+            return tuple(chain for _, part in terms for chain in chains_of(part))
+
+
+def lds_of(scores: Any, kept: Any, outcome: Any, **options: Any) -> Any:
+    """See `curvlang.evaluation.lds.lds`."""
+    from curvlang.evaluation.lds import lds
+
+    return lds(scores, kept, outcome, **options)
+
+
+__all__ = ["as_spec", "chains_of", "chosen", "evaluate", "explain", "fit", "influence", "load", "loads"]
