@@ -33,12 +33,22 @@ def command(
     specs: Specs,
     task: Annotated[str | None, typer.Option(help="A task, as a spec writes it.")] = None,
     device: Annotated[str, typer.Option(help="`cpu`, `cuda`, or `auto`.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="`float32` or `float64` for the analysis.")] = "float64",
-    seed: Annotated[int, typer.Option(help="Of the baseline's initialisation and of sampling.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Run folder (with several specs: their parent).")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A small protocol: under half a minute.")] = False,
+    dtype: Annotated[
+        str, typer.Option(help="`float32` or `float64` for the analysis.")
+    ] = "float64",
+    seed: Annotated[
+        int, typer.Option(help="Of the baseline's initialisation and of sampling.")
+    ] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder (with several specs: their parent).")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small protocol: under half a minute.")
+    ] = False,
     no_lds: Annotated[bool, typer.Option("--no-lds", help="Errors and influence only.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result alone, on standard output.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The result alone, on standard output.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Also the time of each part.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
 ) -> int:

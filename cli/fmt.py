@@ -13,7 +13,9 @@ import typer
 
 def command(
     specs: Annotated[list[Path], typer.Argument(help="Files to format.")],
-    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 if needed.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit 1 if needed.")
+    ] = False,
 ) -> int:
     """Format specs in place: white space only, comments kept."""
     from curvlang.diagnostics.diagnostic import SpecError

@@ -69,7 +69,9 @@ def device_of(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
         raise SpecError(
-            Diagnostic("E0708", f"the device `{name}` cannot be used: {reason}", help=("use `cpu`",))
+            Diagnostic(
+                "E0708", f"the device `{name}` cannot be used: {reason}", help=("use `cpu`",)
+            )
         ) from error
     return device
 
@@ -171,7 +173,9 @@ def _notes(evaluation: Evaluation | None, options: Options) -> list[str]:
     if options.quick:
         notes.append("--quick: a small protocol, for trying things; intervals are wide")
     if evaluation is None:
-        notes.append("the spec names no evaluation: task, inverse and protocol are the defaults shown")
+        notes.append(
+            "the spec names no evaluation: task, inverse and protocol are the defaults shown"
+        )
     return notes
 
 
@@ -184,7 +188,8 @@ def _show(done: Evaluated, folder: Path, options: Options) -> None:
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     if done.truth is not None:
         notes.print(
-            f"retrained {done.truth.trained} models, {done.truth.reused} from the cache", style="dim"
+            f"retrained {done.truth.trained} models, {done.truth.reused} from the cache",
+            style="dim",
         )
     if options.verbose:
         for name, seconds in done.times.items():

@@ -134,9 +134,7 @@ def _per_block(
         )
     return {
         name: scores(block, query[:, index], train[:, index], chunk=chunk)
-        for name, block, index in zip(
-            operator.names, operator.blocks, operator.index, strict=True
-        )
+        for name, block, index in zip(operator.names, operator.blocks, operator.index, strict=True)
     }
 
 
@@ -186,9 +184,7 @@ def evaluate(
     return done.result
 
 
-def explain(
-    spec: Spec | str | Path, task: Task, *, curvature: str | None = None
-) -> Explanation:
+def explain(spec: Spec | str | Path, task: Task, *, curvature: str | None = None) -> Explanation:
     """The plan of a spec on a task: structure, passes, contractions, costs, code. Printable."""
     found = chosen(as_spec(spec), curvature)
     prepared = prepare(list(chains_of(found)), task)
@@ -215,4 +211,14 @@ def lds_of(scores: Any, kept: Any, outcome: Any, **options: Any) -> Any:
     return lds(scores, kept, outcome, **options)
 
 
-__all__ = ["as_spec", "chains_of", "chosen", "evaluate", "explain", "fit", "influence", "load", "loads"]
+__all__ = [
+    "as_spec",
+    "chains_of",
+    "chosen",
+    "evaluate",
+    "explain",
+    "fit",
+    "influence",
+    "load",
+    "loads",
+]

@@ -183,7 +183,11 @@ class Emitter:
             kept = tuple(dict.fromkeys(own))
             name, own = self.assign(f"torch.einsum({_equation([own], kept)!r}, {name})", kept)
         for axis in reversed(range(len(own))):
-            if own[axis] in term.summed and self.sizes[own[axis].space] == 1 and own[axis].space != "n":
+            if (
+                own[axis] in term.summed
+                and self.sizes[own[axis].space] == 1
+                and own[axis].space != "n"
+            ):
                 left = own[:axis] + own[axis + 1 :]
                 name, own = self.assign(f"{name}.squeeze({axis})", left, view=True)
         counts = [factor_indices(f) for f in term.factors]

@@ -102,9 +102,7 @@ def _explain(explanation: Explanation) -> Iterator[str]:
 def _chain(chain: Sequence[Result], plans: Sequence[Plan]) -> Iterator[str]:
     yield "Chain"
     for result in chain:
-        plan = next(
-            p for p in plans if (p.program.partition, p.program.fisher) == result.key
-        )
+        plan = next(p for p in plans if (p.program.partition, p.program.fisher) == result.key)
         found = plan.blocks[0].results[result.value]
         scope = "whole model" if result.partition == "model" else f"each {result.partition}"
         yield f"  {result.label}: {result.stage}"

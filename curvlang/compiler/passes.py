@@ -180,4 +180,3 @@ def _per_example_function(definition: Define) -> SpecError:
             (f"reduce over `n` first, for example `A[i,i'] = mean[n] …`, then `{function}(A)`",),
         )
     )
-

@@ -164,16 +164,16 @@ def plan(
     whole = schedule(program)
     chosen = batch or min(total, BATCH_AT_MOST)
     while True:
-        blocks = tuple(_block(whole, g, total, chosen, memory // itemsize, dense) for g in geometries)
+        blocks = tuple(
+            _block(whole, g, total, chosen, memory // itemsize, dense) for g in geometries
+        )
         need = batch_bytes(whole, blocks, chosen, itemsize)
         if batch is not None or need <= memory or chosen == 1:
             return Plan(program.partition, program, whole, blocks, total, chosen, itemsize)
         chosen = max(1, min(chosen - 1, chosen * memory // need))
 
 
-def batch_bytes(
-    whole: Schedule, blocks: Sequence[BlockPlan], batch: int, itemsize: int
-) -> int:
+def batch_bytes(whole: Schedule, blocks: Sequence[BlockPlan], batch: int, itemsize: int) -> int:
     """Bytes of one batch: the leaves of all blocks and the intermediate results of the largest."""
     leaves = 0
     for block in blocks:
@@ -306,9 +306,7 @@ class _Maker:
             needed |= set(reads(resting))
         return code, needed
 
-    def _define(
-        self, define: Define, lines: list[Line], prefix: str
-    ) -> tuple[list[str], set[str]]:
+    def _define(self, define: Define, lines: list[Line], prefix: str) -> tuple[list[str], set[str]]:
         value = define.value
         if isinstance(value, Call) and value.function in FUNCTIONS_OF_TENSORS:
             left = ", ".join(t.name for t in define.targets)
@@ -453,4 +451,6 @@ def _source(
 ) -> str:
     inside = ", ".join(f"{key!r}: {value}" for key, value in returned.items())
     lines = [*body, f"return {{{inside}}}"]
-    return f"def {name}({', '.join(reading)}):\n" + "\n".join(f"    {line}" for line in lines) + "\n"
+    return (
+        f"def {name}({', '.join(reading)}):\n" + "\n".join(f"    {line}" for line in lines) + "\n"
+    )

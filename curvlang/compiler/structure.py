@@ -196,9 +196,7 @@ def _gram(term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...]) -> Sh
     return GramShape((term,), halves, reason)
 
 
-def split_product(
-    term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...]
-) -> Halves | None:
+def split_product(term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...]) -> Halves | None:
     """Read a contraction as a factor times its own transpose, sharing as few axes as possible."""
     for size in range(1, len(term.summed) + 1):
         for axes in combinations(term.summed, size):
@@ -281,7 +279,9 @@ def _kronecker(
             sides[1].append(part)
         else:
             return None
-    if any({x for p in side for x in p.free} != {rows[k], columns[k]} for k, side in enumerate(sides)):
+    if any(
+        {x for p in side for x in p.free} != {rows[k], columns[k]} for k, side in enumerate(sides)
+    ):
         return None
     left = replace(_merge(sides[0] + scalars), coefficient=term.coefficient, sizes=term.sizes)
     reason = (
@@ -321,9 +321,7 @@ def _eigenbasis(
     if not used:
         return None
     rest = tuple(f for f in inner.factors if f not in used)
-    spectrum = replace(
-        inner, factors=rest, summed=tuple(x for x in inner.summed if x not in axes)
-    )
+    spectrum = replace(inner, factors=rest, summed=tuple(x for x in inner.summed if x not in axes))
     if not set(spectrum.free) <= set(axes):
         return None
     return EigenBasisShape(
@@ -370,7 +368,9 @@ def _low_rank(
     halves = split_product(term, rows, columns)
     if halves is None:
         return None
-    return LowRankShape((halves.half,), (halves.middle,), halves.axes, "a factor times its transpose")
+    return LowRankShape(
+        (halves.half,), (halves.middle,), halves.axes, "a factor times its transpose"
+    )
 
 
 __all__ = [

@@ -66,7 +66,9 @@ class Cache:
         part = ""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False, suffix=".part") as handle:
+            with tempfile.NamedTemporaryFile(
+                dir=path.parent, delete=False, suffix=".part"
+            ) as handle:
                 part = handle.name
                 handle.write(hashlib.sha256(payload).digest() + payload)
                 handle.flush()

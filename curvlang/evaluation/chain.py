@@ -110,7 +110,9 @@ class _Scored:
     note: str = ""
 
 
-def _scored(form: Operator, setting: Setting, query: Tensor, train: Tensor, sample: Tensor) -> _Scored:
+def _scored(
+    form: Operator, setting: Setting, query: Tensor, train: Tensor, sample: Tensor
+) -> _Scored:
     try:
         inverse = setting.apply(form)
         found = scores(inverse, query, train)

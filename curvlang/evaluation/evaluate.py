@@ -101,7 +101,9 @@ def _combined(
         terms.append(last if weight == 1.0 else Scaled(weight, last))
     whole = terms[0] if len(terms) == 1 else Sum(tuple(terms))
     text = " + ".join(f"{w:g} * {c.name or c.labels[-1]}" for w, c in chains)
-    structures = {c.labels[-1]: s[-1].operator.describe() for (_, c), s in zip(chains, fitted, strict=True)}
+    structures = {
+        c.labels[-1]: s[-1].operator.describe() for (_, c), s in zip(chains, fitted, strict=True)
+    }
     passes = max(s[-1].passes for s in fitted)
     return FittedStage(curvature.name, text, whole, structures, passes, curvature.span)
 
@@ -408,7 +410,9 @@ def _describe(task: Task) -> str:
     linears = [m for m in task.model.modules() if isinstance(m, torch.nn.Linear)]
     if isinstance(task.model, torch.nn.Sequential) and linears:
         widths = [linears[0].in_features, *(m.out_features for m in linears)]
-        others = {type(m).__name__.lower() for m in task.model if not isinstance(m, torch.nn.Linear)}
+        others = {
+            type(m).__name__.lower() for m in task.model if not isinstance(m, torch.nn.Linear)
+        }
         bias = "" if linears[0].bias is not None else ", no bias"
         return f"MLP {'–'.join(map(str, widths))} {'/'.join(sorted(others))}{bias}"
     return type(task.model).__name__

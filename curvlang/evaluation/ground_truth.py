@@ -107,9 +107,7 @@ def _train_missing(
     for start in range(0, len(missing), at_once):
         units = missing[start : start + at_once]
         rows = [
-            (r, k)
-            for r, u in units
-            for k in range(u * UNIT, min((u + 1) * UNIT, protocol.subsets))
+            (r, k) for r, u in units for k in range(u * UNIT, min((u + 1) * UNIT, protocol.subsets))
         ]
         told = _reporter(progress, done, len(rows), total)
         result = retrain(

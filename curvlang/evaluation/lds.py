@@ -98,7 +98,11 @@ def lds(
         values = bootstrap_scores([predicted], effect, resamples)
         low, high = percentile_interval(values[0], level)
     constant = int((predicted == predicted[:, :1]).all(1).sum())
-    note = f"{constant} of {len(s)} queries have constant predictions and count as 0" if constant else ""
+    note = (
+        f"{constant} of {len(s)} queries have constant predictions and count as 0"
+        if constant
+        else ""
+    )
     return LDSResult(float(per_query.mean()), low, high, per_query, note)
 
 
@@ -175,9 +179,7 @@ def _resampled_ranks(sample: _Sorted, counts: Tensor) -> Tensor:
     return ranks.gather(2, sample.place.expand(ranks.shape))
 
 
-def bootstrap_scores(
-    predicted: Sequence[Tensor], effect: Tensor, resamples: Resamples
-) -> Tensor:
+def bootstrap_scores(predicted: Sequence[Tensor], effect: Tensor, resamples: Resamples) -> Tensor:
     """The mean Spearman of every method in every resample, `[methods, B]`.
 
     Args:

@@ -131,9 +131,7 @@ class Result:
     comparisons: tuple[Comparison, ...] = ()
     notes: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    convention: str = (
-        "score[q,n] = grad m_q . C^-1 . grad l_n; positive: training on n lowers the query's loss; no 1/N"
-    )
+    convention: str = "score[q,n] = grad m_q . C^-1 . grad l_n; positive: training on n lowers the query's loss; no 1/N"
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists and numbers, with the schema's number first."""

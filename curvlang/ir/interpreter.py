@@ -80,7 +80,9 @@ def interpret(
                 arguments = [_argument(x, known, lengths) for x in call.arguments]
                 outputs = _FUNCTIONS[call.function](*arguments)
                 for target, output in zip(targets, outputs, strict=False):
-                    lengths |= {x.space: n for x, n in zip(target.indices, output.shape, strict=True)}
+                    lengths |= {
+                        x.space: n for x, n in zip(target.indices, output.shape, strict=True)
+                    }
                     known[target.name] = (output, target.indices)
             case Define(targets=(target,), value=value):
                 found = _evaluate(value, known, lengths)

@@ -96,7 +96,12 @@ def shipped() -> list[Shipped]:
     found += [Shipped("transform", n, d.doc) for n, d in names.transforms.items()]
     found += [Shipped("inverse", n, _inverse_doc(d.span.text)) for n, d in names.inverses.items()]
     found += [Shipped("task", n, d.doc) for n, d in names.tasks.items()]
-    for kind, table in (("data", DATA), ("model", MODELS), ("loss", LOSSES), ("optimiser", OPTIMISERS)):
+    for kind, table in (
+        ("data", DATA),
+        ("model", MODELS),
+        ("loss", LOSSES),
+        ("optimiser", OPTIMISERS),
+    ):
         found += [Shipped(kind, n, e.doc) for n, e in table.items()]
     found.append(Shipped("layer", "Linear", "weight and bias, any leading shape; uses are summed"))
     return found

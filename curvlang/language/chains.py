@@ -305,7 +305,10 @@ class _Walker:
         definers = [
             name
             for name, t in self.owner.names.transforms.items()
-            if any(isinstance(x, Define) and any(y.name == target.name for y in x.targets) for x in t.body)
+            if any(
+                isinstance(x, Define) and any(y.name == target.name for y in x.targets)
+                for x in t.body
+            )
         ]
         if target.name in COLUMNS and not self.columns:
             if self.layered:
@@ -316,9 +319,7 @@ class _Walker:
                     f"`{target.name}`; insert them before line {line}"
                 )
         elif target.name in (*COLUMNS, *LAYER_LEAVES) and not self.layered:
-            help_ = (
-                f"`block_diagonal(by = layer)` defines `{target.name}`; insert it before line {line}"
-            )
+            help_ = f"`block_diagonal(by = layer)` defines `{target.name}`; insert it before line {line}"
         elif definers:
             help_ = f"`{definers[0]}` defines `{target.name}`; insert it before line {line}"
         else:
@@ -363,7 +364,9 @@ def _rule(parameter: s.Parameter) -> Rule:
     kind = {"list": "any"}.get(parameter.type, parameter.type)
     if kind == "float" and isinstance(default, int):
         default = float(default)
-    return Rule(kind if kind in ("int", "float", "bool", "word") else "any", default, parameter.words)
+    return Rule(
+        kind if kind in ("int", "float", "bool", "word") else "any", default, parameter.words
+    )
 
 
 def specialise(body: Sequence[s.BodySyntax], given: Mapping[str, Value]) -> tuple[Statement, ...]:
@@ -377,7 +380,7 @@ def specialise(body: Sequence[s.BodySyntax], given: Mapping[str, Value]) -> tupl
     for statement in body:
         match statement:
             case s.When():
-                shown = {True: "true", False: "false"}.get(given.get(statement.parameter), None)  # type: ignore[call-overload]
+                shown = {True: "true", False: "false"}.get(given.get(statement.parameter))  # type: ignore[call-overload]
                 chosen = (shown or str(given.get(statement.parameter))) == statement.word
                 branch = statement.then if chosen else statement.otherwise
                 found.extend(specialise(branch, given))

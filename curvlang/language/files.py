@@ -59,7 +59,9 @@ def read(given: str) -> Source:
             )
         data = path.read_bytes()
     except OSError as error:
-        raise _file_error("E0115", f"`{given}` cannot be read: {error.strerror}", "check its rights") from error
+        raise _file_error(
+            "E0115", f"`{given}` cannot be read: {error.strerror}", "check its rights"
+        ) from error
     return Source(given, decode(given, data))
 
 

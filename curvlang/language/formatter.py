@@ -18,7 +18,25 @@ _TOKEN = re.compile(
 _NO_SPACE_AFTER = {"(", "["}
 _NO_SPACE_BEFORE = {")", "]", ",", ":"}
 _BEFORE_INDEX = {"in", "="}
-_UNARY_AFTER = {"(", "[", ",", "=", "+", "-", "*", "/", "^", "then", "else", "if", "->", "<", ">", "<=", ">="}
+_UNARY_AFTER = {
+    "(",
+    "[",
+    ",",
+    "=",
+    "+",
+    "-",
+    "*",
+    "/",
+    "^",
+    "then",
+    "else",
+    "if",
+    "->",
+    "<",
+    ">",
+    "<=",
+    ">=",
+}
 _PARTS = ("data", "model", "loss", "train")
 
 
@@ -82,9 +100,7 @@ def _line(tokens: list[tuple[str, str]], raw: str) -> str:
             if brackets:
                 brackets.pop()
             unary = False
-        elif token in (",", ":"):
-            out += token
-        elif token == "^":
+        elif token in (",", ":") or token == "^":
             out += token
         elif token == "-" and (not previous or previous in _UNARY_AFTER):
             out += ("" if not out or out.endswith(("(", "[", "^")) else " ") + token

@@ -120,7 +120,9 @@ def _used(
             other = read(str(where))
         except SpecError as error:
             (problem,) = error.diagnostics
-            problems.append(Diagnostic(problem.code, problem.headline, (Label(item.span),), problem.help))
+            problems.append(
+                Diagnostic(problem.code, problem.headline, (Label(item.span),), problem.help)
+            )
             continue
         inner, found = parse(other)
         problems += found

@@ -86,7 +86,11 @@ class TensorChecker:
         value = statement.value
         for target in statement.targets:
             self._twice(target.indices, target.span)
-        if isinstance(value, Call) and value.function in FUNCTIONS and FUNCTIONS[value.function].results:
+        if (
+            isinstance(value, Call)
+            and value.function in FUNCTIONS
+            and FUNCTIONS[value.function].results
+        ):
             self._function(statement, value)
         elif len(statement.targets) > 1:
             self._say(
@@ -135,7 +139,9 @@ class TensorChecker:
                 f"the index `{index}` is free on the right and absent on the left",
                 place,
                 f"`{index}` is not summed",
-                (f"add `sum[{index}]` (or `mean[{index}]`) in front, or `{index}` to the left side",),
+                (
+                    f"add `sum[{index}]` (or `mean[{index}]`) in front, or `{index}` to the left side",
+                ),
             )
         for index in sorted(left - right):
             if index.space not in self.spaces:
@@ -342,9 +348,7 @@ class TensorChecker:
         argument = self._tensor_argument(call)
         if argument is not None and FUNCTIONS[call.function].argument == "xx":
             if len(argument) != 2 or argument[0] != argument[1]:
-                self._say(
-                    "E0306", f"`{call.function}` takes a square matrix", call.span, "not one"
-                )
+                self._say("E0306", f"`{call.function}` takes a square matrix", call.span, "not one")
 
     def _ref(self, ref: Ref) -> None:
         if ref.name in self.scalars and not ref.indices:

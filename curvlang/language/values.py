@@ -53,7 +53,12 @@ def _list(syntax: ListValue, scope: Mapping[str, Value], problems: Problems) -> 
         times = _scalar(syntax.times, scope, problems)
     if times is None:
         return None
-    if isinstance(times, bool) or not isinstance(times, int | float) or times != int(times) or times < 0:
+    if (
+        isinstance(times, bool)
+        or not isinstance(times, int | float)
+        or times != int(times)
+        or times < 0
+    ):
         problems.append(_wrong("a list is repeated a whole number of times", syntax.span))
         return None
     if int(times) * len(items) > LONGEST_LIST:
@@ -131,7 +136,9 @@ def arguments(
     problems: Problems,
 ) -> dict[str, Value]:
     """Check arguments against an entry's parameters; defaults fill what is not given."""
-    found: dict[str, Value] = {k: r.default for k, r in entry.parameters.items() if r.default is not None}
+    found: dict[str, Value] = {
+        k: r.default for k, r in entry.parameters.items() if r.default is not None
+    }
     seen: dict[str, Span] = {}
     for argument in given:
         if argument.name in seen:
@@ -147,7 +154,9 @@ def arguments(
         seen[argument.name] = argument.span
         rule = entry.parameters.get(argument.name)
         if rule is None:
-            help_ = suggestion(argument.name, entry.parameters) or (f"`{owner}` takes no arguments",)
+            help_ = suggestion(argument.name, entry.parameters) or (
+                f"`{owner}` takes no arguments",
+            )
             problems.append(
                 Diagnostic(
                     "E0703",
@@ -231,7 +240,9 @@ def check(made: Value, rule: Rule, name: str, span: Span) -> Diagnostic | None:
             "E0707",
             f"{shown} is out of range",
             (Label(span, f"must be {rule.must}"),),
-            (f"the default is `{name} = {_show(rule.default)}`",) if rule.default is not None else (),
+            (f"the default is `{name} = {_show(rule.default)}`",)
+            if rule.default is not None
+            else (),
         )
     return None
 

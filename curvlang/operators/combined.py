@@ -101,10 +101,13 @@ class Sum(Operator):
     def spectral_form(self) -> Operator:
         """A shift of one structure's spectrum where all others are multiples of I; elementwise
         where all are diagonal; in the common basis where they share one; otherwise the entries
-        are formed, which `describe` says and the size limit bounds."""
+        are formed, which `describe` says and the size limit bounds.
+        """
         shifts = [t for t in self.terms if isinstance(t, Identity)]
         others = [t for t in self.terms if not isinstance(t, Identity)]
-        shift = sum((t.scale for t in shifts), torch.zeros((), dtype=self.dtype, device=self.device))
+        shift = sum(
+            (t.scale for t in shifts), torch.zeros((), dtype=self.dtype, device=self.device)
+        )
         if not others:
             return Identity(shift, self.size)
         if len(others) == 1:
@@ -137,7 +140,9 @@ def _shared_basis(terms: Sequence[Operator]) -> EigenBasis | None:
         return None
     total = first.spectrum
     for term in terms[1:]:
-        same = isinstance(term, EigenBasis) and term.left is first.left and term.right is first.right
+        same = (
+            isinstance(term, EigenBasis) and term.left is first.left and term.right is first.right
+        )
         if not same:
             return None
         assert isinstance(term, EigenBasis)
@@ -223,5 +228,6 @@ class BlockDiagonal(Operator):
 
     def describe(self) -> str:
         return " ⊕ ".join(
-            f"{name}: {block.describe()}" for name, block in zip(self.names, self.blocks, strict=True)
+            f"{name}: {block.describe()}"
+            for name, block in zip(self.names, self.blocks, strict=True)
         )

@@ -29,7 +29,7 @@ def distance(a: Operator, b: Operator) -> Tensor:
             return (a.spectrum - b.spectrum).norm()
         case PerOutput(), PerOutput() if a.axis == b.axis and a.blocks.shape == b.blocks.shape:
             return (a.blocks - b.blocks).norm()
-        case (Diagonal() | Identity()), (Diagonal() | Identity()):
+        case ((Diagonal() | Identity()), (Diagonal() | Identity())):
             return (a.diagonal() - b.diagonal()).norm()
         case BlockDiagonal(), BlockDiagonal() if a.same_blocks(b):
             parts = [distance(x, y) for x, y in zip(a.blocks, b.blocks, strict=True)]

@@ -133,7 +133,7 @@ class EigenBasis(Operator):
         return self
 
     def spectral(self, function: Spectral) -> Operator:
-        """f acts on S alone."""
+        """F acts on S alone."""
         return EigenBasis(self.left, self.right, function(self.spectrum))
 
     def tensors(self) -> Iterator[Tensor]:

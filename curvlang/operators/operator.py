@@ -96,7 +96,7 @@ class Operator(ABC):
         return self.apply(torch.eye(self.size, dtype=self.dtype, device=self.device))
 
     def trace(self) -> Tensor:
-        """tr C = Σ C_pp."""
+        """Tr C = Σ C_pp."""
         return self.diagonal().sum()
 
     def frobenius(self) -> Tensor:
@@ -104,7 +104,7 @@ class Operator(ABC):
         return self.eigenvalues().norm()
 
     def logdet(self, damping: float = 0.0) -> Tensor:
-        """log det(C + λI) = Σ log(s + λ); refused unless every s + λ is positive."""
+        """Log det(C + λI) = Σ log(s + λ); refused unless every s + λ is positive."""
         shifted = self.eigenvalues() + damping
         lowest = float(shifted.min())
         if lowest <= 0:
@@ -127,7 +127,9 @@ class Operator(ABC):
 
     def memory(self) -> int:
         """Bytes of the tensors held, shared storage counted once."""
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.tensors()}
+        storages = {
+            t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.tensors()
+        }
         return sum(storages.values())
 
     def to_scipy(self) -> Any:
@@ -149,7 +151,7 @@ class Operator(ABC):
 
 
 def tikhonov(damping: float) -> Spectral:
-    """s → 1/(s + λ); refused where s + λ is zero to rounding."""
+    """S → 1/(s + λ); refused where s + λ is zero to rounding."""
 
     def function(s: Tensor) -> Tensor:
         shifted = s + damping
@@ -175,8 +177,7 @@ def check_dense(size: int) -> None:
     if size > DENSE_AT_MOST:
         refuse(
             "E0603",
-            f"the {size} × {size} matrix would have to be formed, "
-            f"more than {DENSE_AT_MOST} rows",
+            f"the {size} × {size} matrix would have to be formed, more than {DENSE_AT_MOST} rows",
             "use products (`op @ v`), `op.trace()` or `op.diagonal()` instead",
         )
 

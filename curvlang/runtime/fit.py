@@ -99,7 +99,9 @@ def peak_bytes(prepared: Prepared) -> int:
                 lines = (*result.code.lines, *(x for f in block.finish for x in f.lines))
                 held += 8 * sum(line.elements for line in lines if not line.view)
                 held += 8 * _entries(block, result.shape)
-        batch = max(batch, p.itemsize * max((f.elements for b in p.blocks for f in b.passes), default=0))
+        batch = max(
+            batch, p.itemsize * max((f.elements for b in p.blocks for f in b.passes), default=0)
+        )
     return held + batch
 
 
@@ -255,7 +257,9 @@ class _Batch:
             found["J"] = jacobian(self.task.model, self.x, layers)
         if "L" in kinds:
             found["L"] = loss_hessian(self.task.model, self.task.loss, self.x, self.y)
-        return {name: found[leaf.kind] for name, leaf in program.leaves.items() if leaf.kind in found}
+        return {
+            name: found[leaf.kind] for name, leaf in program.leaves.items() if leaf.kind in found
+        }
 
 
 class _Static:
@@ -282,7 +286,9 @@ class _Static:
         if self.task.P**2 <= DENSE_AT_MOST:
             if self._matrix is None:
                 require(5 * 8 * self.task.P**2, self.task.device, "the dense Hessian")
-                self._matrix = hessian_dense(self.task.model, self.task.loss, *self.task.train).to(exact)
+                self._matrix = hessian_dense(self.task.model, self.task.loss, *self.task.train).to(
+                    exact
+                )
             if partition is Partition.MODEL:
                 return self._matrix
             index = self._layer(partition, name).index
@@ -297,7 +303,9 @@ class _Static:
         """Products with the whole Hessian."""
         return hessian_product(self.task.model, self.task.loss, *self.task.train)
 
-    def product(self, partition: Partition, name: str, fisher: Fisher | None) -> Callable[..., Operator]:
+    def product(
+        self, partition: Partition, name: str, fisher: Fisher | None
+    ) -> Callable[..., Operator]:
         """Matrix-free operators of a block, through products of the whole matrix."""
 
         def make(source: LeafShape | GramShape) -> Operator:
@@ -311,7 +319,10 @@ class _Static:
                 return MatrixFree(whole, task.P, task.dtype, task.device)
             index = self._layer(partition, name).index
             return MatrixFree(
-                lambda v: whole(_padded(v, index, task.P))[index], len(index), task.dtype, task.device
+                lambda v: whole(_padded(v, index, task.P))[index],
+                len(index),
+                task.dtype,
+                task.device,
             )
 
         return make

@@ -64,7 +64,7 @@ class FittedOperator:
         return self.operator.dense()
 
     def trace(self) -> Tensor:
-        """tr C."""
+        """Tr C."""
         return self.operator.trace()
 
     def diagonal(self) -> Tensor:
@@ -80,12 +80,14 @@ class FittedOperator:
         return self.operator.frobenius()
 
     def logdet(self, damping: float = 0.0) -> Tensor:
-        """log det(C + λI)."""
+        """Log det(C + λI)."""
         return self.operator.logdet(damping)
 
     def distance(self, other: FittedOperator | Operator) -> Tensor:
         """‖C − D‖_F."""
-        return self.operator.distance(other.operator if isinstance(other, FittedOperator) else other)
+        return self.operator.distance(
+            other.operator if isinstance(other, FittedOperator) else other
+        )
 
     def inverse(
         self, damping: float | None = None, *, spectral: Spectral | None = None

@@ -106,7 +106,9 @@ def test_calling_twice_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("first", WITH_SPECTRUM)
-@pytest.mark.parametrize("second", ["Dense", "Kronecker", "EigenBasis", "PerOutput", "BlockDiagonal"])
+@pytest.mark.parametrize(
+    "second", ["Dense", "Kronecker", "EigenBasis", "PerOutput", "BlockDiagonal"]
+)
 def test_distance_of_every_pair(first: str, second: str) -> None:
     a, b = zoo(1)[first], zoo(2)[second]
     assert_close(distance(a, b), (by_columns(a) - by_columns(b)).norm())
