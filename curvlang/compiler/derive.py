@@ -137,6 +137,8 @@ def describe_stage(stage: Stage) -> str:
     """The stage as a person would write it: `drop_residual(fisher = mc, samples = 10)`."""
     if not stage.arguments:
         return stage.name
+    if stage.span.text.startswith(stage.name):
+        return " ".join(stage.span.text.split())
     inside = ", ".join(f"{name} = {describe_value(v)}" for name, v in stage.arguments.items())
     return f"{stage.name}({inside})"
 

@@ -13,17 +13,14 @@ from itertools import combinations
 from typing import TypeAlias
 
 from curvlang.compiler.normal import (
-    Call,
-    Delta,
     Factor,
     Poly,
-    Ref,
     Term,
     components,
     factor_indices,
     rename_poly,
 )
-from curvlang.ir.expr import Index
+from curvlang.ir.expr import Delta, Index, Ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,7 +372,6 @@ def _low_rank(
 
 __all__ = [
     "BlocksShape",
-    "Call",
     "DenseShape",
     "DiagonalShape",
     "EigenBasisShape",

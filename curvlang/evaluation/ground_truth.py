@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,7 +159,7 @@ def _read(cache: Cache, key: str, r: int, unit: int, count: int) -> Tensor | Non
 def _key(task: Task, protocol: LDS, init_seed: int) -> str:
     """What the losses depend on, and nothing else: not K, not R."""
     shared = init_seed if protocol.initialisation == "shared" else None
-    build = getattr(task.build, "part", repr(type(task.build)))
+    build: Any = getattr(task.build, "part", repr(type(task.build)))
     parts = (
         SCHEMA,
         task.data_fingerprint(),

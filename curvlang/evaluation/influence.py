@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -83,7 +84,7 @@ def shares(values: list[float | None]) -> Iterator[float | None]:
     known = [v for v in values if v is not None]
     total = known[-1] - known[0] if len(known) == len(values) and known else 0.0
     yield None
-    for before, after in zip(values, values[1:], strict=False):
+    for before, after in itertools.pairwise(values):
         if before is None or after is None or total == 0.0:
             yield None
         else:

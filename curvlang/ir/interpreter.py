@@ -140,9 +140,9 @@ def _diagonalise(named: Named) -> Named:
     axes = tuple(dict.fromkeys(named.axes))
     if axes == named.axes:
         return named
-    letters = {x: k for k, x in enumerate(axes)}
-    values = np.einsum(named.values, [letters[x] for x in named.axes], list(range(len(axes))))
-    return Named(values, axes)
+    letters = {x: chr(ord("a") + k) for k, x in enumerate(axes)}
+    equation = "".join(letters[x] for x in named.axes) + "->" + "".join(letters[x] for x in axes)
+    return Named(np.asarray(np.einsum(equation, named.values), dtype=np.float64), axes)
 
 
 def _elementwise(function: Callable[..., Array], operands: tuple[Named, ...]) -> Named:
@@ -178,7 +178,7 @@ def clipped_power(values: Array, exponent: float) -> Array:
 
 def _svd(matrix: Array) -> tuple[Array, Array, Array]:
     left, values, right = np.linalg.svd(matrix, full_matrices=False)
-    return left, values, right.T
+    return np.asarray(left), np.asarray(values), np.asarray(right.T)
 
 
 def _eigh(matrix: Array) -> tuple[Array, Array]:

@@ -41,7 +41,7 @@ _PARTS = ("data", "model", "loss", "train")
 
 
 def format_text(text: str) -> str:
-    """The text with its white space set; comments and tokens are kept as they are.
+    r"""The text with its white space set; comments and tokens are kept as they are.
 
     >>> print(format_text("curvature   x=hessian\\n|>  drop_residual"), end="")
     curvature x = hessian

@@ -113,7 +113,7 @@ def _arithmetic(
     return int(found) if float(found).is_integer() and abs(found) < 2**53 else found
 
 
-def _not_constant(expr: Expr, problems: Problems) -> None:
+def _not_constant(expr: Expr, problems: Problems) -> Value | None:
     problems.append(
         Diagnostic(
             "E0701",
@@ -122,6 +122,7 @@ def _not_constant(expr: Expr, problems: Problems) -> None:
             ("a value is made of numbers, words and parameters in scope",),
         )
     )
+    return None
 
 
 def _wrong(headline: str, span: Span) -> Diagnostic:

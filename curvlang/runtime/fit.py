@@ -365,6 +365,9 @@ def _stage(
     }
     structures = {name: op.describe() for name, op in built.items()}
     level = max(b.results[result.value].level for b in execution.plan.blocks)
+    if any(isinstance(b.results[result.value].shape, LeafShape) for b in execution.plan.blocks):
+        # The Hessian is read off the data in a pass of its own.
+        level = max(1, level)
     if result.partition is Partition.MODEL:
         whole = built["model"]
     else:

@@ -1,0 +1,52 @@
+"""Retraining M models at once against the plain PyTorch loop, in one run: ratio and difference.
+
+python -m tests.bench.bench_retrain [--depth 1] [--models 500] [--loop 10] [--full]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from curvlang.evaluation.retrain import retrain
+from curvlang.evaluation.subsets import draw_subsets
+from curvlang.language import task_text
+from curvlang.models.builtin import task_from
+from tests.evaluation.test_retrain import reference_loop
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--depth", type=int, default=1)
+    parser.add_argument("--models", type=int, default=500)
+    parser.add_argument("--loop", type=int, default=10, help="models of the plain loop")
+    parser.add_argument("--full", action="store_true", help="run the plain loop over all models")
+    given = parser.parse_args()
+    task = task_from(task_text(f"digits(hidden = [16] * {given.depth})", "bench"))
+    kept = draw_subsets(task.N, -(-given.models // 5), 0.5, 0).repeat(5, 1)[: given.models]
+    seeds = list(range(given.models))
+    start = time.perf_counter()
+    found = retrain(
+        task.build, "cross_entropy", task.train, task.query, kept, task.recipe, seeds, seeds
+    )
+    ours = time.perf_counter() - start
+    count = given.models if given.full else given.loop
+    times, gaps = [], []
+    for m in range(count):
+        start = time.perf_counter()
+        curve, _ = reference_loop(
+            task.build, "cross_entropy", task.train, kept[m], task.recipe, m, m
+        )
+        times.append(time.perf_counter() - start)
+        gaps.append(float((found.curve[m] - curve).abs().max()))
+    loop = sum(times) if given.full else statistics.median(times) * given.models
+    print(f"{given.models} models, depth {given.depth}, {torch.get_num_threads()} threads")
+    print(f"stacked {ours:.2f} s, loop {loop:.1f} s ({count} measured), ratio {loop / ours:.1f}")
+    print(f"largest difference of a loss curve: {max(gaps):.2g}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The command line as a person uses it: exit codes, files, messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curvlang.cli.main import COMMANDS, run
+
+TASK = "digits(epochs = 2)"
+SMALL = f"""curvature mine = hessian |> drop_residual |> block_diagonal |> kronecker_factor
+evaluate mine on {TASK} {{ lds subsets = 100, retrains = 8, bootstrap = 50 }}
+"""
+
+
+def curvlang(*arguments, cwd, **extra):
+    command = [sys.executable, "-c", "from curvlang.cli.main import main; main()", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, **extra)
+
+
+def test_eval_writes_a_run_folder_and_reuses_ground_truth(tmp_path):
+    (tmp_path / "mine.cv").write_text(SMALL)
+    first = curvlang("eval", "mine.cv", "--out", "run", "--json", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    result = json.loads(first.stdout)
+    assert [s["label"] for s in result["steps"]] == ["hessian", "ggn", "block_ggn", "mine"] or (
+        result["steps"][-1]["label"] == "kfac"
+    )
+    folder = tmp_path / "run"
+    assert {p.name for p in folder.iterdir()} >= {
+        "result.json", "scores.npy", "spec.cv", "provenance.json", "report.html",
+    }  # fmt: skip
+    assert np.load(folder / "scores.npy").shape == (180, 1617)
+    assert "<svg" in (folder / "report.html").read_text()
+    before = json.loads((folder / "result.json").read_text())
+    second = curvlang("eval", "mine.cv", "--out", "run", cwd=tmp_path)
+    assert "retrained 0 models, 800 from the cache" in second.stderr
+    assert json.loads((folder / "result.json").read_text()) == before
+
+
+def test_a_killed_run_ends_with_the_same_result(tmp_path):
+    (tmp_path / "mine.cv").write_text(SMALL.replace("epochs = 2", "epochs = 40"))
+    environment = {**os.environ, "CURVLANG_CACHE": str(tmp_path / "cut")}
+    command = [sys.executable, "-c", "from curvlang.cli.main import main; main()"]
+    process = subprocess.Popen(
+        [*command, "eval", "mine.cv", "--out", "a"], cwd=tmp_path, env=environment
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "cut").rglob("*.bin")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "a").exists()
+    again = curvlang("eval", "mine.cv", "--out", "a", cwd=tmp_path, env=environment)
+    assert again.returncode == 0, again.stderr
+    assert "retrained 800 models" not in again.stderr
+    whole = curvlang(
+        "eval", "mine.cv", "--out", "b", cwd=tmp_path,
+        env={**os.environ, "CURVLANG_CACHE": str(tmp_path / "whole")},
+    )  # fmt: skip
+    assert whole.returncode == 0
+    first, second = (json.loads((tmp_path / x / "result.json").read_text()) for x in "ab")
+    assert first["steps"] == second["steps"]
+    assert first["ceiling"] == second["ceiling"]
+
+
+BAD = {
+    "missing.cv": None,
+    "empty.cv": b"",
+    "binary.cv": b"curvature\0x",
+    "large.cv": b"#" * 10_000_000,
+    "character.cv": b"curvature x = hessian \xe2\x82\xac",
+    "order.cv": b"curvature x = hessian |> kronecker_factor",
+    "epochs.cv": b"evaluate kfac on digits(epochs = -1)",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("command", ["check", "eval", "explain"])
+def test_bad_input_is_a_diagnostic_and_leaves_nothing(name, command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if BAD[name] is not None:
+        Path(name).write_bytes(BAD[name])
+    assert run([command, name]) == 2
+    shown = capsys.readouterr().err
+    assert "error[E0" in shown
+    assert "Traceback" not in shown
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("digits(lr = 1e30)", "diverged"),
+        ("digits(hidden = [0])", "out of range"),
+        ("digits(activation = tahn)", "did you mean `tanh`"),
+        ("nothing", "unknown task"),
+    ],
+)
+def test_bad_tasks(task, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["eval", "kfac", "--no-lds", "--task", task]) == 2
+    assert words in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command(name, capsys):
+    assert run([name, "--help"]) == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_unknown_words(capsys):
+    assert run(["evil", "kfac"]) == 2
+    assert run(["check"]) == 2
+    assert run(["eval", "kfac", "--device", "nothing"]) == 2
+    assert run(["eval", "kfac", "--dtype", "int3"]) == 2
+    assert "did you mean `eval`" in capsys.readouterr().err
+
+
+def test_explain_runs_nothing_and_prints_the_code(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["explain", "ekfac"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("2 passes", "def pass_2", "EigenBasis", "torch.einsum", "FLOP"):
+        assert words in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fmt_and_list(capsys, tmp_path):
+    path = tmp_path / "x.cv"
+    path.write_text("curvature   x=hessian # why\n|>drop_residual\n")
+    assert run(["fmt", "--check", str(path)]) == 1
+    assert run(["fmt", str(path)]) == 0
+    assert path.read_text() == "curvature x = hessian  # why\n  |> drop_residual\n"
+    assert run(["fmt", "--check", str(path)]) == 0
+    assert run(["list", "ekfac"]) == 0
+    assert "ekfac" in capsys.readouterr().out
+    assert run(["cache", "clear"]) == 0

@@ -1,0 +1,159 @@
+"""What ships checks, formats and prints back; every mistake has its diagnostic."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curvlang.diagnostics.diagnostic import Severity, SpecError
+from curvlang.diagnostics.render import render
+from curvlang.diagnostics.source import Source
+from curvlang.language import check_text, load, loads, shipped, shipped_files
+from curvlang.language.formatter import format_text
+from curvlang.language.parser import grammar, parse
+
+T = "transform t {{ needs a[n,t,i], g[n,r,t,o]\n{} }}"
+Y = "yield C[o,i,o',i'] = identity[o,o'] * identity[i,i']"
+MISTAKES = {
+    "misspelt stage": ("curvature x = hessian |> drop_residuals", "E0209", "did you mean `drop_residual`"),
+    "unknown source": ("curvature x = hessain |> drop_residual", "E0206", "did you mean `hessian`"),
+    "no source": ("curvature x = drop_residual |> block_diagonal", "E0205", "hessian |> drop_residual"),
+    "out of order": ("curvature x = hessian\n  |> kronecker_factor", "E0207", "insert them before line 2"),
+    "no residual dropped": ("curvature x = hessian |> block_diagonal |> kronecker_factor", "E0207", "before `block_diagonal`"),
+    "needs factors": ("curvature x = block_ggn |> eigen_correct", "E0207", "`kronecker_factor` defines `A`"),
+    "twice": ("curvature x = block_ggn |> block_diagonal", "E0210", "order"),
+    "residual late": ("curvature x = block_hessian |> drop_residual", "E0210", "order"),
+    "curvature as stage": ("curvature x = hessian |> ggn", "E0208", "start a chain from it"),
+    "circle": ("curvature x = y\ncurvature y = x", "E0204", "x → y → x"),
+    "itself": ("curvature x = x |> drop_residual", "E0204", "hessian"),
+    "defined twice": ("curvature x = ggn\ncurvature x = kfac", "E0201", "another name"),
+    "free index": (T.format("A[i,i'] = mean[n] a[n,t,i] * a[n,t,i']\n" + Y), "E0303", "sum[t]"),
+    "left only": (T.format("A[i,o] = mean[n,t] a[n,t,i]\n" + Y), "E0304", "leave it out"),
+    "unknown index": (T.format("A[i,z] = mean[n,t] a[n,t,i]\n" + Y), "E0304", "z"),
+    "other spaces": (T.format("A[o] = mean[n,t] a[n,t,o]\n" + Y), "E0305", "write `i` there"),
+    "too few": (T.format("A[i] = mean[n] a[n,i]\n" + Y), "E0305", "3 indices"),
+    "unknown tensor": (T.format("A[i] = mean[n,t] q[n,t,i]\n" + Y), "E0319", "q"),
+    "not needed": (T.format("A[o] = mean[n,t] e[n,t,o]\n" + Y), "E0319", "add it to `needs`"),
+    "empty reduction": (T.format("A[i] = mean[n,t] sum[o] a[n,t,i]\n" + Y), "E0315", "free inside"),
+    "unlike sums": (T.format("A[n,t,i,o] = a[n,t,i] + sum[r] g[n,r,t,o]\n" + Y), "E0317", "same free indices"),
+    "exponent": (T.format("A[i] = mean[n,t] a[n,t,i]^a[n,t,i]\n" + Y), "E0318", "power(A, 1/2)"),
+    "repeated": (T.format("A[i,i] = mean[n,t] a[n,t,i]\n" + Y), "E0320", "prime"),
+    "function inside": (T.format("A[i,i'] = mean[n,t] a[n,t,i] * a[n,t,i']\nB[i,i'] = 2 * inv(A)\n" + Y), "E0308", "then use"),
+    "unknown function": (T.format("A[i] = mean[n,t] foo(a[n,t,i])\n" + Y), "E0316", "foo"),
+    "not square": (T.format("A[i,o] = mean[n] sum[r,t] g[n,r,t,o] * a[n,t,i]\nV[i,k], s[k] = eigh(A)\n" + Y), "E0306", "square"),
+    "no yield": (T.format("A[i] = mean[n,t] a[n,t,i]"), "E0219", "once"),
+    "yield form": (T.format("yield C[o,i] = mean[n,t] sum[r] g[n,r,t,o] * a[n,t,i]"), "E0302", "o',i'"),
+    "word": ("curvature x = hessian |> drop_residual(fisher = exakt)", "E0706", "did you mean `exact`"),
+    "range": ("curvature x = hessian |> drop_residual(fisher = mc, samples = 0)", "E0707", "1 or more"),
+    "type": ("curvature x = hessian |> drop_residual(fisher = mc, samples = 1.5)", "E0705", "whole number"),
+    "parameter": ("curvature x = hessian |> drop_residual(fischer = mc)", "E0703", "did you mean `fisher`"),
+    "negative damping": ("evaluate kfac with tikhonov(damping = -1) on digits", "E0707", "0 or more"),
+    "unknown inverse": ("evaluate kfac with tikonov on digits", "E0712", "did you mean `tikhonov`"),
+    "unknown task": ("evaluate kfac on digit", "E0711", "did you mean `digits`"),
+    "keep 0": ("evaluate kfac on digits { lds keep = 0 }", "E0707", "between 0 and 1"),
+    "keep 1.5": ("evaluate kfac on digits { lds keep = 1.5 }", "E0707", "between 0 and 1"),
+    "subsets 0": ("evaluate kfac on digits { lds subsets = 0 }", "E0707", "2 or more"),
+    "epochs": ("evaluate kfac on digits(epochs = -1)", "E0707", "1 or more"),
+    "task parameter": ("evaluate kfac on digits(epoch = 1)", "E0703", "did you mean `epochs`"),
+    "missing value": ("evaluate kfac with truncated_training(lr = 1) on digits", "E0704", "steps"),
+    "character": ("curvature x = hessian ? ggn", "E0102", "`?`"),
+    "missing end": ("transform t { needs a[n,t,i]", "E0103", "close the block"),
+    "pipe": ("curvature x = hessian | ggn", "E0102", "|>"),
+    "implicit product": (T.format("A[i] = mean[n,t] 2 a[n,t,i]\n" + Y), "E0101", "a"),
+    "empty": ("   \n", "E0112", "defines a curvature"),
+    "comment only": ("# nothing\n", "E0106", "defines nothing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_every_mistake_has_its_diagnostic(name):
+    text, code, words = MISTAKES[name]
+    found = [d for d in check_text(text, "x.cv") if d.severity is Severity.ERROR]
+    assert code in [d.code for d in found], [(d.code, d.headline) for d in found]
+    assert words in render([d for d in found if d.code == code])
+
+
+def test_the_rendering_is_exact():
+    text = "# a\n# b\ncurvature x = hessian\n  |> kronecker_factor\n"
+    (found,) = check_text(text, "specs/broken.cv")
+    assert render([found]) == (
+        "error[E0207]: `kronecker_factor` needs `g[n,r,t,o]`, which no stage before it defines\n"
+        "  --> specs/broken.cv:4:6\n"
+        "   |\n"
+        " 4 |   |> kronecker_factor\n"
+        "   |      ^^^^^^^^^^^^^^^^ needs per-layer Gauss–Newton columns\n"
+        "   |\n"
+        "   = help: `drop_residual` followed by `block_diagonal(by = layer)` defines `g`; "
+        "insert them before line 4"
+    )
+
+
+def test_all_errors_are_reported_at_once():
+    text = "curvature x = hessian |> a\ntransform u { yield C[p,p'] = H[p,p'] \ncurvature y = hessian |> b"
+    assert len({d.labels[0].span.start for d in check_text(text)}) >= 3
+
+
+@pytest.mark.parametrize("name", list(shipped_files()))
+def test_what_ships_checks_and_is_formatted(name):
+    text = shipped_files()[name]
+    assert check_text(text, f"<shipped>/{name}.cv") == []
+    assert format_text(format_text(text)) == format_text(text)
+    before, _ = parse(Source("x", text))
+    after, problems = parse(Source("x", format_text(text)))
+    assert not problems
+    assert before == after
+
+
+def test_labels_name_the_prefixes():
+    (chain,) = load("ekfac").curvatures.values()
+    assert chain.labels == ("hessian", "ggn", "block_ggn", "kfac", "ekfac")
+    assert {x.kind for x in shipped()} >= {"curvature", "transform", "inverse", "task"}
+
+
+def test_laws_and_studies_are_kept_with_a_warning():
+    text = "law symmetric, solves\nstudy depth { task digits(hidden = [16] * depth) for depth in [1, 4]\n path hessian > ggn\n seeds 5 }\ncurvature x = ggn"
+    found = check_text(text)
+    assert [d.severity for d in found] == [Severity.WARNING] * 2
+    assert "x" in loads(text).curvatures
+
+
+def test_the_grammar_is_strict():
+    from lark import Lark
+
+    Lark(grammar(), parser="lalr", strict=True, propagate_positions=True, maybe_placeholders=True)
+
+
+@settings(max_examples=300)
+@given(st.randoms(use_true_random=False), st.sampled_from(list(shipped_files())))
+def test_mutated_specs_never_crash(rng: random.Random, name):
+    text = list(shipped_files()[name])
+    for _ in range(rng.randint(1, 6)):
+        at = rng.randrange(len(text) + 1)
+        text[at : at + rng.choice([0, 1, 5])] = rng.choice(
+            ["", "[", "}", "|>", "é", "\t", "'", "sum", "0", "\r\n", "^"]
+        )
+    source = "".join(text)
+    render(check_text(source))
+    format_text(source)
+
+
+@settings(max_examples=100)
+@given(st.text(max_size=80))
+def test_noise_never_crashes(text):
+    render(check_text(text))
+
+
+def test_the_language_half_imports_no_torch():
+    code = "import sys, curvlang.language, curvlang as cv; cv.load('ekfac'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_errors_carry_diagnostics():
+    with pytest.raises(SpecError) as found:
+        loads("curvature x = nothing")
+    assert found.value.diagnostics[0].code == "E0206"
