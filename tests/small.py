@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -13,7 +15,7 @@ ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "identit
 def network(widths, activation="tanh", bias=True, seed=0):
     torch.manual_seed(seed)
     layers = []
-    for d_in, d_out in zip(widths, widths[1:], strict=False):
+    for d_in, d_out in pairwise(widths):
         layers += [nn.Linear(d_in, d_out, bias=bias), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1]).double().eval()
 

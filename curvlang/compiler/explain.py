@@ -170,8 +170,10 @@ def _naive_flops(plan: Plan, block: BlockPlan) -> list[int]:
     for accumulator in plan.schedule.accumulators:
         sizes = {**_sizes(block), "n": plan.batch}
         totals[accumulator.number - 1] += _naive(normalise(accumulator.value), sizes)
-    for level, result in plan.schedule.results:
-        found = block.results[result].shape
+    for original, (level, result) in zip(
+        plan.schedule.originals, plan.schedule.results, strict=True
+    ):
+        found = block.results[original].shape
         if isinstance(found, GramShape | DenseShape) and level:
             sizes = {**_sizes(block), "n": plan.batch}
             totals[level - 1] += _naive(normalise(result.value), sizes)

@@ -44,12 +44,16 @@ class Accumulator:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Accumulators with their pass, definitions of finished values with the pass they follow."""
+    """Accumulators with their pass, definitions of finished values with the pass they follow.
+
+    `results` stand in the order of the program's own yields, which `originals` repeats.
+    """
 
     accumulators: tuple[Accumulator, ...]
     finished: tuple[tuple[int, Define], ...]
     results: tuple[tuple[int, Yield], ...]
     leaves: Mapping[str, Leaf]
+    originals: tuple[Yield, ...] = ()
 
     @property
     def passes(self) -> int:
@@ -79,7 +83,11 @@ class _Scheduler:
             self._define(definition)
         results = tuple((self._result(y)) for y in self.program.results)
         return Schedule(
-            tuple(self.accumulators), tuple(self.finished), results, self.program.leaves
+            tuple(self.accumulators),
+            tuple(self.finished),
+            results,
+            self.program.leaves,
+            self.program.results,
         )
 
     def _define(self, definition: Define) -> None:

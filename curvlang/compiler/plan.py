@@ -220,7 +220,10 @@ class _Maker:
             for k, (_, y) in enumerate(whole.results, 1)
             if isinstance(self.shapes[y], GramShape | DenseShape) and _reduces(self.shapes[y])
         }
-        self.results = {y: self._result(y, level) for level, y in whole.results}
+        self.results = {
+            original: self._result(y, level)
+            for original, (level, y) in zip(whole.originals, whole.results, strict=True)
+        }
 
     def _shape(self, result: Yield) -> Shape:
         indices = result.target.indices

@@ -47,12 +47,11 @@ def train_baseline(
         progress=told,
     )
     if bool(found.diverged[0]):
-        epochs = (~torch.isfinite(found.curve[0])).nonzero()
-        when = f"in epoch {int(epochs[0, 0]) + 1}" if len(epochs) else "on the queries"
         raise SpecError(
             Diagnostic(
                 "E0504",
-                f"the model diverged in training: its loss is not finite {when}",
+                f"the model diverged in training: its loss went from "
+                f"{float(found.curve[0, 0]):.3g} in the first epoch to {float(found.curve[0, -1]):.3g} in the last",
                 help=(f"lower the learning rate (`lr = {recipe.lr:g}`)",),
                 notes=("a diverged model has no influence scores",),
             )

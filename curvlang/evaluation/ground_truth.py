@@ -192,7 +192,7 @@ def _refuse_diverged(diverged: Tensor, rows: list[tuple[int, int]], task: Task) 
         Diagnostic(
             "E0504",
             f"{int(diverged.sum())} of {len(rows)} models diverged in training "
-            f"(the first on subset {first[1]}, repetition {first[0]}): their losses are not finite",
+            f"(the first on subset {first[1]}, repetition {first[0]}): their losses grew without bound",
             help=(f"lower the learning rate (`lr = {task.recipe.lr:g}`)",),
             notes=("a diverged model says nothing about its training data, so nothing is scored",),
         )

@@ -14,6 +14,9 @@ from curvlang.evaluation.stacked_mlp import StackedMLP, read_layers
 from curvlang.models.losses import loss_named
 from curvlang.models.recipe import Recipe
 
+DIVERGED = 100.0
+"""Growth of the loss from the first minibatch to the last epoch that is no training any more."""
+
 Build = Callable[[int], nn.Module]
 Progress = Callable[[int, int], None]
 
@@ -28,7 +31,7 @@ class Retrained:
     Args:
         query_loss: `[M, Q]` loss of every query.
         curve: `[M, epochs]` mean minibatch loss of every epoch.
-        diverged: `[M]` whether a loss was not finite.
+        diverged: `[M]` whether a loss was not finite, or ended a hundredfold above its start.
         parameters: Stacked parameters by name, where they were kept.
     """
 
@@ -136,10 +139,13 @@ def _train_stack(
                 lr = learning_rate(recipe, epoch * orders.steps + k, steps)
                 value = stack.step(_rows(x, drawn[k]), _rows(y, drawn[k]), lr)
                 curve[:, epoch] += value / orders.steps
+                if epoch == k == 0:
+                    start = value.clone()
             if told is not None:
                 told(epoch + 1)
         query_loss = _query_losses(stack, loss, query)
     diverged = ~(torch.isfinite(curve).all(1) & torch.isfinite(query_loss).all(1))
+    diverged |= curve[:, -1] > DIVERGED * start
     kept = stack.parameters(names) if keep_parameters else None
     return Retrained(query_loss, curve, diverged, kept)
 

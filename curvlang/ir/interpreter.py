@@ -166,14 +166,14 @@ def _reduce(
 
 def _power(matrix: Array, exponent: float) -> tuple[Array]:
     values, vectors = np.linalg.eigh(matrix)
-    return ((vectors * clipped_power(values, exponent)) @ vectors.T,)
+    return (np.asarray((vectors * clipped_power(values, exponent)) @ vectors.T, float),)
 
 
 def clipped_power(values: Array, exponent: float) -> Array:
     """Elementwise power of a PSD spectrum: rounding below zero is zero; null stays null."""
     floor = values.max(initial=0.0) * len(values) * np.finfo(values.dtype).eps
     kept = values > floor
-    return np.where(kept, np.where(kept, values, 1.0) ** exponent, 0.0)
+    return np.asarray(np.where(kept, np.where(kept, values, 1.0) ** exponent, 0.0), float)
 
 
 def _svd(matrix: Array) -> tuple[Array, Array, Array]:
@@ -183,7 +183,7 @@ def _svd(matrix: Array) -> tuple[Array, Array, Array]:
 
 def _eigh(matrix: Array) -> tuple[Array, Array]:
     values, vectors = np.linalg.eigh(matrix)
-    return vectors, values
+    return np.asarray(vectors, float), np.asarray(values, float)
 
 
 _OPERATORS: Mapping[BinaryOperator, Callable[..., Array]] = {
@@ -219,7 +219,7 @@ def seeded_normal(shape: tuple[int, ...], seed: float) -> Array:
 
 def seeded_sign(shape: tuple[int, ...], seed: float) -> Array:
     """Entries ±1 with equal chance that depend on the seed and the shape alone."""
-    return np.random.default_rng(int(seed)).integers(0, 2, shape) * 2.0 - 1.0
+    return np.asarray(np.random.default_rng(int(seed)).integers(0, 2, shape) * 2.0 - 1.0, float)
 
 
 _MAKERS: Mapping[str, Callable[[tuple[int, ...], list[Any]], Array]] = {

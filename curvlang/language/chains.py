@@ -271,11 +271,13 @@ class _Walker:
 
     def _needs(self, use: s.Use, transform: s.TransformDef) -> bool:
         fine = True
+        absent = [t for t in transform.needs if t.name not in self.scope]
+        if absent:
+            # What is missing is missing for one reason: the columns name the most of it.
+            self._missing(use, next((t for t in absent if t.name in COLUMNS), absent[0]))
+            return False
         for target in transform.needs:
-            if target.name not in self.scope:
-                self._missing(use, target)
-                fine = False
-            elif self.scope[target.name] != letters(target):
+            if self.scope[target.name] != letters(target):
                 have = ",".join(self.scope[target.name])
                 self.owner._say(
                     "E0215",
@@ -305,10 +307,7 @@ class _Walker:
         definers = [
             name
             for name, t in self.owner.names.transforms.items()
-            if any(
-                isinstance(x, Define) and any(y.name == target.name for y in x.targets)
-                for x in t.body
-            )
+            if _body_defines(t.body, target.name)
         ]
         if target.name in COLUMNS and not self.columns:
             if self.layered:
@@ -342,6 +341,20 @@ class _Walker:
 
 def _written(target: Target) -> str:
     return f"{target.name}[{','.join(map(str, target.indices))}]"
+
+
+def _body_defines(body: Sequence[s.BodySyntax], name: str) -> bool:
+    """Whether a body defines a tensor, in any branch."""
+    for statement in body:
+        match statement:
+            case Define(targets=targets) if any(t.name == name for t in targets):
+                return True
+            case s.When(then=then, otherwise=otherwise):
+                if _body_defines((*then, *otherwise), name):
+                    return True
+            case _:
+                pass
+    return False
 
 
 def _yields_model(body: Sequence[s.BodySyntax]) -> bool | None:

@@ -43,12 +43,12 @@ _PARTS = ("data", "model", "loss", "train")
 def format_text(text: str) -> str:
     r"""The text with its white space set; comments and tokens are kept as they are.
 
-    >>> print(format_text("curvature   x=hessian\\n|>  drop_residual"), end="")
+    >>> print(format_text("curvature   x=hessian\n|>  drop_residual"), end="")
     curvature x = hessian
       |> drop_residual
     """
     lines: list[str] = []
-    depth, open_brackets, blank, item_open = 0, 0, 0, False
+    depth, open_brackets, blank = 0, 0, 0
     for raw in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
         tokens = [(m.lastgroup or "", m.group(0)) for m in _TOKEN.finditer(raw)]
         # `lastgroup` names the outermost alternative that matched.
@@ -57,10 +57,8 @@ def format_text(text: str) -> str:
             continue
         first = tokens[0][1]
         closing = 1 if first == "}" else 0
-        item_start = depth == 0 and first in _ITEMS
-        if blank or (item_start and item_open and lines and not lines[-1].startswith("#")):
-            if blank:
-                lines.append("")
+        if blank:
+            lines.append("")
         blank = 0
         continuation = 1 if (open_brackets or (depth == 0 and first in ("|>", "+", "-"))) else 0
         if first.startswith(("law ", "law\t")) or first == "law":
@@ -73,11 +71,7 @@ def format_text(text: str) -> str:
             depth += {"{": 1, "}": -1}.get(token, 0)
             open_brackets += {"(": 1, "[": 1, ")": -1, "]": -1}.get(token, 0)
         depth, open_brackets = max(0, depth), max(0, open_brackets)
-        item_open = True
     return "\n".join(_aligned(lines)) + "\n" if lines else ""
-
-
-_ITEMS = ("use", "curvature", "transform", "inverse", "task", "evaluate", "study", "law")
 
 
 def _line(tokens: list[tuple[str, str]], raw: str) -> str:

@@ -346,9 +346,9 @@ class TensorChecker:
             )
             return
         argument = self._tensor_argument(call)
-        if argument is not None and FUNCTIONS[call.function].argument == "xx":
-            if len(argument) != 2 or argument[0] != argument[1]:
-                self._say("E0306", f"`{call.function}` takes a square matrix", call.span, "not one")
+        square = FUNCTIONS[call.function].argument == "xx"
+        if argument is not None and square and (len(argument) != 2 or len(set(argument)) != 1):
+            self._say("E0306", f"`{call.function}` takes a square matrix", call.span, "not one")
 
     def _ref(self, ref: Ref) -> None:
         if ref.name in self.scalars and not ref.indices:
@@ -382,7 +382,7 @@ class TensorChecker:
         left, right = set(free_indices(expr.left)), set(free_indices(expr.right))
         match expr.operator:
             case BinaryOperator.ADD | BinaryOperator.SUBTRACT:
-                if left != right and left and right:
+                if not (left <= right or right <= left):
                     names = ", ".join(f"`{x}`" for x in sorted(left ^ right))
                     self._say(
                         "E0317",

@@ -99,9 +99,11 @@ class Sum(Operator):
         return self.spectral_form().eigenvalues()
 
     def spectral_form(self) -> Operator:
-        """A shift of one structure's spectrum where all others are multiples of I; elementwise
-        where all are diagonal; in the common basis where they share one; otherwise the entries
-        are formed, which `describe` says and the size limit bounds.
+        """The sum, decomposed by the best rule that applies.
+
+        A shift of one structure's spectrum where all others are multiples of I; elementwise where
+        all are diagonal; in the common basis where they share one; block by block; otherwise the
+        entries are formed, up to the size limit.
         """
         shifts = [t for t in self.terms if isinstance(t, Identity)]
         others = [t for t in self.terms if not isinstance(t, Identity)]

@@ -107,7 +107,6 @@ def _write(operator: Operator, key: str, tensors: dict[str, Tensor]) -> dict[str
                 f"a {operator.structure} holds no tensors that could be saved",
                 "save the structure it was made from",
             )
-    return None
 
 
 _PLAIN: Mapping[str, tuple[Callable[..., Operator], tuple[str, ...], tuple[str, ...]]] = {

@@ -188,6 +188,6 @@ def symmetric_eigh(matrix: Tensor, what: str) -> tuple[Tensor, Tensor]:
         refuse("E0607", f"{what} has entries that are not finite", "look for overflow in the data")
     try:
         values, vectors = torch.linalg.eigh(matrix)
-    except torch._C._LinAlgError as error:
+    except RuntimeError as error:
         refuse("E0607", f"the eigendecomposition of {what} failed: {error}", "use float64")
     return values, vectors.contiguous()

@@ -23,7 +23,7 @@ AXES = {"a": (N, T, I), "g": (N, R, T, O), "e": (N, T, O)}
 
 WRITTEN = {
     "two terms": "A[i,i'] = mean[n,t] a[n,t,i] * a[n,t,i']\nG[o,o'] = mean[n] sum[r,t] g[n,r,t,o] * g[n,r,t,o']\nyield C[o,i,o',i'] = 2 * G[o,o'] * A[i,i'] + 0.5 * identity[o,o'] * identity[i,i']",
-    "centred": "m[i] = mean[n,t] a[n,t,i]\nA[i,i'] = mean[n,t] (a[n,t,i] - m[i]) * (a[n,t,i'] - m[i'])\nG[o,o'] = mean[n] sum[r,t] g[n,r,t,o] * g[n,r,t,o']\nyield C[o,i,o',i'] = G[o,o'] * A[i,i'] / trace(A)",
+    "centred": "m[i] = mean[n,t] a[n,t,i]\nA[i,i'] = mean[n,t] (a[n,t,i] - m[i]) * (a[n,t,i'] - m[i'])\nG[o,o'] = mean[n] sum[r,t] g[n,r,t,o] * g[n,r,t,o']\nyield C[o,i,o',i'] = G[o,o'] * A[i,i'] / (1 + trace(A))",
     "input only": "yield C[o,i,o',i'] = identity[o,o'] * mean[n,t] a[n,t,i] * a[n,t,i']",
     "root": "M[o,o'] = mean[n] sum[r,t] g[n,r,t,o] * g[n,r,t,o']\nL[o,o'] = power(M, 1/2)\nA[i,i'] = mean[n,t] a[n,t,i] * a[n,t,i']\nyield C[o,i,o',i'] = L[o,o'] * A[i,i'] / norm(M)",
     "rank one": "w[o,i] = mean[n] sum[r,t] g[n,r,t,o] * a[n,t,i]\nyield C[o,i,o',i'] = w[o,i] * w[o',i']",

@@ -22,7 +22,7 @@ def blocks(name, language):
 def test_the_readme_runs():
     for code in blocks("README.md", "python"):
         scope: dict[str, object] = {}
-        exec(code.replace("torch.float64", "torch.float32") if "dtype" in code else code, scope)
+        exec(code, scope)
 
 
 def test_the_readme_specs_check():

@@ -42,7 +42,7 @@ def reference_loop(build, loss, train, members, recipe, init_seed, order_seed):
             optimiser.step()
             total += float(value)
         curve.append(total / steps)
-    return torch.tensor(curve), model
+    return torch.tensor(curve, dtype=torch.float64), model
 
 
 def data(loss, n=30, q=5):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from importlib import resources
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from curvlang.diagnostics.render import render
 from curvlang.diagnostics.source import Source
 from curvlang.language import check_text, load, loads, shipped, shipped_files
 from curvlang.language.formatter import format_text
-from curvlang.language.parser import grammar, parse
+from curvlang.language.parser import parse
 
 T = "transform t {{ needs a[n,t,i], g[n,r,t,o]\n{} }}"
 Y = "yield C[o,i,o',i'] = identity[o,o'] * identity[i,i']"
@@ -64,7 +65,7 @@ MISTAKES = {
     "character": ("curvature x = hessian ? ggn", "E0102", "`?`"),
     "missing end": ("transform t { needs a[n,t,i]", "E0103", "close the block"),
     "pipe": ("curvature x = hessian | ggn", "E0102", "|>"),
-    "implicit product": (T.format("A[i] = mean[n,t] 2 a[n,t,i]\n" + Y), "E0101", "a"),
+    "implicit product": (T.format("A[i] = mean[n,t] 2 a[n,t,i]\n" + Y), "E0104", "between them"),
     "empty": ("   \n", "E0112", "defines a curvature"),
     "comment only": ("# nothing\n", "E0106", "defines nothing"),
 }  # fmt: skip
@@ -125,7 +126,8 @@ def test_laws_and_studies_are_kept_with_a_warning():
 def test_the_grammar_is_strict():
     from lark import Lark
 
-    Lark(grammar(), parser="lalr", strict=True, propagate_positions=True, maybe_placeholders=True)
+    text = (resources.files("curvlang.grammars") / "curvlang.lark").read_text("utf-8")
+    Lark(text, parser="lalr", strict=True, propagate_positions=True, maybe_placeholders=True)
 
 
 @settings(max_examples=300)
