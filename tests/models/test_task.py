@@ -93,11 +93,15 @@ DATA = TensorDataset(X, Y)
         (lambda: DataLoader(DATA, shuffle=True), "RandomSampler"),
         (lambda: DataLoader(DATA, sampler=RandomSampler(DATA)), "shuffle=False"),
         (lambda: DataLoader(DATA, batch_size=3, drop_last=True), "drop_last=False"),
-        (lambda: DataLoader(DATA, batch_sampler=[[3, 2], [1, 0]]), ".dataset"),
     ],
 )
 def test_loaders_without_a_fixed_order_are_refused(loader, words) -> None:
     assert_refused("E0409", lambda: task(train=loader()), "`train` loader", words)
+
+
+def test_a_fixed_batch_sampler_keeps_its_order() -> None:
+    found = task(train=DataLoader(DATA, batch_sampler=[[3, 2], [1, 0]]))
+    assert torch.equal(found.train[0], X[[3, 2, 1, 0]])
 
 
 NAN = X.clone()
