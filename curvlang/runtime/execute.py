@@ -84,7 +84,14 @@ class Execution:
     def result(self, block: BlockPlan, value: Yield) -> Tensors:
         """Component tensors of a yield's structure for one block."""
         function = block.results[value].code
-        return self._call(function, self.values[block.geometry.name], self.exact)
+        found = self._call(function, self.values[block.geometry.name], self.exact)
+        # A bare number of the formula takes the precision of the statistics, not float32.
+        return {
+            name: part.to(self.exact)
+            if isinstance(part, Tensor) and part.ndim
+            else torch.as_tensor(float(part), dtype=self.exact, device=self.device)
+            for name, part in found.items()
+        }
 
     def _finish(self, block: BlockPlan, number: int) -> None:
         name = block.geometry.name

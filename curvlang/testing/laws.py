@@ -23,7 +23,7 @@ def assert_symmetric(op: FittedOperator) -> None:
 
 
 def assert_trace(op: FittedOperator) -> None:
-    """tr C = Σ C_pp = Σ s."""
+    """The trace: tr C = Σ C_pp = Σ s."""
     _assert_close(op.trace(), op.dense().trace(), "trace equals the dense one")
     _assert_close(op.eigenvalues().sum(), op.trace(), "eigenvalues add up to the trace")
 
