@@ -105,7 +105,7 @@ class Emitter:
         if own == out:
             return name, out
         shape = ", ".join(str(self.sizes[x.space]) for x in out)
-        value = f"torch.as_tensor({name})" if not own else self._view(name, own, out)
+        value = f"number({name})" if not own else self._view(name, own, out)
         return self.assign(f"{value}.expand({shape})", out, view=True)
 
     def _scaled(self, term: Term, out: tuple[Index, ...], data: int) -> Operand:
@@ -163,7 +163,7 @@ class Emitter:
         out = tuple(dict.fromkeys(x for poly in arguments for x in poly_free(poly)))
         parts = [self.poly(poly, out)[0] for poly in arguments]
         if not out:
-            parts = [f"torch.as_tensor({p})" for p in parts]
+            parts = [f"number({p})" for p in parts]
         torch_name = {"max": "torch.maximum", "min": "torch.minimum"}.get(
             function, f"torch.{function}"
         )
@@ -252,7 +252,7 @@ def _equation(inputs: Sequence[tuple[Index, ...]], out: tuple[Index, ...]) -> st
 
 
 def _power(name: str, exponent: float, own: tuple[Index, ...]) -> str:
-    base = name if own else f"torch.as_tensor({name})"
+    base = name if own else f"number({name})"
     match exponent:
         case 2.0:
             return f"{base}.square()"

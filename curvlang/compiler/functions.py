@@ -76,6 +76,8 @@ def namespace(dtype: torch.dtype, device: torch.device) -> Mapping[str, Any]:
 
     return {
         "torch": torch,
+        # A bare number in the precision of the tensors it meets: torch's own default is float32.
+        "number": lambda value: torch.as_tensor(value, dtype=dtype, device=device),
         "eigh": eigh,
         "svd": svd,
         "inv": inv,

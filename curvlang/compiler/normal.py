@@ -9,8 +9,9 @@ the power of a product is the product of powers.
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeAlias, assert_never
@@ -212,16 +213,32 @@ class _Normaliser:
 
 
 def constant(expr: Expr) -> float:
-    """The value of an expression of numbers alone."""
-    poly = normalise(expr)
-    match poly:
-        case (Term(coefficient=value, sizes=(), factors=()),):
+    """The value of an expression of numbers alone.
+
+    >>> constant(Binary(BinaryOperator.SUBTRACT, Number(1.0), Number(0.5)))
+    0.5
+    """
+    match expr:
+        case Number(value=value):
             return value
-        case (Term(coefficient=value, sizes=(), factors=(Power(base=base, exponent=e),)),):
-            (inner,) = base
-            return float(value * inner.coefficient**e)
+        case Negate(operand=operand):
+            return -constant(operand)
+        case Binary(operator=sign, left=left, right=right):
+            found = _ARITHMETIC[sign](constant(left), constant(right))
+            if isinstance(found, complex):
+                raise ValueError("not a real number")
+            return found
         case _:
             raise ValueError("not a constant")
+
+
+_ARITHMETIC: Mapping[BinaryOperator, Callable[[float, float], float]] = {
+    BinaryOperator.ADD: operator.add,
+    BinaryOperator.SUBTRACT: operator.sub,
+    BinaryOperator.MULTIPLY: operator.mul,
+    BinaryOperator.DIVIDE: operator.truediv,
+    BinaryOperator.POWER: operator.pow,
+}
 
 
 def scale(poly: Poly, factor: float) -> Poly:

@@ -74,6 +74,7 @@ class TensorChecker:
     def __init__(self, needs: Sequence[Target], scalars: frozenset[str]) -> None:
         self.scope: Scope = {}
         self.scalars = set(scalars)
+        self.parameters = scalars
         self.spaces: set[str] = set(MODEL_LETTERS)
         self.problems: list[Diagnostic] = []
         for target in needs:
@@ -392,7 +393,8 @@ class TensorChecker:
                         ("give both sides the same free indices",),
                     )
             case BinaryOperator.POWER:
-                if right or any(isinstance(x, Ref) for x in walk(expr.right)):
+                inside = {x.name for x in walk(expr.right) if isinstance(x, Ref)}
+                if right or not inside <= self.parameters:
                     self._say(
                         "E0318",
                         "an exponent is a number",
