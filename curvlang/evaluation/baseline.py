@@ -36,7 +36,7 @@ def train_baseline(
 
     found = retrain(
         task.build,
-        task.loss.name,
+        task.loss,
         task.train,
         task.query,
         torch.ones(1, task.N, dtype=torch.bool),

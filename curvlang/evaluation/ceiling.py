@@ -1,4 +1,8 @@
-"""How well the ground truth agrees with itself: no predictor can be expected above it."""
+"""How well the ground truth agrees with itself: its reliability ρ over the repetitions.
+
+ρ is the correlation that another, independent ground truth of as many repetitions would have. A
+predictor of the expected outcome, without any noise of its own, reaches √ρ.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +55,10 @@ def corrected(reliability: Tensor, repetitions: int) -> Tensor:
     """Spearman–Brown: the reliability of R repetitions from that of halves of ⌊R/2⌋ and ⌈R/2⌉.
 
     For even R this is 2r/(1 + r). For odd R the halves count as their geometric mean h each:
-    r = h ρ/(1 + (h − 1) ρ) gives one repetition's ρ, and R ρ/(1 + (R − 1) ρ) the whole.
+    r = h ρ/(1 + (h − 1) ρ) gives one repetition's ρ, and R ρ/(1 + (R − 1) ρ) the whole. A negative
+    r is noise around no reliability at all: the formula has a pole there, so it counts as 0.
     """
+    reliability = reliability.clamp(min=0)
     half = ((repetitions // 2) * ((repetitions + 1) // 2)) ** 0.5
     single = reliability / (half - (half - 1) * reliability)
     return repetitions * single / (1 + (repetitions - 1) * single)

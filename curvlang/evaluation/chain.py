@@ -10,7 +10,7 @@ from torch import Tensor
 
 from curvlang.compiler.spectral import Spectral, bind
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.evaluation.influence import cosine, influence_error, inverse_error, scores
+from curvlang.evaluation.influence import cosine, influence_error, inverse_error, product, scores
 from curvlang.language.chain import InverseUse
 from curvlang.operators import Operator, tikhonov
 from curvlang.runtime.fit import FittedStage
@@ -116,7 +116,7 @@ def _scored(
     try:
         inverse = setting.apply(form)
         found = scores(inverse, query, train)
-        return _Scored(found, (inverse @ sample.T).T)
+        return _Scored(found, product(inverse, sample))
     except SpecError as error:
         # A refused inverse (singular, or indefinite under conjugate gradients) is a result about
         # this setting, shown with its reason; the other settings stand.

@@ -23,6 +23,7 @@ from curvlang.evaluation.influence import shares, spearman
 from curvlang.evaluation.lds import (
     Resamples,
     bootstrap_scores,
+    constant_note,
     draw_resamples,
     percentile_interval,
     predictions,
@@ -43,6 +44,7 @@ from curvlang.models.blocks import blocks
 from curvlang.models.leaves import per_example_gradients
 from curvlang.models.task import Task
 from curvlang.operators import Operator, Scaled, Sum
+from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.fit import FittedStage, fit_chains
 
 Progress = Callable[[str, int, int], None]
@@ -175,7 +177,8 @@ def evaluate_curvature(
     with clock("fit"):
         stages, goal, goal_label = _fitted(curvature, reference, task, seed, progress)
     with clock("gradients"):
-        train, query = gradients(task, "train"), gradients(task, "query")
+        exact = accumulation_dtype(task.device)
+        train, query = (gradients(task, part).to(exact) for part in ("train", "query"))
         sample = train[sampled(task.N, GRADIENTS, seed).to(train.device)]
     limit = protocol.queries if protocol is not None else None
     query = query[:limit] if limit else query
@@ -248,6 +251,7 @@ class _Judged:
     estimates: list[list[float | None]]
     intervals: list[list[Interval | None]]
     values: list[list[Tensor | None]]
+    constant: list[list[str]]
     ceiling: Interval | None
     shared: int
     level: float
@@ -296,6 +300,8 @@ def _judge(
         for e, v in zip(estimates, values, strict=True)
     ]
 
+    constant = ["" if p is None else constant_note(p, effect) for p in flat]
+
     def rows(items: list[Any]) -> list[list[Any]]:
         return [items[k : k + width] for k in range(0, len(items), width)]
 
@@ -305,7 +311,8 @@ def _judge(
         for k in range(width)
     ]
     ceiling = noise_ceiling(outcome, resamples, level=level, seed=protocol.seed)
-    return _Judged(table, rows(intervals), rows(values), ceiling, int(np.argmax(means)), level)
+    shared = int(np.argmax(means))
+    return _Judged(table, rows(intervals), rows(values), rows(constant), ceiling, shared, level)
 
 
 def _in_parts(
@@ -343,7 +350,7 @@ def _steps(
             points=points,
             best=max(scored)[1] if scored else None,
             shared=shared,
-            note="; ".join(dict.fromkeys(m.note for m in measured[k] if m.note)),
+            note="; ".join(dict.fromkeys(p.note for p in points if p.note)),
         )
 
 
@@ -356,6 +363,7 @@ def _points(
     influence = list(shares([m.influence for m in column]))
     lds = [None if judged is None else judged.intervals[j][k] for j in range(len(column))]
     lds_shares = list(shares([None if x is None else x.estimate for x in lds]))
+    constant = ["" if judged is None else judged.constant[j][k] for j in range(len(column))]
     return [
         Point(
             setting.damping,
@@ -366,7 +374,7 @@ def _points(
             m.cosine,
             lds[j],
             lds_shares[j],
-            m.note,
+            "; ".join(x for x in (m.note, constant[j]) if x),
         )
         for j, m in enumerate(column)
     ]

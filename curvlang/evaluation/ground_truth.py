@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.protocol import LDS
 from curvlang.evaluation.retrain import CHUNK, retrain
 from curvlang.evaluation.subsets import derived_seed, draw_subsets
-from curvlang.models.task import Task
+from curvlang.models.fingerprint import digest, parameter_parts
+from curvlang.models.task import Build, Task
 
-SCHEMA = "ground-truth-1"
+SCHEMA = "ground-truth-2"
 """Changes whenever the same key would mean other numbers."""
+PROBED = 64
+"""Training targets at which the loss is looked at for the key."""
 UNIT = 25
 """Subsets in one file of the cache: what more subsets or repetitions later reuse."""
 
@@ -58,7 +60,8 @@ def ground_truth(
         progress: Told how many models are done.
 
     Raises:
-        SpecError: E0503 where the task cannot be retrained, E0504 where a model diverges.
+        SpecError: E0503 where the task cannot be retrained, E0504 where a model diverges, E0507
+            where its models are not decided by their seeds.
     """
     cache = cache or Cache()
     if task.build is None or task.recipe is None:
@@ -113,7 +116,7 @@ def _train_missing(
         told = _reporter(progress, done, len(rows), total)
         result = retrain(
             task.build,
-            task.loss.name,
+            task.loss,
             task.train,
             task.query,
             kept[[k for _, k in rows]],
@@ -157,18 +160,56 @@ def _read(cache: Cache, key: str, r: int, unit: int, count: int) -> Tensor | Non
 
 
 def _key(task: Task, protocol: LDS, init_seed: int) -> str:
-    """What the losses depend on, and nothing else: not K, not R."""
+    """What the losses depend on, and nothing else: not K, not R.
+
+    `build` and the loss count by what they give, the first model's parameters before training and
+    losses at fixed outputs: two functions cannot be compared.
+    """
+    assert task.build is not None
     shared = init_seed if protocol.initialisation == "shared" else None
-    build: Any = getattr(task.build, "part", repr(type(task.build)))
     parts = (
         SCHEMA,
         task.data_fingerprint(),
-        repr(build) if not hasattr(build, "name") else f"{build.name}{dict(build.arguments)}",
+        _initial(task.build, _init_seed(protocol, init_seed, 0, 0)),
+        _loss_values(task),
         repr(task.recipe),
         repr((protocol.keep, protocol.seed, protocol.initialisation, shared, task.N)),
         str(task.dtype),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _initial(build: Build, seed: int) -> str:
+    """Digest of the parameters that a seed gives.
+
+    Raises:
+        SpecError: E0507 where they differ from call to call.
+    """
+
+    def made(model: nn.Module) -> str:
+        return digest(*parameter_parts(model))
+
+    first, second = made(build(seed)), made(build(seed))
+    if first != second:
+        raise SpecError(
+            Diagnostic(
+                "E0507",
+                f"`build` makes two different models from the seed {seed}",
+                help=("draw the parameters from the seed: `torch.manual_seed(seed)` in `build`",),
+                notes=("a retraining that cannot be repeated cannot be kept or resumed",),
+            )
+        )
+    return first
+
+
+def _loss_values(task: Task) -> str:
+    """Digest of the loss of a few training targets at random outputs."""
+    x, y = task.train[0][:PROBED], task.train[1][:PROBED]
+    with torch.no_grad():
+        like = task.model(x[:1])
+        generator = torch.Generator().manual_seed(0)
+        f = torch.randn((len(x), *like.shape[1:]), generator=generator).to(like)
+        return digest(task.loss.per_example(f, y))
 
 
 def _not_trainable(task: Task) -> Diagnostic:

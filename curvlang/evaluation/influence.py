@@ -11,6 +11,11 @@ from torch import Tensor
 from curvlang.operators.operator import Operator
 
 
+def product(operator: Operator, rows: Tensor) -> Tensor:
+    """C v for every row v of `[n, P]`, computed in the operator's precision, returned in the rows'."""
+    return (operator @ rows.to(operator.dtype).T).T.to(rows.dtype)
+
+
 def scores(inverse: Operator, query: Tensor, train: Tensor, *, chunk: int = 4096) -> Tensor:
     """`score[q,n] = ∇m_qᵀ C⁻¹ ∇ℓ_n`: positive where training on n lowers the query's metric.
 
@@ -25,7 +30,7 @@ def scores(inverse: Operator, query: Tensor, train: Tensor, *, chunk: int = 4096
     """
     # The queries are the smaller side: precondition them, then one product with all examples.
     parts = [
-        (inverse @ query[start : start + chunk].T).T @ train.T
+        product(inverse, query[start : start + chunk]) @ train.T
         for start in range(0, len(query), chunk)
     ]
     return torch.cat(parts) if parts else query.new_zeros((0, len(train)))
@@ -75,7 +80,7 @@ def inverse_error(reference: Operator, preconditioned: Tensor, gradients: Tensor
     """
     norms = gradients.square().sum(-1)
     kept = norms > 0
-    residual = (reference @ preconditioned.T).T - gradients
+    residual = product(reference, preconditioned) - gradients
     return float((residual.square().sum(-1)[kept] / norms[kept]).mean()) if kept.any() else 0.0
 
 

@@ -56,8 +56,26 @@ def draw_resamples(subsets: int, queries: int, count: int, seed: int) -> Resampl
 
 
 def predictions(scores: Tensor, kept: Tensor) -> Tensor:
-    """Predicted effect of every subset on every query: the sum of its members' scores, `[Q, K]`."""
-    return scores.double() @ kept.to(scores.device, torch.float64).T
+    """Predicted effect of every subset on every query: the sum of its members' scores, `[Q, K]`.
+
+    Sums that differ by no more than the rounding of N additions are made equal: constant scores
+    would otherwise be ranked by their rounding.
+    """
+    total = scores.double() @ kept.to(scores.device, torch.float64).T
+    middle = (total.amax(1, keepdim=True) + total.amin(1, keepdim=True)) / 2
+    rounding = scores.shape[1] * torch.finfo(torch.float64).eps * scores.double().abs().sum(1)
+    flat = (total.amax(1) - total.amin(1)) <= rounding
+    return torch.where(flat[:, None], middle, total)
+
+
+def constant_note(predicted: Tensor, effect: Tensor) -> str:
+    """In words, how many queries count as 0 because a side of their correlation is constant."""
+    parts = []
+    for name, values in (("predictions", predicted), ("outcomes", effect)):
+        constant = int((values == values[:, :1]).all(1).sum())
+        if constant:
+            parts.append(f"{constant} of {len(values)} queries have constant {name}")
+    return " and ".join(parts) + " and count as 0" if parts else ""
 
 
 def lds(
@@ -97,12 +115,7 @@ def lds(
         resamples = draw_resamples(len(k), len(s), bootstrap, seed)
         values = bootstrap_scores([predicted], effect, resamples)
         low, high = percentile_interval(values[0], level)
-    constant = int((predicted == predicted[:, :1]).all(1).sum())
-    note = (
-        f"{constant} of {len(s)} queries have constant predictions and count as 0"
-        if constant
-        else ""
-    )
+    note = constant_note(predicted, effect)
     return LDSResult(float(per_query.mean()), low, high, per_query, note)
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from curvlang.evaluation.orders import Orders, learning_rate
 from curvlang.evaluation.stacked_any import StackedModules
 from curvlang.evaluation.stacked_mlp import StackedMLP, read_layers
-from curvlang.models.losses import loss_named
+from curvlang.models.loss import Loss
+from curvlang.models.losses import LOSSES, loss_named
 from curvlang.models.recipe import Recipe
 
 DIVERGED = 100.0
@@ -43,7 +44,7 @@ class Retrained:
 
 def retrain(
     build: Build,
-    loss: str,
+    loss: str | Loss,
     train: tuple[Tensor, Tensor],
     query: tuple[Tensor, Tensor],
     members: Tensor,
@@ -60,7 +61,7 @@ def retrain(
 
     Args:
         build: A fresh model for a seed.
-        loss: A loss by name.
+        loss: A loss, or its name.
         train: Training examples `(X [N, …], y [N, …])`.
         query: Queries.
         members: `[M, N]` of bool: the subset of each model.
@@ -78,6 +79,7 @@ def retrain(
     """
     sizes = members.sum(1)
     parts: dict[int, Retrained] = {}
+    rule = loss_named(loss)
     total = len(members) * recipe.epochs
     done = 0
     order: list[Tensor] = []
@@ -89,7 +91,7 @@ def retrain(
                 told = _offset(progress, done, total, len(rows))
             parts[len(order)] = _train_stack(
                 build,
-                loss,
+                rule,
                 train,
                 query,
                 members[rows],
@@ -111,7 +113,7 @@ def _offset(progress: Progress, done: int, total: int, models: int) -> Callable[
 
 def _train_stack(
     build: Build,
-    loss: str,
+    loss: Loss,
     train: tuple[Tensor, Tensor],
     query: tuple[Tensor, Tensor],
     members: Tensor,
@@ -125,10 +127,14 @@ def _train_stack(
     x, y = train
     models = [build(seed).to(device=x.device, dtype=_float(x)) for seed in init_seeds]
     names = [n for n, p in models[0].named_parameters() if p.requires_grad]
-    fast = not generic and x.ndim == 2 and read_layers(models[0]) is not None
-    kind = StackedMLP if fast else StackedModules
+    built_in = type(loss) in {type(known) for known in LOSSES.values()}
+    fast = not generic and x.ndim == 2 and built_in and read_layers(models[0]) is not None
     with torch.no_grad():
-        stack = kind(models, loss, recipe.momentum, recipe.weight_decay)
+        stack: StackedMLP | StackedModules
+        if fast:
+            stack = StackedMLP(models, loss.name, recipe.momentum, recipe.weight_decay)
+        else:
+            stack = StackedModules(models, loss, recipe.momentum, recipe.weight_decay)
         places = torch.stack([row.nonzero()[:, 0] for row in members.cpu()])
         orders = Orders(places, order_seeds, recipe.batch)
         steps = orders.steps * recipe.epochs
@@ -145,7 +151,8 @@ def _train_stack(
                 told(epoch + 1)
         query_loss = _query_losses(stack, loss, query)
     diverged = ~(torch.isfinite(curve).all(1) & torch.isfinite(query_loss).all(1))
-    diverged |= curve[:, -1] > DIVERGED * start
+    if recipe.epochs:
+        diverged |= curve[:, -1] > DIVERGED * start
     kept = stack.parameters(names) if keep_parameters else None
     return Retrained(query_loss, curve, diverged, kept)
 
@@ -160,13 +167,13 @@ def _rows(x: Tensor, places: Tensor) -> Tensor:
 
 
 def _query_losses(
-    stack: StackedMLP | StackedModules, loss: str, query: tuple[Tensor, Tensor]
+    stack: StackedMLP | StackedModules, loss: Loss, query: tuple[Tensor, Tensor]
 ) -> Tensor:
     """`[M, Q]` losses of the queries."""
     outputs = stack.outputs(query[0])
     models = len(outputs)
     labels = query[1].repeat(models, *[1] * (query[1].ndim - 1))
-    flat = loss_named(loss).per_example(outputs.reshape(-1, *outputs.shape[2:]), labels)
+    flat = loss.per_example(outputs.reshape(-1, *outputs.shape[2:]), labels)
     return flat.reshape(models, -1)
 
 

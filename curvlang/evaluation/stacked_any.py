@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
-from curvlang.models.losses import loss_named
+from curvlang.models.loss import Loss
 
 
 class StackedModules:
@@ -16,16 +16,16 @@ class StackedModules:
 
     Args:
         models: The modules; trainable parameters and buffers are copied.
-        loss: A loss by name.
+        loss: The loss.
         momentum: Heavy-ball momentum.
         weight_decay: λ of the L2 term.
     """
 
     def __init__(
-        self, models: Sequence[nn.Module], loss: str, momentum: float, weight_decay: float
+        self, models: Sequence[nn.Module], loss: Loss, momentum: float, weight_decay: float
     ) -> None:
         self.model = models[0]
-        self.rule = loss_named(loss)
+        self.rule = loss
         self.momentum = momentum
         self.decay = weight_decay
         stacked, self.buffers = stack_module_state(list(models))

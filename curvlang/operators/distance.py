@@ -40,11 +40,13 @@ def distance(a: Operator, b: Operator) -> Tensor:
 
 
 def kronecker_distance(a: Kronecker, b: Kronecker) -> Tensor:
-    """‖A⊗B − C⊗D‖² = ‖A−C‖²‖B‖² + ‖C‖²‖B−D‖² + 2⟨A−C,C⟩⟨B,B−D⟩."""
+    """‖A⊗B − C⊗D‖² = ‖E‖²‖B‖² + ‖C‖²‖(B−D) + αB‖², with A − C = αC + E and ⟨E, C⟩ = 0.
+
+    Both terms are squares, so that nothing cancels also where a factor moved from one side to the
+    other (A = cC, D = cB are the same matrix): the cross term of the expansion without α would.
+    """
     first, second = a.left - b.left, a.right - b.right
-    squared = (
-        first.square().sum() * a.right.square().sum()
-        + b.left.square().sum() * second.square().sum()
-        + 2 * (first * b.left).sum() * (a.right * second).sum()
-    )
-    return squared.clamp(min=0).sqrt()
+    size = b.left.square().sum()
+    alpha = torch.where(size > 0, (first * b.left).sum() / size, 0.0)
+    rest = (first - alpha * b.left).norm() * a.right.norm()
+    return torch.hypot(rest, b.left.norm() * (second + alpha * a.right).norm())

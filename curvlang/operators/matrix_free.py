@@ -110,13 +110,16 @@ class ConjugateGradients(Operator):
         direction = z.clone()
         inner = (residual * z).sum(0)
         for _ in range(self.iterations):
-            active = residual.norm(dim=0) > goal
+            # Not `>`: a residual that is not a number must not pass for a small one.
+            active = ~(residual.norm(dim=0) <= goal)
             if not bool(active.any()):
                 return x
             image = self.operator.apply(direction) + self.damping * direction
             curvature = (direction * image).sum(0)
+            if not bool(torch.isfinite(curvature[active]).all()):
+                self._not_finite()
             if bool((curvature[active] <= 0).any()):
-                self._negative(float(curvature[active].min()))
+                self._negative(float((curvature / direction.square().sum(0))[active].min()))
             step = torch.where(active, inner / curvature, 0.0)
             x = x + step * direction
             residual = residual - step * image
@@ -124,7 +127,8 @@ class ConjugateGradients(Operator):
             following = (residual * z).sum(0)
             direction = z + torch.where(active, following / inner, 0.0) * direction
             inner = following
-        worst = float((residual.norm(dim=0) / v.norm(dim=0)).max())
+        size = v.norm(dim=0)
+        worst = float(torch.where(size > 0, residual.norm(dim=0) / size, 0.0).max())
         if worst > self.tolerance:
             self._unfinished(worst)
         return x
@@ -132,11 +136,20 @@ class ConjugateGradients(Operator):
     def _precondition(self, v: Tensor) -> Tensor:
         return v if self.preconditioner is None else self.preconditioner.apply(v)
 
-    def _negative(self, curvature: float) -> None:
+    def _negative(self, quotient: float) -> None:
+        """`quotient`: dᵀ(C + λI)d/dᵀd of the direction, so that C has an eigenvalue ≤ it − λ."""
         refuse(
             "E0604",
-            f"conjugate gradients met negative curvature ({curvature:.3g}) at λ = {self.damping:.3g}",
-            "use a damping above the size of the lowest eigenvalue, or drop the residual",
+            f"conjugate gradients met negative curvature at λ = {self.damping:.3g}: "
+            f"C has an eigenvalue of {quotient - self.damping:.3g} or below",
+            f"use a damping above {self.damping - quotient:.3g}, or drop the residual",
+        )
+
+    def _not_finite(self) -> None:
+        refuse(
+            "E0604",
+            "conjugate gradients met a product with the operator that is not finite",
+            "look for overflow in the data, the parameters or the right-hand side",
         )
 
     def _unfinished(self, worst: float) -> None:

@@ -88,6 +88,12 @@ class Operator(ABC):
                 f"a vector of shape {tuple(v.shape)} does not fit an operator of size {self.size}",
                 f"give `v` the shape [{self.size}] or [{self.size}, k]",
             )
+        if v.dtype != self.dtype or v.device.type != self.device.type:
+            refuse(
+                "E0606",
+                f"a vector in {_place(v)} does not fit an operator in {_place(self)}",
+                f"`v.to('{self.device}', {self.dtype})`",
+            )
         return self.apply(v) if v.ndim == 2 else self.apply(v[:, None])[:, 0]
 
     def dense(self) -> Tensor:
@@ -170,6 +176,11 @@ def tikhonov(damping: float) -> Spectral:
 def refuse(code: str, headline: str, repair: str) -> NoReturn:
     """Raise a refusal as a diagnostic."""
     raise SpecError(Diagnostic(code, headline, help=(repair,)))
+
+
+def _place(held: Tensor | Operator) -> str:
+    """`float64 on cpu`."""
+    return f"{str(held.dtype).removeprefix('torch.')} on {held.device}"
 
 
 def check_dense(size: int) -> None:

@@ -294,7 +294,7 @@ class _Static:
             index = self._layer(partition, name).index
             return self._matrix[index][:, index]
         index = self._layer(partition, name).index
-        return _restricted(self.hessian(), index, self.task.P).to(exact)
+        return _restricted(self.hessian(), index, self.task.P, self.task.dtype).to(exact)
 
     def _layer(self, partition: Partition, name: str) -> LayerBlock:
         return next(b for b in self.prepared.blocks[partition] if b.name == name)
@@ -346,14 +346,17 @@ def _padded(v: Tensor, index: Tensor, total: int) -> Tensor:
     return out
 
 
-def _restricted(product: Callable[[Tensor], Tensor], index: Tensor, total: int) -> Tensor:
+def _restricted(
+    product: Callable[[Tensor], Tensor], index: Tensor, total: int, dtype: torch.dtype
+) -> Tensor:
     """Entries of a block from products with its own unit vectors, 64 at a time."""
     parts = []
     for chunk in index.split(64):
-        basis = torch.zeros(total, len(chunk), device=index.device)
+        basis = torch.zeros(total, len(chunk), dtype=dtype, device=index.device)
         basis[chunk, torch.arange(len(chunk), device=index.device)] = 1
         parts.append(product(basis)[index])
-    return torch.cat(parts, dim=1)
+    entries = torch.cat(parts, dim=1)
+    return (entries + entries.T) / 2
 
 
 def _stage(
