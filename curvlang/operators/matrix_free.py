@@ -103,6 +103,8 @@ class ConjugateGradients(Operator):
         return self.operator.device
 
     def apply(self, v: Tensor) -> Tensor:
+        if not bool(torch.isfinite(v).all()):
+            self._not_finite()
         x = torch.zeros_like(v)
         residual = v.clone()
         goal = self.tolerance * v.norm(dim=0)
@@ -148,8 +150,8 @@ class ConjugateGradients(Operator):
     def _not_finite(self) -> None:
         refuse(
             "E0604",
-            "conjugate gradients met a product with the operator that is not finite",
-            "look for overflow in the data, the parameters or the right-hand side",
+            "conjugate gradients met a right-hand side or a product that is not finite",
+            "look for overflow in the data and the parameters",
         )
 
     def _unfinished(self, worst: float) -> None:
