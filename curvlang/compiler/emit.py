@@ -56,12 +56,14 @@ class Emitter:
         total: Number of training examples, for means over `n`.
         limit: Elements that an intermediate result may have; `None` for no limit.
         prefix: First letter of the names of intermediate results.
+        axes: Indices of the tensors by name, in the order they are held in.
     """
 
     sizes: Mapping[str, int]
     total: int
     limit: int | None = None
     prefix: str = "x"
+    axes: Mapping[str, tuple[Index, ...]] = field(default_factory=dict)
     lines: list[Line] = field(default_factory=list)
     known: dict[str, Operand] = field(default_factory=dict)
 
@@ -170,11 +172,22 @@ class Emitter:
         return self.assign(f"{torch_name}({', '.join(parts)})", out, flops=self.size(out))
 
     def _call(self, call: Call) -> Operand:
-        inside = ", ".join(_argument(x) for x in call.arguments)
         if call.indices:
             shape = ", ".join(str(self.sizes[x.space]) for x in call.indices)
+            inside = ", ".join(map(_argument, call.arguments))
             return self.assign(f"{call.function}(({shape},), {inside})", call.indices)
-        return self.assign(f"{call.function}({inside})", ())
+        return self.assign(f"{call.function}({self._whole(call)})", ())
+
+    def _whole(self, call: Call) -> str:
+        """The tensor of a function that gives a number; a grouped one as a matrix."""
+        (tensor,) = call.arguments
+        assert isinstance(tensor, Ref)
+        if not tensor.cut:
+            return tensor.name
+        rows, columns = tensor.indices[: tensor.cut], tensor.indices[tensor.cut :]
+        own = self.axes.get(tensor.name, tensor.indices)
+        order = tuple(own.index(x) for x in tensor.indices)
+        return f"{tensor.name}.permute({order}).reshape({self.size(rows)}, {self.size(columns)})"
 
     def _prepare(self, operand: Operand, term: Term, out: tuple[Index, ...]) -> Operand:
         """Read diagonals, drop summed axes of length one, sum what only this operand has."""
@@ -242,7 +255,7 @@ def _equation(inputs: Sequence[tuple[Index, ...]], out: tuple[Index, ...]) -> st
     letters: dict[Index, str] = {}
     for index in [x for own in inputs for x in own]:
         if index not in letters:
-            wishes = [index.space, *_LETTERS]
+            wishes = [index.space[0], *_LETTERS]
             letters[index] = next(x for x in wishes if x not in letters.values())
     return (
         ",".join("".join(letters[x] for x in own) for own in inputs)
@@ -276,6 +289,6 @@ def _argument(expr: object) -> str:
             return repr(constant(expr))  # type: ignore[arg-type]
 
 
-def call_code(call: Call) -> str:
-    """A tensor function of whole tensors as code: `eigh(A)`."""
-    return f"{call.function}({', '.join(_argument(x) for x in call.arguments)})"
+def call_code(call: Call, tensor: str) -> str:
+    """A tensor function as code: `eigh(A)`, its tensor written as given."""
+    return f"{call.function}({', '.join([tensor, *map(_argument, call.arguments[1:])])})"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
 from curvlang.compiler.emit import Line
 from curvlang.compiler.normal import Poly, Term, factor_indices, normalise
 from curvlang.compiler.notation import statement
-from curvlang.compiler.plan import BlockPlan, Function, Plan
+from curvlang.compiler.plan import BlockPlan, Function, Plan, inside
 from curvlang.compiler.program import Result
 from curvlang.compiler.structure import (
     BlocksShape,
@@ -22,9 +22,11 @@ from curvlang.compiler.structure import (
     LeafShape,
     LowRankShape,
     ProductShape,
+    ProjectedShape,
     Shape,
     SumShape,
 )
+from curvlang.ir.expr import Define
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ def plan_flops(plan: Plan) -> int:
 def shape_name(shape: Shape) -> str:
     """The structure's noun, as the operators name it."""
     match shape:
+        case ProjectedShape(inner=inner):
+            return f"Projected ({shape_name(inner)})"
         case IdentityShape():
             return "Identity"
         case DiagonalShape():
@@ -117,11 +121,15 @@ def _plan(plan: Plan) -> Iterator[str]:
     yield f"Program over the {plan.partition}{'s' if plan.partition != 'model' else ''}{columns}"
     yield f"  N = {plan.total}, {plan.batches} batches of at most {plan.batch} examples"
     for definition in plan.program.definitions:
-        yield f"    {statement(definition)}"
+        note = "    # contracted in place, never formed"
+        inlined = isinstance(definition, Define) and definition.targets[0].name in (
+            plan.program.inlined
+        )
+        yield f"    {statement(definition)}{note if inlined else ''}"
     shown: dict[str, str] = {}
     for block in plan.blocks:
         code = "".join(f.source for f in (*block.passes, *block.finish))
-        sizes = ", ".join(f"{k} = {v}" for k, v in block.geometry.sizes.items())
+        sizes = ", ".join(f"{k} = {v}" for k, v in block.sizes.items() if k != "n")
         yield ""
         yield f"  block {block.geometry.name}: {sizes}"
         if code in shown:
@@ -168,36 +176,22 @@ def _naive_flops(plan: Plan, block: BlockPlan) -> list[int]:
     """FLOPs of one batch when every contraction is one loop nest over all of its indices."""
     totals = [0] * plan.passes
     for accumulator in plan.schedule.accumulators:
-        sizes = {**_sizes(block), "n": plan.batch}
-        totals[accumulator.number - 1] += _naive(normalise(accumulator.value), sizes)
+        totals[accumulator.number - 1] += _naive(normalise(accumulator.value), block.sizes)
     for original, (level, result) in zip(
         plan.schedule.originals, plan.schedule.results, strict=True
     ):
-        found = block.results[original].shape
+        found = inside(block.results[original].shape)
         if isinstance(found, GramShape | DenseShape) and level:
-            sizes = {**_sizes(block), "n": plan.batch}
+            sizes = block.sizes
             totals[level - 1] += _naive(normalise(result.value), sizes)
     return totals
 
 
-def _sizes(block: BlockPlan) -> dict[str, int]:
-    known = dict(block.geometry.sizes)
-    for function in (*block.passes, *block.finish):
-        for line in function.lines:
-            if len(line.indices) == 1:
-                known.setdefault(line.indices[0].space, line.elements)
-            if len(line.indices) == 2 and line.indices[0].space in known:
-                known.setdefault(
-                    line.indices[1].space, line.elements // max(1, known[line.indices[0].space])
-                )
-    return known
-
-
-def _naive(poly: Poly, sizes: dict[str, int]) -> int:
+def _naive(poly: Poly, sizes: Mapping[str, int]) -> int:
     return sum(_naive_term(term, sizes) for term in poly)
 
 
-def _naive_term(term: Term, sizes: dict[str, int]) -> int:
+def _naive_term(term: Term, sizes: Mapping[str, int]) -> int:
     from curvlang.compiler.normal import Elementwise, Power
 
     axes = {x for f in term.factors for x in factor_indices(f)}
@@ -213,7 +207,7 @@ def _naive_term(term: Term, sizes: dict[str, int]) -> int:
     return points * max(1, len(term.factors)) + inner
 
 
-def _points(poly: Poly, sizes: dict[str, int]) -> int:
+def _points(poly: Poly, sizes: Mapping[str, int]) -> int:
     from curvlang.compiler.normal import poly_free
 
     total = 1

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.ir.functions import FUNCTIONS, TensorFunction
 from curvlang.ir.interpreter import seeded_normal, seeded_sign
 
 SYMMETRY = 1e-4
@@ -37,35 +38,15 @@ def _check(matrix: Tensor, function: str) -> Tensor:
     return (matrix + transposed) / 2
 
 
-def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvectors (columns) and eigenvalues, ascending."""
-    values, vectors = torch.linalg.eigh(_check(matrix, "eigh"))
-    return vectors.contiguous(), values
+def _compiled(name: str, function: TensorFunction) -> Callable[..., Any]:
+    """A tensor function on torch tensors: checked, and contiguous where it gives tensors."""
 
+    def call(matrix: Tensor, *numbers: float) -> Any:
+        given = _check(matrix, name) if function.symmetric else matrix
+        found = function.apply(torch, given, *numbers)
+        return tuple(x.contiguous() for x in found) if function.results else found
 
-def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Thin singular value decomposition: `U`, `s`, `V` with the matrix `U diag(s) Vᵀ`."""
-    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    return left.contiguous(), values, right.T.contiguous()
-
-
-def inv(matrix: Tensor) -> tuple[Tensor]:
-    """The inverse."""
-    return (torch.linalg.inv(matrix),)
-
-
-def power(matrix: Tensor, exponent: float) -> tuple[Tensor]:
-    """Power of a symmetric positive semidefinite matrix; its null space stays null."""
-    vectors, values = eigh(matrix)
-    floor = float(values.max().clamp(min=0)) * len(values) * torch.finfo(values.dtype).eps
-    kept = values > floor
-    powers = torch.where(kept, torch.where(kept, values, 1.0) ** exponent, 0.0)
-    return ((vectors * powers) @ vectors.T,)
-
-
-def cholesky(matrix: Tensor) -> tuple[Tensor]:
-    """Lower triangular factor."""
-    return (torch.linalg.cholesky(_check(matrix, "cholesky")),)
+    return call
 
 
 def namespace(dtype: torch.dtype, device: torch.device) -> Mapping[str, Any]:
@@ -78,13 +59,7 @@ def namespace(dtype: torch.dtype, device: torch.device) -> Mapping[str, Any]:
         "torch": torch,
         # A bare number in the precision of the tensors it meets: torch's own default is float32.
         "number": lambda value: torch.as_tensor(value, dtype=dtype, device=device),
-        "eigh": eigh,
-        "svd": svd,
-        "inv": inv,
-        "power": power,
-        "cholesky": cholesky,
-        "trace": torch.trace,
-        "norm": torch.linalg.norm,
+        **{name: _compiled(name, function) for name, function in FUNCTIONS.items()},
         "eye": lambda n: torch.eye(n, dtype=dtype, device=device),
         "random_normal": make(seeded_normal),
         "random_sign": make(seeded_sign),

@@ -19,6 +19,7 @@ from curvlang.ir.expr import (
     Reduce,
     Ref,
     Size,
+    Space,
     Statement,
     Yield,
 )
@@ -38,6 +39,8 @@ def statement(node: Statement) -> str:
         case Define(targets=targets, value=value):
             left = ", ".join(f"{t.name}{indices(t.indices)}" for t in targets)
             return f"{left} = {expression(value)}"
+        case Space(letter=letter, length=length):
+            return f"space {letter} = {expression(length)}"
         case Yield(target=target, value=value):
             return f"{target.name}{indices(target.indices)} = {expression(value)}"
         case _:
@@ -54,6 +57,9 @@ def expression(expr: Expr, outer: int = 0) -> str:
     match expr:
         case Number(value=value):
             return f"{value:g}"
+        case Ref(name=name, indices=own, cut=cut) if cut:
+            rows, columns = (",".join(map(str, part)) for part in (own[:cut], own[cut:]))
+            return f"{name}[{rows} | {columns}]"
         case Ref(name=name, indices=own):
             return f"{name}{indices(own)}"
         case Delta(left=left, right=right):

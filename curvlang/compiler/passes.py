@@ -27,6 +27,7 @@ from curvlang.ir.expr import (
     Reduce,
     Ref,
     Size,
+    Space,
     Yield,
 )
 from curvlang.ir.indices import free_indices, names, substitute, walk
@@ -80,7 +81,8 @@ class _Scheduler:
 
     def run(self) -> Schedule:
         for definition in self.program.definitions:
-            self._define(definition)
+            if not isinstance(definition, Space):
+                self._define(definition)
         results = tuple((self._result(y)) for y in self.program.results)
         return Schedule(
             tuple(self.accumulators),

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from curvlang.compiler.emit import Emitter, Line, call_code
+from curvlang.compiler.calls import function_lines
+from curvlang.compiler.emit import Emitter, Line
+from curvlang.compiler.lengths import is_function, lengths
 from curvlang.compiler.normal import Poly, Term, normalise, reads
 from curvlang.compiler.passes import Accumulator, Schedule, schedule
 from curvlang.compiler.program import Partition, Program
@@ -24,15 +26,17 @@ from curvlang.compiler.structure import (
     LeafShape,
     LowRankShape,
     ProductShape,
+    ProjectedShape,
     Shape,
     SumShape,
     infer,
+    lifted,
 )
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.ir.expr import Call, Define, Expr, Index, Yield
+from curvlang.ir.functions import FUNCTIONS
 from curvlang.ir.indices import names
 
-FUNCTIONS_OF_TENSORS = frozenset({"eigh", "svd", "inv", "power", "cholesky"})
 BATCH_AT_MOST = 1024
 """Examples in a batch: enough to keep the matrix products busy."""
 DENSE_AT_MOST = 12_000**2
@@ -86,11 +90,13 @@ class ResultPlan:
 class BlockPlan:
     """All generated code for one block.
 
+    `sizes` holds the lengths of all spaces, the batch's for `n`.
     `passes[k]` runs on every batch of pass k+1 and returns sums over its examples;
     `finish[k]` runs after pass k (k = 0: before any) and returns finished statistics.
     """
 
     geometry: Geometry
+    sizes: Mapping[str, int]
     passes: tuple[Function, ...]
     finish: tuple[Function, ...]
     results: Mapping[Yield, ResultPlan]
@@ -119,26 +125,6 @@ class Plan:
         return -(-self.total // self.batch)
 
 
-def _all_sizes(whole: Schedule, geometry: Geometry, batch: int) -> dict[str, int]:
-    """Lengths of the block's spaces, of the batch, and of what tensor functions bind."""
-    sizes = {**geometry.sizes, "n": batch}
-    for _, define in whole.finished:
-        if isinstance(define.value, Call):
-            sizes |= _bound_sizes(define, whole, sizes)
-    return sizes
-
-
-def _bound_sizes(define: Define, whole: Schedule, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Lengths of spaces that a tensor function binds on its left side."""
-    assert isinstance(define.value, Call)
-    known = {t.name: t.indices for _, d in whole.finished for t in d.targets}
-    known |= {a.name: a.indices for a in whole.accumulators}
-    (argument,) = [known[x] for x in sorted(names(define.value)) if x in known] or [()]
-    new = {x.space for t in define.targets for x in t.indices if x.space not in sizes}
-    length = min((sizes[x.space] for x in argument), default=1)
-    return dict.fromkeys(new, length)
-
-
 def plan(
     program: Program,
     geometries: Sequence[Geometry],
@@ -165,7 +151,7 @@ def plan(
     chosen = batch or min(total, BATCH_AT_MOST)
     while True:
         blocks = tuple(
-            _block(whole, g, total, chosen, memory // itemsize, dense) for g in geometries
+            _block(program, whole, g, total, chosen, memory // itemsize, dense) for g in geometries
         )
         need = batch_bytes(whole, blocks, chosen, itemsize)
         if batch is not None or need <= memory or chosen == 1:
@@ -189,12 +175,19 @@ def batch_bytes(whole: Schedule, blocks: Sequence[BlockPlan], batch: int, itemsi
 
 
 def _block(
-    whole: Schedule, geometry: Geometry, total: int, batch: int, limit: int, dense: int
+    program: Program,
+    whole: Schedule,
+    geometry: Geometry,
+    total: int,
+    batch: int,
+    limit: int,
+    dense: int,
 ) -> BlockPlan:
-    maker = _Maker(whole, _all_sizes(whole, geometry, batch), total, limit, dense)
+    sizes = lengths(program, {**geometry.sizes, "n": batch}, geometry.name)
+    maker = _Maker(whole, sizes, total, limit, dense)
     passes = tuple(maker.pass_function(k) for k in range(1, whole.passes + 1))
     finish = tuple(maker.finish_function(k) for k in range(whole.passes + 1))
-    return BlockPlan(geometry, passes, finish, maker.results)
+    return BlockPlan(geometry, sizes, passes, finish, maker.results)
 
 
 class _Maker:
@@ -209,16 +202,15 @@ class _Maker:
         self.total = total
         self.limit = limit
         self.unit = frozenset(s for s, length in sizes.items() if length == 1 and s != "n")
-        self.orthogonal = frozenset(
-            d.targets[0].name
-            for _, d in whole.finished
-            if isinstance(d.value, Call) and d.value.function == "eigh"
-        )
+        self.square, self.tall = _bases(whole, sizes)
+        self.known = {name: leaf.indices for name, leaf in whole.leaves.items()}
+        self.known |= {a.name: a.indices for a in whole.accumulators}
+        self.known |= {t.name: t.indices for _, d in whole.finished for t in d.targets}
         self.shapes = {y: self._shape(y) for _, y in whole.results}
         self.whole_results = {
             y: f"C_{k}"
             for k, (_, y) in enumerate(whole.results, 1)
-            if isinstance(self.shapes[y], GramShape | DenseShape) and _reduces(self.shapes[y])
+            if _reduces(inside(self.shapes[y]))
         }
         self.results = {
             original: self._result(y, level)
@@ -227,20 +219,20 @@ class _Maker:
 
     def _shape(self, result: Yield) -> Shape:
         indices = result.target.indices
-        shape = infer(self.normal(result.value), *_sides(indices), self.orthogonal)
+        shape = infer(self.normal(result.value), *_sides(indices), self.square, self.tall)
         elements = self.emitter().size(indices)
-        if not isinstance(shape, LeafShape | GramShape | DenseShape) or elements <= self.dense:
-            return shape
-        have = f"{elements:.3g} entries, more than the {self.dense:.3g} that may be formed"
-        if isinstance(shape, DenseShape):
-            raise SpecError(_too_large(result, have))
-        return ProductShape(shape, have)
+        if isinstance(shape, LeafShape | GramShape | DenseShape) and elements > self.dense:
+            have = f"{elements:.3g} entries, more than the {self.dense:.3g} that may be formed"
+            if isinstance(shape, DenseShape) or result.lift:
+                raise SpecError(_too_large(result, have))
+            return ProductShape(shape, have)
+        return lifted(shape, result.lift, indices) if any(result.lift) else shape
 
     def normal(self, expr: Expr) -> Poly:
         return normalise(expr, self.unit)
 
     def emitter(self) -> Emitter:
-        return Emitter(self.sizes, self.total, self.limit)
+        return Emitter(self.sizes, self.total, self.limit, axes=self.known)
 
     def pass_function(self, number: int) -> Function:
         """Sums over one batch for every accumulator of a pass."""
@@ -301,7 +293,7 @@ class _Maker:
         code = [f"{name} = {_times(name, factor)}"] if streaming and factor != 1.0 else []
         needed = {name} if streaming else set()
         if resting:
-            emitter = Emitter(self.sizes, self.total, self.limit, f"{name}_")
+            emitter = Emitter(self.sizes, self.total, self.limit, f"{name}_", self.known)
             value, _ = emitter.poly(resting, accumulator.indices)
             lines.extend(emitter.lines)
             code.extend(f"{line.target} = {line.code}" for line in emitter.lines)
@@ -311,38 +303,29 @@ class _Maker:
 
     def _define(self, define: Define, lines: list[Line], prefix: str) -> tuple[list[str], set[str]]:
         value = define.value
-        if isinstance(value, Call) and value.function in FUNCTIONS_OF_TENSORS:
-            left = ", ".join(t.name for t in define.targets)
-            comma = "," if len(define.targets) == 1 else ""
-            code = call_code(value)
-            lines.append(self._decomposition(define))
-            return [f"{left}{comma} = {code}"], set(names(value))
-        emitter = Emitter(self.sizes, self.total, self.limit, prefix)
+        if is_function(value):
+            found = function_lines(define, self.known, self.sizes)
+            lines.extend(line for _, line in found)
+            return [code for code, _ in found], set(names(value))
+        emitter = Emitter(self.sizes, self.total, self.limit, prefix, self.known)
         poly = self.normal(value)
         result, _ = emitter.poly(poly, define.targets[0].indices)
         lines.extend(emitter.lines)
         code_lines = [f"{line.target} = {line.code}" for line in emitter.lines]
         return [*code_lines, f"{define.targets[0].name} = {result}"], set(reads(poly))
 
-    def _decomposition(self, define: Define) -> Line:
-        """A decomposition's cost: 9 n³ for a full symmetric one, 2/3 n³ for an inverse."""
-        target = define.targets[0]
-        length = max((self.sizes[x.space] for x in target.indices), default=1)
-        assert isinstance(define.value, Call)
-        weight = {"eigh": 9.0, "power": 11.0, "svd": 22.0, "inv": 2.0, "cholesky": 1 / 3}
-        flops = int(weight[define.value.function] * length**3)
-        elements = Emitter(self.sizes, self.total).size(target.indices)
-        return Line(target.name, call_code(define.value), target.indices, elements, flops)
-
     def _result(self, result: Yield, level: int) -> ResultPlan:
         emitter = self.emitter()
         shape = self.shapes[result]
         if result in self.whole_results:
             name = self.whole_results[result]
-            code = _function("result", {name}, {"entries": name}, emitter)
+            entries = {"inner.entries" if isinstance(shape, ProjectedShape) else "entries": name}
+            lift = {f"basis.{k}": b.name for k, b in enumerate(result.lift) if b is not None}
+            needed = {name, *lift.values()}
+            code = _function("result", needed, {**entries, **lift}, emitter)
             return ResultPlan(shape, code, level)
         returned: dict[str, str] = {}
-        needed: set[str] = set()
+        needed = set()
         self._components(shape, result.target.indices, "", emitter, returned, needed)
         return ResultPlan(shape, _function("result", needed, returned, emitter), level)
 
@@ -363,6 +346,12 @@ class _Maker:
 
         rows, columns = _sides(indices)
         match shape:
+            case ProjectedShape(inner=inner, bases=bases, indices=own):
+                self._components(inner, own, f"{prefix}inner.", emitter, returned, needed)
+                for k, basis in enumerate(bases):
+                    if basis is not None:
+                        returned[f"{prefix}basis.{k}"] = basis.name
+                        needed.add(basis.name)
             case IdentityShape(scale=scale):
                 give("scale", scale, ())
             case DiagonalShape(entries=entries):
@@ -392,6 +381,27 @@ class _Maker:
             case SumShape(terms=terms):
                 for k, term in enumerate(terms):
                     self._components(term, indices, f"{prefix}{k}.", emitter, returned, needed)
+
+
+def inside(shape: Shape) -> Shape:
+    """What a projection lifts, or the shape itself."""
+    return shape.inner if isinstance(shape, ProjectedShape) else shape
+
+
+def _bases(whole: Schedule, sizes: Mapping[str, int]) -> tuple[frozenset[str], frozenset[str]]:
+    """Names of matrices with orthonormal columns: square ones, and taller ones."""
+    square: set[str] = set()
+    tall: set[str] = set()
+    for _, define in whole.finished:
+        if not is_function(define.value):
+            continue
+        assert isinstance(define.value, Call)
+        for k in FUNCTIONS[define.value.function].orthonormal:
+            target = define.targets[k] if k < len(define.targets) else None
+            if target is not None and len(target.indices) == 2:
+                rows, columns = (sizes[x.space] for x in target.indices)
+                (square if rows == columns else tall).add(target.name)
+    return frozenset(square), frozenset(tall)
 
 
 def _too_large(result: Yield, have: str) -> Diagnostic:

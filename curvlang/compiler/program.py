@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from curvlang.diagnostics.source import NOWHERE, Span
-from curvlang.ir.expr import Define, Index, Yield
+from curvlang.ir.expr import Define, Index, Space, Yield
 
 
 class Partition(StrEnum):
@@ -64,11 +64,14 @@ class Result:
 class Program:
     """Statements in single-assignment form over one partition's leaves.
 
-    Every name is defined once and before it is read; a stage that redefines `a` makes `a_2`.
+    Every name and every space is defined once and before it is read; a stage that redefines `a`
+    makes `a_2`, a second space called `k` is `k2`. `inlined` says which definitions contract the
+    curvature so far without forming it.
     """
 
     partition: Partition
     fisher: Fisher | None
     leaves: Mapping[str, Leaf]
-    definitions: tuple[Define, ...]
+    definitions: tuple[Define | Space, ...]
     results: tuple[Yield, ...]
+    inlined: frozenset[str] = frozenset()

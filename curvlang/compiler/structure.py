@@ -128,8 +128,19 @@ class SumShape:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class ProjectedShape:
+    """`(R ⊗ P) inner (R ⊗ P)ᵀ` with orthonormal columns; one basis per row index or None."""
+
+    inner: Shape
+    bases: tuple[Ref | None, ...]
+    indices: tuple[Index, ...]
+    reason: str
+
+
 Shape: TypeAlias = (
-    IdentityShape
+    ProjectedShape
+    | IdentityShape
     | DiagonalShape
     | KroneckerShape
     | EigenBasisShape
@@ -143,8 +154,21 @@ Shape: TypeAlias = (
 )
 
 
+def lifted(
+    inner: Shape, bases: tuple[Ref | None, ...], indices: tuple[Index, ...]
+) -> ProjectedShape:
+    """The structure of what a projection lifts back, over the inner indices."""
+    names = " ⊗ ".join("I" if b is None else b.name for b in bases)
+    reason = f"lifted by {names}, whose columns are orthonormal; inside, {inner.reason}"
+    return ProjectedShape(inner, bases, indices, reason)
+
+
 def infer(
-    poly: Poly, rows: Sequence[Index], columns: Sequence[Index], orthogonal: frozenset[str]
+    poly: Poly,
+    rows: Sequence[Index],
+    columns: Sequence[Index],
+    orthogonal: frozenset[str],
+    tall: frozenset[str] = frozenset(),
 ) -> Shape:
     """The structure of a matrix given by its entries.
 
@@ -153,18 +177,26 @@ def infer(
         rows: `(o, i)` for a layer's block, `(p,)` for the whole model.
         columns: The same, primed.
         orthogonal: Names of square matrices with orthonormal columns (eigenvectors).
+        tall: Names of matrices with orthonormal columns and more rows than columns.
     """
+    bases = _Bases(orthogonal, tall)
     if len(poly) == 1:
-        return _term(poly[0], tuple(rows), tuple(columns), orthogonal)
-    found = tuple(_term(t, tuple(rows), tuple(columns), orthogonal) for t in poly)
+        return _term(poly[0], tuple(rows), tuple(columns), bases)
+    found = tuple(_term(t, tuple(rows), tuple(columns), bases) for t in poly)
     if any(isinstance(shape, DenseShape) for shape in found):
         return DenseShape(poly, "a term of the sum has no structure of its own")
     return SumShape(found, f"a sum of {len(found)} terms, each with its own structure")
 
 
-def _term(
-    term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], orthogonal: frozenset[str]
-) -> Shape:
+@dataclass(frozen=True, slots=True)
+class _Bases:
+    """Names of matrices with orthonormal columns: square ones, and taller ones."""
+
+    square: frozenset[str]
+    tall: frozenset[str]
+
+
+def _term(term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], bases: _Bases) -> Shape:
     match term:
         case Term(coefficient=1.0, sizes=(), summed=(), factors=(Ref(name=name),)) if (
             name == "H" and term.free == (*rows, *columns)
@@ -179,7 +211,7 @@ def _term(
         return _diagonal(term, rows, columns)
     rules = [_eigenbasis, _kronecker, _blocks, _low_rank] if len(rows) == 2 else [_low_rank]
     for rule in rules:
-        shape = rule(term, rows, columns, orthogonal)
+        shape = rule(term, rows, columns, bases)
         if shape is not None:
             return shape
     return DenseShape((term,), "no rule for structure fits the expression")
@@ -262,7 +294,7 @@ def _diagonal(term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...]) -
 
 
 def _kronecker(
-    term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], _: frozenset[str]
+    term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], _: _Bases
 ) -> Shape | None:
     sides: tuple[list[Term], list[Term]] = ([], [])
     scalars: list[Term] = []
@@ -297,7 +329,7 @@ def _merge(parts: Sequence[Term]) -> Term:
 
 
 def _eigenbasis(
-    term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], orthogonal: frozenset[str]
+    term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], known: _Bases
 ) -> Shape | None:
     tied = dict(_deltas(term, rows, columns))
     inner = _without_deltas(term, list(tied.items()))
@@ -309,7 +341,7 @@ def _eigenbasis(
             axes.append(row)
             bases.append(None)
             continue
-        pair = _basis_pair(inner, row, column, orthogonal)
+        pair = _basis_pair(inner, row, column, known.square | known.tall)
         if pair is None:
             return None
         axes.append(pair[0].indices[1])
@@ -321,6 +353,10 @@ def _eigenbasis(
     spectrum = replace(inner, factors=rest, summed=tuple(x for x in inner.summed if x not in axes))
     if not set(spectrum.free) <= set(axes):
         return None
+    if any(b is not None and b.name in known.tall for b in bases):
+        # Only the rows' indices matter to a diagonal.
+        inside = DiagonalShape((spectrum,), "entries over the columns of the bases")
+        return lifted(inside, tuple(bases), (*axes, *axes))
     return EigenBasisShape(
         bases[0],
         bases[1],
@@ -348,7 +384,7 @@ def _basis_pair(
 
 
 def _blocks(
-    term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], _: frozenset[str]
+    term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], _: _Bases
 ) -> Shape | None:
     tied = _deltas(term, rows, columns)
     if len(tied) != 1:
@@ -360,7 +396,7 @@ def _blocks(
 
 
 def _low_rank(
-    term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], _: frozenset[str]
+    term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], _: _Bases
 ) -> Shape | None:
     halves = split_product(term, rows, columns)
     if halves is None:
@@ -381,6 +417,7 @@ __all__ = [
     "LeafShape",
     "LowRankShape",
     "ProductShape",
+    "ProjectedShape",
     "Shape",
     "SumShape",
     "infer",

@@ -54,11 +54,16 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A tensor with its indices, or a scalar (a parameter, `trace` result) without any."""
+    """A tensor with its indices, or a scalar (a parameter, `trace` result) without any.
+
+    As the argument of a tensor function, `cut` reads it as a matrix: `Y[o,i | k]` has `cut` 2, the
+    number of indices that run over its rows. Zero everywhere else.
+    """
 
     name: str
     indices: tuple[Index, ...] = ()
     span: Span = _span()
+    cut: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +124,9 @@ class Reduce:
 class Call:
     """A tensor function of whole tensors: `eigh(A)`, `power(A, 1/2)`, `trace(A)`.
 
-    Arguments are `Ref`s without indices (the tensor as a whole) or constant expressions. Where a
-    function makes a tensor inside an expression (`random_normal[k,i](seed)`), `indices` says which.
+    Arguments are `Ref`s without indices (the tensor as a whole), `Ref`s read as matrices
+    (`Y[o,i | k]`), or constant expressions. Where a function makes a tensor inside an expression
+    (`random_normal[k,i](seed)`), `indices` says which.
     """
 
     function: str
@@ -151,12 +157,42 @@ class Define:
 
 
 @dataclass(frozen=True, slots=True)
+class Space:
+    """`space k = min(rank, size[i])`: a new index space and its length, rounded down."""
+
+    letter: str
+    length: Expr
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """`project i -> k by P[i,k]`: for the stages after this one, `i` runs over the columns of P.
+
+    P has orthonormal columns. What later stages yield is lifted back to the space they came from.
+    """
+
+    old: str
+    new: str
+    basis: Ref
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
 class Yield:
-    """`yield C[o,i,o',i'] = …`: the entries of the block."""
+    """`yield C[o,i,o',i'] = …`: the entries of the block.
+
+    `lift` holds one basis per row index, or None where the index was not projected; the block is
+    then `(R ⊗ P) C (R ⊗ P)ᵀ`. It is empty where nothing was projected.
+    """
 
     target: Target
     value: Expr
     span: Span = _span()
+    lift: tuple[Ref | None, ...] = ()
 
 
-Statement: TypeAlias = Define | Yield
+Statement: TypeAlias = Define | Space | Yield
+"""What a program is made of."""
+BodyStatement: TypeAlias = Statement | Project
+"""What the body of a transform is made of."""

@@ -177,6 +177,35 @@ def substitute(expr: Expr, values: Mapping[str, tuple[tuple[Index, ...], Expr]])
             assert_never(expr)
 
 
+def rename_spaces(expr: Expr, mapping: Mapping[str, str]) -> Expr:
+    """Give index spaces other letters, bound indices included; primes stay."""
+    go = lambda x: rename_spaces(x, mapping)  # noqa: E731
+    at = lambda x: replace(x, space=mapping.get(x.space, x.space))  # noqa: E731
+    match expr:
+        case Number():
+            return expr
+        case Ref(indices=indices):
+            return replace(expr, indices=tuple(map(at, indices)))
+        case Delta(left=left, right=right):
+            return replace(expr, left=at(left), right=at(right))
+        case Size(index=index):
+            return replace(expr, index=at(index))
+        case Negate(operand=operand):
+            return replace(expr, operand=go(operand))
+        case Binary(left=left, right=right):
+            return replace(expr, left=go(left), right=go(right))
+        case Reduce(indices=indices, body=body):
+            return replace(expr, indices=tuple(map(at, indices)), body=go(body))
+        case Apply(arguments=arguments):
+            return replace(expr, arguments=tuple(map(go, arguments)))
+        case Call(arguments=arguments, indices=indices):
+            return replace(
+                expr, indices=tuple(map(at, indices)), arguments=tuple(map(go, arguments))
+            )
+        case _:
+            assert_never(expr)
+
+
 def rename_names(expr: Expr, mapping: Mapping[str, str]) -> Expr:
     """Give tensors other names; indices stay."""
     go = lambda x: rename_names(x, mapping)  # noqa: E731

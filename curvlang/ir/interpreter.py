@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from math import floor, prod
 from typing import Any, assert_never
 
 import numpy as np
@@ -28,9 +29,11 @@ from curvlang.ir.expr import (
     ReductionKind,
     Ref,
     Size,
+    Space,
     Statement,
     Yield,
 )
+from curvlang.ir.functions import FUNCTIONS
 
 Array = NDArray[np.float64]
 
@@ -72,18 +75,18 @@ def interpret(
     result: Array | None = None
     for statement in statements:
         match statement:
-            case Yield(target=target, value=value):
-                found = _evaluate(value, known, lengths)
-                full = tuple(lengths[x.space] for x in target.indices)
-                result = np.broadcast_to(found.over(target.indices), full).copy()
-            case Define(targets=targets, value=Call() as call) if call.function in _FUNCTIONS:
-                arguments = [_argument(x, known, lengths) for x in call.arguments]
-                outputs = _FUNCTIONS[call.function](*arguments)
-                for target, output in zip(targets, outputs, strict=False):
-                    lengths |= {
-                        x.space: n for x, n in zip(target.indices, output.shape, strict=True)
-                    }
-                    known[target.name] = (output, target.indices)
+            case Yield():
+                result = _yield(statement, known, lengths)
+            case Space(letter=letter, length=length):
+                lengths[letter] = floor(float(_evaluate(length, known, lengths).values))
+            case Define(targets=targets, value=Call() as call) if not call.indices and (
+                call.function in FUNCTIONS and FUNCTIONS[call.function].results
+            ):
+                for target, output in zip(targets, _apply(call, known), strict=False):
+                    cut = _leading(output, call, target.indices, lengths)
+                    shape = cut.shape
+                    lengths |= {x.space: n for x, n in zip(target.indices, shape, strict=True)}
+                    known[target.name] = (cut, target.indices)
             case Define(targets=(target,), value=value):
                 found = _evaluate(value, known, lengths)
                 full = tuple(lengths[x.space] for x in target.indices)
@@ -98,10 +101,52 @@ def interpret(
     return result, known
 
 
-def _argument(expr: Expr, known: Environment, lengths: Mapping[str, int]) -> Any:
-    if isinstance(expr, Ref) and not expr.indices and expr.name in known:
-        return known[expr.name][0]
-    return float(_evaluate(expr, known, lengths).values)
+def _yield(statement: Yield, known: Environment, lengths: Mapping[str, int]) -> Array:
+    """The entries, lifted by the bases of a projection: C[o,i,…] = Σ R[o,m] P[i,k] … C[m,k,…]."""
+    indices = statement.target.indices
+    found = _evaluate(statement.value, known, lengths)
+    full = tuple(lengths[x.space] for x in indices)
+    entries: Array = np.broadcast_to(found.over(indices), full).copy()
+    for side in (0, len(indices) // 2):
+        for axis, basis in enumerate(statement.lift, side):
+            if basis is not None:
+                entries = np.moveaxis(
+                    np.tensordot(known[basis.name][0], entries, axes=(1, axis)), 0, axis
+                )
+    return entries
+
+
+def _apply(call: Call, known: Environment) -> tuple[Array, ...]:
+    """A tensor function of a tensor read as a matrix; row and column groups come back apart."""
+    function = FUNCTIONS[call.function]
+    tensor, *rest = call.arguments
+    assert isinstance(tensor, Ref)
+    values, axes = known[tensor.name]
+    order = tensor.indices or axes
+    cut = tensor.cut or len(order) // 2
+    array = values.transpose([axes.index(x) for x in order])
+    groups = {"x": array.shape[:cut], "y": array.shape[cut:]}
+    numbers = [float(_evaluate(x, known, {}).values) for x in rest]
+    outputs = function.apply(np, array.reshape(prod(groups["x"]), prod(groups["y"])), *numbers)
+    shaped = []
+    for output, pattern in zip(outputs, function.results, strict=True):
+        sizes = zip(pattern, output.shape, strict=True)
+        shape = [n for letter, made in sizes for n in groups.get(letter, (made,))]
+        shaped.append(np.asarray(output, dtype=np.float64).reshape(shape))
+    return tuple(shaped)
+
+
+def _leading(
+    output: Array, call: Call, indices: tuple[Index, ...], lengths: Mapping[str, int]
+) -> Array:
+    """The part with the largest values, where the made space was declared shorter."""
+    at_end = FUNCTIONS[call.function].largest == "last"
+    for axis, index in enumerate(indices):
+        wanted = lengths.get(index.space, output.shape[axis])
+        if wanted < output.shape[axis]:
+            kept = slice(-wanted, None) if at_end else slice(wanted)
+            output = output[(slice(None),) * axis + (kept,)]
+    return output
 
 
 def _evaluate(expr: Expr, known: Environment, lengths: Mapping[str, int]) -> Named:
@@ -125,10 +170,19 @@ def _evaluate(expr: Expr, known: Environment, lengths: Mapping[str, int]) -> Nam
             return _elementwise(ELEMENTWISE[function], tuple(map(go, arguments)))
         case Reduce(kind=kind, indices=indices, body=body):
             return _reduce(kind, indices, go(body), lengths)
+        case Call(function=function, arguments=arguments, indices=()):
+            (whole,) = arguments
+            assert isinstance(whole, Ref)
+            values, axes = known[whole.name]
+            order = whole.indices or axes
+            array = values.transpose([axes.index(x) for x in order])
+            rows = prod(array.shape[: whole.cut or len(order) // 2])
+            number = FUNCTIONS[function].apply(np, array.reshape(rows, -1))
+            return Named(np.asarray(number, dtype=np.float64), ())
         case Call(function=function, arguments=arguments, indices=indices):
             made = _MAKERS[function](
                 tuple(lengths[x.space] for x in indices),
-                [_argument(x, known, lengths) for x in arguments],
+                [float(go(x).values) for x in arguments],
             )
             return Named(made, indices)
         case _:
@@ -164,28 +218,6 @@ def _reduce(
     return Named(values, kept)
 
 
-def _power(matrix: Array, exponent: float) -> tuple[Array]:
-    values, vectors = np.linalg.eigh(matrix)
-    return (np.asarray((vectors * clipped_power(values, exponent)) @ vectors.T, float),)
-
-
-def clipped_power(values: Array, exponent: float) -> Array:
-    """Elementwise power of a PSD spectrum: rounding below zero is zero; null stays null."""
-    floor = values.max(initial=0.0) * len(values) * np.finfo(values.dtype).eps
-    kept = values > floor
-    return np.asarray(np.where(kept, np.where(kept, values, 1.0) ** exponent, 0.0), float)
-
-
-def _svd(matrix: Array) -> tuple[Array, Array, Array]:
-    left, values, right = np.linalg.svd(matrix, full_matrices=False)
-    return np.asarray(left), np.asarray(values), np.asarray(right.T)
-
-
-def _eigh(matrix: Array) -> tuple[Array, Array]:
-    values, vectors = np.linalg.eigh(matrix)
-    return np.asarray(vectors, float), np.asarray(values, float)
-
-
 _OPERATORS: Mapping[BinaryOperator, Callable[..., Array]] = {
     BinaryOperator.ADD: np.add,
     BinaryOperator.SUBTRACT: np.subtract,
@@ -203,14 +235,6 @@ ELEMENTWISE: Mapping[str, Callable[..., Array]] = {
     "min": lambda *xs: reduce(np.minimum, xs),
 }
 
-_FUNCTIONS: Mapping[str, Callable[..., tuple[Array, ...]]] = {
-    "eigh": _eigh,
-    "svd": _svd,
-    "inv": lambda matrix: (np.linalg.inv(matrix),),
-    "power": _power,
-    "cholesky": lambda matrix: (np.linalg.cholesky(matrix),),
-}
-
 
 def seeded_normal(shape: tuple[int, ...], seed: float) -> Array:
     """Standard normal entries that depend on the seed and the shape alone."""
@@ -225,6 +249,4 @@ def seeded_sign(shape: tuple[int, ...], seed: float) -> Array:
 _MAKERS: Mapping[str, Callable[[tuple[int, ...], list[Any]], Array]] = {
     "random_normal": lambda shape, arguments: seeded_normal(shape, *arguments),
     "random_sign": lambda shape, arguments: seeded_sign(shape, *arguments),
-    "trace": lambda _, arguments: np.asarray(np.trace(arguments[0])),
-    "norm": lambda _, arguments: np.asarray(np.linalg.norm(arguments[0].reshape(-1))),
 }

@@ -18,15 +18,17 @@ from curvlang.ir.expr import (
     Index,
     Negate,
     Number,
+    Project,
     Reduce,
     ReductionKind,
     Ref,
     Size,
+    Space,
     Target,
     Yield,
 )
+from curvlang.ir.functions import ELEMENTWISE
 from curvlang.language import syntax as s
-from curvlang.language.functions import ELEMENTWISE
 
 Node = Tree[Token] | Token
 
@@ -182,6 +184,16 @@ class Builder:
             case "yield_":
                 target, value = tree.children
                 return Yield(self.target(target), self.expr(value), self.span(tree))
+            case "space":
+                letter, length = tree.children
+                return Space(str(letter), self.expr(length), self.span(tree))
+            case "project":
+                old, new, name, indices = tree.children
+                assert isinstance(indices, Tree)
+                assert isinstance(name, Token)
+                start, end = self.span(name).start, self.span(indices).end
+                basis = Ref(str(name), self.indices(indices), Span(self.source, start, end))
+                return Project(str(old), str(new), basis, self.span(tree))
             case _:
                 return self._when(tree)
 
@@ -290,6 +302,8 @@ class Builder:
                 return Number(float(str(kids[0])), span)
             case "reference":
                 return self._reference(node)
+            case "grouped":
+                return self._grouped(node)
             case "group":
                 return self.expr(kids[0])
             case "negate":
@@ -308,6 +322,14 @@ class Builder:
                 return self._conditional(node)
             case _:
                 raise AssertionError(f"no expression `{node.data}`")
+
+    def _grouped(self, node: Tree[Token]) -> Ref:
+        """`Y[o,i | k]`: a tensor read as a matrix."""
+        name, matrix = node.children
+        assert isinstance(matrix, Tree)
+        kinds = [x.type for x in matrix.children if isinstance(x, Token)]
+        written = Tree("indices", [x for x in matrix.children if x != "|"])
+        return Ref(str(name), self.indices(written), self.span(node), kinds.index("BAR"))
 
     def _reference(self, node: Tree[Token]) -> Expr:
         name = str(node.children[0])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from curvlang.diagnostics.source import NOWHERE, Source, Span
-from curvlang.ir.expr import Expr, Statement, Target
+from curvlang.ir.expr import BodyStatement, Expr, Target
 
 Value: TypeAlias = "float | int | bool | str | tuple[Value, ...]"
 """A parameter's value: a number, a boolean, a word (`layer`, `cosine`), text, or a list."""
@@ -29,7 +29,7 @@ class Stage:
     name: str
     arguments: Mapping[str, Value]
     needs: tuple[Target, ...] = ()
-    body: tuple[Statement, ...] = ()
+    body: tuple[BodyStatement, ...] = ()
     others: str | tuple[Stage, ...] | None = None
     doc: str = ""
     span: Span = field(default=NOWHERE, compare=False, repr=False)

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import assert_never
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
-from curvlang.ir.expr import Define, Expr, Number, Ref, Statement, Target, Yield
+from curvlang.ir.expr import (
+    BodyStatement,
+    Define,
+    Expr,
+    Number,
+    Project,
+    Ref,
+    Space,
+    Target,
+    Yield,
+)
 from curvlang.ir.indices import substitute
 from curvlang.language import syntax as s
 from curvlang.language.chain import Chain, Combination, Curvature, Stage, Value
@@ -15,8 +26,10 @@ from curvlang.language.registry import SOURCES, STAGES, Entry, Rule
 from curvlang.language.tensors import (
     COLUMNS,
     LAYER_LEAVES,
+    LEAF_NAMES,
     MEANING,
     MODEL_LEAVES,
+    MODEL_LETTERS,
     Scope,
     TensorChecker,
     letters,
@@ -166,13 +179,16 @@ class _Walker:
     columns: bool = False
     layered: bool = False
     broken: bool = False
+    spaces: dict[str, str] = field(default_factory=dict)
+    former: dict[str, str] = field(default_factory=dict)
+    count: int = 0
 
     def replay(self, stage: Stage) -> None:
         """Take over what an inherited stage defines; it has been checked already."""
         if stage.builtin:
             self._builtin_scope(stage.name)
         else:
-            self._defines(stage.body)
+            self._defines(stage.needs, stage.body, stage.name)
 
     def step(self, use: s.Use) -> None:
         """Check one stage and put it at the end of the chain."""
@@ -195,8 +211,8 @@ class _Walker:
         if use.name == "block_diagonal" and self.layered:
             self._order(use, "`block_diagonal` stands in the chain already")
             return None
-        if use.name == "block_diagonal" and any(not x.builtin for x in self.stages):
-            self._order(use, "`block_diagonal` cuts the Hessian or the Gauss–Newton matrix only")
+        if any(not x.builtin for x in self.stages):
+            self._order(use, f"`{use.name}` takes the Hessian or the Gauss–Newton matrix only")
             return None
         if given is None:
             return None
@@ -247,7 +263,7 @@ class _Walker:
         if given is None or not self._needs(use, transform):
             return None
         body = specialise(transform.body, given)
-        self._defines(body)
+        self._defines(transform.needs, body, use.name)
         clause = None if others is None else self._others(others)
         return Stage(use.name, given, transform.needs, body, clause, transform.doc, use.span)
 
@@ -276,17 +292,15 @@ class _Walker:
             # What is missing is missing for one reason: the columns name the most of it.
             self._missing(use, next((t for t in absent if t.name in COLUMNS), absent[0]))
             return False
+        bound: dict[str, str] = {}
         for target in transform.needs:
-            if self.scope[target.name] != letters(target):
-                have = ",".join(self.scope[target.name])
-                self.owner._say(
-                    "E0215",
-                    f"`{use.name}` needs `{_written(target)}`, and here it is "
-                    f"`{target.name}[{have}]`",
-                    Label(use.name_span, "other index spaces"),
-                )
+            have, want = self.scope[target.name], self._wanted(target, bound)
+            if have != want:
+                self._other_spaces(use, target, have, want)
                 fine = False
         if not fine:
+            return False
+        if not self._projects(use, transform):
             return False
         model_yield = _yields_model(transform.body)
         if model_yield is not None and model_yield == self.layered:
@@ -331,12 +345,99 @@ class _Walker:
             (help_,),
         )
 
-    def _defines(self, body: Sequence[Statement]) -> None:
+    def _wanted(self, target: Target, bound: dict[str, str]) -> tuple[str, ...]:
+        """The spaces a need asks for: the model's as they are now, others as they were made."""
+        found = []
+        for index, space in zip(target.indices, self.scope[target.name], strict=False):
+            letter = index.space
+            if letter in MODEL_LETTERS:
+                found.append(self.spaces.get(letter, letter))
+                continue
+            # Two letters for one space would meet in a product: a second index takes a prime.
+            taken = {*self.spaces.values(), *(v for k, v in bound.items() if k != letter)}
+            found.append("" if space in taken else bound.setdefault(letter, space))
+        return (*found, *(x.space for x in target.indices[len(found) :]))
+
+    def _other_spaces(
+        self, use: s.Use, target: Target, have: tuple[str, ...], want: tuple[str, ...]
+    ) -> None:
+        replaced = [
+            (index.space, self.former[space])
+            for index, space, other in zip(target.indices, have, want, strict=False)
+            if space != other and space in self.former
+        ]
+        if replaced:
+            letter, by = replaced[0]
+            self.owner._say(
+                "E0220",
+                f"`{use.name}` needs `{_written(target)}`, which was computed before `{by}` "
+                f"replaced `{letter}`",
+                Label(use.name_span, f"`{letter}` is another space here"),
+                (f"compute `{target.name}` again between `{by}` and `{use.name}`",),
+            )
+            return
+        shown = ",".join(x.partition("@")[0] for x in have)
+        self.owner._say(
+            "E0215",
+            f"`{use.name}` needs `{_written(target)}`, and here it is `{target.name}[{shown}]`",
+            Label(use.name_span, "other index spaces"),
+        )
+
+    def _projects(self, use: s.Use, transform: s.TransformDef) -> bool:
+        """A projection of `p` stands before `block_diagonal`, one of `i` and `o` after it."""
+        found = [x for x in _flat(transform.body) if isinstance(x, Project)]
+        wrong = next((x for x in found if (x.old == "p") == self.layered), None)
+        if wrong is None:
+            return True
+        what = "a layer's features" if wrong.old != "p" else "the whole model's parameters"
+        right = "before" if wrong.old == "p" else "after"
+        self.owner._say(
+            "E0216",
+            f"`{use.name}` projects {what} and stands {'after' if self.layered else 'before'} "
+            "`block_diagonal`",
+            Label(use.span),
+            (f"put it {right} `block_diagonal(by = layer)`",),
+        )
+        return False
+
+    def _defines(self, needs: Sequence[Target], body: Sequence[BodyStatement], stage: str) -> None:
+        """Take over what a stage defines, each made space under a name of its own."""
+        self.count += 1
+        bound: dict[str, str] = {}
+        for target in needs:
+            if target.name in self.scope:
+                self._wanted(target, bound)
+
+        def space(letter: str) -> str:
+            if letter in MODEL_LETTERS:
+                return self.spaces.get(letter, letter)
+            return bound.setdefault(letter, f"{letter}@{self.count}")
+
         for statement in body:
             if isinstance(statement, Define):
                 for target in statement.targets:
                     if target.name != "_" and target.indices:
-                        self.scope[target.name] = letters(target)
+                        self.scope[target.name] = tuple(map(space, letters(target)))
+        renamed = {space(x.old): (x.old, space(x.new)) for x in body if isinstance(x, Project)}
+        for old, (letter, new) in renamed.items():
+            self.former[old] = stage
+            self.spaces[letter] = new
+        for name in LEAF_NAMES:
+            if name in self.scope:
+                self.scope[name] = tuple(
+                    renamed[x][1] if x in renamed else x for x in self.scope[name]
+                )
+
+
+def _flat(body: Sequence[s.BodySyntax]) -> list[BodyStatement]:
+    """Every statement of a body, those of both branches of a choice included."""
+    found: list[BodyStatement] = []
+    for statement in body:
+        if isinstance(statement, s.When):
+            found += _flat((*statement.then, *statement.otherwise))
+        else:
+            found.append(statement)
+    return found
 
 
 def _written(target: Target) -> str:
@@ -344,32 +445,15 @@ def _written(target: Target) -> str:
 
 
 def _body_defines(body: Sequence[s.BodySyntax], name: str) -> bool:
-    """Whether a body defines a tensor, in any branch."""
-    for statement in body:
-        match statement:
-            case Define(targets=targets) if any(t.name == name for t in targets):
-                return True
-            case s.When(then=then, otherwise=otherwise):
-                if _body_defines((*then, *otherwise), name):
-                    return True
-            case _:
-                pass
-    return False
+    return any(
+        isinstance(x, Define) and any(t.name == name for t in x.targets) for x in _flat(body)
+    )
 
 
 def _yields_model(body: Sequence[s.BodySyntax]) -> bool | None:
     """Whether a body yields for the whole model; None where it yields nothing at all."""
-    for statement in body:
-        match statement:
-            case Yield(target=target):
-                return len(target.indices) == 2
-            case s.When(then=then, otherwise=otherwise):
-                found = _yields_model((*then, *otherwise))
-                if found is not None:
-                    return found
-            case _:
-                pass
-    return None
+    found = (len(x.target.indices) == 2 for x in _flat(body) if isinstance(x, Yield))
+    return next(found, None)
 
 
 def _rule(parameter: s.Parameter) -> Rule:
@@ -382,14 +466,16 @@ def _rule(parameter: s.Parameter) -> Rule:
     )
 
 
-def specialise(body: Sequence[s.BodySyntax], given: Mapping[str, Value]) -> tuple[Statement, ...]:
+def specialise(
+    body: Sequence[s.BodySyntax], given: Mapping[str, Value]
+) -> tuple[BodyStatement, ...]:
     """The body with `when` decided and number parameters written in."""
     numbers: dict[str, tuple[tuple[()], Expr]] = {
         name: ((), Number(float(v)))
         for name, v in given.items()
         if isinstance(v, int | float) and not isinstance(v, bool)
     }
-    found: list[Statement] = []
+    found: list[BodyStatement] = []
     for statement in body:
         match statement:
             case s.When():
@@ -397,8 +483,14 @@ def specialise(body: Sequence[s.BodySyntax], given: Mapping[str, Value]) -> tupl
                 chosen = (shown or str(given.get(statement.parameter))) == statement.word
                 branch = statement.then if chosen else statement.otherwise
                 found.extend(specialise(branch, given))
+            case Define(value=value) | Yield(value=value):
+                found.append(replace(statement, value=substitute(value, dict(numbers))))
+            case Space(length=length):
+                found.append(replace(statement, length=substitute(length, dict(numbers))))
+            case Project():
+                found.append(statement)
             case _:
-                found.append(replace(statement, value=substitute(statement.value, dict(numbers))))
+                assert_never(statement)
     return tuple(found)
 
 
@@ -438,7 +530,7 @@ def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
 
 def _variants(
     definition: s.TransformDef, problems: list[Diagnostic]
-) -> list[tuple[Statement, ...]]:
+) -> list[tuple[BodyStatement, ...]]:
     """The bodies that `when` can choose: each branch is taken in one of them."""
     words = {p.name: p for p in definition.parameters}
     choices: dict[str, set[str]] = {}
@@ -485,20 +577,37 @@ def _collect_choices(
 
 
 def _check_body(
-    definition: s.TransformDef, body: Sequence[Statement], checker: TensorChecker
+    definition: s.TransformDef, body: Sequence[BodyStatement], checker: TensorChecker
 ) -> None:
     yields = 0
     for statement in body:
         match statement:
             case Define():
                 checker.define(statement)
+            case Space():
+                checker.space(statement)
+            case Project():
+                checker.project(statement)
             case Yield():
                 yields += 1
                 checker.yields(statement)
+            case _:
+                assert_never(statement)
+    projection = next((x for x in body if isinstance(x, Project)), None)
+    if yields and projection is not None:
+        checker.problems.append(
+            Diagnostic(
+                "E0221",
+                f"`{definition.name}` projects and yields",
+                (Label(projection.span, "its curvature is the one before it, projected"),),
+                ("leave the yield out, or put it into a transform that stands after this one",),
+            )
+        )
+        return
     defines_leaf = any(
         isinstance(x, Define) and any(t.name in ("a", "g") for t in x.targets) for x in body
     )
-    if yields != 1 and not (yields == 0 and defines_leaf):
+    if yields != 1 and not (yields == 0 and (defines_leaf or projection is not None)):
         what = "never yields" if yields == 0 else f"yields {yields} times"
         checker.problems.append(
             Diagnostic(

@@ -102,7 +102,7 @@ def _line(tokens: list[tuple[str, str]], raw: str) -> str:
             previous = token
             continue
         elif brackets and brackets[-1] == "index":
-            out += token
+            out += " | " if token == "|" else token
         else:
             tight = not out or out.endswith(("(", "[", "^")) or unary
             out += token if tight else " " + token

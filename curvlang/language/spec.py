@@ -9,6 +9,7 @@ from typing import assert_never
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity, SpecError
 from curvlang.diagnostics.source import NOWHERE, Source, Span
 from curvlang.ir.expr import Call, Expr, Negate, Number, Ref
+from curvlang.ir.functions import ELEMENTWISE, SPECTRUM
 from curvlang.ir.indices import walk
 from curvlang.language import syntax as s
 from curvlang.language.chain import (
@@ -22,7 +23,6 @@ from curvlang.language.chain import (
     Value,
 )
 from curvlang.language.chains import Chains, check_transform, register_labels
-from curvlang.language.functions import ELEMENTWISE, SPECTRUM
 from curvlang.language.names import Names, collect
 from curvlang.language.parser import parse
 from curvlang.language.registry import LDS, NOT_NEGATIVE, PARTS, SOURCES

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from curvlang.diagnostics.source import NOWHERE, Span
-from curvlang.ir.expr import Define, Expr, Target, Yield
+from curvlang.ir.expr import BodyStatement, Expr, Target
 
 
 def _span() -> Span:
@@ -112,7 +112,7 @@ class When:
     span: Span = _span()
 
 
-BodySyntax: TypeAlias = Define | Yield | When
+BodySyntax: TypeAlias = BodyStatement | When
 
 
 @dataclass(frozen=True, slots=True)

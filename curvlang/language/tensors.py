@@ -18,14 +18,16 @@ from curvlang.ir.expr import (
     Index,
     Negate,
     Number,
+    Project,
     Reduce,
     Ref,
     Size,
+    Space,
     Target,
     Yield,
 )
+from curvlang.ir.functions import ELEMENTWISE, FUNCTIONS, MAKERS, TensorFunction
 from curvlang.ir.indices import free_indices, walk
-from curvlang.language.functions import FUNCTIONS, MAKERS
 from curvlang.language.values import suggestion
 
 Scope = dict[str, tuple[str, ...]]
@@ -58,6 +60,11 @@ MEANING: Mapping[str, str] = {
     "H": "the Hessian",
 }
 
+PROJECTED = ("i", "o", "p")
+"""Letters of parameters, which a projection may replace."""
+LEAF_NAMES = ("a", "g", "e", "H", "J", "C")
+"""What a projection redefines; every other tensor keeps the spaces it was computed in."""
+
 ROWS = ((Index("o"), Index("i"), Index("o", 1), Index("i", 1)), (Index("p"), Index("p", 1)))
 DEEPEST = 200
 """Nesting of an expression that is still read; deeper is a slip or an attack."""
@@ -77,10 +84,17 @@ class TensorChecker:
         self.parameters = scalars
         self.spaces: set[str] = set(MODEL_LETTERS)
         self.problems: list[Diagnostic] = []
+        self.written: dict[str, tuple[Index, ...]] = {}
+        self.declared: set[str] = set()
+        self.made: dict[str, tuple[str, ...]] = {}
+        self.orthonormal: set[str] = set()
+        self.projected: dict[str, Span] = {}
         for target in needs:
             self._twice(target.indices, target.span)
             self.scope[target.name] = letters(target)
+            self.written[target.name] = target.indices
             self.spaces.update(letters(target))
+            self.made.update({x: () for x in letters(target) if x not in MODEL_LETTERS})
 
     def define(self, statement: Define) -> None:
         """A definition: the right side's free indices are the left side's."""
@@ -106,6 +120,92 @@ class TensorChecker:
         for target in statement.targets:
             self._bind(target)
 
+    def space(self, statement: Space) -> None:
+        """A declared space: a letter of its own, and a length made of numbers."""
+        letter = statement.letter
+        if letter in self.spaces or not letter.isalpha():
+            what = MODEL_LETTERS.get(letter, "in use already")
+            self._say(
+                "E0307",
+                f"`space` makes a new index space, and `{letter}` is taken",
+                statement.span,
+                f"`{letter}`: {what}" if letter.isalpha() else "primes name no space of their own",
+                ("use a letter of its own, such as `k`",),
+            )
+        for node in walk(statement.length):
+            if isinstance(node, Ref) and (node.indices or node.name not in self.parameters):
+                self._length(node.span, f"`{node.name}` is no number that is known before the data")
+            elif isinstance(node, Call | Reduce | Delta):
+                self._length(node.span, "computed from data")
+            elif isinstance(node, Size):
+                self._space(node.index, node.span)
+        self.spaces.add(letter)
+        self.declared.add(letter)
+
+    def _length(self, span: Span, label: str) -> None:
+        self._say(
+            "E0323",
+            "the length of a space is made of numbers, parameters and sizes",
+            span,
+            label,
+            ("for example `space k = min(rank, size[i])`",),
+        )
+
+    def project(self, statement: Project) -> None:
+        """A projection: a letter of parameters, a new letter, a basis with orthonormal columns."""
+        old, new, basis = statement.old, statement.new, statement.basis
+        if old not in PROJECTED:
+            self._say(
+                "E0324",
+                f"`{old}` is not projected: only `i` and `o` of a layer, and `p` of the model, are",
+                statement.span,
+                MODEL_LETTERS.get(old, f"`{old}` is no space of parameters"),
+            )
+        elif old in self.projected:
+            self.problems.append(
+                Diagnostic(
+                    "E0325",
+                    f"`{old}` is projected twice in one transform",
+                    (Label(statement.span, "again here"), Label(self.projected[old], "first here")),
+                    ("put the second projection into a transform of its own",),
+                )
+            )
+        self.projected.setdefault(old, statement.span)
+        if new in MODEL_LETTERS or new == old:
+            self._say(
+                "E0307",
+                f"a projection leads into a new space, and `{new}` is taken",
+                statement.span,
+                f"`{new}`: {MODEL_LETTERS.get(new, 'the space itself')}",
+                (f"declare a space: `space k = min(16, size[{old}])`",),
+            )
+        elif new not in self.spaces:
+            self._space(Index(new), statement.span)
+        self._basis(statement, basis)
+
+    def _basis(self, statement: Project, basis: Ref) -> None:
+        self._visit(basis)
+        if basis.name not in self.scope:
+            return
+        wanted = (statement.old, statement.new)
+        if self.scope[basis.name] != wanted:
+            have = ",".join(self.scope[basis.name])
+            self._say(
+                "E0305",
+                f"the basis of this projection is over `{','.join(wanted)}`, "
+                f"and `{basis.name}` is over `{have}`",
+                basis.span,
+                "rows of the old space, columns of the new one",
+            )
+        elif basis.name not in self.orthonormal:
+            self._say(
+                "E0326",
+                f"the columns of `{basis.name}` are not known to be orthonormal",
+                basis.span,
+                "a projection is lifted back by the transpose of its basis",
+                (f"write `Q[{','.join(wanted)}] = orthonormal({basis.name})` and project by `Q`",),
+            )
+
     def yields(self, statement: Yield) -> None:
         """A yield: `C[o,i,o',i']`, or `C[p,p']` for the whole model."""
         target = statement.target
@@ -125,6 +225,7 @@ class TensorChecker:
             return
         if target.indices:
             self.scope[target.name] = letters(target)
+            self.written[target.name] = target.indices
         else:
             self.scalars.add(target.name)
         self.spaces.update(letters(target))
@@ -163,93 +264,152 @@ class TensorChecker:
             )
 
     def _function(self, statement: Define, call: Call) -> None:
-        signature = FUNCTIONS[call.function]
+        function = FUNCTIONS[call.function]
+        groups = self._matrix(call, function)
+        if groups is None:
+            return
+        if len(statement.targets) > len(function.results):
+            self._say(
+                "E0301",
+                f"`{call.function}` gives {len(function.results)} tensors",
+                statement.span,
+                f"{len(statement.targets)} names for them",
+            )
+            return
+        for k, (target, result) in enumerate(
+            zip(statement.targets, function.results, strict=False)
+        ):
+            self.orthonormal.discard(target.name)
+            if self._result(target, result, groups, call) and k in function.orthonormal:
+                self.orthonormal.add(target.name)
+
+    def _matrix(self, call: Call, function: TensorFunction) -> dict[str, tuple[str, ...]] | None:
+        """The spaces of the rows and of the columns of a function's argument."""
         argument = self._tensor_argument(call)
         if argument is None:
-            return
+            return None
         numbers = len(call.arguments) - 1
-        if numbers != signature.numbers:
-            self._arity(call, 1 + signature.numbers)
-            return
-        if len(argument) != len(signature.argument):
+        if numbers != function.numbers:
+            self._arity(call, 1 + function.numbers)
+            return None
+        (tensor, *_) = call.arguments
+        assert isinstance(tensor, Ref)
+        cut = tensor.cut or 1
+        if not tensor.cut and len(argument) != 2 and function.argument != "*":
+            written = ",".join(map(str, self.written.get(tensor.name, ())))
             self._say(
                 "E0306",
                 f"`{call.function}` takes a matrix, and this has {len(argument)} indices",
                 call.span,
                 "not a matrix",
+                (f"say which indices are rows, as in `{tensor.name}[{written}]` with a `|` inside",)
+                if len(argument) > 2
+                else (),
             )
-            return
-        bound = dict(zip(signature.argument, argument, strict=True))
-        if len(set(zip(signature.argument, argument, strict=True))) != len(set(signature.argument)):
+            return None
+        rows, columns = argument[:cut], argument[cut:]
+        if function.argument == "xx" and rows != columns:
             self._say(
                 "E0306",
                 f"`{call.function}` takes a square matrix of one space, "
-                f"and this is over `{','.join(argument)}`",
+                f"and this is over `{','.join(rows)}` and `{','.join(columns)}`",
                 call.span,
-                "two different spaces",
+                "rows and columns differ",
             )
-        if len(statement.targets) > len(signature.results):
-            self._say(
-                "E0301",
-                f"`{call.function}` gives {len(signature.results)} tensors",
-                statement.span,
-                f"{len(statement.targets)} names for them",
-            )
-            return
-        for target, result in zip(statement.targets, signature.results, strict=False):
-            self._result(target, result, bound, call)
+            return None
+        return {"x": rows, "y": columns}
 
-    def _result(self, target: Target, result: str, bound: dict[str, str], call: Call) -> None:
-        if len(target.indices) != len(result):
+    def _result(
+        self, target: Target, result: str, groups: dict[str, tuple[str, ...]], call: Call
+    ) -> bool:
+        """Check one result's indices; the space a function makes takes the letter written there."""
+        wanted = [space for letter in result for space in groups.get(letter, (None,))]
+        if len(target.indices) != len(wanted):
             self._say(
                 "E0305",
-                f"this result of `{call.function}` has {len(result)} "
-                f"ind{'ices' if len(result) > 1 else 'ex'}",
+                f"this result of `{call.function}` has {len(wanted)} "
+                f"ind{'ices' if len(wanted) > 1 else 'ex'}",
                 target.span,
                 f"`{target.name}` is written with {len(target.indices)}",
             )
-            return
-        for index, letter in zip(target.indices, result, strict=True):
-            if letter not in bound:
-                if index.space in MODEL_LETTERS or index.space in bound.values():
-                    self._say(
-                        "E0307",
-                        f"`{call.function}` makes a new space here, and `{index.space}` is taken",
-                        target.span,
-                        f"`{index.space}`: {MODEL_LETTERS.get(index.space, 'the matrix itself')}",
-                        ("use a letter of its own, such as `k`",),
-                    )
-                bound[letter] = index.space
-            elif bound[letter] != index.space:
+            return False
+        fine = True
+        for index, space in zip(target.indices, wanted, strict=True):
+            if space is None:
+                fine &= self._makes(index.space, target, call, groups)
+            elif space != index.space:
                 self._say(
                     "E0305",
-                    f"`{target.name}` has the space `{bound[letter]}` here, not `{index.space}`",
+                    f"`{target.name}` has the space `{space}` here, not `{index.space}`",
                     target.span,
-                    f"expected `{bound[letter]}`",
+                    f"expected `{space}`",
                 )
+                fine = False
+        return fine
+
+    def _makes(
+        self, letter: str, target: Target, call: Call, groups: dict[str, tuple[str, ...]]
+    ) -> bool:
+        """Whether a letter can name the space that a function makes: new, declared, or as long."""
+        length = (call.function, *groups["x"]) if call.function == "svd" else groups["x"]
+        taken = letter in MODEL_LETTERS or letter in groups["x"] or letter in groups["y"]
+        if not taken and (
+            letter in self.declared or self.made.setdefault(letter, length) == length
+        ):
+            return True
+        what = MODEL_LETTERS.get(letter, "the matrix itself" if taken else "of another length")
+        self._say(
+            "E0307",
+            f"`{call.function}` makes a new space here, and `{letter}` is taken",
+            target.span,
+            f"`{letter}`: {what}",
+            ("use a letter of its own, such as `k`",),
+        )
+        return False
 
     def _tensor_argument(self, call: Call) -> tuple[str, ...] | None:
+        """The spaces of a function's tensor, in the order it is read in."""
         match call.arguments:
-            case (Ref(name=name, indices=()), *rest):
+            case (Ref(name=name, indices=indices, cut=cut), *rest) if cut or not indices:
                 for other in rest:
                     if free_indices(other) or any(
                         isinstance(x, Ref) and x.name not in self.scalars for x in walk(other)
                     ):
                         self._arity(call, 1 + FUNCTIONS[call.function].numbers)
                         return None
-                if name in self.scope:
+                if name not in self.scope:
+                    self._unknown(name, call.arguments[0].span)
+                    return None
+                if not cut:
                     return self.scope[name]
-                self._unknown(name, call.arguments[0].span)
-                return None
+                return self._grouped(name, indices, call.arguments[0].span)
             case _:
                 self._say(
                     "E0308",
                     f"`{call.function}` takes a tensor as a whole",
                     call.span,
                     "an expression or an indexed tensor",
-                    (f"give the tensor a name first, then write `{call.function}(A)`",),
+                    (
+                        f"give the tensor a name first, then write `{call.function}(A)`, or "
+                        f"`{call.function}(A[o,i | k])` to say which indices are rows",
+                    ),
                 )
                 return None
+
+    def _grouped(self, name: str, indices: tuple[Index, ...], span: Span) -> tuple[str, ...] | None:
+        """`Y[o,i | k]` names each index of `Y` once, in any order."""
+        written = self.written[name]
+        if sorted(indices) == sorted(written):
+            return tuple(x.space for x in indices)
+        shown = ",".join(map(str, written))
+        self._say(
+            "E0327",
+            f"`{name}` is read as a matrix by its own indices `{shown}`, each of them once",
+            span,
+            "other indices",
+            (f"put a `|` between the rows and the columns of `{name}[{shown}]`",),
+        )
+        return None
 
     def _arity(self, call: Call, wanted: int) -> None:
         self._say(
@@ -326,9 +486,13 @@ class TensorChecker:
                     "no indices",
                     (f"write `{call.function}[k,i](0)`",),
                 )
+            for index in call.indices:
+                self._space(index, call.span)
+            self._twice(call.indices, call.span)
+            self._seed(call)
             return
         if call.function not in FUNCTIONS:
-            known = (*FUNCTIONS, *MAKERS, "sqrt", "exp", "log", "abs", "max", "min", "sum", "mean")
+            known = (*FUNCTIONS, *MAKERS, *ELEMENTWISE, "sum", "mean")
             self._say(
                 "E0316",
                 f"unknown function `{call.function}`",
@@ -346,12 +510,34 @@ class TensorChecker:
                 (f"first `B[…] = {call.function}(A)`, then use `B`",),
             )
             return
-        argument = self._tensor_argument(call)
-        square = FUNCTIONS[call.function].argument == "xx"
-        if argument is not None and square and (len(argument) != 2 or len(set(argument)) != 1):
-            self._say("E0306", f"`{call.function}` takes a square matrix", call.span, "not one")
+        self._matrix(call, FUNCTIONS[call.function])
+
+    def _seed(self, call: Call) -> None:
+        if len(call.arguments) != 1:
+            self._arity(call, 1)
+            return
+        for node in walk(call.arguments[0]):
+            if not isinstance(node, Number | Binary | Negate) and not (
+                isinstance(node, Ref) and node.name in self.parameters and not node.indices
+            ):
+                self._say(
+                    "E0309",
+                    f"the seed of `{call.function}` is a number or a parameter",
+                    node.span,
+                    "not a number",
+                )
+                return
 
     def _ref(self, ref: Ref) -> None:
+        if ref.cut:
+            self._say(
+                "E0328",
+                "`|` splits a tensor into rows and columns only as a function's argument",
+                ref.span,
+                "an entry has plain indices",
+                ("write commas, or give it to a function as in `orthonormal(Y[o,i | k])`",),
+            )
+            return
         if ref.name in self.scalars and not ref.indices:
             return
         if ref.name not in self.scope:
@@ -414,7 +600,10 @@ class TensorChecker:
                 f"the index `{index}` names no space",
                 span,
                 "",
-                suggestion(index.space, tuple(sorted(self.spaces))),
+                (
+                    *suggestion(index.space, tuple(sorted(self.spaces))),
+                    f"or declare it: `space {index.space} = 16`",
+                ),
             )
 
     def _unknown(self, name: str, span: Span) -> None:

@@ -8,6 +8,7 @@ from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOu
 from curvlang.operators.low_rank import Gram, LowRank, low_rank
 from curvlang.operators.matrix_free import ConjugateGradients, MatrixFree, estimate_trace
 from curvlang.operators.operator import Operator, Spectral, refuse, tikhonov
+from curvlang.operators.projected import Projected, projected
 
 __all__ = [
     "BlockDiagonal",
@@ -24,6 +25,7 @@ __all__ = [
     "Operator",
     "PerOutput",
     "PerOutputEigen",
+    "Projected",
     "Scaled",
     "Spectral",
     "Sum",
@@ -31,6 +33,7 @@ __all__ = [
     "estimate_trace",
     "load_operator",
     "low_rank",
+    "projected",
     "refuse",
     "save",
     "tikhonov",

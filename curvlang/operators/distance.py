@@ -12,6 +12,7 @@ from curvlang.operators.basic import Diagonal, Identity
 from curvlang.operators.combined import BlockDiagonal
 from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput
 from curvlang.operators.operator import Operator, check_dense, refuse
+from curvlang.operators.projected import Projected
 
 
 def distance(a: Operator, b: Operator) -> Tensor:
@@ -29,6 +30,9 @@ def distance(a: Operator, b: Operator) -> Tensor:
             return (a.spectrum - b.spectrum).norm()
         case PerOutput(), PerOutput() if a.axis == b.axis and a.blocks.shape == b.blocks.shape:
             return (a.blocks - b.blocks).norm()
+        case Projected(), Projected() if a.same_space(b):
+            rest = (a.complement - b.complement).square() * (a.size - a.inner.size)
+            return (distance(a.inner, b.inner).square() + rest).sqrt()
         case ((Diagonal() | Identity()), (Diagonal() | Identity())):
             return (a.diagonal() - b.diagonal()).norm()
         case BlockDiagonal(), BlockDiagonal() if a.same_blocks(b):

@@ -19,6 +19,7 @@ from curvlang.operators.combined import BlockDiagonal, Scaled, Sum
 from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOutputEigen
 from curvlang.operators.low_rank import Gram, LowRank
 from curvlang.operators.operator import Operator, refuse
+from curvlang.operators.projected import Projected
 
 FORMAT = "curvlang-operator-1"
 
@@ -91,6 +92,9 @@ def _write(operator: Operator, key: str, tensors: dict[str, Tensor]) -> dict[str
             return put(basis=basis, values=values, complement=complement)
         case Gram(columns=columns):
             return put(columns=columns)
+        case Projected(inner=inner, left=left, right=right, complement=complement):
+            made = put(left=left, right=right, complement=complement)
+            return {**made, "inner": _write(inner, f"{key}.0", tensors)}
         case Scaled(factor=factor, operator=inner):
             return {**put(), "factor": factor, "inner": _write(inner, f"{key}.0", tensors)}
         case Sum(terms=terms):
@@ -128,6 +132,10 @@ def _read(tree: dict[str, Any], tensors: Mapping[str, Tensor]) -> Operator:
     match kind:
         case "Scaled":
             return Scaled(tree["factor"], _read(tree["inner"], tensors))
+        case "Projected":
+            left, right = (tensors.get(f"{key}.{side}") for side in ("left", "right"))
+            inner = _read(tree["inner"], tensors)
+            return Projected(inner, left, right, tensors[f"{key}.complement"])
         case "Sum":
             return Sum(tuple(_read(t, tensors) for t in tree["terms"]))
         case "BlockDiagonal":

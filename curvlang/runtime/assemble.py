@@ -20,6 +20,7 @@ from curvlang.compiler.structure import (
     LeafShape,
     LowRankShape,
     ProductShape,
+    ProjectedShape,
     Shape,
     SumShape,
 )
@@ -33,6 +34,7 @@ from curvlang.operators import (
     PerOutput,
     Sum,
     low_rank,
+    projected,
 )
 
 Product = Callable[[LeafShape | GramShape], Operator]
@@ -56,6 +58,15 @@ def operator(
         return parts[prefix + name]
 
     match shape:
+        case ProjectedShape(inner=inner, bases=bases):
+            found = [None if basis is None else part(f"basis.{k}") for k, basis in enumerate(bases)]
+            narrow = size
+            for tensor in found:
+                if tensor is not None:
+                    narrow = narrow // tensor.shape[0] * tensor.shape[1]
+            left, right = (*found, None)[:2]
+            made = operator(inner, parts, narrow, product, f"{prefix}inner.")
+            return projected(made, left, right)
         case IdentityShape():
             return Identity(torch.as_tensor(part("scale")), size)
         case DiagonalShape():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from curvlang.compiler.derive import derive
 from curvlang.compiler.plan import DENSE_AT_MOST, BlockPlan, Geometry, Plan, plan
 from curvlang.compiler.program import Fisher, Partition, Program, Result
-from curvlang.compiler.structure import GramShape, LeafShape
+from curvlang.compiler.structure import GramShape, LeafShape, ProjectedShape
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import Yield
@@ -106,6 +107,8 @@ def peak_bytes(prepared: Prepared) -> int:
 
 
 def _entries(block: BlockPlan, shape: object) -> int:
+    if isinstance(shape, ProjectedShape) and isinstance(shape.inner, GramShape):
+        return prod(block.sizes[x.space] for x in shape.indices)
     if isinstance(shape, LeafShape | GramShape):
         sizes = block.geometry.sizes
         return (sizes["p"] if "p" in sizes else sizes["o"] * sizes["i"]) ** 2

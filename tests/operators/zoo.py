@@ -19,6 +19,7 @@ from curvlang.operators import (
     Operator,
     PerOutput,
     PerOutputEigen,
+    Projected,
     Scaled,
     Sum,
     low_rank,
@@ -69,6 +70,7 @@ def zoo(seed: int, o: int = 3, i: int = 4, condition: float = 1e3) -> dict[str, 
         "LowRank complement": LowRank(torch.linalg.qr(randn(p, 1)).Q, randn(1), one),
         "Gram wide": Gram(randn(p, p + 3)),
         "Gram thin": Gram(randn(p, max(1, p - 2))),
+        **_projections(o, i, g, condition),
         "Scaled": Scaled(-0.3, kron),
         "Sum shifted": Sum((kron, Identity(one, p))),
         "Sum shared": Sum((EigenBasis(u, v, spectrum), EigenBasis(u, v, 2 * spectrum))),
@@ -83,6 +85,28 @@ def zoo(seed: int, o: int = 3, i: int = 4, condition: float = 1e3) -> dict[str, 
             )
         ),
         "MatrixFree": MatrixFree(kron.apply, p, torch.float64, torch.device("cpu")),
+    }
+
+
+def _projections(o: int, i: int, g: torch.Generator, condition: float) -> dict[str, Operator]:
+    """Projected structures of size o·i: each inner structure, each side, with and without c."""
+    randn = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
+    m, k = max(1, o - 1), max(1, i - 2)
+    left, right = (torch.linalg.qr(randn(a, b)).Q.contiguous() for a, b in ((o, m), (i, k)))
+    zero, one = torch.zeros((), dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64)
+    kron = Kronecker(spd(m, g, condition), spd(k, g, condition))
+    dense = Dense(spd(m * k, g, condition))
+    u = torch.linalg.qr(randn(m, m)).Q.contiguous()
+    blocks = torch.stack([spd(k, g, condition) for _ in range(m)])
+    return {
+        "Projected": Projected(kron, left, right, zero),
+        "Projected complement": Projected(kron, left, right, one),
+        "Projected left": Projected(Dense(spd(m * i, g, condition)), left, None, one),
+        "Projected right": Projected(Dense(spd(o * k, g, condition)), None, right, zero),
+        "Projected dense": Projected(dense, left, right, zero),
+        "Projected eigenbasis": Projected(EigenBasis(u, None, randn(m, k)), left, right, one),
+        "Projected diagonal": Projected(Diagonal(randn(m * k)), left, right, zero),
+        "Projected blocks": Projected(PerOutput(blocks), left, right, one),
     }
 
 
