@@ -71,7 +71,7 @@ def fit(
     """
     whole = as_spec(spec)
     found = chosen(whole, curvature)
-    stage = fit_curvature(found, task, seed=seed)[-1]
+    stage = fit_curvature(found, task, seed=seed, last=True)[-1]
     evaluation = evaluation_of(whole, found)
     rule = evaluation.inverse if evaluation is not None else None
     return FittedOperator(stage.operator, task.parameters, rule, stage.label)

@@ -135,10 +135,16 @@ class _State:
     bases: dict[str, Ref] = field(default_factory=dict)
 
 
-def derive(chains: Sequence[Chain]) -> tuple[tuple[Program, ...], tuple[tuple[Result, ...], ...]]:
-    """Programs shared by the chains, and for each chain the result after each of its stages."""
+def derive(
+    chains: Sequence[Chain], *, last: bool = False
+) -> tuple[tuple[Program, ...], tuple[tuple[Result, ...], ...]]:
+    """Programs shared by the chains, and for each chain the result after each of its stages.
+
+    With `last`, the result after the last stage alone: what only earlier ones need is left out.
+    """
     units = _Units()
-    results = tuple(_derive_chain(chain, units) for chain in chains)
+    every = tuple(_derive_chain(chain, units) for chain in chains)
+    results = tuple(found[-1:] for found in every) if last else every
     flat = [r for rs in results for r in rs]
     programs = tuple(
         Program(

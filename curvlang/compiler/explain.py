@@ -75,8 +75,8 @@ def shape_name(shape: Shape) -> str:
             return "Kronecker"
         case EigenBasisShape():
             return "EigenBasis"
-        case BlocksShape(axis=axis):
-            return "PerOutput" if axis.space == "o" else "PerInput"
+        case BlocksShape(unit=unit):
+            return "PerOutput" if unit == "output" else "PerInput"
         case LowRankShape():
             return "LowRank"
         case GramShape():

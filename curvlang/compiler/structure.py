@@ -61,9 +61,10 @@ class EigenBasisShape:
 
 @dataclass(frozen=True, slots=True)
 class BlocksShape:
-    """One block per output (`axis = o`, entries `[o,i,i']`) or per input (`[i,o,o']`)."""
+    """One block per output (entries `[o,i,i']`) or per input (`[i,o,o']`): `unit` says which."""
 
     axis: Index
+    unit: str
     entries: Poly
     reason: str
 
@@ -392,7 +393,7 @@ def _blocks(
     axis = tied[0][0]
     word = "output" if axis == rows[0] else "input"
     inner = _without_deltas(term, tied)
-    return BlocksShape(axis, (inner,), f"a delta ties {word}s together: one block per {word}")
+    return BlocksShape(axis, word, (inner,), f"a delta ties {word}s together: one block per {word}")
 
 
 def _low_rank(

@@ -83,11 +83,16 @@ class _Clock:
 
 
 def fit_curvature(
-    curvature: Curvature, task: Task, *, seed: int = 0, progress: Progress | None = None
+    curvature: Curvature,
+    task: Task,
+    *,
+    seed: int = 0,
+    last: bool = False,
+    progress: Progress | None = None,
 ) -> tuple[FittedStage, ...]:
-    """Every stage of a chain; a combination is one stage, the weighted sum of its parts."""
+    """Every stage of a chain, or its `last` alone; a combination is one stage, the weighted sum."""
     if isinstance(curvature, Chain):
-        (stages,) = fit_chains([curvature], task, seed=seed, progress=progress)
+        (stages,) = fit_chains([curvature], task, seed=seed, last=last, progress=progress)
         return stages
     return (_combined(curvature, task, seed, progress),)
 
@@ -96,7 +101,7 @@ def _combined(
     curvature: Combination, task: Task, seed: int, progress: Progress | None
 ) -> FittedStage:
     chains = list(_leaves_of(curvature, 1.0))
-    fitted = fit_chains([c for _, c in chains], task, seed=seed, progress=progress)
+    fitted = fit_chains([c for _, c in chains], task, seed=seed, last=True, progress=progress)
     terms: list[Operator] = []
     for (weight, _), stages in zip(chains, fitted, strict=True):
         last = stages[-1].operator

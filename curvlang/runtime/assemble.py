@@ -79,16 +79,15 @@ def operator(
                 part("right") if right is not None else None,
                 part("spectrum").clone(),
             )
-        case BlocksShape(axis=axis):
-            name = "output" if axis.space == "o" else "input"
-            return PerOutput(_symmetric(part("entries")), name)
+        case BlocksShape(unit=unit):
+            return PerOutput(_symmetric(part("entries")), unit)
         case LowRankShape(axes=axes):
             factor = part("factor").reshape(size, -1)
             spectrum = part("spectrum")
             count = prod(factor.shape[1:])
             return low_rank(factor, _filled(spectrum, factor, len(axes), count))
         case LeafShape():
-            return Dense(part("leaf"))
+            return Dense(part("leaf").reshape(size, size))
         case GramShape() | DenseShape():
             return Dense(_symmetric(part("entries").reshape(size, size)))
         case ProductShape(source=source):

@@ -62,7 +62,12 @@ class Prepared:
 
 
 def prepare(
-    chains: Sequence[Chain], task: Task, *, batch: int | None = None, dense: int = DENSE_AT_MOST
+    chains: Sequence[Chain],
+    task: Task,
+    *,
+    batch: int | None = None,
+    dense: int = DENSE_AT_MOST,
+    last: bool = False,
 ) -> Prepared:
     """Derive and plan the chains for a task; reads one example, computes nothing.
 
@@ -70,7 +75,7 @@ def prepare(
         SpecError: Where the model is not covered or the plan is refused.
         MachineError: Where the plan's memory is more than the machine has.
     """
-    programs, results = derive(chains)
+    programs, results = derive(chains, last=last)
     found = {p: _blocks_of(task, p) for p in Partition}
     itemsize = torch.empty((), dtype=task.dtype).element_size()
     memory = min(BATCH_BYTES, available(task.device) // BATCH_SHARE)
@@ -149,6 +154,7 @@ def fit_chains(
     seed: int = 0,
     batch: int | None = None,
     dense: int = DENSE_AT_MOST,
+    last: bool = False,
     progress: Progress | None = None,
 ) -> tuple[tuple[FittedStage, ...], ...]:
     """Fit every prefix of every chain on a task, with one shared run over the data per pass.
@@ -159,12 +165,13 @@ def fit_chains(
         seed: Seeds the sampled labels of every pass.
         batch: Examples per batch; chosen by the plan otherwise.
         dense: Entries that a matrix without other structure may have.
+        last: Fit whole chains only; what only their prefixes need is not computed.
         progress: Told about every batch.
 
     Returns:
         For each chain the fitted stages in order.
     """
-    prepared = prepare(chains, task, batch=batch, dense=dense)
+    prepared = prepare(chains, task, batch=batch, dense=dense, last=last)
     static = _Static(task, prepared)
     executions = [
         Execution(p, task.dtype, task.device, static.leaves_of(p)) for p in prepared.plans
@@ -281,7 +288,11 @@ class _Static:
             reads |= {x for f in (*block.passes, *block.finish) for x in f.reads}
             if any(name in reads for name in named):
                 entries = self._block(p.partition, block.geometry.name)
-                found[block.geometry.name] = dict.fromkeys(named, entries)
+                found[block.geometry.name] = {
+                    name: entries.reshape([block.sizes[x.space] for x in leaf.indices])
+                    for name, leaf in p.program.leaves.items()
+                    if name in named
+                }
         return found
 
     def _block(self, partition: Partition, name: str) -> Tensor:
