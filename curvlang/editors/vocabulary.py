@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from curvlang.language.functions import ELEMENTWISE, FUNCTIONS, MAKERS
+from curvlang.ir.functions import ELEMENTWISE, FUNCTIONS, MAKERS
 from curvlang.language.tables import grammar
 
 NAME = r"[^\W\d]\w*"
