@@ -84,7 +84,7 @@ def test_no_token_of_a_specification_is_an_error(name):
     assert any(kind in Keyword for kind, _ in found)
 
 
-@pytest.mark.parametrize("text", ["curvature x = hessian ? ggn", 'use "open', "a @ b", "x | y"])
+@pytest.mark.parametrize("text", ["curvature x = hessian ? ggn", 'use "open', "a @ b", "x & y"])
 def test_what_the_grammar_does_not_know_is_an_error(text):
     assert any(kind in Error for kind, _ in CvLexer().get_tokens(text))
 
