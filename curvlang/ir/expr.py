@@ -167,7 +167,7 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """`project i -> k by P[i,k]`: for the stages after this one, `i` runs over the columns of P.
+    """`project i -> k with P[i,k]`: for the stages after this one, `i` runs over the columns of P.
 
     P has orthonormal columns. What later stages yield is lifted back to the space they came from.
     """
