@@ -29,6 +29,7 @@ from curvlang.ir.expr import (
 )
 from curvlang.ir.functions import ELEMENTWISE
 from curvlang.language import syntax as s
+from curvlang.language.build_law import build_law
 
 Node = Tree[Token] | Token
 
@@ -61,7 +62,7 @@ class Builder:
         return s.UseFile(_unquote(tree.children[0]), self.span(tree))
 
     def _law(self, tree: Tree[Token]) -> s.LawDef:
-        return s.LawDef(str(tree.children[0]), self.span(tree))
+        return build_law(tree, self.span)
 
     def _study(self, tree: Tree[Token]) -> s.StudyDef:
         return s.StudyDef(str(tree.children[0]), self.span(tree))

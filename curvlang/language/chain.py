@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TypeAlias
 
 from curvlang.diagnostics.source import NOWHERE, Source, Span
 from curvlang.ir.expr import BodyStatement, Expr, Target
+from curvlang.language.space import Space
 
 Value: TypeAlias = "float | int | bool | str | tuple[Value, ...]"
 """A parameter's value: a number, a boolean, a word (`layer`, `cosine`), text, or a list."""
@@ -142,6 +144,102 @@ class Evaluation:
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
+class Relation(StrEnum):
+    """How two sides compare."""
+
+    EQUALS = "equals"
+    DIFFERS_FROM = "differs_from"
+    AVERAGES_TO = "averages_to"
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A curvature or a measure of it, as the law writes it."""
+
+    name: str
+    curvature: Curvature
+    measure: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.measure}({self.name})" if self.measure else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """A curvature has a property; negated: some task shows that it has not."""
+
+    subject: Quantity
+    word: str
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two sides are equal, differ on some task, or are equal in the mean over drawn labels."""
+
+    left: Quantity
+    relation: Relation
+    right: Quantity
+
+
+@dataclass(frozen=True, slots=True)
+class Nearness:
+    """The subject is at least as close to the target as the other, in Frobenius norm."""
+
+    subject: Quantity
+    target: Quantity
+    other: Quantity
+    negated: bool = False
+
+
+LawStatement: TypeAlias = Property | Comparison | Nearness
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """A law about drawn tasks.
+
+    Args:
+        statement: What must hold.
+        space: The tasks it is about.
+        text: The law as its spec writes it, on one line.
+        bound: Tolerance of a law for all tasks, threshold of one that some task must show.
+        blocks: Whether curvatures of the whole model are compared on each layer's block alone.
+        columns: The kind of columns it is stated for, which replaces that of the chains.
+        universal: Whether it holds for every curvature without being written.
+        span: Where it stands.
+    """
+
+    statement: LawStatement
+    space: Space
+    text: str
+    bound: float = 0.0
+    blocks: bool = False
+    columns: str | None = None
+    universal: bool = False
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    @property
+    def exists(self) -> bool:
+        """Whether one task that shows it is enough (a negative twin)."""
+        match self.statement:
+            case Property(negated=negated) | Nearness(negated=negated):
+                return negated
+            case Comparison(relation=relation):
+                return relation is Relation.DIFFERS_FROM
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """Every curvature it names."""
+        match self.statement:
+            case Property(subject=subject):
+                return (subject,)
+            case Comparison(left=left, right=right):
+                return left, right
+            case Nearness(subject=subject, target=target, other=other):
+                return subject, target, other
+
+
 @dataclass(frozen=True, slots=True)
 class Spec:
     """A checked file: everything it defines, by name, in the order of the text.
@@ -155,3 +253,4 @@ class Spec:
     evaluations: tuple[Evaluation, ...]
     shipped_inverses: Mapping[str, Inverse] = field(default_factory=dict)
     others: Mapping[str, Curvature] = field(default_factory=dict)
+    laws: tuple[Law, ...] = ()

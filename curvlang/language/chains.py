@@ -64,6 +64,12 @@ class Chains:
             self._done[name] = made if len(self.problems) == before else None
         return self._done[name]
 
+    def named(self, word: s.Word) -> Curvature | None:
+        """The curvature of a name, as a chain that starts from it and has no stage would be."""
+        use = s.Use(word.text, (), word.span, word.span)
+        found = self._source(s.ChainSyntax(use, (), word.span))
+        return None if found is None else replace(found, name=word.text)
+
     def _combination(self, body: s.CombinationSyntax, name: str, doc: str) -> Curvature | None:
         for term in body.terms:
             if term.named_weight is not None:

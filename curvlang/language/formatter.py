@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from curvlang.language.mistakes import KEYWORDS
+
 _TOKEN = re.compile(
     r"""
     (?P<comment>\#[^\n]*)
   | (?P<string>"[^"\n]*")
   | (?P<number>(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)
   | (?P<word>[^\W\d]\w*'*)
-  | (?P<mark>\|>|->|==|>=|<=|[^\s\w])
+  | (?P<mark>\|>|->|==|!=|>=|<=|[^\s\w])
     """,
     re.VERBOSE,
 )
@@ -49,6 +51,7 @@ def format_text(text: str) -> str:
     """
     lines: list[str] = []
     depth, open_brackets, blank = 0, 0, 0
+    in_law = False
     for raw in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
         tokens = [(m.lastgroup or "", m.group(0)) for m in _TOKEN.finditer(raw)]
         # `lastgroup` names the outermost alternative that matched.
@@ -60,11 +63,10 @@ def format_text(text: str) -> str:
         if blank:
             lines.append("")
         blank = 0
-        continuation = 1 if (open_brackets or (depth == 0 and first in ("|>", "+", "-"))) else 0
-        if first.startswith(("law ", "law\t")) or first == "law":
-            lines.append(raw.strip())
-        else:
-            lines.append("  " * (depth - closing + continuation) + _line(tokens, raw))
+        in_law = depth == 0 and (first == "law" or (in_law and first not in KEYWORDS))
+        carried = first in ("|>", "+", "-") or (in_law and first != "law" and first[0] != "#")
+        continuation = 1 if (open_brackets or (depth == 0 and carried)) else 0
+        lines.append("  " * (depth - closing + continuation) + _line(tokens, raw))
         for kind, token in tokens:
             if kind in ("comment", "string"):
                 continue

@@ -41,6 +41,10 @@ _WORDS = {
     "STUDY_KEY": "`task`, `path` or `seeds`",
     "$END": "the end of the file",
     "COMPARE": "a comparison",
+    "EQUALITY": "`==` or `!=`",
+    "RELATION": "`equals`, `differs_from` or `averages_to`",
+    "BOUND": "`within` or `by`",
+    "EACH": "`in each block`",
 }
 _ITEMS = frozenset(k.upper() for k in KEYWORDS)
 _SHOWN = 6

@@ -73,7 +73,20 @@ DATA: Mapping[str, Entry] = {
             "scale": Rule("word", "standard", ("standard", "unit", "none")),
         },
     ),
+    "random": Entry(
+        "standard normal inputs and drawn targets; its seed also initialises the model of a law",
+        {
+            "examples": Rule("int", 8, check=_positive, must="1 or more"),
+            "inputs": Rule("int", 3, check=_positive, must="1 or more"),
+            "outputs": Rule("int", 3, check=_positive, must="1 or more"),
+            "positions": Rule("int", 1, check=_positive, must="1 or more"),
+            "seed": _SEED,
+        },
+    ),
 }
+
+POSITIONS = ("kept", "averaged", "summed")
+"""What a model does with the positions of an example before the loss."""
 
 ACTIVATIONS = ("tanh", "relu", "gelu", "sigmoid", "silu", "identity", "elu", "softplus")
 
@@ -84,6 +97,7 @@ MODELS: Mapping[str, Entry] = {
             "hidden": Rule("ints", (16,), check=_positive, must="1 or more each"),
             "activation": Rule("word", "tanh", ACTIVATIONS),
             "bias": Rule("bool", False),
+            "positions": Rule("word", "kept", POSITIONS),
         },
     ),
 }
@@ -101,7 +115,7 @@ OPTIMISERS: Mapping[str, Entry] = {
             "lr": Rule("float", 0.03, check=_positive, must="above 0"),
             "momentum": Rule("float", 0.0, check=lambda x: 0 <= x < 1, must="at least 0, below 1"),
             "batch": Rule("int", 32, check=_positive, must="1 or more"),
-            "epochs": Rule("int", 100, check=_positive, must="1 or more"),
+            "epochs": Rule("int", 100, check=_not_negative, must="0 or more"),
             "schedule": Rule("word", "cosine", ("cosine", "constant")),
             "weight_decay": Rule("float", 0.0, check=_not_negative, must="0 or more"),
         },

@@ -17,12 +17,14 @@ from curvlang.language.chain import (
     Evaluation,
     Inverse,
     InverseUse,
+    Law,
     Part,
     Spec,
     TaskSpec,
     Value,
 )
 from curvlang.language.chains import Chains, check_transform, register_labels
+from curvlang.language.check_laws import LawChecker
 from curvlang.language.names import Names, collect
 from curvlang.language.parser import parse
 from curvlang.language.registry import LDS, NOT_NEGATIVE, PARTS, SOURCES
@@ -71,9 +73,9 @@ class _Checker:
                     evaluation = self.evaluation(item)
                     if evaluation is not None:
                         evaluations.append(evaluation)
-                case s.StudyDef() | s.LawDef():
+                case s.StudyDef():
                     self._later(item)
-                case s.UseFile():
+                case s.LawDef() | s.UseFile():
                     pass
                 case _:
                     assert_never(item)
@@ -85,14 +87,25 @@ class _Checker:
                 ("write `curvature mine = hessian |> drop_residual`",),
             )
         shipped = {n: _plain_inverse(d) for n, d in self.names.inverses.items()}
-        return Spec(source, curvatures, inverses, tuple(evaluations), shipped)
+        laws = self._laws(file, chains)
+        return Spec(source, curvatures, inverses, tuple(evaluations), shipped, laws=laws)
 
-    def _later(self, item: s.StudyDef | s.LawDef) -> None:
-        what = "study" if isinstance(item, s.StudyDef) else "law"
+    def _laws(self, file: s.File, chains: Chains) -> tuple[Law, ...]:
+        """The laws of the file, about its own curvatures and those that it sees."""
+
+        def resolve(name: str) -> Curvature | None:
+            return chains.named(s.Word(name))
+
+        own = [x.name for x in file.items if isinstance(x, s.CurvatureDef)]
+        known = list(dict.fromkeys((*own, *SOURCES, *self.names.curvatures)))
+        checker = LawChecker(resolve, known, own, self.problems)
+        return tuple(law for x in file.items if isinstance(x, s.LawDef) for law in checker.laws(x))
+
+    def _later(self, item: s.StudyDef) -> None:
         self.problems.append(
             Diagnostic(
                 "E0107",
-                f"a `{what}` is read and kept, and nothing runs it in this version",
+                "a `study` is read and kept, and nothing runs it in this version",
                 (Label(item.span),),
                 (),
                 (),

@@ -175,10 +175,72 @@ class StudyDef:
 
 
 @dataclass(frozen=True, slots=True)
-class LawDef:
-    """`law …`: read and kept."""
+class Word:
+    """A word with its place."""
 
     text: str
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A curvature, or a measure of one: `ekfac`, `trace(ekfac)`."""
+
+    curvature: Word
+    measure: Word | None = None
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class PropertyClaim:
+    """`symmetric, solves` of every curvature, or `ekfac is [not] symmetric`."""
+
+    subject: Word | None
+    words: tuple[Word, ...]
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RelationClaim:
+    """`left equals right`; `relation` is `equals`, `differs_from` or `averages_to`."""
+
+    left: Measured
+    relation: str
+    right: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class NearnessClaim:
+    """`subject [not] closer_to target than other`."""
+
+    subject: Word
+    target: Word
+    other: Word
+    negated: bool = False
+
+
+Claim: TypeAlias = PropertyClaim | RelationClaim | NearnessClaim
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionDef:
+    """`examples == 1` (`sign` is the comparison) or `loss is [not] mse` (`sign` is `is`)."""
+
+    subject: Word
+    sign: str
+    value: Word
+    negated: bool = False
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class LawDef:
+    """`law CLAIM [in each block] [within NUMBER] [when CONDITION and …]`."""
+
+    claim: Claim
+    blocks: bool = False
+    bound: tuple[Word, float] | None = None
+    conditions: tuple[ConditionDef, ...] = ()
     span: Span = _span()
 
 

@@ -14,7 +14,8 @@ from curvlang.language.chain import Part, TaskSpec
 from curvlang.models.arguments import Parameter, Signature, arguments, choose, placed
 from curvlang.models.data import SCALES, Data, digits
 from curvlang.models.losses import LOSSES
-from curvlang.models.mlp import ACTIVATIONS, mlp
+from curvlang.models.mlp import ACTIVATIONS, POOLING, mlp
+from curvlang.models.random_data import random_data
 from curvlang.models.recipe import Recipe
 from curvlang.models.refusal import refusal
 from curvlang.models.task import Task
@@ -28,8 +29,10 @@ class Entry:
     signature: Signature
 
 
-def _mlp(data: Data, generator: Generator, **values: Any) -> nn.Module:
-    return mlp(data.inputs, data.outputs, generator=generator, **values)
+def _mlp(data: Data, generator: Generator, positions: str, **values: Any) -> nn.Module:
+    # A single position has no axis of its own, and nothing to be averaged over.
+    kept = positions if data.positions > 1 else "kept"
+    return mlp(data.inputs, data.outputs, generator=generator, positions=kept, **values)
 
 
 DATA: Mapping[str, Entry] = {
@@ -39,6 +42,16 @@ DATA: Mapping[str, Entry] = {
             "test": Parameter("number", 0.1),
             "seed": Parameter("integer", 0),
             "scale": Parameter("word", "standard", SCALES),
+        },
+    ),
+    "random": Entry(
+        random_data,
+        {
+            "examples": Parameter("integer", 8),
+            "inputs": Parameter("integer", 3),
+            "outputs": Parameter("integer", 3),
+            "positions": Parameter("integer", 1),
+            "seed": Parameter("integer", 0),
         },
     ),
 }
@@ -51,6 +64,7 @@ MODELS: Mapping[str, Entry] = {
             "hidden": Parameter("integers", (16,)),
             "activation": Parameter("word", "tanh", tuple(ACTIVATIONS)),
             "bias": Parameter("boolean", False),
+            "positions": Parameter("word", "kept", tuple(POOLING)),
         },
     ),
 }
@@ -116,11 +130,12 @@ def task_from(
     with placed(spec.data.span):
         data: Data = entry.make(**arguments(spec.data, entry.signature))
     build = Build(spec.model, data)
+    model = build(seed)
     task = Task(
-        build(seed),
+        model,
         loss,
-        _targets(data.train, data, loss.name),
-        _targets(data.query, data, loss.name),
+        _part("train", data.train, data, model, loss.name),
+        _part("query", data.query, data, model, loss.name),
         recipe=recipe,
         name=spec.name,
         build=build,
@@ -155,9 +170,14 @@ def recipe_from(part: Part) -> Recipe:
     return recipe
 
 
-def _targets(pair: tuple[Tensor, Tensor], data: Data, loss: str) -> tuple[Tensor, Tensor]:
-    """Class numbers for cross-entropy; one-hot numbers for losses that compare outputs."""
+def _part(
+    name: str, pair: tuple[Tensor, Tensor], data: Data, model: nn.Module, loss: str
+) -> tuple[Tensor, Tensor]:
+    """Drawn targets, class numbers for cross-entropy, one-hot numbers for other losses."""
     X, y = pair
+    if data.targets is not None:
+        with torch.no_grad():
+            return X, data.targets(name, loss, model(X).shape)
     if loss == "cross_entropy":
         return pair
     return X, functional.one_hot(y, data.outputs).to(X.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,9 @@ class Data:
         inputs: Features of an example.
         kind: `classification` (labels are class numbers).
         image_shape: Height and width where the features are pixels.
+        positions: T of inputs [N, T, inputs]; 1 where they are [N, inputs].
+        targets: Draws the targets of a part (`train` or `query`) from the loss's name and the
+            shape of the model's outputs; None where the labels are the targets.
     """
 
     train: tuple[Tensor, Tensor]
@@ -36,6 +40,8 @@ class Data:
     inputs: int
     kind: str
     image_shape: tuple[int, int] | None = None
+    positions: int = 1
+    targets: Callable[[str, str, Sequence[int]], Tensor] | None = None
 
 
 def digits(test: float = 0.1, seed: int = 0, scale: str = "standard") -> Data:

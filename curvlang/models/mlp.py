@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from curvlang.models.refusal import refusal
 
@@ -24,6 +24,29 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
 """Activations by their name in a spec."""
 
 
+POOLING: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "kept": lambda f: f,
+    "averaged": lambda f: f.mean(1),
+    "summed": lambda f: f.sum(1),
+}
+"""What becomes of the positions of an output [B, T, C] before the loss."""
+
+
+class Pooling(nn.Module):
+    """Outputs [B, T, C] to [B, C]: the positions of an example are averaged or summed."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, f: Tensor) -> Tensor:
+        """The outputs without their positions."""
+        return POOLING[self.how](f)
+
+    def extra_repr(self) -> str:
+        return self.how
+
+
 def mlp(
     inputs: int,
     outputs: int,
@@ -31,6 +54,7 @@ def mlp(
     activation: str = "tanh",
     bias: bool = False,
     generator: Generator | None = None,
+    positions: str = "kept",
 ) -> nn.Sequential:
     """Linear layers with an activation between them, float32 on the CPU.
 
@@ -44,6 +68,7 @@ def mlp(
         bias: Whether the layers have biases.
         generator: Where the parameters are drawn from; None for a new one with seed 0. The
             global seed is neither read nor changed.
+        positions: A word in `POOLING`, for inputs [B, T, inputs]: what the loss sees of T.
 
     Raises:
         SpecError: E0412 for a width that is not positive or an unknown activation.
@@ -58,7 +83,8 @@ def mlp(
     layers: list[nn.Module] = []
     for d_in, d_out in pairwise(widths):
         layers += [_linear(d_in, d_out, bias, generator), ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers[:-1]).eval()
+    pooling = [] if positions == "kept" else [Pooling(positions)]
+    return nn.Sequential(*layers[:-1], *pooling).eval()
 
 
 def _linear(d_in: int, d_out: int, bias: bool, generator: Generator) -> nn.Module:
