@@ -133,6 +133,7 @@ class _State:
     value: Yield | None = None
     spaces: dict[str, str] = field(default_factory=dict)
     bases: dict[str, Ref] = field(default_factory=dict)
+    defined: list[Define] = field(default_factory=list)
 
 
 def derive(
@@ -175,6 +176,7 @@ def _derive_chain(chain: Chain, units: _Units) -> tuple[Result, ...]:
     state = _State()
     results = []
     for label, stage in zip(chain.labels, chain.stages, strict=True):
+        state.defined = []
         _apply(stage, state, units)
         assert state.value is not None
         results.append(
@@ -185,6 +187,8 @@ def _derive_chain(chain: Chain, units: _Units) -> tuple[Result, ...]:
                 state.fisher,
                 state.value,
                 stage.span,
+                tuple(state.defined),
+                stage.doc,
             )
         )
     return tuple(results)
@@ -330,6 +334,7 @@ class _Body:
             replace(t, indices=_respaced(t.indices, self.spaces)) for t in statement.targets
         )
         found = self.unit.define(replace(statement, targets=targets, value=value), made)
+        self.state.defined.append(replace(statement, targets=found, value=value))
         if inlined:
             self.unit.inlined.add(found[0].name)
         for target, single in zip(statement.targets, found, strict=True):

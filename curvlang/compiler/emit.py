@@ -33,7 +33,8 @@ _OPTIMAL_UP_TO = 6
 class Line:
     """One line of code: what it assigns, its shape, its cost.
 
-    `flops` counts a multiply and an add as two, as `torch.utils.flop_counter` does for products.
+    `flops` counts a multiply and an add as two, as `torch.utils.flop_counter` does for products;
+    `contraction` marks the lines that it counts: products of two tensors that sum an index.
     """
 
     target: str
@@ -42,6 +43,7 @@ class Line:
     elements: int
     flops: int = 0
     view: bool = False
+    contraction: bool = False
 
 
 Operand = tuple[str, tuple[Index, ...]]
@@ -72,12 +74,19 @@ class Emitter:
         return prod(self.sizes[x.space] for x in indices)
 
     def assign(
-        self, code: str, indices: tuple[Index, ...], *, flops: int = 0, view: bool = False
+        self,
+        code: str,
+        indices: tuple[Index, ...],
+        *,
+        flops: int = 0,
+        view: bool = False,
+        contraction: bool = False,
     ) -> Operand:
         """A name for the value of a line of code; known code gets its known name."""
         if code not in self.known:
             name = f"{self.prefix}{len(self.known) + 1}"
-            self.lines.append(Line(name, code, indices, self.size(indices), flops, view))
+            size = self.size(indices)
+            self.lines.append(Line(name, code, indices, size, flops, view, contraction))
             self.known[code] = (name, indices)
         return self.known[code][0], indices
 
@@ -234,10 +243,12 @@ class Emitter:
     ) -> Operand:
         involved = tuple(dict.fromkeys(x for _, own in taken for x in own))
         result = out if out is not None else tuple(x for x in involved if x in kept)
-        flops = self.size(involved) * (2 if set(involved) - set(result) else 1)
+        sums = bool(set(involved) - set(result))
+        flops = self.size(involved) * (2 if sums else 1)
         names = ", ".join(name for name, _ in taken)
         equation = _equation([own for _, own in taken], result)
-        return self.assign(f"torch.einsum({equation!r}, {names})", result, flops=flops)
+        code = f"torch.einsum({equation!r}, {names})"
+        return self.assign(code, result, flops=flops, contraction=sums and len(taken) > 1)
 
     def _single(self, operand: Operand, out: tuple[Index, ...]) -> Operand:
         name, own = operand

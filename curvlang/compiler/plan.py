@@ -7,7 +7,7 @@ the passes over the data, floating-point operations and memory known before anyt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from curvlang.compiler.calls import function_lines
 from curvlang.compiler.emit import Emitter, Line
@@ -33,7 +33,7 @@ from curvlang.compiler.structure import (
     lifted,
 )
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
-from curvlang.ir.expr import Call, Define, Expr, Index, Yield
+from curvlang.ir.expr import Call, Define, Expr, Index, Target, Yield
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.ir.indices import names
 
@@ -52,6 +52,16 @@ class Geometry:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One sum of a pass: its name and indices, its formula, and the lines that are its own."""
+
+    target: Target
+    value: Expr
+    poly: Poly
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Function:
     """A piece of generated code: its name, what it reads, what it returns, its source and cost."""
 
@@ -60,6 +70,7 @@ class Function:
     returns: tuple[str, ...]
     source: str
     lines: tuple[Line, ...]
+    parts: tuple[Part, ...] = ()
 
     @property
     def flops(self) -> int:
@@ -237,22 +248,26 @@ class _Maker:
     def pass_function(self, number: int) -> Function:
         """Sums over one batch for every accumulator of a pass."""
         emitter = self.emitter()
-        wanted: list[tuple[str, tuple[Index, ...], Poly]] = [
-            (a.name, a.indices, self.normal(a.value))
+        wanted: list[tuple[Target, Expr]] = [
+            (Target(a.name, a.indices), a.value)
             for a in self.whole.accumulators
             if a.number == number
         ]
         for level, result in self.whole.results:
             if result in self.whole_results and level == number:
-                name = self.whole_results[result]
-                wanted.append((name, result.target.indices, self.normal(result.value)))
-        returned, needed = {}, set[str]()
-        for name, indices, poly in wanted:
+                target = Target(self.whole_results[result], result.target.indices)
+                wanted.append((target, result.value))
+        returned, needed, parts = {}, set[str](), []
+        for target, value in wanted:
+            poly = self.normal(value)
             streaming = _streaming(poly)
             if streaming:
-                returned[name] = emitter.poly(_bare(streaming), indices)[0]
+                before = len(emitter.lines)
+                returned[target.name] = emitter.poly(_bare(streaming), target.indices)[0]
                 needed |= reads(streaming)
-        return _function(f"pass_{number}", needed, returned, emitter)
+                parts.append(Part(target, value, streaming, tuple(emitter.lines[before:])))
+        made = _function(f"pass_{number}", needed, returned, emitter)
+        return replace(made, parts=tuple(parts))
 
     def finish_function(self, number: int) -> Function:
         """Statistics that are finished once pass `number` is done."""

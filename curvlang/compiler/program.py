@@ -45,7 +45,10 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The curvature after one stage: its program and what it yields there."""
+    """The curvature after one stage: its program, what the stage defines, what it yields.
+
+    `doc` is the stage's own line of documentation with its source.
+    """
 
     label: str
     stage: str
@@ -53,6 +56,8 @@ class Result:
     fisher: Fisher | None
     value: Yield
     span: Span = field(default=NOWHERE, compare=False, repr=False)
+    definitions: tuple[Define, ...] = ()
+    doc: str = ""
 
     @property
     def key(self) -> tuple[Partition, Fisher | None]:

@@ -11,7 +11,11 @@ from torch import Tensor, nn
 
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.models.blocks import LayerBlock, blocks, trainable
-from curvlang.models.layer_hessian import hessian_by_layers
+from curvlang.models.layer_hessian import (
+    batch_elements,
+    hessian_by_layers,
+    symmetric_part,
+)
 from curvlang.models.loss import Loss
 from curvlang.models.products import COLUMNS, hessian_product
 from curvlang.models.survey import check_mode, survey
@@ -42,11 +46,24 @@ def hessian_dense(
         SpecError: E0403, E0408, E0410 for a model without a loss per example.
     """
     check_mode(model)
+    if way(model, X) == "layers":
+        return hessian_by_layers(model, loss, X, y, _blocks(model, X), chunk=chunk)
+    return hessian_by_products(model, loss, X, y, chunk=chunk)
+
+
+def way(model: nn.Module, X: Tensor) -> str:
+    """The cheaper exact way: `layers` where there are fewer layer outputs than parameters."""
     found = _blocks(model, X)
     outputs = sum(block.positions * block.d_out for block in found)
-    if 0 < outputs < sum(block.size for block in found):
-        return hessian_by_layers(model, loss, X, y, found, chunk=chunk)
-    return hessian_by_products(model, loss, X, y, chunk=chunk)
+    return "layers" if 0 < outputs < sum(block.size for block in found) else "products"
+
+
+def hessian_elements(model: nn.Module, X: Tensor) -> int:
+    """Numbers that `hessian_dense` holds at its peak, the [P, P] result included."""
+    P = sum(p.numel() for p in trainable(model).values())
+    if way(model, X) == "products":
+        return 3 * P * P
+    return max(2 * P * P, P * P + batch_elements(_blocks(model, X), len(X)))
 
 
 def hessian_by_products(
@@ -56,8 +73,7 @@ def hessian_by_products(
     like = next(iter(trainable(model).values()))
     P = sum(p.numel() for p in trainable(model).values())
     product = hessian_product(model, loss, X, y, columns=COLUMNS if chunk is None else chunk)
-    H = product(torch.eye(P, dtype=like.dtype, device=like.device))
-    return (H + H.T) / 2
+    return symmetric_part(product(torch.eye(P, dtype=like.dtype, device=like.device)))
 
 
 def _blocks(model: nn.Module, X: Tensor) -> tuple[LayerBlock, ...]:

@@ -61,17 +61,35 @@ def hessian_by_layers(
         batch = _Batch(model, loss, X[k : k + size], y[k : k + size], blocks)
         for u in range(len(batch.calls)):
             _add_use(half, batch, u, chunk)
-    return (half + half.T) / X.shape[0]
+    # `half` holds each pair once: the symmetric part is half of the sum over examples.
+    return symmetric_part(half).mul_(2 / X.shape[0])
+
+
+def symmetric_part(matrix: Tensor) -> Tensor:
+    """(M + Mᵀ)/2 in place of M: two matrices are held at once, not three."""
+    return matrix.add_(matrix.T.clone()).div_(2)
 
 
 def batch_size(blocks: Sequence[LayerBlock], itemsize: int) -> int:
-    """Examples at once, such that the largest intermediate result stays within `MEMORY`."""
-    widest = max(block.d_in for block in blocks)
-    brackets = max(block.positions * (block.d_in + block.d_out) for block in blocks) * widest
-    tangents = max(block.d_out for block in blocks) * sum(
-        block.positions * (block.d_in + block.d_out) for block in blocks
-    )
-    return max(1, MEMORY // ((brackets + tangents) * itemsize))
+    """Examples at once, such that the intermediate results stay within `MEMORY`."""
+    return max(1, MEMORY // (example_elements(blocks) * itemsize))
+
+
+def batch_elements(blocks: Sequence[LayerBlock], examples: int, itemsize: int = 8) -> int:
+    """Numbers that the intermediate results of a batch take."""
+    return min(examples, batch_size(blocks, itemsize)) * example_elements(blocks)
+
+
+def example_elements(blocks: Sequence[LayerBlock]) -> int:
+    """Numbers held for one example: the tangents K and D of a layer, and the largest bracket."""
+
+    def held(k: int) -> int:
+        later = blocks[k:]
+        tangents = blocks[k].d_out * sum(b.positions * (b.d_in + b.d_out) for b in later)
+        bracket = max(b.positions * max(b.d_in, b.d_out) for b in later) * blocks[k].d_in
+        return tangents + bracket
+
+    return max(map(held, range(len(blocks))))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,6 +25,7 @@ from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, Identity, MatrixFree, Operator, Sum
 from curvlang.runtime.assemble import operator
 from curvlang.runtime.execute import Execution, accumulation_dtype
+from curvlang.runtime.footprint import Phase, footprint, largest
 from curvlang.runtime.memory import available, require
 
 Progress = Callable[[str, int, int], None]
@@ -55,6 +56,7 @@ class Prepared:
     chains: tuple[tuple[Result, ...], ...]
     plans: tuple[Plan, ...]
     blocks: Mapping[Partition, tuple[LayerBlock, ...]]
+    phases: tuple[Phase, ...]
 
     def plan_of(self, result: Result) -> Plan:
         """The plan that computes a result."""
@@ -90,34 +92,10 @@ def prepare(
     first = planned(batch)
     smallest = min((p.batch for p in first), default=1)
     plans = first if all(p.batch == smallest for p in first) else planned(smallest)
-    prepared = Prepared(programs, results, plans, found)
-    require(peak_bytes(prepared), task.device, "this run")
-    return prepared
-
-
-def peak_bytes(prepared: Prepared) -> int:
-    """Predicted peak: all statistics held (float64) and one batch of the largest plan."""
-    held = 0
-    batch = 0
-    for p in prepared.plans:
-        for block in p.blocks:
-            for result in block.results.values():
-                lines = (*result.code.lines, *(x for f in block.finish for x in f.lines))
-                held += 8 * sum(line.elements for line in lines if not line.view)
-                held += 8 * _entries(block, result.shape)
-        batch = max(
-            batch, p.itemsize * max((f.elements for b in p.blocks for f in b.passes), default=0)
-        )
-    return held + batch
-
-
-def _entries(block: BlockPlan, shape: object) -> int:
-    if isinstance(shape, ProjectedShape) and isinstance(shape.inner, GramShape):
-        return prod(block.sizes[x.space] for x in shape.indices)
-    if isinstance(shape, LeafShape | GramShape):
-        sizes = block.geometry.sizes
-        return (sizes["p"] if "p" in sizes else sizes["o"] * sizes["i"]) ** 2
-    return 0
+    phases = footprint(plans, found, task)
+    worst = largest(phases)
+    require(worst.bytes, task.device, f"this run ({worst.name})")
+    return Prepared(programs, results, plans, found, phases)
 
 
 def _blocks_of(task: Task, partition: Partition) -> tuple[LayerBlock, ...]:

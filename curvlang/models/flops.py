@@ -1,0 +1,60 @@
+"""What the model itself costs: counted on two examples, proportional to the number of examples.
+
+Counted by `torch.utils.flop_counter`, which knows matrix products, convolutions and attention;
+elementwise operations are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from curvlang.models.blocks import LayerBlock, trainable
+from curvlang.models.hessian import hessian_dense, way
+from curvlang.models.leaves import Columns, leaves
+from curvlang.models.loss import Loss
+from curvlang.models.products import hessian_product
+
+PROBE = 2
+"""Examples to count with: a product over one example would pass for an elementwise one."""
+
+
+def leaves_flops(
+    model: nn.Module,
+    loss: Loss,
+    X: Tensor,
+    y: Tensor,
+    blocks: Sequence[LayerBlock],
+    fisher: Columns | None,
+) -> float:
+    """Operations for one example: a forward pass, and the columns' batched backward pass."""
+    wants = {"a"} | ({"g"} if fisher is not None else set())
+    generator = Generator(device=X.device).manual_seed(0)
+    probe = (X[:PROBE], y[:PROBE])
+
+    def run() -> object:
+        if fisher is None:
+            return leaves(model, loss, *probe, blocks, wants)
+        return leaves(model, loss, *probe, blocks, wants, fisher, generator)
+
+    return _count(run) / len(probe[0])
+
+
+def hessian_flops(model: nn.Module, loss: Loss, X: Tensor, y: Tensor) -> float:
+    """Operations of the dense Hessian for one example."""
+    probe = (X[:PROBE], y[:PROBE])
+    if way(model, X) == "layers":
+        return _count(lambda: hessian_dense(model, loss, *probe)) / len(probe[0])
+    P = sum(p.numel() for p in trainable(model).values())
+    one = torch.zeros(P, 1, dtype=next(model.parameters()).dtype, device=X.device)
+    product = hessian_product(model, loss, *probe)
+    return P * _count(lambda: product(one)) / len(probe[0])
+
+
+def _count(run: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())

@@ -1,0 +1,191 @@
+"""Predicted memory of a run, phase by phase, before anything is computed.
+
+Counted are the tensors that live at the same time: what is kept from phase to phase, the leaves
+of one batch, and what the generated code of the largest block allocates. Workspaces inside
+library calls are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from curvlang.compiler.cost import elements
+from curvlang.compiler.plan import BlockPlan, Function, Plan
+from curvlang.compiler.program import Fisher, Partition
+from curvlang.compiler.structure import GramShape, LeafShape
+from curvlang.ir.expr import Index
+from curvlang.models.blocks import LayerBlock
+from curvlang.models.hessian import hessian_elements
+from curvlang.models.task import Task
+
+_EXACT = 8
+"""Bytes of a statistic: accumulators and what follows from them are float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Bytes held at the peak of one phase of a run, and what they are."""
+
+    name: str
+    parts: Mapping[str, int]
+
+    @property
+    def bytes(self) -> int:
+        """All parts together."""
+        return sum(self.parts.values())
+
+
+def footprint(
+    plans: Sequence[Plan], blocks: Mapping[Partition, Sequence[LayerBlock]], task: Task
+) -> tuple[Phase, ...]:
+    """The phases of a run in their order; the largest is the predicted peak.
+
+    Args:
+        plans: All plans of the run, with one batch size.
+        blocks: The model's blocks for each partition.
+        task: Model and data; only shapes are read.
+    """
+    phases: list[Phase] = []
+    kept = _hessian(plans, blocks, task, phases)
+    known = [_before(p) for p in plans]
+    for number in range(1, max((p.passes for p in plans), default=0) + 1):
+        phases.append(_pass(plans, blocks, number, kept, sum(known)))
+        for k, p in enumerate(plans):
+            if p.passes >= number:
+                known[k] += _finished(p, number)
+    results = sum(_result_bytes(p) for p in plans)
+    phases.append(Phase("results", {"Hessian": kept, "statistics": sum(known), "results": results}))
+    return tuple(phases)
+
+
+def largest(phases: Sequence[Phase]) -> Phase:
+    """The phase that needs most."""
+    return max(phases, key=lambda phase: phase.bytes)
+
+
+def reads_hessian(p: Plan) -> bool:
+    """Whether any code of the plan reads entries of the Hessian."""
+    named = {name for name, leaf in p.program.leaves.items() if leaf.kind == "H"}
+    codes = (c for b in p.blocks for c in (*b.passes, *b.finish, *_result_codes(b)))
+    return any(named & set(code.reads) for code in codes)
+
+
+def _result_codes(block: BlockPlan) -> Iterator[Function]:
+    yield from (r.code for r in block.results.values())
+
+
+def _hessian(
+    plans: Sequence[Plan],
+    blocks: Mapping[Partition, Sequence[LayerBlock]],
+    task: Task,
+    phases: list[Phase],
+) -> int:
+    """Append the Hessian's own phase; return the bytes that stay held of it."""
+    readers = [p for p in plans if reads_hessian(p)]
+    if not readers:
+        return 0
+    whole = _EXACT * task.P**2
+    size = task.train[0].new_empty(0, dtype=task.dtype).element_size()
+    peak = size * hessian_elements(task.model, task.train[0])
+    restricted = sum(
+        _EXACT * block.size**2
+        for p in readers
+        if p.partition is not Partition.MODEL
+        for block in blocks[p.partition]
+    )
+    phases.append(Phase("Hessian", {"Hessian": whole, "tangents": max(0, peak - whole)}))
+    return whole + restricted
+
+
+def _before(p: Plan) -> int:
+    """Statistics that need no pass."""
+    return _finished(p, 0)
+
+
+def _finished(p: Plan, number: int) -> int:
+    """Bytes of what is known once pass `number` is done."""
+    schedule = p.schedule
+    found = 0
+    for block in p.blocks:
+        names = set(block.finish[number].returns)
+        known = {a.name: a.indices for a in schedule.accumulators}
+        known |= {t.name: t.indices for _, d in schedule.finished for t in d.targets}
+        known |= _yielded(p, block, number)
+        found += sum(elements(own, block.sizes) for name, own in known.items() if name in names)
+    return _EXACT * found
+
+
+def _yielded(p: Plan, block: BlockPlan, number: int) -> dict[str, tuple[Index, ...]]:
+    """Entries that a pass adds up under the name of a result."""
+    if not number:
+        return {}
+    return {part.target.name: part.target.indices for part in block.passes[number - 1].parts}
+
+
+def _pass(
+    plans: Sequence[Plan],
+    blocks: Mapping[Partition, Sequence[LayerBlock]],
+    number: int,
+    kept: int,
+    known: int,
+) -> Phase:
+    active = [p for p in plans if p.passes >= number]
+    sums = _EXACT * sum(_returned(b, number) for p in active for b in p.blocks)
+    leaves = sum(_leaves(p, blocks) for p in _distinct(active))
+    work = max((_work(p, blocks, number) for p in active), default=0)
+    return Phase(
+        f"pass {number}",
+        {"Hessian": kept, "statistics": known + sums, "leaves": leaves, "code": work},
+    )
+
+
+def _returned(block: BlockPlan, number: int) -> int:
+    parts = block.passes[number - 1].parts
+    return sum(elements(part.target.indices, block.sizes) for part in parts)
+
+
+def _distinct(plans: Sequence[Plan]) -> list[Plan]:
+    """One plan for each set of leaves: programs with the same columns share them."""
+    found: dict[tuple[str, Fisher | None], Plan] = {}
+    for p in plans:
+        if any(leaf.per_example for leaf in p.program.leaves.values()):
+            by = "parameter" if p.partition is Partition.PARAMETER else "layer"
+            found.setdefault((by, p.program.fisher), p)
+    return list(found.values())
+
+
+def _leaves(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]]) -> int:
+    """Inputs and columns of every block for one batch."""
+    partition = Partition.LAYER if p.partition is Partition.MODEL else p.partition
+    columns = _columns(p)
+    numbers = sum(b.positions * (b.d_in + columns * b.d_out) for b in blocks[partition])
+    return p.batch * numbers * p.itemsize
+
+
+def _columns(p: Plan) -> int:
+    return p.blocks[0].sizes.get("r", 1) if p.program.fisher is not None else 0
+
+
+def _work(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]], number: int) -> int:
+    """What the code of the largest block allocates, the model's own columns included."""
+    code = max((b.passes[number - 1].elements for b in p.blocks), default=0)
+    copies = max((_returned(b, number) for b in p.blocks), default=0)
+    whole, gathering = 0, 0
+    for leaf in p.program.leaves.values():
+        if leaf.per_example and p.partition is Partition.MODEL:
+            sizes = p.blocks[0].sizes
+            whole += elements(leaf.indices, sizes)
+            widest = max(block.size for block in blocks[Partition.LAYER])
+            gathering = max(gathering, elements(leaf.indices, {**sizes, "p": widest}))
+    return p.itemsize * (whole + max(gathering, code + copies))
+
+
+def _result_bytes(p: Plan) -> int:
+    """What the operators hold beyond statistics that they share."""
+    found = 0
+    for block in p.blocks:
+        for result in block.results.values():
+            if not isinstance(result.shape, LeafShape | GramShape):
+                found += result.code.elements
+    return _EXACT * found
