@@ -12,6 +12,10 @@ def command(
     task: Annotated[str | None, typer.Option(help="A task, as a spec writes it.")] = None,
     device: Annotated[str, typer.Option(help="`cpu`, `cuda`, or `auto`.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="`float32` or `float64`.")] = "float64",
+    latex: Annotated[
+        bool, typer.Option("--latex", help="The derivation alone, as LaTeX (amsmath).")
+    ] = False,
+    code: Annotated[bool, typer.Option(help="Show the torch code.")] = True,
 ) -> int:
     """Print the plan of a spec on its task: nothing is trained, nothing is fitted."""
     from curvlang.facade import evaluation_of, explain
@@ -24,5 +28,6 @@ def command(
     for name, curvature in loaded.curvatures.items():
         wanted = task_of(evaluation_of(loaded, curvature), task)
         made = task_from(wanted, dtype=dtype_of(dtype), device=device_of(device))
-        print(explain(loaded, made, curvature=name))
+        plan = explain(loaded, made, curvature=name)
+        print(plan.latex() if latex else plan.text(code=code))
     return 0

@@ -19,7 +19,7 @@ from curvlang.language import curvature_named, inverse_text, load, loads
 from curvlang.language.chain import Chain, Combination, Curvature, Evaluation, Spec
 from curvlang.models.task import Task
 from curvlang.operators import Operator
-from curvlang.runtime.fit import prepare
+from curvlang.runtime.fit import model_flops, prepare
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.version import VERSION
 
@@ -188,7 +188,13 @@ def explain(spec: Spec | str | Path, task: Task, *, curvature: str | None = None
     """The plan of a spec on a task: structure, passes, contractions, costs, code. Printable."""
     found = chosen(as_spec(spec), curvature)
     prepared = prepare(list(chains_of(found)), task)
-    return Explanation(prepared.plans, prepared.chains, f"{found.name} on {task!r}")
+    return Explanation(
+        prepared.plans,
+        prepared.chains,
+        f"{found.name} on {task!r}",
+        model_flops(prepared, task),
+        {phase.name: phase.parts for phase in prepared.phases},
+    )
 
 
 compile_spec = explain

@@ -13,3 +13,7 @@ settings.load_profile("project")
 def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("CURVLANG_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--rewrite-golden", action="store_true", help="renew tests/golden")

@@ -35,6 +35,7 @@ from curvlang.ir.expr import (
 )
 from curvlang.ir.indices import fresh, names, rename_names, rename_spaces
 from curvlang.language.chain import Chain, Stage, Value
+from curvlang.language.registry import SOURCES, STAGES
 from curvlang.language.tensors import LEAF_NAMES, MODEL_LETTERS
 
 N, T, R, I, O, P, C = (Index(letter) for letter in "ntriopc")
@@ -188,10 +189,15 @@ def _derive_chain(chain: Chain, units: _Units) -> tuple[Result, ...]:
                 state.value,
                 stage.span,
                 tuple(state.defined),
-                stage.doc,
+                stage.doc or _builtin_doc(stage),
             )
         )
     return tuple(results)
+
+
+def _builtin_doc(stage: Stage) -> str:
+    entry = {**SOURCES, **STAGES}.get(stage.name)
+    return "" if entry is None else entry.doc
 
 
 def describe_stage(stage: Stage) -> str:

@@ -57,7 +57,6 @@ class Part:
 
     target: Target
     value: Expr
-    poly: Poly
     lines: tuple[Line, ...]
 
 
@@ -265,7 +264,7 @@ class _Maker:
                 before = len(emitter.lines)
                 returned[target.name] = emitter.poly(_bare(streaming), target.indices)[0]
                 needed |= reads(streaming)
-                parts.append(Part(target, value, streaming, tuple(emitter.lines[before:])))
+                parts.append(Part(target, value, tuple(emitter.lines[before:])))
         made = _function(f"pass_{number}", needed, returned, emitter)
         return replace(made, parts=tuple(parts))
 

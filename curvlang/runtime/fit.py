@@ -18,6 +18,7 @@ from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import Yield
 from curvlang.language.chain import Chain
 from curvlang.models.blocks import LayerBlock, blocks
+from curvlang.models.flops import hessian_flops, leaves_flops
 from curvlang.models.hessian import hessian_dense
 from curvlang.models.leaves import columns, jacobian, leaves, loss_hessian
 from curvlang.models.products import ggn_product, hessian_product
@@ -25,7 +26,7 @@ from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, Identity, MatrixFree, Operator, Sum
 from curvlang.runtime.assemble import operator
 from curvlang.runtime.execute import Execution, accumulation_dtype
-from curvlang.runtime.footprint import Phase, footprint, largest
+from curvlang.runtime.footprint import Phase, footprint, largest, reads_hessian
 from curvlang.runtime.memory import available, require
 
 Progress = Callable[[str, int, int], None]
@@ -96,6 +97,26 @@ def prepare(
     worst = largest(phases)
     require(worst.bytes, task.device, f"this run ({worst.name})")
     return Prepared(programs, results, plans, found, phases)
+
+
+def model_flops(prepared: Prepared, task: Task) -> dict[str, int]:
+    """Operations of the model itself over a whole run, by what they are for."""
+    found: dict[str, int] = {}
+    if any(map(reads_hessian, prepared.plans)) and task.P**2 <= DENSE_AT_MOST:
+        one = hessian_flops(task.model, task.loss, *task.train)
+        found["the Hessian, by tangents of the gradient"] = round(one * task.N)
+    passes: dict[tuple[Partition, Fisher | None], int] = {}
+    for p in prepared.plans:
+        if p.passes:
+            by = Partition.PARAMETER if p.partition is Partition.PARAMETER else Partition.LAYER
+            key = (by, p.program.fisher)
+            passes[key] = max(passes.get(key, 0), p.passes)
+    for (by, fisher), count in passes.items():
+        blocks = prepared.blocks[by]
+        one = leaves_flops(task.model, task.loss, *task.train, blocks, fisher)
+        kind = f"columns {fisher}" if fisher is not None else "inputs"
+        found[f"the model, forward and backward ({kind}), {count} ×"] = round(one * task.N * count)
+    return found
 
 
 def _blocks_of(task: Task, partition: Partition) -> tuple[LayerBlock, ...]:

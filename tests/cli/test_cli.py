@@ -129,7 +129,7 @@ def test_explain_runs_nothing_and_prints_the_code(capsys, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     assert run(["explain", "ekfac"]) == 0
     shown = capsys.readouterr().out
-    for words in ("2 passes", "def pass_2", "EigenBasis", "torch.einsum", "FLOP"):
+    for words in ("2 passes", "def pass_2", "EigenBasis", "torch.einsum", "FLOP", "← peak"):
         assert words in shown
     assert list(tmp_path.iterdir()) == []
 
