@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-from curvlang.compiler.mathematics import Latex, Style, Unicode, equation
+from curvlang.compiler.mathematics import Latex, Style, Unicode, equation, mathematics
 from curvlang.compiler.program import Partition, Result
 from curvlang.compiler.structure import (
     BlocksShape,
@@ -23,7 +23,7 @@ from curvlang.compiler.structure import (
     Shape,
     SumShape,
 )
-from curvlang.ir.expr import Statement
+from curvlang.ir.expr import Statement, Yield
 
 _SHOWN = 12
 """Definitions of one stage that are printed; of more, the first and the last ones."""
@@ -87,6 +87,8 @@ def derivation(stages: Sequence[Derived]) -> Iterator[str]:
             yield f"       {result.doc}"
         for text in _equations(stage, Unicode()):
             yield f"         {text}"
+        if any(result.value.lift):
+            yield f"         lifted back by {_lift(result.value)}"
         yield f"       {structure_name(stage.shape)}: {stage.shape.reason}; {_known(stage)}"
 
 
@@ -114,6 +116,11 @@ def _equations(stage: Derived, style: Style) -> Iterator[str]:
         rf"\vdots = \text{{{left_out} more}}" if isinstance(style, Latex) else f"… {left_out} more"
     )
     yield from (equation(x, style) for x in tail)
+
+
+def _lift(value: Yield) -> str:
+    """The bases of a projection: `R[o,m], P[i,k]`."""
+    return ", ".join(mathematics(basis, Unicode()) for basis in value.lift if basis is not None)
 
 
 def _known(stage: Derived) -> str:

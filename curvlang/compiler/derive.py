@@ -33,7 +33,7 @@ from curvlang.ir.expr import (
     Target,
     Yield,
 )
-from curvlang.ir.indices import fresh, names, rename_names, rename_spaces
+from curvlang.ir.indices import fresh, names, rename_names, rename_spaces, spaces
 from curvlang.language.chain import Chain, Stage, Value
 from curvlang.language.registry import SOURCES, STAGES
 from curvlang.language.tensors import LEAF_NAMES, MODEL_LETTERS
@@ -134,7 +134,6 @@ class _State:
     value: Yield | None = None
     spaces: dict[str, str] = field(default_factory=dict)
     bases: dict[str, Ref] = field(default_factory=dict)
-    defined: list[Define] = field(default_factory=list)
 
 
 def derive(
@@ -176,10 +175,12 @@ class _Units(dict[tuple[Partition, Fisher | None], _Unit]):
 def _derive_chain(chain: Chain, units: _Units) -> tuple[Result, ...]:
     state = _State()
     results = []
+    told: dict[tuple[Partition, Fisher | None], set[Define | Space]] = {}
     for label, stage in zip(chain.labels, chain.stages, strict=True):
-        state.defined = []
         _apply(stage, state, units)
         assert state.value is not None
+        key = (state.partition, state.fisher)
+        introduced = _introduced(units[key], state.value, told.setdefault(key, set()))
         results.append(
             Result(
                 label,
@@ -188,11 +189,31 @@ def _derive_chain(chain: Chain, units: _Units) -> tuple[Result, ...]:
                 state.fisher,
                 state.value,
                 stage.span,
-                tuple(state.defined),
+                introduced,
                 stage.doc or _builtin_doc(stage),
             )
         )
     return tuple(results)
+
+
+def _introduced(unit: _Unit, value: Yield, told: set[Define | Space]) -> tuple[Define | Space, ...]:
+    """Definitions that a yield needs and that no stage before it has told; now they are told."""
+    wanted = set(names(value.value)) | {b.name for b in value.lift if b is not None}
+    letters = set(spaces(value.value))
+    found: list[Define | Space] = []
+    for statement in reversed(unit.definitions):
+        match statement:
+            case Define(targets=targets, value=right) if wanted & {t.name for t in targets}:
+                wanted |= names(right)
+                letters |= spaces(right) | {x.space for t in targets for x in t.indices}
+            case Space(letter=letter) if letter in letters:
+                pass
+            case _:
+                continue
+        if statement not in told:
+            found.append(statement)
+    told.update(found)
+    return tuple(reversed(found))
 
 
 def _builtin_doc(stage: Stage) -> str:
@@ -340,7 +361,6 @@ class _Body:
             replace(t, indices=_respaced(t.indices, self.spaces)) for t in statement.targets
         )
         found = self.unit.define(replace(statement, targets=targets, value=value), made)
-        self.state.defined.append(replace(statement, targets=found, value=value))
         if inlined:
             self.unit.inlined.add(found[0].name)
         for target, single in zip(statement.targets, found, strict=True):

@@ -25,6 +25,7 @@ from curvlang.ir.expr import (
     ReductionKind,
     Ref,
     Size,
+    Space,
     Statement,
     Yield,
 )
@@ -48,6 +49,10 @@ class Unicode:
     def tensor(self, name: str, indices: Sequence[Index]) -> str:
         name = "_" if name.startswith("discarded") else name
         return f"{name}[{','.join(map(self.index, indices))}]" if indices else name
+
+    def matrix(self, name: str, rows: Sequence[Index], columns: Sequence[Index]) -> str:
+        groups = (",".join(map(self.index, group)) for group in (rows, columns))
+        return f"{name}[{' | '.join(groups)}]"
 
     def delta(self, left: Index, right: Index) -> str:
         return self.tensor("δ", (left, right))
@@ -100,6 +105,10 @@ class Latex:
     def tensor(self, name: str, indices: Sequence[Index]) -> str:
         return self.name(name) + ("_{" + "".join(map(self.index, indices)) + "}" if indices else "")
 
+    def matrix(self, name: str, rows: Sequence[Index], columns: Sequence[Index]) -> str:
+        groups = ("".join(map(self.index, group)) for group in (rows, columns))
+        return f"{self.name(name)}_{{{','.join(groups)}}}"
+
     def name(self, name: str) -> str:
         word, _, number = name.partition("_")
         if word == "discarded":
@@ -150,6 +159,8 @@ def equation(node: Statement, style: Style) -> str:
             left = ", ".join(style.tensor(t.name, t.indices) for t in targets)
         case Yield(target=target, value=value):
             left = style.tensor(target.name, target.indices)
+        case Space(letter=letter, length=value):
+            left = style.length(letter)
         case _:
             assert_never(node)
     return f"{left} = {mathematics(value, style)}"
@@ -160,6 +171,9 @@ def mathematics(expr: Expr, style: Style, outer: int = 0) -> str:
     match expr:
         case Number(value=value):
             return f"{value:g}"
+        case Ref(name=name, indices=own, cut=cut) if cut:
+            # A tensor read as a matrix: rows | columns.
+            return style.matrix(name, own[:cut], own[cut:])
         case Ref(name=name, indices=own):
             return style.tensor(name, own)
         case Delta(left=left, right=right):

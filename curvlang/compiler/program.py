@@ -45,7 +45,7 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The curvature after one stage: its program, what the stage defines, what it yields.
+    """The curvature after one stage: its program, what it defines first, what it yields.
 
     `doc` is the stage's own line of documentation with its source.
     """
@@ -56,7 +56,7 @@ class Result:
     fisher: Fisher | None
     value: Yield
     span: Span = field(default=NOWHERE, compare=False, repr=False)
-    definitions: tuple[Define, ...] = ()
+    definitions: tuple[Define | Space, ...] = ()
     doc: str = ""
 
     @property

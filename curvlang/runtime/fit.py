@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from curvlang.compiler.derive import derive
 from curvlang.compiler.plan import DENSE_AT_MOST, BlockPlan, Geometry, Plan, plan
 from curvlang.compiler.program import Fisher, Partition, Program, Result
-from curvlang.compiler.structure import GramShape, LeafShape, ProjectedShape
+from curvlang.compiler.structure import GramShape, LeafShape
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import Yield
