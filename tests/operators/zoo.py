@@ -74,6 +74,9 @@ def zoo(seed: int, o: int = 3, i: int = 4, condition: float = 1e3) -> dict[str, 
         "Scaled": Scaled(-0.3, kron),
         "Sum shifted": Sum((kron, Identity(one, p))),
         "Sum shared": Sum((EigenBasis(u, v, spectrum), EigenBasis(u, v, 2 * spectrum))),
+        "Sum shared shifted": Sum(
+            (EigenBasis(u, v, spectrum), Identity(one, p), EigenBasis(u, v, 2 * spectrum))
+        ),
         "Sum mixed": Sum((Scaled(0.9, kron), Scaled(0.1, Diagonal(randn(p).abs())))),
         "Sum diagonal": Sum((Diagonal(randn(p)), Diagonal(randn(p)), Identity(one, p))),
         "BlockDiagonal": BlockDiagonal(("x", "y")[: len(parts)], tuple(parts), index),
