@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,11 @@ def dtype_of(name: str) -> torch.dtype:
 
 
 def _wanted(spec: Spec) -> list[Curvature]:
+    """What the file defines and what it evaluates; not what only preconditions a solver."""
     named = [e.curvature for e in spec.evaluations]
-    if not spec.curvatures:
-        return [curvature_named(name, spec) for name in dict.fromkeys(named)]
-    return list(spec.curvatures.values())
+    helpers = [e.solver.preconditioner for e in spec.evaluations if e.solver is not None]
+    names = {n: None for n, c in spec.curvatures.items() if n in named or c not in helpers}
+    return [curvature_named(name, spec) for name in (names | dict.fromkeys(named))]
 
 
 def task_of(evaluation: Evaluation | None, given: str | None) -> TaskSpec:
@@ -142,7 +143,7 @@ def _one(
             truth_task=base,
             reference=reference,
             inverse=inverse,
-            inverse_text=inverse.span.text if inverse is not None else "",
+            solver=evaluation.solver if evaluation is not None else None,
             sweep=SWEEP,
             protocol=protocol,
             seed=options.seed,
@@ -192,9 +193,23 @@ def _show(done: Evaluated, folder: Path, options: Options) -> None:
             style="dim",
         )
     if options.verbose:
+        for line in _solves(done):
+            notes.print(line, style="dim")
         for name, seconds in done.times.items():
             notes.print(f"{name:>18}: {seconds:7.2f} s", style="dim")
     notes.print(f"written to {folder}/ (open report.html)")
+
+
+def _solves(done: Evaluated) -> Iterator[str]:
+    """What the solver took at every step and λ."""
+    for step in done.result.steps:
+        for point in step.points:
+            if point.solve is not None:
+                at = "" if point.damping is None else f" at λ = {point.damping:g}"
+                yield (
+                    f"{step.label}{at}: {point.solve.method}, {point.solve.iterations} iterations, "
+                    f"{point.solve.products} products, residual {point.solve.residual:.1e}"
+                )
 
 
 def _folder(

@@ -11,11 +11,16 @@ from torch import Tensor
 from curvlang.compiler.explain import Explanation
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.cache import Cache
-from curvlang.evaluation.evaluate import evaluate_curvature, fit_curvature, gradients
+from curvlang.evaluation.evaluate import (
+    evaluate_curvature,
+    fit_curvature,
+    fit_solver,
+    gradients,
+)
 from curvlang.evaluation.influence import scores
 from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.evaluation.result import Result
-from curvlang.language import curvature_named, inverse_text, load, loads
+from curvlang.language import curvature_named, inverse_text, load, loads, solver_text
 from curvlang.language.chain import Chain, Combination, Curvature, Evaluation, Spec
 from curvlang.models.task import Task
 from curvlang.operators import Operator
@@ -30,14 +35,15 @@ def as_spec(spec: Spec | str | Path) -> Spec:
 
 
 def chosen(spec: Spec, curvature: str | None = None) -> Curvature:
-    """The curvature of a spec: the one named, the only one, or the last one.
+    """The curvature of a spec: the one named, else the one evaluated last, else the last one.
 
     Raises:
         SpecError: E0206 where the spec defines none of that name, or none at all.
     """
-    name = curvature or next(reversed(list(spec.curvatures)), None)
-    if name is None and spec.evaluations:
-        return curvature_named(spec.evaluations[-1].curvature, spec)
+    evaluated = [e.curvature for e in spec.evaluations]
+    name = curvature or next(reversed([*spec.curvatures, *evaluated]), None)
+    if name is not None and name in evaluated:
+        return curvature_named(name, spec)
     if name is None or name not in spec.curvatures:
         missing = f"no curvature `{curvature}`" if curvature else "no curvature"
         raise SpecError(
@@ -63,7 +69,8 @@ def fit(
     Args:
         spec: A spec, a path, or the name of one that ships.
         task: Model, loss and data.
-        curvature: Which of the spec's curvatures; the last one where not given.
+        curvature: Which of the spec's curvatures; where not given the one evaluated last, or the
+            last one.
         seed: Of sampled labels.
 
     Returns:
@@ -74,7 +81,10 @@ def fit(
     stage = fit_curvature(found, task, seed=seed, last=True)[-1]
     evaluation = evaluation_of(whole, found)
     rule = evaluation.inverse if evaluation is not None else None
-    return FittedOperator(stage.operator, task.parameters, rule, stage.label)
+    solver = fit_solver(evaluation.solver if evaluation is not None else None, task, seed=seed)
+    return FittedOperator(
+        stage.operator, task.parameters, rule, stage.label, solver, stage.by_example
+    )
 
 
 def influence(
@@ -83,6 +93,7 @@ def influence(
     *,
     damping: float | None = None,
     inverse: str | None = None,
+    solve: str | None = None,
     per_layer: bool = False,
     chunk: int = 4096,
 ) -> Tensor | dict[str, Tensor]:
@@ -93,6 +104,8 @@ def influence(
         task: Queries and training examples.
         damping: λ of `(C + λI)⁻¹`; the spec's inverse where not given.
         inverse: An inverse as a spec writes it, `pseudo(rtol = 1e-4)`.
+        solve: A solver as a spec writes it, `cg(preconditioner = diagonal)`; the spec's where not
+            given. It is used for matrices without structure.
         per_layer: Scores of each block instead, by name; they add up to the total.
         chunk: Queries preconditioned at once.
     """
@@ -105,9 +118,13 @@ def influence(
         raise SpecError(
             Diagnostic("E0709", "both `damping` and `inverse` are given", help=("give one",))
         )
-    if inverse is not None:
+    if inverse is not None or solve is not None:
+        rule = fitted.rule if inverse is None else inverse_text(inverse, "<inverse>")
+        solver = fitted.solver
+        if solve is not None:
+            solver = fit_solver(solver_text(solve, "<solve>"), task)
         fitted = FittedOperator(
-            fitted.operator, fitted.parameters, inverse_text(inverse, "<inverse>"), fitted.label
+            fitted.operator, fitted.parameters, rule, fitted.label, solver, fitted.by_example
         )
     ready = fitted.inverse(damping)
     train, query = gradients(task, "train"), gradients(task, "query")
@@ -174,7 +191,7 @@ def evaluate(
         truth_task=task,
         reference=reference,
         inverse=inverse,
-        inverse_text=inverse.span.text if inverse is not None else "",
+        solver=evaluation.solver if evaluation is not None else None,
         sweep=damping,
         protocol=protocol,
         seed=seed,

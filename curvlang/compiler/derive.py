@@ -191,6 +191,7 @@ def _derive_chain(chain: Chain, units: _Units) -> tuple[Result, ...]:
                 stage.span,
                 introduced,
                 stage.doc or _builtin_doc(stage),
+                stage.builtin,
             )
         )
     return tuple(results)

@@ -48,6 +48,8 @@ class Result:
     """The curvature after one stage: its program, what it defines first, what it yields.
 
     `doc` is the stage's own line of documentation with its source.
+    `builtin` says that it is the Hessian or the Gauss-Newton matrix itself, whole or in blocks, of
+    which products are known without its entries.
     """
 
     label: str
@@ -58,6 +60,7 @@ class Result:
     span: Span = field(default=NOWHERE, compare=False, repr=False)
     definitions: tuple[Define | Space, ...] = ()
     doc: str = ""
+    builtin: bool = False
 
     @property
     def key(self) -> tuple[Partition, Fisher | None]:

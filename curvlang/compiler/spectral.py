@@ -1,185 +1,191 @@
 """Inverse declarations as functions of eigenvalues.
 
-In: `inverse tikhonov(damping = 0.1 * mean(s)): s -> 1 / (s + damping)` with its arguments and the
-spectrum of the whole curvature. Out: an elementwise function on eigenvalue tensors.
+In: `inverse tikhonov(damping = 0.1 * mean(s)): s -> 1 / (s + damping)` with its arguments and a
+spectrum. Out: an elementwise function on eigenvalue tensors, or its values on the grid of two
+factors' eigenvalues.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import assert_never
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
+from curvlang.compiler.elementwise import value
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
-from curvlang.ir.expr import (
-    Apply,
-    Binary,
-    BinaryOperator,
-    Call,
-    Delta,
-    Expr,
-    Negate,
-    Number,
-    Reduce,
-    Ref,
-    Size,
-)
+from curvlang.ir.expr import Call, Expr, Ref
+from curvlang.ir.functions import SPECTRUM
+from curvlang.ir.indices import walk
 from curvlang.language.chain import InverseUse
+from curvlang.language.registry import NOT_NEGATIVE
 
-_PROBE = 1e-30
-"""Where the limit at eigenvalue zero is read off: the square root of float64's smallest scale."""
 _REMOVABLE = 1e-6
-"""Relative change between the probe and twice the probe that still counts as one limit."""
+"""Relative change between probes around zero that still counts as one limit."""
+_POLE = 0.25
+"""|f| · rounding above this, and a change by half within rounding: the value is a pole's."""
 
 Spectral = Callable[[Tensor], Tensor]
 
 
 def bind(use: InverseUse, spectrum: Tensor) -> Spectral:
-    """The inverse as a function of eigenvalues, its parameters evaluated on the whole spectrum.
+    """The inverse as a function of eigenvalues, its parameters evaluated on a spectrum.
+
+    Args:
+        use: An inverse of one argument with its arguments.
+        spectrum: What `mean(s)`, `max(s)` and `min(s)` run over.
 
     Raises:
-        SpecError: E0321 where a parameter is missing, E0322 where the function has no finite
-            value at an eigenvalue.
+        SpecError: E0321 where a parameter is missing, E0330 where one has no value that makes
+            sense, and from the function E0322 where it has no finite value at an eigenvalue, E0601
+            where an eigenvalue is a pole to rounding.
     """
-    environment: dict[str, Tensor] = {}
-    for name, default in use.inverse.parameters.items():
-        expr = use.arguments.get(name, default)
-        if expr is None:
-            raise _missing(use, name)
-        environment[name] = _value(expr, {use.inverse.argument: spectrum}, spectrum)
-    body = use.inverse.body
+    (argument,) = use.inverse.arguments
+    whole = environment(use, {argument: spectrum})
+    numbers = {name: whole[name] for name in use.inverse.parameters}
+
+    def at(eigenvalues: Tensor) -> Tensor:
+        local = {argument: eigenvalues, **{k: v.to(eigenvalues) for k, v in numbers.items()}}
+        for name, expr in use.inverse.bindings:
+            local[name] = value(expr, local, whole)
+        return value(use.inverse.body, local, whole).expand_as(eigenvalues)
 
     def function(eigenvalues: Tensor) -> Tensor:
-        local = {k: v.to(eigenvalues) for k, v in environment.items()}
-        found = _at(body, use.inverse.argument, eigenvalues, local, spectrum)
+        if not eigenvalues.numel():
+            return eigenvalues
+        tiny = torch.finfo(eigenvalues.dtype).tiny
+        s = torch.where(eigenvalues.abs() < tiny, 0.0, eigenvalues)
+        found = at(s)
         if not bool(torch.isfinite(found).all()):
-            found = torch.where(
-                torch.isfinite(found), found, _limit(use, eigenvalues, local, spectrum)
-            )
+            found = _at_zero(use, at, s, found)
+        _check_poles(use, at, s, found)
         return found
 
     return function
 
 
+def bind_factors(use: InverseUse, g: Tensor, a: Tensor) -> Tensor:
+    """A function of two factors' eigenvalues, `[O]` and `[I]`, on their grid `[O, I]`.
+
+    Reductions run over the factors' own spectra.
+
+    Raises:
+        SpecError: As `bind`.
+    """
+    first, second = use.inverse.arguments
+    whole = environment(use, {first: g[:, None], second: a[None, :]})
+    found = value(use.inverse.body, whole, whole).expand(len(g), len(a))
+    if not bool(torch.isfinite(found).all()):
+        _not_finite(use, "for the eigenvalues of the two factors")
+    return found.clone()
+
+
+def number(use: InverseUse, expr: Expr, spectrum: Tensor) -> float:
+    """The value of a formula that does not move with the eigenvalue, λ in `1 / (s + λ)`."""
+    whole = environment(use, {use.inverse.arguments[0]: spectrum})
+    return float(value(expr, whole, whole))
+
+
+def reads_spectrum(use: InverseUse, expr: Expr) -> bool:
+    """Whether a formula, or a parameter or binding that it names, reduces over the spectrum."""
+    given = {**use.inverse.parameters, **use.arguments, **dict(use.inverse.bindings)}
+    for node in walk(expr):
+        match node:
+            case Call(function=function) if function in SPECTRUM:
+                return True
+            case Ref(name=name) if (found := given.get(name)) is not None:
+                if reads_spectrum(use, found):
+                    return True
+            case _:
+                pass
+    return False
+
+
 def parameters(use: InverseUse, spectrum: Tensor) -> Mapping[str, float]:
     """The values the parameters take on a spectrum, for printing."""
-    return {
-        name: float(_value(expr, {use.inverse.argument: spectrum}, spectrum))
-        for name, default in use.inverse.parameters.items()
-        if (expr := use.arguments.get(name, default)) is not None
-    }
+    whole = environment(use, {use.inverse.arguments[0]: spectrum})
+    return {name: float(whole[name]) for name in use.inverse.parameters}
 
 
-def _at(
-    body: Expr, argument: str, at: Tensor, parameters: Mapping[str, Tensor], spectrum: Tensor
-) -> Tensor:
-    return _value(body, {argument: at, **parameters}, spectrum).expand_as(at)
+def environment(use: InverseUse, spectra: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Arguments, parameters and bindings of an inverse over whole spectra."""
+    known = dict(spectra)
+    for name, default in use.inverse.parameters.items():
+        expr = use.arguments.get(name, default)
+        if expr is None:
+            _missing(use, name)
+        known[name] = value(expr, known, known)
+        _check_parameter(use, name, float(known[name]))
+    for name, expr in use.inverse.bindings:
+        known[name] = value(expr, known, known)
+    return known
 
 
-def _limit(
-    use: InverseUse, eigenvalues: Tensor, parameters: Mapping[str, Tensor], spectrum: Tensor
-) -> Tensor:
-    """The value at eigenvalue zero where the singularity is removable, as (1 − e^{−cs})/s has."""
-    argument = use.inverse.argument
-    near, far = (
-        _at(use.inverse.body, argument, torch.full_like(eigenvalues, s), parameters, spectrum)
-        for s in (_PROBE, 2 * _PROBE)
-    )
-    removable = (near - far).abs() <= _REMOVABLE * near.abs()
-    if not bool((removable & torch.isfinite(near)).all()):
-        raise SpecError(
-            Diagnostic(
-                "E0322",
-                f"the inverse `{use.inverse.name}` is not finite at an eigenvalue of the curvature",
-                (Label(use.span, "the curvature is singular here"),) if use.span.end else (),
-                ("add damping, or use `pseudo`, which leaves null directions out",),
+def _at_zero(use: InverseUse, at: Callable[[Tensor], Tensor], s: Tensor, found: Tensor) -> Tensor:
+    """The limit at eigenvalue zero where there is one, as (1 − e^{−cs})/s has."""
+    probe = torch.finfo(s.dtype).tiny ** 0.5
+    points = s.new_tensor([probe, 2 * probe, -probe])
+    limits = at(points)
+    limit = limits[0]
+    wrong = ~torch.isfinite(found) & (s != 0)
+    if bool(wrong.any()):
+        worst = float(s[wrong][0])
+        _not_finite(use, f"at the eigenvalue {worst:.3g}")
+    same = (limits - limit).abs() <= _REMOVABLE * limit.abs()
+    if not bool((same & torch.isfinite(limits)).all()):
+        _not_finite(use, "at an eigenvalue that is zero", singular=True)
+    return torch.where(torch.isfinite(found), found, limit)
+
+
+def _check_poles(use: InverseUse, at: Callable[[Tensor], Tensor], s: Tensor, found: Tensor) -> None:
+    """Refuse values that rounding of the eigenvalues decides: 1/(s + λ) where s is −λ to rounding."""
+    width = torch.finfo(s.dtype).eps * s.abs().max()
+    large = found.abs() * width > _POLE
+    if not bool(large.any()):
+        return
+    near, values = s[large], found[large]
+    for moved in (at(near - width), at(near + width)):
+        wrong = ~((moved - values).abs() <= 0.5 * values.abs())
+        if bool(wrong.any()):
+            _raise(
+                use,
+                "E0601",
+                f"C is singular under `{use.inverse.name}`: the eigenvalue "
+                f"{float(near[wrong][0]):.3g} is a pole to rounding",
+                ("use a larger damping, or `pseudo`, which leaves null directions out",),
             )
-        )
-    return near
 
 
-def _missing(use: InverseUse, name: str) -> SpecError:
-    return SpecError(
-        Diagnostic(
-            "E0321",
-            f"the inverse `{use.inverse.name}` needs a value for `{name}`",
-            (Label(use.span, "no value given, and no default declared"),) if use.span.end else (),
-            (f"write `{use.inverse.name}({name} = …)`",),
-        )
+def _check_parameter(use: InverseUse, name: str, found: float) -> None:
+    shown = f"`{name}` of the inverse `{use.inverse.name}` comes out as {found:.3g}"
+    if found != found or found in (float("inf"), float("-inf")):
+        _raise(use, "E0330", shown, (f"give `{name}` a number",))
+    if name in NOT_NEGATIVE and found < 0:
+        help_ = (f"give `{name}` a number of 0 or more: the spectrum's mean may be negative",)
+        _raise(use, "E0330", shown, help_)
+
+
+def _not_finite(use: InverseUse, where: str, singular: bool = False) -> NoReturn:
+    repair = "add damping, or use `pseudo`, which leaves null directions out"
+    other = "choose arguments for which the formula is finite at every eigenvalue"
+    _raise(
+        use,
+        "E0322",
+        f"the inverse `{use.inverse.name}` is not finite {where}",
+        (repair if singular else other,),
     )
 
 
-def _value(expr: Expr, known: Mapping[str, Tensor], spectrum: Tensor) -> Tensor:
-    go = lambda x: _value(x, known, spectrum)  # noqa: E731
-    match expr:
-        case Number(value=value):
-            return spectrum.new_tensor(value)
-        case Ref(name=name):
-            return known[name]
-        case Negate(operand=operand):
-            return -go(operand)
-        case Binary(
-            operator=BinaryOperator.SUBTRACT,
-            left=Number(value=1.0),
-            right=Apply(function="exp", arguments=(exponent,)),
-        ):
-            return -torch.expm1(go(exponent))
-        case Binary(operator=operator, left=left, right=right):
-            return _binary(operator, go(left), go(right))
-        case Apply(function=function, arguments=arguments):
-            return _apply(function, [go(x) for x in arguments])
-        case Call(function=function, arguments=arguments):
-            return _call(function, [go(x) for x in arguments])
-        case Delta() | Size() | Reduce():
-            raise AssertionError("an inverse is an elementwise expression")
-        case _:
-            assert_never(expr)
+def _missing(use: InverseUse, name: str) -> NoReturn:
+    _raise(
+        use,
+        "E0321",
+        f"the inverse `{use.inverse.name}` needs a value for `{name}`",
+        (f"write `{use.inverse.name}({name} = …)`",),
+    )
 
 
-def _binary(operator: BinaryOperator, left: Tensor, right: Tensor) -> Tensor:
-    match operator:
-        case BinaryOperator.ADD:
-            return left + right
-        case BinaryOperator.SUBTRACT:
-            return left - right
-        case BinaryOperator.MULTIPLY:
-            return left * right
-        case BinaryOperator.DIVIDE:
-            return left / right
-        case BinaryOperator.POWER:
-            return left**right
-        case _:
-            assert_never(operator)
-
-
-def _apply(function: str, arguments: list[Tensor]) -> Tensor:
-    match function, arguments:
-        case "max" | "min", [only]:
-            return only.max() if function == "max" else only.min()
-        case "max", [x, y]:
-            return torch.maximum(x, y.expand_as(x) if y.ndim < x.ndim else y)
-        case "min", [x, y]:
-            return torch.minimum(x, y.expand_as(x) if y.ndim < x.ndim else y)
-        case _:
-            elementwise = {"sqrt": torch.sqrt, "exp": torch.exp, "log": torch.log, "abs": torch.abs}
-            return elementwise[function](arguments[0])
-
-
-def _call(function: str, arguments: list[Tensor]) -> Tensor:
-    match function, arguments:
-        case "mean", [x]:
-            return x.mean()
-        case "max", [x]:
-            return x.max()
-        case "min", [x]:
-            return x.min()
-        case "where", [condition, yes, no]:
-            return torch.where(condition > 0, yes, no)
-        case "less", [x, y]:
-            return (x < y).to(x.dtype)
-        case "less_equal", [x, y]:
-            return (x <= y).to(x.dtype)
-        case _:
-            raise AssertionError(f"`{function}` has no meaning in an inverse")
+def _raise(use: InverseUse, code: str, headline: str, help_: tuple[str, ...]) -> NoReturn:
+    labels = (Label(use.span),) if use.span.end else ()
+    raise SpecError(Diagnostic(code, headline, labels, help_))

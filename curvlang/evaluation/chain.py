@@ -8,33 +8,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvlang.compiler.spectral import Spectral, bind
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.influence import cosine, influence_error, inverse_error, product, scores
+from curvlang.evaluation.result import Solve
+from curvlang.language import default_inverse, swept, with_damping
 from curvlang.language.chain import InverseUse
-from curvlang.operators import Operator, tikhonov
+from curvlang.operators import ByExample, Operator, Solved
 from curvlang.runtime.fit import FittedStage
+from curvlang.runtime.inverse import decomposed, invert
+from curvlang.runtime.solver import FittedSolver
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One inverse: a damping λ of the default sweep, or the inverse that the spec names."""
+    """An inverse with every parameter set; `damping` is λ where the evaluation sweeps it."""
 
-    damping: float | None
-    use: InverseUse | None = None
-
-    def function(self, form: Operator) -> Spectral:
-        """The spectral function for an operator."""
-        if self.use is not None:
-            return bind(self.use, form.eigenvalues())
-        assert self.damping is not None
-        return tikhonov(self.damping)
-
-    def apply(self, form: Operator) -> Operator:
-        """The operator's inverse under this setting."""
-        if form.structure == "MatrixFree" and self.damping is not None:
-            return form.inverse(self.damping)
-        return form.inverse(spectral=self.function(form))
+    use: InverseUse
+    damping: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,21 +36,23 @@ class Measured:
     influence: float | None
     cosine: float | None
     note: str = ""
+    solve: Solve | None = None
 
 
 def settings(use: InverseUse | None, sweep: Sequence[float]) -> tuple[Setting, ...]:
-    """The spec's inverse alone, or the sweep."""
-    return (Setting(None, use),) if use is not None else tuple(Setting(x) for x in sweep)
+    """The inverse at every λ of the sweep where the spec leaves its damping open, else as it is.
 
-
-def spectral_form(operator: Operator) -> Operator:
-    """Decomposed once for the whole sweep; matrix-free operators stay as they are."""
-    return operator if operator.structure == "MatrixFree" else operator.spectral_form()
+    Without an inverse the default one is swept.
+    """
+    chosen = use if use is not None else default_inverse()
+    if not swept(chosen):
+        return (Setting(chosen),)
+    return tuple(Setting(with_damping(chosen, x), x) for x in sweep)
 
 
 def forward_error(operator: Operator, reference: Operator) -> float | None:
     """‖C − H‖_F/‖H‖_F; None where one of the two is known by its products alone."""
-    if "MatrixFree" in (operator.structure, reference.structure):
+    if not (operator.spectrum_known and reference.spectrum_known):
         return None
     if operator is reference:
         return 0.0
@@ -75,6 +67,7 @@ def measure(
     train: Tensor,
     sample: Tensor,
     progress: Callable[[str, int, int], None] | None = None,
+    solver: FittedSolver | None = None,
 ) -> list[list[Measured]]:
     """Every stage at every setting, against the reference at the same setting.
 
@@ -86,10 +79,14 @@ def measure(
         train: `[N, P]` gradients of the training losses.
         sample: `[M, P]` training gradients that the inverse error is averaged over.
         progress: Told about every stage and setting.
+        solver: The spec's `solve` line, for stages without structure.
     """
-    forms = [spectral_form(s.operator) for s in stages]
+    rule = chosen[0].use
+    forms = [_Form(decomposed(s.operator, rule, solver), solver, s.by_example) for s in stages]
     known = next((k for k, s in enumerate(stages) if s.operator is reference), None)
-    target = forms[known] if known is not None else spectral_form(reference)
+    # What errors are measured against is exact where it can be, whatever solves the stages.
+    exact = known is None or (solver is not None and reference.spectrum_known)
+    target = _Form(decomposed(reference, rule, None)) if exact else forms[known or 0]
     out: list[list[Measured]] = [[] for _ in stages]
     done = 0
     for setting in chosen:
@@ -108,19 +105,43 @@ class _Scored:
     scores: Tensor | None
     preconditioned: Tensor | None
     note: str = ""
+    solve: Solve | None = None
 
 
-def _scored(
-    form: Operator, setting: Setting, query: Tensor, train: Tensor, sample: Tensor
-) -> _Scored:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Form:
+    """An operator ready to be inverted at every setting."""
+
+    operator: Operator
+    solver: FittedSolver | None = None
+    by_example: ByExample | None = None
+
+
+def _scored(form: _Form, setting: Setting, query: Tensor, train: Tensor, sample: Tensor) -> _Scored:
+    took: list[Solved] = []
     try:
-        inverse = setting.apply(form)
+        inverse = invert(
+            form.operator, setting.use, form.solver, by_example=form.by_example, report=took.append
+        )
         found = scores(inverse, query, train)
-        return _Scored(found, product(inverse, sample))
+        preconditioned = product(inverse, sample)
+        return _Scored(found, preconditioned, "", _summed(took, form.solver))
     except SpecError as error:
         # A refused inverse (singular, or indefinite under conjugate gradients) is a result about
         # this setting, shown with its reason; the other settings stand.
         return _Scored(None, None, "; ".join(d.headline for d in error.diagnostics))
+
+
+def _summed(took: Sequence[Solved], solver: FittedSolver | None) -> Solve | None:
+    """What the solves of one stage at one setting took together; None for closed forms."""
+    if not took:
+        return None
+    return Solve(
+        solver.solver.name if solver is not None else "cg",
+        max(x.iterations for x in took),
+        sum(x.products for x in took),
+        max(x.residual for x in took),
+    )
 
 
 def _compare(own: _Scored, goal: _Scored, reference: Operator, sample: Tensor) -> Measured:
@@ -128,12 +149,15 @@ def _compare(own: _Scored, goal: _Scored, reference: Operator, sample: Tensor) -
         return Measured(None, None, None, None, own.note)
     inverse = inverse_error(reference, own.preconditioned, sample)
     if goal.scores is None or goal.preconditioned is None:
-        return Measured(own.scores, inverse, None, None, f"no reference: {goal.note}")
+        note = f"no reference: {goal.note}"
+        return Measured(own.scores, inverse, None, None, note, own.solve)
     return Measured(
         own.scores,
         inverse,
         influence_error(own.scores, goal.scores),
         cosine(own.preconditioned, goal.preconditioned),
+        "",
+        own.solve,
     )
 
 

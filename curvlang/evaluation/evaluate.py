@@ -39,13 +39,16 @@ from curvlang.evaluation.result import (
     Step,
     TaskSummary,
 )
-from curvlang.language.chain import Chain, Combination, Curvature, InverseUse
+from curvlang.language import default_inverse, swept
+from curvlang.language.chain import Chain, Combination, Curvature, InverseUse, Solver
+from curvlang.language.inverses import shift
 from curvlang.models.blocks import blocks
 from curvlang.models.leaves import per_example_gradients
 from curvlang.models.task import Task
 from curvlang.operators import Operator, Scaled, Sum
 from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.fit import FittedStage, fit_chains
+from curvlang.runtime.solver import FittedSolver
 
 Progress = Callable[[str, int, int], None]
 BATCH = 512
@@ -124,6 +127,27 @@ def _leaves_of(curvature: Curvature, weight: float) -> Iterator[tuple[float, Cha
                 yield from _leaves_of(part, weight * own)
 
 
+def fit_solver(
+    solver: Solver | None, task: Task, *, seed: int = 0, progress: Progress | None = None
+) -> FittedSolver | None:
+    """A solver with its preconditioner fitted on the task."""
+    if solver is None or solver.preconditioner is None:
+        return None if solver is None else FittedSolver(solver)
+    found = fit_curvature(solver.preconditioner, task, seed=seed, progress=progress)[-1].operator
+    return FittedSolver(solver, found.spectral_form() if found.spectrum_known else found)
+
+
+def _described(inverse: InverseUse | None, solver: Solver | None) -> str:
+    """The inverse as the spec writes it, or as the default stands in the prelude."""
+    use = inverse if inverse is not None else default_inverse()
+    text = (
+        " ".join(use.span.text.split()) if inverse is not None else f"{use.inverse.name} (default)"
+    )
+    if swept(use):
+        text += ": (C + λI)⁻¹" if shift(use.inverse) is not None else ""
+    return text if solver is None else f"{text}, solved by {' '.join(solver.span.text.split())}"
+
+
 def gradients(task: Task, part: str) -> Tensor:
     """Gradients of every example's loss, `[N, P]` for `train`, `[Q, P]` for `query`."""
     found = blocks(task.model, task.train[0][:BATCH])
@@ -141,7 +165,7 @@ def evaluate_curvature(
     truth_task: Task | None = None,
     reference: Curvature | None = None,
     inverse: InverseUse | None = None,
-    inverse_text: str = "",
+    solver: Solver | None = None,
     sweep: Sequence[float] = SWEEP,
     protocol: LDS | None = None,
     seed: int = 0,
@@ -159,9 +183,9 @@ def evaluate_curvature(
         task: Trained model and data, in the precision of the analysis.
         truth_task: The task in the precision of the retraining; needed with a protocol.
         reference: What errors are measured against; the Hessian where not given.
-        inverse: The spec's inverse; None for `tikhonov` over `sweep`.
-        inverse_text: How the inverse is printed.
-        sweep: λ grid.
+        inverse: The spec's inverse; None for the default one.
+        solver: The spec's solver, for stages without structure.
+        sweep: λ grid, for an inverse whose `damping` the spec leaves open.
         protocol: None for no LDS.
         seed: Of sampled labels and sampled gradients.
         init_seed: Of the baseline's initialisation.
@@ -181,6 +205,7 @@ def evaluate_curvature(
             )
     with clock("fit"):
         stages, goal, goal_label = _fitted(curvature, reference, task, seed, progress)
+        fitted = fit_solver(solver, task, seed=seed)
     with clock("gradients"):
         exact = accumulation_dtype(task.device)
         train, query = (gradients(task, part).to(exact) for part in ("train", "query"))
@@ -188,7 +213,7 @@ def evaluate_curvature(
     limit = protocol.queries if protocol is not None else None
     query = query[:limit] if limit else query
     with clock("scores and errors"):
-        measured = measure(stages, goal, chosen, query, train, sample, progress)
+        measured = measure(stages, goal, chosen, query, train, sample, progress, fitted)
         forwards = [forward_error(s.operator, goal) for s in stages]
     with clock("LDS"):
         judged = _judge(measured, truth, protocol, len(query), progress)
@@ -199,8 +224,8 @@ def evaluate_curvature(
         version=version,
         reference=goal_label,
         task=_summary(task, arguments or {}),
-        inverse=inverse_text or "tikhonov: (C + λI)⁻¹, λ swept",
-        sweep=() if inverse is not None else tuple(sweep),
+        inverse=_described(inverse, solver),
+        sweep=tuple(s.damping for s in chosen if s.damping is not None),
         protocol=_protocol(protocol, len(query)),
         ceiling=judged.ceiling if judged else None,
         steps=tuple(steps),
@@ -242,7 +267,7 @@ def _fitted(
 
 def _plain_shared(chosen: Sequence[Setting], goal: Operator) -> int:
     """Without LDS: the λ of the sweep nearest to a tenth of the mean size of an eigenvalue."""
-    if len(chosen) == 1 or goal.structure == "MatrixFree":
+    if len(chosen) == 1 or not goal.spectrum_known:
         return len(chosen) // 2
     target = 0.1 * float(goal.eigenvalues().abs().mean())
     logs = [abs(np.log(s.damping or 1e-300) - np.log(max(target, 1e-300))) for s in chosen]
@@ -380,6 +405,7 @@ def _points(
             lds[j],
             lds_shares[j],
             "; ".join(x for x in (m.note, constant[j]) if x),
+            m.solve,
         )
         for j, m in enumerate(column)
     ]
@@ -454,8 +480,10 @@ def _notes(
             f"{len(truth.damaged)} damaged files of the cache were not used; their models were "
             "trained again"
         )
-    if stages[0].operator.structure == "MatrixFree":
-        notes.append("the Hessian is known by its products alone: no forward error")
+    unknown = [s.label for s in stages if not s.operator.spectrum_known]
+    if unknown:
+        names = ", ".join(f"`{x}`" for x in unknown)
+        notes.append(f"known by products alone, too large to form: {names}; no forward error there")
     return tuple(notes)
 
 

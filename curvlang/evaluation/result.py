@@ -22,12 +22,26 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
+class Solve:
+    """What a solver took for one step at one setting.
+
+    `iterations` of the vector that took the most, `products` vectors multiplied by C in all,
+    `residual` the largest ‖v − (C + λI)x‖/‖v‖ at the end.
+    """
+
+    method: str
+    iterations: int
+    products: int
+    residual: float
+
+
+@dataclass(frozen=True, slots=True)
 class Point:
     """One step at one setting of the inverse; `damping` is None for a single named inverse.
 
     `inverse`: mean of ‖H C⁻¹v − v‖²/‖v‖². `influence`: 1 − Spearman against the reference's scores.
     `cosine`: of the preconditioned gradients against the reference's. `lds`: None without LDS.
-    The shares are of the path's total (numerics, section 3); None at the first step.
+    `solve` says what a solver took; None for closed forms. The shares are of the path's total (numerics, section 3); None at the first step.
     """
 
     damping: float | None
@@ -39,6 +53,7 @@ class Point:
     lds: Interval | None = None
     lds_share: float | None = None
     note: str = ""
+    solve: Solve | None = None
 
 
 @dataclass(frozen=True, slots=True)

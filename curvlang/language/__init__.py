@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
-from curvlang.diagnostics.source import Source
-from curvlang.language.chain import Spec, TaskSpec
+from curvlang.diagnostics.source import NOWHERE, Source
+from curvlang.ir.expr import Number
+from curvlang.language.chain import InverseUse, Spec, TaskSpec
 from curvlang.language.files import PRELUDE, decode, read, shipped_files, split_name
 from curvlang.language.names import shipped_names
 from curvlang.language.registry import DATA, LOSSES, MODELS, OPTIMISERS, SOURCES, STAGES
@@ -16,6 +17,7 @@ from curvlang.language.spec import (
     curvature_named,
     errors,
     inverse_text,
+    solver_text,
     task_text,
 )
 from curvlang.language.values import suggestion
@@ -56,6 +58,27 @@ def check_text(text: str, name: str = "<text>") -> list[Diagnostic]:
 def default_task() -> TaskSpec:
     """The task of a spec that names none."""
     return task_text(DEFAULT_TASK, "<default>")
+
+
+DEFAULT_INVERSE = "tikhonov"
+DAMPING = "damping"
+"""The parameter that an evaluation sweeps."""
+
+
+def default_inverse(damping: float | None = None) -> InverseUse:
+    """The inverse of a spec that names none, with a damping where one is given."""
+    found = replace(inverse_text(DEFAULT_INVERSE, "<default>"), span=NOWHERE)
+    return found if damping is None else with_damping(found, damping)
+
+
+def with_damping(use: InverseUse, damping: float) -> InverseUse:
+    """The same inverse with its parameter `damping` set."""
+    return replace(use, arguments={**use.arguments, DAMPING: Number(damping)})
+
+
+def swept(use: InverseUse) -> bool:
+    """Whether an evaluation sweeps λ: the inverse has a `damping` that the spec gives no value to."""
+    return DAMPING in use.inverse.parameters and DAMPING not in use.arguments
 
 
 def _checked(source: Source) -> Spec:
@@ -116,17 +139,22 @@ def _inverse_doc(text: str) -> str:
 
 
 __all__ = [
+    "DEFAULT_INVERSE",
     "PRELUDE",
     "Label",
     "Shipped",
     "analyse",
     "check_text",
     "curvature_named",
+    "default_inverse",
     "default_task",
     "inverse_text",
     "load",
     "loads",
     "shipped",
     "shipped_files",
+    "solver_text",
+    "swept",
     "task_text",
+    "with_damping",
 ]

@@ -231,22 +231,34 @@ class Builder:
 
     def _inverse(self, tree: Tree[Token]) -> s.InverseDef:
         name, *rest = tree.children
-        parameters: list[tuple[str, Expr | None]] = []
-        if isinstance(rest[0], Tree) and rest[0].data == "inverse_parameters":
-            for child in rest[0].children:
-                if isinstance(child, Tree):
-                    key, default = child.children
-                    parameters.append((str(key), None if default is None else self.expr(default)))
-            rest = rest[1:]
-        argument, body = rest
+        found = {x.data: x for x in rest if isinstance(x, Tree)}
+        parts = ("inverse_parameters", "eigenvalues", "bindings")
+        parameters, arguments, bindings = (self._bindings(found.get(x)) for x in parts)
+        (body,) = [x for x in rest if isinstance(x, Tree) and x.data not in (*parts, "per_block")]
         return s.InverseDef(
             str(name),
-            tuple(parameters),
-            str(argument),
+            parameters,
+            arguments,
             self.expr(body),
+            bindings,
+            "per_block" in found,
             self.span(tree),
             self.span(name),
         )
+
+    def _bindings(self, tree: Tree[Token] | None) -> tuple[s.Binding, ...]:
+        """Names with their values; a bare name has none."""
+        if tree is None:
+            return ()
+        found = []
+        for child in tree.children:
+            if isinstance(child, Tree):
+                name, value = child.children
+                made = None if value is None else self.expr(value)
+                found.append(s.Binding(str(name), made, self.span(child)))
+            elif child is not None:
+                found.append(s.Binding(str(child), None, self.span(child)))
+        return tuple(found)
 
     def _task(self, tree: Tree[Token]) -> s.TaskDef:
         name, *rest = tree.children
@@ -271,6 +283,7 @@ class Builder:
         against: Target | None = None
         influence: tuple[str, str] | None = None
         lds: tuple[s.Argument, ...] | None = None
+        solve: s.Use | None = None
         for child in measures:
             if not isinstance(child, Tree):
                 continue
@@ -280,6 +293,10 @@ class Builder:
                     against = Target(str(token), (), self.span(token))
                 case "influence_measure":
                     influence = (str(child.children[0]), str(child.children[1]))
+                case "solve_measure":
+                    inner = child.children[0]
+                    assert isinstance(inner, Tree)
+                    solve = self.use(inner)
                 case _:
                     lds = self.arguments(child)
         return s.EvaluateDef(
@@ -289,6 +306,7 @@ class Builder:
             against,
             influence,
             lds,
+            solve,
             self.span(tree),
             self.span(name),
         )

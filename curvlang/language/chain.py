@@ -81,16 +81,21 @@ Curvature: TypeAlias = Chain | Combination
 class Inverse:
     """`inverse tikhonov(damping = 0.1 * mean(s)): s -> 1 / (s + damping)`.
 
-    `body` is an elementwise expression in `Ref(argument)` and the parameters (as `Ref`s).
-    Parameters are expressions that may use `mean(s)`, `max(s)`, `min(s)` (as `Call`s with
-    `Ref(argument)`), taken over the spectrum of the whole curvature. A parameter without a default has `None`. Conditions
-    are `Call("where", (condition, yes, no))` with conditions `Call("less"|"less_equal", (x, y))`.
+    `body` is an elementwise expression in the arguments, the parameters and the `bindings` behind
+    `where`, all as `Ref`s; a binding may name those before it. One argument is an eigenvalue of the curvature; two are the
+    eigenvalues of the factors G and A of a Kronecker product. `mean(x)`, `max(x)`, `min(x)` are
+    `Call`s over the spectrum: of the whole curvature, or of the block where `per_block` says so
+    (functions of two factors are always read per block). A parameter is one number; one without a
+    default has `None`. Conditions are `Call("where", (condition, yes, no))` with conditions
+    `Call("less"|"less_equal", (x, y))`.
     """
 
     name: str
-    argument: str
+    arguments: tuple[str, ...]
     parameters: Mapping[str, Expr | None]
     body: Expr
+    per_block: bool = False
+    bindings: tuple[tuple[str, Expr], ...] = ()
     doc: str = ""
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
@@ -101,6 +106,16 @@ class InverseUse:
 
     inverse: Inverse
     arguments: Mapping[str, Expr]
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Solver:
+    """`solve cg(preconditioner = ekfac, tolerance = 1e-6)`, every argument with its value."""
+
+    name: str
+    arguments: Mapping[str, Value]
+    preconditioner: Curvature | None = None
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
@@ -141,6 +156,7 @@ class Evaluation:
     error_against: str | None = None
     influence: bool | None = None
     lds: Mapping[str, Value] | None = None
+    solver: Solver | None = None
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 

@@ -64,7 +64,9 @@ def format_text(text: str) -> str:
             lines.append("")
         blank = 0
         in_law = depth == 0 and (first == "law" or (in_law and first not in KEYWORDS))
-        carried = first in ("|>", "+", "-") or (in_law and first != "law" and first[0] != "#")
+        carried = first in ("|>", "+", "-", "where") or (
+            in_law and first != "law" and first[0] != "#"
+        )
         continuation = 1 if (open_brackets or (depth == 0 and carried)) else 0
         lines.append("  " * (depth - closing + continuation) + _line(tokens, raw))
         for kind, token in tokens:

@@ -16,7 +16,8 @@ from curvlang.language.chain import Value
 class Rule:
     """A parameter's type, default, and what its value must satisfy.
 
-    `type` is one of `int float bool word text ints any`; `words` lists the words allowed.
+    `type` is one of `int float bool word text ints count number curvature any`; `words` lists the
+    words allowed. A `number` is a number or one of the words.
     """
 
     type: str
@@ -142,5 +143,34 @@ LDS = Entry(
     },
 )
 
-NOT_NEGATIVE = ("damping", "rtol", "lr", "steps")
+_SOLVER: Mapping[str, Rule] = {
+    "preconditioner": Rule("curvature", "none"),
+    "preconditioner_damping": Rule(
+        "number", "same", ("same",), check=_positive, must="`same` (as the inverse), or above 0"
+    ),
+}
+
+SOLVERS: Mapping[str, Entry] = {
+    "cg": Entry(
+        "conjugate gradients on (C + λI) x = v, until the relative residual is small",
+        {
+            **_SOLVER,
+            "tolerance": Rule("float", 1e-6, check=_open_unit, must="between 0 and 1"),
+            "iterations": Rule("int", 1000, check=_positive, must="1 or more"),
+        },
+    ),
+    "neumann": Entry(
+        "x ← x + lr · P (v − (C + λI) x) from 0, with P the damped inverse of the preconditioner",
+        {
+            **_SOLVER,
+            "lr": Rule("float", 1.0, check=_positive, must="above 0"),
+            "steps": Rule("int", 100, check=_positive, must="1 or more"),
+            "batch": Rule("count", "all", ("all",), check=_positive, must="`all`, or 1 or more"),
+            "seed": _SEED,
+        },
+    ),
+}
+"""Solvers of `solve …`: what they apply is `1 / (s + λ)`, exactly or up to a stated residual."""
+
+NOT_NEGATIVE = ("damping", "rtol", "lr", "steps", "relative")
 """Inverse parameters that a negative number makes no sense for."""

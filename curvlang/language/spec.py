@@ -8,9 +8,7 @@ from typing import assert_never
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity, SpecError
 from curvlang.diagnostics.source import NOWHERE, Source, Span
-from curvlang.ir.expr import Call, Expr, Negate, Number, Ref
-from curvlang.ir.functions import ELEMENTWISE, SPECTRUM
-from curvlang.ir.indices import walk
+from curvlang.ir.expr import Ref
 from curvlang.language import syntax as s
 from curvlang.language.chain import (
     Curvature,
@@ -19,15 +17,18 @@ from curvlang.language.chain import (
     InverseUse,
     Law,
     Part,
+    Solver,
     Spec,
     TaskSpec,
     Value,
 )
 from curvlang.language.chains import Chains, check_transform, register_labels
 from curvlang.language.check_laws import LawChecker
+from curvlang.language.inverses import check_inverse, check_use, typed
 from curvlang.language.names import Names, collect
 from curvlang.language.parser import parse
-from curvlang.language.registry import LDS, NOT_NEGATIVE, PARTS, SOURCES
+from curvlang.language.registry import LDS, PARTS, SOURCES
+from curvlang.language.solvers import check_solver
 from curvlang.language.values import arguments, suggestion, value
 
 DEFAULT_TASK = "digits"
@@ -66,11 +67,11 @@ class _Checker:
                     if made is not None:
                         curvatures[item.name] = made
                 case s.InverseDef():
-                    inverses[item.name] = self.inverse(item)
+                    inverses[item.name] = check_inverse(item, self.problems)
                 case s.TaskDef():
                     self.task(item, (), {}, item.span)
                 case s.EvaluateDef():
-                    evaluation = self.evaluation(item)
+                    evaluation = self.evaluation(item, chains)
                     if evaluation is not None:
                         evaluations.append(evaluation)
                 case s.StudyDef():
@@ -86,7 +87,7 @@ class _Checker:
                 Span(source, 0, 0),
                 ("write `curvature mine = hessian |> drop_residual`",),
             )
-        shipped = {n: _plain_inverse(d) for n, d in self.names.inverses.items()}
+        shipped = {n: typed(d) for n, d in self.names.inverses.items()}
         laws = self._laws(file, chains)
         return Spec(source, curvatures, inverses, tuple(evaluations), shipped, laws=laws)
 
@@ -113,83 +114,7 @@ class _Checker:
             )
         )
 
-    def inverse(self, definition: s.InverseDef) -> Inverse:
-        """An inverse declaration with its names checked."""
-        known = {definition.argument} | {name for name, _ in definition.parameters}
-        for expr in (definition.body, *(d for _, d in definition.parameters if d is not None)):
-            self._spectral(expr, known)
-        return _plain_inverse(definition)
-
-    def _spectral(self, expr: Expr, known: set[str]) -> None:
-        for node in walk(expr):
-            match node:
-                case Ref(name=name, indices=()) if name in known:
-                    pass
-                case Ref(name=name):
-                    self._say(
-                        "E0719",
-                        f"unknown name `{name}` in an inverse",
-                        node.span,
-                        suggestion(name, tuple(known)),
-                    )
-                case Call(function=function) if function not in (
-                    *SPECTRUM,
-                    "where",
-                    "less",
-                    "less_equal",
-                ):
-                    self._say(
-                        "E0316",
-                        f"unknown function `{function}`",
-                        node.span,
-                        suggestion(function, (*ELEMENTWISE, *SPECTRUM)),
-                    )
-                case _:
-                    pass
-
-    def inverse_use(self, use: s.Use) -> InverseUse | None:
-        """An inverse with its arguments, as `with tikhonov(damping = 1e-3)` names it."""
-        definition = self.names.inverses.get(use.name)
-        if definition is None:
-            self._say(
-                "E0712",
-                f"unknown inverse `{use.name}`",
-                use.name_span,
-                suggestion(use.name, self.names.inverses),
-            )
-            return None
-        inverse = _plain_inverse(definition)
-        given: dict[str, Expr] = {}
-        for argument in use.arguments:
-            if argument.name not in inverse.parameters:
-                self._say(
-                    "E0703",
-                    f"`{use.name}` has no parameter `{argument.name}`",
-                    argument.span,
-                    suggestion(argument.name, inverse.parameters),
-                )
-            elif isinstance(argument.value, s.Text | s.ListValue):
-                self._say("E0705", f"`{argument.name}` is a number", argument.span)
-            else:
-                self._spectral(argument.value, {inverse.argument})
-                self._not_negative(argument.name, argument.value, argument.span)
-                given[argument.name] = argument.value
-        for name, default in inverse.parameters.items():
-            if default is None and name not in given:
-                self._say(
-                    "E0704",
-                    f"`{use.name}` needs a value for `{name}`",
-                    use.span,
-                    (f"write `{use.name}({name} = …)`",),
-                )
-        return InverseUse(inverse, given, use.span)
-
-    def _not_negative(self, name: str, expr: Expr, span: Span) -> None:
-        negative = isinstance(expr, Negate) or (isinstance(expr, Number) and expr.value < 0)
-        if name in NOT_NEGATIVE and negative:
-            self._say("E0707", f"`{name}` is negative", span, (f"`{name}` must be 0 or more",))
-
-    def evaluation(self, item: s.EvaluateDef) -> Evaluation | None:
+    def evaluation(self, item: s.EvaluateDef, chains: Chains) -> Evaluation | None:
         """An `evaluate` block with every default of its task filled in."""
         before = len(errors(self.problems))
         if item.curvature not in self.names.curvatures and item.curvature not in SOURCES:
@@ -199,7 +124,9 @@ class _Checker:
                 item.name_span,
                 suggestion(item.curvature, (*SOURCES, *self.names.curvatures)),
             )
-        inverse = None if item.inverse is None else self.inverse_use(item.inverse)
+        inverse = None
+        if item.inverse is not None:
+            inverse = check_use(item.inverse, self.names.inverses, self.problems)
         use = item.task or s.Use(DEFAULT_TASK, (), NOWHERE, item.span)
         task = self.task_use(use)
         against = None if item.against is None else item.against.name
@@ -218,13 +145,16 @@ class _Checker:
                 item.span,
                 ("write `influence of test on train`",),
             )
+        solver = None
+        if item.solve is not None:
+            solver = check_solver(item.solve, inverse, self.names, chains, self.problems)
         lds = None
         if item.lds is not None:
             lds = arguments(item.lds, LDS, "lds", {}, self.problems)
         if len(errors(self.problems)) > before or task is None:
             return None
         influence = None if item.influence is None else True
-        return Evaluation(item.curvature, task, inverse, against, influence, lds, item.span)
+        return Evaluation(item.curvature, task, inverse, against, influence, lds, solver, item.span)
 
     def task_use(self, use: s.Use) -> TaskSpec | None:
         """A task by name with arguments."""
@@ -318,17 +248,6 @@ class _Checker:
         self.problems.append(Diagnostic(code, headline, (Label(span),), help_))
 
 
-def _plain_inverse(definition: s.InverseDef) -> Inverse:
-    return Inverse(
-        definition.name,
-        definition.argument,
-        dict(definition.parameters),
-        definition.body,
-        "",
-        definition.span,
-    )
-
-
 def task_text(text: str, name: str) -> TaskSpec:
     """The task that a use such as `digits(hidden = [16] * 8)` states, outside any file.
 
@@ -348,6 +267,19 @@ def inverse_text(text: str, name: str) -> InverseUse:
     if errors(problems):
         raise SpecError(errors(problems))
     found = spec.evaluations[0].inverse
+    assert found is not None
+    return found
+
+
+def solver_text(text: str, name: str, inverse: str = "") -> Solver:
+    """The solver that a line such as `cg(preconditioner = ekfac)` states, outside any file."""
+    wrapped = (
+        f"evaluate hessian {f'with {inverse} ' if inverse else ''}on digits {{ solve {text} }}"
+    )
+    spec, problems = analyse(Source(name, wrapped))
+    if errors(problems):
+        raise SpecError(errors(problems))
+    found = spec.evaluations[0].solver
     assert found is not None
     return found
 

@@ -129,13 +129,28 @@ class TransformDef:
 
 
 @dataclass(frozen=True, slots=True)
-class InverseDef:
-    """`inverse name(parameters): s -> body`."""
+class Binding:
+    """A name and what it stands for; an argument stands for nothing yet."""
 
     name: str
-    parameters: tuple[tuple[str, Expr | None], ...]
-    argument: str
+    value: Expr | None = None
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class InverseDef:
+    """`inverse name(parameters) per block: s -> body where name = …`.
+
+    One argument is an eigenvalue of the matrix; two are eigenvalues of the factors G and A of a
+    Kronecker product.
+    """
+
+    name: str
+    parameters: tuple[Binding, ...]
+    arguments: tuple[Binding, ...]
     body: Expr
+    bindings: tuple[Binding, ...] = ()
+    per_block: bool = False
     span: Span = _span()
     name_span: Span = _span()
 
@@ -162,6 +177,7 @@ class EvaluateDef:
     against: Target | None
     influence: tuple[str, str] | None
     lds: tuple[Argument, ...] | None
+    solve: Use | None = None
     span: Span = _span()
     name_span: Span = _span()
 

@@ -188,7 +188,7 @@ def arguments(
 
 
 def _as(made: Value, rule: Rule) -> Value:
-    if rule.type == "float" and isinstance(made, int) and not isinstance(made, bool):
+    if rule.type in ("float", "number") and isinstance(made, int) and not isinstance(made, bool):
         return float(made)
     if rule.type == "ints" and isinstance(made, int):
         return (made,)
@@ -207,6 +207,9 @@ def check(made: Value, rule: Rule, name: str, span: Span) -> Diagnostic | None:
         "count": made == "all" or (isinstance(made, int) and not isinstance(made, bool)),
         "ints": isinstance(made, int)
         or (isinstance(made, tuple) and all(isinstance(x, int) for x in made)),
+        "number": made in rule.words
+        or (isinstance(made, int | float) and not isinstance(made, bool)),
+        "curvature": isinstance(made, str),
         "any": True,
     }[rule.type]
     nouns = {
@@ -217,6 +220,8 @@ def check(made: Value, rule: Rule, name: str, span: Span) -> Diagnostic | None:
         "count": "`all` or a whole number",
         "ints": "a list of whole numbers",
         "text": "a text",
+        "number": f"a number or {' or '.join(f'`{w}`' for w in rule.words)}",
+        "curvature": "the name of a curvature, or `none`",
         "any": "a value",
     }
     if not fits:

@@ -2,16 +2,20 @@
 
 from curvlang.operators.basic import Dense, Diagonal, Eigen, Identity
 from curvlang.operators.combined import BlockDiagonal, Scaled, Sum
+from curvlang.operators.conjugate_gradients import ConjugateGradients
 from curvlang.operators.distance import distance
 from curvlang.operators.files import load_operator, save
+from curvlang.operators.iterative import ByExample, Iterative, Solved
 from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOutputEigen
 from curvlang.operators.low_rank import Gram, LowRank, low_rank
-from curvlang.operators.matrix_free import ConjugateGradients, MatrixFree, estimate_trace
+from curvlang.operators.matrix_free import MatrixFree, estimate_trace
+from curvlang.operators.neumann import Neumann
 from curvlang.operators.operator import Operator, Spectral, refuse, tikhonov
 from curvlang.operators.projected import Projected, projected
 
 __all__ = [
     "BlockDiagonal",
+    "ByExample",
     "ConjugateGradients",
     "Dense",
     "Diagonal",
@@ -19,14 +23,17 @@ __all__ = [
     "EigenBasis",
     "Gram",
     "Identity",
+    "Iterative",
     "Kronecker",
     "LowRank",
     "MatrixFree",
+    "Neumann",
     "Operator",
     "PerOutput",
     "PerOutputEigen",
     "Projected",
     "Scaled",
+    "Solved",
     "Spectral",
     "Sum",
     "distance",

@@ -34,6 +34,10 @@ class Scaled(Operator):
     def device(self) -> torch.device:
         return self.operator.device
 
+    @property
+    def spectrum_known(self) -> bool:
+        return self.operator.spectrum_known
+
     def apply(self, v: Tensor) -> Tensor:
         return self.factor * self.operator.apply(v)
 
@@ -82,6 +86,10 @@ class Sum(Operator):
     @property
     def device(self) -> torch.device:
         return self.terms[0].device
+
+    @property
+    def spectrum_known(self) -> bool:
+        return all(term.spectrum_known for term in self.terms)
 
     def apply(self, v: Tensor) -> Tensor:
         total = self.terms[0].apply(v)
@@ -185,6 +193,10 @@ class BlockDiagonal(Operator):
     @property
     def device(self) -> torch.device:
         return self.blocks[0].device
+
+    @property
+    def spectrum_known(self) -> bool:
+        return all(block.spectrum_known for block in self.blocks)
 
     def apply(self, v: Tensor) -> Tensor:
         out = torch.empty_like(v)

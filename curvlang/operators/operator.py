@@ -76,6 +76,11 @@ class Operator(ABC):
         """The operator as mathematics: `Kronecker 16×16 ⊗ 64×64`."""
 
     @property
+    def spectrum_known(self) -> bool:
+        """Whether `spectral_form` exists: not so where any part is known by its products alone."""
+        return True
+
+    @property
     def shape(self) -> tuple[int, int]:
         """`(P, P)`."""
         return self.size, self.size

@@ -22,7 +22,7 @@ from curvlang.models.hessian import hessian_dense
 from curvlang.models.leaves import columns, jacobian, leaves, loss_hessian
 from curvlang.models.products import ggn_product, hessian_product
 from curvlang.models.task import Task
-from curvlang.operators import BlockDiagonal, Identity, MatrixFree, Operator, Sum
+from curvlang.operators import BlockDiagonal, ByExample, Identity, MatrixFree, Operator, Sum
 from curvlang.runtime.assemble import operator
 from curvlang.runtime.execute import Execution, accumulation_dtype
 from curvlang.runtime.footprint import Phase, footprint, largest, reads_hessian
@@ -38,7 +38,10 @@ BATCH_BYTES = 2**30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedStage:
-    """The curvature after one stage of a chain, on all parameters of the task."""
+    """The curvature after one stage of a chain, on all parameters of the task.
+
+    `by_example` gives it on some training examples alone, where its products are known.
+    """
 
     label: str
     stage: str
@@ -46,6 +49,7 @@ class FittedStage:
     structures: Mapping[str, str]
     passes: int
     span: Span
+    by_example: ByExample | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -315,41 +319,72 @@ class _Static:
         """Products with the whole Hessian."""
         return hessian_product(self.task.model, self.task.loss, *self.task.train)
 
-    def product(
-        self, partition: Partition, name: str, fisher: Fisher | None
-    ) -> Callable[..., Operator]:
+    def product(self, result: Result, name: str) -> Callable[..., Operator]:
         """Matrix-free operators of a block, through products of the whole matrix."""
 
         def make(source: LeafShape | GramShape) -> Operator:
-            task = self.task
-            if isinstance(source, LeafShape):
-                whole = self.hessian()
-            else:
-                _refuse_sampled(fisher)
-                whole = ggn_product(task.model, task.loss, *task.train)
-            if partition is Partition.MODEL:
-                return MatrixFree(whole, task.P, task.dtype, task.device)
-            index = self._layer(partition, name).index
-            return MatrixFree(
-                lambda v: whole(_padded(v, index, task.P))[index],
-                len(index),
-                task.dtype,
-                task.device,
-            )
+            _refuse_without_products(result)
+            return self._products(result, name, *self.task.train)
 
         return make
 
+    def by_example(self, result: Result) -> ByExample | None:
+        """The same curvature on some examples alone; None where it has no products."""
+        if not has_products(result) or result.partition is Partition.PARAMETER:
+            return None
+        task, (X, y) = self.task, self.task.train
 
-def _refuse_sampled(fisher: Fisher | None) -> None:
-    """Products of a Gram matrix are exact ones: sampled columns would change between products."""
-    if fisher is not None and fisher.kind != "exact":
-        raise SpecError(
-            Diagnostic(
-                "E0810",
-                f"the Gauss–Newton matrix with `fisher = {fisher}` does not fit and has no products",
-                help=("use `fisher = exact`, or a structured stage after it",),
-            )
+        def of(rows: Tensor) -> Operator:
+            rows = rows.to(X.device)
+            found = self._products(result, None, X[rows], y[rows])
+            return _with_decay(found, task.weight_decay)
+
+        return ByExample(task.N, of)
+
+    def _products(self, result: Result, name: str | None, X: Tensor, y: Tensor) -> Operator:
+        """The block of a name, or all of them, on given examples."""
+        task = self.task
+        product = hessian_product if result.fisher is None else ggn_product
+        whole = product(task.model, task.loss, X, y)
+        if result.partition is Partition.MODEL:
+            return MatrixFree(whole, task.P, task.dtype, task.device)
+
+        def block(index: Tensor) -> Operator:
+            inner = lambda v: whole(_padded(v, index, task.P))[index]  # noqa: E731
+            return MatrixFree(inner, len(index), task.dtype, task.device)
+
+        if name is not None:
+            return block(self._layer(result.partition, name).index)
+        found = self.prepared.blocks[result.partition]
+        index = tuple(b.index for b in found)
+        return BlockDiagonal(tuple(b.name for b in found), tuple(map(block, index)), index)
+
+
+def has_products(result: Result) -> bool:
+    """Whether a result is the Hessian or the exact Gauss-Newton matrix, whole or in blocks."""
+    return result.builtin and (result.fisher is None or result.fisher.kind == "exact")
+
+
+def _refuse_without_products(result: Result) -> None:
+    """Only H and the exact GGN have products; sampled columns would change between products."""
+    if has_products(result):
+        return
+    what = f"with `fisher = {result.fisher}`" if result.builtin else f"after `{result.stage}`"
+    raise SpecError(
+        Diagnostic(
+            "E0810",
+            f"the curvature {what} does not fit and has no products",
+            help=("use `fisher = exact`, or a structured stage after it",),
         )
+    )
+
+
+def _with_decay(operator: Operator, decay: float) -> Operator:
+    """The weight decay's multiple of I belongs to every curvature of the task."""
+    if not decay:
+        return operator
+    scale = torch.tensor(decay, dtype=operator.dtype, device=operator.device)
+    return Sum((operator, Identity(scale, operator.size)))
 
 
 def _padded(v: Tensor, index: Tensor, total: int) -> Tensor:
@@ -392,11 +427,11 @@ def _stage(
             tuple(built[b.name] for b in found),
             tuple(b.index for b in found),
         )
-    decay = static.task.weight_decay
-    if decay:
-        scale = torch.tensor(decay, dtype=whole.dtype, device=whole.device)
-        whole = Sum((whole, Identity(scale, whole.size)))
-    return FittedStage(result.label, result.stage, whole, structures, level, result.span)
+    whole = _with_decay(whole, static.task.weight_decay)
+    by_example = static.by_example(result)
+    return FittedStage(
+        result.label, result.stage, whole, structures, level, result.span, by_example
+    )
 
 
 def _build(
@@ -406,5 +441,5 @@ def _build(
     parts = execution.result(block, value)
     sizes = block.geometry.sizes
     size = sizes["p"] if "p" in sizes else sizes["o"] * sizes["i"]
-    product = static.product(result.partition, block.geometry.name, result.fisher)
+    product = static.product(result, block.geometry.name)
     return operator(block.results[value].shape, parts, size, product)

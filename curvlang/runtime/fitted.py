@@ -10,9 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from curvlang.compiler.spectral import Spectral, bind
+from curvlang.language import default_inverse
 from curvlang.language.chain import InverseUse
-from curvlang.operators import BlockDiagonal, Operator, load_operator, save
+from curvlang.operators import BlockDiagonal, ByExample, Operator, Spectral, load_operator, save
+from curvlang.operators.iterative import Report
+from curvlang.runtime.inverse import invert
+from curvlang.runtime.solver import FittedSolver
 
 
 class FittedOperator:
@@ -23,6 +26,8 @@ class FittedOperator:
         parameters: Names of the parameters that make up the vector, in order.
         rule: The inverse that the spec names; None for the default (`tikhonov`, λ to be given).
         label: The curvature's name.
+        solver: The spec's `solve` line; None for closed forms where there are any.
+        by_example: The curvature on some training examples alone, for minibatches of a solver.
     """
 
     def __init__(
@@ -31,11 +36,15 @@ class FittedOperator:
         parameters: tuple[str, ...],
         rule: InverseUse | None = None,
         label: str = "",
+        solver: FittedSolver | None = None,
+        by_example: ByExample | None = None,
     ) -> None:
         self.operator = operator
         self.parameters = parameters
         self.rule = rule
         self.label = label
+        self.solver = solver
+        self.by_example = by_example
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -90,18 +99,31 @@ class FittedOperator:
         )
 
     def inverse(
-        self, damping: float | None = None, *, spectral: Spectral | None = None
+        self,
+        damping: float | None = None,
+        *,
+        spectral: Spectral | None = None,
+        report: Report | None = None,
     ) -> FittedOperator:
         """Another operator: (C + λI)⁻¹ for a damping λ, `f(C)` for a spectral function.
 
-        Without either, the inverse that the spec names; without one there, λ = 0.1 × the mean
-        eigenvalue, the default of `tikhonov`.
+        Without either, the inverse that the spec names; without one there, `tikhonov` with its
+        default, λ = 0.1 × the mean eigenvalue. A solver that the spec names is used for matrices
+        without structure.
+
+        Args:
+            damping: λ, added to the matrix exactly.
+            spectral: An elementwise function of the eigenvalues.
+            report: Told what every solve took, where products are solved with.
         """
-        if spectral is None and damping is None and self.rule is not None:
-            spectral = bind(self.rule, self.operator.eigenvalues())
-        if spectral is None and damping is None:
-            damping = 0.1 * float(self.operator.trace()) / self.operator.size
-        found = self.operator.inverse(damping or 0.0, spectral=spectral)
+        if spectral is not None:
+            found = self.operator.inverse(spectral=spectral)
+        else:
+            rule = self.rule or default_inverse()
+            rule = rule if damping is None else default_inverse(damping)
+            found = invert(
+                self.operator, rule, self.solver, by_example=self.by_example, report=report
+            )
         return FittedOperator(found, self.parameters, None, self.label)
 
     def memory(self) -> int:

@@ -1,0 +1,117 @@
+"""Formulas of an inverse on tensors of eigenvalues; reductions run over the whole spectrum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import assert_never
+
+import torch
+from torch import Tensor
+
+from curvlang.ir.expr import (
+    Apply,
+    Binary,
+    BinaryOperator,
+    Call,
+    Delta,
+    Expr,
+    Negate,
+    Number,
+    Reduce,
+    Ref,
+    Size,
+)
+from curvlang.ir.functions import SPECTRUM
+
+Values = Mapping[str, Tensor]
+
+
+def value(expr: Expr, at: Values, whole: Values) -> Tensor:
+    """A formula's value.
+
+    Args:
+        expr: The formula, checked.
+        at: Every name at the eigenvalues asked for.
+        whole: Every name over the whole spectrum, which `mean(x)`, `max(x)`, `min(x)` reduce.
+    """
+    go = lambda x: value(x, at, whole)  # noqa: E731
+    match expr:
+        case Number(value=number):
+            return next(iter(at.values())).new_tensor(number)
+        case Ref(name=name):
+            return at[name]
+        case Negate(operand=operand):
+            return -go(operand)
+        case Binary(
+            operator=BinaryOperator.SUBTRACT,
+            left=Number(value=1.0),
+            right=Apply(function="exp", arguments=(exponent,)),
+        ):
+            return -torch.expm1(go(exponent))
+        case Binary(
+            operator=BinaryOperator.SUBTRACT,
+            left=Apply(function="exp", arguments=(exponent,)),
+            right=Number(value=1.0),
+        ):
+            return torch.expm1(go(exponent))
+        case Binary(operator=operator, left=left, right=right):
+            return _binary(operator, go(left), go(right))
+        case Apply(function=function, arguments=arguments):
+            return _apply(function, [go(x) for x in arguments])
+        case Call(function=function, arguments=(argument,)) if function in SPECTRUM:
+            return _reduced(function, value(argument, whole, whole)).to(go(Number(0.0)))
+        case Call(function=function, arguments=arguments):
+            return _condition(function, [go(x) for x in arguments])
+        case Delta() | Size() | Reduce():
+            raise AssertionError("an inverse is an elementwise expression")
+        case _:
+            assert_never(expr)
+
+
+def _binary(operator: BinaryOperator, left: Tensor, right: Tensor) -> Tensor:
+    match operator:
+        case BinaryOperator.ADD:
+            return left + right
+        case BinaryOperator.SUBTRACT:
+            return left - right
+        case BinaryOperator.MULTIPLY:
+            return left * right
+        case BinaryOperator.DIVIDE:
+            return left / right
+        case BinaryOperator.POWER:
+            return left**right
+        case _:
+            assert_never(operator)
+
+
+def _apply(function: str, arguments: list[Tensor]) -> Tensor:
+    match function, arguments:
+        case "max", [x, y]:
+            return torch.maximum(x, y)
+        case "min", [x, y]:
+            return torch.minimum(x, y)
+        case _:
+            elementwise = {"sqrt": torch.sqrt, "exp": torch.exp, "log": torch.log, "abs": torch.abs}
+            return elementwise[function](arguments[0])
+
+
+def _reduced(function: str, x: Tensor) -> Tensor:
+    match function:
+        case "mean":
+            return x.mean()
+        case "max":
+            return x.max()
+        case _:
+            return x.min()
+
+
+def _condition(function: str, arguments: list[Tensor]) -> Tensor:
+    match function, arguments:
+        case "where", [condition, yes, no]:
+            return torch.where(condition > 0, yes, no)
+        case "less", [x, y]:
+            return (x < y).to(x.dtype)
+        case "less_equal", [x, y]:
+            return (x <= y).to(x.dtype)
+        case _:
+            raise AssertionError(f"`{function}` has no meaning in an inverse")

@@ -1,0 +1,171 @@
+"""C⁻¹ as a spec means it: an inverse declaration applied to an operator, in closed form or solved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn
+
+import torch
+
+from curvlang.compiler.spectral import bind, bind_factors, number, reads_spectrum
+from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.ir.expr import Expr
+from curvlang.language.chain import InverseUse
+from curvlang.language.inverses import shift
+from curvlang.operators import (
+    BlockDiagonal,
+    ByExample,
+    ConjugateGradients,
+    Dense,
+    EigenBasis,
+    Gram,
+    Kronecker,
+    MatrixFree,
+    Operator,
+    Scaled,
+    Sum,
+)
+from curvlang.operators.iterative import Report
+from curvlang.operators.operator import symmetric_eigh
+from curvlang.runtime.solver import FittedSolver
+
+
+def invert(
+    operator: Operator,
+    use: InverseUse,
+    solver: FittedSolver | None = None,
+    *,
+    by_example: ByExample | None = None,
+    report: Report | None = None,
+) -> Operator:
+    """The inverse of an operator under a declaration.
+
+    A function of the factors' eigenvalues goes to Kronecker blocks; a solver to matrices without
+    structure; what is known by its products alone is solved by conjugate gradients; all else is a
+    function of the spectrum, of the whole operator or of each block.
+
+    Args:
+        operator: C.
+        use: The inverse with its arguments.
+        solver: The spec's `solve` line; None for the closed form where there is one.
+        by_example: Where the solver's minibatches come from.
+        report: Told what every solve took.
+
+    Raises:
+        SpecError: Where the structure does not allow the inverse, by name and with the reason.
+    """
+    if len(use.inverse.arguments) > 1:
+        return _by_block(operator, lambda block, name: _factored(block, use, name))
+    shifted = shift(use.inverse)
+    if solver is not None and unstructured(operator):
+        if shifted is None:
+            solver.refuse(use)
+        return solver.inverse(operator, _damping(operator, use, shifted), by_example, report)
+    if not operator.spectrum_known:
+        if shifted is None:
+            _no_spectrum(operator, use)
+        return _solved(operator, _damping(operator, use, shifted), report)
+    form = operator.spectral_form()
+    if use.inverse.per_block:
+        return _by_block(form, lambda block, _: block.spectral(bind(use, block.eigenvalues())))
+    return form.spectral(bind(use, form.eigenvalues()))
+
+
+def unstructured(operator: Operator) -> bool:
+    """Whether any part has no structure that makes its inverse cheap: solvers are for these."""
+    match operator:
+        case Dense() | Gram() | MatrixFree():
+            return True
+        case Scaled(operator=inner):
+            return unstructured(inner)
+        case Sum(terms=terms):
+            return any(map(unstructured, terms))
+        case BlockDiagonal(blocks=blocks):
+            return any(map(unstructured, blocks))
+        case _:
+            return False
+
+
+def decomposed(operator: Operator, use: InverseUse, solver: FittedSolver | None) -> Operator:
+    """The form from which `invert` costs least when it is called again with other parameters."""
+    solved = solver is not None and unstructured(operator)
+    if len(use.inverse.arguments) > 1 or solved or not operator.spectrum_known:
+        return operator
+    return operator.spectral_form()
+
+
+def _by_block(operator: Operator, make: Callable[[Operator, str], Operator]) -> Operator:
+    """Block by block; an operator without blocks is one block, called `model`."""
+    if not isinstance(operator, BlockDiagonal):
+        return make(operator, "model")
+    pairs = zip(operator.blocks, operator.names, strict=True)
+    blocks = tuple(make(block, name) for block, name in pairs)
+    return BlockDiagonal(operator.names, blocks, operator.index)
+
+
+def _factored(block: Operator, use: InverseUse, name: str) -> Operator:
+    """f(G, A) = (U⊗V) diag(f(s_G, s_A)) (U⊗V)ᵀ for G ⊗ A; everything else is refused by name."""
+    match block:
+        case Scaled(factor=factor, operator=Kronecker(left=left, right=right)):
+            return _factored(Kronecker(factor * left, right), use, name)
+        case Kronecker(left=left, right=right):
+            g, u = symmetric_eigh(left, "a Kronecker factor over outputs")
+            a, v = symmetric_eigh(right, "a Kronecker factor over inputs")
+            return EigenBasis(u, v, bind_factors(use, g, a))
+        case _:
+            _raise(
+                use,
+                "E0332",
+                f"`{use.inverse.name}` needs two Kronecker factors, and `{name}` is "
+                f"{block.structure}: {_reason(block)}",
+                "use `tikhonov(damping = …)`, which adds λ to the matrix whatever its structure",
+            )
+
+
+def _reason(block: Operator) -> str:
+    match block:
+        case EigenBasis():
+            return "its spectrum is not a product of two"
+        case Sum(terms=terms) if any(isinstance(t, Kronecker) for t in terms):
+            return "G ⊗ A plus another term (weight decay?) is no product"
+        case _:
+            return "it is no product G ⊗ A"
+
+
+def _solved(operator: Operator, damping: float, report: Report | None) -> Operator:
+    """(C + λI)⁻¹: conjugate gradients where products are all there is, closed forms elsewhere."""
+    if isinstance(operator, BlockDiagonal):
+        return _by_block(operator, lambda block, _: _solved(block, damping, report))
+    if operator.spectrum_known:
+        return operator.inverse(damping)
+    return ConjugateGradients(operator, damping, report=report)
+
+
+def _damping(operator: Operator, use: InverseUse, expr: Expr) -> float:
+    if not reads_spectrum(use, expr):
+        return number(use, expr, torch.zeros(1, dtype=torch.float64))
+    if not operator.spectrum_known:
+        name = use.inverse.name
+        _raise(
+            use,
+            "E0331",
+            f"`{name}` takes its damping from the spectrum, and the curvature is known by its "
+            "products alone",
+            f"give a number, as in `{name}(damping = 1e-2)`",
+        )
+    return number(use, expr, operator.eigenvalues())
+
+
+def _no_spectrum(operator: Operator, use: InverseUse) -> NoReturn:
+    _raise(
+        use,
+        "E0331",
+        f"`{use.inverse.name}` needs the eigenvalues of the curvature, which is known by its "
+        f"products alone ({operator.size} rows)",
+        "use `tikhonov(damping = …)`, which conjugate gradients solve, or a structured curvature",
+    )
+
+
+def _raise(use: InverseUse, code: str, headline: str, repair: str) -> NoReturn:
+    labels = (Label(use.span),) if use.span.end else ()
+    raise SpecError(Diagnostic(code, headline, labels, (repair,)))

@@ -1,0 +1,120 @@
+"""The solver that a spec's `solve` line asks for, with its preconditioner fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NoReturn
+
+import torch
+
+from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.language.chain import InverseUse, Solver, Value
+from curvlang.operators import ByExample, ConjugateGradients, Neumann, Operator
+from curvlang.operators.iterative import Report, at_least
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedSolver:
+    """A solver and the operator whose damped inverse it is preconditioned with.
+
+    Args:
+        solver: The line as checked.
+        preconditioner: The curvature it names, fitted on the same task; None for none.
+    """
+
+    solver: Solver
+    preconditioner: Operator | None = None
+
+    @property
+    def text(self) -> str:
+        """The line as it is printed."""
+        return self.solver.span.text or self.solver.name
+
+    def inverse(
+        self,
+        operator: Operator,
+        damping: float,
+        by_example: ByExample | None = None,
+        report: Report | None = None,
+    ) -> Operator:
+        """(C + λI)⁻¹ by this solver.
+
+        Args:
+            operator: C.
+            damping: λ.
+            by_example: Where minibatches come from.
+            report: Told what every solve took.
+        """
+        given = self.solver.arguments
+        approximate = self._approximate_inverse(damping)
+        match self.solver.name:
+            case "cg":
+                tolerance, iterations = _float(given["tolerance"]), _int(given["iterations"])
+                return ConjugateGradients(
+                    operator, damping, approximate, tolerance, iterations, report
+                )
+            case "neumann":
+                batch = None if given["batch"] == "all" else _int(given["batch"])
+                if batch is not None and by_example is None:
+                    self._refuse(
+                        "E0622",
+                        f"`batch = {batch}` needs a curvature that is a mean over examples, and "
+                        f"this is {operator.describe()}",
+                        "use `batch = all`",
+                    )
+                rate, steps = _float(given["lr"]), _int(given["steps"])
+                seed = _int(given["seed"])
+                return Neumann(
+                    operator, damping, approximate, rate, steps, by_example, batch, seed, report
+                )
+            case name:
+                raise AssertionError(f"no solver `{name}`")
+
+    def refuse(self, use: InverseUse) -> NoReturn:
+        """Refuse an inverse that is no linear system."""
+        self._refuse(
+            "E0735",
+            f"`{self.solver.name}` solves (C + λI) x = v, which is not what "
+            f"`{use.inverse.name}` asks for",
+            "use `tikhonov(damping = …)`, or leave the solver out: other functions need the spectrum",
+        )
+
+    def _approximate_inverse(self, damping: float) -> Operator | None:
+        """(C̃ + λ̃I)⁻¹ of the preconditioner, which has to be positive definite."""
+        found = self.preconditioner
+        if found is None:
+            return None
+        if not found.spectrum_known:
+            self._refuse(
+                "E0621",
+                "the preconditioner is known by its products alone, and its inverse is needed",
+                "use a structured curvature, such as one in Kronecker factors or its diagonal",
+            )
+        given = self.solver.arguments["preconditioner_damping"]
+        own = damping if given == "same" else _float(given)
+        form = found.spectral_form()
+        lowest = float(form.eigenvalues().min())
+        if lowest + own <= torch.finfo(form.dtype).eps * abs(lowest):
+            needed = at_least(max(-lowest, 1e-12))
+            self._refuse(
+                "E0621",
+                f"the preconditioner is not positive definite: its lowest eigenvalue is "
+                f"{lowest:.3g} and `preconditioner_damping` {own:.3g}",
+                f"use `preconditioner_damping = {needed}` or more, or another curvature",
+            )
+        return form.inverse(own)
+
+    def _refuse(self, code: str, headline: str, repair: str) -> NoReturn:
+        span = self.solver.span
+        labels = (Label(span, "asked for here"),) if span.end else ()
+        raise SpecError(Diagnostic(code, headline, labels, (repair,)))
+
+
+def _float(value: Value) -> float:
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+def _int(value: Value) -> int:
+    assert isinstance(value, int)
+    return value
