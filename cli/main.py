@@ -12,6 +12,7 @@ COMMANDS: Mapping[str, str] = {
     "eval": "evaluate a spec: error, influence and LDS along the chain",
     "check": "parse and check, no data",
     "explain": "structure, passes, contractions, cost and code; nothing is run",
+    "test": "check the laws of a spec on small drawn tasks",
     "list": "what ships",
     "fmt": "format in place",
     "cache": "size and clearing of the kept ground truth",

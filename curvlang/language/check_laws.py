@@ -209,7 +209,7 @@ class LawChecker:
                     f"`{name}` is at most {most} in a drawn task" if most else "leave one out",
                 )  # fmt: skip
                 break
-        return sp.drawn(space), columns
+        return space, columns
 
     def _known(self, condition: s.ConditionDef) -> bool:
         name, value = condition.subject, condition.value

@@ -261,6 +261,19 @@ def task_text(text: str, name: str) -> TaskSpec:
     return spec.evaluations[0].task
 
 
+def task_in(spec: Spec, text: str) -> TaskSpec:
+    """The task that a use states, as the spec's own file sees it.
+
+    Raises:
+        SpecError: With every problem found.
+    """
+    wrapped = Source(spec.source.name, f"{spec.source.text}\nevaluate hessian on {text}")
+    found, problems = analyse(wrapped)
+    if errors(problems):
+        raise SpecError(errors(problems))
+    return found.evaluations[-1].task
+
+
 def inverse_text(text: str, name: str) -> InverseUse:
     """The inverse that a use such as `tikhonov(damping = 1e-3)` states, outside any file."""
     spec, problems = analyse(Source(name, f"evaluate hessian with {text} on digits"))

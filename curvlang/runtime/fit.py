@@ -198,7 +198,7 @@ def _one_pass(
     seed: int,
     progress: Progress | None,
 ) -> None:
-    generator = torch.Generator(device=task.device).manual_seed(_pass_seed(seed, number))
+    generator = torch.Generator(device=task.device).manual_seed(pass_seed(seed, number))
     active = [e for e in executions if e.plan.passes >= number]
     done = 0
     for x, y in task.batches(size):
@@ -212,7 +212,7 @@ def _one_pass(
         execution.close(number)
 
 
-def _pass_seed(seed: int, number: int) -> int:
+def pass_seed(seed: int, number: int) -> int:
     """Every pass draws its own labels: one draw for a basis and its spectrum would bias both."""
     return (seed * 1_000_003 + number) % 2**63
 

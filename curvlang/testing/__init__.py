@@ -1,14 +1,48 @@
-"""For other people's suites: Hypothesis strategies of small models and tasks, and laws to check."""
+"""For other people's suites: Hypothesis strategies of small models and tasks, and laws to check.
 
-from curvlang.testing.laws import assert_inverse_inverts, assert_symmetric, assert_trace
-from curvlang.testing.strategies import models, operators, specs, tasks
+`docs/testing.md` shows both in a suite of another project.
+"""
+
+from curvlang.testing.check import Counterexample, Verdict, check_law, check_spec, laws_of
+from curvlang.testing.draws import built as build_task
+from curvlang.testing.laws import (
+    assert_any_batches,
+    assert_any_order,
+    assert_as_written,
+    assert_equal,
+    assert_inverse_inverts,
+    assert_laws,
+    assert_positive_semidefinite,
+    assert_symmetric,
+    assert_trace,
+    assert_unchanged_by_use,
+    assert_verbs_agree,
+)
+from curvlang.testing.notation import task_notation
+from curvlang.testing.strategies import models, operators, specs, task_specs, tasks
 
 __all__ = [
+    "Counterexample",
+    "Verdict",
+    "assert_any_batches",
+    "assert_any_order",
+    "assert_as_written",
+    "assert_equal",
     "assert_inverse_inverts",
+    "assert_laws",
+    "assert_positive_semidefinite",
     "assert_symmetric",
     "assert_trace",
+    "assert_unchanged_by_use",
+    "assert_verbs_agree",
+    "build_task",
+    "check_law",
+    "check_spec",
+    "laws_of",
     "models",
     "operators",
     "specs",
+    "task_notation",
+    "task_specs",
     "tasks",
 ]

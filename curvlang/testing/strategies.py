@@ -1,4 +1,8 @@
-"""Small models, tasks, specs and fitted operators, in float64."""
+"""Small models, tasks, specs and fitted operators, in float64.
+
+Tasks are drawn from the space that conditions leave, in the words that a law uses:
+`tasks("examples > 1 and loss is mse")`. Nothing is filtered, so every draw is of use.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from curvlang.facade import fit
-from curvlang.language import load
-from curvlang.language.chain import Chain, Spec
+from curvlang.language import load, loads
+from curvlang.language.chain import Chain, Spec, TaskSpec
+from curvlang.language.conditions import everything
 from curvlang.language.files import shipped_files
+from curvlang.language.space import Space
 from curvlang.models.mlp import mlp
 from curvlang.models.task import Task
 from curvlang.runtime.fitted import FittedOperator
-
-LOSSES = ("cross_entropy", "mse", "bce_with_logits")
+from curvlang.testing.draws import built
+from curvlang.testing.draws import task_specs as specs_within
 
 
 @st.composite
@@ -26,22 +32,36 @@ def models(draw: st.DrawFn, inputs: int = 3, outputs: int = 3) -> nn.Sequential:
     Shrinks to no hidden layer, one unit, `identity`, no bias, seed 0.
     """
     hidden = draw(st.lists(st.integers(1, 4), max_size=2))
-    activation = draw(st.sampled_from(["identity", "tanh", "relu", "sigmoid"]))
+    activation = draw(st.sampled_from(everything().activations))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
     return mlp(inputs, outputs, hidden, activation, draw(st.booleans()), generator).double()
 
 
-@st.composite
-def tasks(draw: st.DrawFn, examples: int = 6) -> Task:
-    """Tasks of a small model with one to `examples` examples; shrinks to one example."""
-    model = draw(models())
-    loss = draw(st.sampled_from(LOSSES))
-    count = draw(st.integers(1, examples))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
-    x = torch.randn(count, 3, generator=generator, dtype=torch.float64)
-    y = torch.rand(count, 3, generator=generator, dtype=torch.float64)
-    labels = y.argmax(1) if loss == "cross_entropy" else y
-    return Task(model, loss, (x, labels), (x[:1], labels[:1]))
+@functools.cache
+def space_of(where: str) -> Space:
+    """The space that conditions leave, as `when …` of a law states them.
+
+    Raises:
+        SpecError: For an unknown condition, and where no task is left.
+    """
+    if not where:
+        return everything()
+    (law,) = loads(f"law hessian is symmetric when {where}", "<where>").laws
+    return law.space
+
+
+def task_specs(where: str = "") -> st.SearchStrategy[TaskSpec]:
+    """Descriptions of tasks, which `task_notation` prints as a spec writes them.
+
+    Shrinks to one example with one input and one output, one layer, `identity`, `mse`, no bias,
+    positions kept, seed 0: each as far as the conditions allow.
+    """
+    return specs_within(space_of(where))
+
+
+def tasks(where: str = "") -> st.SearchStrategy[Task]:
+    """Tasks of a small model on drawn data, in float64; shrinks as `task_specs` does."""
+    return task_specs(where).map(built)
 
 
 @functools.cache
@@ -65,6 +85,6 @@ def specs() -> st.SearchStrategy[Spec]:
 
 
 @st.composite
-def operators(draw: st.DrawFn) -> FittedOperator:
-    """A shipped spec fitted on a small task; shrinks as both do."""
-    return fit(draw(specs()), draw(tasks()))
+def operators(draw: st.DrawFn, where: str = "") -> FittedOperator:
+    """A shipped spec fitted on a small task; shrinks as `specs` and `tasks` do."""
+    return fit(draw(specs()), draw(tasks(where)))

@@ -9,6 +9,7 @@ from curvlang.diagnostics.render import render
 from curvlang.diagnostics.source import Source
 from curvlang.language import check_text, loads
 from curvlang.language.chain import Comparison, Nearness, Property, Relation
+from curvlang.language.conditions import drawn
 from curvlang.language.formatter import format_text
 from curvlang.language.parser import parse
 
@@ -50,7 +51,7 @@ def test_statements_are_typed():
     law = typed("law trace(ekfac) equals trace(block_ggn) within 1e-9 when examples > 1")
     assert isinstance(law.statement, Comparison)
     assert (str(law.statement.left), law.statement.relation) == ("trace(ekfac)", Relation.EQUALS)
-    assert (law.bound, law.exists, law.space.examples) == (1e-9, False, (2, 3, 4, 5))
+    assert (law.bound, law.exists, drawn(law.space).examples) == (1e-9, False, (2, 3, 4, 5))
     law = typed("law kfac not closer_to ggn than ekfac in each block by 1e-2")  # fmt: skip
     assert isinstance(law.statement, Nearness)
     assert (law.exists, law.blocks, law.bound) == (True, True, 1e-2)
@@ -68,10 +69,11 @@ def test_columns_replace_those_of_the_chains():
 
 
 def test_conditions_narrow_what_is_drawn():
-    space = typed(
+    law = typed(
         "law kfac equals ggn when network is not linear and loss is not mse and bias is false "
         "and examples > 10 and positions == 2 and positions are not kept"
-    ).space
+    )
+    space = drawn(law.space)
     assert "identity" not in space.activations
     assert space.layers == (2, 3)
     assert space.losses == ("cross_entropy", "bce_with_logits")

@@ -1,0 +1,122 @@
+"""Small tasks for laws: drawn from a space, each the meaning of a few words of the language."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+
+from curvlang.evaluation.baseline import train_baseline
+from curvlang.language.chain import Part, TaskSpec, Value
+from curvlang.language.conditions import WIDTHS, drawn
+from curvlang.language.registry import OPTIMISERS
+from curvlang.language.space import Space
+from curvlang.models.builtin import task_from
+from curvlang.models.task import Task
+
+SEEDS = 999
+"""Seeds of data and model that are drawn; 0 is the simplest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A task, and how its data is cut and ordered where a law is about that.
+
+    Args:
+        task: The task as the language says it.
+        batch: Examples in a batch.
+        order: A permutation of the examples.
+    """
+
+    task: TaskSpec
+    batch: int
+    order: tuple[int, ...]
+
+
+@st.composite
+def task_specs(draw: st.DrawFn, space: Space) -> TaskSpec:
+    """Task descriptions within a space.
+
+    Shrinks to one example with one input and one output, one layer, `identity`, `mse`, no bias,
+    positions kept, seed 0: each as far as the space has it.
+    """
+    space = drawn(space)
+
+    def pick(values: tuple[Value, ...]) -> Value:
+        return draw(st.sampled_from(values)) if len(values) > 1 else values[0]
+
+    positions = pick(space.positions)
+    pooling = pick(space.pooling) if positions != 1 else space.pooling[0]
+    layers = int(str(pick(space.layers)))
+    widths = st.sampled_from(WIDTHS)
+    hidden = draw(st.lists(widths, min_size=layers - 1, max_size=layers - 1))
+    data: Mapping[str, Value] = {
+        "examples": pick(space.examples),
+        "inputs": pick(space.inputs),
+        "outputs": pick(space.outputs),
+        "positions": positions,
+        "seed": draw(st.integers(0, SEEDS)),
+    }
+    model: Mapping[str, Value] = {
+        "hidden": tuple(hidden),
+        "activation": pick(space.activations) if hidden else space.activations[0],
+        "bias": pick(space.biases),
+        "positions": pooling,
+    }
+    return described(data, model, str(pick(space.losses)))
+
+
+@st.composite
+def draws(draw: st.DrawFn, space: Space) -> Draw:
+    """Tasks with a batch size and an order; shrinks to single examples in their own order."""
+    task = draw(task_specs(space))
+    count = int(str(task.data.arguments["examples"]))
+    batch = draw(st.integers(1, max(1, count - 1)))
+    order = draw(st.permutations(range(count)))
+    return Draw(task, batch, tuple(order))
+
+
+def described(
+    data: Mapping[str, Value], model: Mapping[str, Value], loss: str, name: str = "counterexample"
+) -> TaskSpec:
+    """A task that is not trained: its model stays as the data's seed initialises it."""
+    rules = OPTIMISERS["sgd"].parameters
+    train = {k: r.default for k, r in rules.items() if r.default is not None}
+    return TaskSpec(
+        name,
+        {},
+        Part("random", data),
+        Part("mlp", model),
+        Part(loss, {}),
+        Part("sgd", {**train, "epochs": 0}),
+    )
+
+
+def built(spec: TaskSpec) -> Task:
+    """The task in float64, its model initialised with the data's seed, trained if it says so."""
+    seed = int(str(spec.data.arguments.get("seed", 0)))
+    task = task_from(spec, seed=seed)
+    if task.recipe is not None and task.recipe.epochs > 0:
+        task = train_baseline(task, seed)
+    return task.to(dtype=torch.float64)
+
+
+def within(space: Space, task: TaskSpec) -> bool:
+    """Whether a task meets the conditions that made a space."""
+    data, model = task.data.arguments, task.model.arguments
+    hidden = model.get("hidden", ())
+    layers = 1 + (len(hidden) if isinstance(hidden, tuple) else 1)
+    positions = data.get("positions", 1)
+    return (
+        data.get("examples", 0) in space.examples
+        and positions in space.positions
+        and data.get("inputs", 0) in space.inputs
+        and data.get("outputs", 0) in space.outputs
+        and layers in space.layers
+        and (layers == 1 or model.get("activation") in space.activations)
+        and model.get("bias") in space.biases
+        and (positions == 1 or model.get("positions") in space.pooling)
+        and task.loss.name in space.losses
+    )

@@ -1,0 +1,236 @@
+"""The gap of a law on one drawn task, with everything fitted once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from curvlang.language.chain import (
+    Chain,
+    Combination,
+    Comparison,
+    Curvature,
+    Law,
+    Nearness,
+    Property,
+    Quantity,
+    Relation,
+    TaskSpec,
+)
+from curvlang.models.blocks import blocks
+from curvlang.models.task import Task
+from curvlang.operators import Operator, Scaled, Sum
+from curvlang.runtime.fit import fit_chains
+from curvlang.testing.draws import Draw, built
+from curvlang.testing.gaps import (
+    Gap,
+    asymmetry,
+    block_gap,
+    changed_by_use,
+    disagreement,
+    negativity,
+    plain_gap,
+    unsolved,
+)
+from curvlang.testing.notation import task_notation
+from curvlang.testing.reading import autodiff, cut, read
+
+T = TypeVar("T")
+KEPT = 4000
+"""Fits and readings that are kept; laws about the same tasks share them."""
+DRAWS = 64
+"""Draws of labels that a mean is taken over."""
+
+
+class Bench:
+    """Tasks, fits and readings by what decides them; the oldest are forgotten."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Hashable, object] = OrderedDict()
+
+    def task(self, spec: TaskSpec) -> Task:
+        """The task that a description builds."""
+        return self._once(("task", task_notation(spec)), lambda: built(spec))
+
+    def fit(self, curvature: Curvature, spec: TaskSpec, *, seed: int = 0) -> Operator:
+        """The operator."""
+        key = ("fit", _key(curvature), task_notation(spec), seed)
+        return self._once(key, lambda: fitted(curvature, self.task(spec), seed=seed))
+
+    def dense(self, curvature: Curvature, spec: TaskSpec) -> Tensor:
+        """All entries of the operator."""
+        key = ("dense", _key(curvature), task_notation(spec))
+        return self._once(key, lambda: self.fit(curvature, spec).dense())
+
+    def read(self, curvature: Curvature, spec: TaskSpec) -> Tensor:
+        """All entries as the expressions say them."""
+        key = ("read", _key(curvature), task_notation(spec))
+        return self._once(key, lambda: read(curvature, self.task(spec)))
+
+    def _once(self, key: Hashable, make: Callable[[], T]) -> T:
+        if key not in self._kept:
+            self._kept[key] = make()
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        found: T = self._kept[key]  # type: ignore[assignment]
+        return found
+
+
+def _key(curvature: Curvature) -> Hashable:
+    match curvature:
+        case Chain(stages=stages):
+            return tuple(stage.key for stage in stages)
+        case Combination(terms=terms):
+            return tuple((weight, _key(part)) for weight, part in terms)
+
+
+def fitted(
+    curvature: Curvature, task: Task, *, seed: int = 0, batch: int | None = None
+) -> Operator:
+    """The operator of a curvature, its last stage alone."""
+    terms: list[Operator] = []
+    for weight, chain in _weighted(curvature, 1.0):
+        ((stage,),) = fit_chains([chain], task, seed=seed, batch=batch, last=True)
+        terms.append(stage.operator if weight == 1.0 else Scaled(weight, stage.operator))
+    return terms[0] if len(terms) == 1 else Sum(tuple(terms))
+
+
+def _weighted(curvature: Curvature, weight: float) -> list[tuple[float, Chain]]:
+    match curvature:
+        case Chain():
+            return [(weight, curvature)]
+        case Combination(terms=terms):
+            return [x for own, part in terms for x in _weighted(part, weight * own)]
+
+
+def measure(law: Law, draw: Draw, bench: Bench) -> Gap:
+    """How far the task is from the law, to be compared with the law's bound."""
+    match law.statement:
+        case Property(subject=subject, word=word):
+            return property_gap(word, subject.curvature, draw, bench)
+        case Comparison(left=left, relation=Relation.AVERAGES_TO, right=right):
+            return _score(left, right, draw.task, bench)
+        case Comparison(left=left, right=right):
+            return _compared(law, left, right, draw.task, bench)
+        case Nearness(subject=subject, target=target, other=other):
+            return _nearness(law, (subject, target, other), draw.task, bench)
+
+
+def property_gap(word: str, curvature: Curvature, draw: Draw, bench: Bench) -> Gap:
+    """The gap of a law about one curvature."""
+    spec = draw.task
+    match word:
+        case "as_written":
+            return plain_gap(bench.dense(curvature, spec), bench.read(curvature, spec))
+        case "symmetric":
+            sides = (bench.read(curvature, spec), bench.dense(curvature, spec))
+            return Gap.worst([asymmetry(x) for x in sides])
+        case "positive_semidefinite":
+            return negativity(bench.dense(curvature, spec))
+        case "solves":
+            return unsolved(bench.fit(curvature, spec))
+        case "verbs_agree":
+            return disagreement(bench.fit(curvature, spec))
+        case "any_batches":
+            again = fitted(curvature, bench.task(spec), batch=draw.batch)
+            return plain_gap(again.dense(), bench.dense(curvature, spec))
+        case "any_order":
+            again = fitted(curvature, reordered(bench.task(spec), draw.order))
+            return plain_gap(again.dense(), bench.dense(curvature, spec))
+        case _:
+            op = bench.fit(curvature, spec)
+            again = fitted(curvature, bench.task(spec))
+            return Gap.worst([changed_by_use(op), plain_gap(again.dense(), op.dense())])
+
+
+def reordered(task: Task, order: tuple[int, ...]) -> Task:
+    """The same task with its examples in another order."""
+    places = torch.tensor(order, device=task.train[0].device)
+    X, y = task.train
+    return Task(
+        task.model,
+        task.loss,
+        (X[places], y[places]),
+        task.query,
+        recipe=task.recipe,
+        weight_decay=task.weight_decay,
+    )
+
+
+def _value(quantity: Quantity, spec: TaskSpec, bench: Bench) -> Tensor:
+    """A quantity on a task."""
+    match quantity.measure:
+        case "autodiff":
+            return autodiff(quantity.curvature, bench.task(spec))
+        case None:
+            return bench.dense(quantity.curvature, spec)
+        case measure:
+            return measured(measure, bench.fit(quantity.curvature, spec))
+
+
+def measured(measure: str | None, op: Operator) -> Tensor:
+    """A measure of an operator; all its entries without one."""
+    match measure:
+        case "trace":
+            return op.trace()
+        case "norm":
+            return op.frobenius()
+        case "diagonal":
+            return op.diagonal()
+        case "eigenvalues":
+            return op.eigenvalues().sort().values
+        case _:
+            return op.dense()
+
+
+def _compared(law: Law, left: Quantity, right: Quantity, spec: TaskSpec, bench: Bench) -> Gap:
+    """Matrices on each layer's block where both have blocks, or where the law says so."""
+    a, b = _value(left, spec, bench), _value(right, spec, bench)
+    both = all(blocked(q.curvature) for q in (left, right))
+    if a.ndim == 2 and (law.blocks or both):
+        layers = blocks(bench.task(spec).model, bench.task(spec).train[0][:1])
+        return block_gap(a, b, {x.name: x.index for x in layers})
+    return plain_gap(a, b)
+
+
+def blocked(curvature: Curvature) -> bool:
+    """Whether a curvature is block diagonal."""
+    match curvature:
+        case Chain(stages=stages):
+            return any(s.name == "block_diagonal" for s in stages)
+        case Combination(terms=terms):
+            return all(blocked(part) for _, part in terms)
+
+
+def _nearness(
+    law: Law, quantities: tuple[Quantity, Quantity, Quantity], spec: TaskSpec, bench: Bench
+) -> Gap:
+    """(‖subject − target‖ − ‖other − target‖) / ‖target‖: above 0 where the subject is farther."""
+    subject, target, other = (bench.dense(q.curvature, spec) for q in quantities)
+    if law.blocks:
+        task = bench.task(spec)
+        layers = blocks(task.model, task.train[0][:1])
+        subject, target, other = (cut(x, layers) for x in (subject, target, other))
+    near, far = float((subject - target).norm()), float((other - target).norm())
+    scale = max(float(x.norm()) for x in (subject, target, other))
+    size = max(0.0, near - far) / scale if scale > 0 else 0.0
+    return Gap(size, f"distances {near:.6g} and {far:.6g}")
+
+
+def _score(left: Quantity, right: Quantity, spec: TaskSpec, bench: Bench) -> Gap:
+    """The largest |mean − exact| / standard error over the entries, for `DRAWS` draws of labels."""
+    task = bench.task(spec)
+    wanted = _value(right, spec, bench)
+    first = 1 + DRAWS * int(str(spec.data.arguments.get("seed", 0)))
+    found = torch.stack(
+        [measured(left.measure, fitted(left.curvature, task, seed=first + k)) for k in range(DRAWS)]
+    )
+    error = found.std(0) / DRAWS**0.5
+    # An entry that no draw changes has no error but rounding.
+    rounding = 1e-9 * max(float(wanted.abs().max()), float(found.abs().max()))
+    scores = (found.mean(0) - wanted).abs() / (error + rounding).clamp(min=1e-300)
+    return Gap(float(scores.max()), "standard errors of the mean")

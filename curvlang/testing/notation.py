@@ -1,0 +1,42 @@
+"""Drawn tasks as a spec writes them, so that a counterexample can be kept and run again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from curvlang.language.chain import Part, TaskSpec, Value
+from curvlang.language.registry import PARTS
+
+
+def task_notation(task: TaskSpec, name: str = "counterexample") -> str:
+    """`task counterexample { … }`: data and model in full, of the training what is not default."""
+    lines = [
+        f"  data    {_part(task.data)}",
+        f"  model   {_part(task.model)}",
+        f"  loss    {task.loss.name}",
+        f"  train   {_part(Part(task.train.name, _changed(task.train)))}",
+    ]
+    return "\n".join([f"task {name} {{", *lines, "}"])
+
+
+def value_notation(value: Value) -> str:
+    """A value as the language reads it back, digit for digit."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case tuple():
+            return "[" + ", ".join(map(value_notation, value)) + "]"
+        case float():
+            return repr(value)
+        case _:
+            return str(value)
+
+
+def _part(part: Part) -> str:
+    inside = ", ".join(f"{k} = {value_notation(v)}" for k, v in part.arguments.items())
+    return f"{part.name}({inside})" if inside else part.name
+
+
+def _changed(part: Part) -> Mapping[str, Value]:
+    rules = PARTS["train"][part.name].parameters
+    return {k: v for k, v in part.arguments.items() if v != rules[k].default}
