@@ -182,10 +182,13 @@ def check_law(
     return search.exists() if law.exists else search.holds()
 
 
-def _count(law: Law, examples: int) -> int:
+def _averages(law: Law) -> bool:
     statement = law.statement
-    averaged = isinstance(statement, Comparison) and statement.relation is Relation.AVERAGES_TO
-    return max(1, examples // 10) if averaged else examples
+    return isinstance(statement, Comparison) and statement.relation is Relation.AVERAGES_TO
+
+
+def _count(law: Law, examples: int) -> int:
+    return max(1, examples // 10) if _averages(law) else examples
 
 
 class _Failed(Exception):  # noqa: N818

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.operators import Dense, Identity, Operator
+from curvlang.operators import BlockDiagonal, Dense, Identity, Operator, Scaled, Sum
 
 DAMPINGS = (1e-3, 0.1, 10.0)
 """λ relative to the largest eigenvalue, added above what makes C + λI positive definite."""
@@ -28,6 +28,23 @@ class Gap:
         return max(gaps, key=lambda g: g.size if g.size == g.size else float("inf"))
 
 
+NOISE = 1e-6
+"""Of the magnitude: what is smaller than that is judged by it, since its terms have cancelled."""
+
+
+def magnitude(op: Operator) -> float:
+    """The norms of the parts that an operator adds up, together; its own where it adds nothing."""
+    match op:
+        case Sum(terms=terms):
+            return sum(magnitude(term) for term in terms)
+        case Scaled(factor=factor, operator=inner):
+            return abs(factor) * magnitude(inner)
+        case BlockDiagonal(blocks=parts):
+            return sum(magnitude(part) ** 2 for part in parts) ** 0.5
+        case _:
+            return float(op.frobenius())
+
+
 def relative(found: Tensor, wanted: Tensor, floor: float = 0.0) -> float:
     """‖x − y‖ / max(‖x‖, ‖y‖), and 0 where both are 0."""
     scale = max(float(found.norm()), float(wanted.norm()), floor)
@@ -35,15 +52,15 @@ def relative(found: Tensor, wanted: Tensor, floor: float = 0.0) -> float:
     return gap / scale if scale > 0 else gap
 
 
-def asymmetry(matrix: Tensor) -> Gap:
+def asymmetry(matrix: Tensor, floor: float = 0.0) -> Gap:
     """‖C − Cᵀ‖ / ‖C‖."""
-    return Gap(relative(matrix, matrix.T), _largest(matrix - matrix.T))
+    return Gap(relative(matrix, matrix.T, floor), _largest(matrix - matrix.T))
 
 
-def negativity(matrix: Tensor) -> Gap:
+def negativity(matrix: Tensor, floor: float = 0.0) -> Gap:
     """Minus the smallest eigenvalue of the symmetric part, relative to the largest by size."""
     values = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
-    scale = float(values.abs().max())
+    scale = max(float(values.abs().max()), floor)
     size = max(0.0, -float(values.min())) / scale if scale > 0 else 0.0
     return Gap(
         size, f"smallest eigenvalue {float(values.min()):.3g}, largest {float(values.max()):.3g}"
@@ -74,12 +91,13 @@ def disagreement(op: Operator) -> Gap:
     A verb that the structure refuses by a diagnostic is no disagreement.
     """
     gaps = []
+    floor = NOISE * magnitude(op)
     for name, (structured, plain) in _verbs(op).items():
         try:
             found = structured()
         except SpecError:
             continue
-        gaps.append(Gap(relative(found, plain()), f"`{name}`"))
+        gaps.append(Gap(relative(found, plain(), floor), f"`{name}`"))
     return Gap.worst(gaps)
 
 
@@ -136,7 +154,7 @@ def changed_by_use(op: Operator) -> Gap:
 def block_gap(left: Tensor, right: Tensor, index: Mapping[str, Tensor]) -> Gap:
     """The largest relative difference of a layer's own block."""
     # Blocks that are rounding beside the others have no relative difference of their own.
-    floor = 1e-6 * max(float(left.norm()), float(right.norm()))
+    floor = NOISE * max(float(left.norm()), float(right.norm()))
     gaps = []
     for name, place in index.items():
         a, b = left[place][:, place], right[place][:, place]
@@ -144,11 +162,11 @@ def block_gap(left: Tensor, right: Tensor, index: Mapping[str, Tensor]) -> Gap:
     return Gap.worst(gaps)
 
 
-def plain_gap(left: Tensor, right: Tensor) -> Gap:
+def plain_gap(left: Tensor, right: Tensor, floor: float = 0.0) -> Gap:
     """The relative difference of two numbers, vectors or matrices."""
     if left.ndim == 0:
-        return Gap(relative(left, right), f"{float(left):.6g} and {float(right):.6g}")
-    return Gap(relative(left, right), _largest(left - right, left, right))
+        return Gap(relative(left, right, floor), f"{float(left):.6g} and {float(right):.6g}")
+    return Gap(relative(left, right, floor), _largest(left - right, left, right))
 
 
 def _largest(difference: Tensor, left: Tensor | None = None, right: Tensor | None = None) -> str:

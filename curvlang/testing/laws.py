@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from curvlang.facade import as_spec, chosen
+from curvlang.language import curvature_named, load
 from curvlang.language.chain import Curvature, Spec
 from curvlang.models.task import Task
 from curvlang.operators import Operator
@@ -128,4 +128,5 @@ def _told(verdict: Verdict) -> str:
 
 
 def _curvature(spec: Spec | str | Path, name: str | None) -> Curvature:
-    return chosen(as_spec(spec), name)
+    whole = spec if isinstance(spec, Spec) else load(str(spec))
+    return curvature_named(name or next(reversed(list(whole.curvatures))), whole)

@@ -27,11 +27,13 @@ from curvlang.operators import Operator, Scaled, Sum
 from curvlang.runtime.fit import fit_chains
 from curvlang.testing.draws import Draw, built
 from curvlang.testing.gaps import (
+    NOISE,
     Gap,
     asymmetry,
     block_gap,
     changed_by_use,
     disagreement,
+    magnitude,
     negativity,
     plain_gap,
     unsolved,
@@ -42,8 +44,8 @@ from curvlang.testing.reading import autodiff, cut, read
 T = TypeVar("T")
 KEPT = 4000
 """Fits and readings that are kept; laws about the same tasks share them."""
-DRAWS = 64
-"""Draws of labels that a mean is taken over."""
+DRAWS = 400
+"""Draws of labels that a mean is taken over: six standard errors are then less than half of it."""
 
 
 class Bench:
@@ -123,28 +125,29 @@ def measure(law: Law, draw: Draw, bench: Bench) -> Gap:
 def property_gap(word: str, curvature: Curvature, draw: Draw, bench: Bench) -> Gap:
     """The gap of a law about one curvature."""
     spec = draw.task
+    floor = NOISE * magnitude(bench.fit(curvature, spec))
     match word:
         case "as_written":
-            return plain_gap(bench.dense(curvature, spec), bench.read(curvature, spec))
+            return plain_gap(bench.dense(curvature, spec), bench.read(curvature, spec), floor)
         case "symmetric":
             sides = (bench.read(curvature, spec), bench.dense(curvature, spec))
-            return Gap.worst([asymmetry(x) for x in sides])
+            return Gap.worst([asymmetry(x, floor) for x in sides])
         case "positive_semidefinite":
-            return negativity(bench.dense(curvature, spec))
+            return negativity(bench.dense(curvature, spec), floor)
         case "solves":
             return unsolved(bench.fit(curvature, spec))
         case "verbs_agree":
             return disagreement(bench.fit(curvature, spec))
         case "any_batches":
             again = fitted(curvature, bench.task(spec), batch=draw.batch)
-            return plain_gap(again.dense(), bench.dense(curvature, spec))
+            return plain_gap(again.dense(), bench.dense(curvature, spec), floor)
         case "any_order":
             again = fitted(curvature, reordered(bench.task(spec), draw.order))
-            return plain_gap(again.dense(), bench.dense(curvature, spec))
+            return plain_gap(again.dense(), bench.dense(curvature, spec), floor)
         case _:
             op = bench.fit(curvature, spec)
             again = fitted(curvature, bench.task(spec))
-            return Gap.worst([changed_by_use(op), plain_gap(again.dense(), op.dense())])
+            return Gap.worst([changed_by_use(op), plain_gap(again.dense(), op.dense(), floor)])
 
 
 def reordered(task: Task, order: tuple[int, ...]) -> Task:
