@@ -88,7 +88,10 @@ def _margin(verdict: Verdict) -> str:
     size, bound = _number(verdict.worst.size), f"{verdict.law.bound:g}"
     if verdict.law.exists:
         return f"{size} > {bound}" if verdict.holds else f"{size} at most, {bound} wanted"
-    return f"{size} ≤ {bound}" if verdict.holds else f"{size} > {bound}"
+    if not verdict.holds:
+        return f"{size} > {bound}"
+    open_ = f", on {verdict.undetermined} rounding decides" if verdict.undetermined else ""
+    return f"{size} ≤ {bound}{open_}"
 
 
 def _number(size: float) -> str:
@@ -137,6 +140,7 @@ def as_data(given: str, verdict: Verdict) -> dict[str, Any]:
         "holds": verdict.holds,
         "note": verdict.note,
         "tasks": verdict.tried,
+        "undetermined": verdict.undetermined,
         "worst": plain(verdict.worst.size),
         "where": verdict.worst.where,
         "bound": law.bound,

@@ -82,6 +82,7 @@ class Verdict:
         counterexample: Where it fails; for a law that one task must show, the task that came
             closest.
         note: Why nothing was measured, or empty.
+        undetermined: Tasks among `tried` on which rounding alone decides the curvature.
     """
 
     law: Law
@@ -91,6 +92,7 @@ class Verdict:
     seed: int
     counterexample: Counterexample | None = None
     note: str = ""
+    undetermined: int = 0
 
 
 def laws_of(spec: Spec) -> tuple[Law, ...]:
@@ -207,6 +209,7 @@ class _Search:
         self.seed = seed
         self.progress = progress
         self.tried = 0
+        self.undetermined = 0
         self.worst: tuple[float, Gap, Draw | None] = (-1.0, Gap(0.0), None)
         self.last: tuple[Draw, Gap] | None = None
 
@@ -215,7 +218,8 @@ class _Search:
         if not self._run(
             [Phase.generate, Phase.shrink], lambda gap: not gap.size <= self.law.bound
         ):
-            return Verdict(self.law, True, self.tried, self.worst[1], self.seed)
+            worst, open_ = self.worst[1], self.undetermined
+            return Verdict(self.law, True, self.tried, worst, self.seed, undetermined=open_)
         assert self.last is not None
         draw, gap = self.last
         return Verdict(self.law, False, self.tried, gap, self.seed, self._counterexample(draw, gap))
@@ -274,6 +278,7 @@ class _Search:
 
     def _note(self, draw: Draw, gap: Gap) -> None:
         self.tried += 1
+        self.undetermined += gap.undetermined
         rank = gap.size if gap.size == gap.size else inf
         if rank > self.worst[0]:
             self.worst = (rank, gap, draw)

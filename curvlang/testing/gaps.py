@@ -17,10 +17,15 @@ DAMPINGS = (1e-3, 0.1, 10.0)
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A distance from a law, and in words where it is largest."""
+    """A distance from a law, and in words where it is largest.
+
+    `undetermined` says that rounding alone moves the curvature that far on this task (the basis
+    of a repeated eigenvalue is anyone's choice), so that the law cannot be judged on it.
+    """
 
     size: float
     where: str = ""
+    undetermined: bool = False
 
     @staticmethod
     def worst(gaps: list[Gap]) -> Gap:

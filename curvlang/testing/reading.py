@@ -34,31 +34,38 @@ Array = NDArray[np.float64]
 Known = dict[str, tuple[Array, tuple[Index, ...]]]
 
 
-def read(curvature: Curvature, task: Task, *, seed: int = 0) -> Tensor:
+def read(curvature: Curvature, task: Task, *, seed: int = 0, noise: float = 0.0) -> Tensor:
     """All entries [P, P] of a curvature as its expressions say them.
 
     Args:
         curvature: A curvature.
         task: A small task in float64.
         seed: Of sampled labels, as `fit` takes it.
+        noise: Relative size of a change of every leaf: how far rounding moves the entries.
     """
     match curvature:
         case Chain():
-            whole = _read_chain(curvature, task, seed)
+            whole = _read_chain(curvature, task, seed, noise)
             return whole + task.weight_decay * torch.eye(len(whole), dtype=whole.dtype)
         case Combination(terms=terms):
-            parts = [weight * read(part, task, seed=seed) for weight, part in terms]
+            parts = [weight * read(part, task, seed=seed, noise=noise) for weight, part in terms]
             return torch.stack(parts).sum(0)
 
 
-def _read_chain(chain: Chain, task: Task, seed: int) -> Tensor:
+def _read_chain(chain: Chain, task: Task, seed: int, noise: float) -> Tensor:
     programs, (results,) = derive([chain], last=True)
     result = results[-1]
     program = next(p for p in programs if (p.partition, p.fisher) == result.key)
     by = "parameter" if result.partition is Partition.PARAMETER else "layer"
     layers = blocks(task.model, task.train[0][:1], by)
     whole = torch.zeros(task.P, task.P, dtype=torch.float64)
+    rounding = np.random.default_rng(0)
     for index, known, sizes in _places(program, layers, task, seed):
+        if noise:
+            known = {
+                name: (x * (1 + noise * rounding.standard_normal(x.shape)), axes)
+                for name, (x, axes) in known.items()
+            }
         entries, _ = interpret(_statements(program, result), known, sizes)
         block = torch.from_numpy(entries.reshape(len(index), len(index)))
         whole[index[:, None], index] = block

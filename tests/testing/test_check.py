@@ -44,7 +44,7 @@ def test_a_false_law_fails_on_the_smallest_task():
     assert not found.holds
     assert found.counterexample.gap.size > found.law.bound
     task = found.counterexample.task
-    for words in ("examples = 2, inputs = 1, outputs = 1, positions = 1", "hidden = []"):
+    for words in ("examples = 2, inputs = 1, outputs = 1,", "hidden = []", "bias = false"):
         assert words in task
     again = verdict(MINE + "law mine equals block_ggn when examples > 1", "equals")
     assert again == found
@@ -139,6 +139,22 @@ def test_labels_drawn_in_every_pass_are_read_in_every_pass():
     found = verdict("curvature mine = ekfac_mc", "as_written")
     assert found.holds
     assert found.worst.size > 0
+
+
+def test_where_rounding_decides_nothing_is_judged():
+    # All ten labels agree: the basis of what they leave open is anyone's, and the next pass needs it.
+    spec = loads(
+        """curvature mine = ekfac_mc
+        task open {
+          data random(examples = 1, inputs = 1, outputs = 3, positions = 2, seed = 144)
+          model mlp(hidden = [], activation = identity, positions = summed)
+          loss cross_entropy
+          train sgd(epochs = 0)
+        }"""
+    )
+    (found,) = ct.check_spec(spec, law="as_written", task=task_in(spec, "open"))
+    assert found.holds
+    assert found.worst.undetermined
 
 
 def test_what_is_asked_for_and_is_not_there():
