@@ -93,8 +93,8 @@ def assert_any_batches(
 ) -> None:
     """Batches of `batch` examples and one batch of all give the same."""
     found = _curvature(spec, curvature)
-    sides = [fitted(found, task, batch=size).dense() for size in (batch, task.N)]
-    _assert(plain_gap(*sides), UNIVERSAL["any_batches"], f"batches of {batch}")
+    a, b = (fitted(found, task, batch=size).dense() for size in (batch, task.N))
+    _assert(plain_gap(a, b), UNIVERSAL["any_batches"], f"batches of {batch}")
 
 
 def assert_any_order(
@@ -102,8 +102,8 @@ def assert_any_order(
 ) -> None:
     """Another order of the examples gives the same; not a law of sampled labels."""
     found = _curvature(spec, curvature)
-    sides = [fitted(found, t).dense() for t in (task, reordered(task, tuple(order)))]
-    _assert(plain_gap(*sides), UNIVERSAL["any_order"], f"order {list(order)}")
+    a, b = (fitted(found, t).dense() for t in (task, reordered(task, tuple(order))))
+    _assert(plain_gap(a, b), UNIVERSAL["any_order"], f"order {list(order)}")
 
 
 def assert_laws(

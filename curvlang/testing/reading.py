@@ -165,9 +165,9 @@ def _statements(program: Program, result: Result) -> list[Statement]:
                 value = rename_names(sum_.value, read_in(number))
                 found.append(Define((Target(sum_.name, sum_.indices),), value))
         found += [d for level, d in plan.finished if level == number]
-    level, value = plan.results[plan.originals.index(result.value)]
-    whole = rename_names(value.value, read_in(max(1, level)))
-    return [*found, replace(value, value=whole)]
+    level, last = plan.results[plan.originals.index(result.value)]
+    whole = rename_names(last.value, read_in(max(1, level)))
+    return [*found, replace(last, value=whole)]
 
 
 # Plain automatic differentiation -------------------------------------------------------------
