@@ -348,7 +348,8 @@ def _eigenbasis(
         axes.append(pair[0].indices[1])
         bases.append(pair[0])
         used.extend(pair)
-    if not used:
+    if not used or axes[0] == axes[1]:
+        # Both sides may run along one axis, Σ_k U[o,k] V[i,k] s[k] …: that is no Kronecker basis.
         return None
     rest = tuple(f for f in inner.factors if f not in used)
     spectrum = replace(inner, factors=rest, summed=tuple(x for x in inner.summed if x not in axes))
