@@ -383,10 +383,20 @@ class _Walker:
             )
             return
         shown = ",".join(x.partition("@")[0] for x in have)
+        current = {space: letter for letter, space in self.spaces.items()}
+        shared = [
+            (str(index), current[space])
+            for index, space, other in zip(target.indices, have, want, strict=False)
+            if not other and space in current
+        ]
         self.owner._say(
             "E0215",
             f"`{use.name}` needs `{_written(target)}`, and here it is `{target.name}[{shown}]`",
             Label(use.name_span, "other index spaces"),
+            tuple(
+                f"`{index}` is the same space as `{letter}` here: write `{letter}` for it"
+                for index, letter in shared
+            ),
         )
 
     def _projects(self, use: s.Use, transform: s.TransformDef) -> bool:

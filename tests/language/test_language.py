@@ -20,6 +20,7 @@ from curvlang.language.parser import parse
 
 T = "transform t {{ needs a[n,t,i], g[n,r,t,o]\n{} }}"
 Y = "yield C[o,i,o',i'] = identity[o,o'] * identity[i,i']"
+P = "transform t {{ needs a[n,t,i]\nspace k = 2\nX[i,k] = random_normal[i,k](0)\nP[i,k] = orthonormal(X)\n{} }}"
 MISTAKES = {
     "misspelt stage": ("curvature x = hessian |> drop_residuals", "E0209", "did you mean `drop_residual`"),
     "unknown source": ("curvature x = hessain |> drop_residual", "E0206", "did you mean `hessian`"),
@@ -49,6 +50,29 @@ MISTAKES = {
     "not square": (T.format("A[i,o] = mean[n] sum[r,t] g[n,r,t,o] * a[n,t,i]\nV[i,k], s[k] = eigh(A)\n" + Y), "E0306", "square"),
     "no yield": (T.format("A[i] = mean[n,t] a[n,t,i]"), "E0219", "once"),
     "yield form": (T.format("yield C[o,i] = mean[n,t] sum[r] g[n,r,t,o] * a[n,t,i]"), "E0302", "o',i'"),
+    "space without a length": (T.format("X[i,k] = random_normal[i,k](0)\n" + Y), "E0304", "declare it: `space k = 16`"),
+    "space taken": (T.format("space t = 3\n" + Y), "E0307", "shared position"),
+    "space twice": (T.format("space k = 3\nspace k = 4\n" + Y), "E0307", "in use already"),
+    "length of data": (T.format("x = mean[n,t,i] a[n,t,i]\nspace k = x\n" + Y), "E0323", "min(rank, size[i])"),
+    "length of a mean": (T.format("space k = mean[n,t,i] a[n,t,i]\n" + Y), "E0323", "computed from data"),
+    "letter of another length": (T.format("A[i,i'] = mean[n,t] a[n,t,i] * a[n,t,i']\nG[o,o'] = mean[n] sum[r,t] g[n,r,t,o] * g[n,r,t,o']\nV[i,k], _[k] = eigh(A)\nU[o,k], _[k] = eigh(G)\n" + Y), "E0307", "another length"),
+    "not a matrix": (T.format("M[r,o,i] = mean[n,t] g[n,r,t,o] * a[n,t,i]\nQ[r,o,i] = orthonormal(M)\n" + Y), "E0306", "`M[r,o,i]` with a `|` inside"),
+    "other groups": (T.format("M[r,o,i] = mean[n,t] g[n,r,t,o] * a[n,t,i]\nQ[r,o,i] = orthonormal(M[o | i])\n" + Y), "E0327", "each of them once"),
+    "result of groups": (T.format("M[r,o,i] = mean[n,t] g[n,r,t,o] * a[n,t,i]\nQ[r,o,i] = orthonormal(M[o,i | r])\n" + Y), "E0305", "expected `o`"),
+    "unequal groups": (T.format("M[r,o,i] = mean[n,t] g[n,r,t,o] * a[n,t,i]\nV[o,i,k], s[k] = eigh(M[o,i | r])\n" + Y), "E0306", "rows and columns differ"),
+    "bar in a product": (T.format("A[i] = mean[n,t] a[n,t | i]\n" + Y), "E0328", "function's argument"),
+    "seed of data": (T.format("space k = 2\nx = mean[n,t,i] a[n,t,i]\nX[i,k] = random_normal[i,k](x)\n" + Y), "E0309", "a number or a parameter"),
+    "projected example": (P.format("project n -> k with P[i,k]"), "E0324", "training example"),
+    "projected into a letter in use": (P.format("project i -> o with P[i,k]"), "E0307", "declare a space"),
+    "projected from another space": (P.format("project o -> k with P[i,k]"), "E0305", "over `o,k`"),
+    "projected twice": (P.format("project i -> k with P[i,k]\nproject i -> k with P[i,k]"), "E0325", "first here"),
+    "projected by what is not orthonormal": (P.format("project i -> k with X[i,k]"), "E0326", "Q[i,k] = orthonormal(X)"),
+    "projects and yields": (P.format("project i -> k with P[i,k]\n" + Y), "E0221", "after this one"),
+    "projected before the blocks": ("curvature x = ggn |> project_random", "E0216", "after `block_diagonal"),
+    "projected after the blocks": ("curvature x = block_ggn |> project_model", "E0216", "before `block_diagonal"),
+    "factors of another space": ("curvature x = kfac |> project_random |> eigen_correct", "E0220", "compute `A` again between `project_random` and `eigen_correct`"),
+    "blocks of a projection": ("curvature x = ggn |> project_model |> block_diagonal", "E0210", "order"),
+    "one space under two letters": (P.format("project i -> k with P[i,k]") + "\ntransform u { needs a[n,t,i], P[z,y]\n" + Y + " }\ncurvature x = block_ggn |> t |> u", "E0215", "the same space as `i`"),
     "word": ("curvature x = hessian |> drop_residual(fisher = exakt)", "E0706", "did you mean `exact`"),
     "range": ("curvature x = hessian |> drop_residual(fisher = mc, samples = 0)", "E0707", "1 or more"),
     "type": ("curvature x = hessian |> drop_residual(fisher = mc, samples = 1.5)", "E0705", "whole number"),
