@@ -12,6 +12,7 @@ import curvlang as cv
 from curvlang.compiler.program import Fisher
 from curvlang.models.blocks import blocks
 from curvlang.models.leaves import leaves
+from tests.oracles import dense
 from tests.small import network, task
 
 EXACT = 1e-9  # float64; sums of a few thousand products
@@ -84,9 +85,9 @@ REFERENCES = {
 
 def assert_blocks(op, wanted, tolerance=EXACT):
     for name, block in op.blocks.items():
-        found, dense = block.dense().numpy(), wanted(name)
-        assert found.shape == dense.shape
-        assert np.abs(found - dense).max() <= tolerance * max(1.0, np.abs(dense).max()), name
+        found, matrix = block.dense().numpy(), wanted(name)
+        assert found.shape == matrix.shape
+        assert np.abs(found - matrix).max() <= tolerance * max(1.0, np.abs(matrix).max()), name
 
 
 def fit(chain, t, name="x"):
@@ -260,3 +261,29 @@ def test_the_restricted_inverse_leaves_the_complement_out():
     assert np.abs(inverse - wanted).max() <= 1e-7
     full = op.inverse(0.01).dense().numpy()
     assert np.abs(full - wanted).max() > 1, "tikhonov has 1/λ on the complement"
+
+
+def test_restricted_scores_are_those_of_the_projected_space():
+    """The scores of a method that never leaves its projected space: (Bᵀu)ᵀ (BᵀGB + λ)⁻¹ (Bᵀv)."""
+    t, given = setting(None)
+    spec = cv.loads(
+        "curvature x = block_ggn |> project_random(inputs = 2, outputs = 2)\n"
+        "evaluate x with restricted(damping = 0.01)"
+    )
+    op = cv.fit(spec, t)
+    found = cv.influence(op, t)
+    queries = cv.influence(op, t, inverse="tikhonov(damping = 0.01)")
+    gradients = {k: _gradients(t, part) for k, part in (("query", t.query), ("train", t.train))}
+    wanted = np.zeros(found.shape)
+    for name, index in zip(op.operator.names, op.operator.index, strict=True):
+        a, g = given[name]
+        B = np.kron(draw(g.shape[-1], 2, 1), draw(a.shape[-1], 2, 0))
+        u, v = (gradients[k][:, index] @ B for k in ("query", "train"))
+        inner = B.T @ gram(a, g) @ B + 0.01 * np.eye(4)
+        wanted += u @ np.linalg.solve(inner, v.T)
+    assert np.abs(found.numpy() - wanted).max() <= 1e-7
+    assert np.abs(queries.numpy() - wanted).max() > FAR, "tikhonov counts the complement"
+
+
+def _gradients(t, part):
+    return dense.per_example_gradients(t.model, "cross_entropy", *part).numpy()
