@@ -45,6 +45,10 @@ MODEL_BLOCK = Target("C", (P, P2))
 LAYER_BLOCK = Target("C", (O, I, O2, I2))
 
 
+_MARK = "\0"
+"""Stands in front of names that must not meet others until they have their final ones."""
+
+
 @dataclass(slots=True)
 class _Unit:
     """A program under construction: statements interned by meaning."""
@@ -105,7 +109,7 @@ class _Unit:
         )
         key = (pattern, statement.value)
         if key not in self.known:
-            renamed = {x: self.letter(x) for x in sorted(made)}
+            renamed = {x: self.letter(x.removeprefix(_MARK)) for x in sorted(made)}
             targets = tuple(
                 replace(
                     t,
@@ -358,9 +362,10 @@ class _Body:
         value, inlined = self._value(statement.value)
         used = {x.space for t in statement.targets for x in t.indices}
         made = frozenset(x for x in used if x not in self.spaces and x not in MODEL_LETTERS)
-        targets = tuple(
-            replace(t, indices=_respaced(t.indices, self.spaces)) for t in statement.targets
-        )
+        # A letter that is new here waits behind a mark: a space of that name may be another's.
+        spaces = self.spaces | {x: _MARK + x for x in made}
+        made = frozenset(_MARK + x for x in made)
+        targets = tuple(replace(t, indices=_respaced(t.indices, spaces)) for t in statement.targets)
         found = self.unit.define(replace(statement, targets=targets, value=value), made)
         if inlined:
             self.unit.inlined.add(found[0].name)
@@ -405,9 +410,6 @@ class _Body:
                 return expr
             case _:
                 assert_never(expr)
-
-
-_MARK = "\0"
 
 
 def _marked(expr: Expr) -> Expr:
