@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +21,7 @@ def command(
     from curvlang.language.files import read, split_name
 
     found: list[Diagnostic] = []
+    data: list[dict[str, Any]] = []
     counts: dict[str, int] = {}
     for given in specs:
         try:
@@ -32,8 +33,9 @@ def command(
         except SpecError as error:
             problems = list(error.diagnostics)
         found += problems
+        data += [{"spec": given, **as_data(d)} for d in problems]
     if as_json:
-        print(json.dumps([as_data(d) for d in found], indent=2))
+        print(json.dumps(data, indent=2, ensure_ascii=False))
     elif found:
         color = sys.stderr.isatty() and "NO_COLOR" not in os.environ
         print(render(found, color=color), file=sys.stderr)

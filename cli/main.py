@@ -15,6 +15,7 @@ COMMANDS: Mapping[str, str] = {
     "test": "check the laws of a spec on small drawn tasks",
     "list": "what ships",
     "fmt": "format in place",
+    "lsp": "the language server, for editors",
     "cache": "size and clearing of the kept ground truth",
 }
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import NOWHERE, Source
 from curvlang.ir.expr import Number
 from curvlang.language.chain import InverseUse, Spec, TaskSpec
 from curvlang.language.files import PRELUDE, decode, read, shipped_files, split_name
-from curvlang.language.names import shipped_names
-from curvlang.language.registry import DATA, LOSSES, MODELS, OPTIMISERS, SOURCES, STAGES
+from curvlang.language.shipped import Shipped, search, shipped
 from curvlang.language.spec import (
     DEFAULT_TASK,
     analyse,
@@ -102,42 +101,6 @@ def _only(spec: Spec, name: str) -> Spec:
     return replace(spec, curvatures={name: spec.curvatures[name]}, evaluations=kept)
 
 
-@dataclass(frozen=True, slots=True)
-class Shipped:
-    """Something that ships: its kind, name, and one line about it."""
-
-    kind: str
-    name: str
-    doc: str
-
-
-def shipped() -> list[Shipped]:
-    """Everything that ships, by kind."""
-    names = shipped_names()
-    found = [Shipped("curvature", n, _curvature_doc(n, d.doc)) for n, d in names.curvatures.items()]
-    found += [Shipped("stage", n, e.doc) for n, e in {**SOURCES, **STAGES}.items()]
-    found += [Shipped("transform", n, d.doc) for n, d in names.transforms.items()]
-    found += [Shipped("inverse", n, _inverse_doc(d.span.text)) for n, d in names.inverses.items()]
-    found += [Shipped("task", n, d.doc) for n, d in names.tasks.items()]
-    for kind, table in (
-        ("data", DATA),
-        ("model", MODELS),
-        ("loss", LOSSES),
-        ("optimiser", OPTIMISERS),
-    ):
-        found += [Shipped(kind, n, e.doc) for n, e in table.items()]
-    found.append(Shipped("layer", "Linear", "weight and bias, any leading shape; uses are summed"))
-    return found
-
-
-def _curvature_doc(name: str, doc: str) -> str:
-    return doc or f"curvature `{name}`"
-
-
-def _inverse_doc(text: str) -> str:
-    return " ".join(text.removeprefix("inverse").split())
-
-
 __all__ = [
     "DEFAULT_INVERSE",
     "PRELUDE",
@@ -151,6 +114,7 @@ __all__ = [
     "inverse_text",
     "load",
     "loads",
+    "search",
     "shipped",
     "shipped_files",
     "solver_text",

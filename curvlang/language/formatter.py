@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.source import Source
 from curvlang.language.mistakes import KEYWORDS
+from curvlang.language.parser import parse
 
 _TOKEN = re.compile(
     r"""
@@ -76,6 +79,22 @@ def format_text(text: str) -> str:
             open_brackets += {"(": 1, "[": 1, ")": -1, "]": -1}.get(token, 0)
         depth, open_brackets = max(0, depth), max(0, open_brackets)
     return "\n".join(_aligned(lines)) + "\n" if lines else ""
+
+
+def format_source(source: Source) -> str:
+    """The text of a source with its white space set.
+
+    Raises:
+        SpecError: Where the text cannot be read: white space of broken text is left alone.
+    """
+    file, problems = parse(source)
+    if problems:
+        raise SpecError(problems)
+    text = format_text(source.text)
+    again, _ = parse(Source(source.name, text))
+    if again != file:
+        raise AssertionError(f"formatting would change the meaning of {source.name}")
+    return text
 
 
 def _line(tokens: list[tuple[str, str]], raw: str) -> str:

@@ -197,7 +197,7 @@ def _as(made: Value, rule: Rule) -> Value:
 
 def check(made: Value, rule: Rule, name: str, span: Span) -> Diagnostic | None:
     """Whether a value fits its rule; the diagnostic where it does not."""
-    shown = f"`{name} = {_show(made)}`"
+    shown = f"`{name} = {show(made)}`"
     fits = {
         "int": isinstance(made, int) and not isinstance(made, bool),
         "float": isinstance(made, int | float) and not isinstance(made, bool),
@@ -229,7 +229,7 @@ def check(made: Value, rule: Rule, name: str, span: Span) -> Diagnostic | None:
             "E0705",
             f"{shown} is not {nouns[rule.type]}",
             (Label(span, f"expected {nouns[rule.type]}"),),
-            (f"for example `{name} = {_show(rule.default)}`",) if rule.default is not None else (),
+            (f"for example `{name} = {show(rule.default)}`",) if rule.default is not None else (),
         )
     if rule.type == "word" and rule.words and made not in rule.words:
         return Diagnostic(
@@ -246,20 +246,21 @@ def check(made: Value, rule: Rule, name: str, span: Span) -> Diagnostic | None:
             "E0707",
             f"{shown} is out of range",
             (Label(span, f"must be {rule.must}"),),
-            (f"the default is `{name} = {_show(rule.default)}`",)
+            (f"the default is `{name} = {show(rule.default)}`",)
             if rule.default is not None
             else (),
         )
     return None
 
 
-def _show(made: Value | None) -> str:
+def show(made: Value | None) -> str:
+    """A value as the language writes it."""
     match made:
         case bool():
             return "true" if made else "false"
         case float():
             return f"{made:g}"
         case tuple():
-            return "[" + ", ".join(map(_show, made)) + "]"
+            return "[" + ", ".join(map(show, made)) + "]"
         case _:
             return str(made)

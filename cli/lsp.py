@@ -1,0 +1,41 @@
+"""`curvlang lsp`: the language server, over standard input and output."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    stdio: Annotated[
+        bool, typer.Option("--stdio", help="Standard input and output (the only way it speaks).")
+    ] = True,
+    vscode: Annotated[
+        Path | None,
+        typer.Option(help="Write the extension for VS Code into this folder, and end."),
+    ] = None,
+) -> int:
+    """Diagnostics, hover, completion, definitions and formatting for an editor."""
+    from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+
+    if vscode is not None:
+        from curvlang.editors.vscode import write_extension
+
+        for path in write_extension(vscode):
+            print(path)
+        return 0
+    if find_spec("pygls") is None:
+        raise SpecError(
+            Diagnostic(
+                "E1001",
+                "the language server needs the package `pygls`",
+                help=("run `pip install 'curvlang[lsp]'`",),
+            )
+        )
+    from curvlang.editors.server import serve
+
+    serve()
+    return 0

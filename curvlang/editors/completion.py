@@ -1,0 +1,327 @@
+"""What can stand at a place, the fitting ones first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from pathlib import Path
+
+from curvlang.diagnostics.source import Source
+from curvlang.editors.document import Document
+from curvlang.editors.reading import Frame, Item, Owner, Role, Word, read
+from curvlang.editors.scope import LEAVES, in_scope, leaf_meaning
+from curvlang.editors.vocabulary import CONSTANTS, vocabulary
+from curvlang.language import syntax as s
+from curvlang.language.chain import Value
+from curvlang.language.chains import Chains
+from curvlang.language.functions import FUNCTIONS, MAKERS
+from curvlang.language.parser import parse
+from curvlang.language.registry import LDS, PARTS, SOURCES, STAGES, Rule
+from curvlang.language.shipped import describe_rule
+from curvlang.language.tensors import MODEL_LETTERS
+from curvlang.language.values import value
+
+PLACEHOLDER = "xyz"
+"""Stands for the word that is being typed, so that its role is known."""
+
+
+class Rank(IntEnum):
+    """The order in which candidates are shown."""
+
+    FITS = 0
+    OWN = 1
+    SHIPPED = 2
+    UNFIT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A word that can stand there: its role, one line about it, and its rank."""
+
+    text: str
+    role: Role
+    detail: str = ""
+    rank: Rank = Rank.SHIPPED
+
+
+def complete(document: Document, offset: int) -> list[Candidate]:
+    """Every candidate at an offset, in order; the editor filters them by what is typed."""
+    start, end = _word_around(document.text, offset)
+    text = document.text[:start] + PLACEHOLDER + document.text[end:]
+    reading = read(text)
+    item = reading.item_at(start)
+    word = reading.word_at(start)
+    if word is not None and word.role in (Role.COMMENT, Role.DOC):
+        return []
+    if item is None or word is None or word.start != start:
+        if word is not None and word.role is Role.FILE:
+            return list(_files(document))
+        return _items()
+    found = list(_candidates(document, text, item, word))
+    if word.frame is None and not text[:start].rpartition("\n")[2].strip():
+        found += _items()
+    best: dict[str, Candidate] = {}
+    for candidate in found:
+        kept = best.get(candidate.text)
+        best[candidate.text] = candidate if kept is None or candidate.rank < kept.rank else kept
+    return sorted(best.values(), key=lambda c: (c.rank, c.text))
+
+
+def _word_around(text: str, offset: int) -> tuple[int, int]:
+    """Where the word at an offset starts and ends."""
+    start = end = offset
+    while start > 0 and (text[start - 1].isalnum() or text[start - 1] == "_"):
+        start -= 1
+    while end < len(text) and (text[end].isalnum() or text[end] == "_"):
+        end += 1
+    return start, end
+
+
+def _items() -> list[Candidate]:
+    return [Candidate(w, Role.KEYWORD, "a definition", Rank.FITS) for w in vocabulary().items]
+
+
+def _candidates(document: Document, text: str, item: Item, word: Word) -> Iterator[Candidate]:
+    match word.role:
+        case Role.STAGE:
+            yield from _stages(document, text, item, word)
+        case Role.CURVATURE:
+            yield from _curvatures(document)
+        case Role.INVERSE:
+            yield from _table(document, document.names.inverses, Role.INVERSE)
+        case Role.TASK:
+            yield from _table(document, document.names.tasks, Role.TASK)
+        case Role.PART if word.owner is not None:
+            for name, entry in PARTS.get(word.owner.part, {}).items():
+                yield Candidate(name, Role.PART, entry.doc)
+        case Role.INDEX | Role.NAME if word.frame is Frame.INDICES:
+            yield from _letters(item, text)
+        case Role.VALUE | Role.ARGUMENT if (
+            word.owner is not None and word.owner.role is not Role.DEFINITION
+        ):
+            yield from _in_arguments(document, item, word)
+        case Role.VALUE if word.owner is not None:
+            yield from _words_of(item, word.owner)
+        case Role.TENSOR | Role.SCALAR | Role.FUNCTION:
+            yield from _in_expression(item, text, word)
+        case Role.NAME | Role.KEYWORD:
+            yield from _loose(document, item)
+        case _:
+            pass
+
+
+def _table(
+    document: Document, table: Mapping[str, s.InverseDef] | Mapping[str, s.TaskDef], role: Role
+) -> Iterator[Candidate]:
+    for name, definition in table.items():
+        own = definition.span.source.name == document.name
+        detail = " ".join(definition.span.text.partition("{")[0].split())
+        yield Candidate(name, role, detail, Rank.OWN if own else Rank.SHIPPED)
+
+
+def _curvatures(document: Document) -> Iterator[Candidate]:
+    for name, entry in SOURCES.items():
+        yield Candidate(name, Role.CURVATURE, entry.doc, Rank.OWN)
+    for name, definition in document.names.curvatures.items():
+        own = definition.span.source.name == document.name
+        detail = " ".join(definition.body.span.text.split())
+        yield Candidate(name, Role.CURVATURE, detail, Rank.OWN if own else Rank.SHIPPED)
+
+
+# Stages --------------------------------------------------------------------------------------
+
+
+def _stages(document: Document, text: str, item: Item, word: Word) -> Iterator[Candidate]:
+    """Every stage: those that fit the chain so far first, the others with the reason why not."""
+    chain = _chain_before(text, item, word)
+    docs = {n: e.doc for n, e in STAGES.items()}
+    docs |= {n: d.doc for n, d in document.names.transforms.items()}
+    for name, doc in docs.items():
+        reason = None if chain is None else _unfit(document, chain, name)
+        if reason is None:
+            yield Candidate(name, Role.STAGE, doc, Rank.FITS)
+        else:
+            yield Candidate(name, Role.STAGE, reason, Rank.UNFIT)
+    if word.owner is not None:
+        yield from _in_arguments(document, item, word)
+
+
+def _chain_before(text: str, item: Item, word: Word) -> s.CurvatureDef | None:
+    """The chain that the word would go on, from its source on, if that can be read."""
+    words = [w for w in item.words if w.end <= word.start and w.role is not Role.COMMENT]
+    start = _chain_start(words)
+    if start is None or words[-1].text != "|>":
+        return None
+    wrapped = f"curvature {PLACEHOLDER} = {text[start : words[-1].start]}"
+    file, problems = parse(Source("<chain>", wrapped))
+    match file.items:
+        case (s.CurvatureDef() as found,) if not problems and len(found.body.terms) == 1:
+            return found
+        case _:
+            return None
+
+
+def _chain_start(words: list[Word]) -> int | None:
+    """Back over brackets that are closed, to the mark that the chain's source stands behind."""
+    depth = 0
+    for k in range(len(words) - 1, -1, -1):
+        mark = words[k].text if words[k].role is Role.MARK else ""
+        depth += {")": 1, "]": 1, "}": 1, "(": -1, "[": -1, "{": -1}.get(mark, 0)
+        doc = words[k].role is Role.DOC
+        if depth < 0 or (depth == 0 and (doc or mark in ("=", "+", "-", "*"))):
+            return words[k + 1].start if k + 1 < len(words) else None
+    return None
+
+
+def _unfit(document: Document, chain: s.CurvatureDef, stage: str) -> str | None:
+    """Why a stage cannot stand at the end of a chain; None where it can."""
+    (term,) = chain.body.terms
+    use = s.Use(stage, (), chain.span, chain.span)
+    longer = replace(term, chain=replace(term.chain, stages=(*term.chain.stages, use)))
+    problems = Chains(document.names, [])
+    problems.curvature(replace(chain, body=replace(chain.body, terms=(longer,))))
+    # A stage that only lacks values for its own parameters stands in the right place.
+    misplaced = [p for p in problems.problems if p.code not in ("E0704", "E0211")]
+    return misplaced[0].headline if misplaced else None
+
+
+# Arguments -----------------------------------------------------------------------------------
+
+
+def _in_arguments(document: Document, item: Item, word: Word) -> Iterator[Candidate]:
+    owner = word.owner
+    assert owner is not None
+    rules = rules_of(document, owner)
+    if word.role is Role.VALUE and _behind_equals(item, word):
+        yield from _values(document, owner, rules)
+        for parameter in item.parameters:
+            yield Candidate(parameter.text, Role.SCALAR, "a parameter", Rank.FITS)
+        return
+    given = {
+        w.text
+        for w in item.words
+        if w.role is Role.ARGUMENT and _same(w.owner, owner) and w.start != word.start
+    }
+    for name, rule in rules.items():
+        if name not in given:
+            yield Candidate(name, Role.ARGUMENT, describe_rule(rule), Rank.FITS)
+
+
+def _same(one: Owner | None, other: Owner) -> bool:
+    return one is not None and (one.role, one.name) == (other.role, other.name)
+
+
+def _behind_equals(item: Item, word: Word) -> bool:
+    before = [w for w in item.words if w.end <= word.start and w.role is not Role.COMMENT]
+    return (
+        bool(before) and before[-1].text not in ("(", ",") and before[-1].role is not Role.KEYWORD
+    )
+
+
+def rules_of(document: Document, owner: Owner) -> Mapping[str, Rule]:
+    """The parameters of a stage, a part, an inverse, a task or a measure."""
+    if owner.role is Role.PART:
+        entry = PARTS.get(owner.part, {}).get(owner.name)
+        return {} if entry is None else entry.parameters
+    if owner.role is Role.KEYWORD:
+        return LDS.parameters if owner.name == "lds" else {}
+    match document.definition(Word(owner.role, owner.name, 0, 0)):
+        case s.TransformDef(parameters=parameters):
+            found = {p.name: Rule(p.type, _constant(p.default), p.words) for p in parameters}
+            return {**found, "others": Rule("word", None, ("ignore",))}
+        case s.InverseDef(parameters=pairs):
+            return {name: Rule("float") for name, _ in pairs}
+        case s.TaskDef(parameters=arguments):
+            return {a.name: _task_rule(a) for a in arguments}
+        case _:
+            builtin = STAGES.get(owner.name)
+            return {} if builtin is None else builtin.parameters
+
+
+def _constant(default: s.ValueSyntax | None) -> Value | None:
+    return None if default is None else value(default, {}, [])
+
+
+def _task_rule(argument: s.Argument) -> Rule:
+    default = _constant(argument.value)
+    return Rule("bool" if isinstance(default, bool) else "any", default)
+
+
+def _values(document: Document, owner: Owner, rules: Mapping[str, Rule]) -> Iterator[Candidate]:
+    rule = rules.get(owner.argument)
+    if rule is None:
+        return
+    for word in rule.words:
+        yield Candidate(word, Role.VALUE, f"{owner.argument} = {word}", Rank.FITS)
+    if rule.type == "bool":
+        for word in CONSTANTS:
+            yield Candidate(word, Role.VALUE, f"{owner.argument} = {word}", Rank.FITS)
+    if owner.argument == "others":
+        for name, definition in document.names.transforms.items():
+            yield Candidate(name, Role.STAGE, definition.doc)
+
+
+def _words_of(item: Item, owner: Owner) -> Iterator[Candidate]:
+    """The words of an own parameter, behind `when sharing ==`."""
+    words = [w for w in item.words if w.role is Role.VALUE and w.owner is not None]
+    for word in words:
+        assert word.owner is not None
+        if word.owner.argument == owner.argument and word.text != PLACEHOLDER:
+            yield Candidate(word.text, Role.VALUE, f"{owner.argument} = {word.text}", Rank.FITS)
+
+
+# Bodies --------------------------------------------------------------------------------------
+
+
+def _in_expression(item: Item, text: str, word: Word) -> Iterator[Candidate]:
+    known = in_scope(item, text, word.start)
+    for name, made in known.items():
+        yield Candidate(made.written, Role.TENSOR, made.line or leaf_meaning(name), Rank.FITS)
+    for parameter in item.parameters:
+        yield Candidate(parameter.text, Role.SCALAR, "a parameter", Rank.FITS)
+    for name in LEAVES:
+        if name not in known:
+            yield Candidate(_leaf(name), Role.TENSOR, f"{leaf_meaning(name)}: add it to `needs`")
+    yield from _functions()
+    for keyword in vocabulary().words:
+        yield Candidate(keyword, Role.KEYWORD)
+
+
+def _leaf(name: str) -> str:
+    letters: list[str] = []
+    for letter in LEAVES[name]:
+        letters.append(letter + "'" * sum(x.rstrip("'") == letter for x in letters))
+    return f"{name}[{','.join(letters)}]"
+
+
+def _functions() -> Iterator[Candidate]:
+    for name in vocabulary().functions:
+        doc = FUNCTIONS[name].doc if name in FUNCTIONS else MAKERS.get(name, "of every entry")
+        yield Candidate(name, Role.FUNCTION, doc)
+    for name in vocabulary().reductions:
+        yield Candidate(name, Role.FUNCTION, f"`{name}[…]` over the product to its right")
+
+
+def _letters(item: Item, text: str) -> Iterator[Candidate]:
+    for letter, meaning in MODEL_LETTERS.items():
+        yield Candidate(letter, Role.INDEX, meaning, Rank.FITS)
+    for word in item.words:
+        letter = word.text.rstrip("'")
+        if word.role is Role.INDEX and letter not in MODEL_LETTERS and letter != PLACEHOLDER:
+            yield Candidate(letter, Role.INDEX, "a space of this body", Rank.FITS)
+
+
+def _loose(document: Document, item: Item) -> Iterator[Candidate]:
+    """Words of the grammar, and names where an item may mention any curvature."""
+    for word in (*vocabulary().words, *vocabulary().lines):
+        yield Candidate(word, Role.KEYWORD, "", Rank.OWN)
+    if item.keyword not in ("curvature", "transform", "task"):
+        yield from _curvatures(document)
+
+
+def _files(document: Document) -> Iterator[Candidate]:
+    folder = Path(document.name).parent
+    for path in sorted(folder.glob("*.cv")) if folder.is_dir() else ():
+        if path.name != Path(document.name).name:
+            yield Candidate(path.name, Role.FILE, "in this folder")

@@ -1,0 +1,268 @@
+"""What an editor shows about the word below the pointer: Markdown, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from curvlang.editors.document import SHIPPED, Document
+from curvlang.editors.reading import Item, Role, Word, read
+from curvlang.editors.scope import (
+    LEAVES,
+    Binding,
+    Bound,
+    binding_of,
+    bound,
+    leaf_meaning,
+    letter_meaning,
+)
+from curvlang.editors.structure import table
+from curvlang.language import syntax as s
+from curvlang.language.chain import Chain, Combination, Curvature
+from curvlang.language.chains import Chains
+from curvlang.language.docs import doc_of
+from curvlang.language.functions import FUNCTIONS, MAKERS, Signature
+from curvlang.language.registry import LDS, PARTS, SOURCES, STAGES, Entry, Rule
+from curvlang.language.shipped import describe_rule
+
+SENTENCES: Mapping[str, str] = {
+    "identity": "`identity[i,i']`: 1 where both indices are equal, else 0",
+    "size": "`size[i]`: the length of a space",
+    "sum": "`sum[t,o] …`: the sum of the product to its right",
+    "mean": "`mean[n] …`: the mean of the product to its right; in an inverse, over the spectrum",
+}
+
+
+def hover(document: Document, word: Word) -> str | None:
+    """The text about a word."""
+    item = document.reading.item_at(word.start)
+    if item is None:
+        return None
+    match word.role:
+        case Role.TENSOR:
+            return _tensor(document, item, word)
+        case Role.INDEX:
+            return f"`{word.text}`: {letter_meaning(item, document.text, word.text)}"
+        case Role.FUNCTION:
+            return _function(word.text)
+        case Role.ARGUMENT | Role.PARAMETER | Role.SCALAR:
+            return _parameter(document, item, word)
+        case Role.PART:
+            return _part(word)
+        case Role.STAGE if word.text in STAGES and word.text not in document.names.transforms:
+            return _entry(word.text, STAGES[word.text], "built in")
+        case Role.CURVATURE | Role.NAME if word.text in SOURCES and not document.definition(word):
+            return _entry(word.text, SOURCES[word.text], "built in: every chain starts here")
+        case _:
+            return _defined(document, word)
+
+
+def _entry(name: str, entry: Entry, kind: str) -> str:
+    inside = ", ".join(f"{k}: {describe_rule(r)}" for k, r in entry.parameters.items())
+    written = f"{name}({inside})" if inside else name
+    return f"{_code(written)}\n\n{entry.doc}\n\n*{kind}*"
+
+
+def _code(text: str) -> str:
+    return f"```cv\n{text}\n```"
+
+
+def _part(word: Word) -> str | None:
+    table_ = PARTS.get(word.owner.part if word.owner is not None else "", {})
+    entry = table_.get(word.text)
+    return None if entry is None else _entry(word.text, entry, "ships with curvlang")
+
+
+def _function(name: str) -> str | None:
+    if name in FUNCTIONS:
+        return f"`{_signature(name, FUNCTIONS[name])}`: {FUNCTIONS[name].doc}"
+    if name in MAKERS:
+        return f"`{name}[…](seed)`: {MAKERS[name]}"
+    return SENTENCES.get(name)
+
+
+def _signature(name: str, signature: Signature) -> str:
+    results = ", ".join(f"[{','.join(r)}]" for r in signature.results) or "a number"
+    numbers = ", number" * signature.numbers
+    return f"{name}([{','.join(signature.argument)}]{numbers}) → {results}"
+
+
+def _tensor(document: Document, item: Item, word: Word) -> str | None:
+    made = binding_of(item, document.text, word)
+    if made is None:
+        return _leaf(item, document, word.text)
+    lines = [_code(made.line or f"needs {made.written}")]
+    meaning = leaf_meaning(word.text) if made.binding is Binding.NEEDS else ""
+    lines += [meaning] if meaning else _from_before(document, made)
+    lines += [_letters(item, document, made.indices)]
+    return "\n\n".join(x for x in lines if x)
+
+
+def _from_before(document: Document, made: Bound) -> list[str]:
+    """Which transforms define a tensor that `needs` names."""
+    if made.binding is not Binding.NEEDS:
+        return []
+    found = [
+        name
+        for name, t in document.names.transforms.items()
+        for b in bound_in(t)
+        if b.binding is Binding.DEFINES and b.name.text == made.name.text
+    ]
+    return [f"defined by {', '.join(f'`{x}`' for x in dict.fromkeys(found))}"] if found else []
+
+
+def bound_in(found: s.TransformDef) -> tuple[Bound, ...]:
+    """The tensors of a transform, read off its own text."""
+    text = found.span.text
+    return bound(read(text).items[0], text)
+
+
+def _leaf(item: Item, document: Document, name: str) -> str | None:
+    meaning = leaf_meaning(name)
+    if not meaning:
+        return None
+    return (
+        f"{_code(f'{name}[{_with_primes(name)}]')}\n\n{meaning}; name it in `needs`\n\n"
+        + _letters(item, document, LEAVES[name])
+    )
+
+
+def _with_primes(name: str) -> str:
+    seen: dict[str, int] = {}
+    found = []
+    for letter in LEAVES[name]:
+        found.append(letter + "'" * seen.get(letter, 0))
+        seen[letter] = seen.get(letter, 0) + 1
+    return ",".join(found)
+
+
+def _letters(item: Item, document: Document, indices: tuple[str, ...]) -> str:
+    spaces = dict.fromkeys(x.rstrip("'") for x in indices)
+    return "\n".join(f"* `{x}`: {letter_meaning(item, document.text, x)}" for x in spaces)
+
+
+def _parameter(document: Document, item: Item, word: Word) -> str | None:
+    """The parameter as its definition writes it."""
+    if word.role is Role.ARGUMENT:
+        rule = _registered(word)
+        if rule is not None:
+            return _code(f"{word.text}: {describe_rule(rule)}") + (
+                f"\n\nmust be {rule.must}" if rule.must else ""
+            )
+        if word.owner is None:
+            return None
+        found = document.definition(Word(word.owner.role, word.owner.name, word.start, word.end))
+        return None if found is None else _declared(found, word.text)
+    text = next((p for p in item.parameters if p.text == word.text), None)
+    return None if text is None else _declared_in(item, document.text, word.text)
+
+
+def _registered(word: Word) -> Rule | None:
+    owner = word.owner
+    match owner:
+        case None:
+            return None
+        case _ if owner.role is Role.PART:
+            entry = PARTS.get(owner.part, {}).get(owner.name)
+        case _ if owner.role is Role.STAGE:
+            entry = STAGES.get(owner.name)
+        case _ if owner.name == "lds":
+            entry = LDS
+        case _:
+            entry = None
+    return None if entry is None else entry.parameters.get(word.text)
+
+
+def _declared(
+    found: s.CurvatureDef | s.TransformDef | s.InverseDef | s.TaskDef, name: str
+) -> str | None:
+    source = found.span.source
+    item = next((x for x in read(source.text).items if x.start == found.span.start), None)
+    return None if item is None else _declared_in(item, source.text, name)
+
+
+def _declared_in(item: Item, text: str, name: str) -> str | None:
+    """A parameter's text in a header, up to the next one or to the end of the bracket."""
+    for parameter in item.parameters:
+        if parameter.text == name:
+            stop = _end_of_parameter(text, parameter.start)
+            return _code(" ".join(text[parameter.start : stop].split()))
+    return None
+
+
+def _end_of_parameter(text: str, start: int) -> int:
+    depth = 0
+    for at in range(start, len(text)):
+        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(text[at], 0)
+        if depth < 0 or (depth == 0 and text[at] == ","):
+            return at
+    return len(text)
+
+
+def _defined(document: Document, word: Word) -> str | None:
+    match document.definition(word):
+        case s.TransformDef() as found:
+            return _transform(found)
+        case s.CurvatureDef() as found:
+            return _curvature(document, found)
+        case s.InverseDef() as found:
+            return _plain(found, " ".join(found.span.text.split()))
+        case s.TaskDef() as found:
+            return _plain(found, found.span.text)
+        case _:
+            return None
+
+
+def _plain(found: s.InverseDef | s.TaskDef, text: str) -> str:
+    lines = [_code(text), doc_of(found)]
+    return "\n\n".join([*(x for x in lines if x), _where(found)])
+
+
+def _transform(found: s.TransformDef) -> str:
+    source = found.span.source
+    header = " ".join(
+        source.text[found.span.start : source.text.find("{", _header_end(found))].split()
+    )
+    every = bound_in(found)
+    facts = [_listed(b.value, every, b) for b in Binding]
+    return "\n\n".join(
+        [_code(header), doc_of(found), "\n".join(x for x in facts if x), _where(found)]
+    )
+
+
+def _header_end(found: s.TransformDef) -> int:
+    """Behind the parameters, whose types may have braces of their own."""
+    return max((p.span.end for p in found.parameters), default=found.name_span.end)
+
+
+def _listed(word: str, every: tuple[Bound, ...], binding: Binding) -> str:
+    own = dict.fromkeys(b.written for b in every if b.binding is binding and b.name.text != "_")
+    return f"* {word} {', '.join(f'`{x}`' for x in own)}" if own else ""
+
+
+def _curvature(document: Document, found: s.CurvatureDef) -> str:
+    made = Chains(document.names, []).curvature(found)
+    lines = [_code(found.span.text), doc_of(found), _structure(made), _where(found)]
+    return "\n\n".join(x for x in lines if x)
+
+
+def _structure(curvature: Curvature | None) -> str:
+    match curvature:
+        case Chain():
+            return table(curvature)
+        case Combination(terms=terms):
+            parts = [
+                f"{weight:g} times `{t.name or 'a chain'}`:\n\n{_structure(t)}"
+                for weight, t in terms
+            ]
+            return "\n\n".join(parts)
+        case _:
+            return ""
+
+
+def _where(found: s.CurvatureDef | s.TransformDef | s.InverseDef | s.TaskDef) -> str:
+    source = found.span.source
+    line, _ = source.position(found.span.start)
+    name = source.name.removeprefix(SHIPPED)
+    return (
+        f"*{name}, line {line}{', ships with curvlang' if source.name.startswith(SHIPPED) else ''}*"
+    )

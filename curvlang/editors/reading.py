@@ -1,0 +1,407 @@
+"""Every word of a text with its role, found from the marks around it: half-written text has them too.
+
+The parser refuses what is broken; an editor shows text that is broken most of the time. Roles come
+from one walk over the tokens of each item, so they are right wherever the text up to there is.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from curvlang.editors.vocabulary import COMMENT, INDEX, NUMBER, STRING, vocabulary
+
+_TOKEN = re.compile(
+    rf"(?P<comment>{COMMENT})|(?P<string>{STRING})|(?P<number>{NUMBER})"
+    r"|(?P<word>[^\W\d]\w*'*)|(?P<mark>\|>|->|==|>=|<=|[^\s\w])"
+)
+_INDEX = re.compile(INDEX)
+_JOINERS = frozenset(["|>", "=", "->", "+", "-", "*", "/", "(", ",", ":"])
+"""Marks behind which a word cannot start an item."""
+
+
+class Role(StrEnum):
+    """What a word is where it stands."""
+
+    KEYWORD = "keyword"
+    DEFINITION = "definition"
+    CURVATURE = "curvature"
+    STAGE = "stage"
+    INVERSE = "inverse"
+    TASK = "task"
+    PART = "part"
+    TENSOR = "tensor"
+    INDEX = "index"
+    FUNCTION = "function"
+    PARAMETER = "parameter"
+    SCALAR = "scalar"
+    ARGUMENT = "argument"
+    VALUE = "value"
+    NAME = "name"
+    FILE = "file"
+    DOC = "doc"
+    NUMBER = "number"
+    COMMENT = "comment"
+    MARK = "mark"
+
+
+class Frame(StrEnum):
+    """What an open bracket holds."""
+
+    GROUP = "group"
+    ARGUMENTS = "arguments"
+    PARAMETERS = "parameters"
+    INDICES = "indices"
+    LIST = "list"
+    CALL = "call"
+    BODY = "body"
+    WORDS = "words"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose arguments or values these are: `digits(seed = …)`, `lds subsets = …`.
+
+    `part` is `data`, `model`, `loss` or `train` for a part of a task; `argument` is the name in
+    front of the `=` before a value.
+    """
+
+    role: Role
+    name: str
+    part: str = ""
+    argument: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A token with its role; `owner` is set inside arguments, and for parts and parameters."""
+
+    role: Role
+    text: str
+    start: int
+    end: int
+    owner: Owner | None = None
+    frame: Frame | None = None
+
+
+@dataclass(slots=True)
+class Item:
+    """One definition: its keyword, name, words, and the parameters of its header."""
+
+    keyword: str
+    start: int
+    name: Word | None = None
+    words: list[Word] = field(default_factory=list)
+    parameters: list[Word] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        """Behind its last word that is no comment."""
+        return next((w.end for w in reversed(self.words) if w.role is not Role.COMMENT), self.start)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The items of a text, in order; comments in front of the first one are in no item."""
+
+    text: str
+    items: tuple[Item, ...]
+
+    def item_at(self, offset: int) -> Item | None:
+        """The last item that starts at or before an offset."""
+        at = bisect_right([item.start for item in self.items], offset)
+        return self.items[at - 1] if at else None
+
+    def word_at(self, offset: int) -> Word | None:
+        """The word that an offset stands in or behind; a mark only where no word touches."""
+        item = self.item_at(offset)
+        touching = [] if item is None else [w for w in item.words if w.start <= offset <= w.end]
+        return min(touching, key=lambda w: (w.role is Role.MARK, -w.start), default=None)
+
+
+@dataclass(slots=True)
+class _Open:
+    mark: str
+    frame: Frame
+    owner: Owner | None = None
+
+
+_CLOSES = {")": "(", "]": "[", "}": "{"}
+
+
+def read(text: str) -> Reading:
+    """The roles of all words."""
+    reader = _Reader(text)
+    tokens = [(m.lastgroup or "mark", m.group(0), m.start()) for m in _TOKEN.finditer(text)]
+    following = _following(tokens)
+    for (kind, token, start), after in zip(tokens, following, strict=True):
+        reader.take(kind, token, start, after)
+    return Reading(text, tuple(reader.items))
+
+
+def _following(tokens: list[tuple[str, str, int]]) -> list[tuple[str, int]]:
+    """For each token the next one that is no comment, and where it starts."""
+    found: list[tuple[str, int]] = []
+    after = ("", -1)
+    for kind, token, start in reversed(tokens):
+        found.append(after)
+        if kind != "comment":
+            after = (token, start)
+    return found[::-1]
+
+
+class _Reader:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.known = vocabulary()
+        self.items: list[Item] = []
+        self.open: list[_Open] = []
+        self.before: list[Word] = []
+        self.measure = ""
+
+    @property
+    def item(self) -> Item:
+        return self.items[-1]
+
+    @property
+    def frame(self) -> Frame | None:
+        return self.open[-1].frame if self.open else None
+
+    def previous(self, steps: int = 1) -> str:
+        """The text of an earlier word of this item, comments left out."""
+        return self.before[-steps].text if len(self.before) >= steps else ""
+
+    def take(self, kind: str, token: str, start: int, after: tuple[str, int]) -> None:
+        """One token more."""
+        if kind == "word" and self._starts(token, start):
+            self.items.append(Item(token, start))
+            self.open, self.before, self.measure = [], [], ""
+        if not self.items:
+            return
+        owner = self._owner()
+        match kind:
+            case "word":
+                role, owner = self._word(token, start + len(token), after)
+            case "string":
+                role = Role.FILE if self.previous() == "use" else Role.DOC
+                role = Role.VALUE if owner is not None else role
+            case "number":
+                role = Role.NUMBER
+            case "comment":
+                role = Role.COMMENT
+            case _:
+                role = Role.MARK
+        word = Word(role, token, start, start + len(token), owner, self.frame)
+        self.item.words.append(word)
+        if role is Role.DEFINITION and self.item.name is None:
+            self.item.name = word
+        if role is Role.PARAMETER:
+            self.item.parameters.append(word)
+        if role is Role.MARK:
+            self._bracket(token, start)
+        if role is not Role.COMMENT:
+            self.before.append(word)
+
+    def _starts(self, token: str, start: int) -> bool:
+        if token not in self.known.items:
+            return False
+        if start == 0 or self.text[start - 1] == "\n":
+            return True
+        return not self.open and self.previous() not in (*_JOINERS, *self.known.words)
+
+    def _bracket(self, mark: str, start: int) -> None:
+        last = self.before[-1] if self.before else None
+        if mark in _CLOSES:
+            depth = max((k for k, o in enumerate(self.open) if o.mark == _CLOSES[mark]), default=-1)
+            if depth >= 0:
+                del self.open[depth:]
+        elif mark == "(":
+            self.open.append(self._parenthesis(last))
+        elif mark == "[":
+            glued = last is not None and last.end == start
+            index = last is not None and (
+                (last.role in (Role.TENSOR, Role.FUNCTION) and glued)
+                or last.text in self.known.reductions
+            )
+            self.open.append(_Open(mark, Frame.INDICES if index else Frame.LIST))
+        elif mark == "{":
+            inside = self.frame is Frame.PARAMETERS
+            owner = self._owner() if inside else None
+            self.open.append(_Open(mark, Frame.WORDS if inside else Frame.BODY, owner))
+
+    def _parenthesis(self, last: Word | None) -> _Open:
+        match last:
+            case Word(
+                role=Role.STAGE | Role.TASK | Role.INVERSE | Role.PART | Role.CURVATURE | Role.NAME
+            ):
+                part = last.owner.part if last.owner is not None else ""
+                return _Open("(", Frame.ARGUMENTS, Owner(last.role, last.text, part))
+            case Word(role=Role.DEFINITION, text=name):
+                return _Open("(", Frame.PARAMETERS, Owner(Role.DEFINITION, name))
+            case Word(role=Role.FUNCTION):
+                return _Open("(", Frame.CALL)
+            case _:
+                return _Open("(", Frame.GROUP)
+
+    def _owner(self) -> Owner | None:
+        """The owner of the innermost arguments that are open here."""
+        for opened in reversed(self.open):
+            if opened.frame in (Frame.ARGUMENTS, Frame.PARAMETERS, Frame.WORDS):
+                return opened.owner
+            if opened.frame is Frame.BODY:
+                return None
+        return None
+
+    def _argument(self, name: str) -> Owner:
+        """Remember which argument the values behind `=` belong to."""
+        opened = next(
+            o for o in reversed(self.open) if o.frame in (Frame.ARGUMENTS, Frame.PARAMETERS)
+        )
+        assert opened.owner is not None
+        opened.owner = replace(opened.owner, argument=name)
+        return opened.owner
+
+    def _word(self, token: str, end: int, after: tuple[str, int]) -> tuple[Role, Owner | None]:
+        owner = self._owner()
+        if self.frame is Frame.INDICES:
+            return (Role.INDEX if _INDEX.fullmatch(token) else Role.NAME), None
+        if not self.before and token == self.item.keyword:
+            return Role.KEYWORD, None
+        if self.previous() == "|>":
+            return (Role.KEYWORD if token in self.known.words else Role.STAGE), owner
+        if self.frame is Frame.WORDS:
+            return Role.VALUE, owner
+        if owner is not None and owner.role is not Role.DEFINITION:
+            return self._in_arguments(token, after, owner)
+        match self.item.keyword:
+            case "curvature":
+                return self._in_curvature(token), None
+            case "transform":
+                return self._in_transform(token, end, after)
+            case "inverse":
+                return self._in_inverse(token, after), None
+            case "task":
+                return self._in_task(token, after)
+            case _:
+                return self._in_other(token, after)
+
+    def _in_arguments(
+        self, token: str, after: tuple[str, int], owner: Owner
+    ) -> tuple[Role, Owner | None]:
+        if after[0] == "=" and self.previous() in ("(", ","):
+            return Role.ARGUMENT, self._argument(token)
+        if after[0] == "(":
+            return Role.FUNCTION, owner
+        if any(p.text == token for p in self.item.parameters):
+            return Role.SCALAR, owner
+        return Role.VALUE, owner
+
+    def _in_curvature(self, token: str) -> Role:
+        if self.previous() == "curvature":
+            return Role.DEFINITION
+        source = self.previous() in ("=", "(", "+", "-", "*")
+        if source or self.before[-1].role is Role.DOC:
+            return Role.CURVATURE
+        return Role.KEYWORD if token in self.known.keywords else Role.NAME
+
+    def _in_transform(
+        self, token: str, end: int, after: tuple[str, int]
+    ) -> tuple[Role, Owner | None]:
+        if self.previous() == "transform":
+            return Role.DEFINITION, None
+        if self.frame is Frame.PARAMETERS:
+            return self._in_header(token)
+        if self.previous() == "when":
+            return Role.SCALAR, None
+        if self.previous() == "==":
+            return Role.VALUE, Owner(Role.DEFINITION, self._own_name(), argument=self.previous(2))
+        indexed = after == ("[", end)
+        if token in self.known.keywords and not indexed and after[0] not in ("=", ","):
+            return Role.KEYWORD, None
+        if token in self.known.reductions and after[0] in ("[", "("):
+            return Role.FUNCTION, None
+        if indexed:
+            return (Role.FUNCTION if token in self.known.functions else Role.TENSOR), None
+        return self._scalar(token, after, Role.TENSOR), None
+
+    def _scalar(self, token: str, after: tuple[str, int], otherwise: Role) -> Role:
+        if after[0] == "(":
+            return Role.FUNCTION
+        return Role.SCALAR if any(p.text == token for p in self.item.parameters) else otherwise
+
+    def _own_name(self) -> str:
+        return self.item.name.text if self.item.name is not None else ""
+
+    def _in_header(self, token: str) -> tuple[Role, Owner | None]:
+        match self.previous():
+            case "(" | ",":
+                return Role.PARAMETER, self._argument(token)
+            case ":":
+                return Role.KEYWORD, self._owner()
+            case _:
+                return Role.VALUE, self._owner()
+
+    def _in_inverse(self, token: str, after: tuple[str, int]) -> Role:
+        if self.previous() == "inverse":
+            return Role.DEFINITION
+        if self.frame is Frame.PARAMETERS and self.previous() in ("(", ","):
+            return Role.PARAMETER
+        if not self.open and self.previous() == ":":
+            return Role.PARAMETER
+        if token in self.known.words:
+            return Role.KEYWORD
+        return self._scalar(token, after, Role.SCALAR)
+
+    def _in_task(self, token: str, after: tuple[str, int]) -> tuple[Role, Owner | None]:
+        if self.previous() == "task":
+            return Role.DEFINITION, None
+        if self.frame is Frame.PARAMETERS:
+            if after[0] == "=":
+                return Role.PARAMETER, self._argument(token)
+            return Role.VALUE, self._owner()
+        last = self.before[-1]
+        if last.role is Role.KEYWORD and last.text in self.known.lines:
+            return Role.PART, Owner(Role.PART, token, last.text)
+        return (Role.KEYWORD if token in self.known.keywords else Role.NAME), None
+
+    def _in_other(self, token: str, after: tuple[str, int]) -> tuple[Role, Owner | None]:
+        last = self.before[-1]
+        if last.role is Role.KEYWORD:
+            found = self._behind(last.text)
+            if found is not None:
+                return found, None
+        if after[0] == "=":
+            return Role.ARGUMENT, Owner(Role.KEYWORD, self.measure, argument=token)
+        if last.text == "=":
+            return Role.VALUE, Owner(Role.KEYWORD, self.measure, argument=self.previous(2))
+        if token in self.known.keywords:
+            self.measure = token
+            return Role.KEYWORD, None
+        return Role.NAME, None
+
+    def _behind(self, keyword: str) -> Role | None:
+        match keyword:
+            case "evaluate" | "against" | "than":
+                return Role.CURVATURE
+            case "with":
+                return Role.INVERSE
+            case "on" if self.previous(3) == "of":
+                return Role.NAME
+            case "on" | "task":
+                return Role.TASK
+            case "of":
+                return Role.NAME
+            case "study":
+                return Role.DEFINITION
+            case _:
+                return None
+
+
+def words(reading: Reading) -> Iterator[tuple[Item, Word]]:
+    """Every word of a text with its item."""
+    for item in reading.items:
+        for word in item.words:
+            yield item, word

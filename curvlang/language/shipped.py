@@ -1,0 +1,104 @@
+"""Everything that ships, with its signature, one line about it and where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from curvlang.language.docs import doc_of
+from curvlang.language.names import Named, shipped_names
+from curvlang.language.registry import (
+    DATA,
+    LOSSES,
+    MODELS,
+    OPTIMISERS,
+    SOURCES,
+    STAGES,
+    Entry,
+    Rule,
+)
+from curvlang.language.values import show
+
+TABLES: Mapping[str, Mapping[str, Entry]] = {
+    "data": DATA,
+    "model": MODELS,
+    "loss": LOSSES,
+    "optimiser": OPTIMISERS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """Something that ships.
+
+    Args:
+        kind: `curvature`, `stage`, `transform`, `inverse`, `task`, `data`, `model`, `loss`, …
+        name: What a spec writes.
+        doc: One line, with its source in the literature.
+        signature: How it is written: a chain, or the name with its parameters.
+        where: `prelude.cv:3`; empty for what is built in.
+    """
+
+    kind: str
+    name: str
+    doc: str
+    signature: str = ""
+    where: str = ""
+
+
+def shipped() -> list[Shipped]:
+    """Everything that ships, by kind."""
+    names = shipped_names()
+    found = [_written("curvature", d) for d in names.curvatures.values()]
+    found += [_entry("stage", n, e) for n, e in {**SOURCES, **STAGES}.items()]
+    found += [_written("transform", d) for d in names.transforms.values()]
+    found += [_written("inverse", d) for d in names.inverses.values()]
+    found += [_written("task", d) for d in names.tasks.values()]
+    for kind, table in TABLES.items():
+        found += [_entry(kind, n, e) for n, e in table.items()]
+    found.append(
+        Shipped("layer", "Linear", "weight and bias, any leading shape; uses are summed", "Linear")
+    )
+    return found
+
+
+def search(words: Sequence[str]) -> list[Shipped]:
+    """What contains every one of the words, in its kind, name, line, signature or place."""
+    wanted = [word.lower() for word in words]
+    return [x for x in shipped() if all(word in _text(x) for word in wanted)]
+
+
+def _text(x: Shipped) -> str:
+    return f"{x.kind} {x.name} {x.doc} {x.signature} {x.where}".lower()
+
+
+def _written(kind: str, definition: Named) -> Shipped:
+    source = definition.span.source
+    line, _ = source.position(definition.span.start)
+    where = f"{source.name.removeprefix('<shipped>/')}:{line}"
+    signature = _header(definition)
+    return Shipped(kind, definition.name, doc_of(definition) or signature, signature, where)
+
+
+def _header(definition: Named) -> str:
+    """The definition as it is written, without the body in braces, on one line."""
+    text = definition.span.text
+    cut = len(text)
+    depth = 0
+    for at, sign in enumerate(text):
+        if sign == "{" and depth == 0:
+            cut = at
+            break
+        depth += {"(": 1, ")": -1}.get(sign, 0)
+    return " ".join(text[:cut].split()).partition(" ")[2]
+
+
+def _entry(kind: str, name: str, entry: Entry) -> Shipped:
+    inside = ", ".join(f"{k}: {describe_rule(r)}" for k, r in entry.parameters.items())
+    return Shipped(kind, name, entry.doc, f"{name}({inside})" if inside else name)
+
+
+def describe_rule(rule: Rule) -> str:
+    """A parameter's words or type, and its default: `{layer, parameter} = layer`."""
+    kind = "{" + ", ".join(rule.words) + "}" if rule.words else rule.type
+    return kind if rule.default is None else f"{kind} = {show(rule.default)}"
