@@ -12,10 +12,10 @@ from curvlang.editors.document import Document
 from curvlang.editors.reading import Frame, Item, Owner, Role, Word, read
 from curvlang.editors.scope import LEAVES, in_scope, leaf_meaning
 from curvlang.editors.vocabulary import CONSTANTS, vocabulary
+from curvlang.ir.functions import FUNCTIONS, MAKERS
 from curvlang.language import syntax as s
 from curvlang.language.chain import Value
 from curvlang.language.chains import Chains
-from curvlang.language.functions import FUNCTIONS, MAKERS
 from curvlang.language.parser import parse
 from curvlang.language.registry import LDS, PARTS, SOURCES, STAGES, Rule
 from curvlang.language.shipped import describe_rule

@@ -16,11 +16,11 @@ from curvlang.editors.scope import (
     letter_meaning,
 )
 from curvlang.editors.structure import table
+from curvlang.ir.functions import FUNCTIONS, MAKERS, TensorFunction
 from curvlang.language import syntax as s
 from curvlang.language.chain import Chain, Combination, Curvature
 from curvlang.language.chains import Chains
 from curvlang.language.docs import doc_of
-from curvlang.language.functions import FUNCTIONS, MAKERS, Signature
 from curvlang.language.registry import LDS, PARTS, SOURCES, STAGES, Entry, Rule
 from curvlang.language.shipped import describe_rule
 
@@ -80,7 +80,7 @@ def _function(name: str) -> str | None:
     return SENTENCES.get(name)
 
 
-def _signature(name: str, signature: Signature) -> str:
+def _signature(name: str, signature: TensorFunction) -> str:
     results = ", ".join(f"[{','.join(r)}]" for r in signature.results) or "a number"
     numbers = ", number" * signature.numbers
     return f"{name}([{','.join(signature.argument)}]{numbers}) → {results}"

@@ -64,7 +64,7 @@ def _rules() -> dict[str, list[Any]]:
         "indices": [
             (r"[ \t]+", Whitespace),
             (INDEX, Name.Entity),
-            (r",", Punctuation),
+            (r"[,|]", Punctuation),
             (r"\]", Punctuation, "#pop"),
             default("#pop"),
         ],

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from curvlang.editors.vocabulary import COMMENT, INDEX, NUMBER, STRING, vocabulary
+from curvlang.editors.vocabulary import COMMENT, INDEX, NAME, NUMBER, STRING, vocabulary
 
 _TOKEN = re.compile(
     rf"(?P<comment>{COMMENT})|(?P<string>{STRING})|(?P<number>{NUMBER})"
-    r"|(?P<word>[^\W\d]\w*'*)|(?P<mark>\|>|->|==|>=|<=|[^\s\w])"
+    rf"|(?P<word>{NAME}'*)|(?P<mark>{'|'.join(map(re.escape, vocabulary().marks))}|[^\s\w])"
 )
 _INDEX = re.compile(INDEX)
 _JOINERS = frozenset(["|>", "=", "->", "+", "-", "*", "/", "(", ",", ":"])
@@ -316,6 +316,8 @@ class _Reader:
             return self._in_header(token)
         if self.previous() == "when":
             return Role.SCALAR, None
+        if self.previous() in ("space", "project", "->"):
+            return Role.INDEX, None
         if self.previous() == "==":
             return Role.VALUE, Owner(Role.DEFINITION, self._own_name(), argument=self.previous(2))
         indexed = after == ("[", end)

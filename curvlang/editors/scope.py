@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from curvlang.editors.reading import Item, Role, Word
+from curvlang.editors.reading import Frame, Item, Role, Word
 from curvlang.editors.vocabulary import vocabulary
 from curvlang.language.tensors import COLUMNS, LAYER_LEAVES, MEANING, MODEL_LEAVES, MODEL_LETTERS
 
@@ -56,7 +56,7 @@ def _target(words: Sequence[Word], at: int) -> tuple[tuple[str, ...], int] | Non
         return (), at + 1
     end = at + 2
     while end < len(words) and words[end].text != "]":
-        if words[end].text not in (",",) and words[end].role is not Role.INDEX:
+        if words[end].text != "," and words[end].role is not Role.INDEX:
             return None
         end += 1
     return tuple(w.text for w in words[at + 2 : end] if w.role is Role.INDEX), end + 1
@@ -139,6 +139,9 @@ def letter_meaning(item: Item, text: str, letter: str) -> str:
     space = letter.rstrip("'")
     if space in MODEL_LETTERS:
         return MODEL_LETTERS[space]
+    for word in item.words:
+        if word.role is Role.INDEX and word.frame is not Frame.INDICES and word.text == space:
+            return f"a space of its own: `{_line(text, word.start)}`"
     for made in bound(item, text):
         if space in (x.rstrip("'") for x in made.indices):
             return f"a space made by `{made.line}`" if made.line else f"a space of `{made.written}`"

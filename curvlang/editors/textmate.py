@@ -99,11 +99,11 @@ def _indices(begin: str, builtin: bool) -> Rule:
             "3": {"name": "punctuation.curvlang"},
         },
         # A bracket that is not closed ends where anything but indices stands.
-        "end": r"\]|(?![\s,]|[^\W\d_])",
+        "end": r"\]|(?![\s,|]|[^\W\d_])",
         "endCaptures": {"0": {"name": "punctuation.curvlang"}},
         "patterns": [
             _match(INDEX, "variable.parameter.index"),
-            _match(",", "punctuation"),
+            _match("[,|]", "punctuation"),
         ],
     }
 
