@@ -351,7 +351,10 @@ class _Reader:
             return Role.DEFINITION
         if self.frame is Frame.PARAMETERS and self.previous() in ("(", ","):
             return Role.PARAMETER
-        if not self.open and self.previous() == ":":
+        texts = [w.text for w in self.before]
+        if not self.open and self.previous() in (":", ",") and "->" not in texts:
+            return Role.PARAMETER
+        if not self.open and "where" in texts and after[0] == "=":
             return Role.PARAMETER
         if token in self.known.words:
             return Role.KEYWORD
