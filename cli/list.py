@@ -18,7 +18,7 @@ def command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="All that is known, as JSON.")] = False,
 ) -> int:
-    """Specs, stages, transforms, inverses, tasks, data, models, losses and layers, a line each."""
+    """Specs, stages, transforms, inverses, tasks, data, models, losses, layers, laws: a line each."""
     from curvlang.language import search
 
     found = search(words or [])

@@ -16,6 +16,7 @@ from curvlang.ir.functions import FUNCTIONS, MAKERS
 from curvlang.language import syntax as s
 from curvlang.language.chain import Value
 from curvlang.language.chains import Chains
+from curvlang.language.law import MEASURES, PROPERTIES
 from curvlang.language.parser import parse
 from curvlang.language.registry import LDS, PARTS, SOURCES, STAGES, Rule
 from curvlang.language.shipped import describe_rule
@@ -318,6 +319,9 @@ def _loose(document: Document, item: Item) -> Iterator[Candidate]:
         yield Candidate(word, Role.KEYWORD, "", Rank.OWN)
     if item.keyword not in ("curvature", "transform", "task"):
         yield from _curvatures(document)
+    if item.keyword == "law":
+        for name, doc in {**PROPERTIES, **MEASURES}.items():
+            yield Candidate(name, Role.FUNCTION, doc, Rank.FITS)
 
 
 def _files(document: Document) -> Iterator[Candidate]:

@@ -21,6 +21,7 @@ from curvlang.language import syntax as s
 from curvlang.language.chain import Chain, Combination, Curvature
 from curvlang.language.chains import Chains
 from curvlang.language.docs import doc_of
+from curvlang.language.law import MEASURES, PROPERTIES
 from curvlang.language.registry import LDS, PARTS, SOURCES, STAGES, Entry, Rule
 from curvlang.language.shipped import describe_rule
 
@@ -30,6 +31,9 @@ SENTENCES: Mapping[str, str] = {
     "sum": "`sum[t,o] …`: the sum of the product to its right",
     "mean": "`mean[n] …`: the mean of the product to its right; in an inverse, over the spectrum",
 }
+
+
+LAW_WORDS = {**PROPERTIES, **MEASURES}
 
 
 def hover(document: Document, word: Word) -> str | None:
@@ -52,6 +56,8 @@ def hover(document: Document, word: Word) -> str | None:
             return _entry(word.text, STAGES[word.text], "built in")
         case Role.CURVATURE | Role.NAME if word.text in SOURCES and not document.definition(word):
             return _entry(word.text, SOURCES[word.text], "built in: every chain starts here")
+        case Role.NAME | Role.FUNCTION if item.keyword == "law" and word.text in LAW_WORDS:
+            return f"`{word.text}`: {LAW_WORDS[word.text]}"
         case _:
             return _defined(document, word)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from curvlang.language.docs import doc_of
+from curvlang.language.law import MEASURES, PROPERTIES
 from curvlang.language.names import Named, shipped_names
 from curvlang.language.registry import (
     DATA,
@@ -59,6 +60,8 @@ def shipped() -> list[Shipped]:
     found.append(
         Shipped("layer", "Linear", "weight and bias, any leading shape; uses are summed", "Linear")
     )
+    found += [Shipped("law", n, doc, f"law {n}") for n, doc in PROPERTIES.items()]
+    found += [Shipped("measure", n, doc, f"{n}(…)") for n, doc in MEASURES.items()]
     return found
 
 

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from curvlang.cli.main import run
 
+from curvlang.cli.main import run
 from curvlang.language import search, shipped
 
 DOCS = (Path(__file__).parents[2] / "docs" / "editors.md").read_text("utf-8")
@@ -32,6 +32,8 @@ def test_every_kind_is_listed(capsys):
         "loss",
         "optimiser",
         "layer",
+        "law",
+        "measure",
     ):
         assert kind in shown
     assert len({(x.kind, x.name) for x in shipped()}) == len(shipped())

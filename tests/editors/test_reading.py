@@ -73,6 +73,21 @@ def test_structures_are_those_of_the_compiler():
     assert [s.scope for s in found][:3] == ["whole model", "whole model", "each layer"]
 
 
+def test_words_of_laws_are_known():
+    text = "curvature x = ggn\nlaw x is positive_semidefinite\nlaw trace(x) equals trace(ggn)\n"
+    document = Document("x.cv", text)
+    assert document.problems == ()
+    for words, shown in (("positive", "no eigenvalue below zero"), ("trace", "diagonal entries")):
+        word = document.word_at(text.index(words))
+        assert word is not None
+        assert shown in str(hover(document, word))
+    word = document.word_at(text.index("x is"))
+    assert word is not None
+    assert [p.start for p in origins(document, word)] == [text.index("x")]
+    assert len(occurrences(document, word)) == 3
+    assert "symmetric" in [c.text for c in complete(document, text.index("positive"))]
+
+
 def test_names_of_broken_text_are_known():
     text = "transform mine { needs a[n,t,i]\n  A[i,i'] = mean[n,t] a[n,t,i] * \ncurvature x = ggn |> mine"
     document = Document("x.cv", text)
