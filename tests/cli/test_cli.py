@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from curvlang.cli.main import COMMANDS, run
 
 TASK = "digits(epochs = 2)"

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-
 from curvlang.cli.main import run
+
 from curvlang.language import search, shipped
 
 DOCS = (Path(__file__).parents[2] / "docs" / "editors.md").read_text("utf-8")
