@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -37,5 +38,7 @@ def command(
         )
     from curvlang.editors.server import serve
 
+    if sys.stdin.isatty():
+        print("waiting for an editor to speak to; `docs/editors.md` sets one up", file=sys.stderr)
     serve()
     return 0

@@ -8,8 +8,8 @@ from pathlib import Path
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 
 FILES = (
-    ("curvlang.editors", "vscode/package.json"),
-    ("curvlang.editors", "vscode/extension.js"),
+    ("curvlang.editors", "extension/package.json"),
+    ("curvlang.editors", "extension/extension.js"),
     ("curvlang.grammars", "curvlang.tmLanguage.json"),
     ("curvlang.grammars", "language-configuration.json"),
 )

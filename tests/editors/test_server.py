@@ -15,7 +15,7 @@ from curvlang.language.formatter import format_text
 types = pytest.importorskip("lsprotocol.types", reason="the extra `lsp` is not installed")
 client_module = pytest.importorskip("pygls.lsp.client", reason="the extra `lsp` is not installed")
 
-COMMAND = [sys.executable, "-c", "from curvlang.cli.main import main; main()", "lsp"]
+COMMAND = [sys.executable, "-c", "from curvlang.cli.main import main; main()", "lsp", "--stdio"]
 LIMIT = 20
 SPEC = """use "other.cv"
 # Mine: 𝛼 and σ².
