@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from curvlang.compiler.derivation import structure_name
 from curvlang.compiler.derive import derive
-from curvlang.compiler.explain import shape_name
 from curvlang.compiler.plan import Geometry, Plan, plan
 from curvlang.compiler.program import Partition, Program
 from curvlang.diagnostics.diagnostic import SpecError
@@ -41,7 +41,7 @@ def structures(chain: Chain) -> tuple[Step, ...]:
     for result in results:
         found = plans[result.key].blocks[0].results[result.value].shape
         scope = "whole model" if result.partition is Partition.MODEL else f"each {result.partition}"
-        steps.append(Step(result.label, result.stage, scope, shape_name(found), found.reason))
+        steps.append(Step(result.label, result.stage, scope, structure_name(found), found.reason))
     return tuple(steps)
 
 
