@@ -18,7 +18,7 @@ from curvlang.language.chain import Value
 from curvlang.language.chains import Chains
 from curvlang.language.law import MEASURES, PROPERTIES
 from curvlang.language.parser import parse
-from curvlang.language.registry import LDS, PARTS, SOURCES, STAGES, Rule
+from curvlang.language.registry import LDS, PARTS, SOLVERS, SOURCES, STAGES, Rule
 from curvlang.language.shipped import describe_rule
 from curvlang.language.tensors import MODEL_LETTERS
 from curvlang.language.values import value
@@ -96,6 +96,9 @@ def _candidates(document: Document, text: str, item: Item, word: Word) -> Iterat
         case Role.PART if word.owner is not None:
             for name, entry in PARTS.get(word.owner.part, {}).items():
                 yield Candidate(name, Role.PART, entry.doc)
+        case Role.SOLVER:
+            for name, entry in SOLVERS.items():
+                yield Candidate(name, Role.SOLVER, entry.doc)
         case Role.INDEX | Role.NAME if word.frame is Frame.INDICES:
             yield from _letters(item, text)
         case Role.VALUE | Role.ARGUMENT if (
@@ -225,6 +228,8 @@ def rules_of(document: Document, owner: Owner) -> Mapping[str, Rule]:
     if owner.role is Role.PART:
         entry = PARTS.get(owner.part, {}).get(owner.name)
         return {} if entry is None else entry.parameters
+    if owner.role is Role.SOLVER:
+        return SOLVERS[owner.name].parameters if owner.name in SOLVERS else {}
     if owner.role is Role.KEYWORD:
         return LDS.parameters if owner.name == "lds" else {}
     match document.definition(Word(owner.role, owner.name, 0, 0)):
@@ -232,7 +237,7 @@ def rules_of(document: Document, owner: Owner) -> Mapping[str, Rule]:
             found = {p.name: Rule(p.type, _constant(p.default), p.words) for p in parameters}
             return {**found, "others": Rule("word", None, ("ignore",))}
         case s.InverseDef(parameters=pairs):
-            return {name: Rule("float") for name, _ in pairs}
+            return {b.name: Rule("float") for b in pairs}
         case s.TaskDef(parameters=arguments):
             return {a.name: _task_rule(a) for a in arguments}
         case _:
@@ -258,6 +263,8 @@ def _values(document: Document, owner: Owner, rules: Mapping[str, Rule]) -> Iter
     if rule.type == "bool":
         for word in CONSTANTS:
             yield Candidate(word, Role.VALUE, f"{owner.argument} = {word}", Rank.FITS)
+    if rule.type == "curvature":
+        yield from _curvatures(document)
     if owner.argument == "others":
         for name, definition in document.names.transforms.items():
             yield Candidate(name, Role.STAGE, definition.doc)

@@ -22,7 +22,7 @@ from curvlang.language.chain import Chain, Combination, Curvature
 from curvlang.language.chains import Chains
 from curvlang.language.docs import doc_of
 from curvlang.language.law import MEASURES, PROPERTIES
-from curvlang.language.registry import LDS, PARTS, SOURCES, STAGES, Entry, Rule
+from curvlang.language.registry import LDS, PARTS, SOLVERS, SOURCES, STAGES, Entry, Rule
 from curvlang.language.shipped import describe_rule
 
 SENTENCES: Mapping[str, str] = {
@@ -52,6 +52,8 @@ def hover(document: Document, word: Word) -> str | None:
             return _parameter(document, item, word)
         case Role.PART:
             return _part(word)
+        case Role.SOLVER if word.text in SOLVERS:
+            return _entry(word.text, SOLVERS[word.text], "ships with curvlang")
         case Role.STAGE if word.text in STAGES and word.text not in document.names.transforms:
             return _entry(word.text, STAGES[word.text], "built in")
         case Role.CURVATURE | Role.NAME if word.text in SOURCES and not document.definition(word):
@@ -171,6 +173,8 @@ def _registered(word: Word) -> Rule | None:
             entry = PARTS.get(owner.part, {}).get(owner.name)
         case _ if owner.role is Role.STAGE:
             entry = STAGES.get(owner.name)
+        case _ if owner.role is Role.SOLVER:
+            entry = SOLVERS.get(owner.name)
         case _ if owner.name == "lds":
             entry = LDS
         case _:

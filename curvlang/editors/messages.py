@@ -21,6 +21,7 @@ KINDS = {
     Role.INVERSE: types.CompletionItemKind.Function,
     Role.TASK: types.CompletionItemKind.Module,
     Role.PART: types.CompletionItemKind.Module,
+    Role.SOLVER: types.CompletionItemKind.Function,
     Role.TENSOR: types.CompletionItemKind.Variable,
     Role.SCALAR: types.CompletionItemKind.Variable,
     Role.INDEX: types.CompletionItemKind.TypeParameter,

@@ -33,6 +33,7 @@ class Role(StrEnum):
     INVERSE = "inverse"
     TASK = "task"
     PART = "part"
+    SOLVER = "solver"
     TENSOR = "tensor"
     INDEX = "index"
     FUNCTION = "function"
@@ -235,7 +236,13 @@ class _Reader:
     def _parenthesis(self, last: Word | None) -> _Open:
         match last:
             case Word(
-                role=Role.STAGE | Role.TASK | Role.INVERSE | Role.PART | Role.CURVATURE | Role.NAME
+                role=Role.STAGE
+                | Role.TASK
+                | Role.INVERSE
+                | Role.PART
+                | Role.SOLVER
+                | Role.CURVATURE
+                | Role.NAME
             ):
                 part = last.owner.part if last.owner is not None else ""
                 return _Open("(", Frame.ARGUMENTS, Owner(last.role, last.text, part))
@@ -393,6 +400,8 @@ class _Reader:
                 return Role.CURVATURE
             case "with":
                 return Role.INVERSE
+            case "solve":
+                return Role.SOLVER
             case "on" if self.previous(3) == "of":
                 return Role.NAME
             case "on" | "task":

@@ -13,6 +13,7 @@ from curvlang.language.registry import (
     LOSSES,
     MODELS,
     OPTIMISERS,
+    SOLVERS,
     SOURCES,
     STAGES,
     Entry,
@@ -25,6 +26,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "model": MODELS,
     "loss": LOSSES,
     "optimiser": OPTIMISERS,
+    "solver": SOLVERS,
 }
 
 

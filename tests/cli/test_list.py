@@ -32,6 +32,7 @@ def test_every_kind_is_listed(capsys):
         "loss",
         "optimiser",
         "layer",
+        "solver",
         "law",
         "measure",
     ):

@@ -73,6 +73,33 @@ def test_structures_are_those_of_the_compiler():
     assert [s.scope for s in found][:3] == ["whole model", "whole model", "each layer"]
 
 
+def test_solvers_and_their_preconditioners_are_known():
+    text = "evaluate ggn on digits { solve cg(preconditioner = kfac, tolerance = 1e-3) }"
+    document = Document("x.cv", text)
+    assert document.problems == ()
+    word = document.word_at(text.index("cg"))
+    assert word is not None
+    assert "conjugate gradients" in str(hover(document, word))
+    (place,) = origins(document, document.word_at(text.index("kfac")))
+    assert place.name.endswith("kfac.cv")
+    assert {"cg", "neumann"} <= {c.text for c in complete(document, text.index("cg"))}
+    assert "ekfac" in [c.text for c in complete(document, text.index("kfac"))]
+    assert "iterations" in [c.text for c in complete(document, text.index("tolerance"))]
+
+
+def test_names_bound_in_an_inverse_are_known():
+    text = "inverse f(d = 1) per block: g, a -> p / (g + a + d)\n  where p = mean(a) / mean(g)\n"
+    document = Document("x.cv", text)
+    for words in ("g, a", "d = 1", "p = mean"):
+        first = text.index(words)
+        uses = [w.start for w in document.reading.items[0].words if w.text == words[0]]
+        assert len(uses) > 1
+        for use in uses:
+            word = document.word_at(use)
+            assert word is not None
+            assert [p.start for p in origins(document, word)] == [first]
+
+
 def test_words_of_laws_are_known():
     text = "curvature x = ggn\nlaw x is positive_semidefinite\nlaw trace(x) equals trace(ggn)\n"
     document = Document("x.cv", text)
