@@ -17,10 +17,11 @@ from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import Yield
 from curvlang.language.chain import Chain
 from curvlang.models.blocks import LayerBlock, blocks
+from curvlang.models.column_product import ggn_of_layers
 from curvlang.models.flops import hessian_flops, leaves_flops
 from curvlang.models.hessian import hessian_dense
 from curvlang.models.leaves import columns, jacobian, leaves, loss_hessian
-from curvlang.models.products import ggn_product, hessian_product
+from curvlang.models.products import hessian_product
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, ByExample, Identity, MatrixFree, Operator, Sum
 from curvlang.runtime.assemble import operator
@@ -344,8 +345,11 @@ class _Static:
     def _products(self, result: Result, name: str | None, X: Tensor, y: Tensor) -> Operator:
         """The block of a name, or all of them, on given examples."""
         task = self.task
-        product = hessian_product if result.fisher is None else ggn_product
-        whole = product(task.model, task.loss, X, y)
+        if result.fisher is None:
+            whole = hessian_product(task.model, task.loss, X, y)
+        else:
+            layers = self.prepared.blocks[Partition.LAYER]
+            whole = ggn_of_layers(task.model, task.loss, X, y, layers)
         if result.partition is Partition.MODEL:
             return MatrixFree(whole, task.P, task.dtype, task.device)
 
