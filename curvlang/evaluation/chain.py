@@ -18,6 +18,15 @@ from curvlang.runtime.fit import FittedStage
 from curvlang.runtime.inverse import decomposed, invert
 from curvlang.runtime.solver import FittedSolver
 
+FLOPS = 8
+"""Multiplications and additions per parameter and example of a product: a tangent and its way back."""
+EXPECTED = 50
+"""Products per vector and setting that are counted on before the iteration is known."""
+UNASKED = 1e13
+"""Floating-point operations that are spent on a stage without a `solve` line: minutes on two cores."""
+UNASKED_ON_DEVICE = 1e15
+"""The same where an accelerator computes them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -82,11 +91,30 @@ def measure(
         solver: The spec's `solve` line, for stages without structure.
     """
     rule = chosen[0].use
-    forms = [_Form(decomposed(s.operator, rule, solver), solver, s.by_example) for s in stages]
+    work = len(chosen) * (len(query) + len(sample)) * len(train)
+    forms = [
+        _Form(
+            decomposed(s.operator, rule, solver),
+            solver,
+            s.by_example,
+            too_long(s.operator, solver, work),
+        )
+        for s in stages
+    ]
     known = next((k for k, s in enumerate(stages) if s.operator is reference), None)
     # What errors are measured against is exact where it can be, whatever solves the stages.
     exact = known is None or (solver is not None and reference.spectrum_known)
-    target = _Form(decomposed(reference, rule, None)) if exact else forms[known or 0]
+    own_solver = None if reference.spectrum_known else solver
+    target = (
+        _Form(
+            decomposed(reference, rule, own_solver),
+            own_solver,
+            None,
+            too_long(reference, own_solver, work),
+        )
+        if exact
+        else forms[known or 0]
+    )
     out: list[list[Measured]] = [[] for _ in stages]
     done = 0
     for setting in chosen:
@@ -115,9 +143,31 @@ class _Form:
     operator: Operator
     solver: FittedSolver | None = None
     by_example: ByExample | None = None
+    skipped: str = ""
+
+
+def too_long(operator: Operator, solver: FittedSolver | None, work: int) -> str:
+    """Why a curvature known by its products alone is not inverted unasked; empty where it is.
+
+    Args:
+        operator: The curvature.
+        solver: With a solver the spec has asked for it, however long it takes.
+        work: Settings times vectors times training examples.
+    """
+    if solver is not None or operator.spectrum_known:
+        return ""
+    flops = FLOPS * EXPECTED * work * operator.size
+    if flops <= (UNASKED if operator.device.type == "cpu" else UNASKED_ON_DEVICE):
+        return ""
+    return (
+        f"not inverted: {operator.size} rows known by products alone would take about "
+        f"{flops:.0e} floating-point operations; ask for it by a line `solve cg` in the evaluation"
+    )
 
 
 def _scored(form: _Form, setting: Setting, query: Tensor, train: Tensor, sample: Tensor) -> _Scored:
+    if form.skipped:
+        return _Scored(None, None, form.skipped)
     took: list[Solved] = []
     try:
         inverse = invert(

@@ -17,7 +17,15 @@ from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import NOWHERE
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.ceiling import noise_ceiling
-from curvlang.evaluation.chain import Measured, Setting, forward_error, measure, sampled, settings
+from curvlang.evaluation.chain import (
+    Measured,
+    Setting,
+    forward_error,
+    measure,
+    sampled,
+    settings,
+    too_long,
+)
 from curvlang.evaluation.ground_truth import GroundTruth, ground_truth
 from curvlang.evaluation.influence import shares, spearman
 from curvlang.evaluation.lds import (
@@ -29,7 +37,7 @@ from curvlang.evaluation.lds import (
     predictions,
     verdict,
 )
-from curvlang.evaluation.protocol import GRADIENTS, LDS, SWEEP
+from curvlang.evaluation.protocol import GRADIENTS, GRADIENTS_BY_PRODUCTS, LDS, SWEEP
 from curvlang.evaluation.result import (
     Comparison,
     Interval,
@@ -197,19 +205,26 @@ def evaluate_curvature(
     """
     clock = _Clock()
     chosen = settings(inverse, sweep)
+    with clock("fit"):
+        stages, goal, goal_label = _fitted(curvature, reference, task, seed, progress)
+        fitted = fit_solver(solver, task, seed=seed)
+    queries = (protocol.queries if protocol is not None else None) or task.Q
+    work = len(chosen) * (queries + GRADIENTS_BY_PRODUCTS) * task.N
+    waits = too_long(stages[-1].operator, fitted, work)
+    if waits:
+        raise SpecError(_no_scores(stages[-1], waits))
     truth = None
     if protocol is not None:
         with clock("ground truth"):
             truth = ground_truth(
                 truth_task or task, protocol, init_seed, cache=cache, progress=progress
             )
-    with clock("fit"):
-        stages, goal, goal_label = _fitted(curvature, reference, task, seed, progress)
-        fitted = fit_solver(solver, task, seed=seed)
     with clock("gradients"):
         exact = accumulation_dtype(task.device)
         train, query = (gradients(task, part).to(exact) for part in ("train", "query"))
-        sample = train[sampled(task.N, GRADIENTS, seed).to(train.device)]
+        known = all(x.spectrum_known for x in (goal, *(s.operator for s in stages)))
+        count = GRADIENTS if known else GRADIENTS_BY_PRODUCTS
+        sample = train[sampled(task.N, count, seed).to(train.device)]
     limit = protocol.queries if protocol is not None else None
     query = query[:limit] if limit else query
     with clock("scores and errors"):
@@ -239,7 +254,7 @@ def evaluate_curvature(
     }
     final = last.get(stages[-1].label)
     if final is None:
-        raise SpecError(_no_scores(stages[-1], measured[-1][shared]))
+        raise SpecError(_no_scores(stages[-1], measured[-1][shared].note))
     return Evaluated(result, final, last, clock.times, truth)
 
 
@@ -336,8 +351,11 @@ def _judge(
         return [items[k : k + width] for k in range(0, len(items), width)]
 
     table = rows(estimates)
+    scored = [row for row in table if any(x is not None for x in row)]
     means = [
-        np.mean([row[k] for row in table]) if all(row[k] is not None for row in table) else -np.inf
+        np.mean([row[k] for row in scored])
+        if all(row[k] is not None for row in scored)
+        else -np.inf
         for k in range(width)
     ]
     ceiling = noise_ceiling(outcome, resamples, level=level, seed=protocol.seed)
@@ -483,17 +501,25 @@ def _notes(
     unknown = [s.label for s in stages if not s.operator.spectrum_known]
     if unknown:
         names = ", ".join(f"`{x}`" for x in unknown)
-        notes.append(f"known by products alone, too large to form: {names}; no forward error there")
+        notes.append(
+            f"known by products alone, too large to form: {names}; no forward error there, and the "
+            f"inverse error is averaged over {GRADIENTS_BY_PRODUCTS} gradients"
+        )
     return tuple(notes)
 
 
-def _no_scores(stage: FittedStage, measured: Measured) -> Diagnostic:
+def _no_scores(stage: FittedStage, reason: str) -> Diagnostic:
     labels = (Label(stage.span, "this stage"),) if stage.span is not NOWHERE else ()
     return Diagnostic(
         "E0506",
-        f"`{stage.label}` has no scores at the shared setting: {measured.note}",
+        f"`{stage.label}` has no scores at the shared setting: {reason}",
         labels,
-        ("use a larger damping, or another inverse",),
+        ("use a larger damping, or another inverse",)
+        if stage.operator.spectrum_known
+        else (
+            f"write `evaluate {stage.label} with tikhonov(damping = 0.1) on … {{ solve cg }}` into a "
+            "spec; `curvlang eval SPEC --verbose` shows what it took",
+        ),
     )
 
 

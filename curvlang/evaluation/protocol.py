@@ -10,6 +10,8 @@ SWEEP = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """λ of the default inverse, `tikhonov`: a short logarithmic grid."""
 GRADIENTS = 500
 """Per-example gradients that the inverse error is averaged over, drawn with the protocol's seed."""
+GRADIENTS_BY_PRODUCTS = 20
+"""The same where a stage or the reference is known by its products alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,3 +221,29 @@ curvature mine = block_ggn |> diagonal"""
     assert float((cv.influence(op, some) - wanted).norm() / wanted.norm()) < 1e-4
     assert cv.evaluate(spec(text), some).name == "ggn"
     assert cv.fit(spec(text), some, curvature="mine").structure == "BlockDiagonal"
+
+
+def test_long_solves_are_run_only_where_the_spec_asks(monkeypatch):
+    """The limits are made small: every stage is known by products, and too long."""
+    from curvlang.evaluation import chain, evaluate
+
+    some = small()
+    fit = evaluate.fit_chains
+    monkeypatch.setattr(evaluate, "fit_chains", lambda *a, **k: fit(*a, **{**k, "dense": 1}))
+    monkeypatch.setattr(chain, "UNASKED", 1.0)
+    with pytest.raises(SpecError, match=r"E0506.*`ggn`.*ask for it by a line `solve cg`"):
+        cv.evaluate("ggn", some)
+    asked = "evaluate ggn with tikhonov(damping = 1) on digits {\n  solve cg\n}"
+    result = cv.evaluate(spec(asked), some)
+    assert all(s.points[0].solve is not None for s in result.steps)
+    assert all(s.forward is None for s in result.steps)
+    assert any("averaged over 20 gradients" in note for note in result.notes)
+    structured = cv.evaluate("kfac", some, damping=(1.0,))
+    hessian, _, _, kfac = structured.steps
+    assert "not inverted" in hessian.points[0].note
+    assert kfac.points[0].inverse is not None
+    assert "no reference: not inverted" in kfac.points[0].note
+    monkeypatch.setattr(chain, "UNASKED", 1e13)
+    for step in cv.evaluate("ggn", some, damping=(1.0,)).steps:
+        assert step.points[0].solve is not None
+        assert step.points[0].solve.residual <= 1e-6
