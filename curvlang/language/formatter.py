@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.source import Source
-from curvlang.language.mistakes import KEYWORDS
+from curvlang.language.found import KEYWORDS
 from curvlang.language.parser import parse
 
 _TOKEN = re.compile(

@@ -3,137 +3,84 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from curvlang.diagnostics.diagnostic import Diagnostic, Label
-from curvlang.diagnostics.source import Source, Span
-
-KEYWORDS = ("use", "curvature", "transform", "inverse", "task", "evaluate", "study", "law")
-"""Words that start an item."""
-
-_WORDS = {
-    "NAME": "a name",
-    "NUMBER": "a number",
-    "STRING": "a text in double quotes",
-    "INDEX": "an index letter",
-    "LSQB": "`[`",
-    "RSQB": "`]`",
-    "LPAR": "`(`",
-    "RPAR": "`)`",
-    "LBRACE": "`{`",
-    "RBRACE": "`}`",
-    "EQUAL": "`=`",
-    "COMMA": "`,`",
-    "COLON": "`:`",
-    "PLUS": "`+`",
-    "MINUS": "`-`",
-    "STAR": "`*`",
-    "SLASH": "`/`",
-    "CIRCUMFLEX": "`^`",
-    "MORETHAN": "`>`",
-    "__ANON_0": "`|>`",
-    "__ANON_1": "`==`",
-    "__ANON_2": "`->`",
-    "REDUCE": "`sum[…]` or `mean[…]`",
-    "PART": "`data`, `model`, `loss` or `train`",
-    "STUDY_KEY": "`task`, `path` or `seeds`",
-    "$END": "the end of the file",
-    "COMPARE": "a comparison",
-    "EQUALITY": "`==` or `!=`",
-    "RELATION": "`equals`, `differs_from` or `averages_to`",
-    "BOUND": "`within` or `by`",
-    "EACH": "`in each block`",
-}
-_ITEMS = frozenset(k.upper() for k in KEYWORDS)
-_SHOWN = 6
+from curvlang.diagnostics.diagnostic import Diagnostic
+from curvlang.language.found import KEYWORDS, Found
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What stood where reading stopped: `kind` is `character`, `token` or `end`."""
+class Mistake:
+    """A typical mistake: its name, a malformed snippet that shows it, and what is said of it.
 
-    kind: str
-    text: str
-    expected: frozenset[str]
-    source: Source
-    at: int
+    The snippet is the parser's help and its test at once: it is read in the tests, and this
+    rule, none before it, has to be the one that answers.
+    """
 
-    @property
-    def before(self) -> str:
-        """The text up to here, without white space and comments at its end."""
-        text = self.source.text[: self.at]
-        while (cut := re.sub(r"#[^\n]*$", "", text.rstrip())) != text:
-            text = cut
-        return text
-
-    @property
-    def last(self) -> str:
-        """The word or mark before this place."""
-        found = re.search(r"[\w']+$|\S$", self.before)
-        return found.group(0) if found else ""
-
-    @property
-    def wanted(self) -> tuple[str, ...]:
-        """What could stand here, as a repair."""
-        return (f"expected {expected_words(self.expected)}",) if self.expected else ()
-
-    def say(self, code: str, headline: str, help_: Iterable[str] = ()) -> Diagnostic:
-        """A diagnostic at this place."""
-        start = max(0, self.at - 1) if self.kind == "end" else self.at
-        span = Span(self.source, start, start + max(1, len(self.text)))
-        return Diagnostic(code, headline, (Label(span, "here"),), tuple(help_))
-
-
-def expected_words(expected: frozenset[str]) -> str:
-    """What could stand there, in words, the first few of them."""
-    rest = set(expected)
-    words: list[str] = []
-    if len(rest & _ITEMS) > 3:
-        rest -= _ITEMS
-        words.append("a definition such as `curvature …`")
-    words += sorted(_WORDS.get(x, f"`{x.lower()}`") for x in rest)
-    return ", ".join(words[:_SHOWN]) + (" …" if len(words) > _SHOWN else "")
+    name: str
+    example: str
+    rule: Callable[[Found], Diagnostic | None]
 
 
 def explain(found: Found) -> Diagnostic:
     """The diagnostic of the first mistake in the table that this looks like."""
-    for rule in _TABLE:
-        diagnostic = rule(found)
-        if diagnostic is not None:
-            return diagnostic
+    return next((d for d in (m.rule(found) for m in MISTAKES) if d is not None), _plain(found))
+
+
+def mistake_of(found: Found) -> str:
+    """The name of that mistake; empty where none in the table looks like it."""
+    return next((m.name for m in MISTAKES if m.rule(found) is not None), "")
+
+
+def _plain(found: Found) -> Diagnostic:
     return found.say("E0101", f"`{found.text}` cannot stand here", found.wanted)
 
 
 def _end(found: Found) -> Diagnostic | None:
     if found.kind != "end":
         return None
-    if "RBRACE" in found.expected:
-        headline = "the file ends inside `{ … }`"
-        return found.say("E0103", headline, ("close the block with `}`",))
     headline = "the file ends in the middle of a definition"
     return found.say("E0103", headline, found.wanted)
 
 
-def _sign(found: Found) -> Diagnostic | None:
-    """Signs that other languages have and this one writes otherwise."""
-    pair = found.last[-1:] + found.text
-    if found.text == "|" or pair == "|>":
-        return found.say("E0102", f"`{found.text}` is not an operator", ("join stages by `|>`",))
-    if pair == "**":
-        return found.say("E0104", "`**` is not an operator", ("write powers with `^`",))
-    if pair == "==":
-        headline = "`==` compares, and only `when` compares"
-        return found.say("E0104", headline, ("define with a single `=`",))
-    if found.text in ("“", "”", "„", "‘"):
-        headline = f"`{found.text}` is a typographic quote"
-        return found.say("E0102", headline, ('texts stand between straight quotes, `"…"`',))
-    if found.text == '"' and found.kind == "character":
-        return found.say("E0102", "a text is not closed on its line", ('end it with `"`',))
-    if found.text in ("'", "’"):
-        return found.say("E0102", "a prime belongs to an index letter", ("write `i'` in `[…]`",))
-    return None
+def _open_block(found: Found) -> Diagnostic | None:
+    if found.kind != "end" or "RBRACE" not in found.expected:
+        return None
+    return found.say("E0103", "the file ends inside `{ … }`", ("close the block with `}`",))
+
+
+def _sign(signs: str, code: str, headline: str, help_: str) -> Callable[[Found], Diagnostic | None]:
+    """A rule for a mark of other languages, alone or with the mark before it."""
+    wanted = tuple(signs.split())
+
+    def rule(found: Found) -> Diagnostic | None:
+        shown = next((x for x in found.marks if x in wanted), None)
+        return None if shown is None else found.say(code, headline.format(shown), (help_,))
+
+    return rule
+
+
+def _word(words: str, code: str, headline: str, help_: str) -> Callable[[Found], Diagnostic | None]:
+    """A rule for a word of other languages, standing here or just before."""
+    wanted = tuple(words.split())
+
+    def rule(found: Found) -> Diagnostic | None:
+        if found.kind != "token":
+            return None
+        at = len(found.before) - len(found.last)
+        before = Found("token", found.last, found.expected, found.source, at)
+        place = next((x for x in (found, before) if x.text in wanted), None)
+        return None if place is None else place.say(code, headline.format(place.text), (help_,))
+
+    return rule
+
+
+def _open_text(found: Found) -> Diagnostic | None:
+    if found.text != '"' or found.kind != "character":
+        return None
+    return found.say("E0102", "a text is not closed on its line", ('end it with `"`',))
 
 
 def _character(found: Found) -> Diagnostic | None:
@@ -172,13 +119,17 @@ def _unclosed(found: Found) -> Diagnostic | None:
     return None
 
 
-def _named(found: Found) -> Diagnostic | None:
-    if found.last in ("curvature", "transform", "inverse", "task", "study"):
-        return found.say("E0101", f"`{found.last}` needs a name", found.wanted)
-    if found.expected == {"EQUAL"} and found.text in (")", ","):
-        headline = "an argument has a name and a value"
-        return found.say("E0101", headline, (f"write `name = {found.last}`",))
-    return None
+def _unnamed_definition(found: Found) -> Diagnostic | None:
+    if found.last not in ("curvature", "transform", "inverse", "task", "study"):
+        return None
+    return found.say("E0101", f"`{found.last}` needs a name", found.wanted)
+
+
+def _unnamed_argument(found: Found) -> Diagnostic | None:
+    if found.expected != {"EQUAL"} or found.text not in (")", ","):
+        return None
+    headline = "an argument has a name and a value"
+    return found.say("E0101", headline, (f"write `name = {found.last}`",))
 
 
 def _keyword(found: Found) -> Diagnostic | None:
@@ -190,13 +141,138 @@ def _keyword(found: Found) -> Diagnostic | None:
     return found.say("E0101", f"`{found.text}` starts no item", (f"did you mean `{near[0]}`?",))
 
 
-_TABLE: tuple[Callable[[Found], Diagnostic | None], ...] = (
-    _end,
-    _sign,
-    _character,
-    _index,
-    _product,
-    _unclosed,
-    _named,
-    _keyword,
+_BODY = "transform x {\n  needs a[n,t,i]\n  "
+MISTAKES: tuple[Mistake, ...] = (
+    Mistake("open block", _BODY + "s = 1", _open_block),
+    Mistake("unfinished definition", "curvature x = ggn |>", _end),
+    Mistake(
+        "pipe",
+        "curvature x = hessian | ggn",
+        _sign("| |>", "E0102", "`{}` is not an operator", "join stages by `|>`"),
+    ),
+    Mistake(
+        "arrow",
+        "curvature x = hessian => drop_residual",
+        _sign("=> >> ->", "E0102", "`{}` joins no stages", "join stages by `|>`"),
+    ),
+    Mistake(
+        "power",
+        _BODY + "s = 2 ** 3",
+        _sign("**", "E0104", "`{}` is not an operator", "write powers with `^`"),
+    ),
+    Mistake(
+        "comparison",
+        _BODY + "s == 2",
+        _sign("==", "E0104", "`{}` compares, and this is a definition", "define with a single `=`"),
+    ),
+    Mistake(
+        "walrus",
+        _BODY + "s := 2",
+        _sign(":=", "E0104", "`{}` is not how a name is defined", "define with a single `=`"),
+    ),
+    Mistake(
+        "typographic quote",
+        "transform x {\n  “doc”\n}",
+        _sign(
+            "“ ” „ ‘",
+            "E0102",
+            "`{}` is a typographic quote",
+            'texts stand between straight quotes, `"…"`',
+        ),
+    ),
+    Mistake("open text", 'transform x {\n  "doc\n}', _open_text),
+    Mistake(
+        "prime of a tensor",
+        _BODY + "s' = 2",
+        _sign("' ’ ′", "E0102", "a prime belongs to an index letter", "write `i'` in `[…]`"),
+    ),
+    Mistake(
+        "sum sign",
+        _BODY + "s = ∑ a[n,t,i]",
+        _sign("∑ Σ", "E0102", "`{}` is written as a word", "write `sum[n,t,i] …`"),
+    ),
+    Mistake(
+        "Kronecker sign",
+        "curvature x = kfac ⊗ kfac",
+        _sign(
+            "⊗",
+            "E0102",
+            "`{}` is written with indices",
+            "write the entries: `yield C[o,i,o',i'] = G[o,o'] * A[i,i']`",
+        ),
+    ),
+    Mistake(
+        "product sign",
+        _BODY + "s = 2 · 3",
+        _sign("· × ⋅", "E0102", "`{}` is not an operator", "multiply with `*`"),
+    ),
+    Mistake(
+        "matrix product",
+        _BODY + "B[i,i'] = A @ A",
+        _sign(
+            "@",
+            "E0102",
+            "`{}` is not an operator",
+            "write the sum: `sum[i''] A[i,i''] * A[i'',i']`",
+        ),
+    ),
+    Mistake(
+        "semicolon",
+        _BODY + "s = 2;",
+        _sign(
+            ";",
+            "E0102",
+            "`{}` separates nothing here",
+            "statements need no separator: leave it out",
+        ),
+    ),
+    Mistake(
+        "comment",
+        "// my approximation\ncurvature x = ggn",
+        _sign("// % /*", "E0102", "`{}` starts no comment", "comments start with `#`"),
+    ),
+    Mistake(
+        "subscript of LaTeX",
+        _BODY + "s = a_{nti}",
+        _sign("_{ \\", "E0102", "`{}` is of LaTeX", "indices stand in brackets: `a[n,t,i]`"),
+    ),
+    Mistake("character", "curvature x = hessian ? ggn", _character),
+    Mistake(
+        "definition word",
+        _BODY + "let s = 2",
+        _word(
+            "let var def const",
+            "E0101",
+            "`{}` is not needed",
+            "a definition is its name, `=`, and the right side",
+        ),
+    ),
+    Mistake(
+        "return",
+        _BODY + "return C[o,i,o',i'] = identity[o,o'] * identity[i,i']",
+        _word(
+            "return",
+            "E0101",
+            "a transform does not `{}`, it yields",
+            "write `yield C[o,i,o',i'] = …`",
+        ),
+    ),
+    Mistake(
+        "evaluate at",
+        "evaluate kfac at digits",
+        _word(
+            "at over using for",
+            "E0101",
+            "`{}` joins nothing here",
+            "write `evaluate NAME with INVERSE on TASK`",
+        ),
+    ),
+    Mistake("index", _BODY + "s = sum[nt] a[nt,i]", _index),
+    Mistake("implicit product", _BODY + "B[n,t,i] = 2 a[n,t,i]\n}", _product),
+    Mistake("open bracket", _BODY + "s = (2\ncurvature x = ggn", _unclosed),
+    Mistake("definition without a name", "curvature = ggn", _unnamed_definition),
+    Mistake(
+        "argument without a name", "curvature x = hessian |> drop_residual(mc)", _unnamed_argument
+    ),
+    Mistake("misspelt keyword", "curvatur x = ggn", _keyword),
 )

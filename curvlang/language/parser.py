@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Source, Span
-from curvlang.language.mistakes import KEYWORDS, Found, explain
+from curvlang.language.found import KEYWORDS, Found
+from curvlang.language.mistakes import explain
 from curvlang.language.syntax import File, Item
 from curvlang.language.tables import parser
 

@@ -1,0 +1,102 @@
+"""Where reading a spec stopped, and what could have stood there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.diagnostics.source import Source, Span
+
+KEYWORDS = ("use", "curvature", "transform", "inverse", "task", "evaluate", "study", "law")
+"""Words that start an item."""
+
+_WORDS = {
+    "NAME": "a name",
+    "NUMBER": "a number",
+    "STRING": "a text in double quotes",
+    "INDEX": "an index letter",
+    "LSQB": "`[`",
+    "RSQB": "`]`",
+    "LPAR": "`(`",
+    "RPAR": "`)`",
+    "LBRACE": "`{`",
+    "RBRACE": "`}`",
+    "EQUAL": "`=`",
+    "COMMA": "`,`",
+    "COLON": "`:`",
+    "PLUS": "`+`",
+    "MINUS": "`-`",
+    "STAR": "`*`",
+    "SLASH": "`/`",
+    "CIRCUMFLEX": "`^`",
+    "MORETHAN": "`>`",
+    "__ANON_0": "`|>`",
+    "__ANON_1": "`==`",
+    "__ANON_2": "`->`",
+    "REDUCE": "`sum[…]` or `mean[…]`",
+    "PART": "`data`, `model`, `loss` or `train`",
+    "STUDY_KEY": "`task`, `path` or `seeds`",
+    "$END": "the end of the file",
+    "COMPARE": "a comparison",
+    "EQUALITY": "`==` or `!=`",
+    "RELATION": "`equals`, `differs_from` or `averages_to`",
+    "BOUND": "`within` or `by`",
+    "EACH": "`in each block`",
+}
+_ITEMS = frozenset(k.upper() for k in KEYWORDS)
+_SHOWN = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What stood where reading stopped: `kind` is `character`, `token` or `end`."""
+
+    kind: str
+    text: str
+    expected: frozenset[str]
+    source: Source
+    at: int
+
+    @property
+    def before(self) -> str:
+        """The text up to here, without white space and comments at its end."""
+        text = self.source.text[: self.at]
+        while (cut := re.sub(r"#[^\n]*$", "", text.rstrip())) != text:
+            text = cut
+        return text
+
+    @property
+    def last(self) -> str:
+        """The word or mark before this place."""
+        found = re.search(r"[\w']+$|\S$", self.before)
+        return found.group(0) if found else ""
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The marks that this place belongs to: with the one after it, with the one before, alone."""
+        following = self.source.text[self.at + len(self.text) :][:1]
+        return self.text + following, self.last[-1:] + self.text, self.text
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """What could stand here, as a repair."""
+        return (f"expected {expected_words(self.expected)}",) if self.expected else ()
+
+    def say(self, code: str, headline: str, help_: Iterable[str] = ()) -> Diagnostic:
+        """A diagnostic at this place."""
+        start = max(0, self.at - 1) if self.kind == "end" else self.at
+        span = Span(self.source, start, start + max(1, len(self.text)))
+        return Diagnostic(code, headline, (Label(span, "here"),), tuple(help_))
+
+
+def expected_words(expected: frozenset[str]) -> str:
+    """What could stand there, in words, the first few of them."""
+    rest = set(expected)
+    words: list[str] = []
+    if len(rest & _ITEMS) > 3:
+        rest -= _ITEMS
+        words.append("a definition such as `curvature …`")
+    words += sorted(_WORDS.get(x, f"`{x.lower()}`") for x in rest)
+    return ", ".join(words[:_SHOWN]) + (" …" if len(words) > _SHOWN else "")

@@ -1,0 +1,1 @@
+"""Pages of the diagnostics, one for each code, carried by the package."""

@@ -1,0 +1,72 @@
+"""Every diagnostic has a page, and every page shows what really happens."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from curvlang.diagnostics.diagnostic import MachineError, Severity, SpecError
+from curvlang.diagnostics.pages import codes, page, title
+from curvlang.diagnostics.render import render
+from curvlang.language import check_text
+
+ROOT = Path(__file__).parents[2]
+SETTING = """
+from pathlib import Path
+import torch
+import curvlang as cv
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))
+model = model.double().eval()
+X, y = torch.randn(40, 5).double(), torch.randint(0, 3, (40,))
+task = cv.Task(model, "cross_entropy", (X, y), (X[:4], y[:4]))
+"""
+"""What every Python example of a page stands in."""
+
+
+def parts(code):
+    """Language and text of every block of a page."""
+    return re.findall(r"```(\w+)\n(.*?)\n```", page(code), re.DOTALL)
+
+
+def happens(language, text):
+    if language == "cv":
+        return check_text(text + "\n", "mine.cv")
+    scope: dict[str, object] = {}
+    exec(SETTING, scope)
+    with pytest.raises((SpecError, MachineError)) as caught:
+        exec(text, scope)
+    return list(caught.value.diagnostics)
+
+
+@pytest.mark.parametrize("code", codes())
+def test_the_example_renders_exactly_so(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (language, text), (kind, shown), *rest = parts(code)
+    assert kind == "text"
+    found = happens(language, text)
+    assert [d.code for d in found] == [code]
+    rendered = render(found).replace(f"{tmp_path}/", "")
+    if code == "E0801":
+        # What is free differs from machine to machine.
+        rendered, shown = (re.sub(r"and .* free", "", x) for x in (rendered, shown))
+    assert rendered == shown
+    for language_, text_ in rest:
+        if language_ == "cv":
+            left = [d for d in check_text(text_ + "\n", "mine.cv") if d.severity is Severity.ERROR]
+            assert left == []
+
+
+def test_every_code_has_a_page():
+    written = set()
+    for path in [*(ROOT / "curvlang").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]:
+        written |= set(re.findall(r'"(E0\d{3})"', path.read_text()))
+    assert written == set(codes())
+
+
+def test_the_index_lists_every_page():
+    index = (ROOT / "docs/diagnostics/README.md").read_text()
+    wanted = "".join(f"| [{code}]({code}.md) | {title(code)} |\n" for code in codes())
+    assert wanted in index
