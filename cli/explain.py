@@ -8,7 +8,12 @@ import typer
 
 
 def command(
-    spec: Annotated[str, typer.Argument(help="A path (`x.cv`, `x.cv:name`), or a shipped name.")],
+    spec: Annotated[
+        str,
+        typer.Argument(
+            help="A path (`x.cv`, `x.cv:name`), a shipped name, or the code of a diagnostic."
+        ),
+    ],
     task: Annotated[str | None, typer.Option(help="A task, as a spec writes it.")] = None,
     device: Annotated[str, typer.Option(help="`cpu`, `cuda`, or `auto`.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="`float32` or `float64`.")] = "float64",
@@ -17,7 +22,16 @@ def command(
     ] = False,
     code: Annotated[bool, typer.Option(help="Show the torch code.")] = True,
 ) -> int:
-    """Print the plan of a spec on its task: nothing is trained, nothing is fitted."""
+    """Print the plan of a spec on its task: nothing is trained, nothing is fitted.
+
+    For the code of a diagnostic (`E0207`), print its page.
+    """
+    from curvlang.diagnostics.pages import page
+
+    text = page(spec)
+    if text is not None:
+        print(text, end="")
+        return 0
     from curvlang.facade import evaluation_of, explain
     from curvlang.language import load
     from curvlang.models.builtin import task_from

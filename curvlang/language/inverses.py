@@ -191,7 +191,7 @@ class _Checker:
         match expr:
             case Ref(name=name, indices=()):
                 if name not in known:
-                    near = suggestion(name, tuple(known))
+                    near = suggestion(name, tuple(sorted(known)))
                     self.say("E0719", f"unknown name `{name}` in an inverse", expr.span, near)
             case Ref() | Delta() | Size() | Reduce():
                 self.say(

@@ -134,6 +134,12 @@ def test_explain_runs_nothing_and_prints_the_code(capsys, tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_explain_prints_the_page_of_a_diagnostic(capsys):
+    assert run(["explain", "e0207"]) == 0
+    assert capsys.readouterr().out.startswith("# E0207: a stage needs what no stage")
+    assert run(["explain", "E9999"]) == 2
+
+
 def test_fmt_and_list(capsys, tmp_path):
     path = tmp_path / "x.cv"
     path.write_text("curvature   x=hessian # why\n|>drop_residual\n")
