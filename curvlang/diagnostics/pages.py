@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from importlib import resources
 
@@ -10,7 +11,9 @@ from importlib import resources
 def codes() -> tuple[str, ...]:
     """Every code that has a page, in order."""
     folder = resources.files("curvlang.pages")
-    return tuple(sorted(x.name[:-3] for x in folder.iterdir() if x.name.startswith("E0")))
+    return tuple(
+        sorted(x.name[:-3] for x in folder.iterdir() if re.fullmatch(r"E\d{4}\.md", x.name))
+    )
 
 
 def page(code: str) -> str | None:
@@ -23,3 +26,11 @@ def page(code: str) -> str | None:
 def title(code: str) -> str:
     """The first line of a code's page, without the code."""
     return (page(code) or "").partition("\n")[0].partition(": ")[2]
+
+
+def address(code: str) -> str | None:
+    """Where a code's page lies, as a `file:` address that an editor can open."""
+    if code not in codes():
+        return None
+    with resources.as_file(resources.files("curvlang.pages") / f"{code}.md") as path:
+        return path.resolve().as_uri()

@@ -8,6 +8,7 @@ from lsprotocol import types
 from pygls.uris import from_fs_path, to_fs_path
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity
+from curvlang.diagnostics.pages import address
 from curvlang.diagnostics.source import Span
 from curvlang.editors.completion import Candidate
 from curvlang.editors.document import Document, Place, shipped_path
@@ -79,6 +80,7 @@ def _diagnostic(
         message=message(problem, primary),
         severity=types.DiagnosticSeverity.Warning if warning else types.DiagnosticSeverity.Error,
         code=problem.code,
+        code_description=_page(problem.code),
         source="curvlang",
         related_information=[
             found
@@ -86,6 +88,11 @@ def _diagnostic(
             if x is not primary and (found := _related(x, document, uri, lines)) is not None
         ],
     )
+
+
+def _page(code: str) -> types.CodeDescription | None:
+    found = address(code)
+    return None if found is None else types.CodeDescription(href=found)
 
 
 def message(problem: Diagnostic, primary: Label | None) -> str:

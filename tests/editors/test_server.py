@@ -150,6 +150,7 @@ def test_diagnostics_as_you_type(editor):
     uri, found = editor.open("# 𝛼σ\ncurvature x = hessian |> drop_residuals")
     (wrong,) = found
     assert (wrong.code, wrong.source) == ("E0209", "curvlang")
+    assert wrong.code_description.href.endswith("E0209.md")
     assert wrong.severity == types.DiagnosticSeverity.Error
     assert "did you mean `drop_residual`" in wrong.message
     assert wrong.range == types.Range(types.Position(1, 25), types.Position(1, 39))
