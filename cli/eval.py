@@ -37,7 +37,10 @@ def command(
         str, typer.Option(help="`float32` or `float64` for the analysis.")
     ] = "float64",
     seed: Annotated[
-        int, typer.Option(help="Of the baseline's initialisation and of sampling.")
+        int,
+        typer.Option(
+            min=0, max=2**63 - 1, help="Of the baseline's initialisation and of sampling."
+        ),
     ] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Run folder (with several specs: their parent).")

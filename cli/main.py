@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from curvlang.diagnostics.diagnostic import MachineError
 
 COMMANDS: Mapping[str, str] = {
     "eval": "evaluate a spec: error, influence and LDS along the chain",
@@ -72,7 +76,7 @@ def _unknown(name: str) -> int:
 
 def _guarded(name: str, rest: list[str]) -> int:
     """A command's own exit code, or that of the error it ended with."""
-    from curvlang.diagnostics.diagnostic import MachineError, SpecError
+    from curvlang.diagnostics.diagnostic import Interrupted, MachineError, SpecError
     from curvlang.diagnostics.render import render
 
     color = sys.stderr.isatty() and "NO_COLOR" not in os.environ
@@ -84,27 +88,42 @@ def _guarded(name: str, rest: list[str]) -> int:
     except MachineError as error:
         print(render(error.diagnostics, color=color), file=sys.stderr)
         return 3
-    except MemoryError:
-        print("error: out of memory; try `--dtype float32` or a smaller model", file=sys.stderr)
+    except (MemoryError, RuntimeError) as error:
+        found = _exhausted(error)
+        if found is None:
+            raise
+        print(render(found.diagnostics, color=color), file=sys.stderr)
         return 3
     except BrokenPipeError:
         # The reader of a pipe has left (`curvlang list | head`): not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted: finished retraining is kept; run the same command to go on",
-            file=sys.stderr,
-        )
+    except Interrupted as error:
+        print(f"\ninterrupted: {error}; run the same command to go on", file=sys.stderr)
         return 130
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+def _exhausted(error: BaseException) -> MachineError | None:
+    """Whether an error says that memory ran out; the language half raises none of this kind."""
+    if "torch" not in sys.modules:
+        return None
+    from curvlang.runtime.memory import exhausted
+
+    return exhausted(error)
 
 
 def _invoke(name: str, rest: list[str]) -> int:
     import typer
 
+    # Threads that wait in a loop take the processor from those that work: on a machine shared
+    # with others, or with fewer cores than threads, a run took four times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     module = importlib.import_module(f"curvlang.cli.{name}")
     application = typer.Typer(add_completion=False, rich_markup_mode=None)
-    application.command(name)(module.command)
+    application.command(name)(_shielded(module.command))
     try:
         code: Any = typer.main.get_command(application).main(
             rest, prog_name=f"curvlang {name}", standalone_mode=False
@@ -113,11 +132,34 @@ def _invoke(name: str, rest: list[str]) -> int:
         print(f"error: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]
         print(f"  = help: `curvlang {name} --help` lists the options", file=sys.stderr)
         return 2
+    except _Shielded as error:
+        raise error.cause from None
     except typer.Abort:
         raise KeyboardInterrupt from None
     except typer.Exit as error:
         return int(error.exit_code)
     return int(code or 0)
+
+
+class _Shielded(Exception):  # noqa: N818
+    """Carries an exception past the command-line library, which has its own way with it."""
+
+    def __init__(self, cause: BaseException) -> None:
+        self.cause = cause
+        super().__init__()
+
+
+def _shielded(command: Callable[..., int]) -> Callable[..., int]:
+    """A command whose Ctrl-C and closed pipe reach `_guarded` with what they have to say."""
+
+    @functools.wraps(command)
+    def called(*args: Any, **options: Any) -> int:
+        try:
+            return command(*args, **options)
+        except (KeyboardInterrupt, BrokenPipeError) as error:
+            raise _Shielded(error) from None
+
+    return called
 
 
 def _usage_error() -> type[Exception]:

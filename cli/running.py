@@ -17,17 +17,17 @@ import torch
 from rich.console import Console
 
 from curvlang.compiler.derive import describe_value
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, SpecError
 from curvlang.evaluation.baseline import train_baseline
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.evaluate import Evaluated, evaluate_curvature
 from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.facade import evaluation_of
-from curvlang.language import curvature_named, default_task, load, task_text
+from curvlang.language import curvature_named, default_task, load, task_text, used_files
 from curvlang.language.chain import Curvature, Evaluation, Spec, TaskSpec
 from curvlang.models.builtin import task_from
 from curvlang.models.task import Task
-from curvlang.reporting.runfolder import write_run
+from curvlang.reporting.runfolder import check_folder, write_run
 from curvlang.reporting.schema import plain
 from curvlang.reporting.table import show
 from curvlang.version import VERSION
@@ -52,11 +52,19 @@ def evaluate_all(specs: Sequence[str], options: Options) -> list[Any]:
                 help=("add `curvature mine = hessian |> drop_residual`",),
             )
         )
+    folders = _folders(jobs, options)
+    for folder in folders:
+        check_folder(folder)
     trained: dict[str, tuple[Task, Task]] = {}
-    out: list[Any] = []
-    for spec, curvature in jobs:
-        out.append(_one(spec, curvature, options, device, dtype, trained, len(jobs) > 1))
-    return out
+    try:
+        return [
+            _one(spec, curvature, options, device, dtype, trained, folder)
+            for (spec, curvature), folder in zip(jobs, folders, strict=True)
+        ]
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"finished retraining is kept in `{Cache().root}`") from error
 
 
 def device_of(name: str) -> torch.device:
@@ -65,8 +73,8 @@ def device_of(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n")[0]
         raise SpecError(
             Diagnostic(
@@ -120,9 +128,9 @@ def _one(
     device: torch.device,
     dtype: torch.dtype,
     trained: dict[str, tuple[Task, Task]],
-    several: bool,
+    folder: Path,
 ) -> Any:
-    start = time.perf_counter()
+    start, training = time.perf_counter(), 0.0
     evaluation = evaluation_of(spec, curvature)
     wanted = task_of(evaluation, options.task)
     protocol = protocol_of(evaluation, options)
@@ -135,6 +143,7 @@ def _one(
         if key not in trained:
             fresh = task_from(wanted, seed=options.seed, device=device)
             base = train_baseline(fresh, options.seed, bars)
+            training = time.perf_counter() - start
             trained[key] = (base, base.to(dtype=dtype))
         base, task = trained[key]
         done = evaluate_curvature(
@@ -154,14 +163,16 @@ def _one(
             arguments=wanted.arguments,
             notes=_notes(evaluation, options),
         )
-    done.times["total"] = time.perf_counter() - start
-    folder = _folder(spec, curvature, wanted, protocol, options, several)
+    done.times = {"training": training, **done.times, "total": time.perf_counter() - start}
     write_run(
         folder,
         done.result,
         done.scores,
         spec.source.text,
-        _provenance(spec, wanted, task, protocol, done, options, device),
+        {
+            "repeat": _repeat(spec, curvature, options, device),
+            **_provenance(spec, wanted, task, protocol, done, options, device),
+        },
         step_scores=done.step_scores,
         times=done.times,
     )
@@ -192,6 +203,11 @@ def _show(done: Evaluated, folder: Path, options: Options) -> None:
             f"retrained {done.truth.trained} models, {done.truth.reused} from the cache",
             style="dim",
         )
+        if done.truth.damaged:
+            notes.print(
+                f"damaged files of the cache, not used: {len(done.truth.damaged)}; their models "
+                "were trained again"
+            )
     if options.verbose:
         for line in _solves(done):
             notes.print(line, style="dim")
@@ -212,20 +228,49 @@ def _solves(done: Evaluated) -> Iterator[str]:
                 )
 
 
-def _folder(
-    spec: Spec,
-    curvature: Curvature,
-    wanted: TaskSpec,
-    protocol: LDS | None,
-    options: Options,
-    several: bool,
-) -> Path:
-    """`runs/<name>-<hash of what was asked>`, so that the same question has the same folder."""
-    name = curvature.name or "curvature"
-    if options.out is not None:
-        return options.out / name if several else options.out
-    asked = repr((spec.source.text, name, wanted, protocol, options.seed, options.dtype, VERSION))
-    return Path("runs") / f"{name}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+def _folders(jobs: Sequence[tuple[Spec, Curvature]], options: Options) -> list[Path]:
+    """The run folder of each job: `--out` itself for one, a folder in it by name for several.
+
+    Without `--out`, and where two of several have one name, the hash of what was asked stands
+    behind the name.
+    """
+    names = [curvature.name or "curvature" for _, curvature in jobs]
+    hashed = [
+        f"{name}-{_hash(spec, curvature, options)}"
+        for name, (spec, curvature) in zip(names, jobs, strict=True)
+    ]
+    if options.out is None:
+        return [Path("runs") / name for name in hashed]
+    if len(jobs) == 1:
+        return [options.out]
+    return [
+        options.out / (name if names.count(name) == 1 else long)
+        for name, long in zip(names, hashed, strict=True)
+    ]
+
+
+def _hash(spec: Spec, curvature: Curvature, options: Options) -> str:
+    """Of what was asked, so that the same question has the same folder."""
+    evaluation = evaluation_of(spec, curvature)
+    asked = (
+        spec.source.text,
+        curvature.name or "curvature",
+        task_of(evaluation, options.task),
+        protocol_of(evaluation, options),
+        options.seed,
+        options.dtype,
+        VERSION,
+    )
+    return hashlib.sha256(repr(asked).encode()).hexdigest()[:8]
+
+
+def _repeat(spec: Spec, curvature: Curvature, options: Options, device: torch.device) -> list[str]:
+    """The command that repeats the run when given inside its folder."""
+    one = f":{curvature.name}" if curvature.name in spec.curvatures else ""
+    task = [] if options.task is None else ["--task", options.task]
+    flags = [f for f, on in (("--quick", options.quick), ("--no-lds", options.no_lds)) if on]
+    fixed = ["--seed", str(options.seed), "--dtype", options.dtype, "--device", str(device)]
+    return ["curvlang", "eval", f"spec.cv{one}", *task, *fixed, *flags]
 
 
 def _provenance(
@@ -264,6 +309,7 @@ def _provenance(
             "numpy": np.__version__,
         },
         "command": ["curvlang", "eval", *sys.argv[2:]],
+        "used files": used_files(spec.source),
         "seed": options.seed,
         "device": str(device),
         "dtype": options.dtype,
@@ -277,5 +323,9 @@ def _provenance(
         "seconds": {name: round(value, 3) for name, value in done.times.items()},
         "models": None
         if done.truth is None
-        else {"trained": done.truth.trained, "from the cache": done.truth.reused},
+        else {
+            "trained": done.truth.trained,
+            "from the cache": done.truth.reused,
+            "damaged files": len(done.truth.damaged),
+        },
     }

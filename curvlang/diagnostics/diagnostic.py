@@ -59,5 +59,9 @@ class SpecError(CurvlangError):
     """The user's input is wrong: a spec, a task, data, an option. Exit code 2."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with what was saved as its message. Exit code 130."""
+
+
 class MachineError(CurvlangError):
     """The machine could not: memory, disk. Exit code 3. Says what was needed and what there was."""

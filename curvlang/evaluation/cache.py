@@ -17,6 +17,9 @@ from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
 
 Array = NDArray[np.float64]
 _DIGEST = 32
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_OURS = ("??/*/*.bin", "??/*/*.part", "*.tables", "*.part")
+"""What curvlang writes below the root: nothing else there is counted or deleted."""
 
 
 def default_root() -> Path:
@@ -40,12 +43,18 @@ class Cache:
         return self.root / key[:2] / key / f"{name}.bin"
 
     def get(self, key: str, name: str) -> Array | None:
-        """The array, or None where it is absent or damaged."""
+        """The array, or None where it is absent or damaged.
+
+        Raises:
+            MachineError: E0803 where the system does not let it be read.
+        """
         path = self._path(key, name)
         try:
             data = path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise MachineError(_unreadable(path, error)) from error
         digest, payload = data[:_DIGEST], data[_DIGEST:]
         if hashlib.sha256(payload).digest() != digest:
             self.damaged.append(str(path))
@@ -57,12 +66,24 @@ class Cache:
         """Write an array, all or nothing.
 
         Raises:
-            MachineError: E0802 where the disk is full or cannot be written.
+            MachineError: E0802 where the disk is full, E0803 where the folder cannot be written.
         """
-        path = self._path(key, name)
         buffer = io.BytesIO()
         np.save(buffer, value, allow_pickle=False)
         payload = buffer.getvalue()
+        self._write(self._path(key, name), hashlib.sha256(payload).digest() + payload)
+
+    def probe(self) -> None:
+        """Refuse a folder that nothing can be written to before hours go into what it will keep.
+
+        Raises:
+            MachineError: As `put` does.
+        """
+        path = self.root / f"probe-{os.getpid()}.part"
+        self._write(path, b"")
+        path.unlink(missing_ok=True)
+
+    def _write(self, path: Path, content: bytes) -> None:
         part = ""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,35 +91,66 @@ class Cache:
                 dir=path.parent, delete=False, suffix=".part"
             ) as handle:
                 part = handle.name
-                handle.write(hashlib.sha256(payload).digest() + payload)
+                handle.write(content)
                 handle.flush()
                 os.fsync(handle.fileno())
             os.replace(part, path)
         except OSError as error:
             if part:
                 Path(part).unlink(missing_ok=True)
-            raise MachineError(_unwritable(path, len(payload), error)) from error
+            raise MachineError(self._unwritable(path, len(content), error)) from error
+
+    def _files(self) -> list[Path]:
+        found = {p for pattern in _OURS for p in self.root.glob(pattern)}
+        return sorted(p for p in found if p.is_file())
 
     def size(self) -> tuple[int, int]:
         """Files and bytes held."""
-        files = [p for p in self.root.rglob("*") if p.is_file()] if self.root.exists() else []
-        return len(files), sum(p.stat().st_size for p in files)
+        sizes = [p.stat().st_size for p in self._files()]
+        return len(sizes), sum(sizes)
 
     def clear(self) -> tuple[int, int]:
-        """Delete everything; files and bytes that were held."""
-        held = self.size()
-        if self.root.exists():
-            shutil.rmtree(self.root)
-        return held
+        """Delete what curvlang wrote, and folders left empty; files and bytes that were held.
+
+        A folder may hold other things (`CURVLANG_CACHE` may name any): they stay.
+        """
+        files = self._files()
+        held = sum(p.stat().st_size for p in files)
+        for path in files:
+            path.unlink(missing_ok=True)
+        for folder in dict.fromkeys(f for p in files for f in (p.parent, p.parent.parent)):
+            if folder.is_relative_to(self.root) and folder != self.root:
+                _remove_empty(folder)
+        return len(files), held
+
+    def _unwritable(self, path: Path, needed: int, error: OSError) -> Diagnostic:
+        if error.errno not in _FULL:
+            return Diagnostic(
+                "E0803",
+                f"the cache `{self.root}` cannot be written: {error.strerror}",
+                help=("point `CURVLANG_CACHE` to a folder that can be written",),
+            )
+        folder = next(p for p in path.parents if p.exists())
+        free = shutil.disk_usage(folder).free
+        return Diagnostic(
+            "E0802",
+            f"the disk is full: the cache `{self.root}` needs {needed} bytes more, {free} are free",
+            help=("free some space, or point `CURVLANG_CACHE` to another folder",),
+            notes=("what was kept before is unharmed: run the same command to go on",),
+        )
 
 
-def _unwritable(path: Path, needed: int, error: OSError) -> Diagnostic:
-    folder = next(p for p in path.parents if p.exists())
-    free = shutil.disk_usage(folder).free
-    what = "the disk is full" if error.errno == errno.ENOSPC else str(error.strerror)
+def _unreadable(path: Path, error: OSError) -> Diagnostic:
     return Diagnostic(
-        "E0802",
-        f"the cache `{path.parent}` cannot be written: {what}",
-        help=("free some space, or point `CURVLANG_CACHE` to another folder",),
-        notes=(f"{needed} bytes were needed, {free} are free",),
+        "E0803",
+        f"the cache cannot be read: `{path}`: {error.strerror}",
+        help=("mend its rights, or point `CURVLANG_CACHE` to another folder",),
     )
+
+
+def _remove_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise

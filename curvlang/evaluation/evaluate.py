@@ -245,7 +245,7 @@ def evaluate_curvature(
         ceiling=judged.ceiling if judged else None,
         steps=tuple(steps),
         comparisons=judged.comparisons(stages, shared) if judged else (),
-        notes=tuple(notes) + _notes(truth, measured, stages),
+        notes=tuple(notes) + _notes(stages),
     )
     last = {
         s.label: m[shared].scores.cpu().numpy()  # type: ignore[union-attr]
@@ -489,23 +489,15 @@ def _protocol(protocol: LDS | None, queries: int) -> Protocol | None:
     )
 
 
-def _notes(
-    truth: GroundTruth | None, measured: list[list[Measured]], stages: Sequence[FittedStage]
-) -> tuple[str, ...]:
-    notes = []
-    if truth is not None and truth.damaged:
-        notes.append(
-            f"{len(truth.damaged)} damaged files of the cache were not used; their models were "
-            "trained again"
-        )
+def _notes(stages: Sequence[FittedStage]) -> tuple[str, ...]:
     unknown = [s.label for s in stages if not s.operator.spectrum_known]
-    if unknown:
-        names = ", ".join(f"`{x}`" for x in unknown)
-        notes.append(
-            f"known by products alone, too large to form: {names}; no forward error there, and the "
-            f"inverse error is averaged over {GRADIENTS_BY_PRODUCTS} gradients"
-        )
-    return tuple(notes)
+    if not unknown:
+        return ()
+    names = ", ".join(f"`{x}`" for x in unknown)
+    return (
+        f"known by products alone, too large to form: {names}; no forward error there, and the "
+        f"inverse error is averaged over {GRADIENTS_BY_PRODUCTS} gradients",
+    )
 
 
 def _no_scores(stage: FittedStage, reason: str) -> Diagnostic:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, SpecError
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.protocol import LDS
 from curvlang.evaluation.retrain import CHUNK, retrain
@@ -78,6 +78,8 @@ def ground_truth(
             else:
                 found[r, unit] = held
     reused = sum(len(v) for v in found.values())
+    if missing:
+        cache.probe()
     _train_missing(task, protocol, init_seed, kept, key, cache, missing, found, reused, progress)
     outcome = torch.stack(
         [
@@ -114,18 +116,26 @@ def _train_missing(
             (r, k) for r, u in units for k in range(u * UNIT, min((u + 1) * UNIT, protocol.subsets))
         ]
         told = _reporter(progress, done, len(rows), total)
-        result = retrain(
-            task.build,
-            task.loss,
-            task.train,
-            task.query,
-            kept[[k for _, k in rows]],
-            task.recipe,
-            [_init_seed(protocol, init_seed, k, r) for r, k in rows],
-            [derived_seed(protocol.seed, 2, k, r) for r, k in rows],
-            progress=told,
-        )
-        _refuse_diverged(result.diverged, rows, task)
+        # A stack of one takes other kernels, which round otherwise: a model trained alone after
+        # a kill would differ from the same model trained among others.
+        stack = rows * 2 if len(rows) == 1 else rows
+        try:
+            result = retrain(
+                task.build,
+                task.loss,
+                task.train,
+                task.query,
+                kept[[k for _, k in stack]],
+                task.recipe,
+                [_init_seed(protocol, init_seed, k, r) for r, k in stack],
+                [derived_seed(protocol.seed, 2, k, r) for r, k in stack],
+                progress=told,
+            )
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"{done} of {total} models are retrained and kept in `{cache.root}`"
+            ) from error
+        _refuse_diverged(result.diverged[: len(rows)], rows, task)
         losses = result.query_loss.double().cpu()
         at = 0
         for r, u in units:

@@ -9,6 +9,7 @@ from curvlang.diagnostics.source import NOWHERE, Source
 from curvlang.ir.expr import Number
 from curvlang.language.chain import InverseUse, Spec, TaskSpec
 from curvlang.language.files import PRELUDE, decode, read, shipped_files, split_name
+from curvlang.language.names import used_files
 from curvlang.language.shipped import Shipped, search, shipped
 from curvlang.language.spec import (
     DEFAULT_TASK,
@@ -120,5 +121,6 @@ __all__ = [
     "solver_text",
     "swept",
     "task_text",
+    "used_files",
     "with_damping",
 ]

@@ -81,7 +81,7 @@ class Chains:
                 )
         if len(body.terms) == 1 and body.terms[0].weight == 1.0:
             return self._chain(body.terms[0].chain, name, doc)
-        parts = [(t.weight, self._chain(t.chain, name, doc)) for t in body.terms]
+        parts = [(t.weight, self._chain(t.chain, "", "")) for t in body.terms]
         if any(part is None for _, part in parts):
             return None
         return Combination(name, tuple((w, p) for w, p in parts if p is not None), doc, body.span)
@@ -108,7 +108,7 @@ class Chains:
         for use in chain.stages:
             walker.step(use)
         labels = walker.labels
-        if name and labels[-1] == walker.stages[-1].name:
+        if name and len(labels) > 1:
             labels = [*labels[:-1], name]
         return Chain(name, tuple(walker.stages), tuple(labels), doc, chain.span)
 

@@ -130,6 +130,21 @@ def _used(
         problems += names.add(inner.items, over=True)
 
 
+def used_files(source: Source) -> dict[str, str]:
+    """Texts of the files that a checked spec uses, and of those that they use, by path."""
+    found: dict[str, str] = {}
+    waiting = [source]
+    while waiting:
+        here = waiting.pop()
+        for item in parse(here)[0].items:
+            if isinstance(item, s.UseFile):
+                other = read(str(Path(here.name).parent / item.path))
+                if other.name not in found:
+                    found[other.name] = other.text
+                    waiting.append(other)
+    return found
+
+
 def _shadows(file: s.File) -> list[Diagnostic]:
     """A warning for every name that stands in front of a shipped one with another meaning."""
     shipped = shipped_names()

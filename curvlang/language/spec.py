@@ -40,7 +40,9 @@ def analyse(source: Source) -> tuple[Spec, list[Diagnostic]]:
     register_labels()
     names, found = collect(file, source)
     checker = _Checker(names, [*problems, *found])
-    return checker.run(file, source), checker.problems
+    spec = checker.run(file, source)
+    # A task is checked where it stands and again where it is used: said once.
+    return spec, list(dict.fromkeys(checker.problems))
 
 
 def errors(problems: list[Diagnostic]) -> list[Diagnostic]:

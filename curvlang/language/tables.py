@@ -73,6 +73,13 @@ def _load(kept: Path) -> Lark:
 def _keep(made: Lark, kept: Path) -> None:
     """All or nothing, so that another process never reads half a file."""
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=kept.parent, suffix=".part", delete=False) as handle:
-        made.save(handle)
-    os.replace(handle.name, kept)
+    part = ""
+    try:
+        with tempfile.NamedTemporaryFile(dir=kept.parent, suffix=".part", delete=False) as handle:
+            part = handle.name
+            made.save(handle)
+        os.replace(part, kept)
+    except BaseException:
+        if part:
+            Path(part).unlink(missing_ok=True)
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import assert_never
@@ -238,6 +239,8 @@ def check(made: Value, rule: Rule, name: str, span: Span) -> Diagnostic | None:
             (Label(span),),
             suggestion(str(made), rule.words),
         )
+    if isinstance(made, float) and not math.isfinite(made):
+        return Diagnostic("E0707", f"{shown} is out of range", (Label(span, "must be finite"),))
     numbers = made if isinstance(made, tuple) else (made,)
     if rule.check is not None and not all(
         rule.check(float(x)) for x in numbers if isinstance(x, int | float)

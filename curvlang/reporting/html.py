@@ -148,7 +148,9 @@ def _pictures(found: Sequence[Drawing]) -> list[tuple[Drawing, Markup]]:
 
 def _times(times: Mapping[str, float]) -> list[tuple[str, str]]:
     rows = [(name, duration(seconds)) for name, seconds in times.items()]
-    return [*rows, ("total", duration(sum(times.values())))] if len(rows) > 1 else rows
+    if len(rows) < 2 or "total" in times:
+        return rows
+    return [*rows, ("total", duration(sum(times.values())))]
 
 
 def _code(text: str) -> Markup:

@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -85,6 +86,20 @@ def write_run(
         _check_replaceable(target)
         _write_whole(target, contents)
     return target
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Refuse, before the work, a run folder that could not be written after it.
+
+    Raises:
+        SpecError: E0903, E0905 as `write_run` does.
+        MachineError: E0802.
+    """
+    target = Path(os.path.realpath(folder))
+    with _refusals(target, 0):
+        _check_replaceable(target)
+        above = next(place for place in target.parents if place.exists())
+        os.rmdir(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=above))
 
 
 def read_result(path: str | os.PathLike[str]) -> Result:
@@ -219,7 +234,7 @@ def _full(target: Path, needed: int) -> Diagnostic:
     free = shutil.disk_usage(next(folder for folder in target.parents if folder.exists())).free
     return Diagnostic(
         "E0802",
-        f"the disk is full: `{target}` needs {size(needed)} and {size(free)} are free",
+        f"the disk is full: `{target}` needs {size(needed)}, and {size(free)} are free",
         help=("free some space, or name a folder on another disk",),
         notes=("nothing was left behind, and an earlier run of that name is unchanged",),
     )

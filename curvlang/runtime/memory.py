@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -50,3 +51,29 @@ def gibibytes(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count} B"
+
+
+def exhausted(error: BaseException) -> MachineError | None:
+    """E0801 for an error that says that memory ran out; None for any other.
+
+    Torch raises a `RuntimeError` on the CPU and `torch.OutOfMemoryError` on a GPU.
+    """
+    text = str(error)
+    on_cpu = "DefaultCPUAllocator" in text or isinstance(error, MemoryError)
+    if not on_cpu and not isinstance(error, torch.OutOfMemoryError):
+        return None
+    asked = re.search(r"allocate (\d+) bytes", text) or re.search(
+        r"allocate ([\d.]+ [KMGT]iB)", text
+    )
+    wanted = "more than there is"
+    if asked is not None:
+        wanted = gibibytes(int(asked[1])) if asked[1].isdigit() else asked[1]
+    device = torch.device("cpu" if on_cpu else "cuda")
+    return MachineError(
+        Diagnostic(
+            "E0801",
+            f"out of memory: {wanted} were asked for at once, and {gibibytes(available(device))} "
+            "are free",
+            help=("use a smaller model or `--dtype float32`, or free memory on the machine",),
+        )
+    )

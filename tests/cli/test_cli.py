@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,9 +15,9 @@ import numpy as np
 import pytest
 from curvlang.cli.main import COMMANDS, run
 
-TASK = "digits(epochs = 2)"
+TASK = "digits(hidden = [4], epochs = 2)"
 SMALL = f"""curvature mine = hessian |> drop_residual |> block_diagonal |> kronecker_factor
-evaluate mine on {TASK} {{ lds subsets = 100, retrains = 8, bootstrap = 50 }}
+evaluate mine on {TASK} {{ lds subsets = 100, retrains = 6, bootstrap = 20 }}
 """
 
 
@@ -30,9 +31,7 @@ def test_eval_writes_a_run_folder_and_reuses_ground_truth(tmp_path):
     first = curvlang("eval", "mine.cv", "--out", "run", "--json", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     result = json.loads(first.stdout)
-    assert [s["label"] for s in result["steps"]] == ["hessian", "ggn", "block_ggn", "mine"] or (
-        result["steps"][-1]["label"] == "kfac"
-    )
+    assert [s["label"] for s in result["steps"]] == ["hessian", "ggn", "block_ggn", "mine"]
     folder = tmp_path / "run"
     assert {p.name for p in folder.iterdir()} >= {
         "result.json", "scores.npy", "spec.cv", "provenance.json", "report.html",
@@ -41,26 +40,36 @@ def test_eval_writes_a_run_folder_and_reuses_ground_truth(tmp_path):
     assert "<svg" in (folder / "report.html").read_text()
     before = json.loads((folder / "result.json").read_text())
     second = curvlang("eval", "mine.cv", "--out", "run", cwd=tmp_path)
-    assert "retrained 0 models, 800 from the cache" in second.stderr
+    assert "retrained 0 models, 600 from the cache" in second.stderr
     assert json.loads((folder / "result.json").read_text()) == before
 
 
 def test_a_killed_run_ends_with_the_same_result(tmp_path):
-    (tmp_path / "mine.cv").write_text(SMALL.replace("epochs = 2", "epochs = 40"))
+    (tmp_path / "mine.cv").write_text(SMALL.replace("epochs = 2", "epochs = 60"))
     environment = {**os.environ, "CURVLANG_CACHE": str(tmp_path / "cut")}
     command = [sys.executable, "-c", "from curvlang.cli.main import main; main()"]
-    process = subprocess.Popen(
-        [*command, "eval", "mine.cv", "--out", "a"], cwd=tmp_path, env=environment
-    )
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "cut").rglob("*.bin")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "a").exists()
+
+    def stop(sign, files):
+        process = subprocess.Popen(
+            [*command, "eval", "mine.cv", "--out", "a"],
+            cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while len(list((tmp_path / "cut").rglob("*.bin"))) < files and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(sign)
+        said = process.communicate()[1]
+        assert not (tmp_path / "a").exists()
+        return process.returncode, said
+
+    assert stop(signal.SIGKILL, 1)[0] == -signal.SIGKILL
+    code, said = stop(signal.SIGINT, 8)
+    assert code == 130
+    assert re.search(r"interrupted: \d+ of 600 models are retrained and kept in `", said)
+    assert "run the same command to go on" in said
     again = curvlang("eval", "mine.cv", "--out", "a", cwd=tmp_path, env=environment)
     assert again.returncode == 0, again.stderr
-    assert "retrained 800 models" not in again.stderr
+    assert "retrained 600 models" not in again.stderr
     whole = curvlang(
         "eval", "mine.cv", "--out", "b", cwd=tmp_path,
         env={**os.environ, "CURVLANG_CACHE": str(tmp_path / "whole")},
@@ -69,30 +78,6 @@ def test_a_killed_run_ends_with_the_same_result(tmp_path):
     first, second = (json.loads((tmp_path / x / "result.json").read_text()) for x in "ab")
     assert first["steps"] == second["steps"]
     assert first["ceiling"] == second["ceiling"]
-
-
-BAD = {
-    "missing.cv": None,
-    "empty.cv": b"",
-    "binary.cv": b"curvature\0x",
-    "large.cv": b"#" * 10_000_000,
-    "character.cv": b"curvature x = hessian \xe2\x82\xac",
-    "order.cv": b"curvature x = hessian |> kronecker_factor",
-    "epochs.cv": b"evaluate kfac on digits(epochs = -1)",
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-@pytest.mark.parametrize("command", ["check", "eval", "explain"])
-def test_bad_input_is_a_diagnostic_and_leaves_nothing(name, command, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    if BAD[name] is not None:
-        Path(name).write_bytes(BAD[name])
-    assert run([command, name]) == 2
-    shown = capsys.readouterr().err
-    assert "error[E0" in shown
-    assert "Traceback" not in shown
-    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(
