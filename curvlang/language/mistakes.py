@@ -193,7 +193,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "Kronecker sign",
-        "curvature x = kfac ⊗ kfac",
+        "curvature x = ggn ⊗ ggn",
         _sign(
             "⊗",
             "E0102",
@@ -259,7 +259,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "evaluate at",
-        "evaluate kfac at digits",
+        "evaluate ggn at digits",
         _word(
             "at over using for",
             "E0101",
