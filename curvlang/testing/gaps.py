@@ -112,12 +112,12 @@ Verb = tuple[Callable[[], Tensor], Callable[[], Tensor]]
 def _verbs(op: Operator) -> Mapping[str, Verb]:
     matrix = op.dense()
     symmetric = (matrix + matrix.T) / 2
-    v, eye = _vectors(op), torch.eye(len(matrix), dtype=matrix.dtype)
+    v, eye = _vectors(op), torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     *_, damping = _dampings(matrix)
     shifted = symmetric + damping * eye
     values, Q = torch.linalg.eigh(symmetric)
     other = Dense(Q @ torch.diag(values.flip(0).tanh()) @ Q.T)
-    unit = Identity(torch.ones((), dtype=matrix.dtype), len(matrix))
+    unit = Identity(torch.ones((), dtype=matrix.dtype, device=matrix.device), len(matrix))
     return {
         "C @ v": (lambda: op @ v, lambda: matrix @ v),
         "C @ v of one vector": (lambda: op @ v[:, 0], lambda: matrix @ v[:, 0]),
@@ -188,4 +188,5 @@ def _largest(difference: Tensor, left: Tensor | None = None, right: Tensor | Non
 
 def _vectors(op: Operator) -> Tensor:
     generator = torch.Generator().manual_seed(op.size)
-    return torch.randn(op.size, 3, generator=generator, dtype=torch.float64)
+    drawn = torch.randn(op.size, 3, generator=generator, dtype=torch.float64)
+    return drawn.to(device=op.device, dtype=op.dtype)

@@ -46,7 +46,7 @@ def read(curvature: Curvature, task: Task, *, seed: int = 0, noise: float = 0.0)
     match curvature:
         case Chain():
             whole = _read_chain(curvature, task, seed, noise)
-            return whole + task.weight_decay * torch.eye(len(whole), dtype=whole.dtype)
+            return whole + task.weight_decay * torch.eye(len(whole)).to(whole)
         case Combination(terms=terms):
             parts = [weight * read(part, task, seed=seed, noise=noise) for weight, part in terms]
             return torch.stack(parts).sum(0)
@@ -58,8 +58,9 @@ def _read_chain(chain: Chain, task: Task, seed: int, noise: float) -> Tensor:
     program = next(p for p in programs if (p.partition, p.fisher) == result.key)
     by = "parameter" if result.partition is Partition.PARAMETER else "layer"
     layers = blocks(task.model, task.train[0][:1], by)
-    whole = torch.zeros(task.P, task.P, dtype=torch.float64)
+    whole = torch.zeros(task.P, task.P, dtype=torch.float64, device=task.device)
     rounding = np.random.default_rng(0)
+    # The interpreter computes with numpy, wherever the leaves come from.
     for index, known, sizes in _places(program, layers, task, seed):
         if noise:
             known = {
@@ -68,7 +69,7 @@ def _read_chain(chain: Chain, task: Task, seed: int, noise: float) -> Tensor:
             }
         entries, _ = interpret(_statements(program, result), known, sizes)
         block = torch.from_numpy(entries.reshape(len(index), len(index)))
-        whole[index[:, None], index] = block
+        whole[index[:, None], index] = block.to(whole.device)
     return whole
 
 
@@ -79,7 +80,7 @@ def _places(
     passes = range(1, _passes(program) + 1)
     draws = {k: _drawn(program, layers, task, pass_seed(seed, k)) for k in passes}
     if program.partition is Partition.MODEL:
-        places = {"model": torch.arange(task.P)}
+        places = {"model": torch.arange(task.P, device=task.device)}
     else:
         places = {b.name: b.index for b in layers}
     for name, index in places.items():
@@ -98,7 +99,7 @@ def _drawn(
     kinds = {leaf.kind for leaf in program.leaves.values()}
     X, y = task.train
     if program.fisher is not None:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(device=task.device).manual_seed(seed)
         wants = {"a", "g"} | (kinds & {"e"})
         found = leaves(task.model, task.loss, X, y, layers, wants, program.fisher, generator)
     else:
@@ -117,13 +118,13 @@ def _drawn(
 
 def _leaf(leaf: Leaf, given: Mapping[str, Tensor], task: Task, index: Tensor) -> Array:
     if leaf.kind != "H":
-        return np.asarray(given[leaf.kind].detach().numpy(), float)
+        return np.asarray(given[leaf.kind].detach().cpu().numpy(), float)
     block = _hessian(task)[index[:, None], index]
     if len(leaf.indices) == 2:
-        return np.asarray(block.numpy(), float)
+        return np.asarray(block.cpu().numpy(), float)
     rows = next(b for b in blocks(task.model, task.train[0][:1]) if torch.equal(b.index, index))
     shape = (rows.d_out, rows.d_in, rows.d_out, rows.d_in)
-    return np.asarray(block.reshape(shape).numpy(), float)
+    return np.asarray(block.reshape(shape).cpu().numpy(), float)
 
 
 def _sizes(known: Known) -> dict[str, int]:
@@ -192,7 +193,7 @@ def autodiff(curvature: Curvature, task: Task) -> Tensor:
         whole = cut(
             whole, blocks(task.model, task.train[0][:1], str(named["block_diagonal"]["by"]))
         )
-    return whole + task.weight_decay * torch.eye(len(whole), dtype=whole.dtype)
+    return whole + task.weight_decay * torch.eye(len(whole)).to(whole)
 
 
 def cut(matrix: Tensor, layers: tuple[LayerBlock, ...]) -> Tensor:
