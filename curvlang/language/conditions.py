@@ -15,8 +15,8 @@ from curvlang.language.space import Counts, Space, Words
 MOST: Mapping[str, int] = {
     "examples": 64,
     "positions": 16,
-    "inputs": 16,
-    "outputs": 16,
+    "inputs": 64,
+    "outputs": 32,
     "layers": 8,
 }
 """What a law can speak of, and the largest number that is ever drawn."""
