@@ -246,3 +246,42 @@ def test_a_tied_layer_over_positions(loss, n, positions, seed):
     assert abs(float(ekfac.trace() - G.trace())) <= FACTORED * max(1.0, float(G.trace()))
     wanted = query @ torch.linalg.inv(ekfac.dense() + 0.1 * torch.eye(t.P, dtype=G.dtype)) @ grads.T
     assert_same(cv.influence(ekfac, t, damping=0.1), wanted, FACTORED)
+
+
+class Mixed(nn.Module):
+    """Positions that meet before the loss, through a nonlinearity."""
+
+    def __init__(self, shape, bias, seed):
+        super().__init__()
+        self.inner = network(shape, "tanh", bias, seed)
+
+    def forward(self, x):
+        return self.inner(x).mean(1)
+
+
+@settings(max_examples=6)
+@given(linear, st.booleans(), losses, st.integers(1, 4), st.integers(1, 3), seeds)
+def test_diagonals_and_rows_are_those_of_the_block(shape, bias, loss, n, positions, seed):
+    """Diagonal: the block's own; per output: its [I, I] blocks on the diagonal; squares after Σ_t."""
+    t = task(Mixed(shape, bias, seed).eval(), loss, n, positions, seed=seed)
+    block = cv.fit("block_ggn", t)
+    diagonal, rows = cv.fit("diagonal", t), cv.fit("per_output", t)
+    assert_same(diagonal.diagonal(), block.diagonal(), FACTORED)
+    assert_same(diagonal.dense(), torch.diag(block.diagonal()), FACTORED)
+    for own, whole in zip(rows.blocks.values(), block.blocks.values(), strict=True):
+        O, I = own.blocks.shape[:2]
+        entries = whole.dense().reshape(O, I, O, I)
+        wanted = torch.stack([entries[o, :, o] for o in range(O)])
+        assert_same(own.blocks, wanted, FACTORED)
+
+
+def test_squares_before_the_sum_over_positions_are_another_diagonal():
+    t = task(Mixed([3, 4, 2], True, 0).eval(), "cross_entropy", 4, 3)
+    spec = cv.loads("""transform early {
+  "Squares at every position."
+  needs a[n,t,i], g[n,r,t,o]
+  D[o,i] = mean[n] sum[r,t] (g[n,r,t,o] * a[n,t,i])^2
+  yield C[o,i,o',i'] = identity[o,o'] * identity[i,i'] * D[o,i]
+}
+curvature early = block_ggn |> early""")
+    assert far(cv.fit(spec, t).diagonal(), cv.fit("block_ggn", t).diagonal())
