@@ -398,8 +398,21 @@ def _steps(
             points=points,
             best=max(scored)[1] if scored else None,
             shared=shared,
-            note="; ".join(dict.fromkeys(p.note for p in points if p.note)),
+            note="; ".join(
+                dict.fromkeys(
+                    n for n in (_unformed(stage, forwards[k]), *(p.note for p in points)) if n
+                )
+            ),
         )
+
+
+def _unformed(stage: FittedStage, forward: float | None) -> str:
+    """Why a stage has no forward error."""
+    if forward is not None:
+        return ""
+    if stage.operator.spectrum_known:
+        return "no forward error: the reference is known by products alone"
+    return f"no forward error: known by products alone ({stage.operator.size} rows are not formed)"
 
 
 def _points(
@@ -495,8 +508,8 @@ def _notes(stages: Sequence[FittedStage]) -> tuple[str, ...]:
         return ()
     names = ", ".join(f"`{x}`" for x in unknown)
     return (
-        f"known by products alone, too large to form: {names}; no forward error there, and the "
-        f"inverse error is averaged over {GRADIENTS_BY_PRODUCTS} gradients",
+        f"the inverse error is averaged over {GRADIENTS_BY_PRODUCTS} gradients: known by products "
+        f"alone, too large to form, are {names}",
     )
 
 

@@ -242,6 +242,8 @@ def test_long_solves_are_run_only_where_the_spec_asks(monkeypatch):
     hessian, _, _, kfac = structured.steps
     assert "not inverted" in hessian.points[0].note
     assert kfac.points[0].inverse is not None
+    assert "the reference is known by products alone" in kfac.note
+    assert f"{some.P} rows are not formed" in hessian.note
     assert "no reference: not inverted" in kfac.points[0].note
     monkeypatch.setattr(chain, "UNASKED", 1e13)
     for step in cv.evaluate("ggn", some, damping=(1.0,)).steps:
