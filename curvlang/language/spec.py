@@ -11,6 +11,7 @@ from curvlang.diagnostics.source import NOWHERE, Source, Span
 from curvlang.ir.expr import Ref
 from curvlang.language import syntax as s
 from curvlang.language.chain import (
+    Chain,
     Curvature,
     Evaluation,
     Inverse,
@@ -307,4 +308,8 @@ def curvature_named(name: str, spec: Spec | None = None) -> Curvature:
     found, problems = analyse(source)
     if errors(problems):
         raise SpecError(errors(problems))
-    return replace(found.curvatures["reference"], name=name)
+    made = found.curvatures["reference"]
+    if isinstance(made, Chain):
+        # The last label is the name of the definition made here to look the curvature up.
+        return replace(made, name=name, labels=(*made.labels[:-1], name))
+    return replace(made, name=name)
