@@ -9,6 +9,7 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
+from curvlang.compiler.functions import SYMMETRY
 from curvlang.compiler.structure import (
     BlocksShape,
     DenseShape,
@@ -24,6 +25,8 @@ from curvlang.compiler.structure import (
     Shape,
     SumShape,
 )
+from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.operators import (
     Dense,
     Diagonal,
@@ -42,7 +45,13 @@ Product = Callable[[LeafShape | GramShape], Operator]
 
 
 def operator(
-    shape: Shape, parts: Mapping[str, Tensor], size: int, product: Product, prefix: str = ""
+    shape: Shape,
+    parts: Mapping[str, Tensor],
+    size: int,
+    product: Product,
+    prefix: str = "",
+    *,
+    span: Span = NOWHERE,
 ) -> Operator:
     """The operator of one block.
 
@@ -52,6 +61,10 @@ def operator(
         size: Parameters in the block.
         product: For structures known by their products alone.
         prefix: Where a sum's term finds its components.
+        span: The yield, for messages.
+
+    Raises:
+        SpecError: E0334 where a component that has to be symmetric is not.
     """
 
     def part(name: str) -> Tensor:
@@ -65,14 +78,17 @@ def operator(
                 if tensor is not None:
                     narrow = narrow // tensor.shape[0] * tensor.shape[1]
             left, right = (*found, None)[:2]
-            made = operator(inner, parts, narrow, product, f"{prefix}inner.")
+            made = operator(inner, parts, narrow, product, f"{prefix}inner.", span=span)
             return projected(made, left, right)
         case IdentityShape():
             return Identity(torch.as_tensor(part("scale")), size)
         case DiagonalShape():
             return Diagonal(part("entries").reshape(-1).clone())
         case KroneckerShape():
-            return Kronecker(_symmetric(part("left")), _symmetric(part("right")))
+            return Kronecker(
+                _symmetric(part("left"), "the factor over outputs", span),
+                _symmetric(part("right"), "the factor over inputs", span),
+            )
         case EigenBasisShape(left=left, right=right):
             return EigenBasis(
                 part("left") if left is not None else None,
@@ -80,7 +96,7 @@ def operator(
                 part("spectrum").clone(),
             )
         case BlocksShape(unit=unit):
-            return PerOutput(_symmetric(part("entries")), unit)
+            return PerOutput(_symmetric(part("entries"), f"the block of an {unit}", span), unit)
         case LowRankShape(axes=axes):
             factor = part("factor").reshape(size, -1)
             spectrum = part("spectrum")
@@ -89,13 +105,13 @@ def operator(
         case LeafShape():
             return Dense(part("leaf").reshape(size, size))
         case GramShape() | DenseShape():
-            return Dense(_symmetric(part("entries").reshape(size, size)))
+            return Dense(_symmetric(part("entries").reshape(size, size), "the block", span))
         case ProductShape(source=source):
             return product(source)
         case SumShape(terms=terms):
             return Sum(
                 tuple(
-                    operator(term, parts, size, product, f"{prefix}{k}.")
+                    operator(term, parts, size, product, f"{prefix}{k}.", span=span)
                     for k, term in enumerate(terms)
                 )
             )
@@ -109,6 +125,19 @@ def _filled(spectrum: Tensor, factor: Tensor, axes: int, count: int) -> Tensor:
     return value.reshape(-1) if value.numel() == count and axes else value.expand(count)
 
 
-def _symmetric(matrix: Tensor) -> Tensor:
-    """The symmetric part: what is left out is rounding, which `check_symmetric` has bounded."""
+def _symmetric(matrix: Tensor, what: str, span: Span) -> Tensor:
+    """The symmetric part of a matrix that is symmetric but for rounding."""
+    gap = float((matrix - matrix.mT).abs().max()) if matrix.numel() else 0.0
+    if gap > SYMMETRY * float(matrix.abs().max()):
+        raise SpecError(
+            Diagnostic(
+                "E0334",
+                f"{what} is not symmetric, and a curvature is",
+                (Label(span, "what is yielded here"),) if span.end else (),
+                (
+                    "yield a sum of outer products, as in `x[i] * x[i']`, or the symmetric part: "
+                    "`(M[o,o'] + M[o',o]) / 2`",
+                ),
+            )
+        )
     return (matrix + matrix.mT) / 2

@@ -446,4 +446,4 @@ def _build(
     sizes = block.geometry.sizes
     size = sizes["p"] if "p" in sizes else sizes["o"] * sizes["i"]
     product = static.product(result, block.geometry.name)
-    return operator(block.results[value].shape, parts, size, product)
+    return operator(block.results[value].shape, parts, size, product, span=value.span)
