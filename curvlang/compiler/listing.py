@@ -45,6 +45,10 @@ def listing(plan: Plan, *, code: bool = True) -> Iterator[str]:
         return
     batches = f"{plan.batches} batch{'es' if plan.batches > 1 else ''}"
     yield f"  {plan.total} examples in {batches} of at most {plan.batch}"
+    if plan.kept:
+        yield f"  leaves kept between passes, {binary(plan.kept)}"
+    elif plan.kept == 0:
+        yield "  leaves recomputed in each pass"
     for number in range(1, plan.passes + 1):
         yield f"  pass {number}: {cost_text(pass_cost(plan, number))}"
     shown: dict[str, str] = {}

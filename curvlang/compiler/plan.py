@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from curvlang.compiler.calls import function_lines
 from curvlang.compiler.emit import Emitter, Line
@@ -114,7 +115,11 @@ class BlockPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The plan of one program over all blocks of its partition."""
+    """The plan of one program over all blocks of its partition.
+
+    `kept` says what becomes of the leaves between passes: bytes of all batches that are kept, 0
+    where they are computed again in each pass, None where one pass is all there is.
+    """
 
     partition: Partition
     program: Program
@@ -123,6 +128,7 @@ class Plan:
     total: int
     batch: int
     itemsize: int = 8
+    kept: int | None = None
 
     @property
     def passes(self) -> int:
@@ -171,17 +177,41 @@ def plan(
 
 def batch_bytes(whole: Schedule, blocks: Sequence[BlockPlan], batch: int, itemsize: int) -> int:
     """Bytes of one batch: the leaves of all blocks and the intermediate results of the largest."""
-    leaves = 0
+    temporary = max((f.elements for b in blocks for f in b.passes), default=0)
+    return leaf_bytes(whole, blocks, batch, itemsize) + temporary * itemsize
+
+
+def leaf_bytes(whole: Schedule, blocks: Sequence[BlockPlan], examples: int, itemsize: int) -> int:
+    """Bytes of the leaves of all blocks over some examples."""
+    elements = 0
     for block in blocks:
-        sizes = {**block.geometry.sizes, "n": batch}
+        sizes = {**block.geometry.sizes, "n": examples}
         for leaf in whole.leaves.values():
             if leaf.per_example:
-                elements = 1
-                for x in leaf.indices:
-                    elements *= sizes[x.space]
-                leaves += elements
-    temporary = max((f.elements for b in blocks for f in b.passes), default=0)
-    return (leaves + temporary) * itemsize
+                elements += prod(sizes[x.space] for x in leaf.indices)
+    return elements * itemsize
+
+
+def keeping(plans: Sequence[Plan], limit: int) -> tuple[Plan, ...]:
+    """Decide which plans keep their leaves between passes: in order, as long as they fit.
+
+    Sampled columns are never kept: every pass draws its own.
+
+    Args:
+        plans: The plans of a run.
+        limit: Bytes that may be kept in all.
+    """
+    left = limit
+    decided = []
+    for given in plans:
+        kept = None
+        if given.passes > 1:
+            need = leaf_bytes(given.schedule, given.blocks, given.total, given.itemsize)
+            drawn = given.program.fisher is not None and given.program.fisher.kind == "mc"
+            kept = need if need <= left and not drawn else 0
+            left -= kept
+        decided.append(replace(given, kept=kept))
+    return tuple(decided)
 
 
 def _block(

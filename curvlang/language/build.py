@@ -176,7 +176,7 @@ class Builder:
         )
 
     def statement(self, tree: Tree[Token]) -> s.BodySyntax:
-        """A definition, a yield, or a choice."""
+        """A definition, a yield, a choice, or a repetition."""
         match tree.data:
             case "define":
                 *targets, value = tree.children
@@ -195,6 +195,10 @@ class Builder:
                 start, end = self.span(name).start, self.span(indices).end
                 basis = Ref(str(name), self.indices(indices), Span(self.source, start, end))
                 return Project(str(old), str(new), basis, self.span(tree))
+            case "repeat":
+                count, *inside = tree.children
+                body = tuple(self.statement(x) for x in inside if isinstance(x, Tree))
+                return s.Repeat(self.expr(count), body, self.span(tree))
             case _:
                 return self._when(tree)
 

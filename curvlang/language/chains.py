@@ -23,6 +23,13 @@ from curvlang.language import syntax as s
 from curvlang.language.chain import Chain, Combination, Curvature, Stage, Value
 from curvlang.language.names import Names, shipped_names
 from curvlang.language.registry import SOURCES, STAGES, Entry, Rule
+from curvlang.language.repeats import (
+    CHECKED_ROUNDS,
+    MOST_ROUNDS,
+    check_repeats,
+    check_rounds,
+    rounds,
+)
 from curvlang.language.tensors import (
     COLUMNS,
     LAYER_LEAVES,
@@ -268,6 +275,10 @@ class _Walker:
         given = self._arguments(replace(use, arguments=own), entry)
         if given is None or not self._needs(use, transform):
             return None
+        wrong = check_rounds(transform.body, given, {a.name: a.span for a in own})
+        if wrong:
+            self.owner.problems += wrong
+            return None
         body = specialise(transform.body, given)
         self._defines(transform.needs, body, use.name)
         clause = None if others is None else self._others(others)
@@ -446,11 +457,13 @@ class _Walker:
 
 
 def _flat(body: Sequence[s.BodySyntax]) -> list[BodyStatement]:
-    """Every statement of a body, those of both branches of a choice included."""
+    """Every statement of a body, those of both branches of a choice and of one round included."""
     found: list[BodyStatement] = []
     for statement in body:
         if isinstance(statement, s.When):
             found += _flat((*statement.then, *statement.otherwise))
+        elif isinstance(statement, s.Repeat):
+            found += _flat(statement.body)
         else:
             found.append(statement)
     return found
@@ -483,9 +496,9 @@ def _rule(parameter: s.Parameter) -> Rule:
 
 
 def specialise(
-    body: Sequence[s.BodySyntax], given: Mapping[str, Value]
+    body: Sequence[s.BodySyntax], given: Mapping[str, Value], most: int = MOST_ROUNDS
 ) -> tuple[BodyStatement, ...]:
-    """The body with `when` decided and number parameters written in."""
+    """The body with `when` decided, `repeat` unrolled and number parameters written in."""
     numbers: dict[str, tuple[tuple[()], Expr]] = {
         name: ((), Number(float(v)))
         for name, v in given.items()
@@ -498,7 +511,11 @@ def specialise(
                 shown = {True: "true", False: "false"}.get(given.get(statement.parameter))  # type: ignore[call-overload]
                 chosen = (shown or str(given.get(statement.parameter))) == statement.word
                 branch = statement.then if chosen else statement.otherwise
-                found.extend(specialise(branch, given))
+                found.extend(specialise(branch, given, most))
+            case s.Repeat():
+                found.extend(
+                    specialise(statement.body, given, most) * rounds(statement, given, most)
+                )
             case Define(value=value) | Yield(value=value):
                 found.append(replace(statement, value=substitute(value, dict(numbers))))
             case Space(length=length):
@@ -534,13 +551,16 @@ def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
                         suggestion(str(default), parameter.words),
                     )
                 )
+    problems += check_repeats(definition)
     for body in _variants(definition, problems):
         checker = TensorChecker(
             definition.needs,
             frozenset(p.name for p in definition.parameters if p.type in ("int", "float")),
         )
         _check_body(definition, body, checker)
-        problems += [p for p in checker.problems if p not in problems]
+        for problem in checker.problems:
+            if problem not in problems:
+                problems.append(problem)
     return problems
 
 
@@ -555,7 +575,8 @@ def _variants(
     for name, found in choices.items():
         options = set(words[name].words) or (found | {"\0"})
         variants = [{**v, name: word} for v in variants for word in sorted(options)][:64]
-    return list(dict.fromkeys(specialise(definition.body, v) for v in variants))
+    bodies = (specialise(definition.body, v, CHECKED_ROUNDS) for v in variants)
+    return list(dict.fromkeys(bodies))
 
 
 def _collect_choices(
@@ -565,6 +586,8 @@ def _collect_choices(
     problems: list[Diagnostic],
 ) -> None:
     for statement in body:
+        if isinstance(statement, s.Repeat):
+            _collect_choices(statement.body, words, choices, problems)
         if not isinstance(statement, s.When):
             continue
         parameter = words.get(statement.parameter)

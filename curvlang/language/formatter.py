@@ -36,6 +36,7 @@ _UNARY_AFTER = {
     "then",
     "else",
     "if",
+    "repeat",
     "->",
     "<",
     ">",

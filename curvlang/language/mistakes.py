@@ -132,6 +132,13 @@ def _unnamed_argument(found: Found) -> Diagnostic | None:
     return found.say("E0101", headline, (f"write `name = {found.last}`",))
 
 
+def _uncounted(found: Found) -> Diagnostic | None:
+    if found.last != "repeat":
+        return None
+    help_ = ("write `repeat 10 { … }`, or an `int` parameter of the transform in place of 10",)
+    return found.say("E0101", "`repeat` needs its number of rounds", help_)
+
+
 def _keyword(found: Found) -> Diagnostic | None:
     if "CURVATURE" not in found.expected:
         return None
@@ -274,5 +281,6 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "argument without a name", "curvature x = hessian |> drop_residual(mc)", _unnamed_argument
     ),
+    Mistake("rounds without a count", _BODY + "repeat { s = 2 }", _uncounted),
     Mistake("misspelt keyword", "curvatur x = ggn", _keyword),
 )

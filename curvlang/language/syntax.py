@@ -112,7 +112,16 @@ class When:
     span: Span = _span()
 
 
-BodySyntax: TypeAlias = BodyStatement | When
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """`repeat rounds { … }`: names that a round defines flow into the next one."""
+
+    count: Expr
+    body: tuple[BodySyntax, ...]
+    span: Span = _span()
+
+
+BodySyntax: TypeAlias = BodyStatement | When | Repeat
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from curvlang.compiler.derive import derive
-from curvlang.compiler.plan import DENSE_AT_MOST, BlockPlan, Geometry, Plan, plan
+from curvlang.compiler.plan import DENSE_AT_MOST, BlockPlan, Geometry, Plan, keeping, plan
 from curvlang.compiler.program import Fisher, Partition, Program, Result
 from curvlang.compiler.structure import GramShape, LeafShape
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
@@ -29,12 +29,17 @@ from curvlang.runtime.execute import Execution, accumulation_dtype
 from curvlang.runtime.footprint import Phase, footprint, largest, reads_hessian
 from curvlang.runtime.memory import available, require
 
+Kept = dict[tuple[int, int], dict[str, dict[str, Tensor]]]
+"""Leaves between passes, by plan and batch, then by block and name."""
+
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
 
 BATCH_SHARE = 8
 """One batch may take an eighth of the free memory, and at most `BATCH_BYTES`."""
 BATCH_BYTES = 2**30
+KEPT_SHARE = 4
+"""Leaves that are kept between passes may take a quarter of the free memory."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,8 +80,17 @@ def prepare(
     batch: int | None = None,
     dense: int = DENSE_AT_MOST,
     last: bool = False,
+    keep: int | None = None,
 ) -> Prepared:
     """Derive and plan the chains for a task; reads one example, computes nothing.
+
+    Args:
+        chains: Typed chains.
+        task: Model, loss and data.
+        batch: Examples per batch; chosen by the plan otherwise.
+        dense: Entries that a matrix without other structure may have.
+        last: Plan whole chains only, without what only their prefixes need.
+        keep: Bytes that leaves may take between passes; a share of the free memory otherwise.
 
     Raises:
         SpecError: Where the model is not covered or the plan is refused.
@@ -97,6 +111,7 @@ def prepare(
     first = planned(batch)
     smallest = min((p.batch for p in first), default=1)
     plans = first if all(p.batch == smallest for p in first) else planned(smallest)
+    plans = keeping(plans, available(task.device) // KEPT_SHARE if keep is None else keep)
     phases = footprint(plans, found, task)
     worst = largest(phases)
     require(worst.bytes, task.device, f"this run ({worst.name})")
@@ -114,7 +129,7 @@ def model_flops(prepared: Prepared, task: Task) -> dict[str, int]:
         if p.passes:
             by = Partition.PARAMETER if p.partition is Partition.PARAMETER else Partition.LAYER
             key = (by, p.program.fisher)
-            passes[key] = max(passes.get(key, 0), p.passes)
+            passes[key] = max(passes.get(key, 0), 1 if p.kept else p.passes)
     for (by, fisher), count in passes.items():
         blocks = prepared.blocks[by]
         one = leaves_flops(task.model, task.loss, *task.train, blocks, fisher)
@@ -158,6 +173,7 @@ def fit_chains(
     batch: int | None = None,
     dense: int = DENSE_AT_MOST,
     last: bool = False,
+    keep: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[tuple[FittedStage, ...], ...]:
     """Fit every prefix of every chain on a task, with one shared run over the data per pass.
@@ -169,20 +185,22 @@ def fit_chains(
         batch: Examples per batch; chosen by the plan otherwise.
         dense: Entries that a matrix without other structure may have.
         last: Fit whole chains only; what only their prefixes need is not computed.
+        keep: Bytes that leaves may take between passes; a share of the free memory otherwise.
         progress: Told about every batch.
 
     Returns:
         For each chain the fitted stages in order.
     """
-    prepared = prepare(chains, task, batch=batch, dense=dense, last=last)
+    prepared = prepare(chains, task, batch=batch, dense=dense, last=last, keep=keep)
     static = _Static(task, prepared)
     executions = [
         Execution(p, task.dtype, task.device, static.leaves_of(p)) for p in prepared.plans
     ]
     passes = max((p.passes for p in prepared.plans), default=0)
     size = prepared.plans[0].batch if prepared.plans else 1
+    kept: Kept = {}
     for number in range(1, passes + 1):
-        _one_pass(prepared, executions, task, number, size, seed, progress)
+        _one_pass(prepared, executions, task, number, size, seed, kept, progress)
     index = {id(p): e for p, e in zip(prepared.plans, executions, strict=True)}
     return tuple(
         tuple(_stage(r, prepared, index[id(prepared.plan_of(r))], static) for r in chain)
@@ -197,20 +215,32 @@ def _one_pass(
     number: int,
     size: int,
     seed: int,
+    kept: Kept,
     progress: Progress | None,
 ) -> None:
     generator = torch.Generator(device=task.device).manual_seed(pass_seed(seed, number))
     active = [e for e in executions if e.plan.passes >= number]
     done = 0
-    for x, y in task.batches(size):
+    for place, (x, y) in enumerate(task.batches(size)):
         shared = _Batch(task, prepared, x, y, generator)
         for execution in active:
-            execution.feed(number, shared.leaves_for(execution.plan.program))
+            execution.feed(number, _leaves(execution.plan, place, number, shared, kept))
         done += len(x)
         if progress is not None:
             progress(f"pass {number}", done, task.N)
     for execution in active:
         execution.close(number)
+
+
+def _leaves(
+    plan: Plan, place: int, number: int, shared: _Batch, kept: Kept
+) -> dict[str, dict[str, Tensor]]:
+    """A batch's leaves: those kept from the pass before, given up in the last one, or fresh ones."""
+    key = (id(plan), place)
+    found = kept.pop(key) if key in kept else shared.leaves_for(plan.program)
+    if plan.kept and number < plan.passes:
+        kept[key] = found
+    return found
 
 
 def pass_seed(seed: int, number: int) -> int:

@@ -132,7 +132,10 @@ def _pass(
 ) -> Phase:
     active = [p for p in plans if p.passes >= number]
     sums = _EXACT * sum(_returned(b, number) for p in active for b in p.blocks)
-    leaves = sum(_leaves(p, blocks) for p in _distinct(active))
+    kept_leaves = {_columns_key(p) for p in active if p.kept}
+    leaves = sum(p.kept or 0 for p in active) + sum(
+        _leaves(p, blocks) for p in _distinct(active) if _columns_key(p) not in kept_leaves
+    )
     work = max((_work(p, blocks, number) for p in active), default=0)
     return Phase(
         f"pass {number}",
@@ -150,9 +153,14 @@ def _distinct(plans: Sequence[Plan]) -> list[Plan]:
     found: dict[tuple[str, Fisher | None], Plan] = {}
     for p in plans:
         if any(leaf.per_example for leaf in p.program.leaves.values()):
-            by = "parameter" if p.partition is Partition.PARAMETER else "layer"
-            found.setdefault((by, p.program.fisher), p)
+            found.setdefault(_columns_key(p), p)
     return list(found.values())
+
+
+def _columns_key(p: Plan) -> tuple[str, Fisher | None]:
+    """What two plans have in common that read the same leaves."""
+    by = "parameter" if p.partition is Partition.PARAMETER else "layer"
+    return by, p.program.fisher
 
 
 def _leaves(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]]) -> int:

@@ -30,9 +30,18 @@ WRITTEN = {
     "per input": "B[i,o,o'] = mean[n] sum[r] (sum[t] g[n,r,t,o] * a[n,t,i]) * (sum[t] g[n,r,t,o'] * a[n,t,i])\nyield C[o,i,o',i'] = identity[i,i'] * B[i,o,o']",
     "one basis": "A[i,i'] = mean[n,t] a[n,t,i] * a[n,t,i']\nV[i,k], _[k] = eigh(A)\nS[o,k] = mean[n] sum[r] (sum[t,i] g[n,r,t,o] * a[n,t,i] * V[i,k])^2\nyield C[o,i,o',i'] = sum[k] identity[o,o'] * V[i,k] * S[o,k] * V[i',k]",
     "elementwise": "D[o,i] = mean[n] sum[r] sqrt(abs(sum[t] g[n,r,t,o] * a[n,t,i])) + size[o]\nyield C[o,i,o',i'] = identity[o,o'] * identity[i,i'] * max(D[o,i], 1)",
+    "rounds": "A[i,i'] = mean[n,t] a[n,t,i] * a[n,t,i']\nrepeat 3 { A[i,i'] = mean[n,t] sum[i''] a[n,t,i] * a[n,t,i''] * A[i'',i'] / (1 + norm(A)) }\nB[i,i'] = A[i,i'] + identity[i,i']\nM[i,i'] = sum[i''] B[i,i''] * B[i',i'']\nyield C[o,i,o',i'] = identity[o,o'] * M[i,i']",
     "low rank": "A[i,i'] = mean[n,t] a[n,t,i] * a[n,t,i']\nV[i,k], s[k] = eigh(A)\nd[o] = mean[n] sum[r,t] g[n,r,t,o]\nyield C[o,i,o',i'] = sum[k] d[o] * V[i,k] * s[k] * d[o'] * V[i',k]",
 }
-SHIPPED = ["ekfac", "kfac_reduce", "diagonal", "block_ggn"]
+SHIPPED = [
+    "ekfac",
+    "kfac_reduce",
+    "diagonal",
+    "block_ggn",
+    "shampoo",
+    "etkfac",
+    "nearest_kronecker",
+]
 STRUCTURES = {
     "two terms": "SumShape",
     "centred": "KroneckerShape",
@@ -117,7 +126,7 @@ def test_structure_is_found(name):
 def test_passes_follow_from_dependencies():
     from curvlang.compiler.passes import schedule
 
-    for name, wanted in (("kfac", 1), ("ekfac", 2), ("diagonal", 1)):
+    for name, wanted in (("kfac", 1), ("ekfac", 2), ("nearest_kronecker", 21)):
         (chain,) = load(name).curvatures.values()
         programs, _ = derive([chain])
         program = next(p for p in programs if p.partition == "layer")
