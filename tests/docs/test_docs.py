@@ -25,8 +25,9 @@ def test_the_readme_runs():
         exec(code, scope)
 
 
-def test_the_readme_specs_check():
-    found = blocks("README.md", "cv")
+@pytest.mark.parametrize("name", ["README.md", "docs/language.md"])
+def test_the_specs_shown_check(name):
+    found = blocks(name, "cv")
     assert found
     for text in found:
         assert check_text(text) == []
