@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from curvlang.compiler.explain import Explanation
+from curvlang.compiler.listing import binary
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
 from curvlang.runtime.fit import fit_chains, prepare
@@ -59,7 +60,7 @@ def test_the_plan_says_so():
     need = max(p.kept or 0 for p in kept.plans)
     # a [9,1,4] and g [9,3,1,4], then a [9,1,5] and g [9,3,1,3]; in float64.
     assert need == 8 * 9 * (4 + 12 + 5 + 9)
-    assert f"leaves kept between passes, {need / 2**20:.3g} MiB" in text(kept)
+    assert f"leaves kept between passes, {binary(need)}" in text(kept)
     assert "leaves recomputed in each pass" in text(prepare(chain("ekfac"), t, keep=need - 1))
     once = text(prepare(chain("kfac"), t))
     assert "leaves kept" not in once
