@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from curvlang.compiler.explain import Explanation
+from curvlang.compiler.sums import explain_sum
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.evaluate import (
@@ -24,6 +25,7 @@ from curvlang.language import curvature_named, inverse_text, load, loads, solver
 from curvlang.language.chain import Chain, Combination, Curvature, Evaluation, Spec
 from curvlang.models.task import Task
 from curvlang.operators import Operator
+from curvlang.runtime.combine import text
 from curvlang.runtime.fit import model_flops, prepare
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.version import VERSION
@@ -204,13 +206,15 @@ def evaluate(
 def explain(spec: Spec | str | Path, task: Task, *, curvature: str | None = None) -> Explanation:
     """The plan of a spec on a task: structure, passes, contractions, costs, code. Printable."""
     found = chosen(as_spec(spec), curvature)
-    prepared = prepare(list(chains_of(found)), task)
+    prepared = prepare(list(chains_of(found)), task, last=isinstance(found, Combination))
+    last = [results[-1] for results in prepared.chains]
     return Explanation(
         prepared.plans,
         prepared.chains,
         f"{found.name} on {task!r}",
         model_flops(prepared, task),
         {phase.name: phase.parts for phase in prepared.phases},
+        explain_sum(text(found), last, prepared.plans) if isinstance(found, Combination) else (),
     )
 
 

@@ -22,6 +22,7 @@ class Explanation:
         headline: What is explained, on what.
         model: Operations of the model itself by what they are for, over the whole run.
         memory: Predicted bytes by phase of the run, and what they are.
+        notes: Lines above the derivation: what a sum of curvatures comes to.
     """
 
     plans: tuple[Plan, ...]
@@ -29,6 +30,7 @@ class Explanation:
     headline: str = ""
     model: Mapping[str, int] = field(default_factory=dict)
     memory: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def cost(self) -> Cost:
@@ -76,6 +78,9 @@ def _explain(explanation: Explanation, code: bool) -> Iterator[str]:
     if explanation.headline:
         yield explanation.headline
     yield ""
+    if explanation.notes:
+        yield from explanation.notes
+        yield ""
     for k, chain in enumerate(explanation.chains):
         yield f"Derivation of {chain[-1].label}"
         yield from derivation(explanation.stages(k))

@@ -48,12 +48,13 @@ from curvlang.evaluation.result import (
     TaskSummary,
 )
 from curvlang.language import default_inverse, swept
-from curvlang.language.chain import Chain, Combination, Curvature, InverseUse, Solver
+from curvlang.language.chain import Chain, Curvature, InverseUse, Solver
 from curvlang.language.inverses import shift
 from curvlang.models.blocks import blocks
 from curvlang.models.leaves import per_example_gradients
 from curvlang.models.task import Task
-from curvlang.operators import Operator, Scaled, Sum
+from curvlang.operators import BlockDiagonal, Operator, Scaled, Sum
+from curvlang.runtime.combine import fit_combination
 from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.fit import FittedStage, fit_chains
 from curvlang.runtime.solver import FittedSolver
@@ -105,34 +106,7 @@ def fit_curvature(
     if isinstance(curvature, Chain):
         (stages,) = fit_chains([curvature], task, seed=seed, last=last, progress=progress)
         return stages
-    return (_combined(curvature, task, seed, progress),)
-
-
-def _combined(
-    curvature: Combination, task: Task, seed: int, progress: Progress | None
-) -> FittedStage:
-    chains = list(_leaves_of(curvature, 1.0))
-    fitted = fit_chains([c for _, c in chains], task, seed=seed, last=True, progress=progress)
-    terms: list[Operator] = []
-    for (weight, _), stages in zip(chains, fitted, strict=True):
-        last = stages[-1].operator
-        terms.append(last if weight == 1.0 else Scaled(weight, last))
-    whole = terms[0] if len(terms) == 1 else Sum(tuple(terms))
-    text = " + ".join(f"{w:g} * {c.name or c.labels[-1]}" for w, c in chains)
-    structures = {
-        c.labels[-1]: s[-1].operator.describe() for (_, c), s in zip(chains, fitted, strict=True)
-    }
-    passes = max(s[-1].passes for s in fitted)
-    return FittedStage(curvature.name, text, whole, structures, passes, curvature.span)
-
-
-def _leaves_of(curvature: Curvature, weight: float) -> Iterator[tuple[float, Chain]]:
-    match curvature:
-        case Chain():
-            yield weight, curvature
-        case Combination(terms=terms):
-            for own, part in terms:
-                yield from _leaves_of(part, weight * own)
+    return (fit_combination(curvature, task, seed=seed, progress=progress),)
 
 
 def fit_solver(
@@ -265,7 +239,10 @@ def _fitted(
     seed: int,
     progress: Progress | None,
 ) -> tuple[tuple[FittedStage, ...], Operator, str]:
-    """Stages of the chain and the reference, which is the first stage where that is the Hessian."""
+    """Stages of the chain and the reference, which is the first stage where that is the Hessian.
+
+    A sum has no stages of its own: the reference stands in front of it, to be compared with.
+    """
     stages = fit_curvature(curvature, task, seed=seed, progress=progress)
     if reference is None and stages[0].label == "hessian":
         return stages, stages[0].operator, "hessian"
@@ -277,7 +254,10 @@ def _fitted(
     for stage in stages:
         if stage.label == label:
             return stages, stage.operator, label
-    return stages, fit_curvature(reference, task, seed=seed)[-1].operator, label
+    goal = fit_curvature(reference, task, seed=seed, last=True)[-1]
+    if not isinstance(curvature, Chain):
+        stages = (replace(goal, label=label), *stages)
+    return stages, goal.operator, label
 
 
 def _plain_shared(chosen: Sequence[Setting], goal: Operator) -> int:
@@ -444,11 +424,21 @@ def _points(
 
 def _common_structure(operator: Operator) -> str:
     """The structure's word: that of the blocks where there are any."""
-    inner = getattr(operator, "blocks", None)
-    if operator.structure == "BlockDiagonal" and inner is not None:
-        words = dict.fromkeys(block.structure for block in inner)
+    if isinstance(operator, BlockDiagonal):
+        words = dict.fromkeys(_noun(block) for block in operator.blocks)
         return " / ".join(words) + " blocks" if len(words) > 1 else f"{next(iter(words))} blocks"
-    return operator.structure
+    return _noun(operator)
+
+
+def _noun(operator: Operator) -> str:
+    """The structure's noun, of a sum those of its terms."""
+    match operator:
+        case Sum(terms=terms):
+            return " + ".join(map(_noun, terms))
+        case Scaled(operator=inner):
+            return _noun(inner)
+        case _:
+            return operator.structure
 
 
 def _summary(task: Task, arguments: Mapping[str, Any]) -> TaskSummary:

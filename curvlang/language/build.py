@@ -79,24 +79,27 @@ class Builder:
         terms: list[s.Weighted] = []
         sign = 1.0
         for child in tree.children:
-            if isinstance(child, Token):
+            if isinstance(child, Tree):
+                terms.append(self._weighted(child, sign))
+                sign = 1.0
+            elif child is not None:
                 sign = -1.0
-                continue
-            terms.append(self._weighted(child, sign))
-            sign = 1.0
         return s.CombinationSyntax(tuple(terms), self.span(tree))
 
     def _weighted(self, tree: Tree[Token], sign: float) -> s.Weighted:
-        scale, chain = tree.children
-        weight, named = sign, None
-        if isinstance(scale, Tree):
-            token = scale.children[0]
-            if scale.data == "number_scale":
-                weight = sign * float(str(token))
-            else:
-                named = str(token)
-        assert isinstance(chain, Tree)
-        return s.Weighted(weight, self._chain(chain), named, self.span(tree))
+        *scales, chain = [x for x in tree.children if isinstance(x, Tree)]
+        weight, names = sign, []
+        for scale in scales:
+            first, *below = [str(x) for x in scale.children]
+            match scale.data:
+                case "name_scale":
+                    names.append((first, self.span(scale)))
+                case "ratio_scale":
+                    divisor = float(below[0])
+                    weight *= float(first) / divisor if divisor else float("nan")
+                case _:
+                    weight *= float(first)
+        return s.Weighted(weight, self._chain(chain), tuple(names), self.span(tree))
 
     def _chain(self, tree: Tree[Token]) -> s.ChainSyntax:
         source, *stages = [x for x in tree.children if isinstance(x, Tree)]

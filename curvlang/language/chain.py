@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import prod
 from typing import TypeAlias
 
 from curvlang.diagnostics.source import NOWHERE, Source, Span
@@ -65,11 +66,34 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
+class Weight:
+    """What a curvature is multiplied with: a number, times values of the task by name."""
+
+    number: float = 1.0
+    names: tuple[str, ...] = ()
+
+    def __mul__(self, other: Weight) -> Weight:
+        return Weight(self.number * other.number, tuple(sorted((*self.names, *other.names))))
+
+    def __str__(self) -> str:
+        shown = [] if self.names and self.number == 1.0 else [f"{self.number:g}"]
+        return " * ".join([*shown, *self.names])
+
+    def value(self, values: Mapping[str, float]) -> float:
+        """The number, with the task's values for the names."""
+        return prod((values[name] for name in self.names), start=self.number)
+
+
+@dataclass(frozen=True, slots=True)
 class Combination:
-    """`0.9 * kfac + 0.1 * diagonal`: a linear combination of curvatures."""
+    """`0.9 * kfac + 0.1 * diagonal`: a linear combination of curvatures.
+
+    Terms stand for the curvature of the mean loss; the task's L2 term is added once, by the runtime,
+    unless a term with the weight `weight_decay` is a multiple of the identity and so states it.
+    """
 
     name: str
-    terms: tuple[tuple[float, Curvature], ...]
+    terms: tuple[tuple[Weight, Curvature], ...]
     doc: str = ""
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import assert_never
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
@@ -20,9 +21,9 @@ from curvlang.ir.expr import (
 )
 from curvlang.ir.indices import substitute
 from curvlang.language import syntax as s
-from curvlang.language.chain import Chain, Combination, Curvature, Stage, Value
+from curvlang.language.chain import Chain, Combination, Curvature, Stage, Value, Weight
 from curvlang.language.names import Names, shipped_names
-from curvlang.language.registry import SOURCES, STAGES, Entry, Rule
+from curvlang.language.registry import SOURCES, STAGES, WEIGHTS, Entry, Rule
 from curvlang.language.repeats import (
     CHECKED_ROUNDS,
     MOST_ROUNDS,
@@ -78,20 +79,39 @@ class Chains:
         return None if found is None else replace(found, name=word.text)
 
     def _combination(self, body: s.CombinationSyntax, name: str, doc: str) -> Curvature | None:
-        for term in body.terms:
-            if term.named_weight is not None:
-                self._say(
-                    "E0212",
-                    f"a curvature is multiplied by a number, not by `{term.named_weight}`",
-                    Label(term.span),
-                    ("write the number itself, as in `0.1 * diagonal`",),
-                )
-        if len(body.terms) == 1 and body.terms[0].weight == 1.0:
+        weights = [self._weight(term) for term in body.terms]
+        if len(body.terms) == 1 and weights[0] == Weight():
             return self._chain(body.terms[0].chain, name, doc)
-        parts = [(t.weight, self._chain(t.chain, "", "")) for t in body.terms]
+        # A term keeps its own name: the name of the sum belongs to the sum.
+        parts = [
+            (w, self._chain(t.chain, "", "")) for w, t in zip(weights, body.terms, strict=True)
+        ]
         if any(part is None for _, part in parts):
             return None
         return Combination(name, tuple((w, p) for w, p in parts if p is not None), doc, body.span)
+
+    def _weight(self, term: s.Weighted) -> Weight:
+        """The weight of a term; its names must be values that a task has."""
+        for name, span in term.names:
+            if name not in WEIGHTS:
+                known = ", ".join(f"`{x}` ({meaning})" for x, meaning in WEIGHTS.items())
+                self._say(
+                    "E0212",
+                    f"a curvature is multiplied by a number or a value of the task, not by `{name}`",
+                    Label(span, "no number, no value of a task"),
+                    (
+                        f"names that may stand here: {known}",
+                        "else write the number itself, as in `0.1 * diagonal`",
+                    ),
+                )
+        if not isfinite(term.weight):
+            self._say(
+                "E0212",
+                "a curvature is multiplied by a finite number",
+                Label(term.span, "this weight is none"),
+                ("write the number itself, as in `0.1 * diagonal`",),
+            )
+        return Weight(term.weight, tuple(sorted(name for name, _ in term.names)))
 
     def _chain(self, chain: s.ChainSyntax, name: str, doc: str) -> Curvature | None:
         start = self._source(chain)

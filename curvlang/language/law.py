@@ -96,6 +96,6 @@ def expects_semidefinite(curvature: Curvature) -> bool:
     """
     match curvature:
         case Combination(terms=terms):
-            return all(w >= 0 and expects_semidefinite(part) for w, part in terms)
+            return all(w.number >= 0 and expects_semidefinite(part) for w, part in terms)
         case Chain(stages=stages):
             return any(s.name == "drop_residual" or (s.body and not s.needs) for s in stages)

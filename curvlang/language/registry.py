@@ -51,6 +51,9 @@ _SEED = Rule("int", 0, check=_not_negative, must="0 or more")
 
 SOURCES: Mapping[str, Entry] = {"hessian": Entry("the Hessian of the mean training loss")}
 
+WEIGHTS: Mapping[str, str] = {"weight_decay": "the weight of the task's L2 term"}
+"""Values of the task that a curvature may be multiplied with in a sum."""
+
 STAGES: Mapping[str, Entry] = {
     "drop_residual": Entry(
         "the generalised Gauss–Newton matrix: the residual Σ ∂ℓ/∂f ∇²f is dropped",

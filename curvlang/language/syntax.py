@@ -63,11 +63,11 @@ class ChainSyntax:
 
 @dataclass(frozen=True, slots=True)
 class Weighted:
-    """`0.9 * chain`."""
+    """`0.9 * chain`, `weight_decay * chain`: `names` are the named weights with their places."""
 
     weight: float
     chain: ChainSyntax
-    named_weight: str | None = None
+    names: tuple[tuple[str, Span], ...] = ()
     span: Span = _span()
 
 

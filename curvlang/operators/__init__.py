@@ -1,5 +1,6 @@
 """Structured operators: one page of identities each, closed under inverse."""
 
+from curvlang.operators.adding import added, scaled
 from curvlang.operators.basic import Dense, Diagonal, Eigen, Identity
 from curvlang.operators.combined import BlockDiagonal, Scaled, Sum
 from curvlang.operators.conjugate_gradients import ConjugateGradients
@@ -36,6 +37,7 @@ __all__ = [
     "Solved",
     "Spectral",
     "Sum",
+    "added",
     "distance",
     "estimate_trace",
     "load_operator",
@@ -43,5 +45,6 @@ __all__ = [
     "projected",
     "refuse",
     "save",
+    "scaled",
     "tikhonov",
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from curvlang.operators.basic import Dense, Diagonal, Identity
-from curvlang.operators.kronecker import EigenBasis
+from curvlang.operators.kronecker import EigenBasis, Kronecker
 from curvlang.operators.operator import Operator, Spectral, check_dense
 
 
@@ -92,9 +92,11 @@ class Sum(Operator):
         return all(term.spectrum_known for term in self.terms)
 
     def apply(self, v: Tensor) -> Tensor:
-        total = self.terms[0].apply(v)
-        for term in self.terms[1:]:
-            total = total + term.apply(v)
+        # Products run in the model's precision, statistics in float64: each term in its own.
+        parts = [term.apply(v.to(term.dtype)).to(v.dtype) for term in self.terms]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
         return total
 
     def diagonal(self) -> Tensor:
@@ -110,11 +112,12 @@ class Sum(Operator):
         """The sum, decomposed by the best rule that applies.
 
         A shift of one structure's spectrum where all others are multiples of I; elementwise where
-        all are diagonal; in the common basis where they share one; block by block; otherwise the
-        entries are formed, up to the size limit.
+        all are diagonal; in the common basis, or around the common Kronecker factor, where they
+        share one; block by block; otherwise the entries are formed, up to the size limit.
         """
-        shifts = [t for t in self.terms if isinstance(t, Identity)]
-        others = [t for t in self.terms if not isinstance(t, Identity)]
+        terms = tuple(t for term in self.terms for t in _carried(term))
+        shifts = [t for t in terms if isinstance(t, Identity)]
+        others = [t for t in terms if not isinstance(t, Identity)]
         shift = sum(
             (t.scale for t in shifts), torch.zeros((), dtype=self.dtype, device=self.device)
         )
@@ -124,6 +127,9 @@ class Sum(Operator):
             return others[0].spectral_form().spectral(lambda s: s + shift)
         if all(isinstance(t, Diagonal) for t in others):
             return Diagonal(self.diagonal())
+        product = _shared_factor(others)
+        if product is not None:
+            return product.spectral_form().spectral(lambda s: s + shift)
         shared = _shared_basis(others)
         if shared is not None:
             return EigenBasis(shared.left, shared.right, shared.spectrum + shift)
@@ -141,6 +147,41 @@ class Sum(Operator):
 
     def describe(self) -> str:
         return " + ".join(term.describe() for term in self.terms)
+
+
+def _carried(operator: Operator, factor: float = 1.0) -> Iterator[Operator]:
+    """The terms of c · C, with c moved into every structure that can carry it."""
+    match operator:
+        case Scaled(factor=own, operator=inner):
+            yield from _carried(inner, factor * own)
+        case Sum(terms=terms):
+            for term in terms:
+                yield from _carried(term, factor)
+        case Identity(scale=scale, length=length):
+            yield Identity(factor * scale, length)
+        case Diagonal(entries=entries):
+            yield Diagonal(factor * entries)
+        case Kronecker(left=left, right=right):
+            yield Kronecker(factor * left, right)
+        case EigenBasis(left=left, right=right, spectrum=spectrum):
+            yield EigenBasis(left, right, factor * spectrum)
+        case BlockDiagonal(names=names, blocks=blocks, index=index):
+            yield BlockDiagonal(names, tuple(Scaled(factor, b) for b in blocks), index)
+        case _:
+            yield operator if factor == 1.0 else Scaled(factor, operator)
+
+
+def _shared_factor(terms: Sequence[Operator]) -> Kronecker | None:
+    """G⊗A + H⊗A = (G+H)⊗A, and the same on the other side; None where no factor is shared."""
+    products = [t for t in terms if isinstance(t, Kronecker)]
+    if len(products) < len(terms):
+        return None
+    first = products[0]
+    if all(torch.equal(t.right, first.right) for t in products):
+        return Kronecker(torch.stack([t.left for t in products]).sum(0), first.right)
+    if all(torch.equal(t.left, first.left) for t in products):
+        return Kronecker(first.left, torch.stack([t.right for t in products]).sum(0))
+    return None
 
 
 def _shared_basis(terms: Sequence[Operator]) -> EigenBasis | None:

@@ -23,7 +23,7 @@ from curvlang.models.hessian import hessian_dense
 from curvlang.models.leaves import columns, jacobian, leaves, loss_hessian
 from curvlang.models.products import hessian_product
 from curvlang.models.task import Task
-from curvlang.operators import BlockDiagonal, ByExample, Identity, MatrixFree, Operator, Sum
+from curvlang.operators import BlockDiagonal, ByExample, Identity, MatrixFree, Operator, added
 from curvlang.runtime.assemble import operator
 from curvlang.runtime.execute import Execution, accumulation_dtype
 from curvlang.runtime.footprint import Phase, footprint, largest, reads_hessian
@@ -175,6 +175,7 @@ def fit_chains(
     last: bool = False,
     keep: int | None = None,
     progress: Progress | None = None,
+    bare: bool = False,
 ) -> tuple[tuple[FittedStage, ...], ...]:
     """Fit every prefix of every chain on a task, with one shared run over the data per pass.
 
@@ -187,6 +188,7 @@ def fit_chains(
         last: Fit whole chains only; what only their prefixes need is not computed.
         keep: Bytes that leaves may take between passes; a share of the free memory otherwise.
         progress: Told about every batch.
+        bare: Whether to leave the task's L2 term out: the curvature of the mean loss alone.
 
     Returns:
         For each chain the fitted stages in order.
@@ -203,7 +205,7 @@ def fit_chains(
         _one_pass(prepared, executions, task, number, size, seed, kept, progress)
     index = {id(p): e for p, e in zip(prepared.plans, executions, strict=True)}
     return tuple(
-        tuple(_stage(r, prepared, index[id(prepared.plan_of(r))], static) for r in chain)
+        tuple(_stage(r, prepared, index[id(prepared.plan_of(r))], static, bare) for r in chain)
         for chain in prepared.chains
     )
 
@@ -368,7 +370,7 @@ class _Static:
         def of(rows: Tensor) -> Operator:
             rows = rows.to(X.device)
             found = self._products(result, None, X[rows], y[rows])
-            return _with_decay(found, task.weight_decay)
+            return regularised(found, task)
 
         return ByExample(task.N, of)
 
@@ -413,14 +415,6 @@ def _refuse_without_products(result: Result) -> None:
     )
 
 
-def _with_decay(operator: Operator, decay: float) -> Operator:
-    """The weight decay's multiple of I belongs to every curvature of the task."""
-    if not decay:
-        return operator
-    scale = torch.tensor(decay, dtype=operator.dtype, device=operator.device)
-    return Sum((operator, Identity(scale, operator.size)))
-
-
 def _padded(v: Tensor, index: Tensor, total: int) -> Tensor:
     out = v.new_zeros(total, v.shape[1])
     out[index] = v
@@ -440,8 +434,16 @@ def _restricted(
     return (entries + entries.T) / 2
 
 
+def regularised(operator: Operator, task: Task) -> Operator:
+    """The curvature of the objective: that of the mean loss plus the task's λ·I, exactly."""
+    if not task.weight_decay:
+        return operator
+    scale = torch.tensor(task.weight_decay, dtype=operator.dtype, device=operator.device)
+    return added((operator, Identity(scale, operator.size)))
+
+
 def _stage(
-    result: Result, prepared: Prepared, execution: Execution, static: _Static
+    result: Result, prepared: Prepared, execution: Execution, static: _Static, bare: bool
 ) -> FittedStage:
     built = {
         block.geometry.name: _build(result, block, execution, static, prepared)
@@ -461,7 +463,8 @@ def _stage(
             tuple(built[b.name] for b in found),
             tuple(b.index for b in found),
         )
-    whole = _with_decay(whole, static.task.weight_decay)
+    if not bare:
+        whole = regularised(whole, static.task)
     by_example = static.by_example(result)
     return FittedStage(
         result.label, result.stage, whole, structures, level, result.span, by_example
