@@ -15,6 +15,7 @@ from curvlang.compiler.emit import Line
 from curvlang.compiler.mathematics import Unicode, equation
 from curvlang.compiler.normal import normalise
 from curvlang.compiler.plan import BlockPlan, Function, Part, Plan
+from curvlang.compiler.rounds import repeated
 from curvlang.ir.expr import Define, Index
 
 
@@ -73,7 +74,13 @@ def cost_text(cost: Cost) -> str:
 
 def _block(plan: Plan, block: BlockPlan, code: bool) -> Iterator[str]:
     known = known_elements(plan, block)
+    again = repeated(block)
     for number, function in enumerate(block.passes, 1):
+        if number in again:
+            first, names = again[number]
+            swapped = ", ".join(f"{new} for {old}" for new, old in names)
+            yield f"    pass {number}: the same code as pass {first}, with {swapped}"
+            continue
         if function.parts:
             yield f"    pass {number}, a batch of {plan.batch}"
             yield from _contractions(plan, function.parts, block)
