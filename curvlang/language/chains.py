@@ -571,8 +571,10 @@ def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
                         suggestion(str(default), parameter.words),
                     )
                 )
-    problems += check_repeats(definition)
-    for body in _variants(definition, problems):
+    wrong = check_repeats(definition)
+    problems += wrong
+    # What may not stand in rounds would be wrong once more in the second one.
+    for body in _variants(definition, problems, 1 if wrong else CHECKED_ROUNDS):
         checker = TensorChecker(
             definition.needs,
             frozenset(p.name for p in definition.parameters if p.type in ("int", "float")),
@@ -585,7 +587,7 @@ def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
 
 
 def _variants(
-    definition: s.TransformDef, problems: list[Diagnostic]
+    definition: s.TransformDef, problems: list[Diagnostic], most: int
 ) -> list[tuple[BodyStatement, ...]]:
     """The bodies that `when` can choose: each branch is taken in one of them."""
     words = {p.name: p for p in definition.parameters}
@@ -595,7 +597,7 @@ def _variants(
     for name, found in choices.items():
         options = set(words[name].words) or (found | {"\0"})
         variants = [{**v, name: word} for v in variants for word in sorted(options)][:64]
-    bodies = (specialise(definition.body, v, CHECKED_ROUNDS) for v in variants)
+    bodies = (specialise(definition.body, v, most) for v in variants)
     return list(dict.fromkeys(bodies))
 
 

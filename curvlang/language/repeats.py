@@ -7,10 +7,11 @@ names of the last round are what the statements behind it read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias, assert_never
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
-from curvlang.ir.expr import Ref, Yield
+from curvlang.ir.expr import Project, Ref, Space, Yield
 from curvlang.ir.indices import walk
 from curvlang.language import syntax as s
 from curvlang.language.chain import Value
@@ -30,7 +31,7 @@ def rounds(repeat: s.Repeat, given: Mapping[str, Value], most: int = MOST_ROUNDS
 
 
 def check_repeats(definition: s.TransformDef) -> list[Diagnostic]:
-    """Counts, names and yields of every repetition of a transform, with its parameters' defaults."""
+    """Counts, names and statements of every repetition, with the defaults of the parameters."""
     known = {p.name: p for p in definition.parameters}
     defaults: dict[str, Value] = {}
     for parameter in definition.parameters:
@@ -40,7 +41,7 @@ def check_repeats(definition: s.TransformDef) -> list[Diagnostic]:
     problems: list[Diagnostic] = []
     for repeat in repeats(definition.body):
         problems += _names(repeat, known)
-        problems += [_yield(y, repeat) for y in _yields(repeat.body)]
+        problems += [_inside(x, repeat) for x in _once(repeat.body)]
     return problems or check_rounds(definition.body, defaults, {})
 
 
@@ -92,13 +93,17 @@ def repeats(body: Sequence[s.BodySyntax], *, nested: bool = True) -> Iterator[s.
                 pass
 
 
-def _yields(body: Sequence[s.BodySyntax]) -> Iterator[Yield]:
+Once: TypeAlias = Yield | Space | Project
+"""Statements that a transform has once: they stand outside of rounds."""
+
+
+def _once(body: Sequence[s.BodySyntax]) -> Iterator[Once]:
     for statement in body:
         match statement:
-            case Yield():
+            case Yield() | Space() | Project():
                 yield statement
             case s.When(then=then, otherwise=otherwise):
-                yield from _yields((*then, *otherwise))
+                yield from _once((*then, *otherwise))
             case _:
                 # A repetition inside is one of its own.
                 pass
@@ -118,12 +123,21 @@ def _names(repeat: s.Repeat, known: Mapping[str, s.Parameter]) -> Iterator[Diagn
         yield Diagnostic("E0232", headline, (Label(node.span, "how many rounds?"),), help_)
 
 
-def _yield(found: Yield, repeat: s.Repeat) -> Diagnostic:
+def _inside(found: Once, repeat: s.Repeat) -> Diagnostic:
+    match found:
+        case Yield():
+            word, help_ = "yield", "a transform yields once: put it behind the closing brace"
+        case Space():
+            word, help_ = "space", "a space is made once: put it in front of `repeat`"
+        case Project():
+            word, help_ = "project", "a transform projects once: put it behind the closing brace"
+        case _:
+            assert_never(found)
     return Diagnostic(
         "E0233",
-        "a `yield` stands inside `repeat`",
-        (Label(found.span, "would yield in every round"), Label(repeat.span, "repeated here")),
-        ("a transform yields once: put it behind the closing brace",),
+        f"a `{word}` stands inside `repeat`",
+        (Label(found.span, "would stand in every round"), Label(repeat.span, "repeated here")),
+        (help_,),
     )
 
 

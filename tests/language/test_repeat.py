@@ -50,6 +50,16 @@ MISTAKES = {
         "E0233",
         "behind the closing brace",
     ),
+    "space": (
+        transform("repeat 2 { space k = 2\n B[i,k] = random_normal[i,k](0) }"),
+        "E0233",
+        "a `space` stands inside `repeat`",
+    ),
+    "project": (
+        transform("B[i,k] = random_normal[i,k](0)\n repeat 2 { project i -> k with B[i,k] }"),
+        "E0233",
+        "a transform projects once",
+    ),
     "yield in a choice": (
         transform("repeat 2 { when s == u { yield C[o,i,o',i'] = identity[o,o'] * A[i,i'] } }", "(s: {u, v} = u)"),
         "E0233",
@@ -72,6 +82,8 @@ def test_every_mistake_has_its_diagnostic(name):
     assert code in [d.code for d in found], [(d.code, d.headline) for d in found]
     assert words in render([d for d in found if d.code == code])
     assert len(found) == len(set(found))
+    # What may not be repeated is told once, not again as a clash with itself in the second round.
+    assert not {"E0307", "E0325"} & {d.code for d in found}
 
 
 def body_of(text):
