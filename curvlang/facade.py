@@ -23,9 +23,9 @@ from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.evaluation.result import Result
 from curvlang.language import curvature_named, inverse_text, load, loads, solver_text
 from curvlang.language.chain import Chain, Combination, Curvature, Evaluation, Spec
+from curvlang.language.sums import sum_text
 from curvlang.models.task import Task
 from curvlang.operators import Operator
-from curvlang.runtime.combine import text
 from curvlang.runtime.fit import model_flops, prepare
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.version import VERSION
@@ -214,7 +214,9 @@ def explain(spec: Spec | str | Path, task: Task, *, curvature: str | None = None
         f"{found.name} on {task!r}",
         model_flops(prepared, task),
         {phase.name: phase.parts for phase in prepared.phases},
-        explain_sum(text(found), last, prepared.plans) if isinstance(found, Combination) else (),
+        explain_sum(sum_text(found), last, prepared.plans)
+        if isinstance(found, Combination)
+        else (),
     )
 
 

@@ -7,14 +7,13 @@ has said what it wants, and nothing is added.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-from curvlang.language.chain import Chain, Combination, Curvature, Weight
+from curvlang.language.chain import Combination
+from curvlang.language.sums import DECAY, states_decay, sum_text, weighted_chains
 from curvlang.models.task import Task
-from curvlang.operators import BlockDiagonal, Identity, Operator, added, scaled
+from curvlang.operators import BlockDiagonal, Operator, added, scaled
 from curvlang.runtime.fit import FittedStage, Progress, fit_chains, regularised
-
-ONE = Weight()
 
 
 def fit_combination(
@@ -40,51 +39,21 @@ def fit_combination(
         chains, task, seed=seed, batch=batch, last=True, progress=progress, bare=True
     )
     last = [stages[-1] for stages in fitted]
-    values = {"weight_decay": task.weight_decay}
+    values = {DECAY: task.weight_decay}
     parts = [
         scaled(weight.value(values), stage.operator)
         for (weight, _), stage in zip(terms, last, strict=True)
     ]
     whole = added(parts)
-    if not _states_decay([weight for weight, _ in terms], [stage.operator for stage in last]):
+    if not states_decay(curvature):
         whole = regularised(whole, task)
     return FittedStage(
         curvature.name,
-        text(curvature),
+        sum_text(curvature),
         whole,
         _structures(whole),
         max(stage.passes for stage in last),
         curvature.span,
-    )
-
-
-def weighted_chains(curvature: Curvature, weight: Weight = ONE) -> Iterator[tuple[Weight, Chain]]:
-    """The chains of a curvature with their weights, sums inside sums multiplied out."""
-    match curvature:
-        case Chain():
-            yield weight, curvature
-        case Combination(terms=terms):
-            for own, part in terms:
-                yield from weighted_chains(part, weight * own)
-
-
-def text(curvature: Combination) -> str:
-    """The sum as the language writes it, multiplied out."""
-    out = ""
-    for weight, chain in weighted_chains(curvature):
-        sign = "-" if weight.number < 0 else "+"
-        size = Weight(abs(weight.number), weight.names)
-        name = chain.labels[-1]
-        term = name if size == ONE else f"{size} * {name}"
-        out += f" {sign} {term}" if out else f"-{term}" if sign == "-" else term
-    return out
-
-
-def _states_decay(weights: list[Weight], operators: list[Operator]) -> bool:
-    """Whether a term is a multiple of the identity by the task's own weight decay."""
-    return any(
-        "weight_decay" in weight.names and isinstance(operator, Identity)
-        for weight, operator in zip(weights, operators, strict=True)
     )
 
 

@@ -23,7 +23,8 @@ from curvlang.language.chain import (
 )
 from curvlang.models.blocks import blocks
 from curvlang.models.task import Task
-from curvlang.operators import Operator, Scaled, Sum
+from curvlang.operators import Operator
+from curvlang.runtime.combine import fit_combination
 from curvlang.runtime.fit import fit_chains
 from curvlang.testing.draws import Draw, built
 from curvlang.testing.gaps import (
@@ -94,19 +95,12 @@ def fitted(
     curvature: Curvature, task: Task, *, seed: int = 0, batch: int | None = None
 ) -> Operator:
     """The operator of a curvature, its last stage alone."""
-    terms: list[Operator] = []
-    for weight, chain in _weighted(curvature, 1.0):
-        ((stage,),) = fit_chains([chain], task, seed=seed, batch=batch, last=True)
-        terms.append(stage.operator if weight == 1.0 else Scaled(weight, stage.operator))
-    return terms[0] if len(terms) == 1 else Sum(tuple(terms))
-
-
-def _weighted(curvature: Curvature, weight: float) -> list[tuple[float, Chain]]:
     match curvature:
         case Chain():
-            return [(weight, curvature)]
-        case Combination(terms=terms):
-            return [x for own, part in terms for x in _weighted(part, weight * own)]
+            ((stage,),) = fit_chains([curvature], task, seed=seed, batch=batch, last=True)
+            return stage.operator
+        case Combination():
+            return fit_combination(curvature, task, seed=seed, batch=batch).operator
 
 
 def measure(law: Law, draw: Draw, bench: Bench) -> Gap:

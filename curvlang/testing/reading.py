@@ -7,7 +7,7 @@ built-in chains only and touches nothing of `curvlang.models` but the loss of on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +23,8 @@ from curvlang.compiler.program import Leaf, Partition, Program, Result
 from curvlang.ir.expr import Define, Index, Statement, Target
 from curvlang.ir.indices import rename_names
 from curvlang.ir.interpreter import interpret
-from curvlang.language.chain import Chain, Combination, Curvature
+from curvlang.language.chain import Chain, Curvature
+from curvlang.language.sums import DECAY, states_decay, weighted_chains
 from curvlang.models.blocks import LayerBlock, blocks, trainable
 from curvlang.models.leaves import columns, leaves, loss_hessian
 from curvlang.models.leaves import jacobian as output_jacobian
@@ -43,13 +44,17 @@ def read(curvature: Curvature, task: Task, *, seed: int = 0, noise: float = 0.0)
         seed: Of sampled labels, as `fit` takes it.
         noise: Relative size of a change of every leaf: how far rounding moves the entries.
     """
-    match curvature:
-        case Chain():
-            whole = _read_chain(curvature, task, seed, noise)
-            return whole + task.weight_decay * torch.eye(len(whole)).to(whole)
-        case Combination(terms=terms):
-            parts = [weight * read(part, task, seed=seed, noise=noise) for weight, part in terms]
-            return torch.stack(parts).sum(0)
+    return _summed(curvature, task, lambda chain: _read_chain(chain, task, seed, noise))
+
+
+def _summed(curvature: Curvature, task: Task, entries: Callable[[Chain], Tensor]) -> Tensor:
+    """The weighted chains of the mean loss, and the task's L2 term once where no term states it."""
+    values = {DECAY: task.weight_decay}
+    terms = list(weighted_chains(curvature))
+    whole = torch.stack([weight.value(values) * entries(chain) for weight, chain in terms]).sum(0)
+    if states_decay(curvature):
+        return whole
+    return whole + task.weight_decay * torch.eye(len(whole)).to(whole)
 
 
 def _read_chain(chain: Chain, task: Task, seed: int, noise: float) -> Tensor:
@@ -176,12 +181,11 @@ def _statements(program: Program, result: Result) -> list[Statement]:
 
 def autodiff(curvature: Curvature, task: Task) -> Tensor:
     """All entries [P, P] of a curvature made of built-in stages, one example at a time."""
-    match curvature:
-        case Combination(terms=terms):
-            return torch.stack([w * autodiff(part, task) for w, part in terms]).sum(0)
-        case Chain(stages=stages):
-            pass
-    named = {s.name: s.arguments for s in stages}
+    return _summed(curvature, task, lambda chain: _autodiff_chain(chain, task))
+
+
+def _autodiff_chain(chain: Chain, task: Task) -> Tensor:
+    named = {s.name: s.arguments for s in chain.stages}
     if "drop_residual" not in named:
         whole = _hessian(task)
     elif named["drop_residual"]["fisher"] == "empirical":
@@ -193,7 +197,7 @@ def autodiff(curvature: Curvature, task: Task) -> Tensor:
         whole = cut(
             whole, blocks(task.model, task.train[0][:1], str(named["block_diagonal"]["by"]))
         )
-    return whole + task.weight_decay * torch.eye(len(whole)).to(whole)
+    return whole
 
 
 def cut(matrix: Tensor, layers: tuple[LayerBlock, ...]) -> Tensor:

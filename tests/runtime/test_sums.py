@@ -12,7 +12,7 @@ from curvlang.diagnostics.diagnostic import Severity
 from curvlang.diagnostics.render import render
 from curvlang.language import check_text, load, loads
 from curvlang.language.chain import Combination, Weight
-from curvlang.runtime.combine import text
+from curvlang.language.sums import is_identity, sum_text
 from curvlang.runtime.fit import fit_chains
 from tests.small import network, task
 
@@ -184,7 +184,7 @@ def test_sums_are_multiplied_out_as_text():
     spec = loads("curvature x = kfac - 0.5 * (diagonal + 2 * weight_decay * identity)")
     (found,) = spec.curvatures.values()
     assert isinstance(found, Combination)
-    assert text(found) == "kfac - 0.5 * diagonal - weight_decay * identity"
+    assert sum_text(found) == "kfac - 0.5 * diagonal - weight_decay * identity"
     assert isinstance(
         loads("curvature x = 1 * kfac").curvatures["x"],
         type(loads("curvature x = kfac").curvatures["x"]),
@@ -213,3 +213,34 @@ def test_mistakes(name):
 def test_a_single_chain_in_brackets_goes_on():
     t = decayed()
     assert torch.equal(summed("(kfac) |> eigen_correct", t).dense(), cv.fit("ekfac", t).dense())
+
+
+IDENTITIES = {
+    "identity": True,
+    "block_ggn |> own": True,
+    "block_ggn |> half": False,
+    "block_ggn |> traced": False,
+    "kfac": False,
+    "hessian": False,
+}
+OWN = """
+transform own { yield C[o,i,o',i'] = identity[i,i'] * identity[o,o'] }
+transform half { yield C[o,i,o',i'] = 0.5 * identity[i,i'] * identity[o,o'] }
+transform traced {
+  needs a[n,t,i]
+  A[i,i'] = mean[n,t] a[n,t,i] * a[n,t,i']
+  yield C[o,i,o',i'] = trace(A) * identity[i,i'] * identity[o,o']
+}
+"""
+
+
+@pytest.mark.parametrize("chain", IDENTITIES)
+def test_the_identity_is_known_by_its_formula(chain):
+    spec = loads(f"{OWN}curvature x = kfac + weight_decay * ({chain})")
+    (_, found) = spec.curvatures["x"].terms[1]
+    assert is_identity(found) is IDENTITIES[chain]
+    t = decayed()
+    part = cv.fit(loads(f"{OWN}curvature x = 1 * ({chain})"), decayed(0.0)).dense()
+    eye = torch.eye(t.P, dtype=torch.float64)
+    wanted = bare("kfac", t) + 0.3 * part + (0.0 if IDENTITIES[chain] else 0.3) * eye
+    assert_close(cv.fit(spec, t).dense(), wanted)
