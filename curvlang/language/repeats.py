@@ -133,10 +133,11 @@ def _inside(found: Once, repeat: s.Repeat) -> Diagnostic:
             word, help_ = "project", "a transform projects once: put it behind the closing brace"
         case _:
             assert_never(found)
+    head = Span(repeat.span.source, repeat.span.start, repeat.count.span.end)
     return Diagnostic(
         "E0233",
         f"a `{word}` stands inside `repeat`",
-        (Label(found.span, "would stand in every round"), Label(repeat.span, "repeated here")),
+        (Label(found.span, "would stand in every round"), Label(head, "repeated here")),
         (help_,),
     )
 
