@@ -131,19 +131,19 @@ def _train_missing(
                 [derived_seed(protocol.seed, 2, k, r) for r, k in stack],
                 progress=told,
             )
+            _refuse_diverged(result.diverged[: len(rows)], rows, task)
+            losses = result.query_loss.double().cpu()
+            at = 0
+            for r, u in units:
+                count = min(UNIT, protocol.subsets - u * UNIT)
+                found[r, u] = losses[at : at + count]
+                cache.put(key, f"r{r}-u{u}-{count}", found[r, u].numpy())
+                at += count
+                done += count
         except KeyboardInterrupt as error:
             raise Interrupted(
                 f"{done} of {total} models are retrained and kept in `{cache.root}`"
             ) from error
-        _refuse_diverged(result.diverged[: len(rows)], rows, task)
-        losses = result.query_loss.double().cpu()
-        at = 0
-        for r, u in units:
-            count = min(UNIT, protocol.subsets - u * UNIT)
-            found[r, u] = losses[at : at + count]
-            cache.put(key, f"r{r}-u{u}-{count}", found[r, u].numpy())
-            at += count
-        done += len(rows)
         if progress is not None:
             progress("retraining", done, total)
 

@@ -49,13 +49,18 @@ def test_a_killed_run_ends_with_the_same_result(tmp_path):
     environment = {**os.environ, "CURVLANG_CACHE": str(tmp_path / "cut")}
     command = [sys.executable, "-c", "from curvlang.cli.main import main; main()"]
 
+    def kept():
+        return len(list((tmp_path / "cut").rglob("*.bin")))
+
     def stop(sign, files):
+        # Files of this run, not of the one before: a signal before the first would meet no count.
+        wanted = kept() + files
         process = subprocess.Popen(
             [*command, "eval", "mine.cv", "--out", "a"],
             cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         deadline = time.monotonic() + 120
-        while len(list((tmp_path / "cut").rglob("*.bin"))) < files and time.monotonic() < deadline:
+        while kept() < wanted and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(sign)
         said = process.communicate()[1]
