@@ -89,6 +89,9 @@ def _checked(source: Source) -> Spec:
 
 
 def _only(spec: Spec, name: str) -> Spec:
+    kept = tuple(e for e in spec.evaluations if e.curvature == name)
+    if kept and name not in spec.curvatures:
+        return replace(spec, curvatures={}, evaluations=kept)
     if name not in spec.curvatures:
         raise SpecError(
             Diagnostic(
@@ -98,7 +101,6 @@ def _only(spec: Spec, name: str) -> Spec:
                 suggestion(name, spec.curvatures),
             )
         )
-    kept = tuple(e for e in spec.evaluations if e.curvature == name)
     return replace(spec, curvatures={name: spec.curvatures[name]}, evaluations=kept)
 
 

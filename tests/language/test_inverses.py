@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from curvlang.diagnostics.diagnostic import Severity
+from curvlang.diagnostics.diagnostic import Severity, SpecError
 from curvlang.diagnostics.render import render
 from curvlang.diagnostics.source import Source
-from curvlang.language import check_text, inverse_text, loads, shipped, swept
+from curvlang.language import check_text, inverse_text, load, loads, shipped, swept
 from curvlang.language.formatter import format_text
 from curvlang.language.inverses import shift
 from curvlang.language.parser import parse
@@ -159,3 +159,12 @@ def test_what_ships():
     }  # fmt: skip
     assert swept(inverse_text("factored", "x"))
     assert not swept(inverse_text("pseudo", "x"))
+
+
+def test_a_curvature_that_a_file_evaluates_can_be_asked_for(tmp_path):
+    path = tmp_path / "x.cv"
+    path.write_text("evaluate ggn with tikhonov on digits { solve cg }\nevaluate kfac on digits")
+    spec = load(f"{path}:ggn")
+    assert [e.curvature for e in spec.evaluations] == ["ggn"]
+    with pytest.raises(SpecError, match="E0206"):
+        load(f"{path}:diagonal")
