@@ -17,3 +17,9 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 def pytest_addoption(parser):
     parser.addoption("--rewrite-golden", action="store_true", help="renew tests/golden")
+    parser.addoption(
+        "--programs", type=int, default=40, help="random tensor programs to compile and compare"
+    )
+    parser.addoption(
+        "--fuzz", type=int, default=300, help="random inputs to the parser, checker and formatter"
+    )

@@ -27,13 +27,18 @@ def function_lines(
     rows, columns = matrix_groups(call, known)
     height, width = (prod(sizes[x.space] for x in group) for group in (rows, columns))
     argument = _matrix(tensor, known[tensor.name], (rows, columns), (height, width))
-    left = ", ".join(t.name for t in define.targets)
-    comma = "," if len(define.targets) == 1 else ""
+    results = FUNCTIONS[call.function].results
+    # Results that nobody names are dropped.
+    rest = ["*_"] if len(define.targets) < len(results) else []
+    left = ", ".join([*(t.name for t in define.targets), *rest])
+    comma = "," if len(results) == 1 else ""
     code = call_code(call, argument)
     first = define.targets[0]
     flops = int(FUNCTIONS[call.function].flops(height, width))
     found = [(f"{left}{comma} = {code}", _line(first, code, sizes, flops))]
-    for target, pattern in zip(define.targets, FUNCTIONS[call.function].results, strict=False):
+    for target, pattern in zip(define.targets, results, strict=False):
+        if target.name == "_":
+            continue
         value = _kept(target, pattern, call, min(height, width), sizes)
         if len(target.indices) != len(pattern):
             shape = ", ".join(str(sizes[x.space]) for x in target.indices)

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
+from curvlang.compiler.identifiers import identifier
 from curvlang.compiler.inline import inline
+from curvlang.compiler.needed import needed
 from curvlang.compiler.program import Fisher, Leaf, Partition, Program, Result
 from curvlang.ir.expr import (
     Apply,
@@ -74,10 +76,11 @@ class _Unit:
         return name
 
     def unused(self, wish: str) -> str:
-        name, number = wish, 1
+        plain = identifier(wish)
+        name, number = plain, 1
         while name in self.taken:
             number += 1
-            name = f"{wish}_{number}"
+            name = f"{plain}_{number}"
         self.taken.add(name)
         return name
 
@@ -113,7 +116,7 @@ class _Unit:
             targets = tuple(
                 replace(
                     t,
-                    name=self.unused("discarded" if t.name == "_" else t.name),
+                    name=t.name if t.name == "_" else self.unused(t.name),
                     indices=_respaced(t.indices, renamed),
                 )
                 for t in statement.targets
@@ -152,17 +155,20 @@ def derive(
     results = tuple(found[-1:] for found in every) if last else every
     flat = [r for rs in results for r in rs]
     programs = tuple(
-        Program(
-            unit.partition,
-            unit.fisher,
-            dict(unit.leaves),
-            tuple(unit.definitions),
-            tuple(dict.fromkeys(r.value for r in flat if r.key == key)),
-            frozenset(unit.inlined),
-        )
+        _program(unit, tuple(dict.fromkeys(r.value for r in flat if r.key == key)))
         for key, unit in units.items()
     )
     return tuple(p for p in programs if p.results), results
+
+
+def _program(unit: _Unit, results: tuple[Yield, ...]) -> Program:
+    """The statements and the leaves that the results need; nothing else is computed."""
+    definitions = needed(unit.definitions, results)
+    read = {x for result in results for x in names(result.value)}
+    read |= {x for d in definitions if isinstance(d, Define) for x in names(d.value)}
+    leaves = {name: leaf for name, leaf in unit.leaves.items() if name in read}
+    inlined = frozenset(unit.inlined)
+    return Program(unit.partition, unit.fisher, leaves, definitions, results, inlined)
 
 
 class _Units(dict[tuple[Partition, Fisher | None], _Unit]):

@@ -95,12 +95,17 @@ class Emitter:
 
         `data` is the power of N left out of every term, applied once by the caller.
         """
+        return self._broadcast(*self.partial(poly, out, data=data), out)
+
+    def partial(self, poly: Poly, out: tuple[Index, ...], *, data: int = 0) -> Operand:
+        """A sum of contractions over those of the given indices that it has, in their order."""
         parts = [self._scaled(term, out, data) for term in poly]
         if len(parts) == 1:
-            name, own = parts[0]
-            return self._broadcast(name, own, out)
-        pieces = [self._view(name, own, out) for name, own in parts]
-        return self._broadcast(*self.assign(" + ".join(pieces), self._union(parts, out)), out)
+            return parts[0]
+        union = self._union(parts, out)
+        pieces = [self._view(name, own, union) for name, own in parts]
+        # A piece that lacks an index of the others is spread over it by the addition.
+        return self.assign(" + ".join(pieces), union, flops=(len(parts) - 1) * self.size(union))
 
     def _union(self, parts: Sequence[Operand], out: tuple[Index, ...]) -> tuple[Index, ...]:
         return tuple(x for x in out if any(x in own for _, own in parts))
@@ -114,7 +119,8 @@ class Emitter:
 
     def _broadcast(self, name: str, own: tuple[Index, ...], out: tuple[Index, ...]) -> Operand:
         if own == out:
-            return name, out
+            # Without an index the value may be a bare number, which is no tensor yet.
+            return (name, out) if out or name.isidentifier() else self.assign(f"number({name})", ())
         shape = ", ".join(str(self.sizes[x.space]) for x in out)
         value = f"number({name})" if not own else self._view(name, own, out)
         return self.assign(f"{value}.expand({shape})", out, view=True)
@@ -172,9 +178,10 @@ class Emitter:
 
     def _elementwise(self, function: str, arguments: tuple[Poly, ...]) -> Operand:
         out = tuple(dict.fromkeys(x for poly in arguments for x in poly_free(poly)))
-        parts = [self.poly(poly, out)[0] for poly in arguments]
-        if not out:
-            parts = [f"number({p})" for p in parts]
+        # An argument that lacks an index of the other is spread over it by torch: its length,
+        # which for `n` changes from batch to batch, is not written.
+        own = [self.partial(poly, out) for poly in arguments]
+        parts = [self._view(*o, out) if o[1] else f"number({o[0]})" for o in own]
         torch_name = {"max": "torch.maximum", "min": "torch.minimum"}.get(
             function, f"torch.{function}"
         )
@@ -266,7 +273,8 @@ def _equation(inputs: Sequence[tuple[Index, ...]], out: tuple[Index, ...]) -> st
     letters: dict[Index, str] = {}
     for index in [x for own in inputs for x in own]:
         if index not in letters:
-            wishes = [index.space[0], *_LETTERS]
+            first = index.space[0]
+            wishes = [first, *_LETTERS] if first in _LETTERS else _LETTERS
             letters[index] = next(x for x in wishes if x not in letters.values())
     return (
         ",".join("".join(letters[x] for x in own) for own in inputs)

@@ -43,10 +43,25 @@ def _compiled(name: str, function: TensorFunction) -> Callable[..., Any]:
 
     def call(matrix: Tensor, *numbers: float) -> Any:
         given = _check(matrix, name) if function.symmetric else matrix
-        found = function.apply(torch, given, *numbers)
+        try:
+            found = function.apply(torch, given, *numbers)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise _singular(name, error) from error
         return tuple(x.contiguous() for x in found) if function.results else found
 
     return call
+
+
+def _singular(function: str, error: Exception) -> SpecError:
+    reason = str(error).partition("\n")[0]
+    return SpecError(
+        Diagnostic(
+            "E0344",
+            f"`{function}` met a matrix that it has no value for",
+            help=("add a multiple of the identity, as in `A[i,i'] + 0.01 * identity[i,i']`",),
+            notes=(reason,),
+        )
+    )
 
 
 def namespace(dtype: torch.dtype, device: torch.device) -> Mapping[str, Any]:

@@ -47,7 +47,6 @@ class Unicode:
         return index.space + "′" * index.primes
 
     def tensor(self, name: str, indices: Sequence[Index]) -> str:
-        name = "_" if name.startswith("discarded") else name
         return f"{name}[{','.join(map(self.index, indices))}]" if indices else name
 
     def matrix(self, name: str, rows: Sequence[Index], columns: Sequence[Index]) -> str:
@@ -110,9 +109,9 @@ class Latex:
         return f"{self.name(name)}_{{{','.join(groups)}}}"
 
     def name(self, name: str) -> str:
-        word, _, number = name.partition("_")
-        if word == "discarded":
+        if name == "_":
             return r"\cdot"
+        word, _, number = name.partition("_")
         shown = word if len(word) == 1 else rf"\mathrm{{{word}}}"
         return f"{shown}^{{({number})}}" if number else shown
 

@@ -56,7 +56,7 @@ def expression(expr: Expr, outer: int = 0) -> str:
     """The expression with as few parentheses as the grammar allows."""
     match expr:
         case Number(value=value):
-            return f"{value:g}"
+            return _wrap(_number(value), value < 0 and outer > 1)
         case Ref(name=name, indices=own, cut=cut) if cut:
             rows, columns = (",".join(map(str, part)) for part in (own[:cut], own[cut:]))
             return f"{name}[{rows} | {columns}]"
@@ -71,9 +71,13 @@ def expression(expr: Expr, outer: int = 0) -> str:
         case Binary(operator=operator, left=left, right=right):
             strength = _STRENGTH[operator]
             glue = "^" if operator is BinaryOperator.POWER else f" {operator} "
-            lean = strength + (operator in (BinaryOperator.SUBTRACT, BinaryOperator.DIVIDE))
-            first = expression(left, strength + (isinstance(left, Reduce) or strength == 4))
-            text = f"{first}{glue}{expression(right, lean + (strength == 4))}"
+            # `x + (y - z)` keeps its parentheses: both sides of every sign stand as they were.
+            nested = isinstance(right, Binary) and _STRENGTH[right.operator] == strength
+            tight = operator in (BinaryOperator.SUBTRACT, BinaryOperator.DIVIDE) or nested
+            # What stands to the right of an open reduction would be reduced with it.
+            closed = strength == 4 or (strength == 2 and _open(left))
+            first = expression(left, strength + closed)
+            text = f"{first}{glue}{expression(right, strength + (tight or strength == 4))}"
             return _wrap(text, strength < outer)
         case Reduce(kind=kind, indices=bound, body=body):
             return _wrap(f"{kind}{indices(bound)} {expression(body, 2)}", outer > 2)
@@ -83,6 +87,22 @@ def expression(expr: Expr, outer: int = 0) -> str:
             return f"{function}{indices(own)}({', '.join(map(expression, arguments))})"
         case _:
             assert_never(expr)
+
+
+def _number(value: float) -> str:
+    """The shortest text that reads as this number."""
+    return repr(value).removesuffix(".0")
+
+
+def _open(expr: Expr) -> bool:
+    """Whether the text of an expression ends inside a reduction."""
+    match expr:
+        case Reduce():
+            return True
+        case Binary(operator=BinaryOperator.MULTIPLY | BinaryOperator.DIVIDE, right=right):
+            return _open(right)
+        case _:
+            return False
 
 
 def _wrap(text: str, needed: bool) -> str:

@@ -14,6 +14,7 @@ from typing import assert_never
 from curvlang.compiler.normal import data_reductions
 from curvlang.compiler.program import Leaf, Program
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import (
     Apply,
     Binary,
@@ -30,7 +31,7 @@ from curvlang.ir.expr import (
     Space,
     Yield,
 )
-from curvlang.ir.indices import free_indices, names, substitute, walk
+from curvlang.ir.indices import alike, free_indices, names, rename, substitute, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,8 @@ class _Scheduler:
         self.local: dict[str, tuple[tuple[Index, ...], Expr]] = {}
         self.accumulators: list[Accumulator] = []
         self.finished: list[tuple[int, Define]] = []
-        self.interned: dict[tuple[tuple[Index, ...], Expr], str] = {}
+        self.hoisted = 0
+        self.interned: dict[Expr, str] = {}
 
     def run(self) -> Schedule:
         for definition in self.program.definitions:
@@ -93,11 +95,10 @@ class _Scheduler:
         )
 
     def _define(self, definition: Define) -> None:
+        self._refuse_per_example(definition.value, definition.span)
         value = substitute(definition.value, self.local)
         first = definition.targets[0]
         if any(x.space == "n" for t in definition.targets for x in t.indices):
-            if isinstance(definition.value, Call) and not definition.value.indices:
-                raise _per_example_function(definition)
             # Per-example values live inside a batch: they are put where they are read.
             self.local[first.name] = (first.indices, value)
             return
@@ -111,15 +112,33 @@ class _Scheduler:
         self.level |= {t.name: level for t in definition.targets}
 
     def _result(self, result: Yield) -> tuple[int, Yield]:
+        self._refuse_per_example(result.value, result.span)
         value = substitute(result.value, self.local)
         if self._is_accumulator(value, result.target.indices):
             # Kept whole, so that structure inference can see the product inside.
             assert isinstance(value, Reduce)
+            value = _plain(value)
             whole = replace(value, body=self._hoist(value.body))
             _refuse_pairs(whole)
             return self._level(whole) + 1, replace(result, value=whole)
         hoisted = self._hoist(value)
         return self._level(hoisted), replace(result, value=hoisted)
+
+    def _refuse_per_example(self, value: Expr, span: Span) -> None:
+        """Whole tensors stand still while batches pass: none may have the example index."""
+        for node in walk(value):
+            if not isinstance(node, Call):
+                continue
+            if any(x.space == "n" for x in node.indices):
+                raise _random_per_example(node, span)
+            for argument in node.arguments:
+                match argument:
+                    case Ref(name=name) if name in self.local or name not in (
+                        self.level.keys() | {a.name for a in self.accumulators}
+                    ):
+                        raise _per_example_function(node, span)
+                    case _:
+                        pass
 
     def _is_accumulator(self, value: Expr, indices: tuple[Index, ...]) -> bool:
         reduces = isinstance(value, Reduce) and any(x.space == "n" for x in value.indices)
@@ -129,10 +148,11 @@ class _Scheduler:
         """Give every outermost reduction over examples a name of its own."""
         match expr:
             case Reduce(indices=bound) if any(x.space == "n" for x in bound):
-                indices = free_indices(expr)
-                key = (indices, expr)
+                indices, key = alike(expr)
                 if key not in self.interned:
-                    name = f"mean_{len(self.interned) + 1}"
+                    # Named before what it holds is, so that a mean inside a mean gets another name.
+                    self.hoisted += 1
+                    name = f"mean__{self.hoisted}"
                     self._accumulate(name, indices, expr)
                     self.interned[key] = name
                 return Ref(self.interned[key], indices, expr.span)
@@ -150,6 +170,7 @@ class _Scheduler:
                 assert_never(expr)
 
     def _accumulate(self, name: str, indices: tuple[Index, ...], value: Reduce) -> None:
+        value = _plain(value)
         if data_reductions(value.body):
             # A mean inside a mean: the inner one is known first.
             value = replace(value, body=self._hoist(value.body))
@@ -162,31 +183,65 @@ class _Scheduler:
         return max((self.level.get(name, 0) for name in names(expr)), default=0)
 
 
+def _plain(value: Reduce) -> Reduce:
+    """The one example index of a reduction, written without primes: `mean[n'] x[n']`."""
+    found = [x for x in value.indices if x.space == "n"]
+    if len(found) != 1 or found[0] == _N or _N in free_indices(value):
+        return value
+    indices = tuple(_N if x == found[0] else x for x in value.indices)
+    return replace(value, indices=indices, body=rename(value.body, {found[0]: _N}))
+
+
 def _refuse_pairs(value: Reduce) -> None:
+    """A batch holds some examples: what pairs each with every other is never whole in one."""
     for node in walk(value):
         match node:
-            case Ref(indices=indices) if any(x.space == "n" and x.primes for x in indices):
-                raise SpecError(
-                    Diagnostic(
-                        "E0310",
-                        f"`{node.name}` is read at a second example `n'`; "
-                        "pairs of examples cannot be streamed in batches",
-                        (Label(node.span, "pairs every example with every other"),),
-                        ("reduce over each example's own index `n` first",),
-                    )
-                )
+            case Ref(name=name, indices=indices) if any(
+                x.space == "n" and x.primes for x in indices
+            ):
+                raise _pairs(f"`{name}` is read at a second example `n'`", node.span)
+            case Delta(left=left) if left.space == "n":
+                raise _pairs("`identity` over examples", node.span)
             case _:
                 pass
+    if any(x.space == "n" for x in free_indices(value)):
+        raise _pairs("this is reduced over one example index and keeps another", value.span)
 
 
-def _per_example_function(definition: Define) -> SpecError:
-    assert isinstance(definition.value, Call)
-    function = definition.value.function
+def _pairs(what: str, span: Span) -> SpecError:
+    return SpecError(
+        Diagnostic(
+            "E0310",
+            f"{what}; pairs of examples cannot be streamed in batches",
+            (Label(span, "pairs every example with every other"),),
+            ("reduce over each example's own index `n` first",),
+        )
+    )
+
+
+def _random_per_example(call: Call, span: Span) -> SpecError:
+    return SpecError(
+        Diagnostic(
+            "E0341",
+            f"`{call.function}` makes a number for every example",
+            (Label(span, "would change with the batches"),),
+            ("random tensors have indices of features, positions or made spaces",),
+        )
+    )
+
+
+def _per_example_function(call: Call, span: Span) -> SpecError:
     return SpecError(
         Diagnostic(
             "E0311",
-            f"`{function}` of a tensor that has the example index `n`",
-            (Label(definition.span, "one decomposition per example is not compiled"),),
-            (f"reduce over `n` first, for example `A[i,i'] = mean[n] …`, then `{function}(A)`",),
+            f"`{call.function}` of a tensor that has the example index `n`",
+            (Label(span, "one for each example is not compiled"),),
+            (
+                "reduce over `n` first, for example `A[i,i'] = mean[n] …`, "
+                f"then `{call.function}(A)`",
+            ),
         )
     )
+
+
+_N = Index("n")

@@ -14,7 +14,7 @@ from curvlang.compiler.calls import function_lines
 from curvlang.compiler.emit import Emitter, Line
 from curvlang.compiler.lengths import is_function, lengths
 from curvlang.compiler.normal import Poly, Term, normalise, reads
-from curvlang.compiler.passes import Accumulator, Schedule, schedule
+from curvlang.compiler.passes import Schedule, schedule
 from curvlang.compiler.program import Partition, Program
 from curvlang.compiler.structure import (
     BlocksShape,
@@ -248,7 +248,7 @@ class _Maker:
         self.known |= {t.name: t.indices for _, d in whole.finished for t in d.targets}
         self.shapes = {y: self._shape(y) for _, y in whole.results}
         self.whole_results = {
-            y: f"C_{k}"
+            y: f"entries__{k}"
             for k, (_, y) in enumerate(whole.results, 1)
             if _reduces(inside(self.shapes[y]))
         }
@@ -259,7 +259,9 @@ class _Maker:
 
     def _shape(self, result: Yield) -> Shape:
         indices = result.target.indices
-        shape = infer(self.normal(result.value), *_sides(indices), self.square, self.tall)
+        hessians = frozenset(n for n, leaf in self.whole.leaves.items() if leaf.kind == "H")
+        poly = self.normal(result.value)
+        shape = infer(poly, *_sides(indices), self.square, self.tall, hessians)
         elements = self.emitter().size(indices)
         if isinstance(shape, LeafShape | GramShape | DenseShape) and elements > self.dense:
             have = f"{elements:.3g} entries, more than the {self.dense:.3g} that may be formed"
@@ -277,17 +279,8 @@ class _Maker:
     def pass_function(self, number: int) -> Function:
         """Sums over one batch for every accumulator of a pass."""
         emitter = self.emitter()
-        wanted: list[tuple[Target, Expr]] = [
-            (Target(a.name, a.indices), a.value)
-            for a in self.whole.accumulators
-            if a.number == number
-        ]
-        for level, result in self.whole.results:
-            if result in self.whole_results and level == number:
-                target = Target(self.whole_results[result], result.target.indices)
-                wanted.append((target, result.value))
         returned, needed, parts = {}, set[str](), []
-        for target, value in wanted:
+        for target, value in self._sums(number):
             poly = self.normal(value)
             streaming = _streaming(poly)
             if streaming:
@@ -304,44 +297,49 @@ class _Maker:
         lines: list[Line] = []
         needed: set[str] = set()
         defined: dict[str, str] = {}
-        for accumulator in self.whole.accumulators:
-            if accumulator.number == number:
-                code, reading = self._divide(accumulator, lines)
-                body.extend(code)
-                needed |= reading
-                defined[accumulator.name] = accumulator.name
-        for result, name in self.whole_results.items():
-            level = next(k for k, y in self.whole.results if y is result)
-            if level == number:
-                poly = self.normal(result.value)
-                body.append(f"{name} = {_times(name, _common(poly, self.emitter()))}")
-                needed.add(name)
-                defined[name] = name
+        for target, value in self._sums(number):
+            code, reading = self._divide(target, value, lines)
+            body.extend(code)
+            needed |= reading
+            defined[target.name] = target.name
         for k, (level, define) in enumerate(self.whole.finished):
             if level == number:
                 code, reading = self._define(define, lines, f"y{k}_")
                 body.extend(code)
                 needed |= reading - set(defined)
-                defined |= {t.name: t.name for t in define.targets if "discarded" not in t.name}
+                defined |= {t.name: t.name for t in define.targets if t.name != "_"}
         source = _source(f"after_{number}", sorted(needed), body, defined)
         return Function(
             f"after_{number}", tuple(sorted(needed)), tuple(defined), source, tuple(lines)
         )
 
-    def _divide(self, accumulator: Accumulator, lines: list[Line]) -> tuple[list[str], set[str]]:
+    def _sums(self, number: int) -> list[tuple[Target, Expr]]:
+        """Everything that pass `number` adds up: statistics, and results that are kept whole."""
+        found: list[tuple[Target, Expr]] = [
+            (Target(a.name, a.indices), a.value)
+            for a in self.whole.accumulators
+            if a.number == number
+        ]
+        levels = {y: level for level, y in self.whole.results}
+        return found + [
+            (Target(name, y.target.indices), y.value)
+            for y, name in self.whole_results.items()
+            if levels[y] == number
+        ]
+
+    def _divide(self, target: Target, value: Expr, lines: list[Line]) -> tuple[list[str], set[str]]:
         """Turn the sum over all batches into the mean the formula asks for."""
-        poly = self.normal(accumulator.value)
-        name = accumulator.name
+        name, poly = target.name, self.normal(value)
         streaming, resting = _streaming(poly), tuple(t for t in poly if t not in _streaming(poly))
         factor = _common(streaming, self.emitter()) if streaming else 0.0
         code = [f"{name} = {_times(name, factor)}"] if streaming and factor != 1.0 else []
         needed = {name} if streaming else set()
         if resting:
-            emitter = Emitter(self.sizes, self.total, self.limit, f"{name}_", self.known)
-            value, _ = emitter.poly(resting, accumulator.indices)
+            emitter = Emitter(self.sizes, self.total, self.limit, f"{name}_rest__", self.known)
+            added, _ = emitter.poly(resting, target.indices)
             lines.extend(emitter.lines)
             code.extend(f"{line.target} = {line.code}" for line in emitter.lines)
-            code.append(f"{name} = {name} + {value}" if streaming else f"{name} = {value}")
+            code.append(f"{name} = {name} + {added}" if streaming else f"{name} = {added}")
             needed |= set(reads(resting))
         return code, needed
 

@@ -7,20 +7,26 @@ the order of how much they know.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
+from curvlang.compiler.canonical import canonical_term, mirrored
 from curvlang.compiler.normal import (
+    Elementwise,
     Factor,
     Poly,
+    Power,
     Term,
     components,
     factor_indices,
     rename_poly,
 )
-from curvlang.ir.expr import Delta, Index, Ref
+from curvlang.ir.expr import Call, Delta, Index, Ref
+
+MOST_SHARED = 4
+"""Axes that the two halves of a product are tried to share: a pass sums over `n,r,t`, rarely more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +176,7 @@ def infer(
     columns: Sequence[Index],
     orthogonal: frozenset[str],
     tall: frozenset[str] = frozenset(),
+    hessians: frozenset[str] = frozenset(),
 ) -> Shape:
     """The structure of a matrix given by its entries.
 
@@ -179,10 +186,22 @@ def infer(
         columns: The same, primed.
         orthogonal: Names of square matrices with orthonormal columns (eigenvectors).
         tall: Names of matrices with orthonormal columns and more rows than columns.
+        hessians: Names of the Hessian as the model gives it.
     """
     bases = _Bases(orthogonal, tall)
-    if len(poly) == 1:
-        return _term(poly[0], tuple(rows), tuple(columns), bases)
+    match poly:
+        case (
+            Term(coefficient=1.0, sizes=(), summed=(), factors=(Ref(name=name, indices=own),)),
+        ) if name in hessians and own == (*rows, *columns):
+            return LeafShape(name, "the Hessian of the mean loss itself")
+        case (term,):
+            return _term(term, tuple(rows), tuple(columns), bases)
+        case _:
+            pass
+    if any(x.space == "n" for term in poly for x in term.summed):
+        return DenseShape(poly, "a sum of several products, reduced over examples as one")
+    if _mirror_images(poly, dict(zip(rows, columns, strict=True))):
+        return DenseShape(poly, "a term and its transpose, neither symmetric by itself")
     found = tuple(_term(t, tuple(rows), tuple(columns), bases) for t in poly)
     if any(isinstance(shape, DenseShape) for shape in found):
         return DenseShape(poly, "a term of the sum has no structure of its own")
@@ -197,16 +216,16 @@ class _Bases:
     tall: frozenset[str]
 
 
+def _mirror_images(poly: Poly, sides: Mapping[Index, Index]) -> bool:
+    """Whether a term of a sum is the transpose of another: symmetric as a pair alone."""
+    forms = [canonical_term(term) for term in poly]
+    images = [canonical_term(mirrored(term, sides)) for term in poly]
+    return any(image != form and image in forms for form, image in zip(forms, images, strict=True))
+
+
 def _term(term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], bases: _Bases) -> Shape:
-    match term:
-        case Term(coefficient=1.0, sizes=(), summed=(), factors=(Ref(name=name),)) if (
-            name == "H" and term.free == (*rows, *columns)
-        ):
-            return LeafShape(name, "the Hessian of the mean loss itself")
-        case _ if any(x.space == "n" for x in term.summed):
-            return _gram(term, rows, columns)
-        case _:
-            pass
+    if any(x.space == "n" for x in term.summed):
+        return _gram(term, rows, columns)
     tied = _deltas(term, rows, columns)
     if len(tied) == len(rows):
         return _diagonal(term, rows, columns)
@@ -228,12 +247,37 @@ def _gram(term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...]) -> Sh
 
 def split_product(term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...]) -> Halves | None:
     """Read a contraction as a factor times its own transpose, sharing as few axes as possible."""
-    for size in range(1, len(term.summed) + 1):
-        for axes in combinations(term.summed, size):
+    shared = _shared(term)
+    for size in range(1, min(MOST_SHARED, len(shared)) + 1):
+        for axes in combinations(shared, size):
             halves = _split_at(term, rows, columns, axes)
             if halves is not None:
                 return halves
     return None
+
+
+def _shared(term: Term) -> tuple[Index, ...]:
+    """Bound indices that a factor and its mirror image could share: on two factors that are alike."""
+    kinds: dict[Index, list[object]] = {x: [] for x in term.summed}
+    for factor in term.factors:
+        for index in dict.fromkeys(factor_indices(factor)):
+            if index in kinds:
+                kinds[index].append(_kind(factor))
+    return tuple(x for x, found in kinds.items() if len(set(found)) < len(found))
+
+
+def _kind(factor: Factor) -> object:
+    match factor:
+        case Ref(name=name):
+            return name
+        case Power(exponent=exponent):
+            return exponent
+        case Elementwise(function=function) | Call(function=function):
+            return function
+        case Delta():
+            return Delta
+        case _:
+            assert_never(factor)
 
 
 def _split_at(
@@ -247,21 +291,14 @@ def _split_at(
             return None
         parts["row" if at_row else "column" if at_column else "none"].append(part)
     half, other = _merge(parts["row"]), _merge(parts["column"])
-    (mirrored,) = rename_poly((other,), dict(zip(columns, rows, strict=True)))
-    if set(half.free) & set(rows) != set(rows) or _canonical(half) != _canonical(mirrored):
+    (other_half,) = rename_poly((other,), dict(zip(columns, rows, strict=True)))
+    if set(half.free) & set(rows) != set(rows) or canonical_term(half) != canonical_term(
+        other_half
+    ):
         return None
     middle = replace(_merge(parts["none"]), coefficient=term.coefficient, sizes=term.sizes)
     used = tuple(x for x in axes if x in half.free)
     return Halves(half, middle, axes) if set(used) == set(axes) else None
-
-
-def _canonical(term: Term) -> Term:
-    """Factors in a fixed order and bound indices numbered by appearance."""
-    factors = tuple(sorted(term.factors, key=lambda f: (type(f).__name__, getattr(f, "name", ""))))
-    order = [x for f in factors for x in factor_indices(f) if x in term.summed]
-    numbered = {x: Index(x.space, 10_000 + k) for k, x in enumerate(dict.fromkeys(order))}
-    (renamed,) = rename_poly((Term(factors=factors),), numbered)
-    return Term(1.0, (), tuple(numbered.values()), renamed.factors)
 
 
 def _deltas(
@@ -351,7 +388,11 @@ def _eigenbasis(
     if not used or axes[0] == axes[1]:
         # Both sides may run along one axis, Σ_k U[o,k] V[i,k] s[k] …: that is no Kronecker basis.
         return None
-    rest = tuple(f for f in inner.factors if f not in used)
+    left_over = list(inner.factors)
+    for factor in used:
+        # One of each: vectors that stand there twice are no basis.
+        left_over.remove(factor)
+    rest = tuple(left_over)
     spectrum = replace(inner, factors=rest, summed=tuple(x for x in inner.summed if x not in axes))
     if not set(spectrum.free) <= set(axes):
         return None

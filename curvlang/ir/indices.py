@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import count
 from typing import assert_never
 
 from curvlang.ir.expr import (
@@ -222,5 +223,45 @@ def rename_names(expr: Expr, mapping: Mapping[str, str]) -> Expr:
             return replace(expr, body=go(body))
         case Apply(arguments=arguments) | Call(arguments=arguments):
             return replace(expr, arguments=tuple(map(go, arguments)))
+        case _:
+            assert_never(expr)
+
+
+def alike(expr: Expr) -> tuple[tuple[Index, ...], Expr]:
+    """The expression with its indices numbered by appearance: equal for all that mean the same.
+
+    Returns:
+        The free indices that were there, and the expression with all indices, free and bound,
+        renamed.
+
+    >>> i, j = Index("i"), Index("i", 1)
+    >>> alike(Ref("A", (j, i)))[1] == alike(Ref("A", (i, j)))[1]
+    True
+    """
+    free = free_indices(expr)
+    numbers = count(_ALIKE)
+    renamed = rename(expr, {x: Index(x.space, next(numbers)) for x in free})
+    return free, _bound_alike(renamed, numbers)
+
+
+_ALIKE = 100_000
+"""Primes of the first index that `alike` gives, above any that a person or a pass writes."""
+
+
+def _bound_alike(expr: Expr, numbers: Iterator[int]) -> Expr:
+    go = lambda x: _bound_alike(x, numbers)  # noqa: E731
+    match expr:
+        case Reduce(indices=bound, body=body):
+            mapping = {x: Index(x.space, next(numbers)) for x in bound}
+            return replace(expr, indices=tuple(mapping.values()), body=go(rename(body, mapping)))
+        case Negate(operand=operand):
+            return replace(expr, operand=go(operand))
+        case Binary(left=left, right=right):
+            first = go(left)
+            return replace(expr, left=first, right=go(right))
+        case Apply(arguments=arguments) | Call(arguments=arguments):
+            return replace(expr, arguments=tuple(map(go, arguments)))
+        case Number() | Ref() | Delta() | Size():
+            return expr
         case _:
             assert_never(expr)

@@ -4,6 +4,7 @@
 """
 
 from curvlang.testing.check import Counterexample, Verdict, check_law, check_spec, laws_of
+from curvlang.testing.comparison import assert_compiled_equals_interpreted, compare
 from curvlang.testing.draws import built as build_task
 from curvlang.testing.laws import (
     assert_any_batches,
@@ -19,6 +20,7 @@ from curvlang.testing.laws import (
     assert_verbs_agree,
 )
 from curvlang.testing.notation import task_notation
+from curvlang.testing.programs import programs
 from curvlang.testing.strategies import models, operators, specs, task_specs, tasks
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "assert_any_batches",
     "assert_any_order",
     "assert_as_written",
+    "assert_compiled_equals_interpreted",
     "assert_equal",
     "assert_inverse_inverts",
     "assert_laws",
@@ -38,9 +41,11 @@ __all__ = [
     "build_task",
     "check_law",
     "check_spec",
+    "compare",
     "laws_of",
     "models",
     "operators",
+    "programs",
     "specs",
     "task_notation",
     "task_specs",

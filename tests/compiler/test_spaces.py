@@ -218,15 +218,16 @@ def test_a_made_space_is_never_the_projected_one():
 @pytest.mark.parametrize(
     ("body", "code"),
     [
-        ("space k = 31\nA[i,i'] = mean[n,t] a[n,t,i] * a[n,t,i']\nV[i,k], s[k] = eigh(A)", "E0332"),
-        ("space k = 31\nX[i,k] = random_normal[i,k](0)\nV[i,k] = orthonormal(X)", "E0333"),
+        ("space k = 31\nA[i,i'] = mean[n,t] a[n,t,i] * a[n,t,i']\nX[i,k], s[k] = eigh(A)", "E0332"),
+        ("space k = 31\nY[i,k] = random_normal[i,k](0)\nX[i,k] = orthonormal(Y)", "E0333"),
         ("space k = size[o] / 21\nX[i,k] = random_normal[i,k](0)", "E0331"),
     ],
 )
 def test_lengths_that_cannot_be_are_refused(body, code):
     text = (
         f"transform mine {{ needs a[n,t,i]\n{body}\n"
-        "yield C[o,i,o',i'] = identity[o,o'] * identity[i,i'] }\ncurvature x = block_ggn |> mine"
+        "yield C[o,i,o',i'] = identity[o,o'] * sum[k] X[i,k] * X[i',k] }\n"
+        "curvature x = block_ggn |> mine"
     )
     (chain,) = loads(text).curvatures.values()
     with pytest.raises(SpecError, match=code) as found:

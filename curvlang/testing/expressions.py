@@ -1,0 +1,288 @@
+"""Random tensor expressions: exactly the free indices asked for, and a value defined everywhere.
+
+What an expression could divide by, take a root or a logarithm of, is kept away from zero by how
+it is written, never by throwing programs away. Simplest choices stand first, so that Hypothesis
+shrinks towards one factor without reductions, and towards index `i` without primes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import TypeVar
+
+from hypothesis import strategies as st
+
+from curvlang.ir.expr import (
+    Apply,
+    Binary,
+    BinaryOperator,
+    Call,
+    Delta,
+    Expr,
+    Index,
+    Negate,
+    Number,
+    Reduce,
+    ReductionKind,
+    Ref,
+    Size,
+)
+from curvlang.ir.indices import fresh, rename
+
+N = Index("n")
+SMALL = (0.5, 2.0, 1.5, 0.1, 3.0, 0.25)
+"""Numbers of a formula; 0.1 has no exact binary form, so that lost precision shows."""
+Item = TypeVar("Item")
+
+
+@dataclass(slots=True)
+class Scope:
+    """What an expression may read.
+
+    Args:
+        tensors: Name of each tensor to the letters of its spaces.
+        scalars: Names of numbers.
+        whole: Tensors without the example index that `trace` and `norm` may take.
+    """
+
+    tensors: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    scalars: list[str] = field(default_factory=list)
+
+    @property
+    def whole(self) -> list[str]:
+        return [name for name, spaces in self.tensors.items() if "n" not in spaces]
+
+    @property
+    def spaces(self) -> list[str]:
+        """Letters of all spaces of the tensors, in order of appearance."""
+        return list(dict.fromkeys(x for spaces in self.tensors.values() for x in spaces))
+
+
+def times(*factors: Expr) -> Expr:
+    """The product, left to right."""
+    return reduce(lambda x, y: Binary(BinaryOperator.MULTIPLY, x, y), factors)
+
+
+def plus(left: Expr, right: Expr) -> Expr:
+    """The sum."""
+    return Binary(BinaryOperator.ADD, left, right)
+
+
+def raised(base: Expr, exponent: float) -> Expr:
+    """The power, with a sign written in front of a negative exponent."""
+    number: Expr = Number(abs(exponent))
+    return Binary(BinaryOperator.POWER, base, number if exponent >= 0 else Negate(number))
+
+
+@dataclass(slots=True)
+class Expressions:
+    """Draws expressions over a scope."""
+
+    draw: st.DrawFn
+    scope: Scope
+
+    def one_of(self, choices: Sequence[Item]) -> Item:
+        """One of the choices; shrinks to the first."""
+        return self.draw(st.sampled_from(list(choices)))
+
+    def flip(self) -> bool:
+        """Shrinks to no."""
+        return self.draw(st.booleans())
+
+    def subset(self, items: Sequence[Item]) -> list[Item]:
+        """Some of the items, in their order; shrinks to none."""
+        return [x for x in items if self.flip()]
+
+    def expression(self, free: Iterable[Index], depth: int) -> Expr:
+        """An expression whose free indices are exactly `free`; shrinks to a contraction."""
+        wanted = tuple(dict.fromkeys(free))
+        if depth <= 0:
+            return self.contraction(wanted)
+        rule = self.one_of(
+            [
+                self._contraction,
+                self._scaled,
+                self._product,
+                self._sum,
+                self._nested,
+                self._power,
+                self._ratio,
+                self._root,
+                self._function,
+                self._negated,
+            ]
+        )
+        return rule(wanted, depth - 1)
+
+    def _contraction(self, free: tuple[Index, ...], depth: int) -> Expr:
+        return self.contraction(free)
+
+    def _scaled(self, free: tuple[Index, ...], depth: int) -> Expr:
+        inner = self.expression(free, depth)
+        number = self.number(depth)
+        if isinstance(number, Number) and self.flip():
+            return Binary(BinaryOperator.DIVIDE, inner, number)
+        return times(number, inner)
+
+    def number(self, depth: int) -> Expr:
+        """An expression without free indices."""
+        kinds = ["number", "size"]
+        kinds += ["scalar"] if self.scope.scalars else []
+        kinds += ["norm"] if self.scope.whole else []
+        kinds += ["reduced"] if depth > 0 else []
+        match self.one_of(kinds):
+            case "number":
+                return Number(self.one_of(SMALL))
+            case "size":
+                return Size(Index(self.one_of([x for x in self.scope.spaces if x in "ntrio"])))
+            case "scalar":
+                return Ref(self.one_of(self.scope.scalars))
+            case "norm":
+                name = self.one_of(self.scope.whole)
+                spaces = self.scope.tensors[name]
+                square = len(spaces) == 2 and len(set(spaces)) == 1
+                return Call(self.one_of(["norm", "trace"] if square else ["norm"]), (Ref(name),))
+            case _:
+                return self.expression((), depth - 1)
+
+    def _product(self, free: tuple[Index, ...], depth: int) -> Expr:
+        left, right = self.shared(free)
+        return times(self.expression(left, depth), self.expression(right, depth))
+
+    def shared(self, free: tuple[Index, ...]) -> tuple[list[Index], list[Index]]:
+        """Indices dealt to two sides, some to both."""
+        where = [self.one_of(["left", "both", "right"]) for _ in free]
+        left = [x for x, w in zip(free, where, strict=True) if w != "right"]
+        right = [x for x, w in zip(free, where, strict=True) if w != "left"]
+        return left, right
+
+    def _sum(self, free: tuple[Index, ...], depth: int) -> Expr:
+        whole, part = self.expression(free, depth), self.expression(self.subset(free), depth)
+        first, second = (part, whole) if self.flip() else (whole, part)
+        return Binary(self.one_of([BinaryOperator.ADD, BinaryOperator.SUBTRACT]), first, second)
+
+    def _nested(self, free: tuple[Index, ...], depth: int) -> Expr:
+        """A reduction over whatever stands below it."""
+        letters = [x for x in self.scope.spaces if x != "n" or N not in free]
+        if not letters:
+            return self.contraction(free)
+        letter = self.one_of(letters)
+        index = N if letter == "n" else fresh(letter, set(free))
+        body = self.expression((*free, index), depth)
+        return Reduce(self.one_of(list(ReductionKind)), (index,), body)
+
+    def _power(self, free: tuple[Index, ...], depth: int) -> Expr:
+        return raised(self.expression(free, depth), self.one_of([2.0, 3.0, 1.0]))
+
+    def _ratio(self, free: tuple[Index, ...], depth: int) -> Expr:
+        above, below = self.shared(free)
+        return Binary(
+            BinaryOperator.DIVIDE, self.expression(above, depth), self.positive(below, depth)
+        )
+
+    def _root(self, free: tuple[Index, ...], depth: int) -> Expr:
+        base = self.positive(free, depth)
+        kind = self.one_of(["half", "sqrt", "log", "inverse", "inverse root", "three halves"])
+        exponents = {"half": 0.5, "inverse": -1.0, "inverse root": -0.5, "three halves": 1.5}
+        return raised(base, exponents[kind]) if kind in exponents else Apply(kind, (base,))
+
+    def _function(self, free: tuple[Index, ...], depth: int) -> Expr:
+        inner = self.expression(free, depth)
+        match self.one_of(["abs", "exp", "max", "min"]):
+            case "abs":
+                return Apply("abs", (inner,))
+            case "exp":
+                return Apply("exp", (Negate(Apply("abs", (inner,))),))
+            case function:
+                other = self.expression(self.subset(free), depth - 1)
+                bound = self.one_of([Number(self.one_of(SMALL)), other])
+                return Apply(function, (inner, bound))
+
+    def _negated(self, free: tuple[Index, ...], depth: int) -> Expr:
+        return Negate(self.expression(free, depth))
+
+    def positive(self, free: Iterable[Index], depth: int) -> Expr:
+        """At least a tenth, everywhere."""
+        wanted = tuple(free)
+        inner = self.expression(wanted, depth)
+        size = raised(inner, 2.0) if self.flip() else Apply("abs", (inner,))
+        return plus(size, Number(self.one_of([1.0, 0.5, 0.1])))
+
+    def contraction(self, free: tuple[Index, ...]) -> Expr:
+        """Reductions in any nesting and order over a product of tensors."""
+        if not free and not self.scope.tensors:
+            return Number(self.one_of(SMALL))
+        bound: list[Index] = []
+        factors: list[Expr] = []
+        missing = list(free)
+        count = self.draw(st.integers(1, 3)) if self.scope.tensors else 0
+        while missing or len(factors) < count:
+            factor, used = self._factor(free, bound, missing)
+            factors.append(factor)
+            missing = [x for x in missing if x not in used]
+        return self.reduced(bound, times(*factors))
+
+    def _factor(
+        self, free: tuple[Index, ...], bound: list[Index], missing: list[Index]
+    ) -> tuple[Expr, tuple[Index, ...]]:
+        """A tensor over free and bound indices, one that is missing among them where one is."""
+        tensors = self.scope.tensors
+        fitting = [t for t in tensors if not missing or missing[0].space in tensors[t]]
+        others = [] if missing and missing[0] == N else ["delta", "sign", "normal"]
+        kind = self.one_of(["tensor"] * (5 if fitting else 0) + (others if missing else []))
+        if kind == "tensor":
+            name = self.one_of(fitting)
+            indices = self._slots(tensors[name], free, bound, missing)
+            return Ref(name, indices), indices
+        first = missing[0]
+        if kind == "delta":
+            partners = [x for x in (*free, *bound) if x.space == first.space]
+            other = self.one_of(partners)
+            return Delta(first, other), (first, other)
+        made = Call(f"random_{kind}", (Number(float(self.draw(st.integers(0, 3)))),), (first,))
+        return made, (first,)
+
+    def _slots(
+        self,
+        spaces: tuple[str, ...],
+        free: tuple[Index, ...],
+        bound: list[Index],
+        missing: list[Index],
+    ) -> tuple[Index, ...]:
+        """An index for every axis: a missing one first, else one in use, else a new bound one."""
+        chosen: list[Index] = []
+        for space in spaces:
+            mine = [x for x in missing if x.space == space and x not in chosen]
+            known = [x for x in (*free, *bound) if x.space == space]
+            if mine:
+                chosen.append(mine[0])
+            elif known and (space == "n" or self.flip()):
+                chosen.append(self.one_of(known))
+            else:
+                index = N if space == "n" else fresh(space, {*free, *bound})
+                if index not in bound:
+                    bound.append(index)
+                chosen.append(index)
+        return tuple(chosen)
+
+    def reduced(self, bound: Sequence[Index], body: Expr) -> Expr:
+        """Sums and means over the indices, grouped and nested at random."""
+        rest = self.draw(st.permutations(list(bound))) if len(bound) > 1 else list(bound)
+        while rest:
+            size = self.draw(st.integers(1, len(rest)))
+            group, rest = tuple(rest[:size]), rest[size:]
+            body = Reduce(self.one_of(list(ReductionKind)), group, body)
+        return body
+
+    def gram(self, index: Index, depth: int) -> Expr:
+        """A reduction of outer products of one factor with itself: positive semidefinite."""
+        letters = [x for x in self.scope.spaces if x != index.space]
+        shared = [Index(x) for x in self.subset(letters)] or [Index(letters[0])]
+        half = self.expression((index, *shared), depth)
+        other = rename(half, {index: Index(index.space, index.primes + 1)})
+        return self.reduced(shared, times(half, other))
+
+
+__all__ = ["Expressions", "Scope", "plus", "raised", "times"]

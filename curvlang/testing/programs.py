@@ -1,0 +1,163 @@
+"""Random valid tensor programs, as spec text: what the compiler is compared with its oracle on.
+
+`programs()` draws a file with one curvature `x`: a chain of one to three transforms whose
+definitions read each other's tensors, redefine them, or are never read; every one yields. What is
+decomposed is fit for it by how it is written (a definite matrix is inverted; eigenvectors are read
+through what their signs do not change), so that no program is thrown away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import strategies as st
+
+from curvlang.compiler.notation import expression, indices
+from curvlang.ir.expr import Define, Expr, Index, Target, Yield
+from curvlang.ir.indices import names, spaces
+from curvlang.language.tensors import MODEL_LETTERS
+from curvlang.testing.expressions import Scope
+from curvlang.testing.statements import State, Statements
+from curvlang.testing.yields import COLUMNS, Yields
+
+LAYER_CHAINS = (
+    "block_ggn",
+    "block_hessian",
+    "hessian |> drop_residual(fisher = empirical) |> block_diagonal(by = layer)",
+    "ggn |> block_diagonal(by = parameter)",
+)
+MODEL_CHAINS = ("hessian", "ggn")
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """`when side == left { … } else { … }`: one tensor, defined in both."""
+
+    name: str
+    own: tuple[Index, ...]
+    left: Expr
+    right: Expr
+
+    def lines(self) -> list[str]:
+        target = f"{self.name}{indices(self.own)}"
+        first, second = (f"  {target} = {expression(x)}" for x in (self.left, self.right))
+        return ["when side == left {", first, "} else {", second, "}"]
+
+
+_Item = Define | Yield | _Choice
+
+
+@st.composite
+def programs(draw: st.DrawFn, layered: bool | None = None, stages: int = 3) -> str:
+    """A spec whose curvature `x` is a chain of random transforms.
+
+    Shrinks to one stage without definitions that yields the identity, after `block_ggn`.
+
+    Args:
+        draw: Hypothesis's own.
+        layered: Blocks per layer (True), the whole model (False), or either.
+        stages: The most transforms of a chain.
+    """
+    per_layer = draw(st.sampled_from([True, True, True, False])) if layered is None else layered
+    start = draw(st.sampled_from(LAYER_CHAINS if per_layer else MODEL_CHAINS))
+    leaves = _leaves(start, per_layer)
+    statements = Statements(draw, State(Scope(dict(leaves)), dict(leaves)))
+    written = [
+        _stage(statements, per_layer, f"stage_{k}") for k in range(draw(st.integers(1, stages)))
+    ]
+    uses = "".join(f"\n  |> {use}" for _, use in written)
+    return "\n\n".join(text for text, _ in written) + f"\n\ncurvature x = {start}{uses}\n"
+
+
+def _leaves(start: str, layered: bool) -> dict[str, tuple[str, ...]]:
+    if not layered:
+        return {"J": tuple("ncp"), "L": tuple("ncc"), "H": tuple("pp"), "C": tuple("pp")}
+    columns = {"H": tuple("oioi")} if start == "block_hessian" else {"g": tuple("nrto")}
+    return {"a": tuple("nti"), **columns, "e": tuple("nto"), "C": tuple("oioi")}
+
+
+def _stage(statements: Statements, layered: bool, name: str) -> tuple[str, str]:
+    """The text of a transform, and its use in the chain."""
+    state, draw = statements.state, statements.draw
+    before = dict(state.known)
+    parameters, use = draw(
+        st.sampled_from(
+            [
+                ("", name),
+                ("(tau: float = 0.5)", f"{name}(tau = 0.3)"),
+                ("(side: {left, right} = left)", name),
+                ("(side: {left, right} = left)", f"{name}(side = right)"),
+            ]
+        )
+    )
+    if "tau" in parameters:
+        state.scope.scalars.append("tau")
+    items: list[_Item] = list(statements.definitions(4))
+    if "side" in parameters:
+        items.append(_choice(statements))
+        items += statements.definitions(2)
+    rows = (Index("o"), Index("i")) if layered else (Index("p"),)
+    target = Target("C", (*rows, *(COLUMNS[x] for x in rows)))
+    items.append(Yield(target, Yields(statements, layered).entries()))
+    state.scope.scalars.clear()
+    lines = [f"  {line}" for item in items for line in _lines(item)]
+    head = [f"transform {name}{parameters} {{", *_needs(before, items)]
+    return "\n".join([*head, *lines, "}"]), use
+
+
+def _choice(statements: Statements) -> _Choice:
+    own = statements.indices(1, 2)
+    left, right = (statements.make.expression(own, 1) for _ in range(2))
+    name = statements.name()
+    statements.state.bind(name, own)
+    return _Choice(name, own, left, right)
+
+
+def _lines(item: _Item) -> list[str]:
+    match item:
+        case Define(targets=targets, value=value):
+            left = ", ".join(f"{t.name}{indices(t.indices)}" for t in targets)
+            return [f"{left} = {expression(value)}"]
+        case Yield(target=target, value=value):
+            return [f"yield {target.name}{indices(target.indices)} = {expression(value)}"]
+        case _Choice():
+            return item.lines()
+
+
+def _needs(before: dict[str, tuple[str, ...]], items: list[_Item]) -> list[str]:
+    """What is read of what stood in scope before the body."""
+    read: dict[str, None] = {}
+    defined: set[str] = set()
+    for item in items:
+        values = (item.left, item.right) if isinstance(item, _Choice) else (item.value,)
+        read |= dict.fromkeys(x for v in values for x in sorted(names(v)) if x not in defined)
+        match item:
+            case Define(targets=targets):
+                defined |= {t.name for t in targets}
+            case _Choice(name=name):
+                defined.add(name)
+            case Yield():
+                pass
+    read |= dict.fromkeys(_naming(before, items))
+    wanted = [f"{x}[{_written(before[x])}]" for x in read if before.get(x)]
+    return [f"  needs {', '.join(wanted)}"] if wanted else []
+
+
+def _naming(before: dict[str, tuple[str, ...]], items: list[_Item]) -> list[str]:
+    """A tensor of each made space that the body uses: the letter has its meaning from there."""
+    found = []
+    values = [
+        v for x in items for v in ((x.left, x.right) if isinstance(x, _Choice) else (x.value,))
+    ]
+    for letter in dict.fromkeys(x for v in values for x in sorted(spaces(v))):
+        owners = [name for name, own in before.items() if letter in own]
+        if owners and letter not in MODEL_LETTERS:
+            found.append(owners[0])
+    return found
+
+
+def _written(spaces: tuple[str, ...]) -> str:
+    return ",".join(str(Index(x, spaces[:k].count(x))) for k, x in enumerate(spaces))
+
+
+__all__ = ["programs"]

@@ -1,0 +1,274 @@
+"""Random definitions of a transform's body, and what is known of the matrices they define.
+
+A definition draws from what is in scope and puts its own name there. Matrices are sorted by what
+may be asked of them: `symmetric` ones are shifted, `definite` ones are inverted, `generic` ones
+(no two equal eigenvalues) have their eigenvectors read, up to their signs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from hypothesis import strategies as st
+
+from curvlang.ir.expr import (
+    Apply,
+    Binary,
+    BinaryOperator,
+    Call,
+    Define,
+    Delta,
+    Expr,
+    Index,
+    Negate,
+    Number,
+    Reduce,
+    ReductionKind,
+    Ref,
+    Target,
+)
+from curvlang.testing.expressions import Expressions, Scope, plus, raised, times
+
+NAMES = (
+    *("A", "G", "B", "M", "w", "u", "A_2", "bias", "σ", "gamma"),
+    *("lambda", "x1", "mean_1", "C_1", "torch", "discarded_mass", "y0_1", "eye", "None", "ﬁx"),
+)
+"""Names a person may give; the second row means something in Python or in generated code."""
+LETTERS = "kmqsuvwxyzαβ"
+"""Letters for spaces that `eigh` and `svd` make."""
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """Eigenvectors `vectors[space,letter]` of a generic matrix."""
+
+    vectors: str
+    space: str
+    letter: str
+
+    def at(self, index: Index) -> Ref:
+        """The vectors at a row."""
+        return Ref(self.vectors, (index, Index(self.letter)))
+
+
+@dataclass(slots=True)
+class State:
+    """What flows along a chain.
+
+    Args:
+        scope: Tensors that any expression may read.
+        known: Spaces of every tensor, the bases' among them.
+    """
+
+    scope: Scope
+    known: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    symmetric: list[str] = field(default_factory=list)
+    definite: list[str] = field(default_factory=list)
+    generic: list[str] = field(default_factory=list)
+    bases: list[Basis] = field(default_factory=list)
+
+    def bind(self, name: str, own: tuple[Index, ...], *, readable: bool = True) -> None:
+        """Give a name its meaning; the one it had before is gone."""
+        for kind in (self.symmetric, self.definite, self.generic, self.scope.scalars):
+            if name in kind:
+                kind.remove(name)
+        self.scope.tensors.pop(name, None)
+        self.bases = [b for b in self.bases if b.vectors != name]
+        spaces = tuple(x.space for x in own)
+        self.known[name] = spaces
+        if own and readable:
+            self.scope.tensors[name] = spaces
+        elif not own:
+            self.scope.scalars.append(name)
+
+
+class Statements:
+    """Draws the definitions of one body after another, over one state."""
+
+    def __init__(self, draw: st.DrawFn, state: State) -> None:
+        self.draw = draw
+        self.state = state
+        self.make = Expressions(draw, state.scope)
+        self.letters: Iterator[str] = iter(LETTERS)
+
+    def draw_order(self, factors: list[Expr]) -> list[Expr]:
+        """The factors in any order; shrinks to the one given."""
+        return self.draw(st.permutations(factors))
+
+    def definitions(self, most: int) -> list[Define]:
+        """Up to `most` definitions, in order; shrinks to none."""
+        return [self.definition() for _ in range(self.draw(st.integers(0, most)))]
+
+    def definition(self) -> Define:
+        """One definition of a kind that is possible here; shrinks to a tensor."""
+        kinds: list[Callable[[], Define]] = [
+            *(self.tensor, self.per_example, self.scalar, self.moment),
+            *([self.definite, self.generic] if self.state.symmetric else []),
+            *([self.eigh, self.eigh] if self.state.generic else []),
+            *([self.function] if self.state.definite else []),
+            *([self.in_basis, self.squares] if self.state.bases else []),
+            *([self.svd] if self.rectangular() else []),
+            *([self.input] if "a" in self.state.scope.tensors else []),
+        ]
+        return self.make.one_of(kinds)()
+
+    def name(self) -> str:
+        """A name, taken or not: one that is taken gets another meaning."""
+        leaves = [x for x in "agejHJLC" if x in self.state.known]
+        return self.make.one_of([x for x in NAMES if x not in leaves])
+
+    def indices(self, least: int, most: int) -> tuple[Index, ...]:
+        """Indices of a tensor without examples, primed where a space comes again."""
+        open_ = [x for x in self.state.scope.spaces if x != "n"]
+        letters = self.draw(st.lists(st.sampled_from(open_), min_size=least, max_size=most))
+        return tuple(Index(x, letters[:k].count(x)) for k, x in enumerate(letters))
+
+    def pair(self) -> tuple[Index, Index]:
+        """Row and column of a square matrix."""
+        letter = self.make.one_of([x for x in self.state.scope.spaces if x not in "ntr"])
+        return Index(letter), Index(letter, 1)
+
+    def define(self, own: tuple[Index, ...], value: Expr, name: str | None = None) -> Define:
+        """`name[own] = value`."""
+        name = self.name() if name is None else name
+        self.state.bind(name, own)
+        return Define((Target(name, own),), value)
+
+    def tensor(self) -> Define:
+        own = self.indices(1, 3)
+        return self.define(own, self.make.expression(own, 2))
+
+    def per_example(self) -> Define:
+        own = (Index("n"), *self.indices(0, 2))
+        return self.define(own, self.make.expression(own, 2))
+
+    def scalar(self) -> Define:
+        return self.define((), self.make.number(2))
+
+    def input(self) -> Define:
+        """The layer's input again, shifted: what a centring or a projection does."""
+        own = tuple(Index(x) for x in "nti")
+        shift = self.make.expression(self.make.subset(own[1:]), 1)
+        return self.define(own, Binary(BinaryOperator.SUBTRACT, Ref("a", own), shift), "a")
+
+    def moment(self) -> Define:
+        own = self.pair()
+        found = self.define(own, self.make.gram(own[0], 1))
+        self.state.symmetric.append(found.targets[0].name)
+        return found
+
+    def matrix(self, known: list[str]) -> tuple[str, tuple[Index, Index]]:
+        """A square matrix and its indices."""
+        name = self.make.one_of(known)
+        letter = self.state.known[name][0]
+        return name, (Index(letter), Index(letter, 1))
+
+    def bounded(self, name: str, own: tuple[Index, Index]) -> Expr:
+        """A matrix over its norm, so that what is added to it counts."""
+        size = plus(Call("norm", (Ref(name),)), Number(1.0))
+        return Binary(BinaryOperator.DIVIDE, Ref(name, own), size)
+
+    def definite(self) -> Define:
+        """A semidefinite matrix and a multiple of the identity."""
+        name, own = self.matrix(self.state.symmetric)
+        shift = times(Number(self.make.one_of([0.5, 1.0])), Delta(*own))
+        found = self.define(own, plus(self.bounded(name, own), shift))
+        self.state.definite.append(found.targets[0].name)
+        self.state.symmetric.append(found.targets[0].name)
+        return found
+
+    def generic(self) -> Define:
+        """A matrix without two equal eigenvalues: random numbers along its diagonal."""
+        name, own = self.matrix(self.state.symmetric)
+        seed = Number(float(self.draw(st.integers(0, 3))))
+        noise = raised(Call("random_normal", (seed,), (own[0],)), 2.0)
+        found = self.define(own, plus(self.bounded(name, own), times(Delta(*own), noise)))
+        self.state.generic.append(found.targets[0].name)
+        self.state.symmetric.append(found.targets[0].name)
+        return found
+
+    def eigh(self) -> Define:
+        """One or two results; the eigenvalues may be thrown away."""
+        name, own = self.matrix(self.state.generic)
+        letter = next(self.letters)
+        vectors, values = self.draw(
+            st.lists(st.sampled_from(NAMES), min_size=2, max_size=2, unique=True)
+        )
+        targets = [Target(vectors, (own[0], Index(letter)))]
+        match self.make.one_of(["both", "thrown away", "one"]):
+            case "both":
+                targets.append(Target(values, (Index(letter),)))
+                self.state.bind(values, (Index(letter),))
+            case "thrown away":
+                targets.append(Target("_", (Index(letter),)))
+            case _:
+                pass
+        self.state.bind(vectors, targets[0].indices, readable=False)
+        self.state.bases.append(Basis(vectors, own[0].space, letter))
+        return Define(tuple(targets), Call("eigh", (Ref(name),)))
+
+    def in_basis(self) -> Define:
+        """`Σ_k V[i,k] f[k] V[i',k]`: neither signs nor the order of equal values show."""
+        basis = self.make.one_of(self.state.bases)
+        own = Index(basis.space), Index(basis.space, 1)
+        k = Index(basis.letter)
+        readable = [t for t, s in self.state.scope.tensors.items() if s == (basis.letter,)]
+        middle = self.make.positive((k,), 1) if readable else Number(2.0)
+        body = times(basis.at(own[0]), middle, basis.at(own[1]))
+        found = self.define(own, Reduce(ReductionKind.SUM, (k,), body))
+        self.state.symmetric.append(found.targets[0].name)
+        return found
+
+    def squares(self) -> Define:
+        """What the signs of eigenvectors do not change: `V[i,k]^2`, `|x·v_k|`."""
+        basis = self.make.one_of(self.state.bases)
+        row, k = Index(basis.space), Index(basis.letter)
+        if self.make.flip():
+            return self.define((row, k), raised(basis.at(row), 2.0))
+        inner = times(self.make.expression((row,), 1), basis.at(row))
+        rotated = Reduce(ReductionKind.SUM, (row,), inner)
+        square = self.make.one_of([raised(rotated, 2.0), Apply("abs", (rotated,))])
+        return self.define((k,), square)
+
+    def function(self) -> Define:
+        """`inv`, `power`, `cholesky` of a definite matrix."""
+        name, own = self.matrix(self.state.definite)
+        exponent = self.make.one_of(_EXPONENTS)
+        which = self.make.one_of(["inv", "power", "cholesky"])
+        arguments = (Ref(name), exponent) if which == "power" else (Ref(name),)
+        found = self.define(own, Call(which, arguments))
+        if which != "cholesky":
+            self.state.symmetric.append(found.targets[0].name)
+        return found
+
+    def rectangular(self) -> list[str]:
+        """Tensors that `svd` takes."""
+        tensors: Mapping[str, tuple[str, ...]] = self.state.scope.tensors
+        return [t for t, s in tensors.items() if len(s) == 2 and "n" not in s]
+
+    def svd(self) -> Define:
+        """Singular values, which nothing leaves open; the vectors are thrown away."""
+        name = self.make.one_of(self.rectangular())
+        first, second = self.state.known[name]
+        k = Index(next(self.letters))
+        values = self.name()
+        targets = [Target("_", (Index(first), k)), Target(values, (k,))]
+        if self.make.flip():
+            targets.append(Target("_", (Index(second), k)))
+        self.state.bind(values, (k,))
+        return Define(tuple(targets), Call("svd", (Ref(name),)))
+
+
+_EXPONENTS: tuple[Expr, ...] = (
+    Number(0.5),
+    Number(2.0),
+    Negate(Binary(BinaryOperator.DIVIDE, Number(1.0), Number(2.0))),
+    Binary(
+        BinaryOperator.SUBTRACT,
+        Number(1.0),
+        Binary(BinaryOperator.DIVIDE, Number(1.0), Number(3.0)),
+    ),
+)
+
+__all__ = ["LETTERS", "NAMES", "Basis", "State", "Statements"]
