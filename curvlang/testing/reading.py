@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.functional import hessian, jacobian
 from torch.func import functional_call
 
-from curvlang.compiler.derive import derive
+from curvlang.compiler.derive import LEAVES, derive
 from curvlang.compiler.passes import schedule
 from curvlang.compiler.program import Leaf, Partition, Program, Result
 from curvlang.ir.expr import Define, Index, Statement, Target
@@ -94,7 +94,8 @@ def _places(
             for leaf_name, leaf in program.leaves.items():
                 values = _leaf(leaf, given[name], task, index)
                 known[_at(leaf_name, leaf, k)] = (values, leaf.indices)
-        yield index, known, _sizes(known)
+        layer = next((b for b in layers if b.name == name), None)
+        yield index, known, _sizes(draws[1][name], layer, task) | _lengths(known)
 
 
 def _drawn(
@@ -132,7 +133,17 @@ def _leaf(leaf: Leaf, given: Mapping[str, Tensor], task: Task, index: Tensor) ->
     return np.asarray(block.reshape(shape).cpu().numpy(), float)
 
 
-def _sizes(known: Known) -> dict[str, int]:
+def _sizes(given: Mapping[str, Tensor], layer: LayerBlock | None, task: Task) -> dict[str, int]:
+    """Lengths of the spaces that the model gives, whether or not the program reads their leaves."""
+    if layer is None:
+        return {"n": task.N, "p": task.P}
+    axes = LEAVES[Partition.LAYER]
+    shapes = ((axes[kind], x.shape) for kind, x in given.items() if kind in axes)
+    found = {x.space: size for own, shape in shapes for x, size in zip(own, shape, strict=True)}
+    return found | {"o": layer.d_out, "i": layer.d_in}
+
+
+def _lengths(known: Known) -> dict[str, int]:
     return {
         index.space: size
         for values, axes in known.values()
