@@ -130,7 +130,7 @@ class _Scheduler:
             if not isinstance(node, Call):
                 continue
             if any(x.space == "n" for x in node.indices):
-                raise _random_per_example(node, span)
+                raise _random_per_example(node)
             for argument in node.arguments:
                 match argument:
                     case Ref(name=name) if name in self.local or name not in (
@@ -219,12 +219,12 @@ def _pairs(what: str, span: Span) -> SpecError:
     )
 
 
-def _random_per_example(call: Call, span: Span) -> SpecError:
+def _random_per_example(call: Call) -> SpecError:
     return SpecError(
         Diagnostic(
             "E0341",
             f"`{call.function}` makes a number for every example",
-            (Label(span, "would change with the batches"),),
+            (Label(call.span, "would change with the batches"),),
             ("random tensors have indices of features, positions or made spaces",),
         )
     )
