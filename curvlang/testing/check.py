@@ -37,8 +37,6 @@ from curvlang.testing.notation import task_notation
 
 EXAMPLES = 50
 """Tasks that a law is tried on; a law about means of sampled curvatures takes a tenth."""
-ASYMMETRIC = "E0340"
-"""The refusal of a block that is not symmetric."""
 Told = Callable[[str, int, int], None]
 
 UNIVERSAL = {
@@ -291,9 +289,6 @@ class _Search:
         try:
             return measure(self.law, draw, self.bench)
         except SpecError as error:
-            if all(d.code == ASYMMETRIC for d in error.diagnostics):
-                # Refused for the very thing that a law is about.
-                return Gap(inf, "not symmetric, and refused for it")
             note = f"on the task\n{task_notation(draw.task)}"
             raise SpecError(
                 [replace(d, notes=(*d.notes, note)) for d in error.diagnostics]

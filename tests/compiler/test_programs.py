@@ -270,7 +270,7 @@ def test_powers_of_contractions(size, batch, exponent):
 @pytest.mark.parametrize(
     ("body", "code"),
     [
-        (KRON + "(mean[n,r,t] g[n,r,t,o] * random_normal[o'](1)) * identity[i,i']", "E0340"),
+        (KRON + "(mean[n,r,t] g[n,r,t,o] * random_normal[o'](1)) * identity[i,i']", "E0334"),
         ("w[n] = random_normal[n](1)\n" + DIAGONAL + "mean[n] w[n] * sum[t,r] a[n,t,i] * g[n,r,t,o]", "E0341"),
         (DIAGONAL + "mean[n,t,r] identity[n,n] * random_sign[n](0) * a[n,t,i] * g[n,r,t,o]", "E0341"),
         (DIAGONAL + "norm(a) * mean[n,t,r] a[n,t,i] * g[n,r,t,o]", "E0311"),
