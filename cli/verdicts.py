@@ -11,7 +11,7 @@ from typing import Any
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.language.chain import Property, Spec, TaskSpec
 from curvlang.language.law import PROPERTIES
-from curvlang.language.spec import task_in
+from curvlang.language.uses import task_in
 from curvlang.testing.check import Verdict
 
 LARGEST_TASK = 64

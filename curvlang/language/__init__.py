@@ -16,10 +16,8 @@ from curvlang.language.spec import (
     analyse,
     curvature_named,
     errors,
-    inverse_text,
-    solver_text,
-    task_text,
 )
+from curvlang.language.uses import inverse_text, solver_text, task_text
 from curvlang.language.values import suggestion
 
 

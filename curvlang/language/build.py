@@ -291,9 +291,15 @@ class Builder:
         influence: tuple[str, str] | None = None
         lds: tuple[s.Argument, ...] | None = None
         solve: s.Use | None = None
+        first: dict[str, Span] = {}
+        repeated: list[tuple[str, Span, Span]] = []
         for child in measures:
             if not isinstance(child, Tree):
                 continue
+            word, place = child.data.removesuffix("_measure"), self.span(child)
+            if word in first:
+                repeated.append((word, first[word], place))
+            first.setdefault(word, place)
             match child.data:
                 case "error_measure":
                     token = child.children[0]
@@ -314,6 +320,7 @@ class Builder:
             influence,
             lds,
             solve,
+            tuple(repeated),
             self.span(tree),
             self.span(name),
         )

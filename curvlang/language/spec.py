@@ -15,10 +15,8 @@ from curvlang.language.chain import (
     Curvature,
     Evaluation,
     Inverse,
-    InverseUse,
     Law,
     Part,
-    Solver,
     Spec,
     TaskSpec,
     Value,
@@ -127,6 +125,10 @@ class _Checker:
                 item.name_span,
                 suggestion(item.curvature, (*SOURCES, *self.names.curvatures)),
             )
+        for word, first, again in item.repeated:
+            labels = (Label(again, "again here"), Label(first, "first here"))
+            headline = f"`{word}` stands twice in one evaluation"
+            self.problems.append(Diagnostic("E0718", headline, labels, ("leave one out",)))
         inverse = None
         if item.inverse is not None:
             inverse = check_use(item.inverse, self.names.inverses, self.problems)
@@ -249,55 +251,6 @@ class _Checker:
 
     def _say(self, code: str, headline: str, span: Span, help_: tuple[str, ...] = ()) -> None:
         self.problems.append(Diagnostic(code, headline, (Label(span),), help_))
-
-
-def task_text(text: str, name: str) -> TaskSpec:
-    """The task that a use such as `digits(hidden = [16] * 8)` states, outside any file.
-
-    Raises:
-        SpecError: With every problem found.
-    """
-    wrapped = Source(name, f"evaluate hessian on {text}")
-    spec, problems = analyse(wrapped)
-    if errors(problems):
-        raise SpecError(errors(problems))
-    return spec.evaluations[0].task
-
-
-def task_in(spec: Spec, text: str) -> TaskSpec:
-    """The task that a use states, as the spec's own file sees it.
-
-    Raises:
-        SpecError: With every problem found.
-    """
-    wrapped = Source(spec.source.name, f"{spec.source.text}\nevaluate hessian on {text}")
-    found, problems = analyse(wrapped)
-    if errors(problems):
-        raise SpecError(errors(problems))
-    return found.evaluations[-1].task
-
-
-def inverse_text(text: str, name: str) -> InverseUse:
-    """The inverse that a use such as `tikhonov(damping = 1e-3)` states, outside any file."""
-    spec, problems = analyse(Source(name, f"evaluate hessian with {text} on digits"))
-    if errors(problems):
-        raise SpecError(errors(problems))
-    found = spec.evaluations[0].inverse
-    assert found is not None
-    return found
-
-
-def solver_text(text: str, name: str, inverse: str = "") -> Solver:
-    """The solver that a line such as `cg(preconditioner = ekfac)` states, outside any file."""
-    wrapped = (
-        f"evaluate hessian {f'with {inverse} ' if inverse else ''}on digits {{ solve {text} }}"
-    )
-    spec, problems = analyse(Source(name, wrapped))
-    if errors(problems):
-        raise SpecError(errors(problems))
-    found = spec.evaluations[0].solver
-    assert found is not None
-    return found
 
 
 def curvature_named(name: str, spec: Spec | None = None) -> Curvature:

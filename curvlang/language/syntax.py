@@ -178,7 +178,10 @@ class TaskDef:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateDef:
-    """`evaluate name with inverse on task { … }`."""
+    """`evaluate name with inverse on task { … }`.
+
+    `repeated` holds the lines that stand twice: which, where first, where again.
+    """
 
     curvature: str
     inverse: Use | None
@@ -187,6 +190,7 @@ class EvaluateDef:
     influence: tuple[str, str] | None
     lds: tuple[Argument, ...] | None
     solve: Use | None = None
+    repeated: tuple[tuple[str, Span, Span], ...] = ()
     span: Span = _span()
     name_span: Span = _span()
 

@@ -1,0 +1,71 @@
+"""Tasks, inverses and solvers that an option or an argument states, outside any file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.source import Source, Span
+from curvlang.language.chain import Evaluation, InverseUse, Solver, Spec, TaskSpec
+from curvlang.language.spec import analyse, errors
+
+
+def task_text(text: str, name: str) -> TaskSpec:
+    """The task that a use such as `digits(hidden = [16] * 8)` states, outside any file.
+
+    Raises:
+        SpecError: With every problem found.
+    """
+    return _evaluation(text, name, "evaluate hessian on ", "").task
+
+
+def task_in(spec: Spec, text: str) -> TaskSpec:
+    """The task that a use states, as the spec's own file sees it.
+
+    Raises:
+        SpecError: With every problem found.
+    """
+    wrapped = Source(spec.source.name, f"{spec.source.text}\nevaluate hessian on {text}")
+    found, problems = analyse(wrapped)
+    if errors(problems):
+        raise SpecError(errors(problems))
+    return found.evaluations[-1].task
+
+
+def inverse_text(text: str, name: str) -> InverseUse:
+    """The inverse that a use such as `tikhonov(damping = 1e-3)` states, outside any file."""
+    found = _evaluation(text, name, "evaluate hessian with ", " on digits").inverse
+    assert found is not None
+    return found
+
+
+def solver_text(text: str, name: str, inverse: str = "") -> Solver:
+    """The solver that a line such as `cg(preconditioner = ekfac)` states, outside any file."""
+    clause = f"with {inverse} " if inverse else ""
+    found = _evaluation(text, name, f"evaluate hessian {clause}on digits {{ solve ", " }").solver
+    assert found is not None
+    return found
+
+
+def _evaluation(text: str, name: str, before: str, after: str) -> Evaluation:
+    """The evaluation around a text; what is wrong is shown in the text alone, as it was given."""
+    wrapped = Source(name, before + text + after)
+    spec, problems = analyse(wrapped)
+    if errors(problems):
+        raise SpecError(_in_text(errors(problems), wrapped, Source(name, text), len(before)))
+    return spec.evaluations[0]
+
+
+def _in_text(
+    problems: Iterable[Diagnostic], wrapped: Source, given: Source, offset: int
+) -> list[Diagnostic]:
+    def moved(label: Label) -> Label:
+        if label.span.source != wrapped:
+            return label
+        start, end = (
+            min(max(x - offset, 0), len(given.text)) for x in (label.span.start, label.span.end)
+        )
+        return replace(label, span=Span(given, start, end))
+
+    return [replace(p, labels=tuple(map(moved, p.labels))) for p in problems]
