@@ -83,6 +83,9 @@ class Unicode:
     def number(self, expr: Expr) -> str:
         return mathematics(expr, self)
 
+    def literal(self, value: float) -> str:
+        return f"{value:g}"
+
     def function(self, name: str, arguments: Sequence[str]) -> str:
         if name == "abs":
             return f"|{arguments[0]}|"
@@ -111,9 +114,19 @@ class Latex:
     def name(self, name: str) -> str:
         if name == "_":
             return r"\cdot"
-        word, _, number = name.partition("_")
-        shown = word if len(word) == 1 else rf"\mathrm{{{word}}}"
+        # `A_2` is the second A of a chain; any other underscore is part of a name.
+        word, _, number = name.rpartition("_")
+        if not (word and number.isdigit()):
+            word, number = name, ""
+        shown = word if len(word) == 1 else rf"\mathrm{{{word.replace('_', chr(92) + '_')}}}"
         return f"{shown}^{{({number})}}" if number else shown
+
+    def literal(self, value: float) -> str:
+        mantissa, _, exponent = f"{value:g}".partition("e")
+        if not exponent:
+            return mantissa
+        power = f"10^{{{int(exponent)}}}"
+        return power if mantissa == "1" else rf"{mantissa} \cdot {power}"
 
     def delta(self, left: Index, right: Index) -> str:
         return self.tensor(r"\delta", (left, right)).replace(r"\mathrm{\delta}", r"\delta")
@@ -142,7 +155,8 @@ class Latex:
             case "exp" | "log" | "max" | "min":
                 return rf"\{name}\left({', '.join(arguments)}\right)"
             case _:
-                return rf"\operatorname{{{name}}}\left({', '.join(arguments)}\right)"
+                shown = name if name.startswith("\\") else rf"\operatorname{{{name}}}"
+                return rf"{shown}\left({', '.join(arguments)}\right)"
 
     def group(self, text: str) -> str:
         return rf"\left({text}\right)"
@@ -169,7 +183,7 @@ def mathematics(expr: Expr, style: Style, outer: int = 0) -> str:
     """The expression in a style, with as few parentheses as unambiguous reading allows."""
     match expr:
         case Number(value=value):
-            return f"{value:g}"
+            return style.literal(value)
         case Ref(name=name, indices=own, cut=cut) if cut:
             # A tensor read as a matrix: rows | columns.
             return style.matrix(name, own[:cut], own[cut:])
