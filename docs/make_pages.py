@@ -1,7 +1,7 @@
-"""Writes `docs/transformations`: a page for every stage, transform and spec that ships.
+"""Writes `docs/transformations`, and the tables of other pages between their marks.
 
-Everything on a page is read from the specs, the checked chains and the plans, so that a page
-cannot say what the code does not do.
+Everything on a page is read from the specs, the checked chains, the plans and the tables of what
+ships, so that a page cannot say what the code does not do.
 
     python docs/make_pages.py          write the pages
     python docs/make_pages.py --check  exit 1 where a page differs from what would be written
@@ -14,7 +14,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from pathlib import Path
+
+from make_tables import DOCS, TABLES, renewed
 
 from curvlang.compiler.cost import elements, function_cost, known_elements
 from curvlang.compiler.derivation import Derived, derivation, latex, structure_name
@@ -34,7 +35,7 @@ from curvlang.models.builtin import task_from
 from curvlang.models.task import Task
 from curvlang.runtime.fit import prepare
 
-FOLDER = Path(__file__).parent / "transformations"
+FOLDER = DOCS / "transformations"
 BATCH = 128
 """Examples of the batch whose cost is given; the plan of a run chooses its own."""
 RENEW = "python docs/make_pages.py"
@@ -299,10 +300,14 @@ def main(arguments: Sequence[str]) -> int:
     FOLDER.mkdir(exist_ok=True)
     there = {p.name: p.read_text("utf-8") for p in FOLDER.glob("*.md")}
     stale = sorted(n for n in {*made, *there} if made.get(n) != there.get(n))
+    tables = {name: renewed(name) for name in TABLES}
+    stale += [name for name, text in tables.items() if text != (DOCS / name).read_text("utf-8")]
     if "--check" in arguments:
         print("\n".join(stale))
         return 1 if stale else 0
-    for name in stale:
+    for name, text in tables.items():
+        (DOCS / name).write_text(text, "utf-8")
+    for name in {*stale} - {*tables}:
         if name in made:
             (FOLDER / name).write_text(made[name], "utf-8")
         else:

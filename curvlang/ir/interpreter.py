@@ -201,7 +201,9 @@ def _diagonalise(named: Named) -> Named:
 
 def _elementwise(function: Callable[..., Array], operands: tuple[Named, ...]) -> Named:
     axes = tuple(dict.fromkeys(x for operand in operands for x in operand.axes))
-    return Named(function(*(operand.over(axes) for operand in operands)), axes)
+    # What is not finite shows in the value, as in the compiled code; numpy's warnings say no more.
+    with np.errstate(all="ignore"):
+        return Named(function(*(operand.over(axes) for operand in operands)), axes)
 
 
 def _reduce(

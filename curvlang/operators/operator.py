@@ -201,7 +201,11 @@ def check_dense(size: int) -> None:
 def symmetric_eigh(matrix: Tensor, what: str) -> tuple[Tensor, Tensor]:
     """Eigenvalues and contiguous eigenvectors; a failure names the matrix instead of a retry."""
     if not bool(torch.isfinite(matrix).all()):
-        refuse("E0607", f"{what} has entries that are not finite", "look for overflow in the data")
+        refuse(
+            "E0607",
+            f"{what} has entries that are not finite",
+            "look for a division by zero in the formula, or overflow in the data",
+        )
     try:
         values, vectors = torch.linalg.eigh(matrix)
     except RuntimeError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -15,12 +15,15 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
-def made():
+def script():
+    sys.path.insert(0, str(DOCS))
+    yield importlib.import_module("make_pages")
+    sys.path.remove(str(DOCS))
+
+
+@pytest.fixture(scope="module")
+def made(script):
     """Every page as the script makes it now."""
-    spec = importlib.util.spec_from_file_location("make_pages", DOCS / "make_pages.py")
-    script = importlib.util.module_from_spec(spec)
-    sys.modules["make_pages"] = script
-    spec.loader.exec_module(script)
     return script.pages()
 
 
@@ -51,3 +54,36 @@ def test_laws_stand_on_the_page_of_their_spec(made):
     page = made["tkfac.md"]
     assert "`trace(tkfac) equals trace(block_ggn)`" in page
     assert page.index("negative twins") < page.index("`tkfac differs_from kfac when examples > 1`")
+
+
+def test_the_tables_of_the_reference_are_those_of_the_code(script):
+    text = (DOCS / "language.md").read_text("utf-8")
+    assert script.renewed("language.md") == text, "renew them: python docs/make_pages.py"
+
+
+def test_the_files_of_the_architecture_exist():
+    text = (DOCS / "architecture.md").read_text("utf-8")
+    files = re.findall(r"^\| `([\w/]+\.py)` \|", text, re.MULTILINE)
+    assert len(files) > 100
+    for name in files:
+        assert (DOCS.parent / "curvlang" / name).exists(), name
+
+
+def test_every_page_is_reached_from_the_index():
+    text = (DOCS / "README.md").read_text("utf-8")
+    for path in DOCS.glob("*.md"):
+        assert path.name == "README.md" or f"({path.name})" in text, path.name
+
+
+def test_the_reference_shows_every_construct_of_the_grammar():
+    """Every keyword of the grammar is written somewhere in the reference or the page on laws."""
+    text = (DOCS / "language.md").read_text("utf-8") + (DOCS / "testing.md").read_text("utf-8")
+    grammar = (DOCS.parent / "grammars" / "curvlang.lark").read_text("utf-8")
+    words = set(re.findall(r'"([a-z_]+)"', grammar))
+    assert {w for w in words if not re.search(rf"\b{w}\b", text)} == set()
+
+
+def test_the_specs_of_the_reference_check():
+    text = (DOCS / "language.md").read_text("utf-8")
+    for code in re.findall(r"```cv\n(.*?)```", text, re.DOTALL):
+        assert [x for x in check_text(code) if x.severity.value == "error"] == [], code

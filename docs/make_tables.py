@@ -1,0 +1,75 @@
+"""Tables of the pages that are written by hand, made from the code: between marks in the text."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from curvlang.ir.functions import ELEMENTWISE, FUNCTIONS, MAKERS
+from curvlang.language.registry import LDS
+from curvlang.language.shipped import shipped
+from curvlang.language.values import show
+
+DOCS = Path(__file__).parent
+_TAKES = {"xx": "a square matrix", "xy": "a matrix", "*": "a tensor"}
+_BUILT_IN = ("stage", "data", "model", "loss", "optimiser", "solver")
+
+
+def functions() -> Iterator[str]:
+    """Functions of tensors and of numbers, with what they take and give."""
+    yield "| function | takes | gives | |"
+    yield "|---|---|---|---|"
+    for name, entry in FUNCTIONS.items():
+        kind = "symmetric" if entry.symmetric else "square"
+        takes = _TAKES[entry.argument].replace("square", kind) + ", a number" * entry.numbers
+        gives = ", ".join(f"`[{','.join(x)}]`" for x in entry.results) or "a number"
+        tall = "; at least as many rows as columns" if entry.tall else ""
+        yield f"| `{name}` | {takes} | {gives} | {entry.doc}{tall} |"
+    for name, doc in MAKERS.items():
+        yield f"| `{name}[…](seed)` | a whole number | the indices written | {doc} |"
+    names = ", ".join(f"`{name}`" for name in ELEMENTWISE)
+    yield f"| {names} | numbers | a number | of every entry |"
+
+
+def built_in() -> Iterator[str]:
+    """Stages, data, models, losses, optimisers, solvers and measures with their parameters."""
+    yield "| kind | written | |"
+    yield "|---|---|---|"
+    for x in shipped():
+        if x.kind in _BUILT_IN:
+            yield f"| {x.kind} | `{x.signature}` | {x.doc} |"
+    inside = ", ".join(f"{k} = {show(r.default)}" for k, r in LDS.parameters.items() if r.default)
+    yield f"| measure | `lds {inside}` | {LDS.doc} |"
+
+
+def rooms() -> Iterator[str]:
+    """Every file of the package with the first line of its docstring."""
+    package = DOCS.parent / "curvlang"
+    yield "| file | duty |"
+    yield "|---|---|"
+    for path in sorted(package.rglob("*.py"), key=lambda p: (p.parent, p.name)):
+        doc = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+        if path.name != "__init__.py":
+            shown = doc.split("\n", 1)[0].replace("|", "\\|")
+            yield f"| `{path.relative_to(package).as_posix()}` | {shown} |"
+
+
+TABLES: Mapping[str, Mapping[str, Callable[[], Iterable[str]]]] = {
+    "language.md": {"functions": functions, "built in": built_in},
+    "architecture.md": {"rooms": rooms},
+}
+"""Page to its tables, each named as its marks are."""
+
+
+def renewed(page: str) -> str:
+    """The text of a page with every table between its marks made anew."""
+    text = (DOCS / page).read_text("utf-8")
+    for name, rows in TABLES[page].items():
+        start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+        before, found, rest = text.partition(start)
+        _, closed, after = rest.partition(end)
+        if not (found and closed):
+            raise ValueError(f"{page} has no marks for the table `{name}`")
+        text = before + start + "\n".join(rows()) + "\n" + end + after
+    return text
