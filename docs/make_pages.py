@@ -280,18 +280,27 @@ def _cost(spec: Shipped) -> Iterator[str]:
         "numbers kept between passes."
     )
     rows = ["| block | pass | FLOPs | bytes moved | statistics |", "|---|--:|--:|--:|--:|"]
-    rows += [_cost_row(p, b, k) for p in plans for b in p.blocks for k in range(1, p.passes + 1)]
+    rows += [row for p in plans for b in p.blocks for row in _cost_rows(p, b)]
     yield "\n".join(rows)
 
 
-def _cost_row(plan: Plan, block: BlockPlan, number: int) -> str:
-    cost = function_cost(block.passes[number - 1], known_elements(plan, block), plan.itemsize)
-    kept = sum(elements(x.target.indices, block.sizes) for x in block.passes[number - 1].parts)
+def _cost_rows(plan: Plan, block: BlockPlan) -> Iterator[str]:
+    """A row for all passes of a block that cost the same."""
+    alike: dict[str, list[int]] = {}
+    for number, function in enumerate(block.passes, 1):
+        cost = function_cost(function, known_elements(plan, block), plan.itemsize)
+        kept = sum(elements(x.target.indices, block.sizes) for x in function.parts)
+        cells = f"{count(cost.flops)} | {count(cost.bytes, 'B')} | {kept}"
+        alike.setdefault(cells, []).append(number)
     sizes = " × ".join(str(block.sizes[x]) for x in ("o", "i", "p") if x in block.sizes)
-    return (
-        f"| {block.geometry.name} ({sizes}) | {number} | {count(cost.flops)} | "
-        f"{count(cost.bytes, 'B')} | {kept} |"
-    )
+    for cells, numbers in alike.items():
+        yield f"| {block.geometry.name} ({sizes}) | {_passes(numbers)} | {cells} |"
+
+
+def _passes(numbers: Sequence[int]) -> str:
+    if len(numbers) <= 3:
+        return ", ".join(map(str, numbers))
+    return f"{numbers[0]}, {numbers[1]}, …, {numbers[-1]} ({len(numbers)} passes)"
 
 
 def main(arguments: Sequence[str]) -> int:
