@@ -116,6 +116,7 @@ class Latex:
             return r"\cdot"
         # `A_2` is the second A of a chain; any other underscore is part of a name.
         word, _, number = name.rpartition("_")
+        word = word.rstrip("_")
         if not (word and number.isdigit()):
             word, number = name, ""
         shown = word if len(word) == 1 else rf"\mathrm{{{word.replace('_', chr(92) + '_')}}}"
