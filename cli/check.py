@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import Annotated, Any
 
@@ -19,6 +18,8 @@ def command(
     from curvlang.diagnostics.render import as_data, render
     from curvlang.language import analyse, load
     from curvlang.language.files import read, split_name
+
+    from .color import use_color
 
     found: list[Diagnostic] = []
     data: list[dict[str, Any]] = []
@@ -37,8 +38,7 @@ def command(
     if as_json:
         print(json.dumps(data, indent=2, ensure_ascii=False))
     elif found:
-        color = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-        print(render(found, color=color), file=sys.stderr)
+        print(render(found, color=use_color()), file=sys.stderr)
     failed = any(d.severity is Severity.ERROR for d in found)
     if not failed and not as_json:
         for given, count in counts.items():

@@ -79,7 +79,9 @@ def _guarded(name: str, rest: list[str]) -> int:
     from curvlang.diagnostics.diagnostic import Interrupted, MachineError, SpecError
     from curvlang.diagnostics.render import render
 
-    color = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    from .color import use_color
+
+    color = use_color()
     try:
         return _invoke(name, rest)
     except SpecError as error:

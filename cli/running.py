@@ -18,12 +18,13 @@ from rich.console import Console
 
 from curvlang.compiler.derive import describe_value
 from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, SpecError
+from curvlang.diagnostics.render import render
 from curvlang.evaluation.baseline import train_baseline
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.evaluate import Evaluated, evaluate_curvature
 from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.facade import evaluation_of
-from curvlang.language import curvature_named, default_task, load, task_text, used_files
+from curvlang.language import analyse, curvature_named, default_task, load, task_text, used_files
 from curvlang.language.chain import Curvature, Evaluation, Spec, TaskSpec
 from curvlang.models.builtin import task_from
 from curvlang.models.task import Task
@@ -32,6 +33,7 @@ from curvlang.reporting.schema import plain
 from curvlang.reporting.table import show
 from curvlang.version import VERSION
 
+from .color import use_color
 from .eval import Options
 from .progress import Bars
 
@@ -43,6 +45,8 @@ def evaluate_all(specs: Sequence[str], options: Options) -> list[Any]:
     device = device_of(options.device)
     dtype = dtype_of(options.dtype)
     loaded = [load(given) for given in specs]
+    if not options.quiet:
+        _warn(loaded)
     jobs = [(spec, curvature) for spec in loaded for curvature in _wanted(spec)]
     if not jobs:
         raise SpecError(
@@ -65,6 +69,13 @@ def evaluate_all(specs: Sequence[str], options: Options) -> list[Any]:
         raise
     except KeyboardInterrupt as error:
         raise Interrupted(f"finished retraining is kept in `{Cache().root}`") from error
+
+
+def _warn(loaded: Sequence[Spec]) -> None:
+    """What `check` would say about files that have no errors."""
+    found = dict.fromkeys(d for spec in loaded for d in analyse(spec.source)[1])
+    if found:
+        print(render(found, color=use_color()), file=sys.stderr)
 
 
 def device_of(name: str) -> torch.device:

@@ -107,6 +107,16 @@ def test_help_of_every_command(name, capsys):
     assert "Usage" in capsys.readouterr().out
 
 
+def test_eval_says_the_warnings_of_check(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("x.cv").write_text("curvature kfac = ggn |> flat")
+    given = ["eval", "x.cv", "--no-lds", "--task", TASK, "--out", "run"]
+    assert run(given) == 0
+    assert "warning[E0202]" in capsys.readouterr().err
+    assert run([*given, "-q"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_unknown_words(capsys):
     assert run(["evil", "kfac"]) == 2
     assert run(["check"]) == 2

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import json
 import re
 from pathlib import Path
 
 import pytest
+from curvlang.cli.main import COMMANDS, run
 
-from curvlang.language import check_text
+from curvlang.language import check_text, load, loads
+from curvlang.reporting.notation import size
 from curvlang.version import VERSION
 
 ROOT = Path(__file__).parents[2]
+ANOTHER_MACHINE = 0.002
+"""The model is trained where the test runs: other kernels round otherwise, over 5 000 steps."""
 
 
 def blocks(name, language):
@@ -31,6 +36,49 @@ def test_the_specs_shown_check(name):
     assert found
     for text in found:
         assert check_text(text) == []
+
+
+def test_the_spec_of_the_readme_is_the_shipped_one():
+    (text,) = [x for x in blocks("README.md", "") if x.startswith("curvature")]
+    assert check_text(text) == []
+    assert loads(text).curvatures["ekfac"].stages == load("ekfac").curvatures["ekfac"].stages
+
+
+def test_the_readme_specs_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (text,) = blocks("README.md", "cv")
+    assert check_text(text) == []
+    Path("mine.cv").write_text(text)
+    assert run(["fmt", "--check", "mine.cv"]) == 0
+    assert run(["explain", "mine.cv"]) == 0
+    assert "Kronecker" in capsys.readouterr().out
+    small = ["--quick", "--task", "digits(hidden = [2], epochs = 1)"]
+    assert run(["eval", "mine.cv", *small, "--out", "run"]) == 0
+
+
+def test_the_readme_commands_exist(capsys):
+    text = (ROOT / "README.md").read_text()
+    listed = re.findall(r"^curvlang (\w+)", text, re.MULTILINE)
+    assert {"check", "explain", "fmt", "list"} <= set(listed) <= set(COMMANDS)
+    assert run(["eval", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for option in re.findall(r"`(--[\w-]+)`", text):
+        assert option in shown
+
+
+def test_the_numbers_of_the_readme(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["eval", "ekfac", "--no-lds", "-q", "--out", "run"]) == 0
+    steps = json.loads(Path("run/result.json").read_text())["steps"]
+    rows = re.findall(
+        r"^\| (\w+) \| (.*?) \| (.*?) \| (.*?) \|", (ROOT / "README.md").read_text(), re.M
+    )
+    shown = {label: rest for label, *rest in rows if label in {s["label"] for s in steps}}
+    assert list(shown) == [s["label"] for s in steps]
+    for step in steps:
+        structure, memory, forward = shown[step["label"]]
+        assert (structure, memory) == (step["structure"], size(step["memory"]))
+        assert float(forward) == pytest.approx(step["forward"], abs=ANOTHER_MACHINE)
 
 
 @pytest.mark.parametrize(
