@@ -21,13 +21,14 @@ from curvlang.language.chain import (
     TaskSpec,
     Value,
 )
-from curvlang.language.chains import Chains, check_transform, register_labels
+from curvlang.language.chains import Chains, register_labels
 from curvlang.language.check_laws import LawChecker
 from curvlang.language.inverses import check_inverse, check_use, typed
 from curvlang.language.names import Names, collect
 from curvlang.language.parser import parse
 from curvlang.language.registry import LDS, PARTS, SOURCES
 from curvlang.language.solvers import check_solver
+from curvlang.language.transforms import check_transform
 from curvlang.language.values import arguments, suggestion, value
 
 DEFAULT_TASK = "digits"

@@ -1,0 +1,240 @@
+"""Transformations on their own: choices, checks of every variant, what a body defines and yields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import assert_never
+
+from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.ir.expr import (
+    BodyStatement,
+    Define,
+    Expr,
+    Number,
+    Project,
+    Space,
+    Target,
+    Yield,
+)
+from curvlang.ir.indices import substitute
+from curvlang.language import syntax as s
+from curvlang.language.chain import Value
+from curvlang.language.registry import Rule
+from curvlang.language.repeats import (
+    CHECKED_ROUNDS,
+    MOST_ROUNDS,
+    check_repeats,
+    rounds,
+)
+from curvlang.language.tensors import (
+    TensorChecker,
+)
+from curvlang.language.values import suggestion, value
+
+_TYPES = ("int", "float", "bool", "list", "word")
+
+
+def flat(body: Sequence[s.BodySyntax]) -> list[BodyStatement]:
+    """Every statement of a body, those of both branches of a choice and of one round included."""
+    found: list[BodyStatement] = []
+    for statement in body:
+        if isinstance(statement, s.When):
+            found += flat((*statement.then, *statement.otherwise))
+        elif isinstance(statement, s.Repeat):
+            found += flat(statement.body)
+        else:
+            found.append(statement)
+    return found
+
+
+def written(target: Target) -> str:
+    """The tensor as the language writes it: `A[i,i']`."""
+    return f"{target.name}[{','.join(map(str, target.indices))}]"
+
+
+def body_defines(body: Sequence[s.BodySyntax], name: str) -> bool:
+    """Whether any branch of a body defines a name."""
+    return any(isinstance(x, Define) and any(t.name == name for t in x.targets) for x in flat(body))
+
+
+def yields_model(body: Sequence[s.BodySyntax]) -> bool | None:
+    """Whether a body yields for the whole model; None where it yields nothing at all."""
+    found = (len(x.target.indices) == 2 for x in flat(body) if isinstance(x, Yield))
+    return next(found, None)
+
+
+def rule_of(parameter: s.Parameter) -> Rule:
+    """What a value of a transform's parameter has to be."""
+    default = None if parameter.default is None else value(parameter.default, {}, [])
+    kind = {"list": "any"}.get(parameter.type, parameter.type)
+    if kind == "float" and isinstance(default, int):
+        default = float(default)
+    return Rule(
+        kind if kind in ("int", "float", "bool", "word") else "any", default, parameter.words
+    )
+
+
+def specialise(
+    body: Sequence[s.BodySyntax], given: Mapping[str, Value], most: int = MOST_ROUNDS
+) -> tuple[BodyStatement, ...]:
+    """The body with `when` decided, `repeat` unrolled and number parameters written in."""
+    numbers: dict[str, tuple[tuple[()], Expr]] = {
+        name: ((), Number(float(v)))
+        for name, v in given.items()
+        if isinstance(v, int | float) and not isinstance(v, bool)
+    }
+    found: list[BodyStatement] = []
+    for statement in body:
+        match statement:
+            case s.When():
+                shown = {True: "true", False: "false"}.get(given.get(statement.parameter))  # type: ignore[call-overload]
+                chosen = (shown or str(given.get(statement.parameter))) == statement.word
+                branch = statement.then if chosen else statement.otherwise
+                found.extend(specialise(branch, given, most))
+            case s.Repeat():
+                found.extend(
+                    specialise(statement.body, given, most) * rounds(statement, given, most)
+                )
+            case Define(value=value) | Yield(value=value):
+                found.append(replace(statement, value=substitute(value, dict(numbers))))
+            case Space(length=length):
+                found.append(replace(statement, length=substitute(length, dict(numbers))))
+            case Project():
+                found.append(statement)
+            case _:
+                assert_never(statement)
+    return tuple(found)
+
+
+def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
+    """Everything that can be wrong inside one transform, wherever it will stand."""
+    problems: list[Diagnostic] = []
+    for parameter in definition.parameters:
+        if parameter.type not in _TYPES:
+            problems.append(
+                Diagnostic(
+                    "E0217",
+                    f"unknown type `{parameter.type}`",
+                    (Label(parameter.span),),
+                    ("types are `int`, `float`, `bool`, or words such as `{expand, reduce}`",),
+                )
+            )
+        if parameter.words and parameter.default is not None:
+            default = value(parameter.default, {}, problems)
+            if default not in parameter.words:
+                problems.append(
+                    Diagnostic(
+                        "E0706",
+                        f"`{parameter.name} = {default}` is not one of its own words",
+                        (Label(parameter.span),),
+                        suggestion(str(default), parameter.words),
+                    )
+                )
+    wrong = check_repeats(definition)
+    problems += wrong
+    # What may not stand in rounds would be wrong once more in the second one.
+    for body in _variants(definition, problems, 1 if wrong else CHECKED_ROUNDS):
+        checker = TensorChecker(
+            definition.needs,
+            frozenset(p.name for p in definition.parameters if p.type in ("int", "float")),
+        )
+        _check_body(definition, body, checker)
+        for problem in checker.problems:
+            if problem not in problems:
+                problems.append(problem)
+    return problems
+
+
+def _variants(
+    definition: s.TransformDef, problems: list[Diagnostic], most: int
+) -> list[tuple[BodyStatement, ...]]:
+    """The bodies that `when` can choose: each branch is taken in one of them."""
+    words = {p.name: p for p in definition.parameters}
+    choices: dict[str, set[str]] = {}
+    _collect_choices(definition.body, words, choices, problems)
+    variants: list[dict[str, Value]] = [{}]
+    for name, found in choices.items():
+        options = set(words[name].words) or (found | {"\0"})
+        variants = [{**v, name: word} for v in variants for word in sorted(options)][:64]
+    bodies = (specialise(definition.body, v, most) for v in variants)
+    return list(dict.fromkeys(bodies))
+
+
+def _collect_choices(
+    body: Sequence[s.BodySyntax],
+    words: Mapping[str, s.Parameter],
+    choices: dict[str, set[str]],
+    problems: list[Diagnostic],
+) -> None:
+    for statement in body:
+        if isinstance(statement, s.Repeat):
+            _collect_choices(statement.body, words, choices, problems)
+        if not isinstance(statement, s.When):
+            continue
+        parameter = words.get(statement.parameter)
+        if parameter is None:
+            problems.append(
+                Diagnostic(
+                    "E0218",
+                    f"`when` asks for `{statement.parameter}`, which is no parameter here",
+                    (Label(statement.span),),
+                    suggestion(statement.parameter, words),
+                )
+            )
+            continue
+        if parameter.words and statement.word not in parameter.words:
+            problems.append(
+                Diagnostic(
+                    "E0706",
+                    f"`{statement.parameter}` is never `{statement.word}`",
+                    (Label(statement.span),),
+                    suggestion(statement.word, parameter.words),
+                )
+            )
+        choices.setdefault(statement.parameter, set()).add(statement.word)
+        for branch in (statement.then, statement.otherwise):
+            _collect_choices(branch, words, choices, problems)
+
+
+def _check_body(
+    definition: s.TransformDef, body: Sequence[BodyStatement], checker: TensorChecker
+) -> None:
+    yields = 0
+    for statement in body:
+        match statement:
+            case Define():
+                checker.define(statement)
+            case Space():
+                checker.space(statement)
+            case Project():
+                checker.project(statement)
+            case Yield():
+                yields += 1
+                checker.yields(statement)
+            case _:
+                assert_never(statement)
+    projection = next((x for x in body if isinstance(x, Project)), None)
+    if yields and projection is not None:
+        checker.problems.append(
+            Diagnostic(
+                "E0221",
+                f"`{definition.name}` projects and yields",
+                (Label(projection.span, "its curvature is the one before it, projected"),),
+                ("leave the yield out, or put it into a transform that stands after this one",),
+            )
+        )
+        return
+    defines_leaf = any(
+        isinstance(x, Define) and any(t.name in ("a", "g") for t in x.targets) for x in body
+    )
+    if yields != 1 and not (yields == 0 and (defines_leaf or projection is not None)):
+        what = "never yields" if yields == 0 else f"yields {yields} times"
+        checker.problems.append(
+            Diagnostic(
+                "E0219",
+                f"`{definition.name}` {what}",
+                (Label(definition.name_span),),
+                ("a transform yields the entries of the block once: `yield C[o,i,o',i'] = …`",),
+            )
+        )
