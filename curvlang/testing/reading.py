@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.autograd.functional import hessian, jacobian
 from torch.func import functional_call
 
-from curvlang.compiler.derive import LEAVES, derive
+from curvlang.compiler.derive import derive
 from curvlang.compiler.passes import schedule
 from curvlang.compiler.program import Leaf, Partition, Program, Result
+from curvlang.compiler.unit import LEAVES
 from curvlang.ir.expr import Define, Index, Statement, Target
 from curvlang.ir.indices import rename_names
 from curvlang.ir.interpreter import interpret
