@@ -30,6 +30,10 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
 }
 
 
+_OR_WORDS: Mapping[str, str] = {"number": "float", "count": "int"}
+"""Types of parameters that are a number or one of some words."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shipped:
     """Something that ships.
@@ -106,4 +110,6 @@ def _entry(kind: str, name: str, entry: Entry) -> Shipped:
 def describe_rule(rule: Rule) -> str:
     """A parameter's words or type, and its default: `{layer, parameter} = layer`."""
     kind = "{" + ", ".join(rule.words) + "}" if rule.words else rule.type
+    if rule.type in _OR_WORDS:
+        kind = " or ".join((_OR_WORDS[rule.type], *rule.words))
     return kind if rule.default is None else f"{kind} = {show(rule.default)}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from curvlang.language import check_text, shipped_files
+from curvlang.language import check_text, shipped, shipped_files
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -87,3 +87,18 @@ def test_the_specs_of_the_reference_check():
     text = (DOCS / "language.md").read_text("utf-8")
     for code in re.findall(r"```cv\n(.*?)```", text, re.DOTALL):
         assert [x for x in check_text(code) if x.severity.value == "error"] == [], code
+
+
+def test_the_reference_names_what_ships():
+    text = (DOCS / "language.md").read_text("utf-8")
+    for x in shipped():
+        if x.kind in (
+            "stage",
+            "transform",
+            "inverse",
+            "solver",
+            "data",
+            "model",
+            "loss",
+        ):
+            assert re.search(rf"\b{x.name}\b", text), x.name
