@@ -102,3 +102,19 @@ def test_the_reference_names_what_ships():
             "loss",
         ):
             assert re.search(rf"\b{x.name}\b", text), x.name
+
+
+def anchors(path):
+    """What the headings of a page are called in links."""
+    titles = re.findall(r"^#+ (.*)", path.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", x.lower()).replace(" ", "-") for x in titles}
+
+
+def test_links_between_documents_lead_somewhere():
+    root = DOCS.parent
+    for page in (*root.glob("*.md"), *DOCS.rglob("*.md")):
+        text = re.sub(r"```.*?```|`[^`\n]*`(?!\])", "", page.read_text("utf-8"), flags=re.DOTALL)
+        for path, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)]*))?\)", text):
+            target = (page.parent / path) if path else page
+            assert target.exists(), f"{page.name}: {path}"
+            assert not anchor or anchor in anchors(target), f"{page.name}: #{anchor}"

@@ -95,8 +95,3 @@ def follow(command, shown, capsys):
     else:
         assert "inverse     root; λ swept over 1e-4, .001, .01, .1, 1; compared at" in shown
         assert "inverse     root; λ swept over 1e-4, .001, .01, .1, 1; compared at" in printed
-
-
-def test_the_page_names_a_page_for_each_link():
-    for link in re.findall(r"\]\(([\w/.]+?)(?:#\w+)?\)", PAGE.read_text()):
-        assert (PAGE.parent / link).exists(), link
