@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -34,8 +35,8 @@ from curvlang.reporting.words import has_lds
 
 _MANY = 6
 """Bars beyond which their numbers are written short."""
-_SLANT_FROM = 38
-"""Characters of step names along the x axis from which they are written aslant."""
+_ACROSS = 40
+"""Characters of step names that stand side by side along the x axis; longer ones are aslant."""
 
 
 def drawings(result: Result) -> tuple[Drawing, ...]:
@@ -147,7 +148,8 @@ def _name_steps(axes: Axes, result: Result) -> None:
     names = [short_name(step.label) for step in result.steps]
     axes.set_xticks(range(len(names)), names)
     axes.tick_params(axis="x", length=0)
-    if sum(len(step.label) for step in result.steps) >= _SLANT_FROM:
+    slot = _ACROSS / len(names)
+    if any(len(a) + len(b) + 2 >= 2 * slot for a, b in pairwise(names)):
         for label in axes.get_xticklabels():
             label.set(rotation=32, ha="right", rotation_mode="anchor")
 
