@@ -32,16 +32,19 @@ def command(
     if text is not None:
         print(text, end="")
         return 0
-    from curvlang.facade import evaluation_of, explain
+    from curvlang.facade import chosen, evaluation_of, explain
     from curvlang.language import load
     from curvlang.models.builtin import task_from
 
     from .running import device_of, dtype_of, task_of
 
     loaded = load(spec)
-    for name, curvature in loaded.curvatures.items():
+    names = [*loaded.curvatures] or [*dict.fromkeys(e.curvature for e in loaded.evaluations)]
+    for number, name in enumerate(names or [None]):
+        curvature = chosen(loaded, name)
         wanted = task_of(evaluation_of(loaded, curvature), task)
         made = task_from(wanted, dtype=dtype_of(dtype), device=device_of(device))
         plan = explain(loaded, made, curvature=name)
+        print("\n" * bool(number), end="")
         print(plan.latex() if latex else plan.text(code=code))
     return 0

@@ -134,6 +134,22 @@ def test_explain_runs_nothing_and_prints_the_code(capsys, tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_explain_takes_every_curvature_and_those_that_are_evaluated(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = "evaluate {} on digits(hidden = [2], epochs = 1)\n"
+    Path("two.cv").write_text(
+        "curvature one = hessian\ncurvature two = ggn\n" + small.format("one") + small.format("two")
+    )
+    Path("evaluated.cv").write_text(small.format("kfac"))
+    Path("none.cv").write_text("transform x {\n  yield C[p,p'] = identity[p,p']\n}\n")
+    assert run(["explain", "two.cv", "--no-code"]) == 0
+    assert "\n\ntwo on Task(" in capsys.readouterr().out
+    assert run(["explain", "evaluated.cv", "--no-code"]) == 0
+    assert capsys.readouterr().out.startswith("kfac on Task(")
+    assert run(["explain", "none.cv"]) == 2
+    assert "E0206" in capsys.readouterr().err
+
+
 def test_explain_prints_the_page_of_a_diagnostic(capsys):
     assert run(["explain", "e0207"]) == 0
     assert capsys.readouterr().out.startswith("# E0207: a stage needs what no stage")
