@@ -110,7 +110,8 @@ def _line(tokens: list[tuple[str, str]], raw: str) -> str:
         if token in ("(", "["):
             index = token == "[" and k > 0 and _indexes(tokens, k)
             glued = k > 0 and _glued(tokens, k)
-            out += token if glued or not out or out.endswith(("(", "[")) or unary else " " + token
+            tight = glued or not out or out.endswith(("(", "[", "^")) or unary
+            out += token if tight else " " + token
             brackets.append("index" if index else token)
             unary = False
         elif token in (")", "]"):
@@ -118,6 +119,12 @@ def _line(tokens: list[tuple[str, str]], raw: str) -> str:
             if brackets:
                 brackets.pop()
             unary = False
+        elif token == "{" and previous == ":":
+            out += " {"
+            brackets.append("words")
+        elif token == "}" and brackets and brackets[-1] == "words":
+            out += token
+            brackets.pop()
         elif token in (",", ":") or token == "^":
             out += token
         elif token == "-" and (not previous or previous in _UNARY_AFTER):
@@ -128,7 +135,8 @@ def _line(tokens: list[tuple[str, str]], raw: str) -> str:
         elif brackets and brackets[-1] == "index":
             out += " | " if token == "|" else token
         else:
-            tight = not out or out.endswith(("(", "[", "^")) or unary
+            opened = bool(brackets) and brackets[-1] == "words" and out.endswith("{")
+            tight = not out or out.endswith(("(", "[", "^")) or unary or opened
             out += token if tight else " " + token
             unary = False
         previous = token
@@ -148,7 +156,14 @@ def _glued(tokens: list[tuple[str, str]], at: int) -> bool:
     kind, before = tokens[at - 1]
     if kind == "word":
         return before not in ("in", "if", "then", "else", "with", "on", "for", "curvature")
-    return before == "]" and tokens[at][1] == "("
+    return before == "]" and tokens[at][1] == "(" and not _reduces(tokens, at)
+
+
+def _reduces(tokens: list[tuple[str, str]], at: int) -> bool:
+    """Whether the indices before a bracket are those of a sum or a mean: `sum[r] (a + b)`."""
+    while at > 0 and tokens[at][1] != "[":
+        at -= 1
+    return at > 0 and tokens[at - 1][1] in ("sum", "mean")
 
 
 def _aligned(lines: list[str]) -> Iterator[str]:

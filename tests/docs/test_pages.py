@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from curvlang.language import check_text, shipped, shipped_files
+from curvlang.language.formatter import format_text
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -118,3 +120,13 @@ def test_links_between_documents_lead_somewhere():
             target = (page.parent / path) if path else page
             assert target.exists(), f"{page.name}: {path}"
             assert not anchor or anchor in anchors(target), f"{page.name}: #{anchor}"
+
+
+def test_what_ships_and_what_the_documents_show_is_formatted():
+    texts = [*shipped_files().values()]
+    for path in (DOCS.parent / "README.md", *DOCS.glob("*.md")):
+        found = re.findall(
+            r"^( *)```cv\n(.*?)```", path.read_text("utf-8"), re.DOTALL | re.MULTILINE
+        )
+        texts += [textwrap.dedent(code.rstrip(" ")) for _, code in found]
+    assert [x for x in texts if format_text(x) != x] == []

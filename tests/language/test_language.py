@@ -183,3 +183,16 @@ def test_errors_carry_diagnostics():
     with pytest.raises(SpecError) as found:
         loads("curvature x = nothing")
     assert found.value.diagnostics[0].code == "E0206"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "transform x(sharing: {expand, reduce} = expand, rank: int = 3) {",
+        "  A[i,i'] = mean[n] sum[r,o] (b[n,r,o] + 1) * c[n,i,i']",
+        "  B[i,i'] = A[i,i'] * trace(A)^(1 - 2 * power)",
+        "  Y[o,k] = random_normal[o,k](seed)",
+    ],
+)
+def test_lines_that_the_formatter_keeps(line):
+    assert format_text(line).strip() == line.strip()
