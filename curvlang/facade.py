@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,12 @@ def evaluate(
         cache=cache,
         version=VERSION,
     )
+    if done.truth is not None and done.truth.damaged:
+        warnings.warn(
+            f"damaged files of the cache, not used: {len(done.truth.damaged)}; their models were "
+            "trained again",
+            stacklevel=2,
+        )
     return done.result
 
 

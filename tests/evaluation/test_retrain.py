@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -136,6 +138,24 @@ def test_damaged_files_are_trained_again_and_reported(tmp_path):
     again = ground_truth(task, protocol, 0, cache=Cache(tmp_path))
     assert again.damaged
     assert torch.equal(first.outcome, again.outcome)
+    for path in tmp_path.rglob("*.bin"):
+        path.write_bytes(b"")
+    with pytest.warns(UserWarning, match="not used: 1; their models were trained again"):
+        cv.evaluate("identity", task, protocol=protocol, cache=Cache(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        cv.evaluate("identity", task, protocol=protocol, cache=Cache(tmp_path))
+
+
+def test_a_model_trained_alone_after_a_kill_rounds_as_among_others(tmp_path):
+    """26 subsets leave a unit of one: its stack must not take other kernels."""
+    task, protocol = small_task(), cv.LDS(subsets=26, retrains=1)
+    whole = ground_truth(task, protocol, 0, cache=Cache(tmp_path))
+    (alone,) = tmp_path.rglob("r0-u1-1.bin")
+    alone.unlink()
+    again = ground_truth(task, protocol, 0, cache=Cache(tmp_path))
+    assert (again.trained, again.reused) == (1, 25)
+    assert torch.equal(whole.outcome, again.outcome)
 
 
 def test_shared_initialisation_starts_every_model_alike(tmp_path):
