@@ -84,10 +84,19 @@ def inverse_error(reference: Operator, preconditioned: Tensor, gradients: Tensor
     return float((residual.square().sum(-1)[kept] / norms[kept]).mean()) if kept.any() else 0.0
 
 
+LEAST_WHOLE = 0.1
+"""Of the steps' sizes together, how much must be left of them for shares to be told."""
+
+
 def shares(values: list[float | None]) -> Iterator[float | None]:
-    """(e_k − e_{k−1}) / (e_last − e_first) for every step; the first step has none."""
+    """(e_k − e_{k−1}) / (e_last − e_first) for every step; the first step has none.
+
+    Where the steps all but cancel, the whole is no measure for its parts: no step has a share.
+    """
     known = [v for v in values if v is not None]
     total = known[-1] - known[0] if len(known) == len(values) and known else 0.0
+    if abs(total) < LEAST_WHOLE * sum(abs(b - a) for a, b in itertools.pairwise(known)):
+        total = 0.0
     yield None
     for before, after in itertools.pairwise(values):
         if before is None or after is None or total == 0.0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from math import isfinite
 
-from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity
 from curvlang.language import syntax as s
 from curvlang.language.chain import Chain, Combination, Curvature, Stage, Weight
 from curvlang.language.labels import LABELS
@@ -34,10 +34,10 @@ class Chains:
         name = definition.name
         if name not in self._done:
             self._open.append(name)
-            before = len(self.problems)
+            before = self._errors()
             made = self._combination(definition.body, name, definition.doc)
             self._open.pop()
-            self._done[name] = made if len(self.problems) == before else None
+            self._done[name] = made if self._errors() == before else None
         return self._done[name]
 
     def named(self, word: s.Word) -> Curvature | None:
@@ -145,6 +145,9 @@ class Chains:
 
     def _shipped_twin(self, name: str) -> bool:
         return name in SOURCES
+
+    def _errors(self) -> int:
+        return sum(p.severity is Severity.ERROR for p in self.problems)
 
     def _say(self, code: str, headline: str, label: Label, help_: tuple[str, ...] = ()) -> None:
         self.problems.append(Diagnostic(code, headline, (label,), help_))

@@ -108,6 +108,8 @@ def test_every_number_of_the_table_from_its_definition(loss, tmp_path):
 def test_shares_add_up_and_are_silent_where_there_is_no_total():
     assert list(shares([0.0, 1.0, 4.0, 2.0])) == [None, 0.5, 1.5, -1.0]
     assert list(shares([1.0, 2.0, 1.0])) == [None, None, None]
+    assert list(shares([1.0, 2.0, 1.01])) == [None, None, None]
+    assert None not in list(shares([1.0, 2.0, 1.2]))[1:]
     assert list(shares([1.0, None, 2.0])) == [None, None, None]
 
 
