@@ -303,7 +303,7 @@ def _argument(expr: object) -> str:
         case Number(value=value):
             return repr(value)
         case _:
-            from curvlang.compiler.normal import constant
+            from curvlang.ir.constants import constant
 
             return repr(constant(expr))  # type: ignore[arg-type]
 

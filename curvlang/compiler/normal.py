@@ -9,13 +9,13 @@ the power of a product is the product of powers.
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeAlias, assert_never
 
+from curvlang.ir.constants import constant
 from curvlang.ir.expr import (
     Apply,
     Binary,
@@ -199,7 +199,11 @@ class _Normaliser:
             for factor in self._component(component, exponent)
         )
         powers = _powers(Counter({s: int(k * exponent) for s, k in term.sizes}))
-        return (Term(term.coefficient**exponent, powers, (), factors),)
+        try:
+            coefficient = term.coefficient**exponent
+        except OverflowError:
+            return self._opaque(poly, exponent)
+        return (Term(coefficient, powers, (), factors),)
 
     def _opaque(self, poly: Poly, exponent: float) -> Poly:
         return (Term(factors=(Power(poly, exponent),)),)
@@ -210,35 +214,6 @@ class _Normaliser:
                 return (Power(base, inner * exponent),)
             case _:
                 return (Power((term,), exponent),)
-
-
-def constant(expr: Expr) -> float:
-    """The value of an expression of numbers alone.
-
-    >>> constant(Binary(BinaryOperator.SUBTRACT, Number(1.0), Number(0.5)))
-    0.5
-    """
-    match expr:
-        case Number(value=value):
-            return value
-        case Negate(operand=operand):
-            return -constant(operand)
-        case Binary(operator=sign, left=left, right=right):
-            found = _ARITHMETIC[sign](constant(left), constant(right))
-            if isinstance(found, complex):
-                raise ValueError("not a real number")
-            return found
-        case _:
-            raise ValueError("not a constant")
-
-
-_ARITHMETIC: Mapping[BinaryOperator, Callable[[float, float], float]] = {
-    BinaryOperator.ADD: operator.add,
-    BinaryOperator.SUBTRACT: operator.sub,
-    BinaryOperator.MULTIPLY: operator.mul,
-    BinaryOperator.DIVIDE: operator.truediv,
-    BinaryOperator.POWER: operator.pow,
-}
 
 
 def scale(poly: Poly, factor: float) -> Poly:

@@ -28,8 +28,9 @@ def _picture(character: str) -> str:
         return chr(0x2400 + code)
     if code == 0x7F:
         return "␡"
-    # Format characters (direction marks among them), surrogates, C1 controls.
-    return "�" if unicodedata.category(character) in ("Cc", "Cf", "Cs") else character
+    # Format characters (direction marks among them), surrogates, C1 controls, line separators.
+    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "�" if unicodedata.category(character) in hidden else character
 
 
 def columns(text: str) -> int:
@@ -42,7 +43,7 @@ def columns(text: str) -> int:
 
 
 def _width(character: str) -> int:
-    if unicodedata.combining(character):
+    if unicodedata.category(character) in ("Mn", "Me"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from dataclasses import dataclass
+from functools import lru_cache
+
+_BREAK = re.compile(r"\r\n|\n|\r")
+"""What ends a line, as editors see it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,17 +24,23 @@ class Source:
         >>> Source("x.cv", "ab\ncd").position(4)
         (2, 2)
         """
-        starts = self._line_starts()
+        starts = _line_starts(self.text)
         line = bisect_right(starts, max(0, min(offset, len(self.text))))
         return line, offset - starts[line - 1] + 1
 
     def line(self, number: int) -> str:
         """The text of one line (counted from 1), without its line break."""
-        lines = self.text.split("\n")
-        return lines[number - 1].rstrip("\r") if 1 <= number <= len(lines) else ""
+        starts = _line_starts(self.text)
+        if not 1 <= number <= len(starts):
+            return ""
+        end = starts[number] if number < len(starts) else len(self.text)
+        return _BREAK.sub("", self.text[starts[number - 1] : end])
 
-    def _line_starts(self) -> list[int]:
-        return [0] + [k + 1 for k, character in enumerate(self.text) if character == "\n"]
+
+@lru_cache(maxsize=8)
+def _line_starts(text: str) -> tuple[int, ...]:
+    """Where each line starts; kept, since many diagnostics ask about one text."""
+    return (0, *(m.end() for m in _BREAK.finditer(text)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ def loads(text: str, name: str = "<text>") -> Spec:
     Raises:
         SpecError: With every problem of the text.
     """
-    return _checked(Source(name, decode(name, text.encode())))
+    return _checked(Source(name, decode(name, text.encode("utf-8", "surrogatepass"))))
 
 
 def check_text(text: str, name: str = "<text>") -> list[Diagnostic]:

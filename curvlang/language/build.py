@@ -206,23 +206,14 @@ class Builder:
                 return self._when(tree)
 
     def _when(self, tree: Tree[Token]) -> s.When:
-        name, word, *rest = tree.children
-        # Both branches' statements stand in one list: `else` is found by its place in the text.
-        statements = [x for x in rest if isinstance(x, Tree)]
-        cut = self._else_at(tree)
-        then = tuple(self.statement(x) for x in statements if self.span(x).start < cut)
-        other = tuple(self.statement(x) for x in statements if self.span(x).start >= cut)
+        name, word, *blocks = tree.children
+        then, other = (
+            tuple(self.statement(x) for x in b.children if isinstance(x, Tree))
+            if isinstance(b, Tree)
+            else ()
+            for b in blocks
+        )
         return s.When(str(name), str(word), then, other, self.span(tree))
-
-    def _else_at(self, tree: Tree[Token]) -> int:
-        """Where the first branch closes: the brace that matches the first one."""
-        text, depth = self.source.text, 0
-        whole = self.span(tree)
-        for at in range(whole.start, whole.end):
-            depth += {"{": 1, "}": -1}.get(text[at], 0)
-            if text[at] == "}" and depth == 0:
-                return at
-        return whole.end
 
     def target(self, tree: Any) -> Target:
         """A name with its indices."""

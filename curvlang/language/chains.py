@@ -12,7 +12,7 @@ from curvlang.language.labels import LABELS
 from curvlang.language.names import Names, shipped_names
 from curvlang.language.registry import SOURCES, STAGES, WEIGHTS
 from curvlang.language.values import suggestion
-from curvlang.language.walker import Walker
+from curvlang.language.walker import LONGEST_CHAIN, Walker
 
 
 @dataclass(slots=True)
@@ -33,6 +33,14 @@ class Chains:
         """The typed curvature; None where something in it is wrong."""
         name = definition.name
         if name not in self._done:
+            if len(self._open) > LONGEST_CHAIN:
+                self._say(
+                    "E0223",
+                    f"a curvature starts from another at most {LONGEST_CHAIN} times over",
+                    Label(definition.name_span, "too many before it"),
+                    ("start one of them from `hessian`",),
+                )
+                return None
             self._open.append(name)
             before = self._errors()
             made = self._combination(definition.body, name, definition.doc)
@@ -101,7 +109,8 @@ class Chains:
         for stage in start.stages:
             walker.replay(stage)
         for use in chain.stages:
-            walker.step(use)
+            if len(walker.stages) <= LONGEST_CHAIN:
+                walker.step(use)
         labels = walker.labels
         if name and len(labels) > 1:
             labels = [*labels[:-1], name]

@@ -304,4 +304,4 @@ def _with_columns(statement: LawStatement, columns: str | None) -> LawStatement:
 
 def _one_line(span: Span) -> str:
     """The text of a law without its comments and line breaks."""
-    return " ".join(" ".join(x.partition("#")[0] for x in span.text.split("\n")).split())
+    return " ".join(" ".join(x.partition("#")[0] for x in span.text.splitlines()).split())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from curvlang.diagnostics.source import Source
 from curvlang.language.syntax import CurvatureDef, InverseDef, TaskDef, TransformDef
 
@@ -18,7 +20,7 @@ def comment_above(source: Source, start: int) -> str:
     >>> comment_above(Source("x.cv", "# a\n\n# b\n# c\ncurvature x = ggn\n"), 12)
     'b c'
     """
-    lines = source.text[:start].split("\n")[:-1]
+    lines = re.split(r"\r\n|\n|\r", source.text[:start])[:-1]
     found: list[str] = []
     while lines and lines[-1].lstrip().startswith("#"):
         found.append(lines.pop().lstrip().lstrip("#").strip())

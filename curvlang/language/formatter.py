@@ -12,8 +12,8 @@ from curvlang.language.parser import parse
 
 _TOKEN = re.compile(
     r"""
-    (?P<comment>\#[^\n]*)
-  | (?P<string>"[^"\n]*")
+    (?P<comment>\#[^\n\r]*)
+  | (?P<string>"[^"\n\r]*")
   | (?P<number>(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)
   | (?P<word>[^\W\d]\w*'*)
   | (?P<mark>\|>|->|==|!=|>=|<=|[^\s\w])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -62,16 +61,24 @@ class Found:
     @property
     def before(self) -> str:
         """The text up to here, without white space and comments at its end."""
-        text = self.source.text[: self.at]
-        while (cut := re.sub(r"#[^\n]*$", "", text.rstrip())) != text:
-            text = cut
-        return text
+        text, end = self.source.text, self.at
+        while True:
+            while end and text[end - 1].isspace():
+                end -= 1
+            line = max(text.rfind("\n", 0, end), text.rfind("\r", 0, end)) + 1
+            comment = text.find("#", line, end)
+            if comment < 0:
+                return text[:end]
+            end = comment
 
     @property
     def last(self) -> str:
         """The word or mark before this place."""
-        found = re.search(r"[\w']+$|\S$", self.before)
-        return found.group(0) if found else ""
+        text = self.before
+        start = len(text)
+        while start and (text[start - 1] in "_'" or text[start - 1].isalnum()):
+            start -= 1
+        return text[start:] or text[-1:]
 
     @property
     def marks(self) -> tuple[str, ...]:

@@ -97,13 +97,21 @@ def _index(found: Found) -> Diagnostic | None:
     return found.say("E0105", headline, found.wanted)
 
 
+_NEAR = 80
+"""Characters before a place that are looked at for what was meant."""
+
+
 def _product(found: Found) -> Diagnostic | None:
     """`2 a[i]`: the tensor after the gap was taken for the next definition."""
-    gap = re.search(r"([\w'\])]+)[ \t]+((?:[^\W\d]\w*)(?:\[[^\]\n]*\])?)$", found.before)
-    line = found.before.rpartition("\n")[2]
-    if "EQUAL" in found.expected and gap is not None and "=" in line:
+    if "EQUAL" not in found.expected:
+        return None
+    line = re.split(r"[\n\r]", found.before)[-1]
+    near = line[-_NEAR:]
+    gap = re.search(r"([\w'\])]+)[ \t]+((?:[^\W\d]\w*)(?:\[[^\]]*\])?)$", near)
+    if gap is not None and "=" in line:
         first, second = gap.group(1), gap.group(2)
-        at = Found("token", second, found.expected, found.source, gap.start(2))
+        start = len(found.before) - len(near) + gap.start(2)
+        at = Found("token", second, found.expected, found.source, start)
         headline = f"`{second}` follows `{first}` with nothing between them"
         return at.say("E0104", headline, ("multiplication is always written: put `*` there",))
     return None

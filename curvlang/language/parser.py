@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
@@ -15,7 +16,7 @@ from curvlang.language.tables import parser
 if TYPE_CHECKING:
     from lark import Token, Tree, UnexpectedInput
 
-_ITEM = re.compile(rf"^(?:{'|'.join(KEYWORDS)})\b", re.MULTILINE)
+_ITEM = re.compile(rf"(?:^|(?<=[\n\r]))(?:{'|'.join(KEYWORDS)})\b")
 MOST_ERRORS = 20
 """Mistakes of syntax that are reported; a file with more is no spec, or broken at the first."""
 DEEPEST = 200
@@ -44,7 +45,7 @@ def parse(source: Source) -> tuple[File, list[Diagnostic]]:
 
 def _read(source: Source, start: int, end: int) -> tuple[tuple[Item, ...], int, Diagnostic | None]:
     """The items of a stretch of text, or the place and the reason why it cannot be read."""
-    from lark import UnexpectedInput
+    from lark import Tree, UnexpectedInput
 
     from curvlang.language.build import Builder
 
@@ -56,9 +57,11 @@ def _read(source: Source, start: int, end: int) -> tuple[tuple[Item, ...], int, 
         tree = parser().parse(" " * start + source.text[start:end])
     except UnexpectedInput as error:
         return (), *_explain(error, source)
-    long = _too_long(tree, source)
-    if long is not None:
-        return (), end, long
+    for item in tree.children:
+        assert isinstance(item, Tree)
+        wrong = _unreadable(item, source)
+        if wrong is not None:
+            return (), item.meta.end_pos, wrong
     return Builder(source).build(tree).items, end, None
 
 
@@ -82,7 +85,8 @@ def _explain(error: UnexpectedInput, source: Source) -> tuple[int, Diagnostic]:
             found = Found("token", str(token), _expected(error), source, at)
         case UnexpectedToken() | UnexpectedEOF():
             at = len(source.text)
-            found = Found("end", "", _expected(error), source, len(source.text.rstrip()))
+            read = Found("end", "", frozenset(), source, len(source.text)).before
+            found = Found("end", "", _expected(error), source, len(read))
         case _:
             raise error
     return at, explain(found)
@@ -96,7 +100,7 @@ def _expected(error: UnexpectedInput) -> frozenset[str]:
 def _too_deep(source: Source, start: int, end: int) -> Diagnostic | None:
     """Brackets inside brackets, counted before the text is read."""
     depth = 0
-    for found in re.finditer(r'#[^\n]*|"[^"\n]*"|[(\[{]|[)\]}]', source.text[start:end]):
+    for found in re.finditer(r'#[^\n\r]*|"[^"\n\r]*"|[(\[{]|[)\]}]', source.text[start:end]):
         sign = found.group(0)
         depth += 1 if sign in "([{" else -1 if sign in ")]}" else 0
         if depth > DEEPEST:
@@ -105,17 +109,31 @@ def _too_deep(source: Source, start: int, end: int) -> Diagnostic | None:
     return None
 
 
-def _too_long(tree: Tree[Token], source: Source) -> Diagnostic | None:
-    """Operations inside operations: a sum of terms nests as deep as it has terms."""
-    from lark import Tree
+def _unreadable(item: Tree[Token], source: Source) -> Diagnostic | None:
+    """Operations inside operations (a sum nests as deep as it has terms), numbers beyond all."""
+    from lark import Token
 
-    waiting: list[tuple[Tree[Token], int]] = [(tree, 0)]
+    waiting: list[tuple[Tree[Token] | Token, int]] = [(item, 0)]
     while waiting:
         node, depth = waiting.pop()
+        if isinstance(node, Token):
+            if node.type == "NUMBER" and not isfinite(float(node)):
+                start = node.start_pos or 0
+                return _too_large(Span(source, start, start + len(node)))
+            continue
         if depth > DEEPEST:
             return _nested(Span(source, node.meta.start_pos, node.meta.end_pos))
-        waiting += [(child, depth + 1) for child in node.children if isinstance(child, Tree)]
+        waiting += [(child, depth + 1) for child in node.children if child is not None]
     return None
+
+
+def _too_large(span: Span) -> Diagnostic:
+    return Diagnostic(
+        "E0116",
+        "a number is larger than any that can be computed with",
+        (Label(span, "above 1.8e308"),),
+        ("write a smaller one",),
+    )
 
 
 def _nested(span: Span) -> Diagnostic:

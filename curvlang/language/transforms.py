@@ -20,6 +20,7 @@ from curvlang.ir.expr import (
 from curvlang.ir.indices import substitute
 from curvlang.language import syntax as s
 from curvlang.language.chain import Value
+from curvlang.language.numbers import check_numbers
 from curvlang.language.registry import Rule
 from curvlang.language.repeats import (
     CHECKED_ROUNDS,
@@ -79,10 +80,11 @@ def specialise(
     body: Sequence[s.BodySyntax], given: Mapping[str, Value], most: int = MOST_ROUNDS
 ) -> tuple[BodyStatement, ...]:
     """The body with `when` decided, `repeat` unrolled and number parameters written in."""
+    tensors = _tensor_names(body)
     numbers: dict[str, tuple[tuple[()], Expr]] = {
         name: ((), Number(float(v)))
         for name, v in given.items()
-        if isinstance(v, int | float) and not isinstance(v, bool)
+        if isinstance(v, int | float) and not isinstance(v, bool) and name not in tensors
     }
     found: list[BodyStatement] = []
     for statement in body:
@@ -105,6 +107,11 @@ def specialise(
             case _:
                 assert_never(statement)
     return tuple(found)
+
+
+def _tensor_names(body: Sequence[s.BodySyntax]) -> set[str]:
+    """Names that a body defines."""
+    return {t.name for x in flat(body) if isinstance(x, Define) for t in x.targets}
 
 
 def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
@@ -131,6 +138,7 @@ def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
                         suggestion(str(default), parameter.words),
                     )
                 )
+    problems += _twofold(definition)
     wrong = check_repeats(definition)
     problems += wrong
     # What may not stand in rounds would be wrong once more in the second one.
@@ -140,10 +148,27 @@ def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
             frozenset(p.name for p in definition.parameters if p.type in ("int", "float")),
         )
         _check_body(definition, body, checker)
-        for problem in checker.problems:
+        for problem in (*checker.problems, *check_numbers(body)):
             if problem not in problems:
                 problems.append(problem)
     return problems
+
+
+def _twofold(definition: s.TransformDef) -> list[Diagnostic]:
+    """Parameters whose name a tensor of the body, or of its needs, has too."""
+    needs = {t.name: t.span for t in definition.needs}
+    bodies = (x for x in flat(definition.body) if isinstance(x, Define))
+    places = {t.name: t.span for x in bodies for t in x.targets} | needs
+    return [
+        Diagnostic(
+            "E0343",
+            f"`{p.name}` names a parameter and a tensor",
+            (Label(places[p.name], "the tensor"), Label(p.span, "the parameter")),
+            ("give one of them another name",),
+        )
+        for p in definition.parameters
+        if p.name in places
+    ]
 
 
 def _variants(

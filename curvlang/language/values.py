@@ -3,29 +3,65 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import assert_never
+from functools import lru_cache
+from math import isfinite
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
+from curvlang.ir.constants import ARITHMETIC
 from curvlang.ir.expr import Binary, BinaryOperator, Expr, Negate, Number, Ref
 from curvlang.language.chain import Value
 from curvlang.language.registry import Entry, Rule
 from curvlang.language.syntax import Argument, ListValue, Text, ValueSyntax
 
 Problems = list[Diagnostic]
+LONGEST_NAME = 60
+"""Characters of a name that a nearest one is looked for."""
+_COMPARED = 40
+"""Names that a misspelt one is compared with letter by letter."""
+_SHOWN = 8
+"""Entries of a list that a message shows."""
 LONGEST_LIST = 10_000
 """Entries a list may have; a slip such as `[16] * 1e9` is a diagnostic, not a full memory."""
 
 
 def suggestion(name: str, known: Mapping[str, object] | tuple[str, ...]) -> tuple[str, ...]:
     """The nearest known name as a repair, or the list of names where there are few."""
-    near = get_close_matches(name, list(known), 1, 0.6)
+    near = get_close_matches(name, _candidates(name, tuple(known)), 1, 0.6)
     if near:
         return (f"did you mean `{near[0]}`?",)
     names = list(dict.fromkeys(known))
     return (f"known: {', '.join(f'`{x}`' for x in names[:12])}",) if names else ()
+
+
+def _candidates(name: str, known: tuple[str, ...]) -> list[str]:
+    """The names that share most pairs of letters with one: few, however many there are."""
+    if len(name) > LONGEST_NAME:
+        # Comparing two long names takes time that grows with their product; nobody mistypes such.
+        return []
+    if len(known) <= _COMPARED:
+        return [x for x in known if len(x) <= LONGEST_NAME]
+    index = _pairs_of(known)
+    shared = Counter(x for pair in _pairs(name) for x in index.get(pair, ()))
+    return [x for x, _ in shared.most_common(_COMPARED)]
+
+
+@lru_cache(maxsize=16)
+def _pairs_of(known: tuple[str, ...]) -> dict[str, list[str]]:
+    """Names by the pairs of letters that they have."""
+    found: dict[str, list[str]] = {}
+    for name in known:
+        for pair in _pairs(name) if len(name) <= LONGEST_NAME else ():
+            found.setdefault(pair, []).append(name)
+    return found
+
+
+def _pairs(name: str) -> set[str]:
+    padded = f" {name} "
+    return {padded[k : k + 2] for k in range(len(padded) - 1)}
 
 
 def value(syntax: ValueSyntax, scope: Mapping[str, Value], problems: Problems) -> Value | None:
@@ -57,7 +93,7 @@ def _list(syntax: ListValue, scope: Mapping[str, Value], problems: Problems) -> 
     if (
         isinstance(times, bool)
         or not isinstance(times, int | float)
-        or times != int(times)
+        or not float(times).is_integer()
         or times < 0
     ):
         problems.append(_wrong("a list is repeated a whole number of times", syntax.span))
@@ -94,24 +130,12 @@ def _arithmetic(
     if not isinstance(x, int | float) or not isinstance(y, int | float):
         return None if x is None or y is None else _not_constant(expr, problems)
     try:
-        match operator:
-            case BinaryOperator.ADD:
-                found: float = x + y
-            case BinaryOperator.SUBTRACT:
-                found = x - y
-            case BinaryOperator.MULTIPLY:
-                found = x * y
-            case BinaryOperator.DIVIDE:
-                found = x / y
-            case BinaryOperator.POWER:
-                found = float(x) ** float(y)
-            case _:
-                assert_never(operator)
+        found = ARITHMETIC[operator](float(x), float(y))
     except (ZeroDivisionError, OverflowError):
         return _not_constant(expr, problems)
-    if isinstance(found, complex):
+    if isinstance(found, complex) or not isfinite(found):
         return _not_constant(expr, problems)
-    return int(found) if float(found).is_integer() and abs(found) < 2**53 else found
+    return int(found) if found.is_integer() and abs(found) < 2**53 else found
 
 
 def _not_constant(expr: Expr, problems: Problems) -> Value | None:
@@ -264,6 +288,7 @@ def show(made: Value | None) -> str:
         case float():
             return f"{made:g}"
         case tuple():
-            return "[" + ", ".join(map(show, made)) + "]"
+            shown = [*map(show, made[:_SHOWN]), *(["…"] if len(made) > _SHOWN else [])]
+            return "[" + ", ".join(shown) + "]"
         case _:
             return str(made)

@@ -16,6 +16,7 @@ from curvlang.language import syntax as s
 from curvlang.language.chain import Stage, Value
 from curvlang.language.labels import label_of
 from curvlang.language.names import Names
+from curvlang.language.numbers import check_numbers
 from curvlang.language.registry import SOURCES, STAGES, Entry
 from curvlang.language.repeats import (
     check_rounds,
@@ -39,6 +40,10 @@ from curvlang.language.transforms import (
     yields_model,
 )
 from curvlang.language.values import arguments, suggestion, value
+
+
+LONGEST_CHAIN = 100
+"""Stages of a chain, and curvatures that start from each other: nothing on paper comes near it."""
 
 
 @dataclass(slots=True)
@@ -82,6 +87,14 @@ class Walker:
             return
         self.stages.append(stage)
         self.labels.append(label_of(tuple(self.stages), stage.name))
+        if len(self.stages) == LONGEST_CHAIN + 1:
+            self._say(
+                "E0223",
+                f"a chain has at most {LONGEST_CHAIN} stages",
+                Label(use.span, "one too many"),
+                ("`repeat` inside a transform does a thing many times",),
+            )
+            self.broken = True
 
     def _builtin(self, use: s.Use) -> Stage | None:
         given = self._arguments(use, STAGES[use.name])
@@ -148,6 +161,11 @@ class Walker:
             self.problems += wrong
             return None
         body = specialise(transform.body, given)
+        for problem in check_numbers(body):
+            at = Label(use.span, "with these arguments")
+            both = replace(problem, labels=(*problem.labels, at))
+            if problem not in self.problems and both not in self.problems:
+                self.problems.append(both)
         self._defines(transform.needs, body, use.name)
         clause = None if others is None else self._others(others)
         return Stage(use.name, given, transform.needs, body, clause, transform.doc, use.span)

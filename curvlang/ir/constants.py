@@ -1,0 +1,44 @@
+"""Expressions of numbers alone: exponents, seeds, ranks."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from math import isfinite
+from typing import Any
+
+from curvlang.ir.expr import Binary, BinaryOperator, Expr, Negate, Number
+
+ARITHMETIC: Mapping[BinaryOperator, Callable[[float, float], Any]] = {
+    BinaryOperator.ADD: operator.add,
+    BinaryOperator.SUBTRACT: operator.sub,
+    BinaryOperator.MULTIPLY: operator.mul,
+    BinaryOperator.DIVIDE: operator.truediv,
+    BinaryOperator.POWER: operator.pow,
+}
+
+
+def constant(expr: Expr) -> float:
+    """The value of an expression of numbers alone.
+
+    >>> constant(Binary(BinaryOperator.SUBTRACT, Number(1.0), Number(0.5)))
+    0.5
+
+    Raises:
+        ValueError: It has none that is a finite real number, or is not made of numbers alone.
+    """
+    match expr:
+        case Number(value=value):
+            return value
+        case Negate(operand=operand):
+            return -constant(operand)
+        case Binary(operator=sign, left=left, right=right):
+            try:
+                found = ARITHMETIC[sign](constant(left), constant(right))
+            except (ZeroDivisionError, OverflowError) as error:
+                raise ValueError("no finite value") from error
+            if isinstance(found, complex) or not isfinite(found):
+                raise ValueError("no finite real value")
+            return float(found)
+        case _:
+            raise ValueError("not a constant")
