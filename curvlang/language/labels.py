@@ -10,4 +10,6 @@ LABELS: dict[tuple[object, ...], str] = {}
 
 def label_of(stages: tuple[Stage, ...], fallback: str) -> str:
     """The name of the shipped curvature that these stages make, or the last stage's own."""
+    if len(stages) > max(map(len, LABELS), default=len(stages)):
+        return fallback
     return LABELS.get(tuple(stage.key for stage in stages), fallback)

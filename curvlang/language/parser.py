@@ -117,6 +117,9 @@ def _unreadable(item: Tree[Token], source: Source) -> Diagnostic | None:
     while waiting:
         node, depth = waiting.pop()
         if isinstance(node, Token):
+            glued = _glued(node, source)
+            if glued is not None:
+                return glued
             if node.type == "NUMBER" and not isfinite(float(node)):
                 start = node.start_pos or 0
                 return _too_large(Span(source, start, start + len(node)))
@@ -125,6 +128,27 @@ def _unreadable(item: Tree[Token], source: Source) -> Diagnostic | None:
             return _nested(Span(source, node.meta.start_pos, node.meta.end_pos))
         waiting += [(child, depth + 1) for child in node.children if child is not None]
     return None
+
+
+def _glued(token: Token, source: Source) -> Diagnostic | None:
+    """A keyword and the word behind it with nothing between them: `curvaturex`, `within1e-9`."""
+    start = token.start_pos or 0
+    if not (start and _word(token[:1]) and _word(source.text[start - 1])):
+        return None
+    first = start
+    while first and _word(source.text[first - 1]):
+        first -= 1
+    keyword = source.text[first:start]
+    return Diagnostic(
+        "E0101",
+        f"`{keyword}{token}` is one word",
+        (Label(Span(source, first, start + len(token)), "no space inside"),),
+        (f"put a space after `{keyword}`",),
+    )
+
+
+def _word(character: str) -> bool:
+    return character == "_" or character.isalnum()
 
 
 def _too_large(span: Span) -> Diagnostic:

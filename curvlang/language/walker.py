@@ -41,7 +41,6 @@ from curvlang.language.transforms import (
 )
 from curvlang.language.values import arguments, suggestion, value
 
-
 LONGEST_CHAIN = 100
 """Stages of a chain, and curvatures that start from each other: nothing on paper comes near it."""
 
