@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from curvlang.models.blocks import LayerBlock, trainable
-from curvlang.models.hessian import hessian_dense, way
+from curvlang.models.hessian import by_layers, hessian_dense
 from curvlang.models.leaves import Columns, leaves
 from curvlang.models.loss import Loss
 from curvlang.models.products import hessian_product
@@ -43,10 +43,12 @@ def leaves_flops(
     return _count(run) / len(probe[0])
 
 
-def hessian_flops(model: nn.Module, loss: Loss, X: Tensor, y: Tensor) -> float:
+def hessian_flops(
+    model: nn.Module, loss: Loss, X: Tensor, y: Tensor, blocks: Sequence[LayerBlock]
+) -> float:
     """Operations of the dense Hessian for one example."""
     probe = (X[:PROBE], y[:PROBE])
-    if way(model, X) == "layers":
+    if by_layers(blocks):
         return _count(lambda: hessian_dense(model, loss, *probe)) / len(probe[0])
     P = sum(p.numel() for p in trainable(model).values())
     one = torch.zeros(P, 1, dtype=next(model.parameters()).dtype, device=X.device)

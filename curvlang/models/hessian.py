@@ -6,6 +6,8 @@ layers: `layer_hessian`, which asks for one tangent per layer output instead.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -46,24 +48,23 @@ def hessian_dense(
         SpecError: E0403, E0408, E0410 for a model without a loss per example.
     """
     check_mode(model)
-    if way(model, X) == "layers":
-        return hessian_by_layers(model, loss, X, y, _blocks(model, X), chunk=chunk)
+    found = _blocks(model, X)
+    if by_layers(found):
+        return hessian_by_layers(model, loss, X, y, found, chunk=chunk)
     return hessian_by_products(model, loss, X, y, chunk=chunk)
 
 
-def way(model: nn.Module, X: Tensor) -> str:
-    """The cheaper exact way: `layers` where there are fewer layer outputs than parameters."""
-    found = _blocks(model, X)
+def by_layers(found: Sequence[LayerBlock]) -> bool:
+    """Whether layer outputs are the cheaper way: there are fewer of them than parameters."""
     outputs = sum(block.positions * block.d_out for block in found)
-    return "layers" if 0 < outputs < sum(block.size for block in found) else "products"
+    return 0 < outputs < sum(block.size for block in found)
 
 
-def hessian_elements(model: nn.Module, X: Tensor) -> int:
+def hessian_elements(found: Sequence[LayerBlock], P: int, examples: int) -> int:
     """Numbers that `hessian_dense` holds at its peak, the [P, P] result included."""
-    P = sum(p.numel() for p in trainable(model).values())
-    if way(model, X) == "products":
+    if not by_layers(found):
         return 3 * P * P
-    return max(2 * P * P, P * P + batch_elements(_blocks(model, X), len(X)))
+    return max(2 * P * P, P * P + batch_elements(found, examples))
 
 
 def hessian_by_products(

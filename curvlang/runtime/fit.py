@@ -122,7 +122,8 @@ def model_flops(prepared: Prepared, task: Task) -> dict[str, int]:
     """Operations of the model itself over a whole run, by what they are for."""
     found: dict[str, int] = {}
     if any(map(reads_hessian, prepared.plans)) and task.P**2 <= DENSE_AT_MOST:
-        one = hessian_flops(task.model, task.loss, *task.train)
+        layers = prepared.blocks[Partition.LAYER]
+        one = hessian_flops(task.model, task.loss, *task.train, layers)
         found["the Hessian, by tangents of the gradient"] = round(one * task.N)
     passes: dict[tuple[Partition, Fisher | None], int] = {}
     for p in prepared.plans:

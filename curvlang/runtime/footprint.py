@@ -86,8 +86,7 @@ def _hessian(
     if not readers:
         return 0
     whole = _EXACT * task.P**2
-    size = task.train[0].new_empty(0, dtype=task.dtype).element_size()
-    peak = size * hessian_elements(task.model, task.train[0])
+    peak = readers[0].itemsize * hessian_elements(blocks[Partition.LAYER], task.P, task.N)
     restricted = sum(
         _EXACT * block.size**2
         for p in readers
