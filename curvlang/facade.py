@@ -24,7 +24,7 @@ from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.evaluation.result import Result
 from curvlang.language import curvature_named, inverse_text, load, loads, solver_text
 from curvlang.language.chain import Chain, Combination, Curvature, Evaluation, Spec
-from curvlang.language.sums import sum_text
+from curvlang.language.sums import sum_text, weighted_chains
 from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.fit import model_flops, prepare
@@ -233,11 +233,7 @@ compile_spec = explain
 
 def chains_of(curvature: Curvature) -> tuple[Chain, ...]:
     """The chains that a curvature is made of."""
-    match curvature:
-        case Chain():
-            return (curvature,)
-        case Combination(terms=terms):
-            return tuple(chain for _, part in terms for chain in chains_of(part))
+    return tuple(chain for _, chain in weighted_chains(curvature))
 
 
 def lds_of(scores: Any, kept: Any, outcome: Any, **options: Any) -> Any:

@@ -70,12 +70,7 @@ def function_cost(function: Function, known: Mapping[str, int], itemsize: int) -
 
 def known_elements(plan: Plan, block: BlockPlan) -> dict[str, int]:
     """Elements of every leaf (of one batch), accumulator and finished statistic of a block."""
-    named: dict[str, tuple[Index, ...]] = {
-        name: leaf.indices for name, leaf in plan.schedule.leaves.items()
-    }
-    named |= {a.name: a.indices for a in plan.schedule.accumulators}
-    named |= {t.name: t.indices for _, d in plan.schedule.finished for t in d.targets}
-    return {name: elements(own, block.sizes) for name, own in named.items()}
+    return {name: elements(own, block.sizes) for name, own in plan.schedule.indices.items()}
 
 
 def elements(indices: Iterable[Index], sizes: Mapping[str, int]) -> int:

@@ -8,6 +8,7 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
+from curvlang.ir.constants import ARITHMETIC
 from curvlang.ir.expr import (
     Apply,
     Binary,
@@ -55,7 +56,7 @@ def value(expr: Expr, at: Values, whole: Values) -> Tensor:
         ):
             return torch.expm1(go(exponent))
         case Binary(operator=operator, left=left, right=right):
-            return _binary(operator, go(left), go(right))
+            return ARITHMETIC[operator](go(left), go(right))
         case Apply(function=function, arguments=arguments):
             return _apply(function, [go(x) for x in arguments])
         case Call(function=function, arguments=(argument,)) if function in SPECTRUM:
@@ -66,22 +67,6 @@ def value(expr: Expr, at: Values, whole: Values) -> Tensor:
             raise AssertionError("an inverse is an elementwise expression")
         case _:
             assert_never(expr)
-
-
-def _binary(operator: BinaryOperator, left: Tensor, right: Tensor) -> Tensor:
-    match operator:
-        case BinaryOperator.ADD:
-            return left + right
-        case BinaryOperator.SUBTRACT:
-            return left - right
-        case BinaryOperator.MULTIPLY:
-            return left * right
-        case BinaryOperator.DIVIDE:
-            return left / right
-        case BinaryOperator.POWER:
-            return left**right
-        case _:
-            assert_never(operator)
 
 
 def _apply(function: str, arguments: list[Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from curvlang.compiler.cost import Cost, plan_cost, total
 from curvlang.compiler.derivation import Derived, derivation, latex
 from curvlang.compiler.listing import binary, cost_text, count, listing
-from curvlang.compiler.plan import Plan
+from curvlang.compiler.plan import Plan, plan_of
 from curvlang.compiler.program import Result
 
 
@@ -57,8 +57,7 @@ class Explanation:
         return tuple(self._derived(result) for result in self.chains[chain])
 
     def _derived(self, result: Result) -> Derived:
-        plan = next(p for p in self.plans if (p.program.partition, p.program.fisher) == result.key)
-        found = plan.blocks[0].results[result.value]
+        found = plan_of(result, self.plans).blocks[0].results[result.value]
         return Derived(result, found.shape, found.level)
 
     def latex(self) -> str:

@@ -13,6 +13,7 @@ from typing import assert_never
 from curvlang.compiler.program import Program
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import Span
+from curvlang.ir.constants import ARITHMETIC
 from curvlang.ir.expr import (
     Apply,
     Binary,
@@ -152,16 +153,6 @@ def _value(expr: Expr, sizes: Mapping[str, int]) -> float:
 
 
 def _binary(operator: BinaryOperator, left: float, right: float) -> float:
-    match operator:
-        case BinaryOperator.ADD:
-            return left + right
-        case BinaryOperator.SUBTRACT:
-            return left - right
-        case BinaryOperator.MULTIPLY:
-            return left * right
-        case BinaryOperator.DIVIDE:
-            return left / right if right else float("inf")
-        case BinaryOperator.POWER:
-            return float(left**right)
-        case _:
-            assert_never(operator)
+    if operator is BinaryOperator.DIVIDE and not right:
+        return float("inf")
+    return float(ARITHMETIC[operator](left, right))

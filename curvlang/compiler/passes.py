@@ -58,6 +58,13 @@ class Schedule:
     originals: tuple[Yield, ...] = ()
 
     @property
+    def indices(self) -> dict[str, tuple[Index, ...]]:
+        """Indices of every leaf, accumulator and finished statistic by name, as they are held."""
+        found = {name: leaf.indices for name, leaf in self.leaves.items()}
+        found |= {a.name: a.indices for a in self.accumulators}
+        return found | {t.name: t.indices for _, d in self.finished for t in d.targets}
+
+    @property
     def passes(self) -> int:
         """How often the data is read."""
         whole = (n for n, y in self.results if data_reductions(y.value))

@@ -15,7 +15,7 @@ from curvlang.compiler.emit import Emitter, Line
 from curvlang.compiler.lengths import is_function, lengths
 from curvlang.compiler.normal import Poly, Term, normalise, reads
 from curvlang.compiler.passes import Schedule, schedule
-from curvlang.compiler.program import Partition, Program
+from curvlang.compiler.program import Fisher, Partition, Program, Result
 from curvlang.compiler.structure import (
     BlocksShape,
     DenseShape,
@@ -131,6 +131,12 @@ class Plan:
     kept: int | None = None
 
     @property
+    def reads(self) -> tuple[Partition, Fisher | None]:
+        """Whose inputs and columns it reads: plans that agree in this share their leaves."""
+        layers = self.partition is not Partition.PARAMETER
+        return (Partition.LAYER if layers else self.partition), self.program.fisher
+
+    @property
     def passes(self) -> int:
         """How often the data is read."""
         return self.schedule.passes
@@ -139,6 +145,11 @@ class Plan:
     def batches(self) -> int:
         """Batches in one pass."""
         return -(-self.total // self.batch)
+
+
+def plan_of(result: Result, plans: Sequence[Plan]) -> Plan:
+    """The plan that computes a result."""
+    return next(p for p in plans if p.program.key == result.key)
 
 
 def plan(
@@ -243,9 +254,7 @@ class _Maker:
         self.limit = limit
         self.unit = frozenset(s for s, length in sizes.items() if length == 1 and s != "n")
         self.square, self.tall = _bases(whole, sizes)
-        self.known = {name: leaf.indices for name, leaf in whole.leaves.items()}
-        self.known |= {a.name: a.indices for a in whole.accumulators}
-        self.known |= {t.name: t.indices for _, d in whole.finished for t in d.targets}
+        self.known = whole.indices
         self.shapes = {y: self._shape(y) for _, y in whole.results}
         self.whole_results = {
             y: f"entries__{k}"

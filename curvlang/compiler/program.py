@@ -83,3 +83,8 @@ class Program:
     definitions: tuple[Define | Space, ...]
     results: tuple[Yield, ...]
     inlined: frozenset[str] = frozenset()
+
+    @property
+    def key(self) -> tuple[Partition, Fisher | None]:
+        """What its results have in common: `Result.key`."""
+        return self.partition, self.fisher

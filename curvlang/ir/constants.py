@@ -9,13 +9,14 @@ from typing import Any
 
 from curvlang.ir.expr import Binary, BinaryOperator, Expr, Negate, Number
 
-ARITHMETIC: Mapping[BinaryOperator, Callable[[float, float], Any]] = {
+ARITHMETIC: Mapping[BinaryOperator, Callable[[Any, Any], Any]] = {
     BinaryOperator.ADD: operator.add,
     BinaryOperator.SUBTRACT: operator.sub,
     BinaryOperator.MULTIPLY: operator.mul,
     BinaryOperator.DIVIDE: operator.truediv,
     BinaryOperator.POWER: operator.pow,
 }
+"""The elementwise operators, on whatever knows Python's own: numbers and tensors."""
 
 
 def constant(expr: Expr) -> float:

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from curvlang.compiler.derive import derive
-from curvlang.compiler.plan import DENSE_AT_MOST, BlockPlan, Geometry, Plan, keeping, plan
+from curvlang.compiler.plan import (
+    DENSE_AT_MOST,
+    BlockPlan,
+    Geometry,
+    Plan,
+    keeping,
+    plan,
+    plan_of,
+)
 from curvlang.compiler.program import Fisher, Partition, Program, Result
 from curvlang.compiler.structure import GramShape, LeafShape
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
@@ -70,7 +78,7 @@ class Prepared:
 
     def plan_of(self, result: Result) -> Plan:
         """The plan that computes a result."""
-        return next(p for p in self.plans if (p.program.partition, p.program.fisher) == result.key)
+        return plan_of(result, self.plans)
 
 
 def prepare(
@@ -128,9 +136,7 @@ def model_flops(prepared: Prepared, task: Task) -> dict[str, int]:
     passes: dict[tuple[Partition, Fisher | None], int] = {}
     for p in prepared.plans:
         if p.passes:
-            by = Partition.PARAMETER if p.partition is Partition.PARAMETER else Partition.LAYER
-            key = (by, p.program.fisher)
-            passes[key] = max(passes.get(key, 0), 1 if p.kept else p.passes)
+            passes[p.reads] = max(passes.get(p.reads, 0), 1 if p.kept else p.passes)
     for (by, fisher), count in passes.items():
         blocks = prepared.blocks[by]
         one = leaves_flops(task.model, task.loss, *task.train, blocks, fisher)

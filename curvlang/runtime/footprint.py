@@ -7,14 +7,13 @@ library calls are not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from curvlang.compiler.cost import elements
-from curvlang.compiler.plan import BlockPlan, Function, Plan
+from curvlang.compiler.plan import BlockPlan, Plan
 from curvlang.compiler.program import Fisher, Partition
 from curvlang.compiler.structure import GramShape, LeafShape
-from curvlang.ir.expr import Index
 from curvlang.models.blocks import LayerBlock
 from curvlang.models.hessian import hessian_elements
 from curvlang.models.task import Task
@@ -48,7 +47,7 @@ def footprint(
     """
     phases: list[Phase] = []
     kept = _hessian(plans, blocks, task, phases)
-    known = [_before(p) for p in plans]
+    known = [_finished(p, 0) for p in plans]
     for number in range(1, max((p.passes for p in plans), default=0) + 1):
         phases.append(_pass(plans, blocks, number, kept, sum(known)))
         for k, p in enumerate(plans):
@@ -67,12 +66,12 @@ def largest(phases: Sequence[Phase]) -> Phase:
 def reads_hessian(p: Plan) -> bool:
     """Whether any code of the plan reads entries of the Hessian."""
     named = {name for name, leaf in p.program.leaves.items() if leaf.kind == "H"}
-    codes = (c for b in p.blocks for c in (*b.passes, *b.finish, *_result_codes(b)))
+    codes = (
+        code
+        for block in p.blocks
+        for code in (*block.passes, *block.finish, *(r.code for r in block.results.values()))
+    )
     return any(named & set(code.reads) for code in codes)
-
-
-def _result_codes(block: BlockPlan) -> Iterator[Function]:
-    yield from (r.code for r in block.results.values())
 
 
 def _hessian(
@@ -97,29 +96,17 @@ def _hessian(
     return whole + restricted
 
 
-def _before(p: Plan) -> int:
-    """Statistics that need no pass."""
-    return _finished(p, 0)
-
-
 def _finished(p: Plan, number: int) -> int:
-    """Bytes of what is known once pass `number` is done."""
-    schedule = p.schedule
+    """Bytes of what is known once pass `number` is done (0: before any)."""
     found = 0
     for block in p.blocks:
-        names = set(block.finish[number].returns)
-        known = {a.name: a.indices for a in schedule.accumulators}
-        known |= {t.name: t.indices for _, d in schedule.finished for t in d.targets}
-        known |= _yielded(p, block, number)
-        found += sum(elements(own, block.sizes) for name, own in known.items() if name in names)
+        known = p.schedule.indices
+        if number:
+            # Entries that a pass adds up under the name of a result.
+            parts = block.passes[number - 1].parts
+            known |= {part.target.name: part.target.indices for part in parts}
+        found += sum(elements(known[name], block.sizes) for name in block.finish[number].returns)
     return _EXACT * found
-
-
-def _yielded(p: Plan, block: BlockPlan, number: int) -> dict[str, tuple[Index, ...]]:
-    """Entries that a pass adds up under the name of a result."""
-    if not number:
-        return {}
-    return {part.target.name: part.target.indices for part in block.passes[number - 1].parts}
 
 
 def _pass(
@@ -131,9 +118,9 @@ def _pass(
 ) -> Phase:
     active = [p for p in plans if p.passes >= number]
     sums = _EXACT * sum(_returned(b, number) for p in active for b in p.blocks)
-    kept_leaves = {_columns_key(p) for p in active if p.kept}
+    kept_leaves = {p.reads for p in active if p.kept}
     leaves = sum(p.kept or 0 for p in active) + sum(
-        _leaves(p, blocks) for p in _distinct(active) if _columns_key(p) not in kept_leaves
+        _leaves(p, blocks) for p in _distinct(active) if p.reads not in kept_leaves
     )
     work = max((_work(p, blocks, number) for p in active), default=0)
     return Phase(
@@ -149,24 +136,17 @@ def _returned(block: BlockPlan, number: int) -> int:
 
 def _distinct(plans: Sequence[Plan]) -> list[Plan]:
     """One plan for each set of leaves: programs with the same columns share them."""
-    found: dict[tuple[str, Fisher | None], Plan] = {}
+    found: dict[tuple[Partition, Fisher | None], Plan] = {}
     for p in plans:
         if any(leaf.per_example for leaf in p.program.leaves.values()):
-            found.setdefault(_columns_key(p), p)
+            found.setdefault(p.reads, p)
     return list(found.values())
-
-
-def _columns_key(p: Plan) -> tuple[str, Fisher | None]:
-    """What two plans have in common that read the same leaves."""
-    by = "parameter" if p.partition is Partition.PARAMETER else "layer"
-    return by, p.program.fisher
 
 
 def _leaves(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]]) -> int:
     """Inputs and columns of every block for one batch."""
-    partition = Partition.LAYER if p.partition is Partition.MODEL else p.partition
     columns = _columns(p)
-    numbers = sum(b.positions * (b.d_in + columns * b.d_out) for b in blocks[partition])
+    numbers = sum(b.positions * (b.d_in + columns * b.d_out) for b in blocks[p.reads[0]])
     return p.batch * numbers * p.itemsize
 
 

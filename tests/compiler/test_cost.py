@@ -31,9 +31,7 @@ def prepared(name, given):
 
 def leaf_values(function, plan, block):
     """Random tensors of the shapes that a pass reads."""
-    known = {name: leaf.indices for name, leaf in plan.schedule.leaves.items()}
-    known |= {t.name: t.indices for _, d in plan.schedule.finished for t in d.targets}
-    known |= {a.name: a.indices for a in plan.schedule.accumulators}
+    known = plan.schedule.indices
     shape = {name: [block.sizes[x.space] for x in known[name]] for name in function.reads}
     return {name: torch.randn(s, dtype=torch.float64) for name, s in shape.items()}
 
