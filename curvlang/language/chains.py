@@ -42,10 +42,12 @@ class Chains:
                 )
                 return None
             self._open.append(name)
-            before = self._errors()
+            before = len(self.problems)
             made = self._combination(definition.body, name, definition.doc)
             self._open.pop()
-            self._done[name] = made if self._errors() == before else None
+            new = self.problems[before:]
+            wrong = any(p.severity is Severity.ERROR for p in new)
+            self._done[name] = None if wrong else made
         return self._done[name]
 
     def named(self, word: s.Word) -> Curvature | None:
@@ -154,9 +156,6 @@ class Chains:
 
     def _shipped_twin(self, name: str) -> bool:
         return name in SOURCES
-
-    def _errors(self) -> int:
-        return sum(p.severity is Severity.ERROR for p in self.problems)
 
     def _say(self, code: str, headline: str, label: Label, help_: tuple[str, ...] = ()) -> None:
         self.problems.append(Diagnostic(code, headline, (label,), help_))

@@ -141,6 +141,7 @@ def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
     problems += _twofold(definition)
     wrong = check_repeats(definition)
     problems += wrong
+    seen = set(problems)
     # What may not stand in rounds would be wrong once more in the second one.
     for body in _variants(definition, problems, 1 if wrong else CHECKED_ROUNDS):
         checker = TensorChecker(
@@ -149,7 +150,8 @@ def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
         )
         _check_body(definition, body, checker)
         for problem in (*checker.problems, *check_numbers(body)):
-            if problem not in problems:
+            if problem not in seen:
+                seen.add(problem)
                 problems.append(problem)
     return problems
 
