@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf, isfinite
 from typing import Any
 
 from lark import Token, Tree
@@ -93,13 +94,15 @@ class Builder:
             first, *below = [str(x) for x in scale.children]
             match scale.data:
                 case "name_scale":
-                    names.append((first, self.span(scale)))
+                    names.append(s.Word(first, self.span(scale)))
                 case "ratio_scale":
                     divisor = float(below[0])
-                    weight *= float(first) / divisor if divisor else float("nan")
+                    weight *= float(first) / divisor if divisor else inf
                 case _:
                     weight *= float(first)
-        return s.Weighted(weight, self._chain(chain), tuple(names), self.span(tree))
+        # One value for all that is no number: two readings of one text are equal.
+        whole = weight if isfinite(weight) else inf
+        return s.Weighted(whole, self._chain(chain), tuple(names), self.span(tree))
 
     def _chain(self, tree: Tree[Token]) -> s.ChainSyntax:
         source, *stages = [x for x in tree.children if isinstance(x, Tree)]
@@ -283,13 +286,13 @@ class Builder:
         lds: tuple[s.Argument, ...] | None = None
         solve: s.Use | None = None
         first: dict[str, Span] = {}
-        repeated: list[tuple[str, Span, Span]] = []
+        repeated: list[s.Repeated] = []
         for child in measures:
             if not isinstance(child, Tree):
                 continue
             word, place = child.data.removesuffix("_measure"), self.span(child)
             if word in first:
-                repeated.append((word, first[word], place))
+                repeated.append(s.Repeated(word, first[word], place))
             first.setdefault(word, place)
             match child.data:
                 case "error_measure":

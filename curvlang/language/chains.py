@@ -70,13 +70,14 @@ class Chains:
 
     def _weight(self, term: s.Weighted) -> Weight:
         """The weight of a term; its names must be values that a task has."""
-        for name, span in term.names:
-            if name not in WEIGHTS:
+        for word in term.names:
+            if word.text not in WEIGHTS:
                 known = ", ".join(f"`{x}` ({meaning})" for x, meaning in WEIGHTS.items())
                 self._say(
                     "E0212",
-                    f"a curvature is multiplied by a number or a value of the task, not by `{name}`",
-                    Label(span, "no number, no value of a task"),
+                    f"a curvature is multiplied by a number or a value of the task, "
+                    f"not by `{word.text}`",
+                    Label(word.span, "no number, no value of a task"),
                     (
                         f"names that may stand here: {known}",
                         "else write the number itself, as in `0.1 * diagonal`",
@@ -89,7 +90,7 @@ class Chains:
                 Label(term.span, "this weight is none"),
                 ("write the number itself, as in `0.1 * diagonal`",),
             )
-        return Weight(term.weight, tuple(sorted(name for name, _ in term.names)))
+        return Weight(term.weight, tuple(sorted(word.text for word in term.names)))
 
     def _chain(self, chain: s.ChainSyntax, name: str, doc: str) -> Curvature | None:
         start = self._source(chain)

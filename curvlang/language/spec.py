@@ -126,9 +126,9 @@ class _Checker:
                 item.name_span,
                 suggestion(item.curvature, (*SOURCES, *self.names.curvatures)),
             )
-        for word, first, again in item.repeated:
-            labels = (Label(again, "again here"), Label(first, "first here"))
-            headline = f"`{word}` stands twice in one evaluation"
+        for line in item.repeated:
+            labels = (Label(line.span, "again here"), Label(line.first, "first here"))
+            headline = f"`{line.word}` stands twice in one evaluation"
             self.problems.append(Diagnostic("E0718", headline, labels, ("leave one out",)))
         inverse = None
         if item.inverse is not None:

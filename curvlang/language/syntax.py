@@ -67,7 +67,7 @@ class Weighted:
 
     weight: float
     chain: ChainSyntax
-    names: tuple[tuple[str, Span], ...] = ()
+    names: tuple[Word, ...] = ()
     span: Span = _span()
 
 
@@ -177,10 +177,19 @@ class TaskDef:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeated:
+    """A line of an evaluation that stands there again: which, where first, where again."""
+
+    word: str
+    first: Span = _span()
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluateDef:
     """`evaluate name with inverse on task { … }`.
 
-    `repeated` holds the lines that stand twice: which, where first, where again.
+    `repeated` holds the lines that stand twice.
     """
 
     curvature: str
@@ -190,7 +199,7 @@ class EvaluateDef:
     influence: tuple[str, str] | None
     lds: tuple[Argument, ...] | None
     solve: Use | None = None
-    repeated: tuple[tuple[str, Span, Span], ...] = ()
+    repeated: tuple[Repeated, ...] = ()
     span: Span = _span()
     name_span: Span = _span()
 
