@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import count
 from typing import assert_never
@@ -53,6 +53,24 @@ def free_indices(expr: Expr) -> tuple[Index, ...]:
     >>> free_indices(Binary("*", Ref("A", (i, j)), Ref("b", (j,)))) == (i, j)
     True
     """
+    return _free(expr, free_indices)
+
+
+class FreeIndices:
+    """`free_indices` of an expression and of everything below it, each part found once."""
+
+    def __init__(self) -> None:
+        # The expression stays with its answer, so that no other takes its identity.
+        self._known: dict[int, tuple[Expr, tuple[Index, ...]]] = {}
+
+    def __call__(self, expr: Expr) -> tuple[Index, ...]:
+        """Free indices, in order of first appearance."""
+        if id(expr) not in self._known:
+            self._known[id(expr)] = (expr, _free(expr, self))
+        return self._known[id(expr)][1]
+
+
+def _free(expr: Expr, below: Callable[[Expr], tuple[Index, ...]]) -> tuple[Index, ...]:
     match expr:
         case Ref(indices=indices):
             found: tuple[Index, ...] = indices
@@ -62,11 +80,11 @@ def free_indices(expr: Expr) -> tuple[Index, ...]:
             # Arguments are whole tensors (or constants): their indices are not free here.
             found = indices
         case Reduce(indices=bound, body=body):
-            found = tuple(x for x in free_indices(body) if x not in bound)
+            found = tuple(x for x in below(body) if x not in bound)
         case Number() | Size():
             found = ()
         case Negate() | Binary() | Apply():
-            found = tuple(x for child in children(expr) for x in free_indices(child))
+            found = tuple(x for child in children(expr) for x in below(child))
         case _:
             assert_never(expr)
     return tuple(dict.fromkeys(found))

@@ -27,7 +27,7 @@ from curvlang.ir.expr import (
     Yield,
 )
 from curvlang.ir.functions import ELEMENTWISE, FUNCTIONS, MAKERS, TensorFunction
-from curvlang.ir.indices import free_indices, walk
+from curvlang.ir.indices import FreeIndices, walk
 from curvlang.language.values import suggestion
 
 Scope = dict[str, tuple[str, ...]]
@@ -66,6 +66,8 @@ LEAF_NAMES = ("a", "g", "e", "H", "J", "C")
 """What a projection redefines; every other tensor keeps the spaces it was computed in."""
 
 ROWS = ((Index("o"), Index("i"), Index("o", 1), Index("i", 1)), (Index("p"), Index("p", 1)))
+MOST_SUGGESTED = 50
+"""Mistakes of one transform for which the nearest name is looked up."""
 DEEPEST = 200
 """Nesting of an expression that is still read; deeper is a slip or an attack."""
 
@@ -84,6 +86,7 @@ class TensorChecker:
         self.parameters = scalars
         self.spaces: set[str] = set(MODEL_LETTERS)
         self.problems: list[Diagnostic] = []
+        self.free = FreeIndices()
         self.written: dict[str, tuple[Index, ...]] = {}
         self.declared: set[str] = set()
         self.made: dict[str, tuple[str, ...]] = {}
@@ -233,7 +236,7 @@ class TensorChecker:
     def _sides(self, target: Target, value: Expr) -> None:
         if not self._expression(value):
             return
-        left, right = set(target.indices), set(free_indices(value))
+        left, right = set(target.indices), set(self.free(value))
         for index in sorted(right - left):
             place = _place(value, index)
             self._say(
@@ -372,7 +375,7 @@ class TensorChecker:
         match call.arguments:
             case (Ref(name=name, indices=indices, cut=cut), *rest) if cut or not indices:
                 for other in rest:
-                    if free_indices(other) or any(
+                    if self.free(other) or any(
                         isinstance(x, Ref) and x.name not in self.scalars for x in walk(other)
                     ):
                         self._arity(call, 1 + FUNCTIONS[call.function].numbers)
@@ -461,7 +464,7 @@ class TensorChecker:
             case Reduce(indices=indices, body=body):
                 self._visit(body)
                 self._twice(indices, expr.span)
-                inside = free_indices(body)
+                inside = self.free(body)
                 for index in indices:
                     if index not in inside:
                         self._say(
@@ -566,7 +569,7 @@ class TensorChecker:
     def _binary(self, expr: Binary) -> None:
         self._visit(expr.left)
         self._visit(expr.right)
-        left, right = set(free_indices(expr.left)), set(free_indices(expr.right))
+        left, right = set(self.free(expr.left)), set(self.free(expr.right))
         match expr.operator:
             case BinaryOperator.ADD | BinaryOperator.SUBTRACT:
                 if not (left <= right or right <= left):
@@ -612,7 +615,9 @@ class TensorChecker:
             written = f"{name}[{','.join(everything[name])}]"
             help_: tuple[str, ...] = (f"add it to `needs`: `needs {written}`",)
         else:
-            help_ = suggestion(name, (*self.scope, *self.scalars))
+            # A text with that many mistakes is helped by none of them.
+            few = len(self.problems) < MOST_SUGGESTED
+            help_ = suggestion(name, (*self.scope, *self.scalars)) if few else ()
         self._say("E0319", f"unknown tensor `{name}`", span, "not in `needs`, not defined", help_)
 
     def _twice(self, indices: Sequence[Index], span: Span) -> None:

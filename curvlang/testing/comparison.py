@@ -86,8 +86,8 @@ def run_compiled(text: str, sizes: Mapping[str, int], batch: int, seed: int = 0)
         made = _plan(program, sizes, min(batch, sizes["n"]))
         run = _run(made, leaves)
         for result in program.results:
-            axes = result.target.indices
-            size = prod(sizes[x.space] for x in axes[: len(axes) // 2])
+            whole = program.partition is Partition.MODEL
+            size = sizes["p"] if whole else sizes["o"] * sizes["i"]
             shape = made.blocks[0].results[result].shape
             operator(shape, run.result(made.blocks[0], result), size, _no_products)
 
@@ -151,7 +151,7 @@ def _read(
     program: Program, result: Yield, tensors: Mapping[str, object], sizes: Mapping[str, int]
 ) -> Array:
     entries, _ = interpret([*program.definitions, result], tensors, sizes)  # type: ignore[arg-type]
-    size = prod(sizes[x.space] for x in result.target.indices[: entries.ndim // 2])
+    size = prod(entries.shape[: entries.ndim // 2])
     return entries.reshape(size, size)
 
 

@@ -13,11 +13,22 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 
 from curvlang.compiler.notation import expression, indices
-from curvlang.ir.expr import Define, Expr, Index, Target, Yield
+from curvlang.ir.expr import (
+    Apply,
+    Define,
+    Expr,
+    Index,
+    Negate,
+    Project,
+    Ref,
+    Space,
+    Target,
+    Yield,
+)
 from curvlang.ir.indices import names, spaces
 from curvlang.language.tensors import MODEL_LETTERS
 from curvlang.testing.expressions import Scope
-from curvlang.testing.statements import State, Statements
+from curvlang.testing.statements import NAMES, State, Statements
 from curvlang.testing.yields import COLUMNS, Yields
 
 LAYER_CHAINS = (
@@ -27,6 +38,7 @@ LAYER_CHAINS = (
     "ggn |> block_diagonal(by = parameter)",
 )
 MODEL_CHAINS = ("hessian", "ggn")
+_EXTRAS = ("plain", "plain", "rounds", "space", "bases", "bases", "functions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +56,18 @@ class _Choice:
         return ["when side == left {", first, "} else {", second, "}"]
 
 
-_Item = Define | Yield | _Choice
+@dataclass(frozen=True, slots=True)
+class _Rounds:
+    """`repeat 2 { … }`: definitions that read what the round before left."""
+
+    count: int
+    body: tuple[Define, ...]
+
+    def lines(self) -> list[str]:
+        return [f"repeat {self.count} {{", *(f"  {x}" for d in self.body for x in _lines(d)), "}"]
+
+
+_Item = Define | Yield | Space | Project | _Choice | _Rounds
 
 
 @st.composite
@@ -62,9 +85,11 @@ def programs(draw: st.DrawFn, layered: bool | None = None, stages: int = 3) -> s
     start = draw(st.sampled_from(LAYER_CHAINS if per_layer else MODEL_CHAINS))
     leaves = _leaves(start, per_layer)
     statements = Statements(draw, State(Scope(dict(leaves)), dict(leaves)))
-    written = [
-        _stage(statements, per_layer, f"stage_{k}") for k in range(draw(st.integers(1, stages)))
-    ]
+    written = []
+    for k in range(draw(st.integers(1, stages))):
+        if draw(st.sampled_from([False, False, False, True])):
+            written.append(_projection(statements, f"projection_{k}"))
+        written.append(_stage(statements, per_layer, f"stage_{k}"))
     uses = "".join(f"\n  |> {use}" for _, use in written)
     return "\n\n".join(text for text, _ in written) + f"\n\ncurvature x = {start}{uses}\n"
 
@@ -93,6 +118,18 @@ def _stage(statements: Statements, layered: bool, name: str) -> tuple[str, str]:
     if "tau" in parameters:
         state.scope.scalars.append("tau")
     items: list[_Item] = list(statements.definitions(4))
+    match draw(st.sampled_from(_EXTRAS)):
+        case "bases":
+            items += statements.bases("oi" if layered else "p")
+        case "functions":
+            items += statements.functions()
+        case "rounds":
+            items.append(_rounds(statements))
+        case "space":
+            items += statements.declared()
+            items += statements.definitions(2)
+        case _:
+            pass
     if "side" in parameters:
         items.append(_choice(statements))
         items += statements.definitions(2)
@@ -103,6 +140,36 @@ def _stage(statements: Statements, layered: bool, name: str) -> tuple[str, str]:
     lines = [f"  {line}" for item in items for line in _lines(item)]
     head = [f"transform {name}{parameters} {{", *_needs(before, items)]
     return "\n".join([*head, *lines, "}"]), use
+
+
+def _projection(statements: Statements, name: str) -> tuple[str, str]:
+    """A transform that projects: what was computed over the space stays behind."""
+    space, start, basis = statements.declared()
+    target = basis.targets[0]
+    row, column = target.indices
+    project = Project(row.space, column.space, Ref(target.name, target.indices))
+    items: list[_Item] = [space, start, basis, project]
+    statements.state.forget(frozenset((row.space, column.space)), "ageHJLC")
+    lines = [f"  {line}" for item in items for line in _lines(item)]
+    return "\n".join([f"transform {name} {{", *lines, "}"]), name
+
+
+def _rounds(statements: Statements) -> _Rounds:
+    """One or two tensors, each over the spaces that it has already, if it has any."""
+    state = statements.state
+    plain = [n for n, s in state.scope.tensors.items() if n not in "agejHJLC" and "n" not in s]
+    found: list[Define] = []
+    for _ in range(statements.draw(st.integers(1, 2))):
+        unused = [n for n in NAMES if n not in state.known and n not in state.scope.scalars]
+        name = statements.make.one_of([*unused, *plain])
+        own = statements.indices(1, 2)
+        if name in state.known:
+            letters = state.known[name]
+            own = tuple(Index(x, letters[:k].count(x)) for k, x in enumerate(letters))
+        value = Apply("exp", (Negate(Apply("abs", (statements.make.expression(own, 1),))),))
+        found.append(statements.define(own, value, name))
+        plain = [n for n in plain if n != name]
+    return _Rounds(statements.draw(st.integers(1, 3)), tuple(found))
 
 
 def _choice(statements: Statements) -> _Choice:
@@ -120,7 +187,11 @@ def _lines(item: _Item) -> list[str]:
             return [f"{left} = {expression(value)}"]
         case Yield(target=target, value=value):
             return [f"yield {target.name}{indices(target.indices)} = {expression(value)}"]
-        case _Choice():
+        case Space(letter=letter, length=length):
+            return [f"space {letter} = {expression(length)}"]
+        case Project(old=old, new=new, basis=basis):
+            return [f"project {old} -> {new} with {expression(basis)}"]
+        case _Choice() | _Rounds():
             return item.lines()
 
 
@@ -129,15 +200,9 @@ def _needs(before: dict[str, tuple[str, ...]], items: list[_Item]) -> list[str]:
     read: dict[str, None] = {}
     defined: set[str] = set()
     for item in items:
-        values = (item.left, item.right) if isinstance(item, _Choice) else (item.value,)
-        read |= dict.fromkeys(x for v in values for x in sorted(names(v)) if x not in defined)
-        match item:
-            case Define(targets=targets):
-                defined |= {t.name for t in targets}
-            case _Choice(name=name):
-                defined.add(name)
-            case Yield():
-                pass
+        for made, values in _steps(item):
+            read |= dict.fromkeys(x for v in values for x in sorted(names(v)) if x not in defined)
+            defined |= made
     read |= dict.fromkeys(_naming(before, items))
     wanted = [f"{x}[{_written(before[x])}]" for x in read if before.get(x)]
     return [f"  needs {', '.join(wanted)}"] if wanted else []
@@ -146,14 +211,29 @@ def _needs(before: dict[str, tuple[str, ...]], items: list[_Item]) -> list[str]:
 def _naming(before: dict[str, tuple[str, ...]], items: list[_Item]) -> list[str]:
     """A tensor of each made space that the body uses: the letter has its meaning from there."""
     found = []
-    values = [
-        v for x in items for v in ((x.left, x.right) if isinstance(x, _Choice) else (x.value,))
-    ]
+    values = [v for item in items for _, own in _steps(item) for v in own]
     for letter in dict.fromkeys(x for v in values for x in sorted(spaces(v))):
         owners = [name for name, own in before.items() if letter in own]
         if owners and letter not in MODEL_LETTERS:
             found.append(owners[0])
     return found
+
+
+def _steps(item: _Item) -> list[tuple[set[str], tuple[Expr, ...]]]:
+    """What an item defines and reads, in order."""
+    match item:
+        case Define(targets=targets, value=value):
+            return [({t.name for t in targets}, (value,))]
+        case Yield(value=value):
+            return [(set(), (value,))]
+        case Space(length=length):
+            return [(set(), (length,))]
+        case Project():
+            return []
+        case _Choice(name=name, left=left, right=right):
+            return [({name}, (left, right))]
+        case _Rounds(body=body):
+            return [step for define in body for step in _steps(define)]
 
 
 def _written(spaces: tuple[str, ...]) -> str:

@@ -26,6 +26,8 @@ from curvlang.ir.expr import (
     Reduce,
     ReductionKind,
     Ref,
+    Size,
+    Space,
     Target,
 )
 from curvlang.testing.expressions import Expressions, Scope, plus, raised, times
@@ -35,7 +37,7 @@ NAMES = (
     *("lambda", "x1", "mean_1", "C_1", "torch", "discarded_mass", "y0_1", "eye", "None", "ﬁx"),
 )
 """Names a person may give; the second row means something in Python or in generated code."""
-LETTERS = "kmqsuvwxyzαβ"
+LETTERS = "kmqsuvwxyzαβγδεζηθκμνξ"
 """Letters for spaces that `eigh` and `svd` make."""
 
 
@@ -67,6 +69,14 @@ class State:
     definite: list[str] = field(default_factory=list)
     generic: list[str] = field(default_factory=list)
     bases: list[Basis] = field(default_factory=list)
+
+    def forget(self, spaces: frozenset[str], leaves: str) -> None:
+        """Leave every tensor over some spaces behind, but for leaves."""
+        for name, own in list(self.known.items()):
+            if spaces & set(own) and name not in leaves:
+                self.bind(name, ())
+                del self.known[name]
+        self.scope.scalars.clear()
 
     def bind(self, name: str, own: tuple[Index, ...], *, readable: bool = True) -> None:
         """Give a name its meaning; the one it had before is gone."""
@@ -110,6 +120,7 @@ class Statements:
             *([self.in_basis, self.squares] if self.state.bases else []),
             *([self.svd] if self.rectangular() else []),
             *([self.input] if "a" in self.state.scope.tensors else []),
+            self.drawn,
         ]
         return self.make.one_of(kinds)()
 
@@ -124,9 +135,25 @@ class Statements:
         letters = self.draw(st.lists(st.sampled_from(open_), min_size=least, max_size=most))
         return tuple(Index(x, letters[:k].count(x)) for k, x in enumerate(letters))
 
-    def pair(self) -> tuple[Index, Index]:
+    def bases(self, letters: str) -> list[Define]:
+        """For every letter a moment, a matrix without equal eigenvalues, and its eigenvectors."""
+        found = []
+        for letter in letters:
+            moment = self.moment(letter)
+            generic = self.generic(moment.targets[0].name)
+            found += [moment, generic, self.eigh(generic.targets[0].name)]
+        return found
+
+    def functions(self) -> list[Define]:
+        """A moment, a definite matrix, and a function of it."""
+        moment = self.moment()
+        definite = self.definite(moment.targets[0].name)
+        return [moment, definite, self.function(definite.targets[0].name)]
+
+    def pair(self, letter: str | None = None) -> tuple[Index, Index]:
         """Row and column of a square matrix."""
-        letter = self.make.one_of([x for x in self.state.scope.spaces if x not in "ntr"])
+        if letter is None:
+            letter = self.make.one_of([x for x in self.state.scope.spaces if x not in "ntr"])
         return Index(letter), Index(letter, 1)
 
     def define(self, own: tuple[Index, ...], value: Expr, name: str | None = None) -> Define:
@@ -152,15 +179,33 @@ class Statements:
         shift = self.make.expression(self.make.subset(own[1:]), 1)
         return self.define(own, Binary(BinaryOperator.SUBTRACT, Ref("a", own), shift), "a")
 
-    def moment(self) -> Define:
-        own = self.pair()
+    def drawn(self) -> Define:
+        """A random tensor over known spaces."""
+        own = self.indices(1, 2)
+        seed = Number(float(self.draw(st.integers(0, 3))))
+        which = self.make.one_of(["random_normal", "random_sign"])
+        return self.define(own, Call(which, (seed,), own))
+
+    def declared(self) -> tuple[Space, Define, Define]:
+        """A short space, and orthonormal columns over it: `P[i,k] = orthonormal(X)`."""
+        row = Index(self.make.one_of([x for x in self.state.scope.spaces if x in "oip"]))
+        column = Index(next(self.letters))
+        length = Apply("min", (Number(float(self.draw(st.integers(1, 3)))), Size(row)))
+        seed = Number(float(self.draw(st.integers(0, 3))))
+        own = (row, column)
+        start = self.define(own, Call("random_normal", (seed,), own))
+        basis = self.define(own, Call("orthonormal", (Ref(start.targets[0].name),)))
+        return Space(column.space, length), start, basis
+
+    def moment(self, letter: str | None = None) -> Define:
+        own = self.pair(letter)
         found = self.define(own, self.make.gram(own[0], 1))
         self.state.symmetric.append(found.targets[0].name)
         return found
 
-    def matrix(self, known: list[str]) -> tuple[str, tuple[Index, Index]]:
-        """A square matrix and its indices."""
-        name = self.make.one_of(known)
+    def matrix(self, known: list[str], name: str | None) -> tuple[str, tuple[Index, Index]]:
+        """A square matrix, one of the known where none is named, and its indices."""
+        name = self.make.one_of(known) if name is None else name
         letter = self.state.known[name][0]
         return name, (Index(letter), Index(letter, 1))
 
@@ -169,18 +214,18 @@ class Statements:
         size = plus(Call("norm", (Ref(name),)), Number(1.0))
         return Binary(BinaryOperator.DIVIDE, Ref(name, own), size)
 
-    def definite(self) -> Define:
+    def definite(self, name: str | None = None) -> Define:
         """A semidefinite matrix and a multiple of the identity."""
-        name, own = self.matrix(self.state.symmetric)
+        name, own = self.matrix(self.state.symmetric, name)
         shift = times(Number(self.make.one_of([0.5, 1.0])), Delta(*own))
         found = self.define(own, plus(self.bounded(name, own), shift))
         self.state.definite.append(found.targets[0].name)
         self.state.symmetric.append(found.targets[0].name)
         return found
 
-    def generic(self) -> Define:
+    def generic(self, name: str | None = None) -> Define:
         """A matrix without two equal eigenvalues: random numbers along its diagonal."""
-        name, own = self.matrix(self.state.symmetric)
+        name, own = self.matrix(self.state.symmetric, name)
         seed = Number(float(self.draw(st.integers(0, 3))))
         noise = raised(Call("random_normal", (seed,), (own[0],)), 2.0)
         found = self.define(own, plus(self.bounded(name, own), times(Delta(*own), noise)))
@@ -188,9 +233,9 @@ class Statements:
         self.state.symmetric.append(found.targets[0].name)
         return found
 
-    def eigh(self) -> Define:
+    def eigh(self, name: str | None = None) -> Define:
         """One or two results; the eigenvalues may be thrown away."""
-        name, own = self.matrix(self.state.generic)
+        name, own = self.matrix(self.state.generic, name)
         letter = next(self.letters)
         vectors, values = self.draw(
             st.lists(st.sampled_from(NAMES), min_size=2, max_size=2, unique=True)
@@ -231,9 +276,9 @@ class Statements:
         square = self.make.one_of([raised(rotated, 2.0), Apply("abs", (rotated,))])
         return self.define((k,), square)
 
-    def function(self) -> Define:
+    def function(self, name: str | None = None) -> Define:
         """`inv`, `power`, `cholesky` of a definite matrix."""
-        name, own = self.matrix(self.state.definite)
+        name, own = self.matrix(self.state.definite, name)
         exponent = self.make.one_of(_EXPONENTS)
         which = self.make.one_of(["inv", "power", "cholesky"])
         arguments = (Ref(name), exponent) if which == "power" else (Ref(name),)

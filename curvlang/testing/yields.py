@@ -40,7 +40,7 @@ class Yields:
     def entries(self, depth: int = 1) -> Expr:
         """The entries; shrinks to the identity."""
         whole = [self.identity, self.diagonal, self.low_rank, self.gram, self.dense, self.so_far]
-        layers = [self.kronecker, self.per_unit, self.one_sided, *self._rotated()]
+        layers = [*[self.kronecker] * 3, self.per_unit, self.one_sided, *self._rotated()]
         leaf = [self.hessian] if "H" in self.from_.state.scope.tensors else []
         kinds: list[Callable[[], Expr]] = [*whole, *(layers if self.layered else []), *leaf]
         if depth > 0 and self.make.flip():

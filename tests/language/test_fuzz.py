@@ -65,6 +65,28 @@ def test_any_text_survives(request):
     run()
 
 
+KEPT = (
+    "curvature x = weight_decay*kfac +   0.5*ggn",
+    "evaluate kfac on digits { lds\n lds subsets = 5 }",
+    "curvature x = 0/0 * ggn + 0 * 1/0 * kfac",
+    "curvaturex = ggn",
+    "law kfac equals ggn within1e-10",
+    "transform t(w: {a, b} = a) {\n  when w == a { # }\n A[i] = a[n,t,i] } else { # {\n }\n}",
+    "transform t(A: float = 2) { needs a[n,t,i]\n A[i] = mean[n,t] A * a[n,t,i]\n}",
+    "curvature x = 1e999 * kfac",
+    "task t { model mlp(hidden = [16] * 1e999) }",
+    "transform t { s = 2^(1 / 0) + 2^(0 - 1)^0.5 + 10^400 }",
+    "transform t { w[i] = random_normal[i](-1) + random_sign[i](0.5) }",
+)
+"""What random inputs found, kept."""
+
+
+@pytest.mark.parametrize("text", KEPT)
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_kept_inputs_survive(text, ending):
+    assert_survives(text.replace("\n", ending) + ending)
+
+
 def test_what_the_grammar_makes_survives(request):
     strategy = from_lark(build(grammar()), start="start")
 
