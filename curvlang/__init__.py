@@ -16,19 +16,24 @@ if TYPE_CHECKING:
     from curvlang.evaluation.lds import lds
     from curvlang.evaluation.protocol import LDS
     from curvlang.facade import compile_spec as compile
-    from curvlang.facade import evaluate, explain, fit, influence
+    from curvlang.facade import evaluate, explain, fit, influence, self_influence, top
     from curvlang.language import load, loads
     from curvlang.models.coverage import coverage
+    from curvlang.models.losses import BinaryCrossEntropy, CrossEntropy
+    from curvlang.models.metric import Metric
     from curvlang.models.recipe import Recipe
     from curvlang.models.task import Task
     from curvlang.runtime.fitted import FittedOperator
     from curvlang.runtime.fitted import load_fitted as load_operator
 
 _WHERE = {
+    "BinaryCrossEntropy": ("curvlang.models.losses", "BinaryCrossEntropy"),
+    "CrossEntropy": ("curvlang.models.losses", "CrossEntropy"),
     "Diagnostic": ("curvlang.diagnostics.diagnostic", "Diagnostic"),
     "FittedOperator": ("curvlang.runtime.fitted", "FittedOperator"),
     "LDS": ("curvlang.evaluation.protocol", "LDS"),
     "MachineError": ("curvlang.diagnostics.diagnostic", "MachineError"),
+    "Metric": ("curvlang.models.metric", "Metric"),
     "Recipe": ("curvlang.models.recipe", "Recipe"),
     "SpecError": ("curvlang.diagnostics.diagnostic", "SpecError"),
     "Task": ("curvlang.models.task", "Task"),
@@ -42,13 +47,18 @@ _WHERE = {
     "load": ("curvlang.language", "load"),
     "load_operator": ("curvlang.runtime.fitted", "load_fitted"),
     "loads": ("curvlang.language", "loads"),
+    "self_influence": ("curvlang.facade", "self_influence"),
+    "top": ("curvlang.facade", "top"),
 }
 
 __all__ = [
     "LDS",
+    "BinaryCrossEntropy",
+    "CrossEntropy",
     "Diagnostic",
     "FittedOperator",
     "MachineError",
+    "Metric",
     "Recipe",
     "SpecError",
     "Task",
@@ -63,6 +73,8 @@ __all__ = [
     "load",
     "load_operator",
     "loads",
+    "self_influence",
+    "top",
 ]
 
 

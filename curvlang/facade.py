@@ -7,26 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from curvlang.compiler.explain import Explanation
 from curvlang.compiler.sums import explain_sum
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.evaluation.attribution import influence, self_influence
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.evaluate import (
     evaluate_curvature,
     fit_curvature,
     fit_solver,
-    gradients,
 )
-from curvlang.evaluation.influence import scores
 from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.evaluation.result import Result
-from curvlang.language import curvature_named, inverse_text, load, loads, solver_text
+from curvlang.evaluation.top import top
+from curvlang.language import curvature_named, load, loads
 from curvlang.language.chain import Chain, Combination, Curvature, Evaluation, Spec
 from curvlang.language.sums import sum_text, weighted_chains
 from curvlang.models.task import Task
-from curvlang.operators import Operator
 from curvlang.runtime.fit import model_flops, prepare
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.version import VERSION
@@ -88,74 +86,6 @@ def fit(
     return FittedOperator(
         stage.operator, task.parameters, rule, stage.label, solver, stage.by_example
     )
-
-
-def influence(
-    operator: FittedOperator | Operator,
-    task: Task,
-    *,
-    damping: float | None = None,
-    inverse: str | None = None,
-    solve: str | None = None,
-    per_layer: bool = False,
-    chunk: int = 4096,
-) -> Tensor | dict[str, Tensor]:
-    """Influence scores `[Q, N]`: `∇m_qᵀ C⁻¹ ∇ℓ_n`, positive where training on n lowers q's loss.
-
-    Args:
-        operator: A fitted curvature.
-        task: Queries and training examples.
-        damping: λ of `(C + λI)⁻¹`; the spec's inverse where not given.
-        inverse: An inverse as a spec writes it, `pseudo(rtol = 1e-4)`.
-        solve: A solver as a spec writes it, `cg(preconditioner = diagonal)`; the spec's where not
-            given. It is used for matrices without structure.
-        per_layer: Scores of each block instead, by name; they add up to the total.
-        chunk: Queries preconditioned at once.
-    """
-    fitted = (
-        operator
-        if isinstance(operator, FittedOperator)
-        else FittedOperator(operator, task.parameters)
-    )
-    if damping is not None and inverse is not None:
-        raise SpecError(
-            Diagnostic("E0709", "both `damping` and `inverse` are given", help=("give one",))
-        )
-    if inverse is not None or solve is not None:
-        rule = fitted.rule if inverse is None else inverse_text(inverse, "<inverse>")
-        solver = fitted.solver
-        if solve is not None:
-            solver = fit_solver(solver_text(solve, "<solve>"), task)
-        fitted = FittedOperator(
-            fitted.operator, fitted.parameters, rule, fitted.label, solver, fitted.by_example
-        )
-    ready = fitted.inverse(damping)
-    train, query = gradients(task, "train"), gradients(task, "query")
-    kind = ready.operator.dtype
-    train, query = train.to(kind), query.to(kind)
-    if not per_layer:
-        return scores(ready.operator, query, train, chunk=chunk)
-    return _per_block(ready, query, train, chunk)
-
-
-def _per_block(
-    ready: FittedOperator, query: Tensor, train: Tensor, chunk: int
-) -> dict[str, Tensor]:
-    from curvlang.operators import BlockDiagonal
-
-    operator = ready.operator
-    if not isinstance(operator, BlockDiagonal):
-        raise SpecError(
-            Diagnostic(
-                "E0710",
-                f"a {operator.structure} curvature has no scores per layer",
-                help=("put `block_diagonal(by = layer)` into the chain",),
-            )
-        )
-    return {
-        name: scores(block, query[:, index], train[:, index], chunk=chunk)
-        for name, block, index in zip(operator.names, operator.blocks, operator.index, strict=True)
-    }
 
 
 def evaluate(
@@ -253,4 +183,6 @@ __all__ = [
     "influence",
     "load",
     "loads",
+    "self_influence",
+    "top",
 ]

@@ -1,0 +1,98 @@
+"""`curvlang influence`: scores of queries against training examples, to a file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Spec = Annotated[str, typer.Argument(help="A path (`x.cv`, `x.cv:name`), or a shipped name.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line says."""
+
+    spec: str
+    out: Path
+    metric: str
+    damping: float | None
+    inverse: str | None
+    per_layer: bool
+    per_position: bool
+    self_influence: bool
+    group: str | None
+    reduce: str
+    top: int
+    queries: str | None
+    task: str | None
+    device: str
+    dtype: str
+    seed: int
+    json: bool
+    quiet: bool
+
+
+def command(
+    spec: Spec,
+    out: Annotated[
+        Path, typer.Option(help="The score file: .npy, .safetensors, .csv or .parquet.")
+    ] = Path("scores.npy"),
+    metric: Annotated[str, typer.Option(help="`loss`, `margin` or `logit` of a query.")] = "loss",
+    damping: Annotated[
+        float | None, typer.Option(help="λ of (C + λI)⁻¹, in place of the spec's inverse.")
+    ] = None,
+    inverse: Annotated[
+        str | None, typer.Option(help="An inverse as a spec writes it: `pseudo(rtol = 1e-4)`.")
+    ] = None,
+    per_layer: Annotated[
+        bool, typer.Option("--per-layer", help="Scores of every layer; they add up to the total.")
+    ] = False,
+    per_position: Annotated[
+        bool,
+        typer.Option("--per-position", help="Scores of every output position of the examples."),
+    ] = False,
+    self_influence: Annotated[
+        bool, typer.Option("--self", help="Every training example against itself alone.")
+    ] = False,
+    group: Annotated[
+        str | None, typer.Option(help="Queries asked together: `label` (one group a class), `all`.")
+    ] = None,
+    reduce: Annotated[str, typer.Option(help="`sum` or `mean` over a group.")] = "sum",
+    top: Annotated[
+        int, typer.Option(min=0, help="Show the K most helpful and harmful examples of a query.")
+    ] = 0,
+    queries: Annotated[
+        str | None, typer.Option(help="Which queries `--top` shows: `0,4,7`; the first three.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="A task, as a spec writes it.")] = None,
+    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, or `auto`.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="`float32` or `float64` for the analysis.")
+    ] = "float64",
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Of the initialisation and of sampling.")
+    ] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="What was computed, as JSON on standard output.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
+) -> int:
+    """Train the task's model, fit the spec's curvature, and write influence scores to a file."""
+    from .scoring import score
+
+    request = Request(
+        spec, out, metric, damping, inverse, per_layer, per_position, self_influence, group,
+        reduce, top, queries, task, device, dtype, seed, as_json, quiet,
+    )  # fmt: skip
+    found = score(request)
+    if as_json:
+        json.dump(found.data, sys.stdout, indent=2, allow_nan=False)
+        print()
+    elif found.text:
+        print(found.text)
+    return 0

@@ -1,0 +1,230 @@
+"""Scores of queries against training examples, streamed: no `[N, P]` matrix is ever formed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.evaluation.evaluate import fit_solver
+from curvlang.evaluation.groups import Groups, group_matrix
+from curvlang.evaluation.influence import product, scores
+from curvlang.language import inverse_text, solver_text
+from curvlang.models.blocks import LayerBlock, blocks
+from curvlang.models.leaves import per_example_gradients
+from curvlang.models.loss import Loss
+from curvlang.models.metric import Metric, asked_of
+from curvlang.models.positions import position_count, position_gradients
+from curvlang.models.task import Task
+from curvlang.operators import BlockDiagonal, Operator
+from curvlang.runtime.fitted import FittedOperator
+
+GRADIENT_BYTES = 2**28
+"""Per-example gradients that are held at once."""
+MOST = 512
+"""Examples that go through the model at once."""
+
+Progress = Callable[[str, int, int], None]
+
+
+def influence(
+    operator: FittedOperator | Operator,
+    task: Task,
+    *,
+    metric: str | Metric = "loss",
+    damping: float | None = None,
+    inverse: str | None = None,
+    solve: str | None = None,
+    per_layer: bool = False,
+    per_position: bool = False,
+    groups: Groups | None = None,
+    reduce: str = "sum",
+    chunk: int = 4096,
+    progress: Progress | None = None,
+) -> Tensor | dict[str, Tensor]:
+    """Influence scores `[Q, N]`: `∇m_qᵀ C⁻¹ ∇ℓ_n`, positive where training on n improves query q.
+
+    Args:
+        operator: A fitted curvature.
+        task: Queries and training examples.
+        metric: What is asked of the queries: `loss`, `margin`, `logit`, or a `Metric`. Where a
+            metric is better when higher, m is its negative, so that the sign says the same.
+        damping: λ of `(C + λI)⁻¹`; the spec's inverse where not given.
+        inverse: An inverse as a spec writes it, `pseudo(rtol = 1e-4)`.
+        solve: A solver as a spec writes it, `cg(preconditioner = diagonal)`; the spec's where not
+            given. It is used for matrices without structure.
+        per_layer: Scores of each block instead, by name; they add up to the total.
+        per_position: Scores `[Q, N, T]` of the parts of n's loss that its T output positions
+            carry; they add up to the total over the last axis.
+        groups: The queries of each group, as lists of indices or as a label for every query; the
+            first axis is then the groups, in the order of their labels.
+        reduce: `sum` or `mean` over the queries of a group.
+        chunk: Queries preconditioned at once.
+        progress: Told how many training examples are scored.
+
+    Raises:
+        SpecError: E0590 to E0592 for a metric, groups or positions that the task does not have.
+    """
+    ready = inverted(operator, task, damping=damping, inverse=inverse, solve=solve)
+    asked = asked_of(metric, task.loss)
+    X, y = task.query
+    with torch.no_grad():
+        shape = (len(X), *task.model(X[:1].to(task.device)).shape[1:])
+    asked.cost.validate(shape, y, task.dtype)
+    parts = _parts(ready.operator, per_layer)
+    query = _query_gradients(task, asked.cost, groups, reduce).to(ready.operator.dtype)
+    moved = {
+        name: torch.cat(
+            [product(block, query[k : k + chunk, index]) for k in range(0, len(query), chunk)]
+        )
+        for name, (block, index) in parts.items()
+    }
+    found = _against_training(task, moved, parts, per_position, progress)
+    return found if per_layer else found[""]
+
+
+def self_influence(
+    operator: FittedOperator | Operator,
+    task: Task,
+    *,
+    part: str = "train",
+    damping: float | None = None,
+    inverse: str | None = None,
+    solve: str | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """`∇ℓ_nᵀ C⁻¹ ∇ℓ_n` of every example, `[N]`: how far an example's loss rests on itself alone.
+
+    The diagonal of the scores of a part against itself, without the rest of them. Other arguments
+    as for `influence`.
+
+    Args:
+        operator: A fitted curvature.
+        task: Its training examples, or its queries.
+        part: `train` or `query`.
+        damping: λ.
+        inverse: An inverse as a spec writes it.
+        solve: A solver as a spec writes it.
+        progress: Told how many examples are scored.
+    """
+    ready = inverted(operator, task, damping=damping, inverse=inverse, solve=solve).operator
+    found = []
+    total, done = len(task.part(part)[0]), 0
+    for v in gradient_batches(task, task.loss, part):
+        v = v.to(ready.dtype)
+        found.append((product(ready, v) * v).sum(-1))
+        done += len(v)
+        if progress is not None:
+            progress("scores", done, total)
+    return torch.cat(found)
+
+
+def inverted(
+    operator: FittedOperator | Operator,
+    task: Task,
+    *,
+    damping: float | None = None,
+    inverse: str | None = None,
+    solve: str | None = None,
+) -> FittedOperator:
+    """C⁻¹ under the spec's inverse and solver, or those given instead.
+
+    Raises:
+        SpecError: E0709 where both `damping` and `inverse` are given.
+    """
+    fitted = (
+        operator
+        if isinstance(operator, FittedOperator)
+        else FittedOperator(operator, task.parameters)
+    )
+    if damping is not None and inverse is not None:
+        raise SpecError(
+            Diagnostic("E0709", "both `damping` and `inverse` are given", help=("give one",))
+        )
+    if inverse is not None or solve is not None:
+        rule = fitted.rule if inverse is None else inverse_text(inverse, "<inverse>")
+        solver = fitted.solver
+        if solve is not None:
+            solver = fit_solver(solver_text(solve, "<solve>"), task)
+        fitted = FittedOperator(
+            fitted.operator, fitted.parameters, rule, fitted.label, solver, fitted.by_example
+        )
+    return fitted.inverse(damping)
+
+
+def gradient_batches(task: Task, loss: Loss, part: str) -> Iterator[Tensor]:
+    """Gradients `[B, P]` of a loss on consecutive examples of a part."""
+    found = blocks(task.model, task.train[0][:1].to(task.device))
+    for x, y in task.batches(batch_size(task), part):
+        yield per_example_gradients(task.model, loss, x, y, found)
+
+
+def batch_size(task: Task, columns: int = 1) -> int:
+    """Examples whose gradients, `columns` of them each, are held at once."""
+    size = torch.empty((), dtype=task.dtype).element_size()
+    return max(1, min(MOST, GRADIENT_BYTES // (size * task.P * columns)))
+
+
+def _query_gradients(task: Task, cost: Loss, groups: Groups | None, reduce: str) -> Tensor:
+    """`[Q, P]`, or `[G, P]` added up over groups: a gradient is linear."""
+    if groups is None:
+        return torch.cat(list(gradient_batches(task, cost, "query")))
+    weights = group_matrix(groups, reduce, task.Q).to(device=task.device, dtype=task.dtype)
+    total = torch.zeros(len(weights), task.P, dtype=task.dtype, device=task.device)
+    done = 0
+    for v in gradient_batches(task, cost, "query"):
+        total += weights[:, done : done + len(v)] @ v
+        done += len(v)
+    return total
+
+
+def _parts(operator: Operator, per_layer: bool) -> dict[str, tuple[Operator, Tensor | slice]]:
+    """Blocks by name with their places, or the whole under no name."""
+    if not per_layer:
+        return {"": (operator, slice(None))}
+    if not isinstance(operator, BlockDiagonal):
+        raise SpecError(
+            Diagnostic(
+                "E0710",
+                f"a {operator.structure} curvature has no scores per layer",
+                help=("put `block_diagonal(by = layer)` into the chain",),
+            )
+        )
+    named = zip(operator.names, operator.blocks, operator.index, strict=True)
+    return {name: (block, index) for name, block, index in named}
+
+
+def _against_training(
+    task: Task,
+    moved: dict[str, Tensor],
+    parts: dict[str, tuple[Operator, Tensor | slice]],
+    per_position: bool,
+    progress: Progress | None,
+) -> dict[str, Tensor]:
+    """Products of preconditioned queries with the gradients of every training example."""
+    found: dict[str, list[Tensor]] = {name: [] for name in parts}
+    done = 0
+    for v in _training(task, per_position):
+        for name, (_, index) in parts.items():
+            u = moved[name]
+            found[name].append(torch.tensordot(u, v[..., index].to(u.dtype), ([1], [v.ndim - 1])))
+        done += len(v)
+        if progress is not None:
+            progress("scores", done, task.N)
+    return {name: torch.cat(pieces, 1) for name, pieces in found.items()}
+
+
+def _training(task: Task, per_position: bool) -> Iterator[Tensor]:
+    """Gradients `[B, P]`, or `[B, T, P]` by output position."""
+    if not per_position:
+        yield from gradient_batches(task, task.loss, "train")
+        return
+    found: Sequence[LayerBlock] = blocks(task.model, task.train[0][:1].to(task.device))
+    T = position_count(task)
+    for x, y in task.batches(batch_size(task, T)):
+        yield position_gradients(task.model, task.loss, x, y, found)
+
+
+__all__ = ["gradient_batches", "influence", "inverted", "scores", "self_influence"]

@@ -1,0 +1,61 @@
+"""Groups of queries that are asked together: by lists of indices, or by a label for each query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+
+Groups: TypeAlias = "Tensor | Sequence[Sequence[int]]"
+"""Whole numbers [Q], one group's label for each query; or the indices of each group's queries."""
+
+
+def group_members(groups: Groups, queries: int) -> list[tuple[object, list[int]]]:
+    """Label and members of every group, in the order of the labels.
+
+    Raises:
+        SpecError: E0591 for labels or indices that do not fit the queries.
+    """
+    if isinstance(groups, Tensor):
+        if groups.ndim != 1 or len(groups) != queries or groups.is_floating_point():
+            _refuse(
+                f"labels of groups of shape {list(groups.shape)} and type {groups.dtype} for "
+                f"{queries} queries"
+            )
+        labels = groups.unique(sorted=True).tolist()
+        return [(label, (groups == label).nonzero()[:, 0].tolist()) for label in labels]
+    members = [[int(k) for k in group] for group in groups]
+    if not members or not all(members):
+        _refuse("a group has no queries" if members else "there are no groups")
+    outside = [k for group in members for k in group if not 0 <= k < queries]
+    if outside:
+        _refuse(f"there is no query {outside[0]}: they are numbered 0…{queries - 1}")
+    return list(enumerate(members))
+
+
+def group_matrix(groups: Groups, reduce: str, queries: int) -> Tensor:
+    """Weights `[G, Q]` that add up the queries of each group, or average them."""
+    if reduce not in ("sum", "mean"):
+        _refuse(f"groups are reduced by `sum` or `mean`, not `{reduce}`")
+    members = group_members(groups, queries)
+    weights = torch.zeros(len(members), queries, dtype=torch.float64)
+    for row, (_, group) in zip(weights, members, strict=True):
+        at = torch.tensor(group)
+        row.index_add_(0, at, torch.full_like(at, 1, dtype=torch.float64))
+        if reduce == "mean":
+            row /= len(group)
+    return weights
+
+
+def _refuse(what: str) -> None:
+    raise SpecError(
+        Diagnostic(
+            "E0591",
+            what,
+            help=("give a whole number for every query, or lists of the queries' indices",),
+        )
+    )

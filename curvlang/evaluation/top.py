@@ -1,0 +1,105 @@
+"""The training examples that help and harm a query most, with what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.models.task import Task
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Neighbour:
+    """One training example beside a query.
+
+    Args:
+        index: Its place among the training examples.
+        score: Its score.
+        x: Its inputs; None without a task.
+        y: Its target; None without a task.
+    """
+
+    index: int
+    score: float
+    x: Tensor | None = None
+    y: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Top:
+    """The extremes of one query's scores.
+
+    Args:
+        query: Its place among the queries (or groups).
+        helpful: Highest scores first; all of them above 0.
+        harmful: Lowest scores first; all of them below 0.
+        x: The query's inputs; None without a task, and for groups.
+        y: Its target, likewise.
+    """
+
+    query: int
+    helpful: tuple[Neighbour, ...]
+    harmful: tuple[Neighbour, ...]
+    x: Tensor | None = None
+    y: Tensor | None = None
+
+
+def top(
+    scores: Tensor,
+    k: int = 5,
+    task: Task | None = None,
+    *,
+    queries: Sequence[int] | None = None,
+    grouped: bool = False,
+) -> list[Top]:
+    """The k most helpful and the k most harmful training examples of every query.
+
+    An example with score 0 is neither. Ties go to the earlier example.
+
+    Args:
+        scores: `[Q, N]`.
+        k: How many of each kind at most.
+        task: Gives the examples themselves.
+        queries: Which queries; all where not given.
+        grouped: Whether the first axis is groups of queries, which have no example of their own.
+
+    Raises:
+        SpecError: E0593 for scores of another shape, or a query that there is not.
+    """
+    if scores.ndim != 2 or k < 1:
+        _refuse(f"scores of shape {list(scores.shape)} and k = {k}", "give scores [Q, N], k ≥ 1")
+    chosen = range(len(scores)) if queries is None else queries
+    outside = [q for q in chosen if not 0 <= q < len(scores)]
+    if outside:
+        _refuse(f"there is no query {outside[0]}", f"queries are numbered 0…{len(scores) - 1}")
+    rows = len(scores) if grouped or task is None else task.Q
+    if task is not None and tuple(scores.shape) != (rows, task.N):
+        _refuse(
+            f"scores of shape {list(scores.shape)} for {task.Q} queries and {task.N} examples",
+            "give scores [Q, N] of this task, or `grouped=True`",
+        )
+    return [_of(q, scores[q], k, task, grouped) for q in chosen]
+
+
+def _of(q: int, row: Tensor, k: int, task: Task | None, grouped: bool) -> Top:
+    order = torch.argsort(row, stable=True, descending=True).tolist()
+    back = torch.argsort(row, stable=True).tolist()
+    helpful = tuple(_neighbour(n, row, task) for n in order[:k] if row[n] > 0)
+    harmful = tuple(_neighbour(n, row, task) for n in back[:k] if row[n] < 0)
+    if task is None or grouped:
+        return Top(q, helpful, harmful)
+    return Top(q, helpful, harmful, task.query[0][q], task.query[1][q])
+
+
+def _neighbour(n: int, row: Tensor, task: Task | None) -> Neighbour:
+    if task is None:
+        return Neighbour(n, float(row[n]))
+    return Neighbour(n, float(row[n]), task.train[0][n], task.train[1][n])
+
+
+def _refuse(what: str, repair: str) -> None:
+    raise SpecError(Diagnostic("E0593", what, help=(repair,)))

@@ -1,0 +1,51 @@
+"""The gradient of an example's loss, taken apart by the output positions that carry it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from curvlang.models.blocks import LayerBlock, block_inputs, groups
+from curvlang.models.leaves import columns
+from curvlang.models.loss import Loss, show_shape
+from curvlang.models.refusal import refusal
+from curvlang.models.task import Task
+from curvlang.models.trace import pull_back, trace
+
+
+def position_count(task: Task) -> int:
+    """T of outputs [B, T, …].
+
+    Raises:
+        SpecError: E0592 where the outputs have no positions.
+    """
+    with torch.no_grad():
+        f = task.model(task.train[0][:1].to(task.device))
+    if f.ndim < 3:
+        raise refusal(
+            "E0592",
+            f"outputs of shape {show_shape(f.shape)} have no positions",
+            "leave `per_position` out; it is for models that give [B, T, …]",
+        )
+    return int(f.shape[1])
+
+
+def position_gradients(
+    model: nn.Module, loss: Loss, X: Tensor, y: Tensor, blocks: Sequence[LayerBlock]
+) -> Tensor:
+    """Σ_c ∂ℓ_n/∂f_{t,c} ∂f_{t,c}/∂θ, [B, T, P]: by the chain rule they add up to ∇ℓ_n over t.
+
+    Where the loss is a sum over positions, the part of t is the gradient of t's own loss. One
+    forward pass; T columns go back at once.
+    """
+    found = trace(model, X, groups(blocks))
+    f = found.output.detach()
+    B, T = f.shape[:2]
+    slope = loss.gradient(f, y).reshape(B, T, -1)
+    eye = torch.eye(T, dtype=f.dtype, device=f.device)
+    apart = torch.einsum("btc,ts->btcs", slope, eye).reshape(B, -1, T)
+    pulled = pull_back(found, apart)
+    given = block_inputs(blocks, found)
+    return columns(blocks, {b.name: {"a": given[b.name], "g": pulled[b.layer]} for b in blocks})

@@ -1,0 +1,131 @@
+"""Queries with the training examples that help and harm them most, as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import torch
+from torch import Tensor
+
+from curvlang.evaluation.top import Neighbour, Top
+
+GAP = "   "
+WIDTH = 96
+"""Columns that panels may take before they go on in the next row."""
+LARGEST = 24
+"""Pixels a side that an image is shown with; larger ones are averaged down."""
+_HALVES = {(0, 0): " ", (1, 0): "▀", (0, 1): "▄", (1, 1): "█"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Images:
+    """What the inputs look like.
+
+    Args:
+        train: [N, H, W] or [N, C, H, W].
+        query: [Q, H, W] or [Q, C, H, W].
+    """
+
+    train: Tensor
+    query: Tensor
+
+
+def show_top(
+    found: Sequence[Top],
+    images: Images | None,
+    sign: str,
+    groups: Sequence[object] | None = None,
+) -> str:
+    """All queries, each with its neighbours; images where the inputs are images.
+
+    Args:
+        found: What `top` gave.
+        images: The inputs as images; None where they are none.
+        sign: What a positive score says.
+        groups: What the groups are called, where the rows are groups of queries.
+    """
+    head = f"scores: positive where {sign}"
+    return "\n".join([head, *(_query(one, images, groups) for one in found)])
+
+
+def _query(one: Top, images: Images | None, groups: Sequence[object] | None) -> str:
+    title = f"query {one.query}" if groups is None else f"group {groups[one.query]}"
+    lines = ["", title if one.y is None else f"{title}, {target(one.y)}"]
+    if images is not None and one.x is not None:
+        lines += [f"  {row}".rstrip() for row in picture(images.query[one.query])]
+    for kind, neighbours in (("helpful", one.helpful), ("harmful", one.harmful)):
+        lines.append(f"  most {kind}:" if neighbours else f"  none is {kind}")
+        panels = [_panel(n, images) for n in neighbours]
+        lines += [f"    {row}".rstrip() for row in _beside(panels)]
+    return "\n".join(lines)
+
+
+def _panel(neighbour: Neighbour, images: Images | None) -> list[str]:
+    """Place, target and score; below them the image, or the first of the input's numbers."""
+    lines = [f"#{neighbour.index}  {neighbour.score:+.3g}"]
+    if neighbour.y is None or neighbour.x is None:
+        return lines
+    lines.append(target(neighbour.y))
+    if images is None:
+        return [*lines, numbers(neighbour.x)]
+    return lines + picture(images.train[neighbour.index])
+
+
+def _beside(panels: Sequence[list[str]]) -> list[str]:
+    """Panels side by side, as many in a row as fit."""
+    rows: list[list[list[str]]] = [[]]
+    taken = 0
+    for panel in panels:
+        width = max(map(len, panel)) + len(GAP)
+        if rows[-1] and taken + width > WIDTH:
+            rows.append([])
+            taken = 0
+        rows[-1].append(panel)
+        taken += width
+    return [line for row in rows for line in _row(row)]
+
+
+def _row(panels: Sequence[list[str]]) -> list[str]:
+    widths = [max(map(len, panel)) for panel in panels]
+    return [
+        GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in zip_longest(*panels, fillvalue="")
+    ]
+
+
+def picture(image: Tensor) -> list[str]:
+    """An image [H, W] or [C, H, W] in half blocks: black where brighter than mid-range."""
+    x = image.detach().double().cpu()
+    x = x.mean(0) if x.ndim == 3 else x
+    if max(x.shape) > LARGEST:
+        scale = LARGEST / max(x.shape)
+        height, width = (max(1, round(side * scale)) for side in x.shape)
+        x = torch.nn.functional.adaptive_avg_pool2d(x[None], (height, width))[0]
+    dark = (x > (x.min() + x.max()) / 2).int().tolist()
+    if len(dark) % 2:
+        dark.append([0] * len(dark[0]))
+    return [
+        "".join(_HALVES[a, b] for a, b in zip(upper, lower, strict=True))
+        for upper, lower in zip(dark[::2], dark[1::2], strict=True)
+    ]
+
+
+def target(y: Tensor) -> str:
+    """`label 3` for a class, `target 0.5` for a number, the first few of several."""
+    word = "target" if y.is_floating_point() else "label"
+    return f"{word} {_short(y)}" if y.numel() == 1 else f"{word}s {_short(y)}"
+
+
+def numbers(x: Tensor) -> str:
+    """The first of an input's numbers."""
+    return f"x = {_short(x)}"
+
+
+def _short(values: Tensor, most: int = 6) -> str:
+    flat = values.detach().reshape(-1)
+    shown = [f"{v:.3g}" if values.is_floating_point() else str(v) for v in flat[:most].tolist()]
+    if values.numel() == 1:
+        return shown[0]
+    return "[" + ", ".join(shown) + (", …]" if flat.numel() > most else "]")

@@ -1,0 +1,147 @@
+"""`curvlang influence`: files in every format, what is shown, and what is refused before the work."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from curvlang.cli.main import run
+from safetensors import safe_open
+
+TASK = ["--task", "digits(hidden = [2], epochs = 1)"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def scored(*options, spec="kfac"):
+    assert run(["influence", spec, *TASK, "-q", *options]) == 0
+
+
+def test_all_formats_hold_the_same_numbers():
+    scored()
+    array = np.load("scores.npy")
+    assert array.shape == (180, 1617)
+    assert array.dtype == np.float64
+    scored("--out", "new/s.safetensors")
+    with safe_open("new/s.safetensors", "np") as file:
+        assert np.array_equal(file.get_tensor("scores"), array)
+        notes = file.metadata()
+    assert "not divided by N" in notes["convention"]
+    assert notes["sign"].startswith("positive: training on the example lowers")
+    assert json.loads(notes["axes"]) == ["query", "train"]
+    scored("--group", "all", "--out", "s.csv")
+    with open("s.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert {r["group"] for r in rows} == {"all"}
+    assert np.allclose([float(r["score"]) for r in rows], array.sum(0), rtol=1e-9)
+    import pyarrow.parquet as pq
+
+    scored("--group", "label", "--per-layer", "--out", "s.parquet")
+    table = pq.read_table("s.parquet")
+    assert table.column_names == ["layer", "group", "train", "score"]
+    train, score = (table[name].to_numpy() for name in ("train", "score"))
+    total = np.bincount(train, score)
+    assert np.allclose(total, array.sum(0), rtol=1e-9, atol=1e-9)
+    assert {p.name for p in Path().iterdir()} == {"scores.npy", "new", "s.csv", "s.parquet"}
+
+
+def test_the_header_says_what_the_numbers_mean(capsys):
+    assert run(["influence", "ekfac", *TASK, "--damping", "0.01"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    for words in (
+        "score[q,n] = ∇m_qᵀ C⁻¹ ∇ℓ_n, not divided by N",
+        "positive: training on the example lowers the query's loss",
+        "λ = 0.01",
+        "scores.npy [query 180, train 1617]",
+    ):
+        assert words in shown.err
+    assert run(["influence", "ekfac", *TASK, "--metric", "margin"]) == 0
+    shown = capsys.readouterr().err
+    assert "raises the query's margin" in shown
+    assert "(replaced)" in shown
+
+
+def test_top_shows_labels_scores_and_images(capsys):
+    scored("--top", "2", "--queries", "5", "--seed", "3")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "scores: positive where training on the example lowers the query's loss"
+    assert lines[2].startswith("query 5, label ")
+    assert any("█" in line for line in lines)
+    scores = np.load("scores.npy")[5]
+    best, worst = int(scores.argmax()), int(scores.argmin())
+    assert any(line.strip().startswith(f"#{best} ") for line in lines)
+    assert any(line.strip().startswith(f"#{worst} ") for line in lines)
+
+
+def test_json_stands_alone_on_standard_output(capsys):
+    scored("--top", "1", "--json", "--group", "label", "--reduce", "mean")
+    found = json.loads(capsys.readouterr().out)
+    assert found["shape"] == [10, 1617]
+    assert found["axes"] == ["group", "train"]
+    assert len(found["top"]) == 3
+    scores = np.load("scores.npy")
+    assert found["top"][0]["helpful"][0]["train"] == int(scores[0].argmax())
+
+
+def test_self_influence_is_one_number_for_each_example():
+    scored("--self", "--damping", "0.1")
+    found = np.load("scores.npy")
+    assert found.shape == (1617,)
+    assert (found >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (["--out", "s.txt"], "E0583"),
+        (["--out", "s"], "E0583"),
+        (["--per-layer"], "E0583"),
+        (["--out", "/proc/s.npy"], "E0585"),
+        (["--out", "file/s.npy"], "E0585"),
+        (["--metric", "accuracy"], "E0590"),
+        (["--per-position"], "E0592"),
+        (["--group", "color"], "E0708"),
+        (["--reduce", "max"], "E0708"),
+        (["--queries", "3"], "E0708"),
+        (["--top", "1", "--queries", "180"], "E0708"),
+        (["--damping", "-1"], "E0708"),
+        (["--damping", "1", "--inverse", "pseudo"], "E0708"),
+        (["--self", "--per-layer"], "E0708"),
+    ],
+)
+def test_wrong_options_are_refused_before_the_work(options, code, folder, capsys, monkeypatch):
+    from curvlang.cli import scoring
+
+    def never(*args):
+        raise AssertionError("a model was trained")
+
+    monkeypatch.setattr(scoring, "train_baseline", never)
+    Path("file").write_text("mine")
+    assert run(["influence", "kfac", *TASK, *options]) == 2
+    assert f"error[{code}]" in capsys.readouterr().err
+    assert [p.name for p in folder.iterdir()] == ["file"]
+
+
+def test_a_full_disk_leaves_the_earlier_file(folder, capsys, monkeypatch):
+    Path("scores.npy").write_bytes(b"earlier")
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert run(["influence", "kfac", *TASK]) == 3
+    shown = capsys.readouterr().err
+    assert "error[E0802]: the disk is full" in shown
+    assert "2.2 MiB" in shown
+    assert Path("scores.npy").read_bytes() == b"earlier"
+    assert [p.name for p in folder.iterdir()] == ["scores.npy"]
