@@ -27,6 +27,7 @@ from curvlang.language.sums import sum_text, weighted_chains
 from curvlang.models.task import Task
 from curvlang.runtime.fit import model_flops, prepare
 from curvlang.runtime.fitted import FittedOperator
+from curvlang.runtime.others import without_ignored
 from curvlang.version import VERSION
 
 
@@ -79,8 +80,9 @@ def fit(
     """
     whole = as_spec(spec)
     found = chosen(whole, curvature)
-    stage = fit_curvature(found, task, seed=seed, last=True)[-1]
     evaluation = evaluation_of(whole, found)
+    task = without_ignored(chains_of(found), task)
+    stage = fit_curvature(found, task, seed=seed, last=True)[-1]
     rule = evaluation.inverse if evaluation is not None else None
     solver = fit_solver(evaluation.solver if evaluation is not None else None, task, seed=seed)
     return FittedOperator(
@@ -143,6 +145,7 @@ def evaluate(
 def explain(spec: Spec | str | Path, task: Task, *, curvature: str | None = None) -> Explanation:
     """The plan of a spec on a task: structure, passes, contractions, costs, code. Printable."""
     found = chosen(as_spec(spec), curvature)
+    task = without_ignored(chains_of(found), task)
     prepared = prepare(list(chains_of(found)), task, last=isinstance(found, Combination))
     last = [results[-1] for results in prepared.chains]
     return Explanation(

@@ -6,12 +6,12 @@ several chains share stand once, and a `Result` for every prefix of every chain.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from curvlang.compiler.body import write_stage
 from curvlang.compiler.needed import needed
-from curvlang.compiler.program import Fisher, Leaf, Partition, Program, Result
+from curvlang.compiler.program import Fisher, Key, Leaf, Partition, Program, Result
 from curvlang.compiler.unit import (
     I2,
     LAYER_BLOCK,
@@ -46,21 +46,45 @@ from curvlang.language.registry import SOURCES, STAGES
 
 
 def derive(
-    chains: Sequence[Chain], *, last: bool = False
+    chains: Sequence[Chain], *, last: bool = False, beside: Sequence[Beside] | None = None
 ) -> tuple[tuple[Program, ...], tuple[tuple[Result, ...], ...]]:
     """Programs shared by the chains, and for each chain the result after each of its stages.
 
-    With `last`, the result after the last stage alone: what only earlier ones need is left out.
+    Args:
+        chains: Typed chains.
+        last: The result after the last stage alone: what only earlier ones need is left out.
+        beside: For each chain what is computed for other parameters, where a model has any.
     """
     units = Units()
     every = tuple(_derive_chain(chain, units) for chain in chains)
+    if beside is not None:
+        every = tuple(
+            tuple(_with_beside(found, other, units))
+            for found, other in zip(every, beside, strict=True)
+        )
     results = tuple(found[-1:] for found in every) if last else every
     flat = [r for rs in results for r in rs]
+    flat += [r.beside for r in flat if r.beside is not None]
     programs = tuple(
         _program(unit, tuple(dict.fromkeys(r.value for r in flat if r.key == key)))
         for key, unit in units.items()
     )
     return tuple(p for p in programs if p.results), results
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The chain for other parameters: its k-th stage, or its last, stands beside the main one's."""
+
+    chain: Chain
+
+
+def _with_beside(results: Sequence[Result], other: Beside, units: Units) -> Iterator[Result]:
+    """Every result of blocks with the one that other parameters have there."""
+    found = _derive_chain(other.chain, units, others=True)
+    for k, result in enumerate(results):
+        beside = found[min(k, len(found) - 1)]
+        yield result if result.partition is Partition.MODEL else replace(result, beside=beside)
 
 
 def _program(unit: Unit, results: tuple[Yield, ...]) -> Program:
@@ -70,17 +94,17 @@ def _program(unit: Unit, results: tuple[Yield, ...]) -> Program:
     read |= {x for d in definitions if isinstance(d, Define) for x in names(d.value)}
     leaves = {name: leaf for name, leaf in unit.leaves.items() if name in read}
     inlined = frozenset(unit.inlined)
-    return Program(unit.partition, unit.fisher, leaves, definitions, results, inlined)
+    return Program(unit.partition, unit.fisher, leaves, definitions, results, inlined, unit.others)
 
 
-def _derive_chain(chain: Chain, units: Units) -> tuple[Result, ...]:
-    state = State()
+def _derive_chain(chain: Chain, units: Units, others: bool = False) -> tuple[Result, ...]:
+    state = State(others=others)
     results = []
-    told: dict[tuple[Partition, Fisher | None], set[Define | Space]] = {}
+    told: dict[Key, set[Define | Space]] = {}
     for label, stage in zip(chain.labels, chain.stages, strict=True):
         _apply(stage, state, units)
         assert state.value is not None
-        key = (state.partition, state.fisher)
+        key = state.key
         introduced = _introduced(units[key], state.value, told.setdefault(key, set()))
         results.append(
             Result(
@@ -93,6 +117,7 @@ def _derive_chain(chain: Chain, units: Units) -> tuple[Result, ...]:
                 introduced,
                 stage.doc or _builtin_doc(stage),
                 stage.builtin,
+                state.key[2],
             )
         )
     return tuple(results)
@@ -125,7 +150,7 @@ def _builtin_doc(stage: Stage) -> str:
 
 def describe_stage(stage: Stage) -> str:
     """The stage as a person would write it: `drop_residual(fisher = mc, samples = 10)`."""
-    if not stage.arguments:
+    if not stage.arguments and stage.others is None:
         return stage.name
     if stage.span.text.startswith(stage.name):
         return " ".join(stage.span.text.split())
@@ -148,16 +173,16 @@ def describe_value(value: Value) -> str:
 
 def _apply(stage: Stage, state: State, units: Units) -> None:
     if not stage.builtin:
-        write_stage(stage, state, units[state.partition, state.fisher])
+        write_stage(stage, state, units[state.key])
         return
     match stage.name:
         case "hessian":
-            name = units[Partition.MODEL, None].leaf(Leaf("H", (P, P2)))
+            name = units[state.key].leaf(Leaf("H", (P, P2)))
             state.value = Yield(MODEL_BLOCK, Ref(name, (P, P2)), stage.span)
         case "drop_residual":
             fisher = Fisher(str(stage.arguments["fisher"]), int(stage.arguments["samples"]))  # type: ignore[arg-type]
             state.fisher = fisher if fisher.kind == "mc" else Fisher(fisher.kind)
-            name = units[Partition.MODEL, state.fisher].leaf(Leaf("j", (N, R, P), state.fisher))
+            name = units[state.key].leaf(Leaf("j", (N, R, P), state.fisher))
             state.value = Yield(MODEL_BLOCK, _mean_outer(Ref(name, (N, R, P)), P, P2), stage.span)
         case "block_diagonal":
             _block_diagonal(stage, state, units)
@@ -173,7 +198,7 @@ def _mean_outer(column: Ref, row: Index, row2: Index) -> Expr:
 
 def _block_diagonal(stage: Stage, state: State, units: Units) -> None:
     state.partition = Partition(str(stage.arguments["by"]))
-    unit = units[state.partition, state.fisher]
+    unit = units[state.key]
     state.names = {}
     if state.fisher is None:
         name = unit.leaf(Leaf("H", LAYER_BLOCK.indices))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from curvlang.compiler.cost import Cost, plan_cost, total
 from curvlang.compiler.derivation import Derived, derivation, latex
 from curvlang.compiler.listing import binary, cost_text, count, listing
-from curvlang.compiler.plan import Plan, plan_of
+from curvlang.compiler.plan import Plan, first_plan
 from curvlang.compiler.program import Result
 
 
@@ -57,7 +57,7 @@ class Explanation:
         return tuple(self._derived(result) for result in self.chains[chain])
 
     def _derived(self, result: Result) -> Derived:
-        found = plan_of(result, self.plans).blocks[0].results[result.value]
+        found = first_plan(result, self.plans)
         return Derived(result, found.shape, found.level)
 
     def latex(self) -> str:

@@ -39,6 +39,10 @@ def listing(plan: Plan, *, code: bool = True) -> Iterator[str]:
     """One program: its blocks, each with its passes; blocks with the same code are shown once."""
     columns = f", columns {plan.program.fisher}" if plan.program.fisher else ""
     what = "the model" if plan.partition == "model" else f"the {plan.partition}s"
+    if plan.program.others:
+        what = "the other parameters, whose gradients alone are known"
+    if not plan.blocks:
+        return
     yield f"Program over {what}{columns}"
     if not plan.passes:
         yield "  reads no data"

@@ -152,6 +152,14 @@ def plan_of(result: Result, plans: Sequence[Plan]) -> Plan:
     return next(p for p in plans if p.program.key == result.key)
 
 
+def first_plan(result: Result, plans: Sequence[Plan]) -> ResultPlan:
+    """What a result is in the first block that it is computed for."""
+    blocks = plan_of(result, plans).blocks
+    if not blocks and result.beside is not None:
+        return first_plan(result.beside, plans)
+    return blocks[0].results[result.value]
+
+
 def plan(
     program: Program,
     geometries: Sequence[Geometry],

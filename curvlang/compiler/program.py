@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeAlias
 
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.ir.expr import Define, Index, Space, Yield
@@ -29,6 +30,10 @@ class Fisher:
         return f"mc, {self.samples}" if self.kind == "mc" else self.kind
 
 
+Key: TypeAlias = "tuple[Partition, Fisher | None, bool]"
+"""Partition, columns, and whether the blocks are those of other parameters."""
+
+
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """A tensor that the model gives: which one, with which indices and which columns."""
@@ -48,6 +53,8 @@ class Result:
     """The curvature after one stage: its program, what it defines first, what it yields.
 
     `doc` is the stage's own line of documentation with its source.
+    `others` says that it is computed for parameters whose `a` and `g` mean nothing by themselves, and
+    `beside` is such a result for the parameters that this one leaves out.
     `builtin` says that it is the Hessian or the Gauss-Newton matrix itself, whole or in blocks, of
     which products are known without its entries.
     """
@@ -61,11 +68,13 @@ class Result:
     definitions: tuple[Define | Space, ...] = ()
     doc: str = ""
     builtin: bool = False
+    others: bool = False
+    beside: Result | None = field(default=None, compare=False, repr=False)
 
     @property
-    def key(self) -> tuple[Partition, Fisher | None]:
+    def key(self) -> Key:
         """Which program computes it."""
-        return self.partition, self.fisher
+        return self.partition, self.fisher, self.others
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +92,9 @@ class Program:
     definitions: tuple[Define | Space, ...]
     results: tuple[Yield, ...]
     inlined: frozenset[str] = frozenset()
+    others: bool = False
 
     @property
-    def key(self) -> tuple[Partition, Fisher | None]:
+    def key(self) -> Key:
         """What its results have in common: `Result.key`."""
-        return self.partition, self.fisher
+        return self.partition, self.fisher, self.others

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from curvlang.compiler.derivation import structure_name
-from curvlang.compiler.plan import Plan, plan_of
+from curvlang.compiler.plan import Plan, first_plan
 from curvlang.compiler.program import Partition, Result
 from curvlang.compiler.structure import (
     DiagonalShape,
@@ -45,7 +45,7 @@ def explain_sum(text: str, results: Sequence[Result], plans: Sequence[Plan]) -> 
 
 
 def _shape(result: Result, plans: Sequence[Plan]) -> Shape:
-    return plan_of(result, plans).blocks[0].results[result.value].shape
+    return first_plan(result, plans).shape
 
 
 def _identity(shape: Shape) -> bool:

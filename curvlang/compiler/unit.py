@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from curvlang.compiler.identifiers import identifier
-from curvlang.compiler.program import Fisher, Leaf, Partition
+from curvlang.compiler.program import Fisher, Key, Leaf, Partition
 from curvlang.ir.expr import (
     Define,
     Expr,
@@ -32,6 +32,7 @@ class Unit:
 
     partition: Partition
     fisher: Fisher | None
+    others: bool = False
     leaves: dict[str, Leaf] = field(default_factory=dict)
     definitions: list[Define | Space] = field(default_factory=list)
     known: dict[tuple[object, ...], tuple[Target, ...]] = field(default_factory=dict)
@@ -117,15 +118,21 @@ class State:
     value: Yield | None = None
     spaces: dict[str, str] = field(default_factory=dict)
     bases: dict[str, Ref] = field(default_factory=dict)
+    others: bool = False
+
+    @property
+    def key(self) -> Key:
+        """Which program the next statement belongs to."""
+        return self.partition, self.fisher, self.others and self.partition is not Partition.MODEL
 
 
-class Units(dict[tuple[Partition, Fisher | None], Unit]):
+class Units(dict[Key, Unit]):
     """Programs under construction, made when first asked for.
 
     Columns of different kinds have different numbers, so every kind has a program of its own.
     """
 
-    def __missing__(self, key: tuple[Partition, Fisher | None]) -> Unit:
+    def __missing__(self, key: Key) -> Unit:
         self[key] = Unit(*key)
         return self[key]
 

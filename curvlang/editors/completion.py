@@ -18,7 +18,7 @@ from curvlang.language.chain import Value
 from curvlang.language.chains import Chains
 from curvlang.language.law import MEASURES, PROPERTIES
 from curvlang.language.parser import parse
-from curvlang.language.registry import LDS, PARTS, SOLVERS, SOURCES, STAGES, Rule
+from curvlang.language.registry import LDS, OTHERS, PARTS, SOLVERS, SOURCES, STAGES, Rule
 from curvlang.language.shipped import describe_rule
 from curvlang.language.tensors import MODEL_LETTERS
 from curvlang.language.values import value
@@ -235,7 +235,7 @@ def rules_of(document: Document, owner: Owner) -> Mapping[str, Rule]:
     match document.definition(Word(owner.role, owner.name, 0, 0)):
         case s.TransformDef(parameters=parameters):
             found = {p.name: Rule(p.type, _constant(p.default), p.words) for p in parameters}
-            return {**found, "others": Rule("word", None, ("ignore",))}
+            return {**found, "others": Rule("word", None, tuple(OTHERS))}
         case s.InverseDef(parameters=pairs):
             return {b.name: Rule("float") for b in pairs}
         case s.TaskDef(parameters=arguments):

@@ -36,7 +36,7 @@ def structures(chain: Chain) -> tuple[Step, ...]:
         SpecError: Where the compiler refuses the chain.
     """
     programs, (results,) = derive([chain])
-    plans = {(p.partition, p.fisher): _plan(p) for p in programs}
+    plans = {p.key: _plan(p) for p in programs}
     steps = []
     for result in results:
         found = plans[result.key].blocks[0].results[result.value].shape

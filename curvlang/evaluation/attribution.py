@@ -67,6 +67,7 @@ def influence(
     Raises:
         SpecError: E0590 to E0592 for a metric, groups or positions that the task does not have.
     """
+    task = seen_by(operator, task)
     ready = inverted(operator, task, damping=damping, inverse=inverse, solve=solve)
     asked = asked_of(metric, task.loss)
     X, y = task.query
@@ -109,6 +110,7 @@ def self_influence(
         solve: A solver as a spec writes it.
         progress: Told how many examples are scored.
     """
+    task = seen_by(operator, task)
     ready = inverted(operator, task, damping=damping, inverse=inverse, solve=solve).operator
     found = []
     total, done = len(task.part(part)[0]), 0
@@ -119,6 +121,13 @@ def self_influence(
         if progress is not None:
             progress("scores", done, total)
     return torch.cat(found)
+
+
+def seen_by(operator: FittedOperator | Operator, task: Task) -> Task:
+    """The task with the parameters that a curvature is on; those that it ignores are constants."""
+    if isinstance(operator, FittedOperator) and operator.parameters != task.parameters:
+        return task.restricted(operator.parameters)
+    return task
 
 
 def inverted(

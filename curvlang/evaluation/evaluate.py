@@ -50,6 +50,7 @@ from curvlang.evaluation.result import (
 from curvlang.language import default_inverse, swept
 from curvlang.language.chain import Chain, Curvature, InverseUse, Solver
 from curvlang.language.inverses import shift
+from curvlang.language.sums import weighted_chains
 from curvlang.models.blocks import blocks
 from curvlang.models.leaves import per_example_gradients
 from curvlang.models.task import Task
@@ -57,6 +58,7 @@ from curvlang.operators import BlockDiagonal, Operator, Scaled, Sum
 from curvlang.runtime.combine import fit_combination
 from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.fit import FittedStage, fit_chains
+from curvlang.runtime.others import without_ignored
 from curvlang.runtime.solver import FittedSolver
 
 Progress = Callable[[str, int, int], None]
@@ -179,6 +181,7 @@ def evaluate_curvature(
     """
     clock = _Clock()
     chosen = settings(inverse, sweep)
+    task = without_ignored(_compared(curvature, reference, solver), task)
     with clock("fit"):
         stages, goal, goal_label = _fitted(curvature, reference, task, seed, progress)
         fitted = fit_solver(solver, task, seed=seed)
@@ -230,6 +233,14 @@ def evaluate_curvature(
     if final is None:
         raise SpecError(_no_scores(stages[-1], measured[-1][shared].note))
     return Evaluated(result, final, last, clock.times, truth)
+
+
+def _compared(
+    curvature: Curvature, reference: Curvature | None, solver: Solver | None
+) -> list[Chain]:
+    """Every chain of an evaluation: all are curvatures of the same parameters."""
+    used = [curvature, reference, None if solver is None else solver.preconditioner]
+    return [chain for x in used if x is not None for _, chain in weighted_chains(x)]
 
 
 def _fitted(

@@ -25,8 +25,9 @@ class Stage:
     """One step of a chain, ready to be derived.
 
     `body` is empty for built-in stages (`hessian`, `drop_residual`, `block_diagonal`); the
-    compiler knows those by name. `others` is the clause for layers that the stage does not fit:
-    the word `ignore`, or the stages to use there instead (as a one-stage tuple).
+    compiler knows those by name. `others` is the clause for parameters that the stage does not
+    fit: the word `ignore` (they are no part of the problem) or `keep` (they stay as they are before
+    the stage), or the stages to use there instead (as a one-stage tuple).
     """
 
     name: str
@@ -47,7 +48,12 @@ class Stage:
         """What makes two stages the same: name, arguments, body, clause for other layers."""
         others = self.others
         clause = tuple(x.key for x in others) if isinstance(others, tuple) else others
-        return (self.name, tuple(sorted(self.arguments.items())), self.body, clause)
+        return (*self.step, clause)
+
+    @property
+    def step(self) -> tuple[object, ...]:
+        """What the stage does to the layers that it fits: name, arguments, body."""
+        return (self.name, tuple(sorted(self.arguments.items())), self.body)
 
 
 @dataclass(frozen=True, slots=True)

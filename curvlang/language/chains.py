@@ -171,4 +171,4 @@ def register_labels() -> None:
     for name, definition in names.curvatures.items():
         made = chains.curvature(definition)
         if isinstance(made, Chain):
-            LABELS.setdefault(tuple(stage.key for stage in made.stages), name)
+            LABELS.setdefault(tuple(stage.step for stage in made.stages), name)

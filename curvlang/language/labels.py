@@ -12,4 +12,4 @@ def label_of(stages: tuple[Stage, ...], fallback: str) -> str:
     """The name of the shipped curvature that these stages make, or the last stage's own."""
     if len(stages) > max(map(len, LABELS), default=len(stages)):
         return fallback
-    return LABELS.get(tuple(stage.key for stage in stages), fallback)
+    return LABELS.get(tuple(stage.step for stage in stages), fallback)

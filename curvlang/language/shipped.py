@@ -10,6 +10,7 @@ from curvlang.language.law import MEASURES, PROPERTIES
 from curvlang.language.names import Named, shipped_names
 from curvlang.language.registry import (
     DATA,
+    LAYERS,
     LOSSES,
     MODELS,
     OPTIMISERS,
@@ -63,9 +64,7 @@ def shipped() -> list[Shipped]:
     found += [_written("task", d) for d in names.tasks.values()]
     for kind, table in TABLES.items():
         found += [_entry(kind, n, e) for n, e in table.items()]
-    found.append(
-        Shipped("layer", "Linear", "weight and bias, any leading shape; uses are summed", "Linear")
-    )
+    found += [Shipped("layer", n, doc, n) for n, doc in LAYERS.items()]
     found += [Shipped("law", n, doc, f"law {n}") for n, doc in PROPERTIES.items()]
     found += [Shipped("measure", n, doc, f"{n}(…)") for n, doc in MEASURES.items()]
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity
+from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.ir.expr import (
     BodyStatement,
     Define,
@@ -17,7 +17,7 @@ from curvlang.language.chain import Stage, Value
 from curvlang.language.labels import label_of
 from curvlang.language.names import Names
 from curvlang.language.numbers import check_numbers
-from curvlang.language.registry import SOURCES, STAGES, Entry
+from curvlang.language.registry import OTHERS, SOURCES, STAGES, Entry
 from curvlang.language.repeats import (
     check_rounds,
 )
@@ -170,13 +170,11 @@ class Walker:
         return Stage(use.name, given, transform.needs, body, clause, transform.doc, use.span)
 
     def _others(self, argument: s.Argument) -> str | tuple[Stage, ...] | None:
-        """The clause for layers that a stage does not fit; a warning while every layer fits."""
+        """The clause for parameters that a stage does not fit."""
         made = value(argument.value, {}, self.problems)
         known = self.names.transforms
-        if made == "ignore" or (isinstance(made, str) and made in known):
-            self._concerns_nothing(argument)
-        if made == "ignore":
-            return "ignore"
+        if made in OTHERS:
+            return str(made)
         if isinstance(made, str) and made in known:
             walker = replace(self, stages=[], labels=[], scope=dict(self.scope))
             stage = walker._written(s.Use(made, (), argument.span, argument.span))
@@ -185,21 +183,9 @@ class Walker:
             "E0214",
             f"`others = {made}` names no transformation",
             Label(argument.span),
-            suggestion(str(made), ("ignore", *known)),
+            suggestion(str(made), (*OTHERS, *known)),
         )
         return None
-
-    def _concerns_nothing(self, argument: s.Argument) -> None:
-        self.problems.append(
-            Diagnostic(
-                "E0222",
-                "`others` concerns no layer in this version",
-                (Label(argument.span, "every covered layer is linear, and fits every stage"),),
-                ("leave it out; a model with other layers is refused by their names",),
-                (),
-                Severity.WARNING,
-            )
-        )
 
     def _needs(self, use: s.Use, transform: s.TransformDef) -> bool:
         fine = True

@@ -1,16 +1,18 @@
-"""Blocks of the parameter vector: one for each covered layer, or one for each parameter tensor."""
+"""Blocks of the parameter vector: one for each matrix of a layer, or one for each parameter tensor."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from curvlang.models.layers import Input, Layer
+from curvlang.models.layers.layer import Part
 from curvlang.models.refusal import refusal
-from curvlang.models.survey import CoveredLayer, covered_layers
-from curvlang.models.trace import Groups, Trace, inputs, trace
+from curvlang.models.survey import Bare, CoveredLayer, check_mode, survey
+from curvlang.models.trace import Groups, Trace, Watched, input_shapes, pull_back, trace
 from curvlang.models.verify import EXAMPLES, check_examples, check_gradient
 
 
@@ -18,8 +20,12 @@ from curvlang.models.verify import EXAMPLES, check_examples, check_gradient
 class LayerBlock:
     """One block: entries (o, i), row-major, with the bias as the last i.
 
+    A bare parameter is a block with i = 1: `a` is 1 and `g` its gradient, so that the sum of their
+    product is the block's gradient as it is everywhere.
+
     Args:
-        name: The layer's name, or the parameter's where blocks are parameter tensors.
+        name: The layer's name (with its group in brackets where there are several), or the
+            parameter's where blocks are parameter tensors.
         layer: The layer's name: its first module's path, `model` for the model itself.
         d_in: I, the bias column included.
         d_out: O.
@@ -27,7 +33,13 @@ class LayerBlock:
         bias: `joint` (last column of `a` is 1), `none`, or `only` (`a` is 1 and nothing else).
         index: Positions in the parameter vector of the block's entries, [O·I], int64.
         parameters: Names of the block's parameters.
-        modules: Paths of the modules that share these parameters.
+        modules: Paths of the modules that share these parameters; none for a bare parameter.
+        kind: How the layer shows `a` and `g`; None for a bare parameter.
+        part: Which of the layer's matrices.
+        inside: Whether the product is inside a module that calls no submodule for it.
+        constant: Whether the layer's input is the same for every example.
+        reason: Why `a` and `g` mean nothing by themselves here; empty where they do.
+        plain: Whether the layer's output is [B, T, O] in another order and nothing else.
     """
 
     name: str
@@ -39,22 +51,22 @@ class LayerBlock:
     index: Tensor
     parameters: tuple[str, ...]
     modules: tuple[str, ...]
+    kind: Layer | None = None
+    part: int = 0
+    inside: bool = False
+    constant: bool = False
+    reason: str = ""
+    plain: bool = False
 
     @property
     def size(self) -> int:
         """O·I."""
         return self.d_in * self.d_out
 
-    def a_nti(self, inputs: Tensor) -> Tensor:
-        """The layer's inputs [B, T, I] with this block's bias column."""
-        ones = inputs.new_ones(*inputs.shape[:2], 1)
-        match self.bias:
-            case "joint":
-                return torch.cat([inputs, ones], 2)
-            case "only":
-                return ones
-            case _:
-                return inputs
+    @property
+    def factored(self) -> bool:
+        """Whether `a` and `g` have a meaning of their own: every stage fits."""
+        return not self.reason
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -62,93 +74,182 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def offsets(model: nn.Module, layers: Sequence[CoveredLayer]) -> dict[str, int]:
-    """Where every parameter of the layers begins in the vector of all of them."""
-    covered = {name for layer in layers for name in (layer.weight, layer.bias)}
+def offsets(model: nn.Module) -> dict[str, int]:
+    """Where every parameter begins in the vector of all of them."""
     found, start = {}, 0
     for name, p in trainable(model).items():
-        if name in covered:
-            found[name] = start
-            start += p.numel()
+        found[name] = start
+        start += p.numel()
     return found
 
 
 def blocks(
-    model: nn.Module, example_input: Tensor, by: str = "layer", *, partial: bool = False
+    model: nn.Module, example_input: Tensor, by: str = "layer", *, verified: bool = True
 ) -> tuple[LayerBlock, ...]:
     """The blocks of a model, in the order of their first parameter.
 
     Args:
-        model: A model whose trainable parameters all sit in covered layers.
+        model: Any model.
         example_input: Inputs [B, …]; the first few are run through the model, to find the
-            positions and to check that the layers' `a` and `g` give autograd's gradient.
+            positions and to check that the blocks' `a` and `g` give autograd's gradient.
         by: `layer` (weight and bias are one block) or `parameter`.
-        partial: Leave out parameters that no layer covers instead of refusing them; the
-            parameter vector is then that of the covered ones.
+        verified: Whether to check.
 
     Raises:
-        SpecError: E0401 to E0404, E0408, E0410, E0412 to E0414: see `covered_layers`, `trace` and
-            the checks in `verify`.
+        SpecError: E0403, E0404, E0408, E0410, E0412 to E0414: see `survey`, `trace` and the checks in
+            `verify`.
     """
     if by not in ("layer", "parameter"):
         raise refusal("E0412", f"`by` is `layer` or `parameter`, not `{by}`", "use `by = layer`")
-    layers = covered_layers(model, partial=partial)
+    check_mode(model)
+    found = survey(model)
+    if not found.layers and not found.bare:
+        raise refusal(
+            "E0413",
+            "the model has no trainable parameter",
+            "set `requires_grad_(True)` on the parameters to be studied",
+        )
     X = example_input[:EXAMPLES]
-    found = trace(model, X, {layer.name: layer.modules for layer in layers})
-    check_examples(model, X, found.output)
-    check_gradient(model, found, layers)
-    positions = {name: a.shape[1] for name, a in inputs(found).items()}
-    starts = offsets(model, layers)
+    constant = _constant(model, X, found.layers)
+    watched = {
+        x.name: Watched(x.modules, x.kind, x.inside, x.name in constant) for x in found.layers
+    }
+    traced = trace(model, X, watched)
+    starts = offsets(model)
     made = [
         block
-        for layer in layers
-        for block in _layer_blocks(layer, positions[layer.name], starts, by)
+        for layer in found.layers
+        for block in _layer_blocks(layer, traced, starts, by, layer.name in constant)
     ]
-    return tuple(sorted(made, key=lambda block: min(starts[name] for name in block.parameters)))
+    made += [_bare_block(item, model, starts) for item in found.bare]
+    made.sort(key=lambda block: int(block.index[0]))
+    if verified:
+        check_examples(model, X, traced.output)
+        check_gradient(model, X, traced, made, lambda columns: gradients_of(made, traced, columns))
+    return tuple(made)
+
+
+def _constant(model: nn.Module, X: Tensor, layers: Sequence[CoveredLayer]) -> frozenset[str]:
+    """Layers whose inputs have one shape, whatever the number of examples: places, not examples."""
+    suspects = {x.name: Watched(x.modules, x.kind) for x in layers if not x.inside}
+    one = X[:1]
+    few, more = (_shapes(model, one, count, suspects) for count in (2, 3))
+    return frozenset(name for name in suspects if few[name] and few[name] == more[name])
+
+
+def _shapes(
+    model: nn.Module, one: Tensor, count: int, suspects: Groups
+) -> dict[str, tuple[torch.Size, ...]]:
+    """What the layers are given for some examples.
+
+    Raises:
+        SpecError: E0410 where the model takes batches of one size alone.
+    """
+    try:
+        return input_shapes(model, one.expand(count, *one.shape[1:]).contiguous(), suspects)
+    except RuntimeError as error:
+        raise refusal(
+            "E0410",
+            f"the model does not run on a batch of {count}",
+            "use a model that treats the examples of a batch independently, however many",
+            notes=(str(error).strip().splitlines()[0],),
+        ) from error
 
 
 def groups(blocks: Sequence[LayerBlock]) -> Groups:
     """The modules to watch for these blocks, by layer."""
-    return {block.layer: block.modules for block in blocks}
+    return {
+        block.layer: Watched(block.modules, block.kind, block.inside, block.constant)
+        for block in blocks
+        if block.kind is not None
+    }
 
 
-def block_inputs(blocks: Sequence[LayerBlock], found: Trace) -> dict[str, Tensor]:
+def block_inputs(blocks: Sequence[LayerBlock], found: Trace) -> dict[str, Input]:
     """a_nti of every block, [B, T, I]."""
-    given = inputs(found)
-    return {block.name: block.a_nti(given[block.layer]) for block in blocks}
+    known: dict[tuple[str, str], list[tuple[Input, ...]]] = {}
+    result: dict[str, Input] = {}
+    for block in blocks:
+        if block.kind is None:
+            result[block.name] = found.output.new_ones(found.output.shape[0], 1, 1).detach()
+            continue
+        key = (block.layer, block.bias)
+        if key not in known:
+            known[key] = [use.a_nti(block.bias) for use in found.uses[block.layer]]
+        parts = [use[block.part] for use in known[key]]
+        result[block.name] = parts[0] if len(parts) == 1 else torch.cat(parts, 1)  # type: ignore[arg-type]
+    return result
+
+
+def block_columns(
+    blocks: Sequence[LayerBlock],
+    found: Trace,
+    pulled: Mapping[str, Sequence[Tensor]],
+    bare: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """g_nrto of every block, [B, R, T, O].
+
+    Args:
+        blocks: The blocks.
+        found: The trace.
+        pulled: Cotangents of every use of the layers.
+        bare: [B, R, size] of every bare parameter.
+    """
+    known: dict[tuple[str, str], list[tuple[Tensor, ...]]] = {}
+    result: dict[str, Tensor] = {}
+    for block in blocks:
+        if block.kind is None:
+            result[block.name] = bare[block.parameters[0]].unsqueeze(2)
+            continue
+        key = (block.layer, block.bias)
+        if key not in known:
+            uses = zip(found.uses[block.layer], pulled[block.layer], strict=True)
+            known[key] = [use.g_nrto(grad, block.bias) for use, grad in uses]
+        parts = [use[block.part] for use in known[key]]
+        result[block.name] = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+    return result
+
+
+def bare_names(blocks: Sequence[LayerBlock]) -> list[str]:
+    """Parameters whose gradients autograd has to give."""
+    return [block.parameters[0] for block in blocks if block.kind is None]
 
 
 def _layer_blocks(
-    layer: CoveredLayer, positions: int, starts: dict[str, int], by: str
+    layer: CoveredLayer, found: Trace, starts: Mapping[str, int], by: str, constant: bool
 ) -> Iterator[LayerBlock]:
-    """The layer's block, or its weight's and its bias's."""
-    if layer.weight and layer.bias and by == "layer":
-        yield _block(layer, layer.name, (layer.weight, layer.bias), positions, starts)
-        return
-    for name in (layer.weight, layer.bias):
-        if name:
-            yield _block(layer, layer.name if by == "layer" else name, (name,), positions, starts)
+    """The layer's blocks, one for each of its matrices; or its weight's and its bias's."""
+    together = [name for name in (layer.weight, layer.bias) if name]
+    chosen = [tuple(together)] if by == "layer" else [(name,) for name in together]
+    parts = layer.kind.parts(layer.module)
+    for names in chosen:
+        name = layer.name if by == "layer" else names[0]
+        for k, part in enumerate(parts):
+            shown = name if len(parts) == 1 else f"{name}[{k}]"
+            yield _block(layer, shown, names, part, k, found, starts, constant)
 
 
 def _block(
     layer: CoveredLayer,
     name: str,
     parameters: tuple[str, ...],
-    positions: int,
-    starts: dict[str, int],
+    part: Part,
+    number: int,
+    found: Trace,
+    starts: Mapping[str, int],
+    constant: bool,
 ) -> LayerBlock:
-    module = layer.module
     columns = []
-    for parameter in parameters:
-        tensor = module.weight if parameter == layer.weight else module.bias
-        assert isinstance(tensor, Tensor)
-        d_out = tensor.shape[0]
-        places = torch.arange(tensor.numel(), device=tensor.device) + starts[parameter]
-        columns.append(places.reshape(d_out, -1))
+    if layer.weight in parameters:
+        columns.append(part.weight + starts[layer.weight])
+    if layer.bias in parameters:
+        columns.append(part.bias.unsqueeze(1) + starts[layer.bias])
     index = torch.cat(columns, 1)
     bias = {(True, True): "joint", (True, False): "none", (False, True): "only"}[
         layer.weight in parameters, layer.bias in parameters
     ]
+    uses = found.uses[layer.name]
+    positions = sum(int(use.a_nti(bias)[number].shape[1]) for use in uses)
     return LayerBlock(
         name,
         layer.name,
@@ -159,4 +260,34 @@ def _block(
         index.reshape(-1),
         parameters,
         layer.modules,
+        layer.kind,
+        number,
+        layer.inside,
+        constant,
+        "" if layer.kind.factored else scale_and_shift(layer.module),
+        layer.kind.dense_rows(layer.module) and not layer.inside and not constant,
     )
+
+
+def scale_and_shift(module: nn.Module) -> str:
+    """Why the parameters of a normalisation are no matrix of a layer."""
+    return f"{type(module).__name__} has a scale and a shift, not a matrix"
+
+
+def _bare_block(item: Bare, model: nn.Module, starts: Mapping[str, int]) -> LayerBlock:
+    p = trainable(model)[item.parameter]
+    index = torch.arange(p.numel(), device=p.device) + starts[item.parameter]
+    name = item.parameter
+    return LayerBlock(name, name, 1, p.numel(), 1, "none", index, (name,), (), reason=item.reason)
+
+
+def gradients_of(blocks: Sequence[LayerBlock], found: Trace, columns: Tensor) -> dict[str, Tensor]:
+    """Σ_t g a of every layer's blocks for one column, by parameter places: [B, size]."""
+    shown = [block for block in blocks if block.kind is not None]
+    pulled = pull_back(found, columns)
+    g = block_columns(shown, found, pulled, {})
+    a = block_inputs(shown, found)
+    return {
+        block.name: torch.einsum("nrto,nti->nroi", g[block.name], a[block.name])[:, 0].flatten(1)
+        for block in shown
+    }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from curvlang.models.blocks import LayerBlock
+from curvlang.models.layers import Input, OneHot
 from curvlang.models.leaves import leaves
 from curvlang.models.loss import Loss
 from curvlang.models.products import BATCH, COLUMNS, Product, ggn_product
@@ -47,7 +49,7 @@ def ggn_of_layers(
 
 
 def _batch(
-    layers: Sequence[LayerBlock], given: Mapping[str, Mapping[str, Tensor]], v: Tensor
+    layers: Sequence[LayerBlock], given: Mapping[str, Mapping[str, Any]], v: Tensor
 ) -> Tensor:
     """Σ over the batch of j (jᵀ v), the inner products summed over all layers first."""
     inner = sum(_inner(block, **given[block.name], v=v[block.index]) for block in layers)
@@ -58,17 +60,24 @@ def _batch(
     return found
 
 
-def _inner(block: LayerBlock, a: Tensor, g: Tensor, v: Tensor) -> Tensor:
+def _inner(block: LayerBlock, a: Input, g: Tensor, v: Tensor) -> Tensor:
     """u[n,r,k] = Σ_{t,o,i} g[n,r,t,o] v[o,i,k] a[n,t,i]."""
     n, r, t, o = g.shape
+    if isinstance(a, OneHot):
+        rows = v.reshape(o, block.d_in, -1)
+        moved = torch.einsum("nti,oik->ntok", a, rows)
+        return torch.einsum("nrto,ntok->nrk", g, moved)
     by_input = v.reshape(o, block.d_in, -1).transpose(0, 1).reshape(block.d_in, -1)
     moved = (a.reshape(n * t, -1) @ by_input).reshape(n, t * o, -1)
     return g.reshape(n, r, t * o) @ moved
 
 
-def _outer(block: LayerBlock, a: Tensor, g: Tensor, inner: Tensor) -> Tensor:
+def _outer(block: LayerBlock, a: Input, g: Tensor, inner: Tensor) -> Tensor:
     """Σ_{n,r,t} g[n,r,t,o] a[n,t,i] u[n,r,k], `[O·I, k]`."""
     n, r, t, o = g.shape
     k = inner.shape[-1]
+    if isinstance(a, OneHot):
+        each = torch.einsum("nrto,nrk->ntok", g, inner)
+        return torch.einsum("nti,ntok->oik", a, each).reshape(-1, k)
     moved = (g.reshape(n, r, t * o).transpose(1, 2) @ inner).reshape(n * t, o * k)
     return (a.reshape(n * t, -1).T @ moved).reshape(-1, o, k).transpose(0, 1).reshape(-1, k)

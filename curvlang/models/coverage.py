@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from curvlang.models.blocks import trainable
+from curvlang.models.blocks import scale_and_shift, trainable
 from curvlang.models.survey import Survey, survey
 from curvlang.models.task import Task
 
@@ -27,7 +27,9 @@ class Row:
         shape: Its shape.
         module: The module that holds it; `model` for the model itself.
         type: The module's type.
-        status: `covered`, `uncovered` or `frozen` (not a parameter of the problem).
+        status: `covered` (in a layer that shows `a` and `g`: every stage fits), `others` (its
+            gradients are exact, but a stage that reads `a` or `g` by itself needs the clause
+            `others = …` for it) or `frozen` (not a parameter of the problem).
         reason: Why it is not covered; empty where it is.
         share: Its share of Σ_n ‖∇ℓ_n‖² over the training examples; None without a task, and for
             frozen parameters.
@@ -55,13 +57,13 @@ class Coverage:
 
     @property
     def covered(self) -> tuple[str, ...]:
-        """Names of the covered parameters."""
+        """Names of the parameters that every stage fits."""
         return self._named("covered")
 
     @property
-    def uncovered(self) -> tuple[str, ...]:
-        """Names of the trainable parameters that no covered layer has."""
-        return self._named("uncovered")
+    def others(self) -> tuple[str, ...]:
+        """Names of the parameters for which `others = …` decides."""
+        return self._named("others")
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -70,8 +72,8 @@ class Coverage:
 
     @property
     def complete(self) -> bool:
-        """Whether every trainable parameter is covered."""
-        return not self.uncovered
+        """Whether every stage fits every trainable parameter."""
+        return not self.others
 
     @property
     def share(self) -> float | None:
@@ -97,9 +99,9 @@ class Coverage:
     def _summary(self) -> str:
         sizes = {
             status: sum(row.size for row in self.rows if row.status == status)
-            for status in ("covered", "uncovered", "frozen")
+            for status in ("covered", "others", "frozen")
         }
-        total = sizes["covered"] + sizes["uncovered"]
+        total = sizes["covered"] + sizes["others"]
         share = "" if self.share is None else f", {self.share:.1%} of the squared gradient norm"
         return f"{sizes['covered']} of {total} parameters covered{share}; {sizes['frozen']} frozen"
 
@@ -146,10 +148,13 @@ def _row(model: nn.Module, found: Survey, name: str, p: Tensor, share: float | N
     shape = tuple(p.shape)
     if name in found.frozen:
         return Row(name, shape, path or "model", type_name, "frozen", "requires_grad is False")
-    for item in found.uncovered:
-        if name in item.parameters:
-            module, kind = item.module, item.type
-            return Row(name, shape, module, kind, "uncovered", item.reason, share)
+    for item in found.bare:
+        if name == item.parameter:
+            return Row(name, shape, item.module, item.type, "others", item.reason, share)
+    layer = next(x for x in found.layers if name in (x.weight, x.bias))
+    if not layer.kind.factored:
+        reason = scale_and_shift(layer.module)
+        return Row(name, shape, path or "model", type_name, "others", reason, share)
     return Row(name, shape, path or "model", type_name, "covered", "", share)
 
 

@@ -13,7 +13,8 @@ from torch import Generator, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from curvlang.models.blocks import LayerBlock, trainable
-from curvlang.models.hessian import by_layers, hessian_dense
+from curvlang.models.hessian import by_layers
+from curvlang.models.layer_hessian import hessian_by_layers
 from curvlang.models.leaves import Columns, leaves
 from curvlang.models.loss import Loss
 from curvlang.models.products import hessian_product
@@ -49,7 +50,7 @@ def hessian_flops(
     """Operations of the dense Hessian for one example."""
     probe = (X[:PROBE], y[:PROBE])
     if by_layers(blocks):
-        return _count(lambda: hessian_dense(model, loss, *probe)) / len(probe[0])
+        return _count(lambda: hessian_by_layers(model, loss, *probe, blocks)) / len(probe[0])
     P = sum(p.numel() for p in trainable(model).values())
     one = torch.zeros(P, 1, dtype=next(model.parameters()).dtype, device=X.device)
     product = hessian_product(model, loss, *probe)

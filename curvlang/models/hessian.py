@@ -20,7 +20,7 @@ from curvlang.models.layer_hessian import (
 )
 from curvlang.models.loss import Loss
 from curvlang.models.products import COLUMNS, hessian_product
-from curvlang.models.survey import check_mode, survey
+from curvlang.models.survey import check_mode
 
 LAYERS_DO_NOT_SHOW = {"E0404", "E0414"}
 """Refusals of `blocks` that concern `a` and `g` alone: the model itself is well-defined."""
@@ -55,9 +55,13 @@ def hessian_dense(
 
 
 def by_layers(found: Sequence[LayerBlock]) -> bool:
-    """Whether layer outputs are the cheaper way: there are fewer of them than parameters."""
+    """Whether layer outputs are the cheaper way: there are fewer of them than parameters.
+
+    They are a way at all where every parameter is in a layer whose output is all that it does.
+    """
     outputs = sum(block.positions * block.d_out for block in found)
-    return 0 < outputs < sum(block.size for block in found)
+    plain = all(block.plain for block in found)
+    return plain and 0 < outputs < sum(block.size for block in found)
 
 
 def hessian_elements(found: Sequence[LayerBlock], P: int, examples: int) -> int:
@@ -79,8 +83,6 @@ def hessian_by_products(
 
 def _blocks(model: nn.Module, X: Tensor) -> tuple[LayerBlock, ...]:
     """The model's blocks; none where its layers do not show all of it."""
-    if survey(model).uncovered:
-        return ()
     try:
         return blocks(model, X)
     except SpecError as error:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
 from curvlang.models.blocks import LayerBlock, groups, trainable
-from curvlang.models.layers import LAYERS
+from curvlang.models.layers import Layer
 from curvlang.models.loss import Loss
 from curvlang.models.trace import watching
 
@@ -100,10 +100,16 @@ class _Call:
     module: nn.Module
     shape: torch.Size
 
+    @property
+    def kind(self) -> Layer:
+        """How the layer shows itself."""
+        assert self.block.kind is not None
+        return self.block.kind
+
     def rows(self, z: Tensor) -> Tensor:
         """[…, B, *output] to […, B, T, O]."""
         lead = z.shape[: z.dim() - len(self.shape) + 1]
-        rows = LAYERS[type(self.module)].outputs(self.module, z.reshape(-1, *self.shape[1:]))
+        (rows,) = self.kind.outputs(self.module, z, z.reshape(-1, *self.shape[1:]))
         return rows.reshape(*lead, *rows.shape[1:])
 
     def unit(self, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -149,7 +155,11 @@ class _Batch:
         seen: list[Tensor] = []
 
         def add(layer: str, module: nn.Module, given: Tensor, output: Tensor) -> Tensor | None:
-            seen.append(self.blocks[layer].a_nti(LAYERS[type(module)].inputs(module, given)))
+            block = self.blocks[layer]
+            assert block.kind is not None
+            (a,) = block.kind.a(module, given, output.shape, block.bias)
+            assert isinstance(a, Tensor)
+            seen.append(a)
             here = len(seen) - 1
             return output + added[here] if here in added else None
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
 
-from curvlang.models.blocks import LayerBlock, block_inputs, groups
+from curvlang.models.bare import bare_columns
+from curvlang.models.blocks import LayerBlock, bare_names, block_columns, block_inputs, groups
 from curvlang.models.loss import Loss, flat
 from curvlang.models.refusal import refusal
 from curvlang.models.trace import Trace, pull_back, trace
 
-Leaves = dict[str, dict[str, Tensor]]
-"""By block and leaf."""
+Leaves = dict[str, dict[str, Any]]
+"""By block and leaf; `a` of an embedding is a `OneHot`, everything else a tensor."""
 
 
 class Columns(Protocol):
@@ -89,7 +90,7 @@ def leaves(
             "g": columns_at_output(loss, f, y, fisher, generator) if "g" in wants else None,
             "e": loss.gradient(f, y).unsqueeze(-1) if "e" in wants else None,
         }
-        _add_cotangents(result, blocks, found, parts)
+        _add_cotangents(result, model, X, blocks, found, parts)
     return result
 
 
@@ -120,21 +121,32 @@ def columns_at_output(
 
 def _add_cotangents(
     result: Leaves,
+    model: nn.Module,
+    X: Tensor,
     blocks: Sequence[LayerBlock],
     found: Trace,
     parts: Mapping[str, Tensor | None],
 ) -> None:
     """Pull both parts back in one batched pass and take them apart again."""
-    given = [part for part in parts.values() if part is not None]
-    pulled = pull_back(found, torch.cat(given, -1))
+    given = torch.cat([part for part in parts.values() if part is not None], -1)
+    pulled = pulled_columns(model, X, blocks, found, given)
     g = parts["g"]
     R = 0 if g is None else g.shape[-1]
     for block in blocks:
-        g_nrto = pulled[block.layer]
+        g_nrto = pulled[block.name]
         if g is not None:
             result[block.name]["g"] = g_nrto[:, :R]
         if parts["e"] is not None:
             result[block.name]["e"] = g_nrto[:, R]
+
+
+def pulled_columns(
+    model: nn.Module, X: Tensor, blocks: Sequence[LayerBlock], found: Trace, given: Tensor
+) -> dict[str, Tensor]:
+    """Columns at the output [B, F, R] as g_nrto of every block."""
+    names = bare_names(blocks)
+    bare = bare_columns(model, X, names, given) if names else {}
+    return block_columns(blocks, found, pull_back(found, given), bare)
 
 
 def columns(blocks: Sequence[LayerBlock], leaves: Leaves) -> Tensor:
@@ -157,9 +169,9 @@ def jacobian(model: nn.Module, X: Tensor, blocks: Sequence[LayerBlock]) -> Tenso
     f = flat(found.output.detach())
     B, F = f.shape
     unit = torch.eye(F, dtype=f.dtype, device=f.device).expand(B, F, F)
-    pulled = pull_back(found, unit)
+    pulled = pulled_columns(model, X, blocks, found, unit)
     given = block_inputs(blocks, found)
-    return columns(blocks, {b.name: {"a": given[b.name], "g": pulled[b.layer]} for b in blocks})
+    return columns(blocks, {b.name: {"a": given[b.name], "g": pulled[b.name]} for b in blocks})
 
 
 def loss_hessian(model: nn.Module, loss: Loss, X: Tensor, y: Tensor) -> Tensor:

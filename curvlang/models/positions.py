@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from curvlang.models.blocks import LayerBlock, block_inputs, groups
-from curvlang.models.leaves import columns
+from curvlang.models.leaves import columns, pulled_columns
 from curvlang.models.loss import Loss, show_shape
 from curvlang.models.refusal import refusal
 from curvlang.models.task import Task
-from curvlang.models.trace import pull_back, trace
+from curvlang.models.trace import trace
 
 
 def position_count(task: Task) -> int:
@@ -46,6 +46,6 @@ def position_gradients(
     slope = loss.gradient(f, y).reshape(B, T, -1)
     eye = torch.eye(T, dtype=f.dtype, device=f.device)
     apart = torch.einsum("btc,ts->btcs", slope, eye).reshape(B, -1, T)
-    pulled = pull_back(found, apart)
+    pulled = pulled_columns(model, X, blocks, found, apart)
     given = block_inputs(blocks, found)
-    return columns(blocks, {b.name: {"a": given[b.name], "g": pulled[b.layer]} for b in blocks})
+    return columns(blocks, {b.name: {"a": given[b.name], "g": pulled[b.name]} for b in blocks})

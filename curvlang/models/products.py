@@ -7,11 +7,13 @@ time, not the result.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curvlang.models.blocks import trainable
 from curvlang.models.loss import Loss
@@ -108,13 +110,34 @@ def _product(
             )
         rows = v.reshape(P, -1).T
         found = torch.zeros_like(rows)
-        for Xb, yb in _batches(X, y, batch):
-            for k in range(0, rows.shape[0], columns):
-                given = _by_parameter(rows[k : k + columns], theta)
-                found[k : k + columns] += _as_rows(many(theta, Xb, yb, given))
+        # Fused attention kernels have no tangents; the plain one does.
+        with sdpa_kernel(SDPBackend.MATH), _constant_padding(model):
+            for Xb, yb in _batches(X, y, batch):
+                for k in range(0, rows.shape[0], columns):
+                    given = _by_parameter(rows[k : k + columns], theta)
+                    found[k : k + columns] += _as_rows(many(theta, Xb, yb, given))
         return (found.T / X.shape[0]).reshape(v.shape)
 
     return product
+
+
+@contextmanager
+def _constant_padding(model: nn.Module) -> Iterator[None]:
+    """Padding rows of embeddings as constants in forward mode too: reverse mode leaves them out."""
+    handles = [
+        module.register_forward_hook(_hold_padding)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hold_padding(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return torch.where(given[0].eq(module.padding_idx).unsqueeze(-1), output.detach(), output)
 
 
 def _batches(X: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,7 +1,9 @@
-"""Which parameters sit in covered layers, and why the others do not: before anything runs.
+"""Where every trainable parameter of a model belongs, before anything runs.
 
-`survey` reports; `covered_layers` refuses. Both see modules and parameters only: what a forward
-pass can tell (a layer that is never reached, examples that mix) is checked in `trace`.
+Three kinds: matrices of covered layers, which show `a` and `g`; scales and shifts, whose gradient a
+layer shows though `a` and `g` mean nothing by themselves; and bare parameters (tied, transformed, or
+of a module of another type), whose gradients per example autograd gives. What a forward pass can
+tell (a layer that is never reached, examples that mix) is checked in `trace`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
-from curvlang.models.layers import LAYERS, Layer
+from curvlang.models.layers import IN_PROJECTION, OUT_PROJECTION, Layer, layer_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,10 +26,11 @@ class CoveredLayer:
     Args:
         name: The first module's name; `model` where the model itself is the layer.
         modules: Names of all modules that share the parameters, in `named_modules` order.
-        module: The first module.
+        module: The module that holds them.
         kind: How the module shows `a` and `g`.
         weight: The weight's name where it is trainable.
         bias: The bias's name where it is trainable.
+        inside: Whether the product is inside a module that calls no submodule for it.
     """
 
     name: str
@@ -36,25 +39,25 @@ class CoveredLayer:
     kind: Layer
     weight: str | None
     bias: str | None
+    inside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Uncovered:
-    """A trainable parameter (or several of one module) outside the covered layers."""
+class Bare:
+    """A trainable parameter that no layer shows: its gradients per example come from autograd."""
 
-    parameters: tuple[str, ...]
+    parameter: str
     module: str
     type: str
     reason: str
-    code: str = "E0401"
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """All trainable parameters, sorted into covered layers and the rest; and the frozen ones."""
+    """All trainable parameters, in covered layers or bare; and the frozen ones."""
 
     layers: tuple[CoveredLayer, ...]
-    uncovered: tuple[Uncovered, ...]
+    bare: tuple[Bare, ...]
     frozen: tuple[str, ...]
 
 
@@ -63,42 +66,25 @@ def survey(model: nn.Module) -> Survey:
     names = {id(p): name for name, p in model.named_parameters()}
     trainable = {id(p) for p in model.parameters() if p.requires_grad}
     owners = _owners(model)
-    groups = _groups(model, trainable)
-    uncovered = tuple(_uncovered(model, names, trainable, owners))
-    refused = {name for item in uncovered for name in item.parameters}
-    layers = tuple(
-        layer
-        for layer in (_layer(model, group, names, trainable) for group in groups)
-        if not {layer.weight, layer.bias} & refused
+    layers: list[CoveredLayer] = []
+    reasons: dict[int, str] = {}
+    for group in _groups(model, trainable):
+        layer = _layer(model, group, names, trainable)
+        why = _refused(model, layer, group, owners)
+        if why is None:
+            layers.append(layer)
+        else:
+            module = model.get_submodule(group[0])
+            for p in module.parameters(recurse=False):
+                reasons.setdefault(id(p), why)
+    shown = {name for layer in layers for name in (layer.weight, layer.bias)}
+    bare = tuple(
+        _bare(model, name, p, owners, reasons)
+        for name, p in model.named_parameters()
+        if p.requires_grad and name not in shown
     )
     frozen = tuple(name for name, p in model.named_parameters() if not p.requires_grad)
-    return Survey(layers, uncovered, frozen)
-
-
-def covered_layers(model: nn.Module, *, partial: bool = False) -> tuple[CoveredLayer, ...]:
-    """All layers of a model whose trainable parameters are all covered.
-
-    Args:
-        model: Any module.
-        partial: Leave out parameters that no layer covers instead of refusing them.
-
-    Raises:
-        SpecError: E0401 for parameters outside covered layers, E0402 for parameters shared in
-            part, E0403 for a model in training mode, E0413 where nothing is trainable.
-    """
-    found = survey(model)
-    problems = [*([] if partial else _refuse_uncovered(found)), *_refuse_random(model)]
-    if not found.layers and not problems:
-        problems.append(
-            Diagnostic(
-                "E0413",
-                "the model has no trainable parameter in a covered layer",
-                help=("set `requires_grad_(True)` on the parameters to be studied",),
-            )
-        )
-    if problems:
-        raise SpecError(problems)
-    return found.layers
+    return Survey(tuple(layers), bare, frozen)
 
 
 def check_mode(model: nn.Module) -> None:
@@ -112,14 +98,42 @@ def check_mode(model: nn.Module) -> None:
         raise SpecError(problems)
 
 
-def _groups(model: nn.Module, trainable: set[int]) -> list[tuple[str, ...]]:
-    """Modules of covered types with trainable parameters, grouped by identical parameters."""
-    found: dict[tuple[int, ...], list[str]] = {}
-    for name, module in model.named_modules():
-        own = [id(p) for p in module._parameters.values() if p is not None]
-        if type(module) in LAYERS and any(p in trainable for p in own):
-            found.setdefault(tuple(own), []).append(name)
-    return [tuple(group) for group in found.values()]
+_Group = tuple[str, ...]
+
+
+def _groups(model: nn.Module, trainable: set[int]) -> Iterator[_Group]:
+    """Modules with a layer's parameters, grouped by identical parameters.
+
+    Both products of an attention are groups of their own; `out_proj` is a module that is never
+    called.
+    """
+    found: dict[tuple[str, *tuple[int, ...]], list[str]] = {}
+    for path, module in model.named_modules():
+        kind = _kind(model, path)
+        if kind is None:
+            continue
+        both = (getattr(module, name, None) for name in (kind.weight, kind.bias))
+        own = [id(p) for p in both if p is not None]
+        if any(p in trainable for p in own):
+            found.setdefault((kind.name, *own), []).append(path)
+    yield from (tuple(group) for group in found.values())
+
+
+def _kind(model: nn.Module, name: str) -> Layer | None:
+    """How the module of a name shows itself."""
+    module = model.get_submodule(name)
+    if _attention(module):
+        return IN_PROJECTION if IN_PROJECTION.refuses(module) is None else None
+    parent, _, own = name.rpartition(".")
+    if own == "out_proj" and _attention(model.get_submodule(parent)):
+        return OUT_PROJECTION
+    kind = layer_of(module)
+    needed = kind is not None and getattr(module, kind.weight, None) is not None
+    return kind if needed else None
+
+
+def _attention(module: nn.Module) -> bool:
+    return type(module) is nn.MultiheadAttention
 
 
 def _owners(model: nn.Module) -> dict[int, list[str]]:
@@ -133,77 +147,49 @@ def _owners(model: nn.Module) -> dict[int, list[str]]:
 
 
 def _layer(
-    model: nn.Module, group: tuple[str, ...], names: dict[int, str], trainable: set[int]
+    model: nn.Module, group: _Group, names: dict[int, str], trainable: set[int]
 ) -> CoveredLayer:
     module = model.get_submodule(group[0])
+    kind = _kind(model, group[0])
+    assert kind is not None
 
     def named(attribute: str) -> str | None:
         p = module._parameters.get(attribute)
         return names[id(p)] if p is not None and id(p) in trainable else None
 
-    kind = LAYERS[type(module)]
-    return CoveredLayer(group[0] or "model", group, module, kind, named("weight"), named("bias"))
+    name = group[0] or "model"
+    inside = kind in (IN_PROJECTION, OUT_PROJECTION)
+    if kind is IN_PROJECTION:
+        name = f"{group[0]}.in_proj" if group[0] else "in_proj"
+    return CoveredLayer(name, group, module, kind, named(kind.weight), named(kind.bias), inside)
 
 
-def _uncovered(
-    model: nn.Module, names: dict[int, str], trainable: set[int], owners: dict[int, list[str]]
-) -> Iterator[Uncovered]:
-    for name, module in model.named_modules():
-        own = {k: p for k, p in module._parameters.items() if p is not None and id(p) in trainable}
-        if not own:
-            continue
-        type_name = type(module).__name__
-        parameters = tuple(names[id(p)] for p in own.values())
-        if type(module) not in LAYERS:
-            yield Uncovered(parameters, name or "model", type_name, _why(type_name))
-            continue
-        partial = _shared_in_part(model, module, owners)
-        if partial:
-            reason = f"shares a parameter with {partial}, but not all of them"
-            yield Uncovered(parameters, name or "model", type_name, reason, "E0402")
-
-
-def _why(type_name: str) -> str:
-    covered = ", ".join(kind.__name__ for kind in LAYERS)
-    return f"{type_name} is not a covered layer (covered: {covered})"
-
-
-def _shared_in_part(
-    model: nn.Module, module: nn.Module, owners: dict[int, list[str]]
+def _refused(
+    model: nn.Module, layer: CoveredLayer, group: _Group, owners: dict[int, list[str]]
 ) -> str | None:
-    """Another module that holds some of this module's parameters without being the same layer."""
-    own = [id(p) for p in module._parameters.values() if p is not None]
+    """Why a layer's parameters are taken as bare ones; None where the layer shows them."""
+    why = layer.kind.refuses(layer.module)
+    if why is not None:
+        return f"{type(layer.module).__name__}: {why}"
+    own = [p for p in layer.module._parameters.values() if p is not None]
     for p in own:
-        for other in owners[p]:
-            sibling = model.get_submodule(other)
-            theirs = [id(q) for q in sibling._parameters.values() if q is not None]
-            if type(sibling) is not type(module) or theirs != own:
-                return f"`{other}` ({type(sibling).__name__})"
+        others = [name for name in owners[id(p)] if name not in group]
+        if others:
+            return f"shared with `{others[0]}` ({type(model.get_submodule(others[0])).__name__})"
     return None
 
 
-def _refuse_uncovered(found: Survey) -> Iterator[Diagnostic]:
-    for code, headline, repair in (
-        (
-            "E0401",
-            "no layer covers {what}",
-            "freeze these parameters (`requires_grad_(False)`), which takes them out of the "
-            "problem, or use a curvature that needs no layers (`hessian`, `ggn` without "
-            "`block_diagonal`)",
-        ),
-        (
-            "E0402",
-            "parameters of {what} are shared in part",
-            "share weight and bias alike between layers of one kind, or untie them",
-        ),
-    ):
-        items = [item for item in found.uncovered if item.code == code]
-        if items:
-            what = ", ".join(f"`{item.module}` ({item.type})" for item in items)
-            notes = tuple(
-                f"{', '.join(f'`{p}`' for p in item.parameters)}: {item.reason}" for item in items
-            )
-            yield Diagnostic(code, headline.format(what=what), help=(repair,), notes=notes)
+def _bare(
+    model: nn.Module,
+    name: str,
+    p: nn.Parameter,
+    owners: dict[int, list[str]],
+    reasons: dict[int, str],
+) -> Bare:
+    owner = owners[id(p)][0]
+    type_name = type(model.get_submodule(owner)).__name__
+    reason = reasons.get(id(p), f"{type_name} is not a covered layer")
+    return Bare(name, owner or "model", type_name, reason)
 
 
 _RANDOM = (_DropoutNd, _BatchNorm, nn.RReLU)
@@ -214,7 +200,8 @@ def _refuse_random(model: nn.Module) -> Iterator[Diagnostic]:
     names = [
         f"`{name}` ({type(module).__name__})"
         for name, module in model.named_modules()
-        if module.training and isinstance(module, _RANDOM)
+        if module.training
+        and (isinstance(module, _RANDOM) or (_attention(module) and module.dropout))
     ]
     if names:
         yield Diagnostic(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 
 import torch
@@ -148,6 +148,13 @@ class Task:
             name=self.name,
             build=self.build,
         )
+
+    def restricted(self, names: Sequence[str]) -> Task:
+        """The same task in which all parameters but these are constants."""
+        model = deepcopy(self.model)
+        for name, p in model.named_parameters():
+            p.requires_grad_(name in names and p.requires_grad)
+        return self.with_model(model)
 
     def data_fingerprint(self) -> str:
         """SHA-256 of data, architecture, loss, recipe and weight decay, parameters left out."""

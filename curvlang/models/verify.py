@@ -7,17 +7,38 @@ forward pass that draws random numbers all leave `a` and `g` well-formed and wro
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.models.refusal import refusal
-from curvlang.models.survey import CoveredLayer
-from curvlang.models.trace import Trace, inputs, pull_back
+from curvlang.models.trace import Trace
 
 EXAMPLES = 3
 """How many examples are tried; more than one, so that mixing shows."""
+
+
+class Shown(Protocol):
+    """What the checks read of a block."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def layer(self) -> str:
+        """Its layer's name."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of its parameters."""
+
+    @property
+    def index(self) -> Tensor:
+        """Its places in the parameter vector."""
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -55,36 +76,59 @@ def check_examples(model: nn.Module, X: Tensor, output: Tensor) -> None:
         )
 
 
-def check_gradient(model: nn.Module, found: Trace, layers: Sequence[CoveredLayer]) -> None:
-    """Gradients rebuilt from `a` and `g` are those that autograd gives, parameter by parameter.
+Rebuilt = Callable[[Tensor], "dict[str, Tensor]"]
+"""Columns at the output [B, F, 1] to Σ_t g a of every block, [B, size]."""
+
+
+def check_gradient(
+    model: nn.Module,
+    X: Tensor,
+    found: Trace,
+    blocks: Sequence[Shown],
+    rebuilt: Rebuilt,
+) -> None:
+    """Gradients of every example rebuilt from `a` and `g` are those that autograd gives.
 
     Args:
         model: The model.
+        X: The inputs of the trace.
         found: A trace with its graph.
-        layers: The covered layers, which own all trainable parameters.
+        blocks: The blocks of all trainable parameters.
+        rebuilt: How they are rebuilt.
 
     Raises:
-        SpecError: E0414 for a parameter that is also used outside its layer.
+        SpecError: E0414 for a parameter that is also used outside its layer, or a layer whose
+            positions are not its examples'.
     """
     direction = _direction(found.output)
-    pulled = pull_back(found, direction.reshape(direction.shape[0], -1, 1))
-    given = inputs(found)
-    direct = _gradients(model, (found.output * direction).sum())
-    for layer in layers:
-        g_nto = pulled[layer.name][:, 0]
-        rebuilt = {
-            layer.weight: torch.einsum("nto,nti->oi", g_nto, given[layer.name]),
-            layer.bias: g_nto.sum((0, 1)),
-        }
-        for name in filter(None, (layer.weight, layer.bias)):
-            wanted = direct[name]
-            if not _close(rebuilt[name].reshape(wanted.shape), wanted, tolerance(wanted.dtype)):
-                raise refusal(
-                    "E0414",
-                    f"`{name}` is also used outside the call of `{layer.name}`",
-                    f"use the parameter only by calling `{layer.name}`, or freeze it",
-                    notes=("autograd's gradient is not the one that `a` and `g` give",),
-                )
+    shown = rebuilt(direction.reshape(direction.shape[0], -1, 1))
+    for n in range(X.shape[0]):
+        wanted = _gradients(model, (model(X[n : n + 1]) * direction[n : n + 1]).sum())
+        for block in blocks:
+            if block.name not in shown:
+                continue
+            direct = wanted[block.index]
+            if not _close(shown[block.name][n], direct, tolerance(direct.dtype), wanted):
+                raise _used_outside(model, block, shown[block.name][n], direct)
+
+
+def _used_outside(model: nn.Module, block: Shown, shown: Tensor, direct: Tensor) -> SpecError:
+    """The refusal, with the parameters that differ."""
+    wrong, start = [], 0
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
+        own = (block.index >= start) & (block.index < start + p.numel())
+        if name in block.parameters and not _close(shown[own], direct[own], tolerance(p.dtype)):
+            wrong.append(f"`{name}`")
+        start += p.numel()
+    verb = "is" if len(wrong) == 1 else "are"
+    return refusal(
+        "E0414",
+        f"{', '.join(wrong)} {verb} also used outside the call of `{block.layer}`",
+        f"use the parameter only by calling `{block.layer}`, or freeze it",
+        notes=("autograd's gradient of an example is not the one that `a` and `g` give",),
+    )
 
 
 def _direction(f: Tensor) -> Tensor:
@@ -93,16 +137,27 @@ def _direction(f: Tensor) -> Tensor:
     return torch.cos(1.7 * count.square() + count + 0.3).to(dtype=f.dtype, device=f.device)
 
 
-def _gradients(model: nn.Module, total: Tensor) -> dict[str, Tensor]:
-    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    found = torch.autograd.grad(total, list(own.values()), allow_unused=True, retain_graph=True)
-    return {
-        name: torch.zeros_like(p) if gradient is None else gradient
-        for (name, p), gradient in zip(own.items(), found, strict=True)
-    }
+def _gradients(model: nn.Module, total: Tensor) -> Tensor:
+    """∂total/∂θ over all trainable parameters, [P]."""
+    own = [p for p in model.parameters() if p.requires_grad]
+    found = torch.autograd.grad(total, own, allow_unused=True)
+    pieces = (
+        torch.zeros_like(p) if gradient is None else gradient
+        for p, gradient in zip(own, found, strict=True)
+    )
+    return torch.cat([_dense(piece).reshape(-1) for piece in pieces])
 
 
-def _close(x: Tensor, y: Tensor, limit: float) -> bool:
-    """Whether the difference is below `limit` times the larger norm; never for NaN."""
+def _dense(x: Tensor) -> Tensor:
+    return x.to_dense() if x.is_sparse else x
+
+
+def _close(x: Tensor, y: Tensor, limit: float, whole: Tensor | None = None) -> bool:
+    """Whether the difference is below `limit` times the larger norm; never for NaN.
+
+    Below the rounding of the whole vector, a part of it has no digits of its own.
+    """
     scale = torch.maximum(x.norm(), y.norm())
+    if whole is not None:
+        scale = scale + limit * whole.norm()
     return bool((x - y).norm() <= limit * scale)

@@ -34,8 +34,9 @@ from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, ByExample, Identity, MatrixFree, Operator, added
 from curvlang.runtime.assemble import operator
 from curvlang.runtime.execute import Execution, accumulation_dtype
-from curvlang.runtime.footprint import Phase, footprint, largest, reads_hessian
+from curvlang.runtime.footprint import Phase, blocks_read, footprint, largest, reads_hessian
 from curvlang.runtime.memory import available, require
+from curvlang.runtime.others import besides
 
 Kept = dict[tuple[int, int], dict[str, dict[str, Tensor]]]
 """Leaves between passes, by plan and batch, then by block and name."""
@@ -104,8 +105,9 @@ def prepare(
         SpecError: Where the model is not covered or the plan is refused.
         MachineError: Where the plan's memory is more than the machine has.
     """
-    programs, results = derive(chains, last=last)
     found = {p: _blocks_of(task, p) for p in Partition}
+    beside = besides(chains, [b for b in found[Partition.LAYER] if not b.factored])
+    programs, results = derive(chains, last=last, beside=beside)
     itemsize = torch.empty((), dtype=task.dtype).element_size()
     memory = min(BATCH_BYTES, available(task.device) // BATCH_SHARE)
     geometries = [_geometries(program, found, task) for program in programs]
@@ -168,7 +170,7 @@ def _geometries(
         return (Geometry("model", {"p": task.P, "r": r, "c": features}),)
     return tuple(
         Geometry(b.name, {"t": b.positions, "r": r, "o": b.d_out, "i": b.d_in})
-        for b in found[program.partition]
+        for b in blocks_read(program, found[program.partition])
     )
 
 
@@ -210,11 +212,22 @@ def fit_chains(
     kept: Kept = {}
     for number in range(1, passes + 1):
         _one_pass(prepared, executions, task, number, size, seed, kept, progress)
-    index = {id(p): e for p, e in zip(prepared.plans, executions, strict=True)}
-    return tuple(
-        tuple(_stage(r, prepared, index[id(prepared.plan_of(r))], static, bare) for r in chain)
-        for chain in prepared.chains
-    )
+    run = _Run(prepared, static, dict(zip(map(id, prepared.plans), executions, strict=True)), bare)
+    return tuple(tuple(_stage(r, run) for r in chain) for chain in prepared.chains)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """What the stages of a run are assembled from."""
+
+    prepared: Prepared
+    static: _Static
+    executions: Mapping[int, Execution]
+    bare: bool
+
+    def execution(self, result: Result) -> Execution:
+        """What has computed a result."""
+        return self.executions[id(self.prepared.plan_of(result))]
 
 
 def _one_pass(
@@ -372,6 +385,8 @@ class _Static:
         """The same curvature on some examples alone; None where it has no products."""
         if not has_products(result) or result.partition is Partition.PARAMETER:
             return None
+        if result.beside is not None and not has_products(result.beside):
+            return None
         task, (X, y) = self.task, self.task.train
 
         def of(rows: Tensor) -> Operator:
@@ -449,30 +464,31 @@ def regularised(operator: Operator, task: Task) -> Operator:
     return added((operator, Identity(scale, operator.size)))
 
 
-def _stage(
-    result: Result, prepared: Prepared, execution: Execution, static: _Static, bare: bool
-) -> FittedStage:
-    built = {
-        block.geometry.name: _build(result, block, execution, static, prepared)
-        for block in execution.plan.blocks
-    }
+def _stage(result: Result, run: _Run) -> FittedStage:
+    """The operator of a result, the blocks of other parameters beside it."""
+    parts = [result, *([result.beside] if result.beside is not None else [])]
+    built: dict[str, Operator] = {}
+    level = 0
+    for part in parts:
+        execution = run.execution(part)
+        for block in execution.plan.blocks:
+            found = block.results[part.value]
+            built[block.geometry.name] = _build(part, block, execution, run.static, run.prepared)
+            # The Hessian is read off the data in a pass of its own.
+            level = max(level, found.level, int(isinstance(found.shape, LeafShape)))
     structures = {name: op.describe() for name, op in built.items()}
-    level = max(b.results[result.value].level for b in execution.plan.blocks)
-    if any(isinstance(b.results[result.value].shape, LeafShape) for b in execution.plan.blocks):
-        # The Hessian is read off the data in a pass of its own.
-        level = max(1, level)
     if result.partition is Partition.MODEL:
         whole = built["model"]
     else:
-        found = prepared.blocks[result.partition]
+        shown = run.prepared.blocks[result.partition]
         whole = BlockDiagonal(
-            tuple(b.name for b in found),
-            tuple(built[b.name] for b in found),
-            tuple(b.index for b in found),
+            tuple(b.name for b in shown),
+            tuple(built[b.name] for b in shown),
+            tuple(b.index for b in shown),
         )
-    if not bare:
-        whole = regularised(whole, static.task)
-    by_example = static.by_example(result)
+    if not run.bare:
+        whole = regularised(whole, run.static.task)
+    by_example = run.static.by_example(result)
     return FittedStage(
         result.label, result.stage, whole, structures, level, result.span, by_example
     )

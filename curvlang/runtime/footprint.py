@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from curvlang.compiler.cost import elements
 from curvlang.compiler.plan import BlockPlan, Plan
-from curvlang.compiler.program import Fisher, Partition
+from curvlang.compiler.program import Fisher, Partition, Program
 from curvlang.compiler.structure import GramShape, LeafShape
 from curvlang.models.blocks import LayerBlock
 from curvlang.models.hessian import hessian_elements
@@ -33,6 +33,14 @@ class Phase:
     def bytes(self) -> int:
         """All parts together."""
         return sum(self.parts.values())
+
+
+def blocks_read(program: Program, blocks: Sequence[LayerBlock]) -> tuple[LayerBlock, ...]:
+    """The blocks of a partition that a program is read for.
+
+    Where a model has parameters that are no matrix of a layer, they have programs of their own.
+    """
+    return tuple(b for b in blocks if b.factored is not program.others)
 
 
 def footprint(
@@ -90,7 +98,7 @@ def _hessian(
         _EXACT * block.size**2
         for p in readers
         if p.partition is not Partition.MODEL
-        for block in blocks[p.partition]
+        for block in blocks_read(p.program, blocks[p.partition])
     )
     phases.append(Phase("Hessian", {"Hessian": whole, "tangents": max(0, peak - whole)}))
     return whole + restricted
@@ -151,7 +159,9 @@ def _leaves(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]]) -> int:
 
 
 def _columns(p: Plan) -> int:
-    return p.blocks[0].sizes.get("r", 1) if p.program.fisher is not None else 0
+    if p.program.fisher is None or not p.blocks:
+        return 0
+    return p.blocks[0].sizes.get("r", 1)
 
 
 def _work(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]], number: int) -> int:

@@ -61,7 +61,7 @@ def _summed(curvature: Curvature, task: Task, entries: Callable[[Chain], Tensor]
 def _read_chain(chain: Chain, task: Task, seed: int, noise: float) -> Tensor:
     programs, (results,) = derive([chain], last=True)
     result = results[-1]
-    program = next(p for p in programs if (p.partition, p.fisher) == result.key)
+    program = next(p for p in programs if p.key == result.key)
     by = "parameter" if result.partition is Partition.PARAMETER else "layer"
     layers = blocks(task.model, task.train[0][:1], by)
     whole = torch.zeros(task.P, task.P, dtype=torch.float64, device=task.device)

@@ -157,5 +157,8 @@ def test_a_layer_called_twice_is_right():
 
 def test_uncovered_layers_are_refused_by_name():
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 3)).double().eval()
-    with pytest.raises(cv.SpecError, match="LayerNorm"):
+    with pytest.raises(cv.SpecError, match="E0401") as caught:
         cv.fit("kfac", task(model, "cross_entropy"))
+    (problem,) = caught.value.diagnostics
+    assert "`1`" in problem.headline
+    assert "LayerNorm" in problem.notes[0]

@@ -17,13 +17,13 @@ def language() -> nn.Module:
 
 def test_every_parameter_has_a_row() -> None:
     found = coverage(language())
-    assert found.covered == ("1.weight", "1.bias", "3.weight")
-    assert found.uncovered == ("0.weight", "2.weight", "2.bias")
+    assert found.covered == ("0.weight", "1.weight", "1.bias", "3.weight")
+    assert found.others == ("2.weight", "2.bias")
     assert found.frozen == ("3.bias",)
     assert not found.complete
     assert found.share is None
     reasons = {row.parameter: row.reason for row in found.rows}
-    assert "Embedding" in reasons["0.weight"]
+    assert "LayerNorm" in reasons["2.weight"]
     assert "requires_grad" in reasons["3.bias"]
 
 
@@ -49,8 +49,8 @@ def test_shared_parameters_are_rows_of_their_first_owner() -> None:
     other = nn.Linear(3, 3, bias=False)
     other.weight = first.weight
     found = coverage(nn.Sequential(first, nn.Tanh(), other))
-    assert found.uncovered == ("0.weight", "0.bias")
-    assert "shares a parameter" in found.rows[0].reason
+    assert found.others == ("0.weight", "0.bias")
+    assert "shared with `2` (Linear)" in found.rows[0].reason
 
 
 def test_it_prints_as_a_table() -> None:

@@ -157,11 +157,6 @@ def test_a_weight_used_outside_its_layer_has_a_hessian() -> None:
     assert_equal(found, dense.hessian(model, "cross_entropy", X, y))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=pytest.fail.Exception,
-    reason="the Hessian of a model outside the covered layers is not searched for mixing examples",
-)
 def test_models_whose_examples_mix_have_none() -> None:
     class Centred(nn.Linear):
         def forward(self, x):

@@ -1,0 +1,101 @@
+"""Parameters that are no matrix of a layer: what the chains of a run do with them, or a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from curvlang.compiler.derive import Beside, describe_stage
+from curvlang.compiler.fits import Unfit, first_unfit, unfit
+from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.language.chain import Chain
+from curvlang.models.blocks import LayerBlock, blocks
+from curvlang.models.task import Task
+
+
+def others_of(task: Task) -> tuple[LayerBlock, ...]:
+    """The blocks of a model whose `a` and `g` mean nothing by themselves."""
+    found = blocks(task.model, task.train[0][:1], verified=False)
+    return tuple(block for block in found if not block.factored)
+
+
+def without_ignored(chains: Sequence[Chain], task: Task) -> Task:
+    """The task as a run sees it: parameters that a chain ignores are constants for all of them.
+
+    Args:
+        chains: All chains of the run, those that others are compared with included.
+        task: The task.
+    """
+    others = others_of(task)
+    if not others or not any(u.ignored for u in map(unfit, chains) if u is not None):
+        return task
+    left = {name for block in others for name in block.parameters}
+    return task.restricted([name for name in task.parameters if name not in left])
+
+
+def besides(chains: Sequence[Chain], others: Sequence[LayerBlock]) -> tuple[Beside, ...] | None:
+    """For each chain what it comes to for the other parameters; None where there are none.
+
+    Raises:
+        SpecError: E0401 where a stage fits none of them and no clause says what to do, E0415 where
+            the stage that a clause names does not fit them either.
+    """
+    if not others:
+        return None
+    return tuple(_beside(chain, others) for chain in chains)
+
+
+def _beside(chain: Chain, others: Sequence[LayerBlock]) -> Beside:
+    found = unfit(chain)
+    if found is None:
+        return Beside(chain)
+    if found.beside is None:
+        raise SpecError(_refusal(found, others))
+    if first_unfit(found.beside.chain) is not None:
+        raise SpecError(_unfit_either(found, others))
+    return found.beside
+
+
+def _named(others: Sequence[LayerBlock]) -> str:
+    return ", ".join(f"`{block.name}`" for block in others)
+
+
+def _notes(others: Sequence[LayerBlock]) -> tuple[str, ...]:
+    return tuple(
+        f"{', '.join(f'`{name}`' for name in block.parameters)}: {block.reason}" for block in others
+    )
+
+
+def _refusal(found: Unfit, others: Sequence[LayerBlock]) -> Diagnostic:
+    stage = found.chain.stages[found.number]
+    written = [describe_stage(x) for x in found.chain.stages]
+    written[found.number] = _with_clause(written[found.number], "diagonal")
+    return Diagnostic(
+        "E0401",
+        f"`{stage.name}` does not fit {_named(others)}",
+        (Label(stage.span, "needs the inputs and outputs of a layer"),) if stage.span.end else (),
+        (
+            "say what becomes of them: `others = diagonal` (or another stage that fits), "
+            "`others = keep` (as they are before this stage), or `others = ignore` (constants)",
+            f"for example `curvature mine = {' |> '.join(written)}`",
+        ),
+        _notes(others),
+    )
+
+
+def _with_clause(stage: str, word: str) -> str:
+    if stage.endswith(")"):
+        return f"{stage[:-1]}, others = {word})"
+    return f"{stage}(others = {word})"
+
+
+def _unfit_either(found: Unfit, others: Sequence[LayerBlock]) -> Diagnostic:
+    stage = found.chain.stages[found.number]
+    clause = stage.others
+    name = clause[0].name if isinstance(clause, tuple) else str(clause)
+    return Diagnostic(
+        "E0415",
+        f"`{name}` does not fit {_named(others)} either",
+        (Label(stage.span, "named in this clause"),) if stage.span.end else (),
+        ("use a stage that takes a block's entries as one index, as `diagonal` does, or `keep`",),
+        _notes(others),
+    )

@@ -1,0 +1,134 @@
+"""The clause `others = …`: what becomes of parameters that a stage does not fit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import curvlang as cv
+from curvlang.compiler.fits import first_unfit
+from curvlang.facade import chains_of, chosen
+from tests.oracles import dense
+from tests.runtime.test_layers import assert_close, fit, inputs, language, task
+
+NORMED = {"token", "place", "mix", "norm", "out"}
+
+
+def normed() -> cv.Task:
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 3))
+    return task(model, inputs(3), "cross_entropy")
+
+
+def test_without_the_clause_they_are_refused_by_name():
+    with pytest.raises(cv.SpecError, match="E0401") as caught:
+        cv.fit("ekfac", normed())
+    (problem,) = caught.value.diagnostics
+    assert problem.headline == "`kronecker_factor` does not fit `1`"
+    assert "others = diagonal" in problem.help[1]
+
+
+@pytest.mark.parametrize("tail", ["", " |> eigen_correct"])
+def test_they_are_what_the_clause_says_from_there_on(tail):
+    t = normed()
+    ggn = dense.ggn(t.model, "cross_entropy", *t.train)
+    index = cv.fit("block_ggn", t).operator.index[1]
+    block = ggn[index][:, index]
+    found = fit(f"block_ggn |> kronecker_factor(others = diagonal){tail}", t)
+    assert found.blocks["1"].describe() == "Diagonal 8"
+    assert_close(found.blocks["1"].dense(), torch.diag(block.diagonal()))
+    found = fit(f"block_ggn |> kronecker_factor(others = keep){tail}", t)
+    assert_close(found.blocks["1"].dense(), block)
+    found = fit(f"block_ggn |> kronecker_factor(others = low_rank){tail}", t)
+    assert found.parameters == t.parameters
+
+
+def test_layers_that_the_stage_fits_are_as_if_alone():
+    t = normed()
+    ours = fit("block_ggn |> kronecker_factor(others = keep) |> eigen_correct", t)
+    alone = cv.fit("ekfac", t.restricted([n for n in t.parameters if not n.startswith("1.")]))
+    for name in ("0", "3"):
+        assert_close(ours.blocks[name].dense(), alone.blocks[name].dense())
+
+
+def test_ignored_parameters_are_constants():
+    t = normed()
+    kept = [n for n in t.parameters if not n.startswith("1.")]
+    found = fit("block_ggn |> kronecker_factor(others = ignore)", t)
+    assert list(found.parameters) == kept
+    scores = cv.influence(found, t, damping=0.1)
+    frozen = t.restricted(kept)
+    assert_close(scores, cv.influence(cv.fit("kfac", frozen), frozen, damping=0.1))
+    result = cv.evaluate(
+        cv.loads("curvature mine = block_ggn |> kronecker_factor(others = ignore)"), t
+    )
+    assert [step.structure for step in result.steps][-1] == "Kronecker blocks"
+    assert len(t.parameters) == len(kept) + 2
+
+
+def test_a_clause_that_does_not_fit_either_is_refused():
+    with pytest.raises(cv.SpecError, match="E0415"):
+        fit("block_ggn |> kronecker_factor(others = tkfac)", normed())
+
+
+def test_a_clause_that_concerns_no_layer_changes_nothing():
+    t = task(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)), inputs(3))
+    assert_close(
+        fit("block_ggn |> kronecker_factor(others = ignore)", t).dense(), cv.fit("kfac", t).dense()
+    )
+
+
+def test_models_without_any_matrix():
+    t = task(nn.Sequential(nn.LayerNorm(3), nn.PReLU(3)), inputs(3))
+    found = fit("block_ggn |> kronecker_factor(others = keep)", t)
+    ggn = dense.ggn(t.model, "mse", *t.train)
+    for block, index in zip(found.operator.blocks, found.operator.index, strict=True):
+        assert_close(block.dense(), ggn[index][:, index])
+    assert "Dense" in str(
+        cv.explain(cv.loads("curvature m = block_ggn |> kronecker_factor(others = keep)"), t)
+    )
+
+
+def test_by_parameter():
+    t = language(tied=True)
+    ggn = dense.ggn(t.model, "cross_entropy", *t.train)
+    found = fit("ggn |> block_diagonal(by = parameter) |> kronecker_factor(others = diagonal)", t)
+    index = dict(zip(found.operator.names, found.operator.index, strict=True))
+    for name in ("token.weight", "norm.weight", "norm.bias"):
+        own = ggn[index[name]][:, index[name]]
+        assert_close(found.blocks[name].dense(), torch.diag(own.diagonal()))
+
+
+@pytest.mark.parametrize(
+    ("spec", "fits"),
+    [
+        ("diagonal", True),
+        ("low_rank", True),
+        ("identity", True),
+        ("projected", True),
+        ("block_hessian", True),
+        ("kfac", False),
+        ("tkfac", False),
+        ("foof", False),
+        ("per_output", False),
+        ("logra", False),
+        ("nearest_kronecker", False),
+    ],
+)
+def test_which_shipped_chains_fit(spec, fits):
+    (chain,) = chains_of(chosen(cv.load(spec)))
+    assert (first_unfit(chain) is None) is fits
+
+
+def test_a_diagonal_of_factors_does_not_fit():
+    """Its structure treats entries as one index, but it reads `a` and `g` by themselves."""
+    text = """transform product_of_diagonals {
+      "Squares of inputs and columns, each alone."
+      needs a[n,t,i], g[n,r,t,o]
+      A[i] = mean[n,t] a[n,t,i]^2
+      G[o] = mean[n] sum[r,t] g[n,r,t,o]^2
+      yield C[o,i,o',i'] = identity[o,o'] * identity[i,i'] * G[o] * A[i]
+    }
+    curvature mine = block_ggn |> product_of_diagonals"""
+    (chain,) = chains_of(chosen(cv.loads(text)))
+    assert first_unfit(chain) == 3
