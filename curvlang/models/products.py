@@ -137,7 +137,9 @@ def _constant_padding(model: nn.Module) -> Iterator[None]:
 
 
 def _hold_padding(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return torch.where(given[0].eq(module.padding_idx).unsqueeze(-1), output.detach(), output)
+    assert isinstance(module, nn.Embedding)
+    padded = torch.isin(given[0], torch.tensor(module.padding_idx, device=given[0].device))
+    return torch.where(padded.unsqueeze(-1), output.detach(), output)
 
 
 def _batches(X: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:

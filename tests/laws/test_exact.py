@@ -100,6 +100,29 @@ def test_positions_averaged_make_reduce_exact_and_expand_not():
     assert gap(cv.fit("kfac", t).dense(), block) > FAR
 
 
+class Mixed(nn.Module):
+    """Positions in the first layers, averaged before the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network([3, 4, 2], "identity", bias=False)
+        self.last = nn.Linear(2, 3, bias=False).double()
+
+    def forward(self, x):
+        return self.last(self.inner(x).mean(1))
+
+
+def test_positions_averaged_between_layers_make_reduce_exact_and_expand_behind_them_alone():
+    t = task(Mixed().eval(), "mse", positions=4)
+    block = cv.fit("block_ggn", t)
+    assert gap(cv.fit("kfac_reduce", t).dense(), block.dense()) <= EXACT
+    expand = cv.fit("kfac", t)
+    assert gap(expand.blocks["last"].dense(), block.blocks["last"].dense()) <= EXACT
+    for name in expand.blocks:
+        if name != "last":
+            assert gap(expand.blocks[name].dense(), block.blocks[name].dense()) > FAR
+
+
 @settings(max_examples=15)
 @given(widths, LOSSES, st.integers(1, 6), st.booleans())
 def test_correction_keeps_the_trace_and_comes_closer(shape, loss, n, bias):
