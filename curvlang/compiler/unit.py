@@ -20,6 +20,9 @@ from curvlang.ir.expr import (
 N, T, R, I, O, P, C = (Index(letter) for letter in "ntriopc")
 I2, O2, P2, C2 = (Index(letter, 1) for letter in "iopc")
 
+JOINT, OWN = "position_weight", "own_position_weight"
+"""Weights of positions where some are padding: in a mean over all of them, and over an example's."""
+
 MODEL_BLOCK = Target("C", (P, P2))
 LAYER_BLOCK = Target("C", (O, I, O2, I2))
 MARK = "\0"
@@ -143,6 +146,8 @@ LEAVES: dict[Partition, dict[str, tuple[Index, ...]]] = {
         "a": (N, T, I),
         "g": (N, R, T, O),
         "e": (N, T, O),
+        JOINT: (N, T),
+        OWN: (N, T),
         "H": LAYER_BLOCK.indices,
     },
 }

@@ -59,6 +59,28 @@ def check_data(pair: Pair, part: str) -> None:
     _check_finite(y, f"targets of `{part}`", "drop or fill these examples")
 
 
+def check_mask(mask: Tensor, examples: int) -> None:
+    """One word for every position of every example, and a position that counts in each.
+
+    Raises:
+        SpecError: E0416.
+    """
+    if mask.dtype != torch.bool or mask.dim() != 2 or mask.shape[0] != examples:
+        raise refusal(
+            "E0416",
+            f"`mask` is `{show_dtype(mask.dtype)}` of shape {list(mask.shape)} for {examples} "
+            "training examples",
+            "give [N, T] of bool: true where a position counts",
+        )
+    empty = (~mask.any(1)).nonzero().flatten()
+    if len(empty):
+        raise refusal(
+            "E0416",
+            f"`mask` leaves no position of {len(empty)} examples (first: {int(empty[0])})",
+            "drop these examples",
+        )
+
+
 def check_together(train: Pair, query: Pair) -> None:
     """Both parts have inputs of one kind.
 

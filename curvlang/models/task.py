@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from curvlang.models.blocks import trainable
-from curvlang.models.checks import check_data, check_model, check_outputs, check_together
+from curvlang.models.checks import (
+    check_data,
+    check_mask,
+    check_model,
+    check_outputs,
+    check_together,
+)
 from curvlang.models.collect import Pair, Source, collect
 from curvlang.models.fingerprint import digest, model_parts, parameter_parts
 from curvlang.models.loss import Loss
@@ -38,12 +44,24 @@ class Task:
         weight_decay: λ; None for the recipe's, or 0 without a recipe.
         name: For tables.
         build: Makes a fresh model from a seed; retraining with fresh initialisation needs it.
+        mask: Which positions of the training examples count, [N, T] of bool; padding does not.
+            All count where not given. Means over `t` are then over the positions that count.
 
     Raises:
-        SpecError: E0403 and E0405 to E0409, E0411 to E0413, each with its repair.
+        SpecError: E0403 and E0405 to E0409, E0411 to E0413, E0416, each with its repair.
     """
 
-    __slots__ = ("build", "loss", "model", "name", "query", "recipe", "train", "weight_decay")
+    __slots__ = (
+        "build",
+        "loss",
+        "mask",
+        "model",
+        "name",
+        "query",
+        "recipe",
+        "train",
+        "weight_decay",
+    )
 
     def __init__(
         self,
@@ -56,6 +74,7 @@ class Task:
         weight_decay: float | None = None,
         name: str = "task",
         build: Build | None = None,
+        mask: Tensor | None = None,
     ) -> None:
         self.model = model
         self.loss = loss_named(loss)
@@ -65,6 +84,7 @@ class Task:
         self.weight_decay = _weight_decay(recipe, weight_decay)
         self.name = name
         self.build = build
+        self.mask = mask
         self._check()
 
     def _check(self) -> None:
@@ -74,6 +94,8 @@ class Task:
         check_together(self.train, self.query)
         for part, pair in (("train", self.train), ("query", self.query)):
             check_outputs(self.model, self.loss, pair, part)
+        if self.mask is not None:
+            check_mask(self.mask, self.N)
 
     @property
     def N(self) -> int:
@@ -133,6 +155,7 @@ class Task:
             recipe=self.recipe,
             weight_decay=self.weight_decay,
             name=self.name,
+            mask=None if self.mask is None else self.mask.to(device),
             build=None if self.build is None else MovedBuild(self.build, dtype, device),
         )
 
@@ -147,6 +170,7 @@ class Task:
             weight_decay=self.weight_decay,
             name=self.name,
             build=self.build,
+            mask=self.mask,
         )
 
     def restricted(self, names: Sequence[str]) -> Task:
@@ -165,6 +189,7 @@ class Task:
             repr(self.loss),
             repr(self.recipe),
             repr(self.weight_decay),
+            *(() if self.mask is None else (self.mask,)),
         )
 
     def fingerprint(self) -> str:

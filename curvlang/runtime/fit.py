@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from curvlang.compiler.derive import derive
+from curvlang.compiler.masking import masked
 from curvlang.compiler.plan import (
     DENSE_AT_MOST,
     BlockPlan,
@@ -37,6 +38,7 @@ from curvlang.runtime.execute import Execution, accumulation_dtype
 from curvlang.runtime.footprint import Phase, blocks_read, footprint, largest, reads_hessian
 from curvlang.runtime.memory import available, require
 from curvlang.runtime.others import besides
+from curvlang.runtime.positions import position_weights
 
 Kept = dict[tuple[int, int], dict[str, dict[str, Tensor]]]
 """Leaves between passes, by plan and batch, then by block and name."""
@@ -105,6 +107,8 @@ def prepare(
         SpecError: Where the model is not covered or the plan is refused.
         MachineError: Where the plan's memory is more than the machine has.
     """
+    if task.mask is not None:
+        chains = [masked(chain) for chain in chains]
     found = {p: _blocks_of(task, p) for p in Partition}
     beside = besides(chains, [b for b in found[Partition.LAYER] if not b.factored])
     programs, results = derive(chains, last=last, beside=beside)
@@ -244,7 +248,7 @@ def _one_pass(
     active = [e for e in executions if e.plan.passes >= number]
     done = 0
     for place, (x, y) in enumerate(task.batches(size)):
-        shared = _Batch(task, prepared, x, y, generator)
+        shared = _Batch(task, prepared, x, y, generator, done)
         for execution in active:
             execution.feed(number, _leaves(execution.plan, place, number, shared, kept))
         done += len(x)
@@ -279,6 +283,7 @@ class _Batch:
     x: Tensor
     y: Tensor
     generator: torch.Generator
+    start: int = 0
     known: dict[tuple[Partition, Fisher | None, bool], dict[str, dict[str, Tensor]]] = field(
         default_factory=dict
     )
@@ -310,6 +315,11 @@ class _Batch:
                 fisher or Fisher(),
                 self.generator,
             )
+            if self.task.mask is not None:
+                rows = slice(self.start, self.start + len(self.x))
+                for block in self.prepared.blocks[partition]:
+                    known = self.known[key][block.name]
+                    known |= position_weights(block, self.task.mask, rows, self.task.dtype)
         return self.known[key]
 
     def _whole(self, program: Program, kinds: set[str]) -> dict[str, Tensor]:

@@ -1,0 +1,92 @@
+"""Means over positions where some are padding: sums weighed by what counts.
+
+In: a chain whose stages take means over `t`. Out: the same chain over two more leaves,
+
+    mean[n,t] x  becomes  mean[n] sum[t] w[n,t] * x,   w = mask / (Σ mask / N)
+    mean[t] x    becomes  sum[t] v[n,t] * x,           v = mask / (positions of the example)
+
+so that A of `mean[n,t]` is the mean over the positions that count, and a mean inside an example is over
+its own positions. Padding has no gradient: sums over `t` stay as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import assert_never
+
+from curvlang.compiler.unit import JOINT, OWN, N, T
+from curvlang.ir.expr import (
+    Apply,
+    Binary,
+    BinaryOperator,
+    BodyStatement,
+    Call,
+    Define,
+    Delta,
+    Expr,
+    Index,
+    Negate,
+    Number,
+    Project,
+    Reduce,
+    ReductionKind,
+    Ref,
+    Size,
+    Space,
+    Yield,
+)
+from curvlang.ir.indices import free_indices
+from curvlang.language.chain import Chain, Stage
+
+
+def masked(chain: Chain) -> Chain:
+    """The chain with its means over positions weighed."""
+    return replace(chain, stages=tuple(map(_stage, chain.stages)))
+
+
+def _stage(stage: Stage) -> Stage:
+    others = stage.others
+    if isinstance(others, tuple):
+        others = tuple(map(_stage, others))
+    return replace(stage, body=tuple(map(_statement, stage.body)), others=others)
+
+
+def _statement(statement: BodyStatement) -> BodyStatement:
+    match statement:
+        case Define(value=value) | Yield(value=value):
+            return replace(statement, value=_weighed(value))
+        case Space() | Project():
+            return statement
+        case _:
+            assert_never(statement)
+
+
+def _weighed(expr: Expr) -> Expr:
+    match expr:
+        case Reduce(kind=ReductionKind.MEAN, indices=bound, body=body) if _position(bound):
+            t = next(x for x in bound if x.space == T.space)
+            left = tuple(x for x in bound if x != t)
+            inner = _weighed(body)
+            n = next((x for x in (*left, *free_indices(inner)) if x.space == N.space), None)
+            if n is None:
+                return replace(expr, body=inner)
+            name = JOINT if n in left else OWN
+            product = Binary(BinaryOperator.MULTIPLY, Ref(name, (n, t)), inner)
+            summed = Reduce(ReductionKind.SUM, (t,), product)
+            return Reduce(ReductionKind.MEAN, left, summed) if left else summed
+        case Reduce(body=body):
+            return replace(expr, body=_weighed(body))
+        case Negate(operand=operand):
+            return replace(expr, operand=_weighed(operand))
+        case Binary(left=first, right=second):
+            return replace(expr, left=_weighed(first), right=_weighed(second))
+        case Apply(arguments=arguments):
+            return replace(expr, arguments=tuple(map(_weighed, arguments)))
+        case Number() | Ref() | Delta() | Size() | Call():
+            return expr
+        case _:
+            assert_never(expr)
+
+
+def _position(bound: tuple[Index, ...]) -> bool:
+    return any(x.space == T.space for x in bound)

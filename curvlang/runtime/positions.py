@@ -1,0 +1,35 @@
+"""What every position of a batch counts in a mean, where some positions are padding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from curvlang.compiler.unit import JOINT, OWN
+from curvlang.models.blocks import LayerBlock
+
+
+def position_weights(
+    block: LayerBlock, mask: Tensor, rows: slice, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Weights [B, T] of a block's positions in a mean over all of them, and over an example's own.
+
+    Args:
+        block: Where its positions are those of the mask, once or several times over (a layer that
+            is called several times), padding does not count; elsewhere all positions do.
+        mask: [N, T] of all training examples.
+        rows: The examples of the batch.
+        dtype: Of the weights.
+    """
+    T = mask.shape[1]
+    if block.positions % T or not block.factored:
+        size = (rows.stop - rows.start, block.positions)
+        even = torch.full(size, 1 / block.positions, dtype=dtype, device=mask.device)
+        return {JOINT: even, OWN: even}
+    uses = block.positions // T
+    given = mask.to(dtype)
+    batch = given[rows].repeat(1, uses) / uses
+    return {
+        JOINT: batch * (len(given) / given.sum()),
+        OWN: batch / given[rows].sum(1, keepdim=True),
+    }
