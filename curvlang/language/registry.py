@@ -16,7 +16,7 @@ from curvlang.language.chain import Value
 class Rule:
     """A parameter's type, default, and what its value must satisfy.
 
-    `type` is one of `int float bool word text ints count number curvature any`; `words` lists the
+    `type` is one of `int float bool word text ints floats count number curvature any`; `words` lists the
     words allowed. A `number` is a number or one of the words.
     """
 
@@ -124,9 +124,22 @@ MODELS: Mapping[str, Entry] = {
 }
 
 LOSSES: Mapping[str, Entry] = {
-    "cross_entropy": Entry("softmax cross-entropy, summed over an example's positions"),
+    "cross_entropy": Entry(
+        "softmax cross-entropy, summed over an example's positions or averaged",
+        {
+            "positions": Rule("word", "sum", ("sum", "mean")),
+            "label_smoothing": Rule(
+                "float", 0.0, check=lambda x: 0 <= x <= 1, must="between 0 and 1"
+            ),
+            "ignore_index": Rule("int", -100),
+            "weight": Rule("floats", (), check=_not_negative, must="0 or more each"),
+        },
+    ),
     "mse": Entry("mean over the outputs of the squared error"),
-    "bce_with_logits": Entry("mean over the outputs of the logistic loss"),
+    "bce_with_logits": Entry(
+        "mean over the outputs of the logistic loss; targets from 0 to 1",
+        {"pos_weight": Rule("floats", (), check=_not_negative, must="0 or more each")},
+    ),
 }
 
 OPTIMISERS: Mapping[str, Entry] = {

@@ -215,7 +215,7 @@ def arguments(
 def _as(made: Value, rule: Rule) -> Value:
     if rule.type in ("float", "number") and isinstance(made, int) and not isinstance(made, bool):
         return float(made)
-    if rule.type == "ints" and isinstance(made, int):
+    if rule.type in ("ints", "floats") and isinstance(made, int | float):
         return (made,)
     return made
 
@@ -232,6 +232,10 @@ def check(made: Value, rule: Rule, name: str, span: Span) -> Diagnostic | None:
         "count": made == "all" or (isinstance(made, int) and not isinstance(made, bool)),
         "ints": isinstance(made, int)
         or (isinstance(made, tuple) and all(isinstance(x, int) for x in made)),
+        "floats": all(
+            isinstance(x, int | float) and not isinstance(x, bool)
+            for x in (made if isinstance(made, tuple) else (made,))
+        ),
         "number": made in rule.words
         or (isinstance(made, int | float) and not isinstance(made, bool)),
         "curvature": isinstance(made, str),
@@ -244,6 +248,7 @@ def check(made: Value, rule: Rule, name: str, span: Span) -> Diagnostic | None:
         "word": "a word",
         "count": "`all` or a whole number",
         "ints": "a list of whole numbers",
+        "floats": "a list of numbers",
         "text": "a text",
         "number": f"a number or {' or '.join(f'`{w}`' for w in rule.words)}",
         "curvature": "the name of a curvature, or `none`",

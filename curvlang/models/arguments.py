@@ -20,7 +20,7 @@ class Parameter:
     """A parameter of a built-in.
 
     Args:
-        type: `integer`, `integers`, `number`, `boolean` or `word`.
+        type: `integer`, `integers`, `number`, `numbers`, `boolean` or `word`.
         default: Its value where the spec gives none.
         allowed: The words there are; empty where any value of the type will do.
     """
@@ -37,10 +37,15 @@ def _integer(value: Value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _number(value: Value) -> bool:
+    return _integer(value) or isinstance(value, float)
+
+
 _TYPES: Mapping[str, Callable[[Value], bool]] = {
     "integer": _integer,
     "integers": lambda value: isinstance(value, tuple) and all(_integer(v) for v in value),
-    "number": lambda value: _integer(value) or isinstance(value, float),
+    "number": _number,
+    "numbers": lambda value: isinstance(value, tuple) and all(_number(v) for v in value),
     "boolean": lambda value: isinstance(value, bool),
     "word": lambda value: isinstance(value, str),
 }
@@ -96,7 +101,12 @@ def _wrong(part: Part, headline: str, repair: str) -> SpecError:
 
 
 def _an(type_name: str) -> str:
-    nouns = {"integer": "an integer", "integers": "a list of integers", "boolean": "true or false"}
+    nouns = {
+        "integer": "an integer",
+        "integers": "a list of integers",
+        "numbers": "a list of numbers",
+        "boolean": "true or false",
+    }
     return nouns.get(type_name, f"a {type_name}")
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from curvlang.language.chain import Part, TaskSpec
 from curvlang.models.arguments import Parameter, Signature, arguments, choose, placed
 from curvlang.models.data import SCALES, Data, digits
-from curvlang.models.losses import LOSSES
+from curvlang.models.losses import loss_from
 from curvlang.models.mlp import ACTIVATIONS, POOLING, mlp
 from curvlang.models.random_data import random_data
 from curvlang.models.recipe import Recipe
@@ -123,8 +123,7 @@ def task_from(
     Raises:
         SpecError: E0411 for an unknown name, E0412 for a bad argument, at the line of the task.
     """
-    loss = choose(LOSSES, spec.loss, "loss")
-    arguments(spec.loss, {})
+    loss = loss_from(spec.loss)
     recipe = recipe_from(spec.train)
     entry = choose(DATA, spec.data, "data set")
     with placed(spec.data.span):

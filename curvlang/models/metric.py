@@ -137,7 +137,7 @@ def asked_of(metric: str | Metric, loss: Loss) -> Asked:
             f"the metric `{metric}` is about classes, and the loss `{loss.name}` has none",
             "use `loss`, or `cv.Metric(function, better=…)`",
         )
-    cost = AutodiffLoss(_OfClass(metric, IGNORED), metric)
+    cost = AutodiffLoss(_OfClass(metric, loss.ignore_index), metric)
     return Asked(metric, cost, f"training on the example raises the query's {metric}")
 
 

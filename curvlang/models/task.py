@@ -36,7 +36,8 @@ class Task:
     Args:
         model: Any module that maps inputs [B, …] to outputs [B, …]; used as it is, in the mode it
             is in.
-        loss: A name in `LOSSES`, a `Loss`, or a function of one example's outputs and target.
+        loss: A name in `LOSSES`, a `Loss`, a loss module of torch, or a function of one example's
+            outputs and target.
         train: The N training examples: tensors `(X, y)`, a Dataset, or a DataLoader that does
             not shuffle.
         query: The Q queries, likewise.
@@ -66,7 +67,7 @@ class Task:
     def __init__(
         self,
         model: nn.Module,
-        loss: str | Loss | Function = "cross_entropy",
+        loss: str | Loss | Function | nn.Module = "cross_entropy",
         train: Source | None = None,
         query: Source | None = None,
         *,

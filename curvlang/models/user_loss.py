@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from torch.func import grad, vmap
 from torch.func import hessian as second_derivative
 
-from curvlang.models.loss import Loss, flat, show_shape, unfit, uniform
+from curvlang.models.loss import Loss, flat, unfit, uniform
 from curvlang.models.refusal import refusal
 
 Function: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -38,19 +38,50 @@ class AutodiffLoss(Loss):
         return f"AutodiffLoss({self.name})"
 
     def validate(self, shape: Sequence[int], y: Tensor, dtype: torch.dtype) -> None:
-        """The function gives one finite number for the first example at outputs of zero."""
-        zero = torch.zeros(tuple(shape)[1:], dtype=dtype, device=y.device)
+        """The function gives one finite number for the first example, and has a gradient there.
+
+        It is tried at outputs drawn from (0, 1), where logarithms and roots are defined.
+
+        Raises:
+            SpecError: E0405 where it cannot be called so, E0580 where it gives something else than
+                a number, E0581 where it has no gradient.
+        """
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.rand(tuple(shape)[1:], generator=generator, dtype=torch.float64)
+        f = drawn.to(device=y.device, dtype=dtype).requires_grad_()
         try:
-            value = self.function(zero, y[0])
+            value = self.function(f, y[0])
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             raise unfit(
                 self,
-                f"fails on outputs of shape {show_shape(shape)} and targets of shape "
-                f"{show_shape(y.shape)} ({str(error).strip().splitlines()[0]})",
-                "a function of one example's outputs and target",
+                f"fails on one example, outputs {list(f.shape)} and target {list(y.shape[1:])} "
+                f"({_reason(error)})",
+                "a function of one example's outputs and target, which have no batch axis",
             ) from error
-        if not isinstance(value, Tensor) or value.numel() != 1 or not math.isfinite(value.item()):
-            raise unfit(self, "does not give one finite number per example", "such a function")
+        self._check_number(value)
+        if not value.requires_grad:
+            raise refusal(
+                "E0581",
+                f"`{self.name}` does not depend on the outputs in a way that has a gradient",
+                "compute it from the outputs by differentiable operations: no `argmax`, no "
+                "`detach`, no `round`",
+            )
+        self.gradient(f.detach().unsqueeze(0), y[:1])
+
+    def _check_number(self, value: object) -> None:
+        """One finite number, in a tensor."""
+        if not isinstance(value, Tensor):
+            what, repair = f"a `{type(value).__name__}`", "give a tensor without axes"
+        elif value.numel() != 1:
+            what = f"{list(value.shape)} numbers"
+            repair = "add them up or average them: `.sum()`, `.mean()`"
+        elif not math.isfinite(value.item()):
+            what, repair = f"{value.item()}", "give a function that is finite at any outputs"
+        else:
+            return
+        raise refusal(
+            "E0580", f"`{self.name}` gives {what} for one example, not one finite number", repair
+        )
 
     def per_example(self, f: Tensor, y: Tensor) -> Tensor:
         """ℓ_n."""
@@ -61,8 +92,7 @@ class AutodiffLoss(Loss):
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
         """∂ℓ_n/∂f."""
-        found: Tensor = vmap(grad(self._value))(f, y)
-        return flat(found)
+        return flat(self._differentiated(grad(self._value), f, y))
 
     def hessian(self, f: Tensor, y: Tensor) -> Tensor:
         """∇²_f ℓ_n."""
@@ -71,7 +101,26 @@ class AutodiffLoss(Loss):
         def value(z: Tensor, target: Tensor) -> Tensor:
             return self._value(z.reshape(shape), target)
 
-        found: Tensor = vmap(second_derivative(value))(flat(f), y)
+        return self._differentiated(second_derivative(value), flat(f), y)
+
+    def _differentiated(self, derivative: Function, f: Tensor, y: Tensor) -> Tensor:
+        """A derivative of every example.
+
+        Raises:
+            SpecError: E0581 where the function cannot be differentiated example by example.
+        """
+        try:
+            found: Tensor = vmap(derivative)(f, y)
+        except (RuntimeError, NotImplementedError) as error:
+            if _exhausted(error):
+                raise
+            raise refusal(
+                "E0581",
+                f"`{self.name}` cannot be differentiated example by example",
+                "use torch's operations alone: no `.item()`, no `if` on values (`torch.where`), "
+                "no writing in place",
+                notes=(_reason(error),),
+            ) from error
         return found
 
     def factor(self, f: Tensor, y: Tensor) -> Tensor:
@@ -100,3 +149,14 @@ class AutodiffLoss(Loss):
             uniform((S.shape[0], S.shape[2], samples), generator, f)
         )
         return torch.matmul(S, normal.to(f.dtype)).div(math.sqrt(samples))
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _exhausted(error: BaseException) -> bool:
+    """Whether memory ran out, which says nothing about the function."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

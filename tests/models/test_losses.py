@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from curvlang.models.losses import LOSSES, CrossEntropy, loss_named
+from curvlang.models.losses import LOSSES, BinaryCrossEntropy, CrossEntropy, loss_named
 from curvlang.models.user_loss import AutodiffLoss
 from tests.models.support import (
     EXACT,
@@ -172,6 +172,118 @@ def test_user_loss_that_is_not_convex_has_no_factor() -> None:
         assert_equal(loss.hessian(f, y), torch.zeros(2, 3, 3, dtype=torch.float64), EXACT)
 
 
+SETTINGS = [
+    CrossEntropy(label_smoothing=0.1),
+    CrossEntropy("mean", label_smoothing=0.3, ignore_index=1),
+    CrossEntropy(weight=(0.5, 2.0, 0.0, 1.0)),
+    CrossEntropy("mean", 0.2, 3, (0.5, 2.0, 1.0, 0.25)),
+    CrossEntropy(label_smoothing=1.0, weight=(0.5, 2.0, 1.0, 0.25)),
+]
+settings_of_cross_entropy = pytest.mark.parametrize("loss", SETTINGS, ids=repr)
+
+
+def torchs(loss, f, y):
+    """What torch gives for every example by itself."""
+    weight = torch.tensor(loss.weight, dtype=torch.float64) if loss.weight else None
+    rule = torch.nn.CrossEntropyLoss(
+        weight,
+        reduction=loss.positions,
+        label_smoothing=loss.label_smoothing,
+        ignore_index=loss.ignore_index,
+    )
+    return torch.stack([rule(f[n], y[n]) for n in range(len(f))])
+
+
+@settings_of_cross_entropy
+def test_settings_of_cross_entropy_are_torchs(loss) -> None:
+    f, y = batch("cross_entropy", (6, 5, 4))
+    y[:, 0] = 0
+    loss.validate(f.shape, y, f.dtype)
+    assert_equal(loss.per_example(f, y), torchs(loss, f, y))
+    assert_derivatives(loss, f, y)
+    assert_different(loss.per_example(f, y), CrossEntropy(loss.positions).per_example(f, y))
+    columns = loss.sample(f[:2], y[:2], torch.Generator().manual_seed(3), DRAWS)
+    # Rare classes are too skewed for a z-score of their own entries: the whole matrix.
+    wanted = loss.hessian(f[:2], y[:2])
+    assert float((columns @ columns.mT - wanted).norm()) < 0.05 * float(wanted.norm())
+
+
+def assert_derivatives(loss, f, y) -> None:
+    """Gradient, Hessian, products and factor are those of autodiff."""
+    z = f.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss.per_example(z, y).sum(), z)
+    assert_equal(loss.gradient(f, y), slope.flatten(1))
+
+    def one(z, target, shape):
+        return loss.per_example(z.reshape(1, *shape), target.unsqueeze(0)).squeeze(0)
+
+    curvature = torch.stack(
+        [torch.func.hessian(one)(f[n].flatten(), y[n], f[n].shape) for n in range(len(f))]
+    )
+    assert_equal(loss.hessian(f, y), curvature)
+    S = loss.factor(f, y)
+    assert_equal(S @ S.mT, curvature)
+    u = (f + 1).flatten(1).cos()
+    assert_equal(loss.hessian_product(f, y, u), torch.einsum("bcd,bd->bc", curvature, u))
+
+
+@pytest.mark.parametrize("weight", [(), (3.0,), (0.5, 2.0, 4.0)])
+def test_positive_weights_of_soft_labels_are_torchs(weight) -> None:
+    loss = BinaryCrossEntropy(weight)
+    f, y = batch("bce_with_logits", (4, 2, 3), spread=3.0)
+    loss.validate(f.shape, y, f.dtype)
+    rule = torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(weight) if weight else None)
+    assert_equal(loss.per_example(f, y), torch.stack([rule(f[n], y[n]) for n in range(4)]))
+    assert_derivatives(loss, f, y)
+    f, y = batch("bce_with_logits", (2, 3))
+    columns = loss.sample(f, y, torch.Generator().manual_seed(3), DRAWS)
+    assert_second_moment(columns, loss.hessian(f, y))
+    with pytest.raises(AssertionError):
+        assert_second_moment(1.2 * columns, loss.hessian(f, y))
+
+
+def test_products_of_a_large_vocabulary_form_no_matrix() -> None:
+    """40 000 classes: Λ alone would take 12 GiB."""
+    f, y = batch("cross_entropy", (2, 40_000))
+    u = torch.sin(f)
+    found = CrossEntropy(label_smoothing=0.1).hessian_product(f, y, u)
+    p = torch.softmax(f, -1)
+    assert_equal(found, p * u - p * (p * u).sum(-1, keepdim=True))
+
+
+def test_modules_of_torch_are_read_by_their_settings() -> None:
+    found = loss_named(torch.nn.CrossEntropyLoss(label_smoothing=0.1, ignore_index=2))
+    assert found == CrossEntropy("mean", 0.1, 2)
+    weight = torch.tensor([1.0, 2.0])
+    assert loss_named(torch.nn.CrossEntropyLoss(weight, reduction="sum")).weight == (1.0, 2.0)
+    assert_refused("E0582", lambda: loss_named(torch.nn.CrossEntropyLoss(weight)), "weights")
+    assert loss_named(torch.nn.MSELoss()) == LOSSES["mse"]
+    positive = loss_named(torch.nn.BCEWithLogitsLoss(pos_weight=weight))
+    assert positive == BinaryCrossEntropy((1.0, 2.0))
+    f, y = batch("mse", (4, 3))
+    for module in (torch.nn.SmoothL1Loss(), torch.nn.MSELoss(reduction="sum")):
+        loss = loss_named(module)
+        loss.validate(f.shape, y, f.dtype)
+        assert_equal(loss.per_example(f, y), torch.stack([module(f[n], y[n]) for n in range(4)]))
+
+
+@pytest.mark.parametrize(
+    ("code", "function", "words"),
+    [
+        ("E0580", lambda f, y: (f - y).square(), ".sum()"),
+        ("E0580", lambda f, y: 1.0, "`float`"),
+        ("E0580", lambda f, y: (f - y - f).sqrt().sum(), "nan"),
+        ("E0581", lambda f, y: (f.detach() - y).square().sum(), "no `argmax`"),
+        ("E0581", lambda f, y: f.sum() * (f.sum().item() > 0), "`.item()`"),
+        ("E0581", lambda f, y: f.sum() if f.sum() > 0 else f.prod(), "`torch.where`"),
+        ("E0405", lambda f, y: (f - y).square().sum(1).mean(), "no batch axis"),
+    ],
+)
+def test_functions_that_are_no_loss_of_an_example_are_refused(code, function, words) -> None:
+    f, y = batch("mse", (4, 3))
+    assert_refused(code, lambda: loss_named(function).validate(f.shape, y, f.dtype), words)
+
+
 LONG = torch.int64
 DOUBLE = torch.float64
 
@@ -200,3 +312,18 @@ def test_targets_that_do_not_fit_are_refused(loss_name, shape, y, words) -> None
 def test_unknown_names_are_refused() -> None:
     assert_refused("E0411", lambda: loss_named("hinge"), "`hinge`", "`cross_entropy`")
     assert_refused("E0412", lambda: CrossEntropy("all"), "`sum`")
+    assert_refused("E0412", lambda: CrossEntropy(label_smoothing=1.1), "0 to 1")
+    assert_refused("E0412", lambda: CrossEntropy(weight=(1.0, -1.0)), "negative")
+    assert_refused("E0412", lambda: BinaryCrossEntropy((float("inf"),)), "finite")
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "words"),
+    [
+        (CrossEntropy(weight=(1.0, 1.0)), [0, 1], "2 class weights for 3 classes"),
+        (CrossEntropy("mean", weight=(1.0, 2.0, 3.0)), [0, 1], "divides its class weight out"),
+        (CrossEntropy(ignore_index=1), [0, 1], "`ignore_index` leaves out"),
+    ],
+)
+def test_settings_that_do_not_fit_the_outputs_are_refused(loss, y, words) -> None:
+    assert_refused("E0405", lambda: loss.validate((2, 3), torch.tensor(y), DOUBLE), words)

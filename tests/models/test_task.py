@@ -232,8 +232,10 @@ def test_a_user_loss_is_a_loss() -> None:
     y = torch.rand(7, 3, generator=torch.Generator().manual_seed(0))
     made = task(train=(X, y), query=(XQ, y[:3]), loss=lambda f, y: (f - y).abs().pow(3).sum())
     assert made.loss.per_example(made.model(X), y).shape == (7,)
-    assert_refused("E0405", lambda: task(loss=lambda f, y: f), "one finite number")
-    assert_refused("E0405", lambda: task(loss=lambda f, y: f @ f.T @ y), "fails on outputs")
+    assert_refused("E0580", lambda: task(loss=lambda f, y: f), "one finite number")
+    assert_refused(
+        "E0405", lambda: task(loss=lambda f, y: f @ f.T @ y), "fails on one example, outputs"
+    )
 
 
 def test_wrong_requests_are_refused() -> None:
