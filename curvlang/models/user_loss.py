@@ -117,8 +117,8 @@ class AutodiffLoss(Loss):
             raise refusal(
                 "E0581",
                 f"`{self.name}` cannot be differentiated example by example",
-                "use torch's operations alone: no `.item()`, no `if` on values (`torch.where`), "
-                "no writing in place",
+                "use torch's operations alone: `f.gather(-1, y[..., None])` for `f[y]`, `torch.where` "
+                "for an `if` on values, no `.item()`, no writing in place",
                 notes=(_reason(error),),
             ) from error
         return found
