@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .sources import DataOption, ModelOption, PythonOption, Sources, TaskOption
+
 Specs = Annotated[list[str], typer.Argument(help="Paths (`x.cv`, `x.cv:name`), or shipped names.")]
 
 
@@ -17,7 +19,7 @@ Specs = Annotated[list[str], typer.Argument(help="Paths (`x.cv`, `x.cv:name`), o
 class Options:
     """What the command line says."""
 
-    task: str | None
+    sources: Sources
     device: str
     dtype: str
     seed: int
@@ -31,7 +33,10 @@ class Options:
 
 def command(
     specs: Specs,
-    task: Annotated[str | None, typer.Option(help="A task, as a spec writes it.")] = None,
+    task: TaskOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    allow_python: PythonOption = False,
     device: Annotated[str, typer.Option(help="`cpu`, `cuda`, or `auto`.")] = "auto",
     dtype: Annotated[
         str, typer.Option(help="`float32` or `float64` for the analysis.")
@@ -58,7 +63,8 @@ def command(
     """Evaluate specs: structure, memory, error, share and LDS of every step of the chain."""
     from .running import evaluate_all
 
-    options = Options(task, device, dtype, seed, out, quick, no_lds, as_json, verbose, quiet)
+    sources = Sources(task, data, model, allow_python)
+    options = Options(sources, device, dtype, seed, out, quick, no_lds, as_json, verbose, quiet)
     found = evaluate_all(specs, options)
     if as_json:
         shown: Any = found[0] if len(found) == 1 else found

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from .sources import DataOption, ModelOption, PythonOption, Sources, TaskOption
+
 
 def command(
     spec: Annotated[
@@ -14,7 +16,10 @@ def command(
             help="A path (`x.cv`, `x.cv:name`), a shipped name, or the code of a diagnostic."
         ),
     ],
-    task: Annotated[str | None, typer.Option(help="A task, as a spec writes it.")] = None,
+    task: TaskOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    allow_python: PythonOption = False,
     device: Annotated[str, typer.Option(help="`cpu`, `cuda`, or `auto`.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="`float32` or `float64`.")] = "float64",
     latex: Annotated[
@@ -34,16 +39,18 @@ def command(
         return 0
     from curvlang.facade import chosen, evaluation_of, explain
     from curvlang.language import load
-    from curvlang.models.builtin import task_from
 
-    from .running import device_of, dtype_of, task_of
+    from .running import device_of, dtype_of
+    from .sources import fresh_task, task_of
 
+    sources = Sources(task, data, model, allow_python)
     loaded = load(spec)
     names = [*loaded.curvatures] or [*dict.fromkeys(e.curvature for e in loaded.evaluations)]
     for number, name in enumerate(names or [None]):
         curvature = chosen(loaded, name)
-        wanted = task_of(evaluation_of(loaded, curvature), task)
-        made = task_from(wanted, dtype=dtype_of(dtype), device=device_of(device))
+        wanted = task_of(evaluation_of(loaded, curvature), sources)
+        made = fresh_task(wanted, sources, seed=0, device=device_of(device))
+        made = made.to(dtype=dtype_of(dtype))
         plan = explain(loaded, made, curvature=name)
         print("\n" * bool(number), end="")
         print(plan.latex() if latex else plan.text(code=code))

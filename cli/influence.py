@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from .sources import DataOption, ModelOption, PythonOption, Sources, TaskOption
+
 Spec = Annotated[str, typer.Argument(help="A path (`x.cv`, `x.cv:name`), or a shipped name.")]
 
 
@@ -29,7 +31,7 @@ class Request:
     reduce: str
     top: int
     queries: str | None
-    task: str | None
+    sources: Sources
     device: str
     dtype: str
     seed: int
@@ -69,7 +71,10 @@ def command(
     queries: Annotated[
         str | None, typer.Option(help="Which queries `--top` shows: `0,4,7`; the first three.")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="A task, as a spec writes it.")] = None,
+    task: TaskOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    allow_python: PythonOption = False,
     device: Annotated[str, typer.Option(help="`cpu`, `cuda`, or `auto`.")] = "auto",
     dtype: Annotated[
         str, typer.Option(help="`float32` or `float64` for the analysis.")
@@ -87,7 +92,7 @@ def command(
 
     request = Request(
         spec, out, metric, damping, inverse, per_layer, per_position, self_influence, group,
-        reduce, top, queries, task, device, dtype, seed, as_json, quiet,
+        reduce, top, queries, Sources(task, data, model, allow_python), device, dtype, seed, as_json, quiet,
     )  # fmt: skip
     found = score(request)
     if as_json:

@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,24 @@ from rich.console import Console
 from curvlang.compiler.derive import describe_value
 from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, SpecError
 from curvlang.diagnostics.render import render
-from curvlang.evaluation.baseline import train_baseline
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.evaluate import Evaluated, evaluate_curvature
 from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.facade import evaluation_of
-from curvlang.language import analyse, curvature_named, default_task, load, task_text, used_files
+from curvlang.language import analyse, curvature_named, load, used_files
 from curvlang.language.chain import Curvature, Evaluation, Spec, TaskSpec
-from curvlang.models.builtin import task_from
+from curvlang.models.builtin import absolute, is_trained
 from curvlang.models.task import Task
 from curvlang.reporting.runfolder import check_folder, write_run
 from curvlang.reporting.schema import plain
 from curvlang.reporting.table import show
+from curvlang.testing.notation import part_notation
 from curvlang.version import VERSION
 
 from .color import use_color
 from .eval import Options
 from .progress import Bars
+from .sources import Sources, fresh_task, task_of, trained_task
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -114,13 +115,6 @@ def _wanted(spec: Spec) -> list[Curvature]:
     return [curvature_named(name, spec) for name in (names | dict.fromkeys(named))]
 
 
-def task_of(evaluation: Evaluation | None, given: str | None) -> TaskSpec:
-    """The task of the command line, else of the spec, else the default one."""
-    if given is not None:
-        return task_text(given, "<--task>")
-    return evaluation.task if evaluation is not None else default_task()
-
-
 def protocol_of(evaluation: Evaluation | None, options: Options) -> LDS | None:
     """The LDS protocol of the spec, else the default one; made small by `--quick`."""
     if options.no_lds:
@@ -143,7 +137,7 @@ def _one(
 ) -> Any:
     start, training = time.perf_counter(), 0.0
     evaluation = evaluation_of(spec, curvature)
-    wanted = task_of(evaluation, options.task)
+    wanted = task_of(evaluation, options.sources)
     protocol = protocol_of(evaluation, options)
     inverse = evaluation.inverse if evaluation is not None else None
     reference = None
@@ -152,8 +146,8 @@ def _one(
     with Bars(options.quiet) as bars:
         key = repr((wanted.name, wanted.data, wanted.model, wanted.loss, wanted.train))
         if key not in trained:
-            fresh = task_from(wanted, seed=options.seed, device=device)
-            base = train_baseline(fresh, options.seed, bars)
+            fresh = fresh_task(wanted, options.sources, seed=options.seed, device=device)
+            base = trained_task(wanted, fresh, options.seed, bars)
             training = time.perf_counter() - start
             trained[key] = (base, base.to(dtype=dtype))
         base, task = trained[key]
@@ -266,7 +260,7 @@ def _hash(spec: Spec, curvature: Curvature, options: Options) -> str:
     asked = (
         spec.source.text,
         curvature.name or "curvature",
-        task_of(evaluation, options.task),
+        task_of(evaluation, options.sources),
         protocol_of(evaluation, options),
         options.seed,
         options.dtype,
@@ -278,10 +272,21 @@ def _hash(spec: Spec, curvature: Curvature, options: Options) -> str:
 def _repeat(spec: Spec, curvature: Curvature, options: Options, device: torch.device) -> list[str]:
     """The command that repeats the run when given inside its folder."""
     one = f":{curvature.name}" if curvature.name in spec.curvatures else ""
-    task = [] if options.task is None else ["--task", options.task]
+    task = _sources(evaluation_of(spec, curvature), options.sources)
     flags = [f for f, on in (("--quick", options.quick), ("--no-lds", options.no_lds)) if on]
     fixed = ["--seed", str(options.seed), "--dtype", options.dtype, "--device", str(device)]
     return ["curvlang", "eval", f"spec.cv{one}", *task, *fixed, *flags]
+
+
+def _sources(evaluation: Evaluation | None, given: Sources) -> list[str]:
+    """The task's options; lines of the spec that name files are given with whole paths."""
+    task = task_of(evaluation, given)
+    whole = given
+    if given.data is None and task.data.name == "file":
+        whole = replace(whole, data=part_notation(absolute(task.data, ("path", "query"))))
+    if given.model is None and is_trained(task):
+        whole = replace(whole, model=part_notation(absolute(task.model, ("weights",))))
+    return whole.options()
 
 
 def _provenance(

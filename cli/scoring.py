@@ -13,13 +13,11 @@ from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.attribution import influence, self_influence
-from curvlang.evaluation.baseline import train_baseline
 from curvlang.evaluation.groups import group_members
 from curvlang.evaluation.top import Top, top
 from curvlang.facade import chosen, evaluation_of, fit
 from curvlang.language import default_inverse, load
 from curvlang.language.chain import TaskSpec
-from curvlang.models.builtin import task_from
 from curvlang.models.data import digits
 from curvlang.models.metric import Asked, asked_of
 from curvlang.models.positions import position_count
@@ -31,7 +29,8 @@ from curvlang.version import VERSION
 
 from .influence import Request
 from .progress import Bars
-from .running import device_of, dtype_of, task_of
+from .running import device_of, dtype_of
+from .sources import fresh_task, task_of, trained_task
 
 SHOWN = 3
 """Queries that `--top` shows where none are named."""
@@ -51,15 +50,15 @@ def score(request: Request) -> Found:
     device, dtype = device_of(request.device), dtype_of(request.dtype)
     spec = load(request.spec)
     curvature = chosen(spec)
-    wanted = task_of(evaluation_of(spec, curvature), request.task)
-    fresh = task_from(wanted, seed=request.seed, device=device)
+    wanted = task_of(evaluation_of(spec, curvature), request.sources)
+    fresh = fresh_task(wanted, request.sources, seed=request.seed, device=device)
     asked = asked_of(request.metric, fresh.loss)
     labels = _groups(request, fresh)
     if request.per_position:
         position_count(fresh)
     shown = _shown(request, len(labels[1]) if labels is not None else fresh.Q)
     with Bars(request.quiet) as bars:
-        task = train_baseline(fresh, request.seed, bars).to(dtype=dtype)
+        task = trained_task(wanted, fresh, request.seed, bars).to(dtype=dtype)
         op = fit(spec, task, curvature=curvature.name or None, seed=request.seed)
         arrays = _arrays(request, op, task, labels, bars)
     notes = _notes(request, op, curvature.name, task, asked)

@@ -14,6 +14,7 @@ from curvlang.version import VERSION as __version__
 if TYPE_CHECKING:
     from curvlang.diagnostics.diagnostic import Diagnostic, MachineError, SpecError
     from curvlang.evaluation.lds import lds
+    from curvlang.evaluation.named_task import task
     from curvlang.evaluation.protocol import LDS
     from curvlang.facade import compile_spec as compile
     from curvlang.facade import evaluate, explain, fit, influence, self_influence, top
@@ -47,6 +48,7 @@ _WHERE = {
     "load": ("curvlang.language", "load"),
     "load_operator": ("curvlang.runtime.fitted", "load_fitted"),
     "loads": ("curvlang.language", "loads"),
+    "task": ("curvlang.evaluation.named_task", "task"),
     "self_influence": ("curvlang.facade", "self_influence"),
     "top": ("curvlang.facade", "top"),
 }
@@ -74,6 +76,7 @@ __all__ = [
     "load_operator",
     "loads",
     "self_influence",
+    "task",
     "top",
 ]
 

@@ -22,10 +22,17 @@ def steps_per_epoch(size: int, batch: int) -> int:
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """Learning rate of a step counted from 0."""
-    if recipe.schedule == "constant":
-        return recipe.lr
-    return recipe.lr / 2 * (1 + math.cos(math.pi * step / steps))
+    """Learning rate of a step counted from 0: the warmup, then the schedule over what is left."""
+    if step < recipe.warmup:
+        return recipe.lr * (step + 1) / recipe.warmup
+    done = (step - recipe.warmup) / max(1, steps - recipe.warmup)
+    match recipe.schedule:
+        case "constant":
+            return recipe.lr
+        case "linear":
+            return recipe.lr * (1 - done)
+        case _:
+            return recipe.lr / 2 * (1 + math.cos(math.pi * done))
 
 
 class Orders:

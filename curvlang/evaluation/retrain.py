@@ -125,7 +125,8 @@ def _train_stack(
     generic: bool,
 ) -> Retrained:
     x, y = train
-    models = [build(seed).to(device=x.device, dtype=_float(x)) for seed in init_seeds]
+    models = [_like(build(seed), x) for seed in init_seeds]
+    dtype = next(p.dtype for p in models[0].parameters() if p.requires_grad)
     names = [n for n, p in models[0].named_parameters() if p.requires_grad]
     # Without positions their mean is their sum; other settings are another loss.
     built_in = loss in (*LOSSES.values(), CrossEntropy("mean"))
@@ -134,13 +135,13 @@ def _train_stack(
     with torch.inference_mode() if fast else torch.no_grad():
         stack: StackedMLP | StackedModules
         if fast:
-            stack = StackedMLP(models, loss.name, recipe.momentum, recipe.weight_decay)
+            stack = StackedMLP(models, loss.name, recipe)
         else:
-            stack = StackedModules(models, loss, recipe.momentum, recipe.weight_decay)
+            stack = StackedModules(models, loss, recipe)
         places = torch.stack([row.nonzero()[:, 0] for row in members.cpu()])
         orders = Orders(places, order_seeds, recipe.batch)
         steps = orders.steps * recipe.epochs
-        curve = torch.zeros(len(models), recipe.epochs, dtype=_float(x), device=x.device)
+        curve = torch.zeros(len(models), recipe.epochs, dtype=dtype, device=x.device)
         for epoch in range(recipe.epochs):
             drawn = orders.epoch().to(x.device)
             for k in range(orders.steps):
@@ -160,8 +161,9 @@ def _train_stack(
     return Retrained(query_loss.clone(), curve.clone(), diverged.clone(), parameters)
 
 
-def _float(x: Tensor) -> torch.dtype:
-    return x.dtype if x.is_floating_point() else torch.get_default_dtype()
+def _like(model: nn.Module, x: Tensor) -> nn.Module:
+    """The model on the inputs' device, and in their precision where they have one."""
+    return model.to(device=x.device, dtype=x.dtype if x.is_floating_point() else None)
 
 
 def _rows(x: Tensor, places: Tensor) -> Tensor:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
+from curvlang.evaluation.stacked_update import Update
 from curvlang.models.loss import Loss
+from curvlang.models.recipe import Recipe
 
 
 class StackedModules:
@@ -17,22 +19,17 @@ class StackedModules:
     Args:
         models: The modules; trainable parameters and buffers are copied.
         loss: The loss.
-        momentum: Heavy-ball momentum.
-        weight_decay: λ of the L2 term.
+        recipe: Its optimiser takes the steps.
     """
 
-    def __init__(
-        self, models: Sequence[nn.Module], loss: Loss, momentum: float, weight_decay: float
-    ) -> None:
+    def __init__(self, models: Sequence[nn.Module], loss: Loss, recipe: Recipe) -> None:
         self.model = models[0]
         self.rule = loss
-        self.momentum = momentum
-        self.decay = weight_decay
+        self.update = Update(recipe)
         stacked, self.buffers = stack_module_state(list(models))
         trained = {n for n, p in self.model.named_parameters() if p.requires_grad}
         self.state = {n: p.detach().clone() for n, p in stacked.items() if n in trained}
         self.frozen = {n: p.detach() for n, p in stacked.items() if n not in trained}
-        self.velocity: dict[str, Tensor] = {}
         self._gradient = vmap(grad_and_value(self._mean_loss), randomness="error")
 
     def _mean_loss(
@@ -49,15 +46,7 @@ class StackedModules:
     def step(self, x: Tensor, y: Tensor, lr: float) -> Tensor:
         """One step on minibatches `x [M, B, …]`, `y [M, B, …]`; losses `[M]`."""
         gradients, value = self._gradient(self.state, (self.frozen, self.buffers), x, y)
-        for name, parameter in self.state.items():
-            gradient = gradients[name]
-            if self.decay:
-                gradient = gradient.add(parameter, alpha=self.decay)
-            if self.momentum:
-                speed = self.velocity.get(name)
-                gradient = gradient if speed is None else speed.mul_(self.momentum).add_(gradient)
-                self.velocity[name] = gradient
-            parameter.add_(gradient, alpha=-lr)
+        self.update.step(self.state, gradients, lr)
         found: Tensor = value
         return found
 

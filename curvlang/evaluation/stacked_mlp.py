@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from curvlang.evaluation.stacked_update import Update
+from curvlang.models.recipe import Recipe
+
 Derivative = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`(δ, z, h) -> δ · h'(z)` for pre-activations z and activations h."""
 
@@ -123,13 +126,11 @@ class StackedMLP:
     Args:
         models: The models, all built alike; their parameters are copied.
         loss: `cross_entropy`, `mse` or `bce_with_logits`.
-        momentum: Heavy-ball momentum.
-        weight_decay: λ of the L2 term.
+        recipe: How a step is taken: plain gradient descent and heavy-ball momentum in the
+            product that makes the gradient, everything else by `Update`.
     """
 
-    def __init__(
-        self, models: Sequence[nn.Module], loss: str, momentum: float, weight_decay: float
-    ) -> None:
+    def __init__(self, models: Sequence[nn.Module], loss: str, recipe: Recipe) -> None:
         layers = [read_layers(m) for m in models]
         first = layers[0]
         assert first is not None
@@ -145,8 +146,10 @@ class StackedMLP:
             for k, (linear, _) in enumerate(first)
         ]
         self.loss = loss
-        self.momentum = momentum
-        self.decay = weight_decay
+        self.momentum = recipe.momentum
+        self.decay = recipe.l2
+        fused = recipe.optimiser == "sgd" and not recipe.clip and not recipe.nesterov
+        self.update = None if fused else Update(recipe)
         self.velocity: list[tuple[Tensor, Tensor | None]] | None = None
 
     def step(self, x: Tensor, y: Tensor, lr: float) -> Tensor:
@@ -159,9 +162,22 @@ class StackedMLP:
             if k:
                 before = self.activations[k - 1]
                 delta = before.derivative(self.weights[k].mT @ delta, pres[k - 1], inputs[k])
+        if self.update is not None:
+            self.update.step(self._state(), self._gradients(updates), lr)
+            return value
         for k, at_output, at_input in updates:
-            self._update(k, at_output, at_input, lr)
+            self._fused(k, at_output, at_input, lr)
         return value
+
+    def _state(self) -> dict[str, Tensor]:
+        """Weights `w0 …` and biases `b0 …`, to be changed in place."""
+        weights = {f"w{k}": w for k, w in enumerate(self.weights)}
+        return weights | {f"b{k}": b for k, b in enumerate(self.biases) if b is not None}
+
+    def _gradients(self, updates: Sequence[tuple[int, Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Σ_b δ_b h_bᵀ and Σ_b δ_b of every layer, by the names of `_state`."""
+        weights = {f"w{k}": torch.bmm(delta, h.mT) for k, delta, h in updates}
+        return weights | {f"b{k}": delta.sum(2, keepdim=True) for k, delta, _ in updates}
 
     def _forward(self, h: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Inputs and pre-activations of every layer, features first."""
@@ -196,7 +212,7 @@ class StackedMLP:
         value = functional.binary_cross_entropy_with_logits(z, target, reduction="none")
         return value.mean((1, 2)), (z.sigmoid() - target).mul_(scale)
 
-    def _update(self, k: int, delta: Tensor, h: Tensor, lr: float) -> None:
+    def _fused(self, k: int, delta: Tensor, h: Tensor, lr: float) -> None:
         weight, bias = self.weights[k], self.biases[k]
         if self.momentum == 0.0:
             weight.baddbmm_(delta, h.mT, beta=1 - lr * self.decay, alpha=-lr)

@@ -17,7 +17,7 @@ from curvlang.language.spec import (
     curvature_named,
     errors,
 )
-from curvlang.language.uses import inverse_text, solver_text, task_text
+from curvlang.language.uses import inverse_text, part_text, solver_text, task_text
 from curvlang.language.values import suggestion
 
 
@@ -115,6 +115,7 @@ __all__ = [
     "inverse_text",
     "load",
     "loads",
+    "part_text",
     "search",
     "shipped",
     "shipped_files",

@@ -127,7 +127,10 @@ class Builder:
         return tuple(self.argument(x) for x in tree.children if isinstance(x, Tree))
 
     def argument(self, tree: Tree[Token]) -> s.Argument:
-        """`name = value`."""
+        """`name = value`; a text in front of a part's arguments has the name ``."""
+        if tree.data == "path":
+            text = s.Text(_unquote(tree.children[0]), self.span(tree))
+            return s.Argument("", text, self.span(tree))
         name, value = tree.children
         return s.Argument(str(name), self.value(value), self.span(tree))
 

@@ -16,7 +16,7 @@ from curvlang.language.chain import Value
 class Rule:
     """A parameter's type, default, and what its value must satisfy.
 
-    `type` is one of `int float bool word text ints floats count number curvature any`; `words` lists the
+    `type` is one of `int float bool word text names ints floats count number curvature any`; `words` lists the
     words allowed. A `number` is a number or one of the words.
     """
 
@@ -29,10 +29,21 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of help and the parameters of something that ships."""
+    """One line of help and the parameters of something that ships.
+
+    Args:
+        doc: One line.
+        parameters: By name.
+        first: The parameter that a text in front, without a name, is the value of.
+        open: Whether other parameters are passed on as they are.
+        runs_code: Whether it calls a function that the spec names.
+    """
 
     doc: str
     parameters: Mapping[str, Rule] = field(default_factory=dict)
+    first: str = ""
+    open: bool = False
+    runs_code: bool = False
 
 
 def _positive(x: float) -> bool:
@@ -48,6 +59,11 @@ def _open_unit(x: float) -> bool:
 
 
 _SEED = Rule("int", 0, check=_not_negative, must="0 or more")
+_SHARE = Rule("float", 0.1, check=_open_unit, must="between 0 and 1")
+NONE = "none"
+"""The value of a parameter that names a file or a column where there is none."""
+_WEIGHTS = Rule("text", NONE)
+_SIZE = Rule("int", 1, check=_positive, must="1 or more")
 
 SOURCES: Mapping[str, Entry] = {"hessian": Entry("the Hessian of the mean training loss")}
 
@@ -89,9 +105,22 @@ DATA: Mapping[str, Entry] = {
     "digits": Entry(
         "1797 images of 8 × 8 pixels, 10 classes (scikit-learn's bundled set)",
         {
-            "test": Rule("float", 0.1, check=_open_unit, must="between 0 and 1"),
+            "test": _SHARE,
             "seed": _SEED,
             "scale": Rule("word", "standard", ("standard", "unit", "none")),
+            "layout": Rule("word", "flat", ("flat", "image")),
+        },
+    ),
+    "diabetes": Entry(
+        "442 patients, ten measurements and the progression of a disease (scikit-learn's bundled set)",
+        {"test": _SHARE, "seed": _SEED},
+    ),
+    "characters": Entry(
+        "sequences of characters from eleven sonnets of Shakespeare, 27 letters; targets are the next ones",
+        {
+            "context": Rule("int", 8, check=_positive, must="1 or more"),
+            "test": _SHARE,
+            "seed": _SEED,
         },
     ),
     "random": Entry(
@@ -103,6 +132,27 @@ DATA: Mapping[str, Entry] = {
             "positions": Rule("int", 1, check=_positive, must="1 or more"),
             "seed": _SEED,
         },
+    ),
+    "file": Entry(
+        "columns of an npz, csv, tsv, parquet or safetensors file; queries by share, by column or from a file",
+        {
+            "path": Rule("text"),
+            "inputs": Rule("names", ("all",)),
+            "target": Rule("names", ("y",)),
+            "query": Rule("text", NONE),
+            "split": Rule("text", NONE),
+            "test": _SHARE,
+            "seed": _SEED,
+            "scale": Rule("word", NONE, (NONE, "standard")),
+        },
+        first="path",
+    ),
+    "python": Entry(
+        "training and query examples from a function, `package.module:function` (needs --allow-python)",
+        {"function": Rule("text")},
+        first="function",
+        open=True,
+        runs_code=True,
     ),
 }
 
@@ -119,7 +169,37 @@ MODELS: Mapping[str, Entry] = {
             "activation": Rule("word", "tanh", ACTIVATIONS),
             "bias": Rule("bool", False),
             "positions": Rule("word", "kept", POSITIONS),
+            "weights": _WEIGHTS,
         },
+    ),
+    "cnn": Entry(
+        "3 × 3 convolutions, each halved by average pooling, and a linear layer behind",
+        {
+            "channels": Rule("ints", (8, 16), check=_positive, must="1 or more each"),
+            "groups": _SIZE,
+            "norm": Rule("word", "none", ("none", "group")),
+            "activation": Rule("word", "relu", ACTIVATIONS),
+            "bias": Rule("bool", True),
+            "weights": _WEIGHTS,
+        },
+    ),
+    "decoder": Entry(
+        "a pre-norm decoder transformer: embeddings of tokens and positions, causal attention",
+        {
+            "width": Rule("int", 12, check=_positive, must="1 or more"),
+            "heads": Rule("int", 2, check=_positive, must="1 or more"),
+            "layers": _SIZE,
+            "hidden": Rule("int", 24, check=_positive, must="1 or more"),
+            "activation": Rule("word", "gelu", ACTIVATIONS),
+            "weights": _WEIGHTS,
+        },
+    ),
+    "python": Entry(
+        "a module from a function, `package.module:function` (needs --allow-python)",
+        {"function": Rule("text"), "weights": _WEIGHTS},
+        first="function",
+        open=True,
+        runs_code=True,
     ),
 }
 
@@ -142,17 +222,39 @@ LOSSES: Mapping[str, Entry] = {
     ),
 }
 
+
+def _steps(lr: float) -> Mapping[str, Rule]:
+    """What every optimiser takes."""
+    return {
+        "lr": Rule("float", lr, check=_positive, must="above 0"),
+        "batch": Rule("int", 32, check=_positive, must="1 or more"),
+        "epochs": Rule("int", 100, check=_not_negative, must="0 or more"),
+        "schedule": Rule("word", "cosine", ("cosine", "constant", "linear")),
+        "warmup": Rule("int", 0, check=_not_negative, must="0 or more (steps)"),
+        "clip": Rule("float", 0.0, check=_not_negative, must="above 0, or 0 for no clipping"),
+        "weight_decay": Rule("float", 0.0, check=_not_negative, must="0 or more"),
+    }
+
+
+_ADAM: Mapping[str, Rule] = {
+    "beta1": Rule("float", 0.9, check=lambda x: 0 <= x < 1, must="at least 0, below 1"),
+    "beta2": Rule("float", 0.999, check=lambda x: 0 <= x < 1, must="at least 0, below 1"),
+    "eps": Rule("float", 1e-8, check=_positive, must="above 0"),
+}
+
 OPTIMISERS: Mapping[str, Entry] = {
     "sgd": Entry(
-        "minibatch gradient descent with heavy-ball momentum",
+        "minibatch gradient descent with heavy-ball momentum; weight decay is an L2 term",
         {
-            "lr": Rule("float", 0.03, check=_positive, must="above 0"),
+            **_steps(0.03),
             "momentum": Rule("float", 0.0, check=lambda x: 0 <= x < 1, must="at least 0, below 1"),
-            "batch": Rule("int", 32, check=_positive, must="1 or more"),
-            "epochs": Rule("int", 100, check=_not_negative, must="0 or more"),
-            "schedule": Rule("word", "cosine", ("cosine", "constant")),
-            "weight_decay": Rule("float", 0.0, check=_not_negative, must="0 or more"),
+            "nesterov": Rule("bool", False),
         },
+    ),
+    "adam": Entry("Adam; weight decay is an L2 term", {**_steps(0.003), **_ADAM}),
+    "adamw": Entry(
+        "Adam with decoupled weight decay, which is no L2 term and adds nothing to the Hessian",
+        {**_steps(0.003), **_ADAM},
     ),
 }
 

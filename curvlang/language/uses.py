@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import Source, Span
-from curvlang.language.chain import Evaluation, InverseUse, Solver, Spec, TaskSpec
+from curvlang.language.chain import Evaluation, InverseUse, Part, Solver, Spec, TaskSpec
 from curvlang.language.spec import analyse, errors
 
 
@@ -31,6 +31,24 @@ def task_in(spec: Spec, text: str) -> TaskSpec:
     if errors(problems):
         raise SpecError(errors(problems))
     return found.evaluations[-1].task
+
+
+def part_text(kind: str, text: str, name: str) -> Part:
+    """The `data` or `model` line that a text such as `file("x.csv", target = y)` states.
+
+    Raises:
+        SpecError: With every problem found.
+    """
+    lines = {"data": "random", "model": "mlp", "loss": "mse", "train": "sgd"}
+    kinds = list(lines)
+    place = kinds.index(kind)
+    before = " ".join(f"{k} {lines[k]}" for k in kinds[:place])
+    after = " ".join(f"{k} {lines[k]}" for k in kinds[place + 1 :])
+    task = _evaluation(
+        text, name, f"task given {{ {before} {kind} ", f" {after} }} evaluate hessian on given"
+    ).task
+    found: Part = getattr(task, kind)
+    return replace(found, span=Span(Source(name, text), 0, len(text)))
 
 
 def inverse_text(text: str, name: str) -> InverseUse:

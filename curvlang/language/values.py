@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import lru_cache
 from math import isfinite
@@ -166,7 +167,9 @@ def arguments(
         k: r.default for k, r in entry.parameters.items() if r.default is not None
     }
     seen: dict[str, Span] = {}
-    for argument in given:
+    for written in given:
+        # A text in front stands for the parameter that the entry names.
+        argument = written if written.name else replace(written, name=entry.first)
         if argument.name in seen:
             problems.append(
                 Diagnostic(
@@ -179,6 +182,11 @@ def arguments(
             continue
         seen[argument.name] = argument.span
         rule = entry.parameters.get(argument.name)
+        if rule is None and entry.open and argument.name:
+            made = value(argument.value, scope, problems)
+            if made is not None:
+                found[argument.name] = made
+            continue
         if rule is None:
             help_ = suggestion(argument.name, entry.parameters) or (
                 f"`{owner}` takes no arguments",
@@ -186,7 +194,9 @@ def arguments(
             problems.append(
                 Diagnostic(
                     "E0703",
-                    f"`{owner}` has no parameter `{argument.name}`",
+                    f"`{owner}` has no parameter `{argument.name}`"
+                    if argument.name
+                    else f"`{owner}` takes no text without a name",
                     (Label(argument.span),),
                     help_,
                 )
@@ -215,7 +225,7 @@ def arguments(
 def _as(made: Value, rule: Rule) -> Value:
     if rule.type in ("float", "number") and isinstance(made, int) and not isinstance(made, bool):
         return float(made)
-    if rule.type in ("ints", "floats") and isinstance(made, int | float):
+    if rule.type in ("ints", "floats", "names") and not isinstance(made, tuple):
         return (made,)
     return made
 
@@ -229,6 +239,8 @@ def check(made: Value, rule: Rule, name: str, span: Span) -> Diagnostic | None:
         "bool": isinstance(made, bool),
         "word": isinstance(made, str),
         "text": isinstance(made, str),
+        "names": isinstance(made, str)
+        or (isinstance(made, tuple) and bool(made) and all(isinstance(x, str) for x in made)),
         "count": made == "all" or (isinstance(made, int) and not isinstance(made, bool)),
         "ints": isinstance(made, int)
         or (isinstance(made, tuple) and all(isinstance(x, int) for x in made)),
@@ -250,6 +262,7 @@ def check(made: Value, rule: Rule, name: str, span: Span) -> Diagnostic | None:
         "ints": "a list of whole numbers",
         "floats": "a list of numbers",
         "text": "a text",
+        "names": "a name or a list of names",
         "number": f"a number or {' or '.join(f'`{w}`' for w in rule.words)}",
         "curvature": "the name of a curvature, or `none`",
         "any": "a value",

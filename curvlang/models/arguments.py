@@ -10,6 +10,7 @@ from typing import TypeVar
 from curvlang.diagnostics.diagnostic import Label, SpecError
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.language.chain import Part, Value
+from curvlang.language.registry import Entry
 from curvlang.models.refusal import refusal
 
 T = TypeVar("T")
@@ -20,17 +21,36 @@ class Parameter:
     """A parameter of a built-in.
 
     Args:
-        type: `integer`, `integers`, `number`, `numbers`, `boolean` or `word`.
-        default: Its value where the spec gives none.
+        type: `integer`, `integers`, `number`, `numbers`, `names`, `boolean` or `word`.
+        default: Its value where the spec gives none; None where the spec must.
         allowed: The words there are; empty where any value of the type will do.
     """
 
     type: str
-    default: Value
+    default: Value | None
     allowed: tuple[str, ...] = ()
 
 
 Signature = Mapping[str, Parameter]
+
+_KINDS: Mapping[str, str] = {
+    "int": "integer",
+    "ints": "integers",
+    "float": "number",
+    "floats": "numbers",
+    "bool": "boolean",
+    "word": "word",
+    "text": "word",
+    "names": "names",
+}
+
+
+def signature(entry: Entry) -> Signature:
+    """The parameters of something that ships, as its entry in the registry states them."""
+    found: dict[str, Parameter] = {}
+    for name, rule in entry.parameters.items():
+        found[name] = Parameter(_KINDS[rule.type], rule.default, rule.words)
+    return found
 
 
 def _integer(value: Value) -> bool:
@@ -48,6 +68,7 @@ _TYPES: Mapping[str, Callable[[Value], bool]] = {
     "numbers": lambda value: isinstance(value, tuple) and all(_number(v) for v in value),
     "boolean": lambda value: isinstance(value, bool),
     "word": lambda value: isinstance(value, str),
+    "names": lambda value: isinstance(value, tuple) and all(isinstance(v, str) for v in value),
 }
 
 
@@ -80,12 +101,20 @@ def arguments(part: Part, signature: Signature) -> dict[str, Value]:
             known = ", ".join(f"`{key}`" for key in signature) or "none"
             raise _wrong(part, f"`{part.name}` has no parameter `{name}`", f"it takes {known}")
         _check_value(part, name, value, signature[name])
-    return {name: part.arguments.get(name, p.default) for name, p in signature.items()}
+    found: dict[str, Value] = {}
+    for name, p in signature.items():
+        if name in part.arguments:
+            found[name] = part.arguments[name]
+        elif p.default is not None:
+            found[name] = p.default
+        else:
+            raise _wrong(part, f"`{part.name}` needs `{name}`", f"write `{part.name}({name} = …)`")
+    return found
 
 
 def _check_value(part: Part, name: str, value: Value, parameter: Parameter) -> None:
     if not _TYPES[parameter.type](value):
-        example = _show(parameter.default)
+        example = "…" if parameter.default is None else _show(parameter.default)
         raise _wrong(
             part,
             f"`{name}` of `{part.name}` takes {_an(parameter.type)}, not `{_show(value)}`",
@@ -106,6 +135,7 @@ def _an(type_name: str) -> str:
         "integers": "a list of integers",
         "numbers": "a list of numbers",
         "boolean": "true or false",
+        "names": "a list of names",
     }
     return nouns.get(type_name, f"a {type_name}")
 

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.source import NOWHERE
+from curvlang.language import registry
 from curvlang.language.chain import Part, TaskSpec
-from curvlang.models.arguments import Parameter, Signature, arguments, choose, placed
-from curvlang.models.data import SCALES, Data, digits
+from curvlang.language.code import code_in
+from curvlang.models.arguments import arguments, choose, placed, signature
+from curvlang.models.characters import characters
+from curvlang.models.cnn import cnn
+from curvlang.models.data import Data, digits
+from curvlang.models.decoder import decoder
+from curvlang.models.diabetes import diabetes
+from curvlang.models.file_data import file_data
 from curvlang.models.losses import loss_from
-from curvlang.models.mlp import ACTIVATIONS, POOLING, mlp
+from curvlang.models.mlp import mlp
 from curvlang.models.random_data import random_data
 from curvlang.models.recipe import Recipe
 from curvlang.models.refusal import refusal
 from curvlang.models.task import Task
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A built-in: what makes it and which parameters it takes."""
-
-    make: Callable[..., Any]
-    signature: Signature
+from curvlang.models.user_code import user_data, user_model
+from curvlang.models.weights import with_weights
 
 
 def _mlp(data: Data, generator: Generator, positions: str, **values: Any) -> nn.Module:
@@ -35,55 +39,41 @@ def _mlp(data: Data, generator: Generator, positions: str, **values: Any) -> nn.
     return mlp(data.inputs, data.outputs, generator=generator, positions=kept, **values)
 
 
-DATA: Mapping[str, Entry] = {
-    "digits": Entry(
-        digits,
-        {
-            "test": Parameter("number", 0.1),
-            "seed": Parameter("integer", 0),
-            "scale": Parameter("word", "standard", SCALES),
-        },
-    ),
-    "random": Entry(
-        random_data,
-        {
-            "examples": Parameter("integer", 8),
-            "inputs": Parameter("integer", 3),
-            "outputs": Parameter("integer", 3),
-            "positions": Parameter("integer", 1),
-            "seed": Parameter("integer", 0),
-        },
-    ),
-}
-"""Built-in data; each entry makes a `Data`."""
+def _cnn(data: Data, generator: Generator, **values: Any) -> nn.Module:
+    return cnn(data.shape, data.outputs, generator=generator, **values)
 
-MODELS: Mapping[str, Entry] = {
-    "mlp": Entry(
-        _mlp,
-        {
-            "hidden": Parameter("integers", (16,)),
-            "activation": Parameter("word", "tanh", tuple(ACTIVATIONS)),
-            "bias": Parameter("boolean", False),
-            "positions": Parameter("word", "kept", tuple(POOLING)),
-        },
-    ),
-}
-"""Built-in models; each entry makes a module from the data, a generator and its parameters."""
 
-TRAINERS: Mapping[str, Entry] = {
-    "sgd": Entry(
-        Recipe,
-        {
-            "lr": Parameter("number", 0.03),
-            "momentum": Parameter("number", 0.0),
-            "batch": Parameter("integer", 32),
-            "epochs": Parameter("integer", 100),
-            "schedule": Parameter("word", "cosine", ("cosine", "constant")),
-            "weight_decay": Parameter("number", 0.0),
-        },
-    ),
+def _decoder(data: Data, generator: Generator, **values: Any) -> nn.Module:
+    if data.train[0].is_floating_point() or len(data.shape) != 1:
+        raise refusal(
+            "E0412",
+            f"`decoder` reads numbers of tokens [N, T], not examples of shape {list(data.shape)}",
+            "write `data characters`",
+        )
+    return decoder(data.outputs, data.shape[0], generator=generator, **values)
+
+
+def _python(data: Data, generator: Generator, function: str, **values: Any) -> nn.Module:
+    return user_model(function, values, generator.initial_seed())
+
+
+DATA: Mapping[str, Callable[..., Data]] = {
+    "digits": digits,
+    "diabetes": diabetes,
+    "characters": characters,
+    "random": random_data,
+    "file": file_data,
+    "python": user_data,
 }
-"""Ways to train; each entry makes a `Recipe`."""
+"""What makes the data of each entry in the registry, from its parameters."""
+
+MODELS: Mapping[str, Callable[..., nn.Module]] = {
+    "mlp": _mlp,
+    "cnn": _cnn,
+    "decoder": _decoder,
+    "python": _python,
+}
+"""What makes the model of each entry, from the data, a generator and its parameters."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,11 +85,11 @@ class Build:
 
     def __call__(self, seed: int) -> nn.Module:
         """The model whose parameters a generator with this seed draws."""
-        entry = choose(MODELS, self.part, "model")
-        values = arguments(self.part, entry.signature)
+        make = choose(MODELS, self.part, "model")
+        values = _values(self.part, registry.MODELS[self.part.name])
+        del values["weights"]
         with placed(self.part.span):
-            made: nn.Module = entry.make(self.data, Generator().manual_seed(seed), **values)
-        return made
+            return make(self.data, Generator().manual_seed(seed), **values)
 
 
 def task_from(
@@ -108,28 +98,36 @@ def task_from(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    allow_python: bool = False,
 ) -> Task:
-    """The task that a spec describes, its model initialised with `seed` and not trained.
+    """The task that a spec describes, its model initialised with `seed`, or from a file of weights.
 
     Args:
         spec: The task with every parameter known.
         seed: Of the model's initialisation; the data's own seed is part of the spec.
         dtype: Precision of model and data.
         device: Where both live.
+        allow_python: Whether functions that the spec names may be called.
 
     Returns:
         A task whose `build` makes fresh models and whose `recipe` says how to train them.
 
     Raises:
-        SpecError: E0411 for an unknown name, E0412 for a bad argument, at the line of the task.
+        SpecError: E0411 for an unknown name, E0412 for a bad argument, E0550 for a function that is
+            not allowed, E0551 to E0556 for functions and files, at the line of the task.
     """
+    problems = [] if allow_python else code_in(spec)
+    if problems:
+        raise SpecError(problems)
     loss = loss_from(spec.loss)
     recipe = recipe_from(spec.train)
-    entry = choose(DATA, spec.data, "data set")
-    with placed(spec.data.span):
-        data: Data = entry.make(**arguments(spec.data, entry.signature))
+    data = _data(spec.data, loss.name)
     build = Build(spec.model, data)
     model = build(seed)
+    if is_trained(spec):
+        with placed(spec.model.span):
+            path = folder_of(spec.model) / str(spec.model.arguments["weights"])
+            model = with_weights(model, path)
     task = Task(
         model,
         loss,
@@ -142,41 +140,68 @@ def task_from(
     return task.to(dtype=dtype, device=device)
 
 
+def is_trained(spec: TaskSpec) -> bool:
+    """Whether the model comes with weights, so that it is not trained before it is studied."""
+    return spec.model.arguments.get("weights", registry.NONE) != registry.NONE
+
+
+def folder_of(part: Part) -> Path:
+    """Where relative paths of a line start: the folder of the file that it stands in."""
+    return Path() if part.span is NOWHERE else Path(part.span.source.name).parent
+
+
+def absolute(part: Part, names: Sequence[str]) -> Part:
+    """The line with whole paths, which mean the same from any folder."""
+    folder = folder_of(part)
+    paths = {
+        name: str((folder / str(part.arguments[name])).resolve())
+        for name in names
+        if part.arguments.get(name, registry.NONE) != registry.NONE
+    }
+    return replace(part, arguments={**part.arguments, **paths})
+
+
+def _data(part: Part, loss: str) -> Data:
+    """The data of a line."""
+    make = choose(DATA, part, "data set")
+    values = _values(part, registry.DATA[part.name])
+    with placed(part.span):
+        match part.name:
+            case "file":
+                return make(**values, loss=loss, folder=folder_of(part))
+            case "python":
+                return make(values.pop("function"), values, loss)
+            case _:
+                return make(**values)
+
+
+def _values(part: Part, entry: registry.Entry) -> dict[str, Any]:
+    """The arguments of a line; those of an open entry that it does not know are passed on."""
+    known = {k: v for k, v in part.arguments.items() if k in entry.parameters or not entry.open}
+    rest = {k: v for k, v in part.arguments.items() if k not in known}
+    return {**arguments(replace(part, arguments=known), signature(entry)), **rest}
+
+
 def recipe_from(part: Part) -> Recipe:
     """The recipe of a `train` line.
 
     Raises:
         SpecError: E0411, E0412 at the line.
     """
-    entry = choose(TRAINERS, part, "way to train")
-    recipe: Recipe = entry.make(**arguments(part, entry.signature))
-    limits = {
-        "lr": recipe.lr > 0,
-        "momentum": 0 <= recipe.momentum < 1,
-        "batch": recipe.batch >= 1,
-        "epochs": recipe.epochs >= 0,
-        "weight_decay": recipe.weight_decay >= 0,
-    }
-    for name, fine in limits.items():
-        if not fine:
-            raise refusal(
-                "E0412",
-                f"`{name} = {getattr(recipe, name):g}` is out of range",
-                "lr > 0, 0 <= momentum < 1, batch >= 1, epochs >= 0, weight_decay >= 0",
-                span=part.span,
-                label="in this line",
-            )
-    return recipe
+    entry = choose(registry.OPTIMISERS, part, "way to train")
+    values: dict[str, Any] = arguments(part, signature(entry))
+    with placed(part.span):
+        return Recipe(optimiser=part.name, **values)
 
 
 def _part(
     name: str, pair: tuple[Tensor, Tensor], data: Data, model: nn.Module, loss: str
 ) -> tuple[Tensor, Tensor]:
-    """Drawn targets, class numbers for cross-entropy, one-hot numbers for other losses."""
+    """Drawn targets, numbers as they are, and of classes one-hot numbers where the loss wants them."""
     X, y = pair
     if data.targets is not None:
         with torch.no_grad():
             return X, data.targets(name, loss, model(X).shape)
-    if loss == "cross_entropy":
+    if loss == "cross_entropy" or data.kind == "regression":
         return pair
     return X, functional.one_hot(y, data.outputs).to(X.dtype)

@@ -1,4 +1,4 @@
-"""The built-in data set: scikit-learn's bundled digits, which need no download."""
+"""Data cut in two, and the default set: scikit-learn's bundled digits, which need no download."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from curvlang.models.refusal import refusal
 
+LAYOUTS = ("flat", "image")
 SCALES = ("standard", "unit", "none")
 """Zero mean and unit variance per pixel over the training set; division by 16; as they are."""
 
@@ -27,8 +28,8 @@ class Data:
         query: Inputs [Q, inputs] and labels [Q].
         outputs: Outputs that a model for it has (classes).
         inputs: Features of an example.
-        kind: `classification` (labels are class numbers).
-        image_shape: Height and width where the features are pixels.
+        kind: `classification` (labels are class numbers), `regression` (targets are numbers) or
+            `random` (drawn).
         positions: T of inputs [N, T, inputs]; 1 where they are [N, inputs].
         targets: Draws the targets of a part (`train` or `query`) from the loss's name and the
             shape of the model's outputs; None where the labels are the targets.
@@ -39,12 +40,37 @@ class Data:
     outputs: int
     inputs: int
     kind: str
-    image_shape: tuple[int, int] | None = None
     positions: int = 1
     targets: Callable[[str, str, Sequence[int]], Tensor] | None = None
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one example's inputs."""
+        return tuple(self.train[0].shape[1:])
 
-def digits(test: float = 0.1, seed: int = 0, scale: str = "standard") -> Data:
+
+def check_share(test: float, examples: int, least: int = 1) -> None:
+    """Refuse a share of queries that leaves fewer than `least` examples on one side.
+
+    Raises:
+        SpecError: E0412.
+    """
+    if examples < 2 * least:
+        raise refusal(
+            "E0412",
+            f"{examples} examples are too few to be cut into a training part and queries",
+            f"give {2 * least} or more",
+        )
+    if not 0 < test < 1 or not least <= round(test * examples) <= examples - least:
+        low, high = least / examples, 1 - least / examples
+        raise refusal(
+            "E0412",
+            f"`test = {test:g}` leaves too few of {examples} examples on one side",
+            f"take a share between {low:.3f} and {high:.3f}, such as 0.1",
+        )
+
+
+def digits(test: float = 0.1, seed: int = 0, scale: str = "standard", layout: str = "flat") -> Data:
     """1797 images of 8 by 8 pixels in ten classes, split with equal shares of every class.
 
     Args:
@@ -52,6 +78,7 @@ def digits(test: float = 0.1, seed: int = 0, scale: str = "standard") -> Data:
         seed: Of the split.
         scale: A word in `SCALES`; pixels that are constant over the training set become 0 under
             `standard`.
+        layout: `flat` for inputs [N, 64], `image` for [N, 1, 8, 8].
 
     Returns:
         Float32 inputs, int64 labels.
@@ -63,6 +90,8 @@ def digits(test: float = 0.1, seed: int = 0, scale: str = "standard") -> Data:
     if scale not in SCALES:
         known = ", ".join(f"`{word}`" for word in SCALES)
         raise refusal("E0412", f"there is no scale `{scale}`", f"use one of {known}")
+    if layout not in LAYOUTS:
+        raise refusal("E0412", f"there is no layout `{layout}`", "use `flat` or `image`")
     pixels, labels = load_digits(return_X_y=True)
     least = 10 / len(labels)
     if not least <= test <= 1 - least:
@@ -75,9 +104,10 @@ def digits(test: float = 0.1, seed: int = 0, scale: str = "standard") -> Data:
         pixels, labels, test_size=test, stratify=labels, random_state=seed
     )
     X, Xq = _scaled(X, Xq, scale)
-    return Data(
-        (_inputs(X), _labels(y)), (_inputs(Xq), _labels(yq)), 10, 64, "classification", (8, 8)
-    )
+    shape = (-1, 64) if layout == "flat" else (-1, 1, 8, 8)
+    train = (_inputs(X).reshape(shape), _labels(y))
+    query = (_inputs(Xq).reshape(shape), _labels(yq))
+    return Data(train, query, 10, 64, "classification")
 
 
 Array = NDArray[np.float64]

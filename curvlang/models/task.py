@@ -42,7 +42,8 @@ class Task:
             not shuffle.
         query: The Q queries, likewise.
         recipe: How the model is trained; retraining needs it.
-        weight_decay: λ; None for the recipe's, or 0 without a recipe.
+        weight_decay: λ; None for the recipe's, or 0 without a recipe. `adamw` has none: its decay
+            shrinks the parameters beside the gradient, and no objective has it as a gradient.
         name: For tables.
         build: Makes a fresh model from a seed; retraining with fresh initialisation needs it.
         mask: Which positions of the training examples count, [N, T] of bool; padding does not.
@@ -228,11 +229,11 @@ def _part(source: Source | None, part: str) -> Pair:
 def _weight_decay(recipe: Recipe | None, given: float | None) -> float:
     """The given value, the recipe's, or 0; they must agree where there are both."""
     if given is None:
-        return 0.0 if recipe is None else recipe.weight_decay
-    if recipe is not None and recipe.weight_decay != given:
+        return 0.0 if recipe is None else recipe.l2
+    if recipe is not None and recipe.l2 != given:
         raise refusal(
             "E0412",
-            f"`weight_decay = {given:g}`, but the recipe trains with {recipe.weight_decay:g}",
+            f"`weight_decay = {given:g}`, but the recipe trains with {recipe.l2:g}",
             "give it once, in the recipe",
         )
     return given

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from curvlang.language.chain import Part, TaskSpec, Value
 from curvlang.language.registry import PARTS
 
+NAME = re.compile(r"[^\W\d]\w*")
+"""A word of the language; every other text stands in quotation marks."""
+
 
 def task_notation(task: TaskSpec, name: str = "counterexample") -> str:
     """`task counterexample { … }`: data and model in full, of the training what is not default."""
     lines = [
-        f"  data    {_part(task.data)}",
-        f"  model   {_part(task.model)}",
+        f"  data    {part_notation(task.data)}",
+        f"  model   {part_notation(task.model)}",
         f"  loss    {task.loss.name}",
-        f"  train   {_part(Part(task.train.name, _changed(task.train)))}",
+        f"  train   {part_notation(Part(task.train.name, _changed(task.train)))}",
     ]
     return "\n".join([f"task {name} {{", *lines, "}"])
 
@@ -28,11 +32,14 @@ def value_notation(value: Value) -> str:
             return "[" + ", ".join(map(value_notation, value)) + "]"
         case float():
             return repr(value)
+        case str():
+            return value if NAME.fullmatch(value) else f'"{value}"'
         case _:
             return str(value)
 
 
-def _part(part: Part) -> str:
+def part_notation(part: Part) -> str:
+    """A line of a task with all its arguments."""
     inside = ", ".join(f"{k} = {value_notation(v)}" for k, v in part.arguments.items())
     return f"{part.name}({inside})" if inside else part.name
 

@@ -125,7 +125,7 @@ def test_wrong_options_are_refused_before_the_work(options, code, folder, capsys
     def never(*args):
         raise AssertionError("a model was trained")
 
-    monkeypatch.setattr(scoring, "train_baseline", never)
+    monkeypatch.setattr(scoring, "trained_task", never)
     Path("file").write_text("mine")
     assert run(["influence", "kfac", *TASK, *options]) == 2
     assert f"error[{code}]" in capsys.readouterr().err

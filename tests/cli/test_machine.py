@@ -39,7 +39,7 @@ def untrained(monkeypatch):
     def never(*args):
         raise AssertionError("a model was trained")
 
-    monkeypatch.setattr(running, "train_baseline", never)
+    monkeypatch.setattr(running, "trained_task", never)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(

@@ -249,7 +249,8 @@ def test_completion_elsewhere(editor):
     assert complete(editor, uri, SPEC, "block_ggn")[:4] == ["hessian", "mine", "third", "block_ggn"]
     assert "theirs" in complete(editor, uri, SPEC, "block_ggn")
     assert set(complete(editor, uri, SPEC, "tikhonov")) >= {"tikhonov", "pseudo", "absolute"}
-    assert complete(editor, uri, SPEC, "digits") == ["digits"]
+    tasks = ["characters", "diabetes", "digits", "digits_cnn"]
+    assert complete(editor, uri, SPEC, "digits") == tasks
     body = complete(editor, uri, SPEC, "A[i,i'] * V")
     assert body[:4] == ["A[i,i']", "V[i,k]", "a[n,t,i]", "C[o,i,o',i']"]
     assert {"k", "n", "t", "i"} <= set(complete(editor, uri, SPEC, "k] B[i,k] *"))

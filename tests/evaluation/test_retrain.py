@@ -21,12 +21,23 @@ from tests.small import targets
 EXACT = 1e-9  # float64, the same products in another order
 
 
+def optimiser_of(recipe, model):
+    """torch's own optimiser with the recipe's numbers."""
+    common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(
+            model.parameters(), momentum=recipe.momentum, nesterov=recipe.nesterov, **common
+        )
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimiser]
+    betas = (recipe.beta1, recipe.beta2)
+    return kind(model.parameters(), betas=betas, eps=recipe.eps, **common)
+
+
 def reference_loop(build, loss, train, members, recipe, init_seed, order_seed):
     """The plain PyTorch loop over one model: the definition of what retraining computes."""
-    model = build(init_seed).to(train[0].dtype)
-    optimiser = torch.optim.SGD(
-        model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    model = build(init_seed)
+    model = model.to(train[0].dtype) if train[0].is_floating_point() else model
+    optimiser = optimiser_of(recipe, model)
     places = members.nonzero()[:, 0]
     generator = torch.Generator().manual_seed(order_seed)
     steps = steps_per_epoch(len(places), recipe.batch)
@@ -41,6 +52,8 @@ def reference_loop(build, loss, train, members, recipe, init_seed, order_seed):
             optimiser.zero_grad()
             value = loss_named(loss).per_example(model(train[0][rows]), train[1][rows]).mean()
             value.backward()
+            if recipe.clip:
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             optimiser.step()
             total += float(value)
         curve.append(total / steps)

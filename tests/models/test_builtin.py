@@ -108,9 +108,9 @@ def test_losses_that_compare_outputs_get_one_hot_targets(loss) -> None:
     ("code", "part", "name", "arguments", "headline"),
     [
         ("E0411", "data", "mnist", {}, "there is no data set `mnist`"),
-        ("E0411", "model", "cnn", {}, "there is no model `cnn`"),
+        ("E0411", "model", "vit", {}, "there is no model `vit`"),
         ("E0411", "loss", "hinge", {}, "there is no loss `hinge`"),
-        ("E0411", "train", "adam", {}, "there is no way to train `adam`"),
+        ("E0411", "train", "lion", {}, "there is no way to train `lion`"),
         ("E0412", "data", "digits", {"tests": 0.1}, "no parameter `tests`"),
         ("E0412", "data", "digits", {"test": 1.5}, "`test = 1.5`"),
         ("E0412", "data", "digits", {"test": "half"}, "a number, not `half`"),

@@ -1,0 +1,36 @@
+"""A task by the text that names it, ready for Python."""
+
+from __future__ import annotations
+
+import torch
+
+from curvlang.evaluation.baseline import train_baseline
+from curvlang.language import task_text
+from curvlang.language.chain import TaskSpec
+from curvlang.models.builtin import is_trained, task_from
+from curvlang.models.task import Task
+
+
+def task(
+    text: str | TaskSpec,
+    *,
+    train: bool = False,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    allow_python: bool = False,
+) -> Task:
+    """The task that a text such as `digits_cnn(groups = 2)` names, or that a spec describes.
+
+    Args:
+        text: A task that ships, with arguments; or `spec.evaluations[0].task` of a spec.
+        train: Train its model by its recipe; otherwise it stays as the seed initialises it.
+            A model with `weights` is not trained.
+        seed: Of the initialisation, and of the minibatches.
+        dtype: Precision of model and data; the training's too.
+        device: Where both live.
+        allow_python: Whether functions that the spec names may be called.
+    """
+    spec = task_text(text, "<task>") if isinstance(text, str) else text
+    made = task_from(spec, seed=seed, dtype=dtype, device=device, allow_python=allow_python)
+    return train_baseline(made, seed) if train and not is_trained(spec) else made

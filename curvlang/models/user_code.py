@@ -1,0 +1,127 @@
+"""Functions that a spec names, `package.module:function`: called only where that was allowed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.models.collect import Pair, collect
+from curvlang.models.data import Data
+from curvlang.models.refusal import refusal
+
+
+def user_model(function: str, arguments: Mapping[str, Any], seed: int) -> nn.Module:
+    """The module that a function returns, its global random numbers drawn from a seed.
+
+    Raises:
+        SpecError: E0551 where the function is not there, fails, or returns no module.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = _called(function, arguments)
+    if not isinstance(made, nn.Module):
+        raise _wrong(
+            function, f"returned a `{type(made).__name__}`, no module", "return a `torch.nn.Module`"
+        )
+    return made.eval()
+
+
+def user_data(function: str, arguments: Mapping[str, Any], loss: str) -> Data:
+    """Training examples and queries that a function returns: two sources, or a dict of them.
+
+    Raises:
+        SpecError: E0551 where the function is not there, fails, or returns something else.
+    """
+    made = _called(function, arguments)
+    if isinstance(made, Mapping) and set(made) == {"train", "query"}:
+        made = (made["train"], made["query"])
+    if not isinstance(made, tuple | list) or len(made) != 2:
+        raise _wrong(
+            function,
+            f"returned a `{type(made).__name__}`, not training examples and queries",
+            'return `{"train": (X, y), "query": (Xq, yq)}`',
+        )
+    train, query = collect(made[0], "train"), collect(made[1], "query")
+    return Data(train, query, _outputs(train, query, loss), _inputs(train), "regression")
+
+
+def _outputs(train: Pair, query: Pair, loss: str) -> int:
+    """Classes under cross-entropy, else numbers of a target."""
+    y, yq = train[1], query[1]
+    if loss == "cross_entropy":
+        return 1 + max((int(x.max()) for x in (y, yq) if x.numel()), default=0)
+    return int(y.shape[-1]) if y.ndim > 1 else 1
+
+
+def _inputs(train: Pair) -> int:
+    return int(train[0].shape[-1]) if train[0].ndim > 1 else 1
+
+
+def _called(function: str, arguments: Mapping[str, Any]) -> Any:
+    found = _found(function)
+    try:
+        return found(**{k: _plain(v) for k, v in arguments.items()})
+    except SpecError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise refusal(
+            "E0551",
+            f"`{function}` raised {type(error).__name__}: {error}",
+            "call the function in Python with the same arguments",
+            notes=(f"at line {last.lineno} of `{last.filename}`",),
+        ) from error
+
+
+def _found(function: str) -> Callable[..., Any]:
+    module, colon, name = function.partition(":")
+    if not colon or not module or not name:
+        raise _wrong(
+            function, "is no `package.module:function`", 'write `python("my_models:make")`'
+        )
+    with _working_folder():
+        try:
+            loaded = importlib.import_module(module)
+        except Exception as error:
+            raise _wrong(
+                function,
+                f"cannot be imported: {type(error).__name__}: {error}",
+                "run curvlang where `import` finds the module, or install it",
+            ) from error
+    made = loaded
+    for part in name.split("."):
+        if not hasattr(made, part):
+            raise _wrong(function, f"`{module}` has no `{name}`", "give the function's name")
+        made = getattr(made, part)
+    if not callable(made):
+        raise _wrong(function, "is no function", "give the name of a function")
+    found: Callable[..., Any] = made
+    return found
+
+
+@contextmanager
+def _working_folder() -> Iterator[None]:
+    """Modules of the working folder are found, as `python -m` finds them."""
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _wrong(function: str, what: str, repair: str) -> Exception:
+    return refusal("E0551", f"`{function}` {what}", repair)
