@@ -9,6 +9,13 @@ from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.evaluate import fit_solver
+from curvlang.evaluation.factored import (
+    Scored,
+    block_queries,
+    block_scores,
+    block_self_scores,
+    scored_blocks,
+)
 from curvlang.evaluation.groups import Groups, group_matrix
 from curvlang.evaluation.influence import product, scores
 from curvlang.language import inverse_text, solver_text
@@ -74,6 +81,10 @@ def influence(
     with torch.no_grad():
         shape = (len(X), *task.model(X[:1].to(task.device)).shape[1:])
     asked.cost.validate(shape, y, task.dtype)
+    given = None if per_position else scored_blocks(ready.operator, task)
+    if given is not None:
+        found = _by_blocks(task, asked.cost, given, groups, reduce, progress)
+        return found if per_layer else torch.stack(list(found.values())).sum(0)
     parts = _parts(ready.operator, per_layer)
     query = _query_gradients(task, asked.cost, groups, reduce).to(ready.operator.dtype)
     moved = {
@@ -112,8 +123,11 @@ def self_influence(
     """
     task = seen_by(operator, task)
     ready = inverted(operator, task, damping=damping, inverse=inverse, solve=solve).operator
-    found = []
     total, done = len(task.part(part)[0]), 0
+    given = scored_blocks(ready, task)
+    if given is not None:
+        return block_self_scores(task, given, part, _counter(progress, total))
+    found = []
     for v in gradient_batches(task, task.loss, part):
         v = v.to(ready.dtype)
         found.append((product(ready, v) * v).sum(-1))
@@ -121,6 +135,36 @@ def self_influence(
         if progress is not None:
             progress("scores", done, total)
     return torch.cat(found)
+
+
+def _by_blocks(
+    task: Task,
+    cost: Loss,
+    given: Sequence[Scored],
+    groups: Groups | None,
+    reduce: str,
+    progress: Progress | None,
+) -> dict[str, Tensor]:
+    """Scores of every block from inputs and output gradients."""
+    weights = None
+    if groups is not None:
+        weights = group_matrix(groups, reduce, task.Q).to(device=task.device, dtype=task.dtype)
+    queries = block_queries(task, cost, given, weights)
+    return block_scores(task, given, queries, _counter(progress, task.N))
+
+
+def _counter(progress: Progress | None, total: int) -> Callable[[int], None] | None:
+    """Adds up what is scored."""
+    if progress is None:
+        return None
+    done = 0
+
+    def told(more: int) -> None:
+        nonlocal done
+        done += more
+        progress("scores", done, total)
+
+    return told
 
 
 def seen_by(operator: FittedOperator | Operator, task: Task) -> Task:

@@ -1,0 +1,194 @@
+"""Scores block by block from inputs and output gradients, in the basis where C⁻¹ is diagonal.
+
+With C⁻¹ = (U ⊗ V) diag(S) (U ⊗ V)ᵀ and the gradient of example n in a layer Σ_t e[n,t,o] a[n,t,i],
+
+    score[q,n] = Σ_{m,k} S[m,k] ĝ_q[m,k] ĝ_n[m,k],    ĝ_n[m,k] = Σ_t (Uᵀe)[n,t,m] (Vᵀa)[n,t,k].
+
+Inputs and output gradients are rotated, T (O² + I²) operations, not gradients, O I (O + I). With one
+position no gradient of a training example is formed: Σ_m ê_n[m] (Σ_k (S ∘ ĝ_q)[m,k] â_n[k]).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from curvlang.models.blocks import LayerBlock, blocks
+from curvlang.models.layers import Input
+from curvlang.models.leaves import leaves
+from curvlang.models.loss import Loss
+from curvlang.models.task import Task
+from curvlang.operators import BlockDiagonal, EigenBasis, Operator
+
+HELD = 2**27
+"""Bytes that the largest intermediate result of a batch may take."""
+MOST = 1024
+"""Examples that go through the model at once."""
+
+Told = Callable[[int], None]
+"""Told how many examples more are scored."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """A block of C⁻¹ with the layer that it belongs to.
+
+    Args:
+        layer: The layer's block.
+        left: U over outputs; None for the identity.
+        right: V over inputs; None for the identity.
+        spectrum: S [O, I]; None where C⁻¹ has another structure.
+        operator: C⁻¹ of the block.
+    """
+
+    layer: LayerBlock
+    left: Tensor | None
+    right: Tensor | None
+    spectrum: Tensor | None
+    operator: Operator
+
+    def rotated(self, a: Input, e: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs [B, T, I] and output gradients [B, T, O] in the basis."""
+        if self.right is not None:
+            a = torch.einsum("nti,ik->ntk", a, self.right)
+        if not isinstance(a, Tensor):
+            a = a.dense()
+        return a, e if self.left is None else e @ self.left
+
+    def preconditioned(self, gradients: Tensor) -> Tensor:
+        """C⁻¹ in the basis applied to gradients [Q, O, I]."""
+        if self.spectrum is not None:
+            return gradients * self.spectrum
+        flat = gradients.flatten(1).to(self.operator.dtype)
+        return (self.operator @ flat.T).T.reshape(gradients.shape).to(gradients.dtype)
+
+
+def scored_blocks(operator: Operator, task: Task) -> tuple[Scored, ...] | None:
+    """The blocks of C⁻¹ with their layers; None where C⁻¹ has no blocks by layer or parameter."""
+    if not isinstance(operator, BlockDiagonal):
+        return None
+    for by in ("layer", "parameter"):
+        found = {b.name: b for b in blocks(task.model, task.train[0][:1].to(task.device), by)}
+        if set(found) == set(operator.names):
+            pairs = zip(operator.names, operator.blocks, strict=True)
+            return tuple(_scored(found[name], block, task.dtype) for name, block in pairs)
+    return None
+
+
+def _scored(layer: LayerBlock, block: Operator, dtype: torch.dtype) -> Scored:
+    if not isinstance(block, EigenBasis):
+        return Scored(layer, None, None, None, block)
+    bases = [None if x is None else x.to(dtype) for x in (block.left, block.right)]
+    return Scored(layer, bases[0], bases[1], block.spectrum.to(dtype), block)
+
+
+def block_queries(
+    task: Task, cost: Loss, given: Sequence[Scored], weights: Tensor | None
+) -> dict[str, Tensor]:
+    """Preconditioned queries [Q, O, I] of every block in its basis; [G, O, I] for groups.
+
+    Args:
+        task: The queries.
+        cost: What is asked of them.
+        given: The blocks.
+        weights: [G, Q] of the queries in every group; None for the queries themselves.
+    """
+    parts: dict[str, list[Tensor]] = {x.layer.name: [] for x in given}
+    done = 0
+    for size, rows in _batches(task, cost, given, "query", 1):
+        for x in given:
+            a, e = x.rotated(*rows[x.layer.name])
+            gradients = torch.einsum("nto,nti->noi", e, a)
+            if weights is not None:
+                own = weights[:, done : done + size].to(gradients.dtype)
+                gradients = torch.einsum("gn,noi->goi", own, gradients)
+            parts[x.layer.name].append(gradients)
+        done += size
+    return {
+        x.layer.name: x.preconditioned(_joined(parts[x.layer.name], weights is not None))
+        for x in given
+    }
+
+
+def _joined(parts: list[Tensor], added: bool) -> Tensor:
+    return torch.stack(parts).sum(0) if added else torch.cat(parts)
+
+
+def block_scores(
+    task: Task,
+    given: Sequence[Scored],
+    queries: Mapping[str, Tensor],
+    told: Told | None = None,
+) -> dict[str, Tensor]:
+    """Scores [Q, N] of every block against the training examples, in the operators' precision."""
+    found: dict[str, list[Tensor]] = {x.layer.name: [] for x in given}
+    count = len(next(iter(queries.values())))
+    for size, rows in _batches(task, task.loss, given, "train", count):
+        for x in given:
+            a, e = x.rotated(*rows[x.layer.name])
+            scores = _against(queries[x.layer.name], a, e)
+            found[x.layer.name].append(scores.to(x.operator.dtype))
+        if told is not None:
+            told(size)
+    return {name: torch.cat(parts).T for name, parts in found.items()}
+
+
+def _against(queries: Tensor, a: Tensor, e: Tensor) -> Tensor:
+    """Σ_{t,o,i} u[q,o,i] e[n,t,o] a[n,t,i], [B, Q]."""
+    Q, O, I = queries.shape
+    B, T = a.shape[:2]
+    if T > 1:
+        gradients = torch.einsum("nto,nti->noi", e, a)
+        return gradients.flatten(1) @ queries.flatten(1).T
+    if O <= I:
+        moved = (a[:, 0] @ queries.reshape(Q * O, I).T).reshape(B, Q, O)
+        return (moved @ e[:, 0].unsqueeze(2)).squeeze(2)
+    moved = (e[:, 0] @ queries.transpose(0, 1).reshape(O, Q * I)).reshape(B, Q, I)
+    return (moved @ a[:, 0].unsqueeze(2)).squeeze(2)
+
+
+def block_self_scores(
+    task: Task, given: Sequence[Scored], part: str, told: Told | None = None
+) -> Tensor:
+    """Σ over blocks of ∇ᵀ C⁻¹ ∇ of every example of a part, [N]."""
+    found: list[Tensor] = []
+    for size, rows in _batches(task, task.loss, given, part, 1):
+        total = torch.zeros((), dtype=given[0].operator.dtype, device=task.device)
+        for x in given:
+            a, e = x.rotated(*rows[x.layer.name])
+            total = total + _self_scores(x, a, e).to(total.dtype)
+        found.append(total)
+        if told is not None:
+            told(size)
+    return torch.cat(found)
+
+
+def _self_scores(x: Scored, a: Tensor, e: Tensor) -> Tensor:
+    if x.spectrum is not None and a.shape[1] == 1:
+        return ((e[:, 0].square() @ x.spectrum) * a[:, 0].square()).sum(1)
+    gradients = torch.einsum("nto,nti->noi", e, a)
+    return (gradients * x.preconditioned(gradients)).flatten(1).sum(1)
+
+
+def _batches(
+    task: Task, loss: Loss, given: Sequence[Scored], part: str, queries: int
+) -> Iterator[tuple[int, dict[str, tuple[Input, Tensor]]]]:
+    """Inputs and output gradients of every block, batch by batch."""
+    layers = [x.layer for x in given]
+    for X, y in task.batches(_batch_size(task, layers, queries), part):
+        found = leaves(task.model, loss, X, y, layers, {"a", "e"})
+        yield len(X), {b.name: (found[b.name]["a"], found[b.name]["e"]) for b in layers}
+
+
+def _batch_size(task: Task, layers: Sequence[LayerBlock], queries: int) -> int:
+    """Examples such that leaves and the largest intermediate result stay within `HELD`."""
+    size = torch.empty((), dtype=task.dtype).element_size()
+    held = sum(b.positions * (b.d_in + b.d_out) for b in layers)
+    largest = max(
+        b.size if b.positions > 1 or queries == 1 else queries * min(b.d_in, b.d_out)
+        for b in layers
+    )
+    return max(1, min(MOST, HELD // (size * max(held, largest))))

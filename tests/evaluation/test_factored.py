@@ -1,0 +1,61 @@
+"""Scores from inputs and output gradients equal the dense formula, whatever the layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import curvlang as cv
+from tests.models.support import CASES
+from tests.oracles import dense
+from tests.runtime.test_layers import Convolutional, assert_close, fit, inputs, language, task
+
+DAMPING = 0.05
+CHAINS = {
+    "ekfac": "block_ggn |> kronecker_factor(others = diagonal) |> eigen_correct",
+    "kfac": "block_ggn |> kronecker_factor(others = keep)",
+    "foof": "block_ggn |> foof(others = diagonal)",
+    "block_ggn": "block_ggn",
+    "diagonal": "block_ggn |> diagonal",
+    "by parameter": "ggn |> block_diagonal(by = parameter) |> kronecker_factor(others = diagonal)",
+    "logra": "block_ggn |> project_random(inputs = 2, outputs = 2, others = keep) |> kronecker_factor",
+}
+
+
+def tasks() -> dict[str, cv.Task]:
+    wide = nn.Sequential(nn.Linear(5, 2), nn.Tanh(), nn.Linear(2, 4))
+    return {
+        "one position": task(wide, inputs(5), "cross_entropy"),
+        "convolutions": task(Convolutional(2), inputs(4, 4, 4), "cross_entropy"),
+        "language": language(tied=True),
+        "called twice": task(CASES[5].make(2)[0], inputs(3, 4)),
+    }
+
+
+@pytest.mark.parametrize("name", ["one position", "convolutions", "language", "called twice"])
+@pytest.mark.parametrize("chain", CHAINS)
+def test_scores_equal_the_dense_formula(name, chain):
+    t = tasks()[name]
+    loss = t.loss.name
+    op = fit(CHAINS[chain], t)
+    train = dense.per_example_gradients(t.model, loss, *t.train)
+    query = dense.per_example_gradients(t.model, loss, *t.query)
+    inverse = torch.linalg.inv(op.dense() + DAMPING * torch.eye(t.P, dtype=torch.float64))
+    wanted = query @ inverse @ train.T
+    assert_close(cv.influence(op, t, damping=DAMPING), wanted)
+    parts = cv.influence(op, t, damping=DAMPING, per_layer=True)
+    assert_close(torch.stack(list(parts.values())).sum(0), wanted)
+    grouped = cv.influence(op, t, damping=DAMPING, groups=[[0, 1], [1]], reduce="mean")
+    assert_close(grouped, torch.stack([wanted[:2].mean(0), wanted[1]]))
+    own = cv.self_influence(op, t, damping=DAMPING)
+    assert_close(own, ((train @ inverse) * train).sum(1))
+
+
+def test_single_precision_stays_near():
+    t = tasks()["one position"]
+    op = cv.fit("ekfac", t)
+    wanted = cv.influence(op, t, damping=DAMPING)
+    single = t.to(dtype=torch.float32)
+    found = cv.influence(cv.fit("ekfac", single), single, damping=DAMPING)
+    assert_close(found.double(), wanted, 1e-4)
