@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 COMMANDS: Mapping[str, str] = {
     "eval": "evaluate a spec: error, influence and LDS along the chain",
     "influence": "scores of your queries against the training examples, to a file",
+    "study": "a sweep: tables, figures, and a verdict no stronger than its intervals",
     "check": "parse and check, no data",
     "explain": "structure, passes, contractions, cost and code; nothing is run",
     "test": "check the laws of a spec on small drawn tasks",

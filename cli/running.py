@@ -21,7 +21,7 @@ from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, SpecError
 from curvlang.diagnostics.render import render
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.evaluate import Evaluated, evaluate_curvature
-from curvlang.evaluation.protocol import LDS, SWEEP
+from curvlang.evaluation.protocol import LDS, SWEEP, protocol_from
 from curvlang.facade import evaluation_of
 from curvlang.language import analyse, curvature_named, load, used_files
 from curvlang.language.chain import Curvature, Evaluation, Spec, TaskSpec
@@ -119,10 +119,7 @@ def protocol_of(evaluation: Evaluation | None, options: Options) -> LDS | None:
     """The LDS protocol of the spec, else the default one; made small by `--quick`."""
     if options.no_lds:
         return None
-    said = dict(evaluation.lds or {}) if evaluation is not None else {}
-    if said.get("queries") == "all":
-        said["queries"] = None  # type: ignore[assignment]
-    found = LDS(**said)  # type: ignore[arg-type]
+    found = protocol_from((evaluation.lds or {}) if evaluation is not None else {})
     return found.quick() if options.quick else found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,37 +16,13 @@ from torch import Tensor
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import NOWHERE
 from curvlang.evaluation.cache import Cache
-from curvlang.evaluation.ceiling import noise_ceiling
-from curvlang.evaluation.chain import (
-    Measured,
-    Setting,
-    forward_error,
-    measure,
-    sampled,
-    settings,
-    too_long,
-)
+from curvlang.evaluation.chain import Setting, forward_error, measure, sampled, settings, too_long
 from curvlang.evaluation.ground_truth import GroundTruth, ground_truth
-from curvlang.evaluation.influence import shares, spearman
-from curvlang.evaluation.lds import (
-    Resamples,
-    bootstrap_scores,
-    constant_note,
-    draw_resamples,
-    percentile_interval,
-    predictions,
-    verdict,
-)
+from curvlang.evaluation.judge import judge
 from curvlang.evaluation.protocol import GRADIENTS, GRADIENTS_BY_PRODUCTS, LDS, SWEEP
-from curvlang.evaluation.result import (
-    Comparison,
-    Interval,
-    Point,
-    Protocol,
-    Result,
-    Step,
-    TaskSummary,
-)
+from curvlang.evaluation.result import Result
+from curvlang.evaluation.steps import steps_of
+from curvlang.evaluation.summary import protocol_as_run, summary
 from curvlang.language import default_inverse, swept
 from curvlang.language.chain import Chain, Curvature, InverseUse, Solver
 from curvlang.language.inverses import shift
@@ -55,7 +30,7 @@ from curvlang.language.sums import weighted_chains
 from curvlang.models.blocks import blocks
 from curvlang.models.leaves import per_example_gradients
 from curvlang.models.task import Task
-from curvlang.operators import BlockDiagonal, Operator, Scaled, Sum
+from curvlang.operators import Operator
 from curvlang.runtime.combine import fit_combination
 from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.fit import FittedStage, fit_chains
@@ -86,12 +61,15 @@ class Evaluated:
     truth: GroundTruth | None = None
 
 
-class _Clock:
+class Clock:
+    """Seconds by name of what was done under it."""
+
     def __init__(self) -> None:
         self.times: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to a name."""
         start = time.perf_counter()
         yield
         self.times[name] = self.times.get(name, 0.0) + time.perf_counter() - start
@@ -122,7 +100,7 @@ def fit_solver(
     return FittedSolver(solver, found.spectral_form() if found.spectrum_known else found)
 
 
-def _described(inverse: InverseUse | None, solver: Solver | None) -> str:
+def described(inverse: InverseUse | None, solver: Solver | None) -> str:
     """The inverse as the spec writes it, or as the default stands in the prelude."""
     use = inverse if inverse is not None else default_inverse()
     text = (
@@ -180,7 +158,7 @@ def evaluate_curvature(
         arguments: The task's parameters, printed.
         notes: Printed below the result.
     """
-    clock = _Clock()
+    clock = Clock()
     chosen = settings(inverse, sweep)
     task = without_ignored(_compared(curvature, reference, solver), task)
     with clock("fit"):
@@ -209,21 +187,21 @@ def evaluate_curvature(
         measured = measure(stages, goal, chosen, query, train, sample, progress, fitted)
         forwards = [forward_error(s.operator, goal) for s in stages]
     with clock("LDS"):
-        judged = _judge(measured, truth, protocol, len(query), progress)
-    shared = judged.shared if judged else _plain_shared(chosen, goal)
-    steps = _steps(stages, chosen, measured, forwards, judged, shared)
+        judged = judge(measured, truth, protocol, len(query), progress)
+    shared = judged.shared if judged else plain_shared(chosen, goal)
+    steps = steps_of(stages, chosen, measured, forwards, judged, shared, len(stages))
     result = Result(
         name=curvature.name or "curvature",
         version=version,
         reference=goal_label,
-        task=_summary(task, arguments or {}),
-        inverse=_described(inverse, solver),
+        task=summary(task, arguments or {}),
+        inverse=described(inverse, solver),
         sweep=tuple(s.damping for s in chosen if s.damping is not None),
-        protocol=_protocol(protocol, len(query)),
+        protocol=protocol_as_run(protocol, len(query)),
         ceiling=judged.ceiling if judged else None,
         steps=tuple(steps),
         comparisons=judged.comparisons(stages, shared) if judged else (),
-        notes=tuple(notes) + _notes(stages),
+        notes=tuple(notes) + product_notes(stages),
     )
     last = {
         s.label: m[shared].scores.cpu().numpy()  # type: ignore[union-attr]
@@ -272,7 +250,7 @@ def _fitted(
     return stages, goal.operator, label
 
 
-def _plain_shared(chosen: Sequence[Setting], goal: Operator) -> int:
+def plain_shared(chosen: Sequence[Setting], goal: Operator) -> int:
     """Without LDS: the λ of the sweep nearest to a tenth of the mean size of an eigenvalue."""
     if len(chosen) == 1 or not goal.spectrum_known:
         return len(chosen) // 2
@@ -281,232 +259,8 @@ def _plain_shared(chosen: Sequence[Setting], goal: Operator) -> int:
     return int(np.argmin(logs))
 
 
-@dataclass(slots=True, eq=False)
-class _Judged:
-    """LDS of every step at every setting, and the resampled values behind the intervals."""
-
-    estimates: list[list[float | None]]
-    intervals: list[list[Interval | None]]
-    values: list[list[Tensor | None]]
-    constant: list[list[str]]
-    ceiling: Interval | None
-    shared: int
-    level: float
-
-    def comparisons(self, stages: Sequence[FittedStage], shared: int) -> tuple[Comparison, ...]:
-        """Each step against the one before it, and the last against the first, all paired."""
-        pairs = [(k, k - 1) for k in range(1, len(stages))]
-        if len(stages) > 2:
-            pairs.append((len(stages) - 1, 0))
-        out = []
-        for later, earlier in pairs:
-            a, b = self.values[later][shared], self.values[earlier][shared]
-            x, y = self.estimates[later][shared], self.estimates[earlier][shared]
-            if a is None or b is None or x is None or y is None:
-                continue
-            interval, word = verdict(a - b, x - y, self.level)
-            out.append(Comparison(stages[later].label, stages[earlier].label, interval, word))
-        return tuple(out)
-
-
-def _judge(
-    measured: list[list[Measured]],
-    truth: GroundTruth | None,
-    protocol: LDS | None,
-    queries: int,
-    progress: Progress | None,
-) -> _Judged | None:
-    if truth is None or protocol is None:
-        return None
-    outcome = truth.outcome[:, :, :queries]
-    effect = -outcome.mean(1).T.contiguous()
-    resamples = draw_resamples(len(truth.kept), queries, protocol.bootstrap, protocol.seed + 1)
-    level = 0.95
-    flat = [
-        None if m.scores is None else predictions(m.scores.cpu(), truth.kept)
-        for row in measured
-        for m in row
-    ]
-    known = [p for p in flat if p is not None]
-    drawn = iter(_in_parts(known, effect, resamples, progress))
-    width = len(measured[0])
-    values = [None if p is None else next(drawn) for p in flat]
-    estimates = [None if p is None else float(spearman(p, effect).mean()) for p in flat]
-    intervals = [
-        None if v is None or e is None else Interval(e, *percentile_interval(v, level))
-        for e, v in zip(estimates, values, strict=True)
-    ]
-
-    constant = ["" if p is None else constant_note(p, effect) for p in flat]
-
-    def rows(items: list[Any]) -> list[list[Any]]:
-        return [items[k : k + width] for k in range(0, len(items), width)]
-
-    table = rows(estimates)
-    scored = [row for row in table if any(x is not None for x in row)]
-    means = [
-        np.mean([row[k] for row in scored])
-        if all(row[k] is not None for row in scored)
-        else -np.inf
-        for k in range(width)
-    ]
-    ceiling = noise_ceiling(outcome, resamples, level=level, seed=protocol.seed)
-    shared = int(np.argmax(means))
-    return _Judged(table, rows(intervals), rows(values), rows(constant), ceiling, shared, level)
-
-
-def _in_parts(
-    known: Sequence[Tensor], effect: Tensor, resamples: Resamples, progress: Progress | None
-) -> Iterator[Tensor]:
-    """Resampled scores method by method in small groups, so that progress can be shown."""
-    for start in range(0, len(known), 5):
-        yield from bootstrap_scores(known[start : start + 5], effect, resamples)
-        if progress is not None:
-            progress("bootstrap", min(start + 5, len(known)), len(known))
-
-
-def _steps(
-    stages: Sequence[FittedStage],
-    chosen: Sequence[Setting],
-    measured: list[list[Measured]],
-    forwards: list[float | None],
-    judged: _Judged | None,
-    shared: int,
-) -> Iterator[Step]:
-    forward_shares = list(shares(forwards))
-    columns = [_points(measured, judged, k, s) for k, s in enumerate(chosen)]
-    for k, stage in enumerate(stages):
-        points = tuple(column[k] for column in columns)
-        scored = [(p.lds.estimate, at) for at, p in enumerate(points) if p.lds is not None]
-        yield Step(
-            label=stage.label,
-            stage=stage.stage,
-            structure=_common_structure(stage.operator),
-            structures=dict(stage.structures),
-            memory=stage.operator.memory(),
-            passes=stage.passes,
-            forward=forwards[k],
-            forward_share=forward_shares[k],
-            points=points,
-            best=max(scored)[1] if scored else None,
-            shared=shared,
-            note="; ".join(
-                dict.fromkeys(
-                    n for n in (_unformed(stage, forwards[k]), *(p.note for p in points)) if n
-                )
-            ),
-        )
-
-
-def _unformed(stage: FittedStage, forward: float | None) -> str:
-    """Why a stage has no forward error."""
-    if forward is not None:
-        return ""
-    if stage.operator.spectrum_known:
-        return "no forward error: the reference is known by products alone"
-    return f"no forward error: known by products alone ({stage.operator.size} rows are not formed)"
-
-
-def _points(
-    measured: list[list[Measured]], judged: _Judged | None, k: int, setting: Setting
-) -> list[Point]:
-    """One setting's points down the chain, with shares of what the chain adds in all."""
-    column = [row[k] for row in measured]
-    inverse = list(shares([m.inverse for m in column]))
-    influence = list(shares([m.influence for m in column]))
-    lds = [None if judged is None else judged.intervals[j][k] for j in range(len(column))]
-    lds_shares = list(shares([None if x is None else x.estimate for x in lds]))
-    constant = ["" if judged is None else judged.constant[j][k] for j in range(len(column))]
-    return [
-        Point(
-            setting.damping,
-            m.inverse,
-            inverse[j],
-            m.influence,
-            influence[j],
-            m.cosine,
-            lds[j],
-            lds_shares[j],
-            "; ".join(x for x in (m.note, constant[j]) if x),
-            m.solve,
-        )
-        for j, m in enumerate(column)
-    ]
-
-
-def _common_structure(operator: Operator) -> str:
-    """The structure's word: that of the blocks where there are any."""
-    if isinstance(operator, BlockDiagonal):
-        words = dict.fromkeys(_noun(block) for block in operator.blocks)
-        return " / ".join(words) + " blocks" if len(words) > 1 else f"{next(iter(words))} blocks"
-    return _noun(operator)
-
-
-def _noun(operator: Operator) -> str:
-    """The structure's noun, of a sum those of its terms."""
-    match operator:
-        case Sum(terms=terms):
-            return " + ".join(map(_noun, terms))
-        case Scaled(operator=inner):
-            return _noun(inner)
-        case _:
-            return operator.structure
-
-
-def _summary(task: Task, arguments: Mapping[str, Any]) -> TaskSummary:
-    with torch.no_grad():
-        train = task.loss.per_example(task.model(task.train[0]), task.train[1])
-        outputs = task.model(task.query[0])
-        query = task.loss.per_example(outputs, task.query[1])
-    accuracy = None
-    if task.loss.name == "cross_entropy":
-        accuracy = float((outputs.argmax(-1) == task.query[1]).double().mean())
-    return TaskSummary(
-        name=task.name,
-        arguments=dict(arguments),
-        model=_describe(task),
-        loss=task.loss.name,
-        train_examples=task.N,
-        query_examples=task.Q,
-        parameters=task.P,
-        train_loss=float(train.mean()),
-        query_loss=float(query.mean()),
-        query_accuracy=accuracy,
-        recipe=None if task.recipe is None else task.recipe.settings,
-        weight_decay=task.weight_decay,
-    )
-
-
-def _describe(task: Task) -> str:
-    """Layer widths of a perceptron, else the type's name and how many layers of which type."""
-    owners = [m for m in task.model.modules() if any(True for _ in m.parameters(recurse=False))]
-    linears = [m for m in owners if isinstance(m, torch.nn.Linear)]
-    if isinstance(task.model, torch.nn.Sequential) and linears == owners:
-        widths = [linears[0].in_features, *(m.out_features for m in linears)]
-        others = {
-            type(m).__name__.lower() for m in task.model if not isinstance(m, torch.nn.Linear)
-        }
-        bias = "" if linears[0].bias is not None else ", no bias"
-        return f"MLP {'–'.join(map(str, widths))} {'/'.join(sorted(others))}{bias}"
-    counts = Counter(type(m).__name__ for m in owners)
-    return f"{type(task.model).__name__} of " + ", ".join(f"{n} {k}" for k, n in counts.items())
-
-
-def _protocol(protocol: LDS | None, queries: int) -> Protocol | None:
-    if protocol is None:
-        return None
-    return Protocol(
-        protocol.subsets,
-        protocol.keep,
-        protocol.retrains,
-        queries,
-        protocol.initialisation,
-        protocol.seed,
-        protocol.bootstrap,
-    )
-
-
-def _notes(stages: Sequence[FittedStage]) -> tuple[str, ...]:
+def product_notes(stages: Sequence[FittedStage]) -> tuple[str, ...]:
+    """What is said of stages that are known by their products alone."""
     unknown = [s.label for s in stages if not s.operator.spectrum_known]
     if not unknown:
         return ()
@@ -530,6 +284,3 @@ def _no_scores(stage: FittedStage, reason: str) -> Diagnostic:
             "spec; `curvlang eval SPEC --verbose` shows what it took",
         ),
     )
-
-
-__all__ = ["Evaluated", "evaluate_curvature", "fit_curvature", "gradients", "replace"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 
@@ -72,3 +74,11 @@ class LDS:
             retrains=min(self.retrains, 2),
             bootstrap=min(self.bootstrap, 200),
         )
+
+
+def protocol_from(said: Mapping[str, Any]) -> LDS:
+    """The protocol that a spec's arguments state; `queries = all` is no limit."""
+    found = dict(said)
+    if found.get("queries") == "all":
+        found["queries"] = None
+    return LDS(**found)

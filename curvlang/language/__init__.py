@@ -7,8 +7,15 @@ from dataclasses import replace
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import NOWHERE, Source
 from curvlang.ir.expr import Number
-from curvlang.language.chain import InverseUse, Spec, TaskSpec
-from curvlang.language.files import PRELUDE, decode, read, shipped_files, split_name
+from curvlang.language.chain import InverseUse, Spec, Study, TaskSpec
+from curvlang.language.files import (
+    PRELUDE,
+    decode,
+    read,
+    shipped_files,
+    shipped_studies,
+    split_name,
+)
 from curvlang.language.names import used_files
 from curvlang.language.shipped import Shipped, search, shipped
 from curvlang.language.spec import (
@@ -33,6 +40,25 @@ def load(given: str) -> Spec:
     source = read(path)
     spec = _checked(source)
     return spec if name is None else _only(spec, name)
+
+
+def load_studies(given: str) -> tuple[Spec, tuple[Study, ...]]:
+    """A checked spec and its studies; `path.cv:name` keeps one of them.
+
+    Raises:
+        SpecError: With every problem of the file; E0919 where it has no such study.
+    """
+    path, name = split_name(given)
+    spec = _checked(read(path))
+    found = tuple(s for n, s in spec.studies.items() if name in (None, n))
+    if not found:
+        what = f"no study `{name}`" if name is not None else "no study"
+        help_ = suggestion(name, spec.studies) if name is not None else ()
+        example = "write `study depth { task … for … in […] path hessian > ggn }`"
+        raise SpecError(
+            Diagnostic("E0919", f"`{spec.source.name}` states {what}", (), help_ or (example,))
+        )
+    return spec, found
 
 
 def loads(text: str, name: str = "<text>") -> Spec:
@@ -114,11 +140,13 @@ __all__ = [
     "default_task",
     "inverse_text",
     "load",
+    "load_studies",
     "loads",
     "part_text",
     "search",
     "shipped",
     "shipped_files",
+    "shipped_studies",
     "solver_text",
     "swept",
     "task_text",

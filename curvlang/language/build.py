@@ -31,6 +31,7 @@ from curvlang.ir.expr import (
 from curvlang.ir.functions import ELEMENTWISE
 from curvlang.language import syntax as s
 from curvlang.language.build_law import build_law
+from curvlang.language.study_build import build_study
 
 Node = Tree[Token] | Token
 
@@ -66,7 +67,7 @@ class Builder:
         return build_law(tree, self.span)
 
     def _study(self, tree: Tree[Token]) -> s.StudyDef:
-        return s.StudyDef(str(tree.children[0]), self.span(tree))
+        return build_study(tree, self)
 
     def _curvature(self, tree: Tree[Token]) -> s.CurvatureDef:
         name, *rest = tree.children

@@ -287,6 +287,55 @@ class Law:
 
 
 @dataclass(frozen=True, slots=True)
+class StudyCell:
+    """One point of the sweep, for every model seed.
+
+    Args:
+        values: The swept parameters, in the order of their `for` clauses.
+        task: The task with these values written into it.
+        lds: The protocol's arguments; None where the study says `protocol none`.
+    """
+
+    values: Mapping[str, Value]
+    task: TaskSpec
+    lds: Mapping[str, Value] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A checked `study`.
+
+    Args:
+        name: Of the study.
+        doc: The question that it asks, where the spec states one.
+        cells: Every combination of the swept values.
+        axes: The swept values by name.
+        path: Curvatures of `path`, each a step from the one before it.
+        others: Curvatures of `curvatures`, compared but on no path.
+        inverses: What C⁻¹ means, one after the other; empty for the default inverse.
+        damping: λ grid of inverses that leave their `damping` open; None for the default grid.
+        seeds: Of the model's initialisation, one trained model each.
+        span: Where it stands.
+    """
+
+    name: str
+    doc: str
+    cells: tuple[StudyCell, ...]
+    axes: Mapping[str, tuple[Value, ...]]
+    path: tuple[Curvature, ...]
+    others: tuple[Curvature, ...]
+    inverses: tuple[InverseUse, ...]
+    damping: tuple[float, ...] | None
+    seeds: tuple[int, ...]
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    @property
+    def curvatures(self) -> tuple[Curvature, ...]:
+        """All that is compared, the path first."""
+        return (*self.path, *self.others)
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """A checked file: everything it defines, by name, in the order of the text.
 
@@ -300,3 +349,4 @@ class Spec:
     shipped_inverses: Mapping[str, Inverse] = field(default_factory=dict)
     others: Mapping[str, Curvature] = field(default_factory=dict)
     laws: tuple[Law, ...] = ()
+    studies: Mapping[str, Study] = field(default_factory=dict)

@@ -27,6 +27,17 @@ def shipped_files() -> dict[str, str]:
     }
 
 
+@lru_cache(maxsize=1)
+def shipped_studies() -> dict[str, str]:
+    """Name to text of every study that ships."""
+    folder = resources.files("curvlang.specs") / "studies"
+    return {
+        entry.name[:-3]: entry.read_text("utf-8")
+        for entry in sorted(folder.iterdir(), key=lambda e: e.name)
+        if entry.name.endswith(".cv")
+    }
+
+
 def split_name(given: str) -> tuple[str, str | None]:
     """`path.cv:name` to path and curvature; a bare path has none."""
     path, colon, name = given.rpartition(":")
@@ -46,6 +57,8 @@ def read(given: str) -> Source:
     if not path.exists():
         if given in shipped_files():
             return Source(f"<shipped>/{given}.cv", shipped_files()[given])
+        if given in shipped_studies():
+            return Source(f"<shipped>/studies/{given}.cv", shipped_studies()[given])
         raise SpecError(_missing(given))
     if path.is_dir():
         raise _file_error("E0111", f"`{given}` is a folder, not a spec", "name a `.cv` file in it")
@@ -85,7 +98,7 @@ def decode(name: str, data: bytes) -> str:
 
 
 def _missing(given: str) -> Diagnostic:
-    names = tuple(shipped_files())
+    names = (*shipped_files(), *shipped_studies())
     near = suggestion(given.removesuffix(".cv").rpartition("/")[2], names)
     help_ = near if near and near[0].startswith("did") else ("`curvlang list` shows what ships",)
     return Diagnostic("E0110", f"there is no spec `{given}`", (), help_)

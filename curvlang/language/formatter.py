@@ -44,6 +44,7 @@ _UNARY_AFTER = {
     ">=",
 }
 _PARTS = ("data", "model", "loss", "train")
+_STUDY = ("task", "path", "curvatures", "seeds", "inverses", "damping", "protocol")
 
 
 def format_text(text: str) -> str:
@@ -167,12 +168,27 @@ def _reduces(tokens: list[tuple[str, str]], at: int) -> bool:
 
 
 def _aligned(lines: list[str]) -> Iterator[str]:
-    """Parts of a task in one column: `data    digits(…)`."""
-    for line in lines:
+    """Parts of a task in one column: `data    digits(…)`; lines of a study likewise."""
+    width = 0
+    for k, line in enumerate(lines):
         stripped = line.lstrip()
         word = stripped.split(" ", 1)[0]
-        if word in _PARTS and line.startswith("  ") and " " in stripped:
+        if not line.startswith(" "):
+            width = _widest(lines[k + 1 :]) if word == "study" else 0
+        own = max(7 if word in _PARTS else 0, width if word in _STUDY else 0)
+        if own and line.startswith("  ") and " " in stripped:
             rest = stripped.split(" ", 1)[1].lstrip()
-            yield f"{line[: len(line) - len(stripped)]}{word.ljust(7)} {rest}"
+            yield f"{line[: len(line) - len(stripped)]}{word.ljust(own)} {rest}"
         else:
             yield line
+
+
+def _widest(lines: list[str]) -> int:
+    """The longest word that starts a line of the study at the head of these lines."""
+    widest = 0
+    for line in lines:
+        if line and not line.startswith(" "):
+            break
+        word = line.strip().split(" ", 1)[0]
+        widest = max(widest, len(word) if word in _STUDY else 0)
+    return widest

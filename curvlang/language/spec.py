@@ -18,6 +18,7 @@ from curvlang.language.chain import (
     Law,
     Part,
     Spec,
+    Study,
     TaskSpec,
     Value,
 )
@@ -28,6 +29,7 @@ from curvlang.language.names import Names, collect
 from curvlang.language.parser import parse
 from curvlang.language.registry import LDS, PARTS, SOURCES
 from curvlang.language.solvers import check_solver
+from curvlang.language.study_check import StudyChecker
 from curvlang.language.transforms import check_transform
 from curvlang.language.values import arguments, suggestion, value
 
@@ -60,6 +62,7 @@ class _Checker:
         curvatures: dict[str, Curvature] = {}
         inverses: dict[str, Inverse] = {}
         evaluations: list[Evaluation] = []
+        studies: dict[str, Study] = {}
         for item in file.items:
             match item:
                 case s.TransformDef():
@@ -77,7 +80,9 @@ class _Checker:
                     if evaluation is not None:
                         evaluations.append(evaluation)
                 case s.StudyDef():
-                    self._later(item)
+                    study = self.study(item, chains)
+                    if study is not None:
+                        studies[item.name] = study
                 case s.LawDef() | s.UseFile():
                     pass
                 case _:
@@ -91,7 +96,9 @@ class _Checker:
             )
         shipped = {n: typed(d) for n, d in self.names.inverses.items()}
         laws = self._laws(file, chains)
-        return Spec(source, curvatures, inverses, tuple(evaluations), shipped, laws=laws)
+        return Spec(
+            source, curvatures, inverses, tuple(evaluations), shipped, laws=laws, studies=studies
+        )
 
     def _laws(self, file: s.File, chains: Chains) -> tuple[Law, ...]:
         """The laws of the file, about its own curvatures and those that it sees."""
@@ -104,17 +111,14 @@ class _Checker:
         checker = LawChecker(resolve, known, own, self.problems)
         return tuple(law for x in file.items if isinstance(x, s.LawDef) for law in checker.laws(x))
 
-    def _later(self, item: s.StudyDef) -> None:
-        self.problems.append(
-            Diagnostic(
-                "E0107",
-                "a `study` is read and kept, and nothing runs it in this version",
-                (Label(item.span),),
-                (),
-                (),
-                Severity.WARNING,
-            )
-        )
+    def study(self, item: s.StudyDef, chains: Chains) -> Study | None:
+        """A `study` block with a task for every cell of its sweeps."""
+
+        def task(use: s.Use, scope: Mapping[str, Value]) -> TaskSpec | None:
+            return self.task_use(use, scope)
+
+        checker = StudyChecker(self.names.inverses, chains, task, DEFAULT_TASK, self.problems)
+        return checker.study(item)
 
     def evaluation(self, item: s.EvaluateDef, chains: Chains) -> Evaluation | None:
         """An `evaluate` block with every default of its task filled in."""
@@ -162,8 +166,8 @@ class _Checker:
         influence = None if item.influence is None else True
         return Evaluation(item.curvature, task, inverse, against, influence, lds, solver, item.span)
 
-    def task_use(self, use: s.Use) -> TaskSpec | None:
-        """A task by name with arguments."""
+    def task_use(self, use: s.Use, outer: Mapping[str, Value] | None = None) -> TaskSpec | None:
+        """A task by name with arguments, which may read the `outer` names of a sweep."""
         definition = self.names.tasks.get(use.name)
         if definition is None:
             self._say(
@@ -173,8 +177,7 @@ class _Checker:
                 suggestion(use.name, self.names.tasks),
             )
             return None
-        scope: dict[str, Value] = {}
-        return self.task(definition, use.arguments, scope, use.span)
+        return self.task(definition, use.arguments, outer or {}, use.span)
 
     def task(
         self,
@@ -185,10 +188,11 @@ class _Checker:
     ) -> TaskSpec | None:
         """A task with its parameters written into its parts."""
         before = len(errors(self.problems))
-        scope = dict(outer)
+        # A task reads its own parameters alone: what is swept reaches it through its arguments.
+        scope: dict[str, Value] = {}
         known = {p.name: p for p in definition.parameters}
         for parameter in definition.parameters:
-            made = value(parameter.value, outer, self.problems)
+            made = value(parameter.value, {}, self.problems)
             if made is not None:
                 scope[parameter.name] = made
         for argument in given:

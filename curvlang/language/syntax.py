@@ -205,19 +205,44 @@ class EvaluateDef:
 
 
 @dataclass(frozen=True, slots=True)
-class StudyDef:
-    """`study name { … }`: read and kept."""
-
-    name: str
-    span: Span = _span()
-
-
-@dataclass(frozen=True, slots=True)
 class Word:
     """A word with its place."""
 
     text: str
     span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """`for depth in [1, 4, 8]`."""
+
+    name: Word
+    values: ValueSyntax
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class StudyDef:
+    """`study name { task … for x in […] path a > b … }`.
+
+    `signs` stand between the curvatures of `path`; `silent` is the word of `protocol none`.
+    """
+
+    name: str
+    doc: str = ""
+    task: Use | None = None
+    sweeps: tuple[Sweep, ...] = ()
+    path: tuple[Word, ...] = ()
+    signs: tuple[Word, ...] = ()
+    curvatures: tuple[Word, ...] = ()
+    seeds: ValueSyntax | None = None
+    inverses: tuple[Use, ...] = ()
+    damping: ValueSyntax | None = None
+    protocol: tuple[Argument, ...] | None = None
+    silent: Word | None = None
+    repeated: tuple[Repeated, ...] = ()
+    span: Span = _span()
+    name_span: Span = _span()
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,32 +68,41 @@ def to_html(
     Returns:
         An HTML document that needs nothing outside itself.
     """
-    environment = jinja2.Environment(
+    sweep = curve(result)
+    return (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            result=result,
+            title=title(result),
+            question=_question(result),
+            finding=finding(result),
+            header=header(result),
+            grids=_grids(result),
+            sweep=None if sweep is None else grid_of(steps(result), sweep),
+            drawings=pictures(drawings(result)),
+            comparisons=[comparison(item) for item in result.comparisons],
+            notes=notes(result),
+            blocks=[(step.label, list(step.structures.items())) for step in result.steps],
+            times=_times(times or {}),
+            spec=spec_text,
+            provenance=list(flat(provenance or {})),
+        )
+    )
+
+
+def environment() -> jinja2.Environment:
+    """Templates of this folder: everything is escaped, nothing undefined is printed."""
+    found = jinja2.Environment(
         loader=jinja2.PackageLoader("curvlang.reporting", package_path=""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["code"] = _code
-    environment.filters["tight"] = _tight
-    sweep = curve(result)
-    return environment.get_template("report.html.jinja").render(
-        result=result,
-        title=title(result),
-        question=_question(result),
-        finding=finding(result),
-        header=header(result),
-        grids=_grids(result),
-        sweep=None if sweep is None else _grid(steps(result), sweep),
-        drawings=_pictures(drawings(result)),
-        comparisons=[comparison(item) for item in result.comparisons],
-        notes=notes(result),
-        blocks=[(step.label, list(step.structures.items())) for step in result.steps],
-        times=_times(times or {}),
-        spec=spec_text,
-        provenance=list(flat(provenance or {})),
-    )
+    found.filters["code"] = _code
+    found.filters["tight"] = _tight
+    return found
 
 
 def flat(items: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -120,10 +129,11 @@ def _question(result: Result) -> str:
 def _grids(result: Result) -> list[Grid]:
     """What the steps are, their errors and their LDS: a table for each title."""
     runs = groupby(chain(result), key=lambda panel: panel.title)
-    return [_grid(steps(result), joined(list(panels))) for _, panels in runs]
+    return [grid_of(steps(result), joined(list(panels))) for _, panels in runs]
 
 
-def _grid(names: Column, panel: Panel) -> Grid:
+def grid_of(names: Column, panel: Panel) -> Grid:
+    """A panel with the column that names its rows."""
     columns = (names, *panel.columns)
     heads = tuple(Head(column.head, column.right) for column in columns)
     rows = tuple(
@@ -133,7 +143,7 @@ def _grid(names: Column, panel: Panel) -> Grid:
     return Grid(panel.heading, heads, rows)
 
 
-def _pictures(found: Sequence[Drawing]) -> list[tuple[Drawing, Markup]]:
+def pictures(found: Sequence[Drawing]) -> list[tuple[Drawing, Markup]]:
     """Figures with their SVG, named for people who cannot see them; said reasons once."""
     shown, reasons = [], set()
     for drawing in found:

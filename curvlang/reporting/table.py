@@ -33,11 +33,16 @@ def show(result: Result, console: Console) -> None:
 
     Without a terminal no line ends in blanks, so that the text can be compared and kept.
     """
+    printed(list(_parts(result, console)), console)
+
+
+def printed(parts: Sequence[RenderableType], console: Console) -> None:
+    """Print parts one below the other; without a terminal no line ends in blanks."""
     if console.is_terminal:
-        console.print(*_parts(result, console), sep="\n")
+        console.print(*parts, sep="\n")
         return
     with console.capture() as captured:
-        console.print(*_parts(result, console), sep="\n")
+        console.print(*parts, sep="\n")
     lines = (line.rstrip() for line in captured.get().split("\n"))
     console.out("\n".join(lines), end="", highlight=False)
 
@@ -50,19 +55,19 @@ def to_text(result: Result, width: int = 100) -> str:
 
 
 def _parts(result: Result, console: Console) -> Iterator[RenderableType]:
-    yield _text(title(result), console, "bold")
-    yield _pairs(header(result), console)
+    yield text(title(result), console, "bold")
+    yield pairs(header(result), console)
     names = steps(result)
     for panel in fit(names, chain(result), console):
-        yield from _titled(names, panel, console)
+        yield from titled(names, panel, console)
     if (sweep := curve(result)) is not None:
         for panel in fill(names, sweep, console):
-            yield from _titled(names, panel, console)
+            yield from titled(names, panel, console)
         if any(column.strong for column in sweep.columns):
-            yield _text("* best of its row", console, "dim")
+            yield text("* best of its row", console, "dim")
     sentences = [comparison(item) for item in result.comparisons]
-    yield from _list("comparisons", sentences, console)
-    yield from _list("notes", notes(result), console)
+    yield from listed("comparisons", sentences, console)
+    yield from listed("notes", notes(result), console)
 
 
 def fit(names: Column, panels: Sequence[Panel], console: Console) -> list[Panel]:
@@ -121,9 +126,10 @@ def _width(names: Column, run: Sequence[Panel], console: Console) -> int:
     return console.measure(_table(names, joined(run), console), options=options).maximum
 
 
-def _titled(names: Column, panel: Panel, console: Console) -> Iterator[RenderableType]:
+def titled(names: Column, panel: Panel, console: Console) -> Iterator[RenderableType]:
+    """A panel under its heading."""
     yield Text()
-    yield _text(panel.heading, console, "bold")
+    yield text(panel.heading, console, "bold")
     yield _table(names, panel, console)
 
 
@@ -139,10 +145,10 @@ def _table(names: Column, panel: Panel, console: Console) -> Table:
     starred = any(column.strong for column in panel.columns)
     for column in (names, *panel.columns):
         justify: Literal["left", "right"] = "right" if column.right else "left"
-        table.add_column(_text(column.head, console), justify=justify, overflow="fold")
+        table.add_column(text(column.head, console), justify=justify, overflow="fold")
     for row, name in enumerate(names.cells):
         cells = (_cell(column, row, console, starred=starred) for column in panel.columns)
-        table.add_row(_text(name, console), *cells)
+        table.add_row(text(name, console), *cells)
     return table
 
 
@@ -150,27 +156,29 @@ def _cell(column: Column, row: int, console: Console, *, starred: bool) -> Text:
     """One cell; a star marks what stands out, and blanks keep the others aligned with it."""
     marked = row in column.strong
     mark = "" if not starred else " *" if marked else "  "
-    return _text(column.cells[row] + mark, console, "bold" if marked else "")
+    return text(column.cells[row] + mark, console, "bold" if marked else "")
 
 
-def _pairs(lines: Sequence[tuple[str, str]], console: Console) -> Table:
+def pairs(lines: Sequence[tuple[str, str]], console: Console) -> Table:
+    """Labels and their texts, aligned."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for label, text in lines:
-        grid.add_row(_text(label, console, "dim"), _text(text, console))
+    for label, content in lines:
+        grid.add_row(text(label, console, "dim"), text(content, console))
     return grid
 
 
-def _list(name: str, sentences: Sequence[str], console: Console) -> Iterator[RenderableType]:
+def listed(name: str, sentences: Sequence[str], console: Console) -> Iterator[RenderableType]:
+    """Sentences under a name; nothing where there are none."""
     if not sentences:
         return
     yield Text()
-    yield _text(name, console, "bold")
-    yield _pairs([("-", sentence) for sentence in sentences], console)
+    yield text(name, console, "bold")
+    yield pairs([("-", sentence) for sentence in sentences], console)
 
 
-def _text(content: str, console: Console, style: str = "") -> Text:
+def text(content: str, console: Console, style: str = "") -> Text:
     """Text that is never read as markup, in ASCII where the console can write nothing else."""
     if _narrow(console):
         content = content.translate(_ASCII).encode("ascii", "replace").decode("ascii")

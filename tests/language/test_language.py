@@ -141,13 +141,6 @@ def test_labels_name_the_prefixes():
     assert {x.kind for x in shipped()} >= {"curvature", "transform", "inverse", "task"}
 
 
-def test_studies_are_kept_with_a_warning():
-    text = "study depth { task digits(hidden = [16] * depth) for depth in [1, 4]\n path hessian > ggn\n seeds 5 }\ncurvature x = ggn"
-    found = check_text(text)
-    assert [d.severity for d in found] == [Severity.WARNING]
-    assert "x" in loads(text).curvatures
-
-
 def test_the_grammar_is_strict():
     from lark import Lark
 

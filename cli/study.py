@@ -1,0 +1,63 @@
+"""`curvlang study`: a sweep of tasks, protocols and models, as tables, figures and a verdict."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says."""
+
+    out: Path | None
+    quick: bool
+    shard: str | None
+    report: bool
+    formats: str
+    device: str
+    dtype: str
+    json: bool
+    quiet: bool
+
+
+def command(
+    spec: Annotated[str, typer.Argument(help="A path (`x.cv`, `x.cv:name`), or a shipped study.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder (with several studies: their parent).")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One model a cell and a small protocol, to try things.")
+    ] = False,
+    shard: Annotated[
+        str | None, typer.Option(help="Run part i of n alone, `2/3`; all parts, one folder.")
+    ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Run nothing: report on the cells that are there.")
+    ] = False,
+    formats: Annotated[
+        str, typer.Option("--format", help="Tables to write as well: `md`, `csv`, `md,csv`.")
+    ] = "",
+    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, or `auto`.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="`float32` or `float64` for the analysis.")
+    ] = "float64",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The result alone, on standard output.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
+) -> int:
+    """Run a study: every cell of its sweep, resumed where it was stopped, and its report."""
+    from .studying import study_all
+
+    options = Options(out, quick, shard, report, formats, device, dtype, as_json, quiet)
+    found = study_all(spec, options)
+    if as_json:
+        json.dump(found[0] if len(found) == 1 else found, sys.stdout, indent=2, allow_nan=False)
+        print()
+    return 0

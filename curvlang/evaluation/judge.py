@@ -1,0 +1,114 @@
+"""LDS of every stage at every setting, with the resampled values that comparisons are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from curvlang.evaluation.ceiling import noise_ceiling
+from curvlang.evaluation.chain import Measured
+from curvlang.evaluation.ground_truth import GroundTruth
+from curvlang.evaluation.influence import spearman
+from curvlang.evaluation.lds import (
+    Resamples,
+    bootstrap_scores,
+    constant_note,
+    draw_resamples,
+    percentile_interval,
+    predictions,
+    verdict,
+)
+from curvlang.evaluation.protocol import LDS
+from curvlang.evaluation.result import Comparison, Interval
+from curvlang.runtime.fit import FittedStage
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(slots=True, eq=False)
+class Judged:
+    """LDS of every step at every setting, and the resampled values behind the intervals."""
+
+    estimates: list[list[float | None]]
+    intervals: list[list[Interval | None]]
+    values: list[list[Tensor | None]]
+    constant: list[list[str]]
+    ceiling: Interval | None
+    shared: int
+    level: float
+
+    def comparisons(self, stages: Sequence[FittedStage], shared: int) -> tuple[Comparison, ...]:
+        """Each step against the one before it, and the last against the first, all paired."""
+        pairs = [(k, k - 1) for k in range(1, len(stages))]
+        if len(stages) > 2:
+            pairs.append((len(stages) - 1, 0))
+        out = []
+        for later, earlier in pairs:
+            a, b = self.values[later][shared], self.values[earlier][shared]
+            x, y = self.estimates[later][shared], self.estimates[earlier][shared]
+            if a is None or b is None or x is None or y is None:
+                continue
+            interval, word = verdict(a - b, x - y, self.level)
+            out.append(Comparison(stages[later].label, stages[earlier].label, interval, word))
+        return tuple(out)
+
+
+def judge(
+    measured: list[list[Measured]],
+    truth: GroundTruth | None,
+    protocol: LDS | None,
+    queries: int,
+    progress: Progress | None,
+) -> Judged | None:
+    """LDS of every stage at every setting, all on the same resamples; None without ground truth."""
+    if truth is None or protocol is None:
+        return None
+    outcome = truth.outcome[:, :, :queries]
+    effect = -outcome.mean(1).T.contiguous()
+    resamples = draw_resamples(len(truth.kept), queries, protocol.bootstrap, protocol.seed + 1)
+    level = 0.95
+    flat = [
+        None if m.scores is None else predictions(m.scores.cpu(), truth.kept)
+        for row in measured
+        for m in row
+    ]
+    known = [p for p in flat if p is not None]
+    drawn = iter(_in_parts(known, effect, resamples, progress))
+    width = len(measured[0])
+    values = [None if p is None else next(drawn) for p in flat]
+    estimates = [None if p is None else float(spearman(p, effect).mean()) for p in flat]
+    intervals = [
+        None if v is None or e is None else Interval(e, *percentile_interval(v, level))
+        for e, v in zip(estimates, values, strict=True)
+    ]
+
+    constant = ["" if p is None else constant_note(p, effect) for p in flat]
+
+    def rows(items: list[Any]) -> list[list[Any]]:
+        return [items[k : k + width] for k in range(0, len(items), width)]
+
+    table = rows(estimates)
+    scored = [row for row in table if any(x is not None for x in row)]
+    means = [
+        np.mean([row[k] for row in scored])
+        if all(row[k] is not None for row in scored)
+        else -np.inf
+        for k in range(width)
+    ]
+    ceiling = noise_ceiling(outcome, resamples, level=level, seed=protocol.seed)
+    shared = int(np.argmax(means))
+    return Judged(table, rows(intervals), rows(values), rows(constant), ceiling, shared, level)
+
+
+def _in_parts(
+    known: Sequence[Tensor], effect: Tensor, resamples: Resamples, progress: Progress | None
+) -> Iterator[Tensor]:
+    """Resampled scores method by method in small groups, so that progress can be shown."""
+    for start in range(0, len(known), 5):
+        yield from bootstrap_scores(known[start : start + 5], effect, resamples)
+        if progress is not None:
+            progress("bootstrap", min(start + 5, len(known)), len(known))

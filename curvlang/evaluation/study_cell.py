@@ -1,0 +1,221 @@
+"""One cell of a study: a model trained, every curvature fitted at once, scored under every inverse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from curvlang.evaluation.baseline import train_baseline
+from curvlang.evaluation.cache import Cache
+from curvlang.evaluation.chain import Measured, forward_error, measure, sampled, settings
+from curvlang.evaluation.datamodel import datamodel_ceiling
+from curvlang.evaluation.evaluate import (
+    Clock,
+    Progress,
+    described,
+    gradients,
+    plain_shared,
+    product_notes,
+)
+from curvlang.evaluation.ground_truth import GroundTruth, ground_truth
+from curvlang.evaluation.judge import Judged, judge
+from curvlang.evaluation.protocol import GRADIENTS, GRADIENTS_BY_PRODUCTS, LDS, SWEEP
+from curvlang.evaluation.result import Result
+from curvlang.evaluation.steps import steps_of
+from curvlang.evaluation.study_result import CellFound
+from curvlang.evaluation.summary import protocol_as_run, summary
+from curvlang.language import curvature_named
+from curvlang.language.chain import Chain, Curvature, InverseUse, Study, StudyCell
+from curvlang.language.sums import weighted_chains
+from curvlang.models.builtin import task_from
+from curvlang.models.task import Task
+from curvlang.operators import Operator
+from curvlang.runtime.combine import fit_combination
+from curvlang.runtime.execute import accumulation_dtype
+from curvlang.runtime.fit import FittedStage, fit_chains, model_flops, prepare
+from curvlang.runtime.inverse import unstructured
+from curvlang.version import VERSION
+
+REFERENCE = "hessian"
+Values = dict[str, NDArray[np.float32]]
+"""`inverse-K`: `[methods, settings, B]` resampled LDS, NaN where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where and in which precision a study runs."""
+
+    device: torch.device
+    dtype: torch.dtype
+    cache: Cache | None = None
+    version: str = VERSION
+
+
+def run_cell(
+    study: Study,
+    cell: StudyCell,
+    seed: int,
+    protocol: LDS | None,
+    machine: Machine,
+    progress: Progress | None = None,
+) -> tuple[CellFound, Values]:
+    """Train the cell's model, fit, retrain the subsets (or read them from the cache), and score.
+
+    Raises:
+        SpecError: Where a curvature does not fit the model, or training diverges.
+    """
+    clock = Clock()
+    with clock("training"):
+        base = train_baseline(
+            task_from(cell.task, seed=seed, device=machine.device), seed, progress
+        )
+    task = base.to(dtype=machine.dtype)
+    with clock("fit"):
+        stages, goal = fit_together(study.curvatures, task, seed, progress)
+    truth = None
+    if protocol is not None:
+        with clock("ground truth"):
+            truth = ground_truth(base, protocol, seed, cache=machine.cache, progress=progress)
+    with clock("scores and LDS"):
+        found = _Scoring(study, task, cell, stages, goal, protocol, truth, seed, progress)
+        results, values = found.run()
+    additive = None
+    if truth is not None and protocol is not None:
+        with clock("datamodel"):
+            additive = datamodel_ceiling(
+                truth.kept,
+                truth.outcome[:, :, : protocol.queries],
+                bootstrap=protocol.bootstrap,
+                seed=protocol.seed,
+            )
+    with clock("cost"):
+        flops = {c.name: fit_flops(c, task) for c in study.curvatures}
+    trained, reused = (0, 0) if truth is None else (truth.trained, truth.reused)
+    seconds = {name: round(x, 3) for name, x in clock.times.items()}
+    return (
+        CellFound(dict(cell.values), seed, results, additive, flops, seconds, trained, reused),
+        values,
+    )
+
+
+def fit_together(
+    curvatures: Sequence[Curvature], task: Task, seed: int, progress: Progress | None
+) -> tuple[list[FittedStage], Operator]:
+    """Every curvature and the reference, chains in one shared run over the data.
+
+    Dense matrices are decomposed once here, for all inverses and λ of the study.
+    """
+    wanted = list(curvatures)
+    if REFERENCE not in [c.name for c in wanted]:
+        wanted.append(curvature_named(REFERENCE))
+    chains = [c for c in wanted if isinstance(c, Chain)]
+    fitted = dict(
+        zip(
+            [c.name for c in chains],
+            [s[-1] for s in fit_chains(chains, task, seed=seed, last=True, progress=progress)],
+            strict=True,
+        )
+    )
+    for curvature in wanted:
+        if not isinstance(curvature, Chain):
+            fitted[curvature.name] = fit_combination(curvature, task, seed=seed, progress=progress)
+    stages = [replace(fitted[c.name], label=c.name) for c in curvatures]
+    return stages, fitted[REFERENCE].operator
+
+
+def fit_flops(curvature: Curvature, task: Task) -> int:
+    """Floating-point operations of fitting a curvature alone, the model's own passes included."""
+    chains = [chain for _, chain in weighted_chains(curvature)]
+    prepared = prepare(chains, task, last=True)
+    own = sum(f.flops for p in prepared.plans for b in p.blocks for f in b.passes)
+    return own + sum(model_flops(prepared, task).values())
+
+
+@dataclass(slots=True)
+class _Scoring:
+    study: Study
+    task: Task
+    cell: StudyCell
+    stages: Sequence[FittedStage]
+    goal: Operator
+    protocol: LDS | None
+    truth: GroundTruth | None
+    seed: int
+    progress: Progress | None
+
+    def run(self) -> tuple[tuple[Result, ...], Values]:
+        """A result for every inverse, with the resampled LDS behind its intervals."""
+        task, exact = self.task, accumulation_dtype(self.task.device)
+        train, query = (gradients(task, part).to(exact) for part in ("train", "query"))
+        if self.protocol is not None and self.protocol.queries:
+            query = query[: self.protocol.queries]
+        known = all(x.spectrum_known for x in (self.goal, *(s.operator for s in self.stages)))
+        count = GRADIENTS if known else GRADIENTS_BY_PRODUCTS
+        sample = train[sampled(task.N, count, self.seed).to(train.device)]
+        forwards = [forward_error(s.operator, self.goal) for s in self.stages]
+        ready, goal = _decomposed(self.stages, self.goal)
+        results, values = [], {}
+        for k, inverse in enumerate(self.study.inverses or (None,)):
+            chosen = settings(inverse, self.study.damping or SWEEP)
+            measured = measure(ready, goal, chosen, query, train, sample, self.progress)
+            judged = judge(measured, self.truth, self.protocol, len(query), self.progress)
+            results.append(self._result(inverse, measured, judged, forwards, len(query)))
+            if judged is not None:
+                values[f"inverse-{k}"] = _stacked(judged.values)
+        return tuple(results), values
+
+    def _result(
+        self,
+        inverse: InverseUse | None,
+        measured: list[list[Measured]],
+        judged: Judged | None,
+        forwards: list[float | None],
+        queries: int,
+    ) -> Result:
+        chosen = settings(inverse, self.study.damping or SWEEP)
+        shared = judged.shared if judged else plain_shared(chosen, self.goal)
+        path = len(self.study.path)
+        steps = steps_of(self.stages, chosen, measured, forwards, judged, shared, path)
+        return Result(
+            name=self.study.name,
+            version=VERSION,
+            reference=REFERENCE,
+            task=summary(self.task, self.cell.task.arguments),
+            inverse=described(inverse, None),
+            sweep=tuple(s.damping for s in chosen if s.damping is not None),
+            protocol=protocol_as_run(self.protocol, queries),
+            ceiling=judged.ceiling if judged else None,
+            steps=tuple(steps),
+            notes=product_notes(self.stages),
+        )
+
+
+def _decomposed(
+    stages: Sequence[FittedStage], goal: Operator
+) -> tuple[list[FittedStage], Operator]:
+    """Matrices without structure as Q diag(s) Qᵀ; one that is the reference stays it."""
+    made: dict[int, Operator] = {}
+
+    def form(operator: Operator) -> Operator:
+        if not (operator.spectrum_known and unstructured(operator)):
+            return operator
+        if id(operator) not in made:
+            made[id(operator)] = operator.spectral_form()
+        return made[id(operator)]
+
+    return [replace(s, operator=form(s.operator)) for s in stages], form(goal)
+
+
+def _stacked(values: list[list[Tensor | None]]) -> NDArray[np.float32]:
+    """`[methods, settings, B]`, NaN where a method has no scores."""
+    size = next((len(v) for row in values for v in row if v is not None), 0)
+    rows = [
+        [np.full(size, np.nan, np.float32) if v is None else v.float().numpy() for v in row]
+        for row in values
+    ]
+    return np.asarray(rows, dtype=np.float32)

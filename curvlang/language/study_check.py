@@ -1,0 +1,245 @@
+"""A study, checked: its curvatures, its sweeps multiplied out, a task and a protocol for each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+
+from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity
+from curvlang.diagnostics.source import Span
+from curvlang.ir.expr import Binary, Expr, Negate, Ref
+from curvlang.language import syntax as s
+from curvlang.language.chain import Curvature, InverseUse, Study, StudyCell, TaskSpec, Value
+from curvlang.language.chains import Chains
+from curvlang.language.inverses import check_use
+from curvlang.language.registry import LDS, Rule
+from curvlang.language.values import arguments, check, show, value
+
+Problems = list[Diagnostic]
+TaskOf = Callable[[s.Use, Mapping[str, Value]], TaskSpec | None]
+"""A task use with the swept values in scope, checked."""
+
+MOST_CELLS = 1000
+"""Cells of a study, seeds counted; more is a slip."""
+_SEEDS = Rule("int", 1, check=lambda x: 1 <= x <= 100, must="between 1 and 100")
+_DAMPING = Rule("float", check=lambda x: x >= 0, must="0 or more")
+
+
+@dataclass(slots=True)
+class StudyChecker:
+    """Checks studies against the names that a file sees.
+
+    Args:
+        inverses: Inverses by name.
+        chains: Types curvatures.
+        task: Checks a task.
+        default: The name of the task of a study that states none.
+        problems: Collects diagnostics.
+    """
+
+    inverses: Mapping[str, s.InverseDef]
+    chains: Chains
+    task: TaskOf
+    default: str
+    problems: Problems
+
+    def study(self, item: s.StudyDef) -> Study | None:
+        """The typed study; None (and diagnostics) where something in it is wrong."""
+        before = self._errors()
+        for line in item.repeated:
+            labels = (Label(line.span, "again here"), Label(line.first, "first here"))
+            headline = f"`{line.word}` stands twice in one study"
+            self.problems.append(Diagnostic("E0718", headline, labels, ("leave one out",)))
+        path, others = self._curvatures(item)
+        inverses = self._inverses(item)
+        damping = self._damping(item)
+        seeds = self._seeds(item)
+        axes = self._axes(item)
+        self._size(item, axes, seeds)
+        if self._errors() > before:
+            return None
+        cells = tuple(self._cells(item, axes))
+        if self._errors() > before:
+            return None
+        return Study(
+            item.name, item.doc, cells, axes, path, others, inverses, damping, seeds, item.span
+        )
+
+    def _errors(self) -> int:
+        return sum(p.severity is Severity.ERROR for p in self.problems)
+
+    def _curvatures(self, item: s.StudyDef) -> tuple[tuple[Curvature, ...], tuple[Curvature, ...]]:
+        for sign in item.signs:
+            if sign.text != ">":
+                self._say(
+                    "E0911",
+                    f"the curvatures of a path stand with `>` between them, not `{sign.text}`",
+                    sign.span,
+                    ("write `path hessian > ggn`: from the exact one to the roughest",),
+                )
+        first: dict[str, Span] = {}
+        for word in (*item.path, *item.curvatures):
+            if word.text in first:
+                labels = (Label(word.span, "again here"), Label(first[word.text], "first here"))
+                self.problems.append(
+                    Diagnostic(
+                        "E0912",
+                        f"the study compares `{word.text}` with itself",
+                        labels,
+                        ("leave one out",),
+                    )
+                )
+            first.setdefault(word.text, word.span)
+        if not first:
+            self._say(
+                "E0913",
+                f"the study `{item.name}` names no curvature",
+                item.name_span,
+                ("add a line `path hessian > ggn > block_ggn`, or `curvatures diagonal, foof`",),
+            )
+        found = (
+            tuple(c for w in words if (c := self.chains.named(w)) is not None)
+            for words in (item.path, item.curvatures)
+        )
+        path, others = found
+        return path, others
+
+    def _inverses(self, item: s.StudyDef) -> tuple[InverseUse, ...]:
+        made = (check_use(use, self.inverses, self.problems) for use in item.inverses)
+        found: dict[str, InverseUse] = {}
+        for use in made:
+            if use is None:
+                continue
+            text = " ".join(use.span.text.split())
+            if text in found:
+                self._say(
+                    "E0914", f"the inverse `{text}` stands twice", use.span, ("leave one out",)
+                )
+            found[text] = use
+        return tuple(found.values())
+
+    def _damping(self, item: s.StudyDef) -> tuple[float, ...] | None:
+        if item.damping is None:
+            return None
+        found = self._list(item.damping, "damping", "damping [1e-3, 1e-2, 1e-1]")
+        for x in found:
+            problem = check(x, _DAMPING, "damping", item.damping.span)
+            if problem is not None:
+                self.problems.append(problem)
+        return tuple(float(x) for x in found if isinstance(x, int | float))
+
+    def _seeds(self, item: s.StudyDef) -> tuple[int, ...]:
+        if item.seeds is None:
+            return (0,)
+        made = value(item.seeds, {}, self.problems)
+        if isinstance(made, tuple):
+            found = self._list(item.seeds, "seeds", "seeds 3")
+            rule = Rule("int", check=lambda x: x >= 0, must="0 or more")
+            wrong = [check(x, rule, "seeds", item.seeds.span) for x in found]
+            self.problems += [p for p in wrong if p is not None]
+            return tuple(x for x in found if isinstance(x, int))
+        problem = None if made is None else check(made, _SEEDS, "seeds", item.seeds.span)
+        if problem is not None:
+            self.problems.append(problem)
+        return tuple(range(made)) if isinstance(made, int) and problem is None else ()
+
+    def _axes(self, item: s.StudyDef) -> dict[str, tuple[Value, ...]]:
+        axes: dict[str, tuple[Value, ...]] = {}
+        used = set(_used(item))
+        for sweep in item.sweeps:
+            name = sweep.name.text
+            if name in axes:
+                self._say("E0914", f"`{name}` is swept twice", sweep.name.span, ("leave one out",))
+            if name not in used:
+                self._say(
+                    "E0915",
+                    f"`{name}` is swept, and neither the task nor the protocol reads it",
+                    sweep.name.span,
+                    (f"use it, as in `digits(hidden = [16] * {name})`, or drop the `for`",),
+                )
+            axes[name] = self._list(sweep.values, name, f"for {name} in [1, 4, 8]")
+        return axes
+
+    def _list(self, given: s.ValueSyntax, name: str, example: str) -> tuple[Value, ...]:
+        """A list with at least one value, none of them twice."""
+        made = value(given, {}, self.problems)
+        if made is None:
+            return ()
+        if not isinstance(made, tuple) or not made:
+            what = "an empty list" if made == () else f"`{show(made)}`"
+            self._say(
+                "E0914",
+                f"`{name}` takes its values from a list, not from {what}",
+                given.span,
+                (f"write `{example}`",),
+            )
+            return ()
+        twice = next((x for k, x in enumerate(made) if x in made[:k]), None)
+        if twice is not None:
+            self._say(
+                "E0914", f"`{show(twice)}` stands twice in a list", given.span, ("leave one out",)
+            )
+        return made
+
+    def _size(
+        self, item: s.StudyDef, axes: Mapping[str, tuple[Value, ...]], seeds: tuple[int, ...]
+    ) -> None:
+        count = prod(map(len, axes.values())) * max(1, len(seeds))
+        if count > MOST_CELLS:
+            self._say(
+                "E0917",
+                f"the study `{item.name}` has {count} cells; at most {MOST_CELLS} are run",
+                item.name_span,
+                ("sweep fewer values, or write several studies",),
+            )
+
+    def _cells(
+        self, item: s.StudyDef, axes: Mapping[str, tuple[Value, ...]]
+    ) -> Iterator[StudyCell]:
+        silent = item.silent is not None
+        if item.silent is not None and item.silent.text != "none":
+            self._say(
+                "E0916",
+                f"`protocol {item.silent.text}` is no protocol",
+                item.silent.span,
+                ("write `protocol subsets = 100, retrains = 20`, or `protocol none`",),
+            )
+            return
+        use = item.task or s.Use(self.default, (), item.name_span, item.name_span)
+        for chosen in product(*axes.values()):
+            scope = dict(zip(axes, chosen, strict=True))
+            task = self.task(use, scope)
+            lds = None
+            if not silent:
+                lds = arguments(item.protocol or (), LDS, "protocol", scope, self.problems)
+            if task is not None:
+                yield StudyCell(scope, task, lds)
+
+    def _say(self, code: str, headline: str, span: Span, help_: tuple[str, ...]) -> None:
+        self.problems.append(Diagnostic(code, headline, (Label(span),), help_))
+
+
+def _used(item: s.StudyDef) -> Iterator[str]:
+    """Names that the task and the protocol read."""
+    for argument in (*(item.task.arguments if item.task else ()), *(item.protocol or ())):
+        yield from _names(argument.value)
+
+
+def _names(given: s.ValueSyntax | Expr) -> Iterator[str]:
+    match given:
+        case s.ListValue(items=items, times=times):
+            for inner in items:
+                yield from _names(inner)
+            if times is not None:
+                yield from _names(times)
+        case Ref(name=name):
+            yield name
+        case Binary(left=left, right=right):
+            yield from _names(left)
+            yield from _names(right)
+        case Negate(operand=operand):
+            yield from _names(operand)
+        case _:
+            return

@@ -1,0 +1,121 @@
+"""Cells of a study on the disk: content-named, checksummed, written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curvlang.diagnostics.diagnostic import Diagnostic, MachineError, SpecError
+from curvlang.evaluation.study_result import CellFound
+from curvlang.reporting.schema import decode, dumps
+
+CELLS = "cells"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+Values = Mapping[str, NDArray[np.float32]]
+
+
+class CellFolder:
+    """`FOLDER/cells/KEY.json` and `KEY.npz`; a damaged cell counts as absent and is reported.
+
+    Args:
+        folder: The study's run folder; made when first written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / CELLS
+        self.damaged: list[str] = []
+        self._held: dict[str, tuple[CellFound, Values]] = {}
+
+    def get(self, key: str) -> tuple[CellFound, Values] | None:
+        """A finished cell, or None where it is absent or damaged."""
+        if key not in self._held:
+            found = self._read(key)
+            if found is None:
+                return None
+            self._held[key] = found
+        return self._held[key]
+
+    def put(self, key: str, cell: CellFound, values: Values) -> None:
+        """Keep a cell: first its arrays, then the file that names their checksum."""
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **dict(values))
+        arrays = buffer.getvalue()
+        content = {"arrays": hashlib.sha256(arrays).hexdigest(), "cell": _json(cell)}
+        write_file(self.folder / f"{key}.npz", arrays)
+        write_file(self.folder / f"{key}.json", dumps(content).encode())
+        self._held[key] = (cell, values)
+
+    def _read(self, key: str) -> tuple[CellFound, Values] | None:
+        place = self.folder / f"{key}.json"
+        try:
+            text = place.read_text("utf-8")
+            arrays = place.with_suffix(".npz").read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            content = json.loads(text)
+            if hashlib.sha256(arrays).hexdigest() != content["arrays"]:
+                raise ValueError("checksum")
+            cell = decode(CellFound, content["cell"], "")
+            with np.load(io.BytesIO(arrays), allow_pickle=False) as held:
+                values = {name: held[name] for name in held.files}
+        except (ValueError, KeyError, TypeError, SpecError):
+            # Kept files are a cache: the cell is run again, and the command says so.
+            self.damaged.append(str(place))
+            return None
+        return cell, values
+
+
+def _json(cell: CellFound) -> object:
+    from dataclasses import asdict
+
+    return asdict(cell)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file under a name of its own and give it its name when it is whole.
+
+    Raises:
+        MachineError: E0802 where the disk is full.
+        SpecError: E0905 where the system does not let it be written.
+    """
+    part = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False, suffix=".part") as handle:
+            part = handle.name
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(part, 0o644)
+        os.replace(part, path)
+    except OSError as error:
+        if part:
+            Path(part).unlink(missing_ok=True)
+        if error.errno in _FULL:
+            free = shutil.disk_usage(next(p for p in path.parents if p.exists())).free
+            raise MachineError(
+                Diagnostic(
+                    "E0802",
+                    f"the disk is full: `{path}` needs {len(content)} bytes, {free} are free",
+                    help=("free some space, or name a folder on another disk",),
+                    notes=("finished cells are kept: run the same command to go on",),
+                )
+            ) from error
+        raise SpecError(
+            Diagnostic(
+                "E0905",
+                f"`{path}` cannot be written: {error.strerror or error}",
+                help=("name another folder",),
+            )
+        ) from error
