@@ -149,14 +149,28 @@ def _line(tokens: list[tuple[str, str]], raw: str) -> str:
 def _indexes(tokens: list[tuple[str, str]], at: int) -> bool:
     """Whether a `[` opens indices: `A[i,i']`, not `hidden = [16]`."""
     kind, before = tokens[at - 1]
-    return kind == "word" and before not in ("in", "return")
+    return kind == "word" and before not in ("in", "return") and not _lists(tokens, at)
+
+
+def _lists(tokens: list[tuple[str, str]], at: int) -> bool:
+    """Whether a bracket opens the list of a study's line: `damping [1e-3, 1]`, not `damping[i] = …`."""
+    return at == 1 and tokens[0][1] in _STUDY and not any(t == "=" for _, t in tokens)
 
 
 def _glued(tokens: list[tuple[str, str]], at: int) -> bool:
     """Whether a bracket stands right behind its name: `eigh(A)`, `A[i]`, `random_normal[k](0)`."""
     kind, before = tokens[at - 1]
     if kind == "word":
-        return before not in ("in", "if", "then", "else", "with", "on", "for", "curvature")
+        return not _lists(tokens, at) and before not in (
+            "in",
+            "if",
+            "then",
+            "else",
+            "with",
+            "on",
+            "for",
+            "curvature",
+        )
     return before == "]" and tokens[at][1] == "(" and not _reduces(tokens, at)
 
 

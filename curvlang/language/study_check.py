@@ -97,7 +97,9 @@ class StudyChecker:
                 "E0913",
                 f"the study `{item.name}` names no curvature",
                 item.name_span,
-                ("add a line `path hessian > ggn > block_ggn`, or `curvatures diagonal, identity`",),
+                (
+                    "add a line `path hessian > ggn > block_ggn`, or `curvatures diagonal, identity`",
+                ),
             )
         found = (
             tuple(c for w in words if (c := self.chains.named(w)) is not None)
