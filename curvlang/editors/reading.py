@@ -385,6 +385,8 @@ class _Reader:
             found = self._behind(last.text)
             if found is not None:
                 return found, None
+        if self.frame is Frame.BODY and (listed := self._listed()) is not None:
+            return listed, None
         if after[0] == "=":
             return Role.ARGUMENT, Owner(Role.KEYWORD, self.measure, argument=token)
         if last.text == "=":
@@ -394,11 +396,21 @@ class _Reader:
             return Role.KEYWORD, None
         return Role.NAME, None
 
+    def _listed(self) -> Role | None:
+        """The role of a further name of a study's line, behind `>` or a comma."""
+        match self.measure, self.previous():
+            case ("path", ">") | ("curvatures", ","):
+                return Role.CURVATURE
+            case ("inverses", ","):
+                return Role.INVERSE
+            case _:
+                return None
+
     def _behind(self, keyword: str) -> Role | None:
         match keyword:
-            case "evaluate" | "against" | "than":
+            case "evaluate" | "against" | "than" | "path" | "curvatures":
                 return Role.CURVATURE
-            case "with":
+            case "with" | "inverses":
                 return Role.INVERSE
             case "solve":
                 return Role.SOLVER
@@ -406,7 +418,7 @@ class _Reader:
                 return Role.NAME
             case "on" | "task":
                 return Role.TASK
-            case "of":
+            case "of" | "for":
                 return Role.NAME
             case "study":
                 return Role.DEFINITION

@@ -216,3 +216,12 @@ def test_the_editor_half_imports_no_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_lines_of_a_study():
+    text = "study x {\n  path hessian > ggn\n  curvatures kfac, ekfac\n  inverses tikhonov, pseudo(rtol = 1)\n}"
+    document = Document("/nowhere/x.cv", text)
+    found = {w.text: w.role for _, w in words(document.reading)}
+    assert {found[x] for x in ("hessian", "ggn", "kfac", "ekfac")} == {Role.CURVATURE}
+    assert {found[x] for x in ("tikhonov", "pseudo")} == {Role.INVERSE}
+    assert found["rtol"] is Role.ARGUMENT
