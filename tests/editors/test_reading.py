@@ -18,7 +18,7 @@ from curvlang.editors.completion import Rank, complete
 from curvlang.editors.document import Document, origins
 from curvlang.editors.hover import hover
 from curvlang.editors.positions import Lines
-from curvlang.editors.reading import Role, read
+from curvlang.editors.reading import Role, read, words
 from curvlang.editors.structure import structures
 from curvlang.editors.symbols import occurrences, outline, rename, replaced
 from curvlang.language import load, shipped
