@@ -18,7 +18,7 @@ from curvlang.editors.completion import Rank, complete
 from curvlang.editors.document import Document, origins
 from curvlang.editors.hover import hover
 from curvlang.editors.positions import Lines
-from curvlang.editors.reading import Role, read, words
+from curvlang.editors.reading import Role, read
 from curvlang.editors.structure import structures
 from curvlang.editors.symbols import occurrences, outline, rename, replaced
 from curvlang.language import load, shipped
@@ -221,7 +221,7 @@ def test_the_editor_half_imports_no_torch():
 def test_the_lines_of_a_study():
     text = "study x {\n  path hessian > ggn\n  curvatures kfac, ekfac\n  inverses tikhonov, pseudo(rtol = 1)\n}"
     document = Document("/nowhere/x.cv", text)
-    found = {w.text: w.role for _, w in words(document.reading)}
+    found = {w.text: w.role for item in document.reading.items for w in item.words}
     assert {found[x] for x in ("hessian", "ggn", "kfac", "ekfac")} == {Role.CURVATURE}
     assert {found[x] for x in ("tikhonov", "pseudo")} == {Role.INVERSE}
     assert found["rtol"] is Role.ARGUMENT
