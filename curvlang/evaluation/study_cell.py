@@ -39,6 +39,7 @@ from curvlang.runtime.combine import fit_combination
 from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.fit import FittedStage, fit_chains, model_flops, prepare
 from curvlang.runtime.inverse import unstructured
+from curvlang.runtime.others import without_ignored
 from curvlang.version import VERSION
 
 REFERENCE = "hessian"
@@ -74,7 +75,7 @@ def run_cell(
         base = train_baseline(
             task_from(cell.task, seed=seed, device=machine.device), seed, progress
         )
-    task = base.to(dtype=machine.dtype)
+    task = without_ignored(_chains(study), base.to(dtype=machine.dtype))
     with clock("fit"):
         stages, goal = fit_together(study.curvatures, task, seed, progress)
     truth = None
@@ -101,6 +102,11 @@ def run_cell(
         CellFound(dict(cell.values), seed, results, additive, flops, seconds, trained, reused),
         values,
     )
+
+
+def _chains(study: Study) -> list[Chain]:
+    """Every chain of a study: all are curvatures of the same parameters."""
+    return [chain for c in study.curvatures for _, chain in weighted_chains(c)]
 
 
 def fit_together(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -33,22 +33,24 @@ def summary(task: Task, arguments: Mapping[str, Any]) -> TaskSummary:
         train_loss=float(train.mean()),
         query_loss=float(query.mean()),
         query_accuracy=accuracy,
-        recipe=None if task.recipe is None else asdict(task.recipe),
+        recipe=None if task.recipe is None else task.recipe.settings,
         weight_decay=task.weight_decay,
     )
 
 
 def _describe(task: Task) -> str:
-    """Layer widths of a perceptron, else the type's name."""
-    linears = [m for m in task.model.modules() if isinstance(m, torch.nn.Linear)]
-    if isinstance(task.model, torch.nn.Sequential) and linears:
+    """Layer widths of a perceptron, else the type's name and how many layers of which type."""
+    owners = [m for m in task.model.modules() if any(True for _ in m.parameters(recurse=False))]
+    linears = [m for m in owners if isinstance(m, torch.nn.Linear)]
+    if isinstance(task.model, torch.nn.Sequential) and linears == owners:
         widths = [linears[0].in_features, *(m.out_features for m in linears)]
         others = {
             type(m).__name__.lower() for m in task.model if not isinstance(m, torch.nn.Linear)
         }
         bias = "" if linears[0].bias is not None else ", no bias"
         return f"MLP {'–'.join(map(str, widths))} {'/'.join(sorted(others))}{bias}"
-    return type(task.model).__name__
+    counts = Counter(type(m).__name__ for m in owners)
+    return f"{type(task.model).__name__} of " + ", ".join(f"{n} {k}" for k, n in counts.items())
 
 
 def protocol_as_run(protocol: LDS | None, queries: int) -> Protocol | None:
