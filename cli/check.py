@@ -54,9 +54,11 @@ def command(
         count = 0 if spec is None else len(spec.curvatures)
         print(f"{given}: {count} curvature{'s' if count != 1 else ''}, no errors")
     if task is not None or data is not None or model is not None:
-        spec = next(iter(checked.values()))
-        assert spec is not None
-        _show_coverage(spec, Sources(task, data, model, allow_python))
+        read = [spec for spec in checked.values() if spec is not None]
+        unfit = _show_coverage(read, Sources(task, data, model, allow_python))
+        if unfit:
+            print("\n" + render(unfit, color=use_color()), file=sys.stderr)
+            return 2
     return 0
 
 
@@ -91,20 +93,25 @@ def _functions(spec: Spec) -> list[Diagnostic]:
     return [d for name in names for d in code_in(task_in(spec, name))]
 
 
-def _show_coverage(spec: Spec, sources: Sources) -> None:
-    """The parameters of the task's model: the whole table, and the totals of every layer type."""
+def _show_coverage(specs: list[Spec], sources: Sources) -> list[Diagnostic]:
+    """The parameters of the task's model, by name and by layer type; stages that do not fit them."""
     import torch
 
+    from curvlang.facade import chains_of
     from curvlang.language import default_task
     from curvlang.language.uses import task_in
     from curvlang.models.coverage import coverage
     from curvlang.reporting.coverage import by_type
+    from curvlang.runtime.others import misfits
 
     from .sources import fresh_task, with_lines
 
+    spec = specs[0]
     wanted = default_task() if sources.task is None else task_in(spec, sources.task)
     wanted = with_lines(wanted, sources)
     made = fresh_task(wanted, sources, seed=0, device=torch.device("cpu"))
     found = coverage(made.model, made)
     at = "the weights given" if sources.model else "the model as it is initialised, not trained"
     print(f"\n{made!r}, gradients at {at}\n\n{found}\n\n{by_type(found)}")
+    chains = [chain for x in specs for c in x.curvatures.values() for chain in chains_of(c)]
+    return misfits(chains, made)

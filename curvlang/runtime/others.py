@@ -32,6 +32,21 @@ def without_ignored(chains: Sequence[Chain], task: Task) -> Task:
     return task.restricted([name for name in task.parameters if name not in left])
 
 
+def misfits(chains: Sequence[Chain], task: Task) -> list[Diagnostic]:
+    """Every stage that does not fit parameters of the task, as it would be refused in a run."""
+    others = others_of(task)
+    found: list[Diagnostic] = []
+    for chain in chains if others else ():
+        problem = unfit(chain)
+        if problem is not None and problem.ignored:
+            continue
+        try:
+            _beside(chain, others)
+        except SpecError as error:
+            found += [d for d in error.diagnostics if d not in found]
+    return found
+
+
 def besides(chains: Sequence[Chain], others: Sequence[LayerBlock]) -> tuple[Beside, ...] | None:
     """For each chain what it comes to for the other parameters; None where there are none.
 

@@ -129,3 +129,13 @@ def test_weights_of_another_model(capsys):
     shown = capsys.readouterr().err
     assert "E0556" in shown
     assert "missing: `0.weight`" in shown
+
+
+def test_a_stage_that_does_not_fit_is_said_before_any_work(capsys):
+    task = ["--task", "characters(width = 4, heads = 1)"]
+    assert run(["check", "ekfac", *task]) == 2
+    shown = capsys.readouterr()
+    assert "LayerNorm" in shown.out
+    assert "error[E0401]: `kronecker_factor` does not fit `blocks.0.norm1`" in shown.err
+    assert "kronecker_factor(others = diagonal) |> eigen_correct" in shown.err
+    assert run(["check", "ggn", "diagonal", *task]) == 0
