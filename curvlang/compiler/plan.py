@@ -146,6 +146,10 @@ class Plan:
         """Batches in one pass."""
         return -(-self.total // self.batch)
 
+    def adds(self, number: int) -> bool:
+        """Whether pass `number` adds anything up; what is known by products reads the data then."""
+        return any(block.passes[number - 1].parts for block in self.blocks)
+
 
 def plan_of(result: Result, plans: Sequence[Plan]) -> Plan:
     """The plan that computes a result."""

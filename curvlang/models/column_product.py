@@ -35,12 +35,15 @@ def ggn_of_layers(
 
     def product(v: Tensor) -> Tensor:
         columns = v.shape[1]
+        with torch.no_grad():
+            outputs = model(X[:1]).numel()
+        # Asked before any column is formed: a large vocabulary has more than there is memory for.
+        if loss.columns(outputs) > columns:
+            return tangent(v)
         found = torch.zeros_like(v)
         for start in range(0, len(X), BATCH):
             rows = slice(start, start + BATCH)
             given = leaves(model, loss, X[rows], y[rows], layers, {"a", "g"})
-            if next(iter(given.values()))["g"].shape[1] > columns:
-                return tangent(v)
             for k in range(0, columns, COLUMNS):
                 found[:, k : k + COLUMNS] += _batch(layers, given, v[:, k : k + COLUMNS])
         return found / len(X)

@@ -48,6 +48,10 @@ class Loss(ABC):
     def factor(self, f: Tensor, y: Tensor) -> Tensor:
         """S with S Sᵀ = Λ_n exactly, shape [B, F, R]."""
 
+    def columns(self, outputs: int) -> int:
+        """R of the factor for F outputs: F, for every loss that ships."""
+        return outputs
+
     @abstractmethod
     def sample(self, f: Tensor, y: Tensor, generator: Generator, samples: int) -> Tensor:
         """Random columns s, divided by √samples, with E[Σ_r s sᵀ] = Λ_n: shape [B, F, samples].

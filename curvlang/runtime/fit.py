@@ -34,6 +34,7 @@ from curvlang.models.products import hessian_product
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, ByExample, Identity, MatrixFree, Operator, added
 from curvlang.runtime.assemble import operator
+from curvlang.runtime.columns import column_count, repairs, require_columns
 from curvlang.runtime.execute import Execution, accumulation_dtype
 from curvlang.runtime.footprint import Phase, blocks_read, footprint, largest, reads_hessian
 from curvlang.runtime.memory import available, require
@@ -126,9 +127,10 @@ def prepare(
     smallest = min((p.batch for p in first), default=1)
     plans = first if all(p.batch == smallest for p in first) else planned(smallest)
     plans = keeping(plans, available(task.device) // KEPT_SHARE if keep is None else keep)
+    require_columns(plans, found, task)
     phases = footprint(plans, found, task)
     worst = largest(phases)
-    require(worst.bytes, task.device, f"this run ({worst.name})")
+    require(worst.bytes, task.device, f"this run ({worst.name})", repairs(plans))
     return Prepared(programs, results, plans, found, phases)
 
 
@@ -160,16 +162,11 @@ def _geometries(
     program: Program, found: Mapping[Partition, tuple[LayerBlock, ...]], task: Task
 ) -> tuple[Geometry, ...]:
     """Sizes of every space, read off one example."""
-    x, y = task.train[0][:1], task.train[1][:1]
     with torch.no_grad():
-        outputs = task.model(x)
-    features = outputs[0].numel()
+        features = task.model(task.train[0][:1]).numel()
     r = 1
     if program.fisher is not None:
-        generator = torch.Generator(device=task.device).manual_seed(0)
-        layers = found[program.partition]
-        probe = leaves(task.model, task.loss, x, y, layers, {"g"}, program.fisher, generator)
-        r = next(iter(probe.values()))["g"].shape[1]
+        r = column_count(program.fisher, task, features)
     if program.partition is Partition.MODEL:
         return (Geometry("model", {"p": task.P, "r": r, "c": features}),)
     return tuple(
@@ -246,10 +243,11 @@ def _one_pass(
 ) -> None:
     generator = torch.Generator(device=task.device).manual_seed(pass_seed(seed, number))
     active = [e for e in executions if e.plan.passes >= number]
+    adding = [e for e in active if e.plan.adds(number)]
     done = 0
-    for place, (x, y) in enumerate(task.batches(size)):
+    for place, (x, y) in enumerate(task.batches(size) if adding else ()):
         shared = _Batch(task, prepared, x, y, generator, done)
-        for execution in active:
+        for execution in adding:
             execution.feed(number, _leaves(execution.plan, place, number, shared, kept))
         done += len(x)
         if progress is not None:

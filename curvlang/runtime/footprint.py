@@ -124,7 +124,7 @@ def _pass(
     kept: int,
     known: int,
 ) -> Phase:
-    active = [p for p in plans if p.passes >= number]
+    active = [p for p in plans if p.passes >= number and p.adds(number)]
     sums = _EXACT * sum(_returned(b, number) for p in active for b in p.blocks)
     kept_leaves = {p.reads for p in active if p.kept}
     leaves = sum(p.kept or 0 for p in active) + sum(

@@ -28,8 +28,14 @@ def available(device: torch.device) -> int:
     return int(pages * _SHARE)
 
 
-def require(needed: int, device: torch.device, purpose: str) -> None:
+def require(needed: int, device: torch.device, purpose: str, repairs: tuple[str, ...] = ()) -> None:
     """Refuse work that will not fit, with what it needs and what there is.
+
+    Args:
+        needed: Bytes.
+        device: Where.
+        purpose: What for.
+        repairs: What to do about it, before what always helps.
 
     Raises:
         MachineError: E0801.
@@ -40,7 +46,10 @@ def require(needed: int, device: torch.device, purpose: str) -> None:
             Diagnostic(
                 "E0801",
                 f"{purpose} needs {gibibytes(needed)}, and {gibibytes(have)} are free",
-                help=("use a smaller model or `--dtype float32`, or free memory on the machine",),
+                help=(
+                    *repairs,
+                    "use a smaller model or `--dtype float32`, or free memory on the machine",
+                ),
             )
         )
 

@@ -1,0 +1,88 @@
+"""How many columns an example has, and what exact ones cost before any of them is formed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from curvlang.compiler.plan import Plan
+from curvlang.compiler.program import Fisher, Partition
+from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
+from curvlang.models.blocks import LayerBlock
+from curvlang.models.task import Task
+from curvlang.runtime.memory import available, gibibytes
+
+
+def column_count(fisher: Fisher, task: Task, outputs: int) -> int:
+    """R: columns of the factor, drawn labels, or the true label alone."""
+    match fisher.kind:
+        case "exact":
+            return task.loss.columns(outputs)
+        case "mc":
+            return fisher.samples
+        case _:
+            return 1
+
+
+def require_columns(
+    plans: Sequence[Plan], blocks: Mapping[Partition, Sequence[LayerBlock]], task: Task
+) -> None:
+    """Refuse exact columns of which those of one example do not fit.
+
+    The factor S takes F numbers for each of R columns, and its pull-backs as many as all layers
+    have outputs at all positions. Plans that only multiply with the whole matrix form none.
+
+    Args:
+        plans: All plans of the run.
+        blocks: The model's blocks for each partition.
+        task: Model and data; only shapes are read.
+
+    Raises:
+        MachineError: E0801, with columns, bytes and backward passes.
+    """
+    exact = [p for p in plans if _reads_exact_columns(p)]
+    if not exact:
+        return
+    with torch.no_grad():
+        F = task.model(task.train[0][:1]).numel()
+    R = task.loss.columns(F)
+    size = torch.empty((), dtype=task.dtype).element_size()
+    needed = size * R * max(F + _pulled_back(blocks[p.reads[0]]) for p in exact)
+    have = available(task.device)
+    if needed > have:
+        passes = max(p.passes for p in exact)
+        raise MachineError(_too_many(R, needed, have, passes, task))
+
+
+def repairs(plans: Sequence[Plan]) -> tuple[str, ...]:
+    """What to write where a run with exact columns does not fit."""
+    if any(_reads_exact_columns(p) for p in plans):
+        return ("write `drop_residual(fisher = mc)`: one drawn label in place of exact columns",)
+    return ()
+
+
+def _reads_exact_columns(p: Plan) -> bool:
+    adds = any(p.adds(number) for number in range(1, p.passes + 1))
+    return adds and p.program.fisher is not None and p.program.fisher.kind == "exact"
+
+
+def _pulled_back(layers: Sequence[LayerBlock]) -> int:
+    """Numbers of one column in all layers."""
+    return sum(b.positions * b.d_out for b in layers)
+
+
+def _too_many(R: int, needed: int, have: int, passes: int, task: Task) -> Diagnostic:
+    return Diagnostic(
+        "E0801",
+        f"the {R} exact columns of one example need {gibibytes(needed)}, and {gibibytes(have)} "
+        "are free",
+        help=(
+            f"write `drop_residual(fisher = mc)`: one drawn label per example in place of {R} "
+            "columns (`samples = …` for more)",
+        ),
+        notes=(
+            f"every output has a column: {R * task.N} go backward through the model for "
+            f"{task.N} examples, in each of {passes} pass{'es' if passes > 1 else ''} over the data",
+        ),
+    )
