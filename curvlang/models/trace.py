@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.models.layers import Input, Layer
 from curvlang.models.refusal import refusal
 
@@ -209,6 +210,8 @@ def trace(model: nn.Module, X: Tensor, groups: Groups, *, graph: bool = True) ->
             replaced = output = output.clone()
         folded = _folding(given, B) if watched.inside else "first"
         rows = unfolded(given.detach(), B, folded, 0)
+        if graph and not output.requires_grad:
+            raise cut_off(f"`{layer}` is called where no gradient is recorded")
         edge = get_gradient_edge(output) if graph else None
         uses[layer].append(
             Use(module, watched.kind, rows, given._version, edge, output.shape, folded)
@@ -220,9 +223,21 @@ def trace(model: nn.Module, X: Tensor, groups: Groups, *, graph: bool = True) ->
     with torch.set_grad_enabled(graph), watching(model, groups, hook):
         output = model(X)
     check_output(output, B)
+    if graph and not output.requires_grad:
+        raise cut_off("the model's output has no gradient")
     _check(uses, B, {layer for layer, watched in groups.items() if watched.inside})
     _check_versions(versions)
     return Trace(output, {layer: tuple(calls) for layer, calls in uses.items()})
+
+
+def cut_off(headline: str) -> SpecError:
+    """The refusal of a path that cannot be differentiated."""
+    return refusal(
+        "E0417",
+        headline,
+        "compute the output from the parameters by differentiable operations (no `torch.no_grad`, "
+        "`detach`, `argmax` or numpy in between), or freeze the parameters before the cut",
+    )
 
 
 def _spread(x: Tensor, batch: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.models.refusal import refusal
-from curvlang.models.trace import Trace
+from curvlang.models.trace import Trace, cut_off
 
 EXAMPLES = 3
 """How many examples are tried; more than one, so that mixing shows."""
@@ -97,10 +97,11 @@ def check_gradient(
         rebuilt: How they are rebuilt.
 
     Raises:
-        SpecError: E0414 for a parameter that is also used outside its layer, or a layer whose
+        SpecError: E0417 for a parameter without a path, E0414 for one that is also used outside its layer, or a layer whose
             positions are not its examples'.
     """
     direction = _direction(found.output)
+    _check_reached(model, (found.output * direction).sum())
     shown = rebuilt(direction.reshape(direction.shape[0], -1, 1))
     for n in range(X.shape[0]):
         wanted = _gradients(model, (model(X[n : n + 1]) * direction[n : n + 1]).sum())
@@ -110,6 +111,19 @@ def check_gradient(
             direct = wanted[block.index]
             if not _close(shown[block.name][n], direct, tolerance(direct.dtype), wanted):
                 raise _used_outside(model, block, shown[block.name][n], direct)
+
+
+def _check_reached(model: nn.Module, total: Tensor) -> None:
+    """Every trainable parameter has a path to the output.
+
+    Raises:
+        SpecError: E0417.
+    """
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(total, list(own.values()), allow_unused=True, retain_graph=True)
+    cut = [f"`{name}`" for name, gradient in zip(own, found, strict=True) if gradient is None]
+    if cut:
+        raise cut_off(f"no gradient of the output reaches {', '.join(cut)}")
 
 
 def _used_outside(model: nn.Module, block: Shown, shown: Tensor, direct: Tensor) -> SpecError:

@@ -192,3 +192,24 @@ def test_other_words_are_refused() -> None:
     assert_refused("E0412", lambda: blocks(nn.Linear(3, 2), X, "tensor"), "`parameter`")
     frozen = nn.Linear(3, 2).requires_grad_(False)
     assert_refused("E0413", lambda: blocks(frozen, X), "trainable")
+
+
+def without_gradients(m, x):
+    with torch.no_grad():
+        return m.a(x)
+
+
+@pytest.mark.parametrize(
+    ("forward", "named"),
+    [
+        (without_gradients, "`a`"),
+        (lambda m, x: m.a(x).detach(), "output"),
+        (lambda m, x: functional.one_hot(m.a(x).argmax(-1), 2).float(), "output"),
+        (lambda m, x: m.b(m.a(x).detach()), "`a.weight`, `a.bias`"),
+    ],
+)
+def test_a_path_without_gradient_is_refused(forward, named) -> None:
+    model = Wrapped(forward, a=nn.Linear(3, 2))
+    if named.startswith("`a.w"):
+        model.add_module("b", nn.Linear(2, 2))
+    assert_refused("E0417", lambda: blocks(model, X), named)
