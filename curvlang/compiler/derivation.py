@@ -36,11 +36,15 @@ _SCOPE = {
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """One stage: the result, its structure in the first block, and the pass after which it is known."""
+    """One stage: the result, its structure in the first block, and the pass after which it is known.
+
+    `beside` is what parameters are that are no matrix of a layer, where a model has any.
+    """
 
     result: Result
     shape: Shape
     level: int
+    beside: Derived | None = None
 
     @property
     def statements(self) -> tuple[Statement, ...]:
@@ -90,6 +94,13 @@ def derivation(stages: Sequence[Derived]) -> Iterator[str]:
         if any(result.value.lift):
             yield f"         lifted back by {_lift(result.value)}"
         yield f"       {structure_name(stage.shape)}: {stage.shape.reason}; {_known(stage)}"
+        if stage.beside is not None:
+            yield f"       parameters that are no matrix of a layer: {_others(stage.beside)}"
+
+
+def _others(stage: Derived) -> str:
+    name = structure_name(stage.shape)
+    return f"{name} after {stage.result.stage}; {_known(stage)}"
 
 
 def latex(stages: Sequence[Derived]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from curvlang.compiler.cost import Cost, plan_cost, total
 from curvlang.compiler.derivation import Derived, derivation, latex
 from curvlang.compiler.listing import binary, cost_text, count, listing
-from curvlang.compiler.plan import Plan, first_plan
+from curvlang.compiler.plan import Plan, first_plan, plan_of
 from curvlang.compiler.program import Result
 
 
@@ -58,7 +58,10 @@ class Explanation:
 
     def _derived(self, result: Result) -> Derived:
         found = first_plan(result, self.plans)
-        return Derived(result, found.shape, found.level)
+        others = result.beside
+        if others is None or not plan_of(others, self.plans).blocks:
+            return Derived(result, found.shape, found.level)
+        return Derived(result, found.shape, found.level, self._derived(others))
 
     def latex(self) -> str:
         """The derivation of every chain as LaTeX (`amsmath`)."""
