@@ -18,11 +18,12 @@ from curvlang.evaluation.top import Top, top
 from curvlang.facade import chosen, evaluation_of, fit
 from curvlang.language import default_inverse, load
 from curvlang.language.chain import TaskSpec
+from curvlang.models.characters import spelt
 from curvlang.models.data import digits
 from curvlang.models.metric import Asked, asked_of
 from curvlang.models.positions import position_count
 from curvlang.models.task import Task
-from curvlang.reporting.examples import Images, show_top
+from curvlang.reporting.examples import Looks, images, show_top, texts
 from curvlang.reporting.scorefile import Scores, check_score_file, write_scores
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.version import VERSION
@@ -80,8 +81,10 @@ def score(request: Request) -> Found:
         "replaced": replaced,
         "top": [_plain(one) for one in found],
     }
-    images = _images(wanted, task) if found else None
-    return Found(data, show_top(found, images, asked.sign, named.get("group")) if found else "")
+    if not found:
+        return Found(data)
+    looks = _looks(wanted, task)
+    return Found(data, show_top(found, looks, asked.sign, named.get("group")))
 
 
 def _check(request: Request) -> None:
@@ -216,15 +219,17 @@ def _top(
     return top(total, request.top, task, queries=shown, grouped=grouped)
 
 
-def _images(wanted: TaskSpec, task: Task) -> Images | None:
-    """The inputs as images; the digits as they were scanned, whatever the task scales them to."""
+def _looks(wanted: TaskSpec, task: Task) -> Looks | None:
+    """Images as images, the digits as they were scanned, whatever they are scaled to; text as text."""
     X, Xq = task.train[0], task.query[0]
     if wanted.data.name == "digits":
         said = {**wanted.data.arguments, "scale": "none"}
         data = digits(**said)  # type: ignore[arg-type]
-        return Images(data.train[0].reshape(-1, 8, 8), data.query[0].reshape(-1, 8, 8))
+        return images(data.train[0].reshape(-1, 8, 8), data.query[0].reshape(-1, 8, 8))
+    if wanted.data.name == "characters":
+        return texts(X, Xq, spelt)
     pictures = X.is_floating_point() and X.ndim == 4 and X.shape[1] in (1, 3)
-    return Images(X, Xq) if pictures else None
+    return images(X, Xq) if pictures else None
 
 
 def _say(

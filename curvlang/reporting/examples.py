@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -20,57 +20,67 @@ _HALVES = {(0, 0): " ", (1, 0): "▀", (0, 1): "▄", (1, 1): "█"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Images:
-    """What the inputs look like.
+class Looks:
+    """What the inputs look like, as lines of text, where their numbers say little.
 
     Args:
-        train: [N, H, W] or [N, C, H, W].
-        query: [Q, H, W] or [Q, C, H, W].
+        train: Of a training example, by its place.
+        query: Of a query, by its place.
     """
 
-    train: Tensor
-    query: Tensor
+    train: Callable[[int], list[str]]
+    query: Callable[[int], list[str]]
+
+
+def images(train: Tensor, query: Tensor) -> Looks:
+    """Images [N, H, W] or [N, C, H, W]."""
+    return Looks(lambda n: picture(train[n]), lambda q: picture(query[q]))
+
+
+def texts(train: Tensor, query: Tensor, spelt: Callable[[Tensor], str]) -> Looks:
+    """Sequences [N, T] of numbers that stand for text."""
+    return Looks(lambda n: [f"“{spelt(train[n])}”"], lambda q: [f"“{spelt(query[q])}”"])
 
 
 def show_top(
     found: Sequence[Top],
-    images: Images | None,
+    looks: Looks | None,
     sign: str,
     groups: Sequence[object] | None = None,
 ) -> str:
-    """All queries, each with its neighbours; images where the inputs are images.
+    """All queries, each with its neighbours, as what they look like.
 
     Args:
         found: What `top` gave.
-        images: The inputs as images; None where they are none.
+        looks: What the inputs look like; None for their first numbers.
         sign: What a positive score says.
         groups: What the groups are called, where the rows are groups of queries.
     """
     head = f"scores: positive where {sign}"
-    return "\n".join([head, *(_query(one, images, groups) for one in found)])
+    return "\n".join([head, *(_query(one, looks, groups) for one in found)])
 
 
-def _query(one: Top, images: Images | None, groups: Sequence[object] | None) -> str:
+def _query(one: Top, looks: Looks | None, groups: Sequence[object] | None) -> str:
     title = f"query {one.query}" if groups is None else f"group {groups[one.query]}"
     lines = ["", title if one.y is None else f"{title}, {target(one.y)}"]
-    if images is not None and one.x is not None:
-        lines += [f"  {row}".rstrip() for row in picture(images.query[one.query])]
+    if looks is not None and one.x is not None:
+        lines += [f"  {row}".rstrip() for row in looks.query(one.query)]
     for kind, neighbours in (("helpful", one.helpful), ("harmful", one.harmful)):
         lines.append(f"  most {kind}:" if neighbours else f"  none is {kind}")
-        panels = [_panel(n, images) for n in neighbours]
+        panels = [_panel(n, looks) for n in neighbours]
         lines += [f"    {row}".rstrip() for row in _beside(panels)]
     return "\n".join(lines)
 
 
-def _panel(neighbour: Neighbour, images: Images | None) -> list[str]:
-    """Place, target and score; below them the image, or the first of the input's numbers."""
+def _panel(neighbour: Neighbour, looks: Looks | None) -> list[str]:
+    """Place, score and target; below them what the input looks like, or its first numbers."""
     lines = [f"#{neighbour.index}  {neighbour.score:+.3g}"]
     if neighbour.y is None or neighbour.x is None:
         return lines
     lines.append(target(neighbour.y))
-    if images is None:
+    if looks is None:
         return [*lines, numbers(neighbour.x)]
-    return lines + picture(images.train[neighbour.index])
+    return lines + looks.train(neighbour.index)
 
 
 def _beside(panels: Sequence[list[str]]) -> list[str]:

@@ -83,6 +83,18 @@ def test_top_shows_labels_scores_and_images(capsys):
     assert any(line.strip().startswith(f"#{worst} ") for line in lines)
 
 
+def test_top_shows_text_as_text(capsys):
+    options = ["--task", "characters(epochs = 1)", "-q", "--top", "1", "--queries", "4"]
+    assert run(["influence", "identity", *options]) == 0
+    found = capsys.readouterr().out
+    assert found.count("“") == 3
+    assert run(["influence", "identity", *options, "--per-position", "--out", "p.npy"]) == 0
+    assert capsys.readouterr().out == found
+    scores, apart = np.load("scores.npy"), np.load("p.npy")
+    assert apart.shape == (*scores.shape, 8)
+    assert np.allclose(apart.sum(-1), scores)
+
+
 def test_json_stands_alone_on_standard_output(capsys):
     scored("--top", "1", "--json", "--group", "label", "--reduce", "mean")
     found = json.loads(capsys.readouterr().out)
