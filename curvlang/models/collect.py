@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
+from curvlang.models.fields import Fields, fields_of, joined_fields
 from curvlang.models.refusal import refusal
 
 Pair: TypeAlias = tuple[Tensor, Tensor]
-Source: TypeAlias = "Pair | Dataset[Any] | DataLoader[Any]"
-"""Inputs and targets as tensors, a map-style or iterable data set, or a loader in fixed order."""
+Source: TypeAlias = "Pair | Dataset[Any] | DataLoader[Any] | Mapping[str, Any] | Sequence[Any]"
+"""Inputs and targets as tensors, a map-style or iterable data set, a loader in fixed order, a dict of
+fields, or a list of examples; an example is a pair or a dict of fields."""
 
 
 def collect(source: Source, part: str) -> Pair:
-    """The whole of a source as inputs [N, …] and targets [N, …].
+    """The whole of a source of pairs as inputs [N, …] and targets [N, …].
+
+    Raises:
+        SpecError: As `examples_of`; E0407 for examples that are dicts.
+    """
+    found = examples_of(source, part)
+    if isinstance(found, Fields):
+        raise _form(dict(found.values), part)
+    return found
+
+
+def examples_of(source: Source, part: str) -> Pair | Fields:
+    """The whole of a source: inputs [N, …] and targets [N, …], or named fields [N, …].
 
     Args:
         source: Where the examples come from; it is read once, in its own order.
@@ -25,21 +40,47 @@ def collect(source: Source, part: str) -> Pair:
 
     Raises:
         SpecError: E0407 for data of another form or examples of unequal shapes, E0409 for a
-            loader that shuffles or drops examples.
+            loader that shuffles or drops examples, E0557 for fields that are ragged or no numbers.
     """
     match source:
         case DataLoader():
             _check_loader(source, part)
-            X, y = _pairs(source, part)
+            first, batches = _peeked(source)
+            if isinstance(first, Mapping):
+                return joined_fields(batches, part, batches=True)
+            X, y = _pairs(batches, part)
             return _joined(torch.cat, X, part), _joined(torch.cat, y, part)
         case Dataset():
-            examples = source if isinstance(source, IterableDataset) else _items(source)
-            X, y = _pairs(examples, part)
-            return _joined(torch.stack, X, part), _joined(torch.stack, y, part)
+            return _of_items(
+                source if isinstance(source, IterableDataset) else _items(source), part
+            )
         case (Tensor() as X, Tensor() as y):
             return X.detach(), y.detach()
+        case Mapping():
+            return fields_of(source, part)
+        case list():
+            return _of_items(source, part)
+        case _ if hasattr(source, "__getitem__") and hasattr(source, "column_names"):
+            # A table of rows, as `datasets` has them.
+            return _of_items((source[k] for k in range(len(source))), part)
         case _:
             raise _form(source, part)
+
+
+def _of_items(items: Iterable[Any], part: str) -> Pair | Fields:
+    """Examples one by one, each a pair or a dict."""
+    first, examples = _peeked(items)
+    if isinstance(first, Mapping):
+        return joined_fields(examples, part, batches=False)
+    X, y = _pairs(examples, part)
+    return _joined(torch.stack, X, part), _joined(torch.stack, y, part)
+
+
+def _peeked(items: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
+    """The first item, and all of them."""
+    rest = iter(items)
+    first = next(rest, None)
+    return first, () if first is None else chain((first,), rest)
 
 
 def _items(source: Dataset[Any]) -> Iterable[Any]:

@@ -8,6 +8,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from curvlang.models.adapt import adapt
 from curvlang.models.blocks import trainable
 from curvlang.models.checks import (
     check_data,
@@ -16,10 +17,11 @@ from curvlang.models.checks import (
     check_outputs,
     check_together,
 )
-from curvlang.models.collect import Pair, Source, collect
+from curvlang.models.collect import Pair, Source
 from curvlang.models.fingerprint import digest, model_parts, parameter_parts
 from curvlang.models.loss import Loss
 from curvlang.models.losses import loss_named
+from curvlang.models.packed import PackedBuild, is_packed, layout_in, packed
 from curvlang.models.recipe import Recipe
 from curvlang.models.refusal import refusal
 from curvlang.models.user_loss import Function
@@ -35,11 +37,12 @@ class Task:
 
     Args:
         model: Any module that maps inputs [B, …] to outputs [B, …]; used as it is, in the mode it
-            is in.
+            is in. One that reads named fields, or returns an object with `.logits` or a tuple that
+            begins with them, stands here as a shallow copy that takes and gives tensors.
         loss: A name in `LOSSES`, a `Loss`, a loss module of torch, or a function of one example's
             outputs and target.
-        train: The N training examples: tensors `(X, y)`, a Dataset, or a DataLoader that does
-            not shuffle.
+        train: The N training examples: tensors `(X, y)`, a Dataset, a DataLoader that does not
+            shuffle, a dict of fields [N, …], or a list of examples; an example is a pair or a dict.
         query: The Q queries, likewise.
         recipe: How the model is trained; retraining needs it.
         weight_decay: λ; None for the recipe's, or 0 without a recipe. `adamw` has none: its decay
@@ -47,10 +50,15 @@ class Task:
         name: For tables.
         build: Makes a fresh model from a seed; retraining with fresh initialisation needs it.
         mask: Which positions of the training examples count, [N, T] of bool; padding does not.
-            All count where not given. Means over `t` are then over the positions that count.
+            Where not given: those of the field `attention_mask`, or all. Means over `t` are then
+            over the positions that count.
+        labels: Of examples that are dicts, the target's field; `labels` or `label` where not given.
+        inputs: Of examples that are dicts, the fields that the model reads; all where not given.
+        shift_labels: Of dicts with a label for every position: whether a position predicts the
+            next one's label (causal language models) or its own.
 
     Raises:
-        SpecError: E0403 and E0405 to E0409, E0411 to E0413, E0416, each with its repair.
+        SpecError: E0403 and E0405 to E0409, E0411 to E0413, E0416, E0557 and E0558, each with its repair.
     """
 
     __slots__ = (
@@ -77,16 +85,29 @@ class Task:
         name: str = "task",
         build: Build | None = None,
         mask: Tensor | None = None,
+        labels: str | None = None,
+        inputs: Sequence[str] | None = None,
+        shift_labels: bool | None = None,
     ) -> None:
-        self.model = model
+        found = adapt(
+            model,
+            _given(train, "train"),
+            _given(query, "query"),
+            labels=labels,
+            inputs=inputs,
+            shift_labels=shift_labels,
+        )
+        self.model = found.model
         self.loss = loss_named(loss)
-        self.train: Pair = _part(train, "train")
-        self.query: Pair = _part(query, "query")
+        self.train: Pair = found.train
+        self.query: Pair = found.query
         self.recipe = recipe
         self.weight_decay = _weight_decay(recipe, weight_decay)
         self.name = name
         self.build = build
-        self.mask = mask
+        if found.wrapped and build is not None:
+            self.build = PackedBuild(build, found.layout)
+        self.mask = found.mask if mask is None else mask
         self._check()
 
     def _check(self) -> None:
@@ -163,6 +184,8 @@ class Task:
 
     def with_model(self, model: nn.Module) -> Task:
         """The same task about another model of the same kind (a trained one)."""
+        if is_packed(self.model) and not is_packed(model):
+            model = packed(model, layout_in(self.model))
         return Task(
             model,
             self.loss,
@@ -220,10 +243,10 @@ class MovedBuild:
         return self.build(seed).to(device=self.device, dtype=self.dtype)
 
 
-def _part(source: Source | None, part: str) -> Pair:
+def _given(source: Source | None, part: str) -> Source:
     if source is None:
         raise refusal("E0407", f"the task has no `{part}` examples", f"pass `{part}=(X, y)`")
-    return collect(source, part)
+    return source
 
 
 def _weight_decay(recipe: Recipe | None, given: float | None) -> float:

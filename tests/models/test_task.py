@@ -122,7 +122,7 @@ NAN[2, 3], NAN[5, 0], NAN[6, 1] = float("nan"), float("inf"), float("nan")
         ("E0407", {"train": X}, "`(X, y)`"),
         ("E0407", {"train": None}, "no `train`"),
         ("E0407", {"train": (X.numpy(), Y.numpy())}, "pair of tensors"),
-        ("E0407", {"train": [{"x": 1}]}, "pair of tensors"),
+        ("E0557", {"train": [{"x": 1}]}, "one form"),
         ("E0407", {"train": (X.double(), Y)}, "`query` float32"),
         ("E0407", {"train": (X.double(), Y), "query": (XQ.double(), YQ)}, "model is float32"),
         ("E0408", {"train": (X[:, :3], Y)}, "cannot read"),
