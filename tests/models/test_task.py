@@ -148,7 +148,7 @@ def test_items_of_another_form_are_refused() -> None:
         def __getitem__(self, k):
             return X[k, : 3 + k % 2], Y[k]
 
-    assert_refused("E0407", lambda: task(train=Dictionaries()), "`dict`")
+    assert_refused("E0557", lambda: task(train=Dictionaries()), "one form")
     assert_refused("E0407", lambda: task(train=Ragged()), "[3] and [4]")
 
 
