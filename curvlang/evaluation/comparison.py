@@ -39,12 +39,50 @@ class Pair:
     second_at: float | None = None
 
 
-def over_models(values: Tensor, *, seed: int = 0, level: float = LEVEL) -> Tensor:
-    """The hierarchical bootstrap of a mean over models, `[…, B]`.
+@dataclass(frozen=True, slots=True, eq=False)
+class Resampled:
+    """A score under resampling: subsets and queries `[B]`, subsets alone `[B]`, each query's `[Q]`.
 
-    Resample b of the mean over S models is v̄ᵇ + c (Σₛ wₛᵇ vₛᵇ − v̄ᵇ), where w draws models with
-    replacement. A plain draw (c = 1) has (S − 1)/S of the variance between models and a normal's
-    tails; c = √(S/(S − 1)) · t(S − 1)/t(∞) gives it back, and a Student's quantile.
+    Differences of scores are differences of all three.
+    """
+
+    both: Tensor
+    subsets: Tensor
+    queries: Tensor
+
+    def __sub__(self, other: Resampled) -> Resampled:
+        return Resampled(
+            self.both - other.both, self.subsets - other.subsets, self.queries - other.queries
+        )
+
+    def corrected(self) -> Tensor:
+        """Resamples `[B]` with the variance of the score over subsets and queries.
+
+        A score that is a mean over K subsets and Q queries has the variance k + q + i, of subsets,
+        queries and their interaction. Resampling both gives k + q + 3 i (the pigeonhole bootstrap,
+        Owen 2007), resampling one of them k + i or q + i: k + q + i is 2 (k + i) + 2 (q + i) minus
+        the first. The deviations are scaled to it; never up, never below what one of them has.
+        """
+        both, subsets = float(self.both.var()), float(self.subsets.var())
+        queries = float(self.queries.var()) / len(self.queries)
+        wanted = max(2 * (subsets + queries) - both, subsets, queries)
+        scale = sqrt(min(1.0, wanted / both)) if both > 0 else 1.0
+        mean = self.both.mean()
+        return mean + scale * (self.both - mean)
+
+
+def over_models(values: Tensor, *, seed: int = 0, level: float = LEVEL) -> Tensor:
+    """The hierarchical bootstrap of a mean over models, `[…, B]`: its mean and `between_models`."""
+    return values.mean(0) + between_models(values, seed=seed, level=level)
+
+
+def between_models(values: Tensor, *, seed: int = 0, level: float = LEVEL) -> Tensor:
+    """What drawing models adds to every resample of a mean over models, `[…, B]`.
+
+    In resample b the mean over S models is v̄ᵇ + c (Σₛ wₛᵇ vₛᵇ − v̄ᵇ), where w draws models with
+    replacement; here is the second part. A plain draw (c = 1) has (S − 1)/S of the variance between
+    models and a normal's tails; c = √(S/(S − 1)) · t(S − 1)/t(∞) gives it back, and a Student's
+    quantile.
 
     Args:
         values: `[S, …, B]` of every model under shared resamples of subsets and queries.
@@ -52,19 +90,18 @@ def over_models(values: Tensor, *, seed: int = 0, level: float = LEVEL) -> Tenso
         level: At which the Student's quantile is matched.
 
     Returns:
-        One model's values as they are: nothing is known of the variance between models.
+        Zero for one model: nothing is known of the variance between models.
     """
     count, resamples = values.shape[0], values.shape[-1]
     mean = values.mean(0)
     if count == 1:
-        return mean
+        return torch.zeros_like(mean)
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(0, count, (resamples, count), generator=generator)
     weight = torch.zeros(resamples, count, dtype=values.dtype)
     weight.scatter_add_(1, drawn, torch.ones(resamples, count, dtype=values.dtype))
     shape = (count, *[1] * (values.ndim - 2), resamples)
-    between = (values * (weight.T / count).reshape(shape)).sum(0) - mean
-    return mean + widening(count, level) * between
+    return widening(count, level) * ((values * (weight.T / count).reshape(shape)).sum(0) - mean)
 
 
 def widening(models: int, level: float = LEVEL) -> float:
@@ -72,11 +109,6 @@ def widening(models: int, level: float = LEVEL) -> float:
     tail = (1 + level) / 2
     quantile = float(student.ppf(tail, models - 1) / student.ppf(tail, 10**9))
     return sqrt(models / (models - 1)) * quantile
-
-
-def interval_of(estimate: float, values: Tensor, level: float = LEVEL) -> Interval:
-    """An estimate with the central `level` of its resampled values."""
-    return Interval(estimate, *percentile_interval(values, level))
 
 
 def p_value(estimate: float, values: Tensor) -> float:
@@ -107,33 +139,47 @@ def holm(values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """A method's LDS: the estimate, its resamples `[B]`, and the λ it was taken at."""
+    """A method's LDS, the mean over models: the estimate, its resamples, the λ it was taken at.
+
+    `between` is what drawing models adds to each resample, `[B]`.
+    """
 
     name: str
     estimate: float
-    values: Tensor
+    within: Resampled
+    between: Tensor
     at: float | None = None
+
+    @property
+    def values(self) -> Tensor:
+        """Resampled values `[B]` over models, subsets and queries."""
+        return self.within.corrected() + self.between
+
+    def __sub__(self, other: Scored) -> Scored:
+        """The paired difference."""
+        return Scored(
+            f"{self.name} - {other.name}",
+            self.estimate - other.estimate,
+            self.within - other.within,
+            self.between - other.between,
+        )
+
+    def interval(self, level: float = LEVEL) -> Interval:
+        """The estimate with the central `level` of its resampled values."""
+        return Interval(self.estimate, *percentile_interval(self.values, level))
 
 
 def all_pairs(methods: Sequence[Scored], level: float = LEVEL) -> tuple[Pair, ...]:
     """Every pair of methods, in the order given, corrected together."""
-    found = []
-    for first, second in combinations(methods, 2):
-        estimate = first.estimate - second.estimate
-        difference = first.values - second.values
-        found.append(
-            (
-                first,
-                second,
-                interval_of(estimate, difference, level),
-                p_value(estimate, difference),
-            )
-        )
-    adjusted = holm([p for *_, p in found])
-    return tuple(
-        Pair(a.name, b.name, interval, p, _verdict(interval, p, level), a.at, b.at)
-        for (a, b, interval, _), p in zip(found, adjusted, strict=True)
-    )
+    pairs = list(combinations(methods, 2))
+    found = [first - second for first, second in pairs]
+    adjusted = holm([p_value(x.estimate, x.values) for x in found])
+    made = []
+    for (first, second), difference, p in zip(pairs, found, adjusted, strict=True):
+        interval = difference.interval(level)
+        verdict = _verdict(interval, p, level)
+        made.append(Pair(first.name, second.name, interval, p, verdict, first.at, second.at))
+    return tuple(made)
 
 
 def _verdict(interval: Interval, p: float, level: float) -> str:

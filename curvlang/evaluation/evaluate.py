@@ -175,6 +175,7 @@ def evaluate_curvature(
             truth = ground_truth(
                 truth_task or task, protocol, init_seed, cache=cache, progress=progress
             )
+            protocol = replace(protocol, subsets=len(truth.kept))
     with clock("gradients"):
         exact = accumulation_dtype(task.device)
         train, query = (gradients(task, part).to(exact) for part in ("train", "query"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,12 @@ from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, SpecError
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.protocol import LDS
 from curvlang.evaluation.retrain import CHUNK, retrain
-from curvlang.evaluation.subsets import derived_seed, draw_subsets
+from curvlang.evaluation.subsets import (
+    derived_seed,
+    draw_subsets,
+    leave_class_out,
+    leave_one_out,
+)
 from curvlang.models.fingerprint import digest, parameter_parts
 from curvlang.models.task import Build, Task
 
@@ -66,7 +71,8 @@ def ground_truth(
     cache = cache or Cache()
     if task.build is None or task.recipe is None:
         raise SpecError(_not_trainable(task))
-    kept = draw_subsets(task.N, protocol.subsets, protocol.keep, protocol.seed)
+    kept = members(task, protocol)
+    protocol = replace(protocol, subsets=len(kept))
     key = _key(task, protocol, init_seed)
     found: dict[tuple[int, int], Tensor] = {}
     missing: list[tuple[int, int]] = []
@@ -90,6 +96,17 @@ def ground_truth(
     )
     total = protocol.subsets * protocol.retrains
     return GroundTruth(kept, outcome, total - reused, reused, tuple(cache.damaged))
+
+
+def members(task: Task, protocol: LDS) -> Tensor:
+    """Members of every subset of a protocol, `[K, N]`."""
+    match protocol.groups:
+        case "one":
+            return leave_one_out(task.N, protocol.subsets, protocol.seed)
+        case "class":
+            return leave_class_out(task.train[1])
+        case _:
+            return draw_subsets(task.N, protocol.subsets, protocol.keep, protocol.seed)
 
 
 def _train_missing(
@@ -185,6 +202,7 @@ def _key(task: Task, protocol: LDS, init_seed: int) -> str:
         repr(task.recipe),
         repr((protocol.keep, protocol.seed, protocol.initialisation, shared, task.N)),
         str(task.dtype),
+        *([] if protocol.groups == "random" else [protocol.groups]),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from curvlang.evaluation.ceiling import noise_ceiling
 from curvlang.evaluation.chain import Measured
+from curvlang.evaluation.comparison import Resampled
 from curvlang.evaluation.ground_truth import GroundTruth
 from curvlang.evaluation.influence import spearman
 from curvlang.evaluation.lds import (
     Resamples,
-    bootstrap_scores,
+    bootstrap_parts,
     constant_note,
     draw_resamples,
     percentile_interval,
@@ -36,6 +37,7 @@ class Judged:
     estimates: list[list[float | None]]
     intervals: list[list[Interval | None]]
     values: list[list[Tensor | None]]
+    parts: list[list[Resampled | None]]
     constant: list[list[str]]
     ceiling: Interval | None
     shared: int
@@ -71,16 +73,18 @@ def judge(
     effect = -outcome.mean(1).T.contiguous()
     resamples = draw_resamples(len(truth.kept), queries, protocol.bootstrap, protocol.seed + 1)
     level = 0.95
-    flat = [
-        None if m.scores is None else predictions(m.scores.cpu(), truth.kept)
-        for row in measured
-        for m in row
-    ]
-    known = [p for p in flat if p is not None]
-    drawn = iter(_in_parts(known, effect, resamples, progress))
+    made: dict[int, Tensor] = {}
+
+    def predicted(scores: Tensor) -> Tensor:
+        if id(scores) not in made:
+            made[id(scores)] = predictions(scores.cpu(), truth.kept)
+        return made[id(scores)]
+
+    flat = [None if m.scores is None else predicted(m.scores) for row in measured for m in row]
+    parts = _resampled(flat, effect, resamples, progress)
+    values = [None if p is None else p.both for p in parts]
     width = len(measured[0])
-    values = [None if p is None else next(drawn) for p in flat]
-    estimates = [None if p is None else float(spearman(p, effect).mean()) for p in flat]
+    estimates = [None if p is None else float(p.queries.mean()) for p in parts]
     intervals = [
         None if v is None or e is None else Interval(e, *percentile_interval(v, level))
         for e, v in zip(estimates, values, strict=True)
@@ -101,14 +105,33 @@ def judge(
     ]
     ceiling = noise_ceiling(outcome, resamples, level=level, seed=protocol.seed)
     shared = int(np.argmax(means))
-    return Judged(table, rows(intervals), rows(values), rows(constant), ceiling, shared, level)
+    return Judged(
+        table, rows(intervals), rows(values), rows(parts), rows(constant), ceiling, shared, level
+    )
+
+
+def _resampled(
+    flat: Sequence[Tensor | None],
+    effect: Tensor,
+    resamples: Resamples,
+    progress: Progress | None,
+) -> list[Resampled | None]:
+    """Resampled scores of all predictions; the same prediction at several settings is judged once."""
+    known = list({id(p): p for p in flat if p is not None}.values())
+    pairs = _in_parts(known, effect, resamples, progress)
+    drawn = {
+        id(p): Resampled(both, subsets, spearman(p, effect))
+        for p, (both, subsets) in zip(known, pairs, strict=True)
+    }
+    return [None if p is None else drawn[id(p)] for p in flat]
 
 
 def _in_parts(
     known: Sequence[Tensor], effect: Tensor, resamples: Resamples, progress: Progress | None
-) -> Iterator[Tensor]:
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Resampled scores method by method in small groups, so that progress can be shown."""
     for start in range(0, len(known), 5):
-        yield from bootstrap_scores(known[start : start + 5], effect, resamples)
+        both, alone = bootstrap_parts(known[start : start + 5], effect, resamples)
+        yield from zip(both, alone, strict=True)
         if progress is not None:
             progress("bootstrap", min(start + 5, len(known)), len(known))

@@ -193,18 +193,29 @@ def _resampled_ranks(sample: _Sorted, counts: Tensor) -> Tensor:
 
 
 def bootstrap_scores(predicted: Sequence[Tensor], effect: Tensor, resamples: Resamples) -> Tensor:
-    """The mean Spearman of every method in every resample, `[methods, B]`.
+    """The mean Spearman of every method in every resample of subsets and queries, `[methods, B]`."""
+    return bootstrap_parts(predicted, effect, resamples)[0]
+
+
+def bootstrap_parts(
+    predicted: Sequence[Tensor], effect: Tensor, resamples: Resamples
+) -> tuple[Tensor, Tensor]:
+    """The mean Spearman of every method, twice: subsets and queries resampled, and subsets alone.
 
     Args:
         predicted: For each method `[Q, K]`.
         effect: `[Q, K]`, larger is better.
         resamples: Shared by all methods.
+
+    Returns:
+        `[methods, B]` both.
     """
     queries, subsets = effect.shape
     ordered = [_sort(p) for p in predicted]
     target = _sort(effect)
     chunk = max(1, CELLS // (queries * subsets))
     out = torch.zeros(len(predicted), len(resamples.subsets), dtype=torch.float64)
+    alone = torch.zeros_like(out)
     for start in range(0, len(resamples.subsets), chunk):
         rows = slice(start, start + chunk)
         counts = resamples.subsets[rows]
@@ -217,7 +228,8 @@ def bootstrap_scores(predicted: Sequence[Tensor], effect: Tensor, resamples: Res
             inner = torch.linalg.vecdot(x, weighted)
             value = torch.where(norm > 0, inner / norm.clamp(min=1e-12), 0.0)
             out[k, rows] = (value.double() * weight).sum(1)
-    return out
+            alone[k, rows] = value.double().mean(1)
+    return out, alone
 
 
 def _centred(sample: _Sorted, counts: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,8 @@ class LDS:
         retrains: R trainings of each subset, averaged.
         queries: How many of the task's queries are scored, from the first; None for all.
         initialisation: `fresh` for every training, or `shared`: the baseline's.
+        groups: What a subset leaves out: a `random` share 1 − α, `one` example, or one `class`
+            (as many subsets as classes); the latter two do not read `keep`.
         seed: Of subsets, initialisations, orders and the bootstrap.
         bootstrap: Resamples of subsets and queries for the intervals.
 
@@ -40,6 +42,7 @@ class LDS:
     initialisation: str = "fresh"
     seed: int = 0
     bootstrap: int = 1000
+    groups: str = "random"
 
     def __post_init__(self) -> None:
         """Refuse values that leave nothing to measure."""
@@ -54,6 +57,12 @@ class LDS:
                 self.initialisation,
                 self.initialisation in ("fresh", "shared"),
                 "`fresh` or `shared`",
+            ),
+            (
+                "groups",
+                self.groups,
+                self.groups in ("random", "one", "class"),
+                "`random`, `one` or `class`",
             ),
         )
         for name, value, fine, rule in wrong:

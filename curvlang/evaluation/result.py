@@ -96,7 +96,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """LDS protocol as run. `initialisation` is `fresh` or `shared`."""
+    """LDS protocol as run. `initialisation` is `fresh` or `shared`, `groups` what a subset leaves out."""
 
     subsets: int
     keep: float
@@ -106,6 +106,7 @@ class Protocol:
     seed: int
     bootstrap: int
     level: float = 0.95
+    groups: str = "random"
 
 
 @dataclass(frozen=True, slots=True)

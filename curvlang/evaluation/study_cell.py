@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from curvlang.evaluation import baselines, measures
 from curvlang.evaluation.baseline import train_baseline
 from curvlang.evaluation.cache import Cache
-from curvlang.evaluation.chain import Measured, forward_error, measure, sampled, settings
+from curvlang.evaluation.chain import (
+    Measured,
+    Setting,
+    forward_error,
+    measure,
+    sampled,
+    settings,
+)
+from curvlang.evaluation.comparison import Resampled
 from curvlang.evaluation.datamodel import datamodel_ceiling
 from curvlang.evaluation.evaluate import (
     Clock,
@@ -25,7 +33,7 @@ from curvlang.evaluation.evaluate import (
 from curvlang.evaluation.ground_truth import GroundTruth, ground_truth
 from curvlang.evaluation.judge import Judged, judge
 from curvlang.evaluation.protocol import GRADIENTS, GRADIENTS_BY_PRODUCTS, LDS, SWEEP
-from curvlang.evaluation.result import Result
+from curvlang.evaluation.result import Interval, Point, Result, Step
 from curvlang.evaluation.steps import steps_of
 from curvlang.evaluation.study_result import CellFound
 from curvlang.evaluation.summary import protocol_as_run, summary
@@ -44,7 +52,7 @@ from curvlang.version import VERSION
 
 REFERENCE = "hessian"
 Values = dict[str, NDArray[np.float32]]
-"""`inverse-K`: `[methods, settings, B]` resampled LDS, NaN where there is none."""
+"""Resampled LDS of inverse K: `both-K` and `subsets-K` `[methods, settings, B]`, `queries-K`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +90,13 @@ def run_cell(
     if protocol is not None:
         with clock("ground truth"):
             truth = ground_truth(base, protocol, seed, cache=machine.cache, progress=progress)
+    if truth is not None and protocol is not None:
+        protocol = replace(protocol, subsets=len(truth.kept))
     with clock("scores and LDS"):
-        found = _Scoring(study, task, cell, stages, goal, protocol, truth, seed, progress)
+        found = _Scoring(study, base, task, cell, stages, goal, protocol, truth, seed, progress)
         results, values = found.run()
+    with clock("measures"):
+        measures = _measures(study, base, task, stages, seed)
     additive = None
     if truth is not None and protocol is not None:
         with clock("datamodel"):
@@ -99,7 +111,9 @@ def run_cell(
     trained, reused = (0, 0) if truth is None else (truth.trained, truth.reused)
     seconds = {name: round(x, 3) for name, x in clock.times.items()}
     return (
-        CellFound(dict(cell.values), seed, results, additive, flops, seconds, trained, reused),
+        CellFound(
+            dict(cell.values), seed, results, additive, flops, seconds, trained, reused, measures
+        ),
         values,
     )
 
@@ -145,6 +159,7 @@ def fit_flops(curvature: Curvature, task: Task) -> int:
 @dataclass(slots=True)
 class _Scoring:
     study: Study
+    base: Task
     task: Task
     cell: StudyCell
     stages: Sequence[FittedStage]
@@ -165,14 +180,21 @@ class _Scoring:
         sample = train[sampled(task.N, count, self.seed).to(train.device)]
         forwards = [forward_error(s.operator, self.goal) for s in self.stages]
         ready, goal = _decomposed(self.stages, self.goal)
-        results, values = [], {}
+        given = baselines.Setting(self.base, task, train, query, self.seed)
+        others = [
+            baselines.baseline_scores(b.name, b.arguments, given) for b in self.study.baselines
+        ]
+        results: list[Result] = []
+        values: Values = {}
         for k, inverse in enumerate(self.study.inverses or (None,)):
             chosen = settings(inverse, self.study.damping or SWEEP)
             measured = measure(ready, goal, chosen, query, train, sample, self.progress)
+            # A baseline knows no inverse: its scores are the same at every setting.
+            measured += [[Measured(x, None, None, None)] * len(chosen) for x in others]
             judged = judge(measured, self.truth, self.protocol, len(query), self.progress)
             results.append(self._result(inverse, measured, judged, forwards, len(query)))
             if judged is not None:
-                values[f"inverse-{k}"] = _stacked(judged.values)
+                values |= _stacked(judged.parts, k)
         return tuple(results), values
 
     def _result(
@@ -186,7 +208,11 @@ class _Scoring:
         chosen = settings(inverse, self.study.damping or SWEEP)
         shared = judged.shared if judged else plain_shared(chosen, self.goal)
         path = len(self.study.path)
-        steps = steps_of(self.stages, chosen, measured, forwards, judged, shared, path)
+        count = len(self.stages)
+        steps = [
+            *steps_of(self.stages, chosen, measured[:count], forwards, judged, shared, path),
+            *self._baselines(chosen, judged, shared),
+        ]
         return Result(
             name=self.study.name,
             version=VERSION,
@@ -199,6 +225,42 @@ class _Scoring:
             steps=tuple(steps),
             notes=product_notes(self.stages),
         )
+
+    def _baselines(
+        self, chosen: Sequence[Setting], judged: Judged | None, shared: int
+    ) -> Iterator[Step]:
+        """A row for each baseline: its LDS alone."""
+        for k, part in enumerate(self.study.baselines, len(self.stages)):
+            assert judged is not None
+            points = tuple(
+                Point(x.damping, lds=judged.intervals[k][at], note=judged.constant[k][at])
+                for at, x in enumerate(chosen)
+            )
+            yield Step(part.name, part.name, "baseline", {}, 0, 0, None, None, points, 0, shared)
+
+
+def _measures(
+    study: Study, base: Task, task: Task, stages: Sequence[FittedStage], seed: int
+) -> dict[str, tuple[tuple[tuple[Interval | None, ...], ...], ...]]:
+    """Every measure of the study: `[inverse][curvature][setting]`."""
+
+    def fit(other: Task) -> Sequence[FittedStage]:
+        return _decomposed(*fit_together(study.curvatures, other, seed, None))[0]
+
+    if not study.measures:
+        return {}
+    ready = _decomposed(stages, stages[0].operator)[0]
+    given = [
+        measures.Given(base, task, ready, fit, settings(inverse, study.damping or SWEEP), seed)
+        for inverse in study.inverses or (None,)
+    ]
+    return {
+        part.name: tuple(
+            tuple(tuple(row) for row in measures.measure_by_name(part.name, part.arguments, x))
+            for x in given
+        )
+        for part in study.measures
+    }
 
 
 def _decomposed(
@@ -217,11 +279,17 @@ def _decomposed(
     return [replace(s, operator=form(s.operator)) for s in stages], form(goal)
 
 
-def _stacked(values: list[list[Tensor | None]]) -> NDArray[np.float32]:
-    """`[methods, settings, B]`, NaN where a method has no scores."""
-    size = next((len(v) for row in values for v in row if v is not None), 0)
-    rows = [
-        [np.full(size, np.nan, np.float32) if v is None else v.float().numpy() for v in row]
-        for row in values
-    ]
-    return np.asarray(rows, dtype=np.float32)
+def _stacked(parts: list[list[Resampled | None]], number: int) -> Values:
+    """`both`, `subsets` `[methods, settings, B]` and `queries` `[…, Q]`; NaN without scores."""
+    known = next((p for row in parts for p in row if p is not None), None)
+    if known is None:
+        return {}
+    found = {}
+    for name in ("both", "subsets", "queries"):
+        blank = np.full(len(getattr(known, name)), np.nan, np.float32)
+        rows = [
+            [blank if p is None else getattr(p, name).float().cpu().numpy() for p in row]
+            for row in parts
+        ]
+        found[f"{name}-{number}"] = np.asarray(rows, dtype=np.float32)
+    return found

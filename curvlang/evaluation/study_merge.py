@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curvlang.evaluation.comparison import Pair, Scored, all_pairs, interval_of, over_models
+from curvlang.evaluation.comparison import Pair, Resampled, Scored, all_pairs, between_models
 from curvlang.evaluation.influence import shares
 from curvlang.evaluation.result import Interval, Point, Result, Step
-from curvlang.evaluation.study_result import CellFound, Group, Row, Share, Spot
+from curvlang.evaluation.study_result import CellFound, Group, Measured, Row, Share, Spot
 
 Values = Mapping[str, NDArray[np.float32]]
 
@@ -23,28 +23,31 @@ Values = Mapping[str, NDArray[np.float32]]
 class _Stack:
     """One inverse of one cell over its models.
 
-    `estimates` is `[methods, settings]`, NaN where a model has none; `values` the resamples
-    `[methods, settings, B]`; both None without LDS.
+    `estimates` is `[methods, settings]`, NaN where a model has none; `within` the resamples of the
+    mean over models, `between` what drawing models adds; all None without LDS.
     """
 
     results: Sequence[Result]
     estimates: NDArray[np.float64] | None
-    values: Tensor | None
+    within: Resampled | None
+    between: Tensor | None
     shared: int
     path: int
 
     def scored(self, method: int, setting: int) -> Scored | None:
         """The LDS of a method at a setting with its resamples."""
-        if self.estimates is None or self.values is None:
+        if self.estimates is None or self.within is None or self.between is None:
             return None
         estimate = float(self.estimates[method, setting])
         if not np.isfinite(estimate):
             return None
-        step = self.results[0].steps[method]
+        step, w = self.results[0].steps[method], self.within
+        at = (method, setting)
         return Scored(
             step.label,
             estimate,
-            self.values[method, setting],
+            Resampled(w.both[at], w.subsets[at], w.queries[at]),
+            self.between[at],
             step.points[setting].damping,
         )
 
@@ -65,7 +68,7 @@ def merge(cells: Sequence[tuple[CellFound, Values]], path: int, inverse: int) ->
     """
     found = [cell for cell, _ in cells]
     results = [cell.results[inverse] for cell in found]
-    stack = _stack(results, [values.get(f"inverse-{inverse}") for _, values in cells], path)
+    stack = _stack(results, [values for _, values in cells], inverse, path)
     first = results[0]
     pairs, best_pairs = _pairs(stack)
     return Group(
@@ -83,16 +86,14 @@ def merge(cells: Sequence[tuple[CellFound, Values]], path: int, inverse: int) ->
         pairs=pairs,
         best_pairs=best_pairs,
         seconds=round(sum(sum(cell.seconds.values()) for cell in found), 3),
+        measures=tuple(_measured(found, name, inverse) for name in found[0].measures),
     )
 
 
-def _stack(
-    results: Sequence[Result], values: Sequence[NDArray[np.float32] | None], path: int
-) -> _Stack:
+def _stack(results: Sequence[Result], values: Sequence[Values], inverse: int, path: int) -> _Stack:
     plain = results[0].steps[0].shared if results[0].steps else 0
-    given = [v for v in values if v is not None]
-    if len(given) < len(results):
-        return _Stack(results, None, None, plain, path)
+    if not all(f"both-{inverse}" in v for v in values):
+        return _Stack(results, None, None, None, plain, path)
     table = np.array(
         [
             [[np.nan if p.lds is None else p.lds.estimate for p in s.points] for s in r.steps]
@@ -106,8 +107,18 @@ def _stack(
         np.isfinite(estimates[scored]).all(0), np.nan_to_num(estimates[scored]).mean(0), -np.inf
     )
     shared = int(np.argmax(means)) if scored.any() else plain
-    drawn = over_models(torch.from_numpy(np.stack(given)).double())
-    return _Stack(results, estimates, drawn, shared, path)
+    both, subsets, queries = (
+        torch.from_numpy(np.stack([v[f"{name}-{inverse}"] for v in values])).double()
+        for name in ("both", "subsets", "queries")
+    )
+    within = Resampled(both.mean(0), subsets.mean(0), queries.mean(0))
+    return _Stack(results, estimates, within, between_models(both), shared, path)
+
+
+def _measured(cells: Sequence[CellFound], name: str, inverse: int) -> Measured:
+    tables = [cell.measures[name][inverse] for cell in cells]
+    rows = [list(zip(*rows, strict=True)) for rows in zip(*tables, strict=True)]
+    return Measured(name, tuple(tuple(_mean_interval(x) for x in row) for row in rows))
 
 
 def _pairs(stack: _Stack) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
@@ -149,7 +160,7 @@ def _spot(stack: _Stack, method: int, setting: int, points: Sequence[Point]) -> 
         inverse=_mean([p.inverse for p in points]),
         influence=_mean([p.influence for p in points]),
         cosine=_mean([p.cosine for p in points]),
-        lds=None if scored is None else interval_of(scored.estimate, scored.values),
+        lds=None if scored is None else scored.interval(),
         per_seed=tuple(seeds) if len(seeds) == len(points) else (),
         note="; ".join(dict.fromkeys(p.note for p in points if p.note)),
     )
@@ -189,7 +200,7 @@ def _path(stack: _Stack, measure: Callable[[Step], float | None]) -> list[float 
 def _change(before: Scored | None, after: Scored | None) -> Interval | None:
     if before is None or after is None:
         return None
-    return interval_of(after.estimate - before.estimate, after.values - before.values)
+    return (after - before).interval()
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -20,7 +20,7 @@ class CellFound:
     """One trained model of one cell, evaluated: a result for every inverse of the study.
 
     `additive` is the datamodel ceiling; `flops` what fitting each curvature alone takes, with the
-    model's own passes; `trained` of `trained + reused` retrained models were new.
+    model's own passes; `measures` holds `[inverse][curvature][setting]` of each; `trained` of `trained + reused` retrained models were new.
     """
 
     values: Mapping[str, Any]
@@ -31,6 +31,9 @@ class CellFound:
     seconds: Mapping[str, float]
     trained: int = 0
     reused: int = 0
+    measures: Mapping[str, tuple[tuple[tuple[Interval | None, ...], ...], ...]] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,14 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """A measure beyond the LDS: `[curvature][setting]`, averaged over models."""
+
+    name: str
+    values: tuple[tuple[Interval | None, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """One point of the sweep under one inverse, over all its models."""
 
@@ -99,6 +110,7 @@ class Group:
     pairs: tuple[Pair, ...]
     best_pairs: tuple[Pair, ...]
     seconds: float
+    measures: tuple[Measured, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +124,7 @@ class StudyResult:
     seeds: tuple[int, ...]
     path: tuple[str, ...]
     methods: tuple[str, ...]
+    baselines: tuple[str, ...]
     done: int
     cells: int
     groups: tuple[Group, ...]

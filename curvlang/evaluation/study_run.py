@@ -19,7 +19,7 @@ from curvlang.language import default_inverse
 from curvlang.language.chain import Chain, Curvature, Study, StudyCell
 from curvlang.version import VERSION
 
-SCHEMA = "study-cell-1"
+SCHEMA = "study-cell-2"
 """Changes whenever the same key would mean other numbers."""
 
 Values = Mapping[str, NDArray[np.float32]]
@@ -165,7 +165,8 @@ def gather(
         axes=dict(study.axes),
         seeds=study.seeds,
         path=tuple(c.name for c in study.path),
-        methods=tuple(c.name for c in study.curvatures),
+        methods=(*(c.name for c in study.curvatures), *(b.name for b in study.baselines)),
+        baselines=tuple(b.name for b in study.baselines),
         done=len(held),
         cells=len(work),
         groups=tuple(groups),
@@ -189,6 +190,7 @@ def _key(study: Study, cell: StudyCell, seed: int, protocol: LDS | None, machine
         study.damping or SWEEP,
         dict(cell.values),
         study.name,
+        [(p.name, sorted(p.arguments.items())) for p in (*study.baselines, *study.measures)],
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 

@@ -33,6 +33,31 @@ def draw_subsets(examples: int, subsets: int, keep: float, seed: int) -> Tensor:
     return kept
 
 
+def leave_one_out(examples: int, subsets: int, seed: int) -> Tensor:
+    """Members of K subsets `[K, N]` that leave out one example each, drawn without replacement."""
+    rows = np.random.default_rng([seed, 31]).permutation(examples)[:subsets]
+    kept = torch.ones(len(rows), examples, dtype=torch.bool)
+    kept[torch.arange(len(rows)), torch.from_numpy(rows)] = False
+    return kept
+
+
+def leave_class_out(targets: Tensor) -> Tensor:
+    """Members of one subset for each class `[C, N]`: all examples but those of the class.
+
+    Raises:
+        SpecError: E0508 where the targets are no classes.
+    """
+    if targets.is_floating_point() or targets.ndim != 1:
+        raise SpecError(
+            Diagnostic(
+                "E0508",
+                "`groups = class` leaves out a class, and the targets are no classes",
+                help=("use `groups = random` or `groups = one`",),
+            )
+        )
+    return torch.stack([targets != c for c in targets.unique()]).cpu()
+
+
 def derived_seed(*parts: int) -> int:
     """A seed for a generator from several numbers, without collisions in practice."""
     return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0] >> 1)

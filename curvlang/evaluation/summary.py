@@ -65,4 +65,5 @@ def protocol_as_run(protocol: LDS | None, queries: int) -> Protocol | None:
         protocol.initialisation,
         protocol.seed,
         protocol.bootstrap,
+        groups=protocol.groups,
     )

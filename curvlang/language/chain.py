@@ -315,6 +315,8 @@ class Study:
         inverses: What C⁻¹ means, one after the other; empty for the default inverse.
         damping: λ grid of inverses that leave their `damping` open; None for the default grid.
         seeds: Of the model's initialisation, one trained model each.
+        baselines: Scores that no curvature stands behind, judged beside the curvatures.
+        measures: Ground truths beyond the LDS.
         span: Where it stands.
     """
 
@@ -327,6 +329,8 @@ class Study:
     inverses: tuple[InverseUse, ...]
     damping: tuple[float, ...] | None
     seeds: tuple[int, ...]
+    baselines: tuple[Part, ...] = ()
+    measures: tuple[Part, ...] = ()
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
     @property

@@ -44,7 +44,17 @@ _UNARY_AFTER = {
     ">=",
 }
 _PARTS = ("data", "model", "loss", "train")
-_STUDY = ("task", "path", "curvatures", "seeds", "inverses", "damping", "protocol")
+_STUDY = (
+    "task",
+    "path",
+    "curvatures",
+    "seeds",
+    "inverses",
+    "damping",
+    "protocol",
+    "baselines",
+    "measures",
+)
 
 
 def format_text(text: str) -> str:

@@ -42,6 +42,8 @@ _WORDS = {
     "STUDY_INVERSES": "`inverses`",
     "STUDY_DAMPING": "`damping`",
     "STUDY_PROTOCOL": "`protocol`",
+    "STUDY_BASELINES": "`baselines`",
+    "STUDY_MEASURES": "`measures`",
     "$END": "the end of the file",
     "COMPARE": "a comparison",
     "EQUALITY": "`==` or `!=`",

@@ -273,10 +273,44 @@ LDS = Entry(
         "retrains": Rule("int", 5, check=_positive, must="1 or more"),
         "queries": Rule("count", "all", ("all",), check=_positive, must="`all`, or 1 or more"),
         "initialisation": Rule("word", "fresh", ("fresh", "shared")),
+        "groups": Rule("word", "random", ("random", "one", "class")),
         "seed": _SEED,
         "bootstrap": Rule("int", 1000, check=_positive, must="1 or more"),
     },
 )
+
+BASELINES: Mapping[str, Entry] = {
+    "gradient_cosine": Entry("cosine of the query's gradient and the training example's"),
+    "representation_cosine": Entry("cosine of what enters the last module with parameters"),
+    "projected_ensemble": Entry(
+        "projected gradients of the margin, whitened, over models (Park et al. 2023, arXiv:2303.14186)",
+        {
+            "models": Rule("int", 5, check=_positive, must="1 or more"),
+            "dimension": Rule("int", 256, check=_positive, must="1 or more"),
+            "seed": _SEED,
+        },
+    ),
+}
+"""Scores that a study compares with those of curvatures."""
+
+MEASURES: Mapping[str, Entry] = {
+    "mislabelled": Entry(
+        "area under the ROC curve of finding changed labels by influence on themselves",
+        {
+            "share": Rule("float", 0.1, check=_open_unit, must="between 0 and 1"),
+            "seed": _SEED,
+        },
+    ),
+    "proximal_response": Entry(
+        "rank agreement with the proximal Bregman response (Bae et al. 2022, arXiv:2209.05364)",
+        {
+            "examples": Rule("int", 20, check=lambda x: x >= 2, must="2 or more"),
+            "steps": Rule("int", 30, check=_positive, must="1 or more"),
+            "seed": _SEED,
+        },
+    ),
+}
+"""Ground truths of a study beside retraining on subsets."""
 
 _SOLVER: Mapping[str, Rule] = {
     "preconditioner": Rule("curvature", "none"),

@@ -70,8 +70,8 @@ def _line(word: str, tree: Tree[Token], reader: Reader) -> dict[str, Any]:
             return {"path": words[::2], "signs": words[1::2]}
         case "curvatures":
             return {"curvatures": words}
-        case "inverses":
-            return {"inverses": tuple(reader.use(x) for x in _trees(tree, "named"))}
+        case "inverses" | "baselines" | "measures":
+            return {word: tuple(reader.use(x) for x in _trees(tree, "named"))}
         case "seeds" | "damping":
             return {word: reader.value(tree.children[1])}
         case _:

@@ -11,11 +11,19 @@ from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity
 from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import Binary, Expr, Negate, Ref
 from curvlang.language import syntax as s
-from curvlang.language.chain import Curvature, InverseUse, Study, StudyCell, TaskSpec, Value
+from curvlang.language.chain import (
+    Curvature,
+    InverseUse,
+    Part,
+    Study,
+    StudyCell,
+    TaskSpec,
+    Value,
+)
 from curvlang.language.chains import Chains
 from curvlang.language.inverses import check_use
-from curvlang.language.registry import LDS, Rule
-from curvlang.language.values import arguments, check, show, value
+from curvlang.language.registry import BASELINES, LDS, MEASURES, Entry, Rule
+from curvlang.language.values import arguments, check, show, suggestion, value
 
 Problems = list[Diagnostic]
 TaskOf = Callable[[s.Use, Mapping[str, Value]], TaskSpec | None]
@@ -56,6 +64,15 @@ class StudyChecker:
         inverses = self._inverses(item)
         damping = self._damping(item)
         seeds = self._seeds(item)
+        baselines = self._parts(item.baselines, BASELINES, "baseline")
+        measures = self._parts(item.measures, MEASURES, "measure")
+        if baselines and item.silent is not None:
+            self._say(
+                "E0920",
+                "baselines are judged by the LDS, and `protocol none` leaves it out",
+                item.baselines[0].span,
+                ("leave out the baselines, or state a protocol",),
+            )
         axes = self._axes(item)
         self._size(item, axes, seeds)
         if self._errors() > before:
@@ -64,7 +81,18 @@ class StudyChecker:
         if self._errors() > before:
             return None
         return Study(
-            item.name, item.doc, cells, axes, path, others, inverses, damping, seeds, item.span
+            name=item.name,
+            doc=item.doc,
+            cells=cells,
+            axes=axes,
+            path=path,
+            others=others,
+            inverses=inverses,
+            damping=damping,
+            seeds=seeds,
+            baselines=baselines,
+            measures=measures,
+            span=item.span,
         )
 
     def _errors(self) -> int:
@@ -120,6 +148,23 @@ class StudyChecker:
                     "E0914", f"the inverse `{text}` stands twice", use.span, ("leave one out",)
                 )
             found[text] = use
+        return tuple(found.values())
+
+    def _parts(
+        self, uses: tuple[s.Use, ...], table: Mapping[str, Entry], kind: str
+    ) -> tuple[Part, ...]:
+        """Baselines or measures with their arguments, each once."""
+        found: dict[str, Part] = {}
+        for use in uses:
+            entry = table.get(use.name)
+            if entry is None:
+                help_ = suggestion(use.name, table)
+                self._say("E0920", f"unknown {kind} `{use.name}`", use.name_span, help_)
+                continue
+            if use.name in found:
+                self._say("E0920", f"`{use.name}` stands twice", use.span, ("leave one out",))
+            values = arguments(use.arguments, entry, use.name, {}, self.problems)
+            found[use.name] = Part(use.name, values, use.span)
         return tuple(found.values())
 
     def _damping(self, item: s.StudyDef) -> tuple[float, ...] | None:

@@ -240,6 +240,8 @@ class StudyDef:
     damping: ValueSyntax | None = None
     protocol: tuple[Argument, ...] | None = None
     silent: Word | None = None
+    baselines: tuple[Use, ...] = ()
+    measures: tuple[Use, ...] = ()
     repeated: tuple[Repeated, ...] = ()
     span: Span = _span()
     name_span: Span = _span()

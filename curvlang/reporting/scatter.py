@@ -101,10 +101,15 @@ def _error_axis(axes: Axes, rows: Sequence[_Row]) -> None:
     room = (max(errors) / min(errors)) ** 0.12 * 1.15
     low, high = min(errors) / room, max(errors) * room
     axes.set_xlim(low, high)
-    ticks = next((found for steps in _ROUND if len(found := _ticks(low, high, steps)) >= 3), [])
-    thin = ticks[:: 1 + (len(ticks) - 1) // 8] if ticks else [min(errors), max(errors)]
+    thin = round_ticks(low, high) or [min(errors), max(errors)]
     axes.set_xticks(thin, [setting(tick) for tick in thin])
     axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def round_ticks(low: float, high: float, most: int = 8) -> list[float]:
+    """At least three round numbers between two positive ones, at most about `most`."""
+    ticks = next((found for steps in _ROUND if len(found := _ticks(low, high, steps)) >= 3), [])
+    return ticks[:: 1 + (len(ticks) - 1) // most]
 
 
 def _ticks(low: float, high: float, steps: Sequence[float]) -> list[float]:

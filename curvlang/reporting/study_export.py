@@ -13,6 +13,8 @@ from curvlang.reporting.study_view import (
     curve,
     errors,
     group_title,
+    measured_names,
+    measures,
     methods,
     names,
     overview,
@@ -61,6 +63,8 @@ def _panels(group: Group) -> Iterator[tuple[Column, Panel]]:
     along = steps(group)
     if along is not None:
         yield along
+    for item in measures(group):
+        yield measured_names(group), item
     sweep = curve(group)
     if sweep is not None:
         yield rows, sweep

@@ -18,11 +18,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from curvlang.evaluation.result import Interval
 from curvlang.evaluation.study_result import Group, Row, StudyResult
 from curvlang.reporting.notation import known, setting, value
+from curvlang.reporting.scatter import round_ticks
 from curvlang.reporting.study_view import inverse_name
 from curvlang.reporting.study_words import place, spot_of
 from curvlang.reporting.style import (
@@ -304,9 +305,12 @@ def _ceiling_handles() -> list[Any]:
 def _log(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.margins(x=0.12)
-    axes.xaxis.set_major_locator(LogLocator(numticks=5))
+    axes.autoscale_view()
+    ticks = round_ticks(*axes.get_xlim(), most=4)
+    if ticks:
+        axes.set_xticks(ticks, [setting(x) for x in ticks])
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(lambda x, _: setting(x))
+    axes.tick_params(axis="x", which="minor", length=0)
     axes.yaxis.set_major_locator(MaxNLocator(5))
 
 

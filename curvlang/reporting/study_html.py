@@ -11,6 +11,8 @@ from curvlang.reporting.study_view import (
     curve,
     errors,
     group_title,
+    measured_names,
+    measures,
     methods,
     names,
     overview,
@@ -97,6 +99,8 @@ def _grids(group: Group) -> Iterator[Grid]:
     along = steps(group)
     if along is not None:
         yield grid_of(*along)
+    for panel in measures(group):
+        yield grid_of(measured_names(group), panel)
     sweep = curve(group)
     if sweep is not None:
         yield grid_of(rows, sweep)

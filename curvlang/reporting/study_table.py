@@ -13,6 +13,8 @@ from curvlang.reporting.study_view import (
     curve,
     errors,
     group_title,
+    measured_names,
+    measures,
     methods,
     names,
     overview,
@@ -65,6 +67,8 @@ def _group(group: Group, console: Console) -> Iterator[RenderableType]:
     if along is not None:
         column, panel = along
         yield from titled(column, panel, console)
+    for panel in measures(group):
+        yield from titled(measured_names(group), panel, console)
     sweep = curve(group)
     if sweep is not None:
         for panel in fill(rows, sweep, console):

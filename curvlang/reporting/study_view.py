@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from curvlang.evaluation.result import Interval
 from curvlang.evaluation.study_result import Group, Row, StudyResult
 from curvlang.reporting.notation import (
     MISSING,
@@ -114,6 +115,43 @@ def steps(group: Group) -> tuple[Column, Panel] | None:
     return Column("step to", tuple(s.label for s in rows), right=False), Panel(
         "steps of the path: shares of the total error and change of LDS", tuple(columns), at(group)
     )
+
+
+def measures(group: Group) -> list[Panel]:
+    """Measures beyond the LDS: at the shared setting and at each curvature's best one."""
+    found = []
+    for item in group.measures:
+        shared = [row[group.shared] for row in item.values]
+        best = [_largest(row) for row in item.values]
+        columns = [
+            Column(
+                "value", tuple(MISSING if x is None else correlation(x.estimate) for x in shared)
+            ),
+            Column("interval", tuple(bounds(x) for x in shared)),
+        ]
+        if len(group.sweep) > 1:
+            tops = [None if k is None else row[k] for row, k in zip(item.values, best, strict=True)]
+            columns += [
+                Column(
+                    "best", tuple(MISSING if x is None else correlation(x.estimate) for x in tops)
+                ),
+                Column(
+                    "at λ", tuple(MISSING if k is None else setting(group.sweep[k]) for k in best)
+                ),
+            ]
+        found.append(Panel(item.name.replace("_", " "), tuple(columns), at(group)))
+    return found
+
+
+def measured_names(group: Group) -> Column:
+    """The column that names the curvatures of a measure: baselines have none."""
+    count = len(group.measures[0].values) if group.measures else 0
+    return Column("curvature", tuple(r.label for r in group.rows[:count]), right=False)
+
+
+def _largest(row: Sequence[Interval | None]) -> int | None:
+    known = [(x.estimate, k) for k, x in enumerate(row) if x is not None]
+    return max(known)[1] if known else None
 
 
 def curve(group: Group) -> Panel | None:

@@ -23,7 +23,7 @@ from curvlang.reporting.notation import (
     setting,
     value,
 )
-from curvlang.reporting.words import LOW_CEILING
+from curvlang.reporting.words import LOW_CEILING, left_out
 
 TOLD_APART = "cannot be told apart"
 
@@ -78,7 +78,7 @@ def facts(group: Group) -> tuple[tuple[str, str], ...]:
         lines.append(
             (
                 "LDS",
-                f"K = {p.subsets} subsets keep {setting(p.keep)}, R = {p.retrains} "
+                f"K = {p.subsets} subsets, {left_out(p)}, R = {p.retrains} "
                 f"({p.initialisation} initialisation), {p.queries} queries, "
                 f"{100 * p.level:g} % intervals from {p.bootstrap} resamples",
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from curvlang.evaluation.result import Comparison, Interval, Point, Result, Step
+from curvlang.evaluation.result import Comparison, Interval, Point, Protocol, Result, Step
 from curvlang.reporting.notation import (
     bounds,
     correlation,
@@ -100,11 +100,21 @@ def protocol_line(result: Result) -> str:
     if protocol is None:
         return "not computed: no models were retrained"
     return (
-        f"K = {protocol.subsets} subsets, each keeps α = {setting(protocol.keep)} of the training "
-        f"set and is retrained R = {protocol.retrains} times ({protocol.initialisation} "
+        f"K = {protocol.subsets} subsets, {left_out(protocol)} and is retrained R = {protocol.retrains} times ({protocol.initialisation} "
         f"initialisation), {protocol.queries} queries, seed {protocol.seed}; "
         f"{interval_name(result)} from {protocol.bootstrap} bootstrap resamples"
     )
+
+
+def left_out(protocol: Protocol) -> str:
+    """`each keeps α = .5 of the training set`, or what it leaves out."""
+    match protocol.groups:
+        case "one":
+            return "each leaves out one example"
+        case "class":
+            return "each leaves out one class"
+        case _:
+            return f"each keeps α = {setting(protocol.keep)} of the training set"
 
 
 def ceiling_line(result: Result) -> str:

@@ -11,9 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from curvlang.evaluation.comparison import Scored, all_pairs, holm, over_models, p_value, widening
+from curvlang.evaluation.comparison import (
+    Resampled,
+    Scored,
+    all_pairs,
+    holm,
+    over_models,
+    p_value,
+    widening,
+)
 from curvlang.evaluation.datamodel import datamodel_ceiling, ridge
-from curvlang.evaluation.lds import percentile_interval
+from curvlang.evaluation.lds import draw_resamples, percentile_interval
 from curvlang.evaluation.subsets import draw_subsets
 
 EXACT = 1e-10
@@ -31,7 +39,8 @@ def test_holm_is_the_step_down_rule(values):
 
 def scored(name, estimate, seed, spread=0.01):
     g = torch.Generator().manual_seed(seed)
-    return Scored(name, estimate, estimate + spread * torch.randn(1000, generator=g))
+    values = estimate + spread * torch.randn(1000, generator=g)
+    return Scored(name, estimate, Resampled(values, values, torch.zeros(2)), torch.zeros(1000))
 
 
 def test_pairs_are_all_there_and_verdicts_need_interval_and_holm():
@@ -73,6 +82,22 @@ def test_one_model_has_its_own_interval_and_identical_models_add_nothing():
 def test_models_widen_the_interval_by_students_factor():
     assert widening(2) > widening(3) > widening(10) > 1
     assert abs(widening(10**6) - 1) < 1e-3
+
+
+def test_the_pigeonhole_bootstrap_is_scaled_to_the_variance_of_a_two_way_mean():
+    """K × Q numbers of pure interaction: resampling both triples the variance of their mean."""
+    g = torch.Generator().manual_seed(0)
+    K, Q = 60, 40
+    ratios = []
+    for seed in range(60):
+        table = torch.randn(Q, K, generator=g, dtype=torch.float64)
+        drawn = draw_resamples(K, Q, 400, seed)
+        k, q = drawn.subsets.double() / K, drawn.queries.double() / Q
+        found = Resampled(((q @ table) * k).sum(1), (table.mean(0) * k).sum(1), table.mean(1))
+        ratios.append([float(found.both.var()) * K * Q, float(found.corrected().var()) * K * Q])
+    both, corrected = np.mean(ratios, axis=0)
+    assert 2.5 < both < 3.5
+    assert 0.8 < corrected < 1.4
 
 
 @pytest.mark.parametrize("models", [3, 5])

@@ -84,6 +84,13 @@ def test_a_swept_name_does_not_leak_into_the_task():
         ("path ggn inverses tikhonv", "E0712"),
         ("path ggn inverses absolute, absolute", "E0914"),
         ("path ggn path ggn", "E0718"),
+        ("path ggn baselines gradient_cosin", "E0920"),
+        ("path ggn baselines gradient_cosine, gradient_cosine", "E0920"),
+        ("path ggn baselines gradient_cosine protocol none", "E0920"),
+        ("path ggn baselines projected_ensemble(models = 0)", "E0707"),
+        ("path ggn measures mislabeled", "E0920"),
+        ("path ggn measures mislabelled(share = 2)", "E0707"),
+        ("path ggn protocol groups = two", "E0706"),
         ("pth ggn", "E0101"),
     ],
 )

@@ -1,0 +1,174 @@
+"""Baselines that no curvature stands behind: scores of other kinds, judged by the same ground truth.
+
+Every baseline gives scores `[Q, N]` in the convention of influence: positive where training on n
+should lower the query's loss. The gradient's dot product is the curvature `identity`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.evaluation.baseline import train_baseline
+from curvlang.evaluation.evaluate import gradients
+from curvlang.evaluation.subsets import derived_seed
+from curvlang.models.task import Task
+from curvlang.runtime.execute import accumulation_dtype
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setting:
+    """What a baseline is computed from.
+
+    Args:
+        base: The trained task in the precision of training.
+        task: The same in the precision of the analysis.
+        train: `[N, P]` gradients of the training losses.
+        query: `[Q, P]` gradients of the queries' losses, as many as are scored.
+        seed: Of the model's initialisation.
+    """
+
+    base: Task
+    task: Task
+    train: Tensor
+    query: Tensor
+    seed: int
+
+
+def gradient_cosine(given: Setting) -> Tensor:
+    """∇m_q · ∇ℓ_n / (‖∇m_q‖ ‖∇ℓ_n‖): which way, not how far; a zero gradient has no way."""
+    return _unit(given.query) @ _unit(given.train).T
+
+
+def representation_cosine(given: Setting) -> Tensor:
+    """Cosine of what enters the last module that has parameters, in the order of definition."""
+    train, query = (_representation(given.task, part) for part in ("train", "query"))
+    return _unit(query[: len(given.query)]) @ _unit(train).T
+
+
+def projected_ensemble(
+    given: Setting, models: int = 5, dimension: int = 256, seed: int = 0
+) -> Tensor:
+    """Randomly projected gradients of the margin, whitened, over several models.
+
+    score[q,n] = mean_m φ_q (ΦᵀΦ)⁻¹ φ_n · mean_m (1 − p_n), with φ = Pᵀ∇log(p/(1 − p)) of the true
+    class: TRAK of Park et al. 2023 (arXiv:2303.14186). As ∇log(p/(1 − p)) = −∇ℓ/(1 − p), the
+    gradients of the losses suffice.
+
+    Args:
+        given: Its task needs classes, `build` and `recipe`.
+        models: Trained models, the evaluated one the first.
+        dimension: Columns of P, at most the parameters; below N.
+        seed: Of the projections.
+
+    Raises:
+        SpecError: E0508 where the loss has no margin, or the projection is too wide for N.
+    """
+    if given.task.loss.name != "cross_entropy":
+        raise SpecError(_no_margin(given.task))
+    if min(dimension, given.task.P) >= given.task.N:
+        raise SpecError(_too_wide(given.task, dimension))
+    kernel = given.train.new_zeros(len(given.query), len(given.train))
+    weight = given.train.new_zeros(len(given.train))
+    for m in range(models):
+        task, train, query = _member(given, m)
+        doubt = _doubt(task, "train").to(train)
+        phi = _project(_margin(train, doubt), dimension, derived_seed(seed, 11, m))
+        ask = _project(
+            _margin(query, _doubt(task, "query").to(query)[: len(query)]),
+            dimension,
+            derived_seed(seed, 11, m),
+        )
+        kernel += ask @ torch.linalg.solve(phi.T @ phi, phi.T) / models
+        weight += doubt / models
+    return kernel * weight
+
+
+BASELINES: Mapping[str, Callable[..., Tensor]] = {
+    "gradient_cosine": gradient_cosine,
+    "representation_cosine": representation_cosine,
+    "projected_ensemble": projected_ensemble,
+}
+"""By the name that a study gives; signatures stand in `language.registry`."""
+
+
+def baseline_scores(name: str, arguments: Mapping[str, Any], given: Setting) -> Tensor:
+    """The scores `[Q, N]` of a baseline by name."""
+    return BASELINES[name](given, **arguments)
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(rows, dim=-1)
+
+
+def _representation(task: Task, part: str) -> Tensor:
+    """`[n, D]` inputs of the last module with parameters of its own, flattened."""
+    own = [m for m in task.model.modules() if any(True for _ in m.parameters(recurse=False))]
+    found: list[Tensor] = []
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found.append(inputs[0].detach().flatten(1))
+
+    handle = own[-1].register_forward_pre_hook(keep)
+    try:
+        with torch.no_grad():
+            for x, _ in task.batches(512, part):
+                task.model(x)
+    finally:
+        handle.remove()
+    return torch.cat(found).to(accumulation_dtype(task.device))
+
+
+def _member(given: Setting, number: int) -> tuple[Task, Tensor, Tensor]:
+    """The evaluated model, then models trained alike from other seeds."""
+    if number == 0:
+        return given.task, given.train, given.query
+    base = train_baseline(given.base, derived_seed(given.seed, 10, number))
+    task = base.to(dtype=given.task.dtype)
+    train, query = (gradients(task, part).to(given.train) for part in ("train", "query"))
+    return task, train, query[: len(given.query)]
+
+
+def _doubt(task: Task, part: str) -> Tensor:
+    """1 − p of the true class, from the loss −log p."""
+    with torch.no_grad():
+        pieces = [task.loss.per_example(task.model(x), y) for x, y in task.batches(512, part)]
+    return -torch.expm1(-torch.cat(pieces))
+
+
+def _margin(gradient: Tensor, doubt: Tensor) -> Tensor:
+    """∇log(p/(1 − p)) = −∇ℓ/(1 − p); 0 where p is 1 to the last digit."""
+    sure = doubt <= 0
+    return torch.where(sure[:, None], 0.0, -gradient / torch.where(sure, 1.0, doubt)[:, None])
+
+
+def _project(rows: Tensor, dimension: int, seed: int) -> Tensor:
+    """Rows times a standard normal matrix; as they are where they are no longer than that."""
+    size = rows.shape[1]
+    if dimension >= size:
+        return rows
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(size, dimension, generator=generator, dtype=torch.float64)
+    return rows @ (matrix / dimension**0.5).to(rows)
+
+
+def _no_margin(task: Task) -> Diagnostic:
+    return Diagnostic(
+        "E0508",
+        f"`projected_ensemble` needs the margin of a class, and the loss is {task.loss.name}",
+        help=("leave it out, or use a task with `loss cross_entropy`",),
+    )
+
+
+def _too_wide(task: Task, dimension: int) -> Diagnostic:
+    return Diagnostic(
+        "E0508",
+        f"`projected_ensemble` inverts a matrix of {min(dimension, task.P)} columns that "
+        f"{task.N} examples do not fill",
+        help=(f"give `dimension` less than {task.N}",),
+    )

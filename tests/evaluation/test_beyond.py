@@ -1,0 +1,182 @@
+"""Ground truths and baselines beyond random subsets: each against what it must be by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import curvlang as cv
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.evaluation.baselines import (
+    Setting,
+    gradient_cosine,
+    projected_ensemble,
+    representation_cosine,
+)
+from curvlang.evaluation.cache import Cache
+from curvlang.evaluation.evaluate import gradients
+from curvlang.evaluation.ground_truth import ground_truth
+from curvlang.evaluation.influence import spearman
+from curvlang.evaluation.measures import auc, mislabel, proximal_losses
+from curvlang.evaluation.protocol import LDS
+from curvlang.evaluation.study_cell import Machine
+from curvlang.evaluation.study_run import gather, run_missing, work_of
+from curvlang.evaluation.subsets import leave_class_out, leave_one_out
+from curvlang.language import loads
+from curvlang.models.builtin import task_from
+from curvlang.reporting.study_files import CellFolder
+from curvlang.reporting.study_html import study_html
+from curvlang.reporting.study_table import study_text
+from tests.evaluation.test_study import SPEC
+
+EXACT = 1e-10
+
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double().eval()
+    g = torch.Generator().manual_seed(0)
+    X = torch.randn(60, 4, generator=g, dtype=torch.float64)
+    y = torch.randint(0, 3, (60,), generator=g)
+    task = cv.Task(model, "cross_entropy", (X[:50], y[:50]), (X[50:], y[50:]))
+    train, query = (gradients(task, part) for part in ("train", "query"))
+    return Setting(task, task, train, query, 0)
+
+
+def test_one_example_or_one_class_is_left_out(tmp_path):
+    kept = leave_one_out(20, 6, 0)
+    assert kept.shape == (6, 20)
+    assert bool((kept.sum(1) == 19).all())
+    assert len({int((~row).nonzero()) for row in kept}) == 6
+    assert torch.equal(leave_one_out(20, 3, 0), kept[:3])
+    y = torch.tensor([2, 0, 2, 1])
+    assert leave_class_out(y).tolist() == [
+        [True, False, True, True], [True, True, True, False], [False, True, False, True]
+    ]  # fmt: skip
+    with pytest.raises(SpecError, match="E0508"):
+        leave_class_out(torch.zeros(3, 2))
+
+
+def test_the_engine_retrains_on_them(tmp_path):
+    text = SPEC.replace("study tiny_depth", "study x").replace("depth in [1, 2]", "depth in [1]")
+    cell = loads(text).studies["x"].cells[0]
+    task = task_from(cell.task)
+    cache = Cache(tmp_path)
+    found = {
+        groups: ground_truth(
+            task, LDS(subsets=4, retrains=2, groups=groups, keep=0.5), 0, cache=cache
+        )
+        for groups in ("random", "one", "class")
+    }
+    assert [len(f.kept) for f in found.values()] == [4, 4, 3]
+    assert found["class"].outcome.shape == (3, 2, task.Q)
+    assert all(f.reused == 0 for f in found.values())
+
+
+def test_cosines_are_cosines(small):
+    a, b = small.query.numpy(), small.train.numpy()
+    by_hand = a @ b.T / np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
+    assert np.abs(gradient_cosine(small).numpy() - by_hand).max() <= EXACT
+    hidden = torch.tanh(small.task.model[0](small.task.train[0])).detach()
+    ask = torch.tanh(small.task.model[0](small.task.query[0])).detach()
+    wanted = nn.functional.cosine_similarity(ask[:, None], hidden[None], dim=-1)
+    assert float((representation_cosine(small) - wanted).abs().max()) <= EXACT
+
+
+def test_the_projected_ensemble_of_one_whole_model_is_the_formula(small):
+    def margin(model, x, y):
+        p = model(x).softmax(-1)[y]
+        return (p / (1 - p)).log()
+
+    def features(pair):
+        rows = []
+        for x, y in zip(*pair, strict=True):
+            found = torch.autograd.grad(
+                margin(small.task.model, x, y), list(small.task.model.parameters())
+            )
+            rows.append(torch.cat([f.reshape(-1) for f in found]))
+        return torch.stack(rows)
+
+    wide = small.task.P  # no projection at all
+    assert wide < small.task.N
+    phi, ask = features(small.task.train), features(small.task.query)
+    p = small.task.model(small.task.train[0]).softmax(-1)
+    doubt = 1 - p[torch.arange(50), small.task.train[1]]
+    wanted = ask @ torch.linalg.solve(phi.T @ phi, phi.T) * doubt
+    found = projected_ensemble(small, models=1, dimension=wide)
+    assert float((found - wanted.detach()).abs().max() / wanted.detach().abs().max()) < 1e-8
+
+
+def test_a_projection_wider_than_the_data_is_refused(small):
+    few = cv.Task(
+        small.task.model, "cross_entropy",
+        tuple(t[:20] for t in small.task.train), small.task.query,
+    )  # fmt: skip
+    given = Setting(few, few, small.train[:20], small.query, 0)
+    with pytest.raises(SpecError, match="E0508"):
+        projected_ensemble(given, models=1)
+
+
+def test_changed_labels_are_other_labels(small):
+    wrong, changed = mislabel(small.task, 0.2, 0)
+    assert int(wrong.sum()) == 10
+    same = changed.train[1] == small.task.train[1]
+    assert torch.equal(~same, wrong)
+
+
+def test_the_area_under_the_curve():
+    assert auc(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 2.0])).estimate == 1
+    assert auc(torch.tensor([1.0]), torch.tensor([1.0, 1.0])).estimate == 0.5
+    found = auc(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([2.0, 4.0]))
+    assert abs(found.estimate - 0.5) < EXACT
+    assert found.low <= found.estimate <= found.high
+
+
+def test_the_damped_gauss_newton_inverse_predicts_the_proximal_response(small):
+    damping = 0.1
+    rows = torch.arange(12)
+    response = proximal_losses(small.task, rows, damping, 50)
+
+    def first_order(name):
+        scores = cv.influence(cv.fit(name, small.task), small.task, damping=damping)
+        return scores[:, rows], float(spearman(scores[:, rows], response).mean())
+
+    scores, right = first_order("ggn")
+    _, none = first_order("identity")
+    assert right > 0.99
+    assert right > none
+    # Not the ranks alone: the response is the score over N, up to second order.
+    error = (response - scores / small.task.N).norm() / response.norm()
+    assert float(error) < 0.2  # N = 50
+
+
+def test_a_study_with_baselines_and_measures(tmp_path):
+    text = (
+        SPEC.replace("depth in [1, 2]", "depth in [1]")
+        .replace("seeds      2", "seeds 1")
+        .replace(
+            "protocol ",
+            "baselines gradient_cosine, projected_ensemble(models = 2, dimension = 8)\n"
+            "  measures mislabelled, proximal_response(examples = 3, steps = 5)\n  protocol ",
+        )
+    )
+    study = loads(text).studies["tiny_depth"]
+    machine = Machine(torch.device("cpu"), torch.float64, Cache(tmp_path / "cache"))
+    store, work = CellFolder(tmp_path), work_of(study, machine)
+    run_missing(study, work, store, machine)
+    result = gather(study, work, CellFolder(tmp_path))
+    group = result.groups[0]
+    assert [r.label for r in group.rows][-2:] == ["gradient_cosine", "projected_ensemble"]
+    base = group.rows[-1]
+    assert base.structure == "baseline"
+    assert base.spots[0].lds == base.spots[1].lds
+    assert len(group.best_pairs) == 21
+    assert [m.name for m in group.measures] == ["mislabelled", "proximal_response"]
+    assert all(0 <= x.estimate <= 1 for row in group.measures[0].values for x in row if x)
+    shown = study_text(result)
+    assert "proximal response" in shown
+    assert "gradient_cosine" in shown
+    assert "mislabelled" in study_html(result, (), text)
