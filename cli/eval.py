@@ -26,6 +26,7 @@ class Options:
     out: Path | None
     quick: bool
     no_lds: bool
+    metric: str
     json: bool
     verbose: bool
     quiet: bool
@@ -54,6 +55,7 @@ def command(
         bool, typer.Option("--quick", help="A small protocol: under half a minute.")
     ] = False,
     no_lds: Annotated[bool, typer.Option("--no-lds", help="Errors and influence only.")] = False,
+    metric: Annotated[str, typer.Option(help="`loss`, `margin` or `logit` of a query.")] = "loss",
     as_json: Annotated[
         bool, typer.Option("--json", help="The result alone, on standard output.")
     ] = False,
@@ -64,7 +66,9 @@ def command(
     from .running import evaluate_all
 
     sources = Sources(task, data, model, allow_python)
-    options = Options(sources, device, dtype, seed, out, quick, no_lds, as_json, verbose, quiet)
+    options = Options(
+        sources, device, dtype, seed, out, quick, no_lds, metric, as_json, verbose, quiet
+    )
     found = evaluate_all(specs, options)
     if as_json:
         shown: Any = found[0] if len(found) == 1 else found

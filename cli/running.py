@@ -26,6 +26,7 @@ from curvlang.facade import evaluation_of
 from curvlang.language import analyse, curvature_named, load, used_files
 from curvlang.language.chain import Curvature, Evaluation, Spec, TaskSpec
 from curvlang.models.builtin import absolute, is_trained
+from curvlang.models.metric import asked_of
 from curvlang.models.task import Task
 from curvlang.reporting.runfolder import check_folder, write_run
 from curvlang.reporting.schema import plain
@@ -144,6 +145,7 @@ def _one(
         key = repr((wanted.name, wanted.data, wanted.model, wanted.loss, wanted.train))
         if key not in trained:
             fresh = fresh_task(wanted, options.sources, seed=options.seed, device=device)
+            asked_of(options.metric, fresh.loss)
             base = trained_task(wanted, fresh, options.seed, bars)
             training = time.perf_counter() - start
             trained[key] = (base, base.to(dtype=dtype))
@@ -157,6 +159,7 @@ def _one(
             solver=evaluation.solver if evaluation is not None else None,
             sweep=SWEEP,
             protocol=protocol,
+            metric=options.metric,
             seed=options.seed,
             init_seed=options.seed,
             cache=Cache(),
@@ -261,6 +264,7 @@ def _hash(spec: Spec, curvature: Curvature, options: Options) -> str:
         protocol_of(evaluation, options),
         options.seed,
         options.dtype,
+        *(() if options.metric == "loss" else (options.metric,)),
         VERSION,
     )
     return hashlib.sha256(repr(asked).encode()).hexdigest()[:8]
@@ -272,7 +276,8 @@ def _repeat(spec: Spec, curvature: Curvature, options: Options, device: torch.de
     task = _sources(evaluation_of(spec, curvature), options.sources)
     flags = [f for f, on in (("--quick", options.quick), ("--no-lds", options.no_lds)) if on]
     fixed = ["--seed", str(options.seed), "--dtype", options.dtype, "--device", str(device)]
-    return ["curvlang", "eval", f"spec.cv{one}", *task, *fixed, *flags]
+    metric = [] if options.metric == "loss" else ["--metric", options.metric]
+    return ["curvlang", "eval", f"spec.cv{one}", *task, *fixed, *metric, *flags]
 
 
 def _sources(evaluation: Evaluation | None, given: Sources) -> list[str]:
@@ -331,6 +336,7 @@ def _provenance(
         "task": {"name": wanted.name, **parts},
         "inverse": done.result.inverse,
         "sweep": list(done.result.sweep),
+        "metric": options.metric,
         "protocol": None if protocol is None else asdict(protocol),
         "hashes": hashes,
         "seconds": {name: round(value, 3) for name, value in done.times.items()},

@@ -24,6 +24,7 @@ from curvlang.evaluation.top import top
 from curvlang.language import curvature_named, load, loads
 from curvlang.language.chain import Chain, Combination, Curvature, Evaluation, Spec
 from curvlang.language.sums import sum_text, weighted_chains
+from curvlang.models.metric import Metric
 from curvlang.models.task import Task
 from curvlang.runtime.fit import model_flops, prepare
 from curvlang.runtime.fitted import FittedOperator
@@ -95,6 +96,7 @@ def evaluate(
     task: Task,
     *,
     protocol: LDS | None = None,
+    metric: str | Metric = "loss",
     curvature: str | None = None,
     damping: tuple[float, ...] = SWEEP,
     seed: int = 0,
@@ -107,6 +109,7 @@ def evaluate(
         spec: A spec, a path, or the name of one that ships.
         task: A trained model with its data; LDS needs its `build` and `recipe`.
         protocol: How to retrain; None for no LDS.
+        metric: What the queries are asked for, in scores and after retraining.
         curvature: Which of the spec's curvatures.
         damping: λ grid of the default inverse.
         seed: Of sampled labels and gradients.
@@ -129,6 +132,7 @@ def evaluate(
         solver=evaluation.solver if evaluation is not None else None,
         sweep=damping,
         protocol=protocol,
+        metric=metric,
         seed=seed,
         cache=cache,
         version=VERSION,

@@ -22,7 +22,7 @@ from curvlang.language import inverse_text, solver_text
 from curvlang.models.blocks import LayerBlock, blocks
 from curvlang.models.leaves import per_example_gradients
 from curvlang.models.loss import Loss
-from curvlang.models.metric import Metric, asked_of
+from curvlang.models.metric import Metric, asked_on
 from curvlang.models.positions import position_count, position_gradients
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, Operator
@@ -76,11 +76,7 @@ def influence(
     """
     task = seen_by(operator, task)
     ready = inverted(operator, task, damping=damping, inverse=inverse, solve=solve)
-    asked = asked_of(metric, task.loss)
-    X, y = task.query
-    with torch.no_grad():
-        shape = (len(X), *task.model(X[:1].to(task.device)).shape[1:])
-    asked.cost.validate(shape, y, task.dtype)
+    asked = asked_on(metric, task)
     given = None if per_position else scored_blocks(ready.operator, task)
     if given is not None:
         found = _by_blocks(task, asked.cost, given, groups, reduce, progress)

@@ -29,6 +29,8 @@ from curvlang.language.inverses import shift
 from curvlang.language.sums import weighted_chains
 from curvlang.models.blocks import blocks
 from curvlang.models.leaves import per_example_gradients
+from curvlang.models.loss import Loss
+from curvlang.models.metric import Asked, Metric, asked_on
 from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.combine import fit_combination
@@ -111,11 +113,17 @@ def described(inverse: InverseUse | None, solver: Solver | None) -> str:
     return text if solver is None else f"{text}, solved by {' '.join(solver.span.text.split())}"
 
 
-def gradients(task: Task, part: str) -> Tensor:
-    """Gradients of every example's loss, `[N, P]` for `train`, `[Q, P]` for `query`."""
+def gradients(task: Task, part: str, cost: Loss | None = None) -> Tensor:
+    """Gradients of every example's loss, `[N, P]` for `train`, `[Q, P]` for `query`.
+
+    Args:
+        task: Model and data.
+        part: `train` or `query`.
+        cost: What the examples are asked for in place of their loss.
+    """
     found = blocks(task.model, task.train[0][:BATCH])
     pieces = [
-        per_example_gradients(task.model, task.loss, x, y, found)
+        per_example_gradients(task.model, cost or task.loss, x, y, found)
         for x, y in task.batches(BATCH, part)
     ]
     return torch.cat(pieces)
@@ -131,6 +139,7 @@ def evaluate_curvature(
     solver: Solver | None = None,
     sweep: Sequence[float] = SWEEP,
     protocol: LDS | None = None,
+    metric: str | Metric = "loss",
     seed: int = 0,
     init_seed: int = 0,
     cache: Cache | None = None,
@@ -150,6 +159,7 @@ def evaluate_curvature(
         solver: The spec's solver, for stages without structure.
         sweep: λ grid, for an inverse whose `damping` the spec leaves open.
         protocol: None for no LDS.
+        metric: What the queries are asked for, in scores and after retraining.
         seed: Of sampled labels and sampled gradients.
         init_seed: Of the baseline's initialisation.
         cache: Of ground truth.
@@ -160,6 +170,7 @@ def evaluate_curvature(
     """
     clock = Clock()
     chosen = settings(inverse, sweep)
+    asked = asked_on(metric, task)
     task = without_ignored(_compared(curvature, reference, solver), task)
     with clock("fit"):
         stages, goal, goal_label = _fitted(curvature, reference, task, seed, progress)
@@ -173,12 +184,18 @@ def evaluate_curvature(
     if protocol is not None:
         with clock("ground truth"):
             truth = ground_truth(
-                truth_task or task, protocol, init_seed, cache=cache, progress=progress
+                truth_task or task,
+                protocol,
+                init_seed,
+                metric=metric,
+                cache=cache,
+                progress=progress,
             )
             protocol = replace(protocol, subsets=len(truth.kept))
     with clock("gradients"):
         exact = accumulation_dtype(task.device)
-        train, query = (gradients(task, part).to(exact) for part in ("train", "query"))
+        train, query = gradients(task, "train").to(exact), gradients(task, "query", asked.cost)
+        query = query.to(exact)
         known = all(x.spectrum_known for x in (goal, *(s.operator for s in stages)))
         count = GRADIENTS if known else GRADIENTS_BY_PRODUCTS
         sample = train[sampled(task.N, count, seed).to(train.device)]
@@ -202,7 +219,7 @@ def evaluate_curvature(
         ceiling=judged.ceiling if judged else None,
         steps=tuple(steps),
         comparisons=judged.comparisons(stages, shared) if judged else (),
-        notes=tuple(notes) + product_notes(stages),
+        notes=tuple(notes) + _metric_notes(asked) + product_notes(stages),
     )
     last = {
         s.label: m[shared].scores.cpu().numpy()  # type: ignore[union-attr]
@@ -213,6 +230,13 @@ def evaluate_curvature(
     if final is None:
         raise SpecError(_no_scores(stages[-1], measured[-1][shared].note))
     return Evaluated(result, final, last, clock.times, truth)
+
+
+def _metric_notes(asked: Asked) -> tuple[str, ...]:
+    """What a positive score and a good subset mean, where it is not the loss."""
+    if asked.name == "loss":
+        return ()
+    return (f"queries are asked for their {asked.name}: positive where {asked.sign}",)
 
 
 def _compared(

@@ -21,6 +21,8 @@ from curvlang.evaluation.subsets import (
     leave_one_out,
 )
 from curvlang.models.fingerprint import digest, parameter_parts
+from curvlang.models.loss import Loss
+from curvlang.models.metric import Asked, Metric, asked_on
 from curvlang.models.task import Build, Task
 
 SCHEMA = "ground-truth-2"
@@ -52,6 +54,7 @@ def ground_truth(
     protocol: LDS,
     init_seed: int,
     *,
+    metric: str | Metric = "loss",
     cache: Cache | None = None,
     progress: Progress | None = None,
 ) -> GroundTruth:
@@ -61,6 +64,8 @@ def ground_truth(
         task: With `build` and `recipe`; its data's precision is that of the training.
         protocol: K, R, α, seeds, policy.
         init_seed: Of the baseline, which the policy `shared` starts every training from.
+        metric: What the queries are asked for after retraining; its negative where it is better
+            when higher.
         cache: Where finished units are kept.
         progress: Told how many models are done.
 
@@ -73,7 +78,9 @@ def ground_truth(
         raise SpecError(_not_trainable(task))
     kept = members(task, protocol)
     protocol = replace(protocol, subsets=len(kept))
-    key = _key(task, protocol, init_seed)
+    asked = None if metric == "loss" else asked_on(metric, task)
+    key = _key(task, protocol, init_seed, asked)
+    cost = None if asked is None else asked.cost
     found: dict[tuple[int, int], Tensor] = {}
     missing: list[tuple[int, int]] = []
     for r in range(protocol.retrains):
@@ -86,7 +93,9 @@ def ground_truth(
     reused = sum(len(v) for v in found.values())
     if missing:
         cache.probe()
-    _train_missing(task, protocol, init_seed, kept, key, cache, missing, found, reused, progress)
+    _train_missing(
+        task, protocol, init_seed, cost, kept, key, cache, missing, found, reused, progress
+    )
     outcome = torch.stack(
         [
             torch.cat([found[r, u] for u in range(-(-protocol.subsets // UNIT))])
@@ -113,6 +122,7 @@ def _train_missing(
     task: Task,
     protocol: LDS,
     init_seed: int,
+    cost: Loss | None,
     kept: Tensor,
     key: str,
     cache: Cache,
@@ -147,6 +157,7 @@ def _train_missing(
                 [_init_seed(protocol, init_seed, k, r) for r, k in stack],
                 [derived_seed(protocol.seed, 2, k, r) for r, k in stack],
                 progress=told,
+                asked=cost,
             )
             _refuse_diverged(result.diverged[: len(rows)], rows, task)
             losses = result.query_loss.double().cpu()
@@ -186,11 +197,11 @@ def _read(cache: Cache, key: str, r: int, unit: int, count: int) -> Tensor | Non
     return None
 
 
-def _key(task: Task, protocol: LDS, init_seed: int) -> str:
+def _key(task: Task, protocol: LDS, init_seed: int, asked: Asked | None = None) -> str:
     """What the losses depend on, and nothing else: not K, not R.
 
-    `build` and the loss count by what they give, the first model's parameters before training and
-    losses at fixed outputs: two functions cannot be compared.
+    `build`, the loss and the metric count by what they give, the first model's parameters before
+    training and values at fixed outputs: two functions cannot be compared.
     """
     assert task.build is not None
     shared = init_seed if protocol.initialisation == "shared" else None
@@ -198,11 +209,12 @@ def _key(task: Task, protocol: LDS, init_seed: int) -> str:
         SCHEMA,
         task.data_fingerprint(),
         _initial(task.build, _init_seed(protocol, init_seed, 0, 0)),
-        _loss_values(task),
+        _values(task.loss, task),
         repr(task.recipe),
         repr((protocol.keep, protocol.seed, protocol.initialisation, shared, task.N)),
         str(task.dtype),
         *([] if protocol.groups == "random" else [protocol.groups]),
+        *(() if asked is None else (asked.name, _values(asked.cost, task))),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -230,14 +242,14 @@ def _initial(build: Build, seed: int) -> str:
     return first
 
 
-def _loss_values(task: Task) -> str:
-    """Digest of the loss of a few training targets at random outputs."""
+def _values(loss: Loss, task: Task) -> str:
+    """Digest of a loss, or a metric, of a few training targets at random outputs."""
     x, y = task.train[0][:PROBED], task.train[1][:PROBED]
     with torch.no_grad():
         like = task.model(x[:1])
         generator = torch.Generator().manual_seed(0)
         f = torch.randn((len(x), *like.shape[1:]), generator=generator).to(like)
-        return digest(task.loss.per_example(f, y))
+        return digest(loss.per_example(f, y))
 
 
 def _not_trainable(task: Task) -> Diagnostic:

@@ -56,6 +56,7 @@ def retrain(
     progress: Progress | None = None,
     chunk: int = CHUNK,
     generic: bool = False,
+    asked: Loss | None = None,
 ) -> Retrained:
     """Train one model per row of `members`.
 
@@ -72,6 +73,7 @@ def retrain(
         progress: Told about the steps done, in model-steps.
         chunk: Models in one stack.
         generic: Use the path for any module also where the faster one applies.
+        asked: What the queries are asked for in place of their loss.
 
     Returns:
         Query losses, curves, and which models diverged; one model's numbers do not depend on
@@ -101,6 +103,7 @@ def retrain(
                 keep_parameters,
                 told,
                 generic,
+                asked,
             )
             order.append(rows)
             done += len(rows) * recipe.epochs
@@ -123,6 +126,7 @@ def _train_stack(
     keep_parameters: bool,
     told: Callable[[int], None] | None,
     generic: bool,
+    asked: Loss | None,
 ) -> Retrained:
     x, y = train
     models = [_like(build(seed), x) for seed in init_seeds]
@@ -152,7 +156,7 @@ def _train_stack(
                     start = value.clone()
             if told is not None:
                 told(epoch + 1)
-        query_loss = _query_losses(stack, loss, query)
+        query_loss = _query_losses(stack, asked or loss, query)
         diverged = ~(torch.isfinite(curve).all(1) & torch.isfinite(query_loss).all(1))
         if recipe.epochs:
             diverged |= curve[:, -1] > DIVERGED * start
@@ -178,7 +182,9 @@ def _query_losses(
     outputs = stack.outputs(query[0])
     models = len(outputs)
     labels = query[1].repeat(models, *[1] * (query[1].ndim - 1))
-    flat = loss.per_example(outputs.reshape(-1, *outputs.shape[2:]), labels)
+    with torch.inference_mode(False), torch.no_grad():
+        # A copy made here is an ordinary tensor, which a function under `torch.func` may read.
+        flat = loss.per_example(outputs.reshape(-1, *outputs.shape[2:]).clone(), labels.clone())
     return flat.reshape(models, -1)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from curvlang.models.loss import Loss
 from curvlang.models.losses import IGNORED, CrossEntropy
 from curvlang.models.refusal import refusal
+from curvlang.models.task import Task
 from curvlang.models.user_loss import AutodiffLoss, Function
 
 BETTER = ("lower", "higher")
@@ -139,6 +140,20 @@ def asked_of(metric: str | Metric, loss: Loss) -> Asked:
         )
     cost = AutodiffLoss(_OfClass(metric, loss.ignore_index), metric)
     return Asked(metric, cost, f"training on the example raises the query's {metric}")
+
+
+def asked_on(metric: str | Metric, task: Task) -> Asked:
+    """The metric of a task's queries, tried on them before any work.
+
+    Raises:
+        SpecError: E0590 as `asked_of`; E0405, E0580, E0581 for a function that does not fit.
+    """
+    asked = asked_of(metric, task.loss)
+    X, y = task.query
+    with torch.no_grad():
+        f = task.model(X[:1].to(task.device))
+    asked.cost.validate((len(y), *f.shape[1:]), y, f.dtype)
+    return asked
 
 
 def _is_class(f: Tensor, y: Tensor) -> Tensor:

@@ -105,6 +105,16 @@ def test_json_stands_alone_on_standard_output(capsys):
     assert found["top"][0]["helpful"][0]["train"] == int(scores[0].argmax())
 
 
+def test_an_evaluation_of_margins_says_so_and_can_be_repeated(capsys):
+    assert run(["eval", "kfac", *TASK, "--quick", "--metric", "margin", "--out", "run"]) == 0
+    assert "asked for their margin" in " ".join(capsys.readouterr().out.split())
+    notes = json.loads(Path("run/provenance.json").read_text())
+    assert notes["metric"] == "margin"
+    assert notes["repeat"][-3:-1] == ["--metric", "margin"]
+    assert run(["eval", "kfac", *TASK, "--metric", "accuracy"]) == 2
+    assert "error[E0590]" in capsys.readouterr().err
+
+
 def test_self_influence_is_one_number_for_each_example():
     scored("--self", "--damping", "0.1")
     found = np.load("scores.npy")
