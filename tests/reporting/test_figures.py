@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from curvlang.reporting.figures import _name_steps
+from curvlang.reporting.scatter import round_ticks
 from curvlang.reporting.style import settings
 from tests.reporting.example import digits
 
@@ -39,3 +40,8 @@ def test_names_do_not_overlap(labels, aslant):
     assert bool(ticks[0].get_rotation()) is aslant
     if not aslant:
         assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+
+
+def test_an_axis_between_two_near_numbers_has_no_round_ticks():
+    assert round_ticks(0.614, 0.845) == []
+    assert len(round_ticks(0.01, 10.0)) >= 3
