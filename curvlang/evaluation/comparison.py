@@ -62,13 +62,14 @@ class Resampled:
         queries and their interaction. Resampling both gives k + q + 3 i (the pigeonhole bootstrap,
         Owen 2007), resampling one of them k + i or q + i: k + q + i is 2 (k + i) + 2 (q + i) minus
         the first. The deviations are scaled to it; never up, never below what one of them has.
+        They stand around the score itself: a subset drawn twice shifts rank correlations, and a
+        percentile interval would carry the shift twice.
         """
         both, subsets = float(self.both.var()), float(self.subsets.var())
         queries = float(self.queries.var()) / len(self.queries)
         wanted = max(2 * (subsets + queries) - both, subsets, queries)
         scale = sqrt(min(1.0, wanted / both)) if both > 0 else 1.0
-        mean = self.both.mean()
-        return mean + scale * (self.both - mean)
+        return self.queries.mean() + scale * (self.both - self.both.mean())
 
 
 def over_models(values: Tensor, *, seed: int = 0, level: float = LEVEL) -> Tensor:

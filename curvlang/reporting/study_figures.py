@@ -384,12 +384,15 @@ def _family(
     values = [g.values[axis] for g in groups]
     numeric = all(map(_number, values))
     places = [float(v) for v in values] if numeric else [float(k) for k in range(len(values))]
+    spread = numeric and min(places) > 0 and max(places) / min(places) > 3
     for k in range(count):
         look = style(k, count)
         items = list(points(list(zip(places, groups, strict=True)), k))
         if not items:
             continue
-        x = [p for p, _, _ in items]
+        # Side by side by a little, so that error bars at one place do not hide each other.
+        aside = (k - (count - 1) / 2) * (0.03 if count <= 6 else 0.012)
+        x = [p * (1 + aside) if spread else p + aside for p, _, _ in items]
         means = [i.estimate for _, i, _ in items]
         low, high = ends([i for _, i, _ in items])
         reach = np.maximum([np.array(means) - low, high - np.array(means)], 0)
@@ -400,7 +403,7 @@ def _family(
             axes.plot(
                 [at] * len(seeds), list(seeds), ".", color=look["color"], markersize=3, alpha=0.7
             )
-    if numeric and min(places) > 0 and max(places) / min(places) > 3:
+    if spread:
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xticks(places, [value(v) for v in values])

@@ -40,7 +40,9 @@ def test_holm_is_the_step_down_rule(values):
 def scored(name, estimate, seed, spread=0.01):
     g = torch.Generator().manual_seed(seed)
     values = estimate + spread * torch.randn(1000, generator=g)
-    return Scored(name, estimate, Resampled(values, values, torch.zeros(2)), torch.zeros(1000))
+    return Scored(
+        name, estimate, Resampled(values, values, torch.full((2,), estimate)), torch.zeros(1000)
+    )
 
 
 def test_pairs_are_all_there_and_verdicts_need_interval_and_holm():
