@@ -107,7 +107,7 @@ def _error_axis(axes: Axes, rows: Sequence[_Row]) -> None:
 
 
 def round_ticks(low: float, high: float, most: int = 8) -> list[float]:
-    """At least three round numbers between two positive ones, at most about `most`."""
+    """At least three round numbers between two positive ones, about `most` at most; none if too near."""
     ticks = next((found for steps in _ROUND if len(found := _ticks(low, high, steps)) >= 3), [])
     return ticks[:: 1 + max(0, len(ticks) - 1) // most]
 
