@@ -128,6 +128,14 @@ def task_from(
         with placed(spec.model.span):
             path = folder_of(spec.model) / str(spec.model.arguments["weights"])
             model = with_weights(model, path)
+    if data.given is not None:
+        with placed(spec.data.span):
+            given = data.given
+            task = Task(
+                model, loss, given.train, given.query,
+                recipe=recipe, name=spec.name, build=build, **given.options,
+            )  # fmt: skip
+        return task.to(dtype=dtype, device=device)
     task = Task(
         model,
         loss,

@@ -125,7 +125,9 @@ def _run(model: nn.Module, X: Tensor, part: str) -> Tensor:
         raise refusal(
             "E0408",
             f"the model cannot read the inputs of `{part}`, of shape {list(X.shape[1:])} each",
-            "give inputs of the shape that the model's first layer expects",
+            "give inputs of the shape that the model's first layer expects"
+            if X.is_floating_point()
+            else "integers are numbers of tokens; give other inputs as floating-point numbers",
             notes=(str(error).strip().splitlines()[0],),
         ) from error
     return output

@@ -14,7 +14,9 @@ from curvlang.models.fields import Fields, fields_of, joined_fields
 from curvlang.models.refusal import refusal
 
 Pair: TypeAlias = tuple[Tensor, Tensor]
-Source: TypeAlias = "Pair | Dataset[Any] | DataLoader[Any] | Mapping[str, Any] | Sequence[Any]"
+Source: TypeAlias = (
+    "Pair | Dataset[Any] | DataLoader[Any] | Mapping[str, Any] | Sequence[Any] | Fields"
+)
 """Inputs and targets as tensors, a map-style or iterable data set, a loader in fixed order, a dict of
 fields, or a list of examples; an example is a pair or a dict of fields."""
 
@@ -56,6 +58,8 @@ def examples_of(source: Source, part: str) -> Pair | Fields:
             )
         case (Tensor() as X, Tensor() as y):
             return X.detach(), y.detach()
+        case Fields():
+            return source
         case Mapping():
             return fields_of(source, part)
         case list():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +13,28 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from curvlang.models.collect import Pair
+from curvlang.models.fields import Fields
 from curvlang.models.refusal import refusal
 
 LAYOUTS = ("flat", "image")
 SCALES = ("standard", "unit", "none")
 """Zero mean and unit variance per pixel over the training set; division by 16; as they are."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Given:
+    """Examples of a user's function that stay as they are until the task packs them.
+
+    Args:
+        train: Pairs, or fields.
+        query: Likewise.
+        options: `labels`, `inputs`, `shift_labels` of the task.
+    """
+
+    train: Pair | Fields
+    query: Pair | Fields
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +51,7 @@ class Data:
         positions: T of inputs [N, T, inputs]; 1 where they are [N, inputs].
         targets: Draws the targets of a part (`train` or `query`) from the loss's name and the
             shape of the model's outputs; None where the labels are the targets.
+        given: Examples in the user's own form, in place of `train` and `query`.
     """
 
     train: tuple[Tensor, Tensor]
@@ -42,6 +61,7 @@ class Data:
     kind: str
     positions: int = 1
     targets: Callable[[str, str, Sequence[int]], Tensor] | None = None
+    given: Given | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -14,9 +14,13 @@ import torch
 from torch import nn
 
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.models.collect import Pair, collect
-from curvlang.models.data import Data
+from curvlang.models.collect import Pair, examples_of
+from curvlang.models.data import Data, Given
+from curvlang.models.fields import Fields
 from curvlang.models.refusal import refusal
+
+RETURNED = {"train", "query", "labels", "inputs", "shift_labels"}
+"""What a data function may return, by name."""
 
 
 def user_model(function: str, arguments: Mapping[str, Any], seed: int) -> nn.Module:
@@ -36,22 +40,36 @@ def user_model(function: str, arguments: Mapping[str, Any], seed: int) -> nn.Mod
 
 
 def user_data(function: str, arguments: Mapping[str, Any], loss: str) -> Data:
-    """Training examples and queries that a function returns: two sources, or a dict of them.
+    """Training examples and queries that a function returns, in any form that `Task` takes.
+
+    Examples that are dicts keep their fields; `labels`, `inputs` and `shift_labels` beside `train`
+    and `query` are the task's.
 
     Raises:
         SpecError: E0551 where the function is not there, fails, or returns something else.
     """
     made = _called(function, arguments)
-    if isinstance(made, Mapping) and set(made) == {"train", "query"}:
-        made = (made["train"], made["query"])
-    if not isinstance(made, tuple | list) or len(made) != 2:
+    if isinstance(made, tuple | list) and len(made) == 2:
+        made = {"train": made[0], "query": made[1]}
+    if not isinstance(made, Mapping) or not {"train", "query"} <= set(made) <= RETURNED:
         raise _wrong(
             function,
-            f"returned a `{type(made).__name__}`, not training examples and queries",
-            'return `{"train": (X, y), "query": (Xq, yq)}`',
+            f"returned {_shape_of(made)}, not training examples and queries",
+            'return `{"train": (X, y), "query": (Xq, yq)}`, for dicts also '
+            "`labels`, `inputs`, `shift_labels`",
         )
-    train, query = collect(made[0], "train"), collect(made[1], "query")
+    options = {k: v for k, v in made.items() if k not in ("train", "query")}
+    train, query = examples_of(made["train"], "train"), examples_of(made["query"], "query")
+    if isinstance(train, Fields) or isinstance(query, Fields) or options:
+        empty = (torch.empty(0), torch.empty(0))
+        return Data(empty, empty, 0, 0, "fields", given=Given(train, query, options))
     return Data(train, query, _outputs(train, query, loss), _inputs(train), "regression")
+
+
+def _shape_of(made: Any) -> str:
+    if isinstance(made, Mapping):
+        return "a dict of " + ", ".join(f"`{k}`" for k in made)
+    return f"a `{type(made).__name__}`"
 
 
 def _outputs(train: Pair, query: Pair, loss: str) -> int:
