@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.models.packed import layout_in
 from curvlang.models.task import Task
+
+Inputs: TypeAlias = "Tensor | dict[str, Tensor]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,13 +23,13 @@ class Neighbour:
     Args:
         index: Its place among the training examples.
         score: Its score.
-        x: Its inputs; None without a task.
+        x: Its inputs, by name where the examples are dicts; None without a task.
         y: Its target; None without a task.
     """
 
     index: int
     score: float
-    x: Tensor | None = None
+    x: Inputs | None = None
     y: Tensor | None = None
 
 
@@ -44,7 +48,7 @@ class Top:
     query: int
     helpful: tuple[Neighbour, ...]
     harmful: tuple[Neighbour, ...]
-    x: Tensor | None = None
+    x: Inputs | None = None
     y: Tensor | None = None
 
 
@@ -92,13 +96,22 @@ def _of(q: int, row: Tensor, k: int, task: Task | None, grouped: bool) -> Top:
     harmful = tuple(_neighbour(n, row, task) for n in back[:k] if row[n] < 0)
     if task is None or grouped:
         return Top(q, helpful, harmful)
-    return Top(q, helpful, harmful, task.query[0][q], task.query[1][q])
+    return Top(q, helpful, harmful, _inputs(task, "query", q), task.query[1][q])
 
 
 def _neighbour(n: int, row: Tensor, task: Task | None) -> Neighbour:
     if task is None:
         return Neighbour(n, float(row[n]))
-    return Neighbour(n, float(row[n]), task.train[0][n], task.train[1][n])
+    return Neighbour(n, float(row[n]), _inputs(task, "train", n), task.train[1][n])
+
+
+def _inputs(task: Task, part: str, k: int) -> Inputs:
+    """One example's inputs as they came: a tensor, or fields."""
+    X = task.part(part)[0]
+    layout = layout_in(task.model)
+    if layout is None:
+        return X[k]
+    return {name: value[0] for name, value in layout.unpack(X[k : k + 1]).items()}
 
 
 def _refuse(what: str, repair: str) -> None:

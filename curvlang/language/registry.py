@@ -242,6 +242,15 @@ _ADAM: Mapping[str, Rule] = {
     "eps": Rule("float", 1e-8, check=_positive, must="above 0"),
 }
 
+METRICS: Mapping[str, Entry] = {
+    "loss": Entry("the query's loss: positive scores lower it"),
+    "margin": Entry(
+        "the logit of the true class less logsumexp of the others: positive scores raise it"
+    ),
+    "logit": Entry("the logit of the true class: positive scores raise it"),
+}
+"""What queries are asked for (`--metric`)."""
+
 OPTIMISERS: Mapping[str, Entry] = {
     "sgd": Entry(
         "minibatch gradient descent with heavy-ball momentum; weight decay is an L2 term",

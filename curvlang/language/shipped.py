@@ -12,6 +12,7 @@ from curvlang.language.registry import (
     DATA,
     LAYERS,
     LOSSES,
+    METRICS,
     MODELS,
     OPTIMISERS,
     SOLVERS,
@@ -26,6 +27,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "data": DATA,
     "model": MODELS,
     "loss": LOSSES,
+    "metric": METRICS,
     "optimiser": OPTIMISERS,
     "solver": SOLVERS,
 }

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from curvlang.language.registry import METRICS
 from curvlang.models.loss import Loss
 from curvlang.models.losses import IGNORED, CrossEntropy
 from curvlang.models.refusal import refusal
@@ -109,8 +110,6 @@ CLASS_METRICS: Mapping[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "margin": margin,
     "logit": logit,
 }
-METRICS = ("loss", *CLASS_METRICS)
-"""Names of the metrics that ship."""
 
 
 def asked_of(metric: str | Metric, loss: Loss) -> Asked:

@@ -9,7 +9,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from curvlang.evaluation.top import Neighbour, Top
+from curvlang.evaluation.top import Inputs, Neighbour, Top
 
 GAP = "   "
 WIDTH = 96
@@ -79,7 +79,7 @@ def _panel(neighbour: Neighbour, looks: Looks | None) -> list[str]:
         return lines
     lines.append(target(neighbour.y))
     if looks is None:
-        return [*lines, numbers(neighbour.x)]
+        return [*lines, *numbers(neighbour.x)]
     return lines + looks.train(neighbour.index)
 
 
@@ -128,9 +128,10 @@ def target(y: Tensor) -> str:
     return f"{word} {_short(y)}" if y.numel() == 1 else f"{word}s {_short(y)}"
 
 
-def numbers(x: Tensor) -> str:
-    """The first of an input's numbers."""
-    return f"x = {_short(x)}"
+def numbers(x: Inputs) -> list[str]:
+    """The first of an input's numbers, of every field where it has some."""
+    fields = x if isinstance(x, dict) else {"x": x}
+    return [f"{name} = {_short(value)}" for name, value in fields.items()]
 
 
 def _short(values: Tensor, most: int = 6) -> str:

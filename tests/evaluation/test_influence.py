@@ -7,13 +7,13 @@ import torch
 from torch.func import functional_call, jacrev
 
 import curvlang as cv
-from curvlang.models.metric import logit, margin
+from curvlang.language.registry import METRICS
+from curvlang.models.metric import CLASS_METRICS, logit, margin
 from tests.models.support import assert_different, assert_equal, assert_refused
 from tests.small import network
 from tests.small import task as make_task
 
 LAMBDA = 0.05
-METRICS = ["loss", "margin", "logit"]
 
 
 def made(positions=None, n=9):
@@ -61,7 +61,7 @@ def expected(op, task, metric):
     return by_autodiff(task, COSTS[metric], task.query) @ inverse @ train.T
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", [*METRICS])
 @pytest.mark.parametrize("positions", [None, 2])
 def test_scores_of_every_metric_are_those_of_autodiff(metric, positions):
     task = made(positions)
@@ -71,7 +71,7 @@ def test_scores_of_every_metric_are_those_of_autodiff(metric, positions):
     assert_different(-found, expected(op, task, metric))
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", [*METRICS])
 def test_a_positive_score_improves_the_query(metric):
     """A small step that fits one training example more moves every query as its scores say."""
     task = made()
@@ -131,7 +131,7 @@ def test_a_loss_as_a_metric_of_ones_own_is_the_loss():
     )
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", [*METRICS])
 def test_layers_and_positions_add_up(metric):
     task = made(positions=3)
     op = cv.fit("ekfac", task)
@@ -206,6 +206,31 @@ def test_metrics_of_classes_need_classes():
     task = make_task(network([3, 4, 3]), "mse")
     op = cv.fit("kfac", task)
     assert_refused("E0590", lambda: cv.influence(op, task, metric="margin"), "`mse` has none")
+
+
+def test_every_metric_of_the_registry_is_one():
+    assert set(METRICS) == {"loss", *CLASS_METRICS}
+
+
+def test_top_gives_the_fields_of_examples_that_are_dicts():
+    class Named(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = torch.nn.Embedding(7, 3), torch.nn.Linear(3, 2)
+
+        def forward(self, ids, scale):
+            return self.head(self.table(ids).mean(1) * scale)
+
+    g = torch.Generator().manual_seed(0)
+    part = {
+        "ids": torch.randint(0, 7, (6, 4), generator=g),
+        "scale": torch.rand(6, 1, generator=g),
+        "labels": torch.randint(0, 2, (6,), generator=g),
+    }
+    task = cv.Task(Named().eval(), "cross_entropy", part, part)
+    found = cv.top(cv.influence(cv.fit("ggn", task), task, damping=0.1), 1, task)[2]
+    assert torch.equal(found.x["ids"], part["ids"][2])
+    assert torch.equal(found.helpful[0].x["scale"], part["scale"][found.helpful[0].index])
 
 
 def test_top_gives_the_extremes_with_their_examples():
