@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.baseline import train_baseline
 from curvlang.evaluation.evaluate import gradients
+from curvlang.evaluation.metagradient import metagradient_scores
 from curvlang.evaluation.subsets import derived_seed
 from curvlang.models.task import Task
 from curvlang.runtime.execute import accumulation_dtype
@@ -89,7 +90,21 @@ def projected_ensemble(
     return kernel * weight
 
 
+def metagradient(given: Setting, models: int = 1) -> Tensor:
+    """Through every step of training; the mean over models trained from other seeds.
+
+    Args:
+        given: Its task needs `build` and `recipe`.
+        models: Trainings, the evaluated one the first.
+    """
+    queries = torch.arange(len(given.query), device=given.task.device)
+    seeds = [given.seed, *(derived_seed(given.seed, 10, m) for m in range(1, models))]
+    found = [metagradient_scores(given.task, queries, seed) for seed in seeds]
+    return torch.stack(found).mean(0).to(given.train)
+
+
 BASELINES: Mapping[str, Callable[..., Tensor]] = {
+    "metagradient": metagradient,
     "gradient_cosine": gradient_cosine,
     "representation_cosine": representation_cosine,
     "projected_ensemble": projected_ensemble,

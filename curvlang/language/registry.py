@@ -299,6 +299,10 @@ BASELINES: Mapping[str, Entry] = {
             "seed": _SEED,
         },
     ),
+    "metagradient": Entry(
+        "exact derivative of the query's loss by an example's weight, through every step of training",
+        {"models": Rule("int", 1, check=_positive, must="1 or more")},
+    ),
 }
 """Scores that a study compares with those of curvatures."""
 

@@ -1,0 +1,148 @@
+"""The derivative of the queries' losses by the weight of each training example, through training.
+
+Let step k of the training be v ← μ v + g_k(θ), θ ← θ − η_k v with g_k the gradient of (1/B) Σ w_n ℓ_n
+over its minibatch, and the L2 term's. With a = ∂m/∂v after the step, the chain rule backwards is
+
+    ∂m/∂w_n += aᵀ ∇ℓ_n(θ_k) / B,    ∂m/∂θ_k = ∂m/∂θ_{k+1} + (∇²_batch + λ) a,    ∂m/∂v_k = μ a.
+
+Nothing is approximated: neither convergence nor a single step is assumed. Engstrom et al. 2025
+(arXiv:2503.13751) compute it at scale. It is the best that a sum over the examples of a subset can
+do to first order around training on all of them, for one seed of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp, vmap
+
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.evaluation.orders import Orders, learning_rate
+from curvlang.evaluation.subsets import derived_seed
+from curvlang.models.recipe import Recipe
+from curvlang.models.task import Task
+from curvlang.runtime.memory import require
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A step of the training: where it was taken from, the examples it drew, its learning rate."""
+
+    theta: State
+    rows: Tensor
+    lr: float
+
+
+def metagradient_scores(task: Task, queries: Tensor, seed: int) -> Tensor:
+    """−N ∂m_q/∂w_n, `[Q, N]`: positive where more weight on n lowers the query's loss.
+
+    Args:
+        task: With `build` and `recipe`, in the precision that the training is followed in.
+        queries: Numbers of the queries, [Q].
+        seed: Of the model's initialisation, as the evaluated model has it.
+
+    Raises:
+        SpecError: E0508 for a recipe that is not SGD with heavy-ball momentum.
+        MachineError: Where the parameters of all steps do not fit into memory.
+    """
+    assert task.build is not None
+    assert task.recipe is not None
+    _check(task.recipe)
+    model = task.build(seed).to(device=task.device, dtype=task.dtype)
+    steps, last = _followed(task, model, task.recipe, derived_seed(seed, 3))
+    adjoint = _query_gradients(task, model, last, queries)
+    speed = {name: torch.zeros_like(value) for name, value in adjoint.items()}
+    found = torch.zeros(len(queries), task.N, dtype=task.dtype, device=task.device)
+    backward = _Backward(task, model)
+    for step in reversed(steps):
+        a = {name: speed[name] - step.lr * adjoint[name] for name in adjoint}
+        slopes, bent = backward(step, a)
+        found[:, step.rows] -= slopes * (task.N / len(step.rows))
+        adjoint = {name: adjoint[name] + bent[name] for name in adjoint}
+        speed = {name: task.recipe.momentum * value for name, value in a.items()}
+    return found
+
+
+def _check(recipe: Recipe) -> None:
+    if recipe.optimiser != "sgd" or recipe.nesterov or recipe.clip:
+        raise SpecError(
+            Diagnostic(
+                "E0508",
+                "`metagradient` follows SGD with heavy-ball momentum, and nothing else",
+                help=("leave it out, or train with `sgd(lr = …, momentum = …)` without clipping",),
+            )
+        )
+
+
+def _followed(
+    task: Task, model: nn.Module, recipe: Recipe, order_seed: int
+) -> tuple[list[_Step], State]:
+    """The steps of the training as they were taken, and the parameters after the last one."""
+    theta = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    speed = {name: torch.zeros_like(p) for name, p in theta.items()}
+    members = torch.arange(task.N)[None]
+    orders = Orders(members, [order_seed], recipe.batch)
+    total = orders.steps * recipe.epochs
+    size = next(iter(theta.values())).element_size()
+    require(total * task.P * size, task.device, f"the {total} steps of a training")
+    slope = grad(lambda point, rows: _loss(task, model, point, rows).mean())
+    steps = []
+    for number, rows in enumerate(_minibatches(orders, recipe.epochs)):
+        lr = learning_rate(recipe, number, total)
+        steps.append(_Step(theta, rows.to(task.device), lr))
+        gradient = slope(theta, rows.to(task.device))
+        speed = {n: recipe.momentum * speed[n] + gradient[n] + recipe.l2 * theta[n] for n in theta}
+        theta = {n: theta[n] - lr * speed[n] for n in theta}
+    return steps, theta
+
+
+def _minibatches(orders: Orders, epochs: int) -> Iterator[Tensor]:
+    for _ in range(epochs):
+        yield from orders.epoch()[:, 0]
+
+
+def _loss(task: Task, model: nn.Module, theta: State, rows: Tensor) -> Tensor:
+    """Losses of training examples, [B]."""
+    x, y = task.train[0].to(task.device)[rows], task.train[1].to(task.device)[rows]
+    return task.loss.per_example(functional_call(model, theta, (x,)), y)
+
+
+def _query_gradients(task: Task, model: nn.Module, theta: State, queries: Tensor) -> State:
+    """∇m_q by parameter, [Q, *shape]."""
+    x, y = task.query[0].to(task.device)[queries], task.query[1].to(task.device)[queries]
+
+    def one(point: State, x: Tensor, y: Tensor) -> Tensor:
+        f = functional_call(model, point, (x.unsqueeze(0),))
+        return task.loss.per_example(f, y.unsqueeze(0)).sum()
+
+    found: State = vmap(grad(one), in_dims=(None, 0, 0))(theta, x, y)
+    return found
+
+
+class _Backward:
+    """Products of a step's gradients and Hessian with the adjoints of all queries."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        self.task = task
+        self.model = model
+        self.decay = 0.0 if task.recipe is None else task.recipe.l2
+
+    def __call__(self, step: _Step, a: State) -> tuple[Tensor, State]:
+        """aᵀ∇ℓ_n of the minibatch [Q, B], and (∇²_batch + λ) a by parameter."""
+
+        def losses(point: State) -> Tensor:
+            return _loss(self.task, self.model, point, step.rows)
+
+        def one(direction: State) -> tuple[Tensor, State]:
+            slopes = jvp(losses, (step.theta,), (direction,))[1]
+            mean = grad(lambda point: losses(point).mean())
+            bent: State = jvp(mean, (step.theta,), (direction,))[1]
+            return slopes, bent
+
+        slopes, bent = vmap(one)(a)
+        return slopes, {name: bent[name] + self.decay * a[name] for name in a}
