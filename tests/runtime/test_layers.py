@@ -219,3 +219,32 @@ def test_no_row_of_the_vocabulary_is_formed():
     a = found["0"]["a"]
     assert isinstance(a, OneHot)
     assert (a.shape, a.index.numel()) == ((4, 3, 100_000), 12)
+
+
+class Attentive(nn.Module):
+    """Attention, a transposed convolution over positions, a bag of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.bag = nn.Embedding(5, 4), nn.EmbeddingBag(5, 4)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.wide = nn.ConvTranspose1d(4, 4, 2, stride=2, groups=2)
+        self.narrow = nn.Conv1d(4, 2, 3, groups=2)
+        self.last = nn.Linear(2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.token(x) + self.bag(x).unsqueeze(1)
+        z = z + self.attention(z, z, z, need_weights=False)[0]
+        z = torch.tanh(self.narrow(torch.tanh(self.wide(z.transpose(1, 2)))))
+        return self.last(z.mean(2))
+
+
+def test_correction_keeps_the_trace_of_every_layer():
+    tokens = torch.randint(0, 5, (N, 3), generator=torch.Generator().manual_seed(2))
+    t = task(Attentive(), tokens, "cross_entropy")
+    blocks, corrected = cv.fit("block_ggn", t).blocks, cv.fit("ekfac", t).blocks
+    assert len(blocks) == 2 + 2 + 2 + 2 + 1
+    ggn = dense.ggn(t.model, "cross_entropy", *t.train)
+    for name, index in zip(blocks, cv.fit("block_ggn", t).operator.index, strict=True):
+        assert_close(blocks[name].dense(), ggn[index][:, index])
+        assert corrected[name].trace() == pytest.approx(float(blocks[name].trace()), rel=1e-9)
