@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from curvlang.diagnostics.diagnostic import Diagnostic
     from curvlang.language.chain import Spec
 
+_PLURAL = {"curvature": "curvatures", "study": "studies"}
+
 
 def command(
     specs: Annotated[list[str], typer.Argument(help="Paths, or names of specs that ship.")],
@@ -52,7 +54,11 @@ def command(
         return 2 if failed else 0
     for given, spec in checked.items():
         count = 0 if spec is None else len(spec.curvatures)
-        print(f"{given}: {count} curvature{'s' if count != 1 else ''}, no errors")
+        studies = 0 if spec is None else len(spec.studies)
+        parts = [(count, "curvature")] if count or not studies else []
+        parts += [(studies, "study")] if studies else []
+        shown = ", ".join(f"{n} {_PLURAL[word] if n != 1 else word}" for n, word in parts)
+        print(f"{given}: {shown}, no errors")
     if task is not None or data is not None or model is not None:
         read = [spec for spec in checked.values() if spec is not None]
         unfit = _show_coverage(read, Sources(task, data, model, allow_python))

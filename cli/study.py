@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from .sources import PythonOption
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -22,6 +24,7 @@ class Options:
     formats: str
     device: str
     dtype: str
+    allow_python: bool
     json: bool
     quiet: bool
 
@@ -47,6 +50,7 @@ def command(
     dtype: Annotated[
         str, typer.Option(help="`float32` or `float64` for the analysis.")
     ] = "float64",
+    allow_python: PythonOption = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="The result alone, on standard output.")
     ] = False,
@@ -55,7 +59,9 @@ def command(
     """Run a study: every cell of its sweep, resumed where it was stopped, and its report."""
     from .studying import study_all
 
-    options = Options(out, quick, shard, report, formats, device, dtype, as_json, quiet)
+    options = Options(
+        out, quick, shard, report, formats, device, dtype, allow_python, as_json, quiet
+    )
     found = study_all(spec, options)
     if as_json:
         json.dump(found[0] if len(found) == 1 else found, sys.stdout, indent=2, allow_nan=False)

@@ -39,7 +39,8 @@ from .study import Options
 def study_all(given: str, options: Options) -> list[Any]:
     """Every study of a file, or the one named; all is checked before anything runs."""
     spec, studies = load_studies(given)
-    machine = Machine(device_of(options.device), dtype_of(options.dtype), Cache())
+    device, dtype = device_of(options.device), dtype_of(options.dtype)
+    machine = Machine(device, dtype, Cache(), allow_python=options.allow_python)
     shard = None if options.shard is None else Shard.read(options.shard)
     formats = formats_of(options.formats)
     if not options.quiet:
@@ -161,6 +162,7 @@ def _folder(spec: Spec, study: Study, options: Options, count: int) -> Path:
 def _provenance(spec: Spec, study: Study, options: Options) -> dict[str, Any]:
     """All that is needed to repeat the study."""
     flags = ["--quick"] if options.quick else []
+    flags += ["--allow-python"] if options.allow_python else []
     return {
         "command": ["curvlang", "study", *sys.argv[2:]],
         "repeat": ["curvlang", "study", f"spec.cv:{study.name}", "--dtype", options.dtype, *flags],

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from curvlang.models.task import Task
     from curvlang.runtime.fitted import FittedOperator
     from curvlang.runtime.fitted import load_fitted as load_operator
+    from curvlang.studies import study
 
 _WHERE = {
     "BinaryCrossEntropy": ("curvlang.models.losses", "BinaryCrossEntropy"),
@@ -50,6 +51,7 @@ _WHERE = {
     "loads": ("curvlang.language", "loads"),
     "task": ("curvlang.evaluation.named_task", "task"),
     "self_influence": ("curvlang.facade", "self_influence"),
+    "study": ("curvlang.studies", "study"),
     "top": ("curvlang.facade", "top"),
 }
 
@@ -76,6 +78,7 @@ __all__ = [
     "load_operator",
     "loads",
     "self_influence",
+    "study",
     "task",
     "top",
 ]

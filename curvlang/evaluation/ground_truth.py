@@ -209,12 +209,12 @@ def _key(task: Task, protocol: LDS, init_seed: int, asked: Asked | None = None) 
         SCHEMA,
         task.data_fingerprint(),
         _initial(task.build, _init_seed(protocol, init_seed, 0, 0)),
-        _values(task.loss, task),
+        loss_values(task.loss, task),
         repr(task.recipe),
         repr((protocol.keep, protocol.seed, protocol.initialisation, shared, task.N)),
         str(task.dtype),
         *([] if protocol.groups == "random" else [protocol.groups]),
-        *(() if asked is None else (asked.name, _values(asked.cost, task))),
+        *(() if asked is None else (asked.name, loss_values(asked.cost, task))),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -242,7 +242,7 @@ def _initial(build: Build, seed: int) -> str:
     return first
 
 
-def _values(loss: Loss, task: Task) -> str:
+def loss_values(loss: Loss, task: Task) -> str:
     """Digest of a loss, or a metric, of a few training targets at random outputs."""
     x, y = task.train[0][:PROBED], task.train[1][:PROBED]
     with torch.no_grad():

@@ -38,9 +38,9 @@ from curvlang.evaluation.steps import steps_of
 from curvlang.evaluation.study_result import CellFound
 from curvlang.evaluation.summary import protocol_as_run, summary
 from curvlang.language import curvature_named
-from curvlang.language.chain import Chain, Curvature, InverseUse, Study, StudyCell
+from curvlang.language.chain import Chain, Curvature, InverseUse, Study, StudyCell, TaskSpec
 from curvlang.language.sums import weighted_chains
-from curvlang.models.builtin import task_from
+from curvlang.models.builtin import is_trained, task_from
 from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.combine import fit_combination
@@ -57,12 +57,17 @@ Values = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where and in which precision a study runs."""
+    """Where and in which precision a study runs, and whether functions that it names may be called."""
 
     device: torch.device
     dtype: torch.dtype
     cache: Cache | None = None
     version: str = VERSION
+    allow_python: bool = False
+
+    def fresh(self, spec: TaskSpec, seed: int) -> Task:
+        """The task with its model as the seed or a file of weights makes it."""
+        return task_from(spec, seed=seed, device=self.device, allow_python=self.allow_python)
 
 
 def run_cell(
@@ -80,9 +85,8 @@ def run_cell(
     """
     clock = Clock()
     with clock("training"):
-        base = train_baseline(
-            task_from(cell.task, seed=seed, device=machine.device), seed, progress
-        )
+        fresh = machine.fresh(cell.task, seed)
+        base = fresh if is_trained(cell.task) else train_baseline(fresh, seed, progress)
     task = without_ignored(_chains(study), base.to(dtype=machine.dtype))
     with clock("fit"):
         stages, goal = fit_together(study.curvatures, task, seed, progress)

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, SpecError
+from curvlang.evaluation.ground_truth import loss_values
 from curvlang.evaluation.protocol import LDS, SWEEP, protocol_from
 from curvlang.evaluation.study_cell import Machine, run_cell
 from curvlang.evaluation.study_merge import merge
 from curvlang.evaluation.study_result import CellFound, StudyResult
 from curvlang.language import default_inverse
 from curvlang.language.chain import Chain, Curvature, Study, StudyCell
+from curvlang.models.task import Task
 from curvlang.version import VERSION
 
 SCHEMA = "study-cell-2"
@@ -181,7 +183,7 @@ def _key(study: Study, cell: StudyCell, seed: int, protocol: LDS | None, machine
         SCHEMA,
         machine.version,
         str(machine.dtype),
-        repr(_task(cell)),
+        _content(machine.fresh(cell.task, seed)),
         seed,
         repr(protocol),
         [(c.name, _curvature(c)) for c in study.curvatures],
@@ -193,6 +195,11 @@ def _key(study: Study, cell: StudyCell, seed: int, protocol: LDS | None, machine
         [(p.name, sorted(p.arguments.items())) for p in (*study.baselines, *study.measures)],
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+def _content(task: Task) -> str:
+    """Data, architecture, initial parameters, recipe and loss: a changed file is another cell."""
+    return task.fingerprint() + loss_values(task.loss, task)
 
 
 def _truth(cell: StudyCell, seed: int, protocol: LDS | None) -> str:

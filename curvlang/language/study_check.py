@@ -22,7 +22,7 @@ from curvlang.language.chain import (
 )
 from curvlang.language.chains import Chains
 from curvlang.language.inverses import check_use
-from curvlang.language.registry import BASELINES, LDS, MEASURES, Entry, Rule
+from curvlang.language.registry import BASELINES, LDS, MEASURES, NONE, Entry, Rule
 from curvlang.language.values import arguments, check, show, suggestion, value
 
 Problems = list[Diagnostic]
@@ -78,6 +78,7 @@ class StudyChecker:
         if self._errors() > before:
             return None
         cells = tuple(self._cells(item, axes))
+        self._models(item, cells, seeds)
         if self._errors() > before:
             return None
         return Study(
@@ -263,6 +264,19 @@ class StudyChecker:
                 lds = arguments(item.protocol or (), LDS, "protocol", scope, self.problems)
             if task is not None:
                 yield StudyCell(scope, task, lds)
+
+    def _models(
+        self, item: s.StudyDef, cells: tuple[StudyCell, ...], seeds: tuple[int, ...]
+    ) -> None:
+        """Several seeds of a model that comes with its weights would be one model."""
+        given = [c for c in cells if c.task.model.arguments.get("weights", NONE) != NONE]
+        if given and len(seeds) > 1 and item.seeds is not None:
+            self._say(
+                "E0921",
+                f"the model comes with its weights: {len(seeds)} seeds would be one model",
+                item.seeds.span,
+                ("leave `seeds` out",),
+            )
 
     def _say(self, code: str, headline: str, span: Span, help_: tuple[str, ...]) -> None:
         self.problems.append(Diagnostic(code, headline, (Label(span),), help_))

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+import curvlang as cv
 from curvlang.diagnostics.diagnostic import Interrupted, SpecError
 from curvlang.evaluation import study_run
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.study_cell import Machine
 from curvlang.evaluation.study_run import Shard, gather, part, quick, run_missing, work_of
-from curvlang.language import loads
+from curvlang.language import load_studies, loads
 from curvlang.reporting.study_files import CellFolder
 
 SPEC = """
@@ -157,6 +158,37 @@ def test_a_study_without_protocol_measures_errors_alone(machine, tmp_path):
     assert group.protocol is None
     assert group.pairs == ()
     assert group.rows[1].forward is not None
+
+
+def test_a_changed_file_is_another_cell(machine, tmp_path):
+    path = tmp_path / "x.csv"
+    spec = tmp_path / "mine.cv"
+    spec.write_text(
+        SPEC.replace(
+            "random(examples = 40, inputs = 4, outputs = 3)", 'file("x.csv", target = label)'
+        )
+    )
+
+    def keys(shift):
+        rows = [f"{k % 7 + shift},{k % 5},{k % 3}" for k in range(40)]
+        path.write_text("a,b,label\n" + "\n".join(rows) + "\n")
+        _, (study,) = load_studies(str(spec))
+        return [w.key for w in work_of(study, machine)]
+
+    assert keys(0) == keys(0)
+    assert not set(keys(0)) & set(keys(1))
+
+
+def test_from_python(tmp_path, machine):
+    spec = tmp_path / "mine.cv"
+    spec.write_text(SPEC.replace("seeds      2", "seeds 1").replace("[1, 2]", "[1]"))
+    found = cv.study(spec, tmp_path / "run", cache=machine.cache)
+    assert found.done == 1
+    assert (tmp_path / "run/report.html").exists()
+    again = cv.study(f"{spec}:tiny_depth", cache=machine.cache)
+    assert again.groups[0].pairs == found.groups[0].pairs
+    with pytest.raises(SpecError, match="E0919"):
+        cv.study("residual")
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", "1/0"])
