@@ -14,7 +14,7 @@ from torch import Tensor
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.attribution import influence, self_influence
 from curvlang.evaluation.groups import group_members
-from curvlang.evaluation.top import Top, top
+from curvlang.evaluation.top import Neighbour, Top, largest, top
 from curvlang.facade import chosen, evaluation_of, fit
 from curvlang.language import default_inverse, load
 from curvlang.language.chain import TaskSpec
@@ -23,7 +23,7 @@ from curvlang.models.data import digits
 from curvlang.models.metric import Asked, asked_of
 from curvlang.models.positions import position_count
 from curvlang.models.task import Task
-from curvlang.reporting.examples import Looks, images, show_top, texts
+from curvlang.reporting.examples import Looks, images, show_largest, show_top, texts
 from curvlang.reporting.scorefile import Scores, check_score_file, write_scores
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.version import VERSION
@@ -70,6 +70,7 @@ def score(request: Request) -> Found:
     path = write_scores(request.out, Scores(stored, axes, notes, named))
     shape = list(next(iter(stored.values())).shape)
     found = _top(request, arrays, task, shown, labels is not None)
+    own = _largest(request, arrays, task)
     if not request.quiet and not request.json:
         _say(notes, axes, shape, list(arrays), f"{path}{' (replaced)' if replaced else ''}")
     data: dict[str, Any] = {
@@ -80,10 +81,13 @@ def score(request: Request) -> Found:
         "file": str(path),
         "replaced": replaced,
         "top": [_plain(one) for one in found],
+        "largest": [_neighbour(one) for one in own],
     }
-    if not found:
+    if not found and not own:
         return Found(data)
     looks = _looks(wanted, task)
+    if own:
+        return Found(data, show_largest(own, looks))
     return Found(data, show_top(found, looks, asked.sign, named.get("group")))
 
 
@@ -93,7 +97,7 @@ def _check(request: Request) -> None:
         ("--self", request.self_influence, "--per-layer", request.per_layer),
         ("--self", request.self_influence, "--per-position", request.per_position),
         ("--self", request.self_influence, "--group", request.group is not None),
-        ("--self", request.self_influence, "--top", request.top > 0),
+        ("--self", request.self_influence, "--queries", request.queries is not None),
         ("--self", request.self_influence, "--metric", request.metric != "loss"),
         ("--damping", request.damping is not None, "--inverse", request.inverse is not None),
     )
@@ -211,12 +215,18 @@ def _top(
     request: Request, arrays: Mapping[str, Tensor], task: Task, shown: list[int], grouped: bool
 ) -> list[Top]:
     """From the total over layers and positions, which the parts add up to."""
-    if not request.top:
+    if not request.top or request.self_influence:
         return []
     total = sum(arrays.values())
     assert isinstance(total, Tensor)
     total = total.sum(-1) if request.per_position else total
     return top(total, request.top, task, queries=shown, grouped=grouped)
+
+
+def _largest(request: Request, arrays: Mapping[str, Tensor], task: Task) -> list[Neighbour]:
+    if not request.top or not request.self_influence:
+        return []
+    return largest(arrays["scores"], request.top, task)
 
 
 def _looks(wanted: TaskSpec, task: Task) -> Looks | None:
@@ -246,9 +256,15 @@ def _say(
 def _plain(one: Top) -> dict[str, Any]:
     return {
         "query": one.query,
-        "helpful": [{"train": n.index, "score": n.score} for n in one.helpful],
-        "harmful": [{"train": n.index, "score": n.score} for n in one.harmful],
+        "target": None if one.y is None else one.y.tolist(),
+        "helpful": [_neighbour(n) for n in one.helpful],
+        "harmful": [_neighbour(n) for n in one.harmful],
     }
+
+
+def _neighbour(one: Neighbour) -> dict[str, Any]:
+    target = None if one.y is None else one.y.tolist()
+    return {"train": one.index, "score": one.score, "target": target}
 
 
 def _refuse(what: str, repair: str) -> NoReturn:

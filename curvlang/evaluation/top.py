@@ -89,6 +89,23 @@ def top(
     return [_of(q, scores[q], k, task, grouped) for q in chosen]
 
 
+def largest(scores: Tensor, k: int = 5, task: Task | None = None) -> list[Neighbour]:
+    """The k training examples with the largest self-influence, the largest first.
+
+    Args:
+        scores: `[N]`, of the training examples.
+        k: How many at most.
+        task: Gives the examples themselves.
+
+    Raises:
+        SpecError: E0593 for scores of another shape.
+    """
+    if scores.ndim != 1 or k < 1 or (task is not None and len(scores) != task.N):
+        _refuse(f"self-influence of shape {list(scores.shape)} and k = {k}", "give [N], k ≥ 1")
+    order = torch.argsort(scores, stable=True, descending=True).tolist()
+    return [_neighbour(n, scores, task) for n in order[:k]]
+
+
 def _of(q: int, row: Tensor, k: int, task: Task | None, grouped: bool) -> Top:
     order = torch.argsort(row, stable=True, descending=True).tolist()
     back = torch.argsort(row, stable=True).tolist()

@@ -60,6 +60,12 @@ def show_top(
     return "\n".join([head, *(_query(one, looks, groups) for one in found)])
 
 
+def show_largest(found: Sequence[Neighbour], looks: Looks | None) -> str:
+    """Examples with the largest self-influence."""
+    rows = _beside([_panel(n, looks) for n in found])
+    return "\n".join(["largest self-influence:", *(f"  {row}".rstrip() for row in rows)])
+
+
 def _query(one: Top, looks: Looks | None, groups: Sequence[object] | None) -> str:
     title = f"query {one.query}" if groups is None else f"group {groups[one.query]}"
     lines = ["", title if one.y is None else f"{title}, {target(one.y)}"]

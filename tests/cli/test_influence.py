@@ -115,11 +115,19 @@ def test_an_evaluation_of_margins_says_so_and_can_be_repeated(capsys):
     assert "error[E0590]" in capsys.readouterr().err
 
 
-def test_self_influence_is_one_number_for_each_example():
+def test_self_influence_is_one_number_for_each_example(capsys):
     scored("--self", "--damping", "0.1")
     found = np.load("scores.npy")
     assert found.shape == (1617,)
     assert (found >= 0).all()
+    scored("--self", "--damping", "0.1", "--top", "2")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "largest self-influence:"
+    assert lines[1].strip().startswith(f"#{int(found.argmax())} ")
+    assert any("█" in line for line in lines)
+    scored("--self", "--damping", "0.1", "--top", "2", "--json")
+    shown = json.loads(capsys.readouterr().out)["largest"]
+    assert [one["train"] for one in shown] == np.argsort(-found)[:2].tolist()
 
 
 @pytest.mark.parametrize(
@@ -139,6 +147,7 @@ def test_self_influence_is_one_number_for_each_example():
         (["--damping", "-1"], "E0708"),
         (["--damping", "1", "--inverse", "pseudo"], "E0708"),
         (["--self", "--per-layer"], "E0708"),
+        (["--self", "--top", "1", "--queries", "1"], "E0708"),
     ],
 )
 def test_wrong_options_are_refused_before_the_work(options, code, folder, capsys, monkeypatch):
