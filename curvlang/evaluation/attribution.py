@@ -16,7 +16,7 @@ from curvlang.evaluation.factored import (
     block_self_scores,
     scored_blocks,
 )
-from curvlang.evaluation.groups import Groups, group_matrix
+from curvlang.evaluation.groups import Groups, group_matrix, group_members
 from curvlang.evaluation.influence import product, scores
 from curvlang.language import inverse_text, solver_text
 from curvlang.models.blocks import LayerBlock, blocks
@@ -27,6 +27,7 @@ from curvlang.models.positions import position_count, position_gradients
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, Operator
 from curvlang.runtime.fitted import FittedOperator
+from curvlang.runtime.memory import require
 
 GRADIENT_BYTES = 2**28
 """Per-example gradients that are held at once."""
@@ -78,6 +79,10 @@ def influence(
     ready = inverted(operator, task, damping=damping, inverse=inverse, solve=solve)
     asked = asked_on(metric, task)
     given = None if per_position else scored_blocks(ready.operator, task)
+    rows = task.Q if groups is None else len(group_members(groups, task.Q))
+    layers = len(given) if given is not None else len(_parts(ready.operator, per_layer))
+    T = position_count(task) if per_position else 1
+    _require(task, rows, layers * task.N * T, gradients=given is None)
     if given is not None:
         found = _by_blocks(task, asked.cost, given, groups, reduce, progress)
         return found if per_layer else torch.stack(list(found.values())).sum(0)
@@ -91,6 +96,22 @@ def influence(
     }
     found = _against_training(task, moved, parts, per_position, progress)
     return found if per_layer else found[""]
+
+
+def _require(task: Task, rows: int, each: int, *, gradients: bool) -> None:
+    """Refuse scores that do not fit: `each` numbers for every row, and the rows' own gradients.
+
+    Raises:
+        MachineError: E0801, before anything is computed.
+    """
+    size = torch.empty((), dtype=torch.float64).element_size()
+    held = 2 * task.P if gradients else 0
+    require(
+        size * rows * (each + held),
+        task.device,
+        f"scoring {rows} queries",
+        ("score the queries in several tasks, or in groups (`groups = …`)",),
+    )
 
 
 def self_influence(

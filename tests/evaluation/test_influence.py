@@ -9,6 +9,7 @@ from torch.func import functional_call, jacrev
 import curvlang as cv
 from curvlang.language.registry import METRICS
 from curvlang.models.metric import CLASS_METRICS, logit, margin
+from curvlang.runtime import memory
 from tests.models.support import assert_different, assert_equal, assert_refused
 from tests.small import network
 from tests.small import task as make_task
@@ -200,6 +201,22 @@ def test_nothing_depends_on_how_the_data_go_through(monkeypatch):
         assert_equal(one, other)
     monkeypatch.setattr(attribution, "GRADIENT_BYTES", 1)
     assert attribution.batch_size(task) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [({}, 2 * 3 * 9 * 8), ({"per_position": True}, 3 * (9 * 2 + 2 * 31) * 8)],
+)
+def test_scores_that_do_not_fit_are_refused(options, needed, monkeypatch):
+    """Two layers' scores [3, 9]; by position scores [3, 9, 2] and gradients, twice [3, 31]."""
+    task = made(positions=2)
+    op = cv.fit("ekfac", task)
+    monkeypatch.setattr(memory, "available", lambda device: needed)
+    cv.influence(op, task, damping=LAMBDA, **options)
+    monkeypatch.setattr(memory, "available", lambda device: needed - 1)
+    with pytest.raises(cv.MachineError) as caught:
+        cv.influence(op, task, damping=LAMBDA, **options)
+    assert "scoring 3 queries" in caught.value.diagnostics[0].headline
 
 
 def test_metrics_of_classes_need_classes():
