@@ -22,15 +22,17 @@ from curvlang.diagnostics.render import render
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.evaluate import Evaluated, evaluate_curvature
 from curvlang.evaluation.protocol import LDS, SWEEP, protocol_from
-from curvlang.facade import evaluation_of
+from curvlang.evaluation.subsets import draw_subsets
+from curvlang.facade import chains_of, evaluation_of
 from curvlang.language import analyse, curvature_named, load, used_files
-from curvlang.language.chain import Curvature, Evaluation, Spec, TaskSpec
+from curvlang.language.chain import Combination, Curvature, Evaluation, Spec, TaskSpec
 from curvlang.models.builtin import absolute, is_trained
 from curvlang.models.metric import asked_of
 from curvlang.models.task import Task
 from curvlang.reporting.runfolder import check_folder, write_run
 from curvlang.reporting.schema import plain
 from curvlang.reporting.table import show
+from curvlang.runtime.fit import prepare
 from curvlang.testing.notation import part_notation
 from curvlang.version import VERSION
 
@@ -146,6 +148,7 @@ def _one(
         if key not in trained:
             fresh = fresh_task(wanted, options.sources, seed=options.seed, device=device)
             asked_of(options.metric, fresh.loss)
+            _check_plan(curvature, fresh.to(dtype=dtype), protocol)
             base = trained_task(wanted, fresh, options.seed, bars)
             training = time.perf_counter() - start
             trained[key] = (base, base.to(dtype=dtype))
@@ -183,6 +186,13 @@ def _one(
     )
     _show(done, folder, options)
     return plain(done.result.to_json())
+
+
+def _check_plan(curvature: Curvature, fresh: Task, protocol: LDS | None) -> None:
+    """What the model's layers, the memory or the protocol rule out, before anything is trained."""
+    prepare(list(chains_of(curvature)), fresh, last=isinstance(curvature, Combination))
+    if protocol is not None:
+        draw_subsets(fresh.N, 1, protocol.keep, protocol.seed)
 
 
 def _notes(evaluation: Evaluation | None, options: Options) -> list[str]:

@@ -15,7 +15,7 @@ from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.attribution import influence, self_influence
 from curvlang.evaluation.groups import group_members
 from curvlang.evaluation.top import Neighbour, Top, largest, top
-from curvlang.facade import chosen, evaluation_of, fit
+from curvlang.facade import chains_of, chosen, evaluation_of, fit
 from curvlang.language import default_inverse, load
 from curvlang.language.chain import TaskSpec
 from curvlang.models.characters import spelt
@@ -25,6 +25,7 @@ from curvlang.models.positions import position_count
 from curvlang.models.task import Task
 from curvlang.reporting.examples import Looks, images, show_largest, show_top, texts
 from curvlang.reporting.scorefile import Scores, check_score_file, write_scores
+from curvlang.runtime.fit import prepare
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.version import VERSION
 
@@ -53,6 +54,7 @@ def score(request: Request) -> Found:
     curvature = chosen(spec)
     wanted = task_of(evaluation_of(spec, curvature), request.sources)
     fresh = fresh_task(wanted, request.sources, seed=request.seed, device=device)
+    prepare(list(chains_of(curvature)), fresh.to(dtype=dtype), last=True)
     asked = asked_of(request.metric, fresh.loss)
     labels = _groups(request, fresh)
     if request.per_position:

@@ -128,23 +128,18 @@ def task_from(
         with placed(spec.model.span):
             path = folder_of(spec.model) / str(spec.model.arguments["weights"])
             model = with_weights(model, path)
-    if data.given is not None:
-        with placed(spec.data.span):
-            given = data.given
-            task = Task(
-                model, loss, given.train, given.query,
-                recipe=recipe, name=spec.name, build=build, **given.options,
-            )  # fmt: skip
-        return task.to(dtype=dtype, device=device)
-    task = Task(
-        model,
-        loss,
-        _part("train", data.train, data, model, loss.name),
-        _part("query", data.query, data, model, loss.name),
-        recipe=recipe,
-        name=spec.name,
-        build=build,
-    )
+    given = data.given
+    with placed(spec.data.span):
+        task = Task(
+            model,
+            loss,
+            given.train if given else _part("train", data.train, data, model, loss.name),
+            given.query if given else _part("query", data.query, data, model, loss.name),
+            recipe=recipe,
+            name=spec.name,
+            build=build,
+            **(given.options if given else {}),
+        )
     return task.to(dtype=dtype, device=device)
 
 

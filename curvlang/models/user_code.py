@@ -92,11 +92,15 @@ def _called(function: str, arguments: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
+        own = last.filename == __file__  # the call itself: arguments that it does not take
+        given = ", ".join(f"`{name}`" for name in arguments) or "nothing"
         raise refusal(
             "E0551",
             f"`{function}` raised {type(error).__name__}: {error}",
-            "call the function in Python with the same arguments",
-            notes=(f"at line {last.lineno} of `{last.filename}`",),
+            f"it is called with {given}: give what it takes"
+            if own
+            else "call the function in Python with the same arguments",
+            notes=() if own else (f"at line {last.lineno} of `{last.filename}`",),
         ) from error
 
 

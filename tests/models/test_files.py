@@ -265,8 +265,25 @@ def data(n=12):
     X, y = torch.randn(n, 3, generator=g), torch.randint(0, 3, (n,), generator=g)
     return {"train": (X, y), "query": (X[:2], y[:2])}
 
+def rows(shift=True):
+    ids = torch.arange(24).reshape(6, 4) % 5
+    fields = {"ids": ids, "labels": ids}
+    options = {"shift_labels": shift} if shift else {}
+    return {"train": fields, "query": {k: v[:2] for k, v in fields.items()}, **options}
+
+class Letters(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = torch.nn.Embedding(5, 3), torch.nn.Linear(3, 5)
+
+    def forward(self, ids):
+        return (self.head(self.table(ids)), None)
+
 def wrong():
     return 3
+
+def odd():
+    return {"train": 1, "test": 2}
 
 def fails():
     raise KeyError("no such thing")
@@ -303,6 +320,27 @@ def test_functions_run_only_where_they_may(my_part):
     for p, q in zip(task.build(3).parameters(), task.build(3).parameters(), strict=True):
         assert torch.equal(p, q)
     assert not torch.equal(next(task.build(3).parameters()), next(task.build(4).parameters()))
+
+
+def test_functions_may_return_dicts_and_say_how_to_read_them(my_part):
+    spec = loads(SPEC).evaluations[0].task
+    spec = replace(
+        spec,
+        data=part_text("data", 'python("my_part:rows")', "<data>"),
+        model=part_text("model", 'python("my_part:Letters")', "<model>"),
+    )
+    task = cv.task(spec, allow_python=True)
+    assert (task.N, task.Q) == (6, 2)
+    assert task.train[1][0].tolist() == [1, 2, 3, -100]
+    assert task.build(1)(task.train[0]).shape == (6, 4, 5)
+    unsaid = replace(
+        spec, data=part_text("data", 'python("my_part:rows", shift = false)', "<data>")
+    )
+    assert_refused("E0558", lambda: cv.task(unsaid, allow_python=True), "shift_labels=True")
+    odd = replace(spec, data=part_text("data", 'python("my_part:odd")', "<data>"))
+    assert_refused("E0551", lambda: cv.task(odd, allow_python=True), "a dict of `train`, `test`")
+    more = replace(spec, model=part_text("model", 'python("my_part:make", depth = 3)', "<model>"))
+    assert_refused("E0551", lambda: cv.task(more, allow_python=True), "called with `depth`")
 
 
 @pytest.mark.parametrize(
