@@ -8,10 +8,11 @@ stayed in a cache.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
+from curvlang.compiler.emit import Line
 from curvlang.compiler.normal import (
     Elementwise,
     Factor,
@@ -59,13 +60,22 @@ def function_cost(function: Function, known: Mapping[str, int], itemsize: int) -
         known: Elements of every tensor that it may read, by name.
         itemsize: Bytes of a number.
     """
+    elements = sum(moved for _, moved in line_elements(function, known))
+    return Cost(function.flops, elements * itemsize)
+
+
+def line_elements(function: Function, known: Mapping[str, int]) -> Iterator[tuple[Line, int]]:
+    """Every line that computes something, with the elements that it reads and writes.
+
+    Args:
+        function: The function.
+        known: Elements of every tensor that it may read, by name.
+    """
     sizes = {**known, **{line.target: line.elements for line in function.lines}}
-    elements = 0
     for line in function.lines:
         if not line.view:
             reads = {x for x in _NAME.findall(line.code) if x in sizes and x != line.target}
-            elements += line.elements + sum(sizes[x] for x in reads)
-    return Cost(function.flops, elements * itemsize)
+            yield line, line.elements + sum(sizes[x] for x in reads)
 
 
 def known_elements(plan: Plan, block: BlockPlan) -> dict[str, int]:

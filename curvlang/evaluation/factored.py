@@ -178,14 +178,14 @@ def _batches(
 ) -> Iterator[tuple[int, dict[str, tuple[Input, Tensor]]]]:
     """Inputs and output gradients of every block, batch by batch."""
     layers = [x.layer for x in given]
-    for X, y in task.batches(_batch_size(task, layers, queries), part):
+    for X, y in task.batches(batch_size(layers, task.dtype, queries), part):
         found = leaves(task.model, loss, X, y, layers, {"a", "e"})
         yield len(X), {b.name: (found[b.name]["a"], found[b.name]["e"]) for b in layers}
 
 
-def _batch_size(task: Task, layers: Sequence[LayerBlock], queries: int) -> int:
+def batch_size(layers: Sequence[LayerBlock], dtype: torch.dtype, queries: int) -> int:
     """Examples such that leaves and the largest intermediate result stay within `HELD`."""
-    size = torch.empty((), dtype=task.dtype).element_size()
+    size = torch.empty((), dtype=dtype).element_size()
     held = sum(b.positions * (b.d_in + b.d_out) for b in layers)
     largest = max(
         b.size if b.positions > 1 or queries == 1 else queries * min(b.d_in, b.d_out)

@@ -47,6 +47,9 @@ Kept = dict[tuple[int, int], dict[str, dict[str, Tensor]]]
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
 
+Ended = Callable[[str], None]
+"""Told that a stage of a run has ended: `plan`, `Hessian`, `pass 1`, `after pass 1`, …, `results`."""
+
 BATCH_SHARE = 8
 """One batch may take an eighth of the free memory, and at most `BATCH_BYTES`."""
 BATCH_BYTES = 2**30
@@ -186,6 +189,7 @@ def fit_chains(
     keep: int | None = None,
     progress: Progress | None = None,
     bare: bool = False,
+    ended: Ended | None = None,
 ) -> tuple[tuple[FittedStage, ...], ...]:
     """Fit every prefix of every chain on a task, with one shared run over the data per pass.
 
@@ -199,22 +203,37 @@ def fit_chains(
         keep: Bytes that leaves may take between passes; a share of the free memory otherwise.
         progress: Told about every batch.
         bare: Whether to leave the task's L2 term out: the curvature of the mean loss alone.
+        ended: Told the name of every stage of the run when it has ended.
 
     Returns:
         For each chain the fitted stages in order.
     """
+    ended = ended or _untold
     prepared = prepare(chains, task, batch=batch, dense=dense, last=last, keep=keep)
+    ended("plan")
     static = _Static(task, prepared)
     executions = [
         Execution(p, task.dtype, task.device, static.leaves_of(p)) for p in prepared.plans
     ]
+    if any(map(reads_hessian, prepared.plans)):
+        ended("Hessian")
     passes = max((p.passes for p in prepared.plans), default=0)
     size = prepared.plans[0].batch if prepared.plans else 1
     kept: Kept = {}
     for number in range(1, passes + 1):
         _one_pass(prepared, executions, task, number, size, seed, kept, progress)
+        ended(f"pass {number}")
+        for execution in executions:
+            execution.close(number)
+        ended(f"after pass {number}")
     run = _Run(prepared, static, dict(zip(map(id, prepared.plans), executions, strict=True)), bare)
-    return tuple(tuple(_stage(r, run) for r in chain) for chain in prepared.chains)
+    found = tuple(tuple(_stage(r, run) for r in chain) for chain in prepared.chains)
+    ended("results")
+    return found
+
+
+def _untold(stage: str) -> None:
+    """Nobody asks."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -252,8 +271,6 @@ def _one_pass(
         done += len(x)
         if progress is not None:
             progress(f"pass {number}", done, task.N)
-    for execution in active:
-        execution.close(number)
 
 
 def _leaves(

@@ -55,7 +55,7 @@ def reference_loop(build, loss, train, members, recipe, init_seed, order_seed):
             if recipe.clip:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             optimiser.step()
-            total += float(value)
+            total += value.item()
         curve.append(total / steps)
     return torch.tensor(curve, dtype=torch.float64), model
 

@@ -1,0 +1,245 @@
+"""What a fit and its scores will cost, stage by stage: operations, bytes, and seconds by measured rates.
+
+Generated code is known line by line, and so is its time: products by their operations, everything
+else by the bytes it moves. The model is the user's own: its time is measured on two small batches
+and grows linearly from there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from curvlang.compiler.cost import Cost, function_cost, known_elements, line_elements
+from curvlang.compiler.plan import Function, Plan
+from curvlang.compiler.program import Fisher as ProgramFisher
+from curvlang.compiler.program import Partition
+from curvlang.evaluation.factored import batch_size as scored_at_once
+from curvlang.ir.functions import FUNCTIONS
+from curvlang.models.blocks import LayerBlock
+from curvlang.models.flops import hessian_flops, leaves_flops
+from curvlang.models.leaves import Fisher, leaves
+from curvlang.models.task import Task
+from curvlang.operators import BlockDiagonal, Dense, EigenBasis, Kronecker, Operator, Scaled
+from curvlang.runtime.fit import Prepared
+from curvlang.runtime.footprint import reads_hessian
+from curvlang.runtime.rates import Rates, fastest
+
+PROBES = (4, 64)
+"""Examples of the batches on which the model is timed."""
+_CALL = re.compile(r"\b(" + "|".join(FUNCTIONS) + r")\(")
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """A stage: its cost and the seconds that follow from it; None where nothing foretells them."""
+
+    name: str
+    cost: Cost
+    seconds: float | None
+
+
+def predicted_fit(prepared: Prepared, task: Task, rates: Rates | None) -> list[Predicted]:
+    """Every stage of a fit, in the order and by the names under which `fit_chains` tells them.
+
+    Args:
+        prepared: The plans.
+        task: Model and data; the model is timed on a few examples.
+        rates: The machine's; None for costs alone.
+    """
+    found: list[Predicted] = []
+    if any(map(reads_hessian, prepared.plans)):
+        layers = prepared.blocks[Partition.LAYER]
+        one = hessian_flops(task.model, task.loss, *task.train, layers)
+        found.append(Predicted("Hessian", Cost(round(one * task.N), 8 * task.P**2), None))
+    for number in range(1, max((p.passes for p in prepared.plans), default=0) + 1):
+        found.append(_pass(prepared, task, number, rates))
+        found.append(_between(prepared.plans, number, rates))
+    found.append(_results(prepared.plans, rates))
+    return found
+
+
+def _pass(prepared: Prepared, task: Task, number: int, rates: Rates | None) -> Predicted:
+    """The model once for every set of leaves, and the generated code of every block."""
+    active = [p for p in prepared.plans if p.passes >= number]
+    cost, seconds = Cost(), 0.0
+    for by, fisher in dict.fromkeys(p.reads for p in active if number == 1 or not p.kept):
+        blocks = prepared.blocks[by]
+        one = leaves_flops(task.model, task.loss, *task.train, blocks, fisher)
+        cost += Cost(round(one * task.N))
+        if rates is not None:
+            seconds += model_seconds(task, blocks, fisher, active[0].batch, task.N)
+    for p in active:
+        share = p.total / p.batch
+        for block in p.blocks:
+            function, known = block.passes[number - 1], known_elements(p, block)
+            cost += function_cost(function, known, p.itemsize).times(share)
+            if rates is not None:
+                returned = sum(known.get(name, 0) for name in function.returns)
+                sums = rates.copy(returned * (p.itemsize + 24)) if returned else 0.0
+                dtype = torch.float32 if p.itemsize == 4 else torch.float64
+                seconds += share * (_code_seconds(function, known, dtype, rates) + sums)
+    return Predicted(f"pass {number}", cost, seconds if rates is not None else None)
+
+
+def _between(plans: Sequence[Plan], number: int, rates: Rates | None) -> Predicted:
+    """What is finished once a pass is done: decompositions, in float64."""
+    pairs = [(p, b.finish[number], b) for p in plans if p.passes >= number for b in p.blocks]
+    cost, seconds = Cost(), 0.0
+    for p, function, block in pairs:
+        known = known_elements(p, block)
+        cost += function_cost(function, known, 8)
+        if rates is not None:
+            seconds += _code_seconds(function, known, torch.float64, rates)
+    return Predicted(f"after pass {number}", cost, seconds if rates is not None else None)
+
+
+def _results(plans: Sequence[Plan], rates: Rates | None) -> Predicted:
+    cost, seconds = Cost(), 0.0
+    for p in plans:
+        for block in p.blocks:
+            known = known_elements(p, block)
+            for result in block.results.values():
+                cost += function_cost(result.code, known, 8)
+                if rates is not None:
+                    seconds += _code_seconds(result.code, known, torch.float64, rates)
+    return Predicted("results", cost, seconds if rates is not None else None)
+
+
+def _code_seconds(
+    function: Function, known: Mapping[str, int], dtype: torch.dtype, rates: Rates
+) -> float:
+    """One call: products take their operations, other lines what they move, if that is longer."""
+    itemsize = torch.empty((), dtype=dtype).element_size()
+    seconds = 0.0
+    for line, elements in line_elements(function, known):
+        moved = rates.copy(elements * itemsize)
+        if line.flops and _CALL.search(line.code):
+            seconds += rates.decomposition(line.flops)
+        elif line.contraction:
+            seconds += max(rates.product(line.flops, dtype), moved)
+        else:
+            seconds += moved
+    return seconds
+
+
+def model_seconds(
+    task: Task,
+    blocks: Sequence[LayerBlock],
+    fisher: ProgramFisher | None,
+    batch: int,
+    examples: int,
+) -> float:
+    """Forward and backward over some examples, from the times of two small batches."""
+    wants = {"a"} | ({"g"} if fisher is not None else set())
+    columns = Fisher() if fisher is None else Fisher(fisher.kind, fisher.samples)
+    sizes = sorted({min(size, batch, task.N) for size in PROBES})
+    times = [_timed(task, blocks, columns, wants, size) for size in sizes]
+    batches = -(-examples // batch)
+    if len(sizes) == 1:
+        return times[0] / sizes[0] * examples
+    each = max(0.0, times[1] - times[0]) / (sizes[1] - sizes[0])
+    return batches * max(0.0, times[0] - each * sizes[0]) + each * examples
+
+
+def _timed(
+    task: Task, blocks: Sequence[LayerBlock], fisher: Fisher, wants: set[str], size: int
+) -> float:
+    X, y = next(task.batches(size))
+    generator = torch.Generator(device=task.device).manual_seed(0)
+
+    def run() -> object:
+        return leaves(task.model, task.loss, X, y, blocks, wants, fisher, generator)
+
+    return fastest(run, task.device)
+
+
+def predicted_inverse(operator: Operator, rates: Rates | None) -> Predicted:
+    """Decompositions that the inverse of a fitted curvature asks for."""
+    sizes = list(_decomposed(operator))
+    flops = [float(FUNCTIONS["eigh"].flops(n, n)) for n in sizes]
+    cost = Cost(round(sum(flops)), sum(16 * n * n for n in sizes))
+    seconds = None if rates is None else sum(map(rates.decomposition, flops))
+    return Predicted("inverse", cost, seconds)
+
+
+def _decomposed(operator: Operator) -> Iterator[int]:
+    """Rows of every symmetric matrix that is decomposed."""
+    match operator:
+        case BlockDiagonal(blocks=blocks):
+            for block in blocks:
+                yield from _decomposed(block)
+        case Scaled(operator=inner):
+            yield from _decomposed(inner)
+        case Kronecker(left=left, right=right):
+            yield from (len(left), len(right))
+        case Dense(matrix=matrix):
+            yield len(matrix)
+        case _:
+            return
+
+
+def rotations(operator: Operator) -> tuple[bool, ...] | None:
+    """Whether each block of an inverse has a basis that inputs are rotated to; None without blocks."""
+    if not isinstance(operator, BlockDiagonal):
+        return None
+    return tuple(isinstance(block, EigenBasis) for block in operator.blocks)
+
+
+def predicted_scores(
+    rotated: Sequence[bool] | None,
+    task: Task,
+    blocks: Sequence[LayerBlock],
+    rates: Rates | None,
+) -> Predicted:
+    """Scores of all queries against all training examples.
+
+    Args:
+        rotated: What `rotations` says of the inverse.
+        task: Queries and training examples.
+        blocks: The blocks that it has, or the model's by layer.
+        rates: The machine's.
+    """
+    N, Q = task.N, task.Q
+    size = torch.empty((), dtype=task.dtype).element_size()
+    one = leaves_flops(task.model, task.loss, *task.train, blocks, ProgramFisher(kind="empirical"))
+    products: list[tuple[float, float]] = []
+    batch = N
+    if rotated is not None:
+        batch = min(N, scored_at_once(blocks, task.dtype, Q))
+        for layer, basis in zip(blocks, rotated, strict=True):
+            products += _block_products(layer, basis, N, Q)
+    else:
+        products += [(2.0 * Q * task.P**2, task.P**2), (2.0 * Q * N * task.P, N * task.P)]
+    cost = Cost(
+        round(one * (N + Q) + sum(f for f, _ in products)),
+        round(size * sum(m for _, m in products)),
+    )
+    if rates is None:
+        return Predicted("scores", cost, None)
+    batches = -(-N // batch)
+    seconds = model_seconds(task, blocks, ProgramFisher(kind="empirical"), batch, N + Q)
+    for flops, moved in products:
+        call = max(rates.product(flops / batches, task.dtype), rates.copy(moved * size / batches))
+        seconds += batches * call
+    return Predicted("scores", cost, seconds)
+
+
+def _block_products(
+    layer: LayerBlock, rotated: bool, N: int, Q: int
+) -> Iterator[tuple[float, float]]:
+    """Operations and numbers moved of every product of a block over all examples."""
+    T, O, I = layer.positions, layer.d_out, layer.d_in
+    if rotated:
+        yield 2.0 * (N + Q) * T * O * O, 2.0 * (N + Q) * T * O
+        yield 2.0 * (N + Q) * T * I * I, 2.0 * (N + Q) * T * I
+    if T > 1:
+        yield 2.0 * (N + Q) * T * O * I, 1.0 * (N + Q) * O * I
+        yield 2.0 * N * Q * O * I, 1.0 * N * O * I + Q * O * I
+        return
+    inner, outer = min(O, I), max(O, I)
+    yield 2.0 * N * Q * inner * outer, 1.0 * N * Q * inner
+    yield 2.0 * N * Q * inner, 1.0 * N * Q * inner

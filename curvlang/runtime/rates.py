@@ -1,0 +1,235 @@
+"""How fast this machine is, measured: products, decompositions and copies of several sizes.
+
+A rate is no single number: a product of two 8 × 8 matrices is all overhead, one of 1024 × 1024 is
+all arithmetic. Times between the sizes measured are interpolated on logarithmic axes; below the
+smallest size a call takes as long as the smallest one, above the largest the rate stays.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+PRODUCTS = (4, 32, 128, 512, 1024)
+"""Rows of the square matrices that are multiplied."""
+DECOMPOSED = (16, 64, 256, 512)
+"""Rows of the symmetric matrices that are decomposed, in float64."""
+COPIED = (2**10, 2**16, 2**21, 2**26)
+"""Bytes of the tensors that are copied."""
+LEAST = 0.01
+"""Seconds that every size is repeated for; the fastest repetition counts."""
+
+Points = Sequence[tuple[float, float]]
+"""Work and seconds, by growing work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Seconds of single calls by their work: operations of products and decompositions, bytes moved.
+
+    `products` holds a table for each precision.
+    """
+
+    products: Mapping[torch.dtype, Points]
+    decompositions: Points
+    copies: Points
+
+    def product(self, flops: float, dtype: torch.dtype) -> float:
+        """Seconds of one product of this many operations."""
+        return interpolated(self.products[dtype], flops)
+
+    def decomposition(self, flops: float) -> float:
+        """Seconds of one decomposition, by the operations of its formula in the cost model."""
+        return interpolated(self.decompositions, flops)
+
+    def copy(self, moved: float) -> float:
+        """Seconds of one elementwise call that reads and writes this many bytes."""
+        return interpolated(self.copies, moved)
+
+    def peak_flops(self, dtype: torch.dtype) -> float:
+        """The largest rate of products, operations a second."""
+        return max(work / seconds for work, seconds in self.products[dtype])
+
+    @property
+    def peak_bytes(self) -> float:
+        """The rate of the largest copy, bytes read and written a second."""
+        work, seconds = self.copies[-1]
+        return work / seconds
+
+
+def interpolated(points: Points, work: float) -> float:
+    """Seconds for an amount of work, linear between the points on logarithmic axes."""
+    if work <= points[0][0]:
+        return points[0][1]
+    for (w0, s0), (w1, s1) in pairwise(points):
+        if work <= w1:
+            share = math.log(work / w0) / math.log(w1 / w0)
+            return math.exp(math.log(s0) + share * math.log(s1 / s0))
+    return points[-1][1] * work / points[-1][0]
+
+
+def measured_rates(device: torch.device) -> Rates:
+    """Measure the machine: about a second."""
+    products = {
+        dtype: [_product(n, dtype, device) for n in PRODUCTS]
+        for dtype in (torch.float32, torch.float64)
+    }
+    return Rates(
+        products,
+        [_decomposition(n, device) for n in DECOMPOSED],
+        [_copy(size, device) for size in COPIED],
+    )
+
+
+def _product(n: int, dtype: torch.dtype, device: torch.device) -> tuple[float, float]:
+    a = torch.ones(n, n, dtype=dtype, device=device)
+    out = torch.empty_like(a)
+    return 2.0 * n**3, fastest(lambda: torch.mm(a, a, out=out), device)
+
+
+def _decomposition(n: int, device: torch.device) -> tuple[float, float]:
+    """The cost model counts 9 n³ for a symmetric matrix with its eigenvectors."""
+    from curvlang.ir.functions import FUNCTIONS
+
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(n, n, dtype=torch.float64, generator=generator).to(device)
+    matrix = root @ root.T
+    return float(FUNCTIONS["eigh"].flops(n, n)), fastest(lambda: torch.linalg.eigh(matrix), device)
+
+
+def _copy(size: int, device: torch.device) -> tuple[float, float]:
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2.0 * size, fastest(lambda: target.copy_(source), device)
+
+
+def fastest(run: Callable[[], object], device: torch.device, least: float = LEAST) -> float:
+    """Seconds of the fastest of several calls: what the machine can do, other work left out."""
+    run()
+    best, spent = math.inf, 0.0
+    while spent < least:
+        start = clock(device)
+        run()
+        taken = clock(device) - start
+        best, spent = min(best, taken), spent + taken
+    return best
+
+
+def clock(device: torch.device) -> float:
+    """Seconds now, when everything that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@dataclass(slots=True)
+class Watch:
+    """Stretches of work by name: seconds, peak memory above the start, seconds spent waiting.
+
+    Args:
+        device: Where the work runs.
+    """
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=dict)
+    peaks: dict[str, int] = field(default_factory=dict)
+    waited: float = 0.0
+    worked: float = 0.0
+    _start: float = 0.0
+    _base: int = 0
+    _waiting: float = 0.0
+    _working: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Begin the first stretch."""
+        self._base = _held(self.device)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a stretch now; what came before it counts nowhere."""
+        reset_peak(self.device)
+        self._waiting, self._working = waiting(), time.process_time()
+        self._start = clock(self.device)
+
+    def __call__(self, name: str) -> None:
+        """End a stretch, and begin the next."""
+        now = clock(self.device)
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._start
+        peak = max(0, peak_bytes(self.device) - self._base)
+        self.peaks[name] = max(self.peaks.get(name, 0), peak)
+        self.waited += max(0.0, waiting() - self._waiting)
+        self.worked += time.process_time() - self._working
+        self.restart()
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stretches."""
+        return sum(self.seconds.values())
+
+    @property
+    def disturbed(self) -> float:
+        """Share of the time in which threads could have run that other work had the processor."""
+        both = self.waited + self.worked
+        return self.waited / both if both else 0.0
+
+
+def waiting() -> float:
+    """Seconds that threads of this process have waited for a processor; 0 where that is not told."""
+    total = 0
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        try:
+            total += int(path.read_text().split()[1])
+        except OSError:
+            continue  # a thread that has ended between listing and reading
+    return total / 1e9
+
+
+_STATUS = Path("/proc/self/status")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most that was held since the last reset."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    if _STATUS.exists():
+        return _status("VmHWM")
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _held(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    return _status("VmRSS") if _STATUS.exists() else peak_bytes(device)
+
+
+def _status(name: str) -> int:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def reset_peak(device: torch.device) -> None:
+    """Begin to measure the peak anew; without effect where the system keeps one peak per process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def difference(found: Tensor, wanted: Tensor) -> float:
+    """The largest difference, relative to the largest entry of what is wanted."""
+    scale = float(wanted.abs().max())
+    return float((found.double() - wanted.double()).abs().max()) / (scale or 1.0)

@@ -1,0 +1,108 @@
+"""EK-FAC of the empirical Fisher and its pairwise scores: ours, kronfluence, curvlinops, by hand."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+
+import curvlang as cv
+from curvlang.runtime.rates import Watch
+from tests.bench import hand
+from tests.bench.contest import Results, Sizes, Turn
+from tests.bench.inputs import DAMPING, direction, summed_loss, task
+
+
+def ours(sizes: Sizes) -> Turn:
+    made = task(sizes)
+
+    def turn(watch: Watch) -> Results:
+        op = cv.fit("ekfac_empirical", made)
+        watch("fit")
+        scores = cv.influence(op, made, damping=DAMPING)
+        watch("scores")
+        assert isinstance(scores, Tensor)
+        return {"scores": scores.float(), "product": op @ direction(made)}
+
+    return turn
+
+
+def by_hand(sizes: Sizes) -> Turn:
+    made = task(sizes)
+
+    def turn(watch: Watch) -> Results:
+        fitted = hand.fit(made.model, *made.train)
+        watch("fit")
+        scores = hand.scores(fitted, made.model, made.train, made.query, DAMPING)
+        watch("scores")
+        return {"scores": scores}
+
+    return turn
+
+
+def kronfluence(sizes: Sizes) -> Turn:
+    from kronfluence.analyzer import Analyzer, prepare_model
+    from kronfluence.arguments import FactorArguments, ScoreArguments
+    from kronfluence.task import Task
+    from torch.utils.data import TensorDataset
+
+    class Summed(Task):
+        def compute_train_loss(self, batch, model, sample=False):
+            return summed_loss(model, *batch)
+
+        def compute_measurement(self, batch, model):
+            return summed_loss(model, *batch)
+
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    made = task(sizes)
+    rules = Summed()
+    model = prepare_model(deepcopy(made.model), rules)
+    train, query = TensorDataset(*made.train), TensorDataset(*made.query)
+
+    def turn(watch: Watch) -> Results:
+        with tempfile.TemporaryDirectory() as folder:
+            analyzer = Analyzer(
+                "bench", model, rules, cpu=True, output_dir=folder, disable_tqdm=True
+            )
+            analyzer.fit_all_factors(
+                "f", train, per_device_batch_size=64,
+                factor_args=FactorArguments(strategy="ekfac", use_empirical_fisher=True),
+            )  # fmt: skip
+            watch("fit")
+            analyzer.compute_pairwise_scores(
+                "s", "f", query, train, per_device_query_batch_size=32,
+                per_device_train_batch_size=64, score_args=ScoreArguments(damping_factor=DAMPING),
+            )  # fmt: skip
+            scores = analyzer.load_pairwise_scores("s")["all_modules"]
+            watch("scores")
+            return {"scores": scores.clone()}
+
+    return turn
+
+
+def curvlinops(sizes: Sizes) -> Turn:
+    """The fit alone: it has no scorer."""
+    from curvlinops import EKFACLinearOperator
+    from curvlinops.kfac import FisherType, KFACType
+
+    made = task(sizes)
+    parameters = [p for p in made.model.parameters() if p.requires_grad]
+    X, y = made.train
+    batches = list(zip(X.split(512), y.split(512), strict=True))
+    loss = torch.nn.CrossEntropyLoss(reduction="mean")
+
+    def turn(watch: Watch) -> Results:
+        op = EKFACLinearOperator(
+            made.model, loss, parameters, batches, fisher_type=FisherType.EMPIRICAL,
+            kfac_approx=KFACType.EXPAND, separate_weight_and_bias=False, check_deterministic=False,
+        )  # fmt: skip
+        product = op @ direction(made).to(made.dtype)
+        watch("fit")
+        return {"product": product.detach()}
+
+    return turn

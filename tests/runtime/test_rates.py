@@ -1,0 +1,42 @@
+"""The interpolation of measured rates, and what a watch says. No time is asserted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from curvlang.runtime.rates import Watch, interpolated, measured_rates
+
+POINTS = [(10.0, 1.0), (1000.0, 2.0), (100_000.0, 200.0)]
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("work", "seconds"),
+    [(1.0, 1.0), (10.0, 1.0), (100.0, 2**0.5), (10_000.0, 20.0), (1_000_000.0, 2000.0)],
+)
+def test_times_are_interpolated_and_rates_stay_at_the_ends(work, seconds):
+    assert interpolated(POINTS, work) == pytest.approx(seconds)
+
+
+def test_rates_are_measured_for_every_size_and_grow_with_nothing_but_work():
+    rates = measured_rates(CPU)
+    for table in (*rates.products.values(), rates.decompositions, rates.copies):
+        works = [work for work, _ in table]
+        assert works == sorted(works)
+        assert all(seconds > 0 for _, seconds in table)
+    assert rates.peak_flops(torch.float32) > 0
+    assert rates.peak_bytes > 0
+
+
+def test_a_watch_adds_up_stretches_of_one_name_and_sees_what_is_held():
+    watch = Watch(CPU)
+    held = torch.ones(2**24)
+    watch("one")
+    del held
+    watch("two")
+    watch("one")
+    assert list(watch.seconds) == ["one", "two"]
+    assert watch.total == pytest.approx(sum(watch.seconds.values()))
+    assert watch.peaks["one"] >= 2**25
+    assert 0 <= watch.disturbed <= 1
