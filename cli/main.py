@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, str] = {
     "study": "a sweep: tables, figures, and a verdict no stronger than its intervals",
     "check": "parse and check, no data",
     "explain": "structure, passes, contractions, cost and code; nothing is run",
+    "bench": "time and memory of every stage on this machine, predicted and measured",
     "test": "check the laws of a spec on small drawn tasks",
     "list": "what ships",
     "fmt": "format in place",

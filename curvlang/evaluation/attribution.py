@@ -78,16 +78,54 @@ def influence(
     task = seen_by(operator, task)
     ready = inverted(operator, task, damping=damping, inverse=inverse, solve=solve)
     asked = asked_on(metric, task)
-    given = None if per_position else scored_blocks(ready.operator, task)
+    return scored_by(
+        ready.operator,
+        task,
+        asked.cost,
+        per_layer=per_layer,
+        per_position=per_position,
+        groups=groups,
+        reduce=reduce,
+        chunk=chunk,
+        progress=progress,
+    )
+
+
+def scored_by(
+    inverse: Operator,
+    task: Task,
+    cost: Loss,
+    *,
+    per_layer: bool = False,
+    per_position: bool = False,
+    groups: Groups | None = None,
+    reduce: str = "sum",
+    chunk: int = 4096,
+    progress: Progress | None = None,
+) -> Tensor | dict[str, Tensor]:
+    """Scores by an inverse that is known; other arguments as for `influence`.
+
+    Args:
+        inverse: C⁻¹.
+        task: Queries and training examples.
+        cost: What is asked of the queries.
+        per_layer: Scores of each block.
+        per_position: Scores by output position.
+        groups: The queries of each group.
+        reduce: `sum` or `mean`.
+        chunk: Queries preconditioned at once.
+        progress: Told how many training examples are scored.
+    """
+    given = None if per_position else scored_blocks(inverse, task)
     rows = task.Q if groups is None else len(group_members(groups, task.Q))
-    layers = len(given) if given is not None else len(_parts(ready.operator, per_layer))
+    layers = len(given) if given is not None else len(_parts(inverse, per_layer))
     T = position_count(task) if per_position else 1
     _require(task, rows, layers * task.N * T, gradients=given is None)
     if given is not None:
-        found = _by_blocks(task, asked.cost, given, groups, reduce, progress)
+        found = _by_blocks(task, cost, given, groups, reduce, progress)
         return found if per_layer else torch.stack(list(found.values())).sum(0)
-    parts = _parts(ready.operator, per_layer)
-    query = _query_gradients(task, asked.cost, groups, reduce).to(ready.operator.dtype)
+    parts = _parts(inverse, per_layer)
+    query = _query_gradients(task, cost, groups, reduce).to(inverse.dtype)
     moved = {
         name: torch.cat(
             [product(block, query[k : k + chunk, index]) for k in range(0, len(query), chunk)]

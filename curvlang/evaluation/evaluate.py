@@ -35,7 +35,7 @@ from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.combine import fit_combination
 from curvlang.runtime.execute import accumulation_dtype
-from curvlang.runtime.fit import FittedStage, fit_chains
+from curvlang.runtime.fit import Ended, FittedStage, fit_chains
 from curvlang.runtime.others import without_ignored
 from curvlang.runtime.solver import FittedSolver
 
@@ -84,12 +84,15 @@ def fit_curvature(
     seed: int = 0,
     last: bool = False,
     progress: Progress | None = None,
+    ended: Ended | None = None,
 ) -> tuple[FittedStage, ...]:
     """Every stage of a chain, or its `last` alone; a combination is one stage, the weighted sum."""
     if isinstance(curvature, Chain):
-        (stages,) = fit_chains([curvature], task, seed=seed, last=last, progress=progress)
+        (stages,) = fit_chains(
+            [curvature], task, seed=seed, last=last, progress=progress, ended=ended
+        )
         return stages
-    return (fit_combination(curvature, task, seed=seed, progress=progress),)
+    return (fit_combination(curvature, task, seed=seed, progress=progress, ended=ended),)
 
 
 def fit_solver(

@@ -133,8 +133,9 @@ def titled(names: Column, panel: Panel, console: Console) -> Iterator[Renderable
     yield _table(names, panel, console)
 
 
-def _table(names: Column, panel: Panel, console: Console) -> Table:
-    table = Table(
+def ruled(console: Console) -> Table:
+    """A table without columns, in the one style of all reports."""
+    return Table(
         box=_RULED if console.is_terminal and not _narrow(console) else _PLAIN,
         show_edge=False,
         pad_edge=False,
@@ -142,6 +143,10 @@ def _table(names: Column, panel: Panel, console: Console) -> Table:
         header_style="dim",
         safe_box=False,
     )
+
+
+def _table(names: Column, panel: Panel, console: Console) -> Table:
+    table = ruled(console)
     starred = any(column.strong for column in panel.columns)
     for column in (names, *panel.columns):
         justify: Literal["left", "right"] = "right" if column.right else "left"

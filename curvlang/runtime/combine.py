@@ -13,7 +13,7 @@ from curvlang.language.chain import Combination
 from curvlang.language.sums import DECAY, states_decay, sum_text, weighted_chains
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, Operator, added, scaled
-from curvlang.runtime.fit import FittedStage, Progress, fit_chains, regularised
+from curvlang.runtime.fit import Ended, FittedStage, Progress, fit_chains, regularised
 
 
 def fit_combination(
@@ -23,6 +23,7 @@ def fit_combination(
     seed: int = 0,
     batch: int | None = None,
     progress: Progress | None = None,
+    ended: Ended | None = None,
 ) -> FittedStage:
     """The weighted sum of the last stages of its chains, as one stage.
 
@@ -32,11 +33,12 @@ def fit_combination(
         seed: Seeds the sampled labels of every pass.
         batch: Examples per batch; chosen by the plan otherwise.
         progress: Told about every batch.
+        ended: Told about every stage of the run.
     """
     terms = list(weighted_chains(curvature))
     chains = [chain for _, chain in terms]
     fitted = fit_chains(
-        chains, task, seed=seed, batch=batch, last=True, progress=progress, bare=True
+        chains, task, seed=seed, batch=batch, last=True, progress=progress, bare=True, ended=ended
     )
     last = [stages[-1] for stages in fitted]
     values = {DECAY: task.weight_decay}

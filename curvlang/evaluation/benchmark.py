@@ -1,0 +1,163 @@
+"""What a curvature costs on this machine: every stage from plan to scores, predicted and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from curvlang.compiler.cost import Cost
+from curvlang.compiler.program import Partition
+from curvlang.evaluation.attribution import scored_by
+from curvlang.evaluation.evaluate import fit_curvature, fit_solver
+from curvlang.evaluation.predicted import (
+    Predicted,
+    predicted_fit,
+    predicted_inverse,
+    predicted_scores,
+    rotations,
+)
+from curvlang.language.chain import Curvature, InverseUse, Solver
+from curvlang.language.sums import weighted_chains
+from curvlang.models.blocks import LayerBlock
+from curvlang.models.task import Task
+from curvlang.operators import Operator
+from curvlang.runtime.fit import Prepared, prepare
+from curvlang.runtime.fitted import FittedOperator
+from curvlang.runtime.others import without_ignored
+from curvlang.runtime.rates import Rates, Watch, measured_rates
+
+WARM = 4
+"""Examples of a first run that is not counted: it loads what is loaded on first use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A stage. What nothing foretells is None: seconds and bytes of memory.
+
+    `moved` are bytes read and written by generated code; `memory` and `peak` bytes held at most.
+    """
+
+    stage: str
+    flops: int
+    moved: int
+    seconds: float | None
+    measured: float
+    memory: int | None
+    peak: int
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """All stages of a run, the machine's rates, and how far other work disturbed it.
+
+    `disturbed` is the share of its time that the process waited for a processor.
+    """
+
+    name: str
+    task: str
+    rows: tuple[Row, ...]
+    rates: Rates
+    disturbed: float
+
+    @property
+    def predicted(self) -> float:
+        """Seconds of the stages that have a prediction."""
+        return sum(r.seconds for r in self.rows if r.seconds is not None)
+
+    @property
+    def measured(self) -> float:
+        """Seconds of the same stages, as they were."""
+        return sum(r.measured for r in self.rows if r.seconds is not None)
+
+
+def benchmark(
+    curvature: Curvature,
+    task: Task,
+    *,
+    inverse: InverseUse | None = None,
+    solver: Solver | None = None,
+    seed: int = 0,
+) -> Benchmark:
+    """Fit a curvature, invert it, score all queries; predict every stage, and measure it.
+
+    Args:
+        curvature: A chain or a combination.
+        task: Model and data; whether the model is trained makes no difference to the cost.
+        inverse: The spec's; the default where not given.
+        solver: The spec's, for matrices without structure.
+        seed: Of sampled labels.
+    """
+    task = without_ignored([c for _, c in weighted_chains(curvature)], task)
+    rates = measured_rates(task.device)
+    chains = [chain for _, chain in weighted_chains(curvature)]
+    prepared = prepare(chains, task, last=True)
+    foretold = {p.name: p for p in predicted_fit(prepared, task, rates)}
+    run = _Run(curvature, inverse, solver, seed)
+    run(_small(task), lambda stage: None)
+    watch = Watch(task.device)
+    fitted, inverted = run(task, watch)
+    foretold["inverse"] = predicted_inverse(fitted, rates)
+    layers = _layers(prepared, rotations(inverted))
+    foretold["scores"] = predicted_scores(rotations(inverted), task, layers, rates)
+    held = {phase.name: phase.bytes for phase in prepared.phases}
+    rows = tuple(_row(stage, foretold.get(stage), watch, held) for stage in watch.seconds)
+    return Benchmark(curvature.name, repr(task), rows, rates, watch.disturbed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """All stages on a task; each told when it ends."""
+
+    curvature: Curvature
+    inverse: InverseUse | None
+    solver: Solver | None
+    seed: int
+
+    def __call__(self, task: Task, ended: Callable[[str], None]) -> tuple[Operator, Operator]:
+        stage = fit_curvature(self.curvature, task, seed=self.seed, last=True, ended=ended)[-1]
+        solver = fit_solver(self.solver, task, seed=self.seed)
+        if solver is not None:
+            ended("solver")
+        fitted = FittedOperator(
+            stage.operator, task.parameters, self.inverse, stage.label, solver, stage.by_example
+        )
+        inverted = fitted.inverse().operator
+        ended("inverse")
+        scored_by(inverted, task, task.loss)
+        ended("scores")
+        return stage.operator, inverted
+
+
+def _small(task: Task) -> Task:
+    (X, y), (Xq, yq) = task.train, task.query
+    return Task(
+        task.model,
+        task.loss,
+        (X[:WARM], y[:WARM]),
+        (Xq[:WARM], yq[:WARM]),
+        recipe=task.recipe,
+        name=task.name,
+        mask=None if task.mask is None else task.mask[:WARM],
+    )
+
+
+def _layers(prepared: Prepared, rotated: Sequence[bool] | None) -> tuple[LayerBlock, ...]:
+    """The blocks that the inverse has."""
+    layers = prepared.blocks[Partition.LAYER]
+    if rotated is None or len(rotated) == len(layers):
+        return layers
+    return prepared.blocks[Partition.PARAMETER]
+
+
+def _row(stage: str, told: Predicted | None, watch: Watch, held: dict[str, int]) -> Row:
+    cost = Cost() if told is None else told.cost
+    seconds = None if told is None or cost == Cost() else told.seconds
+    return Row(
+        stage,
+        cost.flops,
+        cost.bytes,
+        seconds,
+        watch.seconds[stage],
+        held.get(stage),
+        watch.peaks[stage],
+    )
