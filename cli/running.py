@@ -50,7 +50,7 @@ def evaluate_all(specs: Sequence[str], options: Options) -> list[Any]:
     dtype = dtype_of(options.dtype)
     loaded = [load(given) for given in specs]
     if not options.quiet:
-        _warn(loaded)
+        warn(loaded)
     jobs = [(spec, curvature) for spec in loaded for curvature in _wanted(spec)]
     if not jobs:
         raise SpecError(
@@ -75,7 +75,7 @@ def evaluate_all(specs: Sequence[str], options: Options) -> list[Any]:
         raise Interrupted(f"finished retraining is kept in `{Cache().root}`") from error
 
 
-def _warn(loaded: Sequence[Spec]) -> None:
+def warn(loaded: Sequence[Spec]) -> None:
     """What `check` would say about files that have no errors."""
     found = dict.fromkeys(d for spec in loaded for d in analyse(spec.source)[1])
     if found:

@@ -31,7 +31,7 @@ from curvlang.version import VERSION
 
 from .influence import Request
 from .progress import Bars
-from .running import device_of, dtype_of
+from .running import device_of, dtype_of, warn
 from .sources import fresh_task, task_of, trained_task
 
 SHOWN = 3
@@ -51,6 +51,8 @@ def score(request: Request) -> Found:
     _check(request)
     device, dtype = device_of(request.device), dtype_of(request.dtype)
     spec = load(request.spec)
+    if not request.quiet:
+        warn([spec])
     curvature = chosen(spec)
     wanted = task_of(evaluation_of(spec, curvature), request.sources)
     fresh = fresh_task(wanted, request.sources, seed=request.seed, device=device)
@@ -249,7 +251,9 @@ def _say(
 ) -> None:
     """The header: what the numbers mean and where they are."""
     sizes = ", ".join(f"{axis} {n}" for axis, n in zip(axes, shape, strict=True))
-    lines = [f"{key}: {notes[key]}" for key in ("task", "convention", "sign", "inverse")]
+    lines = [
+        f"{key}: {notes[key]}" for key in ("curvature", "task", "convention", "sign", "inverse")
+    ]
     lines += [f"groups: {notes['groups']}"] if "groups" in notes else []
     lines += [f"layers: {', '.join(arrays)}"] if arrays != ["scores"] else []
     print("\n".join([*lines, f"written to {path} [{sizes}]"]), file=sys.stderr)

@@ -296,7 +296,7 @@ def _parts(operator: Operator, per_layer: bool) -> dict[str, tuple[Operator, Ten
         raise SpecError(
             Diagnostic(
                 "E0710",
-                f"a {operator.structure} curvature has no scores per layer",
+                f"the curvature is one matrix ({operator.structure}), which has no scores per layer",
                 help=("put `block_diagonal(by = layer)` into the chain",),
             )
         )
