@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from curvlang.evaluation.baseline import train_baseline
 from curvlang.language.chain import Part, TaskSpec, Value
 from curvlang.language.conditions import WIDTHS, drawn
-from curvlang.language.registry import OPTIMISERS
+from curvlang.language.registry import LOSSES, NONE, OPTIMISERS, Entry
 from curvlang.language.space import Space
 from curvlang.models.builtin import task_from
 from curvlang.models.task import Task
@@ -70,6 +70,7 @@ def task_specs(draw: st.DrawFn, space: Space) -> TaskSpec:
         "activation": pick(draw, space.activations) if hidden else space.activations[0],
         "bias": pick(draw, space.biases),
         "positions": pooling,
+        "weights": NONE,
     }
     return described(data, model, pick(draw, space.losses))
 
@@ -90,16 +91,19 @@ def described(
     data: Mapping[str, Value], model: Mapping[str, Value], loss: str, name: str = "counterexample"
 ) -> TaskSpec:
     """A task that is not trained: its model stays as the data's seed initialises it."""
-    rules = OPTIMISERS["sgd"].parameters
-    train = {k: r.default for k, r in rules.items() if r.default is not None}
+    train = _defaults(OPTIMISERS["sgd"])
     return TaskSpec(
         name,
         {},
         Part("random", data),
         Part("mlp", model),
-        Part(loss, {}),
+        Part(loss, _defaults(LOSSES[loss])),
         Part("sgd", {**train, "epochs": 0}),
     )
+
+
+def _defaults(entry: Entry) -> dict[str, Value]:
+    return {k: r.default for k, r in entry.parameters.items() if r.default is not None}
 
 
 def built(spec: TaskSpec) -> Task:

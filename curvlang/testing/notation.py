@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from curvlang.language.chain import Part, TaskSpec, Value
-from curvlang.language.registry import PARTS
+from curvlang.language.registry import NONE, PARTS
 
 NAME = re.compile(r"[^\W\d]\w*")
 """A word of the language; every other text stands in quotation marks."""
@@ -16,11 +17,16 @@ def task_notation(task: TaskSpec, name: str = "counterexample") -> str:
     """`task counterexample { … }`: data and model in full, of the training what is not default."""
     lines = [
         f"  data    {part_notation(task.data)}",
-        f"  model   {part_notation(task.model)}",
+        f"  model   {part_notation(_without_files(task.model))}",
         f"  loss    {task.loss.name}",
         f"  train   {part_notation(Part(task.train.name, _changed(task.train)))}",
     ]
     return "\n".join([f"task {name} {{", *lines, "}"])
+
+
+def _without_files(part: Part) -> Part:
+    """The line without the names of files where there are none."""
+    return replace(part, arguments={k: v for k, v in part.arguments.items() if v != NONE})
 
 
 def value_notation(value: Value) -> str:
