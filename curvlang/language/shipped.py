@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from curvlang.diagnostics.source import Source
 from curvlang.language.docs import doc_of
+from curvlang.language.files import shipped_studies
 from curvlang.language.law import MEASURES, PROPERTIES
 from curvlang.language.names import Named, shipped_names
+from curvlang.language.parser import parse
 from curvlang.language.registry import (
     DATA,
     LAYERS,
@@ -21,6 +24,7 @@ from curvlang.language.registry import (
     Entry,
     Rule,
 )
+from curvlang.language.syntax import StudyDef
 from curvlang.language.values import show
 
 TABLES: Mapping[str, Mapping[str, Entry]] = {
@@ -67,9 +71,21 @@ def shipped() -> list[Shipped]:
     for kind, table in TABLES.items():
         found += [_entry(kind, n, e) for n, e in table.items()]
     found += [Shipped("layer", n, doc, n) for n, doc in LAYERS.items()]
+    found += list(_studies())
     found += [Shipped("law", n, doc, f"law {n}") for n, doc in PROPERTIES.items()]
     found += [Shipped("measure", n, doc, f"{n}(…)") for n, doc in MEASURES.items()]
     return found
+
+
+def _studies() -> Iterator[Shipped]:
+    """The studies that ship: `depth`, or `residual:residual_width` where a file states several."""
+    for file, text in shipped_studies().items():
+        items = [x for x in parse(Source(file, text))[0].items if isinstance(x, StudyDef)]
+        for item in items:
+            name = file if len(items) == 1 else f"{file}:{item.name}"
+            line, _ = item.span.source.position(item.span.start)
+            where = f"studies/{file}.cv:{line}"
+            yield Shipped("study", name, item.doc, f"curvlang study {name}", where)
 
 
 def search(words: Sequence[str]) -> list[Shipped]:
