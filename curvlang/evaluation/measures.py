@@ -16,6 +16,12 @@ from torch.func import functional_call
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.baseline import train_baseline
+from curvlang.evaluation.brittleness import (
+    flip_share,
+    flipped,
+    right_queries,
+    without_supporters,
+)
 from curvlang.evaluation.chain import Setting
 from curvlang.evaluation.evaluate import gradients
 from curvlang.evaluation.influence import product, spearman
@@ -216,12 +222,48 @@ def _predicted(
     return one
 
 
+# Brittleness --------------------------------------------------------------------------------
+
+
+def brittleness(
+    given: Given, share: float = 0.05, queries: int = 10, retrains: int = 3, seed: int = 0
+) -> Table:
+    """Share of right predictions that flip when the highest scores are removed.
+
+    For each of the first queries that the model predicts rightly, a share of the training examples
+    is left out, those of the highest scores, and the model is trained R times anew; the prediction
+    flips where most of them are wrong. More flips: better supporters found.
+
+    Raises:
+        SpecError: E0508 where there are no classes or no query is right.
+    """
+    rows = right_queries(given.task, queries)
+    train = gradients(given.task, "train").to(torch.float64)
+    query = gradients(given.task, "query").to(torch.float64)[rows.to(train.device)]
+    places, kept = [], []
+    for k, stage in enumerate(given.stages):
+        for j, setting in enumerate(given.chosen):
+            try:
+                inverse = invert(stage.operator, setting.use)
+            except SpecError:
+                # A refused inverse has no scores, here as in the study's own table.
+                continue
+            places.append((k, j))
+            kept.append(without_supporters(product(inverse, query) @ train.T, share))
+    out: Table = [[None] * len(given.chosen) for _ in given.stages]
+    found = flipped(given.base, rows, kept, retrains, seed) if kept else []
+    for (k, j), mistakes in zip(places, found, strict=True):
+        out[k][j] = flip_share(mistakes, seed)
+    return out
+
+
 # All of them --------------------------------------------------------------------------------
 
 
 MEASURES: Mapping[str, Callable[..., Table]] = {
     "mislabelled": mislabelled,
     "proximal_response": proximal_response,
+    "brittleness": brittleness,
 }
 """By the name that a study gives; signatures stand in `language.registry`."""
 

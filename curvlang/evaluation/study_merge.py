@@ -86,7 +86,7 @@ def merge(cells: Sequence[tuple[CellFound, Values]], path: int, inverse: int) ->
         pairs=pairs,
         best_pairs=best_pairs,
         seconds=round(sum(sum(cell.seconds.values()) for cell in found), 3),
-        measures=tuple(_measured(found, name, inverse) for name in found[0].measures),
+        measures=tuple(_measured(found, name, inverse) for name in sorted(found[0].measures)),
     )
 
 

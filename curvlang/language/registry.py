@@ -322,6 +322,15 @@ MEASURES: Mapping[str, Entry] = {
             "seed": _SEED,
         },
     ),
+    "brittleness": Entry(
+        "share of right predictions that flip without their supporters (Ilyas et al. 2022, arXiv:2202.00622)",
+        {
+            "share": Rule("float", 0.05, check=_open_unit, must="between 0 and 1"),
+            "queries": Rule("int", 10, check=_positive, must="1 or more"),
+            "retrains": Rule("int", 3, check=_positive, must="1 or more"),
+            "seed": _SEED,
+        },
+    ),
 }
 """Ground truths of a study beside retraining on subsets."""
 

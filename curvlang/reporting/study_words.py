@@ -150,7 +150,7 @@ def _steps_verdict(result: StudyResult, groups: Sequence[Group]) -> Iterator[str
         if parts:
             yield f"{where}, {'; '.join(parts)}."
         elif steps > 1:
-            yield f"{where}, no single step of the path changes the LDS by more than its interval."
+            yield f"{where}, no single step of the path can be told apart from none."
 
 
 def _ways(groups: Sequence[Group]) -> Iterator[tuple[str, list[tuple[Pair, ...]]]]:

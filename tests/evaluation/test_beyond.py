@@ -15,6 +15,7 @@ from curvlang.evaluation.baselines import (
     projected_ensemble,
     representation_cosine,
 )
+from curvlang.evaluation.brittleness import flip_share, flipped, without_supporters
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.evaluate import gradients
 from curvlang.evaluation.ground_truth import ground_truth
@@ -153,6 +154,42 @@ def test_the_damped_gauss_newton_inverse_predicts_the_proximal_response(small):
     assert float(error) < 0.2  # N = 50
 
 
+def test_the_supporters_are_left_out():
+    scores = torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.0, 5.0, -1.0, 4.0]])
+    assert without_supporters(scores, 0.5).tolist() == [
+        [False, True, False, True], [True, False, True, False]
+    ]  # fmt: skip
+
+
+def test_predictions_flip_without_their_own_class():
+    """Three clusters: a query is mistaken without its own class, and not without another."""
+    g = torch.Generator().manual_seed(0)
+    # All on one side of 0: training on two of them lowers the third class where it stands.
+    centres = 1 + 3 * torch.eye(3)
+    y = torch.arange(60) % 3
+    X = centres[y] + 0.3 * torch.randn(60, 3, generator=g)
+
+    def build(seed):
+        model = nn.Linear(3, 3)
+        g = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.copy_(0.01 * torch.randn(p.shape, generator=g))
+        return model
+
+    recipe = cv.Recipe(lr=0.1, batch=10, epochs=20)
+    task = cv.Task(
+        build(0), "cross_entropy", (X[:54], y[:54]), (X[54:], y[54:]), recipe=recipe, build=build
+    )
+    rows = torch.arange(6)
+    own = torch.stack([y[:54] != c for c in y[54:]])
+    other = torch.stack([y[:54] != (c + 1) % 3 for c in y[54:]])
+    mistaken, kept = flipped(task, rows, [own, other], 3, 0)
+    assert bool((mistaken == 1).all())
+    assert bool((kept == 0).all())
+    assert flip_share(mistaken, 0).estimate == 1
+
+
 def test_a_study_with_baselines_and_measures(tmp_path):
     text = (
         SPEC.replace("depth in [1, 2]", "depth in [1]")
@@ -160,7 +197,8 @@ def test_a_study_with_baselines_and_measures(tmp_path):
         .replace(
             "protocol ",
             "baselines gradient_cosine, projected_ensemble(models = 2, dimension = 8)\n"
-            "  measures mislabelled, proximal_response(examples = 3, steps = 5)\n  protocol ",
+            "  measures mislabelled, proximal_response(examples = 3, steps = 5), "
+            "brittleness(queries = 3, retrains = 1)\n  protocol ",
         )
     )
     study = loads(text).studies["tiny_depth"]
@@ -174,8 +212,10 @@ def test_a_study_with_baselines_and_measures(tmp_path):
     assert base.structure == "baseline"
     assert base.spots[0].lds == base.spots[1].lds
     assert len(group.best_pairs) == 21
-    assert [m.name for m in group.measures] == ["mislabelled", "proximal_response"]
-    assert all(0 <= x.estimate <= 1 for row in group.measures[0].values for x in row if x)
+    assert [m.name for m in group.measures] == [
+        "brittleness", "mislabelled", "proximal_response"
+    ]  # fmt: skip
+    assert all(0 <= x.estimate <= 1 for row in group.measures[1].values for x in row if x)
     shown = study_text(result)
     assert "proximal response" in shown
     assert "gradient_cosine" in shown

@@ -1,0 +1,113 @@
+"""Brittleness: how many predictions flip when the examples that support them most are removed.
+
+Ilyas et al. 2022 (arXiv:2202.00622), section 4.1: scores that find the true supporters flip a
+prediction with few removals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.evaluation.lds import percentile_interval
+from curvlang.evaluation.result import Interval
+from curvlang.evaluation.retrain import retrain
+from curvlang.evaluation.subsets import derived_seed
+from curvlang.models.losses import CrossEntropy
+from curvlang.models.task import Task
+
+RESAMPLES = 200
+
+
+class Mistake(CrossEntropy):
+    """1 where the predicted class is not the target's, else 0: asked of queries, never trained on."""
+
+    def per_example(self, f: Tensor, y: Tensor) -> Tensor:
+        """`[B]`."""
+        return (f.argmax(-1) != y).to(f.dtype)
+
+
+def right_queries(task: Task, count: int) -> Tensor:
+    """The first `count` queries whose class the model predicts.
+
+    Raises:
+        SpecError: E0508 where the loss has no classes, or no query is right.
+    """
+    if task.loss.name != "cross_entropy":
+        raise SpecError(_no_classes(task))
+    with torch.no_grad():
+        wrong = [Mistake().per_example(task.model(x), y) for x, y in task.batches(512, "query")]
+    rows = (torch.cat(wrong) == 0).nonzero()[:count, 0].cpu()
+    if not len(rows):
+        raise SpecError(_none_right(task))
+    return rows
+
+
+def without_supporters(scores: Tensor, share: float) -> Tensor:
+    """Members `[Q, N]` that leave out each query's highest scores, a share of all examples."""
+    count = max(1, round(share * scores.shape[1]))
+    kept = torch.ones(scores.shape, dtype=torch.bool)
+    top = scores.cpu().topk(count, dim=1).indices
+    return kept.scatter_(1, top, False)
+
+
+def flipped(
+    base: Task, rows: Tensor, kept: Sequence[Tensor], retrains: int, seed: int
+) -> list[Tensor]:
+    """Share of R retrainings that mistake each query, `[Q]` for each set of members.
+
+    All sets are trained with the same initialisations and orders, so that they are paired.
+
+    Args:
+        base: With `build` and `recipe`, in the precision of training.
+        rows: The queries `[Q]`.
+        kept: Members `[Q, N]`, several times.
+        retrains: R.
+        seed: Of initialisations and orders.
+    """
+    assert base.build is not None
+    assert base.recipe is not None
+    members = torch.cat([k.repeat_interleave(retrains, 0) for k in kept])
+    runs = [(q, r) for _ in kept for q in range(len(rows)) for r in range(retrains)]
+    query = tuple(t[rows.to(t.device)] for t in base.query)
+    found = retrain(
+        base.build,
+        base.loss,
+        base.train,
+        (query[0], query[1]),
+        members,
+        base.recipe,
+        [derived_seed(seed, 41, r) for _, r in runs],
+        [derived_seed(seed, 42, q, r) for q, r in runs],
+        asked=Mistake(),
+    )
+    own = found.query_loss[torch.arange(len(runs)), torch.tensor([q for q, _ in runs])]
+    shares = own.double().cpu().reshape(len(kept), len(rows), retrains).mean(2)
+    return list(shares)
+
+
+def flip_share(mistakes: Tensor, seed: int) -> Interval:
+    """Share of queries that most retrainings mistake, resampled over queries."""
+    flips = (mistakes > 0.5).double()
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(0, len(flips), (RESAMPLES, len(flips)), generator=generator)
+    return Interval(float(flips.mean()), *percentile_interval(flips[drawn].mean(1), 0.95))
+
+
+def _no_classes(task: Task) -> Diagnostic:
+    return Diagnostic(
+        "E0508",
+        f"`brittleness` flips predicted classes, and the loss of `{task.name}` is {task.loss.name}",
+        help=("use a task with `loss cross_entropy`, or leave it out",),
+    )
+
+
+def _none_right(task: Task) -> Diagnostic:
+    return Diagnostic(
+        "E0508",
+        f"the model of `{task.name}` predicts no query's class, so that none can flip",
+        help=("train it longer, or leave `brittleness` out",),
+    )
