@@ -106,12 +106,14 @@ def setting(damping: float) -> str:
 
     >>> setting(0.01), setting(1e-5), setting(10.0), setting(0.00316227766), setting(0.0)
     ('.01', '1e-5', '10', '.00316', '0')
+    >>> setting(1000.0)
+    '1000'
     """
     if not math.isfinite(damping):
         return quantity(damping)
     if damping != 0 and not _TOO_SMALL <= abs(damping) < _TOO_LARGE:
         return _scientific(damping, 2)
-    return _sign(f"{damping:.3g}")
+    return _sign(f"{damping:.0f}" if abs(damping) >= 999.5 else f"{damping:.3g}")
 
 
 def size(count: int) -> str:

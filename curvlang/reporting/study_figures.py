@@ -306,9 +306,10 @@ def _log(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.margins(x=0.12)
     axes.autoscale_view()
-    ticks = round_ticks(*axes.get_xlim(), most=4)
-    if ticks:
-        axes.set_xticks(ticks, [setting(x) for x in ticks])
+    low, high = axes.get_xlim()
+    # Where all values are nearly one, no round number lies between them: the ends are named.
+    ticks = round_ticks(low, high, most=4) or [low * (high / low) ** x for x in (0.1, 0.9)]
+    axes.set_xticks(ticks, [setting(x) for x in ticks])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", which="minor", length=0)
     axes.yaxis.set_major_locator(MaxNLocator(5))
