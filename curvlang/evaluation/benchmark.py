@@ -96,7 +96,7 @@ def benchmark(
     run(_small(task), lambda stage: None)
     watch = Watch(task.device)
     fitted, inverted = run(task, watch)
-    foretold["inverse"] = predicted_inverse(fitted, rates)
+    foretold["inverse"] = predicted_inverse(fitted, inverted, rates)
     layers = _layers(prepared, rotations(inverted))
     foretold["scores"] = predicted_scores(rotations(inverted), task, layers, rates)
     held = {phase.name: phase.bytes for phase in prepared.phases}

@@ -157,27 +157,36 @@ def _timed(
     return fastest(run, task.device)
 
 
-def predicted_inverse(operator: Operator, rates: Rates | None) -> Predicted:
-    """Decompositions that the inverse of a fitted curvature asks for."""
-    sizes = list(_decomposed(operator))
-    flops = [float(FUNCTIONS["eigh"].flops(n, n)) for n in sizes]
-    cost = Cost(round(sum(flops)), sum(16 * n * n for n in sizes))
-    seconds = None if rates is None else sum(map(rates.decomposition, flops))
-    return Predicted("inverse", cost, seconds)
+def predicted_inverse(operator: Operator, inverse: Operator, rates: Rates | None) -> Predicted:
+    """What the inverse of a fitted curvature asks for.
+
+    Args:
+        operator: C.
+        inverse: Its inverse: what form it has says how it is found.
+        rates: The machine's.
+    """
+    cost, seconds = Cost(), 0.0
+    for rows, decomposed in _inverted(operator, inverse):
+        flops = float(FUNCTIONS["eigh"].flops(rows, rows)) if decomposed else float(rows**3)
+        cost += Cost(round(flops), 16 * rows * rows)
+        if rates is not None:
+            exact = rates.product(flops, torch.float64)
+            seconds += rates.decomposition(flops) if decomposed else exact
+    return Predicted("inverse", cost, None if rates is None else seconds)
 
 
-def _decomposed(operator: Operator) -> Iterator[int]:
-    """Rows of every symmetric matrix that is decomposed."""
-    match operator:
-        case BlockDiagonal(blocks=blocks):
-            for block in blocks:
-                yield from _decomposed(block)
-        case Scaled(operator=inner):
-            yield from _decomposed(inner)
-        case Kronecker(left=left, right=right):
-            yield from (len(left), len(right))
-        case Dense(matrix=matrix):
-            yield len(matrix)
+def _inverted(operator: Operator, inverse: Operator) -> Iterator[tuple[int, bool]]:
+    """Rows of every matrix, and whether it is decomposed (else it has a Cholesky factor)."""
+    match operator, inverse:
+        case BlockDiagonal(blocks=blocks), BlockDiagonal(blocks=others):
+            for block, other in zip(blocks, others, strict=True):
+                yield from _inverted(block, other)
+        case Scaled(operator=inner), _:
+            yield from _inverted(inner, inverse)
+        case Kronecker(left=left, right=right), EigenBasis():
+            yield from ((len(left), True), (len(right), True))
+        case Dense(matrix=matrix), _:
+            yield len(matrix), not isinstance(inverse, Dense)
         case _:
             return
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,8 @@ from curvlang.models.blocks import LayerBlock, blocks
 from curvlang.models.column_product import ggn_of_layers
 from curvlang.models.flops import hessian_flops, leaves_flops
 from curvlang.models.hessian import hessian_dense
-from curvlang.models.leaves import columns, jacobian, leaves, loss_hessian
+from curvlang.models.layer_columns import layer_columns
+from curvlang.models.leaves import jacobian, leaves, loss_hessian
 from curvlang.models.products import hessian_product
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, ByExample, Identity, MatrixFree, Operator, added
@@ -337,12 +339,12 @@ class _Batch:
                     known |= position_weights(block, self.task.mask, rows, self.task.dtype)
         return self.known[key]
 
-    def _whole(self, program: Program, kinds: set[str]) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
+    def _whole(self, program: Program, kinds: set[str]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
         layers = self.prepared.blocks[Partition.LAYER]
         if "j" in kinds:
             given = self._layers(Partition.LAYER, program.fisher, False)
-            found["j"] = columns(layers, given)
+            found["j"] = layer_columns(layers, given)
         if "J" in kinds:
             found["J"] = jacobian(self.task.model, self.x, layers)
         if "L" in kinds:

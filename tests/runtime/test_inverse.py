@@ -13,10 +13,11 @@ from torch import Tensor
 import curvlang as cv
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.render import render
-from curvlang.language import inverse_text, loads
+from curvlang.language import default_inverse, inverse_text, loads
 from curvlang.language.chain import InverseUse
 from curvlang.operators import (
     BlockDiagonal,
+    Dense,
     Diagonal,
     EigenBasis,
     Identity,
@@ -335,3 +336,14 @@ def test_a_low_rank_matrix_keeps_its_complement() -> None:
     op = zoo(3)["LowRank"]
     assert isinstance(op, LowRank)
     assert isinstance(invert(op, inverse_text("tikhonov(damping = 9)", "x")), LowRank)
+
+
+@pytest.mark.parametrize(("damping", "structure"), [(0.5, "Dense"), (0.1, "Eigen")])
+def test_cholesky_where_it_exists_and_eigenvalues_where_not(damping, structure):
+    """Eigenvalues −0.2, 1, 2: with λ = 0.1 the matrix is indefinite, and its inverse the same formula."""
+    basis = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0]
+    matrix = basis @ torch.diag(torch.tensor([-0.2, 1.0, 2.0], dtype=torch.float64)) @ basis.T
+    found = invert(Dense((matrix + matrix.T) / 2), default_inverse(damping))
+    assert found.structure == structure
+    expected = torch.linalg.inv(matrix + damping * torch.eye(3, dtype=torch.float64))
+    assert float((found.dense() - expected).abs().max()) < 1e-12
