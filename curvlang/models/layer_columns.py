@@ -114,6 +114,27 @@ def layer_columns(
     return columns(layers, {b.name: dict(given[b.name]) for b in layers})
 
 
+def gram_elements(layers: Sequence[LayerBlock], columns: int, examples: int, itemsize: int) -> int:
+    """Numbers that the Gram matrix by layers holds at its peak beyond its inputs and itself."""
+    most = 0
+    for left, right in combinations_with_replacement(layers, 2):
+        O, I, U, J = left.d_out, left.d_in, right.d_out, right.d_in
+        block = O * I * U * J
+        if left.positions * right.positions >= columns:
+            held = examples * columns * (left.size + right.size)
+        else:
+            rows = max(1, HELD // (_numbers(left, right) * itemsize))
+            held = min(examples, rows) * (O * U + I * J) + block
+        most = max(most, held + block)
+    return most
+
+
+def _numbers(left: LayerBlock, right: LayerBlock) -> int:
+    """Of the largest intermediate result of a pair, for one example."""
+    places = left.positions * right.positions
+    return places * max(left.d_out * right.d_out, left.d_in * right.d_in)
+
+
 def is_gram(equation: str) -> bool:
     """Whether an equation of one tensor with itself sums all axes but the last one of each."""
     left, out = equation.replace(" ", "").split("->")

@@ -7,6 +7,7 @@ library calls are not.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,11 @@ from curvlang.compiler.program import Fisher, Partition, Program
 from curvlang.compiler.structure import GramShape, LeafShape
 from curvlang.models.blocks import LayerBlock
 from curvlang.models.hessian import hessian_elements
+from curvlang.models.layer_columns import gram_elements, is_gram
+from curvlang.models.layers.embedding import Embedding
 from curvlang.models.task import Task
 
+_GRAM = re.compile(r"torch\.einsum\('([^']+)', (\w+), (\w+)\)")
 _EXACT = 8
 """Bytes of a statistic: accumulators and what follows from them are float64."""
 
@@ -169,6 +173,10 @@ def _work(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]], number: int
     code = max((b.passes[number - 1].elements for b in p.blocks), default=0)
     copies = max((_returned(b, number) for b in p.blocks), default=0)
     whole, gathering = 0, 0
+    if _by_layers(p, blocks, number):
+        layers = blocks[Partition.LAYER]
+        pair = gram_elements(layers, p.blocks[0].sizes["r"], p.batch, p.itemsize)
+        return p.itemsize * (code + max(copies, pair))
     for leaf in p.program.leaves.values():
         if leaf.per_example and p.partition is Partition.MODEL:
             sizes = p.blocks[0].sizes
@@ -176,6 +184,18 @@ def _work(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]], number: int
             widest = max(block.size for block in blocks[Partition.LAYER])
             gathering = max(gathering, elements(leaf.indices, {**sizes, "p": widest}))
     return p.itemsize * (whole + max(gathering, code + copies))
+
+
+def _by_layers(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]], number: int) -> bool:
+    """Whether the columns of the model are read as a Gram matrix alone, which forms none of them."""
+    leaves = [leaf.kind for leaf in p.program.leaves.values() if leaf.per_example]
+    if p.partition is not Partition.MODEL or leaves != ["j"]:
+        return False
+    if any(isinstance(b.kind, Embedding) for b in blocks[Partition.LAYER]):
+        return False
+    lines = [line for b in p.blocks for line in b.passes[number - 1].lines]
+    found = [_GRAM.fullmatch(line.code) for line in lines]
+    return all(m is not None and m[2] == m[3] and is_gram(m[1]) for m in found)
 
 
 def _result_bytes(p: Plan) -> int:
