@@ -21,11 +21,12 @@ from curvlang.evaluation.factored import batch_size as scored_at_once
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.models.blocks import LayerBlock
 from curvlang.models.flops import hessian_flops, leaves_flops
+from curvlang.models.layer_columns import gram_flops
 from curvlang.models.leaves import Fisher, leaves
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, Dense, EigenBasis, Kronecker, Operator, Scaled
 from curvlang.runtime.fit import Prepared
-from curvlang.runtime.footprint import reads_hessian
+from curvlang.runtime.footprint import gram_by_layers, reads_hessian
 from curvlang.runtime.rates import Rates, fastest
 
 PROBES = (4, 64)
@@ -74,15 +75,25 @@ def _pass(prepared: Prepared, task: Task, number: int, rates: Rates | None) -> P
             seconds += model_seconds(task, blocks, fisher, active[0].batch, task.N)
     for p in active:
         share = p.total / p.batch
+        layered = gram_by_layers(p, prepared.blocks, number)
+        if layered and rates is not None:
+            seconds += share * _gram_seconds(p, prepared.blocks[Partition.LAYER], task, rates)
         for block in p.blocks:
             function, known = block.passes[number - 1], known_elements(p, block)
             cost += function_cost(function, known, p.itemsize).times(share)
-            if rates is not None:
+            if rates is not None and not layered:
                 returned = sum(known.get(name, 0) for name in function.returns)
                 sums = rates.copy(returned * (p.itemsize + 24)) if returned else 0.0
                 dtype = torch.float32 if p.itemsize == 4 else torch.float64
                 seconds += share * (_code_seconds(function, known, dtype, rates) + sums)
     return Predicted(f"pass {number}", cost, seconds if rates is not None else None)
+
+
+def _gram_seconds(p: Plan, layers: Sequence[LayerBlock], task: Task, rates: Rates) -> float:
+    """One batch of a Gram matrix by pairs of layers: products, and every entry put and added."""
+    products = gram_flops(layers, p.blocks[0].sizes["r"], p.batch)
+    moved = task.P**2 * (4 * p.itemsize + 24)
+    return sum(rates.product(f, task.dtype) for f in products) + rates.copy(moved)
 
 
 def _between(plans: Sequence[Plan], number: int, rates: Rates | None) -> Predicted:

@@ -129,6 +129,20 @@ def gram_elements(layers: Sequence[LayerBlock], columns: int, examples: int, ite
     return most
 
 
+def gram_flops(layers: Sequence[LayerBlock], columns: int, examples: int) -> list[int]:
+    """Operations of the product of every pair of layers."""
+    found = []
+    for left, right in combinations_with_replacement(layers, 2):
+        places = left.positions * right.positions
+        entries = left.size * right.size
+        if places >= columns:
+            found.append(2 * examples * columns * entries)
+        else:
+            outer = 2 * columns * left.d_out * right.d_out
+            found.append(examples * places * (outer + 2 * entries))
+    return found
+
+
 def _numbers(left: LayerBlock, right: LayerBlock) -> int:
     """Of the largest intermediate result of a pair, for one example."""
     places = left.positions * right.positions

@@ -173,7 +173,7 @@ def _work(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]], number: int
     code = max((b.passes[number - 1].elements for b in p.blocks), default=0)
     copies = max((_returned(b, number) for b in p.blocks), default=0)
     whole, gathering = 0, 0
-    if _by_layers(p, blocks, number):
+    if gram_by_layers(p, blocks, number):
         layers = blocks[Partition.LAYER]
         pair = gram_elements(layers, p.blocks[0].sizes["r"], p.batch, p.itemsize)
         return p.itemsize * (code + max(copies, pair))
@@ -186,7 +186,7 @@ def _work(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]], number: int
     return p.itemsize * (whole + max(gathering, code + copies))
 
 
-def _by_layers(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]], number: int) -> bool:
+def gram_by_layers(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]], number: int) -> bool:
     """Whether the columns of the model are read as a Gram matrix alone, which forms none of them."""
     leaves = [leaf.kind for leaf in p.program.leaves.values() if leaf.per_example]
     if p.partition is not Partition.MODEL or leaves != ["j"]:
