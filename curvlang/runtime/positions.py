@@ -21,6 +21,7 @@ def position_weights(
         rows: The examples of the batch.
         dtype: Of the weights.
     """
+    mask = mask.to(block.index.device)
     T = mask.shape[1]
     if block.positions % T or not block.factored:
         size = (rows.stop - rows.start, block.positions)

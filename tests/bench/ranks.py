@@ -21,7 +21,8 @@ class _Case:
         K, Q, N = sizes["K"], sizes["Q"], sizes["N"]
         self.count = sizes["resamples"]
         self.scores = torch.randn(Q, N, generator=generator)
-        self.kept = torch.rand(K, N, generator=generator) < 0.5
+        # Subsets of one size, as dattri wants them.
+        self.kept = torch.rand(K, N, generator=generator).argsort(1).argsort(1) < N // 2
         noise = torch.randn(K, Q, generator=generator)
         self.outcome = noise - self.kept.float() @ self.scores.T / N**0.5
         self.resamples = draw_resamples(K, Q, self.count, 0)
@@ -73,15 +74,13 @@ def dattri(sizes: Sizes) -> Turn:
     from dattri.metric import lds as theirs
 
     case = _Case(sizes)
-    kept = [row.nonzero()[:, 0] for row in case.kept]
-    size = min(map(len, kept))
-    # It wants subsets of one size: the same number of each is asked of both.
-    members = torch.stack([row[:size] for row in kept])
+    members = torch.stack([row.nonzero()[:, 0] for row in case.kept])
 
     def turn(watch: Watch) -> Results:
-        theirs(case.scores.T, (case.outcome, members))
+        # It correlates with the outcome itself, where a higher one is a better model.
+        found = theirs(case.scores.T, (-case.outcome, members))[0]
         watch("point")
-        return {}
+        return {"point": found.double()}
 
     return turn
 
