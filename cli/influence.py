@@ -29,6 +29,7 @@ class Request:
     self_influence: bool
     group: str | None
     reduce: str
+    products: str | None
     top: int
     queries: str | None
     sources: Sources
@@ -65,6 +66,12 @@ def command(
         str | None, typer.Option(help="Queries asked together: `label` (one group a class), `all`.")
     ] = None,
     reduce: Annotated[str, typer.Option(help="`sum` or `mean` over a group.")] = "sum",
+    products: Annotated[
+        str | None,
+        typer.Option(
+            help="`bfloat16`: faster products with training examples; says what it changes."
+        ),
+    ] = None,
     top: Annotated[
         int, typer.Option(min=0, help="Show the K most helpful and harmful examples of a query.")
     ] = 0,
@@ -92,7 +99,7 @@ def command(
 
     request = Request(
         spec, out, metric, damping, inverse, per_layer, per_position, self_influence, group,
-        reduce, top, queries, Sources(task, data, model, allow_python), device, dtype, seed, as_json, quiet,
+        reduce, products, top, queries, Sources(task, data, model, allow_python), device, dtype, seed, as_json, quiet,
     )  # fmt: skip
     found = score(request)
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
-from curvlang.evaluation.attribution import influence, self_influence
+from curvlang.evaluation.attribution import ReducedPrecision, influence, self_influence
 from curvlang.evaluation.groups import group_members
 from curvlang.evaluation.top import Neighbour, Top, largest, top
 from curvlang.facade import chains_of, chosen, evaluation_of, fit
@@ -65,8 +66,12 @@ def score(request: Request) -> Found:
     with Bars(request.quiet) as bars:
         task = trained_task(wanted, fresh, request.seed, bars).to(dtype=dtype)
         op = fit(spec, task, curvature=curvature.name or None, seed=request.seed)
-        arrays = _arrays(request, op, task, labels, bars)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", ReducedPrecision)
+            arrays = _arrays(request, op, task, labels, bars)
     notes = _notes(request, op, curvature.name, task, asked)
+    lower = [str(x.message) for x in said if x.category is ReducedPrecision]
+    notes |= {"precision": lower[0]} if lower else {}
     axes = _axes(request)
     stored = {name: a.cpu().numpy() for name, a in arrays.items()}
     named = {"group": tuple(labels[1])} if labels is not None else {}
@@ -103,6 +108,7 @@ def _check(request: Request) -> None:
         ("--self", request.self_influence, "--group", request.group is not None),
         ("--self", request.self_influence, "--queries", request.queries is not None),
         ("--self", request.self_influence, "--metric", request.metric != "loss"),
+        ("--self", request.self_influence, "--products", request.products is not None),
         ("--damping", request.damping is not None, "--inverse", request.inverse is not None),
     )
     for one, first, other, second in pairs:
@@ -110,6 +116,8 @@ def _check(request: Request) -> None:
             _refuse(f"`{one}` and `{other}` exclude each other", f"leave `{other}` out")
     if request.damping is not None and not (math.isfinite(request.damping) and request.damping > 0):
         _refuse(f"`--damping {request.damping:g}` is no λ", "give a number above 0")
+    if request.products not in (None, "bfloat16"):
+        _refuse(f"`--products {request.products}` is not known", "use `bfloat16`")
     if request.reduce not in ("sum", "mean"):
         _refuse(f"`--reduce {request.reduce}` is not known", "use `sum` or `mean`")
     if request.group not in (None, "label", "all"):
@@ -167,6 +175,7 @@ def _arrays(
         per_position=request.per_position,
         groups=None if labels is None else labels[0],
         reduce=request.reduce,
+        products=None if request.products is None else torch.bfloat16,
         progress=bars,
     )
     return scores if isinstance(scores, dict) else {"scores": scores}
@@ -254,7 +263,7 @@ def _say(
     lines = [
         f"{key}: {notes[key]}" for key in ("curvature", "task", "convention", "sign", "inverse")
     ]
-    lines += [f"groups: {notes['groups']}"] if "groups" in notes else []
+    lines += [f"{key}: {notes[key]}" for key in ("groups", "precision") if key in notes]
     lines += [f"layers: {', '.join(arrays)}"] if arrays != ["scores"] else []
     print("\n".join([*lines, f"written to {path} [{sizes}]"]), file=sys.stderr)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -10,10 +11,12 @@ from torch import Tensor
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.evaluate import fit_solver
 from curvlang.evaluation.factored import (
+    PROBED,
     Scored,
     block_queries,
     block_scores,
     block_self_scores,
+    product_error,
     scored_blocks,
 )
 from curvlang.evaluation.groups import Groups, group_matrix, group_members
@@ -50,6 +53,7 @@ def influence(
     groups: Groups | None = None,
     reduce: str = "sum",
     chunk: int = 4096,
+    products: torch.dtype | None = None,
     progress: Progress | None = None,
 ) -> Tensor | dict[str, Tensor]:
     """Influence scores `[Q, N]`: `∇m_qᵀ C⁻¹ ∇ℓ_n`, positive where training on n improves query q.
@@ -70,10 +74,14 @@ def influence(
             first axis is then the groups, in the order of their labels.
         reduce: `sum` or `mean` over the queries of a group.
         chunk: Queries preconditioned at once.
+        products: Precision of the factors in the products of queries with training examples,
+            `torch.bfloat16` where the processor is faster in it. A `ReducedPrecision` warning
+            says what it changes, measured on a few examples.
         progress: Told how many training examples are scored.
 
     Raises:
-        SpecError: E0590 to E0592 for a metric, groups or positions that the task does not have.
+        SpecError: E0590 to E0592 for a metric, groups or positions that the task does not have,
+            E0594 for `products` where there are no blocks.
     """
     task = seen_by(operator, task)
     ready = inverted(operator, task, damping=damping, inverse=inverse, solve=solve)
@@ -87,8 +95,13 @@ def influence(
         groups=groups,
         reduce=reduce,
         chunk=chunk,
+        products=products,
         progress=progress,
     )
+
+
+class ReducedPrecision(UserWarning):
+    """What products in a lower precision change."""
 
 
 def scored_by(
@@ -101,6 +114,7 @@ def scored_by(
     groups: Groups | None = None,
     reduce: str = "sum",
     chunk: int = 4096,
+    products: torch.dtype | None = None,
     progress: Progress | None = None,
 ) -> Tensor | dict[str, Tensor]:
     """Scores by an inverse that is known; other arguments as for `influence`.
@@ -114,6 +128,7 @@ def scored_by(
         groups: The queries of each group.
         reduce: `sum` or `mean`.
         chunk: Queries preconditioned at once.
+        products: Precision of the large products.
         progress: Told how many training examples are scored.
     """
     given = None if per_position else scored_blocks(inverse, task)
@@ -122,8 +137,10 @@ def scored_by(
     T = position_count(task) if per_position else 1
     _require(task, rows, layers * task.N * T, gradients=given is None)
     if given is not None:
-        found = _by_blocks(task, cost, given, groups, reduce, progress)
+        found = _by_blocks(task, cost, given, groups, reduce, products, progress)
         return found if per_layer else torch.stack(list(found.values())).sum(0)
+    if products is not None:
+        raise SpecError(_no_products(inverse, per_position))
     parts = _parts(inverse, per_layer)
     query = _query_gradients(task, cost, groups, reduce).to(inverse.dtype)
     moved = {
@@ -198,6 +215,7 @@ def _by_blocks(
     given: Sequence[Scored],
     groups: Groups | None,
     reduce: str,
+    products: torch.dtype | None,
     progress: Progress | None,
 ) -> dict[str, Tensor]:
     """Scores of every block from inputs and output gradients."""
@@ -205,7 +223,25 @@ def _by_blocks(
     if groups is not None:
         weights = group_matrix(groups, reduce, task.Q).to(device=task.device, dtype=task.dtype)
     queries = block_queries(task, cost, given, weights)
-    return block_scores(task, given, queries, _counter(progress, task.N))
+    if products is not None and products != task.dtype:
+        error = product_error(task, given, queries, products)
+        name = str(products).removeprefix("torch.")
+        warnings.warn(
+            f"products in {name}: scores of {min(PROBED, task.N)} training examples differ by at "
+            f"most {error:.1g} of the largest",
+            ReducedPrecision,
+            stacklevel=2,
+        )
+    return block_scores(task, given, queries, _counter(progress, task.N), products)
+
+
+def _no_products(inverse: Operator, per_position: bool) -> Diagnostic:
+    why = "by position" if per_position else f"of a {inverse.structure} curvature"
+    return Diagnostic(
+        "E0594",
+        f"scores {why} have no products in another precision",
+        help=("leave `products` out, or use a chain with `block_diagonal(by = layer)`",),
+    )
 
 
 def _counter(progress: Progress | None, total: int) -> Callable[[int], None] | None:

@@ -25,6 +25,8 @@ from curvlang.operators import BlockDiagonal, EigenBasis, Operator
 
 HELD = 2**27
 """Bytes that the largest intermediate result of a batch may take."""
+PROBED = 32
+"""Training examples on which the error of a reduced precision is measured."""
 MOST = 1024
 """Examples that go through the model at once."""
 
@@ -122,32 +124,59 @@ def block_scores(
     given: Sequence[Scored],
     queries: Mapping[str, Tensor],
     told: Told | None = None,
+    products: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
-    """Scores [Q, N] of every block against the training examples, in the operators' precision."""
+    """Scores [Q, N] of every block against the training examples, in the operators' precision.
+
+    Args:
+        task: The training examples.
+        given: The blocks.
+        queries: Preconditioned queries of each.
+        told: Told how many examples are scored.
+        products: Precision of the factors in the large products; the task's where not given. Sums
+            are accumulated in float32 at least.
+    """
     found: dict[str, list[Tensor]] = {x.layer.name: [] for x in given}
     count = len(next(iter(queries.values())))
+    kind = products or task.dtype
+    ready = {name: u.to(kind) for name, u in queries.items()}
     for size, rows in _batches(task, task.loss, given, "train", count):
         for x in given:
             a, e = x.rotated(*rows[x.layer.name])
-            scores = _against(queries[x.layer.name], a, e)
+            scores = _against(ready[x.layer.name], a, e)
             found[x.layer.name].append(scores.to(x.operator.dtype))
         if told is not None:
             told(size)
     return {name: torch.cat(parts).T for name, parts in found.items()}
 
 
+def product_error(
+    task: Task, given: Sequence[Scored], queries: Mapping[str, Tensor], products: torch.dtype
+) -> float:
+    """Largest difference that the precision of the products makes, of the largest score.
+
+    Measured on the first `PROBED` training examples.
+    """
+    few = task.first(PROBED)
+    exact = sum(block_scores(few, given, queries).values())
+    found = sum(block_scores(few, given, queries, products=products).values())
+    assert isinstance(exact, Tensor)
+    return float((found - exact).abs().max() / exact.abs().max().clamp_min(1e-300))
+
+
 def _against(queries: Tensor, a: Tensor, e: Tensor) -> Tensor:
-    """Σ_{t,o,i} u[q,o,i] e[n,t,o] a[n,t,i], [B, Q]."""
+    """Σ_{t,o,i} u[q,o,i] e[n,t,o] a[n,t,i], [B, Q]; factors of the large product as the queries."""
     Q, O, I = queries.shape
     B, T = a.shape[:2]
+    kind = queries.dtype
     if T > 1:
         gradients = torch.einsum("nto,nti->noi", e, a)
-        return gradients.flatten(1) @ queries.flatten(1).T
+        return gradients.flatten(1).to(kind) @ queries.flatten(1).T
     if O <= I:
-        moved = (a[:, 0] @ queries.reshape(Q * O, I).T).reshape(B, Q, O)
-        return (moved @ e[:, 0].unsqueeze(2)).squeeze(2)
-    moved = (e[:, 0] @ queries.transpose(0, 1).reshape(O, Q * I)).reshape(B, Q, I)
-    return (moved @ a[:, 0].unsqueeze(2)).squeeze(2)
+        moved = (a[:, 0].to(kind) @ queries.reshape(Q * O, I).T).reshape(B, Q, O)
+        return (moved.to(e.dtype) @ e[:, 0].unsqueeze(2)).squeeze(2)
+    moved = (e[:, 0].to(kind) @ queries.transpose(0, 1).reshape(O, Q * I)).reshape(B, Q, I)
+    return (moved.to(a.dtype) @ a[:, 0].unsqueeze(2)).squeeze(2)
 
 
 def block_self_scores(

@@ -198,6 +198,21 @@ class Task:
             mask=self.mask,
         )
 
+    def first(self, examples: int) -> Task:
+        """The same task with the first training examples alone."""
+        X, y = self.train
+        return Task(
+            self.model,
+            self.loss,
+            (X[:examples], y[:examples]),
+            self.query,
+            recipe=self.recipe,
+            weight_decay=self.weight_decay,
+            name=self.name,
+            build=self.build,
+            mask=None if self.mask is None else self.mask[:examples],
+        )
+
     def restricted(self, names: Sequence[str]) -> Task:
         """The same task in which all parameters but these are constants."""
         model = deepcopy(self.model)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import curvlang as cv
+from curvlang.evaluation.attribution import ReducedPrecision
 from tests.models.support import CASES
 from tests.oracles import dense
 from tests.runtime.test_layers import Convolutional, assert_close, fit, inputs, language, task
@@ -50,6 +51,25 @@ def test_scores_equal_the_dense_formula(name, chain):
     assert_close(grouped, torch.stack([wanted[:2].mean(0), wanted[1]]))
     own = cv.self_influence(op, t, damping=DAMPING)
     assert_close(own, ((train @ inverse) * train).sum(1))
+
+
+@pytest.mark.parametrize("name", ["one position", "convolutions"])
+def test_products_in_bfloat16_state_their_error(name):
+    t = tasks()[name].to(dtype=torch.float32)
+    op = cv.fit("ekfac", t)
+    wanted = cv.influence(op, t, damping=DAMPING)
+    with pytest.warns(ReducedPrecision) as said:
+        found = cv.influence(op, t, damping=DAMPING, products=torch.bfloat16)
+    gap = float((found - wanted).abs().max() / wanted.abs().max())
+    assert 0 < gap < 0.02
+    stated = float(str(said[0].message).split("most ")[1].split()[0])
+    assert gap == pytest.approx(stated, rel=0.6)
+
+
+def test_products_need_blocks():
+    t = tasks()["one position"]
+    with pytest.raises(cv.SpecError, match="E0594"):
+        cv.influence(cv.fit("ggn", t), t, damping=DAMPING, products=torch.bfloat16)
 
 
 def test_single_precision_stays_near():
