@@ -44,7 +44,11 @@ def command(
         bool, typer.Option("--report", help="Run nothing: report on the cells that are there.")
     ] = False,
     formats: Annotated[
-        str, typer.Option("--format", help="Tables to write as well: `md`, `csv`, `md,csv`.")
+        str,
+        typer.Option(
+            "--format",
+            help="Written as well: `md` and `csv` tables, `pdf` figures; `md,csv,pdf` for all.",
+        ),
     ] = "",
     device: Annotated[str, typer.Option(help="`cpu`, `cuda`, or `auto`.")] = "auto",
     dtype: Annotated[

@@ -32,6 +32,7 @@ from curvlang.reporting.style import (
     Drawing,
     ends,
     finite,
+    pdf_bytes,
     settings,
     short_name,
     style,
@@ -219,7 +220,7 @@ def _panels(
             draw(axes, groups[k])
             axes.set_title(_title(groups[k], groups), fontsize=10, loc="left")
         _legend(figure, shown, width)
-        return Drawing(name, title, caption, svg_text(figure, name))
+        return Drawing(name, title, caption, svg_text(figure, name), pdf=pdf_bytes(figure))
 
 
 def _title(group: Group, groups: Sequence[Group]) -> str:
@@ -357,7 +358,7 @@ def _along(
             axes.set_ylabel(label)
             axes.set_title(_family_title(families[k][0], axis, result), fontsize=10, loc="left")
         _legend(figure, shown, width)
-        return Drawing(name, title, caption, svg_text(figure, name))
+        return Drawing(name, title, caption, svg_text(figure, name), pdf=pdf_bytes(figure))
 
 
 def _number(x: object) -> bool:

@@ -19,7 +19,7 @@ SPEC = "spec.cv"
 FIGURES = "figures"
 TABLES = "tables"
 MARKDOWN = "report.md"
-FORMATS = ("md", "csv")
+FORMATS = ("md", "csv", "pdf")
 _OURS = frozenset({RESULT, REPORT, SPEC, FIGURES, TABLES, MARKDOWN, CELLS})
 
 
@@ -54,7 +54,7 @@ def write_study(
         folder: The run folder.
         result: Becomes `study.json`, `report.html` and `figures/NAME.svg`.
         spec_text: The spec as run.
-        formats: `md` for `report.md`, `csv` for `tables/NAME.csv`.
+        formats: `md` for `report.md`, `csv` for `tables/NAME.csv`, `pdf` for `figures/NAME.pdf`.
     """
     drawings = study_drawings(result)
     write_file(folder / SPEC, spec_text.encode())
@@ -62,6 +62,8 @@ def write_study(
     for drawing in drawings:
         if drawing.svg is not None:
             write_file(folder / FIGURES / f"{drawing.name}.svg", drawing.svg.encode())
+        if drawing.pdf is not None and "pdf" in formats:
+            write_file(folder / FIGURES / f"{drawing.name}.pdf", drawing.pdf)
     write_file(folder / REPORT, study_html(result, drawings, spec_text).encode())
     if "md" in formats:
         write_file(folder / MARKDOWN, markdown(result).encode())

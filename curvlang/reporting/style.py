@@ -41,6 +41,7 @@ _SETTINGS: dict[str, Any] = {
     "ytick.color": "#333333",
     "hatch.linewidth": 0.6,
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,
     "text.parse_math": False,
 }
 _MARKERS = "osD^vPX<>ph"
@@ -51,13 +52,14 @@ _LONGEST = 24
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure of the report: its SVG, or the sentence that says why there is none."""
+    """A figure of the report: its SVG (and PDF), or the sentence that says why there is none."""
 
     name: str
     title: str
     caption: str
     svg: str | None
     reason: str = ""
+    pdf: bytes | None = None
 
 
 def style(position: int, count: int) -> dict[str, Any]:
@@ -112,6 +114,13 @@ def svg_text(figure: Figure, name: str) -> str:
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'href="#', f'href="#{name}-', text)
     return text.replace("url(#", f"url(#{name}-")
+
+
+def pdf_bytes(figure: Figure) -> bytes:
+    """The figure as a PDF page of its own size, its text as text; no date, so that it is repeatable."""
+    file = io.BytesIO()
+    figure.savefig(file, format="pdf", metadata={"CreationDate": None})
+    return file.getvalue()
 
 
 def ceiling_band(axes: Axes, result: Result) -> None:

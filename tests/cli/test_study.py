@@ -23,7 +23,7 @@ def here(tmp_path, monkeypatch):
 
 
 def test_a_study_leaves_its_folder(here, capsys):
-    assert run(["study", "mine.cv", "--out", "a", "--format", "md,csv"]) == 0
+    assert run(["study", "mine.cv", "--out", "a", "--format", "md,csv,pdf"]) == 0
     shown = capsys.readouterr()
     assert "verdict" in shown.out
     assert "depth = 2" in shown.out
@@ -32,6 +32,7 @@ def test_a_study_leaves_its_folder(here, capsys):
     assert {"study.json", "report.html", "report.md", "spec.cv", "tables/pairs.csv"} <= names
     assert {f"figures/{x}.svg" for x in ("lds-error", "shares", "forward", "lds-damping")} <= names
     assert len([n for n in names if n.startswith("cells/")]) == 4
+    assert (here / "a/figures/shares.pdf").read_bytes().startswith(b"%PDF")
     page = (here / "a/report.html").read_text()
     assert not re.search(r'(src|href)="https?:|<script', page)
     rows = list(csv.DictReader((here / "a/tables/points.csv").open()))
