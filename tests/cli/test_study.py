@@ -68,7 +68,7 @@ def test_quick_is_another_run(here, capsys):
         (["mine.cv:tiny"], "E0919"),
         (["ekfac"], "E0919"),
         (["mine.cv", "--shard", "3/2"], "E0918"),
-        (["mine.cv", "--format", "pdf"], "E0708"),
+        (["mine.cv", "--format", "png"], "E0708"),
         (["mine.cv", "--out", "foreign"], "E0903"),
         (["mine.cv", "--dtype", "float16"], "E0708"),
         (["nowhere"], "E0110"),
