@@ -9,25 +9,18 @@ from curvlang.compiler.inline import inline
 from curvlang.compiler.projection import project, single_name
 from curvlang.compiler.unit import MARK, State, Unit, respaced
 from curvlang.ir.expr import (
-    Apply,
-    Binary,
     BodyStatement,
     Call,
     Define,
-    Delta,
     Expr,
     Index,
-    Negate,
-    Number,
     Project,
-    Reduce,
     Ref,
-    Size,
     Space,
     Target,
     Yield,
 )
-from curvlang.ir.indices import fresh, names, rename_names, rename_spaces
+from curvlang.ir.indices import fresh, names, rename_names, rename_spaces, with_children
 from curvlang.language.chain import Stage
 from curvlang.language.tensors import MODEL_LETTERS
 
@@ -124,18 +117,10 @@ class _Body:
                 own = self.unit.indices[single_name(name, self.state, self.unit)]
                 order = tuple(own[written.index(x)] for x in tensor.indices)
                 return replace(expr, arguments=(replace(tensor, indices=order), *rest))
-            case Negate(operand=operand):
-                return replace(expr, operand=self._regrouped(operand))
-            case Binary(left=left, right=right):
-                return replace(expr, left=self._regrouped(left), right=self._regrouped(right))
-            case Reduce(body=inner):
-                return replace(expr, body=self._regrouped(inner))
-            case Apply(arguments=arguments):
-                return replace(expr, arguments=tuple(map(self._regrouped, arguments)))
-            case Number() | Ref() | Delta() | Size() | Call():
+            case Call():
                 return expr
             case _:
-                assert_never(expr)
+                return with_children(expr, self._regrouped)
 
 
 def _marked(expr: Expr) -> Expr:
@@ -144,7 +129,6 @@ def _marked(expr: Expr) -> Expr:
 
 def _made_tensors(expr: Expr, unit: Unit) -> Expr:
     """Random tensors inside an expression become definitions: drawn once, not in every batch."""
-    go = lambda x: _made_tensors(x, unit)  # noqa: E731
     match expr:
         case Call(indices=indices) if indices:
             plain: list[Index] = []
@@ -153,15 +137,7 @@ def _made_tensors(expr: Expr, unit: Unit) -> Expr:
             target = Target("drawn", tuple(plain))
             (made,) = unit.define(Define((target,), replace(expr, indices=tuple(plain))))
             return Ref(made.name, indices, expr.span)
-        case Number() | Ref() | Delta() | Size() | Call():
+        case Call():
             return expr
-        case Negate(operand=operand):
-            return replace(expr, operand=go(operand))
-        case Binary(left=left, right=right):
-            return replace(expr, left=go(left), right=go(right))
-        case Reduce(body=body):
-            return replace(expr, body=go(body))
-        case Apply(arguments=arguments):
-            return replace(expr, arguments=tuple(map(go, arguments)))
         case _:
-            assert_never(expr)
+            return with_children(expr, lambda x: _made_tensors(x, unit))

@@ -30,23 +30,18 @@ from curvlang.compiler.structure import (
     SumShape,
 )
 from curvlang.ir.expr import (
-    Apply,
     Binary,
     BinaryOperator,
     BodyStatement,
-    Call,
     Define,
-    Delta,
     Expr,
-    Negate,
-    Number,
     Project,
     Reduce,
     Ref,
-    Size,
     Space,
     Yield,
 )
+from curvlang.ir.indices import children
 from curvlang.language.chain import Chain
 
 LAYER = {"t": 4, "r": 4, "o": 512, "i": 512}
@@ -152,16 +147,8 @@ def _reads_gradients(expr: Expr) -> bool:
             return pair and all(map(_reads_gradients, rest))
         case Ref():
             return not _leaf(expr)
-        case Reduce(body=inner) | Negate(operand=inner):
-            return _reads_gradients(inner)
-        case Binary(left=left, right=right):
-            return _reads_gradients(left) and _reads_gradients(right)
-        case Apply(arguments=arguments) | Call(arguments=arguments):
-            return all(map(_reads_gradients, arguments))
-        case Number() | Delta() | Size():
-            return True
         case _:
-            assert_never(expr)
+            return all(map(_reads_gradients, children(expr)))
 
 
 def _leaf(ref: Ref) -> bool:

@@ -16,26 +16,21 @@ from typing import assert_never
 
 from curvlang.compiler.unit import JOINT, OWN, N, T
 from curvlang.ir.expr import (
-    Apply,
     Binary,
     BinaryOperator,
     BodyStatement,
     Call,
     Define,
-    Delta,
     Expr,
     Index,
-    Negate,
-    Number,
     Project,
     Reduce,
     ReductionKind,
     Ref,
-    Size,
     Space,
     Yield,
 )
-from curvlang.ir.indices import free_indices
+from curvlang.ir.indices import free_indices, with_children
 from curvlang.language.chain import Chain, Stage
 
 
@@ -74,18 +69,10 @@ def _weighed(expr: Expr) -> Expr:
             product = Binary(BinaryOperator.MULTIPLY, Ref(name, (n, t)), inner)
             summed = Reduce(ReductionKind.SUM, (t,), product)
             return Reduce(ReductionKind.MEAN, left, summed) if left else summed
-        case Reduce(body=body):
-            return replace(expr, body=_weighed(body))
-        case Negate(operand=operand):
-            return replace(expr, operand=_weighed(operand))
-        case Binary(left=first, right=second):
-            return replace(expr, left=_weighed(first), right=_weighed(second))
-        case Apply(arguments=arguments):
-            return replace(expr, arguments=tuple(map(_weighed, arguments)))
-        case Number() | Ref() | Delta() | Size() | Call():
+        case Call():
             return expr
         case _:
-            assert_never(expr)
+            return with_children(expr, _weighed)
 
 
 def _position(bound: tuple[Index, ...]) -> bool:

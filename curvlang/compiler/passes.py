@@ -9,29 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import assert_never
 
 from curvlang.compiler.normal import data_reductions
 from curvlang.compiler.program import Leaf, Program
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import (
-    Apply,
-    Binary,
     Call,
     Define,
     Delta,
     Expr,
     Index,
-    Negate,
-    Number,
     Reduce,
     Ref,
-    Size,
     Space,
     Yield,
 )
-from curvlang.ir.indices import alike, free_indices, names, rename, substitute, walk
+from curvlang.ir.indices import alike, free_indices, names, rename, substitute, walk, with_children
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,18 +157,8 @@ class _Scheduler:
                     self._accumulate(name, indices, expr)
                     self.interned[key] = name
                 return Ref(self.interned[key], indices, expr.span)
-            case Number() | Ref() | Delta() | Size():
-                return expr
-            case Negate(operand=operand):
-                return replace(expr, operand=self._hoist(operand))
-            case Binary(left=left, right=right):
-                return replace(expr, left=self._hoist(left), right=self._hoist(right))
-            case Reduce(body=body):
-                return replace(expr, body=self._hoist(body))
-            case Apply(arguments=arguments) | Call(arguments=arguments):
-                return replace(expr, arguments=tuple(map(self._hoist, arguments)))
             case _:
-                assert_never(expr)
+                return with_children(expr, self._hoist)
 
     def _accumulate(self, name: str, indices: tuple[Index, ...], value: Reduce) -> None:
         value = _plain(value)

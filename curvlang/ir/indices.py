@@ -39,6 +39,24 @@ def children(expr: Expr) -> tuple[Expr, ...]:
             assert_never(expr)
 
 
+def with_children(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
+    """The expression with its direct subexpressions changed, left to right; its own indices stay."""
+    match expr:
+        case Number() | Ref() | Delta() | Size():
+            return expr
+        case Negate(operand=operand):
+            return replace(expr, operand=change(operand))
+        case Binary(left=left, right=right):
+            first = change(left)
+            return replace(expr, left=first, right=change(right))
+        case Apply(arguments=arguments) | Call(arguments=arguments):
+            return replace(expr, arguments=tuple(map(change, arguments)))
+        case Reduce(body=body):
+            return replace(expr, body=change(body))
+        case _:
+            assert_never(expr)
+
+
 def walk(expr: Expr) -> Iterator[Expr]:
     """The expression and everything below it, parents first."""
     yield expr
@@ -140,20 +158,12 @@ def rename(expr: Expr, mapping: Mapping[Index, Index]) -> Expr:
     go = lambda x: rename(x, mapping)  # noqa: E731
     at = lambda x: mapping.get(x, x)  # noqa: E731
     match expr:
-        case Number() | Size():
-            return expr
         case Ref(indices=indices):
             return replace(expr, indices=tuple(map(at, indices)))
         case Call(indices=indices):
             return replace(expr, indices=tuple(map(at, indices)))
         case Delta(left=left, right=right):
             return replace(expr, left=at(left), right=at(right))
-        case Negate(operand=operand):
-            return replace(expr, operand=go(operand))
-        case Binary(left=left, right=right):
-            return replace(expr, left=go(left), right=go(right))
-        case Apply(arguments=arguments):
-            return replace(expr, arguments=tuple(map(go, arguments)))
         case Reduce(indices=bound, body=body):
             kept = {old: new for old, new in mapping.items() if old not in bound}
             taken = all_indices(body) | set(kept.values()) | set(kept)
@@ -167,6 +177,8 @@ def rename(expr: Expr, mapping: Mapping[Index, Index]) -> Expr:
                 indices=tuple(aside.get(x, x) for x in bound),
                 body=rename(rename(body, aside), kept),
             )
+        case Number() | Size() | Negate() | Binary() | Apply():
+            return with_children(expr, go)
         case _:
             assert_never(expr)
 
@@ -178,71 +190,34 @@ def substitute(expr: Expr, values: Mapping[str, tuple[tuple[Index, ...], Expr]])
         case Ref(name=name, indices=indices) if name in values:
             formal, body = values[name]
             return rename(body, {f: x for f, x in zip(formal, indices, strict=True) if f != x})
-        case Number() | Ref() | Delta() | Size():
-            return expr
-        case Negate(operand=operand):
-            return replace(expr, operand=go(operand))
-        case Binary(left=left, right=right):
-            return replace(expr, left=go(left), right=go(right))
-        case Apply(arguments=arguments):
-            return replace(expr, arguments=tuple(map(go, arguments)))
-        case Reduce(indices=bound, body=body):
-            # A value put here may have free indices that this reduction must not capture only
-            # where the reduction binds them on purpose, which index notation means it to.
-            return replace(expr, body=go(body), indices=bound)
-        case Call(arguments=arguments):
-            return replace(expr, arguments=tuple(map(go, arguments)))
         case _:
-            assert_never(expr)
+            # A value put here may have free indices that a reduction must not capture only
+            # where it binds them on purpose, which index notation means it to.
+            return with_children(expr, go)
 
 
 def rename_spaces(expr: Expr, mapping: Mapping[str, str]) -> Expr:
     """Give index spaces other letters, bound indices included; primes stay."""
-    go = lambda x: rename_spaces(x, mapping)  # noqa: E731
     at = lambda x: replace(x, space=mapping.get(x.space, x.space))  # noqa: E731
-    match expr:
-        case Number():
-            return expr
-        case Ref(indices=indices):
-            return replace(expr, indices=tuple(map(at, indices)))
+    made = with_children(expr, lambda x: rename_spaces(x, mapping))
+    match made:
+        case Ref(indices=indices) | Reduce(indices=indices) | Call(indices=indices):
+            return replace(made, indices=tuple(map(at, indices)))
         case Delta(left=left, right=right):
-            return replace(expr, left=at(left), right=at(right))
+            return replace(made, left=at(left), right=at(right))
         case Size(index=index):
-            return replace(expr, index=at(index))
-        case Negate(operand=operand):
-            return replace(expr, operand=go(operand))
-        case Binary(left=left, right=right):
-            return replace(expr, left=go(left), right=go(right))
-        case Reduce(indices=indices, body=body):
-            return replace(expr, indices=tuple(map(at, indices)), body=go(body))
-        case Apply(arguments=arguments):
-            return replace(expr, arguments=tuple(map(go, arguments)))
-        case Call(arguments=arguments, indices=indices):
-            return replace(
-                expr, indices=tuple(map(at, indices)), arguments=tuple(map(go, arguments))
-            )
+            return replace(made, index=at(index))
+        case Number() | Negate() | Binary() | Apply():
+            return made
         case _:
-            assert_never(expr)
+            assert_never(made)
 
 
 def rename_names(expr: Expr, mapping: Mapping[str, str]) -> Expr:
     """Give tensors other names; indices stay."""
-    go = lambda x: rename_names(x, mapping)  # noqa: E731
-    match expr:
-        case Ref(name=name):
-            return replace(expr, name=mapping.get(name, name))
-        case Number() | Delta() | Size():
-            return expr
-        case Negate(operand=operand):
-            return replace(expr, operand=go(operand))
-        case Binary(left=left, right=right):
-            return replace(expr, left=go(left), right=go(right))
-        case Reduce(body=body):
-            return replace(expr, body=go(body))
-        case Apply(arguments=arguments) | Call(arguments=arguments):
-            return replace(expr, arguments=tuple(map(go, arguments)))
-        case _:
-            assert_never(expr)
+    if isinstance(expr, Ref):
+        return replace(expr, name=mapping.get(expr.name, expr.name))
+    return with_children(expr, lambda x: rename_names(x, mapping))
 
 
 def alike(expr: Expr) -> tuple[tuple[Index, ...], Expr]:
@@ -268,18 +243,7 @@ _ALIKE = 100_000
 
 def _bound_alike(expr: Expr, numbers: Iterator[int]) -> Expr:
     go = lambda x: _bound_alike(x, numbers)  # noqa: E731
-    match expr:
-        case Reduce(indices=bound, body=body):
-            mapping = {x: Index(x.space, next(numbers)) for x in bound}
-            return replace(expr, indices=tuple(mapping.values()), body=go(rename(body, mapping)))
-        case Negate(operand=operand):
-            return replace(expr, operand=go(operand))
-        case Binary(left=left, right=right):
-            first = go(left)
-            return replace(expr, left=first, right=go(right))
-        case Apply(arguments=arguments) | Call(arguments=arguments):
-            return replace(expr, arguments=tuple(map(go, arguments)))
-        case Number() | Ref() | Delta() | Size():
-            return expr
-        case _:
-            assert_never(expr)
+    if not isinstance(expr, Reduce):
+        return with_children(expr, go)
+    mapping = {x: Index(x.space, next(numbers)) for x in expr.indices}
+    return replace(expr, indices=tuple(mapping.values()), body=go(rename(expr.body, mapping)))
