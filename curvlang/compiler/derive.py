@@ -7,7 +7,7 @@ several chains share stand once, and a `Result` for every prefix of every chain.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from curvlang.compiler.body import write_stage
 from curvlang.compiler.needed import needed
@@ -46,14 +46,15 @@ from curvlang.language.registry import SOURCES, STAGES
 
 
 def derive(
-    chains: Sequence[Chain], *, last: bool = False, beside: Sequence[Beside] | None = None
+    chains: Sequence[Chain], *, last: bool = False, beside: Sequence[Chain] | None = None
 ) -> tuple[tuple[Program, ...], tuple[tuple[Result, ...], ...]]:
     """Programs shared by the chains, and for each chain the result after each of its stages.
 
     Args:
         chains: Typed chains.
         last: The result after the last stage alone: what only earlier ones need is left out.
-        beside: For each chain what is computed for other parameters, where a model has any.
+        beside: For each chain the one for other parameters, where a model has any: its k-th stage,
+            or its last, stands beside the main one's.
     """
     units = Units()
     every = tuple(_derive_chain(chain, units) for chain in chains)
@@ -72,16 +73,9 @@ def derive(
     return tuple(p for p in programs if p.results), results
 
 
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """The chain for other parameters: its k-th stage, or its last, stands beside the main one's."""
-
-    chain: Chain
-
-
-def _with_beside(results: Sequence[Result], other: Beside, units: Units) -> Iterator[Result]:
+def _with_beside(results: Sequence[Result], other: Chain, units: Units) -> Iterator[Result]:
     """Every result of blocks with the one that other parameters have there."""
-    found = _derive_chain(other.chain, units, others=True)
+    found = _derive_chain(other, units, others=True)
     for k, result in enumerate(results):
         beside = found[min(k, len(found) - 1)]
         yield result if result.partition is Partition.MODEL else replace(result, beside=beside)

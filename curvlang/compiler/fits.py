@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from curvlang.compiler.derive import Beside, derive
+from curvlang.compiler.derive import derive
 from curvlang.compiler.plan import Geometry, plan
 from curvlang.compiler.program import Partition
 from curvlang.compiler.structure import (
@@ -35,6 +35,7 @@ from curvlang.ir.expr import (
     BodyStatement,
     Define,
     Expr,
+    Index,
     Project,
     Reduce,
     Ref,
@@ -61,7 +62,7 @@ class Unfit:
 
     chain: Chain
     number: int
-    beside: Beside | None
+    beside: Chain | None
 
     @property
     def ignored(self) -> bool:
@@ -80,10 +81,10 @@ def unfit(chain: Chain) -> Unfit | None:
         case tuple(stages):
             made = (*chain.stages[:number], *stages)
             labels = (*chain.labels[:number], *(stage.name for stage in stages))
-            return Unfit(chain, number, Beside(replace(chain, stages=made, labels=labels)))
+            return Unfit(chain, number, replace(chain, stages=made, labels=labels))
         case _:
             kept = replace(chain, stages=chain.stages[:number], labels=chain.labels[:number])
-            return Unfit(chain, number, Beside(kept))
+            return Unfit(chain, number, kept)
 
 
 def first_unfit(chain: Chain) -> int | None:
@@ -140,15 +141,27 @@ def gradient_only(body: Sequence[BodyStatement]) -> bool:
 def _reads_gradients(expr: Expr) -> bool:
     match expr:
         case Reduce(indices=bound, body=inner) if any(x.space == "t" for x in bound):
-            factors = list(_factors(inner))
-            leaves = [x.name for x in factors if isinstance(x, Ref) and _leaf(x)]
-            rest = [x for x in factors if not (isinstance(x, Ref) and _leaf(x))]
-            pair = len(leaves) == 2 and INPUTS in leaves and leaves.count(INPUTS) == 1
-            return pair and all(map(_reads_gradients, rest))
+            factors = _factors(inner)
+            leaves = [x for x in factors if isinstance(x, Ref) and _leaf(x)]
+            rest = [x for x in factors if x not in leaves]
+            return _gradient(leaves, bound) and all(map(_reads_gradients, rest))
         case Ref():
             return not _leaf(expr)
         case _:
             return all(map(_reads_gradients, children(expr)))
+
+
+def _gradient(leaves: Sequence[Ref], bound: tuple[Index, ...]) -> bool:
+    """Whether the leaves are one input and one column, of one example at one summed position."""
+    if [x.name == INPUTS for x in leaves] not in ([True, False], [False, True]):
+        return False
+    (n, t), (n2, t2) = (_example_and_position(x) for x in leaves)
+    return n == n2 and t == t2 and t in bound
+
+
+def _example_and_position(leaf: Ref) -> tuple[Index, Index]:
+    n, t = (next(x for x in leaf.indices if x.space == space) for space in "nt")
+    return n, t
 
 
 def _leaf(ref: Ref) -> bool:

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from curvlang.compiler.derive import Beside, describe_stage
+from curvlang.compiler.derive import describe_stage
 from curvlang.compiler.fits import Unfit, first_unfit, unfit
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.language.chain import Chain
 from curvlang.models.blocks import LayerBlock, blocks
 from curvlang.models.task import Task
-
-
-def others_of(task: Task) -> tuple[LayerBlock, ...]:
-    """The blocks of a model whose `a` and `g` mean nothing by themselves."""
-    found = blocks(task.model, task.train[0][:1], verified=False)
-    return tuple(block for block in found if not block.factored)
 
 
 def without_ignored(chains: Sequence[Chain], task: Task) -> Task:
@@ -25,30 +19,29 @@ def without_ignored(chains: Sequence[Chain], task: Task) -> Task:
         chains: All chains of the run, those that others are compared with included.
         task: The task.
     """
-    others = others_of(task)
-    if not others or not any(u.ignored for u in map(unfit, chains) if u is not None):
+    ignoring = [c for c in chains if any(stage.others == "ignore" for stage in c.stages)]
+    if not any(u.ignored for u in map(unfit, ignoring) if u is not None):
         return task
-    left = {name for block in others for name in block.parameters}
+    left = {name for block in _others_of(task) for name in block.parameters}
+    if not left:
+        return task
     return task.restricted([name for name in task.parameters if name not in left])
 
 
 def misfits(chains: Sequence[Chain], task: Task) -> list[Diagnostic]:
     """Every stage that does not fit parameters of the task, as it would be refused in a run."""
-    others = others_of(task)
+    others = _others_of(task)
     found: list[Diagnostic] = []
     for chain in chains if others else ():
         problem = unfit(chain)
-        if problem is not None and problem.ignored:
-            continue
-        try:
-            _beside(chain, others)
-        except SpecError as error:
-            found += [d for d in error.diagnostics if d not in found]
+        refusal = None if problem is None or problem.ignored else _problem(problem, others)
+        if refusal is not None and refusal not in found:
+            found.append(refusal)
     return found
 
 
-def besides(chains: Sequence[Chain], others: Sequence[LayerBlock]) -> tuple[Beside, ...] | None:
-    """For each chain what it comes to for the other parameters; None where there are none.
+def besides(chains: Sequence[Chain], others: Sequence[LayerBlock]) -> tuple[Chain, ...] | None:
+    """For each chain the one for the other parameters; None where there are none.
 
     Raises:
         SpecError: E0401 where a stage fits none of them and no clause says what to do, E0415 where
@@ -59,15 +52,28 @@ def besides(chains: Sequence[Chain], others: Sequence[LayerBlock]) -> tuple[Besi
     return tuple(_beside(chain, others) for chain in chains)
 
 
-def _beside(chain: Chain, others: Sequence[LayerBlock]) -> Beside:
+def _others_of(task: Task) -> tuple[LayerBlock, ...]:
+    """The blocks of a model whose `a` and `g` mean nothing by themselves."""
+    found = blocks(task.model, task.train[0][:1], verified=False)
+    return tuple(block for block in found if not block.factored)
+
+
+def _beside(chain: Chain, others: Sequence[LayerBlock]) -> Chain:
     found = unfit(chain)
     if found is None:
-        return Beside(chain)
-    if found.beside is None:
-        raise SpecError(_refusal(found, others))
-    if first_unfit(found.beside.chain) is not None:
-        raise SpecError(_unfit_either(found, others))
+        return chain
+    problem = _problem(found, others)
+    if problem is not None:
+        raise SpecError(problem)
+    assert found.beside is not None
     return found.beside
+
+
+def _problem(found: Unfit, others: Sequence[LayerBlock]) -> Diagnostic | None:
+    """What is wrong with a stage that does not fit; nothing where its clause helps."""
+    if found.beside is None:
+        return _refusal(found, others)
+    return None if first_unfit(found.beside) is None else _unfit_either(found, others)
 
 
 def _named(others: Sequence[LayerBlock]) -> str:

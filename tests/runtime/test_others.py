@@ -132,3 +132,24 @@ def test_a_diagonal_of_factors_does_not_fit():
     curvature mine = block_ggn |> product_of_diagonals"""
     (chain,) = chains_of(chosen(cv.loads(text)))
     assert first_unfit(chain) == 3
+
+
+@pytest.mark.parametrize(
+    ("gradient", "fits"),
+    [
+        ("sum[t] g[n,r,t,o] * a[n,t,i]", True),
+        ("sum[t,t'] g[n,r,t,o] * a[n,t',i]", False),
+        ("sum[t] g[n,r,t,o] * a[n,t,i] * a[n,t,i]", False),
+    ],
+)
+def test_only_the_layer_gradient_is_known(gradient, fits):
+    """Inputs and columns of different positions make no gradient, though both are summed."""
+    text = f"""transform squares {{
+      "Squares of something."
+      needs a[n,t,i], g[n,r,t,o]
+      D[o,i] = mean[n] sum[r] ({gradient})^2
+      yield C[o,i,o',i'] = identity[o,o'] * identity[i,i'] * D[o,i]
+    }}
+    curvature mine = block_ggn |> squares"""
+    (chain,) = chains_of(chosen(cv.loads(text)))
+    assert (first_unfit(chain) is None) is fits
