@@ -19,11 +19,11 @@ from curvlang.evaluation.factored import (
     product_error,
     scored_blocks,
 )
+from curvlang.evaluation.gradients import batch_size, gradient_batches, gradients
 from curvlang.evaluation.groups import Groups, group_matrix, group_members
 from curvlang.evaluation.influence import product, scores
 from curvlang.language import inverse_text, solver_text
 from curvlang.models.blocks import LayerBlock, blocks
-from curvlang.models.leaves import per_example_gradients
 from curvlang.models.loss import Loss
 from curvlang.models.metric import Metric, asked_on
 from curvlang.models.positions import position_count, position_gradients
@@ -31,11 +31,6 @@ from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, Operator
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.memory import require
-
-GRADIENT_BYTES = 2**28
-"""Per-example gradients that are held at once."""
-MOST = 512
-"""Examples that go through the model at once."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -298,23 +293,10 @@ def inverted(
     return fitted.inverse(damping)
 
 
-def gradient_batches(task: Task, loss: Loss, part: str) -> Iterator[Tensor]:
-    """Gradients `[B, P]` of a loss on consecutive examples of a part."""
-    found = blocks(task.model, task.train[0][:1].to(task.device))
-    for x, y in task.batches(batch_size(task), part):
-        yield per_example_gradients(task.model, loss, x, y, found)
-
-
-def batch_size(task: Task, columns: int = 1) -> int:
-    """Examples whose gradients, `columns` of them each, are held at once."""
-    size = torch.empty((), dtype=task.dtype).element_size()
-    return max(1, min(MOST, GRADIENT_BYTES // (size * task.P * columns)))
-
-
 def _query_gradients(task: Task, cost: Loss, groups: Groups | None, reduce: str) -> Tensor:
     """`[Q, P]`, or `[G, P]` added up over groups: a gradient is linear."""
     if groups is None:
-        return torch.cat(list(gradient_batches(task, cost, "query")))
+        return gradients(task, "query", cost)
     weights = group_matrix(groups, reduce, task.Q).to(device=task.device, dtype=task.dtype)
     total = torch.zeros(len(weights), task.P, dtype=task.dtype, device=task.device)
     done = 0
@@ -365,10 +347,10 @@ def _training(task: Task, per_position: bool) -> Iterator[Tensor]:
     if not per_position:
         yield from gradient_batches(task, task.loss, "train")
         return
-    found: Sequence[LayerBlock] = blocks(task.model, task.train[0][:1].to(task.device))
+    found: Sequence[LayerBlock] = blocks(task.model, task.few)
     T = position_count(task)
     for x, y in task.batches(batch_size(task, T)):
         yield position_gradients(task.model, task.loss, x, y, found)
 
 
-__all__ = ["gradient_batches", "influence", "inverted", "scores", "self_influence"]
+__all__ = ["influence", "inverted", "scores", "self_influence"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.baseline import train_baseline
-from curvlang.evaluation.evaluate import gradients
+from curvlang.evaluation.gradients import gradients
 from curvlang.evaluation.metagradient import metagradient_scores
 from curvlang.evaluation.subsets import derived_seed
 from curvlang.models.task import Task

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import NOWHERE
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.chain import Setting, forward_error, measure, sampled, settings, too_long
+from curvlang.evaluation.gradients import gradients
 from curvlang.evaluation.ground_truth import GroundTruth, ground_truth
 from curvlang.evaluation.judge import judge
 from curvlang.evaluation.protocol import GRADIENTS, GRADIENTS_BY_PRODUCTS, LDS, SWEEP
@@ -27,9 +26,6 @@ from curvlang.language import default_inverse, swept
 from curvlang.language.chain import Chain, Curvature, InverseUse, Solver
 from curvlang.language.inverses import shift
 from curvlang.language.sums import weighted_chains
-from curvlang.models.blocks import blocks
-from curvlang.models.leaves import per_example_gradients
-from curvlang.models.loss import Loss
 from curvlang.models.metric import Asked, Metric, asked_on
 from curvlang.models.task import Task
 from curvlang.operators import Operator
@@ -40,8 +36,6 @@ from curvlang.runtime.others import without_ignored
 from curvlang.runtime.solver import FittedSolver
 
 Progress = Callable[[str, int, int], None]
-BATCH = 512
-"""Examples whose gradients are formed at once."""
 
 
 @dataclass(slots=True, eq=False)
@@ -114,22 +108,6 @@ def described(inverse: InverseUse | None, solver: Solver | None) -> str:
     if swept(use):
         text += ": (C + λI)⁻¹" if shift(use.inverse) is not None else ""
     return text if solver is None else f"{text}, solved by {' '.join(solver.span.text.split())}"
-
-
-def gradients(task: Task, part: str, cost: Loss | None = None) -> Tensor:
-    """Gradients of every example's loss, `[N, P]` for `train`, `[Q, P]` for `query`.
-
-    Args:
-        task: Model and data.
-        part: `train` or `query`.
-        cost: What the examples are asked for in place of their loss.
-    """
-    found = blocks(task.model, task.train[0][:BATCH])
-    pieces = [
-        per_example_gradients(task.model, cost or task.loss, x, y, found)
-        for x, y in task.batches(BATCH, part)
-    ]
-    return torch.cat(pieces)
 
 
 def evaluate_curvature(

@@ -73,7 +73,7 @@ def scored_blocks(operator: Operator, task: Task) -> tuple[Scored, ...] | None:
     if not isinstance(operator, BlockDiagonal):
         return None
     for by in ("layer", "parameter"):
-        found = {b.name: b for b in blocks(task.model, task.train[0][:1].to(task.device), by)}
+        found = {b.name: b for b in blocks(task.model, task.few, by)}
         if set(found) == set(operator.names):
             pairs = zip(operator.names, operator.blocks, strict=True)
             return tuple(_scored(found[name], block, task.dtype) for name, block in pairs)

@@ -23,7 +23,7 @@ from curvlang.evaluation.brittleness import (
     without_supporters,
 )
 from curvlang.evaluation.chain import Setting
-from curvlang.evaluation.evaluate import gradients
+from curvlang.evaluation.gradients import gradients
 from curvlang.evaluation.influence import product, spearman
 from curvlang.evaluation.lds import percentile_interval
 from curvlang.evaluation.result import Interval

@@ -26,10 +26,10 @@ from curvlang.evaluation.evaluate import (
     Clock,
     Progress,
     described,
-    gradients,
     plain_shared,
     product_notes,
 )
+from curvlang.evaluation.gradients import gradients
 from curvlang.evaluation.ground_truth import GroundTruth, ground_truth
 from curvlang.evaluation.judge import Judged, judge
 from curvlang.evaluation.protocol import GRADIENTS, GRADIENTS_BY_PRODUCTS, LDS, SWEEP

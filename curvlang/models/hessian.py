@@ -27,7 +27,13 @@ LAYERS_DO_NOT_SHOW = {"E0404", "E0414"}
 
 
 def hessian_dense(
-    model: nn.Module, loss: Loss, X: Tensor, y: Tensor, *, chunk: int | None = None
+    model: nn.Module,
+    loss: Loss,
+    X: Tensor,
+    y: Tensor,
+    *,
+    layers: Sequence[LayerBlock] | None = None,
+    chunk: int | None = None,
 ) -> Tensor:
     """H = (1/N) Σ ∇²ℓ_n, exactly symmetric, weight decay not included.
 
@@ -39,6 +45,7 @@ def hessian_dense(
         loss: The loss.
         X: Inputs, [N, …].
         y: Targets.
+        layers: The model's blocks by layer, where they are known.
         chunk: Tangents taken at once; chosen by memory where not given.
 
     Returns:
@@ -48,7 +55,7 @@ def hessian_dense(
         SpecError: E0403, E0408, E0410 for a model without a loss per example.
     """
     check_mode(model)
-    found = _blocks(model, X)
+    found = _blocks(model, X) if layers is None else layers
     if by_layers(found):
         return hessian_by_layers(model, loss, X, y, found, chunk=chunk)
     return hessian_by_products(model, loss, X, y, chunk=chunk)

@@ -22,7 +22,7 @@ def position_count(task: Task) -> int:
         SpecError: E0592 where the outputs have no positions.
     """
     with torch.no_grad():
-        f = task.model(task.train[0][:1].to(task.device))
+        f = task.model(task.few[:1])
     if f.ndim < 3:
         raise refusal(
             "E0592",

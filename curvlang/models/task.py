@@ -25,6 +25,7 @@ from curvlang.models.packed import PackedBuild, is_packed, layout_in, packed
 from curvlang.models.recipe import Recipe
 from curvlang.models.refusal import refusal
 from curvlang.models.user_loss import Function
+from curvlang.models.verify import EXAMPLES
 
 Build = Callable[[int], nn.Module]
 """A fresh, untrained model for a seed: what retraining starts from."""
@@ -149,6 +150,11 @@ class Task:
     def dtype(self) -> torch.dtype:
         """The parameters' precision."""
         return next(iter(trainable(self.model).values())).dtype
+
+    @property
+    def few(self) -> Tensor:
+        """Inputs of the first training examples on the model's device: what it is looked at with."""
+        return self.train[0][:EXAMPLES].to(self.device)
 
     def part(self, part: str) -> Pair:
         """`train` or `query`."""

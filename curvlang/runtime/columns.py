@@ -26,7 +26,10 @@ def column_count(fisher: Fisher, task: Task, outputs: int) -> int:
 
 
 def require_columns(
-    plans: Sequence[Plan], blocks: Mapping[Partition, Sequence[LayerBlock]], task: Task
+    plans: Sequence[Plan],
+    blocks: Mapping[Partition, Sequence[LayerBlock]],
+    task: Task,
+    outputs: int,
 ) -> None:
     """Refuse exact columns of which those of one example do not fit.
 
@@ -37,6 +40,7 @@ def require_columns(
         plans: All plans of the run.
         blocks: The model's blocks for each partition.
         task: Model and data; only shapes are read.
+        outputs: F, numbers that the model gives for an example.
 
     Raises:
         MachineError: E0801, with columns, bytes and backward passes.
@@ -44,11 +48,9 @@ def require_columns(
     exact = [p for p in plans if _reads_exact_columns(p)]
     if not exact:
         return
-    with torch.no_grad():
-        F = task.model(task.train[0][:1]).numel()
-    R = task.loss.columns(F)
+    R = task.loss.columns(outputs)
     size = torch.empty((), dtype=task.dtype).element_size()
-    needed = size * R * max(F + _pulled_back(blocks[p.reads[0]]) for p in exact)
+    needed = size * R * max(outputs + _pulled_back(blocks[p.reads[0]]) for p in exact)
     have = available(task.device)
     if needed > have:
         passes = max(p.passes for p in exact)

@@ -115,12 +115,14 @@ def prepare(
     """
     if task.mask is not None:
         chains = [masked(chain) for chain in chains]
-    found = {p: _blocks_of(task, p) for p in Partition}
+    found = _blocks_of(task)
     beside = besides(chains, [b for b in found[Partition.LAYER] if not b.factored])
     programs, results = derive(chains, last=last, beside=beside)
     itemsize = torch.empty((), dtype=task.dtype).element_size()
     memory = min(BATCH_BYTES, available(task.device) // BATCH_SHARE)
-    geometries = [_geometries(program, found, task) for program in programs]
+    with torch.no_grad():
+        outputs = task.model(task.few[:1]).numel()
+    geometries = [_geometries(program, found, task, outputs) for program in programs]
 
     def planned(size: int | None) -> tuple[Plan, ...]:
         return tuple(
@@ -132,7 +134,7 @@ def prepare(
     smallest = min((p.batch for p in first), default=1)
     plans = first if all(p.batch == smallest for p in first) else planned(smallest)
     plans = keeping(plans, available(task.device) // KEPT_SHARE if keep is None else keep)
-    require_columns(plans, found, task)
+    require_columns(plans, found, task, outputs)
     phases = footprint(plans, found, task)
     worst = largest(phases)
     require(worst.bytes, task.device, f"this run ({worst.name})", repairs(plans))
@@ -158,22 +160,27 @@ def model_flops(prepared: Prepared, task: Task) -> dict[str, int]:
     return found
 
 
-def _blocks_of(task: Task, partition: Partition) -> tuple[LayerBlock, ...]:
-    by = "parameter" if partition is Partition.PARAMETER else "layer"
-    return blocks(task.model, task.train[0][:1], by)
+def _blocks_of(task: Task) -> dict[Partition, tuple[LayerBlock, ...]]:
+    """The blocks of every partition; what `a` and `g` give is checked once for all of them."""
+    layers = blocks(task.model, task.few)
+    parameters = blocks(task.model, task.few, "parameter", verified=False)
+    return {
+        Partition.MODEL: layers,
+        Partition.LAYER: layers,
+        Partition.PARAMETER: parameters,
+    }
 
 
 def _geometries(
-    program: Program, found: Mapping[Partition, tuple[LayerBlock, ...]], task: Task
+    program: Program,
+    found: Mapping[Partition, tuple[LayerBlock, ...]],
+    task: Task,
+    outputs: int,
 ) -> tuple[Geometry, ...]:
-    """Sizes of every space, read off one example."""
-    with torch.no_grad():
-        features = task.model(task.train[0][:1]).numel()
-    r = 1
-    if program.fisher is not None:
-        r = column_count(program.fisher, task, features)
+    """Sizes of every space."""
+    r = 1 if program.fisher is None else column_count(program.fisher, task, outputs)
     if program.partition is Partition.MODEL:
-        return (Geometry("model", {"p": task.P, "r": r, "c": features}),)
+        return (Geometry("model", {"p": task.P, "r": r, "c": outputs}),)
     return tuple(
         Geometry(b.name, {"t": b.positions, "r": r, "o": b.d_out, "i": b.d_in})
         for b in blocks_read(program, found[program.partition])
@@ -382,9 +389,11 @@ class _Static:
         if self.task.P**2 <= DENSE_AT_MOST:
             if self._matrix is None:
                 require(5 * 8 * self.task.P**2, self.task.device, "the dense Hessian")
-                self._matrix = hessian_dense(self.task.model, self.task.loss, *self.task.train).to(
-                    exact
+                layers = self.prepared.blocks[Partition.LAYER]
+                whole = hessian_dense(
+                    self.task.model, self.task.loss, *self.task.train, layers=layers
                 )
+                self._matrix = whole.to(exact)
             if partition is Partition.MODEL:
                 return self._matrix
             index = self._layer(partition, name).index

@@ -54,7 +54,7 @@ def besides(chains: Sequence[Chain], others: Sequence[LayerBlock]) -> tuple[Chai
 
 def _others_of(task: Task) -> tuple[LayerBlock, ...]:
     """The blocks of a model whose `a` and `g` mean nothing by themselves."""
-    found = blocks(task.model, task.train[0][:1], verified=False)
+    found = blocks(task.model, task.few, verified=False)
     return tuple(block for block in found if not block.factored)
 
 

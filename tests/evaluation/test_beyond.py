@@ -17,7 +17,7 @@ from curvlang.evaluation.baselines import (
 )
 from curvlang.evaluation.brittleness import flip_share, flipped, without_supporters
 from curvlang.evaluation.cache import Cache
-from curvlang.evaluation.evaluate import gradients
+from curvlang.evaluation.gradients import gradients
 from curvlang.evaluation.ground_truth import ground_truth
 from curvlang.evaluation.influence import spearman
 from curvlang.evaluation.measures import auc, mislabel, proximal_losses

@@ -191,16 +191,22 @@ def test_groups_add_up_or_average_their_queries():
 def test_nothing_depends_on_how_the_data_go_through(monkeypatch):
     task = made(positions=2, n=11)
     op = cv.fit("ekfac", task)
-    options = {"damping": LAMBDA, "per_position": True}
-    whole = cv.influence(op, task, **options), cv.self_influence(op, task, damping=LAMBDA)
-    from curvlang.evaluation import attribution
+    from curvlang.evaluation import factored, gradients
 
-    monkeypatch.setattr(attribution, "MOST", 4)
-    small = cv.influence(op, task, chunk=2, **options), cv.self_influence(op, task, damping=LAMBDA)
-    for one, other in zip(whole, small, strict=True):
+    def everything(chunk):
+        return (
+            cv.influence(op, task, damping=LAMBDA, per_position=True, chunk=chunk),
+            cv.influence(op, task, damping=LAMBDA),
+            cv.self_influence(op, task, damping=LAMBDA),
+        )
+
+    whole = everything(4096)
+    monkeypatch.setattr(gradients, "MOST", 4)
+    monkeypatch.setattr(factored, "MOST", 4)
+    for one, other in zip(whole, everything(2), strict=True):
         assert_equal(one, other)
-    monkeypatch.setattr(attribution, "GRADIENT_BYTES", 1)
-    assert attribution.batch_size(task) == 1
+    monkeypatch.setattr(gradients, "GRADIENT_BYTES", 1)
+    assert gradients.batch_size(task) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import curvlang as cv
-from curvlang.evaluation.evaluate import gradients
+from curvlang.evaluation.gradients import gradients
 from curvlang.evaluation.retrain import retrain
 from curvlang.models.packed import layout_of, packed
 from tests.evaluation.test_retrain import reference_loop

@@ -1,0 +1,42 @@
+"""Gradients of examples over all parameters, batch by batch or all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from curvlang.models.blocks import blocks
+from curvlang.models.leaves import per_example_gradients
+from curvlang.models.loss import Loss
+from curvlang.models.task import Task
+
+GRADIENT_BYTES = 2**28
+"""Per-example gradients that are held at once."""
+MOST = 512
+"""Examples that go through the model at once."""
+
+
+def gradient_batches(task: Task, loss: Loss, part: str) -> Iterator[Tensor]:
+    """Gradients `[B, P]` of a loss on consecutive examples of a part."""
+    found = blocks(task.model, task.few)
+    for x, y in task.batches(batch_size(task), part):
+        yield per_example_gradients(task.model, loss, x, y, found)
+
+
+def gradients(task: Task, part: str, cost: Loss | None = None) -> Tensor:
+    """Gradients of every example's loss, `[N, P]` for `train`, `[Q, P]` for `query`.
+
+    Args:
+        task: Model and data.
+        part: `train` or `query`.
+        cost: What the examples are asked for in place of their loss.
+    """
+    return torch.cat(list(gradient_batches(task, cost or task.loss, part)))
+
+
+def batch_size(task: Task, columns: int = 1) -> int:
+    """Examples whose gradients, `columns` of them each, are held at once."""
+    size = torch.empty((), dtype=task.dtype).element_size()
+    return max(1, min(MOST, GRADIENT_BYTES // (size * task.P * columns)))
