@@ -129,16 +129,9 @@ class _Run:
 
 
 def _small(task: Task) -> Task:
-    (X, y), (Xq, yq) = task.train, task.query
-    return Task(
-        task.model,
-        task.loss,
-        (X[:WARM], y[:WARM]),
-        (Xq[:WARM], yq[:WARM]),
-        recipe=task.recipe,
-        name=task.name,
-        mask=None if task.mask is None else task.mask[:WARM],
-    )
+    Xq, yq = task.query
+    few = task.examples(slice(WARM))
+    return few.replaced(query=(Xq[:WARM], yq[:WARM]))
 
 
 def _layers(prepared: Prepared, rotated: Sequence[bool] | None) -> tuple[LayerBlock, ...]:

@@ -157,7 +157,7 @@ def product_error(
 
     Measured on the first `PROBED` training examples.
     """
-    few = task.first(PROBED)
+    few = task.examples(slice(PROBED))
     exact = sum(block_scores(few, given, queries).values())
     found = sum(block_scores(few, given, queries, products=products).values())
     assert isinstance(exact, Tensor)

@@ -100,17 +100,7 @@ def mislabel(task: Task, share: float, seed: int) -> tuple[Tensor, Task]:
     labels[rows] = (labels[rows] + shift) % classes
     wrong = torch.zeros(task.N, dtype=torch.bool)
     wrong[rows] = True
-    made = Task(
-        task.model,
-        task.loss,
-        (x, labels),
-        task.query,
-        recipe=task.recipe,
-        weight_decay=task.weight_decay,
-        name=task.name,
-        build=task.build,
-    )
-    return wrong, made
+    return wrong, task.replaced(train=(x, labels))
 
 
 def auc(positive: Tensor, negative: Tensor, seed: int = 0) -> Interval:

@@ -42,7 +42,8 @@ def metagradient_scores(task: Task, queries: Tensor, seed: int) -> Tensor:
     """−N ∂m_q/∂w_n, `[Q, N]`: positive where more weight on n lowers the query's loss.
 
     Args:
-        task: With `build` and `recipe`, in the precision that the training is followed in.
+        task: With `build` and `recipe`, in the precision that the training is followed in, its data
+            on the model's device.
         queries: Numbers of the queries, [Q].
         seed: Of the model's initialisation, as the evaluated model has it.
 
@@ -108,13 +109,13 @@ def _minibatches(orders: Orders, epochs: int) -> Iterator[Tensor]:
 
 def _loss(task: Task, model: nn.Module, theta: State, rows: Tensor) -> Tensor:
     """Losses of training examples, [B]."""
-    x, y = task.train[0].to(task.device)[rows], task.train[1].to(task.device)[rows]
+    x, y = task.train[0][rows], task.train[1][rows]
     return task.loss.per_example(functional_call(model, theta, (x,)), y)
 
 
 def _query_gradients(task: Task, model: nn.Module, theta: State, queries: Tensor) -> State:
     """∇m_q by parameter, [Q, *shape]."""
-    x, y = task.query[0].to(task.device)[queries], task.query[1].to(task.device)[queries]
+    x, y = task.query[0][queries], task.query[1][queries]
 
     def one(point: State, x: Tensor, y: Tensor) -> Tensor:
         f = functional_call(model, point, (x.unsqueeze(0),))

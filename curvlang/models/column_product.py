@@ -43,7 +43,8 @@ def ggn_of_layers(
         found = torch.zeros_like(v)
         for start in range(0, len(X), BATCH):
             rows = slice(start, start + BATCH)
-            given = leaves(model, loss, X[rows], y[rows], layers, {"a", "g"})
+            batch = X[rows].to(v.device), y[rows].to(v.device)
+            given = leaves(model, loss, *batch, layers, {"a", "g"})
             for k in range(0, columns, COLUMNS):
                 found[:, k : k + COLUMNS] += _batch(layers, given, v[:, k : k + COLUMNS])
         return found / len(X)

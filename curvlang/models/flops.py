@@ -33,8 +33,8 @@ def leaves_flops(
 ) -> float:
     """Operations for one example: a forward pass, and the columns' batched backward pass."""
     wants = {"a"} | ({"g"} if fisher is not None else set())
-    generator = Generator(device=X.device).manual_seed(0)
-    probe = (X[:PROBE], y[:PROBE])
+    probe = _probe(model, X, y)
+    generator = Generator(device=probe[0].device).manual_seed(0)
 
     def run() -> object:
         if fisher is None:
@@ -48,13 +48,18 @@ def hessian_flops(
     model: nn.Module, loss: Loss, X: Tensor, y: Tensor, blocks: Sequence[LayerBlock]
 ) -> float:
     """Operations of the dense Hessian for one example."""
-    probe = (X[:PROBE], y[:PROBE])
+    probe = _probe(model, X, y)
     if by_layers(blocks):
         return _count(lambda: hessian_by_layers(model, loss, *probe, blocks)) / len(probe[0])
     P = sum(p.numel() for p in trainable(model).values())
-    one = torch.zeros(P, 1, dtype=next(model.parameters()).dtype, device=X.device)
+    one = torch.zeros(P, 1, dtype=next(model.parameters()).dtype, device=probe[0].device)
     product = hessian_product(model, loss, *probe)
     return P * _count(lambda: product(one)) / len(probe[0])
+
+
+def _probe(model: nn.Module, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    device = next(model.parameters()).device
+    return X[:PROBE].to(device), y[:PROBE].to(device)
 
 
 def _count(run: Callable[[], object]) -> int:

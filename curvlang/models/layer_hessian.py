@@ -58,7 +58,8 @@ def hessian_by_layers(
     half = next(iter(trainable(model).values())).new_zeros(P, P).detach()
     size = batch_size(blocks, half.element_size())
     for k in range(0, X.shape[0], size):
-        batch = _Batch(model, loss, X[k : k + size], y[k : k + size], blocks)
+        Xb, yb = (t[k : k + size].to(half.device) for t in (X, y))
+        batch = _Batch(model, loss, Xb, yb, blocks)
         for u in range(len(batch.calls)):
             _add_use(half, batch, u, chunk)
     # `half` holds each pair once: the symmetric part is half of the sum over examples.

@@ -112,7 +112,7 @@ def _product(
         found = torch.zeros_like(rows)
         # Fused attention kernels have no tangents; the plain one does.
         with sdpa_kernel(SDPBackend.MATH), _constant_padding(model):
-            for Xb, yb in _batches(X, y, batch):
+            for Xb, yb in _batches(X, y, batch, rows.device):
                 for k in range(0, rows.shape[0], columns):
                     given = _by_parameter(rows[k : k + columns], theta)
                     found[k : k + columns] += _as_rows(many(theta, Xb, yb, given))
@@ -142,9 +142,11 @@ def _hold_padding(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) 
     return torch.where(padded.unsqueeze(-1), output.detach(), output)
 
 
-def _batches(X: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(
+    X: Tensor, y: Tensor, size: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
     for k in range(0, X.shape[0], size):
-        yield X[k : k + size], y[k : k + size]
+        yield X[k : k + size].to(device), y[k : k + size].to(device)
 
 
 def _by_parameter(rows: Tensor, theta: Parameters) -> Parameters:

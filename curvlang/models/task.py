@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -176,48 +177,30 @@ class Task:
         """A copy with another precision or device; integers keep their type."""
         dtype = self.dtype if dtype is None else dtype
         device = self.device if device is None else torch.device(device)
-        return Task(
-            deepcopy(self.model).to(device=device, dtype=dtype),
-            self.loss,
-            _moved(self.train, dtype, device),
-            _moved(self.query, dtype, device),
-            recipe=self.recipe,
-            weight_decay=self.weight_decay,
-            name=self.name,
+        return self.replaced(
+            model=deepcopy(self.model).to(device=device, dtype=dtype),
+            train=_moved(self.train, dtype, device),
+            query=_moved(self.query, dtype, device),
             mask=None if self.mask is None else self.mask.to(device),
             build=None if self.build is None else MovedBuild(self.build, dtype, device),
         )
+
+    def replaced(self, **changes: Any) -> Task:
+        """The same task with other values of some of its arguments, by name; checked like any other."""
+        given = {name: getattr(self, name) for name in self.__slots__}
+        return Task(**(given | changes))
 
     def with_model(self, model: nn.Module) -> Task:
         """The same task about another model of the same kind (a trained one)."""
         if is_packed(self.model) and not is_packed(model):
             model = packed(model, layout_in(self.model))
-        return Task(
-            model,
-            self.loss,
-            self.train,
-            self.query,
-            recipe=self.recipe,
-            weight_decay=self.weight_decay,
-            name=self.name,
-            build=self.build,
-            mask=self.mask,
-        )
+        return self.replaced(model=model)
 
-    def first(self, examples: int) -> Task:
-        """The same task with the first training examples alone."""
+    def examples(self, places: Tensor | slice) -> Task:
+        """The same task with these training examples, in their order, and what counts of them."""
         X, y = self.train
-        return Task(
-            self.model,
-            self.loss,
-            (X[:examples], y[:examples]),
-            self.query,
-            recipe=self.recipe,
-            weight_decay=self.weight_decay,
-            name=self.name,
-            build=self.build,
-            mask=None if self.mask is None else self.mask[:examples],
-        )
+        mask = None if self.mask is None else self.mask[places]
+        return self.replaced(train=(X[places], y[places]), mask=mask)
 
     def restricted(self, names: Sequence[str]) -> Task:
         """The same task in which all parameters but these are constants."""

@@ -163,15 +163,7 @@ def property_gap(word: str, curvature: Curvature, draw: Draw, bench: Bench) -> G
 def reordered(task: Task, order: tuple[int, ...]) -> Task:
     """The same task with its examples in another order."""
     places = torch.tensor(order, device=task.train[0].device)
-    X, y = task.train
-    return Task(
-        task.model,
-        task.loss,
-        (X[places], y[places]),
-        task.query,
-        recipe=task.recipe,
-        weight_decay=task.weight_decay,
-    )
+    return task.examples(places)
 
 
 def _value(quantity: Quantity, spec: TaskSpec, bench: Bench) -> Tensor:

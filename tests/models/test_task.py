@@ -255,3 +255,17 @@ def test_numpy_is_not_needed_by_fingerprints_to_be_contiguous() -> None:
     assert task(train=(X.T.contiguous().T, Y)).fingerprint() == task().fingerprint()
     assert np.isfinite(X.numpy()).all()
     assert pickle.loads(pickle.dumps(Recipe())) == Recipe()
+
+
+def test_copies_keep_what_they_do_not_change() -> None:
+    mask = torch.tensor([[True, False], [True, True], [False, True]])
+    tokens = torch.tensor([[0, 1], [2, 3], [4, 0]])
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5))
+    given = Task(model, train=(tokens, tokens), query=(tokens, tokens), mask=mask, name="mine")
+    assert given.mask is not None
+    for copy in (given.to(dtype=torch.float64), given.with_model(model), given.replaced(name="x")):
+        assert torch.equal(copy.mask, mask)
+    picked = given.examples(torch.tensor([2, 0]))
+    assert torch.equal(picked.mask, mask[[2, 0]])
+    assert torch.equal(picked.train[0], tokens[[2, 0]])
+    assert (picked.name, picked.Q) == ("mine", 3)
