@@ -20,12 +20,13 @@ from torch import Tensor
 
 from curvlang.models.blocks import LayerBlock
 from curvlang.models.leaves import columns
+from curvlang.models.stand_in import StandIn
 
 HELD = 2**26
 """Bytes of the largest intermediate result of a pair of layers."""
 
 
-class LayerColumns:
+class LayerColumns(StandIn):
     """Σ_t g[n,r,t,o] a[n,t,i] at every layer's places, shape [B, R, P], formed where it must be.
 
     Args:
@@ -56,10 +57,7 @@ class LayerColumns:
     def dense(self) -> Tensor:
         """The tensor itself, formed once."""
         if self._formed is None:
-            first = self.given[self.layers[0].name]["g"]
-            self._formed = first.new_empty(self.shape)
-            for block in self.layers:
-                self._formed[:, :, block.index] = _formed(**self.given[block.name])
+            self._formed = columns(self.layers, self.given)
         return self._formed
 
     def gram(self) -> Tensor:
@@ -83,26 +81,11 @@ class LayerColumns:
     def __pow__(self, exponent: float) -> Tensor:
         return self.dense() ** exponent
 
-    def __getattr__(self, name: str) -> Any:
-        # Anything that is no Gram matrix reads the columns as they are.
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.dense(), name)
-
     @classmethod
-    def __torch_function__(
-        cls,
-        function: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """The Gram matrix goes by layers; all else forms the columns."""
+    def by_parts(cls, function: Callable[..., Any], args: Sequence[Any]) -> Any:
+        """The Gram matrix goes by layers."""
         own = function is torch.einsum and len(args) == 3 and args[1] is args[2]
-        if own and is_gram(args[0]):
-            return args[1].gram()
-        plain = [x.dense() if isinstance(x, LayerColumns) else x for x in args]
-        return function(*plain, **(kwargs or {}))
+        return args[1].gram() if own and is_gram(args[0]) else NotImplemented
 
 
 def layer_columns(

@@ -163,15 +163,21 @@ def columns(blocks: Sequence[LayerBlock], leaves: Leaves) -> Tensor:
     return j_nrp
 
 
+def parameter_columns(
+    model: nn.Module, X: Tensor, blocks: Sequence[LayerBlock], found: Trace, given: Tensor
+) -> Tensor:
+    """Columns at the output [B, F, R] pulled back to all parameters, [B, R, P]."""
+    pulled, inputs = pulled_columns(model, X, blocks, found, given), block_inputs(blocks, found)
+    return columns(blocks, {b.name: {"a": inputs[b.name], "g": pulled[b.name]} for b in blocks})
+
+
 def jacobian(model: nn.Module, X: Tensor, blocks: Sequence[LayerBlock]) -> Tensor:
     """J_ncp = ∂f_c/∂θ_p with the outputs flattened row-major, [B, F, P]."""
     found = trace(model, X, groups(blocks))
     f = flat(found.output.detach())
     B, F = f.shape
     unit = torch.eye(F, dtype=f.dtype, device=f.device).expand(B, F, F)
-    pulled = pulled_columns(model, X, blocks, found, unit)
-    given = block_inputs(blocks, found)
-    return columns(blocks, {b.name: {"a": given[b.name], "g": pulled[b.name]} for b in blocks})
+    return parameter_columns(model, X, blocks, found, unit)
 
 
 def loss_hessian(model: nn.Module, loss: Loss, X: Tensor, y: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from curvlang.models.blocks import LayerBlock, block_inputs, groups
-from curvlang.models.leaves import columns, pulled_columns
+from curvlang.models.blocks import LayerBlock, groups
+from curvlang.models.leaves import parameter_columns
 from curvlang.models.loss import Loss, show_shape
 from curvlang.models.refusal import refusal
 from curvlang.models.task import Task
@@ -46,6 +46,4 @@ def position_gradients(
     slope = loss.gradient(f, y).reshape(B, T, -1)
     eye = torch.eye(T, dtype=f.dtype, device=f.device)
     apart = torch.einsum("btc,ts->btcs", slope, eye).reshape(B, -1, T)
-    pulled = pulled_columns(model, X, blocks, found, apart)
-    given = block_inputs(blocks, found)
-    return columns(blocks, {b.name: {"a": given[b.name], "g": pulled[b.name]} for b in blocks})
+    return parameter_columns(model, X, blocks, found, apart)

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from curvlang.models.stand_in import StandIn
 
-class OneHot:
+
+class OneHot(StandIn):
     """x[…, i] = Σ_s w[…, s] δ(i, index[…, s]), shape [*lead, size].
 
     Args:
@@ -94,27 +96,14 @@ class OneHot:
 
     __rmul__ = __mul__
 
-    def __getattr__(self, name: str) -> Any:
-        # Anything that is no product reads the rows as they are.
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.dense(), name)
-
     @classmethod
-    def __torch_function__(
-        cls,
-        function: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Products are contracted, joining keeps the entries; all else reads the rows."""
+    def by_parts(cls, function: Callable[..., Any], args: Sequence[Any]) -> Any:
+        """Products are contracted, joining keeps the entries."""
         if function is torch.einsum:
             return einsum(args[0], *args[1:])
         if function is torch.cat and len(args) > 1 and all(isinstance(x, OneHot) for x in args[0]):
             return joined(args[0], args[1])
-        plain = [x.dense() if isinstance(x, OneHot) else x for x in args]
-        return function(*plain, **(kwargs or {}))
+        return NotImplemented
 
 
 def joined(parts: Sequence[OneHot], axis: int) -> OneHot:
