@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curvlang.diagnostics.diagnostic import Diagnostic, MachineError, SpecError
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.result import Result
+from curvlang.reporting.disk import refusals
 from curvlang.reporting.html import to_html
-from curvlang.reporting.notation import size
 from curvlang.reporting.schema import dumps, loads
 from curvlang.reporting.swap import swap_in
 
@@ -33,7 +32,6 @@ PROVENANCE = "provenance.json"
 REPORT = "report.html"
 FILES = frozenset({RESULT, SCORES, STEP_SCORES, SPEC, PROVENANCE, REPORT})
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _Content = bytes | Scores | Mapping[str, Scores]
 
 
@@ -218,26 +216,9 @@ def _bytes(content: _Content) -> int:
             return sum(array.nbytes for array in content.values())
 
 
-@contextmanager
-def _refusals(target: Path, needed: int) -> Iterator[None]:
-    """Say what the system refused: a full disk is the machine's, anything else the folder's."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise MachineError(_full(target, needed)) from error
-        reason = error.strerror or str(error)
-        _refuse("E0905", f"`{target}` cannot be written: {reason}", "name another folder", error)
-
-
-def _full(target: Path, needed: int) -> Diagnostic:
-    free = shutil.disk_usage(next(folder for folder in target.parents if folder.exists())).free
-    return Diagnostic(
-        "E0802",
-        f"the disk is full: `{target}` needs {size(needed)}, and {size(free)} are free",
-        help=("free some space, or name a folder on another disk",),
-        notes=("nothing was left behind, and an earlier run of that name is unchanged",),
-    )
+def _refusals(target: Path, needed: int) -> AbstractContextManager[None]:
+    note = "nothing was left behind, and an earlier run of that name is unchanged"
+    return refusals(target, needed, code="E0905", thing="folder", note=note)
 
 
 def _refuse(code: str, headline: str, help: str, cause: BaseException | None = None) -> NoReturn:

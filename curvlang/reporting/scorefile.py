@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import errno
 import importlib.util
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,12 +16,11 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from curvlang.diagnostics.diagnostic import Diagnostic, MachineError, SpecError
-from curvlang.reporting.notation import size
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.reporting.disk import refusals, whole
 
 Array = NDArray[np.floating[Any]]
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 ROWS = 2**16
 """Rows of a table that are formed at once."""
 
@@ -107,27 +104,9 @@ def write_scores(path: str | os.PathLike[str], scores: Scores) -> Path:
     """
     check_score_file(path, by_layer=scores.by_layer)
     target = Path(os.path.realpath(path))
-    with _refusals(target, scores.bytes):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(prefix=".", suffix=".partial", dir=target.parent)
-        try:
-            os.close(handle)
-            FORMATS[target.suffix.lower()](Path(part), scores)
-            with open(part, "rb+") as file:
-                os.fsync(file.fileno())
-            os.chmod(part, 0o666 & ~_umask())
-            os.replace(part, target)
-        except BaseException:
-            Path(part).unlink(missing_ok=True)
-            raise
+    with _refusals(target, scores.bytes), whole(target) as part:
+        FORMATS[target.suffix.lower()](part, scores)
     return target
-
-
-def _umask() -> int:
-    """What the process takes away from new files: temporary ones are made for the owner alone."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _npy(part: Path, scores: Scores) -> None:
@@ -213,27 +192,9 @@ FORMATS: Mapping[str, Callable[[Path, Scores], None]] = {
 """How each suffix is written."""
 
 
-@contextmanager
-def _refusals(target: Path, needed: int) -> Iterator[None]:
-    """Say what the system refused: a full disk is the machine's, anything else the file's."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise MachineError(_full(target, needed)) from error
-        reason = error.strerror or str(error)
-        _refuse("E0585", f"`{target}` cannot be written: {reason}", "name another file", error)
-
-
-def _full(target: Path, needed: int) -> Diagnostic:
-    above = next(folder for folder in target.absolute().parents if folder.exists())
-    free = shutil.disk_usage(above).free
-    return Diagnostic(
-        "E0802",
-        f"the disk is full: `{target}` needs {size(needed)}, and {size(free)} are free",
-        help=("free some space, or name a file on another disk",),
-        notes=("nothing was left behind, and an earlier file of that name is unchanged",),
-    )
+def _refusals(target: Path, needed: int) -> AbstractContextManager[None]:
+    note = "nothing was left behind, and an earlier file of that name is unchanged"
+    return refusals(target, needed, code="E0585", thing="file", note=note)
 
 
 def _refuse(code: str, headline: str, help: str, cause: BaseException | None = None) -> NoReturn:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curvlang.diagnostics.diagnostic import Diagnostic, MachineError, SpecError
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.study_result import CellFound
+from curvlang.reporting.disk import refusals, whole
 from curvlang.reporting.schema import decode, dumps
 
 CELLS = "cells"
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 Values = Mapping[str, NDArray[np.float32]]
 
 
@@ -89,33 +85,9 @@ def write_file(path: Path, content: bytes) -> None:
         MachineError: E0802 where the disk is full.
         SpecError: E0905 where the system does not let it be written.
     """
-    part = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False, suffix=".part") as handle:
-            part = handle.name
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-    except OSError as error:
-        if part:
-            Path(part).unlink(missing_ok=True)
-        if error.errno in _FULL:
-            free = shutil.disk_usage(next(p for p in path.parents if p.exists())).free
-            raise MachineError(
-                Diagnostic(
-                    "E0802",
-                    f"the disk is full: `{path}` needs {len(content)} bytes, {free} are free",
-                    help=("free some space, or name a folder on another disk",),
-                    notes=("finished cells are kept: run the same command to go on",),
-                )
-            ) from error
-        raise SpecError(
-            Diagnostic(
-                "E0905",
-                f"`{path}` cannot be written: {error.strerror or error}",
-                help=("name another folder",),
-            )
-        ) from error
+    note = "finished cells are kept: run the same command to go on"
+    with (
+        refusals(path, len(content), code="E0905", thing="folder", note=note),
+        whole(path) as part,
+    ):
+        part.write_bytes(content)

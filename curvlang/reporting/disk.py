@@ -1,0 +1,84 @@
+"""Files written whole or not at all, and what the system says of them, said to the user."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from curvlang.diagnostics.diagnostic import Diagnostic, MachineError, SpecError
+from curvlang.reporting.notation import size
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def refusals(target: Path, needed: int, *, code: str, thing: str, note: str) -> Iterator[None]:
+    """Say what the system refused: a full disk is the machine's, anything else the target's.
+
+    Args:
+        target: What is written.
+        needed: Bytes that it takes.
+        code: Of the diagnostic about the target.
+        thing: `file` or `folder`: what another one may be named of.
+        note: What a full disk has left unharmed.
+
+    Raises:
+        MachineError: E0802 where the disk is full, with what was needed and what is free.
+        SpecError: With the code, anything else.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise MachineError(_full(target, needed, thing, note)) from error
+        reason = error.strerror or str(error)
+        raise SpecError(
+            Diagnostic(
+                code, f"`{target}` cannot be written: {reason}", help=(f"name another {thing}",)
+            )
+        ) from error
+
+
+def _full(target: Path, needed: int, thing: str, note: str) -> Diagnostic:
+    above = next(folder for folder in target.absolute().parents if folder.exists())
+    free = shutil.disk_usage(above).free
+    return Diagnostic(
+        "E0802",
+        f"the disk is full: `{target}` needs {size(needed)}, and {size(free)} are free",
+        help=(f"free some space, or name a {thing} on another disk",),
+        notes=(note,),
+    )
+
+
+@contextmanager
+def whole(target: Path) -> Iterator[Path]:
+    """A file to write to, which takes the name `target` when it is done; folders above are made.
+
+    Raises:
+        OSError: Where the system refuses; `target` then is what it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".", suffix=".partial", dir=target.parent)
+    part = Path(name)
+    try:
+        os.close(handle)
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.chmod(0o666 & ~_umask())
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    """What the process takes away from new files: temporary ones are made for the owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
