@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from .options import DeviceOption, DtypeOption, SeedOption
 from .sources import DataOption, ModelOption, PythonOption, Sources, TaskOption
 
 WIDTH = 110
@@ -20,11 +21,9 @@ def command(
     data: DataOption = None,
     model: ModelOption = None,
     allow_python: PythonOption = False,
-    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, or `auto`.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="`float32` or `float64`.")] = "float64",
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**63 - 1, help="Of the initialisation and of sampling.")
-    ] = 0,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float64",
+    seed: SeedOption = 0,
     as_json: Annotated[bool, typer.Option("--json", help="All numbers, as JSON.")] = False,
 ) -> int:
     """Fit, invert and score once, and print time and memory of every stage beside their prediction.

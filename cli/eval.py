@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import DeviceOption, DtypeOption, MetricOption, QuietOption, ResultOption, SeedOption
 from .sources import DataOption, ModelOption, PythonOption, Sources, TaskOption
 
 Specs = Annotated[list[str], typer.Argument(help="Paths (`x.cv`, `x.cv:name`), or shipped names.")]
@@ -38,16 +39,9 @@ def command(
     data: DataOption = None,
     model: ModelOption = None,
     allow_python: PythonOption = False,
-    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, or `auto`.")] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="`float32` or `float64` for the analysis.")
-    ] = "float64",
-    seed: Annotated[
-        int,
-        typer.Option(
-            min=0, max=2**63 - 1, help="Of the baseline's initialisation and of sampling."
-        ),
-    ] = 0,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float64",
+    seed: SeedOption = 0,
     out: Annotated[
         Path | None, typer.Option(help="Run folder (with several specs: their parent).")
     ] = None,
@@ -55,12 +49,10 @@ def command(
         bool, typer.Option("--quick", help="A small protocol: under half a minute.")
     ] = False,
     no_lds: Annotated[bool, typer.Option("--no-lds", help="Errors and influence only.")] = False,
-    metric: Annotated[str, typer.Option(help="`loss`, `margin` or `logit` of a query.")] = "loss",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The result alone, on standard output.")
-    ] = False,
+    metric: MetricOption = "loss",
+    as_json: ResultOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Also the time of each part.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
+    quiet: QuietOption = False,
 ) -> int:
     """Evaluate specs: structure, memory, error, share and LDS of every step of the chain."""
     from .running import evaluate_all

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .options import DeviceOption, DtypeOption
 from .sources import DataOption, ModelOption, PythonOption, Sources, TaskOption
 
 
@@ -20,8 +21,8 @@ def command(
     data: DataOption = None,
     model: ModelOption = None,
     allow_python: PythonOption = False,
-    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, or `auto`.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="`float32` or `float64`.")] = "float64",
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float64",
     latex: Annotated[
         bool, typer.Option("--latex", help="The derivation alone, as LaTeX (amsmath).")
     ] = False,

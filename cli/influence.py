@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from .options import DeviceOption, DtypeOption, MetricOption, QuietOption, SeedOption
 from .sources import DataOption, ModelOption, PythonOption, Sources, TaskOption
 
 Spec = Annotated[str, typer.Argument(help="A path (`x.cv`, `x.cv:name`), or a shipped name.")]
@@ -45,7 +46,7 @@ def command(
     out: Annotated[
         Path, typer.Option(help="The score file: .npy, .safetensors, .csv or .parquet.")
     ] = Path("scores.npy"),
-    metric: Annotated[str, typer.Option(help="`loss`, `margin` or `logit` of a query.")] = "loss",
+    metric: MetricOption = "loss",
     damping: Annotated[
         float | None, typer.Option(help="λ of (C + λI)⁻¹, in place of the spec's inverse.")
     ] = None,
@@ -82,17 +83,13 @@ def command(
     data: DataOption = None,
     model: ModelOption = None,
     allow_python: PythonOption = False,
-    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, or `auto`.")] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="`float32` or `float64` for the analysis.")
-    ] = "float64",
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**63 - 1, help="Of the initialisation and of sampling.")
-    ] = 0,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float64",
+    seed: SeedOption = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="What was computed, as JSON on standard output.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
+    quiet: QuietOption = False,
 ) -> int:
     """Train the task's model, fit the spec's curvature, and write influence scores to a file."""
     from .scoring import score

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from .options import DeviceOption, DtypeOption, QuietOption, ResultOption
 from .sources import PythonOption
 
 
@@ -50,15 +51,11 @@ def command(
             help="Written as well: `md` and `csv` tables, `pdf` figures; `md,csv,pdf` for all.",
         ),
     ] = "",
-    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, or `auto`.")] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="`float32` or `float64` for the analysis.")
-    ] = "float64",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float64",
     allow_python: PythonOption = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The result alone, on standard output.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
+    as_json: ResultOption = False,
+    quiet: QuietOption = False,
 ) -> int:
     """Run a study: every cell of its sweep, resumed where it was stopped, and its report."""
     from .studying import study_all
