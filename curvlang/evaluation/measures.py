@@ -27,6 +27,7 @@ from curvlang.evaluation.gradients import gradients
 from curvlang.evaluation.influence import product, spearman
 from curvlang.evaluation.lds import percentile_interval
 from curvlang.evaluation.result import Interval
+from curvlang.evaluation.subsets import are_classes
 from curvlang.models.blocks import trainable
 from curvlang.models.task import Task
 from curvlang.operators import Operator
@@ -89,7 +90,7 @@ def mislabelled(given: Given, share: float = 0.1, seed: int = 0) -> Table:
 def mislabel(task: Task, share: float, seed: int) -> tuple[Tensor, Task]:
     """Which examples got a wrong label `[N]`, and the task with them."""
     x, y = task.train
-    if y.is_floating_point() or y.ndim != 1:
+    if not are_classes(y):
         raise SpecError(_no_classes(task, "mislabelled"))
     rng = np.random.default_rng([seed, 21])
     classes = int(y.max()) + 1

@@ -60,8 +60,8 @@ class Point:
 class Step:
     """One row of the chain.
 
-    `label` is the curvature's name (`kfac`), `stage` the stage as written
-    (`kronecker_factor(sharing = expand)`), `structures` maps each block to its structure
+    `label` is the curvature's name (`mine`), `stage` the stage as written
+    (`drop_residual(fisher = mc)`), `structures` maps each block to its structure
     (`0.weight` -> `Kronecker 16×16 ⊗ 64×64`), `structure` is the common word, `memory` the bytes
     that the operator holds, `passes` how often the data is read up to here. `forward` is
     ‖C − H‖_F/‖H‖_F. `points` follow the sweep; `best` and `shared` index into it.

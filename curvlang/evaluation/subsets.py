@@ -41,13 +41,18 @@ def leave_one_out(examples: int, subsets: int, seed: int) -> Tensor:
     return kept
 
 
+def are_classes(targets: Tensor) -> bool:
+    """Whether targets are one class number for every example."""
+    return not targets.is_floating_point() and targets.ndim == 1
+
+
 def leave_class_out(targets: Tensor) -> Tensor:
     """Members of one subset for each class `[C, N]`: all examples but those of the class.
 
     Raises:
         SpecError: E0508 where the targets are no classes.
     """
-    if targets.is_floating_point() or targets.ndim != 1:
+    if not are_classes(targets):
         raise SpecError(
             Diagnostic(
                 "E0508",

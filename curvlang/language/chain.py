@@ -92,7 +92,7 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """`0.9 * kfac + 0.1 * diagonal`: a linear combination of curvatures.
+    """`0.9 * first + 0.1 * second`: a linear combination of curvatures.
 
     Terms stand for the curvature of the mean loss; the task's L2 term is added once, by the runtime,
     unless a term with the weight `weight_decay` is a multiple of the identity and so states it.
@@ -141,7 +141,7 @@ class InverseUse:
 
 @dataclass(frozen=True, slots=True)
 class Solver:
-    """`solve cg(preconditioner = ekfac, tolerance = 1e-6)`, every argument with its value."""
+    """`solve cg(preconditioner = mine, tolerance = 1e-6)`, every argument with its value."""
 
     name: str
     arguments: Mapping[str, Value]
@@ -174,7 +174,7 @@ class TaskSpec:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """`evaluate ekfac with tikhonov(damping = 1e-3) on digits { … }`.
+    """`evaluate mine with tikhonov(damping = 1e-3) on digits { … }`.
 
     `inverse` is `None` for the default: tikhonov over a grid of λ. Defaults are filled in by
     `evaluation.protocol`; here stands only what the spec says.

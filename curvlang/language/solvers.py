@@ -1,4 +1,4 @@
-"""`solve cg(preconditioner = ekfac)`: the solver of an evaluation, checked."""
+"""`solve cg(preconditioner = mine)`: the solver of an evaluation, checked."""
 
 from __future__ import annotations
 

@@ -249,7 +249,7 @@ class StudyDef:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A curvature, or a measure of one: `ekfac`, `trace(ekfac)`."""
+    """A curvature, or a measure of one: `mine`, `trace(mine)`."""
 
     curvature: Word
     measure: Word | None = None
@@ -258,7 +258,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class PropertyClaim:
-    """`symmetric, solves` of every curvature, or `ekfac is [not] symmetric`."""
+    """`symmetric, solves` of every curvature, or `mine is [not] symmetric`."""
 
     subject: Word | None
     words: tuple[Word, ...]

@@ -59,7 +59,7 @@ def inverse_text(text: str, name: str) -> InverseUse:
 
 
 def solver_text(text: str, name: str, inverse: str = "") -> Solver:
-    """The solver that a line such as `cg(preconditioner = ekfac)` states, outside any file."""
+    """The solver that a line such as `cg(preconditioner = mine)` states, outside any file."""
     clause = f"with {inverse} " if inverse else ""
     found = _evaluation(text, name, f"evaluate hessian {clause}on digits {{ solve ", " }").solver
     assert found is not None

@@ -63,7 +63,7 @@ def header(result: Result) -> tuple[tuple[str, str], ...]:
 
 
 def title(result: Result) -> str:
-    """`ekfac on digits(hidden = [16])`."""
+    """`mine on digits(hidden = [16])`."""
     arguments = f"({settings(result.task.arguments)})" if result.task.arguments else ""
     return f"{result.name} on {result.task.name}{arguments}"
 

@@ -1,7 +1,7 @@
 """Sums and multiples of curvatures: all terms fitted in one run over the data, added block by block.
 
 What is combined is the curvature of the mean loss. The task's L2 term λ·I is added to the sum once
-and exactly, whatever the weights; a sum that writes it, as `kfac + weight_decay * identity` does,
+and exactly, whatever the weights; a sum that writes it, as `mine + weight_decay * identity` does,
 has said what it wants, and nothing is added.
 """
 
