@@ -29,10 +29,9 @@ from curvlang.models.metric import Metric, asked_on
 from curvlang.models.positions import position_count, position_gradients
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, Operator
+from curvlang.runtime.fit import Progress
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.memory import require
-
-Progress = Callable[[str, int, int], None]
 
 
 def influence(

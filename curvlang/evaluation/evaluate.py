@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,11 +31,9 @@ from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.combine import fit_combination
 from curvlang.runtime.execute import accumulation_dtype
-from curvlang.runtime.fit import Ended, FittedStage, fit_chains
+from curvlang.runtime.fit import Ended, FittedStage, Progress, fit_chains
 from curvlang.runtime.others import without_ignored
 from curvlang.runtime.solver import FittedSolver
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(slots=True, eq=False)

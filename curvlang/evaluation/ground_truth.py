@@ -24,6 +24,7 @@ from curvlang.models.fingerprint import digest, parameter_parts
 from curvlang.models.loss import Loss
 from curvlang.models.metric import Asked, Metric, asked_on
 from curvlang.models.task import Build, Task
+from curvlang.runtime.fit import Progress
 
 SCHEMA = "ground-truth-2"
 """Changes whenever the same key would mean other numbers."""
@@ -31,8 +32,6 @@ PROBED = 64
 """Training targets at which the loss is looked at for the key."""
 UNIT = 25
 """Subsets in one file of the cache: what more subsets or repetitions later reuse."""
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

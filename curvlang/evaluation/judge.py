@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,7 @@ from curvlang.evaluation.lds import (
 )
 from curvlang.evaluation.protocol import LDS
 from curvlang.evaluation.result import Comparison, Interval
-from curvlang.runtime.fit import FittedStage
-
-Progress = Callable[[str, int, int], None]
+from curvlang.runtime.fit import FittedStage, Progress
 
 
 @dataclass(slots=True, eq=False)

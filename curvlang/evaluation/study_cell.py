@@ -24,7 +24,6 @@ from curvlang.evaluation.comparison import Resampled
 from curvlang.evaluation.datamodel import datamodel_ceiling
 from curvlang.evaluation.evaluate import (
     Clock,
-    Progress,
     described,
     plain_shared,
     product_notes,
@@ -45,7 +44,7 @@ from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.combine import fit_combination
 from curvlang.runtime.execute import accumulation_dtype
-from curvlang.runtime.fit import FittedStage, fit_chains, model_flops, prepare
+from curvlang.runtime.fit import FittedStage, Progress, fit_chains, model_flops, prepare
 from curvlang.runtime.inverse import unstructured
 from curvlang.runtime.others import without_ignored
 from curvlang.version import VERSION
