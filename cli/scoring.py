@@ -20,8 +20,8 @@ from curvlang.facade import chains_of, chosen, evaluation_of, fit
 from curvlang.language import default_inverse, load
 from curvlang.language.chain import TaskSpec
 from curvlang.models.characters import spelt
-from curvlang.models.data import digits
 from curvlang.models.metric import Asked, asked_of
+from curvlang.models.pictures import pictures
 from curvlang.models.positions import position_count
 from curvlang.models.task import Task
 from curvlang.reporting.examples import Looks, images, show_largest, show_top, texts
@@ -243,16 +243,11 @@ def _largest(request: Request, arrays: Mapping[str, Tensor], task: Task) -> list
 
 
 def _looks(wanted: TaskSpec, task: Task) -> Looks | None:
-    """Images as images, the digits as they were scanned, whatever they are scaled to; text as text."""
-    X, Xq = task.train[0], task.query[0]
-    if wanted.data.name == "digits":
-        said = {**wanted.data.arguments, "scale": "none"}
-        data = digits(**said)  # type: ignore[arg-type]
-        return images(data.train[0].reshape(-1, 8, 8), data.query[0].reshape(-1, 8, 8))
+    """Images as images, text as text."""
     if wanted.data.name == "characters":
-        return texts(X, Xq, spelt)
-    pictures = X.is_floating_point() and X.ndim == 4 and X.shape[1] in (1, 3)
-    return images(X, Xq) if pictures else None
+        return texts(task.train[0], task.query[0], spelt)
+    seen = pictures(wanted, task)
+    return None if seen is None else images(*seen)
 
 
 def _say(

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from curvlang.evaluation import baselines, measures
+from curvlang.evaluation.attributed import Attributed, attributed
 from curvlang.evaluation.baseline import train_baseline
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.chain import (
@@ -33,6 +34,7 @@ from curvlang.evaluation.ground_truth import GroundTruth, ground_truth
 from curvlang.evaluation.judge import Judged, judge
 from curvlang.evaluation.protocol import GRADIENTS, GRADIENTS_BY_PRODUCTS, LDS, SWEEP
 from curvlang.evaluation.result import Interval, Point, Result, Step
+from curvlang.evaluation.spectra import Spectrum, spectra
 from curvlang.evaluation.steps import steps_of
 from curvlang.evaluation.study_result import CellFound
 from curvlang.evaluation.summary import protocol_as_run, summary
@@ -40,6 +42,7 @@ from curvlang.language import curvature_named
 from curvlang.language.chain import Chain, Curvature, InverseUse, Study, StudyCell, TaskSpec
 from curvlang.language.sums import weighted_chains
 from curvlang.models.builtin import is_trained, task_from
+from curvlang.models.pictures import pictures
 from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.combine import fit_combination
@@ -50,6 +53,7 @@ from curvlang.runtime.others import without_ignored
 from curvlang.version import VERSION
 
 REFERENCE = "hessian"
+Shown = tuple[tuple[Spectrum, ...], tuple[Attributed, ...]]
 Values = dict[str, NDArray[np.float32]]
 """Resampled LDS of inverse K: `both-K` and `subsets-K` `[methods, settings, B]`, `queries-K`."""
 
@@ -97,7 +101,7 @@ def run_cell(
         protocol = replace(protocol, subsets=len(truth.kept))
     with clock("scores and LDS"):
         found = _Scoring(study, base, task, cell, stages, goal, protocol, truth, seed, progress)
-        results, values = found.run()
+        results, values, shown = found.run()
     with clock("measures"):
         measures = _measures(study, base, task, stages, seed)
     additive = None
@@ -113,12 +117,14 @@ def run_cell(
         flops = {c.name: fit_flops(c, task) for c in study.curvatures}
     trained, reused = (0, 0) if truth is None else (truth.trained, truth.reused)
     seconds = {name: round(x, 3) for name, x in clock.times.items()}
+    own, queries = shown
     return (
         CellFound(
-            dict(cell.values), seed, results, additive, flops, seconds, trained, reused, measures
+            dict(cell.values), seed, results, additive, flops, seconds, trained, reused, measures,
+            own, queries,
         ),
         values,
-    )
+    )  # fmt: skip
 
 
 def _chains(study: Study) -> list[Chain]:
@@ -172,8 +178,8 @@ class _Scoring:
     seed: int
     progress: Progress | None
 
-    def run(self) -> tuple[tuple[Result, ...], Values]:
-        """A result for every inverse, with the resampled LDS behind its intervals."""
+    def run(self) -> tuple[tuple[Result, ...], Values, Shown]:
+        """A result for every inverse, with the resampled LDS behind its intervals; what is shown."""
         task, exact = self.task, accumulation_dtype(self.task.device)
         train, query = (gradients(task, part).to(exact) for part in ("train", "query"))
         if self.protocol is not None and self.protocol.queries:
@@ -189,6 +195,7 @@ class _Scoring:
         ]
         results: list[Result] = []
         values: Values = {}
+        queries: tuple[Attributed, ...] = ()
         for k, inverse in enumerate(self.study.inverses or (None,)):
             chosen = settings(inverse, self.study.damping or SWEEP)
             measured = measure(ready, goal, chosen, query, train, sample, self.progress)
@@ -198,7 +205,26 @@ class _Scoring:
             results.append(self._result(inverse, measured, judged, forwards, len(query)))
             if judged is not None:
                 values |= _stacked(judged.parts, k)
-        return tuple(results), values
+                queries = queries or self._attributed(measured, judged, chosen)
+        return tuple(results), values, (spectra(ready), queries)
+
+    def _attributed(
+        self, measured: list[list[Measured]], judged: Judged, chosen: Sequence[Setting]
+    ) -> tuple[Attributed, ...]:
+        """By the curvature with the largest LDS at the shared setting; none without images."""
+        seen = pictures(self.cell.task, self.task)
+        at = judged.shared
+        rows = range(len(self.stages))
+        known = [(x, -k) for k in rows if (x := judged.estimates[k][at]) is not None]
+        if seen is None or not known:
+            return ()
+        best = -max(known)[1]
+        part, scores = judged.parts[best][at], measured[best][at].scores
+        assert part is not None
+        assert scores is not None
+        quality = part.queries.float().cpu().numpy()
+        label = self.stages[best].label
+        return attributed(label, chosen[at].damping, scores, quality, self.task, seen)
 
     def _result(
         self,

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from curvlang.evaluation.attributed import Attributed
 from curvlang.evaluation.comparison import Pair
 from curvlang.evaluation.result import Interval, Protocol, Result, TaskSummary
+from curvlang.evaluation.spectra import Spectrum
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,9 @@ class CellFound:
     """One trained model of one cell, evaluated: a result for every inverse of the study.
 
     `additive` is the datamodel ceiling; `flops` what fitting each curvature alone takes, with the
-    model's own passes; `measures` holds `[inverse][curvature][setting]` of each; `trained` of `trained + reused` retrained models were new.
+    model's own passes; `measures` holds `[inverse][curvature][setting]` of each; `trained` of
+    `trained + reused` retrained models were new. `spectra` and `attributed` are what the report
+    draws of a single model.
     """
 
     values: Mapping[str, Any]
@@ -34,6 +38,8 @@ class CellFound:
     measures: Mapping[str, tuple[tuple[tuple[Interval | None, ...], ...], ...]] = field(
         default_factory=dict
     )
+    spectra: tuple[Spectrum, ...] = ()
+    attributed: tuple[Attributed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,16 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class FirstModel:
+    """What is shown of one model at each point of the sweep: spectra, and attributed queries."""
+
+    values: Mapping[str, Any]
+    seed: int
+    spectra: tuple[Spectrum, ...]
+    attributed: tuple[Attributed, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StudyResult:
     """All that a study has found so far: `done` of `cells` models are evaluated."""
 
@@ -128,6 +144,7 @@ class StudyResult:
     done: int
     cells: int
     groups: tuple[Group, ...]
+    first_models: tuple[FirstModel, ...] = ()
     notes: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 

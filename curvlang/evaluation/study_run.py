@@ -15,13 +15,13 @@ from curvlang.evaluation.ground_truth import loss_values
 from curvlang.evaluation.protocol import LDS, SWEEP, protocol_from
 from curvlang.evaluation.study_cell import Machine, run_cell
 from curvlang.evaluation.study_merge import merge
-from curvlang.evaluation.study_result import CellFound, StudyResult
+from curvlang.evaluation.study_result import CellFound, FirstModel, StudyResult
 from curvlang.language import default_inverse
 from curvlang.language.chain import Chain, Curvature, Study, StudyCell
 from curvlang.models.task import Task
 from curvlang.version import VERSION
 
-SCHEMA = "study-cell-2"
+SCHEMA = "study-cell-3"
 """Changes whenever the same key would mean other numbers."""
 
 Values = Mapping[str, NDArray[np.float32]]
@@ -155,11 +155,16 @@ def gather(
     """The study's result from the cells that are there; those that are missing are counted."""
     held = [(w, found) for w in work if (found := store.get(w.key)) is not None]
     groups = []
+    first_models = []
     for place in range(len(study.cells)):
         cells = [found for w, found in held if w.place == place]
         if cells:
             count = len(cells[0][0].results)
             groups += [merge(cells, len(study.path), k) for k in range(count)]
+            first = cells[0][0]
+            first_models.append(
+                FirstModel(first.values, first.seed, first.spectra, first.attributed)
+            )
     return StudyResult(
         name=study.name,
         question=study.doc,
@@ -172,6 +177,7 @@ def gather(
         done=len(held),
         cells=len(work),
         groups=tuple(groups),
+        first_models=tuple(first_models),
         notes=tuple(notes),
         provenance=dict(provenance or {}),
     )

@@ -6,16 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-import torch
 from torch import Tensor
 
+from curvlang.evaluation.attributed import gray
 from curvlang.evaluation.top import Inputs, Neighbour, Top
 
 GAP = "   "
 WIDTH = 96
 """Columns that panels may take before they go on in the next row."""
-LARGEST = 24
-"""Pixels a side that an image is shown with; larger ones are averaged down."""
 _HALVES = {(0, 0): " ", (1, 0): "▀", (0, 1): "▄", (1, 1): "█"}
 
 
@@ -113,12 +111,7 @@ def _row(panels: Sequence[list[str]]) -> list[str]:
 
 def picture(image: Tensor) -> list[str]:
     """An image [H, W] or [C, H, W] in half blocks: black where brighter than mid-range."""
-    x = image.detach().double().cpu()
-    x = x.mean(0) if x.ndim == 3 else x
-    if max(x.shape) > LARGEST:
-        scale = LARGEST / max(x.shape)
-        height, width = (max(1, round(side * scale)) for side in x.shape)
-        x = torch.nn.functional.adaptive_avg_pool2d(x[None], (height, width))[0]
+    x = gray(image)
     dark = (x > (x.min() + x.max()) / 2).int().tolist()
     if len(dark) % 2:
         dark.append([0] * len(dark[0]))

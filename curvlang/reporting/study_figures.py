@@ -1,7 +1,8 @@
 """The figures of a study as SVG text, one small panel for each group, methods alike in all of them.
 
 LDS against error, shares of error and LDS, forward error along the sweep, LDS against λ with the
-ceilings, LDS along the sweep, LDS against cost. Colours grow lighter along the methods; markers and
+ceilings, LDS along the sweep, LDS against cost; spectra and attributed queries of single models
+(`study_models`). Colours grow lighter along the methods; markers and
 lines differ as well, so that nothing is told by colour alone.
 """
 
@@ -15,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter
@@ -23,7 +23,8 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from curvlang.evaluation.result import Interval
 from curvlang.evaluation.study_result import Group, Row, StudyResult
 from curvlang.reporting.notation import known, setting, value
-from curvlang.reporting.scatter import round_ticks
+from curvlang.reporting.panels import log_ticks, method_handles, panels
+from curvlang.reporting.study_models import attributed_queries, spectra_by_block
 from curvlang.reporting.study_view import inverse_name
 from curvlang.reporting.study_words import place, spot_of
 from curvlang.reporting.style import (
@@ -32,16 +33,10 @@ from curvlang.reporting.style import (
     Drawing,
     ends,
     finite,
-    pdf_bytes,
-    settings,
     short_name,
     style,
-    svg_text,
 )
 
-ACROSS = 3
-"""Panels side by side."""
-_WIDE, _HIGH = 3.3, 2.75
 _NO_LDS = "No models were retrained in this study, so there is no LDS to draw."
 
 
@@ -54,6 +49,8 @@ def study_drawings(result: StudyResult) -> tuple[Drawing, ...]:
         lds_by_damping(result),
         lds_by_sweep(result),
         lds_by_cost(result),
+        spectra_by_block(result),
+        attributed_queries(result),
     )
 
 
@@ -78,7 +75,9 @@ def lds_by_error(result: StudyResult) -> Drawing:
         axes.set_xlabel(f"inverse error{_at(group)}")
         axes.set_ylabel("LDS")
 
-    return _panels(name, title, caption, groups, draw, result.methods, lines=False)
+    return _group_panels(
+        (name, title, caption), groups, draw, method_handles(result.methods, lines=False)
+    )
 
 
 def shares(result: StudyResult) -> Drawing:
@@ -116,7 +115,7 @@ def shares(result: StudyResult) -> Drawing:
         axes.set_ylabel(f"share of total, %{_at(group)}")
 
     handles = [Patch(label=text, edgecolor="#3b3b3b", **_face(look)) for text, look, _ in kinds]
-    return _panels(name, title, caption, groups, draw, (), handles=handles)
+    return _group_panels((name, title, caption), groups, draw, handles)
 
 
 def forward_by_sweep(result: StudyResult) -> Drawing:
@@ -164,7 +163,9 @@ def lds_by_damping(result: StudyResult) -> Drawing:
         axes.set_xlabel("λ")
         axes.set_ylabel("LDS")
 
-    return _panels(name, title, caption, groups, draw, result.methods, extra=_ceiling_handles())
+    return _group_panels(
+        (name, title, caption), groups, draw, [*method_handles(result.methods), *_ceiling_handles()]
+    )
 
 
 def lds_by_cost(result: StudyResult) -> Drawing:
@@ -187,77 +188,20 @@ def lds_by_cost(result: StudyResult) -> Drawing:
         axes.set_xlabel("FLOPs")
         axes.set_ylabel("LDS at its best λ")
 
-    return _panels(name, title, caption, groups, draw, result.methods, lines=False)
+    return _group_panels(
+        (name, title, caption), groups, draw, method_handles(result.methods, lines=False)
+    )
 
 
-# Panels -------------------------------------------------------------------------------------
-
-
-def _panels(
-    name: str,
-    title: str,
-    caption: str,
+def _group_panels(
+    drawing: tuple[str, str, str],
     groups: Sequence[Group],
     draw: Callable[[Axes, Group], None],
-    methods: Sequence[str],
-    *,
-    lines: bool = True,
-    handles: Sequence[Any] = (),
-    extra: Sequence[Any] = (),
+    handles: Sequence[Any],
 ) -> Drawing:
-    """One panel for each group and one legend below all of them."""
-    with settings(name):
-        across = min(ACROSS, len(groups))
-        down = -(-len(groups) // across)
-        shown = [*handles, *_handles(methods, lines=lines), *extra]
-        width = max(_WIDE * across, 5.0)
-        figure = Figure((width, _HIGH * down + _legend_height(shown, width)), layout="constrained")
-        grid = figure.subplots(down, across, squeeze=False)
-        for k, axes in enumerate(grid.flat):
-            if k >= len(groups):
-                axes.set_axis_off()
-                continue
-            draw(axes, groups[k])
-            axes.set_title(_title(groups[k], groups), fontsize=10, loc="left")
-        _legend(figure, shown, width)
-        return Drawing(name, title, caption, svg_text(figure, name), pdf=pdf_bytes(figure))
-
-
-def _title(group: Group, groups: Sequence[Group]) -> str:
-    if len({g.inverse for g in groups}) == 1:
-        return place(group)
-    return f"{place(group)}\n{inverse_name(group)}"
-
-
-def _handles(methods: Sequence[str], *, lines: bool) -> list[Any]:
-    found = []
-    for k, method in enumerate(methods):
-        look = style(k, len(methods))
-        if not lines:
-            look = look | {"linestyle": "none"}
-        found.append(Line2D([], [], label=short_name(method), markersize=6, **look))
-    return found
-
-
-def _columns(shown: Sequence[Any], width: float) -> int:
-    longest = max((len(str(h.get_label())) for h in shown), default=1)
-    return max(1, min(len(shown), int(width / (0.55 + 0.095 * longest))))
-
-
-def _legend_height(shown: Sequence[Any], width: float) -> float:
-    return 0.15 + 0.21 * math.ceil(len(shown) / _columns(shown, width)) if shown else 0.0
-
-
-def _legend(figure: Figure, shown: Sequence[Any], width: float) -> None:
-    if shown:
-        figure.legend(
-            handles=list(shown),
-            loc="outside lower center",
-            ncols=_columns(shown, width),
-            frameon=False,
-            handlelength=2.6,
-            fontsize=9.5,
-        )
+    one = len({g.inverse for g in groups}) == 1
+    titles = [place(g) if one else f"{place(g)}\n{inverse_name(g)}" for g in groups]
+    return panels(drawing, groups, titles, draw, handles)
 
 
 def _face(look: dict[str, Any]) -> dict[str, Any]:
@@ -304,15 +248,7 @@ def _ceiling_handles() -> list[Any]:
 
 
 def _log(axes: Axes) -> None:
-    axes.set_xscale("log")
-    axes.margins(x=0.12)
-    axes.autoscale_view()
-    low, high = axes.get_xlim()
-    # Where all values are nearly one, no round number lies between them: the ends are named.
-    ticks = round_ticks(low, high, most=4) or [low * (high / low) ** x for x in (0.1, 0.9)]
-    axes.set_xticks(ticks, [setting(x) for x in ticks])
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(axis="x", which="minor", length=0)
+    log_ticks(axes)
     axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
@@ -344,21 +280,13 @@ def _along(
     families = _families(result, axis)
     if not any(len(f) > 1 for f in families):
         return Drawing(name, title, caption, None, "Fewer than two points of the sweep are there.")
-    with settings(name):
-        across = min(ACROSS, len(families))
-        down = -(-len(families) // across)
-        shown = _handles(result.methods, lines=True)
-        width = max(_WIDE * across, 5.0)
-        figure = Figure((width, _HIGH * down + _legend_height(shown, width)), layout="constrained")
-        for k, axes in enumerate(figure.subplots(down, across, squeeze=False).flat):
-            if k >= len(families):
-                axes.set_axis_off()
-                continue
-            _family(axes, families[k], axis, len(result.methods), points)
-            axes.set_ylabel(label)
-            axes.set_title(_family_title(families[k][0], axis, result), fontsize=10, loc="left")
-        _legend(figure, shown, width)
-        return Drawing(name, title, caption, svg_text(figure, name), pdf=pdf_bytes(figure))
+
+    def draw(axes: Axes, groups: list[Group]) -> None:
+        _family(axes, groups, axis, len(result.methods), points)
+        axes.set_ylabel(label)
+
+    titles = [_family_title(f[0], axis, result) for f in families]
+    return panels((name, title, caption), families, titles, draw, method_handles(result.methods))
 
 
 def _number(x: object) -> bool:
