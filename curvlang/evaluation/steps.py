@@ -39,11 +39,7 @@ def steps_of(
             points=points,
             best=max(scored)[1] if scored else None,
             shared=shared,
-            note="; ".join(
-                dict.fromkeys(
-                    n for n in (_unformed(stage, forwards[k]), *(p.note for p in points)) if n
-                )
-            ),
+            note=_unformed(stage, forwards[k]),
         )
 
 
