@@ -19,6 +19,8 @@ ACROSS = 3
 """Panels side by side."""
 WIDE, HIGH = 3.3, 2.75
 """Inches of one."""
+ALONE = (6.6, 4.2)
+"""Inches of a single one that shows many methods."""
 Item = TypeVar("Item")
 
 
@@ -42,8 +44,10 @@ def panels(
     with settings(name):
         across = min(ACROSS, len(items))
         down = -(-len(items) // across)
-        width = max(WIDE * across, 5.0)
-        figure = Figure((width, HIGH * down + _legend_height(handles, width)), layout="constrained")
+        size = ALONE if len(items) == 1 and len(handles) > 8 else (WIDE, HIGH)
+        width = max(size[0] * across, 5.0)
+        height = size[1] * down + _legend_height(handles, width)
+        figure = Figure((width, height), layout="constrained")
         grid = figure.subplots(down, across, squeeze=False)
         for k, axes in enumerate(grid.flat):
             if k >= len(items):

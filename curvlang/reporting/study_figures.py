@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from curvlang.evaluation.result import Interval
 from curvlang.evaluation.study_result import Group, Row, StudyResult
+from curvlang.reporting.forest import MANY, lds_of_methods
 from curvlang.reporting.notation import known, setting, value
 from curvlang.reporting.panels import log_ticks, method_handles, panels
 from curvlang.reporting.study_models import attributed_queries, spectra_by_block
@@ -49,6 +50,7 @@ def study_drawings(result: StudyResult) -> tuple[Drawing, ...]:
         lds_by_damping(result),
         lds_by_sweep(result),
         lds_by_cost(result),
+        *((lds_of_methods(result),) if len(result.methods) > MANY else ()),
         spectra_by_block(result),
         attributed_queries(result),
     )
@@ -146,8 +148,9 @@ def lds_by_sweep(result: StudyResult) -> Drawing:
 def lds_by_damping(result: StudyResult) -> Drawing:
     """LDS against λ for every curvature, with what bounds it."""
     name, title = "lds-damping", "LDS against λ"
+    many = len(result.methods) > MANY
     caption = (
-        "Bands are intervals. Dashed: √ρ, what a predictor without noise reaches against this "
+        f"{'' if many else 'Bands are intervals. '}Dashed: √ρ, what a predictor without noise reaches against this "
         "ground truth. Dotted: an additive predictor learned from the subsets themselves."
     )
     groups = [g for g in _scored(result) if len(_grid(g)) > 1]
@@ -224,7 +227,8 @@ def _band(axes: Axes, group: Group, row: Row, look: dict[str, Any]) -> None:
     items = [by_damping.get(x) for x in grid]
     values = [math.nan if x is None else x.estimate for x in items]
     low, high = ends(items)
-    axes.fill_between(grid, low, high, color=look["color"], alpha=0.12, linewidth=0)
+    if len(group.rows) <= MANY:
+        axes.fill_between(grid, low, high, color=look["color"], alpha=0.12, linewidth=0)
     axes.plot(grid, values, markersize=5, linewidth=1.5, **look)
 
 

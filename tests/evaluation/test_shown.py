@@ -22,6 +22,11 @@ study shown {
   path       ggn > block_ggn > kfac
   protocol   subsets = 12, retrains = 2, bootstrap = 20, queries = 12
 }
+study many {
+  task       diabetes(epochs = 2)
+  curvatures hessian, ggn, block_hessian, block_ggn, kfac, ekfac, tkfac, diagonal, identity
+  protocol   subsets = 6, retrains = 2, bootstrap = 20, queries = 6
+}
 study unseen {
   task       diabetes(epochs = 2)
   path       ggn > kfac
@@ -91,6 +96,16 @@ def test_the_report_draws_them_and_says_why_it_cannot(tmp_path):
     assert unseen["spectra"].svg
     assert unseen["attributed"].svg is None
     assert "no images" in unseen["attributed"].reason
+
+
+def test_many_methods_are_listed_by_name(tmp_path):
+    machine = Machine(torch.device("cpu"), torch.float64, Cache(tmp_path / "cache"))
+    many = _drawings("many", machine, tmp_path)
+    few = _drawings("unseen", machine, tmp_path)
+    assert "lds-methods" not in few
+    assert many["lds-methods"].svg
+    assert "Bands" in few["lds-damping"].caption
+    assert "Bands" not in many["lds-damping"].caption
 
 
 def _drawings(name, machine, folder):
