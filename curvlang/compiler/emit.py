@@ -13,6 +13,7 @@ from typing import assert_never
 
 import opt_einsum
 
+from curvlang.compiler.lowering import product
 from curvlang.compiler.normal import (
     Elementwise,
     Factor,
@@ -125,8 +126,10 @@ class Emitter:
         value = f"number({name})" if not own else self._view(name, own, out)
         return self.assign(f"{value}.expand({shape})", out, view=True)
 
-    def _scaled(self, term: Term, out: tuple[Index, ...], data: int) -> Operand:
-        name, own = self.term(term, tuple(x for x in out if x in term.free))
+    def _scaled(
+        self, term: Term, out: tuple[Index, ...], data: int, *, ordered: bool = True
+    ) -> Operand:
+        name, own = self.term(term, tuple(x for x in out if x in term.free), ordered=ordered)
         factor = self.coefficient(term, data)
         if factor == 1.0:
             return name, own
@@ -142,12 +145,16 @@ class Emitter:
             value *= float(length) ** (power - (data if space == "n" else 0))
         return value
 
-    def term(self, term: Term, out: tuple[Index, ...]) -> Operand:
-        """Code for one contraction, without its coefficient."""
+    def term(self, term: Term, out: tuple[Index, ...], *, ordered: bool = True) -> Operand:
+        """Code for one contraction, without its coefficient.
+
+        Where the order of the indices is left open, no axis is moved: sums over axes that are not in
+        the order in memory are slow.
+        """
         operands = [self._prepare(self.factor(f), term, out) for f in term.factors]
         scalars = [name for name, own in operands if not own]
         tensors = [operand for operand in operands if operand[1]]
-        result = self._contract(tensors, out) if tensors else ("1.0", ())
+        result = self._contract(tensors, out, ordered) if tensors else ("1.0", ())
         if not scalars:
             return result
         product = scalars if result[0] == "1.0" else [result[0], *scalars]
@@ -166,8 +173,7 @@ class Emitter:
             case Call():
                 return self._call(factor)
             case Power(base=base, exponent=exponent):
-                own = poly_free(base)
-                name, _ = self.poly(base, own)
+                name, own = self._free(base)
                 if exponent == 1.0:
                     return name, own
                 return self.assign(_power(name, exponent, own), own, flops=self.size(own))
@@ -175,6 +181,12 @@ class Emitter:
                 return self._elementwise(function, arguments)
             case _:
                 assert_never(factor)
+
+    def _free(self, poly: Poly) -> Operand:
+        """A sum of contractions over its free indices; one alone in the order it comes out in."""
+        if len(poly) == 1:
+            return self._scaled(poly[0], poly_free(poly), 0, ordered=False)
+        return self.poly(poly, poly_free(poly))
 
     def _elementwise(self, function: str, arguments: tuple[Poly, ...]) -> Operand:
         out = tuple(dict.fromkeys(x for poly in arguments for x in poly_free(poly)))
@@ -227,9 +239,9 @@ class Emitter:
             name, own = self.assign(f"{name}.sum({axes})", left, flops=self.size(operand[1]))
         return name, own
 
-    def _contract(self, operands: list[Operand], out: tuple[Index, ...]) -> Operand:
+    def _contract(self, operands: list[Operand], out: tuple[Index, ...], ordered: bool) -> Operand:
         if len(operands) == 1:
-            return self._single(operands[0], out)
+            return self._single(operands[0], out, ordered)
         shapes = [tuple(self.sizes[x.space] for x in own) for _, own in operands]
         equation = _equation([own for _, own in operands], out)
         optimize = "optimal" if len(operands) <= _OPTIMAL_UP_TO else "auto"
@@ -242,24 +254,29 @@ class Emitter:
             # Longest first, so that results keep the example index in front, contiguous.
             taken.sort(key=lambda operand: -len(operand[1]))
             kept = {x for _, own in remaining for x in own} | set(out)
-            remaining.append(self._product(taken, kept, out if not remaining else None))
-        return self._single(remaining[0], out)
+            last = ordered and not remaining
+            remaining.append(self._product(taken, kept, out if last else None))
+        return self._single(remaining[0], out, ordered)
 
     def _product(
         self, taken: list[Operand], kept: set[Index], out: tuple[Index, ...] | None
     ) -> Operand:
         involved = tuple(dict.fromkeys(x for _, own in taken for x in own))
-        result = out if out is not None else tuple(x for x in involved if x in kept)
-        sums = bool(set(involved) - set(result))
+        asked = out if out is not None else tuple(x for x in involved if x in kept)
+        known = product(taken[0], taken[1], asked, self.sizes) if len(taken) == 2 else None
+        if known is not None:
+            found = self.assign(known.code, known.indices, flops=known.flops, contraction=True)
+            return found if out is None else self._single(found, out)
+        sums = bool(set(involved) - set(asked))
         flops = self.size(involved) * (2 if sums else 1)
         names = ", ".join(name for name, _ in taken)
-        equation = _equation([own for _, own in taken], result)
+        equation = _equation([own for _, own in taken], asked)
         code = f"torch.einsum({equation!r}, {names})"
-        return self.assign(code, result, flops=flops, contraction=sums and len(taken) > 1)
+        return self.assign(code, asked, flops=flops, contraction=sums and len(taken) > 1)
 
-    def _single(self, operand: Operand, out: tuple[Index, ...]) -> Operand:
+    def _single(self, operand: Operand, out: tuple[Index, ...], ordered: bool = True) -> Operand:
         name, own = operand
-        if own == out:
+        if own == out or (not ordered and set(own) == set(out)):
             return operand
         if set(own) == set(out):
             order = tuple(own.index(x) for x in out)

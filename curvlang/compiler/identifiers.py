@@ -10,7 +10,7 @@ from curvlang.ir.functions import FUNCTIONS, MAKERS
 
 _OWN = re.compile(r"(x|y\d+_|pass_|after_|\w*__)\d+|result")
 """What the compiler itself calls intermediate results and functions."""
-_NAMESPACE = frozenset({"torch", "number", "eye", *FUNCTIONS, *MAKERS})
+_NAMESPACE = frozenset({"torch", "gram", "rotate", "number", "eye", *FUNCTIONS, *MAKERS})
 
 
 def identifier(name: str) -> str:

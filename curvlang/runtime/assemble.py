@@ -127,6 +127,8 @@ def _filled(spectrum: Tensor, factor: Tensor, axes: int, count: int) -> Tensor:
 
 def _symmetric(matrix: Tensor, what: str, span: Span) -> Tensor:
     """The symmetric part of a matrix that is symmetric but for rounding."""
+    if torch.equal(matrix, matrix.mT):
+        return matrix.clone()
     gap = float((matrix - matrix.mT).abs().max()) if matrix.numel() else 0.0
     if gap > SYMMETRY * float(matrix.abs().max()):
         raise SpecError(

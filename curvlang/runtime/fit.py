@@ -118,6 +118,8 @@ def prepare(
     found = _blocks_of(task)
     beside = besides(chains, [b for b in found[Partition.LAYER] if not b.factored])
     programs, results = derive(chains, last=last, beside=beside)
+    if any(program.partition is Partition.PARAMETER for program in programs):
+        found[Partition.PARAMETER] = blocks(task.model, task.few, "parameter", verified=False)
     itemsize = torch.empty((), dtype=task.dtype).element_size()
     memory = min(BATCH_BYTES, available(task.device) // BATCH_SHARE)
     with torch.no_grad():
@@ -161,14 +163,9 @@ def model_flops(prepared: Prepared, task: Task) -> dict[str, int]:
 
 
 def _blocks_of(task: Task) -> dict[Partition, tuple[LayerBlock, ...]]:
-    """The blocks of every partition; what `a` and `g` give is checked once for all of them."""
+    """The blocks by layer; what `a` and `g` give is checked once for every partition."""
     layers = blocks(task.model, task.few)
-    parameters = blocks(task.model, task.few, "parameter", verified=False)
-    return {
-        Partition.MODEL: layers,
-        Partition.LAYER: layers,
-        Partition.PARAMETER: parameters,
-    }
+    return {Partition.MODEL: layers, Partition.LAYER: layers}
 
 
 def _geometries(

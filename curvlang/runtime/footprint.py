@@ -17,11 +17,11 @@ from curvlang.compiler.program import Fisher, Partition, Program
 from curvlang.compiler.structure import GramShape, LeafShape
 from curvlang.models.blocks import LayerBlock
 from curvlang.models.hessian import hessian_elements
-from curvlang.models.layer_columns import gram_elements, is_gram
+from curvlang.models.layer_columns import gram_elements
 from curvlang.models.layers.embedding import Embedding
 from curvlang.models.task import Task
 
-_GRAM = re.compile(r"torch\.einsum\('([^']+)', (\w+), (\w+)\)")
+_GRAM = re.compile(r"gram\((\w+)(, \d+)?\)")
 _EXACT = 8
 """Bytes of a statistic: accumulators and what follows from them are float64."""
 
@@ -188,14 +188,14 @@ def _work(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]], number: int
 
 def gram_by_layers(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]], number: int) -> bool:
     """Whether the columns of the model are read as a Gram matrix alone, which forms none of them."""
-    leaves = [leaf.kind for leaf in p.program.leaves.values() if leaf.per_example]
-    if p.partition is not Partition.MODEL or leaves != ["j"]:
+    leaves = {name: x.kind for name, x in p.program.leaves.items() if x.per_example}
+    if p.partition is not Partition.MODEL or list(leaves.values()) != ["j"]:
         return False
     if any(isinstance(b.kind, Embedding) for b in blocks[Partition.LAYER]):
         return False
     lines = [line for b in p.blocks for line in b.passes[number - 1].lines]
     found = [_GRAM.fullmatch(line.code) for line in lines]
-    return all(m is not None and m[2] == m[3] and is_gram(m[1]) for m in found)
+    return all(m is not None and m[1] in leaves for m in found)
 
 
 def _result_bytes(p: Plan) -> int:

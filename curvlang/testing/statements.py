@@ -34,7 +34,19 @@ from curvlang.testing.expressions import Expressions, Scope, plus, raised, times
 
 NAMES = (
     *("A", "G", "B", "M", "w", "u", "A_2", "bias", "σ", "gamma"),
-    *("lambda", "x1", "mean_1", "C_1", "torch", "discarded_mass", "y0_1", "eye", "None", "ﬁx"),
+    *(
+        "lambda",
+        "x1",
+        "mean_1",
+        "C_1",
+        "torch",
+        "discarded_mass",
+        "y0_1",
+        "eye",
+        "gram",
+        "None",
+        "ﬁx",
+    ),
 )
 """Names a person may give; the second row means something in Python or in generated code."""
 LETTERS = "kmqsuvwxyzαβγδεζηθκμνξ"
