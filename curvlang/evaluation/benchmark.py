@@ -15,6 +15,7 @@ from curvlang.evaluation.predicted import (
     predicted_inverse,
     predicted_scores,
     rotations,
+    score_ranks,
 )
 from curvlang.language.chain import Curvature, InverseUse, Solver
 from curvlang.language.sums import weighted_chains
@@ -98,7 +99,9 @@ def benchmark(
     fitted, inverted = run(task, watch)
     foretold["inverse"] = predicted_inverse(fitted, inverted, rates)
     layers = _layers(prepared, rotations(inverted))
-    foretold["scores"] = predicted_scores(rotations(inverted), task, layers, rates)
+    foretold["scores"] = predicted_scores(
+        rotations(inverted), task, layers, rates, score_ranks(inverted, layers, task)
+    )
     held = {phase.name: phase.bytes for phase in prepared.phases}
     rows = tuple(_row(stage, foretold.get(stage), watch, held) for stage in watch.seconds)
     return Benchmark(curvature.name, repr(task), rows, rates, watch.disturbed)

@@ -5,7 +5,7 @@ With C⁻¹ = (U ⊗ V) diag(S) (U ⊗ V)ᵀ and the gradient of example n in a 
     score[q,n] = Σ_{m,k} S[m,k] ĝ_q[m,k] ĝ_n[m,k],    ĝ_n[m,k] = Σ_t (Uᵀe)[n,t,m] (Vᵀa)[n,t,k].
 
 Inputs and output gradients are rotated, T (O² + I²) operations, not gradients, O I (O + I). With one
-position no gradient of a training example is formed: Σ_m ê_n[m] (Σ_k (S ∘ ĝ_q)[m,k] â_n[k]).
+position no gradient of a training example is formed; `score_orders` says in which order products are taken.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from curvlang.evaluation.score_orders import Held, Queries, by_leaves
 from curvlang.models.blocks import LayerBlock, blocks
 from curvlang.models.layers import Input
 from curvlang.models.leaves import leaves
@@ -51,6 +52,11 @@ class Scored:
     right: Tensor | None
     spectrum: Tensor | None
     operator: Operator
+
+    @property
+    def by_leaves(self) -> bool:
+        """Whether inputs and output gradients are less than the gradient, and scores follow from them."""
+        return self.spectrum is not None and self.layer.positions == 1
 
     def rotated(self, a: Input, e: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs [B, T, I] and output gradients [B, T, O] in the basis."""
@@ -89,8 +95,8 @@ def _scored(layer: LayerBlock, block: Operator, dtype: torch.dtype) -> Scored:
 
 def block_queries(
     task: Task, cost: Loss, given: Sequence[Scored], weights: Tensor | None
-) -> dict[str, Tensor]:
-    """Preconditioned queries [Q, O, I] of every block in its basis; [G, O, I] for groups.
+) -> dict[str, Queries]:
+    """Preconditioned queries of every block in its basis, as the order of its products wants them.
 
     Args:
         task: The queries.
@@ -98,31 +104,43 @@ def block_queries(
         given: The blocks.
         weights: [G, Q] of the queries in every group; None for the queries themselves.
     """
-    parts: dict[str, list[Tensor]] = {x.layer.name: [] for x in given}
+    apart = {x.layer.name: weights is None and x.by_leaves for x in given}
+    parts: dict[str, list[tuple[Tensor, ...]]] = {x.layer.name: [] for x in given}
     done = 0
     for size, rows in _batches(task, cost, given, "query", 1):
         for x in given:
             a, e = x.rotated(*rows[x.layer.name])
-            gradients = torch.einsum("nto,nti->noi", e, a)
+            if apart[x.layer.name]:
+                parts[x.layer.name].append((a[:, 0], e[:, 0]))
+                continue
+            gradients = e.mT @ a
             if weights is not None:
                 own = weights[:, done : done + size].to(gradients.dtype)
                 gradients = torch.einsum("gn,noi->goi", own, gradients)
-            parts[x.layer.name].append(gradients)
+            parts[x.layer.name].append((gradients,))
         done += size
+    pairs = task.Q * task.N
+    # Parts are let go block by block: both forms of all blocks never stand side by side.
     return {
-        x.layer.name: x.preconditioned(_joined(parts[x.layer.name], weights is not None))
+        x.layer.name: _ordered(x, parts.pop(x.layer.name), weights is not None, pairs)
         for x in given
     }
 
 
-def _joined(parts: list[Tensor], added: bool) -> Tensor:
-    return torch.stack(parts).sum(0) if added else torch.cat(parts)
+def _ordered(x: Scored, parts: list[tuple[Tensor, ...]], added: bool, pairs: int) -> Queries:
+    columns = [list(column) for column in zip(*parts, strict=True)]
+    parts.clear()
+    if len(columns) == 2:
+        assert x.spectrum is not None
+        return by_leaves(torch.cat(columns[0]), torch.cat(columns[1]), x.spectrum, pairs)
+    gradients = torch.stack(columns[0]).sum(0) if added else torch.cat(columns.pop())
+    return Held(x.preconditioned(gradients))
 
 
 def block_scores(
     task: Task,
     given: Sequence[Scored],
-    queries: Mapping[str, Tensor],
+    queries: Mapping[str, Queries],
     told: Told | None = None,
     products: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
@@ -137,21 +155,21 @@ def block_scores(
             are accumulated in float32 at least.
     """
     found: dict[str, list[Tensor]] = {x.layer.name: [] for x in given}
-    count = len(next(iter(queries.values())))
+    count = next(iter(queries.values())).count
     kind = products or task.dtype
-    ready = {name: u.to(kind) for name, u in queries.items()}
+    ready = {name: u.ready(kind) for name, u in queries.items()}
     for size, rows in _batches(task, task.loss, given, "train", count):
         for x in given:
             a, e = x.rotated(*rows[x.layer.name])
-            scores = _against(ready[x.layer.name], a, e)
+            scores = ready[x.layer.name].against(a, e, kind)
             found[x.layer.name].append(scores.to(x.operator.dtype))
         if told is not None:
             told(size)
-    return {name: torch.cat(parts).T for name, parts in found.items()}
+    return {name: torch.cat(parts, 1) for name, parts in found.items()}
 
 
 def product_error(
-    task: Task, given: Sequence[Scored], queries: Mapping[str, Tensor], products: torch.dtype
+    task: Task, given: Sequence[Scored], queries: Mapping[str, Queries], products: torch.dtype
 ) -> float:
     """Largest difference that the precision of the products makes, of the largest score.
 
@@ -162,21 +180,6 @@ def product_error(
     found = sum(block_scores(few, given, queries, products=products).values())
     assert isinstance(exact, Tensor)
     return float((found - exact).abs().max() / exact.abs().max().clamp_min(1e-300))
-
-
-def _against(queries: Tensor, a: Tensor, e: Tensor) -> Tensor:
-    """Σ_{t,o,i} u[q,o,i] e[n,t,o] a[n,t,i], [B, Q]; factors of the large product as the queries."""
-    Q, O, I = queries.shape
-    B, T = a.shape[:2]
-    kind = queries.dtype
-    if T > 1:
-        gradients = torch.einsum("nto,nti->noi", e, a)
-        return gradients.flatten(1).to(kind) @ queries.flatten(1).T
-    if O <= I:
-        moved = (a[:, 0].to(kind) @ queries.reshape(Q * O, I).T).reshape(B, Q, O)
-        return (moved.to(e.dtype) @ e[:, 0].unsqueeze(2)).squeeze(2)
-    moved = (e[:, 0].to(kind) @ queries.transpose(0, 1).reshape(O, Q * I)).reshape(B, Q, I)
-    return (moved.to(a.dtype) @ a[:, 0].unsqueeze(2)).squeeze(2)
 
 
 def block_self_scores(
@@ -213,11 +216,11 @@ def _batches(
 
 
 def batch_size(layers: Sequence[LayerBlock], dtype: torch.dtype, queries: int) -> int:
-    """Examples such that leaves and the largest intermediate result stay within `HELD`."""
+    """Examples such that leaves and the largest intermediate result stay within `HELD`.
+
+    With one position `score_orders` bounds what is made of the queries by itself.
+    """
     size = torch.empty((), dtype=dtype).element_size()
     held = sum(b.positions * (b.d_in + b.d_out) for b in layers)
-    largest = max(
-        b.size if b.positions > 1 or queries == 1 else queries * min(b.d_in, b.d_out)
-        for b in layers
-    )
+    largest = max(b.size if b.positions > 1 or queries == 1 else queries for b in layers)
     return max(1, min(MOST, HELD // (size * max(held, largest))))

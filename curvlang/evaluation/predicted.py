@@ -18,6 +18,7 @@ from curvlang.compiler.plan import Function, Plan
 from curvlang.compiler.program import Fisher as ProgramFisher
 from curvlang.compiler.program import Partition
 from curvlang.evaluation.factored import batch_size as scored_at_once
+from curvlang.evaluation.score_orders import rank_of
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.models.blocks import LayerBlock
 from curvlang.models.flops import hessian_flops, leaves_flops
@@ -209,19 +210,36 @@ def rotations(operator: Operator) -> tuple[bool, ...] | None:
     return tuple(isinstance(block, EigenBasis) for block in operator.blocks)
 
 
+def score_ranks(
+    operator: Operator, layers: Sequence[LayerBlock], task: Task
+) -> tuple[int | None, ...] | None:
+    """Ranks with which the spectra of an inverse are multiplied; None for one taken as it is."""
+    if not isinstance(operator, BlockDiagonal):
+        return None
+    found = []
+    for layer, block in zip(layers, operator.blocks, strict=True):
+        factors = None
+        if isinstance(block, EigenBasis) and layer.positions == 1:
+            factors = rank_of(block.spectrum.to(task.dtype), task.Q * task.N)
+        found.append(None if factors is None else len(factors.left))
+    return tuple(found)
+
+
 def predicted_scores(
     rotated: Sequence[bool] | None,
     task: Task,
     blocks: Sequence[LayerBlock],
     rates: Rates | None,
+    ranks: Sequence[int | None] | None = None,
 ) -> Predicted:
-    """Scores of all queries against all training examples.
+    """Scores of all queries against all training examples; the search for ranks is not counted.
 
     Args:
         rotated: What `rotations` says of the inverse.
         task: Queries and training examples.
         blocks: The blocks that it has, or the model's by layer.
         rates: The machine's.
+        ranks: What `score_ranks` says of them; without it no spectrum is factored.
     """
     N, Q = task.N, task.Q
     size = torch.empty((), dtype=task.dtype).element_size()
@@ -230,8 +248,8 @@ def predicted_scores(
     batch = N
     if rotated is not None:
         batch = min(N, scored_at_once(blocks, task.dtype, Q))
-        for layer, basis in zip(blocks, rotated, strict=True):
-            products += _block_products(layer, basis, N, Q)
+        for layer, basis, rank in zip(blocks, rotated, ranks or [None] * len(blocks), strict=True):
+            products += _block_products(layer, basis, N, Q, rank)
     else:
         products += [(2.0 * Q * task.P**2, task.P**2), (2.0 * Q * N * task.P, N * task.P)]
     cost = Cost(
@@ -249,7 +267,7 @@ def predicted_scores(
 
 
 def _block_products(
-    layer: LayerBlock, rotated: bool, N: int, Q: int
+    layer: LayerBlock, rotated: bool, N: int, Q: int, rank: int | None
 ) -> Iterator[tuple[float, float]]:
     """Operations and numbers moved of every product of a block over all examples."""
     T, O, I = layer.positions, layer.d_out, layer.d_in
@@ -259,6 +277,10 @@ def _block_products(
     if T > 1:
         yield 2.0 * (N + Q) * T * O * I, 1.0 * (N + Q) * O * I
         yield 2.0 * N * Q * O * I, 1.0 * N * O * I + Q * O * I
+        return
+    if rank is not None:
+        yield 2.0 * N * Q * rank * O, 2.0 * N * Q * rank
+        yield 2.0 * N * Q * rank * I, 2.0 * N * Q * rank
         return
     inner, outer = min(O, I), max(O, I)
     yield 2.0 * N * Q * inner * outer, 1.0 * N * Q * inner

@@ -1,0 +1,236 @@
+"""In which order products of queries with training examples are taken: the cheapest for each layer.
+
+With one position the gradient of an example is an outer product, ĝ_n = ê_n â_nᵀ, and a score is
+
+    Σ_{m,k} S[m,k] ê_q[m] â_q[k] ê_n[m] â_n[k].
+
+Of each query ê_q and â_q are kept, O + I numbers, never S ∘ ĝ_q with its O I. Two orders:
+
+* `Outer`: S ∘ ĝ_q of a few queries at a time, against all examples of a batch: 2 O I operations for
+  every pair.
+* `Ranked`: where S = Σ_j L_j R_jᵀ to rounding, the score is Σ_j (Σ_m L_jm ê_q[m] ê_n[m])
+  (Σ_k R_jk â_q[k] â_n[k]): 2 r (O + I) operations for every pair. A damped spectrum is smooth, and
+  its rank is often a few dozen.
+
+Other layers keep C⁻¹ ĝ_q (`Held`): with several positions a gradient has no lower rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+AT_ONCE = 2**25
+"""Bytes of the intermediate results of the queries that are multiplied at once."""
+FIRST = 8
+"""Rank that is tried first; it is doubled while it does not suffice."""
+ROUNDING = 16
+"""Units of rounding by which entries of a factored spectrum may be off."""
+PAYS = 64
+"""Pairs for every rank that may be tried, from which on the search for it costs little."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Factors:
+    """S ≈ Σ_j left[j] right[j]ᵀ.
+
+    Args:
+        left: [r, O].
+        right: [r, I].
+        error: Largest |S − Σ_j L_j R_jᵀ| / S of an entry, measured on all of them.
+    """
+
+    left: Tensor
+    right: Tensor
+    error: float
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """The error of an entry, relative to it, that is no more than rounding."""
+    return ROUNDING * torch.finfo(dtype).eps
+
+
+def largest_rank(O: int, I: int) -> int:
+    """Up to this rank two thin products take at most half the operations of a thick one."""
+    return O * I // (2 * (O + I))
+
+
+def factored_spectrum(spectrum: Tensor, tolerance: float, most: int) -> Factors | None:
+    """Factors of S [O, I] > 0 whose entries are off by at most `tolerance` of each.
+
+    The range of S is found from products with random vectors (Halko, Martinsson, Tropp 2011), and
+    what is left of S is measured entry by entry: the error is known, not estimated.
+
+    Args:
+        spectrum: S.
+        tolerance: Of each entry.
+        most: Largest rank.
+
+    Returns:
+        None where no rank up to `most` suffices.
+    """
+    S = spectrum.double()
+    generator = torch.Generator(device=S.device).manual_seed(0)
+    rank = min(FIRST, most)
+    while rank:
+        random = torch.randn(S.shape[1], rank, generator=generator, dtype=S.dtype, device=S.device)
+        basis = torch.linalg.qr(S @ random).Q
+        turn, sizes, rows = torch.linalg.svd(basis.T @ S, full_matrices=False)
+        found = _rounded((turn.T * sizes[:, None]) @ basis.T, rows, S, spectrum.dtype)
+        if found.error <= tolerance:
+            return _trimmed(found, S, tolerance)
+        rank = min(2 * rank, most) if rank < most else 0
+    return None
+
+
+def _rounded(left: Tensor, right: Tensor, S: Tensor, dtype: torch.dtype) -> Factors:
+    """Factors in the precision in which they are used, with what they leave of S."""
+    left, right = left.to(dtype), right.to(dtype)
+    rest = torch.addmm(S, left.T.double(), right.double(), alpha=-1)
+    return Factors(left, right, float(rest.abs_().div_(S).max()))
+
+
+def _trimmed(factors: Factors, S: Tensor, tolerance: float) -> Factors:
+    """The fewest leading factors that suffice, found by halving."""
+    low, high = 1, len(factors.left)
+    while low < high:
+        middle = (low + high) // 2
+        fewer = _rounded(factors.left[:middle], factors.right[:middle], S, factors.left.dtype)
+        if fewer.error <= tolerance:
+            factors, high = fewer, middle
+        else:
+            low = middle + 1
+    return factors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """Preconditioned gradients [Q, O, I]."""
+
+    gradients: Tensor
+
+    @property
+    def count(self) -> int:
+        """Queries, or groups of them."""
+        return len(self.gradients)
+
+    def ready(self, kind: torch.dtype) -> Held:
+        """With what goes into the large products in their precision."""
+        return Held(self.gradients.to(kind))
+
+    def against(self, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
+        """Scores [Q, B] for inputs [B, T, I] and output gradients [B, T, O]; products in `kind`.
+
+        With one position no more than `AT_ONCE` bytes of intermediate results at a time.
+        """
+        if a.shape[1] > 1:
+            return self.gradients.flatten(1) @ (e.mT @ a).flatten(1).to(kind).T
+        each = len(a) * min(self.gradients.shape[1:]) * a.element_size()
+        pieces = self.gradients.split(max(1, AT_ONCE // each))
+        return torch.cat([_held(u, a[:, 0], e[:, 0]) for u in pieces])
+
+
+def _held(u: Tensor, a: Tensor, e: Tensor) -> Tensor:
+    Q, O, I = u.shape
+    if O <= I:
+        moved = (a.to(u.dtype) @ u.reshape(Q * O, I).T).view(len(a), Q, O)
+        return _inner(moved, e)
+    return _inner((e.to(u.dtype) @ u).transpose(0, 1), a)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outer:
+    """Inputs [Q, I] and output gradients [Q, O] of the queries, with S [O, I]."""
+
+    a: Tensor
+    e: Tensor
+    spectrum: Tensor
+
+    @property
+    def count(self) -> int:
+        """Queries."""
+        return len(self.a)
+
+    def ready(self, kind: torch.dtype) -> Outer:
+        """Itself: what goes into the large products is made when they are taken."""
+        return self
+
+    def against(self, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
+        """Scores [Q, B]; no more than `AT_ONCE` bytes of preconditioned gradients at a time."""
+        O, I = self.spectrum.shape
+        largest = max(O * I, len(a) * min(O, I)) * a.element_size()
+        size = max(1, AT_ONCE // largest)
+        pairs = zip(self.a.split(size), self.e.split(size), strict=True)
+        return torch.cat([self._some(x, d, a[:, 0], e[:, 0], kind) for x, d in pairs])
+
+    def _some(self, x: Tensor, d: Tensor, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
+        O, I = self.spectrum.shape
+        B, c = len(a), len(x)
+        if O <= I:
+            u = (self.spectrum * x[:, None]).mul_(d[:, :, None]).to(kind)
+            return _inner((a.to(kind) @ u.view(c * O, I).T).view(B, c, O), e)
+        # Made with queries behind outputs, so that one product takes all of them.
+        u = (self.spectrum[:, None] * x).mul_(d.T[:, :, None]).to(kind)
+        return _inner((e.to(kind) @ u.view(O, c * I)).view(B, c, I), a)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranked:
+    """Inputs [Q, I] and output gradients [Q, O] of the queries, with factors of S."""
+
+    a: Tensor
+    e: Tensor
+    factors: Factors
+
+    @property
+    def count(self) -> int:
+        """Queries."""
+        return len(self.a)
+
+    def ready(self, kind: torch.dtype) -> Ranked:
+        """Itself: what goes into the large products is made when they are taken."""
+        return self
+
+    def against(self, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
+        """Scores [Q, B]; no more than `AT_ONCE` bytes of intermediate results at a time."""
+        rank, O = self.factors.left.shape
+        each = rank * (O + self.a.shape[1] + 2 * len(a)) * a.element_size()
+        size = max(1, AT_ONCE // each)
+        pairs = zip(self.a.split(size), self.e.split(size), strict=True)
+        return torch.cat([self._some(x, d, a[:, 0].to(kind), e[:, 0].to(kind)) for x, d in pairs])
+
+    def _some(self, x: Tensor, d: Tensor, a: Tensor, e: Tensor) -> Tensor:
+        parts = []
+        for queries, factor, train in ((x, self.factors.right, a), (d, self.factors.left, e)):
+            scaled = (factor[:, None] * queries).to(train.dtype).flatten(0, 1)
+            parts.append((scaled @ train.T).to(queries.dtype).view(len(factor), len(x), -1))
+        return parts[0].mul_(parts[1]).sum(0)
+
+
+Queries = Held | Outer | Ranked
+
+
+def _inner(moved: Tensor, v: Tensor) -> Tensor:
+    """Σ_k moved[b,q,k] v[b,k], [Q, B], added up in the precision of v."""
+    return (moved.to(v.dtype) @ v.unsqueeze(2)).squeeze(2).T
+
+
+def rank_of(spectrum: Tensor, pairs: int) -> Factors | None:
+    """Factors of S to rounding, where the products that they save are worth the search.
+
+    Args:
+        spectrum: S [O, I].
+        pairs: Queries times training examples.
+    """
+    most = largest_rank(*spectrum.shape)
+    if pairs < PAYS * most:
+        return None
+    return factored_spectrum(spectrum, rounding(spectrum.dtype), most)
+
+
+def by_leaves(a: Tensor, e: Tensor, spectrum: Tensor, pairs: int) -> Outer | Ranked:
+    """The cheaper order for queries with one position: `a` [Q, I], `e` [Q, O]."""
+    factors = rank_of(spectrum, pairs)
+    return Outer(a, e, spectrum) if factors is None else Ranked(a, e, factors)
