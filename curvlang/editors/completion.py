@@ -18,7 +18,7 @@ from curvlang.language.chain import Value
 from curvlang.language.chains import Chains
 from curvlang.language.law import MEASURES, PROPERTIES
 from curvlang.language.parser import parse
-from curvlang.language.registry import LDS, OTHERS, PARTS, SOLVERS, SOURCES, STAGES, Rule
+from curvlang.language.registry import LDS, NAMED, OTHERS, SOLVERS, SOURCES, STAGES, Rule
 from curvlang.language.shipped import describe_rule
 from curvlang.language.tensors import MODEL_LETTERS
 from curvlang.language.values import value
@@ -94,7 +94,7 @@ def _candidates(document: Document, text: str, item: Item, word: Word) -> Iterat
         case Role.TASK:
             yield from _table(document, document.names.tasks, Role.TASK)
         case Role.PART if word.owner is not None:
-            for name, entry in PARTS.get(word.owner.part, {}).items():
+            for name, entry in NAMED.get(word.owner.part, {}).items():
                 yield Candidate(name, Role.PART, entry.doc)
         case Role.SOLVER:
             for name, entry in SOLVERS.items():
@@ -226,7 +226,7 @@ def _behind_equals(item: Item, word: Word) -> bool:
 def rules_of(document: Document, owner: Owner) -> Mapping[str, Rule]:
     """The parameters of a stage, a part, an inverse, a task or a measure."""
     if owner.role is Role.PART:
-        entry = PARTS.get(owner.part, {}).get(owner.name)
+        entry = NAMED.get(owner.part, {}).get(owner.name)
         return {} if entry is None else entry.parameters
     if owner.role is Role.SOLVER:
         return SOLVERS[owner.name].parameters if owner.name in SOLVERS else {}

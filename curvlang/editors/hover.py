@@ -22,7 +22,7 @@ from curvlang.language.chain import Chain, Combination, Curvature
 from curvlang.language.chains import Chains
 from curvlang.language.docs import doc_of
 from curvlang.language.law import MEASURES, PROPERTIES
-from curvlang.language.registry import LDS, PARTS, SOLVERS, SOURCES, STAGES, Entry, Rule
+from curvlang.language.registry import LDS, NAMED, SOLVERS, SOURCES, STAGES, Entry, Rule
 from curvlang.language.shipped import describe_rule
 
 SENTENCES: Mapping[str, str] = {
@@ -75,7 +75,7 @@ def _code(text: str) -> str:
 
 
 def _part(word: Word) -> str | None:
-    table_ = PARTS.get(word.owner.part if word.owner is not None else "", {})
+    table_ = NAMED.get(word.owner.part if word.owner is not None else "", {})
     entry = table_.get(word.text)
     return None if entry is None else _entry(word.text, entry, "ships with curvlang")
 
@@ -170,7 +170,7 @@ def _registered(word: Word) -> Rule | None:
         case None:
             return None
         case _ if owner.role is Role.PART:
-            entry = PARTS.get(owner.part, {}).get(owner.name)
+            entry = NAMED.get(owner.part, {}).get(owner.name)
         case _ if owner.role is Role.STAGE:
             entry = STAGES.get(owner.name)
         case _ if owner.role is Role.SOLVER:

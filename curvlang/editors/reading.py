@@ -384,9 +384,9 @@ class _Reader:
         if last.role is Role.KEYWORD:
             found = self._behind(last.text)
             if found is not None:
-                return found, None
+                return found, self._named(found, token)
         if self.frame is Frame.BODY and (listed := self._listed()) is not None:
-            return listed, None
+            return listed, self._named(listed, token)
         if after[0] == "=":
             return Role.ARGUMENT, Owner(Role.KEYWORD, self.measure, argument=token)
         if last.text == "=":
@@ -403,8 +403,14 @@ class _Reader:
                 return Role.CURVATURE
             case ("inverses", ","):
                 return Role.INVERSE
+            case ("baselines" | "measures", ","):
+                return Role.PART
             case _:
                 return None
+
+    def _named(self, role: Role, token: str) -> Owner | None:
+        """A baseline or a measure belongs to the line that it stands in."""
+        return Owner(role, token, self.measure) if role is Role.PART else None
 
     def _behind(self, keyword: str) -> Role | None:
         match keyword:
@@ -414,6 +420,8 @@ class _Reader:
                 return Role.INVERSE
             case "solve":
                 return Role.SOLVER
+            case "baselines" | "measures":
+                return Role.PART
             case "on" if self.previous(3) == "of":
                 return Role.NAME
             case "on" | "task":

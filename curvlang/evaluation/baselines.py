@@ -17,7 +17,9 @@ from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.baseline import train_baseline
 from curvlang.evaluation.gradients import gradients
 from curvlang.evaluation.metagradient import metagradient_scores
+from curvlang.evaluation.source import source_scores
 from curvlang.evaluation.subsets import derived_seed
+from curvlang.language.chain import Curvature, Part
 from curvlang.models.task import Task
 from curvlang.runtime.execute import accumulation_dtype
 
@@ -98,13 +100,33 @@ def metagradient(given: Setting, models: int = 1) -> Tensor:
         models: Trainings, the evaluated one the first.
     """
     queries = torch.arange(len(given.query), device=given.task.device)
-    seeds = [given.seed, *(derived_seed(given.seed, 10, m) for m in range(1, models))]
-    found = [metagradient_scores(given.task, queries, seed) for seed in seeds]
+    found = [metagradient_scores(given.task, queries, seed) for seed in _seeds(given, models)]
+    return torch.stack(found).mean(0).to(given.train)
+
+
+def source(
+    given: Setting, curvature: Curvature, segments: int = 3, checkpoints: int = 2, models: int = 1
+) -> Tensor:
+    """Through training in segments, in each of which curvature and gradients stay what they are.
+
+    Args:
+        given: Its tasks need `build` and `recipe`.
+        curvature: The structure that the curvature of a segment has.
+        segments: Parts of the training, of as many steps each.
+        checkpoints: Models of each that gradients and curvature are means over.
+        models: Trainings, the evaluated one the first; the mean of their scores.
+    """
+    cuts = (segments, checkpoints)
+    found = [
+        source_scores(given.base, given.task, len(given.query), seed, curvature, cuts)
+        for seed in _seeds(given, models)
+    ]
     return torch.stack(found).mean(0).to(given.train)
 
 
 BASELINES: Mapping[str, Callable[..., Tensor]] = {
     "metagradient": metagradient,
+    "source": source,
     "gradient_cosine": gradient_cosine,
     "representation_cosine": representation_cosine,
     "projected_ensemble": projected_ensemble,
@@ -112,9 +134,17 @@ BASELINES: Mapping[str, Callable[..., Tensor]] = {
 """By the name that a study gives; signatures stand in `language.registry`."""
 
 
-def baseline_scores(name: str, arguments: Mapping[str, Any], given: Setting) -> Tensor:
-    """The scores `[Q, N]` of a baseline by name."""
-    return BASELINES[name](given, **arguments)
+def baseline_scores(part: Part, given: Setting) -> Tensor:
+    """The scores `[Q, N]` of the baseline that a study's line names."""
+    arguments: dict[str, Any] = dict(part.arguments)
+    if part.curvature is not None:
+        arguments["curvature"] = part.curvature
+    return BASELINES[part.name](given, **arguments)
+
+
+def _seeds(given: Setting, models: int) -> list[int]:
+    """Of the evaluated model, then of others."""
+    return [given.seed, *(derived_seed(given.seed, 10, m) for m in range(1, models))]
 
 
 def _unit(rows: Tensor) -> Tensor:
@@ -143,7 +173,7 @@ def _member(given: Setting, number: int) -> tuple[Task, Tensor, Tensor]:
     """The evaluated model, then models trained alike from other seeds."""
     if number == 0:
         return given.task, given.train, given.query
-    base = train_baseline(given.base, derived_seed(given.seed, 10, number))
+    base = train_baseline(given.base, _seeds(given, number + 1)[number])
     task = base.to(dtype=given.task.dtype)
     train, query = (gradients(task, part).to(given.train) for part in ("train", "query"))
     return task, train, query[: len(given.query)]

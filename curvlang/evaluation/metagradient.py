@@ -12,30 +12,20 @@ do to first order around training on all of them, for one seed of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
-from curvlang.evaluation.orders import Orders, learning_rate
-from curvlang.evaluation.subsets import derived_seed
-from curvlang.models.recipe import Recipe
+from curvlang.evaluation.replay import (
+    State,
+    Step,
+    check_followed,
+    followed,
+    losses_at,
+    step_count,
+)
 from curvlang.models.task import Task
 from curvlang.runtime.memory import require
-
-State = dict[str, Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """A step of the training: where it was taken from, the examples it drew, its learning rate."""
-
-    theta: State
-    rows: Tensor
-    lr: float
 
 
 def metagradient_scores(task: Task, queries: Tensor, seed: int) -> Tensor:
@@ -53,10 +43,12 @@ def metagradient_scores(task: Task, queries: Tensor, seed: int) -> Tensor:
     """
     assert task.build is not None
     assert task.recipe is not None
-    _check(task.recipe)
+    check_followed("metagradient", task.recipe)
     model = task.build(seed).to(device=task.device, dtype=task.dtype)
-    steps, last = _followed(task, model, task.recipe, derived_seed(seed, 3))
-    adjoint = _query_gradients(task, model, last, queries)
+    total = step_count(task)
+    require(total * task.P * task.dtype.itemsize, task.device, f"the {total} steps of a training")
+    steps = list(followed(task, model, seed))
+    adjoint = _query_gradients(task, model, steps[-1].after, queries)
     speed = {name: torch.zeros_like(value) for name, value in adjoint.items()}
     found = torch.zeros(len(queries), task.N, dtype=task.dtype, device=task.device)
     backward = _Backward(task, model)
@@ -67,50 +59,6 @@ def metagradient_scores(task: Task, queries: Tensor, seed: int) -> Tensor:
         adjoint = {name: adjoint[name] + bent[name] for name in adjoint}
         speed = {name: task.recipe.momentum * value for name, value in a.items()}
     return found
-
-
-def _check(recipe: Recipe) -> None:
-    if recipe.optimiser != "sgd" or recipe.nesterov or recipe.clip:
-        raise SpecError(
-            Diagnostic(
-                "E0508",
-                "`metagradient` follows SGD with heavy-ball momentum, and nothing else",
-                help=("leave it out, or train with `sgd(lr = …, momentum = …)` without clipping",),
-            )
-        )
-
-
-def _followed(
-    task: Task, model: nn.Module, recipe: Recipe, order_seed: int
-) -> tuple[list[_Step], State]:
-    """The steps of the training as they were taken, and the parameters after the last one."""
-    theta = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-    speed = {name: torch.zeros_like(p) for name, p in theta.items()}
-    members = torch.arange(task.N)[None]
-    orders = Orders(members, [order_seed], recipe.batch)
-    total = orders.steps * recipe.epochs
-    size = next(iter(theta.values())).element_size()
-    require(total * task.P * size, task.device, f"the {total} steps of a training")
-    slope = grad(lambda point, rows: _loss(task, model, point, rows).mean())
-    steps = []
-    for number, rows in enumerate(_minibatches(orders, recipe.epochs)):
-        lr = learning_rate(recipe, number, total)
-        steps.append(_Step(theta, rows.to(task.device), lr))
-        gradient = slope(theta, rows.to(task.device))
-        speed = {n: recipe.momentum * speed[n] + gradient[n] + recipe.l2 * theta[n] for n in theta}
-        theta = {n: theta[n] - lr * speed[n] for n in theta}
-    return steps, theta
-
-
-def _minibatches(orders: Orders, epochs: int) -> Iterator[Tensor]:
-    for _ in range(epochs):
-        yield from orders.epoch()[:, 0]
-
-
-def _loss(task: Task, model: nn.Module, theta: State, rows: Tensor) -> Tensor:
-    """Losses of training examples, [B]."""
-    x, y = task.train[0][rows], task.train[1][rows]
-    return task.loss.per_example(functional_call(model, theta, (x,)), y)
 
 
 def _query_gradients(task: Task, model: nn.Module, theta: State, queries: Tensor) -> State:
@@ -133,11 +81,11 @@ class _Backward:
         self.model = model
         self.decay = 0.0 if task.recipe is None else task.recipe.l2
 
-    def __call__(self, step: _Step, a: State) -> tuple[Tensor, State]:
+    def __call__(self, step: Step, a: State) -> tuple[Tensor, State]:
         """aᵀ∇ℓ_n of the minibatch [Q, B], and (∇²_batch + λ) a by parameter."""
 
         def losses(point: State) -> Tensor:
-            return _loss(self.task, self.model, point, step.rows)
+            return losses_at(self.task, self.model, point, step.rows)
 
         def one(direction: State) -> tuple[Tensor, State]:
             slopes = jvp(losses, (step.theta,), (direction,))[1]

@@ -129,7 +129,8 @@ def run_cell(
 
 def _chains(study: Study) -> list[Chain]:
     """Every chain of a study: all are curvatures of the same parameters."""
-    return [chain for c in study.curvatures for _, chain in weighted_chains(c)]
+    own = [b.curvature for b in study.baselines if b.curvature is not None]
+    return [chain for c in (*study.curvatures, *own) for _, chain in weighted_chains(c)]
 
 
 def fit_together(
@@ -190,9 +191,7 @@ class _Scoring:
         forwards = [forward_error(s.operator, self.goal) for s in self.stages]
         ready, goal = _decomposed(self.stages, self.goal)
         given = baselines.Setting(self.base, task, train, query, self.seed)
-        others = [
-            baselines.baseline_scores(b.name, b.arguments, given) for b in self.study.baselines
-        ]
+        others = [baselines.baseline_scores(b, given) for b in self.study.baselines]
         results: list[Result] = []
         values: Values = {}
         queries: tuple[Attributed, ...] = ()

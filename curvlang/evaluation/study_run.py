@@ -17,7 +17,7 @@ from curvlang.evaluation.study_cell import Machine, run_cell
 from curvlang.evaluation.study_merge import merge
 from curvlang.evaluation.study_result import CellFound, FirstModel, StudyResult
 from curvlang.language import default_inverse
-from curvlang.language.chain import Chain, Curvature, Study, StudyCell
+from curvlang.language.chain import Chain, Curvature, Part, Study, StudyCell
 from curvlang.models.task import Task
 from curvlang.version import VERSION
 
@@ -198,9 +198,15 @@ def _key(study: Study, cell: StudyCell, seed: int, protocol: LDS | None, machine
         study.damping or SWEEP,
         dict(cell.values),
         study.name,
-        [(p.name, sorted(p.arguments.items())) for p in (*study.baselines, *study.measures)],
+        [_part(p) for p in (*study.baselines, *study.measures)],
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+def _part(part: Part) -> tuple[object, ...]:
+    """A baseline or a measure: its arguments, and what the curvature is that one of them names."""
+    named = () if part.curvature is None else (_curvature(part.curvature),)
+    return part.name, sorted(part.arguments.items()), *named
 
 
 def _content(task: Task) -> str:

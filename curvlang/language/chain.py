@@ -151,11 +151,15 @@ class Solver:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One line of a task: `mlp(hidden = [16], activation = tanh)`."""
+    """One line of a task, a baseline or a measure: `mlp(hidden = [16], activation = tanh)`.
+
+    `curvature` is the one that an argument names, where one does.
+    """
 
     name: str
     arguments: Mapping[str, Value]
     span: Span = field(default=NOWHERE, compare=False, repr=False)
+    curvature: Curvature | None = None
 
 
 @dataclass(frozen=True, slots=True)

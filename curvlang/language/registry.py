@@ -299,6 +299,15 @@ BASELINES: Mapping[str, Entry] = {
             "seed": _SEED,
         },
     ),
+    "source": Entry(
+        "the derivative through training in stationary segments of a curvature (Bae et al. 2024, arXiv:2405.12186)",
+        {
+            "curvature": Rule("curvature"),
+            "segments": Rule("int", 3, check=_positive, must="1 or more"),
+            "checkpoints": Rule("int", 2, check=_positive, must="1 or more"),
+            "models": Rule("int", 1, check=_positive, must="1 or more"),
+        },
+    ),
     "metagradient": Entry(
         "exact derivative of the query's loss by an example's weight, through every step of training",
         {"models": Rule("int", 1, check=_positive, must="1 or more")},
@@ -333,6 +342,9 @@ MEASURES: Mapping[str, Entry] = {
     ),
 }
 """Ground truths of a study beside retraining on subsets."""
+
+NAMED: Mapping[str, Mapping[str, Entry]] = {**PARTS, "baselines": BASELINES, "measures": MEASURES}
+"""What a line of a task or a study may name, by the line's keyword."""
 
 _SOLVER: Mapping[str, Rule] = {
     "preconditioner": Rule("curvature", "none"),

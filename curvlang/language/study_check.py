@@ -165,8 +165,17 @@ class StudyChecker:
             if use.name in found:
                 self._say("E0920", f"`{use.name}` stands twice", use.span, ("leave one out",))
             values = arguments(use.arguments, entry, use.name, {}, self.problems)
-            found[use.name] = Part(use.name, values, use.span)
+            curvature = self._named_in(use, entry, values)
+            found[use.name] = Part(use.name, values, use.span, curvature)
         return tuple(found.values())
+
+    def _named_in(self, use: s.Use, entry: Entry, values: Mapping[str, Value]) -> Curvature | None:
+        """The curvature that an argument names."""
+        for argument in use.arguments:
+            rule = entry.parameters.get(argument.name)
+            if rule is not None and rule.type == "curvature" and argument.name in values:
+                return self.chains.named(s.Word(str(values[argument.name]), argument.value.span))
+        return None
 
     def _damping(self, item: s.StudyDef) -> tuple[float, ...] | None:
         if item.damping is None:

@@ -264,7 +264,8 @@ def check(made: Value, rule: Rule, name: str, span: Span) -> Diagnostic | None:
         "text": "a text",
         "names": "a name or a list of names",
         "number": f"a number or {' or '.join(f'`{w}`' for w in rule.words)}",
-        "curvature": "the name of a curvature, or `none`",
+        "curvature": "the name of a curvature"
+        + (f", or `{show(rule.default)}`" if rule.default is not None else ""),
         "any": "a value",
     }
     if not fits:

@@ -7,7 +7,7 @@ has said what it wants, and nothing is added.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from curvlang.language.chain import Combination
 from curvlang.language.sums import DECAY, states_decay, sum_text, weighted_chains
@@ -24,6 +24,7 @@ def fit_combination(
     batch: int | None = None,
     progress: Progress | None = None,
     ended: Ended | None = None,
+    points: Sequence[Task] = (),
 ) -> FittedStage:
     """The weighted sum of the last stages of its chains, as one stage.
 
@@ -34,11 +35,20 @@ def fit_combination(
         batch: Examples per batch; chosen by the plan otherwise.
         progress: Told about every batch.
         ended: Told about every stage of the run.
+        points: The task at several models, as `fit_chains` takes them.
     """
     terms = list(weighted_chains(curvature))
     chains = [chain for _, chain in terms]
     fitted = fit_chains(
-        chains, task, seed=seed, batch=batch, last=True, progress=progress, bare=True, ended=ended
+        chains,
+        task,
+        seed=seed,
+        batch=batch,
+        last=True,
+        progress=progress,
+        bare=True,
+        ended=ended,
+        points=points,
     )
     last = [stages[-1] for stages in fitted]
     values = {DECAY: task.weight_decay}

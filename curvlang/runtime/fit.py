@@ -98,6 +98,7 @@ def prepare(
     dense: int = DENSE_AT_MOST,
     last: bool = False,
     keep: int | None = None,
+    points: int = 1,
 ) -> Prepared:
     """Derive and plan the chains for a task; reads one example, computes nothing.
 
@@ -108,6 +109,7 @@ def prepare(
         dense: Entries that a matrix without other structure may have.
         last: Plan whole chains only, without what only their prefixes need.
         keep: Bytes that leaves may take between passes; a share of the free memory otherwise.
+        points: Models that every example is seen at.
 
     Raises:
         SpecError: Where the model is not covered or the plan is refused.
@@ -125,10 +127,11 @@ def prepare(
     with torch.no_grad():
         outputs = task.model(task.few[:1]).numel()
     geometries = [_geometries(program, found, task, outputs) for program in programs]
+    total = points * task.N
 
     def planned(size: int | None) -> tuple[Plan, ...]:
         return tuple(
-            plan(program, g, task.N, memory=memory, itemsize=itemsize, batch=size, dense=dense)
+            plan(program, g, total, memory=memory, itemsize=itemsize, batch=size, dense=dense)
             for program, g in zip(programs, geometries, strict=True)
         )
 
@@ -196,6 +199,7 @@ def fit_chains(
     progress: Progress | None = None,
     bare: bool = False,
     ended: Ended | None = None,
+    points: Sequence[Task] = (),
 ) -> tuple[tuple[FittedStage, ...], ...]:
     """Fit every prefix of every chain on a task, with one shared run over the data per pass.
 
@@ -210,16 +214,22 @@ def fit_chains(
         progress: Told about every batch.
         bare: Whether to leave the task's L2 term out: the curvature of the mean loss alone.
         ended: Told the name of every stage of the run when it has ended.
+        points: The task at several models of one kind, in place of its own: every mean over examples
+            is then over all examples at all of them, as if each were C examples.
 
     Returns:
         For each chain the fitted stages in order.
     """
     ended = ended or _untold
-    prepared = prepare(chains, task, batch=batch, dense=dense, last=last, keep=keep)
+    tasks = tuple(points) or (task,)
+    prepared = prepare(
+        chains, tasks[0], batch=batch, dense=dense, last=last, keep=keep, points=len(tasks)
+    )
     ended("plan")
-    static = _Static(task, prepared)
+    static = _Static(tasks, prepared)
     executions = [
-        Execution(p, task.dtype, task.device, static.leaves_of(p)) for p in prepared.plans
+        Execution(p, static.task.dtype, static.task.device, static.leaves_of(p))
+        for p in prepared.plans
     ]
     if any(map(reads_hessian, prepared.plans)):
         ended("Hessian")
@@ -227,7 +237,7 @@ def fit_chains(
     size = prepared.plans[0].batch if prepared.plans else 1
     kept: Kept = {}
     for number in range(1, passes + 1):
-        _one_pass(prepared, executions, task, number, size, seed, kept, progress)
+        _one_pass(prepared, executions, tasks, number, size, seed, kept, progress)
         ended(f"pass {number}")
         for execution in executions:
             execution.close(number)
@@ -259,24 +269,25 @@ class _Run:
 def _one_pass(
     prepared: Prepared,
     executions: Sequence[Execution],
-    task: Task,
+    tasks: Sequence[Task],
     number: int,
     size: int,
     seed: int,
     kept: Kept,
     progress: Progress | None,
 ) -> None:
-    generator = torch.Generator(device=task.device).manual_seed(pass_seed(seed, number))
+    generator = torch.Generator(device=tasks[0].device).manual_seed(pass_seed(seed, number))
     active = [e for e in executions if e.plan.passes >= number]
     adding = [e for e in active if e.plan.adds(number)]
-    done = 0
-    for place, (x, y) in enumerate(task.batches(size) if adding else ()):
-        shared = _Batch(task, prepared, x, y, generator, done)
+    done, total = 0, sum(task.N for task in tasks)
+    batches = ((task, x, y) for task in tasks for x, y in task.batches(size))
+    for place, (task, x, y) in enumerate(batches if adding else ()):
+        shared = _Batch(task, prepared, x, y, generator, done % task.N)
         for execution in adding:
             execution.feed(number, _leaves(execution.plan, place, number, shared, kept))
         done += len(x)
         if progress is not None:
-            progress(f"pass {number}", done, task.N)
+            progress(f"pass {number}", done, total)
 
 
 def _leaves(
@@ -359,10 +370,11 @@ class _Batch:
 
 
 class _Static:
-    """The Hessian leaf, computed once where any program reads its entries."""
+    """The Hessian leaf, computed once where any program reads its entries: the mean over all models."""
 
-    def __init__(self, task: Task, prepared: Prepared) -> None:
-        self.task = task
+    def __init__(self, tasks: Sequence[Task], prepared: Prepared) -> None:
+        self.tasks = tasks
+        self.task = tasks[0]
         self.prepared = prepared
         self._matrix: Tensor | None = None
 
@@ -387,10 +399,14 @@ class _Static:
             if self._matrix is None:
                 require(5 * 8 * self.task.P**2, self.task.device, "the dense Hessian")
                 layers = self.prepared.blocks[Partition.LAYER]
-                whole = hessian_dense(
-                    self.task.model, self.task.loss, *self.task.train, layers=layers
+                found = (
+                    hessian_dense(t.model, t.loss, *t.train, layers=layers).to(exact)
+                    for t in self.tasks
                 )
-                self._matrix = whole.to(exact)
+                whole = next(found)
+                for other in found:
+                    whole = whole + other
+                self._matrix = whole if len(self.tasks) == 1 else whole / len(self.tasks)
             if partition is Partition.MODEL:
                 return self._matrix
             index = self._layer(partition, name).index
@@ -403,7 +419,7 @@ class _Static:
 
     def hessian(self) -> Callable[[Tensor], Tensor]:
         """Products with the whole Hessian."""
-        return hessian_product(self.task.model, self.task.loss, *self.task.train)
+        return _mean([hessian_product(t.model, t.loss, *t.train) for t in self.tasks])
 
     def product(self, result: Result, name: str) -> Callable[..., Operator]:
         """Matrix-free operators of a block, through products of the whole matrix."""
@@ -433,10 +449,10 @@ class _Static:
         """The block of a name, or all of them, on given examples."""
         task = self.task
         if result.fisher is None:
-            whole = hessian_product(task.model, task.loss, X, y)
+            whole = _mean([hessian_product(t.model, t.loss, X, y) for t in self.tasks])
         else:
             layers = self.prepared.blocks[Partition.LAYER]
-            whole = ggn_of_layers(task.model, task.loss, X, y, layers)
+            whole = _mean([ggn_of_layers(t.model, t.loss, X, y, layers) for t in self.tasks])
         if result.partition is Partition.MODEL:
             return MatrixFree(whole, task.P, task.dtype, task.device)
 
@@ -449,6 +465,13 @@ class _Static:
         found = self.prepared.blocks[result.partition]
         index = tuple(b.index for b in found)
         return BlockDiagonal(tuple(b.name for b in found), tuple(map(block, index)), index)
+
+
+def _mean(products: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+    """Products with the mean of matrices."""
+    if len(products) == 1:
+        return products[0]
+    return lambda v: torch.stack([product(v) for product in products]).mean(0)
 
 
 def has_products(result: Result) -> bool:

@@ -1,0 +1,280 @@
+"""SOURCE against the exact derivative, the influence function, and matrix exponentials by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import curvlang as cv
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.evaluation import source
+from curvlang.evaluation.baseline import train_baseline
+from curvlang.evaluation.baselines import Setting, baseline_scores
+from curvlang.evaluation.gradients import gradients
+from curvlang.evaluation.influence import scores as influence_scores
+from curvlang.evaluation.metagradient import metagradient_scores
+from curvlang.evaluation.orders import Orders, learning_rate
+from curvlang.evaluation.source import accumulated, segments, source_scores
+from curvlang.evaluation.subsets import derived_seed
+from curvlang.language import curvature_named, loads
+from curvlang.runtime.fit import fit_chains
+from curvlang.runtime.inverse import invert
+
+EXACT = 1e-9
+
+
+def regression(lr=0.1, epochs=20, count=12, **recipe):
+    """Least squares in three parameters, by full batches: the Gauss–Newton matrix is constant."""
+    g = torch.Generator().manual_seed(0)
+    X = torch.randn(count + 4, 3, generator=g, dtype=torch.float64)
+    y = X @ torch.randn(3, 1, generator=g, dtype=torch.float64)
+    y = y + 0.5 * torch.randn(count + 4, 1, generator=g, dtype=torch.float64)
+
+    def build(seed):
+        model = nn.Linear(3, 1, bias=False).double()
+        own = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            model.weight.copy_(torch.randn(1, 3, generator=own, dtype=torch.float64))
+        return model
+
+    given = {"schedule": "constant", "batch": count} | recipe
+    return cv.Task(
+        build(0), "mse", (X[:count], y[:count]), (X[count:], y[count:]),
+        recipe=cv.Recipe(lr=lr, epochs=epochs, **given), build=build,
+    )  # fmt: skip
+
+
+def network(**recipe):
+    """A small network for three classes, by minibatches."""
+    g = torch.Generator().manual_seed(1)
+    X = torch.randn(27, 4, generator=g, dtype=torch.float64)
+    y = torch.randint(0, 3, (27,), generator=g)
+
+    def build(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3)).double()
+
+    given = {"lr": 0.2, "batch": 7, "epochs": 5, "momentum": 0.6, "weight_decay": 0.02}
+    return cv.Task(
+        build(0), "cross_entropy", (X[:23], y[:23]), (X[23:], y[23:]),
+        recipe=cv.Recipe(**given | recipe), build=build,
+    )  # fmt: skip
+
+
+def scores(task, curvature="ggn", cuts=(1, 1)):
+    return source_scores(task, task, task.Q, 0, curvature_named(curvature), cuts)
+
+
+def distance(found, wanted):
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def test_small_steps_of_least_squares_approach_the_exact_derivative():
+    """With a segment for each step all that is left is e^{−ηH} for I − ηH, half at half the rate."""
+    errors = []
+    for halvings in (1, 2, 4):
+        task = regression(0.02 / halvings, 8 * halvings)
+        exact = metagradient_scores(task, torch.arange(task.Q), 0)
+        errors.append(distance(scores(task, cuts=(8 * halvings, 1)), exact))
+    assert 0.002 < errors[0] < 0.03
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.05)
+    assert errors[1] / errors[2] == pytest.approx(2, rel=0.05)
+
+
+def test_more_segments_of_least_squares_are_nearer_to_the_exact_derivative():
+    task = regression(0.005, 240)
+    exact = metagradient_scores(task, torch.arange(task.Q), 0)
+    errors = [distance(scores(task, cuts=cuts), exact) for cuts in ((1, 1), (4, 1), (16, 1))]
+    assert errors[0] > 4 * errors[1] > 16 * errors[2]
+    wrong = distance(scores(task, "identity", (16, 1)), exact)
+    assert wrong > 5 * errors[2]
+
+
+@pytest.mark.parametrize("recipe", [{}, {"momentum": 0.8, "lr": 0.02}, {"weight_decay": 0.05}])
+def test_one_segment_to_convergence_is_the_influence_function(recipe):
+    task = train_baseline(regression(epochs=500, **recipe), 0)
+    influence = cv.influence(cv.fit("ggn", task), task, damping=0.0)
+    assert distance(scores(task), influence) < EXACT
+    short = regression(epochs=20, **recipe)
+    assert distance(scores(short), influence) > 0.02
+
+
+def test_one_short_step_is_the_dot_product_of_gradients():
+    task = regression(lr=1e-9, epochs=1)
+    start = task.with_model(task.build(0))
+    dot = gradients(start, "query") @ gradients(start, "train").T
+    assert distance(scores(task), 1e-9 * dot) < 1e-6
+
+
+def plain_training(task):
+    """Parameter vectors before every step and at the end, and learning rates: a loop of its own."""
+    recipe = task.recipe
+    model = task.build(0)
+    own = list(model.parameters())
+    speed = [torch.zeros_like(p) for p in own]
+    orders = Orders(torch.arange(task.N)[None], [derived_seed(0, 3)], recipe.batch)
+    total = orders.steps * recipe.epochs
+    visited, lrs = [nn.utils.parameters_to_vector(own).detach().clone()], []
+    for _ in range(recipe.epochs):
+        for rows in orders.epoch()[:, 0]:
+            loss = task.loss.per_example(model(task.train[0][rows]), task.train[1][rows]).mean()
+            slopes = torch.autograd.grad(loss, own)
+            lrs.append(learning_rate(recipe, len(lrs), total))
+            with torch.no_grad():
+                for k, p in enumerate(own):
+                    speed[k] = recipe.momentum * speed[k] + slopes[k] + recipe.l2 * p
+                    p -= lrs[-1] * speed[k]
+            visited.append(nn.utils.parameters_to_vector(own).detach().clone())
+    return visited, lrs
+
+
+def slopes_at(task, theta, pair):
+    """Gradients of losses, and the Gauss–Newton matrix of their mean, by automatic derivatives."""
+    model = task.build(0)
+    nn.utils.vector_to_parameters(theta, model.parameters())
+    rows, matrix = [], torch.zeros(len(theta), len(theta), dtype=torch.float64)
+    for x, y in zip(*pair, strict=True):
+        f = model(x)
+        columns = [torch.autograd.grad(f[c], list(model.parameters()), retain_graph=True) for c in range(3)]  # fmt: skip
+        J = torch.stack([torch.cat([p.reshape(-1) for p in c]) for c in columns])
+        p = f.detach().softmax(-1)
+        rows.append(J.T @ (p - nn.functional.one_hot(y, 3)))
+        matrix += J.T @ (p.diag() - torch.outer(p, p)) @ J / len(pair[0])
+    return torch.stack(rows), matrix
+
+
+def by_hand(task, mean_of, bounds, swap=False, still=False):
+    """The formula with matrix exponentials; its integral from that of a block matrix.
+
+    Args:
+        mean_of: Steps that the models of each segment stand before.
+        bounds: First steps of the segments, and the number of all.
+        swap: Whether the segments' propagations change places (wrong).
+        still: Whether nothing is propagated (wrong).
+    """
+    visited, lrs = plain_training(task)
+    ask = slopes_at(task, visited[-1], task.query)[0]
+    eye = torch.eye(task.P, dtype=torch.float64)
+    total, behind = torch.zeros(task.Q, task.N, dtype=torch.float64), eye
+    for numbers, start, stop in reversed(list(zip(mean_of, bounds, bounds[1:], strict=False))):
+        found = [slopes_at(task, visited[k], task.train) for k in numbers]
+        g = torch.stack([f[0] for f in found]).mean(0)
+        H = torch.stack([f[1] for f in found]).mean(0) + task.weight_decay * eye
+        time = sum(lrs[start:stop]) / (1 - task.recipe.momentum)
+        block = torch.zeros(2 * task.P, 2 * task.P, dtype=torch.float64)
+        block[: task.P] = torch.cat([-time * H, time * eye], dim=1)
+        S = torch.linalg.matrix_exp(block)[: task.P, task.P :]
+        total += ask @ behind @ S @ g.T
+        own = torch.linalg.matrix_exp(-time * H)
+        behind = eye if still else own @ behind if swap else behind @ own
+    return total
+
+
+def test_it_is_the_formula_with_matrix_exponentials():
+    task = network()  # 15 steps: three segments of five, each with models before its steps 1 and 3
+    mean_of, bounds = [(1, 3), (6, 8), (11, 13)], (0, 5, 10, 15)
+    found = scores(task, cuts=(3, 2))
+    assert distance(found, by_hand(task, mean_of, bounds)) < EXACT
+    # Its negative twins: what is wrong is told apart.
+    assert distance(found, by_hand(task, mean_of, bounds, swap=True)) > 1e-4
+    assert distance(found, by_hand(task, mean_of, bounds, still=True)) > 0.05
+    assert distance(found, by_hand(task, mean_of[::-1], bounds)) > 0.05
+
+
+def test_one_segment_is_the_shipped_inverse_for_stopped_training():
+    task = network()
+    (one,), end = segments(task, task, 0, 1, 1)
+    (point,) = one.points
+    inverse = f"truncated_training(lr = {one.time!r}, steps = 1)"
+    rule = loads(f"evaluate ggn with {inverse} on digits").evaluations[0].inverse
+    applied = influence_scores(
+        invert(cv.fit("ggn", point).operator, rule),
+        gradients(end, "query"),
+        gradients(point, "train"),
+    )
+    assert distance(scores(task), applied) < EXACT
+
+
+def test_the_limit_at_eigenvalue_zero():
+    s = torch.tensor([0.0, 1e-300, 1e-17, 1e-8, 2.0, 1e6], dtype=torch.float64)
+    found = accumulated(3.0)(s)
+    assert found[:3].tolist() == [3.0, 3.0, 3.0]
+    assert float(found[3]) == pytest.approx(3 - 9e-8 / 2, rel=1e-14)
+    assert float(found[4]) == pytest.approx((1 - torch.exp(torch.tensor(-6.0)).item()) / 2)
+    assert float(found[5]) == pytest.approx(1e-6)
+
+
+def test_the_training_is_the_one_that_is_evaluated():
+    task = network()
+    _, end = segments(task, task, 0, 2, 1)
+    base = train_baseline(task, 0)
+    for one, other in zip(end.model.parameters(), base.model.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-12)
+
+
+def test_constants_of_the_analysis_move_with_the_training():
+    task = network()
+    few = task.restricted(["2.weight"])
+    (one, *_), end = segments(task, few, 0, 3, 1)
+    whole, whole_end = segments(task, task, 0, 3, 1)
+    assert one.points[0].P == 9
+    for p, q in zip(
+        (*one.points[0].model.parameters(), *end.model.parameters()),
+        (*whole[0].points[0].model.parameters(), *whole_end.model.parameters()),
+        strict=True,
+    ):
+        assert torch.equal(p, q)
+    assert source_scores(task, few, 2, 0, curvature_named("ggn"), (3, 1)).shape == (2, task.N)
+
+
+def test_several_models_and_sums_of_curvatures():
+    text = "curvature half = 0.5 * ggn + 0.5 * ekfac study s { curvatures ggn baselines source(curvature = half, segments = 2, checkpoints = 1, models = 2) }"  # fmt: skip
+    (part,) = loads(text).studies["s"].baselines
+    task = network()
+    train, query = (gradients(task, x) for x in ("train", "query"))
+    found = baseline_scores(part, Setting(task, task, train, query, 0))
+    seeds = (0, derived_seed(0, 10, 1))
+    each = [source_scores(task, task, task.Q, x, part.curvature, (2, 1)) for x in seeds]
+    assert distance(found, (each[0] + each[1]) / 2) < EXACT
+    assert distance(each[0], each[1]) > 0.1
+
+
+def test_one_example_and_one_step():
+    task = regression(epochs=1, count=1)
+    assert scores(task).shape == (task.Q, 1)
+    assert bool(torch.isfinite(scores(task)).all())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        (cv.Recipe(optimiser="adam", lr=0.01), "SGD with heavy-ball momentum"),
+        (cv.Recipe(momentum=0.9, nesterov=True), "SGD with heavy-ball momentum"),
+        (cv.Recipe(clip=1.0), "SGD with heavy-ball momentum"),
+        (cv.Recipe(epochs=0), "there is none"),
+        (cv.Recipe(batch=23, epochs=5), "3 × 2 models of a training, which has 5 steps"),
+    ],
+)
+def test_trainings_that_are_refused(recipe, said):
+    task = network()
+    task.recipe = replace(recipe)
+    with pytest.raises(SpecError) as caught:
+        scores(task, cuts=(3, 2))
+    assert caught.value.diagnostics[0].code == "E0508"
+    assert said in str(caught.value)
+
+
+def test_curvatures_that_are_refused(monkeypatch):
+    steep = loads("curvature steep = ggn - 1e4 * identity").curvatures["steep"]
+    task = network()
+    with pytest.raises(SpecError, match="E0508") as caught:
+        source_scores(task, task, task.Q, 0, steep, (1, 1))
+    assert "overflow" in str(caught.value)
+    monkeypatch.setattr(source, "fit_chains", partial(fit_chains, dense=1))
+    with pytest.raises(SpecError, match="E0508") as caught:
+        scores(network())
+    assert "products alone" in str(caught.value)
