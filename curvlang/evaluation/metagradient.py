@@ -38,7 +38,7 @@ def metagradient_scores(task: Task, queries: Tensor, seed: int) -> Tensor:
         seed: Of the model's initialisation, as the evaluated model has it.
 
     Raises:
-        SpecError: E0508 for a recipe that is not SGD with heavy-ball momentum.
+        SpecError: E0509 for a recipe that is not SGD with heavy-ball momentum.
         MachineError: Where the parameters of all steps do not fit into memory.
     """
     assert task.build is not None

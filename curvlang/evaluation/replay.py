@@ -43,12 +43,12 @@ def check_followed(name: str, recipe: Recipe) -> None:
     """Refuse recipes whose steps are not those of heavy-ball SGD, or of which there are none.
 
     Raises:
-        SpecError: E0508.
+        SpecError: E0509.
     """
     if recipe.optimiser != "sgd" or recipe.nesterov or recipe.clip:
         raise SpecError(
             Diagnostic(
-                "E0508",
+                "E0509",
                 f"`{name}` follows SGD with heavy-ball momentum, and nothing else",
                 help=("leave it out, or train with `sgd(lr = …, momentum = …)` without clipping",),
             )
@@ -56,7 +56,7 @@ def check_followed(name: str, recipe: Recipe) -> None:
     if not recipe.epochs:
         raise SpecError(
             Diagnostic(
-                "E0508",
+                "E0509",
                 f"`{name}` follows the training, and there is none (`epochs = 0`)",
                 help=("leave it out, or train for an epoch or more",),
             )

@@ -75,7 +75,7 @@ def source_scores(
         cuts: Segments L, and models C of each.
 
     Raises:
-        SpecError: E0508 for a recipe that is not SGD, for fewer steps than models, for a curvature
+        SpecError: E0509 for a recipe that is not SGD, for fewer steps than models, for a curvature
             without a known spectrum, or with one that grows without bound.
     """
     trajectory, last = segments(base, task, seed, *cuts)
@@ -111,7 +111,7 @@ def segments(
     """The training in `count` segments of as many steps each, and the task at its end.
 
     Raises:
-        SpecError: E0508 for a recipe that is not SGD, or of fewer steps than models.
+        SpecError: E0509 for a recipe that is not SGD, or of fewer steps than models.
     """
     assert base.build is not None
     assert base.recipe is not None
@@ -177,7 +177,7 @@ def _check_bounded(ask: Tensor, curvature: Curvature) -> None:
     if not bool(torch.isfinite(ask).all()):
         raise SpecError(
             Diagnostic(
-                "E0508",
+                "E0509",
                 f"`source` takes exp(−τ s) over the spectrum of `{curvature.name}`, and a negative s "
                 "makes it overflow",
                 help=(
@@ -189,7 +189,7 @@ def _check_bounded(ask: Tensor, curvature: Curvature) -> None:
 
 def _no_spectrum(curvature: Curvature, task: Task) -> Diagnostic:
     return Diagnostic(
-        "E0508",
+        "E0509",
         f"`source` needs the spectrum of `{curvature.name}`, which is known by its products alone "
         f"for {task.P} parameters",
         help=("give it a structured curvature, such as one in Kronecker factors, or a diagonal",),
@@ -198,7 +198,7 @@ def _no_spectrum(curvature: Curvature, task: Task) -> Diagnostic:
 
 def _too_short(total: int, count: int, checkpoints: int) -> Diagnostic:
     return Diagnostic(
-        "E0508",
+        "E0509",
         f"`source` is to look at {count} × {checkpoints} models of a training, which has {total} "
         f"{'step' if total == 1 else 'steps'}",
         help=("give fewer `segments` or `checkpoints`, or train for longer",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 
@@ -164,10 +164,19 @@ class StudyChecker:
                 continue
             if use.name in found:
                 self._say("E0920", f"`{use.name}` stands twice", use.span, ("leave one out",))
-            values = arguments(use.arguments, entry, use.name, {}, self.problems)
+            values = self._arguments(use, entry)
             curvature = self._named_in(use, entry, values)
             found[use.name] = Part(use.name, values, use.span, curvature)
         return tuple(found.values())
+
+    def _arguments(self, use: s.Use, entry: Entry) -> dict[str, Value]:
+        """The arguments of a baseline or a measure; what is missing is missing at its place."""
+        problems: Problems = []
+        values = arguments(use.arguments, entry, use.name, {}, problems)
+        self.problems += [
+            p if p.labels else replace(p, labels=(Label(use.span),)) for p in problems
+        ]
+        return values
 
     def _named_in(self, use: s.Use, entry: Entry, values: Mapping[str, Value]) -> Curvature | None:
         """The curvature that an argument names."""

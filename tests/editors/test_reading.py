@@ -87,6 +87,25 @@ def test_solvers_and_their_preconditioners_are_known():
     assert "iterations" in [c.text for c in complete(document, text.index("tolerance"))]
 
 
+def test_baselines_and_measures_are_known():
+    text = (
+        "study x { path ggn baselines gradient_cosine, source(curvature = kfac, segments = 2) "
+        "measures mislabelled(share = 0.2) }"
+    )
+    document = Document("x.cv", text)
+    assert document.problems == ()
+    for name, shown in (("source", "Bae"), ("mislabelled", "ROC"), ("segments", "segments: int")):
+        word = document.word_at(text.index(name))
+        assert word is not None
+        assert shown in str(hover(document, word))
+    (place,) = origins(document, document.word_at(text.index("kfac")))
+    assert place.name.endswith("kfac.cv")
+    assert {"source", "metagradient"} <= {c.text for c in complete(document, text.index("source"))}
+    assert "proximal_response" in [c.text for c in complete(document, text.index("mislabelled"))]
+    assert "ekfac" in [c.text for c in complete(document, text.index("kfac"))]
+    assert "checkpoints" in [c.text for c in complete(document, text.index("segments"))]
+
+
 def test_names_bound_in_an_inverse_are_known():
     text = "inverse f(d = 1) per block: g, a -> p / (g + a + d)\n  where p = mean(a) / mean(g)\n"
     document = Document("x.cv", text)

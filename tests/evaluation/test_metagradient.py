@@ -72,5 +72,5 @@ def test_the_training_is_the_one_that_is_evaluated():
 def test_other_optimisers_are_refused():
     task = small("batch = 8")
     task.recipe = cv.Recipe(optimiser="adam", lr=0.01)
-    with pytest.raises(cv.SpecError, match="E0508"):
+    with pytest.raises(cv.SpecError, match="E0509"):
         metagradient_scores(task, torch.arange(3), 0)
