@@ -62,6 +62,8 @@ def listing(plan: Plan, *, code: bool = True) -> Iterator[str]:
         sizes = ", ".join(f"{k} = {v}" for k, v in block.sizes.items() if k != "n")
         yield ""
         yield f"  block {block.geometry.name}: {sizes}"
+        if block.geometry.shares:
+            yield f"    its input is that of {block.geometry.shares}: products and decompositions of it are that block's"
         if source in shown:
             yield f"    the same code as block {shown[source]}"
             continue

@@ -16,6 +16,7 @@ from curvlang.compiler.lengths import is_function, lengths
 from curvlang.compiler.normal import Poly, Term, normalise, reads
 from curvlang.compiler.passes import Schedule, schedule
 from curvlang.compiler.program import Fisher, Partition, Program, Result
+from curvlang.compiler.sharing import shared
 from curvlang.compiler.structure import (
     BlocksShape,
     DenseShape,
@@ -46,10 +47,14 @@ DENSE_AT_MOST = 12_000**2
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """A block's name and the sizes of its spaces by letter (`i` with the bias column)."""
+    """A block's name and the sizes of its spaces by letter (`i` with the bias column).
+
+    `shares` names an earlier block of the same sizes with the same input.
+    """
 
     name: str
     sizes: Mapping[str, int]
+    shares: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,7 @@ class BlockPlan:
     `sizes` holds the lengths of all spaces, the batch's for `n`.
     `passes[k]` runs on every batch of pass k+1 and returns sums over its examples;
     `finish[k]` runs after pass k (k = 0: before any) and returns finished statistics.
+    `shared` are statistics that are another block's: one tensor for both.
     """
 
     geometry: Geometry
@@ -111,6 +117,7 @@ class BlockPlan:
     passes: tuple[Function, ...]
     finish: tuple[Function, ...]
     results: Mapping[Yield, ResultPlan]
+    shared: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +217,7 @@ def leaf_bytes(whole: Schedule, blocks: Sequence[BlockPlan], examples: int, item
     for block in blocks:
         sizes = {**block.geometry.sizes, "n": examples}
         for leaf in whole.leaves.values():
-            if leaf.per_example:
+            if leaf.per_example and not (block.geometry.shares and leaf.kind == "a"):
                 elements += prod(sizes[x.space] for x in leaf.indices)
     return elements * itemsize
 
@@ -250,7 +257,8 @@ def _block(
     maker = _Maker(whole, sizes, total, limit, dense)
     passes = tuple(maker.pass_function(k) for k in range(1, whole.passes + 1))
     finish = tuple(maker.finish_function(k) for k in range(whole.passes + 1))
-    return BlockPlan(geometry, sizes, passes, finish, maker.results)
+    block = BlockPlan(geometry, sizes, passes, finish, maker.results)
+    return shared(block, whole) if geometry.shares else block
 
 
 class _Maker:

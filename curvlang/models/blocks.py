@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ class LayerBlock:
         constant: Whether the layer's input is the same for every example.
         reason: Why `a` and `g` mean nothing by themselves here; empty where they do.
         plain: Whether the layer's output is [B, T, O] in another order and nothing else.
+        shares: The first block with the same input, columns and d_out; empty for that one.
     """
 
     name: str
@@ -57,6 +58,7 @@ class LayerBlock:
     constant: bool = False
     reason: str = ""
     plain: bool = False
+    shares: str = ""
 
     @property
     def size(self) -> int:
@@ -123,6 +125,7 @@ def blocks(
     ]
     made += [_bare_block(item, model, starts) for item in found.bare]
     made.sort(key=lambda block: int(block.index[0]))
+    made = _sharing(made, traced)
     if verified:
         check_examples(model, X, traced.output)
         check_gradient(model, X, traced, made, lambda columns: gradients_of(made, traced, columns))
@@ -156,6 +159,25 @@ def _shapes(
         ) from error
 
 
+def _sharing(made: Sequence[LayerBlock], found: Trace) -> list[LayerBlock]:
+    """The blocks, each with the name of the first one that has its input and its sizes."""
+    first: dict[object, str] = {}
+    result = []
+    for block in made:
+        same = _input_key(block, found)
+        name = block.name if same is None else first.setdefault((same, block.d_out), block.name)
+        result.append(block if name == block.name else replace(block, shares=name))
+    return result
+
+
+def _input_key(block: LayerBlock, found: Trace) -> object:
+    """What tells the inputs of a block's uses from others', in memory; None where `a` is more."""
+    if block.kind is None or not (block.plain and block.kind.rows):
+        return None
+    inputs = [use.input for use in found.uses[block.layer]]
+    return block.bias, *((x.data_ptr(), x.shape, x.stride(), x.dtype) for x in inputs)
+
+
 def groups(blocks: Sequence[LayerBlock]) -> Groups:
     """The modules to watch for these blocks, by layer."""
     return {
@@ -166,12 +188,17 @@ def groups(blocks: Sequence[LayerBlock]) -> Groups:
 
 
 def block_inputs(blocks: Sequence[LayerBlock], found: Trace) -> dict[str, Input]:
-    """a_nti of every block, [B, T, I]."""
+    """a_nti of every block, [B, T, I]; one tensor for layers with one input."""
     known: dict[tuple[str, str], list[tuple[Input, ...]]] = {}
     result: dict[str, Input] = {}
+    same: dict[object, str] = {}
     for block in blocks:
         if block.kind is None:
             result[block.name] = found.output.new_ones(found.output.shape[0], 1, 1).detach()
+            continue
+        first = same.setdefault(_input_key(block, found) or block.name, block.name)
+        if first != block.name:
+            result[block.name] = result[first]
             continue
         key = (block.layer, block.bias)
         if key not in known:

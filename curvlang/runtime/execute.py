@@ -15,6 +15,8 @@ from torch import Tensor
 from curvlang.compiler.functions import namespace
 from curvlang.compiler.plan import BlockPlan, Function, Plan
 from curvlang.ir.expr import Yield
+from curvlang.ir.functions import FUNCTIONS
+from curvlang.runtime.memo import Memo
 
 Tensors = dict[str, Tensor]
 
@@ -51,13 +53,18 @@ class Execution:
         }
         self.sums: dict[str, Tensors] = {block.geometry.name: {} for block in plan.blocks}
         self._compiled: dict[tuple[str, torch.dtype], Callable[..., Tensors]] = {}
+        self._memo = Memo()
+        pairs = {(b.geometry.shares, b.geometry.name) for b in plan.blocks if b.geometry.shares}
+        self._sharing = frozenset(name for pair in pairs for name in pair)
         for block in plan.blocks:
             self._finish(block, 0)
+        self._memo.release()
 
     def feed(self, number: int, leaves: Mapping[str, Tensors]) -> None:
         """Add one batch of pass `number`; `leaves` by block and name."""
         if number > self.plan.passes:
             return
+        self._memo.hold({name: leaves.get(name, {}) for name in self._sharing})
         for block in self.plan.blocks:
             name = block.geometry.name
             function = block.passes[number - 1]
@@ -71,6 +78,7 @@ class Execution:
                     sums[key].add_(exact)
                 else:
                     sums[key] = exact.clone() if exact is value else exact
+        self._memo.release()
 
     def close(self, number: int) -> None:
         """Finish pass `number`: divide its sums, compute what follows from them."""
@@ -80,6 +88,7 @@ class Execution:
             self.values[block.geometry.name].update(self.sums[block.geometry.name])
             self.sums[block.geometry.name] = {}
             self._finish(block, number)
+        self._memo.release()
 
     def result(self, block: BlockPlan, value: Yield) -> Tensors:
         """Component tensors of a yield's structure for one block."""
@@ -95,6 +104,8 @@ class Execution:
 
     def _finish(self, block: BlockPlan, number: int) -> None:
         name = block.geometry.name
+        self._memo.look(name in self._sharing)
+        self._casts: dict[int, Tensor] = {}
         self._cast: dict[tuple[str, int], Tensors] = {}
         found = self._call(block.finish[number], self.values[name], self.exact)
         self.values[name].update(found)
@@ -103,23 +114,32 @@ class Execution:
         """Finished statistics in the precision of the passes, converted once a pass."""
         key = (name, number)
         if key not in self._cast:
-            self._cast[key] = {k: v.to(self.dtype) for k, v in self.values[name].items()}
+            # A statistic that blocks share is one tensor, and so is what it is converted to.
+            self._cast[key] = {
+                k: self._casts.setdefault(id(v), v.to(self.dtype))
+                for k, v in self.values[name].items()
+            }
         return self._cast[key]
 
     def _call(self, function: Function, given: Mapping[str, Tensor], dtype: torch.dtype) -> Tensors:
         key = (function.source, dtype)
         if key not in self._compiled:
-            self._compiled[key] = load(function, dtype, self.device)
+            self._compiled[key] = load(function, dtype, self.device, self._memo)
         return self._compiled[key](**{name: given[name] for name in function.reads})
 
 
-def load(function: Function, dtype: torch.dtype, device: torch.device) -> Callable[..., Tensors]:
-    """The generated source as a callable.
+def load(
+    function: Function, dtype: torch.dtype, device: torch.device, memo: Memo | None = None
+) -> Callable[..., Tensors]:
+    """The generated source as a callable; with a memo, what it knows is not computed again.
 
     The source is made by `compiler.emit` from checked names alone; nothing a spec writes reaches
     it as text.
     """
     scope: dict[str, Any] = dict(namespace(dtype, device))
+    if memo is not None:
+        scope |= {"gram": memo.gram, "rotate": memo.rotate}
+        scope |= {x: memo.function(x, scope[x]) for x, f in FUNCTIONS.items() if f.results}
     exec(compile(function.source, f"<curvlang {function.name}>", "exec"), scope)
     loaded: Callable[..., Tensors] = scope[function.name]
     return loaded

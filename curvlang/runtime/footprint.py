@@ -117,7 +117,11 @@ def _finished(p: Plan, number: int) -> int:
             # Entries that a pass adds up under the name of a result.
             parts = block.passes[number - 1].parts
             known |= {part.target.name: part.target.indices for part in parts}
-        found += sum(elements(known[name], block.sizes) for name in block.finish[number].returns)
+        found += sum(
+            elements(known[name], block.sizes)
+            for name in block.finish[number].returns
+            if name not in block.shared
+        )
     return _EXACT * found
 
 
@@ -158,7 +162,9 @@ def _distinct(plans: Sequence[Plan]) -> list[Plan]:
 def _leaves(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]]) -> int:
     """Inputs and columns of every block for one batch."""
     columns = _columns(p)
-    numbers = sum(b.positions * (b.d_in + columns * b.d_out) for b in blocks[p.reads[0]])
+    numbers = sum(
+        b.positions * ((0 if b.shares else b.d_in) + columns * b.d_out) for b in blocks[p.reads[0]]
+    )
     return p.batch * numbers * p.itemsize
 
 

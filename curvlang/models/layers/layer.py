@@ -38,6 +38,8 @@ class Layer(ABC):
     name: ClassVar[str]
     factored: ClassVar[bool] = True
     """Whether `a` and `g` have a meaning of their own; else only the sum of their product has."""
+    rows: ClassVar[bool] = False
+    """Whether `a` is the module's input and nothing else, whatever the module."""
     weight: ClassVar[str] = "weight"
     bias: ClassVar[str] = "bias"
 

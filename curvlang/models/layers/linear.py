@@ -17,6 +17,7 @@ class Linear(Layer):
     """`nn.Linear`: weight [O, I], any leading shape with the examples first."""
 
     name = "Linear"
+    rows = True
 
     def parts(self, module: nn.Module) -> tuple[Part, ...]:
         """The weight as it is."""
