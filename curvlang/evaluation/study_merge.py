@@ -160,10 +160,16 @@ def _spot(stack: _Stack, method: int, setting: int, points: Sequence[Point]) -> 
         inverse=_mean([p.inverse for p in points]),
         influence=_mean([p.influence for p in points]),
         cosine=_mean([p.cosine for p in points]),
-        lds=None if scored is None else scored.interval(),
+        lds=None if scored is None else _possible(scored.interval()),
         per_seed=tuple(seeds) if len(seeds) == len(points) else (),
         note="; ".join(dict.fromkeys(p.note for p in points if p.note)),
     )
+
+
+def _possible(lds: Interval) -> Interval:
+    """Cut at −1 and 1: widened for few models, an interval may reach beyond what a correlation can be."""
+    low, high = (min(1.0, max(-1.0, x)) for x in (lds.low, lds.high))
+    return Interval(lds.estimate, low, high)
 
 
 def _shares(stack: _Stack) -> list[Share]:

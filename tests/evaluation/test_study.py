@@ -13,6 +13,7 @@ from curvlang.diagnostics.diagnostic import Interrupted, SpecError
 from curvlang.evaluation import study_run
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.study_cell import Machine
+from curvlang.evaluation.study_merge import merge
 from curvlang.evaluation.study_run import Shard, gather, part, quick, run_missing, work_of
 from curvlang.language import load_studies, loads
 from curvlang.reporting.study_files import CellFolder
@@ -76,6 +77,21 @@ def test_the_result_has_a_group_for_each_place_and_inverse(study, whole):
             assert spot.lds is not None
             assert abs(np.mean(spot.per_seed) - spot.lds.estimate) < 1e-9
             assert spot.lds.low <= spot.lds.high
+
+
+def test_intervals_of_the_lds_end_where_correlations_do(study, whole):
+    store, work = whole
+    cells = []
+    for k, item in enumerate(work[:2]):
+        cell, values = store.get(item.key)
+        held = dict(values)
+        held["both-0"] = np.full_like(values["both-0"], 0.9 if k else -0.9)
+        cells.append((cell, held))
+    spots = [s for row in merge(cells, len(study.path), 0).rows for s in row.spots]
+    assert all(-1 <= s.lds.low <= s.lds.high <= 1 for s in spots)
+    # Two models that far apart widen the interval beyond what is possible, on both sides.
+    assert any(s.lds.low == -1 for s in spots)
+    assert any(s.lds.high == 1 for s in spots)
 
 
 def test_models_of_a_cell_share_the_ground_truth(whole):
