@@ -41,6 +41,9 @@ def ranks(values: Tensor) -> Tensor:
     order = values.argsort(dim=-1, stable=True)
     ordered = values.gather(-1, order)
     position = torch.arange(values.shape[-1], dtype=torch.float64, device=values.device)
+    if not bool((ordered[..., 1:] == ordered[..., :-1]).any()):
+        plain = torch.empty_like(values, dtype=torch.float64)
+        return plain.scatter_(-1, order, position.expand_as(values))
     new = torch.ones_like(ordered, dtype=torch.bool)
     new[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
     group = new.cumsum(-1) - 1

@@ -11,10 +11,8 @@ from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.influence import spearman
+from curvlang.evaluation.resampled import AT_ONCE, correlations, in_rows, sort
 from curvlang.evaluation.result import Interval
-
-CELLS = 4_000_000
-"""Numbers of one chunk of resamples: 16 MiB in float32, small enough for the caches."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,49 +147,6 @@ def percentile_interval(values: Tensor, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Sorted:
-    """A sample `[Q, K]` sorted once: the order, its inverse, and where groups of ties end."""
-
-    order: Tensor
-    place: Tensor
-    first: Tensor | None
-    last: Tensor | None
-
-
-def _sort(values: Tensor) -> _Sorted:
-    ordered, order = values.sort(dim=1, stable=True)
-    place = order.argsort(dim=1)
-    tied = ordered[:, 1:] == ordered[:, :-1]
-    if not bool(tied.any()):
-        return _Sorted(order, place, None, None)
-    size = values.shape[1]
-    numbers = torch.arange(size).expand_as(order)
-    starts = torch.cat([torch.ones_like(tied[:, :1]), ~tied], 1)
-    ends = torch.cat([~tied, torch.ones_like(tied[:, :1])], 1)
-    first = torch.where(starts, numbers, 0).cummax(1).values
-    last = torch.where(ends, numbers, size - 1).flip(1).cummin(1).values.flip(1)
-    return _Sorted(order, place, first, last)
-
-
-def _resampled_ranks(sample: _Sorted, counts: Tensor) -> Tensor:
-    """Average ranks in each resample, `[b, Q, K]`, from how often it draws each subset.
-
-    In a resample an item stands as often as it was drawn; all copies share one rank, which the
-    cumulated counts along the sorted order give without sorting again.
-    """
-    along = counts[:, sample.order]
-    upto = along.cumsum(2)
-    if sample.first is None or sample.last is None:
-        ranks = upto - (along - 1) / 2
-    else:
-        shape = along.shape
-        end = upto.gather(2, sample.last.expand(shape))
-        start = (upto - along).gather(2, sample.first.expand(shape))
-        ranks = (start + end + 1) / 2
-    return ranks.gather(2, sample.place.expand(ranks.shape))
-
-
 def bootstrap_scores(predicted: Sequence[Tensor], effect: Tensor, resamples: Resamples) -> Tensor:
     """The mean Spearman of every method in every resample of subsets and queries, `[methods, B]`."""
     return bootstrap_parts(predicted, effect, resamples)[0]
@@ -211,32 +166,19 @@ def bootstrap_parts(
         `[methods, B]` both.
     """
     queries, subsets = effect.shape
-    ordered = [_sort(p) for p in predicted]
-    target = _sort(effect)
-    chunk = max(1, CELLS // (queries * subsets))
+    target = sort(effect)
+    samples = [in_rows(x, target) for x in map(sort, predicted)]
+    target_rows = in_rows(target, target)
+    chunk = max(1, AT_ONCE // subsets)
     out = torch.zeros(len(predicted), len(resamples.subsets), dtype=torch.float64)
     alone = torch.zeros_like(out)
     for start in range(0, len(resamples.subsets), chunk):
         rows = slice(start, start + chunk)
-        counts = resamples.subsets[rows]
         weight = resamples.queries[rows].double() / queries
-        y, y_norm = _centred(target, counts)
-        weighted = y * counts[:, None]
-        for k, sample in enumerate(ordered):
-            x, x_norm = _centred(sample, counts)
-            norm = x_norm * y_norm
-            inner = torch.linalg.vecdot(x, weighted)
-            value = torch.where(norm > 0, inner / norm.clamp(min=1e-12), 0.0)
-            out[k, rows] = (value.double() * weight).sum(1)
-            alone[k, rows] = value.double().mean(1)
+        values = correlations(samples, target_rows, resamples.subsets[rows])
+        out[:, rows] = (values * weight).sum(2)
+        alone[:, rows] = values.mean(2)
     return out, alone
-
-
-def _centred(sample: _Sorted, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Ranks minus their mean (K + 1)/2, and their norm under the counts."""
-    ranks = _resampled_ranks(sample, counts) - (counts.shape[1] + 1) / 2
-    norm = torch.linalg.vecdot(ranks * ranks, counts[:, None].expand_as(ranks)).clamp(min=0).sqrt()
-    return ranks, norm
 
 
 def verdict(difference: Tensor, estimate: float, level: float) -> tuple[Interval, str]:
