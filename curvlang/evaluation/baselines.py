@@ -6,7 +6,7 @@ should lower the query's loss. The gradient's dot product is the curvature `iden
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,11 @@ from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.baseline import train_baseline
 from curvlang.evaluation.gradients import gradients
 from curvlang.evaluation.metagradient import metagradient_scores
-from curvlang.evaluation.source import source_scores
+from curvlang.evaluation.replay import check_followed
+from curvlang.evaluation.source import check_source, source_scores
 from curvlang.evaluation.subsets import derived_seed
 from curvlang.language.chain import Curvature, Part
+from curvlang.models.arguments import placed
 from curvlang.models.task import Task
 from curvlang.runtime.execute import accumulation_dtype
 
@@ -134,6 +136,39 @@ BASELINES: Mapping[str, Callable[..., Tensor]] = {
 """By the name that a study gives; signatures stand in `language.registry`."""
 
 
+FOLLOWING = ("metagradient", "source")
+"""Baselines that go through the training again."""
+
+
+def check_baselines(parts: Sequence[Part], task: Task, given: bool) -> None:
+    """Refuse, before anything is trained, what could not be scored after it.
+
+    Args:
+        parts: The baselines of a study.
+        task: Before training.
+        given: Whether its model came with its weights: how they were trained nobody knows.
+
+    Raises:
+        SpecError: E0509 where the training cannot be followed.
+    """
+    for part in (p for p in parts if p.name in FOLLOWING):
+        with placed(part.span):
+            _check_followed(part, task, given)
+
+
+def _check_followed(part: Part, task: Task, given: bool) -> None:
+    if given:
+        raise SpecError(_not_trained_here(part))
+    if task.recipe is None:
+        return
+    check_followed(part.name, task.recipe)
+    if part.name == "source":
+        segments, checkpoints = (part.arguments[x] for x in ("segments", "checkpoints"))
+        assert isinstance(segments, int)
+        assert isinstance(checkpoints, int)
+        check_source(task, segments, checkpoints)
+
+
 def baseline_scores(part: Part, given: Setting) -> Tensor:
     """The scores `[Q, N]` of the baseline that a study's line names."""
     arguments: dict[str, Any] = dict(part.arguments)
@@ -200,6 +235,14 @@ def _project(rows: Tensor, dimension: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     matrix = torch.randn(size, dimension, generator=generator, dtype=torch.float64)
     return rows @ (matrix / dimension**0.5).to(rows)
+
+
+def _not_trained_here(part: Part) -> Diagnostic:
+    return Diagnostic(
+        "E0509",
+        f"`{part.name}` follows the training, and the model comes with its weights",
+        help=("leave it out, or leave out `weights`, so that the model is trained here",),
+    )
 
 
 def _no_margin(task: Task) -> Diagnostic:

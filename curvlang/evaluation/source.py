@@ -115,10 +115,8 @@ def segments(
     """
     assert base.build is not None
     assert base.recipe is not None
-    check_followed("source", base.recipe)
+    check_source(base, count, checkpoints)
     total = step_count(base)
-    if count * checkpoints > total:
-        raise SpecError(_too_short(total, count, checkpoints))
     every = _middles(total, count * checkpoints)
     model = base.build(seed).to(device=base.device, dtype=base.dtype)
     kept: list[Task] = []
@@ -133,6 +131,19 @@ def segments(
         for k, (start, stop) in enumerate(pairwise(_bounds(total, count)))
     ]
     return found, _at(task, end)
+
+
+def check_source(task: Task, count: int, checkpoints: int) -> None:
+    """Refuse, before anything is trained, a training that is not SGD or has fewer steps than models.
+
+    Raises:
+        SpecError: E0509.
+    """
+    assert task.recipe is not None
+    check_followed("source", task.recipe)
+    total = step_count(task)
+    if count * checkpoints > total:
+        raise SpecError(_too_short(total, count, checkpoints))
 
 
 def _bounds(total: int, parts: int) -> list[int]:

@@ -89,6 +89,7 @@ def run_cell(
     clock = Clock()
     with clock("training"):
         fresh = machine.fresh(cell.task, seed)
+        baselines.check_baselines(study.baselines, fresh, is_trained(cell.task))
         base = fresh if is_trained(cell.task) else train_baseline(fresh, seed, progress)
     task = without_ignored(_chains(study), base.to(dtype=machine.dtype))
     with clock("fit"):

@@ -13,7 +13,7 @@ import curvlang as cv
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation import source
 from curvlang.evaluation.baseline import train_baseline
-from curvlang.evaluation.baselines import Setting, baseline_scores
+from curvlang.evaluation.baselines import Setting, baseline_scores, check_baselines
 from curvlang.evaluation.gradients import gradients
 from curvlang.evaluation.influence import scores as influence_scores
 from curvlang.evaluation.metagradient import metagradient_scores
@@ -266,6 +266,24 @@ def test_trainings_that_are_refused(recipe, said):
         scores(task, cuts=(3, 2))
     assert caught.value.diagnostics[0].code == "E0509"
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["source(curvature = ggn)", "metagradient"])
+def test_they_are_refused_before_anything_is_trained(name):
+    text = f"study s {{ task digits(epochs = 1) curvatures ggn baselines gradient_cosine, {name} }}"
+    parts = loads(text).studies["s"].baselines
+    check_baselines(parts, network(), given=False)
+    adam = network()
+    adam.recipe = cv.Recipe(optimiser="adam")
+    with pytest.raises(SpecError, match="E0509"):
+        check_baselines(parts, adam, given=False)
+    with pytest.raises(SpecError, match="E0509") as caught:
+        check_baselines(parts, network(), given=True)
+    assert caught.value.diagnostics[0].labels
+    check_baselines(parts[:1], adam, given=True)
+    if name.startswith("source"):
+        with pytest.raises(SpecError, match="E0509"):
+            check_baselines(parts, network(batch=23), given=False)
 
 
 def test_curvatures_that_are_refused(monkeypatch):
