@@ -31,6 +31,7 @@ class Request:
     group: str | None
     reduce: str
     products: str | None
+    compress: float | None
     top: int
     queries: str | None
     sources: Sources
@@ -73,6 +74,12 @@ def command(
             help="`bfloat16`: faster products with training examples; says what it changes."
         ),
     ] = None,
+    compress: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of every query that may be left out for a lower rank; says its bound."
+        ),
+    ] = None,
     top: Annotated[
         int, typer.Option(min=0, help="Show the K most helpful and harmful examples of a query.")
     ] = 0,
@@ -96,7 +103,7 @@ def command(
 
     request = Request(
         spec, out, metric, damping, inverse, per_layer, per_position, self_influence, group,
-        reduce, products, top, queries, Sources(task, data, model, allow_python), device, dtype, seed, as_json, quiet,
+        reduce, products, compress, top, queries, Sources(task, data, model, allow_python), device, dtype, seed, as_json, quiet,
     )  # fmt: skip
     found = score(request)
     if as_json:

@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
-from curvlang.evaluation.attribution import ReducedPrecision, influence, self_influence
+from curvlang.evaluation.attribution import (
+    CompressedQueries,
+    ReducedPrecision,
+    influence,
+    self_influence,
+)
 from curvlang.evaluation.groups import group_members
 from curvlang.evaluation.top import Neighbour, Top, largest, top
 from curvlang.facade import chains_of, chosen, evaluation_of, fit
@@ -67,11 +72,14 @@ def score(request: Request) -> Found:
         task = trained_task(wanted, fresh, request.seed, bars).to(dtype=dtype)
         op = fit(spec, task, curvature=curvature.name or None, seed=request.seed)
         with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always", ReducedPrecision)
+            for category in (ReducedPrecision, CompressedQueries):
+                warnings.simplefilter("always", category)
             arrays = _arrays(request, op, task, labels, bars)
     notes = _notes(request, op, curvature.name, task, asked)
-    lower = [str(x.message) for x in said if x.category is ReducedPrecision]
-    notes |= {"precision": lower[0]} if lower else {}
+    lower = [
+        str(x.message) for x in said if issubclass(x.category, ReducedPrecision | CompressedQueries)
+    ]
+    notes |= {"precision": "; ".join(lower)} if lower else {}
     axes = _axes(request)
     stored = {name: a.cpu().numpy() for name, a in arrays.items()}
     named = {"group": tuple(labels[1])} if labels is not None else {}
@@ -109,6 +117,7 @@ def _check(request: Request) -> None:
         ("--self", request.self_influence, "--queries", request.queries is not None),
         ("--self", request.self_influence, "--metric", request.metric != "loss"),
         ("--self", request.self_influence, "--products", request.products is not None),
+        ("--self", request.self_influence, "--compress", request.compress is not None),
         ("--damping", request.damping is not None, "--inverse", request.inverse is not None),
     )
     for one, first, other, second in pairs:
@@ -118,6 +127,8 @@ def _check(request: Request) -> None:
         _refuse(f"`--damping {request.damping:g}` is no λ", "give a number above 0")
     if request.products not in (None, "bfloat16"):
         _refuse(f"`--products {request.products}` is not known", "use `bfloat16`")
+    if request.compress is not None and not 0 < request.compress < 1:
+        _refuse(f"`--compress {request.compress:g}` is no share", "give a number between 0 and 1")
     if request.reduce not in ("sum", "mean"):
         _refuse(f"`--reduce {request.reduce}` is not known", "use `sum` or `mean`")
     if request.group not in (None, "label", "all"):
@@ -176,6 +187,7 @@ def _arrays(
         groups=None if labels is None else labels[0],
         reduce=request.reduce,
         products=None if request.products is None else torch.bfloat16,
+        compress=request.compress,
         progress=bars,
     )
     return scores if isinstance(scores, dict) else {"scores": scores}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.evaluation.compressed import compressed, score_bound
 from curvlang.evaluation.evaluate import fit_solver
 from curvlang.evaluation.factored import (
     PROBED,
@@ -22,6 +23,7 @@ from curvlang.evaluation.factored import (
 from curvlang.evaluation.gradients import batch_size, gradient_batches, gradients
 from curvlang.evaluation.groups import Groups, group_matrix, group_members
 from curvlang.evaluation.influence import product, scores
+from curvlang.evaluation.score_orders import Queries
 from curvlang.language import inverse_text, solver_text
 from curvlang.models.blocks import LayerBlock, blocks
 from curvlang.models.loss import Loss
@@ -48,6 +50,7 @@ def influence(
     reduce: str = "sum",
     chunk: int = 4096,
     products: torch.dtype | None = None,
+    compress: float | None = None,
     progress: Progress | None = None,
 ) -> Tensor | dict[str, Tensor]:
     """Influence scores `[Q, N]`: `∇m_qᵀ C⁻¹ ∇ℓ_n`, positive where training on n improves query q.
@@ -71,11 +74,13 @@ def influence(
         products: Precision of the factors in the products of queries with training examples,
             `torch.bfloat16` where the processor is faster in it. A `ReducedPrecision` warning
             says what it changes, measured on a few examples.
+        compress: Share of every preconditioned query that may be left out for a lower rank,
+            `1e-3`. A `CompressedQueries` warning says by how much scores may be off at most.
         progress: Told how many training examples are scored.
 
     Raises:
         SpecError: E0590 to E0592 for a metric, groups or positions that the task does not have,
-            E0594 for `products` where there are no blocks.
+            E0594 for `products` and `compress` where there are no blocks.
     """
     task = seen_by(operator, task)
     ready = inverted(operator, task, damping=damping, inverse=inverse, solve=solve)
@@ -90,12 +95,17 @@ def influence(
         reduce=reduce,
         chunk=chunk,
         products=products,
+        compress=compress,
         progress=progress,
     )
 
 
 class ReducedPrecision(UserWarning):
     """What products in a lower precision change."""
+
+
+class CompressedQueries(UserWarning):
+    """By how much scores of compressed queries may be off."""
 
 
 def scored_by(
@@ -109,6 +119,7 @@ def scored_by(
     reduce: str = "sum",
     chunk: int = 4096,
     products: torch.dtype | None = None,
+    compress: float | None = None,
     progress: Progress | None = None,
 ) -> Tensor | dict[str, Tensor]:
     """Scores by an inverse that is known; other arguments as for `influence`.
@@ -123,6 +134,7 @@ def scored_by(
         reduce: `sum` or `mean`.
         chunk: Queries preconditioned at once.
         products: Precision of the large products.
+        compress: Share of every query that may be left out.
         progress: Told how many training examples are scored.
     """
     given = None if per_position else scored_blocks(inverse, task)
@@ -131,10 +143,18 @@ def scored_by(
     T = position_count(task) if per_position else 1
     _require(task, rows, layers * task.N * T, gradients=given is None)
     if given is not None:
-        found = _by_blocks(task, cost, given, groups, reduce, products, progress)
+        weights = None
+        if groups is not None:
+            weights = group_matrix(groups, reduce, task.Q).to(device=task.device, dtype=task.dtype)
+        queries = block_queries(task, cost, given, weights, ranked=compress is None)
+        if compress is not None:
+            queries = _compressed(task, given, queries, compress)
+        found = _by_blocks(task, given, queries, products, progress)
         return found if per_layer else torch.stack(list(found.values())).sum(0)
     if products is not None:
-        raise SpecError(_no_products(inverse, per_position))
+        raise SpecError(_without_blocks("products in another precision", inverse, per_position))
+    if compress is not None:
+        raise SpecError(_without_blocks("queries of low rank", inverse, per_position))
     parts = _parts(inverse, per_layer)
     query = _query_gradients(task, cost, groups, reduce).to(inverse.dtype)
     moved = {
@@ -205,18 +225,12 @@ def self_influence(
 
 def _by_blocks(
     task: Task,
-    cost: Loss,
     given: Sequence[Scored],
-    groups: Groups | None,
-    reduce: str,
+    queries: Mapping[str, Queries],
     products: torch.dtype | None,
     progress: Progress | None,
 ) -> dict[str, Tensor]:
     """Scores of every block from inputs and output gradients."""
-    weights = None
-    if groups is not None:
-        weights = group_matrix(groups, reduce, task.Q).to(device=task.device, dtype=task.dtype)
-    queries = block_queries(task, cost, given, weights)
     if products is not None and products != task.dtype:
         error = product_error(task, given, queries, products)
         name = str(products).removeprefix("torch.")
@@ -229,12 +243,35 @@ def _by_blocks(
     return block_scores(task, given, queries, _counter(progress, task.N), products)
 
 
-def _no_products(inverse: Operator, per_position: bool) -> Diagnostic:
+def _compressed(
+    task: Task, given: Sequence[Scored], queries: Mapping[str, Queries], share: float
+) -> dict[str, Queries]:
+    """Queries of low rank; a warning says what that may change."""
+    if not 0 < share < 1:
+        raise SpecError(
+            Diagnostic(
+                "E0594",
+                f"`compress = {share:g}` is no share of a query",
+                help=("give a number between 0 and 1, `1e-3`",),
+            )
+        )
+    found = {name: compressed(u, share) for name, u in queries.items()}
+    bound = float(score_bound(task, given, found).max())
+    warnings.warn(
+        f"queries of low rank: no score is off by more than {bound:.2g}",
+        CompressedQueries,
+        stacklevel=2,
+    )
+    return {name: x.queries for name, x in found.items()}
+
+
+def _without_blocks(what: str, inverse: Operator, per_position: bool) -> Diagnostic:
     why = "by position" if per_position else f"of a {inverse.structure} curvature"
+    option = what.split()[0] if what.startswith("products") else "compress"
     return Diagnostic(
         "E0594",
-        f"scores {why} have no products in another precision",
-        help=("leave `products` out, or use a chain with `block_diagonal(by = layer)`",),
+        f"scores {why} have no {what}",
+        help=(f"leave `{option}` out, or use a chain with `block_diagonal(by = layer)`",),
     )
 
 

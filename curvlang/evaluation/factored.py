@@ -94,7 +94,12 @@ def _scored(layer: LayerBlock, block: Operator, dtype: torch.dtype) -> Scored:
 
 
 def block_queries(
-    task: Task, cost: Loss, given: Sequence[Scored], weights: Tensor | None
+    task: Task,
+    cost: Loss,
+    given: Sequence[Scored],
+    weights: Tensor | None,
+    *,
+    ranked: bool = True,
 ) -> dict[str, Queries]:
     """Preconditioned queries of every block in its basis, as the order of its products wants them.
 
@@ -103,11 +108,12 @@ def block_queries(
         cost: What is asked of them.
         given: The blocks.
         weights: [G, Q] of the queries in every group; None for the queries themselves.
+        ranked: Whether spectra may be factored, to rounding.
     """
     apart = {x.layer.name: weights is None and x.by_leaves for x in given}
     parts: dict[str, list[tuple[Tensor, ...]]] = {x.layer.name: [] for x in given}
     done = 0
-    for size, rows in _batches(task, cost, given, "query", 1):
+    for size, rows in leaf_batches(task, cost, given, "query", 1):
         for x in given:
             a, e = x.rotated(*rows[x.layer.name])
             if apart[x.layer.name]:
@@ -119,7 +125,7 @@ def block_queries(
                 gradients = torch.einsum("gn,noi->goi", own, gradients)
             parts[x.layer.name].append((gradients,))
         done += size
-    pairs = task.Q * task.N
+    pairs = task.Q * task.N if ranked else 0
     # Parts are let go block by block: both forms of all blocks never stand side by side.
     return {
         x.layer.name: _ordered(x, parts.pop(x.layer.name), weights is not None, pairs)
@@ -158,7 +164,7 @@ def block_scores(
     count = next(iter(queries.values())).count
     kind = products or task.dtype
     ready = {name: u.ready(kind) for name, u in queries.items()}
-    for size, rows in _batches(task, task.loss, given, "train", count):
+    for size, rows in leaf_batches(task, task.loss, given, "train", count):
         for x in given:
             a, e = x.rotated(*rows[x.layer.name])
             scores = ready[x.layer.name].against(a, e, kind)
@@ -187,7 +193,7 @@ def block_self_scores(
 ) -> Tensor:
     """Σ over blocks of ∇ᵀ C⁻¹ ∇ of every example of a part, [N]."""
     found: list[Tensor] = []
-    for size, rows in _batches(task, task.loss, given, part, 1):
+    for size, rows in leaf_batches(task, task.loss, given, part, 1):
         total = torch.zeros((), dtype=given[0].operator.dtype, device=task.device)
         for x in given:
             a, e = x.rotated(*rows[x.layer.name])
@@ -205,7 +211,7 @@ def _self_scores(x: Scored, a: Tensor, e: Tensor) -> Tensor:
     return (gradients * x.preconditioned(gradients)).flatten(1).sum(1)
 
 
-def _batches(
+def leaf_batches(
     task: Task, loss: Loss, given: Sequence[Scored], part: str, queries: int
 ) -> Iterator[tuple[int, dict[str, tuple[Input, Tensor]]]]:
     """Inputs and output gradients of every block, batch by batch."""

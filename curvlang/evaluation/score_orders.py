@@ -209,7 +209,28 @@ class Ranked:
         return parts[0].mul_(parts[1]).sum(0)
 
 
-Queries = Held | Outer | Ranked
+@dataclass(frozen=True, slots=True, eq=False)
+class Shared:
+    """Queries that are combinations `weights` [Q, r] of r rows."""
+
+    weights: Tensor
+    rows: Held
+
+    @property
+    def count(self) -> int:
+        """Queries."""
+        return len(self.weights)
+
+    def ready(self, kind: torch.dtype) -> Shared:
+        """With the rows in the precision of the large products."""
+        return Shared(self.weights, self.rows.ready(kind))
+
+    def against(self, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
+        """Scores [Q, B] from the products of the rows."""
+        return self.weights @ self.rows.against(a, e, kind).to(self.weights.dtype)
+
+
+Queries = Held | Outer | Ranked | Shared
 
 
 def _inner(moved: Tensor, v: Tensor) -> Tensor:

@@ -95,6 +95,19 @@ def test_top_shows_text_as_text(capsys):
     assert np.allclose(apart.sum(-1), scores)
 
 
+def test_compressed_queries_say_their_bound(capsys):
+    wide = ["influence", "kfac", "--task", "digits(hidden = [16], epochs = 1)", "-q"]
+    assert run([*wide, "--damping", "1"]) == 0
+    wanted = np.load("scores.npy")
+    capsys.readouterr()
+    assert run([*wide, "--damping", "1", "--compress", "1e-2", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["precision"]
+    off = np.abs(np.load("scores.npy") - wanted).max()
+    assert 0 < off <= 1.05 * float(said.split()[-1])
+    assert run(["influence", "ekfac", *TASK, "--compress", "2"]) == 2
+    assert "is no share" in capsys.readouterr().err
+
+
 def test_json_stands_alone_on_standard_output(capsys):
     scored("--top", "1", "--json", "--group", "label", "--reduce", "mean")
     found = json.loads(capsys.readouterr().out)
