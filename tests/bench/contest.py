@@ -85,6 +85,9 @@ def contest(entries: Mapping[str, Entry], sizes: Sizes, small: Sizes, turns: int
     standings = [Standing(name, entry.partly) for name, entry in entries.items()]
     workers = [_Worker(entry, sizes, small) for entry in entries.values()]
     try:
+        # A turn begins when nobody loads or builds any more: they would share its processors.
+        for standing, worker in zip(standings, workers, strict=True):
+            worker.wait(standing)
         for number in range(turns):
             for standing, worker in zip(standings, workers, strict=True):
                 if not standing.failure:
@@ -113,21 +116,32 @@ class _Worker:
         self.process.start()
         theirs.close()
 
+    def wait(self, standing: Standing) -> None:
+        """Until the inputs are built and a small turn has been run."""
+        self._answer(standing)
+
     def turn(self, standing: Standing, *, last: bool) -> None:
         self.pipe.send("last" if last else "turn")
-        try:
-            found = self.pipe.recv()
-        except EOFError:
-            standing.failure = f"the process ended with {self.process.exitcode}"
-            return
-        if isinstance(found, str):
-            standing.failure = found
+        found = self._answer(standing)
+        if found is None:
             return
         seconds, peak, disturbed, results = found
         standing.turns.append(seconds)
         standing.peak = max(standing.peak, peak)
         standing.disturbed = max(standing.disturbed, disturbed)
         standing.results = {k: torch.from_numpy(v) for k, v in results.items()}
+
+    def _answer(self, standing: Standing) -> Any:
+        """What the process says; None where it failed, or has nothing to say but that it is ready."""
+        try:
+            found = self.pipe.recv()
+        except EOFError:
+            standing.failure = f"the process ended with {self.process.exitcode}"
+            return None
+        if isinstance(found, str):
+            standing.failure = found
+            return None
+        return found
 
     def stop(self) -> None:
         if self.process.is_alive():
@@ -141,6 +155,7 @@ def _serve(pipe: Connection, entry: Entry, sizes: Sizes, small: Sizes) -> None:
     try:
         entry.make()(small)(Watch(torch.device("cpu")))
         turn = entry.make()(sizes)
+        pipe.send(None)
         while (asked := pipe.recv()) is not None:
             watch = Watch(torch.device("cpu"))
             results = turn(watch)
