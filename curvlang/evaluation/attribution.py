@@ -152,9 +152,11 @@ def scored_by(
         found = _by_blocks(task, given, queries, products, progress)
         return found if per_layer else torch.stack(list(found.values())).sum(0)
     if products is not None:
-        raise SpecError(_without_blocks("products in another precision", inverse, per_position))
+        raise SpecError(
+            _without_blocks("products", "products in another precision", inverse, per_position)
+        )
     if compress is not None:
-        raise SpecError(_without_blocks("queries of low rank", inverse, per_position))
+        raise SpecError(_without_blocks("compress", "queries of low rank", inverse, per_position))
     parts = _parts(inverse, per_layer)
     query = _query_gradients(task, cost, groups, reduce).to(inverse.dtype)
     moved = {
@@ -265,9 +267,8 @@ def _compressed(
     return {name: x.queries for name, x in found.items()}
 
 
-def _without_blocks(what: str, inverse: Operator, per_position: bool) -> Diagnostic:
+def _without_blocks(option: str, what: str, inverse: Operator, per_position: bool) -> Diagnostic:
     why = "by position" if per_position else f"of a {inverse.structure} curvature"
-    option = what.split()[0] if what.startswith("products") else "compress"
     return Diagnostic(
         "E0594",
         f"scores {why} have no {what}",

@@ -179,7 +179,11 @@ def baseline_scores(part: Part, given: Setting) -> Tensor:
 
 def _seeds(given: Setting, models: int) -> list[int]:
     """Of the evaluated model, then of others."""
-    return [given.seed, *(derived_seed(given.seed, 10, m) for m in range(1, models))]
+    return [_seed(given, m) for m in range(models)]
+
+
+def _seed(given: Setting, number: int) -> int:
+    return given.seed if number == 0 else derived_seed(given.seed, 10, number)
 
 
 def _unit(rows: Tensor) -> Tensor:
@@ -208,7 +212,7 @@ def _member(given: Setting, number: int) -> tuple[Task, Tensor, Tensor]:
     """The evaluated model, then models trained alike from other seeds."""
     if number == 0:
         return given.task, given.train, given.query
-    base = train_baseline(given.base, _seeds(given, number + 1)[number])
+    base = train_baseline(given.base, _seed(given, number))
     task = base.to(dtype=given.task.dtype)
     train, query = (gradients(task, part).to(given.train) for part in ("train", "query"))
     return task, train, query[: len(given.query)]

@@ -17,7 +17,9 @@ Other layers keep C⁻¹ ĝ_q (`Held`): with several positions a gradient has no
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -141,28 +143,37 @@ def _held(u: Tensor, a: Tensor, e: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outer:
-    """Inputs [Q, I] and output gradients [Q, O] of the queries, with S [O, I]."""
+class _Leaves:
+    """Inputs [Q, I] and output gradients [Q, O] of the queries."""
 
     a: Tensor
     e: Tensor
-    spectrum: Tensor
 
     @property
     def count(self) -> int:
         """Queries."""
         return len(self.a)
 
-    def ready(self, kind: torch.dtype) -> Outer:
+    def ready(self, kind: torch.dtype) -> Self:
         """Itself: what goes into the large products is made when they are taken."""
         return self
+
+    def pieces(self, each: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """A few queries at a time: of each `each` bytes are made, of all at most `AT_ONCE`."""
+        size = max(1, AT_ONCE // each)
+        return zip(self.a.split(size), self.e.split(size), strict=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outer(_Leaves):
+    """Inputs [Q, I] and output gradients [Q, O] of the queries, with S [O, I]."""
+
+    spectrum: Tensor
 
     def against(self, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
         """Scores [Q, B]; no more than `AT_ONCE` bytes of preconditioned gradients at a time."""
         O, I = self.spectrum.shape
-        largest = max(O * I, len(a) * min(O, I)) * a.element_size()
-        size = max(1, AT_ONCE // largest)
-        pairs = zip(self.a.split(size), self.e.split(size), strict=True)
+        pairs = self.pieces(max(O * I, len(a) * min(O, I)) * a.element_size())
         return torch.cat([self._some(x, d, a[:, 0], e[:, 0], kind) for x, d in pairs])
 
     def _some(self, x: Tensor, d: Tensor, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
@@ -177,28 +188,15 @@ class Outer:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ranked:
+class Ranked(_Leaves):
     """Inputs [Q, I] and output gradients [Q, O] of the queries, with factors of S."""
 
-    a: Tensor
-    e: Tensor
     factors: Factors
-
-    @property
-    def count(self) -> int:
-        """Queries."""
-        return len(self.a)
-
-    def ready(self, kind: torch.dtype) -> Ranked:
-        """Itself: what goes into the large products is made when they are taken."""
-        return self
 
     def against(self, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
         """Scores [Q, B]; no more than `AT_ONCE` bytes of intermediate results at a time."""
         rank, O = self.factors.left.shape
-        each = rank * (O + self.a.shape[1] + 2 * len(a)) * a.element_size()
-        size = max(1, AT_ONCE // each)
-        pairs = zip(self.a.split(size), self.e.split(size), strict=True)
+        pairs = self.pieces(rank * (O + self.a.shape[1] + 2 * len(a)) * a.element_size())
         return torch.cat([self._some(x, d, a[:, 0].to(kind), e[:, 0].to(kind)) for x, d in pairs])
 
     def _some(self, x: Tensor, d: Tensor, a: Tensor, e: Tensor) -> Tensor:

@@ -9,15 +9,7 @@ from curvlang.evaluation.result import Interval
 from curvlang.evaluation.study_result import Group, StudyResult
 from curvlang.reporting.notation import setting
 from curvlang.reporting.study_words import place, spot_of
-from curvlang.reporting.style import (
-    SOFT,
-    Drawing,
-    ends,
-    pdf_bytes,
-    settings,
-    short_name,
-    svg_text,
-)
+from curvlang.reporting.style import SOFT, Drawing, drawn, ends, settings, short_name
 
 MANY = 8
 """Methods from which on they are listed."""
@@ -39,7 +31,7 @@ def lds_of_methods(result: StudyResult) -> Drawing:
             figure.subplots(1, len(groups), squeeze=False).flat, groups, strict=True
         ):
             _draw(axes, group)
-        return Drawing(name, title, caption, svg_text(figure, name), pdf=pdf_bytes(figure))
+        return drawn(name, title, caption, figure)
 
 
 def _draw(axes: Axes, group: Group) -> None:

@@ -13,7 +13,7 @@ from matplotlib.ticker import NullFormatter
 
 from curvlang.reporting.notation import setting
 from curvlang.reporting.scatter import round_ticks
-from curvlang.reporting.style import Drawing, pdf_bytes, settings, short_name, style, svg_text
+from curvlang.reporting.style import Drawing, drawn, settings, short_name, style
 
 ACROSS = 3
 """Panels side by side."""
@@ -56,7 +56,7 @@ def panels(
             draw(axes, items[k])
             axes.set_title(titles[k], fontsize=10, loc="left")
         _legend(figure, handles, width)
-        return Drawing(name, title, caption, svg_text(figure, name), pdf=pdf_bytes(figure))
+        return drawn(name, title, caption, figure)
 
 
 def method_handles(methods: Sequence[str], *, lines: bool = True) -> list[Any]:

@@ -13,7 +13,7 @@ from curvlang.evaluation.study_result import FirstModel, StudyResult
 from curvlang.reporting.notation import correlation, setting
 from curvlang.reporting.panels import log_ticks, method_handles, panels
 from curvlang.reporting.study_words import values_text
-from curvlang.reporting.style import Drawing, pdf_bytes, settings, style, svg_text
+from curvlang.reporting.style import Drawing, drawn, settings, style
 
 MOST_PANELS = 12
 MOST_ROWS = 6
@@ -96,7 +96,7 @@ def attributed_queries(result: StudyResult) -> Drawing:
         grid = figure.subplots(len(found), across, squeeze=False)
         for row, (model, item) in zip(grid, found, strict=True):
             _row(list(row), model, item, result)
-        return Drawing(name, title, caption, svg_text(figure, name), pdf=pdf_bytes(figure))
+        return drawn(name, title, caption, figure)
 
 
 def _rows(found: Sequence[Attributed], result: StudyResult) -> Sequence[Attributed]:

@@ -123,6 +123,11 @@ def pdf_bytes(figure: Figure) -> bytes:
     return file.getvalue()
 
 
+def drawn(name: str, title: str, caption: str, figure: Figure) -> Drawing:
+    """A finished figure as what reports hold of it."""
+    return Drawing(name, title, caption, svg_text(figure, name), pdf=pdf_bytes(figure))
+
+
 def ceiling_band(axes: Axes, result: Result) -> None:
     """The noise ceiling across the axes, its interval as a band; nothing where there is none."""
     ceiling = result.ceiling
