@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DeviceOption, DtypeOption, SeedOption
+from .options import DeviceOption, DtypeOption, MemoryOption, SeedOption
 from .sources import DataOption, ModelOption, PythonOption, Sources, TaskOption
 
 WIDTH = 110
@@ -23,6 +23,7 @@ def command(
     allow_python: PythonOption = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float64",
+    memory: MemoryOption = None,
     seed: SeedOption = 0,
     as_json: Annotated[bool, typer.Option("--json", help="All numbers, as JSON.")] = False,
 ) -> int:
@@ -36,6 +37,7 @@ def command(
     from curvlang.facade import chosen, evaluation_of
     from curvlang.language import load
     from curvlang.reporting.costs import as_data, show
+    from curvlang.runtime.memory import limited
 
     from .running import device_of, dtype_of
     from .sources import fresh_task, task_of
@@ -45,13 +47,14 @@ def command(
     evaluation = evaluation_of(loaded, curvature)
     sources = Sources(task, data, model, allow_python)
     made = fresh_task(task_of(evaluation, sources), sources, seed=seed, device=device_of(device))
-    found = benchmark(
-        curvature,
-        made.to(dtype=dtype_of(dtype)),
-        inverse=evaluation.inverse if evaluation is not None else None,
-        solver=evaluation.solver if evaluation is not None else None,
-        seed=seed,
-    )
+    with limited(memory):
+        found = benchmark(
+            curvature,
+            made.to(dtype=dtype_of(dtype)),
+            inverse=evaluation.inverse if evaluation is not None else None,
+            solver=evaluation.solver if evaluation is not None else None,
+            seed=seed,
+        )
     if as_json:
         json.dump(as_data(found), sys.stdout, indent=2, allow_nan=False)
         print()

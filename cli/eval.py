@@ -10,7 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import DeviceOption, DtypeOption, MetricOption, QuietOption, ResultOption, SeedOption
+from .options import (
+    DeviceOption,
+    DtypeOption,
+    MemoryOption,
+    MetricOption,
+    QuietOption,
+    ResultOption,
+    SeedOption,
+)
 from .sources import DataOption, ModelOption, PythonOption, Sources, TaskOption
 
 Specs = Annotated[list[str], typer.Argument(help="Paths (`x.cv`, `x.cv:name`), or shipped names.")]
@@ -41,6 +49,7 @@ def command(
     allow_python: PythonOption = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float64",
+    memory: MemoryOption = None,
     seed: SeedOption = 0,
     out: Annotated[
         Path | None, typer.Option(help="Run folder (with several specs: their parent).")
@@ -55,13 +64,16 @@ def command(
     quiet: QuietOption = False,
 ) -> int:
     """Evaluate specs: structure, memory, error, share and LDS of every step of the chain."""
+    from curvlang.runtime.memory import limited
+
     from .running import evaluate_all
 
     sources = Sources(task, data, model, allow_python)
     options = Options(
         sources, device, dtype, seed, out, quick, no_lds, metric, as_json, verbose, quiet
     )
-    found = evaluate_all(specs, options)
+    with limited(memory):
+        found = evaluate_all(specs, options)
     if as_json:
         shown: Any = found[0] if len(found) == 1 else found
         json.dump(shown, sys.stdout, indent=2, allow_nan=False)

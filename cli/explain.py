@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DeviceOption, DtypeOption
+from .options import DeviceOption, DtypeOption, MemoryOption
 from .sources import DataOption, ModelOption, PythonOption, Sources, TaskOption
 
 
@@ -23,6 +23,7 @@ def command(
     allow_python: PythonOption = False,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float64",
+    memory: MemoryOption = None,
     latex: Annotated[
         bool, typer.Option("--latex", help="The derivation alone, as LaTeX (amsmath).")
     ] = False,
@@ -52,7 +53,7 @@ def command(
         wanted = task_of(evaluation_of(loaded, curvature), sources)
         made = fresh_task(wanted, sources, seed=0, device=device_of(device))
         made = made.to(dtype=dtype_of(dtype))
-        plan = explain(loaded, made, curvature=name)
+        plan = explain(loaded, made, curvature=name, memory=memory)
         print("\n" * bool(number), end="")
         print(plan.latex() if latex else plan.text(code=code))
     return 0

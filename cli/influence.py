@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DeviceOption, DtypeOption, MetricOption, QuietOption, SeedOption
+from .options import DeviceOption, DtypeOption, MemoryOption, MetricOption, QuietOption, SeedOption
 from .sources import DataOption, ModelOption, PythonOption, Sources, TaskOption
 
 Spec = Annotated[str, typer.Argument(help="A path (`x.cv`, `x.cv:name`), or a shipped name.")]
@@ -92,6 +92,7 @@ def command(
     allow_python: PythonOption = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float64",
+    memory: MemoryOption = None,
     seed: SeedOption = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="What was computed, as JSON on standard output.")
@@ -99,13 +100,16 @@ def command(
     quiet: QuietOption = False,
 ) -> int:
     """Train the task's model, fit the spec's curvature, and write influence scores to a file."""
+    from curvlang.runtime.memory import limited
+
     from .scoring import score
 
     request = Request(
         spec, out, metric, damping, inverse, per_layer, per_position, self_influence, group,
         reduce, products, compress, top, queries, Sources(task, data, model, allow_python), device, dtype, seed, as_json, quiet,
     )  # fmt: skip
-    found = score(request)
+    with limited(memory):
+        found = score(request)
     if as_json:
         json.dump(found.data, sys.stdout, indent=2, allow_nan=False)
         print()

@@ -13,4 +13,8 @@ SeedOption = Annotated[
 ]
 MetricOption = Annotated[str, typer.Option(help="`loss`, `margin` or `logit` of a query.")]
 ResultOption = Annotated[bool, typer.Option("--json", help="The result alone, on standard output.")]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(help="What the fit may hold: `2GiB`, `500MB`; what is free where not given."),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")]

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DeviceOption, DtypeOption, QuietOption, ResultOption
+from .options import DeviceOption, DtypeOption, MemoryOption, QuietOption, ResultOption
 from .sources import PythonOption
 
 
@@ -53,17 +53,21 @@ def command(
     ] = "",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float64",
+    memory: MemoryOption = None,
     allow_python: PythonOption = False,
     as_json: ResultOption = False,
     quiet: QuietOption = False,
 ) -> int:
     """Run a study: every cell of its sweep, resumed where it was stopped, and its report."""
+    from curvlang.runtime.memory import limited
+
     from .studying import study_all
 
     options = Options(
         out, quick, shard, report, formats, device, dtype, allow_python, as_json, quiet
     )
-    found = study_all(spec, options)
+    with limited(memory):
+        found = study_all(spec, options)
     if as_json:
         json.dump(found[0] if len(found) == 1 else found, sys.stdout, indent=2, allow_nan=False)
         print()

@@ -28,6 +28,7 @@ from curvlang.models.metric import Metric
 from curvlang.models.task import Task
 from curvlang.runtime.fit import model_flops, prepare
 from curvlang.runtime.fitted import FittedOperator
+from curvlang.runtime.memory import Memory, limited
 from curvlang.runtime.others import without_ignored
 from curvlang.version import VERSION
 
@@ -65,7 +66,12 @@ def evaluation_of(spec: Spec, curvature: Curvature) -> Evaluation | None:
 
 
 def fit(
-    spec: Spec | str | Path, task: Task, *, curvature: str | None = None, seed: int = 0
+    spec: Spec | str | Path,
+    task: Task,
+    *,
+    curvature: str | None = None,
+    seed: int = 0,
+    memory: Memory = None,
 ) -> FittedOperator:
     """Fit a spec's curvature on a task.
 
@@ -75,6 +81,7 @@ def fit(
         curvature: Which of the spec's curvatures; where not given the one evaluated last, or the
             last one.
         seed: Of sampled labels.
+        memory: What the fit may hold, `"2 GiB"` or bytes; what is free where not given.
 
     Returns:
         A structured operator on all P parameters, in the order of `task.parameters`.
@@ -83,9 +90,10 @@ def fit(
     found = chosen(whole, curvature)
     evaluation = evaluation_of(whole, found)
     task = without_ignored(chains_of(found), task)
-    stage = fit_curvature(found, task, seed=seed, last=True)[-1]
     rule = evaluation.inverse if evaluation is not None else None
-    solver = fit_solver(evaluation.solver if evaluation is not None else None, task, seed=seed)
+    with limited(memory):
+        stage = fit_curvature(found, task, seed=seed, last=True)[-1]
+        solver = fit_solver(evaluation.solver if evaluation is not None else None, task, seed=seed)
     return FittedOperator(
         stage.operator, task.parameters, rule, stage.label, solver, stage.by_example
     )
@@ -146,11 +154,21 @@ def evaluate(
     return done.result
 
 
-def explain(spec: Spec | str | Path, task: Task, *, curvature: str | None = None) -> Explanation:
-    """The plan of a spec on a task: structure, passes, contractions, costs, code. Printable."""
+def explain(
+    spec: Spec | str | Path, task: Task, *, curvature: str | None = None, memory: Memory = None
+) -> Explanation:
+    """The plan of a spec on a task: structure, passes, contractions, costs, code. Printable.
+
+    Args:
+        spec: A spec, a path, or the name of one that ships.
+        task: Model, loss and data.
+        curvature: Which of the spec's curvatures.
+        memory: What the fit may hold; what is free where not given.
+    """
     found = chosen(as_spec(spec), curvature)
     task = without_ignored(chains_of(found), task)
-    prepared = prepare(list(chains_of(found)), task, last=isinstance(found, Combination))
+    with limited(memory):
+        prepared = prepare(list(chains_of(found)), task, last=isinstance(found, Combination))
     last = [results[-1] for results in prepared.chains]
     return Explanation(
         prepared.plans,

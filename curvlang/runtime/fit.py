@@ -38,7 +38,14 @@ from curvlang.operators import BlockDiagonal, ByExample, Identity, MatrixFree, O
 from curvlang.runtime.assemble import operator
 from curvlang.runtime.columns import column_count, repairs, require_columns
 from curvlang.runtime.execute import Execution, accumulation_dtype
-from curvlang.runtime.footprint import Phase, blocks_read, footprint, largest, reads_hessian
+from curvlang.runtime.footprint import (
+    Phase,
+    blocks_read,
+    footprint,
+    largest,
+    reads_hessian,
+    sum_bytes,
+)
 from curvlang.runtime.memory import available, require
 from curvlang.runtime.others import besides
 from curvlang.runtime.positions import position_weights
@@ -53,10 +60,13 @@ Ended = Callable[[str], None]
 """Told that a stage of a run has ended: `plan`, `Hessian`, `pass 1`, `after pass 1`, …, `results`."""
 
 BATCH_SHARE = 8
-"""One batch may take an eighth of the free memory, and at most `BATCH_BYTES`."""
+"""One batch may take an eighth of the memory that is available, and at most `BATCH_BYTES`."""
 BATCH_BYTES = 2**30
+SMALL_BATCH = 2**27
+"""On a processor a batch takes no more than this, or than the sums that it is added to if they are larger:
+larger ones were slower, since their memory is asked of the system anew each time."""
 KEPT_SHARE = 4
-"""Leaves that are kept between passes may take a quarter of the free memory."""
+"""Leaves that are kept between passes may take a quarter of the memory that is available."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,27 +133,60 @@ def prepare(
     if any(program.partition is Partition.PARAMETER for program in programs):
         found[Partition.PARAMETER] = blocks(task.model, task.few, "parameter", verified=False)
     itemsize = torch.empty((), dtype=task.dtype).element_size()
-    memory = min(BATCH_BYTES, available(task.device) // BATCH_SHARE)
     with torch.no_grad():
         outputs = task.model(task.few[:1]).numel()
     geometries = [_geometries(program, found, task, outputs) for program in programs]
     total = points * task.N
 
-    def planned(size: int | None) -> tuple[Plan, ...]:
-        return tuple(
-            plan(program, g, total, memory=memory, itemsize=itemsize, batch=size, dense=dense)
-            for program, g in zip(programs, geometries, strict=True)
-        )
+    def planned(memory: int) -> tuple[Plan, ...]:
+        def of_size(size: int | None) -> tuple[Plan, ...]:
+            return tuple(
+                plan(program, g, total, memory=memory, itemsize=itemsize, batch=size, dense=dense)
+                for program, g in zip(programs, geometries, strict=True)
+            )
 
-    first = planned(batch)
-    smallest = min((p.batch for p in first), default=1)
-    plans = first if all(p.batch == smallest for p in first) else planned(smallest)
-    plans = keeping(plans, available(task.device) // KEPT_SHARE if keep is None else keep)
+        first = of_size(batch)
+        smallest = min((p.batch for p in first), default=1)
+        return first if all(p.batch == smallest for p in first) else of_size(smallest)
+
+    have = available(task.device)
+    plans = _in_memory(planned, lambda p: footprint(p, found, task), task.device, have)
+    if keep is None:
+        room = have - largest(footprint(plans, found, task)).bytes
+        keep = max(0, min(have // KEPT_SHARE, room))
+    plans = keeping(plans, keep)
     require_columns(plans, found, task, outputs)
     phases = footprint(plans, found, task)
     worst = largest(phases)
     require(worst.bytes, task.device, f"this run ({worst.name})", repairs(plans))
     return Prepared(programs, results, plans, found, phases)
+
+
+def _in_memory(
+    planned: Callable[[int], tuple[Plan, ...]],
+    measured: Callable[[Sequence[Plan]], Sequence[Phase]],
+    device: torch.device,
+    have: int,
+) -> tuple[Plan, ...]:
+    """Plans with batches as large as pays, smaller where the run would not fit otherwise.
+
+    Args:
+        planned: Plans whose batches take so many bytes.
+        measured: Predicted memory of plans.
+        device: Where.
+        have: Bytes that are available.
+    """
+    most = min(BATCH_BYTES, have // BATCH_SHARE)
+    memory = most if device.type == "cuda" else min(most, SMALL_BATCH)
+    plans = planned(max(1, memory))
+    sums = max((b for p in plans for b in sum_bytes(p)), default=0)
+    if memory < min(most, sums):
+        memory = min(most, sums)
+        plans = planned(memory)
+    while largest(measured(plans)).bytes > have and any(p.batch > 1 for p in plans) and memory > 1:
+        memory //= 4
+        plans = planned(max(1, memory))
+    return plans
 
 
 def model_flops(prepared: Prepared, task: Task) -> dict[str, int]:

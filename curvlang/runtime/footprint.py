@@ -145,6 +145,12 @@ def _pass(
     )
 
 
+def sum_bytes(p: Plan) -> tuple[int, ...]:
+    """Bytes of the sums that each pass adds up, over all blocks."""
+    numbers = range(1, p.passes + 1)
+    return tuple(_EXACT * sum(_returned(b, number) for b in p.blocks) for number in numbers)
+
+
 def _returned(block: BlockPlan, number: int) -> int:
     parts = block.passes[number - 1].parts
     return sum(elements(part.target.indices, block.sizes) for part in parts)

@@ -1,31 +1,136 @@
-"""What the machine has, asked before the work starts."""
+"""What may be allocated, asked before the work starts: by the machine, its container, and the user.
+
+The user's limit (`limited`, the option `memory`) is on the tensors of a fit: statistics, leaves, what
+code allocates. The model, the data, and what the interpreter and its libraries take are not part of it. What a run holds is counted (`holding`), not measured, so that
+the same run is planned alike whatever else the process holds.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
+from curvlang.diagnostics.diagnostic import Diagnostic, MachineError, SpecError
+from curvlang.runtime.cgroup import left_in_group
+
+Memory = int | str | None
+"""Bytes, `"2 GiB"`, or no limit."""
 
 _SHARE = 0.8
 """Share of the free memory that a plan may count on; the rest is other people's."""
 _MEMINFO = Path("/proc/meminfo")
+_AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)?\s*", re.IGNORECASE)
+_UNITS = {"": 1, "b": 1} | {
+    f"{letter}{kind}": base**power
+    for power, letter in enumerate("kmgt", 1)
+    for kind, base in (("ib", 1024), ("b", 1000))
+}
+
+
+@dataclass(slots=True)
+class _Limit:
+    """Bytes that a run may hold, and those that it is known to hold now."""
+
+    bytes: int
+    held: int = 0
+
+
+_LIMIT: ContextVar[_Limit | None] = ContextVar("curvlang_memory", default=None)
+
+
+@contextmanager
+def limited(memory: Memory) -> Iterator[None]:
+    """Plan everything inside to stay within an amount of memory; None changes nothing.
+
+    A limit inside another is the smaller of itself and what the other has left.
+
+    Raises:
+        SpecError: E0804 for what is no amount.
+    """
+    if memory is None:
+        yield
+        return
+    wanted, outer = amount(memory), _LIMIT.get()
+    if outer is not None:
+        wanted = min(wanted, max(0, outer.bytes - outer.held))
+    token = _LIMIT.set(_Limit(wanted))
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
+
+
+@contextmanager
+def holding(count: int) -> Iterator[None]:
+    """Count bytes that are held inside against the limit; without one the system knows of them."""
+    limit = _LIMIT.get()
+    if limit is None:
+        yield
+        return
+    limit.held += count
+    try:
+        yield
+    finally:
+        limit.held -= count
+
+
+def amount(memory: int | str) -> int:
+    """Bytes: `"2 GiB"`, `"500MB"`, `2147483648`.
+
+    Raises:
+        SpecError: E0804.
+    """
+    found = _AMOUNT.fullmatch(memory) if isinstance(memory, str) else None
+    if found is not None:
+        count = int(float(found[1]) * _UNITS[(found[2] or "").lower()])
+    else:
+        count = memory if isinstance(memory, int) and not isinstance(memory, bool) else 0
+    if count < 1:
+        raise SpecError(
+            Diagnostic(
+                "E0804",
+                f"`memory = {memory}` is no amount of memory",
+                help=('write a number of bytes, or a number and a unit: "2 GiB", "500 MB"',),
+            )
+        )
+    return count
 
 
 def available(device: torch.device) -> int:
-    """Bytes that can still be allocated on a device."""
+    """Bytes that can still be allocated on a device, under the user's limit."""
+    limit = _LIMIT.get()
+    free = int(_free(device) * _SHARE)
+    return free if limit is None else max(0, min(free, limit.bytes - limit.held))
+
+
+def _free(device: torch.device) -> int:
+    """Bytes that nothing holds: those of the machine, or of the control group if that has fewer."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free * _SHARE)
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if _MEMINFO.exists():
         for line in _MEMINFO.read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                return int(int(line.split()[1]) * 1024 * _SHARE)
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(pages * _SHARE)
+                free = int(line.split()[1]) * 1024
+    group = left_in_group()
+    return free if group is None else min(free, group)
+
+
+def left(device: torch.device) -> str:
+    """What is left, as a sentence's end: `2.1 GiB are free`."""
+    limit, have = _LIMIT.get(), available(device)
+    if limit is None or have < limit.bytes - limit.held:
+        return f"{gibibytes(have)} are free"
+    if not limit.held:
+        return f"`memory` allows {gibibytes(limit.bytes)}"
+    return f"`memory` allows {gibibytes(limit.bytes)}, of which {gibibytes(limit.held)} are held"
 
 
 def require(needed: int, device: torch.device, purpose: str, repairs: tuple[str, ...] = ()) -> None:
@@ -40,18 +145,19 @@ def require(needed: int, device: torch.device, purpose: str, repairs: tuple[str,
     Raises:
         MachineError: E0801.
     """
-    have = available(device)
-    if needed > have:
+    if needed > available(device):
         raise MachineError(
             Diagnostic(
                 "E0801",
-                f"{purpose} needs {gibibytes(needed)}, and {gibibytes(have)} are free",
-                help=(
-                    *repairs,
-                    "use a smaller model or `--dtype float32`, or free memory on the machine",
-                ),
+                f"{purpose} needs {gibibytes(needed)}, and {left(device)}",
+                help=(*repairs, _last_repair()),
             )
         )
+
+
+def _last_repair() -> str:
+    free = "free memory on the machine" if _LIMIT.get() is None else "allow more `memory`"
+    return f"use a smaller model or `--dtype float32`, or {free}"
 
 
 def gibibytes(count: int) -> str:
@@ -81,8 +187,7 @@ def exhausted(error: BaseException) -> MachineError | None:
     return MachineError(
         Diagnostic(
             "E0801",
-            f"out of memory: {wanted} were asked for at once, and {gibibytes(available(device))} "
-            "are free",
-            help=("use a smaller model or `--dtype float32`, or free memory on the machine",),
+            f"out of memory: {wanted} were asked for at once, and {left(device)}",
+            help=(_last_repair(),),
         )
     )
