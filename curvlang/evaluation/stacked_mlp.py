@@ -31,7 +31,8 @@ def _apply_tanh(z: Tensor) -> Tensor:
 
 
 def _tanh(delta: Tensor, z: Tensor, h: Tensor) -> Tensor:
-    return delta.addcmul_(delta * h, h, value=-1)
+    found: Tensor = torch.ops.aten.tanh_backward.grad_input(delta, h, grad_input=delta)
+    return found
 
 
 def _relu(delta: Tensor, z: Tensor, h: Tensor) -> Tensor:
@@ -136,21 +137,37 @@ class StackedMLP:
         assert first is not None
         self.activations = [activation for _, activation in first]
         linears = [[linear for linear, _ in x] for x in layers if x is not None]
-        self.weights = [
-            torch.stack([x[k].weight.detach() for x in linears]) for k in range(len(first))
-        ]
-        self.biases = [
+        weights = [torch.stack([x[k].weight.detach() for x in linears]) for k in range(len(first))]
+        biases = [
             None
             if linear.bias is None
             else torch.stack([x[k].bias.detach() for x in linears])[..., None]
             for k, (linear, _) in enumerate(first)
         ]
+        self._shapes = [x.shape for x in weights], [None if b is None else b.shape for b in biases]
+        held = [b for b in biases if b is not None]
+        self.flat = torch.cat([x.flatten() for x in (*weights, *held)])
+        self.tail = sum(x.numel() for x in weights)
+        self.weights, self.biases = self._views(self.flat)
         self.loss = loss
         self.momentum = recipe.momentum
         self.decay = recipe.l2
         fused = recipe.optimiser == "sgd" and not recipe.clip and not recipe.nesterov
         self.update = None if fused else Update(recipe)
-        self.velocity: list[tuple[Tensor, Tensor | None]] | None = None
+        # Updates are few calls on all layers at once; each layer's part is contiguous, since
+        # batched products of strided stacks take four times as long.
+        self.velocity = torch.zeros_like(self.flat)
+        self.speeds, self.bias_speeds = self._views(self.velocity)
+
+    def _views(self, flat: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Weights `[M, d_out, d_in]`, then biases `[M, d_out, 1]`, of the flat parameters."""
+        weights, biases = self._shapes
+        sizes = [shape.numel() for shape in (*weights, *biases) if shape is not None]
+        parts = iter(flat.split(sizes))
+        return (
+            [next(parts).view(shape) for shape in weights],
+            [None if shape is None else next(parts).view(shape) for shape in biases],
+        )
 
     def step(self, x: Tensor, y: Tensor, lr: float) -> Tensor:
         """One step on minibatches `x [M, B, D]`, labels `y [M, B]` or `[M, B, C]`; losses `[M]`."""
@@ -165,8 +182,10 @@ class StackedMLP:
         if self.update is not None:
             self.update.step(self._state(), self._gradients(updates), lr)
             return value
-        for k, at_output, at_input in updates:
-            self._fused(k, at_output, at_input, lr)
+        if self.momentum:
+            self._heavy_ball(updates, lr)
+        else:
+            self._descend(updates, lr)
         return value
 
     def _state(self) -> dict[str, Tensor]:
@@ -212,28 +231,26 @@ class StackedMLP:
         value = functional.binary_cross_entropy_with_logits(z, target, reduction="none")
         return value.mean((1, 2)), (z.sigmoid() - target).mul_(scale)
 
-    def _fused(self, k: int, delta: Tensor, h: Tensor, lr: float) -> None:
-        weight, bias = self.weights[k], self.biases[k]
-        if self.momentum == 0.0:
-            weight.baddbmm_(delta, h.mT, beta=1 - lr * self.decay, alpha=-lr)
+    def _descend(self, updates: Sequence[tuple[int, Tensor, Tensor]], lr: float) -> None:
+        """θ ← (1 − lr·λ) θ − lr·g, in the product that makes g."""
+        keep = 1 - lr * self.decay
+        for k, delta, h in updates:
+            self.weights[k].baddbmm_(delta, h.mT, beta=keep, alpha=-lr)
+            bias = self.biases[k]
             if bias is not None:
-                bias.mul_(1 - lr * self.decay).add_(delta.sum(2, keepdim=True), alpha=-lr)
-            return
-        if self.velocity is None:
-            self.velocity = [
-                (torch.zeros_like(w), None if b is None else torch.zeros_like(b))
-                for w, b in zip(self.weights, self.biases, strict=True)
-            ]
-        speed, bias_speed = self.velocity[k]
-        speed.baddbmm_(delta, h.mT, beta=self.momentum)
+                bias.mul_(keep).add_(delta.sum(2, keepdim=True), alpha=-lr)
+
+    def _heavy_ball(self, updates: Sequence[tuple[int, Tensor, Tensor]], lr: float) -> None:
+        """V ← μ v + g + λ θ, then θ ← θ − lr·v for all layers at once."""
+        self.velocity[self.tail :].mul_(self.momentum)
+        for k, delta, h in updates:
+            self.speeds[k].baddbmm_(delta, h.mT, beta=self.momentum)
+            bias_speed = self.bias_speeds[k]
+            if bias_speed is not None:
+                bias_speed.add_(delta.sum(2, keepdim=True))
         if self.decay:
-            speed.add_(weight, alpha=self.decay)
-        weight.add_(speed, alpha=-lr)
-        if bias is not None and bias_speed is not None:
-            bias_speed.mul_(self.momentum).add_(delta.sum(2, keepdim=True))
-            if self.decay:
-                bias_speed.add_(bias, alpha=self.decay)
-            bias.add_(bias_speed, alpha=-lr)
+            self.velocity.add_(self.flat, alpha=self.decay)
+        self.flat.add_(self.velocity, alpha=-lr)
 
     def outputs(self, x: Tensor) -> Tensor:
         """Outputs on shared inputs `x [Q, D]`: `[M, Q, C]`."""
