@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvlang.compiler.kernels import gram, rotate
+from curvlang.compiler.kernels import gram, rotate, square_sum
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.ir.functions import FUNCTIONS, TensorFunction
 from curvlang.ir.interpreter import seeded_normal, seeded_sign
@@ -77,6 +77,7 @@ def namespace(dtype: torch.dtype, device: torch.device) -> Mapping[str, Any]:
         "torch": torch,
         "gram": gram,
         "rotate": rotate,
+        "square_sum": square_sum,
         # A bare number in the precision of the tensors it meets: torch's own default is float32.
         "number": lambda value: torch.as_tensor(value, dtype=dtype, device=device),
         **{name: _compiled(name, function) for name, function in FUNCTIONS.items()},

@@ -15,6 +15,13 @@ from torch import Tensor
 
 from curvlang.compiler.lowering import starts
 
+SLICE = 2**14
+"""Elements of a slice from which on it is added by itself."""
+BUFFER = 2**17
+"""Elements that are squared at once otherwise."""
+GROUP = 32
+"""Slices that are added up before they meet the others."""
+
 
 def gram(x: Any, groups: int = 1) -> Tensor:
     """Σ x[…, i] x[…, i'], [I, I]; exactly symmetric with more than one group of columns.
@@ -50,6 +57,40 @@ def rotate(x: Any, matrix: Tensor) -> Tensor:
     moved: Tensor = (rows @ matrix).view(*(x.shape[k] for k in order), matrix.shape[1])
     back = sorted(range(len(order)), key=order.__getitem__)
     return moved.permute(*back, len(order))
+
+
+def square_sum(x: Any, axes: tuple[int, ...]) -> Tensor:
+    """Σ x² over some axes, without a tensor of squares.
+
+    Args:
+        x: A tensor, or what stands for one.
+        axes: Axes that are summed; not all of them.
+    """
+    if not isinstance(x, Tensor) or x.device.type != "cpu":
+        found: Tensor = x.square().sum(axes)
+        return found
+    # The summed axis that is outermost in memory leaves slices that are read in one go.
+    first = max(axes, key=x.stride)
+    slices, rest = x.movedim(first, 0), tuple(k + (k < first) for k in axes if k != first)
+    each = slices.shape[1:].numel()
+    if not rest and len(slices) and each >= SLICE:
+        return _added_slices(slices)
+    many = max(1, BUFFER // max(1, each))
+    total = x.new_zeros([n for k, n in enumerate(x.shape) if k not in axes])
+    for part in slices.split(many):
+        total += part.square().sum((0, *rest))
+    return total
+
+
+def _added_slices(slices: Tensor) -> Tensor:
+    """Σ over the first axis of squares; groups are added up apart, which keeps rounding small."""
+    total = torch.zeros_like(slices[0])
+    for group in slices.split(GROUP):
+        own = group[0].square()
+        for part in group[1:]:
+            own.addcmul_(part, part)
+        total += own
+    return total
 
 
 def _rows(x: Tensor) -> tuple[Tensor, list[int]]:

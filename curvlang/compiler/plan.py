@@ -12,6 +12,7 @@ from math import prod
 
 from curvlang.compiler.calls import function_lines
 from curvlang.compiler.emit import Emitter, Line
+from curvlang.compiler.fusion import fused
 from curvlang.compiler.lengths import is_function, lengths
 from curvlang.compiler.normal import Poly, Term, normalise, reads
 from curvlang.compiler.passes import Schedule, schedule
@@ -317,8 +318,10 @@ class _Maker:
                 returned[target.name] = emitter.poly(_bare(streaming), target.indices)[0]
                 needed |= reads(streaming)
                 parts.append(Part(target, value, tuple(emitter.lines[before:])))
+        lines = {line.target: line for line in fused(emitter.lines, returned.values())}
+        emitter.lines = list(lines.values())
         made = _function(f"pass_{number}", needed, returned, emitter)
-        return replace(made, parts=tuple(parts))
+        return replace(made, parts=tuple(_of_lines(part, lines) for part in parts))
 
     def finish_function(self, number: int) -> Function:
         """Statistics that are finished once pass `number` is done."""
@@ -495,6 +498,12 @@ def _reduces(shape: Shape) -> bool:
 def _streaming(poly: Poly) -> Poly:
     """Terms that are sums over the examples of a batch."""
     return tuple(t for t in poly if any(x.space == "n" for x in t.summed))
+
+
+def _of_lines(part: Part, lines: Mapping[str, Line]) -> Part:
+    """A sum with those of its lines that are still there, as they are now."""
+    own = tuple(lines[line.target] for line in part.lines if line.target in lines)
+    return replace(part, lines=own)
 
 
 def _bare(poly: Poly) -> Poly:
