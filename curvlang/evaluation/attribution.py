@@ -150,7 +150,7 @@ def scored_by(
         if compress is not None:
             queries = _compressed(task, given, queries, compress)
         found = _by_blocks(task, given, queries, products, progress)
-        return found if per_layer else torch.stack(list(found.values())).sum(0)
+        return found if per_layer else _added(found)
     if products is not None:
         raise SpecError(
             _without_blocks("products", "products in another precision", inverse, per_position)
@@ -167,6 +167,14 @@ def scored_by(
     }
     found = _against_training(task, moved, parts, per_position, progress)
     return found if per_layer else found[""]
+
+
+def _added(found: dict[str, Tensor]) -> Tensor:
+    """The sum over all blocks, each let go when it is added."""
+    total = found.pop(next(iter(found)))
+    while found:
+        total += found.pop(next(iter(found)))
+    return total
 
 
 def _require(task: Task, rows: int, each: int, *, gradients: bool) -> None:

@@ -70,7 +70,7 @@ def _combined(queries: Held, share: float) -> Compressed:
     if count == 0:
         return Compressed(queries, torch.zeros(len(flat), dtype=torch.float64, device=flat.device))
     kept = vectors[:, count:].to(flat.dtype)
-    rows = Held((kept.T @ flat).view(-1, *queries.gradients.shape[1:]))
+    rows = Held((kept.T @ flat).view(-1, *queries.gradients.shape[1:]), queries.in_basis)
     return Compressed(Shared(kept, rows), left_out[:, count - 1].sqrt())
 
 

@@ -6,6 +6,7 @@ With C⁻¹ = (U ⊗ V) diag(S) (U ⊗ V)ᵀ and the gradient of example n in a 
 
 Inputs and output gradients are rotated, T (O² + I²) operations, not gradients, O I (O + I). With one
 position no gradient of a training example is formed; `score_orders` says in which order products are taken.
+With several, preconditioned queries are rotated back where that is less than rotating N training examples.
 """
 
 from __future__ import annotations
@@ -58,6 +59,12 @@ class Scored:
         """Whether inputs and output gradients are less than the gradient, and scores follow from them."""
         return self.spectrum is not None and self.layer.positions == 1
 
+    def seen(self, a: Input, e: Tensor, in_basis: bool) -> tuple[Tensor, Tensor]:
+        """Inputs and output gradients as queries want them."""
+        if in_basis or not isinstance(a, Tensor):
+            return self.rotated(a, e)
+        return a, e
+
     def rotated(self, a: Input, e: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs [B, T, I] and output gradients [B, T, O] in the basis."""
         if self.right is not None:
@@ -66,10 +73,25 @@ class Scored:
             a = a.dense()
         return a, e if self.left is None else e @ self.left
 
+    def rotates_back(self, queries: int, examples: int) -> bool:
+        """Whether bringing queries back, O I (O + I) each, is less than rotating training examples."""
+        if self.left is None or self.right is None or self.layer.positions == 1:
+            return False
+        O, I = len(self.left), len(self.right)
+        return queries * O * I * (O + I) < examples * self.layer.positions * (O * O + I * I)
+
+    def back(self, gradients: Tensor) -> Tensor:
+        """Gradients [Q, O, I] of the basis as the layer has them, in their place."""
+        assert self.left is not None
+        assert self.right is not None
+        for g in gradients:
+            g.copy_(self.left @ g @ self.right.T)
+        return gradients
+
     def preconditioned(self, gradients: Tensor) -> Tensor:
-        """C⁻¹ in the basis applied to gradients [Q, O, I]."""
+        """C⁻¹ in the basis applied to gradients [Q, O, I]; in their place where it is diagonal."""
         if self.spectrum is not None:
-            return gradients * self.spectrum
+            return gradients.mul_(self.spectrum)
         flat = gradients.flatten(1).to(self.operator.dtype)
         return (self.operator @ flat.T).T.reshape(gradients.shape).to(gradients.dtype)
 
@@ -111,36 +133,55 @@ def block_queries(
         ranked: Whether spectra may be factored, to rounding.
     """
     apart = {x.layer.name: weights is None and x.by_leaves for x in given}
-    parts: dict[str, list[tuple[Tensor, ...]]] = {x.layer.name: [] for x in given}
+    count, made = (task.Q, torch.empty) if weights is None else (len(weights), torch.zeros)
+    held = {
+        x.layer.name: made(
+            (count, x.layer.d_out, x.layer.d_in), dtype=task.dtype, device=task.device
+        )
+        for x in given
+        if not apart[x.layer.name]
+    }
+    parts: dict[str, list[tuple[Tensor, Tensor]]] = {x.layer.name: [] for x in given}
+    hot: set[str] = set()
     done = 0
     for size, rows in leaf_batches(task, cost, given, "query", 1):
+        own = slice(done, done + size)
         for x in given:
-            a, e = x.rotated(*rows[x.layer.name])
-            if apart[x.layer.name]:
-                parts[x.layer.name].append((a[:, 0], e[:, 0]))
-                continue
-            gradients = e.mT @ a
-            if weights is not None:
-                own = weights[:, done : done + size].to(gradients.dtype)
-                gradients = torch.einsum("gn,noi->goi", own, gradients)
-            parts[x.layer.name].append((gradients,))
+            name = x.layer.name
+            if not isinstance(rows[name][0], Tensor):
+                hot.add(name)
+            a, e = x.rotated(*rows[name])
+            if apart[name]:
+                parts[name].append((a[:, 0], e[:, 0]))
+            elif weights is None:
+                torch.bmm(e.mT, a, out=held[name][own])
+            else:
+                flat = held[name].flatten(1)
+                flat.addmm_(weights[:, own].to(flat.dtype), (e.mT @ a).flatten(1))
         done += size
     pairs = task.Q * task.N if ranked else 0
-    # Parts are let go block by block: both forms of all blocks never stand side by side.
+    # Inputs and output gradients are let go block by block: both forms never stand side by side.
     return {
-        x.layer.name: _ordered(x, parts.pop(x.layer.name), weights is not None, pairs)
+        x.layer.name: _from_leaves(x, parts.pop(x.layer.name), pairs)
+        if apart[x.layer.name]
+        else _from_gradients(x, held[x.layer.name], task.N, x.layer.name in hot)
         for x in given
     }
 
 
-def _ordered(x: Scored, parts: list[tuple[Tensor, ...]], added: bool, pairs: int) -> Queries:
-    columns = [list(column) for column in zip(*parts, strict=True)]
+def _from_leaves(x: Scored, parts: list[tuple[Tensor, Tensor]], pairs: int) -> Queries:
+    a, e = (torch.cat(column) for column in zip(*parts, strict=True))
     parts.clear()
-    if len(columns) == 2:
-        assert x.spectrum is not None
-        return by_leaves(torch.cat(columns[0]), torch.cat(columns[1]), x.spectrum, pairs)
-    gradients = torch.stack(columns[0]).sum(0) if added else torch.cat(columns.pop())
-    return Held(x.preconditioned(gradients))
+    assert x.spectrum is not None
+    return by_leaves(a, e, x.spectrum, pairs)
+
+
+def _from_gradients(x: Scored, gradients: Tensor, examples: int, hot: bool) -> Queries:
+    """Held queries; back from the basis unless inputs are indices, which only rotate cheaply."""
+    found = x.preconditioned(gradients)
+    if hot or not x.rotates_back(len(found), examples):
+        return Held(found)
+    return Held(x.back(found), in_basis=False)
 
 
 def block_scores(
@@ -166,8 +207,9 @@ def block_scores(
     ready = {name: u.ready(kind) for name, u in queries.items()}
     for size, rows in leaf_batches(task, task.loss, given, "train", count):
         for x in given:
-            a, e = x.rotated(*rows[x.layer.name])
-            scores = ready[x.layer.name].against(a, e, kind)
+            own = ready[x.layer.name]
+            a, e = x.seen(*rows[x.layer.name], own.in_basis)
+            scores = own.against(a, e, kind)
             found[x.layer.name].append(scores.to(x.operator.dtype))
         if told is not None:
             told(size)
@@ -208,6 +250,8 @@ def _self_scores(x: Scored, a: Tensor, e: Tensor) -> Tensor:
     if x.spectrum is not None and a.shape[1] == 1:
         return ((e[:, 0].square() @ x.spectrum) * a[:, 0].square()).sum(1)
     gradients = torch.einsum("nto,nti->noi", e, a)
+    if x.spectrum is not None:
+        return gradients.square_().mul_(x.spectrum).flatten(1).sum(1)
     return (gradients * x.preconditioned(gradients)).flatten(1).sum(1)
 
 

@@ -109,9 +109,15 @@ def _trimmed(factors: Factors, S: Tensor, tolerance: float) -> Factors:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Held:
-    """Preconditioned gradients [Q, O, I]."""
+    """Preconditioned gradients.
+
+    Args:
+        gradients: [Q, O, I].
+        in_basis: Whether they, and what they meet, are in the basis of C⁻¹, or as the layer has them.
+    """
 
     gradients: Tensor
+    in_basis: bool = True
 
     @property
     def count(self) -> int:
@@ -120,7 +126,7 @@ class Held:
 
     def ready(self, kind: torch.dtype) -> Held:
         """With what goes into the large products in their precision."""
-        return Held(self.gradients.to(kind))
+        return Held(self.gradients.to(kind), self.in_basis)
 
     def against(self, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
         """Scores [Q, B] for inputs [B, T, I] and output gradients [B, T, O]; products in `kind`.
@@ -153,6 +159,11 @@ class _Leaves:
     def count(self) -> int:
         """Queries."""
         return len(self.a)
+
+    @property
+    def in_basis(self) -> bool:
+        """They meet rotated inputs and output gradients: the spectrum is in their basis."""
+        return True
 
     def ready(self, kind: torch.dtype) -> Self:
         """Itself: what goes into the large products is made when they are taken."""
@@ -218,6 +229,11 @@ class Shared:
     def count(self) -> int:
         """Queries."""
         return len(self.weights)
+
+    @property
+    def in_basis(self) -> bool:
+        """As their rows are."""
+        return self.rows.in_basis
 
     def ready(self, kind: torch.dtype) -> Shared:
         """With the rows in the precision of the large products."""

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import curvlang as cv
-from curvlang.evaluation.attribution import ReducedPrecision
+from curvlang.evaluation.attribution import CompressedQueries, ReducedPrecision
+from curvlang.evaluation.factored import Scored, scored_blocks
 from tests.models.support import CASES
 from tests.oracles import dense
 from tests.runtime.test_layers import Convolutional, assert_close, fit, inputs, language, task
@@ -79,3 +80,33 @@ def test_single_precision_stays_near():
     single = t.to(dtype=torch.float32)
     found = cv.influence(cv.fit("ekfac", single), single, damping=DAMPING)
     assert_close(found.double(), wanted, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["convolutions", "language", "called twice"])
+@pytest.mark.parametrize("back", [False, True])
+def test_queries_meet_training_examples_in_either_basis(monkeypatch, name, back):
+    t = tasks()[name]
+    op = fit(CHAINS["ekfac"], t)
+    inverse = torch.linalg.inv(op.dense() + DAMPING * torch.eye(t.P, dtype=torch.float64))
+    gradients = [dense.per_example_gradients(t.model, t.loss.name, *x) for x in (t.query, t.train)]
+    wanted = gradients[0] @ inverse @ gradients[1].T
+    monkeypatch.setattr(
+        Scored, "rotates_back", lambda self, queries, examples: back and self.right is not None
+    )
+    assert_close(cv.influence(op, t, damping=DAMPING), wanted)
+    with pytest.warns(CompressedQueries):
+        found = cv.influence(op, t, damping=DAMPING, compress=1e-12)
+    assert_close(found, wanted)
+
+
+def test_the_cheaper_rotation_is_taken():
+    """Counted: few queries are rotated back, many are not; either way fewer operations than the other."""
+    t = tasks()["convolutions"]
+    op = fit(CHAINS["ekfac"], t)
+    given = scored_blocks(op.inverse(DAMPING).operator, t)
+    assert given is not None
+    (layer,) = [x for x in given if x.layer.positions > 1][:1]
+    O, I, T = layer.layer.d_out, layer.layer.d_in, layer.layer.positions
+    even = T * (O * O + I * I) / (O * I * (O + I))
+    assert layer.rotates_back(10, round(10 / even) + 1)
+    assert not layer.rotates_back(10, round(10 / even) - 1)
