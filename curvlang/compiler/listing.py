@@ -52,6 +52,7 @@ def listing(plan: Plan, *, code: bool = True) -> Iterator[str]:
     yield f"  {plan.total} examples in {batches} of at most {plan.batch}"
     if plan.kept:
         yield f"  leaves kept between passes, {binary(plan.kept)}"
+        yield f"    so that the model runs once and not {plan.passes} times; less `memory` does without"
     elif plan.kept == 0:
         yield "  leaves recomputed in each pass"
     for number in range(1, plan.passes + 1):
