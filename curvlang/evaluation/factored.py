@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvlang.evaluation.score_orders import Held, Queries, by_leaves
+from curvlang.evaluation.score_orders import Held, Queries, by_leaves, rotates_back
 from curvlang.models.blocks import LayerBlock, blocks
 from curvlang.models.layers import Input
 from curvlang.models.leaves import leaves
@@ -74,11 +74,11 @@ class Scored:
         return a, e if self.left is None else e @ self.left
 
     def rotates_back(self, queries: int, examples: int) -> bool:
-        """Whether bringing queries back, O I (O + I) each, is less than rotating training examples."""
-        if self.left is None or self.right is None or self.layer.positions == 1:
+        """Whether queries leave the basis, by `score_orders.rotates_back`."""
+        if self.left is None or self.right is None:
             return False
-        O, I = len(self.left), len(self.right)
-        return queries * O * I * (O + I) < examples * self.layer.positions * (O * O + I * I)
+        sizes = len(self.left), len(self.right)
+        return rotates_back(queries, examples, self.layer.positions, *sizes)
 
     def back(self, gradients: Tensor) -> Tensor:
         """Gradients [Q, O, I] of the basis as the layer has them, in their place."""

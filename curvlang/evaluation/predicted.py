@@ -18,7 +18,7 @@ from curvlang.compiler.plan import Function, Plan
 from curvlang.compiler.program import Fisher as ProgramFisher
 from curvlang.compiler.program import Partition
 from curvlang.evaluation.factored import batch_size as scored_at_once
-from curvlang.evaluation.score_orders import rank_of
+from curvlang.evaluation.score_orders import rank_of, rotates_back
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.models.blocks import LayerBlock
 from curvlang.models.flops import hessian_flops, leaves_flops
@@ -271,9 +271,13 @@ def _block_products(
 ) -> Iterator[tuple[float, float]]:
     """Operations and numbers moved of every product of a block over all examples."""
     T, O, I = layer.positions, layer.d_out, layer.d_in
+    back = rotated and rotates_back(Q, N, T, O, I)
     if rotated:
-        yield 2.0 * (N + Q) * T * O * O, 2.0 * (N + Q) * T * O
-        yield 2.0 * (N + Q) * T * I * I, 2.0 * (N + Q) * T * I
+        seen = Q if back else N + Q
+        yield 2.0 * seen * T * O * O, 2.0 * seen * T * O
+        yield 2.0 * seen * T * I * I, 2.0 * seen * T * I
+    if back:
+        yield 2.0 * Q * O * I * (O + I), 2.0 * Q * O * I
     if T > 1:
         yield 2.0 * (N + Q) * T * O * I, 1.0 * (N + Q) * O * I
         yield 2.0 * N * Q * O * I, 1.0 * N * O * I + Q * O * I

@@ -252,6 +252,16 @@ def _inner(moved: Tensor, v: Tensor) -> Tensor:
     return (moved.to(v.dtype) @ v.unsqueeze(2)).squeeze(2).T
 
 
+def rotates_back(queries: int, examples: int, positions: int, O: int, I: int) -> bool:
+    """Whether bringing preconditioned queries back from the basis is less than rotating examples.
+
+    O I (O + I) operations for a query, T (O² + I²) for a training example.
+    """
+    if positions == 1:
+        return False
+    return queries * O * I * (O + I) < examples * positions * (O * O + I * I)
+
+
 def rank_of(spectrum: Tensor, pairs: int) -> Factors | None:
     """Factors of S to rounding, where the products that they save are worth the search.
 

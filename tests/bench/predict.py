@@ -1,14 +1,21 @@
-"""Operations and bytes of our part of a workload, from the plan: nothing is fitted."""
+"""Operations and bytes of our part of a workload, from the plan.
+
+Scores of layers with one position are taken in an order that the spectrum decides, so that it is fitted first.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from curvlang.compiler.cost import Cost, total
 from curvlang.compiler.program import Partition
-from curvlang.evaluation.predicted import predicted_fit, predicted_scores
-from curvlang.facade import chains_of, chosen
+from curvlang.evaluation.predicted import predicted_fit, predicted_scores, score_ranks
+from curvlang.facade import chains_of, chosen, fit
 from curvlang.language import load
+from curvlang.models.blocks import LayerBlock
 from curvlang.models.task import Task
 from curvlang.runtime.fit import Prepared, prepare
+from tests.bench.attribution import DAMPING
 from tests.bench.contest import Sizes
 from tests.bench.inputs import task
 
@@ -32,10 +39,18 @@ def predicted(letter: str, sizes: Sizes) -> dict[str, Cost]:
         found[stage] = total(p.cost for p in predicted_fit(prepared, made, None))
     layers = prepared.blocks[Partition.LAYER]
     if letter in "abc":
-        found["scores"] = predicted_scores([True] * len(layers), made, layers, None).cost
+        ranks = _ranks(FITS[letter]["fit"], made, layers)
+        found["scores"] = predicted_scores([True] * len(layers), made, layers, None, ranks).cost
     if letter == "e":
         found["scores"] = predicted_scores(None, made, layers, None).cost
     return found
+
+
+def _ranks(spec: str, made: Task, layers: Sequence[LayerBlock]) -> tuple[int | None, ...] | None:
+    if any(layer.positions > 1 for layer in layers):
+        return None
+    inverse = fit(spec, made).inverse(DAMPING)
+    return score_ranks(inverse.operator, layers, made)
 
 
 def _prepared(spec: str, made: Task) -> Prepared:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import curvlang as cv
 from curvlang.evaluation.attribution import CompressedQueries, ReducedPrecision
-from curvlang.evaluation.factored import Scored, scored_blocks
+from curvlang.evaluation.factored import Scored, block_queries, block_scores, scored_blocks
+from curvlang.evaluation.predicted import predicted_scores, rotations
 from tests.models.support import CASES
 from tests.oracles import dense
 from tests.runtime.test_layers import Convolutional, assert_close, fit, inputs, language, task
@@ -110,3 +112,21 @@ def test_the_cheaper_rotation_is_taken():
     even = T * (O * O + I * I) / (O * I * (O + I))
     assert layer.rotates_back(10, round(10 / even) + 1)
     assert not layer.rotates_back(10, round(10 / even) - 1)
+
+
+@pytest.mark.parametrize("queries", [2, 90])
+def test_predicted_operations_of_scores_are_the_counted_ones(queries):
+    """Few queries are rotated back, ninety meet rotated training examples: both are foretold."""
+    model = nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(6 * 25, 4)
+    )
+    X, y = torch.randn(8 + queries, 2, 5, 5), torch.randint(0, 4, (8 + queries,))
+    t = cv.Task(model, "cross_entropy", (X[:8], y[:8]), (X[8:], y[8:]))
+    inverse = cv.fit("ekfac_empirical", t).inverse(DAMPING).operator
+    given = scored_blocks(inverse, t)
+    assert given is not None
+    assert given[0].rotates_back(t.Q, t.N) is (queries == 2)
+    foretold = predicted_scores(rotations(inverse), t, [x.layer for x in given], None).cost.flops
+    with FlopCounterMode(display=False) as counter:
+        block_scores(t, given, block_queries(t, t.loss, given, None))
+    assert counter.get_total_flops() == pytest.approx(foretold, rel=0.05)
