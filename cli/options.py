@@ -15,6 +15,8 @@ MetricOption = Annotated[str, typer.Option(help="`loss`, `margin` or `logit` of 
 ResultOption = Annotated[bool, typer.Option("--json", help="The result alone, on standard output.")]
 MemoryOption = Annotated[
     str | None,
-    typer.Option(help="What the fit may hold: `2GiB`, `500MB`; what is free where not given."),
+    typer.Option(
+        help="What a fit, and preconditioned queries, may hold: `2GiB`, `500MB`; what is free where not given."
+    ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")]

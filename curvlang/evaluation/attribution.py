@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,10 +14,12 @@ from curvlang.evaluation.evaluate import fit_solver
 from curvlang.evaluation.factored import (
     PROBED,
     Scored,
+    Told,
     block_queries,
     block_scores,
     block_self_scores,
     product_error,
+    queries_at_once,
     scored_blocks,
 )
 from curvlang.evaluation.gradients import batch_size, gradient_batches, gradients
@@ -33,7 +35,7 @@ from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, Operator
 from curvlang.runtime.fit import Progress
 from curvlang.runtime.fitted import FittedOperator
-from curvlang.runtime.memory import require
+from curvlang.runtime.memory import Memory, limited, require
 
 
 def influence(
@@ -51,6 +53,7 @@ def influence(
     chunk: int = 4096,
     products: torch.dtype | None = None,
     compress: float | None = None,
+    memory: Memory = None,
     progress: Progress | None = None,
 ) -> Tensor | dict[str, Tensor]:
     """Influence scores `[Q, N]`: `∇m_qᵀ C⁻¹ ∇ℓ_n`, positive where training on n improves query q.
@@ -76,6 +79,8 @@ def influence(
             says what it changes, measured on a few examples.
         compress: Share of every preconditioned query that may be left out for a lower rank,
             `1e-3`. A `CompressedQueries` warning says by how much scores may be off at most.
+        memory: What preconditioned queries and scores may hold, `"2 GiB"` or bytes: queries that do
+            not fit take turns, and the training examples are read in each.
         progress: Told how many training examples are scored.
 
     Raises:
@@ -85,19 +90,20 @@ def influence(
     task = seen_by(operator, task)
     ready = inverted(operator, task, damping=damping, inverse=inverse, solve=solve)
     asked = asked_on(metric, task)
-    return scored_by(
-        ready.operator,
-        task,
-        asked.cost,
-        per_layer=per_layer,
-        per_position=per_position,
-        groups=groups,
-        reduce=reduce,
-        chunk=chunk,
-        products=products,
-        compress=compress,
-        progress=progress,
-    )
+    with limited(memory):
+        return scored_by(
+            ready.operator,
+            task,
+            asked.cost,
+            per_layer=per_layer,
+            per_position=per_position,
+            groups=groups,
+            reduce=reduce,
+            chunk=chunk,
+            products=products,
+            compress=compress,
+            progress=progress,
+        )
 
 
 class ReducedPrecision(UserWarning):
@@ -146,11 +152,20 @@ def scored_by(
         weights = None
         if groups is not None:
             weights = group_matrix(groups, reduce, task.Q).to(device=task.device, dtype=task.dtype)
-        queries = block_queries(task, cost, given, weights, ranked=compress is None)
-        if compress is not None:
-            queries = _compressed(task, given, queries, compress)
-        found = _by_blocks(task, given, queries, products, progress)
-        return found if per_layer else _added(found)
+        at_once = rows if groups is not None else min(rows, queries_at_once(task, given))
+        told = _counter(progress, task.N * -(-rows // at_once))
+        X, y = task.query
+        turns = []
+        for start in range(0, rows, at_once):
+            own = slice(start, start + at_once)
+            some = task if at_once == rows else task.replaced(query=(X[own], y[own]))
+            queries = block_queries(some, cost, given, weights, ranked=compress is None)
+            if compress is not None:
+                queries = _compressed(some, given, queries, compress)
+            turn = _by_blocks(some, given, queries, products, told)
+            turns.append(turn if per_layer else {"": _added(turn)})
+        found = {name: torch.cat([turn[name] for turn in turns]) for name in turns[0]}
+        return found if per_layer else found[""]
     if products is not None:
         raise SpecError(
             _without_blocks("products", "products in another precision", inverse, per_position)
@@ -238,7 +253,7 @@ def _by_blocks(
     given: Sequence[Scored],
     queries: Mapping[str, Queries],
     products: torch.dtype | None,
-    progress: Progress | None,
+    told: Told | None,
 ) -> dict[str, Tensor]:
     """Scores of every block from inputs and output gradients."""
     if products is not None and products != task.dtype:
@@ -250,7 +265,7 @@ def _by_blocks(
             ReducedPrecision,
             stacklevel=2,
         )
-    return block_scores(task, given, queries, _counter(progress, task.N), products)
+    return block_scores(task, given, queries, told, products)
 
 
 def _compressed(
@@ -284,7 +299,7 @@ def _without_blocks(option: str, what: str, inverse: Operator, per_position: boo
     )
 
 
-def _counter(progress: Progress | None, total: int) -> Callable[[int], None] | None:
+def _counter(progress: Progress | None, total: int) -> Told | None:
     """Adds up what is scored."""
     if progress is None:
         return None

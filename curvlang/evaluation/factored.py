@@ -24,11 +24,14 @@ from curvlang.models.leaves import leaves
 from curvlang.models.loss import Loss
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, EigenBasis, Operator
+from curvlang.runtime.memory import available
 
 HELD = 2**27
 """Bytes that the largest intermediate result of a batch may take."""
 PROBED = 32
 """Training examples on which the error of a reduced precision is measured."""
+QUERIES_SHARE = 4
+"""Preconditioned queries may take a quarter of the free memory; others wait for their turn."""
 MOST = 1024
 """Examples that go through the model at once."""
 
@@ -182,6 +185,13 @@ def _from_gradients(x: Scored, gradients: Tensor, examples: int, hot: bool) -> Q
     if hot or not x.rotates_back(len(found), examples):
         return Held(found)
     return Held(x.back(found), in_basis=False)
+
+
+def queries_at_once(task: Task, given: Sequence[Scored]) -> int:
+    """Queries whose preconditioned gradients take a share of what is available; one at least."""
+    size = torch.empty((), dtype=task.dtype).element_size()
+    each = size * sum(x.layer.d_out * x.layer.d_in for x in given if not x.by_leaves)
+    return max(1, available(task.device) // QUERIES_SHARE // each) if each else max(1, task.Q)
 
 
 def block_scores(

@@ -8,8 +8,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import curvlang as cv
+from curvlang.evaluation import attribution
 from curvlang.evaluation.attribution import CompressedQueries, ReducedPrecision
-from curvlang.evaluation.factored import Scored, block_queries, block_scores, scored_blocks
+from curvlang.evaluation.factored import (
+    QUERIES_SHARE,
+    Scored,
+    block_queries,
+    block_scores,
+    scored_blocks,
+)
 from curvlang.evaluation.predicted import predicted_scores, rotations
 from tests.models.support import CASES
 from tests.oracles import dense
@@ -130,3 +137,34 @@ def test_predicted_operations_of_scores_are_the_counted_ones(queries):
     with FlopCounterMode(display=False) as counter:
         block_scores(t, given, block_queries(t, t.loss, given, None))
     assert counter.get_total_flops() == pytest.approx(foretold, rel=0.05)
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_queries_that_do_not_fit_take_turns(monkeypatch, per_layer):
+    """A third of the queries fits: the training examples are read three times, scores are the same."""
+    t = tasks()["convolutions"]
+    t = t.replaced(query=(torch.cat([t.query[0]] * 3), torch.cat([t.query[1]] * 3)))
+    op = fit(CHAINS["ekfac"], t)
+    wanted = cv.influence(op, t, damping=DAMPING, per_layer=per_layer)
+    given = scored_blocks(op.inverse(DAMPING).operator, t)
+    assert given is not None
+    each = 8 * sum(x.layer.size for x in given if not x.by_leaves)
+    sizes: list[int] = []
+    made = attribution.block_queries
+
+    def counted(some, *rest, **more):
+        sizes.append(some.Q)
+        return made(some, *rest, **more)
+
+    monkeypatch.setattr(attribution, "block_queries", counted)
+    told: list[tuple[int, int]] = []
+    found = cv.influence(
+        op, t, damping=DAMPING, per_layer=per_layer, memory=QUERIES_SHARE * each * (t.Q // 3),
+        progress=lambda what, done, total: told.append((done, total)),
+    )  # fmt: skip
+    assert sizes == [t.Q // 3] * 3
+    assert told[-1] == (3 * t.N, 3 * t.N)
+    if per_layer:
+        assert set(found) == set(wanted)
+        found, wanted = (torch.stack(list(x.values())) for x in (found, wanted))
+    assert_close(found, wanted)
