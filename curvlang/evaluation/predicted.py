@@ -128,7 +128,8 @@ def _code_seconds(
     itemsize = torch.empty((), dtype=dtype).element_size()
     seconds = 0.0
     for line, elements in line_elements(function, known):
-        moved = rates.copy(elements * itemsize)
+        moved = rates.make(elements * itemsize)
+        seconds += rates.call
         if line.flops and _CALL.search(line.code):
             seconds += rates.decomposition(line.flops)
         elif line.contraction:
@@ -261,8 +262,8 @@ def predicted_scores(
     batches = -(-N // batch)
     seconds = model_seconds(task, blocks, ProgramFisher(kind="empirical"), batch, N + Q)
     for flops, moved in products:
-        call = max(rates.product(flops / batches, task.dtype), rates.copy(moved * size / batches))
-        seconds += batches * call
+        call = max(rates.product(flops / batches, task.dtype), rates.make(moved * size / batches))
+        seconds += batches * (call + rates.call)
     return Predicted("scores", cost, seconds)
 
 

@@ -22,7 +22,7 @@ PRODUCTS = (4, 32, 128, 512, 1024)
 """Rows of the square matrices that are multiplied."""
 DECOMPOSED = (16, 64, 256, 512)
 """Rows of the symmetric matrices that are decomposed, in float64."""
-COPIED = (2**10, 2**16, 2**21, 2**26)
+COPIED = (2**10, 2**16, 2**21, 2**23, 2**26)
 """Bytes of the tensors that are copied."""
 LEAST = 0.01
 """Seconds that every size is repeated for; the fastest repetition counts."""
@@ -35,12 +35,16 @@ Points = Sequence[tuple[float, float]]
 class Rates:
     """Seconds of single calls by their work: operations of products and decompositions, bytes moved.
 
-    `products` holds a table for each precision.
+    `products` holds a table for each precision. `copies` are into memory that is there, `made` into
+    a tensor made for them, whose pages the system has to find first: where it is large that takes
+    several times as long. `call` is what one line of generated code takes besides its work.
     """
 
     products: Mapping[torch.dtype, Points]
     decompositions: Points
     copies: Points
+    made: Points
+    call: float
 
     def product(self, flops: float, dtype: torch.dtype) -> float:
         """Seconds of one product of this many operations."""
@@ -50,8 +54,12 @@ class Rates:
         """Seconds of one decomposition, by the operations of its formula in the cost model."""
         return interpolated(self.decompositions, flops)
 
+    def make(self, moved: float) -> float:
+        """Seconds of one elementwise call that reads and writes this many bytes, its result made anew."""
+        return interpolated(self.made, moved)
+
     def copy(self, moved: float) -> float:
-        """Seconds of one elementwise call that reads and writes this many bytes."""
+        """Seconds of one elementwise call that reads and writes this many bytes in place."""
         return interpolated(self.copies, moved)
 
     def peak_flops(self, dtype: torch.dtype) -> float:
@@ -86,6 +94,8 @@ def measured_rates(device: torch.device) -> Rates:
         products,
         [_decomposition(n, device) for n in DECOMPOSED],
         [_copy(size, device) for size in COPIED],
+        [_made(size, device) for size in COPIED],
+        _call(device),
     )
 
 
@@ -109,6 +119,18 @@ def _copy(size: int, device: torch.device) -> tuple[float, float]:
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2.0 * size, fastest(lambda: target.copy_(source), device)
+
+
+def _made(size: int, device: torch.device) -> tuple[float, float]:
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    return 2.0 * size, fastest(source.clone, device)
+
+
+def _call(device: torch.device) -> float:
+    """A contraction of nothing much as generated code writes it: parsing, shapes, the interpreter."""
+    a = torch.ones(4, 4, dtype=torch.float64, device=device)
+    whole = fastest(lambda: torch.einsum("no,ni->oi", a, a), device)
+    return max(0.0, whole - _product(4, torch.float64, device)[1])
 
 
 def fastest(run: Callable[[], object], device: torch.device, least: float = LEAST) -> float:

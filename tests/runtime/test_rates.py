@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from curvlang.runtime.rates import Watch, interpolated, measured_rates
+from curvlang.runtime.rates import Rates, Watch, interpolated, measured_rates
 
 POINTS = [(10.0, 1.0), (1000.0, 2.0), (100_000.0, 200.0)]
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ def test_times_are_interpolated_and_rates_stay_at_the_ends(work, seconds):
 
 def test_rates_are_measured_for_every_size_and_grow_with_nothing_but_work():
     rates = measured_rates(CPU)
-    for table in (*rates.products.values(), rates.decompositions, rates.copies):
+    for table in (*rates.products.values(), rates.decompositions, rates.copies, rates.made):
         works = [work for work, _ in table]
         assert works == sorted(works)
         assert all(seconds > 0 for _, seconds in table)
@@ -40,3 +40,11 @@ def test_a_watch_adds_up_stretches_of_one_name_and_sees_what_is_held():
     assert watch.total == pytest.approx(sum(watch.seconds.values()))
     assert watch.peaks["one"] >= 2**25
     assert 0 <= watch.disturbed <= 1
+
+
+def test_a_tensor_that_is_made_costs_what_its_size_does():
+    rates = Rates({}, POINTS, POINTS, [(10.0, 3.0), (1000.0, 30.0)], 1e-6)
+    assert rates.make(1.0) == 3.0
+    assert rates.make(100.0) == pytest.approx(90**0.5)
+    assert rates.make(2000.0) == 60.0
+    assert rates.copy(10_000.0) == pytest.approx(20.0)
