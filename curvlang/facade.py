@@ -110,6 +110,7 @@ def evaluate(
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
     cache: Cache | None = None,
+    memory: Memory = None,
 ) -> Result:
     """Error and influence of every step of a spec's chain, and LDS where a protocol is given.
 
@@ -123,6 +124,7 @@ def evaluate(
         seed: Of sampled labels and gradients.
         dtype: Precision of the analysis; the retraining keeps the task's own.
         cache: Where retrained models are kept.
+        memory: What the fit may hold; what is free where not given.
     """
     whole = as_spec(spec)
     found = chosen(whole, curvature)
@@ -131,20 +133,21 @@ def evaluate(
     reference = None
     if evaluation is not None and evaluation.error_against is not None:
         reference = curvature_named(evaluation.error_against, whole)
-    done = evaluate_curvature(
-        found,
-        task.to(dtype=dtype),
-        truth_task=task,
-        reference=reference,
-        inverse=inverse,
-        solver=evaluation.solver if evaluation is not None else None,
-        sweep=damping,
-        protocol=protocol,
-        metric=metric,
-        seed=seed,
-        cache=cache,
-        version=VERSION,
-    )
+    with limited(memory):
+        done = evaluate_curvature(
+            found,
+            task.to(dtype=dtype),
+            truth_task=task,
+            reference=reference,
+            inverse=inverse,
+            solver=evaluation.solver if evaluation is not None else None,
+            sweep=damping,
+            protocol=protocol,
+            metric=metric,
+            seed=seed,
+            cache=cache,
+            version=VERSION,
+        )
     if done.truth is not None and done.truth.damaged:
         warnings.warn(
             f"damaged files of the cache, not used: {len(done.truth.damaged)}; their models were "

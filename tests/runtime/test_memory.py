@@ -123,3 +123,5 @@ def test_a_fit_stays_below_its_limit(digits):
 def test_a_fit_that_cannot_is_refused(digits):
     with pytest.raises(cv.MachineError, match="`memory` allows"):
         cv.fit("ggn", digits, memory="1 MiB")
+    with pytest.raises(cv.MachineError, match="`memory` allows"):
+        cv.evaluate("ggn", digits, memory="1 MiB")
