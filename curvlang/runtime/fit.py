@@ -63,8 +63,11 @@ BATCH_SHARE = 8
 """One batch may take an eighth of the memory that is available, and at most `BATCH_BYTES`."""
 BATCH_BYTES = 2**30
 SMALL_BATCH = 2**27
-"""On a processor a batch takes no more than this, or than the sums that it is added to if they are larger:
-larger ones were slower, since their memory is asked of the system anew each time."""
+"""On a processor a batch takes no more than this besides its sums: larger ones were slower, since their
+memory is asked of the system anew each time."""
+BESIDE_SUMS = 4
+"""Where what a batch adds up is large itself, a batch may take this many times as much: every batch makes it
+anew and adds it to what is there."""
 KEPT_SHARE = 4
 """Leaves that are kept between passes may take a quarter of the memory that is available."""
 
@@ -176,13 +179,13 @@ def _in_memory(
         device: Where.
         have: Bytes that are available.
     """
-    most = min(BATCH_BYTES, have // BATCH_SHARE)
-    memory = most if device.type == "cuda" else min(most, SMALL_BATCH)
-    plans = planned(max(1, memory))
+    small = BATCH_BYTES if device.type == "cuda" else SMALL_BATCH
+    plans = planned(max(1, min(small, have // BATCH_SHARE)))
     sums = max((b for p in plans for b in sum_bytes(p)), default=0)
-    if memory < min(most, sums):
-        memory = min(most, sums)
-        plans = planned(memory)
+    memory = min(
+        small + BESIDE_SUMS * sums, max(have // BATCH_SHARE, min(have // 2, BESIDE_SUMS * sums))
+    )
+    plans = planned(max(1, memory))
     while largest(measured(plans)).bytes > have and any(p.batch > 1 for p in plans) and memory > 1:
         memory //= 4
         plans = planned(max(1, memory))

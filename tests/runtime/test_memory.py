@@ -6,12 +6,15 @@ import pytest
 import torch
 
 import curvlang as cv
+from curvlang.facade import chains_of, chosen
 from curvlang.language import task_text
 from curvlang.models.builtin import task_from
 from curvlang.runtime import memory
 from curvlang.runtime.cgroup import left_in_group
+from curvlang.runtime.fit import prepare
 from curvlang.runtime.memory import amount, available, holding, limited, require
 from tests.oracles.allocations import peak_bytes
+from tests.small import network, task
 
 CPU = torch.device("cpu")
 
@@ -125,3 +128,10 @@ def test_a_fit_that_cannot_is_refused(digits):
         cv.fit("ggn", digits, memory="1 MiB")
     with pytest.raises(cv.MachineError, match="`memory` allows"):
         cv.evaluate("ggn", digits, memory="1 MiB")
+
+
+def test_large_sums_are_made_for_many_examples_at_once():
+    """A whole matrix of P² numbers is added up for every batch: batches of one example would make it N times."""
+    wide = task(network([3, 100, 36, 10]), "cross_entropy", n=300)
+    (plan,) = prepare(chains_of(chosen(cv.load("ggn"))), wide, last=True).plans
+    assert plan.batch > 100
