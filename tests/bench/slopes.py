@@ -23,11 +23,12 @@ def slopes(quick: bool) -> list[dict[str, Any]]:
     """A row for each law."""
     few = 8 if quick else 1
     counts = [n // few for n in (1024, 2048, 4096)]
+    many = [16 * n for n in counts]
     widths = [n // few for n in (512, 1024, 2048)]
     models = [n // few for n in (125, 250, 500)]
     return [
-        _law("EK-FAC fit", "N", counts, 1, lambda n: _stage(_perceptron([256, 256, 10], n), "fit")),
-        _law("covariance of inputs", "d", widths, 2, lambda d: _covariance(d, 1024)),
+        _law("EK-FAC fit", "N", many, 1, lambda n: _stage(_perceptron([256, 256, 10], n), "fit")),
+        _law("covariance of inputs", "d", widths, 2, lambda d: _covariance(d, 8192 // few)),
         _law("eigendecomposition", "d", widths, 3, _decomposition),
         _law("scores", "N", counts, 1, lambda n: _scores(n, 64)),
         _law("scores", "Q", [32, 64, 128], 1, lambda q: _scores(1024 // few, q)),
