@@ -7,12 +7,11 @@ stayed in a cache.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from curvlang.compiler.emit import Line
+from curvlang.compiler.emit import Line, names_in
 from curvlang.compiler.normal import (
     Elementwise,
     Factor,
@@ -24,8 +23,6 @@ from curvlang.compiler.normal import (
 )
 from curvlang.compiler.plan import BlockPlan, Function, Plan
 from curvlang.ir.expr import Index
-
-_NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +71,7 @@ def line_elements(function: Function, known: Mapping[str, int]) -> Iterator[tupl
     sizes = {**known, **{line.target: line.elements for line in function.lines}}
     for line in function.lines:
         if not line.view:
-            reads = {x for x in _NAME.findall(line.code) if x in sizes and x != line.target}
+            reads = {x for x in names_in(line.code) if x in sizes and x != line.target}
             yield line, line.elements + sum(sizes[x] for x in reads)
 
 

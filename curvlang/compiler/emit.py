@@ -6,6 +6,7 @@ floating-point operations and the bytes of every line.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -26,6 +27,7 @@ from curvlang.compiler.normal import (
 from curvlang.ir.expr import Call, Delta, Index, Number, Ref
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_NAME = re.compile(r"\b[A-Za-z_]\w*")
 _OPTIMAL_UP_TO = 6
 """Operands for which the best order is searched exhaustively (720 orders); greedy above."""
 
@@ -323,6 +325,11 @@ def _argument(expr: object) -> str:
             from curvlang.ir.constants import constant
 
             return repr(constant(expr))  # type: ignore[arg-type]
+
+
+def names_in(code: str) -> list[str]:
+    """Names that a line of code mentions, in their order, as often as it does."""
+    return _NAME.findall(code)
 
 
 def call_code(call: Call, tensor: str) -> str:

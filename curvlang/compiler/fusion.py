@@ -11,14 +11,13 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from curvlang.compiler.emit import Line
+from curvlang.compiler.emit import Line, names_in
 from curvlang.ir.expr import Index
 
 _SQUARE = re.compile(r"(\w+)\.square\(\)")
 _SUM = re.compile(r"(\w+)\.sum\(\(([\d, ]+)\)\)")
 _EINSUM = re.compile(r"torch\.einsum\('(\w+)->(\w*)', (\w+)\)")
 _SQUEEZE = re.compile(r"(\w+)\.squeeze\((\d+)\)")
-_NAME = re.compile(r"\b[A-Za-z_]\w*\b")
 
 
 def fused(lines: Sequence[Line], returned: Collection[str]) -> tuple[Line, ...]:
@@ -28,9 +27,9 @@ def fused(lines: Sequence[Line], returned: Collection[str]) -> tuple[Line, ...]:
         lines: Lines of a function in their order.
         returned: Names of what the function returns.
     """
-    uses = Counter(name for line in lines for name in _NAME.findall(line.code))
+    uses = Counter(name for line in lines for name in names_in(line.code))
     uses.update(returned)
-    readers = {name: line for line in lines for name in _NAME.findall(line.code)}
+    readers = {name: line for line in lines for name in names_in(line.code)}
     found = {line.target: line for line in lines}
     for line in lines:
         square = _SQUARE.fullmatch(line.code)

@@ -11,6 +11,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from curvlang.compiler.emit import names_in
 from curvlang.compiler.passes import Schedule
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.ir.indices import names
@@ -18,7 +19,6 @@ from curvlang.ir.indices import names
 if TYPE_CHECKING:
     from curvlang.compiler.plan import BlockPlan, Function
 
-_NAME = re.compile(r"[A-Za-z_]\w*")
 REMEMBERED = ("gram", "rotate", *(name for name, f in FUNCTIONS.items() if f.results))
 """Calls whose results are kept as long as a block with the same input may ask for them."""
 _CALL = re.compile(rf"({'|'.join(REMEMBERED)})\(")
@@ -59,7 +59,7 @@ class _Reading:
         tensors = self.tensors | {line.target for line in given.lines}
         found = []
         for line in given.lines:
-            reads = {x for x in _NAME.findall(line.code) if x in tensors and x != line.target}
+            reads = {x for x in names_in(line.code) if x in tensors and x != line.target}
             again = False
             if reads and reads <= self.known:
                 self.known.add(line.target)

@@ -64,9 +64,9 @@ class Scored:
 
     def seen(self, a: Input, e: Tensor, in_basis: bool) -> tuple[Tensor, Tensor]:
         """Inputs and output gradients as queries want them."""
-        if in_basis or not isinstance(a, Tensor):
+        if in_basis:
             return self.rotated(a, e)
-        return a, e
+        return a if isinstance(a, Tensor) else a.dense(), e
 
     def rotated(self, a: Input, e: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs [B, T, I] and output gradients [B, T, O] in the basis."""

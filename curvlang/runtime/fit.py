@@ -12,6 +12,7 @@ from torch import Tensor
 from curvlang.compiler.derive import derive
 from curvlang.compiler.masking import masked
 from curvlang.compiler.plan import (
+    BATCH_AT_MOST,
     DENSE_AT_MOST,
     BlockPlan,
     Geometry,
@@ -185,7 +186,8 @@ def _in_memory(
     memory = min(
         small + BESIDE_SUMS * sums, max(have // BATCH_SHARE, min(have // 2, BESIDE_SUMS * sums))
     )
-    plans = planned(max(1, memory))
+    if any(p.batch < min(p.total, BATCH_AT_MOST) for p in plans):
+        plans = planned(max(1, memory))
     while largest(measured(plans)).bytes > have and any(p.batch > 1 for p in plans) and memory > 1:
         memory //= 4
         plans = planned(max(1, memory))

@@ -133,7 +133,7 @@ def _pass(
     known: int,
 ) -> Phase:
     active = [p for p in plans if p.passes >= number and p.adds(number)]
-    sums = _EXACT * sum(_returned(b, number) for p in active for b in p.blocks)
+    sums = sum(_sum_bytes(p, number) for p in active)
     kept_leaves = {p.reads for p in active if p.kept}
     leaves = sum(p.kept or 0 for p in active) + sum(
         _leaves(p, blocks) for p in _distinct(active) if p.reads not in kept_leaves
@@ -147,8 +147,11 @@ def _pass(
 
 def sum_bytes(p: Plan) -> tuple[int, ...]:
     """Bytes of the sums that each pass adds up, over all blocks."""
-    numbers = range(1, p.passes + 1)
-    return tuple(_EXACT * sum(_returned(b, number) for b in p.blocks) for number in numbers)
+    return tuple(_sum_bytes(p, number) for number in range(1, p.passes + 1))
+
+
+def _sum_bytes(p: Plan, number: int) -> int:
+    return _EXACT * sum(_returned(b, number) for b in p.blocks)
 
 
 def _returned(block: BlockPlan, number: int) -> int:

@@ -1,8 +1,9 @@
 """What may be allocated, asked before the work starts: by the machine, its container, and the user.
 
 The user's limit (`limited`, the option `memory`) is on the tensors of a fit: statistics, leaves, what
-code allocates. The model, the data, and what the interpreter and its libraries take are not part of it. What a run holds is counted (`holding`), not measured, so that
-the same run is planned alike whatever else the process holds.
+code allocates. The model, the data, and what the interpreter and its libraries take are not part of it.
+What a run holds is counted (`holding`), not measured, so that the same run is planned alike whatever
+else the process holds.
 """
 
 from __future__ import annotations
