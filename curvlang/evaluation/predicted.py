@@ -25,7 +25,15 @@ from curvlang.models.flops import hessian_flops, leaves_flops
 from curvlang.models.layer_columns import gram_flops
 from curvlang.models.leaves import Fisher, leaves
 from curvlang.models.task import Task
-from curvlang.operators import BlockDiagonal, Dense, EigenBasis, Kronecker, Operator, Scaled
+from curvlang.operators import (
+    BlockDiagonal,
+    CholeskyInverse,
+    Dense,
+    EigenBasis,
+    Kronecker,
+    Operator,
+    Scaled,
+)
 from curvlang.runtime.fit import Prepared
 from curvlang.runtime.footprint import gram_by_layers, reads_hessian
 from curvlang.runtime.rates import Rates, fastest
@@ -180,7 +188,7 @@ def predicted_inverse(operator: Operator, inverse: Operator, rates: Rates | None
     """
     cost, seconds = Cost(), 0.0
     for rows, decomposed in _inverted(operator, inverse):
-        flops = float(FUNCTIONS["eigh"].flops(rows, rows)) if decomposed else float(rows**3)
+        flops = float(FUNCTIONS["eigh"].flops(rows, rows)) if decomposed else rows**3 / 3
         cost += Cost(round(flops), 16 * rows * rows)
         if rates is not None:
             exact = rates.product(flops, torch.float64)
@@ -199,7 +207,7 @@ def _inverted(operator: Operator, inverse: Operator) -> Iterator[tuple[int, bool
         case Kronecker(left=left, right=right), EigenBasis():
             yield from ((len(left), True), (len(right), True))
         case Dense(matrix=matrix), _:
-            yield len(matrix), not isinstance(inverse, Dense)
+            yield len(matrix), not isinstance(inverse, CholeskyInverse)
         case _:
             return
 

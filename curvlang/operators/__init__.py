@@ -1,7 +1,7 @@
 """Structured operators: one page of identities each, closed under inverse."""
 
 from curvlang.operators.adding import added, scaled
-from curvlang.operators.basic import Dense, Diagonal, Eigen, Identity
+from curvlang.operators.basic import CholeskyInverse, Dense, Diagonal, Eigen, Identity
 from curvlang.operators.combined import BlockDiagonal, Scaled, Sum
 from curvlang.operators.conjugate_gradients import ConjugateGradients
 from curvlang.operators.distance import distance
@@ -17,6 +17,7 @@ from curvlang.operators.projected import Projected, projected
 __all__ = [
     "BlockDiagonal",
     "ByExample",
+    "CholeskyInverse",
     "ConjugateGradients",
     "Dense",
     "Diagonal",

@@ -1,4 +1,4 @@
-"""Dense, Eigen, Diagonal and Identity: the structures that need no second factor."""
+"""Dense, Eigen, CholeskyInverse, Diagonal and Identity: the structures that need no second factor."""
 
 from __future__ import annotations
 
@@ -104,6 +104,56 @@ class Eigen(Operator):
 
     def describe(self) -> str:
         return f"Eigen {self.size}×{self.size}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CholeskyInverse(Operator):
+    """`(L Lᵀ)⁻¹` with L lower triangular `[P, P]`: an inverse that is solved with and never formed.
+
+    P³/3 operations to factor and 2 P² for a vector, where forming the inverse takes 2 P³/3 more.
+    """
+
+    root: Tensor
+    structure: ClassVar[str] = "CholeskyInverse"
+
+    @property
+    def size(self) -> int:
+        return len(self.root)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.root.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.root.device
+
+    def apply(self, v: Tensor) -> Tensor:
+        half = torch.linalg.solve_triangular(self.root, v, upper=False)
+        return torch.linalg.solve_triangular(self.root.mT, half, upper=True)
+
+    def dense(self) -> Tensor:
+        return torch.cholesky_inverse(self.root)
+
+    def diagonal(self) -> Tensor:
+        return self.dense().diagonal().clone()
+
+    def eigenvalues(self) -> Tensor:
+        return torch.linalg.svdvals(self.root).square().reciprocal()
+
+    def spectral_form(self) -> Operator:
+        """From the singular values of L: those of L Lᵀ would lose the digits of its small ones."""
+        vectors, values, _ = torch.linalg.svd(self.root)
+        return Eigen(vectors, values.square().reciprocal())
+
+    def spectral(self, function: Spectral) -> Operator:
+        return self.spectral_form().spectral(function)
+
+    def tensors(self) -> Iterator[Tensor]:
+        yield self.root
+
+    def describe(self) -> str:
+        return f"CholeskyInverse {self.size}×{self.size}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

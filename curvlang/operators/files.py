@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from curvlang.operators.basic import Dense, Diagonal, Eigen, Identity
+from curvlang.operators.basic import CholeskyInverse, Dense, Diagonal, Eigen, Identity
 from curvlang.operators.combined import BlockDiagonal, Scaled, Sum
 from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOutputEigen
 from curvlang.operators.low_rank import Gram, LowRank
@@ -76,6 +76,8 @@ def _write(operator: Operator, key: str, tensors: dict[str, Tensor]) -> dict[str
             return put(matrix=matrix)
         case Eigen(vectors=vectors, values=values):
             return put(vectors=vectors, values=values)
+        case CholeskyInverse(root=root):
+            return put(root=root)
         case Diagonal(entries=entries):
             return put(entries=entries)
         case Identity(scale=scale, length=length):
@@ -116,6 +118,7 @@ def _write(operator: Operator, key: str, tensors: dict[str, Tensor]) -> dict[str
 _PLAIN: Mapping[str, tuple[Callable[..., Operator], tuple[str, ...], tuple[str, ...]]] = {
     "Dense": (Dense, ("matrix",), ()),
     "Eigen": (Eigen, ("vectors", "values"), ()),
+    "CholeskyInverse": (CholeskyInverse, ("root",), ()),
     "Diagonal": (Diagonal, ("entries",), ()),
     "Identity": (Identity, ("scale",), ("length",)),
     "Kronecker": (Kronecker, ("left", "right"), ()),

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from curvlang.operators import (
     BlockDiagonal,
+    CholeskyInverse,
     Dense,
     Diagonal,
     Eigen,
@@ -56,6 +57,7 @@ def zoo(seed: int, o: int = 3, i: int = 4, condition: float = 1e3) -> dict[str, 
     return {
         "Dense": Dense((indefinite + indefinite.T) / 2),
         "Eigen": Eigen(eigen.eigenvectors, eigen.eigenvalues),
+        "CholeskyInverse": CholeskyInverse(torch.linalg.cholesky(condition * spd(p, g, condition))),
         "Diagonal": Diagonal(randn(p)),
         "Identity": Identity(one, p),
         "Kronecker": kron,
