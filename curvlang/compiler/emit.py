@@ -37,7 +37,8 @@ class Line:
     """One line of code: what it assigns, its shape, its cost.
 
     `flops` counts a multiply and an add as two, as `torch.utils.flop_counter` does for products;
-    `contraction` marks the lines that it counts: products of two tensors that sum an index.
+    `side` is set on the lines that it counts, products of tensors that sum an index: the shortest of
+    rows, columns and summed entries of the matrices that are multiplied, which says how fast that is.
     """
 
     target: str
@@ -46,7 +47,7 @@ class Line:
     elements: int
     flops: int = 0
     view: bool = False
-    contraction: bool = False
+    side: int = 0
 
 
 Operand = tuple[str, tuple[Index, ...]]
@@ -83,13 +84,13 @@ class Emitter:
         *,
         flops: int = 0,
         view: bool = False,
-        contraction: bool = False,
+        side: int = 0,
     ) -> Operand:
         """A name for the value of a line of code; known code gets its known name."""
         if code not in self.known:
             name = f"{self.prefix}{len(self.known) + 1}"
             size = self.size(indices)
-            self.lines.append(Line(name, code, indices, size, flops, view, contraction))
+            self.lines.append(Line(name, code, indices, size, flops, view, side))
             self.known[code] = (name, indices)
         return self.known[code][0], indices
 
@@ -267,14 +268,29 @@ class Emitter:
         asked = out if out is not None else tuple(x for x in involved if x in kept)
         known = product(taken[0], taken[1], asked, self.sizes) if len(taken) == 2 else None
         if known is not None:
-            found = self.assign(known.code, known.indices, flops=known.flops, contraction=True)
+            found = self.assign(
+                known.code, known.indices, flops=known.flops, side=self._side(taken, asked)
+            )
             return found if out is None else self._single(found, out)
         sums = bool(set(involved) - set(asked))
         flops = self.size(involved) * (2 if sums else 1)
         names = ", ".join(name for name, _ in taken)
         equation = _equation([own for _, own in taken], asked)
         code = f"torch.einsum({equation!r}, {names})"
-        return self.assign(code, asked, flops=flops, contraction=sums and len(taken) > 1)
+        product_of_two = sums and len(taken) > 1
+        return self.assign(
+            code, asked, flops=flops, side=self._side(taken, asked) if product_of_two else 0
+        )
+
+    def _side(self, taken: Sequence[Operand], kept: Sequence[Index]) -> int:
+        """The shortest side of the matrices of a product: rows, columns, or what is summed."""
+        if len(taken) > 2:
+            return 1
+        (_, left), (_, right) = taken
+        rows = [x for x in left if x not in right]
+        columns = [x for x in right if x not in left]
+        summed = [x for x in left if x in right and x not in kept]
+        return min(map(self.size, (rows, columns, summed)))
 
     def _single(self, operand: Operand, out: tuple[Index, ...], ordered: bool = True) -> Operand:
         name, own = operand

@@ -67,7 +67,7 @@ class _Reading:
                 self.decomposed |= {line.target} & set(given.returns) if again else set()
             else:
                 self.known.discard(line.target)
-            found.append(replace(line, flops=0, view=True, contraction=False) if again else line)
+            found.append(replace(line, flops=0, view=True, side=0) if again else line)
         return replace(given, lines=tuple(found))
 
     def define(self, name: str, reads: frozenset[str]) -> None:

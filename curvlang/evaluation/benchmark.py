@@ -17,7 +17,7 @@ from curvlang.evaluation.predicted import (
     rotations,
     score_ranks,
 )
-from curvlang.language.chain import Curvature, InverseUse, Solver
+from curvlang.language.chain import Chain, Curvature, InverseUse, Solver
 from curvlang.language.sums import weighted_chains
 from curvlang.models.blocks import LayerBlock
 from curvlang.models.task import Task
@@ -25,10 +25,12 @@ from curvlang.operators import Operator
 from curvlang.runtime.fit import Prepared, prepare
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.others import without_ignored
-from curvlang.runtime.rates import Rates, Watch, measured_rates
+from curvlang.runtime.rates import Rates, Watch, clock, measured_rates
 
 WARM = 4
-"""Examples of a first run that is not counted: it loads what is loaded on first use."""
+"""Examples of the runs that tell what a stage takes however few examples there are."""
+CALIBRATED = 5.0
+"""Seconds up to which a run on these is repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +92,52 @@ def benchmark(
     """
     task = without_ignored([c for _, c in weighted_chains(curvature)], task)
     rates = measured_rates(task.device)
-    chains = [chain for _, chain in weighted_chains(curvature)]
-    prepared = prepare(chains, task, last=True)
-    foretold = {p.name: p for p in predicted_fit(prepared, task, rates)}
     run = _Run(curvature, inverse, solver, seed)
-    run(_small(task), lambda stage: None)
+    beyond = _beyond(run, _small(task), rates)
+    prepared = prepare(run.chains, task, last=True)
     watch = Watch(task.device)
-    fitted, inverted = run(task, watch)
-    foretold["inverse"] = predicted_inverse(fitted, inverted, rates)
+    operators = run(task, watch)
+    foretold = _foretold(prepared, task, operators, rates)
+    held = {phase.name: phase.bytes for phase in prepared.phases}
+    rows = tuple(
+        _row(stage, foretold.get(stage), beyond.get(stage, 0.0), watch, held)
+        for stage in watch.seconds
+    )
+    return Benchmark(curvature.name, repr(task), rows, rates, watch.disturbed)
+
+
+def _foretold(
+    prepared: Prepared, task: Task, operators: tuple[Operator, Operator], rates: Rates
+) -> dict[str, Predicted]:
+    """Every stage that has a prediction; `operators` are the curvature and its inverse."""
+    fitted, inverted = operators
+    found = {p.name: p for p in predicted_fit(prepared, task, rates)}
+    found["inverse"] = predicted_inverse(fitted, inverted, rates)
     layers = _layers(prepared, rotations(inverted))
-    foretold["scores"] = predicted_scores(
+    found["scores"] = predicted_scores(
         rotations(inverted), task, layers, rates, score_ranks(inverted, layers, task)
     )
-    held = {phase.name: phase.bytes for phase in prepared.phases}
-    rows = tuple(_row(stage, foretold.get(stage), watch, held) for stage in watch.seconds)
-    return Benchmark(curvature.name, repr(task), rows, rates, watch.disturbed)
+    return found
+
+
+def _beyond(run: _Run, task: Task, rates: Rates) -> dict[str, float]:
+    """Seconds of every stage beyond its prediction on a few examples, in one batch.
+
+    A first run loads what is loaded on first use. Where it takes long, its products are what counts,
+    and it is not run again.
+    """
+    start = clock(task.device)
+    run(task, lambda stage: None)
+    if clock(task.device) - start > CALIBRATED:
+        return {}
+    watch = Watch(task.device)
+    operators = run(task, watch)
+    foretold = _foretold(prepare(run.chains, task, last=True), task, operators, rates)
+    return {
+        name: max(0.0, watch.seconds[name] - (told.seconds or 0.0))
+        for name, told in foretold.items()
+        if name in watch.seconds
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +148,11 @@ class _Run:
     inverse: InverseUse | None
     solver: Solver | None
     seed: int
+
+    @property
+    def chains(self) -> list[Chain]:
+        """The chains that are fitted."""
+        return [chain for _, chain in weighted_chains(self.curvature)]
 
     def __call__(self, task: Task, ended: Callable[[str], None]) -> tuple[Operator, Operator]:
         stage = fit_curvature(self.curvature, task, seed=self.seed, last=True, ended=ended)[-1]
@@ -145,9 +183,14 @@ def _layers(prepared: Prepared, rotated: Sequence[bool] | None) -> tuple[LayerBl
     return prepared.blocks[Partition.PARAMETER]
 
 
-def _row(stage: str, told: Predicted | None, watch: Watch, held: dict[str, int]) -> Row:
+def _row(
+    stage: str, told: Predicted | None, beyond: float, watch: Watch, held: dict[str, int]
+) -> Row:
+    """A stage; `beyond` are seconds that every batch of it takes besides its work."""
     cost = Cost() if told is None else told.cost
-    seconds = None if told is None or cost == Cost() else told.seconds
+    seconds = None if told is None or told.seconds is None or cost == Cost() else told.seconds
+    if told is not None and seconds is not None:
+        seconds += beyond * told.batches
     return Row(
         stage,
         cost.flops,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvlang.evaluation.factored import Scored, leaf_batches
+from curvlang.evaluation.factored import Scored, largest_gradient, leaf_batches
 from curvlang.evaluation.score_orders import (
     Held,
     Outer,
@@ -77,7 +77,7 @@ def _combined(queries: Held, share: float) -> Compressed:
 def score_bound(task: Task, given: Sequence[Scored], found: Mapping[str, Compressed]) -> Tensor:
     """By how much the scores of compressed queries may be off, `[Q, N]`: Σ over blocks of both norms."""
     parts = []
-    for _, rows in leaf_batches(task, task.loss, given, "train", 1):
+    for _, rows in leaf_batches(task, task.loss, given, "train", largest_gradient(given)):
         total: Tensor | None = None
         for x in given:
             a, e = x.rotated(*rows[x.layer.name])

@@ -147,7 +147,8 @@ def block_queries(
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {x.layer.name: [] for x in given}
     hot: set[str] = set()
     done = 0
-    for size, rows in leaf_batches(task, cost, given, "query", 1):
+    formed = largest_gradient(given) if weights is not None else 0
+    for size, rows in leaf_batches(task, cost, given, "query", formed):
         own = slice(done, done + size)
         for x in given:
             name = x.layer.name
@@ -215,7 +216,8 @@ def block_scores(
     count = next(iter(queries.values())).count
     kind = products or task.dtype
     ready = {name: u.ready(kind) for name, u in queries.items()}
-    for size, rows in leaf_batches(task, task.loss, given, "train", count):
+    formed = scored_elements([x.layer for x in given], count)
+    for size, rows in leaf_batches(task, task.loss, given, "train", formed):
         for x in given:
             own = ready[x.layer.name]
             a, e = x.seen(*rows[x.layer.name], own.in_basis)
@@ -245,7 +247,7 @@ def block_self_scores(
 ) -> Tensor:
     """Σ over blocks of ∇ᵀ C⁻¹ ∇ of every example of a part, [N]."""
     found: list[Tensor] = []
-    for size, rows in leaf_batches(task, task.loss, given, part, 1):
+    for size, rows in leaf_batches(task, task.loss, given, part, largest_gradient(given)):
         total = torch.zeros((), dtype=given[0].operator.dtype, device=task.device)
         for x in given:
             a, e = x.rotated(*rows[x.layer.name])
@@ -266,21 +268,38 @@ def _self_scores(x: Scored, a: Tensor, e: Tensor) -> Tensor:
 
 
 def leaf_batches(
-    task: Task, loss: Loss, given: Sequence[Scored], part: str, queries: int
+    task: Task, loss: Loss, given: Sequence[Scored], part: str, formed: int
 ) -> Iterator[tuple[int, dict[str, tuple[Input, Tensor]]]]:
-    """Inputs and output gradients of every block, batch by batch."""
+    """Inputs and output gradients of every block, batch by batch.
+
+    Args:
+        task: Model and data.
+        loss: Of which gradients are taken.
+        given: The blocks.
+        part: `train` or `query`.
+        formed: Numbers for every example that the caller forms at once of a block.
+    """
     layers = [x.layer for x in given]
-    for X, y in task.batches(batch_size(layers, task.dtype, queries), part):
+    for X, y in task.batches(batch_size(layers, task.dtype, formed), part):
         found = leaves(task.model, loss, X, y, layers, {"a", "e"})
         yield len(X), {b.name: (found[b.name]["a"], found[b.name]["e"]) for b in layers}
 
 
-def batch_size(layers: Sequence[LayerBlock], dtype: torch.dtype, queries: int) -> int:
-    """Examples such that leaves and the largest intermediate result stay within `HELD`.
+def largest_gradient(given: Sequence[Scored]) -> int:
+    """Numbers in the largest gradient of the blocks whose gradients are formed."""
+    return max((x.layer.size for x in given if not x.by_leaves), default=0)
+
+
+def scored_elements(layers: Sequence[LayerBlock], queries: int) -> int:
+    """Numbers for every training example: its gradient with several positions, else its scores.
 
     With one position `score_orders` bounds what is made of the queries by itself.
     """
+    return max(b.size if b.positions > 1 else queries for b in layers)
+
+
+def batch_size(layers: Sequence[LayerBlock], dtype: torch.dtype, formed: int) -> int:
+    """Examples such that leaves and the largest intermediate result stay within `HELD`."""
     size = torch.empty((), dtype=dtype).element_size()
     held = sum(b.positions * (b.d_in + b.d_out) for b in layers)
-    largest = max(b.size if b.positions > 1 or queries == 1 else queries for b in layers)
-    return max(1, min(MOST, HELD // (size * max(held, largest))))
+    return max(1, min(MOST, HELD // (size * max(held, formed))))

@@ -17,7 +17,7 @@ from curvlang.compiler.cost import Cost, function_cost, known_elements, line_ele
 from curvlang.compiler.plan import Function, Plan
 from curvlang.compiler.program import Fisher as ProgramFisher
 from curvlang.compiler.program import Partition
-from curvlang.evaluation.factored import batch_size as scored_at_once
+from curvlang.evaluation.factored import batch_size, scored_elements
 from curvlang.evaluation.score_orders import rank_of, rotates_back
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.models.blocks import LayerBlock
@@ -40,16 +40,22 @@ from curvlang.runtime.rates import Rates, fastest
 
 PROBES = (4, 64)
 """Examples of the batches on which the model is timed."""
+_Product = tuple[float, float, int]
+"""Operations, numbers moved, and the shortest side of what is multiplied."""
 _CALL = re.compile(r"\b(" + "|".join(FUNCTIONS) + r")\(")
 
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """A stage: its cost and the seconds that follow from it; None where nothing foretells them."""
+    """A stage: its cost and the seconds that follow from it; None where nothing foretells them.
+
+    `batches` says how often the stage goes through the model, or 1.
+    """
 
     name: str
     cost: Cost
     seconds: float | None
+    batches: int = 1
 
 
 def predicted_fit(prepared: Prepared, task: Task, rates: Rates | None) -> list[Predicted]:
@@ -95,7 +101,8 @@ def _pass(prepared: Prepared, task: Task, number: int, rates: Rates | None) -> P
                 sums = rates.copy(returned * (p.itemsize + 24)) if returned else 0.0
                 dtype = torch.float32 if p.itemsize == 4 else torch.float64
                 seconds += share * (_code_seconds(function, known, dtype, rates) + sums)
-    return Predicted(f"pass {number}", cost, seconds if rates is not None else None)
+    batches = max((-(-p.total // p.batch) for p in active), default=1)
+    return Predicted(f"pass {number}", cost, seconds if rates is not None else None, batches)
 
 
 def _gram_seconds(p: Plan, layers: Sequence[LayerBlock], task: Task, rates: Rates) -> float:
@@ -140,8 +147,8 @@ def _code_seconds(
         seconds += rates.call
         if line.flops and _CALL.search(line.code):
             seconds += rates.decomposition(line.flops)
-        elif line.contraction:
-            seconds += max(rates.product(line.flops, dtype), moved)
+        elif line.side:
+            seconds += max(rates.product(line.flops, dtype, line.side), moved)
         else:
             seconds += moved
     return seconds
@@ -253,48 +260,51 @@ def predicted_scores(
     N, Q = task.N, task.Q
     size = torch.empty((), dtype=task.dtype).element_size()
     one = leaves_flops(task.model, task.loss, *task.train, blocks, ProgramFisher(kind="empirical"))
-    products: list[tuple[float, float]] = []
+    products: list[_Product] = []
     batch = N
     if rotated is not None:
-        batch = min(N, scored_at_once(blocks, task.dtype, Q))
+        batch = min(N, batch_size(blocks, task.dtype, scored_elements(blocks, Q)))
         for layer, basis, rank in zip(blocks, rotated, ranks or [None] * len(blocks), strict=True):
             products += _block_products(layer, basis, N, Q, rank)
     else:
-        products += [(2.0 * Q * task.P**2, task.P**2), (2.0 * Q * N * task.P, N * task.P)]
+        P = task.P
+        products += [(2.0 * Q * P**2, P**2, Q), (2.0 * Q * N * P, N * P, min(Q, batch))]
+        products += [(0.0, 2.0 * (N + Q) * P, P)]
     cost = Cost(
-        round(one * (N + Q) + sum(f for f, _ in products)),
-        round(size * sum(m for _, m in products)),
+        round(one * (N + Q) + sum(f for f, _, _ in products)),
+        round(size * sum(m for _, m, _ in products)),
     )
     if rates is None:
         return Predicted("scores", cost, None)
     batches = -(-N // batch)
     seconds = model_seconds(task, blocks, ProgramFisher(kind="empirical"), batch, N + Q)
-    for flops, moved in products:
-        call = max(rates.product(flops / batches, task.dtype), rates.make(moved * size / batches))
+    for flops, moved, side in products:
+        exact = rates.product(flops / batches, task.dtype, side)
+        call = max(exact, rates.make(moved * size / batches))
         seconds += batches * (call + rates.call)
-    return Predicted("scores", cost, seconds)
+    return Predicted("scores", cost, seconds, batches)
 
 
 def _block_products(
     layer: LayerBlock, rotated: bool, N: int, Q: int, rank: int | None
-) -> Iterator[tuple[float, float]]:
-    """Operations and numbers moved of every product of a block over all examples."""
+) -> Iterator[_Product]:
+    """Every product of a block over all examples."""
     T, O, I = layer.positions, layer.d_out, layer.d_in
     back = rotated and rotates_back(Q, N, T, O, I)
     if rotated:
         seen = Q if back else N + Q
-        yield 2.0 * seen * T * O * O, 2.0 * seen * T * O
-        yield 2.0 * seen * T * I * I, 2.0 * seen * T * I
+        yield 2.0 * seen * T * O * O, 2.0 * seen * T * O, O
+        yield 2.0 * seen * T * I * I, 2.0 * seen * T * I, I
     if back:
-        yield 2.0 * Q * O * I * (O + I), 2.0 * Q * O * I
+        yield 2.0 * Q * O * I * (O + I), 2.0 * Q * O * I, min(O, I)
     if T > 1:
-        yield 2.0 * (N + Q) * T * O * I, 1.0 * (N + Q) * O * I
-        yield 2.0 * N * Q * O * I, 1.0 * N * O * I + Q * O * I
+        yield 2.0 * (N + Q) * T * O * I, 1.0 * (N + Q) * O * I, min(T, O, I)
+        yield 2.0 * N * Q * O * I, 1.0 * N * O * I + Q * O * I, Q
         return
     if rank is not None:
-        yield 2.0 * N * Q * rank * O, 2.0 * N * Q * rank
-        yield 2.0 * N * Q * rank * I, 2.0 * N * Q * rank
+        yield 2.0 * N * Q * rank * O, 2.0 * N * Q * rank, O
+        yield 2.0 * N * Q * rank * I, 2.0 * N * Q * rank, I
         return
     inner, outer = min(O, I), max(O, I)
-    yield 2.0 * N * Q * inner * outer, 1.0 * N * Q * inner
-    yield 2.0 * N * Q * inner, 1.0 * N * Q * inner
+    yield 2.0 * N * Q * inner * outer, 1.0 * N * Q * inner, outer
+    yield 2.0 * N * Q * inner, 1.0 * N * Q * inner, 1

@@ -20,7 +20,11 @@ from torch import Tensor
 
 PRODUCTS = (4, 32, 128, 512, 1024)
 """Rows of the square matrices that are multiplied."""
-DECOMPOSED = (16, 64, 256, 512)
+SIDES = (1, 4, 16, 64)
+"""Shortest sides of the thin matrices that are multiplied."""
+THIN = (256, 128)
+"""How many thin products are asked for at once, more than a cache holds, and their other sides."""
+DECOMPOSED = (16, 64, 256, 512, 1024)
 """Rows of the symmetric matrices that are decomposed, in float64."""
 COPIED = (2**10, 2**16, 2**21, 2**23, 2**26)
 """Bytes of the tensors that are copied."""
@@ -35,20 +39,25 @@ Points = Sequence[tuple[float, float]]
 class Rates:
     """Seconds of single calls by their work: operations of products and decompositions, bytes moved.
 
-    `products` holds a table for each precision. `copies` are into memory that is there, `made` into
+    `products` holds a table for each precision; `thin` the operations a second of products of which one
+    side is short, by that side. `copies` are into memory that is there, `made` into
     a tensor made for them, whose pages the system has to find first: where it is large that takes
     several times as long. `call` is what one line of generated code takes besides its work.
     """
 
     products: Mapping[torch.dtype, Points]
+    thin: Mapping[torch.dtype, Points]
     decompositions: Points
     copies: Points
     made: Points
     call: float
 
-    def product(self, flops: float, dtype: torch.dtype) -> float:
-        """Seconds of one product of this many operations."""
-        return interpolated(self.products[dtype], flops)
+    def product(self, flops: float, dtype: torch.dtype, side: int | None = None) -> float:
+        """Seconds of one product of this many operations, its matrices with this shortest side."""
+        seconds = interpolated(self.products[dtype], flops)
+        if side is None or side > self.thin[dtype][-1][0]:
+            return seconds
+        return max(seconds, flops / interpolated(self.thin[dtype], side))
 
     def decomposition(self, flops: float) -> float:
         """Seconds of one decomposition, by the operations of its formula in the cost model."""
@@ -86,12 +95,10 @@ def interpolated(points: Points, work: float) -> float:
 
 def measured_rates(device: torch.device) -> Rates:
     """Measure the machine: about a second."""
-    products = {
-        dtype: [_product(n, dtype, device) for n in PRODUCTS]
-        for dtype in (torch.float32, torch.float64)
-    }
+    kinds = (torch.float32, torch.float64)
     return Rates(
-        products,
+        {dtype: [_product(n, dtype, device) for n in PRODUCTS] for dtype in kinds},
+        {dtype: [_thin(side, dtype, device) for side in SIDES] for dtype in kinds},
         [_decomposition(n, device) for n in DECOMPOSED],
         [_copy(size, device) for size in COPIED],
         [_made(size, device) for size in COPIED],
@@ -103,6 +110,16 @@ def _product(n: int, dtype: torch.dtype, device: torch.device) -> tuple[float, f
     a = torch.ones(n, n, dtype=dtype, device=device)
     out = torch.empty_like(a)
     return 2.0 * n**3, fastest(lambda: torch.mm(a, a, out=out), device)
+
+
+def _thin(side: int, dtype: torch.dtype, device: torch.device) -> tuple[float, float]:
+    """Operations a second of [side, long] times [long, long], several at once, each of its own."""
+    count, long = THIN
+    a = torch.ones(count, side, long, dtype=dtype, device=device)
+    b = torch.ones(count, long, long, dtype=dtype, device=device)
+    out = torch.empty_like(a)
+    seconds = fastest(lambda: torch.bmm(a, b, out=out), device)
+    return float(side), 2.0 * count * side * long * long / seconds
 
 
 def _decomposition(n: int, device: torch.device) -> tuple[float, float]:

@@ -43,7 +43,7 @@ def test_a_watch_adds_up_stretches_of_one_name_and_sees_what_is_held():
 
 
 def test_a_tensor_that_is_made_costs_what_its_size_does():
-    rates = Rates({}, POINTS, POINTS, [(10.0, 3.0), (1000.0, 30.0)], 1e-6)
+    rates = Rates({}, {}, POINTS, POINTS, [(10.0, 3.0), (1000.0, 30.0)], 1e-6)
     assert rates.make(1.0) == 3.0
     assert rates.make(100.0) == pytest.approx(90**0.5)
     assert rates.make(2000.0) == 60.0
