@@ -167,11 +167,9 @@ def scored_by(
         found = {name: torch.cat([turn[name] for turn in turns]) for name in turns[0]}
         return found if per_layer else found[""]
     if products is not None:
-        raise SpecError(
-            _without_blocks("products", "products in another precision", inverse, per_position)
-        )
+        raise SpecError(_without_blocks("products", "products in another precision", per_position))
     if compress is not None:
-        raise SpecError(_without_blocks("compress", "queries of low rank", inverse, per_position))
+        raise SpecError(_without_blocks("compress", "queries of low rank", per_position))
     parts = _parts(inverse, per_layer)
     query = _query_gradients(task, cost, groups, reduce).to(inverse.dtype)
     moved = {
@@ -290,8 +288,8 @@ def _compressed(
     return {name: x.queries for name, x in found.items()}
 
 
-def _without_blocks(option: str, what: str, inverse: Operator, per_position: bool) -> Diagnostic:
-    why = "by position" if per_position else f"of a {inverse.structure} curvature"
+def _without_blocks(option: str, what: str, per_position: bool) -> Diagnostic:
+    why = "by position" if per_position else "of a curvature without blocks by layer"
     return Diagnostic(
         "E0594",
         f"scores {why} have no {what}",
@@ -374,7 +372,7 @@ def _parts(operator: Operator, per_layer: bool) -> dict[str, tuple[Operator, Ten
         raise SpecError(
             Diagnostic(
                 "E0710",
-                f"the curvature is one matrix ({operator.structure}), which has no scores per layer",
+                "the curvature is one matrix, which has no scores per layer",
                 help=("put `block_diagonal(by = layer)` into the chain",),
             )
         )
