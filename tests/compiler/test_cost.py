@@ -48,7 +48,7 @@ def test_contractions_cost_what_the_flop_counter_counts(name, positions):
                 values = leaf_values(function, plan, block)
                 with FlopCounterMode(display=False) as counter:
                     run(**values)
-                planned = sum(line.flops for line in function.lines if line.contraction)
+                planned = sum(line.flops for line in function.lines if line.side)
                 assert counter.get_total_flops() == planned
                 seen += planned
     assert seen > 0
@@ -99,3 +99,18 @@ def test_both_notations_say_the_same():
     assert mathematics(ratio, Latex()) == r"\frac{a_{i}}{a_{i} + b_{i}}"
     nested = Binary(BinaryOperator.MULTIPLY, Reduce(ReductionKind.SUM, (I,), a), total)
     assert mathematics(nested, Unicode()) == "(Σᵢ a[i]) (a[i] + b[i])"
+
+
+def test_lines_know_the_shortest_side_of_what_they_multiply():
+    """EK-FAC with T = 3, O = 6, I = 5."""
+    given = task(network([5, 6], "tanh", bias=False), "cross_entropy", n=9, positions=3, d_in=5)
+    (plan,) = prepare(list(chains_of(chosen(load("ekfac")))), given, last=True).plans
+    found = {line.code: line.side for f in plan.blocks[0].passes for line in f.lines}
+    assert found == {
+        "gram(a)": 5,
+        "gram(g)": 6,
+        "rotate(g, U)": 6,
+        "rotate(a, V)": 5,
+        "torch.einsum('nrtm,ntk->nrmk', x1, x2)": 3,
+        "square_sum(x3, (0, 1))": 0,
+    }

@@ -85,7 +85,7 @@ def test_a_wide_layer_costs_what_the_flop_counter_counts():
     values = {x: torch.randn([block.sizes[i.space] for i in known[x]]) for x in function.reads}
     run = load_function(function, torch.float32, torch.device("cpu"))
     found = counted(lambda: run(**values))
-    assert found == sum(line.flops for line in function.lines if line.contraction)
+    assert found == sum(line.flops for line in function.lines if line.side)
     # G of two outputs and two columns, and A: three quarters of the whole product.
     whole = 2 * examples * (width + 1) ** 2
     assert 0.7 * whole < found < 0.8 * whole

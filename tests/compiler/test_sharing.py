@@ -67,7 +67,7 @@ def run(name, task):
 def planned(name, task):
     """Operations of products in all passes, and of all code between them."""
     (plan,) = prepare(chain(name), task, last=True, batch=4).plans
-    passes = sum(x.flops for b in plan.blocks for f in b.passes for x in f.lines if x.contraction)
+    passes = sum(x.flops for b in plan.blocks for f in b.passes for x in f.lines if x.side)
     between = sum(
         function_cost(f, known_elements(plan, b), 8).flops for b in plan.blocks for f in b.finish
     )

@@ -13,9 +13,11 @@ from curvlang.evaluation.attribution import CompressedQueries, ReducedPrecision
 from curvlang.evaluation.factored import (
     QUERIES_SHARE,
     Scored,
+    batch_size,
     block_queries,
     block_scores,
     scored_blocks,
+    scored_elements,
 )
 from curvlang.evaluation.predicted import predicted_scores, rotations
 from tests.models.support import CASES
@@ -168,3 +170,17 @@ def test_queries_that_do_not_fit_take_turns(monkeypatch, per_layer):
         assert set(found) == set(wanted)
         found, wanted = (torch.stack(list(x.values())) for x in (found, wanted))
     assert_close(found, wanted)
+
+
+def test_batches_hold_what_is_formed_and_no_more():
+    """With one position no gradient is formed, of one query as of many."""
+    flat = fit("block_ggn |> kronecker_factor", tasks()["one position"]).inverse(DAMPING)
+    layers = [x.layer for x in scored_blocks(flat.operator, tasks()["one position"]) or ()]
+    assert scored_elements(layers, 1) == 1
+    assert scored_elements(layers, 100) == 100
+    assert batch_size(layers, torch.float64, 1) == 1024
+    assert batch_size(layers, torch.float64, 2**22) == 4
+    t = tasks()["language"]
+    several = fit(CHAINS["ekfac"], t).inverse(DAMPING)
+    layers = [x.layer for x in scored_blocks(several.operator, t) or ()]
+    assert scored_elements(layers, 1) == max(b.size for b in layers if b.positions > 1)

@@ -48,3 +48,16 @@ def test_a_tensor_that_is_made_costs_what_its_size_does():
     assert rates.make(100.0) == pytest.approx(90**0.5)
     assert rates.make(2000.0) == 60.0
     assert rates.copy(10_000.0) == pytest.approx(20.0)
+
+
+def test_thin_products_are_slower_than_square_ones():
+    """At 10 operations a second with a side of one, at 100 with a side of 16, 1000 where square."""
+    squares = {torch.float32: [(1000.0, 1.0), (10_000.0, 10.0)]}
+    rates = Rates(
+        squares, {torch.float32: [(1.0, 10.0), (16.0, 100.0)]}, POINTS, POINTS, POINTS, 0.0
+    )
+    assert rates.product(1000.0, torch.float32) == 1.0
+    assert rates.product(1000.0, torch.float32, 1) == 100.0
+    assert rates.product(1000.0, torch.float32, 4) == pytest.approx(1000 / 10**1.5)
+    assert rates.product(1000.0, torch.float32, 16) == 10.0
+    assert rates.product(1000.0, torch.float32, 17) == 1.0
