@@ -196,9 +196,10 @@ def plan(
     """
     whole = schedule(program)
     chosen = batch or min(total, BATCH_AT_MOST)
+    normal: Normal = {}
     while True:
-        blocks = tuple(
-            _block(program, whole, g, total, chosen, memory // itemsize, dense) for g in geometries
+        blocks = _blocks(
+            program, whole, geometries, total, chosen, memory // itemsize, dense, normal
         )
         need = batch_bytes(whole, blocks, chosen, itemsize)
         if batch is not None or need <= memory or chosen == 1:
@@ -245,30 +246,50 @@ def keeping(plans: Sequence[Plan], limit: int) -> tuple[Plan, ...]:
     return tuple(decided)
 
 
-def _block(
+Normal = dict[tuple[int, frozenset[str]], tuple[Expr, Poly]]
+"""Expressions, by their identity and the spaces of length one, with their normal forms."""
+
+
+def _blocks(
     program: Program,
     whole: Schedule,
-    geometry: Geometry,
+    geometries: Sequence[Geometry],
     total: int,
     batch: int,
     limit: int,
     dense: int,
-) -> BlockPlan:
-    sizes = lengths(program, {**geometry.sizes, "n": batch}, geometry.name)
-    maker = _Maker(whole, sizes, total, limit, dense)
-    passes = tuple(maker.pass_function(k) for k in range(1, whole.passes + 1))
-    finish = tuple(maker.finish_function(k) for k in range(whole.passes + 1))
-    block = BlockPlan(geometry, sizes, passes, finish, maker.results)
-    return shared(block, whole) if geometry.shares else block
+    normal: Normal,
+) -> tuple[BlockPlan, ...]:
+    """Plans of all blocks; those of one size have one plan."""
+    made: dict[tuple[tuple[str, int], ...], BlockPlan] = {}
+    found = []
+    for geometry in geometries:
+        key = tuple(sorted(geometry.sizes.items()))
+        if key not in made:
+            sizes = lengths(program, {**geometry.sizes, "n": batch}, geometry.name)
+            maker = _Maker(whole, sizes, total, limit, dense, normal)
+            passes = tuple(maker.pass_function(k) for k in range(1, whole.passes + 1))
+            finish = tuple(maker.finish_function(k) for k in range(whole.passes + 1))
+            made[key] = BlockPlan(geometry, sizes, passes, finish, maker.results)
+        block = replace(made[key], geometry=geometry)
+        found.append(shared(block, whole) if geometry.shares else block)
+    return tuple(found)
 
 
 class _Maker:
     """Generates the functions of one block."""
 
     def __init__(
-        self, whole: Schedule, sizes: Mapping[str, int], total: int, limit: int | None, dense: int
+        self,
+        whole: Schedule,
+        sizes: Mapping[str, int],
+        total: int,
+        limit: int | None,
+        dense: int,
+        normal: Normal,
     ) -> None:
         self.whole = whole
+        self._normal = normal
         self.dense = dense
         self.sizes = sizes
         self.total = total
@@ -301,7 +322,10 @@ class _Maker:
         return lifted(shape, result.lift, indices) if any(result.lift) else shape
 
     def normal(self, expr: Expr) -> Poly:
-        return normalise(expr, self.unit)
+        key = (id(expr), self.unit)
+        if key not in self._normal:
+            self._normal[key] = expr, normalise(expr, self.unit)
+        return self._normal[key][1]
 
     def emitter(self) -> Emitter:
         return Emitter(self.sizes, self.total, self.limit, axes=self.known)
