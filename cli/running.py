@@ -32,7 +32,7 @@ from curvlang.models.task import Task
 from curvlang.reporting.runfolder import check_folder, write_run
 from curvlang.reporting.schema import plain
 from curvlang.reporting.table import show
-from curvlang.runtime.fit import prepare
+from curvlang.runtime.prepare import prepare
 from curvlang.testing.notation import part_notation
 from curvlang.version import VERSION
 

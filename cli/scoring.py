@@ -31,8 +31,8 @@ from curvlang.models.positions import position_count
 from curvlang.models.task import Task
 from curvlang.reporting.examples import Looks, images, show_largest, show_top, texts
 from curvlang.reporting.scorefile import Scores, check_score_file, write_scores
-from curvlang.runtime.fit import prepare
 from curvlang.runtime.fitted import FittedOperator
+from curvlang.runtime.prepare import prepare
 from curvlang.version import VERSION
 
 from .influence import Request

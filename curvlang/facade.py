@@ -13,11 +13,7 @@ from curvlang.compiler.sums import explain_sum
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.attribution import influence, self_influence
 from curvlang.evaluation.cache import Cache
-from curvlang.evaluation.evaluate import (
-    evaluate_curvature,
-    fit_curvature,
-    fit_solver,
-)
+from curvlang.evaluation.evaluate import evaluate_curvature, fit_curvature, fit_solver
 from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.evaluation.result import Result
 from curvlang.evaluation.top import top
@@ -26,10 +22,10 @@ from curvlang.language.chain import Chain, Combination, Curvature, Evaluation, S
 from curvlang.language.sums import sum_text, weighted_chains
 from curvlang.models.metric import Metric
 from curvlang.models.task import Task
-from curvlang.runtime.fit import model_flops, prepare
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.memory import Memory, limited
 from curvlang.runtime.others import without_ignored
+from curvlang.runtime.prepare import model_flops, prepare
 from curvlang.version import VERSION
 
 

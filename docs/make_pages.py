@@ -33,7 +33,7 @@ from curvlang.language.shipped import describe_rule
 from curvlang.language.syntax import BodySyntax, LawDef, TransformDef, When
 from curvlang.models.builtin import task_from
 from curvlang.models.task import Task
-from curvlang.runtime.fit import prepare
+from curvlang.runtime.prepare import prepare
 
 FOLDER = DOCS / "transformations"
 BATCH = 128

@@ -22,7 +22,7 @@ from curvlang.ir.expr import (
 )
 from curvlang.ir.indices import fresh, names, rename_names, rename_spaces, with_children
 from curvlang.language.chain import Stage
-from curvlang.language.tensors import MODEL_LETTERS
+from curvlang.language.letters import MODEL_LETTERS
 
 
 def write_stage(stage: Stage, state: State, unit: Unit) -> None:

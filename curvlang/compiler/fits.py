@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from curvlang.compiler.derive import derive
-from curvlang.compiler.plan import Geometry, plan
+from curvlang.compiler.plan import Geometry
+from curvlang.compiler.planner import plan
 from curvlang.compiler.program import Partition
 from curvlang.compiler.structure import (
     BlocksShape,

@@ -20,7 +20,7 @@ from curvlang.ir.expr import (
     Ref,
     Target,
 )
-from curvlang.language.tensors import LEAF_NAMES
+from curvlang.language.letters import LEAF_NAMES
 
 
 def project(projection: Project, state: State, unit: Unit, spaces: Mapping[str, str]) -> None:

@@ -87,15 +87,23 @@ def number(use: InverseUse, expr: Expr, spectrum: Tensor) -> float:
     return float(value(expr, whole, whole))
 
 
-def reads_spectrum(use: InverseUse, expr: Expr) -> bool:
-    """Whether a formula, or a parameter or binding that it names, reduces over the spectrum."""
+def reads_spectrum(use: InverseUse, expr: Expr, *, beyond_mean: bool = False) -> bool:
+    """Whether a formula, or a parameter or binding that it names, reduces over the spectrum.
+
+    Args:
+        use: The inverse.
+        expr: The formula.
+        beyond_mean: Whether `mean(s)` of the argument itself is left out: the trace gives it.
+    """
     given = {**use.inverse.parameters, **use.arguments, **dict(use.inverse.bindings)}
+    plain = {("mean", (Ref(x),)) for x in use.inverse.arguments} if beyond_mean else set()
     for node in walk(expr):
         match node:
-            case Call(function=function) if function in SPECTRUM:
-                return True
+            case Call(function=function, arguments=arguments) if function in SPECTRUM:
+                if (function, arguments) not in plain:
+                    return True
             case Ref(name=name) if (found := given.get(name)) is not None:
-                if reads_spectrum(use, found):
+                if reads_spectrum(use, found, beyond_mean=beyond_mean):
                     return True
             case _:
                 pass

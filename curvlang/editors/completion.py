@@ -17,10 +17,10 @@ from curvlang.language import syntax as s
 from curvlang.language.chain import Value
 from curvlang.language.chains import Chains
 from curvlang.language.law import MEASURES, PROPERTIES
+from curvlang.language.letters import MODEL_LETTERS
 from curvlang.language.parser import parse
 from curvlang.language.registry import LDS, NAMED, OTHERS, SOLVERS, SOURCES, STAGES, Rule
 from curvlang.language.shipped import describe_rule
-from curvlang.language.tensors import MODEL_LETTERS
 from curvlang.language.values import value
 
 PLACEHOLDER = "xyz"

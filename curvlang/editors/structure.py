@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from curvlang.compiler.derivation import structure_name
 from curvlang.compiler.derive import derive
-from curvlang.compiler.plan import Geometry, Plan, plan
+from curvlang.compiler.plan import Geometry, Plan
+from curvlang.compiler.planner import plan
 from curvlang.compiler.program import Partition, Program
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.language.chain import Chain

@@ -145,7 +145,7 @@ def scored_by(
     """
     given = None if per_position else scored_blocks(inverse, task)
     rows = task.Q if groups is None else len(group_members(groups, task.Q))
-    layers = len(given) if given is not None else len(_parts(inverse, per_layer))
+    layers = len(_parts(inverse, per_layer))
     T = position_count(task) if per_position else 1
     _require(task, rows, layers * task.N * T, gradients=given is None)
     if given is not None:
@@ -162,9 +162,10 @@ def scored_by(
             queries = block_queries(some, cost, given, weights, ranked=compress is None)
             if compress is not None:
                 queries = _compressed(some, given, queries, compress)
-            turn = _by_blocks(some, given, queries, products, told)
-            turns.append(turn if per_layer else {"": _added(turn)})
-        found = {name: torch.cat([turn[name] for turn in turns]) for name in turns[0]}
+            turns.append(_by_blocks(some, given, queries, products, told, per_layer))
+        found = turns[0]
+        if len(turns) > 1:
+            found = {name: torch.cat([turn[name] for turn in turns]) for name in found}
         return found if per_layer else found[""]
     if products is not None:
         raise SpecError(_without_blocks("products", "products in another precision", per_position))
@@ -180,14 +181,6 @@ def scored_by(
     }
     found = _against_training(task, moved, parts, per_position, progress)
     return found if per_layer else found[""]
-
-
-def _added(found: dict[str, Tensor]) -> Tensor:
-    """The sum over all blocks, each let go when it is added."""
-    total = found.pop(next(iter(found)))
-    while found:
-        total += found.pop(next(iter(found)))
-    return total
 
 
 def _require(task: Task, rows: int, each: int, *, gradients: bool) -> None:
@@ -252,8 +245,9 @@ def _by_blocks(
     queries: Mapping[str, Queries],
     products: torch.dtype | None,
     told: Told | None,
+    per_layer: bool,
 ) -> dict[str, Tensor]:
-    """Scores of every block from inputs and output gradients."""
+    """Scores from inputs and output gradients, of every block or of all under no name."""
     if products is not None and products != task.dtype:
         error = product_error(task, given, queries, products)
         name = str(products).removeprefix("torch.")
@@ -263,7 +257,7 @@ def _by_blocks(
             ReducedPrecision,
             stacklevel=2,
         )
-    return block_scores(task, given, queries, told, products)
+    return block_scores(task, given, queries, told, products, apart=per_layer)
 
 
 def _compressed(

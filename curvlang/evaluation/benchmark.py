@@ -9,22 +9,25 @@ from curvlang.compiler.cost import Cost
 from curvlang.compiler.program import Partition
 from curvlang.evaluation.attribution import scored_by
 from curvlang.evaluation.evaluate import fit_curvature, fit_solver
+from curvlang.evaluation.factored import scored_blocks
 from curvlang.evaluation.predicted import (
     Predicted,
+    inverted_matrices,
     predicted_fit,
     predicted_inverse,
     predicted_scores,
     rotations,
     score_ranks,
 )
+from curvlang.evaluation.score_footprint import inverse_phase, scores_phase
 from curvlang.language.chain import Chain, Curvature, InverseUse, Solver
 from curvlang.language.sums import weighted_chains
 from curvlang.models.blocks import LayerBlock
 from curvlang.models.task import Task
 from curvlang.operators import Operator
-from curvlang.runtime.fit import Prepared, prepare
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.others import without_ignored
+from curvlang.runtime.prepare import Prepared, prepare
 from curvlang.runtime.rates import Rates, Watch, clock, measured_rates
 
 WARM = 4
@@ -98,7 +101,13 @@ def benchmark(
     watch = Watch(task.device)
     operators = run(task, watch)
     foretold = _foretold(prepared, task, operators, rates)
-    held = {phase.name: phase.bytes for phase in prepared.phases}
+    fitted, inverted = operators
+    phases = (
+        *prepared.phases,
+        inverse_phase(fitted, inverted, inverted_matrices(fitted, inverted)),
+        scores_phase(fitted, inverted, scored_blocks(inverted, task), task),
+    )
+    held = {phase.name: phase.bytes for phase in phases}
     rows = tuple(
         _row(stage, foretold.get(stage), beyond.get(stage, 0.0), watch, held)
         for stage in watch.seconds

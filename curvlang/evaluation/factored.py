@@ -201,6 +201,8 @@ def block_scores(
     queries: Mapping[str, Queries],
     told: Told | None = None,
     products: torch.dtype | None = None,
+    *,
+    apart: bool = True,
 ) -> dict[str, Tensor]:
     """Scores [Q, N] of every block against the training examples, in the operators' precision.
 
@@ -211,21 +213,29 @@ def block_scores(
         told: Told how many examples are scored.
         products: Precision of the factors in the large products; the task's where not given. Sums
             are accumulated in float32 at least.
+        apart: Scores by the block's name, or their sum over all blocks under no name.
     """
-    found: dict[str, list[Tensor]] = {x.layer.name: [] for x in given}
     count = next(iter(queries.values())).count
     kind = products or task.dtype
     ready = {name: u.ready(kind) for name, u in queries.items()}
+    exact = max((x.operator.dtype for x in given), key=lambda d: torch.finfo(d).bits)
+    kinds = {x.layer.name: x.operator.dtype for x in given} if apart else {"": exact}
+    found = {
+        name: torch.zeros(count, task.N, dtype=dtype, device=task.device)
+        for name, dtype in kinds.items()
+    }
     formed = scored_elements([x.layer for x in given], count)
+    done = 0
     for size, rows in leaf_batches(task, task.loss, given, "train", formed):
         for x in given:
-            own = ready[x.layer.name]
-            a, e = x.seen(*rows[x.layer.name], own.in_basis)
-            scores = own.against(a, e, kind)
-            found[x.layer.name].append(scores.to(x.operator.dtype))
+            name = x.layer.name
+            a, e = x.seen(*rows[name], ready[name].in_basis)
+            scores = ready[name].against(a, e, kind)
+            found[name if apart else ""][:, done : done + size] += scores
+        done += size
         if told is not None:
             told(size)
-    return {name: torch.cat(parts, 1) for name, parts in found.items()}
+    return found
 
 
 def product_error(
@@ -236,9 +246,8 @@ def product_error(
     Measured on the first `PROBED` training examples.
     """
     few = task.examples(slice(PROBED))
-    exact = sum(block_scores(few, given, queries).values())
-    found = sum(block_scores(few, given, queries, products=products).values())
-    assert isinstance(exact, Tensor)
+    exact = block_scores(few, given, queries, apart=False)[""]
+    found = block_scores(few, given, queries, products=products, apart=False)[""]
     return float((found - exact).abs().max() / exact.abs().max().clamp_min(1e-300))
 
 

@@ -34,8 +34,8 @@ from curvlang.operators import (
     Operator,
     Scaled,
 )
-from curvlang.runtime.fit import Prepared
 from curvlang.runtime.footprint import gram_by_layers, reads_hessian
+from curvlang.runtime.prepare import Prepared
 from curvlang.runtime.rates import Rates, fastest
 
 PROBES = (4, 64)
@@ -194,7 +194,7 @@ def predicted_inverse(operator: Operator, inverse: Operator, rates: Rates | None
         rates: The machine's.
     """
     cost, seconds = Cost(), 0.0
-    for rows, decomposed in _inverted(operator, inverse):
+    for rows, decomposed in inverted_matrices(operator, inverse):
         flops = float(FUNCTIONS["eigh"].flops(rows, rows)) if decomposed else rows**3 / 3
         cost += Cost(round(flops), 16 * rows * rows)
         if rates is not None:
@@ -203,18 +203,20 @@ def predicted_inverse(operator: Operator, inverse: Operator, rates: Rates | None
     return Predicted("inverse", cost, None if rates is None else seconds)
 
 
-def _inverted(operator: Operator, inverse: Operator) -> Iterator[tuple[int, bool]]:
+def inverted_matrices(operator: Operator, inverse: Operator) -> Iterator[tuple[int, bool]]:
     """Rows of every matrix, and whether it is decomposed (else it has a Cholesky factor)."""
     match operator, inverse:
         case BlockDiagonal(blocks=blocks), BlockDiagonal(blocks=others):
             for block, other in zip(blocks, others, strict=True):
-                yield from _inverted(block, other)
+                yield from inverted_matrices(block, other)
+        case _, CholeskyInverse(root=root):
+            yield len(root), False
         case Scaled(operator=inner), _:
-            yield from _inverted(inner, inverse)
+            yield from inverted_matrices(inner, inverse)
         case Kronecker(left=left, right=right), EigenBasis():
             yield from ((len(left), True), (len(right), True))
         case Dense(matrix=matrix), _:
-            yield len(matrix), not isinstance(inverse, CholeskyInverse)
+            yield len(matrix), True
         case _:
             return
 

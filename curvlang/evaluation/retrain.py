@@ -150,10 +150,11 @@ def _train_stack(
             drawn = orders.epoch().to(x.device)
             for k in range(orders.steps):
                 lr = learning_rate(recipe, epoch * orders.steps + k, steps)
-                value = stack.step(_rows(x, drawn[k]), _rows(y, drawn[k]), lr)
-                curve[:, epoch] += value / orders.steps
-                if epoch == k == 0:
-                    start = value.clone()
+                stack.step(_rows(x, drawn[k]), _rows(y, drawn[k]), lr)
+            losses = stack.losses()
+            curve[:, epoch] = losses.mean(0)
+            if epoch == 0:
+                start = losses[0]
             if told is not None:
                 told(epoch + 1)
         query_loss = _query_losses(stack, asked or loss, query)

@@ -30,6 +30,7 @@ class StackedModules:
         trained = {n for n, p in self.model.named_parameters() if p.requires_grad}
         self.state = {n: p.detach().clone() for n, p in stacked.items() if n in trained}
         self.frozen = {n: p.detach() for n, p in stacked.items() if n not in trained}
+        self._values: list[Tensor] = []
         self._gradient = vmap(grad_and_value(self._mean_loss), randomness="error")
 
     def _mean_loss(
@@ -43,11 +44,15 @@ class StackedModules:
         outputs = functional_call(self.model, (state, frozen, buffers), (x,))
         return self.rule.per_example(outputs, y).mean()
 
-    def step(self, x: Tensor, y: Tensor, lr: float) -> Tensor:
-        """One step on minibatches `x [M, B, …]`, `y [M, B, …]`; losses `[M]`."""
+    def step(self, x: Tensor, y: Tensor, lr: float) -> None:
+        """One step on minibatches `x [M, B, …]`, `y [M, B, …]`."""
         gradients, value = self._gradient(self.state, (self.frozen, self.buffers), x, y)
         self.update.step(self.state, gradients, lr)
-        found: Tensor = value
+        self._values.append(value)
+
+    def losses(self) -> Tensor:
+        """Mean losses `[steps, M]` of the steps since they were last asked for."""
+        found, self._values = torch.stack(self._values), []
         return found
 
     def outputs(self, x: Tensor) -> Tensor:

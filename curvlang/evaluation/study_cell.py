@@ -13,22 +13,10 @@ from curvlang.evaluation import baselines, measures
 from curvlang.evaluation.attributed import Attributed, attributed
 from curvlang.evaluation.baseline import train_baseline
 from curvlang.evaluation.cache import Cache
-from curvlang.evaluation.chain import (
-    Measured,
-    Setting,
-    forward_error,
-    measure,
-    sampled,
-    settings,
-)
+from curvlang.evaluation.chain import Measured, Setting, forward_error, measure, sampled, settings
 from curvlang.evaluation.comparison import Resampled
 from curvlang.evaluation.datamodel import datamodel_ceiling
-from curvlang.evaluation.evaluate import (
-    Clock,
-    described,
-    plain_shared,
-    product_notes,
-)
+from curvlang.evaluation.evaluate import Clock, described, plain_shared, product_notes
 from curvlang.evaluation.gradients import gradients
 from curvlang.evaluation.ground_truth import GroundTruth, ground_truth
 from curvlang.evaluation.judge import Judged, judge
@@ -47,9 +35,10 @@ from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.combine import fit_combination
 from curvlang.runtime.execute import accumulation_dtype
-from curvlang.runtime.fit import FittedStage, Progress, fit_chains, model_flops, prepare
+from curvlang.runtime.fit import FittedStage, Progress, fit_chains
 from curvlang.runtime.inverse import unstructured
 from curvlang.runtime.others import without_ignored
+from curvlang.runtime.prepare import model_flops, prepare
 from curvlang.version import VERSION
 
 REFERENCE = "hessian"

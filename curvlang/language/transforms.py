@@ -7,30 +7,14 @@ from dataclasses import replace
 from typing import assert_never
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
-from curvlang.ir.expr import (
-    BodyStatement,
-    Define,
-    Expr,
-    Number,
-    Project,
-    Space,
-    Target,
-    Yield,
-)
+from curvlang.ir.expr import BodyStatement, Define, Expr, Number, Project, Space, Target, Yield
 from curvlang.ir.indices import substitute
 from curvlang.language import syntax as s
 from curvlang.language.chain import Value
 from curvlang.language.numbers import check_numbers
 from curvlang.language.registry import Rule
-from curvlang.language.repeats import (
-    CHECKED_ROUNDS,
-    MOST_ROUNDS,
-    check_repeats,
-    rounds,
-)
-from curvlang.language.tensors import (
-    TensorChecker,
-)
+from curvlang.language.repeats import CHECKED_ROUNDS, MOST_ROUNDS, check_repeats, rounds
+from curvlang.language.tensors import TensorChecker
 from curvlang.language.values import suggestion, value
 
 _TYPES = ("int", "float", "bool", "list", "word")

@@ -6,22 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
-from curvlang.ir.expr import (
-    BodyStatement,
-    Define,
-    Project,
-    Target,
-)
+from curvlang.ir.expr import BodyStatement, Define, Project, Target
 from curvlang.language import syntax as s
 from curvlang.language.chain import Stage, Value
 from curvlang.language.labels import label_of
-from curvlang.language.names import Names
-from curvlang.language.numbers import check_numbers
-from curvlang.language.registry import OTHERS, SOURCES, STAGES, Entry
-from curvlang.language.repeats import (
-    check_rounds,
-)
-from curvlang.language.tensors import (
+from curvlang.language.letters import (
     COLUMNS,
     LAYER_LEAVES,
     LEAF_NAMES,
@@ -31,6 +20,10 @@ from curvlang.language.tensors import (
     Scope,
     letters,
 )
+from curvlang.language.names import Names
+from curvlang.language.numbers import check_numbers
+from curvlang.language.registry import OTHERS, SOURCES, STAGES, Entry
+from curvlang.language.repeats import check_rounds
 from curvlang.language.transforms import (
     body_defines,
     flat,

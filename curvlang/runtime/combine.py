@@ -13,7 +13,8 @@ from curvlang.language.chain import Combination
 from curvlang.language.sums import DECAY, states_decay, sum_text, weighted_chains
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, Operator, added, scaled
-from curvlang.runtime.fit import Ended, FittedStage, Progress, fit_chains, regularised
+from curvlang.runtime.fit import Ended, FittedStage, Progress, fit_chains
+from curvlang.runtime.static import regularised
 
 
 def fit_combination(

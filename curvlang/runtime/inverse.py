@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import torch
+from torch import Tensor
 
 from curvlang.compiler.spectral import bind, bind_factors, number, reads_spectrum
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
@@ -20,10 +21,12 @@ from curvlang.operators import (
     Dense,
     EigenBasis,
     Gram,
+    Identity,
     Kronecker,
     MatrixFree,
     Operator,
     Scaled,
+    Spectral,
     Sum,
 )
 from curvlang.operators.iterative import Report
@@ -41,8 +44,8 @@ def invert(
 ) -> Operator:
     """The inverse of an operator under a declaration.
 
-    A number added to the diagonal of a dense matrix needs no eigenvalues where Cholesky's
-    factorisation exists. A function of the factors' eigenvalues goes to Kronecker blocks; a solver to matrices without
+    A number added to the diagonal of a dense matrix, or of a dense block, needs no eigenvalues where
+    Cholesky's factorisation exists. A function of the factors' eigenvalues goes to Kronecker blocks; a solver to matrices without
     structure; what is known by its products alone is solved by conjugate gradients; all else is a
     function of the spectrum, of the whole operator or of each block.
 
@@ -67,27 +70,62 @@ def invert(
         if shifted is None:
             _no_spectrum(operator, use)
         return _solved(operator, _damping(operator, use, shifted), report)
-    if shifted is not None and not reads_spectrum(use, shifted):
-        found = _by_cholesky(operator, _damping(operator, use, shifted))
+    if not use.inverse.per_block:
+        return _in_closed_form(operator, use, shifted)
+    form = operator if isinstance(operator, BlockDiagonal) else operator.spectral_form()
+    return _by_block(form, lambda block, _: _in_closed_form(block, use, shifted))
+
+
+def _in_closed_form(operator: Operator, use: InverseUse, shifted: Expr | None) -> Operator:
+    """From Cholesky's factors where λ is added and needs no eigenvalues, else from the spectrum."""
+    if shifted is not None and not reads_spectrum(use, shifted, beyond_mean=True):
+        mean = (operator.trace() / operator.size).reshape(1)
+        found = _by_cholesky(operator, number(use, shifted, mean), bind(use, mean))
         if found is not None:
             return found
     form = operator.spectral_form()
-    if use.inverse.per_block:
-        return _by_block(form, lambda block, _: block.spectral(bind(use, block.eigenvalues())))
     return form.spectral(bind(use, form.eigenvalues()))
 
 
-def _by_cholesky(operator: Operator, damping: float) -> Operator | None:
-    """(C + λI)⁻¹ of a matrix without structure, P³/3 operations where a decomposition takes 9 P³.
+def _by_cholesky(operator: Operator, damping: float, function: Spectral) -> Operator | None:
+    """(C + λI)⁻¹ of matrices without structure, P³/3 operations where a decomposition takes 9 P³.
 
-    None for other structures, and where C + λI is not positive definite in the precision it has.
+    None where there is no such matrix, and where C + λI is not positive definite in the precision it
+    has. Of other blocks `function` is taken, which is the same inverse.
     """
-    if not isinstance(operator, Dense):
+    if isinstance(operator, BlockDiagonal):
+        found = [_by_cholesky(block, damping, function) for block in operator.blocks]
+        if all(x is None for x in found):
+            return None
+        pairs = zip(found, operator.blocks, strict=True)
+        blocks = tuple(block.spectral(function) if x is None else x for x, block in pairs)
+        return BlockDiagonal(operator.names, blocks, operator.index)
+    matrix = _entries(operator)
+    if matrix is None:
         return None
-    matrix = operator.matrix.clone()
     matrix.diagonal().add_(damping)
     root, failed = torch.linalg.cholesky_ex(matrix)
     return None if int(failed) else CholeskyInverse(root)
+
+
+def _entries(operator: Operator) -> Tensor | None:
+    """Entries of a matrix without structure, of its multiples and sums, also with c I; made anew."""
+    match operator:
+        case Dense(matrix=matrix):
+            return matrix.clone()
+        case Scaled(factor=factor, operator=inner):
+            found = _entries(inner)
+            return None if found is None else found.mul_(factor)
+        case Sum(terms=terms):
+            parts = [_entries(t) for t in terms if not isinstance(t, Identity)]
+            if not parts or any(x is None for x in parts):
+                return None
+            whole = sum(x for x in parts if x is not None)
+            assert isinstance(whole, Tensor)
+            whole.diagonal().add_(sum(t.scale for t in terms if isinstance(t, Identity)))
+            return whole
+        case _:
+            return None
 
 
 def unstructured(operator: Operator) -> bool:

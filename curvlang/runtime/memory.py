@@ -2,8 +2,6 @@
 
 The user's limit (`limited`, the option `memory`) is on the tensors of a fit: statistics, leaves, what
 code allocates. The model, the data, and what the interpreter and its libraries take are not part of it.
-What a run holds is counted (`holding`), not measured, so that the same run is planned alike whatever
-else the process holds.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -35,22 +32,15 @@ _UNITS = {"": 1, "b": 1} | {
 }
 
 
-@dataclass(slots=True)
-class _Limit:
-    """Bytes that a run may hold, and those that it is known to hold now."""
-
-    bytes: int
-    held: int = 0
-
-
-_LIMIT: ContextVar[_Limit | None] = ContextVar("curvlang_memory", default=None)
+_LIMIT: ContextVar[int | None] = ContextVar("curvlang_memory", default=None)
+"""Bytes that a run may hold."""
 
 
 @contextmanager
 def limited(memory: Memory) -> Iterator[None]:
     """Plan everything inside to stay within an amount of memory; None changes nothing.
 
-    A limit inside another is the smaller of itself and what the other has left.
+    A limit inside another is the smaller of both.
 
     Raises:
         SpecError: E0804 for what is no amount.
@@ -60,26 +50,12 @@ def limited(memory: Memory) -> Iterator[None]:
         return
     wanted, outer = amount(memory), _LIMIT.get()
     if outer is not None:
-        wanted = min(wanted, max(0, outer.bytes - outer.held))
-    token = _LIMIT.set(_Limit(wanted))
+        wanted = min(wanted, outer)
+    token = _LIMIT.set(wanted)
     try:
         yield
     finally:
         _LIMIT.reset(token)
-
-
-@contextmanager
-def holding(count: int) -> Iterator[None]:
-    """Count bytes that are held inside against the limit; without one the system knows of them."""
-    limit = _LIMIT.get()
-    if limit is None:
-        yield
-        return
-    limit.held += count
-    try:
-        yield
-    finally:
-        limit.held -= count
 
 
 def amount(memory: int | str) -> int:
@@ -108,7 +84,7 @@ def available(device: torch.device) -> int:
     """Bytes that can still be allocated on a device, under the user's limit."""
     limit = _LIMIT.get()
     free = int(_free(device) * _SHARE)
-    return free if limit is None else max(0, min(free, limit.bytes - limit.held))
+    return free if limit is None else min(free, limit)
 
 
 def _free(device: torch.device) -> int:
@@ -127,11 +103,9 @@ def _free(device: torch.device) -> int:
 def left(device: torch.device) -> str:
     """What is left, as a sentence's end: `2.1 GiB are free`."""
     limit, have = _LIMIT.get(), available(device)
-    if limit is None or have < limit.bytes - limit.held:
+    if limit is None or have < limit:
         return f"{gibibytes(have)} are free"
-    if not limit.held:
-        return f"`memory` allows {gibibytes(limit.bytes)}"
-    return f"`memory` allows {gibibytes(limit.bytes)}, of which {gibibytes(limit.held)} are held"
+    return f"`memory` allows {gibibytes(limit)}"
 
 
 def require(needed: int, device: torch.device, purpose: str, repairs: tuple[str, ...] = ()) -> None:

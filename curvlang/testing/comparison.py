@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from curvlang.compiler.derive import derive
-from curvlang.compiler.plan import Geometry, Plan, plan
+from curvlang.compiler.plan import Geometry, Plan
+from curvlang.compiler.planner import plan
 from curvlang.compiler.program import Partition, Program
 from curvlang.compiler.structure import Shape
 from curvlang.ir.expr import Index, Yield

@@ -14,7 +14,7 @@ from curvlang.facade import chains_of, chosen, fit
 from curvlang.language import load
 from curvlang.models.blocks import LayerBlock
 from curvlang.models.task import Task
-from curvlang.runtime.fit import Prepared, prepare
+from curvlang.runtime.prepare import Prepared, prepare
 from tests.bench.attribution import DAMPING
 from tests.bench.contest import Sizes
 from tests.bench.inputs import task

@@ -12,7 +12,8 @@ from curvlang.compiler.cost import total
 from curvlang.evaluation.predicted import predicted_fit
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
-from curvlang.runtime.fit import fit_chains, prepare
+from curvlang.runtime.fit import fit_chains
+from curvlang.runtime.prepare import prepare
 from tests.small import network, task
 
 TASK = ["--task", "digits(hidden = [4], epochs = 1)"]

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curvlang.compiler.derive import derive
-from curvlang.compiler.plan import Geometry, plan
+from curvlang.compiler.plan import Geometry
+from curvlang.compiler.planner import plan
 from curvlang.ir.expr import Index
 from curvlang.ir.interpreter import interpret
 from curvlang.language import load, loads

@@ -16,8 +16,9 @@ from curvlang.ir.functions import FUNCTIONS
 from curvlang.language import load, task_text
 from curvlang.models.builtin import task_from
 from curvlang.runtime.execute import load as load_function
-from curvlang.runtime.fit import fit_chains, prepare
+from curvlang.runtime.fit import fit_chains
 from curvlang.runtime.footprint import largest
+from curvlang.runtime.prepare import prepare
 from tests.oracles.allocations import peak_bytes
 from tests.small import network, task
 

@@ -97,7 +97,7 @@ def test_many_squares_are_added_up_without_losing_them():
 def test_a_pass_forms_no_squares():
     import curvlang as cv
     from curvlang.facade import chains_of, chosen
-    from curvlang.runtime.fit import prepare
+    from curvlang.runtime.prepare import prepare
     from tests.small import network, task
 
     made = task(network([3, 4, 3]), "cross_entropy", positions=2)

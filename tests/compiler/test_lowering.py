@@ -12,7 +12,7 @@ from curvlang.facade import chains_of, chosen
 from curvlang.language import load
 from curvlang.models.layers import OneHot
 from curvlang.runtime.execute import load as load_function
-from curvlang.runtime.fit import prepare
+from curvlang.runtime.prepare import prepare
 from tests.small import network, task
 
 

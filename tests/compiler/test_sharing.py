@@ -13,7 +13,8 @@ from curvlang.compiler.cost import function_cost, known_elements
 from curvlang.compiler.program import Partition
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
-from curvlang.runtime.fit import fit_chains, prepare
+from curvlang.runtime.fit import fit_chains
+from curvlang.runtime.prepare import prepare
 
 WIDTH, POSITIONS, N = 6, 3, 10
 

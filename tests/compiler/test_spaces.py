@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from curvlang.compiler.derive import derive
 from curvlang.compiler.explain import Explanation
-from curvlang.compiler.plan import Geometry, plan
+from curvlang.compiler.plan import Geometry
+from curvlang.compiler.planner import plan
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.ir.expr import Define, Index
 from curvlang.ir.interpreter import interpret

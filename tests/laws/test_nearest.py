@@ -154,7 +154,8 @@ def test_its_factors_can_be_corrected():
 
 def test_one_position_never_forms_per_example_gradients():
     from curvlang.compiler.derive import derive
-    from curvlang.compiler.plan import Geometry, plan
+    from curvlang.compiler.plan import Geometry
+    from curvlang.compiler.planner import plan
 
     (chain,) = load("nearest_kronecker").curvatures.values()
     programs, _ = derive([chain])

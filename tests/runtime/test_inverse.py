@@ -347,3 +347,67 @@ def test_cholesky_where_it_exists_and_eigenvalues_where_not(damping, structure):
     assert found.structure == structure
     expected = torch.linalg.inv(matrix + damping * torch.eye(3, dtype=torch.float64))
     assert float((found.dense() - expected).abs().max()) < 1e-12
+
+
+def test_dense_blocks_are_factored_and_others_are_not():
+    """A definite block, a multiple of it with c I, a Kronecker block, and one that is indefinite."""
+    generator = torch.Generator().manual_seed(3)
+    definite = spd(4, generator)
+    shift = Identity(torch.tensor(0.25, dtype=torch.float64), 4)
+    indefinite = Dense(torch.diag(torch.tensor([-1.0, 2.0], dtype=torch.float64)))
+    parts = (
+        Dense(definite),
+        Sum((Scaled(0.5, Dense(definite)), shift)),
+        Kronecker(spd(2, generator), spd(3, generator)),
+        indefinite,
+    )
+    places = torch.arange(16).split([4, 4, 6, 2])
+    op = BlockDiagonal(("a", "b", "c", "d"), parts, places)
+    found = invert(op, default_inverse(0.1))
+    assert isinstance(found, BlockDiagonal)
+    structures = [block.structure for block in found.blocks]
+    assert structures == ["CholeskyInverse", "CholeskyInverse", "EigenBasis", "Eigen"]
+    wanted = torch.linalg.inv(op.dense() + 0.1 * torch.eye(16, dtype=torch.float64))
+    assert_close(found.dense(), wanted)
+    assert_close(parts[1].dense(), 0.5 * definite + 0.25 * torch.eye(4, dtype=torch.float64))
+
+
+def test_a_regularised_dense_matrix_is_factored():
+    made = task(network([3, 4, 2], "tanh"), "cross_entropy", n=12, d_in=3)
+    given = cv.Task(made.model, "cross_entropy", made.train, made.query, weight_decay=0.3)
+    op = cv.fit("ggn", given)
+    found = op.inverse(0.05)
+    assert found.operator.structure == "CholeskyInverse"
+    wanted = torch.linalg.inv(op.operator.dense() + 0.05 * torch.eye(given.P, dtype=torch.float64))
+    assert_close(found.operator.dense(), wanted)
+
+
+@pytest.mark.parametrize(
+    "text", ["tikhonov", "tikhonov(damping = 2 * mean(s) + 0.1)", "tikhonov_per_block"]
+)
+def test_a_damping_from_the_mean_eigenvalue_needs_no_eigenvalues(text):
+    """The trace gives it, of all blocks or of each."""
+    generator = torch.Generator().manual_seed(4)
+    parts = (Dense(spd(4, generator)), Kronecker(spd(2, generator), 3 * spd(3, generator)))
+    op = BlockDiagonal(("a", "b"), parts, torch.arange(10).split([4, 6]))
+    found = invert(op, inverse_text(text, "x"))
+    assert isinstance(found, BlockDiagonal)
+    assert [block.structure for block in found.blocks] == ["CholeskyInverse", "EigenBasis"]
+    mean = float(op.eigenvalues().mean())
+    factor, more = (2.0, 0.1) if "2" in text else (0.1, 0.0)
+    for block, inverted in zip(parts, found.blocks, strict=True):
+        own = float(block.eigenvalues().mean()) if "per_block" in text else mean
+        damped = block.dense() + (factor * own + more) * torch.eye(block.size, dtype=torch.float64)
+        assert_close(inverted.dense(), torch.linalg.inv(damped))
+
+
+@pytest.mark.parametrize("text", ["tikhonov(damping = max(s))", "tikhonov(damping = mean(s * s))"])
+def test_other_reductions_over_the_spectrum_need_it(text):
+    matrix = spd(4, torch.Generator().manual_seed(5))
+    found = invert(Dense(matrix), inverse_text(text, "x"))
+    assert found.structure == "Eigen"
+    s = torch.linalg.eigvalsh(matrix)
+    damping = float(s.max() if "max" in text else s.square().mean())
+    assert_close(
+        found.dense(), torch.linalg.inv(matrix + damping * torch.eye(4, dtype=torch.float64))
+    )

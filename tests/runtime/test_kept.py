@@ -9,7 +9,8 @@ from curvlang.compiler.explain import Explanation
 from curvlang.compiler.listing import binary
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
-from curvlang.runtime.fit import fit_chains, prepare
+from curvlang.runtime.fit import fit_chains
+from curvlang.runtime.prepare import prepare
 from tests.small import network, task
 
 

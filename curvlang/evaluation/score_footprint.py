@@ -1,0 +1,120 @@
+"""Predicted memory of an inverse and of scores: the tensors that live at the same time, as in `footprint`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from curvlang.evaluation.factored import (
+    Scored,
+    batch_size,
+    largest_gradient,
+    queries_at_once,
+    scored_elements,
+)
+from curvlang.evaluation.gradients import batch_size as gradients_at_once
+from curvlang.evaluation.score_orders import AT_ONCE
+from curvlang.models.task import Task
+from curvlang.operators import CholeskyInverse, Operator
+from curvlang.runtime.footprint import Phase
+
+_EXACT = 8
+"""Bytes of a number of an operator and of a score."""
+_WORK = 2
+"""Matrices that a decomposition works in besides its argument and its eigenvectors."""
+
+
+def held_bytes(*operators: Operator) -> int:
+    """Bytes of the tensors of all operators, shared storage counted once."""
+    storages = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+        for operator in operators
+        for t in operator.tensors()
+    }
+    return sum(storages.values())
+
+
+def inverse_phase(
+    operator: Operator, inverse: Operator, matrices: Iterable[tuple[int, bool]]
+) -> Phase:
+    """Memory while an inverse is made.
+
+    Args:
+        operator: C.
+        inverse: C⁻¹.
+        matrices: Rows of every matrix, and whether it is decomposed; a Cholesky factor needs a copy.
+    """
+    held = held_bytes(operator)
+    work = max((rows**2 * (_WORK if decomposed else 1) for rows, decomposed in matrices), default=0)
+    parts = {"curvature": held, "inverse": held_bytes(operator, inverse) - held}
+    # Eigenvalues of all blocks in one vector, and in theirs.
+    spectrum = 0 if isinstance(inverse, CholeskyInverse) else 2 * operator.size
+    return Phase("inverse", {**parts, "work": _EXACT * max(work, spectrum)})
+
+
+def scores_phase(
+    operator: Operator, inverse: Operator, given: Sequence[Scored] | None, task: Task
+) -> Phase:
+    """Memory while all queries are scored against all training examples, the sum over blocks.
+
+    Args:
+        operator: C, which stays.
+        inverse: C⁻¹.
+        given: Its blocks; None where it has none.
+        task: Queries and training examples.
+    """
+    held = {"operators": held_bytes(operator, inverse)}
+    if given is None:
+        return Phase("scores", {**held, **_by_gradients(task)})
+    return Phase("scores", {**held, **_by_blocks(given, task)})
+
+
+def _by_gradients(task: Task) -> dict[str, int]:
+    own = torch.empty((), dtype=task.dtype).element_size()
+    batch = min(task.N, gradients_at_once(task))
+    cast = _EXACT if own != _EXACT else 0
+    return {
+        "queries": task.Q * task.P * (cast + own + _EXACT),
+        "gradients": batch * task.P * (own + max(own, cast)),
+        "scores": 2 * _EXACT * task.Q * task.N,
+    }
+
+
+def _by_blocks(given: Sequence[Scored], task: Task) -> dict[str, int]:
+    own = torch.empty((), dtype=task.dtype).element_size()
+    layers = [x.layer for x in given]
+    rows = min(task.Q, queries_at_once(task, given))
+    batch = min(task.N, batch_size(layers, task.dtype, scored_elements(layers, rows)))
+    together = max(batch, min(rows, batch_size(layers, task.dtype, 0)))
+    leaves = sum(b.positions * (b.d_in + b.d_out) for b in layers)
+    rotated = max(b.positions * (b.d_in + b.d_out) for b in layers)
+    queries = sum(
+        rows * (x.layer.d_out + x.layer.d_in if x.by_leaves else x.layer.size) for x in given
+    )
+    formed = largest_gradient(given) if max(b.positions for b in layers) > 1 else 0
+    flat = [b for b in layers if b.positions == 1]
+    piece = max((_piece(x, rows, batch, own) for x in given if x.layer in flat), default=0)
+    return {
+        "bases": sum(_cast(x, own) for x in given),
+        "queries": own * queries,
+        "leaves": own * together * (leaves + rotated),
+        "products": max(own * batch * formed, piece) + _EXACT * rows * batch,
+        "scores": _EXACT * task.Q * task.N,
+    }
+
+
+def _cast(x: Scored, size: int) -> int:
+    """Bytes of a block's basis and spectrum in the precision of the passes, where it is another one."""
+    if size == _EXACT:
+        return 0
+    parts = [t for t in (x.left, x.right, x.spectrum) if t is not None]
+    return size * sum(t.numel() for t in parts)
+
+
+def _piece(x: Scored, rows: int, batch: int, size: int) -> int:
+    """Bytes that are made of a few queries at a time, with one position."""
+    made = x.layer.size if x.by_leaves else 0
+    moved = batch * min(x.layer.d_out, x.layer.d_in)
+    count = min(rows, max(1, AT_ONCE // (size * max(made, moved))))
+    return size * count * (made + moved)

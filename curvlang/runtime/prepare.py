@@ -1,0 +1,187 @@
+"""Plans for the chains of a run: derived, sized to the task, within the memory there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from curvlang.compiler.derive import derive
+from curvlang.compiler.masking import masked
+from curvlang.compiler.plan import BATCH_AT_MOST, DENSE_AT_MOST, Geometry, Plan, keeping, plan_of
+from curvlang.compiler.planner import plan
+from curvlang.compiler.program import Fisher, Partition, Program, Result
+from curvlang.language.chain import Chain
+from curvlang.models.blocks import LayerBlock, blocks
+from curvlang.models.flops import hessian_flops, leaves_flops
+from curvlang.models.task import Task
+from curvlang.runtime.columns import column_count, repairs, require_columns
+from curvlang.runtime.footprint import (
+    Phase,
+    blocks_read,
+    footprint,
+    largest,
+    reads_hessian,
+    sum_bytes,
+)
+from curvlang.runtime.memory import available, require
+from curvlang.runtime.others import besides
+
+BATCH_SHARE = 8
+"""One batch may take an eighth of the memory that is available, and at most `BATCH_BYTES`."""
+BATCH_BYTES = 2**30
+SMALL_BATCH = 2**27
+"""On a processor a batch takes no more than this besides its sums: larger ones were slower, since their
+memory is asked of the system anew each time."""
+BESIDE_SUMS = 4
+"""Where what a batch adds up is large itself, a batch may take this many times as much: every batch makes it
+anew and adds it to what is there."""
+KEPT_SHARE = 4
+"""Leaves that are kept between passes may take a quarter of the memory that is available."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """Plans for the chains of a run, and the blocks of the model they are made for."""
+
+    programs: tuple[Program, ...]
+    chains: tuple[tuple[Result, ...], ...]
+    plans: tuple[Plan, ...]
+    blocks: Mapping[Partition, tuple[LayerBlock, ...]]
+    phases: tuple[Phase, ...]
+
+    def plan_of(self, result: Result) -> Plan:
+        """The plan that computes a result."""
+        return plan_of(result, self.plans)
+
+
+def prepare(
+    chains: Sequence[Chain],
+    task: Task,
+    *,
+    batch: int | None = None,
+    dense: int = DENSE_AT_MOST,
+    last: bool = False,
+    keep: int | None = None,
+    points: int = 1,
+) -> Prepared:
+    """Derive and plan the chains for a task; reads one example, computes nothing.
+
+    Args:
+        chains: Typed chains.
+        task: Model, loss and data.
+        batch: Examples per batch; chosen by the plan otherwise.
+        dense: Entries that a matrix without other structure may have.
+        last: Plan whole chains only, without what only their prefixes need.
+        keep: Bytes that leaves may take between passes; a share of the free memory otherwise.
+        points: Models that every example is seen at.
+
+    Raises:
+        SpecError: Where the model is not covered or the plan is refused.
+        MachineError: Where the plan's memory is more than the machine has.
+    """
+    if task.mask is not None:
+        chains = [masked(chain) for chain in chains]
+    found = _blocks_of(task)
+    beside = besides(chains, [b for b in found[Partition.LAYER] if not b.factored])
+    programs, results = derive(chains, last=last, beside=beside)
+    if any(program.partition is Partition.PARAMETER for program in programs):
+        found[Partition.PARAMETER] = blocks(task.model, task.few, "parameter", verified=False)
+    itemsize = torch.empty((), dtype=task.dtype).element_size()
+    with torch.no_grad():
+        outputs = task.model(task.few[:1]).numel()
+    geometries = [_geometries(program, found, task, outputs) for program in programs]
+    total = points * task.N
+
+    def planned(memory: int) -> tuple[Plan, ...]:
+        def of_size(size: int | None) -> tuple[Plan, ...]:
+            return tuple(
+                plan(program, g, total, memory=memory, itemsize=itemsize, batch=size, dense=dense)
+                for program, g in zip(programs, geometries, strict=True)
+            )
+
+        first = of_size(batch)
+        smallest = min((p.batch for p in first), default=1)
+        return first if all(p.batch == smallest for p in first) else of_size(smallest)
+
+    have = available(task.device)
+    plans = _in_memory(planned, lambda p: footprint(p, found, task), task.device, have)
+    if keep is None:
+        room = have - largest(footprint(plans, found, task)).bytes
+        keep = max(0, min(have // KEPT_SHARE, room))
+    plans = keeping(plans, keep)
+    require_columns(plans, found, task, outputs)
+    phases = footprint(plans, found, task)
+    worst = largest(phases)
+    require(worst.bytes, task.device, f"this run ({worst.name})", repairs(plans))
+    return Prepared(programs, results, plans, found, phases)
+
+
+def _in_memory(
+    planned: Callable[[int], tuple[Plan, ...]],
+    measured: Callable[[Sequence[Plan]], Sequence[Phase]],
+    device: torch.device,
+    have: int,
+) -> tuple[Plan, ...]:
+    """Plans with batches as large as pays, smaller where the run would not fit otherwise.
+
+    Args:
+        planned: Plans whose batches take so many bytes.
+        measured: Predicted memory of plans.
+        device: Where.
+        have: Bytes that are available.
+    """
+    small = BATCH_BYTES if device.type == "cuda" else SMALL_BATCH
+    plans = planned(max(1, min(small, have // BATCH_SHARE)))
+    sums = max((b for p in plans for b in sum_bytes(p)), default=0)
+    memory = min(
+        small + BESIDE_SUMS * sums, max(have // BATCH_SHARE, min(have // 2, BESIDE_SUMS * sums))
+    )
+    if any(p.batch < min(p.total, BATCH_AT_MOST) for p in plans):
+        plans = planned(max(1, memory))
+    while largest(measured(plans)).bytes > have and any(p.batch > 1 for p in plans) and memory > 1:
+        memory //= 4
+        plans = planned(max(1, memory))
+    return plans
+
+
+def model_flops(prepared: Prepared, task: Task) -> dict[str, int]:
+    """Operations of the model itself over a whole run, by what they are for."""
+    found: dict[str, int] = {}
+    if any(map(reads_hessian, prepared.plans)) and task.P**2 <= DENSE_AT_MOST:
+        layers = prepared.blocks[Partition.LAYER]
+        one = hessian_flops(task.model, task.loss, *task.train, layers)
+        found["the Hessian, by tangents of the gradient"] = round(one * task.N)
+    passes: dict[tuple[Partition, Fisher | None], int] = {}
+    for p in prepared.plans:
+        if p.passes:
+            passes[p.reads] = max(passes.get(p.reads, 0), 1 if p.kept else p.passes)
+    for (by, fisher), count in passes.items():
+        blocks = prepared.blocks[by]
+        one = leaves_flops(task.model, task.loss, *task.train, blocks, fisher)
+        kind = f"columns {fisher}" if fisher is not None else "inputs"
+        found[f"the model, forward and backward ({kind}), {count} ×"] = round(one * task.N * count)
+    return found
+
+
+def _blocks_of(task: Task) -> dict[Partition, tuple[LayerBlock, ...]]:
+    """The blocks by layer; what `a` and `g` give is checked once for every partition."""
+    layers = blocks(task.model, task.few)
+    return {Partition.MODEL: layers, Partition.LAYER: layers}
+
+
+def _geometries(
+    program: Program,
+    found: Mapping[Partition, tuple[LayerBlock, ...]],
+    task: Task,
+    outputs: int,
+) -> tuple[Geometry, ...]:
+    """Sizes of every space."""
+    r = 1 if program.fisher is None else column_count(program.fisher, task, outputs)
+    if program.partition is Partition.MODEL:
+        return (Geometry("model", {"p": task.P, "r": r, "c": outputs}),)
+    return tuple(
+        Geometry(b.name, {"t": b.positions, "r": r, "o": b.d_out, "i": b.d_in}, b.shares)
+        for b in blocks_read(program, found[program.partition])
+    )

@@ -1,0 +1,173 @@
+"""What has no example index: the Hessian's entries, and the products of H and of the exact GGN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from curvlang.compiler.plan import DENSE_AT_MOST, Plan
+from curvlang.compiler.program import Partition, Result
+from curvlang.compiler.structure import GramShape, LeafShape
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.models.blocks import LayerBlock
+from curvlang.models.column_product import ggn_of_layers
+from curvlang.models.hessian import hessian_dense
+from curvlang.models.products import hessian_product
+from curvlang.models.task import Task
+from curvlang.operators import BlockDiagonal, ByExample, Identity, MatrixFree, Operator, added
+from curvlang.runtime.execute import accumulation_dtype
+from curvlang.runtime.memory import require
+from curvlang.runtime.prepare import Prepared
+
+
+class Static:
+    """The Hessian leaf, computed once where any program reads its entries: the mean over all models."""
+
+    def __init__(self, tasks: Sequence[Task], prepared: Prepared) -> None:
+        self.tasks = tasks
+        self.task = tasks[0]
+        self.prepared = prepared
+        self._matrix: Tensor | None = None
+
+    def leaves_of(self, p: Plan) -> dict[str, dict[str, Tensor]]:
+        named = [name for name, leaf in p.program.leaves.items() if leaf.kind == "H"]
+        found: dict[str, dict[str, Tensor]] = {}
+        for block in p.blocks:
+            reads = {x for r in block.results.values() for x in r.code.reads}
+            reads |= {x for f in (*block.passes, *block.finish) for x in f.reads}
+            if any(name in reads for name in named):
+                entries = self._block(p.partition, block.geometry.name)
+                found[block.geometry.name] = {
+                    name: entries.reshape([block.sizes[x.space] for x in leaf.indices])
+                    for name, leaf in p.program.leaves.items()
+                    if name in named
+                }
+        return found
+
+    def _block(self, partition: Partition, name: str) -> Tensor:
+        exact = accumulation_dtype(self.task.device)
+        if self.task.P**2 <= DENSE_AT_MOST:
+            if self._matrix is None:
+                require(5 * 8 * self.task.P**2, self.task.device, "the dense Hessian")
+                layers = self.prepared.blocks[Partition.LAYER]
+                found = (
+                    hessian_dense(t.model, t.loss, *t.train, layers=layers).to(exact)
+                    for t in self.tasks
+                )
+                whole = next(found)
+                for other in found:
+                    whole = whole + other
+                self._matrix = whole if len(self.tasks) == 1 else whole / len(self.tasks)
+            if partition is Partition.MODEL:
+                return self._matrix
+            index = self._layer(partition, name).index
+            return self._matrix[index][:, index]
+        index = self._layer(partition, name).index
+        return _restricted(self.hessian(), index, self.task.P, self.task.dtype).to(exact)
+
+    def _layer(self, partition: Partition, name: str) -> LayerBlock:
+        return next(b for b in self.prepared.blocks[partition] if b.name == name)
+
+    def hessian(self) -> Callable[[Tensor], Tensor]:
+        """Products with the whole Hessian."""
+        return _mean([hessian_product(t.model, t.loss, *t.train) for t in self.tasks])
+
+    def product(self, result: Result, name: str) -> Callable[..., Operator]:
+        """Matrix-free operators of a block, through products of the whole matrix."""
+
+        def make(source: LeafShape | GramShape) -> Operator:
+            _refuse_without_products(result)
+            return self._products(result, name, *self.task.train)
+
+        return make
+
+    def by_example(self, result: Result) -> ByExample | None:
+        """The same curvature on some examples alone; None where it has no products."""
+        if not has_products(result) or result.partition is Partition.PARAMETER:
+            return None
+        if result.beside is not None and not has_products(result.beside):
+            return None
+        task, (X, y) = self.task, self.task.train
+
+        def of(rows: Tensor) -> Operator:
+            rows = rows.to(X.device)
+            found = self._products(result, None, X[rows], y[rows])
+            return regularised(found, task)
+
+        return ByExample(task.N, of)
+
+    def _products(self, result: Result, name: str | None, X: Tensor, y: Tensor) -> Operator:
+        """The block of a name, or all of them, on given examples."""
+        task = self.task
+        if result.fisher is None:
+            whole = _mean([hessian_product(t.model, t.loss, X, y) for t in self.tasks])
+        else:
+            layers = self.prepared.blocks[Partition.LAYER]
+            whole = _mean([ggn_of_layers(t.model, t.loss, X, y, layers) for t in self.tasks])
+        if result.partition is Partition.MODEL:
+            return MatrixFree(whole, task.P, task.dtype, task.device)
+
+        def block(index: Tensor) -> Operator:
+            inner = lambda v: whole(_padded(v, index, task.P))[index]  # noqa: E731
+            return MatrixFree(inner, len(index), task.dtype, task.device)
+
+        if name is not None:
+            return block(self._layer(result.partition, name).index)
+        found = self.prepared.blocks[result.partition]
+        index = tuple(b.index for b in found)
+        return BlockDiagonal(tuple(b.name for b in found), tuple(map(block, index)), index)
+
+
+def _mean(products: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+    """Products with the mean of matrices."""
+    if len(products) == 1:
+        return products[0]
+    return lambda v: torch.stack([product(v) for product in products]).mean(0)
+
+
+def has_products(result: Result) -> bool:
+    """Whether a result is the Hessian or the exact Gauss-Newton matrix, whole or in blocks."""
+    return result.builtin and (result.fisher is None or result.fisher.kind == "exact")
+
+
+def _refuse_without_products(result: Result) -> None:
+    """Only H and the exact GGN have products; sampled columns would change between products."""
+    if has_products(result):
+        return
+    what = f"with `fisher = {result.fisher}`" if result.builtin else f"after `{result.stage}`"
+    raise SpecError(
+        Diagnostic(
+            "E0810",
+            f"the curvature {what} does not fit and has no products",
+            help=("use `fisher = exact`, or a structured stage after it",),
+        )
+    )
+
+
+def _padded(v: Tensor, index: Tensor, total: int) -> Tensor:
+    out = v.new_zeros(total, v.shape[1])
+    out[index] = v
+    return out
+
+
+def _restricted(
+    product: Callable[[Tensor], Tensor], index: Tensor, total: int, dtype: torch.dtype
+) -> Tensor:
+    """Entries of a block from products with its own unit vectors, 64 at a time."""
+    parts = []
+    for chunk in index.split(64):
+        basis = torch.zeros(total, len(chunk), dtype=dtype, device=index.device)
+        basis[chunk, torch.arange(len(chunk), device=index.device)] = 1
+        parts.append(product(basis)[index])
+    entries = torch.cat(parts, dim=1)
+    return (entries + entries.T) / 2
+
+
+def regularised(operator: Operator, task: Task) -> Operator:
+    """The curvature of the objective: that of the mean loss plus the task's λ·I, exactly."""
+    if not task.weight_decay:
+        return operator
+    scale = torch.tensor(task.weight_decay, dtype=operator.dtype, device=operator.device)
+    return added((operator, Identity(scale, operator.size)))
