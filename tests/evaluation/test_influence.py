@@ -211,10 +211,14 @@ def test_nothing_depends_on_how_the_data_go_through(monkeypatch):
 
 @pytest.mark.parametrize(
     ("options", "needed"),
-    [({}, 2 * 3 * 9 * 8), ({"per_position": True}, 3 * (9 * 2 + 2 * 31) * 8)],
+    [
+        ({}, 3 * 9 * 8),
+        ({"per_layer": True}, 2 * 3 * 9 * 8),
+        ({"per_position": True}, 3 * (9 * 2 + 2 * 31) * 8),
+    ],
 )
 def test_scores_that_do_not_fit_are_refused(options, needed, monkeypatch):
-    """Two layers' scores [3, 9]; by position scores [3, 9, 2] and gradients, twice [3, 31]."""
+    """Scores [3, 9], of both layers where they are asked for by layer; by position scores [3, 9, 2] and gradients, twice [3, 31]."""
     task = made(positions=2)
     op = cv.fit("ekfac", task)
     monkeypatch.setattr(memory, "available", lambda device: needed)
