@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvlang.compiler.kernels import gram, rotate, square_sum
+from curvlang.compiler.kernels import finite, gram, rotate, square_sum
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.ir.functions import FUNCTIONS, TensorFunction
 from curvlang.ir.interpreter import seeded_normal, seeded_sign
@@ -19,7 +19,7 @@ SYMMETRY = 1e-4
 
 def _check(matrix: Tensor, function: str) -> Tensor:
     """Refuse what no decomposition survives; return the symmetric part."""
-    if not bool(torch.isfinite(matrix).all()):
+    if not finite(matrix):
         raise SpecError(
             Diagnostic(
                 "E0312",

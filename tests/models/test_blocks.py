@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.models.blocks import blocks
 from curvlang.models.leaves import per_example_gradients
 from curvlang.models.losses import LOSSES
@@ -213,3 +214,37 @@ def test_a_path_without_gradient_is_refused(forward, named) -> None:
     if named.startswith("`a.w"):
         model.add_module("b", nn.Linear(2, 2))
     assert_refused("E0417", lambda: blocks(model, X), named)
+
+
+def test_a_layer_that_one_example_in_the_middle_needs_is_reached():
+    """The first and the last example alone never call it; the batch does."""
+
+    class Routed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.always, self.rarely = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x):
+            chosen = x[:, :1] > 0
+            out = self.always(x)
+            return out + chosen * self.rarely(x) if bool(chosen.any()) else out
+
+    X = torch.tensor([[-1.0, 2, 3], [1, 2, 3], [-1, 4, 5]])
+    assert [block.name for block in blocks(Routed(), X)] == ["always", "rarely"]
+    with pytest.raises(SpecError, match="rarely"):
+        blocks(Routed(), X[[0, 2, 2]])
+
+
+def test_examples_before_the_last_may_not_change_its_gradient():
+    """A sum over the examples so far leaves the first one what it was."""
+
+    class Cumulated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.linear(x.cumsum(0))
+
+    with pytest.raises(SpecError):
+        blocks(Cumulated(), torch.randn(3, 3))
