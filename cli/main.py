@@ -6,6 +6,7 @@ import functools
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,7 @@ def _guarded(name: str, rest: list[str]) -> int:
     from .color import use_color
 
     color = use_color()
+    before, warnings.formatwarning = warnings.formatwarning, _plain_warning
     try:
         return _invoke(name, rest)
     except SpecError as error:
@@ -109,6 +111,21 @@ def _guarded(name: str, rest: list[str]) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+    finally:
+        warnings.formatwarning = before
+
+
+def _plain_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Our own warnings as their message; others with where they come from."""
+    if category.__module__.startswith("curvlang."):
+        return f"warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def _exhausted(error: BaseException) -> MachineError | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from curvlang.evaluation.one_by_one import ModulesInTurn, OneByOne, why_not_stacked
 from curvlang.evaluation.orders import Orders, learning_rate
 from curvlang.evaluation.stacked_any import StackedModules
 from curvlang.evaluation.stacked_mlp import StackedMLP, read_layers
@@ -19,8 +21,11 @@ DIVERGED = 100.0
 """Growth of the loss from the first minibatch to the last epoch that is no training any more."""
 
 Build = Callable[[int], nn.Module]
+Stack = StackedMLP | StackedModules | ModulesInTurn
 Progress = Callable[[int, int], None]
 
+PROBED = 2
+"""Examples on which it is found out whether models run as one."""
 CHUNK = 125
 """Models trained in one stack: past this the weights and activations leave the caches."""
 
@@ -137,11 +142,11 @@ def _train_stack(
     fast = not generic and x.ndim == 2 and built_in and read_layers(models[0]) is not None
     # Inference mode saves a twentieth of the time; `torch.func` does not run under it.
     with torch.inference_mode() if fast else torch.no_grad():
-        stack: StackedMLP | StackedModules
+        stack: Stack
         if fast:
             stack = StackedMLP(models, loss.name, recipe)
         else:
-            stack = StackedModules(models, loss, recipe)
+            stack = _modules(models, loss, recipe, train)
         places = torch.stack([row.nonzero()[:, 0] for row in members.cpu()])
         orders = Orders(places, order_seeds, recipe.batch)
         steps = orders.steps * recipe.epochs
@@ -166,6 +171,23 @@ def _train_stack(
     return Retrained(query_loss.clone(), curve.clone(), diverged.clone(), parameters)
 
 
+def _modules(
+    models: Sequence[nn.Module], loss: Loss, recipe: Recipe, train: tuple[Tensor, Tensor]
+) -> StackedModules | ModulesInTurn:
+    """The models as one where `torch.func` can run them so; a warning says where it cannot."""
+    few = [part[:PROBED].expand(2, *part[:PROBED].shape) for part in train]
+    pair = [models[0], models[-1]]
+    reason = why_not_stacked(lambda: StackedModules(pair, loss, recipe).step(few[0], few[1], 0.0))
+    if not reason:
+        return StackedModules(models, loss, recipe)
+    warnings.warn(
+        f"models are retrained one by one, since `torch.func` cannot run them as one: {reason}",
+        OneByOne,
+        stacklevel=2,
+    )
+    return ModulesInTurn(models, loss, recipe)
+
+
 def _like(model: nn.Module, x: Tensor) -> nn.Module:
     """The model on the inputs' device, and in their precision where they have one."""
     return model.to(device=x.device, dtype=x.dtype if x.is_floating_point() else None)
@@ -176,9 +198,7 @@ def _rows(x: Tensor, places: Tensor) -> Tensor:
     return x.index_select(0, places.reshape(-1)).reshape(*places.shape, *x.shape[1:])
 
 
-def _query_losses(
-    stack: StackedMLP | StackedModules, loss: Loss, query: tuple[Tensor, Tensor]
-) -> Tensor:
+def _query_losses(stack: Stack, loss: Loss, query: tuple[Tensor, Tensor]) -> Tensor:
     """`[M, Q]` losses of the queries."""
     outputs = stack.outputs(query[0])
     models = len(outputs)

@@ -56,17 +56,19 @@ class StackedModules:
         return found
 
     def outputs(self, x: Tensor) -> Tensor:
-        """Outputs on shared inputs `x [Q, …]`: `[M, Q, …]`."""
+        """Outputs on shared inputs `x [Q, …]`: `[M, Q, …]`.
 
-        def one(
-            state: dict[str, Tensor], fixed: tuple[dict[str, Tensor], dict[str, Tensor]]
-        ) -> Tensor:
-            found: Tensor = functional_call(self.model, (state, *fixed), (x,))
-            return found
-
+        One model after another: once in a training, and without gradients some layers have no
+        rule for many models at once (`nn.LSTM`).
+        """
+        whole = {**self.state, **self.frozen, **self.buffers}
+        count = len(next(iter(self.state.values())))
         with torch.no_grad():
-            found: Tensor = vmap(one)(self.state, (self.frozen, self.buffers))
-        return found
+            found = [
+                functional_call(self.model, {n: p[k] for n, p in whole.items()}, (x,))
+                for k in range(count)
+            ]
+        return torch.stack(found)
 
     def parameters(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Stacked parameters `[M, …]` by name."""

@@ -7,11 +7,15 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from curvlang.cli import main
 from curvlang.cli.main import run
+
+from curvlang.evaluation.one_by_one import OneByOne
 
 TASK = "digits(hidden = [2], epochs = 2)"
 SMALL = f"""curvature mine = block_ggn |> kronecker_factor
@@ -180,3 +184,26 @@ assert not loaded, loaded
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_our_warnings_are_a_line_and_others_say_where_they_come_from(monkeypatch, capsys):
+    def warns(name, rest):
+        warnings.warn("models are retrained one by one", OneByOne, stacklevel=1)
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(main, "_invoke", warns)
+    before = warnings.formatwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", _to_stderr)
+        assert main.run(["list"]) == 0
+    said = capsys.readouterr().err
+    assert "warning: models are retrained one by one\n" in said
+    assert "DeprecationWarning: old" in said
+    assert warnings.formatwarning is before
+
+
+def _to_stderr(message, category, filename, lineno, file=None, line=None):
+    """As outside of a test runner, which collects warnings itself."""
+    sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from torch import nn
 import curvlang as cv
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.ground_truth import ground_truth
+from curvlang.evaluation.one_by_one import OneByOne
 from curvlang.evaluation.orders import epoch_order, learning_rate, steps_per_epoch
 from curvlang.evaluation.retrain import retrain
+from curvlang.evaluation.subsets import draw_subsets
 from curvlang.models.losses import loss_named
 from curvlang.models.mlp import ACTIVATIONS, mlp
 from tests.small import targets
@@ -220,3 +223,45 @@ def test_any_module_evaluates(tmp_path):
     total = sum(s.forward_share for s in result.steps[1:])
     assert abs(total - 1) < 1e-9
     assert np.isfinite([s.points[0].lds.estimate for s in result.steps]).all()
+
+
+class Unusual(nn.Module):
+    """A branch on the data, which `torch.func.vmap` refuses, or a recurrent layer."""
+
+    def __init__(self, seed, kind):
+        super().__init__()
+        self.kind = kind
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            recurrent = kind == "recurrent"
+            self.first = nn.LSTM(1, 5, batch_first=True) if recurrent else nn.Linear(6, 5)
+            self.last = nn.Linear(5, 3)
+        self.double()
+
+    def forward(self, x):
+        if self.kind == "recurrent":
+            return self.last(self.first(x.unsqueeze(2))[0][:, -1])
+        h = torch.tanh(self.first(x))
+        return self.last(h * 2 if float(x.detach().abs().max()) > 1 else h)
+
+
+@pytest.mark.parametrize("kind", ["branch", "recurrent"])
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_models_that_do_not_stack_are_trained_one_by_one(kind, optimiser):
+    """A warning says so, and each is what a plain loop makes of it; recurrent ones do stack."""
+    train, query = data("cross_entropy")
+    build = partial(Unusual, kind=kind)
+    recipe = cv.Recipe(optimiser=optimiser, lr=0.05, batch=4, epochs=3)
+    kept = draw_subsets(len(train[0]), 3, 0.5, 0)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = retrain(build, "cross_entropy", train, query, kept, recipe, [1, 2, 3], [4, 5, 6])
+    reasons = [str(w.message) for w in said if w.category is OneByOne]
+    assert len(reasons) == (kind == "branch")
+    assert all("one by one" in reason and "data-dependent" in reason for reason in reasons)
+    for m in range(3):
+        curve, model = reference_loop(build, "cross_entropy", train, kept[m], recipe, m + 1, m + 4)
+        assert float((found.curve[m] - curve).abs().max()) < EXACT
+        with torch.no_grad():
+            losses = nn.functional.cross_entropy(model(query[0]), query[1], reduction="none")
+        assert float((found.query_loss[m] - losses).abs().max()) < EXACT
