@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DeviceOption, DtypeOption, MemoryOption, SeedOption
+from .options import DeviceOption, DtypeOption, InverseOption, MemoryOption, SeedOption
 from .sources import DataOption, ModelOption, PythonOption, Sources, TaskOption
 
 WIDTH = 110
@@ -23,6 +23,7 @@ def command(
     allow_python: PythonOption = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float64",
+    inverse: InverseOption = None,
     memory: MemoryOption = None,
     seed: SeedOption = 0,
     as_json: Annotated[bool, typer.Option("--json", help="All numbers, as JSON.")] = False,
@@ -35,7 +36,7 @@ def command(
 
     from curvlang.evaluation.benchmark import benchmark
     from curvlang.facade import chosen, evaluation_of
-    from curvlang.language import load
+    from curvlang.language import inverse_text, load
     from curvlang.reporting.costs import as_data, show
     from curvlang.runtime.memory import limited
 
@@ -47,11 +48,14 @@ def command(
     evaluation = evaluation_of(loaded, curvature)
     sources = Sources(task, data, model, allow_python)
     made = fresh_task(task_of(evaluation, sources), sources, seed=seed, device=device_of(device))
+    use = evaluation.inverse if evaluation is not None else None
+    if inverse is not None:
+        use = inverse_text(inverse, "<inverse>")
     with limited(memory):
         found = benchmark(
             curvature,
             made.to(dtype=dtype_of(dtype)),
-            inverse=evaluation.inverse if evaluation is not None else None,
+            inverse=use,
             solver=evaluation.solver if evaluation is not None else None,
             seed=seed,
         )

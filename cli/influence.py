@@ -10,7 +10,15 @@ from typing import Annotated
 
 import typer
 
-from .options import DeviceOption, DtypeOption, MemoryOption, MetricOption, QuietOption, SeedOption
+from .options import (
+    DeviceOption,
+    DtypeOption,
+    InverseOption,
+    MemoryOption,
+    MetricOption,
+    QuietOption,
+    SeedOption,
+)
 from .sources import DataOption, ModelOption, PythonOption, Sources, TaskOption
 
 Spec = Annotated[str, typer.Argument(help="A path (`x.cv`, `x.cv:name`), or a shipped name.")]
@@ -51,9 +59,7 @@ def command(
     damping: Annotated[
         float | None, typer.Option(help="λ of (C + λI)⁻¹, in place of the spec's inverse.")
     ] = None,
-    inverse: Annotated[
-        str | None, typer.Option(help="An inverse as a spec writes it: `pseudo(rtol = 1e-4)`.")
-    ] = None,
+    inverse: InverseOption = None,
     per_layer: Annotated[
         bool, typer.Option("--per-layer", help="Scores of every layer; they add up to the total.")
     ] = False,

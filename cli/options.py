@@ -12,6 +12,9 @@ SeedOption = Annotated[
     int, typer.Option(min=0, max=2**63 - 1, help="Of the initialisation and of sampling.")
 ]
 MetricOption = Annotated[str, typer.Option(help="`loss`, `margin` or `logit` of a query.")]
+InverseOption = Annotated[
+    str | None, typer.Option(help="An inverse as a spec writes it: `pseudo(rtol = 1e-4)`.")
+]
 ResultOption = Annotated[bool, typer.Option("--json", help="The result alone, on standard output.")]
 MemoryOption = Annotated[
     str | None,

@@ -122,6 +122,9 @@ def _foretold(
     fitted, inverted = operators
     found = {p.name: p for p in predicted_fit(prepared, task, rates)}
     found["inverse"] = predicted_inverse(fitted, inverted, rates)
+    if not inverted.spectrum_known:
+        # How many products a solver asks for is known when it has asked for them.
+        return found
     layers = _layers(prepared, rotations(inverted))
     found["scores"] = predicted_scores(
         rotations(inverted), task, layers, rates, score_ranks(inverted, layers, task)

@@ -80,7 +80,7 @@ def predicted_fit(prepared: Prepared, task: Task, rates: Rates | None) -> list[P
 
 def _pass(prepared: Prepared, task: Task, number: int, rates: Rates | None) -> Predicted:
     """The model once for every set of leaves, and the generated code of every block."""
-    active = [p for p in prepared.plans if p.passes >= number]
+    active = [p for p in prepared.plans if p.passes >= number and p.adds(number)]
     cost, seconds = Cost(), 0.0
     for by, fisher in dict.fromkeys(p.reads for p in active if number == 1 or not p.kept):
         blocks = prepared.blocks[by]

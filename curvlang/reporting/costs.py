@@ -58,10 +58,12 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _below(found: Benchmark) -> list[str]:
-    lines = [
-        f"predicted {seconds(found.predicted)}, measured {seconds(found.measured)}: the stages that "
-        "have a prediction, together"
-    ]
+    lines = ["no stage has a prediction: what a solver asks for is not known before"]
+    if any(row.seconds is not None for row in found.rows):
+        lines = [
+            f"predicted {seconds(found.predicted)}, measured {seconds(found.measured)}: the stages "
+            "that have a prediction, together"
+        ]
     if found.disturbed > DISTURBED:
         lines.append(
             f"warning: this process waited for a processor in {found.disturbed:.0%} of its time: other "

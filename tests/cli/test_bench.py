@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from curvlang.cli.main import run
 
 import curvlang as cv
@@ -14,6 +15,7 @@ from curvlang.facade import chains_of, chosen
 from curvlang.language import load
 from curvlang.runtime.fit import fit_chains
 from curvlang.runtime.prepare import prepare
+from curvlang.runtime.rates import measured_rates
 from tests.small import network, task
 
 TASK = ["--task", "digits(hidden = [4], epochs = 1)"]
@@ -39,10 +41,32 @@ def test_the_table_names_the_machine_and_the_sum(capsys):
     assert "GFLOP/s in float32" in shown
     assert "pass 1" in shown
     assert "the stages that have a prediction, together" in shown
-    # A matrix without structure is decomposed for its inverse.
+    # A matrix without structure is factored for its inverse.
     (inverse,) = (line for line in shown.splitlines() if line.startswith("inverse"))
     assert "FLOP" not in inverse
     assert float(inverse.split()[1]) > 0
+
+
+def test_the_inverse_may_be_another_one(capsys):
+    """The default one adds λ and has a Cholesky factor, n³/3; this one needs eigenvalues, 9 n³."""
+    costs = []
+    for more in ([], ["--inverse", "pseudo(rtol = 1e-4)"]):
+        assert run(["bench", "ggn", *TASK, *more, "--json"]) == 0
+        rows = {r["stage"]: r for r in json.loads(capsys.readouterr().out)["stages"]}
+        costs.append(rows["inverse"]["flops"])
+    assert costs[1] == pytest.approx(27 * costs[0], rel=1e-6)
+    assert run(["bench", "ggn", *TASK, "--inverse", "none_such(1)"]) == 2
+    assert "none_such" in capsys.readouterr().err
+
+
+def test_a_matrix_known_by_products_reads_no_data_in_its_fit():
+    """Nothing is foretold of what conjugate gradients will ask for."""
+    given = task(network([3, 4, 3], "tanh"), "cross_entropy", n=6)
+    prepared = prepare(list(chains_of(chosen(load("ggn")))), given, last=True, dense=10)
+    (first, *_) = predicted_fit(prepared, given, measured_rates(torch.device("cpu")))
+    assert first.name == "pass 1"
+    assert first.cost.flops == first.cost.bytes == 0
+    assert not first.seconds
 
 
 @pytest.mark.parametrize("spec", ["kfac", "ekfac", "ekfac_mc", "ggn", "hessian", "tkfac"])
