@@ -2,72 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
-from curvlang.evaluation.stacked_update import Update
-from curvlang.models.loss import Loss
-from curvlang.models.recipe import Recipe
+from curvlang.evaluation.stacked_any import StackedModules
 
 
 class OneByOne(UserWarning):
     """Models that are trained one after another, and why."""
 
 
-class ModulesInTurn:
-    """M modules of one architecture: forward and backward of each by itself, updates stacked.
+class ModulesInTurn(StackedModules):
+    """M modules of one architecture: forward and backward of each by itself, updates stacked."""
 
-    Args:
-        models: The modules, with buffers of their own; trainable parameters are copied.
-        loss: The loss.
-        recipe: Its optimiser takes the steps.
-    """
-
-    def __init__(self, models: Sequence[nn.Module], loss: Loss, recipe: Recipe) -> None:
-        self.models = list(models)
-        self.rule = loss
-        self.update = Update(recipe)
-        own = [dict(m.named_parameters()) for m in self.models]
-        trained = [n for n, p in own[0].items() if p.requires_grad]
-        self.state = {n: torch.stack([p[n].detach() for p in own]) for n in trained}
-        self._values: list[Tensor] = []
-
-    def step(self, x: Tensor, y: Tensor, lr: float) -> None:
-        """One step on minibatches `x [M, B, …]`, `y [M, B, …]`."""
+    def gradients(self, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Of the mean losses, `[M, …]` by name, and these `[M]`."""
         values, rows = [], []
         for k, model in enumerate(self.models):
             own = {n: p[k].detach().requires_grad_() for n, p in self.state.items()}
             with torch.enable_grad():
-                value = self.rule.per_example(functional_call(model, own, (x[k],)), y[k]).mean()
+                f = functional_call(model, (own, *self.constants(k)), (x[k],))
+                value = self.rule.per_example(f, y[k]).mean()
             rows.append(torch.autograd.grad(value, list(own.values()), materialize_grads=True))
             values.append(value.detach())
-        gradients = {
-            n: torch.stack(column)
-            for n, column in zip(self.state, zip(*rows, strict=True), strict=True)
-        }
-        self.update.step(self.state, gradients, lr)
-        self._values.append(torch.stack(values))
-
-    def losses(self) -> Tensor:
-        """Mean losses `[steps, M]` of the steps since they were last asked for."""
-        found, self._values = torch.stack(self._values), []
-        return found
-
-    def outputs(self, x: Tensor) -> Tensor:
-        """Outputs on shared inputs `x [Q, …]`: `[M, Q, …]`."""
-        with torch.no_grad():
-            found = [
-                functional_call(m, {n: p[k] for n, p in self.state.items()}, (x,))
-                for k, m in enumerate(self.models)
-            ]
-        return torch.stack(found)
-
-    def parameters(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Stacked parameters `[M, …]` by name."""
-        return {name: self.state[name] for name in names}
+        columns = zip(self.state, zip(*rows, strict=True), strict=True)
+        return {n: torch.stack(column) for n, column in columns}, torch.stack(values)
 
 
 def why_not_stacked(attempt: Callable[[], object]) -> str:

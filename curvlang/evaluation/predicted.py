@@ -101,7 +101,7 @@ def _pass(prepared: Prepared, task: Task, number: int, rates: Rates | None) -> P
                 sums = rates.copy(returned * (p.itemsize + 24)) if returned else 0.0
                 dtype = torch.float32 if p.itemsize == 4 else torch.float64
                 seconds += share * (_code_seconds(function, known, dtype, rates) + sums)
-    batches = max((-(-p.total // p.batch) for p in active), default=1)
+    batches = max((p.batches for p in active), default=1)
     return Predicted(f"pass {number}", cost, seconds if rates is not None else None, batches)
 
 

@@ -21,7 +21,7 @@ DIVERGED = 100.0
 """Growth of the loss from the first minibatch to the last epoch that is no training any more."""
 
 Build = Callable[[int], nn.Module]
-Stack = StackedMLP | StackedModules | ModulesInTurn
+Stack = StackedMLP | StackedModules
 Progress = Callable[[int, int], None]
 
 PROBED = 2
@@ -173,7 +173,7 @@ def _train_stack(
 
 def _modules(
     models: Sequence[nn.Module], loss: Loss, recipe: Recipe, train: tuple[Tensor, Tensor]
-) -> StackedModules | ModulesInTurn:
+) -> StackedModules:
     """The models as one where `torch.func` can run them so; a warning says where it cannot."""
     few = [part[:PROBED].expand(2, *part[:PROBED].shape) for part in train]
     pair = [models[0], models[-1]]

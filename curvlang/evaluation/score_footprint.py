@@ -16,23 +16,13 @@ from curvlang.evaluation.factored import (
 from curvlang.evaluation.gradients import batch_size as gradients_at_once
 from curvlang.evaluation.score_orders import AT_ONCE
 from curvlang.models.task import Task
-from curvlang.operators import CholeskyInverse, Operator
+from curvlang.operators import CholeskyInverse, Operator, held_bytes
 from curvlang.runtime.footprint import Phase
 
 _EXACT = 8
 """Bytes of a number of an operator and of a score."""
 _WORK = 2
 """Matrices that a decomposition works in besides its argument and its eigenvectors."""
-
-
-def held_bytes(*operators: Operator) -> int:
-    """Bytes of the tensors of all operators, shared storage counted once."""
-    storages = {
-        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
-        for operator in operators
-        for t in operator.tensors()
-    }
-    return sum(storages.values())
 
 
 def inverse_phase(

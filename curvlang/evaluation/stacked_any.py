@@ -23,6 +23,7 @@ class StackedModules:
     """
 
     def __init__(self, models: Sequence[nn.Module], loss: Loss, recipe: Recipe) -> None:
+        self.models = list(models)
         self.model = models[0]
         self.rule = loss
         self.update = Update(recipe)
@@ -46,9 +47,19 @@ class StackedModules:
 
     def step(self, x: Tensor, y: Tensor, lr: float) -> None:
         """One step on minibatches `x [M, B, …]`, `y [M, B, …]`."""
-        gradients, value = self._gradient(self.state, (self.frozen, self.buffers), x, y)
+        gradients, value = self.gradients(x, y)
         self.update.step(self.state, gradients, lr)
         self._values.append(value)
+
+    def gradients(self, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Of the mean losses, `[M, …]` by name, and these `[M]`."""
+        found, value = self._gradient(self.state, (self.frozen, self.buffers), x, y)
+        return found, value
+
+    def constants(self, k: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Frozen parameters and buffers of model k."""
+        frozen = {n: p[k] for n, p in self.frozen.items()}
+        return frozen, {n: b[k] for n, b in self.buffers.items()}
 
     def losses(self) -> Tensor:
         """Mean losses `[steps, M]` of the steps since they were last asked for."""
@@ -61,12 +72,12 @@ class StackedModules:
         One model after another: once in a training, and without gradients some layers have no
         rule for many models at once (`nn.LSTM`).
         """
-        whole = {**self.state, **self.frozen, **self.buffers}
-        count = len(next(iter(self.state.values())))
         with torch.no_grad():
             found = [
-                functional_call(self.model, {n: p[k] for n, p in whole.items()}, (x,))
-                for k in range(count)
+                functional_call(
+                    model, ({n: p[k] for n, p in self.state.items()}, *self.constants(k)), (x,)
+                )
+                for k, model in enumerate(self.models)
             ]
         return torch.stack(found)
 

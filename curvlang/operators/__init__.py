@@ -11,7 +11,7 @@ from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOu
 from curvlang.operators.low_rank import Gram, LowRank, low_rank
 from curvlang.operators.matrix_free import MatrixFree, estimate_trace
 from curvlang.operators.neumann import Neumann
-from curvlang.operators.operator import Operator, Spectral, refuse, tikhonov
+from curvlang.operators.operator import Operator, Spectral, held_bytes, refuse, tikhonov
 from curvlang.operators.projected import Projected, projected
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "added",
     "distance",
     "estimate_trace",
+    "held_bytes",
     "load_operator",
     "low_rank",
     "projected",

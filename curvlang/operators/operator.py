@@ -138,10 +138,7 @@ class Operator(ABC):
 
     def memory(self) -> int:
         """Bytes of the tensors held, shared storage counted once."""
-        storages = {
-            t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.tensors()
-        }
-        return sum(storages.values())
+        return held_bytes(self)
 
     def to_scipy(self) -> Any:
         """A `scipy.sparse.linalg.LinearOperator` with the same action."""
@@ -159,6 +156,16 @@ class Operator(ABC):
 
     def __str__(self) -> str:
         return self.describe()
+
+
+def held_bytes(*operators: Operator) -> int:
+    """Bytes of the tensors of all operators, shared storage counted once."""
+    storages = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+        for operator in operators
+        for t in operator.tensors()
+    }
+    return sum(storages.values())
 
 
 def tikhonov(damping: float) -> Spectral:

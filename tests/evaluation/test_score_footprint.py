@@ -10,9 +10,10 @@ import curvlang as cv
 from curvlang.evaluation.attribution import scored_by
 from curvlang.evaluation.factored import scored_blocks
 from curvlang.evaluation.predicted import inverted_matrices
-from curvlang.evaluation.score_footprint import held_bytes, inverse_phase, scores_phase
+from curvlang.evaluation.score_footprint import inverse_phase, scores_phase
 from curvlang.language import task_text
 from curvlang.models.builtin import task_from
+from curvlang.operators import held_bytes
 from tests.oracles.allocations import peak_bytes
 
 WITHIN = 0.3
