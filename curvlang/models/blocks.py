@@ -249,51 +249,50 @@ def _layer_blocks(
     together = [name for name in (layer.weight, layer.bias) if name]
     chosen = [tuple(together)] if by == "layer" else [(name,) for name in together]
     parts = layer.kind.parts(layer.module)
+    plain = layer.kind.dense_rows(layer.module) and not layer.inside and not constant
     for names in chosen:
         name = layer.name if by == "layer" else names[0]
+        bias = _columns(layer, names)
+        # Asked once for all parts: a layer has as many as it has groups.
+        seen = [use.a_nti(bias) for use in found.uses[layer.name]]
         for k, part in enumerate(parts):
-            shown = name if len(parts) == 1 else f"{name}[{k}]"
-            yield _block(layer, shown, names, part, k, found, starts, constant)
+            index = _index(layer, names, part, starts)
+            yield LayerBlock(
+                name if len(parts) == 1 else f"{name}[{k}]",
+                layer.name,
+                index.shape[1],
+                index.shape[0],
+                sum(int(use[k].shape[1]) for use in seen),
+                bias,
+                index.reshape(-1),
+                names,
+                layer.modules,
+                layer.kind,
+                k,
+                layer.inside,
+                constant,
+                "" if layer.kind.factored else scale_and_shift(layer.module),
+                plain,
+            )
 
 
-def _block(
-    layer: CoveredLayer,
-    name: str,
-    parameters: tuple[str, ...],
-    part: Part,
-    number: int,
-    found: Trace,
-    starts: Mapping[str, int],
-    constant: bool,
-) -> LayerBlock:
+def _columns(layer: CoveredLayer, parameters: tuple[str, ...]) -> str:
+    """Which columns of `a` the block of some of a layer's parameters has."""
+    if layer.weight not in parameters:
+        return "only"
+    return "joint" if layer.bias in parameters else "none"
+
+
+def _index(
+    layer: CoveredLayer, parameters: tuple[str, ...], part: Part, starts: Mapping[str, int]
+) -> Tensor:
+    """Places of a part's entries in the parameter vector, [O, I]."""
     columns = []
     if layer.weight in parameters:
         columns.append(part.weight + starts[layer.weight])
     if layer.bias in parameters:
         columns.append(part.bias.unsqueeze(1) + starts[layer.bias])
-    index = torch.cat(columns, 1)
-    bias = {(True, True): "joint", (True, False): "none", (False, True): "only"}[
-        layer.weight in parameters, layer.bias in parameters
-    ]
-    uses = found.uses[layer.name]
-    positions = sum(int(use.a_nti(bias)[number].shape[1]) for use in uses)
-    return LayerBlock(
-        name,
-        layer.name,
-        index.shape[1],
-        index.shape[0],
-        positions,
-        bias,
-        index.reshape(-1),
-        parameters,
-        layer.modules,
-        layer.kind,
-        number,
-        layer.inside,
-        constant,
-        "" if layer.kind.factored else scale_and_shift(layer.module),
-        layer.kind.dense_rows(layer.module) and not layer.inside and not constant,
-    )
+    return torch.cat(columns, 1)
 
 
 def scale_and_shift(module: nn.Module) -> str:
