@@ -1,19 +1,18 @@
-"""The grammar and its parse tables; building the tables takes longer than reading a spec."""
+"""The grammar and its parse tables, which ship with it: building them takes longer than reading a spec."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import pickle
-import sys
-import tempfile
+import json
 from functools import lru_cache
 from importlib import resources
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lark import Lark
+
+FILE = "curvlang.tables"
+"""Plain data of the package. No file of a cache or a home is read as tables, and none is written."""
 
 
 def grammar() -> str:
@@ -21,29 +20,11 @@ def grammar() -> str:
     return (resources.files("curvlang.grammars") / "curvlang.lark").read_text("utf-8")
 
 
-def folder() -> Path:
-    """Where tables are kept: `$CURVLANG_CACHE`, or `~/.cache/curvlang`."""
-    given = os.environ.get("CURVLANG_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "curvlang"
-
-
 @lru_cache(maxsize=1)
 def parser() -> Lark:
-    """The parser: from kept tables where they fit this grammar, lark and Python, else built.
-
-    A file that cannot be read or written costs the time to build the tables, nothing else.
-    """
+    """The parser: from the tables that ship where they fit this grammar and this lark, else built."""
     text = grammar()
-    kept = _place(text)
-    try:
-        return _load(kept)
-    except (OSError, EOFError, pickle.UnpicklingError, LookupError, TypeError, AttributeError):
-        made = build(text)
-    try:
-        _keep(made, kept)
-    except OSError:
-        pass  # A home that cannot be written to: the tables are built in every run.
-    return made
+    return load((resources.files("curvlang.grammars") / FILE).read_bytes(), text) or build(text)
 
 
 def build(text: str, *, strict: bool = False) -> Lark:
@@ -55,31 +36,38 @@ def build(text: str, *, strict: bool = False) -> Lark:
     )
 
 
-def _place(text: str) -> Path:
-    from lark import __version__
+def load(tables: bytes, text: str) -> Lark | None:
+    """The parser of a grammar from its tables; None where they are damaged or another grammar's.
 
-    key = f"{text}\0{__version__}\0{sys.version_info[:3]}"
-    return folder() / f"grammar-{hashlib.sha256(key.encode()).hexdigest()[:16]}.tables"
-
-
-def _load(kept: Path) -> Lark:
+    Args:
+        tables: A key on the first line, then JSON, as `written_tables` makes them.
+        text: The grammar.
+    """
     from lark import Lark
 
-    with kept.open("rb") as handle:
-        made: Lark = Lark.load(handle)
+    head, _, body = tables.partition(b"\n")
+    if head != key(text, body):
+        return None
+    held = json.loads(body)
+    held["memo"] = _numbered(held["memo"])
+    automaton = held["data"]["parser"]["parser"]
+    automaton["tokens"] = _numbered(automaton["tokens"])
+    states = {k: _numbered(actions) for k, actions in automaton["states"].items()}
+    automaton["states"] = _numbered(states)
+    made: Lark = Lark.load(held)
     return made
 
 
-def _keep(made: Lark, kept: Path) -> None:
-    """All or nothing, so that another process never reads half a file."""
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    part = ""
-    try:
-        with tempfile.NamedTemporaryFile(dir=kept.parent, suffix=".part", delete=False) as handle:
-            part = handle.name
-            made.save(handle)
-        os.replace(part, kept)
-    except BaseException:
-        if part:
-            Path(part).unlink(missing_ok=True)
-        raise
+def key(text: str, body: bytes) -> bytes:
+    """What stands in front of tables; other for each grammar, version of lark, and byte of them."""
+    from lark import __version__
+
+    release = ".".join(__version__.split(".")[:2])
+    made = hashlib.sha256(text.encode())
+    made.update(body)
+    return f"lark {release} {made.hexdigest()}".encode()
+
+
+def _numbered(held: dict[str, Any]) -> dict[int, Any]:
+    """Numbers for keys, which JSON writes as texts."""
+    return {int(k): v for k, v in held.items()}
