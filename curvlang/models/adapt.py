@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from curvlang.models.calls import exhausted, run_model
 from curvlang.models.collect import Pair, Source, examples_of
 from curvlang.models.fields import IGNORED, Fields, next_labels, split_labels
 from curvlang.models.packed import Layout, check_fields, is_packed, layout_of, packed
@@ -93,7 +94,10 @@ def _returns_tensor(model: nn.Module, X: Tensor) -> bool:
     try:
         with torch.no_grad():
             return isinstance(model(X[:1].to(p.device)), Tensor)
-    except (RuntimeError, ValueError, IndexError, TypeError):
+    except Exception as error:
+        # The task's checks make the same call, and refuse it with its own reason or a better one.
+        if exhausted(error):
+            raise
         return True
 
 
@@ -172,13 +176,8 @@ def _positions(model: nn.Module, X: Tensor, y: Tensor) -> bool:
     if y.ndim != 2 or y.is_floating_point() or not len(X):
         return False
     p = next(model.parameters())
-    try:
-        with torch.no_grad():
-            f = model(X[:1].to(p.device))
-    except (RuntimeError, ValueError, IndexError, TypeError):
-        # The same call is made, and refused with its reason, when the task is checked.
-        return False
-    return f.ndim == 3 and f.shape[1] == y.shape[1]
+    f = run_model(model, X[:1].to(p.device), "train")
+    return bool(f.ndim == 3 and f.shape[1] == y.shape[1])
 
 
 def _aligned(y: Tensor, mask: Tensor | None, shift: bool | None, part: str) -> Tensor:
