@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from curvlang.models.collect import Pair
+from curvlang.models.independence import check_examples, spread
 from curvlang.models.loss import Loss, show_dtype
 from curvlang.models.refusal import refusal
 from curvlang.models.survey import check_mode
 from curvlang.models.trace import check_output
-from curvlang.models.verify import EXAMPLES, check_examples
+from curvlang.models.verify import EXAMPLES
 
 
 def check_model(model: nn.Module) -> None:
@@ -110,10 +111,10 @@ def check_outputs(model: nn.Module, loss: Loss, pair: Pair, part: str) -> None:
             f"`{part}` has {show_dtype(X.dtype)} inputs, the model is {show_dtype(p.dtype)}",
             f"convert the inputs, `X.to(torch.{show_dtype(p.dtype)})`, or the model",
         )
-    few = X[:EXAMPLES].to(p.device)
+    few = X[sorted(set(spread(EXAMPLES, len(X))))].to(p.device)
     f = _run(model, few, part)
     check_output(f, few.shape[0])
-    check_examples(model, few, f)
+    check_examples(model, few, f, X)
     loss.validate(f.shape, y, f.dtype)
 
 

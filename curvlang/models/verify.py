@@ -6,7 +6,6 @@ forward pass that draws random numbers all leave `a` and `g` well-formed and wro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -14,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.models.independence import check_examples as check_examples
+from curvlang.models.independence import tolerance as tolerance
 from curvlang.models.refusal import refusal
 from curvlang.models.trace import Trace, cut_off
 
@@ -39,41 +40,6 @@ class Shown(Protocol):
     @property
     def index(self) -> Tensor:
         """Its places in the parameter vector."""
-
-
-def tolerance(dtype: torch.dtype) -> float:
-    """Relative difference that rounding of a deep model explains: ten times √ε."""
-    return 10 * math.sqrt(torch.finfo(dtype).eps)
-
-
-def check_examples(model: nn.Module, X: Tensor, output: Tensor) -> None:
-    """The output is the same when asked for again, and for an example alone.
-
-    Args:
-        model: The model.
-        X: Inputs [B, …].
-        output: What the model gave for them.
-
-    Raises:
-        SpecError: E0403 for an output that changes from call to call, E0410 for examples that
-            influence each other.
-    """
-    limit = tolerance(output.dtype)
-    with torch.no_grad():
-        again, alone = model(X), model(X[:1])
-    if not _close(again, output.detach(), limit):
-        raise refusal(
-            "E0403",
-            "the model gives another output when it is called again on the same input",
-            "call `model.eval()`, and take random numbers and counters out of `forward`",
-        )
-    if not _close(alone, output[:1].detach(), limit):
-        raise refusal(
-            "E0410",
-            "the model's output for an example depends on the batch that the example is in",
-            "use a model that treats the examples of a batch independently",
-            notes=("the loss of one example is not defined otherwise",),
-        )
 
 
 Rebuilt = Callable[[Tensor], "dict[str, Tensor]"]
