@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from curvlang.models.calls import run_model
 from curvlang.models.collect import Pair
 from curvlang.models.independence import check_examples, spread
 from curvlang.models.loss import Loss, show_dtype
@@ -112,26 +113,10 @@ def check_outputs(model: nn.Module, loss: Loss, pair: Pair, part: str) -> None:
             f"convert the inputs, `X.to(torch.{show_dtype(p.dtype)})`, or the model",
         )
     few = X[sorted(set(spread(EXAMPLES, len(X))))].to(p.device)
-    f = _run(model, few, part)
+    f = run_model(model, few, part)
     check_output(f, few.shape[0])
     check_examples(model, few, f, X)
     loss.validate(f.shape, y, f.dtype)
-
-
-def _run(model: nn.Module, X: Tensor, part: str) -> Tensor:
-    try:
-        with torch.no_grad():
-            output: Tensor = model(X)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise refusal(
-            "E0408",
-            f"the model cannot read the inputs of `{part}`, of shape {list(X.shape[1:])} each",
-            "give inputs of the shape that the model's first layer expects"
-            if X.is_floating_point()
-            else "integers are numbers of tokens; give other inputs as floating-point numbers",
-            notes=(str(error).strip().splitlines()[0],),
-        ) from error
-    return output
 
 
 def _check_finite(x: Tensor, what: str, repair: str) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from curvlang.models.calls import exhausted, whole_text
 from curvlang.models.refusal import refusal
 from curvlang.models.trace import check_output
 from curvlang.models.widened import run_widened, widest
@@ -77,11 +78,13 @@ class _Asked:
             try:
                 found = self.model(X)
             except Exception as error:
+                if exhausted(error):
+                    raise
                 raise refusal(
                     "E0410",
-                    f"the model does not run on a batch of {len(X)}",
+                    f"the model does not run on a batch of {len(X)}, and does on {len(self.first)}",
                     "use a model that treats the examples of a batch independently, however many",
-                    notes=(f"{type(error).__name__}: {error}".rstrip(": "),),
+                    notes=(whole_text(error),),
                 ) from error
             check_output(found, len(X))
             self.known[id(X)] = (X, found)

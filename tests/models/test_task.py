@@ -125,7 +125,7 @@ NAN[2, 3], NAN[5, 0], NAN[6, 1] = float("nan"), float("inf"), float("nan")
         ("E0557", {"train": [{"x": 1}]}, "one form"),
         ("E0407", {"train": (X.double(), Y)}, "`query` float32"),
         ("E0407", {"train": (X.double(), Y), "query": (XQ.double(), YQ)}, "model is float32"),
-        ("E0408", {"train": (X[:, :3], Y)}, "cannot read"),
+        ("E0408", {"train": (X[:, :3], Y)}, "raises `RuntimeError`"),
         ("E0408", {"query": (XQ[:, :3], YQ)}, "`query`"),
         ("E0405", {"train": (X, Y.float())}, "`y.long()`"),
         ("E0405", {"train": (X, Y + 1)}, "outside 0…2 (first: 3"),
