@@ -67,6 +67,7 @@ def fit(
     *,
     curvature: str | None = None,
     seed: int = 0,
+    dtype: torch.dtype | None = None,
     memory: Memory = None,
 ) -> FittedOperator:
     """Fit a spec's curvature on a task.
@@ -77,6 +78,8 @@ def fit(
         curvature: Which of the spec's curvatures; where not given the one evaluated last, or the
             last one.
         seed: Of sampled labels.
+        dtype: Precision of the passes over the data; the task's where not given. Sums of statistics, and
+            what follows from them, are in float64 on a processor whatever it is.
         memory: What the fit may hold, `"2 GiB"` or bytes; what is free where not given.
 
     Returns:
@@ -85,7 +88,7 @@ def fit(
     whole = as_spec(spec)
     found = chosen(whole, curvature)
     evaluation = evaluation_of(whole, found)
-    task = without_ignored(chains_of(found), task)
+    task = without_ignored(chains_of(found), task if dtype is None else task.to(dtype=dtype))
     rule = evaluation.inverse if evaluation is not None else None
     with limited(memory):
         stage = fit_curvature(found, task, seed=seed, last=True)[-1]

@@ -151,7 +151,9 @@ def scored_by(
     if given is not None:
         weights = None
         if groups is not None:
-            weights = group_matrix(groups, reduce, task.Q).to(device=task.device, dtype=task.dtype)
+            weights = group_matrix(groups, reduce, task.Q).to(
+                device=task.device, dtype=task.precision
+            )
         at_once = rows if groups is not None else min(rows, queries_at_once(task, given))
         told = _counter(progress, task.N * -(-rows // at_once))
         X, y = task.query
@@ -248,7 +250,7 @@ def _by_blocks(
     per_layer: bool,
 ) -> dict[str, Tensor]:
     """Scores from inputs and output gradients, of every block or of all under no name."""
-    if products is not None and products != task.dtype:
+    if products is not None and products != task.precision:
         error = product_error(task, given, queries, products)
         name = str(products).removeprefix("torch.")
         warnings.warn(
@@ -349,8 +351,8 @@ def _query_gradients(task: Task, cost: Loss, groups: Groups | None, reduce: str)
     """`[Q, P]`, or `[G, P]` added up over groups: a gradient is linear."""
     if groups is None:
         return gradients(task, "query", cost)
-    weights = group_matrix(groups, reduce, task.Q).to(device=task.device, dtype=task.dtype)
-    total = torch.zeros(len(weights), task.P, dtype=task.dtype, device=task.device)
+    weights = group_matrix(groups, reduce, task.Q).to(device=task.device, dtype=task.precision)
+    total = torch.zeros(len(weights), task.P, dtype=task.precision, device=task.device)
     done = 0
     for v in gradient_batches(task, cost, "query"):
         total += weights[:, done : done + len(v)] @ v

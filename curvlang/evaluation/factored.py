@@ -20,8 +20,8 @@ from torch import Tensor
 from curvlang.evaluation.score_orders import Held, Queries, by_leaves, rotates_back
 from curvlang.models.blocks import LayerBlock, blocks
 from curvlang.models.layers import Input
-from curvlang.models.leaves import leaves
 from curvlang.models.loss import Loss
+from curvlang.models.precision import exact_leaves
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, EigenBasis, Operator
 from curvlang.runtime.memory import available
@@ -107,7 +107,7 @@ def scored_blocks(operator: Operator, task: Task) -> tuple[Scored, ...] | None:
         found = {b.name: b for b in blocks(task.model, task.few, by)}
         if set(found) == set(operator.names):
             pairs = zip(operator.names, operator.blocks, strict=True)
-            return tuple(_scored(found[name], block, task.dtype) for name, block in pairs)
+            return tuple(_scored(found[name], block, task.precision) for name, block in pairs)
     return None
 
 
@@ -139,7 +139,7 @@ def block_queries(
     count, made = (task.Q, torch.empty) if weights is None else (len(weights), torch.zeros)
     held = {
         x.layer.name: made(
-            (count, x.layer.d_out, x.layer.d_in), dtype=task.dtype, device=task.device
+            (count, x.layer.d_out, x.layer.d_in), dtype=task.precision, device=task.device
         )
         for x in given
         if not apart[x.layer.name]
@@ -190,7 +190,7 @@ def _from_gradients(x: Scored, gradients: Tensor, examples: int, hot: bool) -> Q
 
 def queries_at_once(task: Task, given: Sequence[Scored]) -> int:
     """Queries whose preconditioned gradients take a share of what is available; one at least."""
-    size = torch.empty((), dtype=task.dtype).element_size()
+    size = torch.empty((), dtype=task.precision).element_size()
     each = size * sum(x.layer.d_out * x.layer.d_in for x in given if not x.by_leaves)
     return max(1, available(task.device) // QUERIES_SHARE // each) if each else max(1, task.Q)
 
@@ -216,7 +216,7 @@ def block_scores(
         apart: Scores by the block's name, or their sum over all blocks under no name.
     """
     count = next(iter(queries.values())).count
-    kind = products or task.dtype
+    kind = products or task.precision
     ready = {name: u.ready(kind) for name, u in queries.items()}
     exact = max((x.operator.dtype for x in given), key=lambda d: torch.finfo(d).bits)
     kinds = {x.layer.name: x.operator.dtype for x in given} if apart else {"": exact}
@@ -289,8 +289,8 @@ def leaf_batches(
         formed: Numbers for every example that the caller forms at once of a block.
     """
     layers = [x.layer for x in given]
-    for X, y in task.batches(batch_size(layers, task.dtype, formed), part):
-        found = leaves(task.model, loss, X, y, layers, {"a", "e"})
+    for X, y in task.batches(batch_size(layers, task.precision, formed), part):
+        found = exact_leaves(task.model, loss, X, y, layers, {"a", "e"})
         yield len(X), {b.name: (found[b.name]["a"], found[b.name]["e"]) for b in layers}
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from curvlang.models.blocks import blocks
-from curvlang.models.leaves import per_example_gradients
 from curvlang.models.loss import Loss
+from curvlang.models.precision import exact_gradients
 from curvlang.models.task import Task
 
 GRADIENT_BYTES = 2**28
@@ -22,7 +22,7 @@ def gradient_batches(task: Task, loss: Loss, part: str) -> Iterator[Tensor]:
     """Gradients `[B, P]` of a loss on consecutive examples of a part."""
     found = blocks(task.model, task.few)
     for x, y in task.batches(batch_size(task), part):
-        yield per_example_gradients(task.model, loss, x, y, found)
+        yield exact_gradients(task.model, loss, x, y, found)
 
 
 def gradients(task: Task, part: str, cost: Loss | None = None) -> Tensor:
@@ -38,5 +38,5 @@ def gradients(task: Task, part: str, cost: Loss | None = None) -> Tensor:
 
 def batch_size(task: Task, columns: int = 1) -> int:
     """Examples whose gradients, `columns` of them each, are held at once."""
-    size = torch.empty((), dtype=task.dtype).element_size()
+    size = torch.empty((), dtype=task.precision).element_size()
     return max(1, min(MOST, GRADIENT_BYTES // (size * task.P * columns)))

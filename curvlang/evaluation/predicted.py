@@ -23,7 +23,8 @@ from curvlang.ir.functions import FUNCTIONS
 from curvlang.models.blocks import LayerBlock
 from curvlang.models.flops import hessian_flops, leaves_flops
 from curvlang.models.layer_columns import gram_flops
-from curvlang.models.leaves import Fisher, leaves
+from curvlang.models.leaves import Fisher
+from curvlang.models.precision import exact_leaves
 from curvlang.models.task import Task
 from curvlang.operators import (
     BlockDiagonal,
@@ -109,7 +110,7 @@ def _gram_seconds(p: Plan, layers: Sequence[LayerBlock], task: Task, rates: Rate
     """One batch of a Gram matrix by pairs of layers: products, and every entry put and added."""
     products = gram_flops(layers, p.blocks[0].sizes["r"], p.batch)
     moved = task.P**2 * (4 * p.itemsize + 24)
-    return sum(rates.product(f, task.dtype) for f in products) + rates.copy(moved)
+    return sum(rates.product(f, task.precision) for f in products) + rates.copy(moved)
 
 
 def _between(plans: Sequence[Plan], number: int, rates: Rates | None) -> Predicted:
@@ -180,7 +181,7 @@ def _timed(
     generator = torch.Generator(device=task.device).manual_seed(0)
 
     def run() -> object:
-        return leaves(task.model, task.loss, X, y, blocks, wants, fisher, generator)
+        return exact_leaves(task.model, task.loss, X, y, blocks, wants, fisher, generator)
 
     return fastest(run, task.device)
 
@@ -238,7 +239,7 @@ def score_ranks(
     for layer, block in zip(layers, operator.blocks, strict=True):
         factors = None
         if isinstance(block, EigenBasis) and layer.positions == 1:
-            factors = rank_of(block.spectrum.to(task.dtype), task.Q * task.N)
+            factors = rank_of(block.spectrum.to(task.precision), task.Q * task.N)
         found.append(None if factors is None else len(factors.left))
     return tuple(found)
 
@@ -260,12 +261,12 @@ def predicted_scores(
         ranks: What `score_ranks` says of them; without it no spectrum is factored.
     """
     N, Q = task.N, task.Q
-    size = torch.empty((), dtype=task.dtype).element_size()
+    size = torch.empty((), dtype=task.precision).element_size()
     one = leaves_flops(task.model, task.loss, *task.train, blocks, ProgramFisher(kind="empirical"))
     products: list[_Product] = []
     batch = N
     if rotated is not None:
-        batch = min(N, batch_size(blocks, task.dtype, scored_elements(blocks, Q)))
+        batch = min(N, batch_size(blocks, task.precision, scored_elements(blocks, Q)))
         for layer, basis, rank in zip(blocks, rotated, ranks or [None] * len(blocks), strict=True):
             products += _block_products(layer, basis, N, Q, rank)
     else:
@@ -281,7 +282,7 @@ def predicted_scores(
     batches = -(-N // batch)
     seconds = model_seconds(task, blocks, ProgramFisher(kind="empirical"), batch, N + Q)
     for flops, moved, side in products:
-        exact = rates.product(flops / batches, task.dtype, side)
+        exact = rates.product(flops / batches, task.precision, side)
         call = max(exact, rates.make(moved * size / batches))
         seconds += batches * (call + rates.call)
     return Predicted("scores", cost, seconds, batches)

@@ -61,7 +61,7 @@ def scores_phase(
 
 
 def _by_gradients(task: Task) -> dict[str, int]:
-    own = torch.empty((), dtype=task.dtype).element_size()
+    own = torch.empty((), dtype=task.precision).element_size()
     batch = min(task.N, gradients_at_once(task))
     cast = _EXACT if own != _EXACT else 0
     return {
@@ -72,11 +72,11 @@ def _by_gradients(task: Task) -> dict[str, int]:
 
 
 def _by_blocks(given: Sequence[Scored], task: Task) -> dict[str, int]:
-    own = torch.empty((), dtype=task.dtype).element_size()
+    own = torch.empty((), dtype=task.precision).element_size()
     layers = [x.layer for x in given]
     rows = min(task.Q, queries_at_once(task, given))
-    batch = min(task.N, batch_size(layers, task.dtype, scored_elements(layers, rows)))
-    together = max(batch, min(rows, batch_size(layers, task.dtype, 0)))
+    batch = min(task.N, batch_size(layers, task.precision, scored_elements(layers, rows)))
+    together = max(batch, min(rows, batch_size(layers, task.precision, 0)))
     leaves = sum(b.positions * (b.d_in + b.d_out) for b in layers)
     rotated = max(b.positions * (b.d_in + b.d_out) for b in layers)
     queries = sum(

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from curvlang.models.blocks import LayerBlock, trainable
 from curvlang.models.hessian import by_layers
 from curvlang.models.layer_hessian import hessian_by_layers
-from curvlang.models.leaves import Columns, leaves
+from curvlang.models.leaves import Columns
 from curvlang.models.loss import Loss
+from curvlang.models.precision import exact_leaves
 from curvlang.models.products import hessian_product
 
 PROBE = 2
@@ -38,8 +39,8 @@ def leaves_flops(
 
     def run() -> object:
         if fisher is None:
-            return leaves(model, loss, *probe, blocks, wants)
-        return leaves(model, loss, *probe, blocks, wants, fisher, generator)
+            return exact_leaves(model, loss, *probe, blocks, wants)
+        return exact_leaves(model, loss, *probe, blocks, wants, fisher, generator)
 
     return _count(run) / len(probe[0])
 

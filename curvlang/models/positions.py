@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from curvlang.models.blocks import LayerBlock, groups
-from curvlang.models.leaves import parameter_columns
 from curvlang.models.loss import Loss, show_shape
+from curvlang.models.precision import exact_columns, widened
 from curvlang.models.refusal import refusal
 from curvlang.models.task import Task
 from curvlang.models.trace import trace
@@ -41,9 +41,9 @@ def position_gradients(
     forward pass; T columns go back at once.
     """
     found = trace(model, X, groups(blocks))
-    f = found.output.detach()
+    f = widened(found.output.detach())
     B, T = f.shape[:2]
-    slope = loss.gradient(f, y).reshape(B, T, -1)
+    slope = loss.gradient(f, widened(y)).reshape(B, T, -1)
     eye = torch.eye(T, dtype=f.dtype, device=f.device)
     apart = torch.einsum("btc,ts->btcs", slope, eye).reshape(B, -1, T)
-    return parameter_columns(model, X, blocks, found, apart)
+    return exact_columns(model, X, blocks, found, apart)

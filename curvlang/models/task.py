@@ -23,6 +23,7 @@ from curvlang.models.fingerprint import digest, model_parts, parameter_parts
 from curvlang.models.loss import Loss
 from curvlang.models.losses import loss_named
 from curvlang.models.packed import PackedBuild, is_packed, layout_in, packed
+from curvlang.models.precision import precision
 from curvlang.models.recipe import Recipe
 from curvlang.models.refusal import refusal
 from curvlang.models.user_loss import Function
@@ -151,6 +152,15 @@ class Task:
     def dtype(self) -> torch.dtype:
         """The parameters' precision."""
         return next(iter(trainable(self.model).values())).dtype
+
+    @property
+    def precision(self) -> torch.dtype:
+        """In which inputs and gradients are multiplied: float32 where the parameters have half of it."""
+        return precision(self.dtype)
+
+    def exact(self) -> Task:
+        """The task itself; a copy in float32 where the parameters are in half precision."""
+        return self if self.precision == self.dtype else self.to(dtype=self.precision)
 
     @property
     def few(self) -> Tensor:

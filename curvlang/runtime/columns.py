@@ -49,7 +49,7 @@ def require_columns(
     if not exact:
         return
     R = task.loss.columns(outputs)
-    size = torch.empty((), dtype=task.dtype).element_size()
+    size = torch.empty((), dtype=task.precision).element_size()
     needed = size * R * max(outputs + _pulled_back(blocks[p.reads[0]]) for p in exact)
     have = available(task.device)
     if needed > have:

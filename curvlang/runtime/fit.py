@@ -16,7 +16,7 @@ from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import Yield
 from curvlang.language.chain import Chain
 from curvlang.models.layer_columns import layer_columns
-from curvlang.models.leaves import jacobian, leaves, loss_hessian
+from curvlang.models.precision import exact_jacobian, exact_leaves, exact_loss_hessian
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, ByExample, Operator
 from curvlang.runtime.assemble import operator
@@ -93,7 +93,7 @@ def fit_chains(
     ended("plan")
     static = Static(tasks, prepared)
     executions = [
-        Execution(p, static.task.dtype, static.task.device, static.leaves_of(p))
+        Execution(p, static.task.precision, static.task.device, static.leaves_of(p))
         for p in prepared.plans
     ]
     if any(map(reads_hessian, prepared.plans)):
@@ -202,7 +202,7 @@ class _Batch:
         key = (partition, fisher, errors)
         if key not in self.known:
             wants = {"a"} | ({"g"} if fisher else set()) | ({"e"} if errors else set())
-            self.known[key] = leaves(
+            self.known[key] = exact_leaves(
                 self.task.model,
                 self.task.loss,
                 self.x,
@@ -216,7 +216,7 @@ class _Batch:
                 rows = slice(self.start, self.start + len(self.x))
                 for block in self.prepared.blocks[partition]:
                     known = self.known[key][block.name]
-                    known |= position_weights(block, self.task.mask, rows, self.task.dtype)
+                    known |= position_weights(block, self.task.mask, rows, self.task.precision)
         return self.known[key]
 
     def _whole(self, program: Program, kinds: set[str]) -> dict[str, Any]:
@@ -226,9 +226,9 @@ class _Batch:
             given = self._layers(Partition.LAYER, program.fisher, False)
             found["j"] = layer_columns(layers, given)
         if "J" in kinds:
-            found["J"] = jacobian(self.task.model, self.x, layers)
+            found["J"] = exact_jacobian(self.task.model, self.x, layers)
         if "L" in kinds:
-            found["L"] = loss_hessian(self.task.model, self.task.loss, self.x, self.y)
+            found["L"] = exact_loss_hessian(self.task.model, self.task.loss, self.x, self.y)
         return {
             name: found[leaf.kind] for name, leaf in program.leaves.items() if leaf.kind in found
         }

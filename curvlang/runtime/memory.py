@@ -132,7 +132,7 @@ def require(needed: int, device: torch.device, purpose: str, repairs: tuple[str,
 
 def _last_repair() -> str:
     free = "free memory on the machine" if _LIMIT.get() is None else "allow more `memory`"
-    return f"use a smaller model or `--dtype float32`, or {free}"
+    return f"use a smaller model or `--dtype float32` (`dtype=torch.float32` in Python), or {free}"
 
 
 def gibibytes(count: int) -> str:

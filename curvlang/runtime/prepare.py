@@ -88,7 +88,7 @@ def prepare(
     programs, results = derive(chains, last=last, beside=beside)
     if any(program.partition is Partition.PARAMETER for program in programs):
         found[Partition.PARAMETER] = blocks(task.model, task.few, "parameter", verified=False)
-    itemsize = torch.empty((), dtype=task.dtype).element_size()
+    itemsize = torch.empty((), dtype=task.precision).element_size()
     with torch.no_grad():
         outputs = task.model(task.few[:1]).numel()
     geometries = [_geometries(program, found, task, outputs) for program in programs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,13 +24,22 @@ from curvlang.runtime.prepare import Prepared
 
 
 class Static:
-    """The Hessian leaf, computed once where any program reads its entries: the mean over all models."""
+    """The Hessian leaf, computed once where any program reads its entries: the mean over all models.
+
+    Second derivatives, and products with them, are those of a copy in float32 where the model is in
+    half precision.
+    """
 
     def __init__(self, tasks: Sequence[Task], prepared: Prepared) -> None:
         self.tasks = tasks
         self.task = tasks[0]
         self.prepared = prepared
         self._matrix: Tensor | None = None
+
+    @cached_property
+    def exact(self) -> tuple[Task, ...]:
+        """The tasks in the precision in which derivatives are multiplied and added up."""
+        return tuple(t.exact() for t in self.tasks)
 
     def leaves_of(self, p: Plan) -> dict[str, dict[str, Tensor]]:
         named = [name for name, leaf in p.program.leaves.items() if leaf.kind == "H"]
@@ -54,7 +64,7 @@ class Static:
                 layers = self.prepared.blocks[Partition.LAYER]
                 found = (
                     hessian_dense(t.model, t.loss, *t.train, layers=layers).to(exact)
-                    for t in self.tasks
+                    for t in self.exact
                 )
                 whole = next(found)
                 for other in found:
@@ -65,21 +75,21 @@ class Static:
             index = self._layer(partition, name).index
             return self._matrix[index][:, index]
         index = self._layer(partition, name).index
-        return _restricted(self.hessian(), index, self.task.P, self.task.dtype).to(exact)
+        return _restricted(self.hessian(), index, self.task.P, self.task.precision).to(exact)
 
     def _layer(self, partition: Partition, name: str) -> LayerBlock:
         return next(b for b in self.prepared.blocks[partition] if b.name == name)
 
     def hessian(self) -> Callable[[Tensor], Tensor]:
         """Products with the whole Hessian."""
-        return _mean([hessian_product(t.model, t.loss, *t.train) for t in self.tasks])
+        return _mean([hessian_product(t.model, t.loss, *t.train) for t in self.exact])
 
     def product(self, result: Result, name: str) -> Callable[..., Operator]:
         """Matrix-free operators of a block, through products of the whole matrix."""
 
         def make(source: LeafShape | GramShape) -> Operator:
             _refuse_without_products(result)
-            return self._products(result, name, *self.task.train)
+            return self._products(result, name, *self.exact[0].train)
 
         return make
 
@@ -89,7 +99,7 @@ class Static:
             return None
         if result.beside is not None and not has_products(result.beside):
             return None
-        task, (X, y) = self.task, self.task.train
+        task, (X, y) = self.task, self.exact[0].train
 
         def of(rows: Tensor) -> Operator:
             rows = rows.to(X.device)
@@ -102,16 +112,16 @@ class Static:
         """The block of a name, or all of them, on given examples."""
         task = self.task
         if result.fisher is None:
-            whole = _mean([hessian_product(t.model, t.loss, X, y) for t in self.tasks])
+            whole = _mean([hessian_product(t.model, t.loss, X, y) for t in self.exact])
         else:
             layers = self.prepared.blocks[Partition.LAYER]
-            whole = _mean([ggn_of_layers(t.model, t.loss, X, y, layers) for t in self.tasks])
+            whole = _mean([ggn_of_layers(t.model, t.loss, X, y, layers) for t in self.exact])
         if result.partition is Partition.MODEL:
-            return MatrixFree(whole, task.P, task.dtype, task.device)
+            return MatrixFree(whole, task.P, task.precision, task.device)
 
         def block(index: Tensor) -> Operator:
             inner = lambda v: whole(_padded(v, index, task.P))[index]  # noqa: E731
-            return MatrixFree(inner, len(index), task.dtype, task.device)
+            return MatrixFree(inner, len(index), task.precision, task.device)
 
         if name is not None:
             return block(self._layer(result.partition, name).index)
