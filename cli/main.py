@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .interrupts import CODE, INTERRUPTS
+
 if TYPE_CHECKING:
     from curvlang.diagnostics.diagnostic import MachineError
 
@@ -49,6 +51,8 @@ def usage() -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; the process ends with its exit code."""
+    if arguments is None:
+        INTERRUPTS.install()
     given = sys.argv[1:] if arguments is None else arguments
     sys.exit(run(given))
 
@@ -95,22 +99,26 @@ def _guarded(name: str, rest: list[str]) -> int:
     except MachineError as error:
         print(render(error.diagnostics, color=color), file=sys.stderr)
         return 3
-    except (MemoryError, RuntimeError) as error:
-        found = _exhausted(error)
-        if found is None:
-            raise
-        print(render(found.diagnostics, color=color), file=sys.stderr)
-        return 3
     except BrokenPipeError:
         # The reader of a pipe has left (`curvlang list | head`): not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Interrupted as error:
         print(f"\ninterrupted: {error}; run the same command to go on", file=sys.stderr)
-        return 130
+        return CODE
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        return 130
+        return CODE
+    except Exception as error:
+        if INTERRUPTS.asked:
+            # A library has turned the Ctrl-C into an error of its own.
+            print("\ninterrupted", file=sys.stderr)
+            return CODE
+        found = _exhausted(error)
+        if found is None:
+            raise
+        print(render(found.diagnostics, color=color), file=sys.stderr)
+        return 3
     finally:
         warnings.formatwarning = before
 
@@ -177,7 +185,8 @@ def _shielded(command: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(command)
     def called(*args: Any, **options: Any) -> int:
         try:
-            return command(*args, **options)
+            with INTERRUPTS.working():
+                return command(*args, **options)
         except (KeyboardInterrupt, BrokenPipeError) as error:
             raise _Shielded(error) from None
 
