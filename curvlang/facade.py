@@ -21,6 +21,7 @@ from curvlang.language import curvature_named, load, loads
 from curvlang.language.chain import Chain, Combination, Curvature, Evaluation, Spec
 from curvlang.language.sums import sum_text, weighted_chains
 from curvlang.models.metric import Metric
+from curvlang.models.modes import settled
 from curvlang.models.task import Task
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.memory import Memory, limited
@@ -61,6 +62,7 @@ def evaluation_of(spec: Spec, curvature: Curvature) -> Evaluation | None:
     return next((e for e in reversed(spec.evaluations) if e.curvature == curvature.name), None)
 
 
+@settled
 def fit(
     spec: Spec | str | Path,
     task: Task,
@@ -98,6 +100,7 @@ def fit(
     )
 
 
+@settled
 def evaluate(
     spec: Spec | str | Path,
     task: Task,
@@ -156,6 +159,7 @@ def evaluate(
     return done.result
 
 
+@settled
 def explain(
     spec: Spec | str | Path, task: Task, *, curvature: str | None = None, memory: Memory = None
 ) -> Explanation:

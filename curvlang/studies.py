@@ -14,10 +14,12 @@ from curvlang.evaluation.study_cell import Machine
 from curvlang.evaluation.study_result import StudyResult
 from curvlang.evaluation.study_run import gather, quick, run_missing, work_of
 from curvlang.language import load_studies
+from curvlang.models.modes import settled
 from curvlang.reporting.study_files import CellFolder
 from curvlang.reporting.study_folder import check_study_folder, write_study
 
 
+@settled
 def study(
     spec: str | Path,
     folder: str | Path | None = None,

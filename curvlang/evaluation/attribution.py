@@ -30,6 +30,7 @@ from curvlang.language import inverse_text, solver_text
 from curvlang.models.blocks import LayerBlock, blocks
 from curvlang.models.loss import Loss
 from curvlang.models.metric import Metric, asked_on
+from curvlang.models.modes import settled
 from curvlang.models.positions import position_count, position_gradients
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, Operator
@@ -38,6 +39,7 @@ from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.memory import Memory, limited, require
 
 
+@settled
 def influence(
     operator: FittedOperator | Operator,
     task: Task,
@@ -201,6 +203,7 @@ def _require(task: Task, rows: int, each: int, *, gradients: bool) -> None:
     )
 
 
+@settled
 def self_influence(
     operator: FittedOperator | Operator,
     task: Task,

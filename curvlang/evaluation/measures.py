@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.baseline import train_baseline
@@ -29,6 +28,7 @@ from curvlang.evaluation.lds import percentile_interval
 from curvlang.evaluation.result import Interval
 from curvlang.evaluation.subsets import are_classes
 from curvlang.models.blocks import trainable
+from curvlang.models.substitution import functional_call
 from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.fit import FittedStage

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import grad, jvp, vmap
 
 from curvlang.evaluation.replay import (
     State,
@@ -24,6 +24,7 @@ from curvlang.evaluation.replay import (
     losses_at,
     step_count,
 )
+from curvlang.models.substitution import functional_call
 from curvlang.models.task import Task
 from curvlang.runtime.memory import require
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from curvlang.evaluation.stacked_any import StackedModules
+from curvlang.models.substitution import functional_call
 
 
 class OneByOne(UserWarning):

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import grad
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.orders import Orders, learning_rate, steps_per_epoch
 from curvlang.evaluation.subsets import derived_seed
 from curvlang.models.recipe import Recipe
+from curvlang.models.substitution import functional_call
 from curvlang.models.task import Task
 
 State = dict[str, Tensor]

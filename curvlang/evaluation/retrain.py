@@ -13,8 +13,10 @@ from curvlang.evaluation.one_by_one import ModulesInTurn, OneByOne, why_not_stac
 from curvlang.evaluation.orders import Orders, learning_rate
 from curvlang.evaluation.stacked_any import StackedModules
 from curvlang.evaluation.stacked_mlp import StackedMLP, read_layers
+from curvlang.models.copies import unwrapped
 from curvlang.models.loss import Loss
 from curvlang.models.losses import LOSSES, CrossEntropy, loss_named
+from curvlang.models.modes import settled
 from curvlang.models.recipe import Recipe
 
 DIVERGED = 100.0
@@ -47,6 +49,7 @@ class Retrained:
     parameters: dict[str, Tensor] | None = None
 
 
+@settled
 def retrain(
     build: Build,
     loss: str | Loss,
@@ -134,7 +137,7 @@ def _train_stack(
     asked: Loss | None,
 ) -> Retrained:
     x, y = train
-    models = [_like(build(seed), x) for seed in init_seeds]
+    models = [_like(unwrapped(build(seed)), x) for seed in init_seeds]
     dtype = next(p.dtype for p in models[0].parameters() if p.requires_grad)
     names = [n for n, p in models[0].named_parameters() if p.requires_grad]
     # Without positions their mean is their sum; other settings are another loss.

@@ -29,7 +29,6 @@ over the models, and moments in an eigenbasis are taken in the basis of these fa
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -41,6 +40,7 @@ from curvlang.evaluation.gradients import gradients
 from curvlang.evaluation.influence import product, scores
 from curvlang.evaluation.replay import State, check_followed, followed, rates, step_count
 from curvlang.language.chain import Chain, Curvature
+from curvlang.models.copies import copied
 from curvlang.models.task import Task
 from curvlang.operators import Operator, Spectral
 from curvlang.runtime.combine import fit_combination
@@ -157,7 +157,7 @@ def _middles(total: int, parts: int) -> set[int]:
 
 def _at(task: Task, theta: State) -> Task:
     """The task with its model at these parameters; what is constant in it is at them, and constant."""
-    model = deepcopy(task.model)
+    model = copied(task.model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in theta:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+from torch.func import grad_and_value, stack_module_state, vmap
 
 from curvlang.evaluation.stacked_update import Update
 from curvlang.models.loss import Loss
 from curvlang.models.recipe import Recipe
+from curvlang.models.substitution import functional_call
 
 
 class StackedModules:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
 from curvlang.models.blocks import scale_and_shift, trainable
+from curvlang.models.modes import settled
+from curvlang.models.substitution import functional_call
 from curvlang.models.survey import Survey, survey
 from curvlang.models.task import Task
 
@@ -106,6 +108,7 @@ class Coverage:
         return f"{sizes['covered']} of {total} parameters covered{share}; {sizes['frozen']} frozen"
 
 
+@settled
 def coverage(model: nn.Module, task: Task | None = None) -> Coverage:
     """Which parameters of a model have `a` and `g`.
 

@@ -18,11 +18,12 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import grad, jvp, vmap
 
 from curvlang.models.blocks import LayerBlock, groups, trainable
 from curvlang.models.layers import Layer
 from curvlang.models.loss import Loss
+from curvlang.models.substitution import functional_call
 from curvlang.models.trace import watching
 
 MEMORY = 2**27

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curvlang.models.copies import unwrapped
 from curvlang.models.refusal import refusal
 
 
@@ -110,13 +111,14 @@ def packed(model: nn.Module, layout: Layout | None) -> nn.Module:
     Raises:
         SpecError: E0557 for a module whose own `forward` was replaced on the object.
     """
-    if "forward" in vars(model):
+    if "forward" in vars(model) and not _compiled_own(model):
         raise refusal(
             "E0557",
             f"the `forward` of this `{type(model).__name__}` was replaced on the object itself",
             "define a subclass with that `forward`, or wrap the model in a module",
         )
     made = copy(model)
+    vars(made).pop("forward", None)
     # The copy's tables are its own, so that what is done to one module is not done to the other.
     for name, table in vars(made).items():
         if name.startswith("_") and isinstance(table, dict):
@@ -124,6 +126,12 @@ def packed(model: nn.Module, layout: Layout | None) -> nn.Module:
     kind: Any = type(model)
     made.__class__ = _packed_class(kind, layout)
     return made
+
+
+def _compiled_own(model: nn.Module) -> bool:
+    """Whether what replaced `forward` is the class's own, compiled."""
+    written = getattr(model.forward, "_torchdynamo_orig_callable", None)
+    return getattr(written, "__func__", None) is type(model).forward
 
 
 @cache
@@ -196,4 +204,4 @@ class PackedBuild:
 
     def __call__(self, seed: int) -> nn.Module:
         """A fresh model."""
-        return packed(self.build(seed), self.layout)
+        return packed(unwrapped(self.build(seed)), self.layout)

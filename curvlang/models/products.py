@@ -12,12 +12,14 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp, vjp, vmap
+from torch.func import grad, jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curvlang.models.blocks import trainable
 from curvlang.models.loss import Loss
+from curvlang.models.modes import settled_state
 from curvlang.models.refusal import refusal
+from curvlang.models.substitution import functional_call
 
 Product: TypeAlias = Callable[[Tensor], Tensor]
 """v [P] or [P, k] to the same shape."""
@@ -111,7 +113,7 @@ def _product(
         rows = v.reshape(P, -1).T
         found = torch.zeros_like(rows)
         # Fused attention kernels have no tangents; the plain one does.
-        with sdpa_kernel(SDPBackend.MATH), _constant_padding(model):
+        with settled_state(), sdpa_kernel(SDPBackend.MATH), _constant_padding(model):
             for Xb, yb in _batches(X, y, batch, rows.device):
                 for k in range(0, rows.shape[0], columns):
                     given = _by_parameter(rows[k : k + columns], theta)
@@ -160,4 +162,4 @@ def _by_parameter(rows: Tensor, theta: Parameters) -> Parameters:
 
 def _as_rows(pieces: Parameters) -> Tensor:
     """The inverse of `_by_parameter`."""
-    return torch.cat([piece.flatten(1) for piece in pieces.values()], 1)
+    return torch.cat([piece.reshape(len(piece), -1) for piece in pieces.values()], 1)

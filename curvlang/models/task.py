@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -19,9 +18,11 @@ from curvlang.models.checks import (
     check_together,
 )
 from curvlang.models.collect import Pair, Source
+from curvlang.models.copies import copied, differentiable, recordable, unwrapped
 from curvlang.models.fingerprint import digest, model_parts, parameter_parts
 from curvlang.models.loss import Loss
 from curvlang.models.losses import loss_named
+from curvlang.models.modes import settled
 from curvlang.models.packed import PackedBuild, is_packed, layout_in, packed
 from curvlang.models.precision import precision
 from curvlang.models.recipe import Recipe
@@ -41,7 +42,9 @@ class Task:
     Args:
         model: Any module that maps inputs [B, …] to outputs [B, …]; used as it is, in the mode it
             is in. One that reads named fields, or returns an object with `.logits` or a tuple that
-            begins with them, stands here as a shallow copy that takes and gives tensors.
+            begins with them, stands here as a shallow copy that takes and gives tensors; one under
+            `torch.compile` or `DataParallel` as the module inside; one made in inference mode as a
+            copy that has gradients.
         loss: A name in `LOSSES`, a `Loss`, a loss module of torch, or a function of one example's
             outputs and target.
         train: The N training examples: tensors `(X, y)`, a Dataset, a DataLoader that does not
@@ -76,6 +79,7 @@ class Task:
         "weight_decay",
     )
 
+    @settled
     def __init__(
         self,
         model: nn.Module,
@@ -93,7 +97,7 @@ class Task:
         shift_labels: bool | None = None,
     ) -> None:
         found = adapt(
-            model,
+            differentiable(unwrapped(model)),
             _given(train, "train"),
             _given(query, "query"),
             labels=labels,
@@ -102,8 +106,8 @@ class Task:
         )
         self.model = found.model
         self.loss = loss_named(loss)
-        self.train: Pair = found.train
-        self.query: Pair = found.query
+        self.train: Pair = recordable(found.train)
+        self.query: Pair = recordable(found.query)
         self.recipe = recipe
         self.weight_decay = _weight_decay(recipe, weight_decay)
         self.name = name
@@ -188,7 +192,7 @@ class Task:
         dtype = self.dtype if dtype is None else dtype
         device = self.device if device is None else torch.device(device)
         return self.replaced(
-            model=deepcopy(self.model).to(device=device, dtype=dtype),
+            model=copied(self.model).to(device=device, dtype=dtype),
             train=_moved(self.train, dtype, device),
             query=_moved(self.query, dtype, device),
             mask=None if self.mask is None else self.mask.to(device),
@@ -214,7 +218,7 @@ class Task:
 
     def restricted(self, names: Sequence[str]) -> Task:
         """The same task in which all parameters but these are constants."""
-        model = deepcopy(self.model)
+        model = copied(self.model)
         for name, p in model.named_parameters():
             p.requires_grad_(name in names and p.requires_grad)
         return self.with_model(model)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from curvlang.language import default_inverse
 from curvlang.language.chain import InverseUse
+from curvlang.models.modes import settled
 from curvlang.operators import BlockDiagonal, ByExample, Operator, Spectral, load_operator, save
 from curvlang.operators.iterative import Report
 from curvlang.runtime.inverse import invert
@@ -64,40 +65,49 @@ class FittedOperator:
             return MappingProxyType(dict(pairs))
         return MappingProxyType({"model": self.operator})
 
+    @settled
     def __matmul__(self, v: Tensor) -> Tensor:
         """`C v` for `v` of shape `[P]` or `[P, k]`."""
         return self.operator @ v
 
+    @settled
     def dense(self) -> Tensor:
         """All entries, `[P, P]`."""
         return self.operator.dense()
 
+    @settled
     def trace(self) -> Tensor:
         """Tr C."""
         return self.operator.trace()
 
+    @settled
     def diagonal(self) -> Tensor:
         """Diagonal entries, `[P]`."""
         return self.operator.diagonal()
 
+    @settled
     def eigenvalues(self) -> Tensor:
         """All eigenvalues, `[P]`, in no particular order."""
         return self.operator.eigenvalues()
 
+    @settled
     def frobenius(self) -> Tensor:
         """‖C‖_F."""
         return self.operator.frobenius()
 
+    @settled
     def logdet(self, damping: float = 0.0) -> Tensor:
         """Log det(C + λI)."""
         return self.operator.logdet(damping)
 
+    @settled
     def distance(self, other: FittedOperator | Operator) -> Tensor:
         """‖C − D‖_F."""
         return self.operator.distance(
             other.operator if isinstance(other, FittedOperator) else other
         )
 
+    @settled
     def inverse(
         self,
         damping: float | None = None,

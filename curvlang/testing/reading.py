@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.functional import hessian, jacobian
-from torch.func import functional_call
 
 from curvlang.compiler.derive import derive
 from curvlang.compiler.passes import schedule
@@ -29,6 +28,7 @@ from curvlang.language.sums import DECAY, states_decay, weighted_chains
 from curvlang.models.blocks import LayerBlock, blocks, trainable
 from curvlang.models.leaves import columns, leaves, loss_hessian
 from curvlang.models.leaves import jacobian as output_jacobian
+from curvlang.models.substitution import functional_call
 from curvlang.models.task import Task
 from curvlang.runtime.fit import pass_seed
 

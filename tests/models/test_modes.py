@@ -1,0 +1,202 @@
+"""The numbers are the same in whatever state of torch they are asked for."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+from torch.utils.checkpoint import checkpoint
+
+import curvlang as cv
+from curvlang.models.modes import settled
+from tests.models.support import assert_equal
+from tests.oracles import dense
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+STATES = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "float64 by default": lambda: default_dtype(torch.float64),
+    "bfloat16 by default": lambda: default_dtype(torch.bfloat16),
+    "deterministic": deterministic,
+    "anomaly": lambda: torch.autograd.detect_anomaly(check_nan=False),
+    "cached": parametrize.cached,
+}
+states = pytest.mark.parametrize("state", list(STATES.values()), ids=list(STATES))
+SPECS = ("hessian", "ggn", "kfac", "ekfac", "diagonal", "identity")
+
+
+def plain():
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))
+
+
+def parametrised():
+    return nn.Sequential(parametrizations.orthogonal(nn.Linear(3, 3)), nn.Tanh(), nn.Linear(3, 3))
+
+
+def parts(make=plain):
+    torch.manual_seed(0)
+    X, y = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    return make().eval(), X, y
+
+
+def scored(spec, model, X, y):
+    task = cv.Task(model, "cross_entropy", train=(X, y), query=(X[:2], y[:2]))
+    operator = cv.fit(spec, task)
+    ones = torch.ones(task.P, dtype=torch.float64)
+    scores = cv.influence(operator, task, damping=0.5)
+    return scores, operator @ ones, cv.self_influence(operator, task)
+
+
+@states
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+def test_scores_do_not_depend_on_the_callers_state(state):
+    for make, specs in ((plain, SPECS), (parametrised, ("hessian", "ggn"))):
+        given = parts(make)
+        for spec in specs:
+            wanted = scored(spec, *given)
+            with state():
+                found = scored(spec, *given)
+            for x, y in zip(found, wanted, strict=True):
+                assert x.dtype == y.dtype
+                assert torch.equal(x, y), spec
+                assert not x.is_inference()
+                assert not x.requires_grad
+
+
+@pytest.mark.parametrize("state", [torch.no_grad, torch.inference_mode], ids=str)
+def test_evaluations_run_in_any_state(state):
+    model, X, y = parts()
+    task = cv.Task(model, "cross_entropy", train=(X, y), query=(X[:2], y[:2]))
+    wanted = cv.evaluate("kfac", task).steps
+    with state():
+        found = cv.evaluate("kfac", task).steps
+        cv.coverage(model, task)
+        cv.explain("kfac", task)
+    assert repr(found) == repr(wanted)
+
+
+def test_models_and_data_of_inference_mode():
+    with torch.inference_mode():
+        given = parts()
+        assert given[1].is_inference()
+    for spec in ("hessian", "ekfac"):
+        for x, y in zip(scored(spec, *given), scored(spec, *parts()), strict=True):
+            assert torch.equal(x, y)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant):
+        super().__init__()
+        self.first, self.last, self.reentrant = nn.Linear(3, 3), nn.Linear(3, 3), reentrant
+
+    def forward(self, x):
+        z = checkpoint(self._part, x, use_reentrant=self.reentrant)
+        return self.last(z)
+
+    def _part(self, x):
+        return torch.tanh(self.first(x))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_checkpoints_have_the_gradients_of_the_function(reentrant):
+    torch.manual_seed(0)
+    model = Checkpointed(reentrant).double().eval()
+    plain = nn.Sequential(model.first, nn.Tanh(), model.last)
+    X, y = torch.randn(6, 3).double(), torch.tensor([0, 1, 2, 0, 1, 2])
+    task = cv.Task(model, "cross_entropy", train=(X, y), query=(X[:2], y[:2]))
+    assert_equal(cv.fit("ggn", task).dense(), dense.ggn(plain, "cross_entropy", X, y))
+
+
+def compiled(model):
+    return torch.compile(model, backend="eager")
+
+
+def in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
+def part(model):
+    model[0] = torch.compile(model[0], backend="eager")
+    return model
+
+
+def forward(model):
+    model.forward = torch.compile(model.forward, backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("how", [compiled, in_place, part, forward], ids=lambda f: f.__name__)
+def test_compiled_models_are_differentiated_as_written(how):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), nn.Linear(3, 3))
+    plain = plain.double().eval()
+    X, y = torch.randn(6, 3).double(), torch.tensor([0, 1, 2, 0, 1, 2])
+    wanted = cv.Task(plain, "cross_entropy", train=(X, y), query=(X[:2], y[:2]))
+    H, G = (f(plain, "cross_entropy", X, y) for f in (dense.hessian, dense.ggn))
+    scores = cv.influence(cv.fit("ekfac", wanted), wanted, damping=0.5)
+    model = how(plain)
+    task = cv.Task(model, "cross_entropy", train=(X, y), query=(X[:2], y[:2]))
+    assert_equal(cv.fit("hessian", task).dense(), H)
+    assert_equal(cv.fit("ggn", task).dense(), G)
+    assert_equal(cv.influence(cv.fit("ekfac", task), task, damping=0.5), scores)
+    assert_equal(task.to(dtype=torch.float32).model(X.float()).double(), model(X), tolerance=1e-5)
+    if how is not part:
+        assert task.parameters == wanted.parameters
+
+
+def test_retrained_models_may_be_compiled():
+    from curvlang.evaluation.retrain import retrain
+
+    def build(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))
+
+    X, y = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
+    keep, recipe = torch.ones(2, 6, dtype=torch.bool), cv.Recipe(lr=0.5, batch=6, epochs=3)
+    found = [
+        retrain(how, "cross_entropy", (X, y), (X, y), keep, recipe, [1, 2], [1, 2]).query_loss
+        for how in (build, lambda seed: torch.compile(build(seed), backend="eager"))
+    ]
+    assert torch.equal(*found)
+
+
+@settled
+def fails():
+    assert torch.is_grad_enabled()
+    assert not torch.is_autocast_enabled("cpu")
+    raise ZeroDivisionError
+
+
+def test_the_state_is_put_back():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), parametrize.cached():
+        with pytest.raises(ZeroDivisionError):
+            fails()
+        assert not torch.is_grad_enabled()
+        assert torch.is_autocast_enabled("cpu")
+        assert parametrize._cache_enabled == 1
