@@ -22,6 +22,7 @@ from curvlang.evaluation.factored import (
     queries_at_once,
     scored_blocks,
 )
+from curvlang.evaluation.finite_scores import check_scores
 from curvlang.evaluation.gradients import batch_size, gradient_batches, gradients
 from curvlang.evaluation.groups import Groups, group_matrix, group_members
 from curvlang.evaluation.influence import product, scores
@@ -170,6 +171,7 @@ def scored_by(
         found = turns[0]
         if len(turns) > 1:
             found = {name: torch.cat([turn[name] for turn in turns]) for name in found}
+        check_scores(found.values(), task, cost)
         return found if per_layer else found[""]
     if products is not None:
         raise SpecError(_without_blocks("products", "products in another precision", per_position))
@@ -184,6 +186,7 @@ def scored_by(
         for name, (block, index) in parts.items()
     }
     found = _against_training(task, moved, parts, per_position, progress)
+    check_scores(found.values(), task, cost)
     return found if per_layer else found[""]
 
 
@@ -233,7 +236,9 @@ def self_influence(
     total, done = len(task.part(part)[0]), 0
     given = scored_blocks(ready, task)
     if given is not None:
-        return block_self_scores(task, given, part, _counter(progress, total))
+        own = block_self_scores(task, given, part, _counter(progress, total))
+        check_scores([own], task, parts=(part,))
+        return own
     found = []
     for v in gradient_batches(task, task.loss, part):
         v = v.to(ready.dtype)
@@ -241,7 +246,9 @@ def self_influence(
         done += len(v)
         if progress is not None:
             progress("scores", done, total)
-    return torch.cat(found)
+    own = torch.cat(found)
+    check_scores([own], task, parts=(part,))
+    return own
 
 
 def _by_blocks(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from curvlang.evaluation.score_orders import Held, Queries, by_leaves, rotates_back
 from curvlang.models.blocks import LayerBlock, blocks
+from curvlang.models.finite import in_part
 from curvlang.models.layers import Input
 from curvlang.models.loss import Loss
 from curvlang.models.precision import exact_leaves
@@ -289,8 +290,11 @@ def leaf_batches(
         formed: Numbers for every example that the caller forms at once of a block.
     """
     layers = [x.layer for x in given]
+    done = 0
     for X, y in task.batches(batch_size(layers, task.precision, formed), part):
-        found = exact_leaves(task.model, loss, X, y, layers, {"a", "e"})
+        with in_part(part, done):
+            found = exact_leaves(task.model, loss, X, y, layers, {"a", "e"})
+        done += len(X)
         yield len(X), {b.name: (found[b.name]["a"], found[b.name]["e"]) for b in layers}
 
 

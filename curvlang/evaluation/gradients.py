@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from curvlang.evaluation.finite_scores import check_gradients
 from curvlang.models.blocks import blocks
+from curvlang.models.finite import in_part
 from curvlang.models.loss import Loss
 from curvlang.models.precision import exact_gradients
 from curvlang.models.task import Task
@@ -21,8 +23,13 @@ MOST = 512
 def gradient_batches(task: Task, loss: Loss, part: str) -> Iterator[Tensor]:
     """Gradients `[B, P]` of a loss on consecutive examples of a part."""
     found = blocks(task.model, task.few)
+    done = 0
     for x, y in task.batches(batch_size(task), part):
-        yield exact_gradients(task.model, loss, x, y, found)
+        with in_part(part, done):
+            v = exact_gradients(task.model, loss, x, y, found)
+        check_gradients(v, task, loss, part, done)
+        yield v
+        done += len(v)
 
 
 def gradients(task: Task, part: str, cost: Loss | None = None) -> Tensor:

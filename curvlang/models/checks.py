@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from curvlang.models.calls import run_model
 from curvlang.models.collect import Pair
+from curvlang.models.finite import check_examples_finite
 from curvlang.models.independence import check_examples, spread
 from curvlang.models.loss import Loss, show_dtype
 from curvlang.models.refusal import refusal
@@ -40,6 +41,10 @@ def check_model(model: nn.Module) -> None:
         )
     for name, p in model.named_parameters():
         _check_finite(p.detach(), f"parameter `{name}`", "train it again, with a lower `lr`")
+    for name, buffer in model.named_buffers():
+        # Infinite entries are masks as a rule; what they do to an output is looked at there.
+        if buffer.is_floating_point() and bool(torch.isnan(buffer).any()):
+            _check_finite(buffer, f"buffer `{name}`", "train the model again, or load it again")
 
 
 def check_data(pair: Pair, part: str) -> None:
@@ -102,7 +107,7 @@ def check_outputs(model: nn.Module, loss: Loss, pair: Pair, part: str) -> None:
     """The model reads the inputs, one example at a time, and its outputs fit the targets.
 
     Raises:
-        SpecError: E0403, E0405, E0407, E0408, E0410.
+        SpecError: E0403, E0405, E0407, E0408, E0410, E0420.
     """
     X, y = pair
     p = next(q for q in model.parameters() if q.requires_grad)
@@ -112,11 +117,13 @@ def check_outputs(model: nn.Module, loss: Loss, pair: Pair, part: str) -> None:
             f"`{part}` has {show_dtype(X.dtype)} inputs, the model is {show_dtype(p.dtype)}",
             f"convert the inputs, `X.to(torch.{show_dtype(p.dtype)})`, or the model",
         )
-    few = X[sorted(set(spread(EXAMPLES, len(X))))].to(p.device)
+    places = sorted(set(spread(EXAMPLES, len(X))))
+    few = X[places].to(p.device)
     f = run_model(model, few, part)
     check_output(f, few.shape[0])
-    check_examples(model, few, f, X)
     loss.validate(f.shape, y, f.dtype)
+    check_examples_finite(model, loss, few, y[places], part, places)
+    check_examples(model, few, f, X)
 
 
 def _check_finite(x: Tensor, what: str, repair: str) -> None:

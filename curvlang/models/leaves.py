@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 
 from curvlang.models.bare import bare_columns
 from curvlang.models.blocks import LayerBlock, bare_names, block_columns, block_inputs, groups
+from curvlang.models.finite import check_losses
 from curvlang.models.loss import Loss, flat
 from curvlang.models.refusal import refusal
 from curvlang.models.trace import Trace, pull_back, trace
@@ -86,6 +87,7 @@ def leaves(
             result[name]["a"] = a_nti
     if {"g", "e"} & wants:
         f = found.output.detach()
+        check_losses(loss, f, y)
         parts = {
             "g": columns_at_output(loss, f, y, fisher, generator) if "g" in wants else None,
             "e": loss.gradient(f, y).unsqueeze(-1) if "e" in wants else None,

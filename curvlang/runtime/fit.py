@@ -12,9 +12,10 @@ from torch import Tensor
 from curvlang.compiler.plan import DENSE_AT_MOST, BlockPlan, Plan
 from curvlang.compiler.program import Fisher, Partition, Program, Result
 from curvlang.compiler.structure import LeafShape
-from curvlang.diagnostics.source import Span
+from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.ir.expr import Yield
 from curvlang.language.chain import Chain
+from curvlang.models.finite import in_part
 from curvlang.models.layer_columns import layer_columns
 from curvlang.models.precision import exact_jacobian, exact_leaves, exact_loss_hessian
 from curvlang.models.task import Task
@@ -22,6 +23,7 @@ from curvlang.operators import BlockDiagonal, ByExample, Operator
 from curvlang.runtime.assemble import operator
 from curvlang.runtime.execute import Execution
 from curvlang.runtime.footprint import reads_hessian
+from curvlang.runtime.guard import check_parts, check_sums
 from curvlang.runtime.positions import position_weights
 from curvlang.runtime.prepare import Prepared, prepare
 from curvlang.runtime.static import Static, regularised
@@ -105,6 +107,7 @@ def fit_chains(
         _one_pass(prepared, executions, tasks, number, size, seed, kept, progress)
         ended(f"pass {number}")
         for execution in executions:
+            check_sums(execution.sums, tasks, _span(prepared, execution.plan))
             execution.close(number)
         ended(f"after pass {number}")
     run = _Run(prepared, static, dict(zip(map(id, prepared.plans), executions, strict=True)), bare)
@@ -129,6 +132,12 @@ class _Run:
     def execution(self, result: Result) -> Execution:
         """What has computed a result."""
         return self.executions[id(self.prepared.plan_of(result))]
+
+
+def _span(prepared: Prepared, plan: Plan) -> Span:
+    """Where the last stage that a plan computes was asked for."""
+    results = [r for chain in prepared.chains for r in chain if prepared.plan_of(r) is plan]
+    return results[-1].span if results else NOWHERE
 
 
 def _one_pass(
@@ -202,16 +211,17 @@ class _Batch:
         key = (partition, fisher, errors)
         if key not in self.known:
             wants = {"a"} | ({"g"} if fisher else set()) | ({"e"} if errors else set())
-            self.known[key] = exact_leaves(
-                self.task.model,
-                self.task.loss,
-                self.x,
-                self.y,
-                self.prepared.blocks[partition],
-                wants,
-                fisher or Fisher(),
-                self.generator,
-            )
+            with in_part("train", self.start):
+                self.known[key] = exact_leaves(
+                    self.task.model,
+                    self.task.loss,
+                    self.x,
+                    self.y,
+                    self.prepared.blocks[partition],
+                    wants,
+                    fisher or Fisher(),
+                    self.generator,
+                )
             if self.task.mask is not None:
                 rows = slice(self.start, self.start + len(self.x))
                 for block in self.prepared.blocks[partition]:
@@ -269,6 +279,7 @@ def _build(
 ) -> Operator:
     value: Yield = result.value
     parts = execution.result(block, value)
+    check_parts(parts, block.geometry.name, result.stage, result.span)
     sizes = block.geometry.sizes
     size = sizes["p"] if "p" in sizes else sizes["o"] * sizes["i"]
     product = static.product(result, block.geometry.name)

@@ -19,6 +19,7 @@ from curvlang.models.products import hessian_product
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, ByExample, Identity, MatrixFree, Operator, added
 from curvlang.runtime.execute import accumulation_dtype
+from curvlang.runtime.guard import check_hessian, guarded
 from curvlang.runtime.memory import require
 from curvlang.runtime.prepare import Prepared
 
@@ -70,6 +71,7 @@ class Static:
                 for other in found:
                     whole = whole + other
                 self._matrix = whole if len(self.tasks) == 1 else whole / len(self.tasks)
+                check_hessian(self._matrix, self.tasks)
             if partition is Partition.MODEL:
                 return self._matrix
             index = self._layer(partition, name).index
@@ -82,7 +84,8 @@ class Static:
 
     def hessian(self) -> Callable[[Tensor], Tensor]:
         """Products with the whole Hessian."""
-        return _mean([hessian_product(t.model, t.loss, *t.train) for t in self.exact])
+        whole = _mean([hessian_product(t.model, t.loss, *t.train) for t in self.exact])
+        return guarded(whole, self.exact)
 
     def product(self, result: Result, name: str) -> Callable[..., Operator]:
         """Matrix-free operators of a block, through products of the whole matrix."""
@@ -116,6 +119,7 @@ class Static:
         else:
             layers = self.prepared.blocks[Partition.LAYER]
             whole = _mean([ggn_of_layers(t.model, t.loss, X, y, layers) for t in self.exact])
+        whole = guarded(whole, self.exact)
         if result.partition is Partition.MODEL:
             return MatrixFree(whole, task.P, task.precision, task.device)
 

@@ -1,0 +1,106 @@
+"""What has been added up over the examples is finite, or the examples that are to blame are named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.source import NOWHERE, Span
+from curvlang.models.finite import all_finite, check_examples_finite
+from curvlang.models.products import hessian_product
+from curvlang.models.refusal import refusal
+from curvlang.models.task import Task
+
+SOUND = "the loss and the gradient of every example are"
+
+
+def check_sums(sums: Mapping[str, Mapping[str, Tensor]], tasks: Sequence[Task], span: Span) -> None:
+    """Sums over a pass, by block and statistic, are finite.
+
+    Raises:
+        SpecError: E0420 naming the examples whose loss or gradient is not, else E0421.
+    """
+    for block, named in sums.items():
+        for x in named.values():
+            if not all_finite(x):
+                check_tasks(tasks)
+                raise not_finite(f"a sum over the examples in the block `{block}`", span, SOUND)
+
+
+def check_parts(parts: Mapping[str, Tensor], block: str, stage: str, span: Span) -> None:
+    """What a block's operator is made of is finite.
+
+    Raises:
+        SpecError: E0421 at the stage.
+    """
+    if not all(map(all_finite, parts.values())):
+        raise not_finite(
+            f"the block `{block}` after `{stage}`",
+            span,
+            "the sums over the examples that it is made of are",
+        )
+
+
+def check_hessian(entries: Tensor, tasks: Sequence[Task]) -> None:
+    """Entries of the Hessian, or products with it, are finite.
+
+    Raises:
+        SpecError: E0420 naming an example, else E0421.
+    """
+    if all_finite(entries):
+        return
+    for task in tasks:
+        check_examples_finite(task.model, task.loss, *task.train, "train")
+        for n in range(task.N):
+            one = slice(n, n + 1)
+            X, y = (part[one].to(task.device) for part in task.train)
+            v = torch.ones(task.P, dtype=task.dtype, device=task.device)
+            if not all_finite(hessian_product(task.model, task.loss, X, y)(v)):
+                raise refusal(
+                    "E0420",
+                    f"example {n} of `train`: the second derivatives of its loss are not finite",
+                    "use a curvature without them (`drop_residual`), drop the example, or keep the "
+                    "model twice differentiable there",
+                    notes=("its loss and its gradient are finite",),
+                )
+    raise not_finite("the Hessian", NOWHERE, SOUND)
+
+
+def guarded(
+    product: Callable[[Tensor], Tensor], tasks: Sequence[Task]
+) -> Callable[[Tensor], Tensor]:
+    """The product, looked at: what is not finite comes from a vector or is refused."""
+
+    def looked_at(v: Tensor) -> Tensor:
+        found = product(v)
+        if not all_finite(found) and all_finite(v):
+            check_hessian(found, tasks)
+        return found
+
+    return looked_at
+
+
+def check_tasks(tasks: Iterable[Task]) -> None:
+    """Losses and gradients of all training examples are finite.
+
+    Raises:
+        SpecError: E0420.
+    """
+    for task in tasks:
+        check_examples_finite(task.model, task.loss, *task.train, "train")
+
+
+def not_finite(what: str, span: Span, known: str) -> SpecError:
+    """The refusal where the examples themselves are finite, as far as is `known`."""
+    return refusal(
+        "E0421",
+        f"{what} is not finite",
+        "look for a division by zero, a logarithm or a power of 0 in the formula; where numbers are "
+        "very large, compute in float64: `task.to(dtype=torch.float64)`",
+        notes=(known,),
+        span=span,
+        label="requested here",
+    )
