@@ -39,7 +39,8 @@ def test_every_exception_of_a_model_is_told_whole(error):
         run_model(Raises(error), torch.ones(3, 4), "query")
     (found,) = caught.value.diagnostics
     assert found.code == "E0408"
-    assert type(error).__name__ in found.headline and "`query`" in found.headline
+    assert type(error).__name__ in found.headline
+    assert "`query`" in found.headline
     assert found.notes[0].startswith(type(error).__name__)
     assert str(error) in found.notes[0]
     assert caught.value.__cause__ is error
