@@ -89,7 +89,9 @@ def pass_cost(plan: Plan, number: int) -> Cost:
     """Pass `number` over all examples and blocks."""
     share = plan.total / plan.batch
     return total(
-        function_cost(b.passes[number - 1], known_elements(plan, b), plan.itemsize).times(share)
+        function_cost(b.passes[number - 1], known_elements(plan, b), plan.itemsize).times(
+            share * b.count
+        )
         for b in plan.blocks
     )
 
@@ -100,7 +102,7 @@ def between_cost(plan: Plan) -> Cost:
     for block in plan.blocks:
         known = known_elements(plan, block)
         codes = (*block.finish, *(r.code for r in block.results.values()))
-        costs.extend(function_cost(f, known, 8) for f in codes)
+        costs.extend(function_cost(f, known, 8).times(block.count) for f in codes)
     return total(costs)
 
 

@@ -18,7 +18,7 @@ SYMMETRY = 1e-4
 
 
 def _check(matrix: Tensor, function: str) -> Tensor:
-    """Refuse what no decomposition survives; return the symmetric part."""
+    """Refuse what no decomposition survives; return the symmetric part, of each of a stack."""
     if not finite(matrix):
         raise SpecError(
             Diagnostic(
@@ -27,7 +27,7 @@ def _check(matrix: Tensor, function: str) -> Tensor:
                 help=("look for overflow in the statistics, or compute with `--dtype float64`",),
             )
         )
-    transposed = matrix.T
+    transposed = matrix.mT
     if torch.equal(matrix, transposed):
         return matrix
     if float((matrix - transposed).abs().max()) > SYMMETRY * float(matrix.abs().max()):

@@ -63,6 +63,8 @@ def listing(plan: Plan, *, code: bool = True) -> Iterator[str]:
         sizes = ", ".join(f"{k} = {v}" for k, v in block.sizes.items() if k != "n")
         yield ""
         yield f"  block {block.geometry.name}: {sizes}"
+        if block.count > 1:
+            yield f"    {block.count} blocks of one shape, computed together; costs and sizes below are those of one"
         if block.geometry.shares:
             yield f"    its input is that of {block.geometry.shares}: products and decompositions of it are that block's"
         if source in shown:

@@ -26,12 +26,14 @@ DENSE_AT_MOST = 12_000**2
 class Geometry:
     """A block's name and the sizes of its spaces by letter (`i` with the bias column).
 
-    `shares` names an earlier block of the same sizes with the same input.
+    `shares` names an earlier block of the same sizes with the same input. `count` blocks of one
+    shape run as one, every tensor with an axis for them in front.
     """
 
     name: str
     sizes: Mapping[str, int]
     shares: str = ""
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,11 @@ class BlockPlan:
     results: Mapping[Yield, ResultPlan]
     shared: frozenset[str] = frozenset()
 
+    @property
+    def count(self) -> int:
+        """How many blocks of one shape it is: everything is there as often."""
+        return self.geometry.count
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -150,7 +157,7 @@ def first_plan(result: Result, plans: Sequence[Plan]) -> ResultPlan:
 
 def batch_bytes(whole: Schedule, blocks: Sequence[BlockPlan], batch: int, itemsize: int) -> int:
     """Bytes of one batch: the leaves of all blocks and the intermediate results of the largest."""
-    temporary = max((f.elements for b in blocks for f in b.passes), default=0)
+    temporary = max((b.count * f.elements for b in blocks for f in b.passes), default=0)
     return leaf_bytes(whole, blocks, batch, itemsize) + temporary * itemsize
 
 
@@ -161,7 +168,7 @@ def leaf_bytes(whole: Schedule, blocks: Sequence[BlockPlan], examples: int, item
         sizes = {**block.geometry.sizes, "n": examples}
         for leaf in whole.leaves.values():
             if leaf.per_example and not (block.geometry.shares and leaf.kind == "a"):
-                elements += prod(sizes[x.space] for x in leaf.indices)
+                elements += block.count * prod(sizes[x.space] for x in leaf.indices)
     return elements * itemsize
 
 

@@ -69,13 +69,13 @@ def _blocks(
     normal: Normal,
 ) -> tuple[BlockPlan, ...]:
     """Plans of all blocks; those of one size have one plan."""
-    made: dict[tuple[tuple[str, int], ...], BlockPlan] = {}
+    made: dict[tuple[tuple[tuple[str, int], ...], int], BlockPlan] = {}
     found = []
     for geometry in geometries:
-        key = tuple(sorted(geometry.sizes.items()))
+        key = tuple(sorted(geometry.sizes.items())), geometry.count
         if key not in made:
             sizes = lengths(program, {**geometry.sizes, "n": batch}, geometry.name)
-            maker = BlockCode(whole, sizes, total, limit, dense, normal)
+            maker = BlockCode(whole, sizes, total, max(1, limit // geometry.count), dense, normal)
             passes = tuple(maker.pass_function(k) for k in range(1, whole.passes + 1))
             finish = tuple(maker.finish_function(k) for k in range(whole.passes + 1))
             made[key] = BlockPlan(geometry, sizes, passes, finish, maker.results)

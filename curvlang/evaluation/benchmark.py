@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from curvlang.compiler.cost import Cost
 from curvlang.compiler.program import Partition
 from curvlang.evaluation.attribution import scored_by
 from curvlang.evaluation.evaluate import fit_curvature, fit_solver
-from curvlang.evaluation.factored import scored_blocks
+from curvlang.evaluation.factored import layers_of_parts, scored_blocks
 from curvlang.evaluation.predicted import (
     Predicted,
     inverted_matrices,
@@ -24,7 +24,7 @@ from curvlang.language.chain import Chain, Curvature, InverseUse, Solver
 from curvlang.language.sums import weighted_chains
 from curvlang.models.blocks import LayerBlock
 from curvlang.models.task import Task
-from curvlang.operators import Operator
+from curvlang.operators import BlockDiagonal, Operator
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.others import without_ignored
 from curvlang.runtime.prepare import Prepared, prepare
@@ -125,7 +125,7 @@ def _foretold(
     if not inverted.spectrum_known:
         # How many products a solver asks for is known when it has asked for them.
         return found
-    layers = _layers(prepared, rotations(inverted))
+    layers = _layers(prepared, inverted)
     found["scores"] = predicted_scores(
         rotations(inverted), task, layers, rates, score_ranks(inverted, layers, task)
     )
@@ -187,12 +187,16 @@ def _small(task: Task) -> Task:
     return few.replaced(query=(Xq[:WARM], yq[:WARM]))
 
 
-def _layers(prepared: Prepared, rotated: Sequence[bool] | None) -> tuple[LayerBlock, ...]:
+def _layers(prepared: Prepared, inverse: Operator) -> tuple[LayerBlock, ...]:
     """The blocks that the inverse has."""
     layers = prepared.blocks[Partition.LAYER]
-    if rotated is None or len(rotated) == len(layers):
+    if not isinstance(inverse, BlockDiagonal):
         return layers
-    return prepared.blocks[Partition.PARAMETER]
+    found = layers_of_parts(inverse, layers)
+    if found is None:
+        found = layers_of_parts(inverse, prepared.blocks[Partition.PARAMETER])
+    assert found is not None, "an inverse has the blocks of its curvature"
+    return found
 
 
 def _row(

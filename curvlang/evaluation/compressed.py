@@ -23,6 +23,7 @@ from curvlang.evaluation.score_orders import (
     Ranked,
     Shared,
     factored_spectrum,
+    formed_gradients,
     largest_rank,
 )
 from curvlang.models.task import Task
@@ -91,6 +92,6 @@ def score_bound(task: Task, given: Sequence[Scored], found: Mapping[str, Compres
 
 def _norms(a: Tensor, e: Tensor) -> Tensor:
     """‖Σ_t e[n,t] a[n,t]ᵀ‖_F, [B]."""
-    if a.shape[1] == 1:
+    if a.ndim == 3 and a.shape[1] == 1:
         return e[:, 0].norm(dim=1) * a[:, 0].norm(dim=1)
-    return (e.mT @ a).flatten(1).norm(dim=1)
+    return formed_gradients(a, e).flatten(1).norm(dim=1)

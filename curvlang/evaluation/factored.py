@@ -7,6 +7,9 @@ With C⁻¹ = (U ⊗ V) diag(S) (U ⊗ V)ᵀ and the gradient of example n in a 
 Inputs and output gradients are rotated, T (O² + I²) operations, not gradients, O I (O + I). With one
 position no gradient of a training example is formed; `score_orders` says in which order products are taken.
 With several, preconditioned queries are rotated back where that is less than rotating N training examples.
+
+Blocks of one shape are one `Scored`: its tensors have an axis for them in front, gradients one behind the
+examples, and products sum over it.
 """
 
 from __future__ import annotations
@@ -17,14 +20,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvlang.evaluation.score_orders import Held, Queries, by_leaves, rotates_back
+from curvlang.evaluation.score_orders import (
+    Held,
+    Queries,
+    by_leaves,
+    formed_gradients,
+    rotates_back,
+)
 from curvlang.models.blocks import LayerBlock, blocks
+from curvlang.models.blocks import apart as apart_blocks
 from curvlang.models.finite import in_part
 from curvlang.models.layers import Input
 from curvlang.models.loss import Loss
 from curvlang.models.precision import exact_leaves
 from curvlang.models.task import Task
-from curvlang.operators import BlockDiagonal, EigenBasis, Operator
+from curvlang.operators import BlockDiagonal, EigenBasis, Operator, Stacked
 from curvlang.runtime.memory import available
 
 HELD = 2**27
@@ -48,7 +58,7 @@ class Scored:
         layer: The layer's block.
         left: U over outputs; None for the identity.
         right: V over inputs; None for the identity.
-        spectrum: S [O, I]; None where C⁻¹ has another structure.
+        spectrum: S [O, I], or [G, O, I]; None where C⁻¹ has another structure.
         operator: C⁻¹ of the block.
     """
 
@@ -61,7 +71,13 @@ class Scored:
     @property
     def by_leaves(self) -> bool:
         """Whether inputs and output gradients are less than the gradient, and scores follow from them."""
-        return self.spectrum is not None and self.layer.positions == 1
+        return self.spectrum is not None and self.layer.positions == self.layer.count == 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a gradient: [O, I], or [G, O, I]."""
+        own = self.layer.d_out, self.layer.d_in
+        return own if self.layer.count == 1 else (self.layer.count, *own)
 
     def seen(self, a: Input, e: Tensor, in_basis: bool) -> tuple[Tensor, Tensor]:
         """Inputs and output gradients as queries want them."""
@@ -71,6 +87,10 @@ class Scored:
 
     def rotated(self, a: Input, e: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs [B, T, I] and output gradients [B, T, O] in the basis."""
+        if self.layer.count > 1:
+            assert isinstance(a, Tensor)
+            a = a if self.right is None else a @ self.right.unsqueeze(1)
+            return a, e if self.left is None else e @ self.left.unsqueeze(1)
         if self.right is not None:
             a = torch.einsum("nti,ik->ntk", a, self.right)
         if not isinstance(a, Tensor):
@@ -81,19 +101,19 @@ class Scored:
         """Whether queries leave the basis, by `score_orders.rotates_back`."""
         if self.left is None or self.right is None:
             return False
-        sizes = len(self.left), len(self.right)
+        sizes = self.left.shape[-1], self.right.shape[-1]
         return rotates_back(queries, examples, self.layer.positions, *sizes)
 
     def back(self, gradients: Tensor) -> Tensor:
-        """Gradients [Q, O, I] of the basis as the layer has them, in their place."""
+        """Gradients [Q, *shape] of the basis as the layer has them, in their place."""
         assert self.left is not None
         assert self.right is not None
         for g in gradients:
-            g.copy_(self.left @ g @ self.right.T)
+            g.copy_(self.left @ g @ self.right.mT)
         return gradients
 
     def preconditioned(self, gradients: Tensor) -> Tensor:
-        """C⁻¹ in the basis applied to gradients [Q, O, I]; in their place where it is diagonal."""
+        """C⁻¹ in the basis applied to gradients [Q, *shape]; in their place where it is diagonal."""
         if self.spectrum is not None:
             return gradients.mul_(self.spectrum)
         flat = gradients.flatten(1).to(self.operator.dtype)
@@ -105,18 +125,34 @@ def scored_blocks(operator: Operator, task: Task) -> tuple[Scored, ...] | None:
     if not isinstance(operator, BlockDiagonal):
         return None
     for by in ("layer", "parameter"):
-        found = {b.name: b for b in blocks(task.model, task.few, by)}
-        if set(found) == set(operator.names):
-            pairs = zip(operator.names, operator.blocks, strict=True)
-            return tuple(_scored(found[name], block, task.precision) for name, block in pairs)
+        layers = layers_of_parts(operator, blocks(task.model, task.few, by))
+        if layers is not None:
+            pairs = zip(layers, operator.parts, strict=True)
+            dtype = task.precision
+            return tuple(_scored(layer, part, dtype) for layer, part in pairs)
     return None
 
 
-def _scored(layer: LayerBlock, block: Operator, dtype: torch.dtype) -> Scored:
+def layers_of_parts(
+    operator: BlockDiagonal, layers: Sequence[LayerBlock]
+) -> tuple[LayerBlock, ...] | None:
+    """The layers' blocks, as many of them as one as in the operator; None where they are others."""
+    if {name for layer in layers for name in layer.names} != set(operator.names):
+        return None
+    together = {layer.names: layer for layer in layers}
+    parts = [names for names, _, _ in operator.named_parts()]
+    left = [layer for layer in layers if layer.names not in set(parts)]
+    single = {own.names: own for layer in left for own in apart_blocks(layer)}
+    found = together | single
+    return tuple(found[names] for names in parts) if set(parts) <= set(found) else None
+
+
+def _scored(layer: LayerBlock, part: Operator, dtype: torch.dtype) -> Scored:
+    block = part.stack if isinstance(part, Stacked) else part
     if not isinstance(block, EigenBasis):
-        return Scored(layer, None, None, None, block)
+        return Scored(layer, None, None, None, part)
     bases = [None if x is None else x.to(dtype) for x in (block.left, block.right)]
-    return Scored(layer, bases[0], bases[1], block.spectrum.to(dtype), block)
+    return Scored(layer, bases[0], bases[1], block.spectrum.to(dtype), part)
 
 
 def block_queries(
@@ -136,14 +172,13 @@ def block_queries(
         weights: [G, Q] of the queries in every group; None for the queries themselves.
         ranked: Whether spectra may be factored, to rounding.
     """
-    apart = {x.layer.name: weights is None and x.by_leaves for x in given}
+    unformed = {x.layer.name: weights is None and x.by_leaves for x in given}
     count, made = (task.Q, torch.empty) if weights is None else (len(weights), torch.zeros)
+    dtype, device = task.precision, task.device
     held = {
-        x.layer.name: made(
-            (count, x.layer.d_out, x.layer.d_in), dtype=task.precision, device=task.device
-        )
+        x.layer.name: made((count, *x.shape), dtype=dtype, device=device)
         for x in given
-        if not apart[x.layer.name]
+        if not unformed[x.layer.name]
     }
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {x.layer.name: [] for x in given}
     hot: set[str] = set()
@@ -156,19 +191,21 @@ def block_queries(
             if not isinstance(rows[name][0], Tensor):
                 hot.add(name)
             a, e = x.rotated(*rows[name])
-            if apart[name]:
+            if unformed[name]:
                 parts[name].append((a[:, 0], e[:, 0]))
-            elif weights is None:
-                torch.bmm(e.mT, a, out=held[name][own])
-            else:
+            elif weights is not None:
                 flat = held[name].flatten(1)
-                flat.addmm_(weights[:, own].to(flat.dtype), (e.mT @ a).flatten(1))
+                flat.addmm_(weights[:, own].to(flat.dtype), formed_gradients(a, e).flatten(1))
+            elif x.layer.count > 1:
+                held[name][own] = formed_gradients(a, e)
+            else:
+                torch.bmm(e.mT, a, out=held[name][own])
         done += size
     pairs = task.Q * task.N if ranked else 0
     # Inputs and output gradients are let go block by block: both forms never stand side by side.
     return {
         x.layer.name: _from_leaves(x, parts.pop(x.layer.name), pairs)
-        if apart[x.layer.name]
+        if unformed[x.layer.name]
         else _from_gradients(x, held[x.layer.name], task.N, x.layer.name in hot)
         for x in given
     }
@@ -192,7 +229,7 @@ def _from_gradients(x: Scored, gradients: Tensor, examples: int, hot: bool) -> Q
 def queries_at_once(task: Task, given: Sequence[Scored]) -> int:
     """Queries whose preconditioned gradients take a share of what is available; one at least."""
     size = torch.empty((), dtype=task.precision).element_size()
-    each = size * sum(x.layer.d_out * x.layer.d_in for x in given if not x.by_leaves)
+    each = size * sum(x.layer.size for x in given if not x.by_leaves)
     return max(1, available(task.device) // QUERIES_SHARE // each) if each else max(1, task.Q)
 
 
@@ -221,8 +258,10 @@ def block_scores(
     ready = {name: u.ready(kind) for name, u in queries.items()}
     exact = max((x.operator.dtype for x in given), key=lambda d: torch.finfo(d).bits)
     kinds = {x.layer.name: x.operator.dtype for x in given} if apart else {"": exact}
+    groups = {x.layer.name: x.layer.count for x in given} if apart else {"": 1}
+    N, device = task.N, task.device
     found = {
-        name: torch.zeros(count, task.N, dtype=dtype, device=task.device)
+        name: torch.zeros(groups[name], count, N, dtype=dtype, device=device)
         for name, dtype in kinds.items()
     }
     formed = scored_elements([x.layer for x in given], count)
@@ -231,12 +270,18 @@ def block_scores(
         for x in given:
             name = x.layer.name
             a, e = x.seen(*rows[name], ready[name].in_basis)
-            scores = ready[name].against(a, e, kind)
-            found[name if apart else ""][:, done : done + size] += scores
+            whole = found[name if apart else ""]
+            if apart and x.layer.count > 1:
+                whole[..., done : done + size] += ready[name].by_group(a, e, kind)
+            else:
+                whole[0, :, done : done + size] += ready[name].against(a, e, kind)
         done += size
         if told is not None:
             told(size)
-    return found
+    if not apart:
+        return {"": found[""][0]}
+    named = (zip(x.layer.names, found[x.layer.name], strict=True) for x in given)
+    return {name: scores for pairs in named for name, scores in pairs}
 
 
 def product_error(
@@ -269,9 +314,10 @@ def block_self_scores(
 
 
 def _self_scores(x: Scored, a: Tensor, e: Tensor) -> Tensor:
-    if x.spectrum is not None and a.shape[1] == 1:
+    if x.by_leaves:
+        assert x.spectrum is not None
         return ((e[:, 0].square() @ x.spectrum) * a[:, 0].square()).sum(1)
-    gradients = torch.einsum("nto,nti->noi", e, a)
+    gradients = formed_gradients(a, e)
     if x.spectrum is not None:
         return gradients.square_().mul_(x.spectrum).flatten(1).sum(1)
     return (gradients * x.preconditioned(gradients)).flatten(1).sum(1)
@@ -308,11 +354,11 @@ def scored_elements(layers: Sequence[LayerBlock], queries: int) -> int:
 
     With one position `score_orders` bounds what is made of the queries by itself.
     """
-    return max(b.size if b.positions > 1 else queries for b in layers)
+    return max(b.size if b.positions > 1 or b.count > 1 else queries for b in layers)
 
 
 def batch_size(layers: Sequence[LayerBlock], dtype: torch.dtype, formed: int) -> int:
     """Examples such that leaves and the largest intermediate result stay within `HELD`."""
     size = torch.empty((), dtype=dtype).element_size()
-    held = sum(b.positions * (b.d_in + b.d_out) for b in layers)
+    held = sum(b.leaf_elements for b in layers)
     return max(1, min(MOST, HELD // (size * max(held, formed))))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -34,6 +34,8 @@ from curvlang.operators import (
     Kronecker,
     Operator,
     Scaled,
+    Stacked,
+    aligned,
 )
 from curvlang.runtime.footprint import gram_by_layers, reads_hessian
 from curvlang.runtime.prepare import Prepared
@@ -96,12 +98,13 @@ def _pass(prepared: Prepared, task: Task, number: int, rates: Rates | None) -> P
             seconds += share * _gram_seconds(p, prepared.blocks[Partition.LAYER], task, rates)
         for block in p.blocks:
             function, known = block.passes[number - 1], known_elements(p, block)
-            cost += function_cost(function, known, p.itemsize).times(share)
+            cost += function_cost(function, known, p.itemsize).times(share * block.count)
             if rates is not None and not layered:
-                returned = sum(known.get(name, 0) for name in function.returns)
+                returned = block.count * sum(known.get(name, 0) for name in function.returns)
                 sums = rates.copy(returned * (p.itemsize + 24)) if returned else 0.0
                 dtype = torch.float32 if p.itemsize == 4 else torch.float64
-                seconds += share * (_code_seconds(function, known, dtype, rates) + sums)
+                code = _code_seconds(function, known, dtype, rates, block.count)
+                seconds += share * (code + sums)
     batches = max((p.batches for p in active), default=1)
     return Predicted(f"pass {number}", cost, seconds if rates is not None else None, batches)
 
@@ -119,9 +122,9 @@ def _between(plans: Sequence[Plan], number: int, rates: Rates | None) -> Predict
     cost, seconds = Cost(), 0.0
     for p, function, block in pairs:
         known = known_elements(p, block)
-        cost += function_cost(function, known, 8)
+        cost += function_cost(function, known, 8).times(block.count)
         if rates is not None:
-            seconds += _code_seconds(function, known, torch.float64, rates)
+            seconds += _code_seconds(function, known, torch.float64, rates, block.count)
     return Predicted(f"after pass {number}", cost, seconds if rates is not None else None)
 
 
@@ -131,25 +134,37 @@ def _results(plans: Sequence[Plan], rates: Rates | None) -> Predicted:
         for block in p.blocks:
             known = known_elements(p, block)
             for result in block.results.values():
-                cost += function_cost(result.code, known, 8)
+                cost += function_cost(result.code, known, 8).times(block.count)
                 if rates is not None:
-                    seconds += _code_seconds(result.code, known, torch.float64, rates)
+                    seconds += _code_seconds(result.code, known, torch.float64, rates, block.count)
     return Predicted("results", cost, seconds if rates is not None else None)
 
 
 def _code_seconds(
-    function: Function, known: Mapping[str, int], dtype: torch.dtype, rates: Rates
+    function: Function,
+    known: Mapping[str, int],
+    dtype: torch.dtype,
+    rates: Rates,
+    count: int = 1,
 ) -> float:
-    """One call: products take their operations, other lines what they move, if that is longer."""
+    """One call: products take their operations, other lines what they move, if that is longer.
+
+    Args:
+        function: The code.
+        known: Elements of what it reads.
+        dtype: Its precision.
+        rates: The machine's.
+        count: Blocks of one shape that it runs for at once.
+    """
     itemsize = torch.empty((), dtype=dtype).element_size()
     seconds = 0.0
     for line, elements in line_elements(function, known):
-        moved = rates.make(elements * itemsize)
+        moved = rates.make(count * elements * itemsize)
         seconds += rates.call
         if line.flops and _CALL.search(line.code):
-            seconds += rates.decomposition(line.flops)
+            seconds += count * rates.decomposition(line.flops)
         elif line.side:
-            seconds += max(rates.product(line.flops, dtype, line.side), moved)
+            seconds += max(rates.product(count * line.flops, dtype, line.side), moved)
         else:
             seconds += moved
     return seconds
@@ -207,9 +222,14 @@ def predicted_inverse(operator: Operator, inverse: Operator, rates: Rates | None
 def inverted_matrices(operator: Operator, inverse: Operator) -> Iterator[tuple[int, bool]]:
     """Rows of every matrix, and whether it is decomposed (else it has a Cholesky factor)."""
     match operator, inverse:
-        case BlockDiagonal(blocks=blocks), BlockDiagonal(blocks=others):
-            for block, other in zip(blocks, others, strict=True):
-                yield from inverted_matrices(block, other)
+        case BlockDiagonal(), BlockDiagonal():
+            one, other = aligned([operator, inverse])
+            for pair in zip(one.parts, other.parts, strict=True):
+                yield from inverted_matrices(*pair)
+        case Stacked(), Stacked():
+            each = tuple(inverted_matrices(operator.first_unit(), inverse.first_unit()))
+            for _ in range(operator.groups):
+                yield from each
         case _, CholeskyInverse(root=root):
             yield len(root), False
         case Scaled(operator=inner), _:
@@ -223,10 +243,11 @@ def inverted_matrices(operator: Operator, inverse: Operator) -> Iterator[tuple[i
 
 
 def rotations(operator: Operator) -> tuple[bool, ...] | None:
-    """Whether each block of an inverse has a basis that inputs are rotated to; None without blocks."""
+    """Whether each part of an inverse has a basis that inputs are rotated to; None without blocks."""
     if not isinstance(operator, BlockDiagonal):
         return None
-    return tuple(isinstance(block, EigenBasis) for block in operator.blocks)
+    parts = (part.stack if isinstance(part, Stacked) else part for part in operator.parts)
+    return tuple(isinstance(part, EigenBasis) for part in parts)
 
 
 def score_ranks(
@@ -236,7 +257,7 @@ def score_ranks(
     if not isinstance(operator, BlockDiagonal):
         return None
     found = []
-    for layer, block in zip(layers, operator.blocks, strict=True):
+    for layer, block in zip(layers, operator.parts, strict=True):
         factors = None
         if isinstance(block, EigenBasis) and layer.positions == 1:
             factors = rank_of(block.spectrum.to(task.precision), task.Q * task.N)
@@ -256,7 +277,7 @@ def predicted_scores(
     Args:
         rotated: What `rotations` says of the inverse.
         task: Queries and training examples.
-        blocks: The blocks that it has, or the model's by layer.
+        blocks: The blocks of its parts, or the model's by layer.
         rates: The machine's.
         ranks: What `score_ranks` says of them; without it no spectrum is factored.
     """
@@ -291,7 +312,13 @@ def predicted_scores(
 def _block_products(
     layer: LayerBlock, rotated: bool, N: int, Q: int, rank: int | None
 ) -> Iterator[_Product]:
-    """Every product of a block over all examples."""
+    """Every product of a block over all examples; of blocks of one shape, of all together."""
+    G = layer.count
+    if G > 1:
+        one = replace(layer, count=1, positions=max(2, layer.positions))
+        for flops, moved, side in _block_products(one, rotated, N, Q, None):
+            yield G * flops, G * moved, side
+        return
     T, O, I = layer.positions, layer.d_out, layer.d_in
     back = rotated and rotates_back(Q, N, T, O, I)
     if rotated:

@@ -77,13 +77,13 @@ def _by_blocks(given: Sequence[Scored], task: Task) -> dict[str, int]:
     rows = min(task.Q, queries_at_once(task, given))
     batch = min(task.N, batch_size(layers, task.precision, scored_elements(layers, rows)))
     together = max(batch, min(rows, batch_size(layers, task.precision, 0)))
-    leaves = sum(b.positions * (b.d_in + b.d_out) for b in layers)
-    rotated = max(b.positions * (b.d_in + b.d_out) for b in layers)
+    leaves = sum(b.leaf_elements for b in layers)
+    rotated = max(b.leaf_elements for b in layers)
     queries = sum(
         rows * (x.layer.d_out + x.layer.d_in if x.by_leaves else x.layer.size) for x in given
     )
-    formed = largest_gradient(given) if max(b.positions for b in layers) > 1 else 0
-    flat = [b for b in layers if b.positions == 1]
+    flat = [b for b in layers if b.positions == b.count == 1]
+    formed = largest_gradient(given) if len(flat) < len(layers) else 0
     piece = max((_piece(x, rows, batch, own) for x in given if x.layer in flat), default=0)
     return {
         "bases": sum(_cast(x, own) for x in given),

@@ -112,7 +112,7 @@ class Held:
     """Preconditioned gradients.
 
     Args:
-        gradients: [Q, O, I].
+        gradients: [Q, O, I]; of G blocks of one shape [Q, G, O, I].
         in_basis: Whether they, and what they meet, are in the basis of C⁻¹, or as the layer has them.
     """
 
@@ -133,11 +133,21 @@ class Held:
 
         With one position no more than `AT_ONCE` bytes of intermediate results at a time.
         """
-        if a.shape[1] > 1:
-            return self.gradients.flatten(1) @ (e.mT @ a).flatten(1).to(kind).T
+        if a.ndim > 3 or a.shape[1] > 1:
+            return self.gradients.flatten(1) @ formed_gradients(a, e).flatten(1).to(kind).T
         each = len(a) * min(self.gradients.shape[1:]) * a.element_size()
         pieces = self.gradients.split(max(1, AT_ONCE // each))
         return torch.cat([_held(u, a[:, 0], e[:, 0]) for u in pieces])
+
+    def by_group(self, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
+        """Scores [G, Q, B] of every block of one shape."""
+        return self.gradients.transpose(0, 1).flatten(2) @ (e.mT @ a).flatten(2).to(kind).mT
+
+
+def formed_gradients(a: Tensor, e: Tensor) -> Tensor:
+    """Σ_t e[n,t,o] a[n,t,i], [B, O, I]; of G blocks of one shape [B, G, O, I]."""
+    found = e.mT @ a
+    return found if found.ndim == 3 else found.transpose(0, 1)
 
 
 def _held(u: Tensor, a: Tensor, e: Tensor) -> Tensor:
@@ -159,6 +169,10 @@ class _Leaves:
     def count(self) -> int:
         """Queries."""
         return len(self.a)
+
+    def by_group(self, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
+        """Blocks of one shape form their gradients."""
+        raise AssertionError("one block has no groups")
 
     @property
     def in_basis(self) -> bool:
@@ -242,6 +256,10 @@ class Shared:
     def against(self, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
         """Scores [Q, B] from the products of the rows."""
         return self.weights @ self.rows.against(a, e, kind).to(self.weights.dtype)
+
+    def by_group(self, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
+        """Scores [G, Q, B] of every block of one shape."""
+        return self.weights @ self.rows.by_group(a, e, kind).to(self.weights.dtype)
 
 
 Queries = Held | Outer | Ranked | Shared

@@ -8,7 +8,7 @@ from curvlang.evaluation.chain import Measured, Setting
 from curvlang.evaluation.influence import shares
 from curvlang.evaluation.judge import Judged
 from curvlang.evaluation.result import Point, Step
-from curvlang.operators import BlockDiagonal, Operator, Scaled, Sum
+from curvlang.operators import BlockDiagonal, Operator, Scaled, Stacked, Sum
 from curvlang.runtime.fit import FittedStage
 
 
@@ -87,7 +87,7 @@ def _points(
 def _common_structure(operator: Operator) -> str:
     """The structure's word: that of the blocks where there are any."""
     if isinstance(operator, BlockDiagonal):
-        words = dict.fromkeys(_noun(block) for block in operator.blocks)
+        words = dict.fromkeys(_noun(part) for part in operator.parts)
         return " / ".join(words) + " blocks" if len(words) > 1 else f"{next(iter(words))} blocks"
     return _noun(operator)
 
@@ -97,7 +97,7 @@ def _noun(operator: Operator) -> str:
     match operator:
         case Sum(terms=terms):
             return " + ".join(map(_noun, terms))
-        case Scaled(operator=inner):
+        case Scaled(operator=inner) | Stacked(stack=inner):
             return _noun(inner)
         case _:
             return operator.structure

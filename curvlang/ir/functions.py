@@ -37,7 +37,8 @@ class TensorFunction:
         flops: Floating-point operations for a number of rows and of columns.
         doc: One line.
         numbers: How many numbers follow the matrix.
-        symmetric: Whether the matrix must be symmetric.
+        symmetric: Whether the matrix must be symmetric. The code of such a function takes axes in
+            front of the matrix, a stack of them, as they are.
         largest: Which end of the made space holds the largest values: `last` or `first`. They are
             what is kept where the space was declared shorter.
         orthonormal: Positions of the results whose columns are orthonormal.
@@ -69,10 +70,10 @@ def _svd(xp: ModuleType, matrix: Any) -> tuple[Any, ...]:
 def _power(xp: ModuleType, matrix: Any, exponent: float) -> tuple[Any, ...]:
     """Power of a PSD matrix: rounding below zero is zero, the null space stays null."""
     values, vectors = xp.linalg.eigh(matrix)
-    floor = max(float(values[-1]), 0.0) * len(values) * xp.finfo(values.dtype).eps
-    kept = values > floor
+    largest = xp.clip(values[..., -1:], 0.0, None)
+    kept = values > largest * values.shape[-1] * xp.finfo(values.dtype).eps
     powers = xp.where(kept, xp.where(kept, values, 1.0) ** exponent, 0.0)
-    return ((vectors * powers) @ vectors.T,)
+    return ((vectors * powers[..., None, :]) @ xp.swapaxes(vectors, -1, -2),)
 
 
 def _cube(factor: float) -> Callable[[int, int], float]:

@@ -1,9 +1,14 @@
-"""Blocks of the parameter vector: one for each matrix of a layer, or one for each parameter tensor."""
+"""Blocks of the parameter vector: one for each matrix of a layer, or one for each parameter tensor.
+
+The groups of a grouped convolution are matrices of one shape. They are one `LayerBlock`, whose tensors
+have an axis for them in front.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +28,19 @@ class LayerBlock:
     A bare parameter is a block with i = 1: `a` is 1 and `g` its gradient, so that the sum of their
     product is the block's gradient as it is everywhere.
 
+    With `count` > 1 it is that many blocks of one shape, each a matrix of its own: the groups of a
+    layer. `a` is [G, B, T, I] then and `g` [G, B, R, T, O].
+
     Args:
-        name: The layer's name (with its group in brackets where there are several), or the
-            parameter's where blocks are parameter tensors.
+        name: The layer's name, or the parameter's where blocks are parameter tensors; with the first
+            and the last group in brackets where there are several.
         layer: The layer's name: its first module's path, `model` for the model itself.
         d_in: I, the bias column included.
         d_out: O.
         positions: T over all uses of the layer, for inputs shaped like the example.
         bias: `joint` (last column of `a` is 1), `none`, or `only` (`a` is 1 and nothing else).
-        index: Positions in the parameter vector of the block's entries, [O·I], int64.
+        index: Positions in the parameter vector of the block's entries, [O·I], int64; of several
+            blocks one after the other, [G·O·I].
         parameters: Names of the block's parameters.
         modules: Paths of the modules that share these parameters; none for a bare parameter.
         kind: How the layer shows `a` and `g`; None for a bare parameter.
@@ -41,6 +50,8 @@ class LayerBlock:
         reason: Why `a` and `g` mean nothing by themselves here; empty where they do.
         plain: Whether the layer's output is [B, T, O] in another order and nothing else.
         shares: The first block with the same input, columns and d_out; empty for that one.
+        count: G, how many blocks of one shape these are.
+        group: Which of its layer's groups a single block is; None where it is no group.
     """
 
     name: str
@@ -59,16 +70,56 @@ class LayerBlock:
     reason: str = ""
     plain: bool = False
     shares: str = ""
+    count: int = 1
+    group: int | None = None
 
     @property
     def size(self) -> int:
-        """O·I."""
-        return self.d_in * self.d_out
+        """O·I, of all blocks together."""
+        return self.count * self.d_in * self.d_out
+
+    @property
+    def leaf_elements(self) -> int:
+        """Numbers in `a` and one column of `g`, for one example."""
+        return self.count * self.positions * (self.d_in + self.d_out)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of every block: with its group in brackets where there are several."""
+        if self.count == 1:
+            return (self.name,)
+        return group_names(self.name.removesuffix(group_range(self.count)), self.count)
+
+    @property
+    def places(self) -> Tensor:
+        """The index of every block, [G, O·I]."""
+        return self.index.reshape(self.count, -1)
 
     @property
     def factored(self) -> bool:
         """Whether `a` and `g` have a meaning of their own: every stage fits."""
         return not self.reason
+
+
+def group_range(count: int) -> str:
+    """How the name of all groups ends."""
+    return f"[0…{count - 1}]"
+
+
+def group_names(name: str, count: int) -> tuple[str, ...]:
+    """The names of groups: `conv[0]`, `conv[1]` and so on."""
+    return tuple(f"{name}[{k}]" for k in range(count))
+
+
+def apart(block: LayerBlock) -> tuple[LayerBlock, ...]:
+    """Every block by itself."""
+    if block.count == 1:
+        return (block,)
+    named = zip(block.names, block.places, strict=True)
+    return tuple(
+        replace(block, name=name, index=index, count=1, group=k)
+        for k, (name, index) in enumerate(named)
+    )
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -203,8 +254,8 @@ def block_inputs(blocks: Sequence[LayerBlock], found: Trace) -> dict[str, Input]
         key = (block.layer, block.bias)
         if key not in known:
             known[key] = [use.a_nti(block.bias) for use in found.uses[block.layer]]
-        parts = [use[block.part] for use in known[key]]
-        result[block.name] = parts[0] if len(parts) == 1 else torch.cat(parts, 1)  # type: ignore[arg-type]
+        parts = [_grouped(use[block.part], block) for use in known[key]]
+        result[block.name] = parts[0] if len(parts) == 1 else torch.cat(parts, -2)
     return result
 
 
@@ -232,9 +283,14 @@ def block_columns(
         if key not in known:
             uses = zip(found.uses[block.layer], pulled[block.layer], strict=True)
             known[key] = [use.g_nrto(grad, block.bias) for use, grad in uses]
-        parts = [use[block.part] for use in known[key]]
-        result[block.name] = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+        parts = [_grouped(use[block.part], block) for use in known[key]]
+        result[block.name] = parts[0] if len(parts) == 1 else torch.cat(parts, -2)
     return result
+
+
+def _grouped(part: Any, block: LayerBlock) -> Any:
+    """What is a block's own: one group, or all of them."""
+    return part if block.group is None else part[block.group]
 
 
 def bare_names(blocks: Sequence[LayerBlock]) -> list[str]:
@@ -245,7 +301,7 @@ def bare_names(blocks: Sequence[LayerBlock]) -> list[str]:
 def _layer_blocks(
     layer: CoveredLayer, found: Trace, starts: Mapping[str, int], by: str, constant: bool
 ) -> Iterator[LayerBlock]:
-    """The layer's blocks, one for each of its matrices; or its weight's and its bias's."""
+    """The layer's blocks, one for each part of it; or its weight's and its bias's."""
     together = [name for name in (layer.weight, layer.bias) if name]
     chosen = [tuple(together)] if by == "layer" else [(name,) for name in together]
     parts = layer.kind.parts(layer.module)
@@ -253,16 +309,16 @@ def _layer_blocks(
     for names in chosen:
         name = layer.name if by == "layer" else names[0]
         bias = _columns(layer, names)
-        # Asked once for all parts: a layer has as many as it has groups.
         seen = [use.a_nti(bias) for use in found.uses[layer.name]]
         for k, part in enumerate(parts):
             index = _index(layer, names, part, starts)
+            count = len(index) if index.dim() == 3 else 1
             yield LayerBlock(
-                name if len(parts) == 1 else f"{name}[{k}]",
+                name if count == 1 else name + group_range(count),
                 layer.name,
-                index.shape[1],
-                index.shape[0],
-                sum(int(use[k].shape[1]) for use in seen),
+                index.shape[-1],
+                index.shape[-2],
+                sum(int(use[k].shape[-2]) for use in seen),
                 bias,
                 index.reshape(-1),
                 names,
@@ -273,6 +329,7 @@ def _layer_blocks(
                 constant,
                 "" if layer.kind.factored else scale_and_shift(layer.module),
                 plain,
+                count=count,
             )
 
 
@@ -286,13 +343,13 @@ def _columns(layer: CoveredLayer, parameters: tuple[str, ...]) -> str:
 def _index(
     layer: CoveredLayer, parameters: tuple[str, ...], part: Part, starts: Mapping[str, int]
 ) -> Tensor:
-    """Places of a part's entries in the parameter vector, [O, I]."""
+    """Places of a part's entries in the parameter vector, [O, I] or [G, O, I]."""
     columns = []
     if layer.weight in parameters:
         columns.append(part.weight + starts[layer.weight])
     if layer.bias in parameters:
-        columns.append(part.bias.unsqueeze(1) + starts[layer.bias])
-    return torch.cat(columns, 1)
+        columns.append(part.bias.unsqueeze(-1) + starts[layer.bias])
+    return torch.cat(columns, -1)
 
 
 def scale_and_shift(module: nn.Module) -> str:
@@ -313,7 +370,10 @@ def gradients_of(blocks: Sequence[LayerBlock], found: Trace, columns: Tensor) ->
     pulled = pull_back(found, columns)
     g = block_columns(shown, found, pulled, {})
     a = block_inputs(shown, found)
-    return {
-        block.name: torch.einsum("nrto,nti->nroi", g[block.name], a[block.name])[:, 0].flatten(1)
-        for block in shown
-    }
+    return {b.name: column_rows(b, a[b.name], g[b.name])[:, 0] for b in shown}
+
+
+def column_rows(block: LayerBlock, a: Input, g: Tensor) -> Tensor:
+    """Σ_t g[n,r,t,o] a[n,t,i], the columns on the block's entries: [B, R, size]."""
+    lead = "" if block.count == 1 else "b"
+    return torch.einsum(f"{lead}nrto,{lead}nti->nr{lead}oi", g, a).flatten(2)

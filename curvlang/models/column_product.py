@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from curvlang.models.blocks import LayerBlock
+from curvlang.models.blocks import LayerBlock, column_rows
 from curvlang.models.layers import Input, OneHot
 from curvlang.models.leaves import leaves
 from curvlang.models.loss import Loss
@@ -65,7 +65,9 @@ def _batch(
 
 
 def _inner(block: LayerBlock, a: Input, g: Tensor, v: Tensor) -> Tensor:
-    """u[n,r,k] = Σ_{t,o,i} g[n,r,t,o] v[o,i,k] a[n,t,i]."""
+    """u[n,r,k] = Σ_{t,o,i} g[n,r,t,o] v[o,i,k] a[n,t,i]; over all blocks of one shape together."""
+    if block.count > 1:
+        return column_rows(block, a, g) @ v
     n, r, t, o = g.shape
     if isinstance(a, OneHot):
         rows = v.reshape(o, block.d_in, -1)
@@ -77,7 +79,9 @@ def _inner(block: LayerBlock, a: Input, g: Tensor, v: Tensor) -> Tensor:
 
 
 def _outer(block: LayerBlock, a: Input, g: Tensor, inner: Tensor) -> Tensor:
-    """Σ_{n,r,t} g[n,r,t,o] a[n,t,i] u[n,r,k], `[O·I, k]`."""
+    """Σ_{n,r,t} g[n,r,t,o] a[n,t,i] u[n,r,k], `[size, k]`."""
+    if block.count > 1:
+        return column_rows(block, a, g).flatten(0, 1).T @ inner.flatten(0, 1)
     n, r, t, o = g.shape
     k = inner.shape[-1]
     if isinstance(a, OneHot):

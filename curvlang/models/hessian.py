@@ -66,7 +66,7 @@ def by_layers(found: Sequence[LayerBlock]) -> bool:
 
     They are a way at all where every parameter is in a layer whose output is all that it does.
     """
-    outputs = sum(block.positions * block.d_out for block in found)
+    outputs = sum(block.count * block.positions * block.d_out for block in found)
     plain = all(block.plain for block in found)
     return plain and 0 < outputs < sum(block.size for block in found)
 

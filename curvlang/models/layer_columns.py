@@ -6,7 +6,7 @@ With one position j is g ⊗ a in every layer, and the block of layers k and l i
 
 one product of [O O', N] with [N, I I']: R times fewer operations than Σ_nr j jᵀ takes, and no tensor
 of R · P numbers for each example. With T positions there are T T' such terms; where they are more
-than R, the columns of that pair are formed.
+than R, and where a layer is several blocks, the columns of that pair are formed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvlang.models.blocks import LayerBlock
+from curvlang.models.blocks import LayerBlock, column_rows
 from curvlang.models.leaves import columns
 from curvlang.models.stand_in import StandIn
 
@@ -47,7 +47,7 @@ class LayerColumns(StandIn):
     def shape(self) -> torch.Size:
         """Of the tensor that it stands for."""
         first = self.given[self.layers[0].name]["g"]
-        return torch.Size((*first.shape[:2], sum(b.size for b in self.layers)))
+        return torch.Size((*first.shape[-4:-2], sum(b.size for b in self.layers)))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -65,7 +65,7 @@ class LayerColumns(StandIn):
         P = self.shape[2]
         found = self.given[self.layers[0].name]["g"].new_empty(P, P)
         for left, right in combinations_with_replacement(self.layers, 2):
-            block = _pair(self.given[left.name], self.given[right.name])
+            block = _pair((left, self.given[left.name]), (right, self.given[right.name]))
             if left is right:
                 block = (block + block.T) / 2
             found[left.index.unsqueeze(1), right.index] = block
@@ -102,8 +102,8 @@ def gram_elements(layers: Sequence[LayerBlock], columns: int, examples: int, ite
     most = 0
     for left, right in combinations_with_replacement(layers, 2):
         O, I, U, J = left.d_out, left.d_in, right.d_out, right.d_in
-        block = O * I * U * J
-        if left.positions * right.positions >= columns:
+        block = left.size * right.size
+        if _formed_first(left, right, columns):
             held = examples * columns * (left.size + right.size)
         else:
             rows = max(1, HELD // (_numbers(left, right) * itemsize))
@@ -118,7 +118,7 @@ def gram_flops(layers: Sequence[LayerBlock], columns: int, examples: int) -> lis
     for left, right in combinations_with_replacement(layers, 2):
         places = left.positions * right.positions
         entries = left.size * right.size
-        if places >= columns:
+        if _formed_first(left, right, columns):
             found.append(2 * examples * columns * entries)
         else:
             outer = 2 * columns * left.d_out * right.d_out
@@ -140,17 +140,22 @@ def is_gram(equation: str) -> bool:
     return same and len(set(one + other)) == 4 and sorted(out) == sorted(one[2] + other[2])
 
 
-def _formed(a: Tensor, g: Tensor) -> Tensor:
-    """Columns of one layer, [B, R, O·I]."""
-    return torch.einsum("nrto,nti->nroi", g, a).flatten(2)
+def _formed_first(left: LayerBlock, right: LayerBlock, columns: int) -> bool:
+    """Whether the product of a pair is one of its columns."""
+    return max(left.count, right.count) > 1 or left.positions * right.positions >= columns
 
 
-def _pair(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tensor:
+_Layer = tuple[LayerBlock, Mapping[str, Tensor]]
+"""A layer's block with its `a` and `g`."""
+
+
+def _pair(first: _Layer, second: _Layer) -> Tensor:
     """The block of two layers, [O·I, O'·I']."""
-    R, T, O = left["g"].shape[1:]
-    U, O2 = right["g"].shape[2:]
-    if T * U >= R:
-        one, other = (_formed(**x).flatten(0, 1) for x in (left, right))
+    left, right = first[1], second[1]
+    R, T, O = left["g"].shape[-3:]
+    U, O2 = right["g"].shape[-2:]
+    if _formed_first(first[0], second[0], R):
+        one, other = (column_rows(block, **x).flatten(0, 1) for block, x in (first, second))
         return one.T @ other
     I, I2 = left["a"].shape[2], right["a"].shape[2]
     total = left["a"].new_zeros(O * O2, I * I2)

@@ -14,7 +14,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from curvlang.models.bare import bare_columns
-from curvlang.models.blocks import LayerBlock, bare_names, block_columns, block_inputs, groups
+from curvlang.models.blocks import (
+    LayerBlock,
+    bare_names,
+    block_columns,
+    block_inputs,
+    column_rows,
+    groups,
+)
 from curvlang.models.finite import check_losses
 from curvlang.models.loss import Loss, flat
 from curvlang.models.refusal import refusal
@@ -74,7 +81,8 @@ def leaves(
         generator: Where drawn labels come from; needed for `mc`.
 
     Returns:
-        For every block `a` [B, T, I], `g` [B, R, T, O], `e` [B, T, O], as wanted.
+        For every block `a` [B, T, I], `g` [B, R, T, O], `e` [B, T, O], as wanted; an axis in front
+        for blocks of one shape.
     """
     unknown = set(wants) - {"a", "g", "e"}
     if unknown:
@@ -137,9 +145,9 @@ def _add_cotangents(
     for block in blocks:
         g_nrto = pulled[block.name]
         if g is not None:
-            result[block.name]["g"] = g_nrto[:, :R]
+            result[block.name]["g"] = g_nrto[..., :R, :, :]
         if parts["e"] is not None:
-            result[block.name]["e"] = g_nrto[:, R]
+            result[block.name]["e"] = g_nrto[..., R, :, :]
 
 
 def pulled_columns(
@@ -158,10 +166,11 @@ def columns(blocks: Sequence[LayerBlock], leaves: Leaves) -> Tensor:
     """
     P = sum(block.size for block in blocks)
     first = leaves[blocks[0].name]["g"]
-    j_nrp = first.new_empty(*first.shape[:2], P)
+    j_nrp = first.new_empty(*first.shape[-4:-2], P)
     for block in blocks:
-        g_nrto, a_nti = leaves[block.name]["g"], leaves[block.name]["a"]
-        j_nrp[:, :, block.index] = torch.einsum("nrto,nti->nroi", g_nrto, a_nti).flatten(2)
+        j_nrp[:, :, block.index] = column_rows(
+            block, leaves[block.name]["a"], leaves[block.name]["g"]
+        )
     return j_nrp
 
 
@@ -194,6 +203,6 @@ def per_example_gradients(
     """∇ℓ_n over all parameters, [B, P], from `a` and `e`."""
     given = leaves(model, loss, X, y, blocks, {"a", "e"})
     as_columns = {
-        name: {"a": leaf["a"], "g": leaf["e"].unsqueeze(1)} for name, leaf in given.items()
+        name: {"a": leaf["a"], "g": leaf["e"].unsqueeze(-3)} for name, leaf in given.items()
     }
     return columns(blocks, as_columns).squeeze(1)

@@ -125,7 +125,7 @@ def exact_gradients(
 ) -> Tensor:
     """∇ℓ_n over all parameters, [B, P], from `a` and `e`; float32 in half precision."""
     given = exact_leaves(model, loss, X, y, blocks, {"a", "e"})
-    shown = {name: {"a": x["a"], "g": x["e"].unsqueeze(1)} for name, x in given.items()}
+    shown = {name: {"a": x["a"], "g": x["e"].unsqueeze(-3)} for name, x in given.items()}
     return columns(blocks, shown).squeeze(1)
 
 
@@ -181,7 +181,7 @@ def _converted(found: Leaves, lifted: Mapping[str, Tensor | None]) -> Leaves:
     for given in found.values():
         for leaf, x in given.items():
             if leaf in lifted:
-                given[leaf] = _taken_out(x.to(torch.float32), lifted[leaf])
+                given[leaf] = _taken_out(x.to(torch.float32), leaf, lifted[leaf])
                 continue
             # The original is kept beside its copy, so that its number stays its own.
             known.setdefault(id(x), (x, x.to(torch.float32)))
@@ -189,8 +189,9 @@ def _converted(found: Leaves, lifted: Mapping[str, Tensor | None]) -> Leaves:
     return found
 
 
-def _taken_out(x: Tensor, factors: Tensor | None) -> Tensor:
+def _taken_out(x: Tensor, leaf: str, factors: Tensor | None) -> Tensor:
     """`e` [B, T, O] or `g` [B, R, T, O] divided by the factors [B, R] of their columns."""
     if factors is None:
         return x
-    return x.div_(factors.reshape(*factors.shape, *[1] * (x.ndim - factors.ndim)))
+    # In front of n stands the axis of blocks of one shape, where it is one.
+    return x.div_(factors.reshape(*factors.shape, *[1] * (2 if leaf == "g" else 1)))

@@ -67,15 +67,21 @@ class Use:
     folded: str = "first"
 
     def a_nti(self, columns: str) -> tuple[Input, ...]:
-        """The input, [B, T, I] for each part of the layer, with the block's columns."""
+        """The input, [B, T, I] for each part of the layer, with the block's columns.
+
+        Of a part with groups [G, B, T, I].
+        """
         return self.kind.a(self.module, self.input, self._rows_shape(), columns)
 
     def g_nrto(self, cotangents: Tensor, columns: str) -> tuple[Tensor, ...]:
-        """Cotangents [R, *shape] of the output as [B, R, T, O] for each part of the layer."""
+        """Cotangents [R, *shape] of the output as [B, R, T, O] for each part of the layer.
+
+        Of a part with groups [G, B, R, T, O].
+        """
         R, B = cotangents.shape[0], self.input.shape[0]
         rows = unfolded(cotangents, B, self.folded, 1)
         parts = self.kind.g(self.module, self.input, rows.flatten(0, 1), columns)
-        return tuple(p.reshape(R, B, *p.shape[1:]).transpose(0, 1) for p in parts)
+        return tuple(p.reshape(*p.shape[:-3], R, B, *p.shape[-2:]).transpose(-4, -3) for p in parts)
 
     def _rows_shape(self) -> torch.Size:
         B = self.input.shape[0]

@@ -1,8 +1,9 @@
 """Structured operators: one page of identities each, closed under inverse."""
 
 from curvlang.operators.adding import added, scaled
+from curvlang.operators.at_once import at_once
 from curvlang.operators.basic import CholeskyInverse, Dense, Diagonal, Eigen, Identity
-from curvlang.operators.combined import BlockDiagonal, Scaled, Sum
+from curvlang.operators.combined import BlockDiagonal, Scaled, Sum, aligned, described
 from curvlang.operators.conjugate_gradients import ConjugateGradients
 from curvlang.operators.distance import distance
 from curvlang.operators.files import load_operator, save
@@ -13,6 +14,7 @@ from curvlang.operators.matrix_free import MatrixFree, estimate_trace
 from curvlang.operators.neumann import Neumann
 from curvlang.operators.operator import Operator, Spectral, held_bytes, refuse, tikhonov
 from curvlang.operators.projected import Projected, projected
+from curvlang.operators.stacked import Stacked, stacked, stacked_from
 
 __all__ = [
     "BlockDiagonal",
@@ -37,8 +39,12 @@ __all__ = [
     "Scaled",
     "Solved",
     "Spectral",
+    "Stacked",
     "Sum",
     "added",
+    "aligned",
+    "at_once",
+    "described",
     "distance",
     "estimate_trace",
     "held_bytes",
@@ -48,5 +54,7 @@ __all__ = [
     "refuse",
     "save",
     "scaled",
+    "stacked",
+    "stacked_from",
     "tikhonov",
 ]

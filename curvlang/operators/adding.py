@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from curvlang.operators.basic import Identity
-from curvlang.operators.combined import BlockDiagonal, Scaled, Sum
+from curvlang.operators.combined import BlockDiagonal, Scaled, Sum, aligned
 from curvlang.operators.operator import Operator
 
 
@@ -18,8 +18,8 @@ def scaled(factor: float, operator: Operator) -> Operator:
             return Identity(factor * scale, length)
         case Scaled(factor=inner, operator=inside):
             return scaled(factor * inner, inside)
-        case BlockDiagonal(names=names, blocks=blocks, index=index):
-            return BlockDiagonal(names, tuple(scaled(factor, b) for b in blocks), index)
+        case BlockDiagonal(parts=parts):
+            return operator.with_parts(p.each(lambda unit: scaled(factor, unit)) for p in parts)
         case Sum(terms=terms):
             return Sum(tuple(scaled(factor, t) for t in terms))
         case _:
@@ -35,11 +35,15 @@ def added(terms: Sequence[Operator]) -> Operator:
     rest = [t for t in flat if not isinstance(t, BlockDiagonal)]
     shifts = [t for t in rest if isinstance(t, Identity)]
     if cut and len(shifts) == len(rest) and all(t.same_blocks(cut[0]) for t in cut):
-        blocks = tuple(
-            added([*(t.blocks[k] for t in cut), *(Identity(s.scale, b.size) for s in shifts)])
-            for k, b in enumerate(cut[0].blocks)
+        first, *others = aligned(cut)
+
+        def with_shifts(*units: Operator) -> Operator:
+            return added([*units, *(Identity(s.scale, units[0].size) for s in shifts)])
+
+        return first.with_parts(
+            part.each(with_shifts, *(t.parts[k] for t in others))
+            for k, part in enumerate(first.parts)
         )
-        return BlockDiagonal(cut[0].names, blocks, cut[0].index)
     return Sum(tuple(flat))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from curvlang.operators.at_once import equal
 from curvlang.operators.basic import Dense, Diagonal, Identity
 from curvlang.operators.kronecker import EigenBasis, Kronecker
 from curvlang.operators.operator import Operator, Spectral, check_dense
@@ -165,8 +166,9 @@ def _carried(operator: Operator, factor: float = 1.0) -> Iterator[Operator]:
             yield Kronecker(factor * left, right)
         case EigenBasis(left=left, right=right, spectrum=spectrum):
             yield EigenBasis(left, right, factor * spectrum)
-        case BlockDiagonal(names=names, blocks=blocks, index=index):
-            yield BlockDiagonal(names, tuple(Scaled(factor, b) for b in blocks), index)
+        case BlockDiagonal(parts=parts):
+            multiple = lambda unit: Scaled(factor, unit)  # noqa: E731
+            yield operator.with_parts(part.each(multiple) for part in parts)
         case _:
             yield operator if factor == 1.0 else Scaled(factor, operator)
 
@@ -177,9 +179,9 @@ def _shared_factor(terms: Sequence[Operator]) -> Kronecker | None:
     if len(products) < len(terms):
         return None
     first = products[0]
-    if all(torch.equal(t.right, first.right) for t in products):
+    if all(equal(t.right, first.right) for t in products):
         return Kronecker(torch.stack([t.left for t in products]).sum(0), first.right)
-    if all(torch.equal(t.left, first.left) for t in products):
+    if all(equal(t.left, first.left) for t in products):
         return Kronecker(first.left, torch.stack([t.right for t in products]).sum(0))
     return None
 
@@ -207,82 +209,144 @@ def _block_sum(terms: Sequence[BlockDiagonal], shift: Tensor) -> Operator:
     if not all(t.same_blocks(first) for t in terms):
         check_dense(first.size)
         return Dense(Sum((*terms, Identity(shift, first.size))).dense()).spectral_form()
-    blocks = tuple(
-        Sum((*(t.blocks[k] for t in terms), Identity(shift, b.size))).spectral_form()
-        for k, b in enumerate(first.blocks)
+    first, *others = aligned(terms)
+
+    def added(*units: Operator) -> Operator:
+        return Sum((*units, Identity(shift, units[0].size))).spectral_form()
+
+    return first.with_parts(
+        part.each(added, *(t.parts[k] for t in others)) for k, part in enumerate(first.parts)
     )
-    return BlockDiagonal(first.names, blocks, first.index)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockDiagonal(Operator):
-    """`⊕_k C_k`: block k acts on the entries `index[k]` of the parameter vector."""
+    """`⊕_k C_k`: block k acts on the entries `index[k]` of the parameter vector.
+
+    Args:
+        names: Of all blocks.
+        parts: The blocks in their order; blocks of one structure may be one part (`Stacked`).
+        places: For every part the entries that it acts on.
+    """
 
     names: tuple[str, ...]
-    blocks: tuple[Operator, ...]
-    index: tuple[Tensor, ...]
+    parts: tuple[Operator, ...]
+    places: tuple[Tensor, ...]
     structure: ClassVar[str] = "BlockDiagonal"
 
     @property
+    def blocks(self) -> tuple[Operator, ...]:
+        """Every block by itself."""
+        return tuple(unit for part in self.parts for unit in part.units())
+
+    @property
+    def index(self) -> tuple[Tensor, ...]:
+        """The entries that each block acts on."""
+        pairs = zip(self.parts, self.places, strict=True)
+        return tuple(own for part, index in pairs for own in index.reshape(part.count, -1))
+
+    def named_parts(self) -> Iterator[tuple[tuple[str, ...], Operator, Tensor]]:
+        """Every part with the names of its blocks and the entries that it acts on."""
+        start = 0
+        for part, index in zip(self.parts, self.places, strict=True):
+            yield self.names[start : start + part.count], part, index
+            start += part.count
+
+    def with_parts(self, parts: Iterable[Operator]) -> BlockDiagonal:
+        """Other parts in their places."""
+        return BlockDiagonal(self.names, tuple(parts), self.places)
+
+    def unstacked(self) -> BlockDiagonal:
+        """The same with one part for each block."""
+        return BlockDiagonal(self.names, self.blocks, self.index)
+
+    @property
     def size(self) -> int:
-        return sum(block.size for block in self.blocks)
+        return sum(part.size for part in self.parts)
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.blocks[0].dtype
+        return self.parts[0].dtype
 
     @property
     def device(self) -> torch.device:
-        return self.blocks[0].device
+        return self.parts[0].device
 
     @property
     def spectrum_known(self) -> bool:
-        return all(block.spectrum_known for block in self.blocks)
+        return all(part.spectrum_known for part in self.parts)
 
     def apply(self, v: Tensor) -> Tensor:
         out = torch.empty_like(v)
-        for block, index in zip(self.blocks, self.index, strict=True):
-            out[index] = block.apply(v[index])
+        for part, index in zip(self.parts, self.places, strict=True):
+            out[index] = part.apply(v[index])
         return out
 
     def same_blocks(self, other: BlockDiagonal) -> bool:
         """Whether both cut the parameters into the same blocks, in the same order."""
-        return len(self.index) == len(other.index) and all(
+        if self.same_parts(other):
+            return True
+        return len(self.names) == len(other.names) and all(
             torch.equal(x, y) for x, y in zip(self.index, other.index, strict=True)
+        )
+
+    def same_parts(self, other: BlockDiagonal) -> bool:
+        """Whether the same blocks are held as one in both."""
+        return [p.count for p in self.parts] == [p.count for p in other.parts] and all(
+            torch.equal(x, y) for x, y in zip(self.places, other.places, strict=True)
         )
 
     def _scatter(self, parts: Sequence[Tensor]) -> Tensor:
         out = torch.empty(self.size, dtype=self.dtype, device=self.device)
-        for part, index in zip(parts, self.index, strict=True):
+        for part, index in zip(parts, self.places, strict=True):
             out[index] = part
         return out
 
     def diagonal(self) -> Tensor:
-        return self._scatter([block.diagonal() for block in self.blocks])
+        return self._scatter([part.diagonal() for part in self.parts])
 
     def trace(self) -> Tensor:
-        return torch.stack([block.trace() for block in self.blocks]).sum()
+        return torch.stack([part.trace() for part in self.parts]).sum()
 
     def frobenius(self) -> Tensor:
-        return torch.stack([block.frobenius() for block in self.blocks]).norm()
+        return torch.stack([part.frobenius() for part in self.parts]).norm()
 
     def eigenvalues(self) -> Tensor:
-        return torch.cat([block.eigenvalues() for block in self.blocks])
+        return torch.cat([part.eigenvalues() for part in self.parts])
 
     def spectral_form(self) -> Operator:
-        blocks = tuple(block.spectral_form() for block in self.blocks)
-        return BlockDiagonal(self.names, blocks, self.index)
+        return self.with_parts(part.spectral_form() for part in self.parts)
 
     def spectral(self, function: Spectral) -> Operator:
-        blocks = tuple(block.spectral(function) for block in self.blocks)
-        return BlockDiagonal(self.names, blocks, self.index)
+        return self.with_parts(part.spectral(function) for part in self.parts)
 
     def tensors(self) -> Iterator[Tensor]:
-        for block in self.blocks:
-            yield from block.tensors()
+        for part in self.parts:
+            yield from part.tensors()
 
     def describe(self) -> str:
         return " ⊕ ".join(
-            f"{name}: {block.describe()}"
-            for name, block in zip(self.names, self.blocks, strict=True)
+            f"{_shown(names)}: {part.describe()}" for names, part, _ in self.named_parts()
         )
+
+
+def described(operator: Operator) -> Iterator[tuple[str, str]]:
+    """The structure of every block by its name; one called `model` where there are no blocks."""
+    if not isinstance(operator, BlockDiagonal):
+        yield "model", operator.describe()
+        return
+    for names, part, _ in operator.named_parts():
+        text = part.first_unit().describe()
+        yield from ((name, text) for name in names)
+
+
+def _shown(names: tuple[str, ...]) -> str:
+    """The name of a block, or the first and the last of several."""
+    return names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
+
+
+def aligned(terms: Sequence[BlockDiagonal]) -> Sequence[BlockDiagonal]:
+    """Operators with the same blocks, with the same ones of them held as one."""
+    if all(t.same_parts(terms[0]) for t in terms):
+        return terms
+    return [t.unstacked() for t in terms]

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from curvlang.operators.basic import Diagonal, Identity
-from curvlang.operators.combined import BlockDiagonal
+from curvlang.operators.combined import BlockDiagonal, aligned
 from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput
 from curvlang.operators.operator import Operator, check_dense, refuse
 from curvlang.operators.projected import Projected
+from curvlang.operators.stacked import Stacked, mapped
 
 
 def distance(a: Operator, b: Operator) -> Tensor:
@@ -36,8 +37,11 @@ def distance(a: Operator, b: Operator) -> Tensor:
         case ((Diagonal() | Identity()), (Diagonal() | Identity())):
             return (a.diagonal() - b.diagonal()).norm()
         case BlockDiagonal(), BlockDiagonal() if a.same_blocks(b):
-            parts = [distance(x, y) for x, y in zip(a.blocks, b.blocks, strict=True)]
+            one, other = aligned([a, b])
+            parts = [distance(x, y) for x, y in zip(one.parts, other.parts, strict=True)]
             return torch.stack(parts).norm()
+        case Stacked(), Stacked() if a.count == b.count:
+            return mapped(distance, (a.stack, b.stack)).norm()
         case _:
             check_dense(a.size)
             return (a.dense() - b.dense()).norm()

@@ -20,6 +20,7 @@ from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOu
 from curvlang.operators.low_rank import Gram, LowRank
 from curvlang.operators.operator import Operator, refuse
 from curvlang.operators.projected import Projected
+from curvlang.operators.stacked import Stacked
 
 FORMAT = "curvlang-operator-1"
 
@@ -102,11 +103,14 @@ def _write(operator: Operator, key: str, tensors: dict[str, Tensor]) -> dict[str
         case Sum(terms=terms):
             parts = [_write(t, f"{key}.{k}", tensors) for k, t in enumerate(terms)]
             return {**put(), "terms": parts}
-        case BlockDiagonal(names=names, blocks=blocks, index=index):
-            parts = [_write(b, f"{key}.{k}", tensors) for k, b in enumerate(blocks)]
-            for k, positions in enumerate(index):
+        case Stacked(stack=stack, groups=groups, length=length):
+            sizes = {"groups": groups, "length": length}
+            return {**put(), **sizes, "inner": _write(stack, f"{key}.0", tensors)}
+        case BlockDiagonal(names=names, parts=parts, places=places):
+            written = [_write(part, f"{key}.{k}", tensors) for k, part in enumerate(parts)]
+            for k, positions in enumerate(places):
                 tensors[f"{key}.index.{k}"] = positions
-            return {**put(), "names": list(names), "blocks": parts}
+            return {**put(), "names": list(names), "blocks": written}
         case _:
             refuse(
                 "E0603",
@@ -141,6 +145,8 @@ def _read(tree: dict[str, Any], tensors: Mapping[str, Tensor]) -> Operator:
             return Projected(inner, left, right, tensors[f"{key}.complement"])
         case "Sum":
             return Sum(tuple(_read(t, tensors) for t in tree["terms"]))
+        case "Stacked":
+            return Stacked(_read(tree["inner"], tensors), tree["groups"], tree["length"])
         case "BlockDiagonal":
             blocks = tuple(_read(b, tensors) for b in tree["blocks"])
             index = tuple(tensors[f"{key}.index.{k}"].to(torch.long) for k in range(len(blocks)))

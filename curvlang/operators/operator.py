@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.operators.at_once import at_once
 
 Spectral = Callable[[Tensor], Tensor]
 """An elementwise function of eigenvalues."""
@@ -79,6 +80,23 @@ class Operator(ABC):
     def spectrum_known(self) -> bool:
         """Whether `spectral_form` exists: not so where any part is known by its products alone."""
         return True
+
+    @property
+    def count(self) -> int:
+        """How many blocks of a direct sum it stands for: one, unless it holds several as one."""
+        return 1
+
+    def units(self) -> tuple[Operator, ...]:
+        """These blocks, each by itself."""
+        return (self,)
+
+    def first_unit(self) -> Operator:
+        """The first of these blocks."""
+        return self
+
+    def each(self, function: Callable[..., Operator], *others: Operator) -> Operator:
+        """A function of every block; with others of which there are as many, of their blocks too."""
+        return function(self, *others)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -207,14 +225,19 @@ def check_dense(size: int) -> None:
 
 def symmetric_eigh(matrix: Tensor, what: str) -> tuple[Tensor, Tensor]:
     """Eigenvalues and contiguous eigenvectors; a failure names the matrix instead of a retry."""
-    if not bool(torch.isfinite(matrix).all()):
-        refuse(
-            "E0607",
-            f"{what} has entries that are not finite",
-            "look for a division by zero in the formula, or overflow in the data",
-        )
-    try:
-        values, vectors = torch.linalg.eigh(matrix)
-    except RuntimeError as error:
-        refuse("E0607", f"the eigendecomposition of {what} failed: {error}", "use float64")
-    return values, vectors.contiguous()
+
+    def decomposed(matrix: Tensor) -> tuple[Tensor, Tensor]:
+        if not bool(torch.isfinite(matrix).all()):
+            refuse(
+                "E0607",
+                f"{what} has entries that are not finite",
+                "look for a division by zero in the formula, or overflow in the data",
+            )
+        try:
+            values, vectors = torch.linalg.eigh(matrix)
+        except RuntimeError as error:
+            refuse("E0607", f"the eigendecomposition of {what} failed: {error}", "use float64")
+        return values, vectors.contiguous()
+
+    found: tuple[Tensor, Tensor] = at_once(decomposed, matrix)
+    return found

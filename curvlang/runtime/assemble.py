@@ -36,8 +36,10 @@ from curvlang.operators import (
     Operator,
     PerOutput,
     Sum,
+    at_once,
     low_rank,
     projected,
+    stacked_from,
 )
 
 Product = Callable[[LeafShape | GramShape], Operator]
@@ -119,6 +121,48 @@ def operator(
             assert_never(shape)
 
 
+def operators(
+    shape: Shape,
+    parts: Mapping[str, Tensor],
+    sizes: tuple[int, int],
+    product: Callable[[int], Product],
+    span: Span = NOWHERE,
+) -> tuple[Operator, ...]:
+    """The operator of a block; of several blocks of one shape one for all, or one for each.
+
+    Args:
+        shape: Their structure.
+        parts: Component tensors by name; of several blocks with an axis for them in front.
+        sizes: How many blocks, and parameters in each.
+        product: For the number of a block, what makes structures known by their products alone: of
+            those there is no stack.
+        span: The yield, for messages.
+    """
+    count, size = sizes
+
+    def one(own: Mapping[str, Tensor], number: int = 0) -> Operator:
+        return operator(shape, own, size, product(number), span=span)
+
+    if count == 1:
+        return (one(parts),)
+    if _by_products(shape):
+        return tuple(one({k: t[g] for k, t in parts.items()}, g) for g in range(count))
+    return (stacked_from(one, [parts], count),)
+
+
+def _by_products(shape: Shape) -> bool:
+    """Whether any part of a structure is known by its products alone."""
+    match shape:
+        case ProductShape():
+            return True
+        case SumShape(terms=terms):
+            return any(map(_by_products, terms))
+        case ProjectedShape(inner=inner):
+            return _by_products(inner)
+        case _:
+            return False
+
+
 def _filled(spectrum: Tensor, factor: Tensor, axes: int, count: int) -> Tensor:
     """The spectrum over all columns; a bare number stands for each of them."""
     value = torch.as_tensor(spectrum, dtype=factor.dtype, device=factor.device)
@@ -126,20 +170,27 @@ def _filled(spectrum: Tensor, factor: Tensor, axes: int, count: int) -> Tensor:
 
 
 def _symmetric(matrix: Tensor, what: str, span: Span) -> Tensor:
-    """The symmetric part of a matrix that is symmetric but for rounding."""
-    if torch.equal(matrix, matrix.mT):
-        return matrix.clone()
-    gap = float((matrix - matrix.mT).abs().max()) if matrix.numel() else 0.0
-    if gap > SYMMETRY * float(matrix.abs().max()):
-        raise SpecError(
-            Diagnostic(
-                "E0334",
-                f"{what} is not symmetric, and a curvature is",
-                (Label(span, "what is yielded here"),) if span.end else (),
-                (
-                    "yield a sum of outer products, as in `x[i] * x[i']`, or the symmetric part: "
-                    "`(M[o,o'] + M[o',o]) / 2`",
-                ),
-            )
-        )
-    return (matrix + matrix.mT) / 2
+    """The symmetric part of a matrix that is symmetric but for rounding, of each of a stack."""
+
+    def part(matrix: Tensor) -> Tensor:
+        if torch.equal(matrix, matrix.mT):
+            return matrix.clone()
+        gap = float((matrix - matrix.mT).abs().max()) if matrix.numel() else 0.0
+        if gap > SYMMETRY * float(matrix.abs().max()):
+            raise SpecError(_not_symmetric(what, span))
+        return (matrix + matrix.mT) / 2
+
+    found: Tensor = at_once(part, matrix)
+    return found
+
+
+def _not_symmetric(what: str, span: Span) -> Diagnostic:
+    return Diagnostic(
+        "E0334",
+        f"{what} is not symmetric, and a curvature is",
+        (Label(span, "what is yielded here"),) if span.end else (),
+        (
+            "yield a sum of outer products, as in `x[i] * x[i']`, or the symmetric part: "
+            "`(M[o,o'] + M[o',o]) / 2`",
+        ),
+    )

@@ -71,7 +71,7 @@ def _reads_exact_columns(p: Plan) -> bool:
 
 def _pulled_back(layers: Sequence[LayerBlock]) -> int:
     """Numbers of one column in all layers."""
-    return sum(b.positions * b.d_out for b in layers)
+    return sum(b.count * b.positions * b.d_out for b in layers)
 
 
 def _too_many(R: int, needed: int, have: int, passes: int, task: Task) -> Diagnostic:

@@ -7,12 +7,12 @@ has said what it wants, and nothing is added.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from curvlang.language.chain import Combination
 from curvlang.language.sums import DECAY, states_decay, sum_text, weighted_chains
 from curvlang.models.task import Task
-from curvlang.operators import BlockDiagonal, Operator, added, scaled
+from curvlang.operators import added, described, scaled
 from curvlang.runtime.fit import Ended, FittedStage, Progress, fit_chains
 from curvlang.runtime.static import regularised
 
@@ -64,14 +64,7 @@ def fit_combination(
         curvature.name,
         sum_text(curvature),
         whole,
-        _structures(whole),
+        dict(described(whole)),
         max(stage.passes for stage in last),
         curvature.span,
     )
-
-
-def _structures(whole: Operator) -> Mapping[str, str]:
-    if isinstance(whole, BlockDiagonal):
-        pairs = zip(whole.names, whole.blocks, strict=True)
-        return {name: block.describe() for name, block in pairs}
-    return {"model": whole.describe()}

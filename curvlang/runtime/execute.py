@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from curvlang.compiler.functions import namespace
+from curvlang.compiler.kernels import gram
 from curvlang.compiler.plan import BlockPlan, Function, Plan
 from curvlang.ir.expr import Yield
 from curvlang.ir.functions import FUNCTIONS
+from curvlang.operators import at_once
 from curvlang.runtime.memo import Memo
 
 Tensors = dict[str, Tensor]
@@ -52,7 +54,7 @@ class Execution:
             for block in plan.blocks
         }
         self.sums: dict[str, Tensors] = {block.geometry.name: {} for block in plan.blocks}
-        self._compiled: dict[tuple[str, torch.dtype], Callable[..., Tensors]] = {}
+        self._compiled: dict[tuple[str, torch.dtype, int], Callable[..., Tensors]] = {}
         self._memo = Memo()
         pairs = {(b.geometry.shares, b.geometry.name) for b in plan.blocks if b.geometry.shares}
         self._sharing = frozenset(name for pair in pairs for name in pair)
@@ -70,7 +72,7 @@ class Execution:
             function = block.passes[number - 1]
             known = self._cast_values(name, number)
             given = {**known, **leaves.get(name, {})}
-            added = self._call(function, given, self.dtype)
+            added = self._call(function, given, self.dtype, block.count)
             sums = self.sums[name]
             for key, value in added.items():
                 exact = value.to(self.exact)
@@ -91,9 +93,9 @@ class Execution:
         self._memo.release()
 
     def result(self, block: BlockPlan, value: Yield) -> Tensors:
-        """Component tensors of a yield's structure for one block."""
+        """Component tensors of a yield's structure for one block, or for all of several."""
         function = block.results[value].code
-        found = self._call(function, self.values[block.geometry.name], self.exact)
+        found = self._call(function, self.values[block.geometry.name], self.exact, block.count)
         # A bare number of the formula takes the precision of the statistics, not float32.
         return {
             name: part.to(self.exact)
@@ -107,7 +109,7 @@ class Execution:
         self._memo.look(name in self._sharing)
         self._casts: dict[int, Tensor] = {}
         self._cast: dict[tuple[str, int], Tensors] = {}
-        found = self._call(block.finish[number], self.values[name], self.exact)
+        found = self._call(block.finish[number], self.values[name], self.exact, block.count)
         self.values[name].update(found)
 
     def _cast_values(self, name: str, number: int) -> Tensors:
@@ -121,10 +123,15 @@ class Execution:
             }
         return self._cast[key]
 
-    def _call(self, function: Function, given: Mapping[str, Tensor], dtype: torch.dtype) -> Tensors:
-        key = (function.source, dtype)
+    def _call(
+        self, function: Function, given: Mapping[str, Tensor], dtype: torch.dtype, count: int
+    ) -> Tensors:
+        key = (function.source, dtype, count)
         if key not in self._compiled:
-            self._compiled[key] = load(function, dtype, self.device, self._memo)
+            if count == 1:
+                self._compiled[key] = load(function, dtype, self.device, self._memo)
+            else:
+                self._compiled[key] = load_stacked(function, dtype, self.device, count)
         return self._compiled[key](**{name: given[name] for name in function.reads})
 
 
@@ -140,6 +147,48 @@ def load(
     if memo is not None:
         scope |= {"gram": memo.gram, "rotate": memo.rotate}
         scope |= {x: memo.function(x, scope[x]) for x, f in FUNCTIONS.items() if f.results}
+    return _executed(function, scope)
+
+
+def _executed(function: Function, scope: dict[str, Any]) -> Callable[..., Tensors]:
     exec(compile(function.source, f"<curvlang {function.name}>", "exec"), scope)
     loaded: Callable[..., Tensors] = scope[function.name]
     return loaded
+
+
+def load_stacked(
+    function: Function, dtype: torch.dtype, device: torch.device, count: int
+) -> Callable[..., Tensors]:
+    """The generated source for `count` blocks of one shape, run along the axis in front of all tensors."""
+    scope: dict[str, Any] = dict(namespace(dtype, device))
+    scope |= {
+        "gram": _stacked_gram,
+        "square_sum": lambda x, axes: x.square().sum(axes),
+    }
+    scope |= {x: _stacked_function(scope[x]) for x, f in FUNCTIONS.items() if f.symmetric}
+    loaded = _executed(function, scope)
+
+    def one(given: Tensors) -> Tensors:
+        found = loaded(**given)
+        return {
+            name: torch.as_tensor(x, dtype=None if isinstance(x, Tensor) else dtype, device=device)
+            for name, x in found.items()
+        }
+
+    def call(**given: Tensor) -> Tensors:
+        if given:
+            return torch.vmap(one)(given)
+        # What no tensor is read for is the same in every block.
+        return {name: x.expand(count, *x.shape).clone() for name, x in one({}).items()}
+
+    return call
+
+
+def _stacked_gram(x: Tensor, groups: int = 1) -> Tensor:
+    """`gram` of columns in one group: several are written in place, which `vmap` does not do."""
+    return gram(x)
+
+
+def _stacked_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a matrix that looks at its entries, given all matrices of a stack."""
+    return lambda matrix, *numbers: at_once(lambda x: function(x, *numbers), matrix)

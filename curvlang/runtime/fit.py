@@ -15,12 +15,13 @@ from curvlang.compiler.structure import LeafShape
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.ir.expr import Yield
 from curvlang.language.chain import Chain
+from curvlang.models.blocks import LayerBlock
 from curvlang.models.finite import in_part
 from curvlang.models.layer_columns import layer_columns
 from curvlang.models.precision import exact_jacobian, exact_leaves, exact_loss_hessian
 from curvlang.models.task import Task
-from curvlang.operators import BlockDiagonal, ByExample, Operator
-from curvlang.runtime.assemble import operator
+from curvlang.operators import BlockDiagonal, ByExample, Operator, described
+from curvlang.runtime.assemble import operators
 from curvlang.runtime.execute import Execution
 from curvlang.runtime.footprint import reads_hessian
 from curvlang.runtime.guard import check_parts, check_sums
@@ -247,7 +248,7 @@ class _Batch:
 def _stage(result: Result, run: _Run) -> FittedStage:
     """The operator of a result, the blocks of other parameters beside it."""
     parts = [result, *([result.beside] if result.beside is not None else [])]
-    built: dict[str, Operator] = {}
+    built: dict[str, tuple[Operator, ...]] = {}
     level = 0
     for part in parts:
         execution = run.execution(part)
@@ -256,16 +257,13 @@ def _stage(result: Result, run: _Run) -> FittedStage:
             built[block.geometry.name] = _build(part, block, execution, run.static, run.prepared)
             # The Hessian is read off the data in a pass of its own.
             level = max(level, found.level, int(isinstance(found.shape, LeafShape)))
-    structures = {name: op.describe() for name, op in built.items()}
+    whole: Operator
     if result.partition is Partition.MODEL:
-        whole = built["model"]
+        (whole,) = built["model"]
+        structures: dict[str, str] = {"model": whole.describe()}
     else:
-        shown = run.prepared.blocks[result.partition]
-        whole = BlockDiagonal(
-            tuple(b.name for b in shown),
-            tuple(built[b.name] for b in shown),
-            tuple(b.index for b in shown),
-        )
+        whole = _direct_sum(run.prepared.blocks[result.partition], built)
+        structures = dict(described(whole))
     if not run.bare:
         whole = regularised(whole, run.static.task)
     by_example = run.static.by_example(result)
@@ -274,13 +272,24 @@ def _stage(result: Result, run: _Run) -> FittedStage:
     )
 
 
+def _direct_sum(
+    shown: Sequence[LayerBlock], built: Mapping[str, tuple[Operator, ...]]
+) -> BlockDiagonal:
+    """All blocks in the order of the parameters."""
+    names = tuple(name for b in shown for name in b.names)
+    places = [p for b in shown for p in ([b.index] if len(built[b.name]) == 1 else b.places)]
+    return BlockDiagonal(names, tuple(x for b in shown for x in built[b.name]), tuple(places))
+
+
 def _build(
     result: Result, block: BlockPlan, execution: Execution, static: Static, prepared: Prepared
-) -> Operator:
+) -> tuple[Operator, ...]:
     value: Yield = result.value
     parts = execution.result(block, value)
     check_parts(parts, block.geometry.name, result.stage, result.span)
     sizes = block.geometry.sizes
     size = sizes["p"] if "p" in sizes else sizes["o"] * sizes["i"]
     product = static.product(result, block.geometry.name)
-    return operator(block.results[value].shape, parts, size, product, span=value.span)
+    return operators(
+        block.results[value].shape, parts, (block.count, size), product, span=value.span
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -57,7 +58,7 @@ class FittedOperator:
         """The structure's noun."""
         return self.operator.structure
 
-    @property
+    @cached_property
     def blocks(self) -> Mapping[str, Operator]:
         """Block name to operator; one block called `model` where the curvature has no blocks."""
         if isinstance(self.operator, BlockDiagonal):

@@ -99,7 +99,7 @@ def _hessian(
     whole = _EXACT * task.P**2
     peak = readers[0].itemsize * hessian_elements(blocks[Partition.LAYER], task.P, task.N)
     restricted = sum(
-        _EXACT * block.size**2
+        _EXACT * block.size**2 // block.count
         for p in readers
         if p.partition is not Partition.MODEL
         for block in blocks_read(p.program, blocks[p.partition])
@@ -117,7 +117,7 @@ def _finished(p: Plan, number: int) -> int:
             # Entries that a pass adds up under the name of a result.
             parts = block.passes[number - 1].parts
             known |= {part.target.name: part.target.indices for part in parts}
-        found += sum(
+        found += block.count * sum(
             elements(known[name], block.sizes)
             for name in block.finish[number].returns
             if name not in block.shared
@@ -156,7 +156,7 @@ def _sum_bytes(p: Plan, number: int) -> int:
 
 def _returned(block: BlockPlan, number: int) -> int:
     parts = block.passes[number - 1].parts
-    return sum(elements(part.target.indices, block.sizes) for part in parts)
+    return block.count * sum(elements(part.target.indices, block.sizes) for part in parts)
 
 
 def _distinct(plans: Sequence[Plan]) -> list[Plan]:
@@ -172,7 +172,8 @@ def _leaves(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]]) -> int:
     """Inputs and columns of every block for one batch."""
     columns = _columns(p)
     numbers = sum(
-        b.positions * ((0 if b.shares else b.d_in) + columns * b.d_out) for b in blocks[p.reads[0]]
+        b.count * b.positions * ((0 if b.shares else b.d_in) + columns * b.d_out)
+        for b in blocks[p.reads[0]]
     )
     return p.batch * numbers * p.itemsize
 
@@ -185,7 +186,7 @@ def _columns(p: Plan) -> int:
 
 def _work(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]], number: int) -> int:
     """What the code of the largest block allocates, the model's own columns included."""
-    code = max((b.passes[number - 1].elements for b in p.blocks), default=0)
+    code = max((b.count * b.passes[number - 1].elements for b in p.blocks), default=0)
     copies = max((_returned(b, number) for b in p.blocks), default=0)
     whole, gathering = 0, 0
     if gram_by_layers(p, blocks, number):
@@ -219,5 +220,5 @@ def _result_bytes(p: Plan) -> int:
     for block in p.blocks:
         for result in block.results.values():
             if not isinstance(result.shape, LeafShape | GramShape):
-                found += result.code.elements
+                found += block.count * result.code.elements
     return _EXACT * found

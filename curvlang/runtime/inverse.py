@@ -27,7 +27,9 @@ from curvlang.operators import (
     Operator,
     Scaled,
     Spectral,
+    Stacked,
     Sum,
+    stacked,
 )
 from curvlang.operators.iterative import Report
 from curvlang.operators.operator import symmetric_eigh
@@ -94,38 +96,59 @@ def _by_cholesky(operator: Operator, damping: float, function: Spectral) -> Oper
     has. Of other blocks `function` is taken, which is the same inverse.
     """
     if isinstance(operator, BlockDiagonal):
-        found = [_by_cholesky(block, damping, function) for block in operator.blocks]
+        found = [_by_cholesky(block, damping, function) for block in operator.parts]
         if all(x is None for x in found):
             return None
-        pairs = zip(found, operator.blocks, strict=True)
-        blocks = tuple(block.spectral(function) if x is None else x for x, block in pairs)
-        return BlockDiagonal(operator.names, blocks, operator.index)
-    matrix = _entries(operator)
-    if matrix is None:
+        pairs = zip(found, operator.parts, strict=True)
+        return operator.with_parts(
+            block.spectral(function) if x is None else x for x, block in pairs
+        )
+    if isinstance(operator, Stacked):
+        if not _has_entries(operator.stack):
+            return None
+        matrix = operator.of_each(_entries)
+    elif _has_entries(operator):
+        matrix = _entries(operator)
+    else:
         return None
-    matrix.diagonal().add_(damping)
+    matrix.diagonal(dim1=-2, dim2=-1).add_(damping)
     root, failed = torch.linalg.cholesky_ex(matrix)
-    return None if int(failed) else CholeskyInverse(root)
+    if bool(failed.any()):
+        return None
+    found_one = CholeskyInverse(root)
+    if isinstance(operator, Stacked):
+        return Stacked(found_one, operator.groups, operator.length)
+    return found_one
 
 
-def _entries(operator: Operator) -> Tensor | None:
-    """Entries of a matrix without structure, of its multiples and sums, also with c I; made anew."""
+def _has_entries(operator: Operator) -> bool:
+    """Whether it is a matrix without structure, a multiple or a sum of such, also with c I."""
     match operator:
-        case Dense(matrix=matrix):
-            return matrix.clone()
-        case Scaled(factor=factor, operator=inner):
-            found = _entries(inner)
-            return None if found is None else found.mul_(factor)
+        case Dense():
+            return True
+        case Scaled(operator=inner):
+            return _has_entries(inner)
         case Sum(terms=terms):
-            parts = [_entries(t) for t in terms if not isinstance(t, Identity)]
-            if not parts or any(x is None for x in parts):
-                return None
-            whole = sum(x for x in parts if x is not None)
+            parts = [t for t in terms if not isinstance(t, Identity)]
+            return bool(parts) and all(map(_has_entries, parts))
+        case _:
+            return False
+
+
+def _entries(operator: Operator) -> Tensor:
+    """Entries of what has them, in a tensor of their own."""
+    match operator:
+        case Scaled(factor=factor, operator=inner):
+            return _entries(inner).mul_(factor)
+        case Sum(terms=terms):
+            whole = sum(_entries(t) for t in terms if not isinstance(t, Identity))
             assert isinstance(whole, Tensor)
             whole.diagonal().add_(sum(t.scale for t in terms if isinstance(t, Identity)))
             return whole
+        case Dense(matrix=matrix):
+            return matrix.clone()
         case _:
-            return None
+            raise AssertionError(operator.structure)
 
 
 def unstructured(operator: Operator) -> bool:
@@ -137,8 +160,10 @@ def unstructured(operator: Operator) -> bool:
             return unstructured(inner)
         case Sum(terms=terms):
             return any(map(unstructured, terms))
-        case BlockDiagonal(blocks=blocks):
-            return any(map(unstructured, blocks))
+        case Stacked(stack=stack):
+            return unstructured(stack)
+        case BlockDiagonal(parts=parts):
+            return any(map(unstructured, parts))
         case _:
             return False
 
@@ -155,9 +180,14 @@ def _by_block(operator: Operator, make: Callable[[Operator, str], Operator]) -> 
     """Block by block; an operator without blocks is one block, called `model`."""
     if not isinstance(operator, BlockDiagonal):
         return make(operator, "model")
-    pairs = zip(operator.blocks, operator.names, strict=True)
-    blocks = tuple(make(block, name) for block, name in pairs)
-    return BlockDiagonal(operator.names, blocks, operator.index)
+    parts: list[Operator] = []
+    places: list[Tensor] = []
+    for names, part, index in operator.named_parts():
+        made = [make(unit, name) for unit, name in zip(part.units(), names, strict=True)]
+        together = stacked(made)
+        parts += made if together is None else [together]
+        places += index.reshape(part.count, -1) if together is None else [index]
+    return BlockDiagonal(operator.names, tuple(parts), tuple(places))
 
 
 def _factored(block: Operator, use: InverseUse, name: str) -> Operator:

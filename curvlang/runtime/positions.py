@@ -14,6 +14,8 @@ def position_weights(
 ) -> dict[str, Tensor]:
     """Weights [B, T] of a block's positions in a mean over all of them, and over an example's own.
 
+    Blocks of one shape have the same weights, with their axis in front.
+
     Args:
         block: Where its positions are those of the mask, once or several times over (a layer that
             is called several times), padding does not count; elsewhere all positions do.
@@ -26,11 +28,19 @@ def position_weights(
     if block.positions % T or not block.factored:
         size = (rows.stop - rows.start, block.positions)
         even = torch.full(size, 1 / block.positions, dtype=dtype, device=mask.device)
-        return {JOINT: even, OWN: even}
+        return _for_each(block, {JOINT: even, OWN: even})
     uses = block.positions // T
     given = mask.to(dtype)
     batch = given[rows].repeat(1, uses) / uses
-    return {
+    weights = {
         JOINT: batch * (len(given) / given.sum()),
         OWN: batch / given[rows].sum(1, keepdim=True),
     }
+    return _for_each(block, weights)
+
+
+def _for_each(block: LayerBlock, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights once, or for each of several blocks."""
+    if block.count == 1:
+        return weights
+    return {kind: w.expand(block.count, *w.shape) for kind, w in weights.items()}

@@ -182,6 +182,6 @@ def _geometries(
     if program.partition is Partition.MODEL:
         return (Geometry("model", {"p": task.P, "r": r, "c": outputs}),)
     return tuple(
-        Geometry(b.name, {"t": b.positions, "r": r, "o": b.d_out, "i": b.d_in}, b.shares)
+        Geometry(b.name, {"t": b.positions, "r": r, "o": b.d_out, "i": b.d_in}, b.shares, b.count)
         for b in blocks_read(program, found[program.partition])
     )

@@ -43,6 +43,7 @@ class Static:
         return tuple(t.exact() for t in self.tasks)
 
     def leaves_of(self, p: Plan) -> dict[str, dict[str, Tensor]]:
+        """By block and name; of several blocks of one shape with an axis for them in front."""
         named = [name for name, leaf in p.program.leaves.items() if leaf.kind == "H"]
         found: dict[str, dict[str, Tensor]] = {}
         for block in p.blocks:
@@ -50,14 +51,16 @@ class Static:
             reads |= {x for f in (*block.passes, *block.finish) for x in f.reads}
             if any(name in reads for name in named):
                 entries = self._block(p.partition, block.geometry.name)
+                lead = [] if block.count == 1 else [block.count]
                 found[block.geometry.name] = {
-                    name: entries.reshape([block.sizes[x.space] for x in leaf.indices])
+                    name: entries.reshape([*lead, *(block.sizes[x.space] for x in leaf.indices)])
                     for name, leaf in p.program.leaves.items()
                     if name in named
                 }
         return found
 
     def _block(self, partition: Partition, name: str) -> Tensor:
+        """Entries of a block, or of several of one shape, [G, size, size]."""
         exact = accumulation_dtype(self.task.device)
         if self.task.P**2 <= DENSE_AT_MOST:
             if self._matrix is None:
@@ -74,9 +77,9 @@ class Static:
                 check_hessian(self._matrix, self.tasks)
             if partition is Partition.MODEL:
                 return self._matrix
-            index = self._layer(partition, name).index
-            return self._matrix[index][:, index]
-        index = self._layer(partition, name).index
+            index = self._layer(partition, name).places
+            return self._matrix[index[:, :, None], index[:, None]]
+        index = self._layer(partition, name).places
         return _restricted(self.hessian(), index, self.task.P, self.task.precision).to(exact)
 
     def _layer(self, partition: Partition, name: str) -> LayerBlock:
@@ -87,14 +90,17 @@ class Static:
         whole = _mean([hessian_product(t.model, t.loss, *t.train) for t in self.exact])
         return guarded(whole, self.exact)
 
-    def product(self, result: Result, name: str) -> Callable[..., Operator]:
-        """Matrix-free operators of a block, through products of the whole matrix."""
+    def product(self, result: Result, name: str) -> Callable[[int], Callable[..., Operator]]:
+        """Matrix-free operators of the blocks of a name, through products of the whole matrix."""
 
-        def make(source: LeafShape | GramShape) -> Operator:
-            _refuse_without_products(result)
-            return self._products(result, name, *self.exact[0].train)
+        def of(number: int) -> Callable[..., Operator]:
+            def make(source: LeafShape | GramShape) -> Operator:
+                _refuse_without_products(result)
+                return self._products(result, (name, number), *self.exact[0].train)
 
-        return make
+            return make
+
+        return of
 
     def by_example(self, result: Result) -> ByExample | None:
         """The same curvature on some examples alone; None where it has no products."""
@@ -111,8 +117,10 @@ class Static:
 
         return ByExample(task.N, of)
 
-    def _products(self, result: Result, name: str | None, X: Tensor, y: Tensor) -> Operator:
-        """The block of a name, or all of them, on given examples."""
+    def _products(
+        self, result: Result, chosen: tuple[str, int] | None, X: Tensor, y: Tensor
+    ) -> Operator:
+        """One of the blocks of a name, or all of all names, on given examples."""
         task = self.task
         if result.fisher is None:
             whole = _mean([hessian_product(t.model, t.loss, X, y) for t in self.exact])
@@ -127,11 +135,13 @@ class Static:
             inner = lambda v: whole(_padded(v, index, task.P))[index]  # noqa: E731
             return MatrixFree(inner, len(index), task.precision, task.device)
 
-        if name is not None:
-            return block(self._layer(result.partition, name).index)
+        if chosen is not None:
+            name, number = chosen
+            return block(self._layer(result.partition, name).places[number])
         found = self.prepared.blocks[result.partition]
-        index = tuple(b.index for b in found)
-        return BlockDiagonal(tuple(b.name for b in found), tuple(map(block, index)), index)
+        names = tuple(name for b in found for name in b.names)
+        index = tuple(own for b in found for own in b.places)
+        return BlockDiagonal(names, tuple(map(block, index)), index)
 
 
 def _mean(products: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
@@ -167,16 +177,20 @@ def _padded(v: Tensor, index: Tensor, total: int) -> Tensor:
 
 
 def _restricted(
-    product: Callable[[Tensor], Tensor], index: Tensor, total: int, dtype: torch.dtype
+    product: Callable[[Tensor], Tensor], places: Tensor, total: int, dtype: torch.dtype
 ) -> Tensor:
-    """Entries of a block from products with its own unit vectors, 64 at a time."""
+    """Entries of blocks [G, size] from products with their own unit vectors, 64 at a time."""
+    G, size = places.shape
+    columns = places.reshape(-1)
     parts = []
-    for chunk in index.split(64):
-        basis = torch.zeros(total, len(chunk), dtype=dtype, device=index.device)
-        basis[chunk, torch.arange(len(chunk), device=index.device)] = 1
-        parts.append(product(basis)[index])
-    entries = torch.cat(parts, dim=1)
-    return (entries + entries.T) / 2
+    for chunk in torch.arange(len(columns), device=places.device).split(64):
+        basis = torch.zeros(total, len(chunk), dtype=dtype, device=places.device)
+        each = torch.arange(len(chunk), device=places.device)
+        basis[columns[chunk], each] = 1
+        found = product(basis)
+        parts.append(found[places[chunk // size], each[:, None]])
+    entries = torch.cat(parts).reshape(G, size, size)
+    return (entries + entries.mT) / 2
 
 
 def regularised(operator: Operator, task: Task) -> Operator:

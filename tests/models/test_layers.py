@@ -84,7 +84,8 @@ def test_convolutions(data) -> None:
     places = [gap * (k - 1) + 3 for k, gap in zip(kernel, dilation, strict=True)]
     assert_law(Head(layer), images(2 * groups, *places))
     found = blocks(Head(layer).double(), images(2 * groups, *places))
-    assert len(found) == groups
+    assert [block.count for block in found] == [groups]
+    assert len(found[0].names) == groups
 
 
 @FEW

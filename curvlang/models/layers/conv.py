@@ -23,18 +23,19 @@ class Convolution(Layer):
         """The rows of each group."""
         weight = parameter(module, self.weight)
         groups = group_count(module)
-        rows = rows_of(weight).chunk(groups)
-        outputs = entries(weight.shape[0], weight).chunk(groups)
-        return tuple(Part(*pair) for pair in zip(rows, outputs, strict=True))
+        rows, outputs = rows_of(weight), entries(weight.shape[0], weight)
+        if groups == 1:
+            return (Part(rows, outputs),)
+        return (Part(rows.reshape(groups, -1, rows.shape[1]), outputs.reshape(groups, -1)),)
 
     def inputs(self, module: nn.Module, x: Tensor, shape: torch.Size) -> tuple[Input, ...]:
         """Patches, [B, T, C/groups · kernel] for each group."""
         padded = _padded(module, x)
-        return _by_group(_patches(padded, module), group_count(module))
+        return (_by_group(_patches(padded, module), group_count(module)),)
 
     def outputs(self, module: nn.Module, x: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
         """[B, O, *places] to [B, T, O/groups] for each group."""
-        return cotangent.flatten(2).transpose(1, 2).chunk(group_count(module), 2)
+        return (_rows_by_group(cotangent, group_count(module)),)
 
 
 class TransposedConvolution(Layer):
@@ -51,9 +52,11 @@ class TransposedConvolution(Layer):
         weight = parameter(module, self.weight)
         groups = group_count(module)
         places = torch.arange(weight.numel(), device=weight.device).reshape(weight.shape)
-        rows = [group.movedim(1, 0).flatten(1) for group in places.chunk(groups)]
-        outputs = entries(groups * weight.shape[1], weight).chunk(groups)
-        return tuple(Part(*pair) for pair in zip(rows, outputs, strict=True))
+        outputs = entries(groups * weight.shape[1], weight)
+        if groups == 1:
+            return (Part(places.movedim(1, 0).flatten(1), outputs),)
+        rows = places.reshape(groups, -1, *weight.shape[1:]).movedim(2, 1).flatten(2)
+        return (Part(rows, outputs.reshape(groups, -1)),)
 
     def inputs(self, module: nn.Module, x: Tensor, shape: torch.Size) -> tuple[Input, ...]:
         """What every output place reads, zeros where nothing is."""
@@ -67,11 +70,11 @@ class TransposedConvolution(Layer):
             pads += [left, shape[2 + d] + span - left - spread.shape[2 + d]]
         windows = _windows(functional.pad(spread, pads), kernel, [1] * len(kernel), dilation)
         flipped = windows.flip([windows.dim() - 1 - d for d in range(len(kernel))])
-        return _by_group(_flat(flipped, len(kernel)), group_count(module))
+        return (_by_group(_flat(flipped, len(kernel)), group_count(module)),)
 
     def outputs(self, module: nn.Module, x: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
         """[B, O, *places] to [B, T, O/groups] for each group."""
-        return cotangent.flatten(2).transpose(1, 2).chunk(group_count(module), 2)
+        return (_rows_by_group(cotangent, group_count(module)),)
 
     def dense_rows(self, module: nn.Module) -> bool:
         """The output's size may be asked for in the call: not known without it."""
@@ -126,9 +129,21 @@ def _flat(windows: Tensor, axes: int) -> Tensor:
     return windows.flatten(2 + axes).flatten(2, 1 + axes)
 
 
-def _by_group(patches: Tensor, groups: int) -> tuple[Tensor, ...]:
-    """[B, C, T, K] to [B, T, C/groups · K] for each group."""
-    return tuple(group.transpose(1, 2).flatten(2) for group in patches.chunk(groups, 1))
+def _by_group(patches: Tensor, groups: int) -> Tensor:
+    """[B, C, T, K] to [B, T, C · K]; with several groups to [G, B, T, C/G · K]."""
+    if groups == 1:
+        return patches.transpose(1, 2).flatten(2)
+    B, C, T, K = patches.shape
+    split = patches.reshape(B, groups, C // groups, T, K)
+    return split.permute(1, 0, 3, 2, 4).flatten(3)
+
+
+def _rows_by_group(cotangent: Tensor, groups: int) -> Tensor:
+    """[B, O, *places] to [B, T, O]; with several groups to [G, B, T, O/G]."""
+    rows = cotangent.flatten(2)
+    if groups == 1:
+        return rows.transpose(1, 2)
+    return rows.reshape(rows.shape[0], groups, -1, rows.shape[2]).permute(1, 0, 3, 2)
 
 
 def _spread(x: Tensor, stride: Sequence[int]) -> Tensor:

@@ -18,11 +18,11 @@ Input: TypeAlias = "Tensor | OneHot"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """A matrix inside a layer's parameters: the whole weight, or one group of it.
+    """A matrix inside a layer's parameters: the whole weight, or all groups of it.
 
     Args:
-        weight: Places in the flattened weight of the entries (o, i), [O, I].
-        bias: Places in the flattened bias, [O].
+        weight: Places in the flattened weight of the entries (o, i), [O, I]; of G groups [G, O, I].
+        bias: Places in the flattened bias, [O] or [G, O].
     """
 
     weight: Tensor
@@ -53,15 +53,15 @@ class Layer(ABC):
 
     def dense_rows(self, module: nn.Module) -> bool:
         """Whether the output is the rows [B, T, O] in another order, for one part."""
-        return self.factored and len(self.parts(module)) == 1
+        return self.factored and all(part.weight.dim() == 2 for part in self.parts(module))
 
     @abstractmethod
     def parts(self, module: nn.Module) -> tuple[Part, ...]:
-        """The matrices of the layer; one, but for grouped layers."""
+        """The matrices of the layer; the groups of one are one part, with an axis in front."""
 
     @abstractmethod
     def inputs(self, module: nn.Module, x: Tensor, shape: torch.Size) -> tuple[Input, ...]:
-        """The `a` [B, T, I] of every part, without a bias column.
+        """The `a` [B, T, I] of every part, without a bias column; [G, B, T, I] of G groups.
 
         Args:
             module: The module.
@@ -71,7 +71,7 @@ class Layer(ABC):
 
     @abstractmethod
     def outputs(self, module: nn.Module, x: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
-        """The `g` [B, T, O] of every part, from a cotangent of the output."""
+        """The `g` [B, T, O] of every part, from a cotangent of the output; [G, B, T, O] of G groups."""
 
     def a(self, module: nn.Module, x: Tensor, shape: torch.Size, columns: str) -> tuple[Input, ...]:
         """The `a` [B, T, I] with the columns of a block.
@@ -97,8 +97,8 @@ class Layer(ABC):
 def with_bias(given: Input, columns: str) -> Tensor:
     """The input with a column of ones, or that column alone."""
     assert isinstance(given, Tensor), "a layer with one-hot inputs has no bias"
-    ones = given.new_ones(*given.shape[:2], 1)
-    return ones if columns == "only" else torch.cat([given, ones], 2)
+    ones = given.new_ones(*given.shape[:-1], 1)
+    return ones if columns == "only" else torch.cat([given, ones], -1)
 
 
 def rows_of(weight: Tensor) -> Tensor:
