@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.language.chain import Part
 from curvlang.models.arguments import Parameter, Signature, arguments, choose, placed
 from curvlang.models.cross_entropy import IGNORED, CrossEntropy
 from curvlang.models.elementwise_losses import BinaryCrossEntropy, MeanSquaredError
 from curvlang.models.loss import Loss
-from curvlang.models.loss_modules import loss_of_module
+from curvlang.models.loss_modules import loss_of_module, takes_batches
 from curvlang.models.refusal import refusal
 from curvlang.models.user_loss import AutodiffLoss, Function
 
@@ -38,23 +39,49 @@ SIGNATURES: Mapping[str, Signature] = {
 """Parameters of the losses, as a spec gives them."""
 
 
-def loss_named(loss: str | Loss | Function | nn.Module) -> Loss:
+def loss_named(
+    loss: str | Loss | Function | nn.Module,
+    outputs: Tensor | None = None,
+    targets: Tensor | None = None,
+) -> Loss:
     """The loss of that name; a `Loss` is itself, torch's are ours, a function is autodiff's.
 
+    Args:
+        loss: As given.
+        outputs: The model's outputs for a few examples, where they are known.
+        targets: The targets, likewise.
+
     Raises:
-        SpecError: E0411 for a name that is not in `LOSSES`, E0582 for a module of torch whose
-            objective is no mean over the examples.
+        SpecError: E0411 for a name that is not in `LOSSES` or a value that is no loss, E0582 for a
+            module of torch whose objective is no mean over the examples, E0587 for one with
+            parameters.
     """
     if isinstance(loss, Loss):
         return loss
-    if isinstance(loss, nn.Module):
-        return loss_of_module(loss)
+    if isinstance(loss, type) or not (isinstance(loss, str) or callable(loss)):
+        raise _no_loss(loss)
+    if takes_batches(loss):
+        return loss_of_module(loss, outputs, targets)  # type: ignore[arg-type]
     if not isinstance(loss, str):
         return AutodiffLoss(loss, _name(loss))
     if loss not in LOSSES:
         known = ", ".join(f"`{name}`" for name in LOSSES)
         raise refusal("E0411", f"there is no loss `{loss}`", f"use one of {known}")
     return LOSSES[loss]
+
+
+def _no_loss(loss: object) -> SpecError:
+    """The refusal of a value of another type; a class is to be called."""
+    if isinstance(loss, type):
+        return refusal(
+            "E0411", f"the loss `{loss.__name__}` is a class", f"make one: `{loss.__name__}()`"
+        )
+    known = ", ".join(f"`{name}`" for name in LOSSES)
+    return refusal(
+        "E0411",
+        f"a `{type(loss).__name__}` is not a loss",
+        f"use one of {known}, a loss module of torch, or a function of outputs and target",
+    )
 
 
 def loss_from(part: Part) -> Loss:

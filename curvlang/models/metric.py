@@ -101,9 +101,11 @@ class _OfClass:
 
     name: str
     ignored: int
+    axis: int
 
     def __call__(self, f: Tensor, y: Tensor) -> Tensor:
-        return -CLASS_METRICS[self.name](f, y, self.ignored)
+        last = f if self.axis == -1 else f.movedim(0, -1)
+        return -CLASS_METRICS[self.name](last, y, self.ignored)
 
 
 CLASS_METRICS: Mapping[str, Callable[[Tensor, Tensor, int], Tensor]] = {
@@ -137,7 +139,7 @@ def asked_of(metric: str | Metric, loss: Loss) -> Asked:
             f"the metric `{metric}` is about classes, and the loss `{loss.name}` has none",
             "use `loss`, or `cv.Metric(function, better=…)`",
         )
-    cost = AutodiffLoss(_OfClass(metric, loss.ignore_index), metric)
+    cost = AutodiffLoss(_OfClass(metric, loss.ignore_index, loss.axis), metric)
     return Asked(metric, cost, f"training on the example raises the query's {metric}")
 
 

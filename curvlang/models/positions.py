@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlang.models.blocks import LayerBlock, groups
+from curvlang.models.cross_entropy import CrossEntropy
 from curvlang.models.loss import Loss, show_shape
 from curvlang.models.precision import exact_columns, widened
 from curvlang.models.refusal import refusal
@@ -23,6 +24,13 @@ def position_count(task: Task) -> int:
     """
     with torch.no_grad():
         f = task.model(task.few[:1])
+    if isinstance(task.loss, CrossEntropy) and task.loss.axis == 1:
+        raise refusal(
+            "E0592",
+            f"outputs of shape {show_shape(f.shape)} have their classes on axis 1, and positions are "
+            "told apart on axis 1",
+            "leave `per_position` out; it is for models that give [B, T, …]",
+        )
     if f.ndim < 3:
         raise refusal(
             "E0592",

@@ -21,7 +21,7 @@ from curvlang.models.collect import Pair, Source
 from curvlang.models.copies import copied, differentiable, recordable, unwrapped
 from curvlang.models.fingerprint import digest, model_parts, parameter_parts
 from curvlang.models.loss import Loss
-from curvlang.models.losses import loss_named
+from curvlang.models.loss_check import check_mean, loss_for
 from curvlang.models.modes import settled
 from curvlang.models.packed import PackedBuild, is_packed, layout_in, packed
 from curvlang.models.precision import precision
@@ -105,7 +105,8 @@ class Task:
             shift_labels=shift_labels,
         )
         self.model = found.model
-        self.loss = loss_named(loss)
+        last = shift_labels is not None
+        self.loss = loss_for(loss, found.model, found.train, settled=last)
         self.train: Pair = recordable(found.train)
         self.query: Pair = recordable(found.query)
         self.recipe = recipe
@@ -116,6 +117,7 @@ class Task:
             self.build = PackedBuild(build, found.layout)
         self.mask = found.mask if mask is None else mask
         self._check()
+        check_mean(loss, self.loss, self.model, self.train)
 
     def _check(self) -> None:
         check_model(self.model)

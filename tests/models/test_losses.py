@@ -276,7 +276,12 @@ def test_modules_of_torch_are_read_by_their_settings() -> None:
         ("E0581", lambda f, y: (f.detach() - y).square().sum(), "no `argmax`"),
         ("E0581", lambda f, y: f.sum() * (f.sum().item() > 0), "`.item()`"),
         ("E0581", lambda f, y: f.sum() if f.sum() > 0 else f.prod(), "`torch.where`"),
-        ("E0405", lambda f, y: (f - y).square().sum(1).mean(), "no batch axis"),
+        ("E0405", lambda f, y: (f - y).square().sum(1).mean(), "f[None], y[None]"),
+        ("E0405", lambda f, y: f @ f.T @ y + f.nothing, "no batch axis"),
+        ("E0405", lambda f, y, z: f.sum(), "two arguments"),
+        ("E0580", lambda f, y: (1j * f).sum(), "complex"),
+        ("E0580", lambda f, y: (f * torch.rand(())).sum(), "called again"),
+        ("E0581", lambda f, y: torch.where(f > 2, (f - 2).sqrt(), f).sum(), "its gradient is not"),
     ],
 )
 def test_functions_that_are_no_loss_of_an_example_are_refused(code, function, words) -> None:

@@ -234,7 +234,7 @@ def test_a_user_loss_is_a_loss() -> None:
     assert made.loss.per_example(made.model(X), y).shape == (7,)
     assert_refused("E0580", lambda: task(loss=lambda f, y: f), "one finite number")
     assert_refused(
-        "E0405", lambda: task(loss=lambda f, y: f @ f.T @ y), "fails on one example, outputs"
+        "E0405", lambda: task(loss=lambda f, y: f @ f.T @ y), "fails on example 0, outputs"
     )
 
 

@@ -1,0 +1,251 @@
+"""Losses of batches: for every example what the module gives for it alone, or a refusal."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import curvlang as cv
+from curvlang.models.losses import loss_named
+from tests.models.support import EXACT, assert_equal, assert_refused
+
+N, D, C = 6, 4, 3
+
+
+def drawn(*shape, seed=0, low=0.0):
+    g = torch.Generator().manual_seed(seed)
+    return low + torch.rand(shape, generator=g, dtype=torch.float64)
+
+
+def classes(*shape, seed=1):
+    return torch.randint(0, C, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def network(kind="linear", last=None):
+    torch.manual_seed(3)
+    first = {"linear": nn.Linear, "1d": nn.Conv1d, "2d": nn.Conv2d}[kind]
+    layer = first(D, C) if kind == "linear" else first(D, C, 1)
+    return nn.Sequential(layer, *([] if last is None else [last])).double().eval()
+
+
+class Focal(nn.CrossEntropyLoss):
+    """A subclass of a module of torch that computes something else."""
+
+    def forward(self, f, y):
+        ce = functional.cross_entropy(f, y, reduction="none")
+        return ((1 - torch.exp(-ce)) ** 2 * ce).mean()
+
+
+class Squares(nn.Module):
+    def forward(self, f, y):
+        return (f - y).square().sum()
+
+
+X, Y, SOFT = drawn(N, D), classes(N), drawn(N, C)
+SIGNS = torch.where(SOFT > 0.5, 1.0, -1.0).double()
+W = drawn(C, seed=5)
+MAPS = {"1d": (drawn(N, D, C), classes(N, C)), "2d": (drawn(N, D, 5, 2), classes(N, 5, 2))}
+LOGS, PROBABILITIES = nn.LogSoftmax(1), nn.Sigmoid()
+
+RIGHT = {
+    "l1": (nn.L1Loss(), network(), X, SOFT),
+    "l1 sum": (nn.L1Loss(reduction="sum"), network(), X, SOFT),
+    "huber": (nn.HuberLoss(delta=0.1), network(), X, SOFT),
+    "smooth l1": (nn.SmoothL1Loss(beta=0.1), network(), X, SOFT),
+    "nll": (nn.NLLLoss(), network(last=LOGS), X, Y),
+    "nll weight sum": (nn.NLLLoss(W, reduction="sum"), network(last=LOGS), X, Y),
+    "nll of images": (nn.NLLLoss(), network("2d", LOGS), *MAPS["2d"]),
+    "kl mean": (nn.KLDivLoss(), network(last=LOGS), X, SOFT),
+    "kl batchmean": (nn.KLDivLoss(reduction="batchmean"), network(last=LOGS), X, SOFT),
+    "poisson": (nn.PoissonNLLLoss(), network(), X, SOFT),
+    "bce": (nn.BCELoss(), network(last=PROBABILITIES), X, SOFT),
+    "bce weight": (nn.BCELoss(weight=W), network(last=PROBABILITIES), X, SOFT),
+    "bce logits": (nn.BCEWithLogitsLoss(pos_weight=W), network(), X, SOFT),
+    "bce logits weight": (nn.BCEWithLogitsLoss(weight=W), network(), X, SOFT),
+    "bce logits sum": (nn.BCEWithLogitsLoss(reduction="sum"), network(), X, SOFT),
+    "bce logits by channel": (
+        nn.BCEWithLogitsLoss(pos_weight=W[:, None]), network("1d"), MAPS["1d"][0], drawn(N, C, C)
+    ),
+    "multi margin": (nn.MultiMarginLoss(weight=W), network(), X, Y),
+    "multi label": (nn.MultiLabelSoftMarginLoss(), network(), X, SOFT),
+    "soft margin": (nn.SoftMarginLoss(), network(), X, SIGNS),
+    "hinge embedding": (nn.HingeEmbeddingLoss(), network(), X, SIGNS),
+    "cross entropy": (nn.CrossEntropyLoss(label_smoothing=0.1), network(), X, Y),
+    "cross entropy none": (nn.CrossEntropyLoss(reduction="none"), network(), X, Y),
+    "cross entropy weight sum": (nn.CrossEntropyLoss(W, reduction="sum"), network(), X, Y),
+    "probabilities": (nn.CrossEntropyLoss(), network(), X, SOFT),
+    "probabilities weight": (nn.CrossEntropyLoss(W), network(), X, SOFT),
+    "channels first, C = T": (nn.CrossEntropyLoss(), network("1d"), *MAPS["1d"]),
+    "channels first, sum": (
+        nn.CrossEntropyLoss(W, label_smoothing=0.2, reduction="sum"), network("1d"), *MAPS["1d"]
+    ),
+    "images": (nn.CrossEntropyLoss(), network("2d"), *MAPS["2d"]),
+    "a subclass": (Focal(), network(), X, Y),
+    "of one's own": (Squares(), network(), X, SOFT),
+    "functional": (functional.cross_entropy, network("1d"), *MAPS["1d"]),
+    "a partial": (partial(functional.huber_loss, delta=0.1), network(), X, SOFT),
+    "a partial of cross entropy": (
+        partial(functional.cross_entropy, label_smoothing=0.2), network("2d"), *MAPS["2d"]
+    ),
+}  # fmt: skip
+
+
+def by_autograd(loss, model, x, y):
+    """∇ℓ_n [N, P] of the loss called on every example alone."""
+    own = list(model.parameters())
+    rows = []
+    for n in range(len(x)):
+        value = loss(model(x[n : n + 1]), y[n : n + 1]).sum()
+        rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(value, own)]))
+    return torch.stack(rows)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", RIGHT)
+def test_scores_are_those_of_the_loss_called_on_one_example(name):
+    loss, model, x, y = RIGHT[name]
+    task = cv.Task(model, loss, train=(x, y), query=(x[:2], y[:2]))
+    found = cv.influence(cv.fit("identity", task), task, damping=0.0)
+    rows = by_autograd(loss, model, x, y)
+    assert_equal(found, rows[:2] @ rows.T)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(set(RIGHT) - {"multi margin"}))
+def test_second_derivatives_are_autograds(name):
+    loss, model, x, y = RIGHT[name]
+    task = cv.Task(model, loss, train=(x, y), query=(x[:2], y[:2]))
+    f = model(x).detach()
+    found = task.loss.hessian(f, y)
+    u = (f + 1).flatten(1).cos()
+    assert_equal(task.loss.hessian_product(f, y, u), torch.einsum("bcd,bd->bc", found, u))
+    S = task.loss.factor(f, y)
+    assert_equal(S @ S.mT, found, 1e-9)
+    for n in (0, N - 1):
+        one = lambda z, n=n: loss(z.reshape(1, *f.shape[1:]), y[n : n + 1]).sum()  # noqa: E731
+        wanted = torch.autograd.functional.hessian(one, f[n].flatten())
+        assert_equal(found[n], wanted, EXACT)
+
+
+def test_sampled_columns_of_channels_first_have_the_hessian_as_second_moment():
+    loss, model, x, y = RIGHT["channels first, C = T"]
+    found = loss_named(loss, model(x), y)
+    f = model(x).detach()
+    columns = found.sample(f, y, torch.Generator().manual_seed(0), 40_000)
+    wanted = found.hessian(f, y)
+    assert float((columns @ columns.mT - wanted).norm()) < 0.05 * float(wanted.norm())
+    last = loss_named("cross_entropy").hessian(f, y)
+    assert float((columns @ columns.mT - last).norm()) > 0.5 * float(wanted.norm())
+
+
+def test_positions_flattened_by_hand_are_read_on_the_last_axis():
+    """Outputs [B, T, C], which torch's module takes only as [B·T, C]."""
+    x, y = drawn(N, 5, D), classes(N, 5)
+    model, loss = network(), nn.CrossEntropyLoss()
+    task = cv.Task(model, loss, train=(x, y), query=(x, y))
+    found = cv.influence(cv.fit("identity", task), task, damping=0.0)
+    rows = by_autograd(lambda f, t: loss(f.flatten(0, 1), t.flatten()), model, x, y)
+    assert_equal(found, rows @ rows.T)
+
+
+class Together(nn.Module):
+    """Centres the outputs of a batch: no example has a loss by itself."""
+
+    def forward(self, f, y):
+        return (f - f.mean(0) - y).square().mean()
+
+
+class Weighted(nn.Module):
+    """A weighted mean that is not torch's."""
+
+    def forward(self, f, y):
+        return functional.cross_entropy(f, y, weight=W)
+
+
+class Trained(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, f, y):
+        return (self.scale * f - y).square().mean()
+
+
+UNEQUAL = classes(N, 5)
+UNEQUAL[0, 2:] = -100
+
+REFUSED = {
+    "class weights": ("E0582", nn.CrossEntropyLoss(W), X, Y, "cv.CrossEntropy(weight=…)"),
+    "class weights of nll": ("E0582", nn.NLLLoss(W), X, Y, 'reduction="sum"'),
+    "its own class weights": ("E0582", Weighted(), X, Y, "examples together"),
+    "a batch as a whole": ("E0582", Together(), X, SOFT, "examples together"),
+    "weights by place": ("E0582", nn.BCELoss(weight=drawn(N, 1)), X, SOFT, "of a batch"),
+    "unequal lengths": ("E0582", nn.CrossEntropyLoss(), drawn(N, 5, D), UNEQUAL, "from 2 to 5"),
+    "ignored examples": ("E0582", nn.NLLLoss(ignore_index=1), X, Y, "from 0 to 1"),
+    "parameters": ("E0587", Trained(), X, SOFT, "`scale`"),
+    "a class": ("E0411", nn.MSELoss, X, SOFT, "`MSELoss()`"),
+    "a number": ("E0411", 3, X, SOFT, "a `int` is not a loss"),
+    "three arguments": ("E0405", nn.GaussianNLLLoss(), X, SOFT, "'var'", "two arguments"),
+    "ctc": ("E0405", nn.CTCLoss(), X, SOFT, "'input_lengths'"),
+    "triplets": ("E0405", nn.TripletMarginLoss(), X, SOFT, "'negative'"),
+    "no reduction": ("E0580", nn.MSELoss(reduction="none"), X, SOFT, "[1, 3]"),
+    "a label that is none": ("E0405", nn.NLLLoss(), X, Y + (torch.arange(N) == 4), "example 4"),
+    "an axis that is said nowhere": ("E0586", "cross_entropy", drawn(N, C, D), classes(N, C), "axis 1"),
+    "channels first by name": ("E0405", "cross_entropy", MAPS["2d"][0], MAPS["2d"][1], "nn.CrossEntropyLoss()"),
+    "probabilities by name": ("E0405", "cross_entropy", X, SOFT, "probabilities"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_mean_over_examples_is_refused(name):
+    code, loss, x, y, *words = REFUSED[name]
+    if name == "a label that is none":
+        y = torch.where(torch.arange(N) == 4, C, y)
+    model = network("2d" if x.ndim == 4 else "linear")
+    assert_refused(code, lambda: cv.Task(model, loss, train=(x, y), query=(x, y)), *words)
+
+
+def test_equal_lengths_and_sums_are_not_refused():
+    x, same = drawn(N, 5, D), classes(N, 5)
+    same[:, 3:] = -100
+    for loss, y in ((nn.CrossEntropyLoss(), same), (nn.CrossEntropyLoss(reduction="sum"), UNEQUAL)):
+        task = cv.Task(network(), loss, train=(x, y), query=(x, y))
+        assert task.loss.positions == loss.reduction
+
+
+def test_what_torch_cannot_differentiate_twice_says_so():
+    task = cv.Task(network(), nn.MultiMarginLoss(), train=(X, Y), query=(X, Y))
+    assert_refused("E0581", lambda: cv.fit("ggn", task), "twice", "`identity`")
+
+
+def test_settings_tell_losses_apart():
+    names = {
+        repr(loss_named(loss))
+        for loss in (
+            nn.HuberLoss(), nn.HuberLoss(delta=0.5), partial(functional.huber_loss, delta=0.5),
+            nn.BCELoss(), nn.BCELoss(weight=W), nn.BCELoss(weight=2 * W),
+            nn.BCELoss(weight=drawn(20)), nn.BCELoss(weight=drawn(20, seed=1)),
+        )
+    }  # fmt: skip
+    assert len(names) == 8
+
+
+def test_margins_and_positions_follow_the_class_axis():
+    loss, model, x, y = RIGHT["channels first, C = T"]
+    task = cv.Task(model, loss, train=(x, y), query=(x, y))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = cv.influence(cv.fit("identity", task), task, damping=0.0, metric="logit")
+    picked = lambda f, t: -f.gather(1, t.unsqueeze(1)).sum()  # noqa: E731
+    wanted = by_autograd(picked, model, x, y) @ by_autograd(loss, model, x, y).T
+    assert_equal(found, wanted)
+    op = cv.fit("identity", task)
+    assert_refused(
+        "E0592", lambda: cv.influence(op, task, damping=0.0, per_position=True), "axis 1"
+    )
