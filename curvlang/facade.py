@@ -90,14 +90,21 @@ def fit(
     whole = as_spec(spec)
     found = chosen(whole, curvature)
     evaluation = evaluation_of(whole, found)
-    task = without_ignored(chains_of(found), task if dtype is None else task.to(dtype=dtype))
+    if dtype is not None:
+        task = task.to(dtype=dtype)
     rule = evaluation.inverse if evaluation is not None else None
+    solver = evaluation.solver if evaluation is not None else None
+
+    def run() -> FittedOperator:
+        seen = without_ignored(chains_of(found), task)
+        stage = fit_curvature(found, seen, seed=seed, last=True)[-1]
+        solved = fit_solver(solver, seen, seed=seed)
+        return FittedOperator(
+            stage.operator, seen.parameters, rule, stage.label, solved, stage.by_example
+        )
+
     with limited(memory):
-        stage = fit_curvature(found, task, seed=seed, last=True)[-1]
-        solver = fit_solver(evaluation.solver if evaluation is not None else None, task, seed=seed)
-    return FittedOperator(
-        stage.operator, task.parameters, rule, stage.label, solver, stage.by_example
-    )
+        return task.retried(run)
 
 
 @settled

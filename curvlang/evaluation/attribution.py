@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from curvlang.evaluation.groups import Groups, group_matrix, group_members
 from curvlang.evaluation.influence import product, scores
 from curvlang.evaluation.score_orders import Queries
 from curvlang.language import inverse_text, solver_text
-from curvlang.models.blocks import LayerBlock, blocks
+from curvlang.models.blocks import LayerBlock
 from curvlang.models.loss import Loss
 from curvlang.models.metric import Metric, asked_on
 from curvlang.models.modes import settled
@@ -93,20 +94,22 @@ def influence(
     task = seen_by(operator, task)
     ready = inverted(operator, task, damping=damping, inverse=inverse, solve=solve)
     asked = asked_on(metric, task)
+    run = partial(
+        scored_by,
+        ready.operator,
+        task,
+        asked.cost,
+        per_layer=per_layer,
+        per_position=per_position,
+        groups=groups,
+        reduce=reduce,
+        chunk=chunk,
+        products=products,
+        compress=compress,
+        progress=progress,
+    )
     with limited(memory):
-        return scored_by(
-            ready.operator,
-            task,
-            asked.cost,
-            per_layer=per_layer,
-            per_position=per_position,
-            groups=groups,
-            reduce=reduce,
-            chunk=chunk,
-            products=products,
-            compress=compress,
-            progress=progress,
-        )
+        return task.retried(run)
 
 
 class ReducedPrecision(UserWarning):
@@ -233,16 +236,20 @@ def self_influence(
     """
     task = seen_by(operator, task)
     ready = inverted(operator, task, damping=damping, inverse=inverse, solve=solve).operator
+    return task.retried(lambda: _self_scores(ready, task, part, progress))
+
+
+def _self_scores(inverse: Operator, task: Task, part: str, progress: Progress | None) -> Tensor:
     total, done = len(task.part(part)[0]), 0
-    given = scored_blocks(ready, task)
+    given = scored_blocks(inverse, task)
     if given is not None:
         own = block_self_scores(task, given, part, _counter(progress, total))
         check_scores([own], task, parts=(part,))
         return own
     found = []
     for v in gradient_batches(task, task.loss, part):
-        v = v.to(ready.dtype)
-        found.append((product(ready, v) * v).sum(-1))
+        v = v.to(inverse.dtype)
+        found.append((product(inverse, v) * v).sum(-1))
         done += len(v)
         if progress is not None:
             progress("scores", done, total)
@@ -411,7 +418,7 @@ def _training(task: Task, per_position: bool) -> Iterator[Tensor]:
     if not per_position:
         yield from gradient_batches(task, task.loss, "train")
         return
-    found: Sequence[LayerBlock] = blocks(task.model, task.few)
+    found: Sequence[LayerBlock] = task.blocks()
     T = position_count(task)
     for x, y in task.batches(batch_size(task, T)):
         yield position_gradients(task.model, task.loss, x, y, found)

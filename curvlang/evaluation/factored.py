@@ -27,7 +27,7 @@ from curvlang.evaluation.score_orders import (
     formed_gradients,
     rotates_back,
 )
-from curvlang.models.blocks import LayerBlock, blocks
+from curvlang.models.blocks import LayerBlock
 from curvlang.models.blocks import apart as apart_blocks
 from curvlang.models.finite import in_part
 from curvlang.models.layers import Input
@@ -125,7 +125,7 @@ def scored_blocks(operator: Operator, task: Task) -> tuple[Scored, ...] | None:
     if not isinstance(operator, BlockDiagonal):
         return None
     for by in ("layer", "parameter"):
-        layers = layers_of_parts(operator, blocks(task.model, task.few, by))
+        layers = layers_of_parts(operator, task.blocks(by))
         if layers is not None:
             pairs = zip(layers, operator.parts, strict=True)
             dtype = task.precision

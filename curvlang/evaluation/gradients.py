@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from curvlang.evaluation.finite_scores import check_gradients
-from curvlang.models.blocks import blocks
 from curvlang.models.finite import in_part
 from curvlang.models.loss import Loss
 from curvlang.models.precision import exact_gradients
@@ -22,11 +21,16 @@ MOST = 512
 
 def gradient_batches(task: Task, loss: Loss, part: str) -> Iterator[Tensor]:
     """Gradients `[B, P]` of a loss on consecutive examples of a part."""
-    found = blocks(task.model, task.few)
+    known, found = task.facts, task.blocks()
     done = 0
     for x, y in task.batches(batch_size(task), part):
+
+        def of_batch(x: Tensor = x, y: Tensor = y) -> Tensor:
+            layers = found if known is task.facts else task.blocks()
+            return exact_gradients(task.model, loss, x, y, layers)
+
         with in_part(part, done):
-            v = exact_gradients(task.model, loss, x, y, found)
+            v = task.retried(of_batch)
         check_gradients(v, task, loss, part, done)
         yield v
         done += len(v)

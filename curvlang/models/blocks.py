@@ -6,19 +6,38 @@ have an axis for them in front.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from curvlang.models.bare import runs_at_once
 from curvlang.models.layers import Input, Layer
 from curvlang.models.layers.layer import Part
 from curvlang.models.refusal import refusal
-from curvlang.models.survey import Bare, CoveredLayer, check_mode, survey
-from curvlang.models.trace import Groups, Trace, Watched, input_shapes, pull_back, trace
-from curvlang.models.verify import EXAMPLES, check_examples, check_gradient
+from curvlang.models.routing import picks_rows
+from curvlang.models.survey import Bare, CoveredLayer, Survey, check_mode, survey
+from curvlang.models.trace import (
+    Groups,
+    OutsideError,
+    Trace,
+    Watched,
+    check_output,
+    input_shapes,
+    pull_back,
+    trace,
+)
+from curvlang.models.verify import (
+    EXAMPLES,
+    Tried,
+    check_examples,
+    mismatched,
+    tolerance,
+    tried,
+    unrunnable,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +66,8 @@ class LayerBlock:
         part: Which of the layer's matrices.
         inside: Whether the product is inside a module that calls no submodule for it.
         constant: Whether the layer's input is the same for every example.
+        folds: How many rows of an example may follow each other on the first axis, besides one.
+        at_once: Of a bare parameter, whether the gradients of all examples come at once.
         reason: Why `a` and `g` mean nothing by themselves here; empty where they do.
         plain: Whether the layer's output is [B, T, O] in another order and nothing else.
         shares: The first block with the same input, columns and d_out; empty for that one.
@@ -67,6 +88,8 @@ class LayerBlock:
     part: int = 0
     inside: bool = False
     constant: bool = False
+    folds: frozenset[int] = frozenset()
+    at_once: bool = False
     reason: str = ""
     plain: bool = False
     shares: str = ""
@@ -136,25 +159,99 @@ def offsets(model: nn.Module) -> dict[str, int]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What trying a model on a few examples has shown of its layers.
+
+    Args:
+        outside: Layers whose `a` and `g` do not give the gradient, with the reason: their parameters
+            are outside any layer's weight matrix.
+        constant: Layers whose input is the same for every example.
+        folds: Of layers whose examples and positions stand on the first axis together, how many
+            rows an example has.
+        at_once: Whether gradients of parameters outside any layer come from all examples of a batch
+            at once; else from one example after the other.
+        picks: Whether the model picks rows by their values, so that other examples may be read in
+            another way: some batches are then checked as these examples were.
+    """
+
+    outside: Mapping[str, str] = field(default_factory=dict)
+    constant: frozenset[str] = frozenset()
+    folds: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    at_once: bool = False
+    picks: bool = False
+
+    def without(self, outside: Mapping[str, str]) -> Facts:
+        """The same with further layers outside."""
+        return replace(self, outside={**self.outside, **outside})
+
+    def split(self, found: Survey) -> tuple[list[CoveredLayer], list[Bare]]:
+        """The layers that show `a` and `g`, and all parameters outside them."""
+        shown = [layer for layer in found.layers if layer.name not in self.outside]
+        bare = list(found.bare)
+        for layer in found.layers:
+            why = self.outside.get(layer.name)
+            if why is not None:
+                kind = type(layer.module).__name__
+                names = [name for name in (layer.weight, layer.bias) if name]
+                bare += [Bare(name, layer.name, kind, why) for name in names]
+        return shown, bare
+
+    def watched(self, layers: Sequence[CoveredLayer], *, trying: bool = False) -> Groups:
+        """The layers to watch; with any fold while they are tried."""
+        return {
+            x.name: Watched(
+                x.modules,
+                x.kind,
+                x.inside,
+                x.name in self.constant,
+                None if trying else self.folds.get(x.name, frozenset()),
+            )
+            for x in layers
+        }
+
+
 def blocks(
-    model: nn.Module, example_input: Tensor, by: str = "layer", *, verified: bool = True
+    model: nn.Module, example_input: Tensor, by: str = "layer", *, facts: Facts | None = None
 ) -> tuple[LayerBlock, ...]:
     """The blocks of a model, in the order of their first parameter.
+
+    Every parameter is in one: of a layer where trying has shown that the layer's `a` and `g` give
+    autograd's gradient, else in one of its own, with its exact gradients.
 
     Args:
         model: Any model.
         example_input: Inputs [B, …]; the first few are run through the model, to find the
-            positions and to check that the blocks' `a` and `g` give autograd's gradient.
+            positions.
         by: `layer` (weight and bias are one block) or `parameter`.
-        verified: Whether to check.
+        facts: What trying has shown; it is tried on these inputs where not given.
 
     Raises:
-        SpecError: E0403, E0404, E0408, E0410, E0412 to E0414: see `survey`, `trace` and the checks in
+        SpecError: E0403, E0406, E0408, E0410, E0412, E0413, E0417: see `trace` and the checks in
             `verify`.
     """
     if by not in ("layer", "parameter"):
         raise refusal("E0412", f"`by` is `layer` or `parameter`, not `{by}`", "use `by = layer`")
     check_mode(model)
+    X = example_input[:EXAMPLES]
+    known = facts_of(model, X) if facts is None else facts
+    shown, bare = known.split(survey(model))
+    made, _ = _made(model, X, by, known, shown)
+    made += _bare_blocks(bare, model, known)
+    made.sort(key=lambda block: int(block.index[0]))
+    return tuple(made)
+
+
+def facts_of(model: nn.Module, X: Tensor) -> Facts:
+    """Try a model on a few examples: which layers show `a` and `g`, and how.
+
+    Args:
+        model: Any model.
+        X: The examples, [B, …].
+
+    Raises:
+        SpecError: As for `blocks`.
+    """
     found = survey(model)
     if not found.layers and not found.bare:
         raise refusal(
@@ -162,25 +259,113 @@ def blocks(
             "the model has no trainable parameter",
             "set `requires_grad_(True)` on the parameters to be studied",
         )
-    X = example_input[:EXAMPLES]
-    constant = _constant(model, X, found.layers)
-    watched = {
-        x.name: Watched(x.modules, x.kind, x.inside, x.name in constant) for x in found.layers
+    with torch.no_grad():
+        output = model(X)
+    check_output(output, len(X))
+    check_examples(model, X, output)
+    known = tried(model, X, output)
+    facts = _spreadable(model, X, found, output)
+    layers, _ = facts.split(found)
+    traced = trace(model, X, facts.watched(layers, trying=True), trying=True)
+    facts = facts.without(traced.outside)
+    facts = replace(facts, folds=_folds(traced), picks=picks_rows(model, X))
+    layers, _ = facts.split(found)
+    made, traced = _made(model, X, "layer", facts, layers)
+    wrong = mismatched(traced, made, lambda columns: gradients_of(made, traced, columns), known)
+    facts = facts.without(dict.fromkeys(sorted(wrong), _USED_OUTSIDE))
+    _, bare = facts.split(found)
+    names = [item.parameter for item in bare]
+    return replace(facts, at_once=bool(names) and _at_once(model, X, names, known))
+
+
+def check_rows(
+    model: nn.Module, X: Tensor, layers: Sequence[LayerBlock], places: Sequence[int]
+) -> None:
+    """The layers' `a` and `g` give the gradients of some examples of a batch too.
+
+    Args:
+        model: The model.
+        X: Inputs of the batch, [B, …].
+        layers: Its blocks.
+        places: The examples' places in the batch.
+
+    Raises:
+        OutsideError: For layers that do not.
+    """
+    found = trace(model, X, groups(layers))
+    rows = torch.tensor(sorted(set(places)), device=X.device)
+    alone = tried(model, X[rows], found.output[rows].detach())
+    direction = torch.zeros_like(found.output)
+    direction[rows] = alone.direction
+    shown = [block for block in layers if block.kind is not None]
+
+    def rebuilt(columns: Tensor) -> dict[str, Tensor]:
+        return {k: v[rows] for k, v in gradients_of(shown, found, columns).items()}
+
+    wrong = mismatched(found, shown, rebuilt, replace(alone, direction=direction))
+    if wrong:
+        raise OutsideError(dict.fromkeys(sorted(wrong), _USED_OUTSIDE))
+
+
+_USED_OUTSIDE = "its parameters are also used outside its call, or its rows are not its examples'"
+
+
+def _at_once(model: nn.Module, X: Tensor, names: Sequence[str], known: Tried) -> bool:
+    starts, own = offsets(model), trainable(model)
+    rows = {
+        name: known.gradients[:, starts[name] : starts[name] + own[name].numel()] for name in names
     }
-    traced = trace(model, X, watched)
-    starts = offsets(model)
-    made = [
-        block
-        for layer in found.layers
-        for block in _layer_blocks(layer, traced, starts, by, layer.name in constant)
-    ]
-    made += [_bare_block(item, model, starts) for item in found.bare]
-    made.sort(key=lambda block: int(block.index[0]))
-    made = _sharing(made, traced)
-    if verified:
-        check_examples(model, X, traced.output)
-        check_gradient(model, X, traced, made, lambda columns: gradients_of(made, traced, columns))
-    return tuple(made)
+    columns = known.direction.reshape(len(X), -1, 1)
+    return runs_at_once(model, X, names, columns, rows)
+
+
+def _folds(found: Trace) -> dict[str, frozenset[int]]:
+    """Rows of an example in the layers where they stand on the first axis."""
+    folds = {
+        layer: frozenset(use.fold for use in uses if use.folded == "rows")
+        for layer, uses in found.uses.items()
+    }
+    return {layer: counts for layer, counts in folds.items() if counts}
+
+
+def _spreadable(model: nn.Module, X: Tensor, found: Survey, output: Tensor) -> Facts:
+    """Which layers have inputs that are the same for every example.
+
+    Such a layer is shown where the model runs alike on the layer's output given once for each
+    example, which broadcasting takes; elsewhere it is outside.
+    """
+    suspects = _constant(model, X, found.layers)
+    constant: set[str] = set()
+    outside: dict[str, str] = {}
+    for group in (suspects, *({name} for name in sorted(suspects))):
+        if not group:
+            break
+        if _runs_spread(model, X, found, constant | group, output):
+            constant |= group
+            if group == suspects:
+                break
+        elif len(group) == 1:
+            outside[min(group)] = _NOT_SPREAD
+    return Facts(outside, frozenset(constant))
+
+
+_NOT_SPREAD = (
+    "its input is the same for every example, and its output is not read example by example"
+)
+
+
+def _runs_spread(
+    model: nn.Module, X: Tensor, found: Survey, constant: Set[str], output: Tensor
+) -> bool:
+    facts = Facts(constant=frozenset(constant))
+    layers = [layer for layer in found.layers if layer.name in constant]
+    try:
+        spread = trace(model, X, facts.watched(layers), graph=False, trying=True).output
+    except Exception:  # shapes that the model cannot go on with, in its own words
+        return False
+    return spread.shape == output.shape and torch.allclose(
+        spread, output, rtol=tolerance(output.dtype), atol=tolerance(output.dtype)
+    )
 
 
 def _constant(model: nn.Module, X: Tensor, layers: Sequence[CoveredLayer]) -> frozenset[str]:
@@ -201,13 +386,19 @@ def _shapes(
     """
     try:
         return input_shapes(model, one.expand(count, *one.shape[1:]).contiguous(), suspects)
-    except RuntimeError as error:
-        raise refusal(
-            "E0410",
-            f"the model does not run on a batch of {count}",
-            "use a model that treats the examples of a batch independently, however many",
-            notes=(str(error).strip().splitlines()[0],),
-        ) from error
+    except Exception as error:
+        raise unrunnable(count, error) from error
+
+
+def _made(
+    model: nn.Module, X: Tensor, by: str, facts: Facts, layers: Sequence[CoveredLayer]
+) -> tuple[list[LayerBlock], Trace]:
+    """The blocks of the layers that are shown, and the trace that they are read from."""
+    traced = trace(model, X, facts.watched(layers))
+    starts = offsets(model)
+    made = [block for layer in layers for block in _layer_blocks(layer, traced, starts, by, facts)]
+    made.sort(key=lambda block: int(block.index[0]))
+    return _sharing(made, traced), traced
 
 
 def _sharing(made: Sequence[LayerBlock], found: Trace) -> list[LayerBlock]:
@@ -232,7 +423,7 @@ def _input_key(block: LayerBlock, found: Trace) -> object:
 def groups(blocks: Sequence[LayerBlock]) -> Groups:
     """The modules to watch for these blocks, by layer."""
     return {
-        block.layer: Watched(block.modules, block.kind, block.inside, block.constant)
+        block.layer: Watched(block.modules, block.kind, block.inside, block.constant, block.folds)
         for block in blocks
         if block.kind is not None
     }
@@ -298,14 +489,22 @@ def bare_names(blocks: Sequence[LayerBlock]) -> list[str]:
     return [block.parameters[0] for block in blocks if block.kind is None]
 
 
+def bare_at_once(blocks: Sequence[LayerBlock]) -> bool:
+    """Whether it gives them for all examples of a batch at once."""
+    return all(block.at_once for block in blocks if block.kind is None)
+
+
 def _layer_blocks(
-    layer: CoveredLayer, found: Trace, starts: Mapping[str, int], by: str, constant: bool
+    layer: CoveredLayer, found: Trace, starts: Mapping[str, int], by: str, facts: Facts
 ) -> Iterator[LayerBlock]:
     """The layer's blocks, one for each part of it; or its weight's and its bias's."""
     together = [name for name in (layer.weight, layer.bias) if name]
     chosen = [tuple(together)] if by == "layer" else [(name,) for name in together]
     parts = layer.kind.parts(layer.module)
-    plain = layer.kind.dense_rows(layer.module) and not layer.inside and not constant
+    constant = layer.name in facts.constant
+    folds = facts.folds.get(layer.name, frozenset())
+    whole = not layer.inside and not constant and not folds
+    plain = layer.kind.dense_rows(layer.module) and whole
     for names in chosen:
         name = layer.name if by == "layer" else names[0]
         bias = _columns(layer, names)
@@ -327,8 +526,9 @@ def _layer_blocks(
                 k,
                 layer.inside,
                 constant,
-                "" if layer.kind.factored else scale_and_shift(layer.module),
-                plain,
+                folds,
+                reason="" if layer.kind.factored else scale_and_shift(layer.module),
+                plain=plain,
                 count=count,
             )
 
@@ -357,11 +557,26 @@ def scale_and_shift(module: nn.Module) -> str:
     return f"{type(module).__name__} has a scale and a shift, not a matrix"
 
 
-def _bare_block(item: Bare, model: nn.Module, starts: Mapping[str, int]) -> LayerBlock:
-    p = trainable(model)[item.parameter]
-    index = torch.arange(p.numel(), device=p.device) + starts[item.parameter]
-    name = item.parameter
-    return LayerBlock(name, name, 1, p.numel(), 1, "none", index, (name,), (), reason=item.reason)
+def _bare_blocks(items: Sequence[Bare], model: nn.Module, facts: Facts) -> Iterator[LayerBlock]:
+    """A block for every parameter outside the layers; one without entries has none."""
+    own, starts = trainable(model), offsets(model)
+    for item in items:
+        p, name = own[item.parameter], item.parameter
+        if p.numel():
+            index = torch.arange(p.numel(), device=p.device) + starts[name]
+            yield LayerBlock(
+                name,
+                name,
+                1,
+                p.numel(),
+                1,
+                "none",
+                index,
+                (name,),
+                (),
+                at_once=facts.at_once,
+                reason=item.reason,
+            )
 
 
 def gradients_of(blocks: Sequence[LayerBlock], found: Trace, columns: Tensor) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.models.blocks import LayerBlock, blocks, trainable
 from curvlang.models.layer_hessian import (
     batch_elements,
@@ -21,9 +20,6 @@ from curvlang.models.layer_hessian import (
 from curvlang.models.loss import Loss
 from curvlang.models.products import COLUMNS, hessian_product
 from curvlang.models.survey import check_mode
-
-LAYERS_DO_NOT_SHOW = {"E0404", "E0414"}
-"""Refusals of `blocks` that concern `a` and `g` alone: the model itself is well-defined."""
 
 
 def hessian_dense(
@@ -55,7 +51,7 @@ def hessian_dense(
         SpecError: E0403, E0408, E0410 for a model without a loss per example.
     """
     check_mode(model)
-    found = _blocks(model, X) if layers is None else layers
+    found = blocks(model, X) if layers is None else layers
     if by_layers(found):
         return hessian_by_layers(model, loss, X, y, found, chunk=chunk)
     return hessian_by_products(model, loss, X, y, chunk=chunk)
@@ -86,13 +82,3 @@ def hessian_by_products(
     P = sum(p.numel() for p in trainable(model).values())
     product = hessian_product(model, loss, X, y, columns=COLUMNS if chunk is None else chunk)
     return symmetric_part(product(torch.eye(P, dtype=like.dtype, device=like.device)))
-
-
-def _blocks(model: nn.Module, X: Tensor) -> tuple[LayerBlock, ...]:
-    """The model's blocks; none where its layers do not show all of it."""
-    try:
-        return blocks(model, X)
-    except SpecError as error:
-        if {d.code for d in error.diagnostics} <= LAYERS_DO_NOT_SHOW:
-            return ()
-        raise

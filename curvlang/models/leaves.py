@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 from curvlang.models.bare import bare_columns
 from curvlang.models.blocks import (
     LayerBlock,
+    bare_at_once,
     bare_names,
     block_columns,
     block_inputs,
@@ -155,7 +156,8 @@ def pulled_columns(
 ) -> dict[str, Tensor]:
     """Columns at the output [B, F, R] as g_nrto of every block."""
     names = bare_names(blocks)
-    bare = bare_columns(model, X, names, given) if names else {}
+    at_once = bare_at_once(blocks)
+    bare = bare_columns(model, X, names, given, at_once=at_once) if names else {}
     return block_columns(blocks, found, pull_back(found, given), bare)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from curvlang.models.adapt import adapt
-from curvlang.models.blocks import trainable
+from curvlang.models.blocks import Facts, LayerBlock, blocks, facts_of, trainable
 from curvlang.models.checks import (
     check_data,
     check_mask,
@@ -27,8 +27,11 @@ from curvlang.models.packed import PackedBuild, is_packed, layout_in, packed
 from curvlang.models.precision import precision
 from curvlang.models.recipe import Recipe
 from curvlang.models.refusal import refusal
+from curvlang.models.trace import OutsideError
 from curvlang.models.user_loss import Function
 from curvlang.models.verify import EXAMPLES
+
+Result = TypeVar("Result")
 
 Build = Callable[[int], nn.Module]
 """A fresh, untrained model for a seed: what retraining starts from."""
@@ -68,6 +71,7 @@ class Task:
     """
 
     __slots__ = (
+        "_facts",
         "build",
         "loss",
         "mask",
@@ -116,6 +120,7 @@ class Task:
         if found.wrapped and build is not None:
             self.build = PackedBuild(build, found.layout)
         self.mask = found.mask if mask is None else mask
+        self._facts: Facts | None = None
         self._check()
         check_mean(loss, self.loss, self.model, self.train)
 
@@ -170,8 +175,37 @@ class Task:
 
     @property
     def few(self) -> Tensor:
-        """Inputs of the first training examples on the model's device: what it is looked at with."""
-        return self.train[0][:EXAMPLES].to(self.device)
+        """Inputs of a few training examples on the model's device: what it is looked at with.
+
+        They lie apart from each other, since examples that follow each other are often alike.
+        """
+        places = torch.linspace(0, self.N - 1, min(EXAMPLES, self.N)).round().long()
+        return self.train[0][places.to(self.train[0].device)].to(self.device)
+
+    @property
+    def facts(self) -> Facts:
+        """What trying the model on a few examples has shown of its layers; tried once."""
+        if self._facts is None:
+            self._facts = facts_of(self.model, self.few)
+        return self._facts
+
+    def blocks(self, by: str = "layer") -> tuple[LayerBlock, ...]:
+        """The blocks of the model, by `layer` or by `parameter`: see `models.blocks`."""
+        return blocks(self.model, self.few, by, facts=self.facts)
+
+    def retried(self, run: Callable[[], Result]) -> Result:
+        """What `run` gives; it runs again where a batch has shown that further layers are outside."""
+        while True:
+            try:
+                return run()
+            except OutsideError as error:
+                if not set(error.layers) - set(self.facts.outside):
+                    raise
+                self.learn(error.layers)
+
+    def learn(self, outside: Mapping[str, str]) -> None:
+        """Layers that some examples use in another way are outside from now on, with the reason."""
+        self._facts = self.facts.without(outside)
 
     def part(self, part: str) -> Pair:
         """`train` or `query`."""
@@ -203,8 +237,11 @@ class Task:
 
     def replaced(self, **changes: Any) -> Task:
         """The same task with other values of some of its arguments, by name; checked like any other."""
-        given = {name: getattr(self, name) for name in self.__slots__}
-        return Task(**(given | changes))
+        given = {name: getattr(self, name) for name in self.__slots__ if name != "_facts"}
+        made = Task(**(given | changes))
+        if made.model is self.model:
+            made._facts = self._facts
+        return made
 
     def with_model(self, model: nn.Module) -> Task:
         """The same task about another model of the same kind (a trained one)."""

@@ -2,14 +2,15 @@
 
 A module that is called several times, and modules that share their parameters, give several
 uses of one layer: their positions are laid one after the other along t, which makes every sum
-over t the exact sum over uses.
+over t the exact sum over uses. What a hook cannot read as rows of the examples is told by layer, with
+the reason: such a layer's parameters are outside any layer's weight matrix.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 
-from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.models.layers import Input, Layer
 from curvlang.models.refusal import refusal
 
@@ -31,12 +32,15 @@ class Watched:
         kind: How they show `a` and `g`.
         inside: Whether the product is inside a module that calls no submodule for it.
         constant: Whether its input is the same for every example, without them on its first axis.
+        folds: How many rows of an example may follow each other on the first axis, besides one;
+            None for any number.
     """
 
     modules: tuple[str, ...]
     kind: Layer
     inside: bool = False
     constant: bool = False
+    folds: frozenset[int] | None = frozenset()
 
 
 Groups = Mapping[str, Watched]
@@ -54,8 +58,10 @@ class Use:
         version: The input's version counter then, which tells of later changes in place.
         edge: Where its output stands in the graph; None where the pass keeps no graph.
         shape: The output's shape, as it stands in the graph.
-        folded: How the examples stand in the output: `first`, `second` (positions before them), or
-            `both` on the first axis.
+        dtype: The output's precision.
+        folded: How the examples stand in the output: `first`, `second` (positions before them),
+            `both` on the first axis with the positions before the examples, or `rows`, both on it
+            with the positions of an example one after the other.
     """
 
     module: nn.Module
@@ -64,14 +70,20 @@ class Use:
     version: int
     edge: GradientEdge | None
     shape: torch.Size
+    dtype: torch.dtype
     folded: str = "first"
+
+    @property
+    def fold(self) -> int:
+        """Rows of an example on the first axis."""
+        return self.shape[0] // self.input.shape[0] if self.folded == "rows" else 1
 
     def a_nti(self, columns: str) -> tuple[Input, ...]:
         """The input, [B, T, I] for each part of the layer, with the block's columns.
 
         Of a part with groups [G, B, T, I].
         """
-        return self.kind.a(self.module, self.input, self._rows_shape(), columns)
+        return self.kind.a(self.module, self._cast(self.input), self._rows_shape(), columns)
 
     def g_nrto(self, cotangents: Tensor, columns: str) -> tuple[Tensor, ...]:
         """Cotangents [R, *shape] of the output as [B, R, T, O] for each part of the layer.
@@ -79,16 +91,22 @@ class Use:
         Of a part with groups [G, B, R, T, O].
         """
         R, B = cotangents.shape[0], self.input.shape[0]
-        rows = unfolded(cotangents, B, self.folded, 1)
-        parts = self.kind.g(self.module, self.input, rows.flatten(0, 1), columns)
+        rows = self._cast(unfolded(cotangents, B, self.folded, 1))
+        given = self._cast(self.input)
+        parts = self.kind.g(self.module, given, rows.flatten(0, 1), columns)
         return tuple(p.reshape(*p.shape[:-3], R, B, *p.shape[-2:]).transpose(-4, -3) for p in parts)
+
+    def _cast(self, x: Tensor) -> Tensor:
+        """In the weight's precision: a model may run in a lower one than its parameters have."""
+        weight: Tensor = getattr(self.module, self.kind.weight)
+        return x.to(weight.dtype) if x.is_floating_point() else x
 
     def _rows_shape(self) -> torch.Size:
         B = self.input.shape[0]
         match self.folded:
             case "second":
                 return torch.Size((B, self.shape[0], *self.shape[2:]))
-            case "both":
+            case "both" | "rows":
                 return torch.Size((B, self.shape[0] // B, *self.shape[1:]))
             case _:
                 return self.shape
@@ -102,25 +120,63 @@ def unfolded(x: Tensor, batch: int, folded: str, lead: int) -> Tensor:
         case "both":
             split = (*x.shape[:lead], -1, batch, *x.shape[lead + 1 :])
             return x.reshape(split).transpose(lead, lead + 1)
+        case "rows":
+            return x.reshape(*x.shape[:lead], batch, -1, *x.shape[lead + 1 :])
         case _:
             return x
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """The model's output [B, …] and the uses of every layer, in the order of the calls."""
+    """The model's output [B, …], the uses of every layer in the order of the calls, and odd layers.
+
+    `outside` has the layers that are not read as rows of the examples, each with the reason.
+    """
 
     output: Tensor
     uses: Mapping[str, tuple[Use, ...]]
+    outside: Mapping[str, str] = field(default_factory=dict)
+
+
+class OutsideError(SpecError):
+    """Layers that a batch uses in another way than the examples they were tried on.
+
+    Args:
+        layers: The reason for each.
+    """
+
+    def __init__(self, layers: Mapping[str, str]) -> None:
+        self.layers = dict(layers)
+        super().__init__(
+            [
+                Diagnostic(
+                    "E0401",
+                    f"`{layer}` does not read the examples of every batch as one layer: {why}",
+                    help=("use a chain that reads gradients alone, or the clause `others = …`",),
+                )
+                for layer, why in layers.items()
+            ]
+        )
 
 
 Hook = Callable[[str, nn.Module, Tensor, Tensor], "Tensor | None"]
 """Called with a layer's name, the module, its input and output; may replace the output."""
 
+Odd = dict[str, str]
+"""Layers that are called in a way that is not read, with the reason."""
+
 
 @contextmanager
-def watching(model: nn.Module, groups: Groups, hook: Hook) -> Iterator[None]:
-    """Call `hook` after every call of a module of the groups, until the block ends."""
+def watching(
+    model: nn.Module, groups: Groups, hook: Hook, odd: Odd | None = None
+) -> Iterator[None]:
+    """Call `hook` after every call of a module of the groups, until the block ends.
+
+    Calls that are not read are noted in `odd`.
+
+    Raises:
+        OutsideError: For such a call where there is no `odd`.
+    """
     inside: dict[int, tuple[str, nn.Module]] = {}
     with ExitStack() as stack:
         for layer, watched in groups.items():
@@ -129,7 +185,7 @@ def watching(model: nn.Module, groups: Groups, hook: Hook) -> Iterator[None]:
                 if watched.inside:
                     inside[id(getattr(module, watched.kind.weight))] = (layer, module)
                 else:
-                    call = _call(layer, watched.kind, hook)
+                    call = _call(layer, watched.kind, hook, odd)
                     handle = module.register_forward_hook(call, with_kwargs=True)
                     stack.callback(handle.remove)
         if inside:
@@ -138,18 +194,19 @@ def watching(model: nn.Module, groups: Groups, hook: Hook) -> Iterator[None]:
         yield
 
 
-def _call(layer: str, kind: Layer, hook: Hook) -> Callable[..., Tensor | None]:
+def _call(layer: str, kind: Layer, hook: Hook, odd: Odd | None) -> Callable[..., Tensor | None]:
     def call(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> Tensor | None:
         why = kind.refuses_call(args, kwargs)
-        if why is not None:
-            raise refusal(
-                "E0410",
-                f"`{layer}` is called in a way that is not read: {why}",
-                "give it a batch with the examples on the first axis, and nothing else",
-            )
-        return hook(layer, module, args[0] if args else kwargs["input"], output)
+        given = args[0] if args else kwargs.get("input")
+        if why is None and isinstance(given, Tensor) and isinstance(output, Tensor):
+            return hook(layer, module, given, output)
+        why = why or "it is called with something else than one tensor"
+        if odd is None:
+            raise OutsideError({layer: why})
+        odd.setdefault(layer, why)
+        return None
 
     return call
 
@@ -188,7 +245,9 @@ def _without_fast_path() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def trace(model: nn.Module, X: Tensor, groups: Groups, *, graph: bool = True) -> Trace:
+def trace(
+    model: nn.Module, X: Tensor, groups: Groups, *, graph: bool = True, trying: bool = False
+) -> Trace:
     """Run the model once and record the uses of the layers in `groups`.
 
     Args:
@@ -196,44 +255,94 @@ def trace(model: nn.Module, X: Tensor, groups: Groups, *, graph: bool = True) ->
         X: Inputs, [B, …].
         groups: The layers.
         graph: Whether the output is to be differentiated; without it only inputs are recorded.
+        trying: Whether layers that are not read are listed in the trace, not raised.
 
     Raises:
-        SpecError: E0404 for a layer that is not reached, E0408 for an output that is not one
-            tensor, E0410 for an input without a batch axis, E0414 for one that is changed in
-            place afterwards.
+        SpecError: E0408 for an output that is not one tensor, E0417 for one without a gradient.
+        OutsideError: For layers that are not reached, whose inputs are not rows of the examples,
+            or change in place afterwards.
     """
-    uses: dict[str, list[Use]] = {layer: [] for layer in groups}
-    B = X.shape[0]
+    recorder = _Recorder(groups, X.shape[0], graph)
+    with torch.set_grad_enabled(graph), watching(model, groups, recorder.note, recorder.odd):
+        output = model(X)
+    check_output(output, X.shape[0])
+    if graph and not output.requires_grad:
+        raise cut_off("the model's output has no gradient")
+    uses, outside = recorder.found()
+    if outside and not trying:
+        raise OutsideError(outside)
+    return Trace(output, uses, outside)
 
-    def hook(layer: str, module: nn.Module, given: Tensor, output: Tensor) -> Tensor | None:
-        watched = groups[layer]
+
+class _Recorder:
+    """What the hooks of one forward pass have seen."""
+
+    def __init__(self, groups: Groups, batch: int, graph: bool) -> None:
+        self.groups = groups
+        self.batch = batch
+        self.graph = graph
+        self.odd: Odd = {}
+        self._uses: dict[str, list[Use]] = {layer: [] for layer in groups}
+        self._given: list[tuple[Tensor, int, str]] = []
+
+    def note(self, layer: str, module: nn.Module, given: Tensor, output: Tensor) -> Tensor | None:
+        """Record a call; gives the output that stands in the graph where it is another tensor."""
+        watched, B = self.groups[layer], self.batch
         replaced = None
         if watched.constant:
             given, output = _spread(given, B), _spread(output, B)
             replaced = output
-        elif graph and output._is_view():
+        folded = _folding(watched, given, B)
+        why = self._why_not(given, output, folded)
+        if why is not None:
+            self.odd.setdefault(layer, why)
+            return None
+        if self.graph and output._is_view() and replaced is None:
             # A view that an activation changes in place would lose its place in the graph.
             replaced = output = output.clone()
-        folded = _folding(given, B) if watched.inside else "first"
         rows = unfolded(given.detach(), B, folded, 0)
-        if graph and not output.requires_grad:
-            raise cut_off(f"`{layer}` is called where no gradient is recorded")
-        edge = get_gradient_edge(output) if graph else None
-        uses[layer].append(
-            Use(module, watched.kind, rows, given._version, edge, output.shape, folded)
+        edge = get_gradient_edge(output) if self.graph else None
+        self._uses[layer].append(
+            Use(
+                module,
+                watched.kind,
+                rows,
+                given._version,
+                edge,
+                output.shape,
+                output.dtype,
+                folded,
+            )
         )
-        versions.append((given, given._version, layer))
+        self._given.append((given, given._version, layer))
         return replaced
 
-    versions: list[tuple[Tensor, int, str]] = []
-    with torch.set_grad_enabled(graph), watching(model, groups, hook):
-        output = model(X)
-    check_output(output, B)
-    if graph and not output.requires_grad:
-        raise cut_off("the model's output has no gradient")
-    _check(uses, B, {layer for layer, watched in groups.items() if watched.inside})
-    _check_versions(versions)
-    return Trace(output, {layer: tuple(calls) for layer, calls in uses.items()})
+    def _why_not(self, given: Tensor, output: Tensor, folded: str) -> str | None:
+        if self.graph and not output.requires_grad:
+            return "no gradient is recorded where it is called"
+        if folded == "" or (given.is_floating_point() and given.dim() < 2):
+            return (
+                f"it is given a tensor of shape {list(given.shape)}, whose first axis does not have "
+                f"the examples ({self.batch} of them) one by one"
+            )
+        return None
+
+    def found(self) -> tuple[dict[str, tuple[Use, ...]], dict[str, str]]:
+        """The uses of the layers that are read, and the others with the reason."""
+        outside = dict(self.odd)
+        for x, version, layer in self._given:
+            if x._version != version:
+                outside.setdefault(layer, "its input is changed in place after it has been read")
+        for layer, calls in self._uses.items():
+            if not calls:
+                inside = self.groups[layer].inside
+                outside.setdefault(layer, _NO_PRODUCT if inside else _NO_CALL)
+        uses = {k: tuple(calls) for k, calls in self._uses.items() if k not in outside}
+        return uses, outside
+
+
+_NO_CALL = "the forward pass does not call it on the examples that were tried"
+_NO_PRODUCT = "its inputs are not one tensor, so that parts of the weight are used one by one"
 
 
 def cut_off(headline: str) -> SpecError:
@@ -252,9 +361,22 @@ def _spread(x: Tensor, batch: int) -> Tensor:
     return whole.expand(batch, *whole.shape[1:])
 
 
-def _folding(given: Tensor, batch: int) -> str:
-    """Inside an attention: [T, B, D], or [T·B, D]."""
-    return "second" if given.dim() == 3 else "both"
+def _folding(watched: Watched, given: Tensor, batch: int) -> str:
+    """How the examples stand in an input; empty where they do not stand in it one by one."""
+    if watched.inside:
+        # Inside an attention: [T, B, D], or [T·B, D].
+        second = given.dim() == 3
+        axis = 1 if second else 0
+        fits = given.dim() > axis and given.shape[axis] % batch == 0
+        return ("second" if second else "both") if fits else ""
+    rows = given.shape[0] if given.dim() else 0
+    if rows == batch:
+        return "first"
+    if watched.kind.folds and rows and rows % batch == 0:
+        count = rows // batch
+        if watched.folds is None or count in watched.folds:
+            return "rows"
+    return ""
 
 
 def input_shapes(model: nn.Module, X: Tensor, groups: Groups) -> dict[str, tuple[torch.Size, ...]]:
@@ -264,7 +386,7 @@ def input_shapes(model: nn.Module, X: Tensor, groups: Groups) -> dict[str, tuple
     def hook(layer: str, module: nn.Module, given: Tensor, output: Tensor) -> None:
         found[layer].append(given.shape)
 
-    with torch.no_grad(), watching(model, groups, hook):
+    with torch.no_grad(), watching(model, groups, hook, {}):
         model(X)
     return {layer: tuple(shapes) for layer, shapes in found.items()}
 
@@ -287,43 +409,6 @@ def check_output(output: object, batch: int) -> None:
             f"the model gives outputs of shape {list(output.shape)} for a batch of {batch}",
             "return the outputs of every example, with the examples on the first axis",
         )
-
-
-def _check(uses: Mapping[str, Sequence[Use]], batch: int, inside: set[str]) -> None:
-    """Every layer is used, on inputs that have the batch first."""
-    silent = [layer for layer, calls in uses.items() if not calls]
-    if silent:
-        note = "a layer whose weight is used without calling the layer counts as never called"
-        if set(silent) & inside:
-            note = "attention between different inputs uses parts of `in_proj_weight` one by one"
-        raise refusal(
-            "E0404",
-            f"the forward pass never calls {', '.join(f'`{layer}`' for layer in silent)}",
-            "freeze the parameters of a layer that takes no part (`requires_grad_(False)`)",
-            notes=(note,),
-        )
-    for layer, calls in uses.items():
-        for use in calls:
-            if use.input.shape[:1] != (batch,) or (
-                use.input.is_floating_point() and use.input.dim() < 2
-            ):
-                raise refusal(
-                    "E0410",
-                    f"`{layer}` is given an input of shape {list(use.input.shape)}, whose first "
-                    f"axis is not the batch of {batch}",
-                    "keep the examples on the first axis up to this layer",
-                )
-
-
-def _check_versions(given: Sequence[tuple[Tensor, int, str]]) -> None:
-    """No input was changed after it was read."""
-    for x, version, layer in given:
-        if x._version != version:
-            raise refusal(
-                "E0414",
-                f"the input of `{layer}` is changed in place after the layer has read it",
-                "use the operation that returns a new tensor instead",
-            )
 
 
 def pull_back(found: Trace, columns: Tensor) -> dict[str, tuple[Tensor, ...]]:

@@ -7,6 +7,7 @@ forward pass that draws random numbers all leave `a` and `g` well-formed and wro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -16,6 +17,7 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.models.independence import check_examples as check_examples
 from curvlang.models.independence import tolerance as tolerance
 from curvlang.models.refusal import refusal
+from curvlang.models.substitution import substituted
 from curvlang.models.trace import Trace, cut_off
 
 EXAMPLES = 3
@@ -46,61 +48,102 @@ Rebuilt = Callable[[Tensor], "dict[str, Tensor]"]
 """Columns at the output [B, F, 1] to Σ_t g a of every block, [B, size]."""
 
 
-def check_gradient(
-    model: nn.Module,
-    X: Tensor,
-    found: Trace,
-    blocks: Sequence[Shown],
-    rebuilt: Rebuilt,
-) -> None:
-    """Gradients of every example rebuilt from `a` and `g` are those that autograd gives.
+@dataclass(frozen=True, slots=True, eq=False)
+class Tried:
+    """What autograd gives for every example that was tried, run alone.
+
+    Args:
+        direction: Numbers at the outputs, [B, …]; the gradients are those of the product with them.
+        gradients: [B, P].
+        silent: Parameters that no gradient reaches.
+    """
+
+    direction: Tensor
+    gradients: Tensor
+    silent: tuple[str, ...]
+
+
+def tried(model: nn.Module, X: Tensor, output: Tensor) -> Tried:
+    """The gradients of a few examples by one backward pass each.
 
     Args:
         model: The model.
-        X: The inputs of the trace.
-        found: A trace with its graph.
-        blocks: The blocks of all trainable parameters.
-        rebuilt: How they are rebuilt.
+        X: The examples.
+        output: What the model gives for them.
 
     Raises:
-        SpecError: E0417 for a parameter without a path, E0414 for one that is also used outside its layer, or a layer whose
-            positions are not its examples'.
+        SpecError: E0406 for a gradient that is not finite, E0417 where none reaches any parameter, or
+            none reaches a parameter that the output depends on.
     """
-    direction = _direction(found.output)
-    # The first example, and the last: sums over the examples before an example leave the first alone.
-    tried = sorted({0, X.shape[0] - 1})
-    totals = [(model(X[n : n + 1]) * direction[n : n + 1]).sum() for n in tried]
-    whole, cut = zip(*(_gradients(model, total) for total in totals), strict=True)
-    if any(cut):
-        _check_reached(model, (found.output * direction).sum())
-    shown = rebuilt(direction.reshape(direction.shape[0], -1, 1))
-    for n, wanted in zip(tried, whole, strict=True):
-        size = wanted.norm()
-        for block in blocks:
-            if block.name not in shown:
-                continue
-            direct = wanted.index_select(0, block.index)
-            if not _close(shown[block.name][n], direct, tolerance(direct.dtype), size):
-                raise _used_outside(model, block, shown[block.name][n], direct)
+    direction = _direction(output)
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    rows, silent = [], set(own)
+    with torch.enable_grad():
+        for n in range(len(X)):
+            f = model(X[n : n + 1])
+            if not f.requires_grad:
+                raise cut_off("the model's output has no gradient")
+            found = _backward(f, list(own.values()), direction[n : n + 1])
+            pairs = list(zip(own.items(), found, strict=True))
+            silent -= {name for (name, _), gradient in pairs if gradient is not None}
+            rows.append(torch.cat([_entries(p, gradient) for (_, p), gradient in pairs]))
+    gradients = torch.stack(rows)
+    _check_gradients_finite(gradients)
+    ordered = tuple(name for name in own if name in silent)
+    _check_reached(model, X, ordered)
+    return Tried(direction, gradients, ordered)
 
 
-def _used_outside(model: nn.Module, block: Shown, shown: Tensor, direct: Tensor) -> SpecError:
-    """The refusal, with the parameters that differ."""
-    wrong, start = [], 0
-    for name, p in model.named_parameters():
-        if not p.requires_grad:
-            continue
-        own = (block.index >= start) & (block.index < start + p.numel())
-        if name in block.parameters and not _close(shown[own], direct[own], tolerance(p.dtype)):
-            wrong.append(f"`{name}`")
-        start += p.numel()
-    verb = "is" if len(wrong) == 1 else "are"
+def unrunnable(count: int, error: Exception) -> SpecError:
+    """The refusal of a model that does not run on so many examples."""
     return refusal(
-        "E0414",
-        f"{', '.join(wrong)} {verb} also used outside the call of `{block.layer}`",
-        f"use the parameter only by calling `{block.layer}`, or freeze it",
-        notes=("autograd's gradient of an example is not the one that `a` and `g` give",),
+        "E0410",
+        f"the model does not run on a batch of {count}",
+        "use a model that treats the examples of a batch independently, however many",
+        notes=(f"{type(error).__name__}: {error}",),
     )
+
+
+def _backward(f: Tensor, own: Sequence[Tensor], direction: Tensor) -> Sequence[Tensor | None]:
+    """Gradients of an output by the parameters.
+
+    Raises:
+        SpecError: E0425 where the model cannot be differentiated.
+    """
+    try:
+        return torch.autograd.grad(f, own, direction, allow_unused=True)
+    except Exception as error:
+        raise refusal(
+            "E0425",
+            "the backward pass of the model fails",
+            "make `model(x).sum().backward()` run: all derivatives are made of such passes",
+            notes=(f"{type(error).__name__}: {error}",),
+        ) from error
+
+
+def mismatched(found: Trace, blocks: Sequence[Shown], rebuilt: Rebuilt, known: Tried) -> set[str]:
+    """Layers whose `a` and `g` do not give the gradients that autograd gives.
+
+    Their parameters are also used outside the layer's call, or its positions are not its examples'.
+
+    Args:
+        found: A trace with its graph.
+        blocks: The blocks of the layers in it.
+        rebuilt: How `a` and `g` give gradients.
+        known: What autograd gives.
+    """
+    columns = known.direction.reshape(known.direction.shape[0], -1, 1)
+    shown = rebuilt(columns)
+    wrong = set()
+    for block in blocks:
+        if block.name not in shown:
+            continue
+        limit = max(tolerance(use.dtype) for use in found.uses[block.layer])
+        for n, wanted in enumerate(known.gradients):
+            direct = wanted.index_select(0, block.index)
+            if not _close(shown[block.name][n], direct, limit, wanted.norm()):
+                wrong.add(block.layer)
+    return wrong
 
 
 def _direction(f: Tensor) -> Tensor:
@@ -109,29 +152,57 @@ def _direction(f: Tensor) -> Tensor:
     return torch.cos(1.7 * count.square() + count + 0.3).to(dtype=f.dtype, device=f.device)
 
 
-def _check_reached(model: nn.Module, total: Tensor) -> None:
-    """Every trainable parameter has a path to the output.
+def _check_gradients_finite(gradients: Tensor) -> None:
+    """Every example has a gradient.
+
+    Raises:
+        SpecError: E0406.
+    """
+    odd = (~torch.isfinite(gradients).all(1)).nonzero().flatten()
+    if len(odd):
+        raise refusal(
+            "E0406",
+            f"the outputs have no finite gradient on {len(odd)} of {len(gradients)} examples that "
+            f"were tried (first: example {int(odd[0])})",
+            "drop these examples, or keep the model away from points without a derivative (the "
+            "root of 0, the norm of a zero vector)",
+        )
+
+
+def _check_reached(model: nn.Module, X: Tensor, silent: Sequence[str]) -> None:
+    """Parameters without a path to the output take no part in it.
+
+    Where the output changes with one of them, its path is cut (`detach`, `no_grad`): derivatives by
+    it would all be zero, and wrong.
 
     Raises:
         SpecError: E0417.
     """
-    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    found = torch.autograd.grad(total, list(own.values()), allow_unused=True, retain_graph=True)
-    cut = [f"`{name}`" for name, gradient in zip(own, found, strict=True) if gradient is None]
+    if not silent:
+        return
+    with torch.no_grad():
+        plain = model(X)
+        cut = [f"`{name}`" for name in silent if not _same(plain, _moved(model, X, name))]
     if cut:
         raise cut_off(f"no gradient of the output reaches {', '.join(cut)}")
 
 
-def _gradients(model: nn.Module, total: Tensor) -> tuple[Tensor, bool]:
-    """∂total/∂θ over all trainable parameters, [P], and whether any of them has no path there."""
-    own = [p for p in model.parameters() if p.requires_grad]
-    found = torch.autograd.grad(total, own, allow_unused=True)
-    pieces = (
-        torch.zeros_like(p) if gradient is None else gradient
-        for p, gradient in zip(own, found, strict=True)
-    )
-    flat = torch.cat([_dense(piece).reshape(-1) for piece in pieces])
-    return flat, any(gradient is None for gradient in found)
+def _moved(model: nn.Module, X: Tensor, name: str) -> Tensor:
+    """The output where the entries of one parameter are a hundredth larger, and none is zero."""
+    p = model.get_parameter(name)
+    step = 1e-2 * p.detach().abs().clamp_min(1e-2)
+    with substituted(model, {name: p.detach() + step.to(p.dtype)}):
+        output: Tensor = model(X)
+    return output
+
+
+def _same(x: Tensor, y: Tensor) -> bool:
+    return x.shape == y.shape and bool(torch.equal(x, y))
+
+
+def _entries(p: Tensor, gradient: Tensor | None) -> Tensor:
+    """A gradient as a vector; zeros where there is none."""
+    return (torch.zeros_like(p) if gradient is None else _dense(gradient)).detach().reshape(-1)
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from curvlang.compiler.derive import describe_stage
 from curvlang.compiler.fits import Unfit, first_unfit, unfit
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.language.chain import Chain
-from curvlang.models.blocks import LayerBlock, blocks
+from curvlang.models.blocks import LayerBlock
 from curvlang.models.task import Task
 
 
@@ -19,13 +19,18 @@ def without_ignored(chains: Sequence[Chain], task: Task) -> Task:
         chains: All chains of the run, those that others are compared with included.
         task: The task.
     """
-    ignoring = [c for c in chains if any(stage.others == "ignore" for stage in c.stages)]
-    if not any(u.ignored for u in map(unfit, ignoring) if u is not None):
+    if not ignoring(chains):
         return task
     left = {name for block in _others_of(task) for name in block.parameters}
     if not left:
         return task
     return task.restricted([name for name in task.parameters if name not in left])
+
+
+def ignoring(chains: Sequence[Chain]) -> bool:
+    """Whether a chain takes the parameters that it does not fit out of the problem."""
+    clauses = [c for c in chains if any(stage.others == "ignore" for stage in c.stages)]
+    return any(u.ignored for u in map(unfit, clauses) if u is not None)
 
 
 def misfits(chains: Sequence[Chain], task: Task) -> list[Diagnostic]:
@@ -54,7 +59,7 @@ def besides(chains: Sequence[Chain], others: Sequence[LayerBlock]) -> tuple[Chai
 
 def _others_of(task: Task) -> tuple[LayerBlock, ...]:
     """The blocks of a model whose `a` and `g` mean nothing by themselves."""
-    found = blocks(task.model, task.few, verified=False)
+    found = task.blocks()
     return tuple(block for block in found if not block.factored)
 
 

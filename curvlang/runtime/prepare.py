@@ -13,7 +13,7 @@ from curvlang.compiler.plan import BATCH_AT_MOST, DENSE_AT_MOST, Geometry, Plan,
 from curvlang.compiler.planner import plan
 from curvlang.compiler.program import Fisher, Partition, Program, Result
 from curvlang.language.chain import Chain
-from curvlang.models.blocks import LayerBlock, blocks
+from curvlang.models.blocks import LayerBlock
 from curvlang.models.flops import hessian_flops, leaves_flops
 from curvlang.models.task import Task
 from curvlang.runtime.columns import column_count, repairs, require_columns
@@ -43,13 +43,17 @@ KEPT_SHARE = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """Plans for the chains of a run, and the blocks of the model they are made for."""
+    """Plans for the chains of a run, and the blocks of the model they are made for.
+
+    `picks` says whether the model picks rows by their values (`models.routing`).
+    """
 
     programs: tuple[Program, ...]
     chains: tuple[tuple[Result, ...], ...]
     plans: tuple[Plan, ...]
     blocks: Mapping[Partition, tuple[LayerBlock, ...]]
     phases: tuple[Phase, ...]
+    picks: bool = False
 
     def plan_of(self, result: Result) -> Plan:
         """The plan that computes a result."""
@@ -87,7 +91,7 @@ def prepare(
     beside = besides(chains, [b for b in found[Partition.LAYER] if not b.factored])
     programs, results = derive(chains, last=last, beside=beside)
     if any(program.partition is Partition.PARAMETER for program in programs):
-        found[Partition.PARAMETER] = blocks(task.model, task.few, "parameter", verified=False)
+        found[Partition.PARAMETER] = task.blocks("parameter")
     itemsize = torch.empty((), dtype=task.precision).element_size()
     with torch.no_grad():
         outputs = task.model(task.few[:1]).numel()
@@ -115,7 +119,7 @@ def prepare(
     phases = footprint(plans, found, task)
     worst = largest(phases)
     require(worst.bytes, task.device, f"this run ({worst.name})", repairs(plans))
-    return Prepared(programs, results, plans, found, phases)
+    return Prepared(programs, results, plans, found, phases, task.facts.picks)
 
 
 def _in_memory(
@@ -167,7 +171,7 @@ def model_flops(prepared: Prepared, task: Task) -> dict[str, int]:
 
 def _blocks_of(task: Task) -> dict[Partition, tuple[LayerBlock, ...]]:
     """The blocks by layer; what `a` and `g` give is checked once for every partition."""
-    layers = blocks(task.model, task.few)
+    layers = task.blocks()
     return {Partition.MODEL: layers, Partition.LAYER: layers}
 
 

@@ -21,7 +21,6 @@ from curvlang.language.chain import (
     Relation,
     TaskSpec,
 )
-from curvlang.models.blocks import blocks
 from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.combine import fit_combination
@@ -197,7 +196,7 @@ def _compared(law: Law, left: Quantity, right: Quantity, spec: TaskSpec, bench: 
     a, b = _value(left, spec, bench), _value(right, spec, bench)
     both = all(blocked(q.curvature) for q in (left, right))
     if a.ndim == 2 and (law.blocks or both):
-        layers = blocks(bench.task(spec).model, bench.task(spec).few)
+        layers = bench.task(spec).blocks()
         return block_gap(a, b, {x.name: x.index for x in layers})
     return plain_gap(a, b)
 
@@ -218,7 +217,7 @@ def _nearness(
     subject, target, other = (bench.dense(q.curvature, spec) for q in quantities)
     if law.blocks:
         task = bench.task(spec)
-        layers = blocks(task.model, task.few)
+        layers = task.blocks()
         subject, target, other = (cut(x, layers) for x in (subject, target, other))
     near, far = float((subject - target).norm()), float((other - target).norm())
     scale = max(float(x.norm()) for x in (subject, target, other))

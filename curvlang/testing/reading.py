@@ -63,7 +63,7 @@ def _read_chain(chain: Chain, task: Task, seed: int, noise: float) -> Tensor:
     result = results[-1]
     program = next(p for p in programs if p.key == result.key)
     by = "parameter" if result.partition is Partition.PARAMETER else "layer"
-    layers = blocks(task.model, task.few, by)
+    layers = task.blocks(by)
     whole = torch.zeros(task.P, task.P, dtype=torch.float64, device=task.device)
     rounding = np.random.default_rng(0)
     # The interpreter computes with numpy, wherever the leaves come from.
@@ -129,7 +129,7 @@ def _leaf(leaf: Leaf, given: Mapping[str, Tensor], task: Task, index: Tensor) ->
     block = _hessian(task)[index[:, None], index]
     if len(leaf.indices) == 2:
         return np.asarray(block.cpu().numpy(), float)
-    rows = next(b for b in blocks(task.model, task.few) if torch.equal(b.index, index))
+    rows = next(b for b in task.blocks() if torch.equal(b.index, index))
     shape = (rows.d_out, rows.d_in, rows.d_out, rows.d_in)
     return np.asarray(block.reshape(shape).cpu().numpy(), float)
 

@@ -169,7 +169,7 @@ def test_the_model_is_left_as_it_was() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_a_layer_that_does_not_reach_the_output_is_refused() -> None:
+def test_a_layer_that_does_not_reach_the_output_has_no_gradient() -> None:
     class Idle(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -181,9 +181,12 @@ def test_a_layer_that_does_not_reach_the_output_is_refused() -> None:
 
     model = Idle().double()
     X = torch.randn(N, 4, dtype=torch.float64)
-    assert_refused("E0417", lambda: blocks(model, X), "`idle.weight`", "`idle.bias`")
-    model.idle.requires_grad_(False)
-    assert [block.name for block in blocks(model, X)] == ["used"]
+    y = torch.zeros(N, dtype=torch.long)
+    found = blocks(model, X)
+    assert [block.name for block in found] == ["used", "idle"]
+    gradients = per_example_gradients(model, LOSSES["cross_entropy"], X, y, found)
+    assert not gradients[:, found[1].index].any()
+    assert gradients[:, found[0].index].any()
 
 
 def test_frozen_parameters_are_no_parameters_of_the_problem() -> None:

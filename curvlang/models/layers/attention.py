@@ -17,6 +17,7 @@ class InProjection(Linear):
     name = "MultiheadAttention (in)"
     weight = "in_proj_weight"
     bias = "in_proj_bias"
+    folds = False
 
     def refuses(self, module: nn.Module) -> str | None:
         """Keys and values of other widths have matrices of their own."""
@@ -35,6 +36,7 @@ class OutProjection(Linear):
     """`out_proj` of attention."""
 
     name = "MultiheadAttention (out)"
+    folds = False
 
     def dense_rows(self, module: nn.Module) -> bool:
         """It is no module's output."""

@@ -17,6 +17,7 @@ class Embedding(Layer):
     """`nn.Embedding`: weight [V, D] gives o = D, i = V; the padding row has no gradient."""
 
     name = "Embedding"
+    folds = True
 
     def refuses(self, module: nn.Module) -> str | None:
         """Rows that a forward pass changes, and gradients that are no gradients."""
@@ -49,6 +50,7 @@ class EmbeddingBag(Embedding):
     """`nn.EmbeddingBag` on [B, L]: one position whose `a` has a weight for every entry."""
 
     name = "EmbeddingBag"
+    folds = False
 
     def refuses(self, module: nn.Module) -> str | None:
         """The largest entry of a bag is no linear function of the rows."""

@@ -40,6 +40,8 @@ class Layer(ABC):
     """Whether `a` and `g` have a meaning of their own; else only the sum of their product has."""
     rows: ClassVar[bool] = False
     """Whether `a` is the module's input and nothing else, whatever the module."""
+    folds: ClassVar[bool] = False
+    """Whether examples and positions may stand on the first axis together: it reads the last alone."""
     weight: ClassVar[str] = "weight"
     bias: ClassVar[str] = "bias"
 

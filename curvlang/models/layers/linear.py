@@ -18,6 +18,7 @@ class Linear(Layer):
 
     name = "Linear"
     rows = True
+    folds = True
 
     def parts(self, module: nn.Module) -> tuple[Part, ...]:
         """The weight as it is."""

@@ -34,6 +34,7 @@ class Norm(Layer):
         self.kind = name
         self.normalised = normalised
         self.channels_last = channels_last
+        self.folds = channels_last  # type: ignore[misc]
 
     def refuses(self, module: nn.Module) -> str | None:
         """Statistics of the batch mix its examples."""
