@@ -136,15 +136,22 @@ def scored_blocks(operator: Operator, task: Task) -> tuple[Scored, ...] | None:
 def layers_of_parts(
     operator: BlockDiagonal, layers: Sequence[LayerBlock]
 ) -> tuple[LayerBlock, ...] | None:
-    """The layers' blocks, as many of them as one as in the operator; None where they are others."""
+    """The layers' blocks, as many of them as one as in the operator; None where they are others.
+
+    A layer's weight that was a block of its own where it was fitted may have its entries in another order.
+    """
     if {name for layer in layers for name in layer.names} != set(operator.names):
         return None
     together = {layer.names: layer for layer in layers}
-    parts = [names for names, _, _ in operator.named_parts()]
+    places = {names: index for names, _, index in operator.named_parts()}
+    parts = list(places)
     left = [layer for layer in layers if layer.names not in set(parts)]
     single = {own.names: own for layer in left for own in apart_blocks(layer)}
     found = together | single
-    return tuple(found[names] for names in parts) if set(parts) <= set(found) else None
+    if not set(parts) <= set(found):
+        return None
+    same = all(torch.equal(found[names].index, index) for names, index in places.items())
+    return tuple(found[names] for names in parts) if same else None
 
 
 def _scored(layer: LayerBlock, part: Operator, dtype: torch.dtype) -> Scored:

@@ -25,7 +25,7 @@ from curvlang.ir.indices import rename_names
 from curvlang.ir.interpreter import interpret
 from curvlang.language.chain import Chain, Curvature
 from curvlang.language.sums import DECAY, states_decay, weighted_chains
-from curvlang.models.blocks import LayerBlock, blocks, trainable
+from curvlang.models.blocks import LayerBlock, trainable
 from curvlang.models.leaves import columns, leaves, loss_hessian
 from curvlang.models.leaves import jacobian as output_jacobian
 from curvlang.models.substitution import functional_call
@@ -206,7 +206,7 @@ def _autodiff_chain(chain: Chain, task: Task) -> Tensor:
     else:
         whole = torch.stack(list(_gauss_newton(task))).mean(0)
     if "block_diagonal" in named:
-        whole = cut(whole, blocks(task.model, task.few, str(named["block_diagonal"]["by"])))
+        whole = cut(whole, task.blocks(str(named["block_diagonal"]["by"])))
     return whole
 
 
