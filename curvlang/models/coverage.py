@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, vmap
 
-from curvlang.models.blocks import scale_and_shift, trainable
+from curvlang.models.blocks import Facts, offsets, scale_and_shift, trainable
 from curvlang.models.modes import settled
-from curvlang.models.substitution import functional_call
-from curvlang.models.survey import Survey, survey
+from curvlang.models.precision import exact_gradients
+from curvlang.models.refusal import refusal
+from curvlang.models.survey import Bare, CoveredLayer, survey
 from curvlang.models.task import Task
 
 MEMORY = 2**27
@@ -114,47 +114,76 @@ def coverage(model: nn.Module, task: Task | None = None) -> Coverage:
 
     Args:
         model: Any module; it is not run unless a task is given.
-        task: Gives loss and training examples, to measure what share of the squared per-example
-            gradient norm every parameter has.
+        task: Gives loss and training examples: layers are then tried on a few of them, and every
+            parameter's share of the squared per-example gradient norm is measured.
 
     Returns:
         A row for every parameter, frozen ones included.
+
+    Raises:
+        SpecError: E0412 where the task is about a model with other parameters.
     """
-    found = survey(model)
-    shares = {} if task is None else gradient_shares(model, task)
+    if task is None:
+        found, facts = survey(model), Facts()
+        shares: dict[str, float] = {}
+    else:
+        _check_same(model, task)
+        model, facts = task.model, task.facts
+        found, shares = survey(model), gradient_shares(task)
     return Coverage(
-        tuple(_row(model, found, name, p, shares.get(name)) for name, p in model.named_parameters())
+        tuple(
+            _row(model, facts.split(found), name, p, shares.get(name))
+            for name, p in model.named_parameters()
+        )
     )
 
 
-def gradient_shares(model: nn.Module, task: Task) -> dict[str, float]:
+def _check_same(model: nn.Module, task: Task) -> None:
+    """The task's model is the one that is asked about, or the copy of it that takes tensors."""
+    own = {name: p.shape for name, p in model.named_parameters()}
+    if own != {name: p.shape for name, p in task.model.named_parameters()}:
+        raise refusal(
+            "E0412",
+            "the task is about another model: its parameters have other names or shapes",
+            "pass the model that the task was made with",
+        )
+
+
+def gradient_shares(task: Task) -> dict[str, float]:
     """Σ_n ‖∂ℓ_n/∂θ_p‖² of every trainable parameter, as shares of their sum."""
-    theta = {name: p.detach() for name, p in trainable(model).items()}
+    own, starts = trainable(task.model), offsets(task.model)
+    sums = dict.fromkeys(own, 0.0)
+    each = task.P * torch.empty((), dtype=task.precision).element_size()
+    for X, y in task.batches(max(1, MEMORY // each)):
 
-    def one(theta: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        f = functional_call(model, dict(theta), (x.unsqueeze(0),))
-        return task.loss.per_example(f, y.unsqueeze(0)).squeeze(0)
+        def of_batch(X: Tensor = X, y: Tensor = y) -> Tensor:
+            return exact_gradients(task.model, task.loss, X, y, task.blocks())
 
-    size = max(1, MEMORY // (task.P * next(iter(theta.values())).element_size()))
-    sums = dict.fromkeys(theta, 0.0)
-    for X, y in task.batches(size):
-        gradients = vmap(grad(one), in_dims=(None, 0, 0))(theta, X, y)
-        for name, value in gradients.items():
-            sums[name] += float(value.to(torch.float64).square().sum())
+        found = task.retried(of_batch)
+        squares = found.to(torch.float64).square().sum(0)
+        for name, p in own.items():
+            sums[name] += float(squares[starts[name] : starts[name] + p.numel()].sum())
     total = math.fsum(sums.values())
     return {name: value / total if total > 0 else 0.0 for name, value in sums.items()}
 
 
-def _row(model: nn.Module, found: Survey, name: str, p: Tensor, share: float | None) -> Row:
+def _row(
+    model: nn.Module,
+    split: tuple[Sequence[CoveredLayer], Sequence[Bare]],
+    name: str,
+    p: nn.Parameter,
+    share: float | None,
+) -> Row:
+    layers, bare = split
     path = name.rpartition(".")[0]
     type_name = type(model.get_submodule(path)).__name__
     shape = tuple(p.shape)
-    if name in found.frozen:
+    if not p.requires_grad:
         return Row(name, shape, path or "model", type_name, "frozen", "requires_grad is False")
-    for item in found.bare:
+    for item in bare:
         if name == item.parameter:
             return Row(name, shape, item.module, item.type, "others", item.reason, share)
-    layer = next(x for x in found.layers if name in (x.weight, x.bias))
+    layer = next(x for x in layers if name in (x.weight, x.bias))
     if not layer.kind.factored:
         reason = scale_and_shift(layer.module)
         return Row(name, shape, path or "model", type_name, "others", reason, share)
