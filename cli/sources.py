@@ -49,7 +49,7 @@ class Sources:
         found: list[str] = []
         for name, value in (("--task", self.task), ("--data", self.data), ("--model", self.model)):
             if value is not None:
-                found += [name, str(Path(value).resolve()) if Path(value).is_file() else value]
+                found += [name, str(Path(value).resolve()) if _exists(value) else value]
         return [*found, "--allow-python"] if self.allow_python else found
 
 
@@ -108,8 +108,20 @@ def _model(text: str, own: Part) -> Part:
 
 
 def _is_path(text: str) -> bool:
-    """Whether a text is a path: a file that is there, or a name with a suffix and no brackets."""
-    return Path(text).is_file() or ("(" not in text and bool(Path(text).suffix))
+    """Whether a text is a path: a file or folder that is there, or a name with a suffix and no brackets."""
+    from curvlang.language.registry import DATA, MODELS
+
+    if text in DATA or text in MODELS:
+        return False
+    return _exists(text) or ("(" not in text and bool(Path(text).suffix))
+
+
+def _exists(text: str) -> bool:
+    """Whether there is such a file or folder; no file has the name of a long line of a spec."""
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def fresh_task(wanted: TaskSpec, sources: Sources, *, seed: int, device: torch.device) -> Task:

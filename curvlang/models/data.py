@@ -86,7 +86,7 @@ def check_share(test: float, examples: int, least: int = 1) -> None:
         raise refusal(
             "E0412",
             f"`test = {test:g}` leaves too few of {examples} examples on one side",
-            f"take a share between {low:.3f} and {high:.3f}, such as 0.1",
+            f"take a share from {low:.3g} to {high:.3g}",
         )
 
 

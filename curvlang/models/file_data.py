@@ -12,10 +12,14 @@ from torch import Generator, Tensor
 from curvlang.language.registry import NONE
 from curvlang.language.values import suggestion
 from curvlang.models.data import Data, check_share
-from curvlang.models.files import TABLES, Column, Table, read_table
+from curvlang.models.fields import IGNORED
+from curvlang.models.file_columns import Column, Table
+from curvlang.models.files import TABLES, read_table
 from curvlang.models.refusal import refusal
 
 ALL = ("all",)
+CLASSES = 2**24
+"""More outputs than any classifier has; a number beyond names something else than a class."""
 PARTS = {"train": "train", "query": "query", "test": "query"}
 """Words of a `split` column, and the part that each means."""
 
@@ -129,6 +133,10 @@ class _Where:
         found = table[name]
         if isinstance(found, Tensor) and found.ndim == 0:
             self.refuse(f"`{name}` is one number, not one for each example", "leave it out")
+        if isinstance(found, Tensor) and len(found) and not found.numel():
+            self.refuse(
+                f"`{name}` has no number for an example: {list(found.shape)}", "leave it out"
+            )
         return found
 
     def _joined(self, names: Sequence[str], columns: Sequence[Column], *, numbers: bool) -> Tensor:
@@ -149,15 +157,26 @@ class _Where:
     def _numeric(self, name: str, column: Column) -> Tensor:
         if not isinstance(column, Tensor):
             bad = next((k for k, cell in enumerate(column) if not _is_number(cell)), 0)
-            shown = f"`{column[bad]}`" if column and column[bad] else "nothing"
+            shown = _shown(column[bad]) if column and column[bad] else "nothing"
             self.refuse(
                 f"column `{name}` has {shown} at row {bad + 1}, which is no number",
                 "leave the column out of `inputs`, or write numbers",
             )
         if column.is_floating_point():
             self._finite(name, column)
-            return column.to(torch.float32)
+            return self._single(name, column)
         return column
+
+    def _single(self, name: str, column: Tensor) -> Tensor:
+        """In float32, which reaches to 3.4e38."""
+        found = column.to(torch.float32)
+        if not bool(torch.isfinite(found).all()):
+            largest = float(column.double().abs().max())
+            self.refuse(
+                f"`{name}` has numbers as large as {largest:g}, which float32 cannot hold",
+                "write them in another unit",
+            )
+        return found
 
     def _finite(self, name: str, column: Tensor) -> None:
         wrong = ~torch.isfinite(column)
@@ -185,13 +204,22 @@ class _Where:
                     "which is no class number",
                     "give class numbers, or write `loss mse` for a regression",
                 )
-        y = y.to(torch.int64)
-        if bool((y < 0).any()) and y.ndim == 1:
-            row = int((y < 0).to(torch.uint8).argmax())
+        self._classes_in_range(y.double() if y.is_floating_point() else y)
+        return y.to(torch.int64)
+
+    def _classes_in_range(self, y: Tensor) -> None:
+        """Not below 0 (but what a loss over positions leaves out), not beyond any model's outputs."""
+        below = (y < 0) & (y != IGNORED) if y.ndim > 1 else y < 0
+        outside = below | (y >= CLASSES)
+        if bool(outside.any()):
+            wrong = outside.reshape(len(y), -1)
+            row = int(wrong.any(1).to(torch.uint8).argmax())
+            place = int(wrong[row].to(torch.uint8).argmax())
             self.refuse(
-                f"`{shown}` has the class {int(y[row])} at row {row + 1}", "classes start at 0"
+                f"`{self.target[0]}` has the class {float(y.reshape(len(y), -1)[row, place]):.0f} "
+                f"at row {row + 1}",
+                f"number the classes 0, 1, 2, … (below {CLASSES}), or write them as texts",
             )
-        return y
 
     def numbers(self, y: Column) -> Tensor:
         """Targets [N, k], float32."""
@@ -251,6 +279,12 @@ def _split(
             where.refuse(f"`{where.split}` names no row `{part}`", "name some")
     is_train = torch.tensor([x == "train" for x in chosen])
     return is_train.nonzero()[:, 0], (~is_train).nonzero()[:, 0]
+
+
+def _shown(cell: str) -> str:
+    """A text of the file on one line, not too long of it."""
+    plain = " ".join(cell.split())
+    return f"`{plain if len(plain) <= 60 else plain[:60] + '…'}`"
 
 
 def _is_number(cell: str) -> bool:

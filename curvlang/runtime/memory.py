@@ -6,24 +6,22 @@ code allocates. The model, the data, and what the interpreter and its libraries 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 
 import torch
 
 from curvlang.diagnostics.diagnostic import Diagnostic, MachineError, SpecError
-from curvlang.runtime.cgroup import left_in_group
+from curvlang.diagnostics.free_memory import free_memory
+from curvlang.diagnostics.free_memory import gibibytes as gibibytes
 
 Memory = int | str | None
 """Bytes, `"2 GiB"`, or no limit."""
 
 _SHARE = 0.8
 """Share of the free memory that a plan may count on; the rest is other people's."""
-_MEMINFO = Path("/proc/meminfo")
 _AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)?\s*", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1} | {
     f"{letter}{kind}": base**power
@@ -91,13 +89,7 @@ def _free(device: torch.device) -> int:
     """Bytes that nothing holds: those of the machine, or of the control group if that has fewer."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if _MEMINFO.exists():
-        for line in _MEMINFO.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-    group = left_in_group()
-    return free if group is None else min(free, group)
+    return free_memory()
 
 
 def left(device: torch.device) -> str:
@@ -133,14 +125,6 @@ def require(needed: int, device: torch.device, purpose: str, repairs: tuple[str,
 def _last_repair() -> str:
     free = "free memory on the machine" if _LIMIT.get() is None else "allow more `memory`"
     return f"use a smaller model or `--dtype float32` (`dtype=torch.float32` in Python), or {free}"
-
-
-def gibibytes(count: int) -> str:
-    """A number of bytes as a person reads it."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"
 
 
 def exhausted(error: BaseException) -> MachineError | None:

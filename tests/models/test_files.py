@@ -189,7 +189,7 @@ def test_parquet_with_gaps_ragged_lists_or_without_its_package(monkeypatch):
     from pyarrow import parquet
 
     parquet.write_table(arrow.table({"a": [1.0, None], "y": [0, 1]}), "gap.parquet")
-    assert_refused("E0552", lambda: file_data("gap.parquet"), "column `a` has no value at row 1")
+    assert_refused("E0552", lambda: file_data("gap.parquet"), "column `a` has no value at row 2")
     parquet.write_table(arrow.table({"a": [[1.0], [1.0, 2.0]], "y": [0, 1]}), "r.parquet")
     assert_refused("E0552", lambda: file_data("r.parquet"), "lists of column `a` differ in length")
     parquet.write_table(arrow.table({"a": [[1.0, 3.0], [1.0, 2.0]]}), "l.parquet")

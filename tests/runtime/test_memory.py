@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import curvlang as cv
+from curvlang.diagnostics import free_memory
+from curvlang.diagnostics.cgroup import left_in_group
 from curvlang.facade import chains_of, chosen
 from curvlang.language import task_text
 from curvlang.models.builtin import task_from
-from curvlang.runtime import memory
-from curvlang.runtime.cgroup import left_in_group
 from curvlang.runtime.memory import amount, available, limited, require
 from curvlang.runtime.prepare import prepare
 from tests.oracles.allocations import peak_bytes
@@ -96,9 +96,9 @@ def test_control_groups_of_version_1(tmp_path):
 
 
 def test_a_container_limits_what_is_available(monkeypatch):
-    monkeypatch.setattr(memory, "left_in_group", lambda: 1000)
+    monkeypatch.setattr(free_memory, "left_in_group", lambda: 1000)
     assert available(CPU) == 800
-    monkeypatch.setattr(memory, "left_in_group", lambda: None)
+    monkeypatch.setattr(free_memory, "left_in_group", lambda: None)
     assert available(CPU) > 800
 
 
