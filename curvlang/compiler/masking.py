@@ -30,13 +30,28 @@ from curvlang.ir.expr import (
     Space,
     Yield,
 )
-from curvlang.ir.indices import free_indices, with_children
+from curvlang.ir.indices import free_indices, walk, with_children
 from curvlang.language.chain import Chain, Stage
 
 
 def masked(chain: Chain) -> Chain:
     """The chain with its means over positions weighed."""
     return replace(chain, stages=tuple(map(_stage, chain.stages)))
+
+
+def takes_means(chain: Chain) -> bool:
+    """Whether a stage takes a mean over positions."""
+    return any(map(_takes, chain.stages))
+
+
+def _takes(stage: Stage) -> bool:
+    others = stage.others if isinstance(stage.others, tuple) else ()
+    values = (x.value for x in stage.body if isinstance(x, Define | Yield))
+    return any(_mean(x) for value in values for x in walk(value)) or any(map(_takes, others))
+
+
+def _mean(expr: Expr) -> bool:
+    return isinstance(expr, Reduce) and expr.kind is ReductionKind.MEAN and _position(expr.indices)
 
 
 def _stage(stage: Stage) -> Stage:

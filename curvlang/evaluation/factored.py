@@ -35,6 +35,7 @@ from curvlang.models.loss import Loss
 from curvlang.models.precision import exact_leaves
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, EigenBasis, Operator, Stacked
+from curvlang.runtime.alignment import varying
 from curvlang.runtime.memory import available
 
 HELD = 2**27
@@ -348,6 +349,9 @@ def leaf_batches(
         with in_part(part, done):
             found = exact_leaves(task.model, loss, X, y, layers, {"a", "e"})
         done += len(X)
+        for b in layers:
+            if b.positions == 1 != found[b.name]["a"].shape[-2]:
+                raise varying(b.layer)
         yield len(X), {b.name: (found[b.name]["a"], found[b.name]["e"]) for b in layers}
 
 

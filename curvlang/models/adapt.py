@@ -15,6 +15,8 @@ from curvlang.models.packed import Layout, check_fields, is_packed, layout_of, p
 from curvlang.models.refusal import refusal
 
 MASK = "attention_mask"
+DECODER = "decoder_"
+"""What the names of a decoder's own fields begin with."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,7 +125,7 @@ def _from_fields(
     y, yq = (t.to(dtype) if t.is_floating_point() else t for t in (y, yq))
     if _positions(made, X, y):
         y, yq = (
-            _aligned(t, side.get(MASK), shift_labels, part)
+            _aligned(t, side, shift_labels, part)
             for t, side, part in ((y, first, "train"), (yq, second, "query"))
         )
     elif shift_labels:
@@ -180,7 +182,7 @@ def _positions(model: nn.Module, X: Tensor, y: Tensor) -> bool:
     return bool(f.ndim == 3 and f.shape[1] == y.shape[1])
 
 
-def _aligned(y: Tensor, mask: Tensor | None, shift: bool | None, part: str) -> Tensor:
+def _aligned(y: Tensor, fields: dict[str, Tensor], shift: bool | None, part: str) -> Tensor:
     """Labels that stand at the position that predicts them."""
     if shift is None:
         raise refusal(
@@ -190,13 +192,17 @@ def _aligned(y: Tensor, mask: Tensor | None, shift: bool | None, part: str) -> T
             "`shift_labels=False` where labels stand at the positions that predict them",
             notes=("`transformers` shifts labels inside the model's own loss",),
         )
+    # Where a decoder reads sequences of its own, labels stand at those.
+    decoder = any(name.startswith(DECODER) for name in fields)
+    own = DECODER + MASK if decoder else MASK
+    mask = fields.get(own)
     if mask is not None and mask.shape == y.shape:
         counted = int(((mask == 0) & (y != IGNORED)).sum())
         if counted:
             raise refusal(
                 "E0558",
-                f"{counted} labels of `{part}` stand at positions that `{MASK}` leaves out",
-                f"set them to {IGNORED}: `labels[attention_mask == 0] = {IGNORED}`",
+                f"{counted} labels of `{part}` stand at positions that `{own}` leaves out",
+                f"set them to {IGNORED}: `labels[{own} == 0] = {IGNORED}`",
             )
     return next_labels(y) if shift else y
 

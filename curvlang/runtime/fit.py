@@ -21,6 +21,7 @@ from curvlang.models.layer_columns import layer_columns
 from curvlang.models.precision import exact_jacobian, exact_leaves, exact_loss_hessian
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, ByExample, Operator, described
+from curvlang.runtime.alignment import Aligned, varying
 from curvlang.runtime.assemble import operators
 from curvlang.runtime.execute import Execution
 from curvlang.runtime.footprint import reads_hessian
@@ -221,6 +222,7 @@ class _Batch:
         if program.partition is Partition.MODEL:
             return {"model": self._whole(program, kinds)}
         by_block = self._layers(program.partition, program.fisher, "e" in kinds)
+        self._check_positions(program.partition, by_block)
         names = {name: leaf.kind for name, leaf in program.leaves.items() if leaf.per_example}
         return {
             block: {name: given[kind] for name, kind in names.items()}
@@ -244,12 +246,24 @@ class _Batch:
                     fisher or Fisher(),
                     self.generator,
                 )
-            if self.task.mask is not None:
-                rows = slice(self.start, self.start + len(self.x))
-                for block in self.prepared.blocks[partition]:
-                    known = self.known[key][block.name]
-                    known |= position_weights(block, self.task.mask, rows, self.task.precision)
+            for block in self.prepared.blocks[partition]:
+                self.known[key][block.name] |= self._weights(block)
         return self.known[key]
+
+    def _check_positions(self, partition: Partition, known: dict[str, dict[str, Tensor]]) -> None:
+        """Layers have the positions that the plan's code is made for."""
+        for block in self.prepared.blocks[partition]:
+            if block.factored and known[block.name]["a"].shape[-2] != block.positions:
+                raise varying(block.layer)
+
+    def _weights(self, block: LayerBlock) -> dict[str, Tensor]:
+        """What every position of a layer counts in a mean, where some are padding."""
+        if not self.prepared.aligned:
+            return {}
+        rows = slice(self.start, self.start + len(self.x))
+        calls = self.prepared.aligned.get(block.layer, (Aligned(block.positions),))
+        like = torch.empty((), dtype=self.task.precision, device=self.task.device)
+        return position_weights(calls, rows, self.task.N, like, block.count)
 
     def _whole(self, program: Program, kinds: set[str]) -> dict[str, Any]:
         found: dict[str, Any] = {}

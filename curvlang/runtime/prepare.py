@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from curvlang.compiler.derive import derive
-from curvlang.compiler.masking import masked
+from curvlang.compiler.masking import masked, takes_means
 from curvlang.compiler.plan import BATCH_AT_MOST, DENSE_AT_MOST, Geometry, Plan, keeping, plan_of
 from curvlang.compiler.planner import plan
 from curvlang.compiler.program import Fisher, Partition, Program, Result
@@ -16,6 +16,7 @@ from curvlang.language.chain import Chain
 from curvlang.models.blocks import LayerBlock
 from curvlang.models.flops import hessian_flops, leaves_flops
 from curvlang.models.task import Task
+from curvlang.runtime.alignment import Aligned, alignments, check_lengths, has_padding
 from curvlang.runtime.columns import column_count, repairs, require_columns
 from curvlang.runtime.footprint import (
     Phase,
@@ -46,6 +47,7 @@ class Prepared:
     """Plans for the chains of a run, and the blocks of the model they are made for.
 
     `picks` says whether the model picks rows by their values (`models.routing`).
+    `aligned` says which positions of every layer count in means over positions, where some are padding.
     """
 
     programs: tuple[Program, ...]
@@ -54,6 +56,7 @@ class Prepared:
     blocks: Mapping[Partition, tuple[LayerBlock, ...]]
     phases: tuple[Phase, ...]
     picks: bool = False
+    aligned: Mapping[str, Sequence[Aligned]] = field(default_factory=dict)
 
     def plan_of(self, result: Result) -> Plan:
         """The plan that computes a result."""
@@ -85,7 +88,8 @@ def prepare(
         SpecError: Where the model is not covered or the plan is refused.
         MachineError: Where the plan's memory is more than the machine has.
     """
-    if task.mask is not None:
+    padded = any(map(takes_means, chains)) and has_padding(task)
+    if padded:
         chains = [masked(chain) for chain in chains]
     found = _blocks_of(task)
     beside = besides(chains, [b for b in found[Partition.LAYER] if not b.factored])
@@ -119,7 +123,10 @@ def prepare(
     phases = footprint(plans, found, task)
     worst = largest(phases)
     require(worst.bytes, task.device, f"this run ({worst.name})", repairs(plans))
-    return Prepared(programs, results, plans, found, phases, task.facts.picks)
+    if any(program.partition is not Partition.MODEL for program in programs):
+        check_lengths(task, found[Partition.LAYER])
+    aligned = alignments(task, found[Partition.LAYER]) if padded else {}
+    return Prepared(programs, results, plans, found, phases, task.facts.picks, aligned)
 
 
 def _in_memory(
