@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.models.calls import exhausted
 from curvlang.models.loss import Loss
 from curvlang.models.refusal import refusal
 
@@ -139,7 +140,13 @@ def _fault(model: nn.Module, loss: Loss, own: dict[str, nn.Parameter], X: Tensor
     slope = loss.gradient(_wide(f.detach()), _wide(y)).reshape(f.shape)
     if not all_finite(slope):
         return f"the gradient of its loss by the model's output is {_value(slope)}"
-    gradients = torch.autograd.grad(f, list(own.values()), slope.to(f.dtype), allow_unused=True)
+    try:
+        gradients = torch.autograd.grad(f, list(own.values()), slope.to(f.dtype), allow_unused=True)
+    except Exception as error:
+        # A backward pass that fails is refused where it is needed, with its own reason.
+        if exhausted(error):
+            raise
+        return ""
     for name, gradient in zip(own, gradients, strict=True):
         if gradient is not None and not all_finite(_entries(gradient)):
             return f"the gradient of its loss by `{name}` is {_value(_entries(gradient))}"
