@@ -436,7 +436,9 @@ def block_inputs(blocks: Sequence[LayerBlock], found: Trace) -> dict[str, Input]
     same: dict[object, str] = {}
     for block in blocks:
         if block.kind is None:
-            result[block.name] = found.output.new_ones(found.output.shape[0], 1, 1).detach()
+            result[block.name] = found.output.new_ones(
+                len(found.output), 1, 1, dtype=found.dtype
+            ).detach()
             continue
         first = same.setdefault(_input_key(block, found) or block.name, block.name)
         if first != block.name:

@@ -130,11 +130,13 @@ def unfolded(x: Tensor, batch: int, folded: str, lead: int) -> Tensor:
 class Trace:
     """The model's output [B, …], the uses of every layer in the order of the calls, and odd layers.
 
-    `outside` has the layers that are not read as rows of the examples, each with the reason.
+    `dtype` is that of the parameters, which the output's may differ from. `outside` has the layers that are
+    not read as rows of the examples, each with the reason.
     """
 
     output: Tensor
     uses: Mapping[str, tuple[Use, ...]]
+    dtype: torch.dtype
     outside: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -271,7 +273,7 @@ def trace(
     uses, outside = recorder.found()
     if outside and not trying:
         raise OutsideError(outside)
-    return Trace(output, uses, outside)
+    return Trace(output, uses, next(model.parameters()).dtype, outside)
 
 
 class _Recorder:

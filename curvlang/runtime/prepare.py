@@ -13,7 +13,7 @@ from curvlang.compiler.plan import BATCH_AT_MOST, DENSE_AT_MOST, Geometry, Plan,
 from curvlang.compiler.planner import plan
 from curvlang.compiler.program import Fisher, Partition, Program, Result
 from curvlang.language.chain import Chain
-from curvlang.models.blocks import LayerBlock
+from curvlang.models.blocks import LayerBlock, bare_at_once, bare_names
 from curvlang.models.flops import hessian_flops, leaves_flops
 from curvlang.models.task import Task
 from curvlang.runtime.alignment import Aligned, alignments, check_lengths, has_padding
@@ -171,9 +171,20 @@ def model_flops(prepared: Prepared, task: Task) -> dict[str, int]:
     for (by, fisher), count in passes.items():
         blocks = prepared.blocks[by]
         one = leaves_flops(task.model, task.loss, *task.train, blocks, fisher)
-        kind = f"columns {fisher}" if fisher is not None else "inputs"
+        kind = f"columns {fisher}{_by_themselves(blocks)}" if fisher is not None else "inputs"
         found[f"the model, forward and backward ({kind}), {count} ×"] = round(one * task.N * count)
     return found
+
+
+def _by_themselves(blocks: Sequence[LayerBlock]) -> str:
+    """How the model runs for parameters outside any layer, which need each example by itself."""
+    count = len(bare_names(blocks))
+    if not count:
+        return ""
+    how = (
+        "all examples of a batch at once" if bare_at_once(blocks) else "one example after the other"
+    )
+    return f"; again for {count} parameter{'s' * (count > 1)} outside any layer, {how}"
 
 
 def _blocks_of(task: Task) -> dict[Partition, tuple[LayerBlock, ...]]:

@@ -1,0 +1,87 @@
+"""Families of library models: gradients, the Gauss-Newton matrix and blocks against loops of autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import curvlang as cv
+from tests.models.library import MODELS
+from tests.models.support import EXACT
+
+KEPT = (
+    "curvature m = hessian |> drop_residual |> block_diagonal(by = layer) "
+    "|> kronecker_factor(others = diagonal) |> eigen_correct(others = diagonal)"
+)
+SINGLE = 1e-7
+"""Mamba multiplies in float32 inside its scan, whatever the model's precision: batches round otherwise."""
+MODEST = 2500
+"""Parameters up to which the whole matrix is formed."""
+
+
+def task_of(name: str) -> cv.Task:
+    torch.manual_seed(0)
+    make, rows, shift = MODELS[name]
+    found = rows()
+    options = {} if shift is None else {"shift_labels": shift}
+    query = {field: value[:2] for field, value in found.items()}
+    model = make().double().eval()
+    return cv.Task(model, "cross_entropy", train=found, query=query, **options)
+
+
+def flat(parts: tuple[Tensor | None, ...], own: list[Tensor]) -> Tensor:
+    pairs = zip(parts, own, strict=True)
+    return torch.cat(
+        [torch.zeros_like(p).reshape(-1) if g is None else g.reshape(-1) for g, p in pairs]
+    )
+
+
+def references(task: cv.Task) -> tuple[Tensor, Tensor]:
+    """Gradients of the examples' losses [N, P] and columns of the GGN's factor [N, R, P]."""
+    own = [p for p in task.model.parameters() if p.requires_grad]
+    X, y = task.train
+    rows, columns = [], []
+    for n in range(len(X)):
+        f = task.model(X[n : n + 1])[0].reshape(-1, task.model(X[n : n + 1]).shape[-1])
+        label = y[n].reshape(-1)
+        loss = functional.cross_entropy(f, label, reduction="sum")
+        grads = torch.autograd.grad(loss, own, retain_graph=True, allow_unused=True)
+        rows.append(flat(grads, own))
+        p = f.detach().softmax(-1)
+        root = torch.diag_embed(p.sqrt()) - p.unsqueeze(-1) * p.sqrt().unsqueeze(-2)
+        for t in (label != -100).nonzero().flatten():
+            for column in root[t].T:
+                seed = torch.zeros_like(f)
+                seed[t] = column
+                columns.append(
+                    flat(
+                        torch.autograd.grad(f, own, seed, retain_graph=True, allow_unused=True), own
+                    )
+                )
+    return torch.stack(rows), torch.stack(columns) / len(X) ** 0.5
+
+
+def assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
+    assert float(torch.dist(found, expected)) <= tolerance * max(1.0, float(expected.norm()))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_families(name):
+    task = task_of(name)
+    tolerance = SINGLE if name == "Mamba" else EXACT
+    gradients, columns = references(task)
+    scores = cv.influence(cv.fit("identity", task), task, damping=0.0)
+    assert_near(scores, gradients[:2] @ gradients.T, tolerance)
+    if task.P <= MODEST:
+        assert_near(cv.fit("ggn", task).operator.dense(), columns.T @ columns, tolerance)
+    fitted = cv.fit(cv.loads(KEPT), task).operator
+    for block, operator in zip(task.blocks(), fitted.parts, strict=True):
+        own = columns[:, block.index]
+        # The corrected eigenvalues keep the trace of the block, the diagonal keeps the diagonal.
+        assert_near(operator.trace(), own.square().sum(), tolerance)
+        if not block.factored:
+            assert_near(operator.diagonal(), own.square().sum(0), tolerance)
+    assert cv.influence(fitted, task, damping=0.1).isfinite().all()
+    assert cv.coverage(task.model, task).share is not None
