@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from copy import deepcopy
 
 import torch
@@ -39,7 +40,7 @@ def loss_for(
 
     Raises:
         SpecError: E0411 for an unknown name or a value of another type, E0582 and E0587 for a
-            module, E0586 where outputs could have their classes on axis 1 or on the last.
+            module.
     """
     if isinstance(loss, Loss):
         return loss
@@ -67,21 +68,24 @@ def _outputs(model: nn.Module, X: Tensor) -> Tensor | None:
     return f if isinstance(f, Tensor) and f.ndim and len(f) == len(X) else None
 
 
-def _check_axis(outputs: Tensor, y: Tensor) -> None:
-    """Labels fit one reading of the outputs.
+class ClassAxis(UserWarning):
+    """Labels fit classes on the last axis and on axis 1; which is read is said."""
 
-    Raises:
-        SpecError: E0586.
+
+def _check_axis(outputs: Tensor, y: Tensor) -> None:
+    """Say how the outputs are read where labels fit two readings of them.
+
+    The name `cross_entropy` has its classes on the last axis; torch's modules have theirs on axis 1.
     """
     shape = tuple(outputs.shape[1:])
     if len(shape) < 2 or set(shape) != {shape[0]} or tuple(y.shape[1:]) != shape[1:]:
         return
-    raise refusal(
-        "E0586",
-        f"outputs of shape {show_shape(outputs.shape)} may have their classes on the last axis or on "
-        "axis 1: labels fit both",
-        "give `cv.CrossEntropy()` for classes on the last axis (language models), "
-        '`torch.nn.CrossEntropyLoss(reduction="sum")` for axis 1 (images)',
+    warnings.warn(
+        f"outputs of shape {show_shape(outputs.shape)}: `cross_entropy` reads the classes on the last "
+        "axis, and the labels fit axis 1 as well; give `cv.CrossEntropy()` to say that the last one is "
+        "meant (language models), or `torch.nn.CrossEntropyLoss()` for axis 1 (images)",
+        ClassAxis,
+        stacklevel=2,
     )
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import curvlang as cv
+from curvlang.models.loss_check import ClassAxis
 from curvlang.models.losses import loss_named
 from tests.models.support import EXACT, assert_equal, assert_refused
 
@@ -195,10 +196,23 @@ REFUSED = {
     "triplets": ("E0405", nn.TripletMarginLoss(), X, SOFT, "'negative'"),
     "no reduction": ("E0580", nn.MSELoss(reduction="none"), X, SOFT, "[1, 3]"),
     "a label that is none": ("E0405", nn.NLLLoss(), X, Y + (torch.arange(N) == 4), "example 4"),
-    "an axis that is said nowhere": ("E0586", "cross_entropy", drawn(N, C, D), classes(N, C), "axis 1"),
     "channels first by name": ("E0405", "cross_entropy", MAPS["2d"][0], MAPS["2d"][1], "nn.CrossEntropyLoss()"),
     "probabilities by name": ("E0405", "cross_entropy", X, SOFT, "probabilities"),
 }  # fmt: skip
+
+
+def test_classes_that_labels_find_on_two_axes_are_read_on_the_last_and_said():
+    """[B, C, C]: the name reads the last axis, torch's module axis 1; a loss that is given says it."""
+    f, y = drawn(N, C, C), classes(N, C)
+    model = nn.Linear(C, C).double()
+    with pytest.warns(ClassAxis, match="last axis"):
+        task = cv.Task(model, "cross_entropy", (f, y), (f, y))
+    assert task.loss.axis == -1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ClassAxis)
+        assert cv.Task(model, cv.CrossEntropy(), (f, y), (f, y)).loss.axis == -1
+        module = nn.CrossEntropyLoss(reduction="sum")
+        assert cv.Task(model, module, (f, y), (f, y)).loss.axis == 1
 
 
 @pytest.mark.filterwarnings("ignore")
