@@ -22,6 +22,7 @@ from curvlang.evaluation.factored import (
     product_error,
     queries_at_once,
     scored_blocks,
+    whole_queries,
 )
 from curvlang.evaluation.finite_scores import check_scores
 from curvlang.evaluation.gradients import batch_size, gradient_batches, gradients
@@ -151,7 +152,8 @@ def scored_by(
     """
     given = None if per_position else scored_blocks(inverse, task)
     rows = task.Q if groups is None else len(group_members(groups, task.Q))
-    layers = len(_parts(inverse, per_layer))
+    parts = {} if given is not None else _parts(inverse, per_layer)
+    layers = sum(x.layer.count for x in given or ()) if per_layer else 1
     T = position_count(task) if per_position else 1
     _require(task, rows, layers * task.N * T, gradients=given is None)
     if given is not None:
@@ -180,7 +182,6 @@ def scored_by(
         raise SpecError(_without_blocks("products", "products in another precision", per_position))
     if compress is not None:
         raise SpecError(_without_blocks("compress", "queries of low rank", per_position))
-    parts = _parts(inverse, per_layer)
     query = _query_gradients(task, cost, groups, reduce).to(inverse.dtype)
     moved = {
         name: torch.cat(
@@ -188,7 +189,12 @@ def scored_by(
         )
         for name, (block, index) in parts.items()
     }
-    found = _against_training(task, moved, parts, per_position, progress)
+    del query
+    if per_layer or per_position:
+        found = _against_training(task, moved, parts, per_position, progress)
+    else:
+        given, ready = whole_queries(inverse, moved.pop(""), task)
+        found = block_scores(task, given, ready, _counter(progress, task.N), apart=False)
     check_scores(found.values(), task, cost)
     return found if per_layer else found[""]
 

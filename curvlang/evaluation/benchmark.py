@@ -9,7 +9,7 @@ from curvlang.compiler.cost import Cost
 from curvlang.compiler.program import Partition
 from curvlang.evaluation.attribution import scored_by
 from curvlang.evaluation.evaluate import fit_curvature, fit_solver
-from curvlang.evaluation.factored import layers_of_parts, scored_blocks
+from curvlang.evaluation.factored import scored_blocks
 from curvlang.evaluation.predicted import (
     Predicted,
     inverted_matrices,
@@ -22,9 +22,8 @@ from curvlang.evaluation.predicted import (
 from curvlang.evaluation.score_footprint import inverse_phase, scores_phase
 from curvlang.language.chain import Chain, Curvature, InverseUse, Solver
 from curvlang.language.sums import weighted_chains
-from curvlang.models.blocks import LayerBlock
 from curvlang.models.task import Task
-from curvlang.operators import BlockDiagonal, Operator
+from curvlang.operators import Operator
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.others import without_ignored
 from curvlang.runtime.prepare import Prepared, prepare
@@ -125,9 +124,10 @@ def _foretold(
     if not inverted.spectrum_known:
         # How many products a solver asks for is known when it has asked for them.
         return found
-    layers = _layers(prepared, inverted)
+    given = scored_blocks(inverted, task)
+    layers = prepared.blocks[Partition.LAYER] if given is None else [x.layer for x in given]
     found["scores"] = predicted_scores(
-        rotations(inverted), task, layers, rates, score_ranks(inverted, layers, task)
+        rotations(given), task, layers, rates, score_ranks(given, task)
     )
     return found
 
@@ -185,18 +185,6 @@ def _small(task: Task) -> Task:
     Xq, yq = task.query
     few = task.examples(slice(WARM))
     return few.replaced(query=(Xq[:WARM], yq[:WARM]))
-
-
-def _layers(prepared: Prepared, inverse: Operator) -> tuple[LayerBlock, ...]:
-    """The blocks that the inverse has."""
-    layers = prepared.blocks[Partition.LAYER]
-    if not isinstance(inverse, BlockDiagonal):
-        return layers
-    found = layers_of_parts(inverse, layers)
-    if found is None:
-        found = layers_of_parts(inverse, prepared.blocks[Partition.PARAMETER])
-    assert found is not None, "an inverse has the blocks of its curvature"
-    return found
 
 
 def _row(

@@ -26,6 +26,7 @@ from curvlang.evaluation.score_orders import (
     formed_gradients,
     largest_rank,
 )
+from curvlang.models.layers import Input
 from curvlang.models.task import Task
 
 COLUMNS = 2**16
@@ -90,8 +91,8 @@ def score_bound(task: Task, given: Sequence[Scored], found: Mapping[str, Compres
     return torch.cat(parts, 1)
 
 
-def _norms(a: Tensor, e: Tensor) -> Tensor:
+def _norms(a: Input, e: Tensor) -> Tensor:
     """‖Σ_t e[n,t] a[n,t]ᵀ‖_F, [B]."""
-    if a.ndim == 3 and a.shape[1] == 1:
+    if isinstance(a, Tensor) and a.ndim == 3 and a.shape[1] == 1:
         return e[:, 0].norm(dim=1) * a[:, 0].norm(dim=1)
     return formed_gradients(a, e).flatten(1).norm(dim=1)

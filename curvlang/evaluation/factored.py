@@ -20,21 +20,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from curvlang.evaluation.layer_forms import block_shape, form_of, layers_for, split, splits
 from curvlang.evaluation.score_orders import (
     Held,
     Queries,
     by_leaves,
     formed_gradients,
+    one_number,
     rotates_back,
 )
 from curvlang.models.blocks import LayerBlock
-from curvlang.models.blocks import apart as apart_blocks
 from curvlang.models.finite import in_part
-from curvlang.models.layers import Input
+from curvlang.models.layers import Input, OneHot
 from curvlang.models.loss import Loss
 from curvlang.models.precision import exact_leaves
 from curvlang.models.task import Task
-from curvlang.operators import BlockDiagonal, EigenBasis, Operator, Stacked
+from curvlang.operators import Operator
 from curvlang.runtime.alignment import varying
 from curvlang.runtime.memory import available
 
@@ -77,16 +78,15 @@ class Scored:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of a gradient: [O, I], or [G, O, I]."""
-        own = self.layer.d_out, self.layer.d_in
-        return own if self.layer.count == 1 else (self.layer.count, *own)
+        return block_shape(self.layer)
 
-    def seen(self, a: Input, e: Tensor, in_basis: bool) -> tuple[Tensor, Tensor]:
+    def seen(self, a: Input, e: Tensor, in_basis: bool) -> tuple[Input, Tensor]:
         """Inputs and output gradients as queries want them."""
         if in_basis:
             return self.rotated(a, e)
-        return a if isinstance(a, Tensor) else a.dense(), e
+        return a, e
 
-    def rotated(self, a: Input, e: Tensor) -> tuple[Tensor, Tensor]:
+    def rotated(self, a: Input, e: Tensor) -> tuple[Input, Tensor]:
         """Inputs [B, T, I] and output gradients [B, T, O] in the basis."""
         if self.layer.count > 1:
             assert isinstance(a, Tensor)
@@ -94,7 +94,8 @@ class Scored:
             return a, e if self.left is None else e @ self.left.unsqueeze(1)
         if self.right is not None:
             a = torch.einsum("nti,ik->ntk", a, self.right)
-        if not isinstance(a, Tensor):
+        # With one position inputs and output gradients are kept as they are, and indices written out.
+        if isinstance(a, OneHot) and self.layer.positions == 1:
             a = a.dense()
         return a, e if self.left is None else e @ self.left
 
@@ -122,45 +123,40 @@ class Scored:
 
 
 def scored_blocks(operator: Operator, task: Task) -> tuple[Scored, ...] | None:
-    """The blocks of C⁻¹ with their layers; None where C⁻¹ has no blocks by layer or parameter."""
-    if not isinstance(operator, BlockDiagonal):
-        return None
-    for by in ("layer", "parameter"):
-        layers = layers_of_parts(operator, task.blocks(by))
-        if layers is not None:
-            pairs = zip(layers, operator.parts, strict=True)
-            dtype = task.precision
-            return tuple(_scored(layer, part, dtype) for layer, part in pairs)
+    """The blocks of C⁻¹ with their layers; None where C⁻¹ is no direct sum over layers or parameters."""
+    for by in ("layer", "parameter") if splits(operator) else ():
+        layers = layers_for(operator, task.blocks(by))
+        parts = None if layers is None else split(operator, layers)
+        if layers is not None and parts is not None:
+            pairs = zip(layers, parts, strict=True)
+            return tuple(_scored(layer, part, task.precision) for layer, part in pairs)
     return None
 
 
-def layers_of_parts(
-    operator: BlockDiagonal, layers: Sequence[LayerBlock]
-) -> tuple[LayerBlock, ...] | None:
-    """The layers' blocks, as many of them as one as in the operator; None where they are others.
-
-    A layer's weight that was a block of its own where it was fitted may have its entries in another order.
-    """
-    if {name for layer in layers for name in layer.names} != set(operator.names):
-        return None
-    together = {layer.names: layer for layer in layers}
-    places = {names: index for names, _, index in operator.named_parts()}
-    parts = list(places)
-    left = [layer for layer in layers if layer.names not in set(parts)]
-    single = {own.names: own for layer in left for own in apart_blocks(layer)}
-    found = together | single
-    if not set(parts) <= set(found):
-        return None
-    same = all(torch.equal(found[names].index, index) for names, index in places.items())
-    return tuple(found[names] for names in parts) if same else None
-
-
 def _scored(layer: LayerBlock, part: Operator, dtype: torch.dtype) -> Scored:
-    block = part.stack if isinstance(part, Stacked) else part
-    if not isinstance(block, EigenBasis):
+    found = form_of(part, block_shape(layer))
+    if found is None:
         return Scored(layer, None, None, None, part)
-    bases = [None if x is None else x.to(dtype) for x in (block.left, block.right)]
-    return Scored(layer, bases[0], bases[1], block.spectrum.to(dtype), part)
+    found = found.to(dtype)
+    return Scored(layer, found.left, found.right, found.spectrum, part)
+
+
+def whole_queries(
+    inverse: Operator, moved: Tensor, task: Task
+) -> tuple[tuple[Scored, ...], dict[str, Queries]]:
+    """Preconditioned queries [Q, P] by layer, for a C⁻¹ that is one matrix.
+
+    No gradient over all parameters is formed of a training example: a score is the sum over layers
+    of products with what a layer shows.
+    """
+    given = tuple(Scored(b, None, None, None, inverse) for b in task.blocks())
+    queries: dict[str, Queries] = {
+        x.layer.name: Held(
+            moved[:, x.layer.index].to(task.precision).view(-1, *x.shape), in_basis=False
+        )
+        for x in given
+    }
+    return given, queries
 
 
 def block_queries(
@@ -200,11 +196,12 @@ def block_queries(
                 hot.add(name)
             a, e = x.rotated(*rows[name])
             if unformed[name]:
+                assert isinstance(a, Tensor)
                 parts[name].append((a[:, 0], e[:, 0]))
             elif weights is not None:
                 flat = held[name].flatten(1)
                 flat.addmm_(weights[:, own].to(flat.dtype), formed_gradients(a, e).flatten(1))
-            elif x.layer.count > 1:
+            elif x.layer.count > 1 or isinstance(a, OneHot):
                 held[name][own] = formed_gradients(a, e)
             else:
                 torch.bmm(e.mT, a, out=held[name][own])
@@ -280,6 +277,7 @@ def block_scores(
             a, e = x.seen(*rows[name], ready[name].in_basis)
             whole = found[name if apart else ""]
             if apart and x.layer.count > 1:
+                assert isinstance(a, Tensor)
                 whole[..., done : done + size] += ready[name].by_group(a, e, kind)
             else:
                 whole[0, :, done : done + size] += ready[name].against(a, e, kind)
@@ -321,9 +319,12 @@ def block_self_scores(
     return torch.cat(found)
 
 
-def _self_scores(x: Scored, a: Tensor, e: Tensor) -> Tensor:
+def _self_scores(x: Scored, a: Input, e: Tensor) -> Tensor:
     if x.by_leaves:
         assert x.spectrum is not None
+        assert isinstance(a, Tensor)
+        if one_number(x.spectrum):
+            return e.square().sum((1, 2)) * a.square().sum((1, 2)) * x.spectrum[0, 0]
         return ((e[:, 0].square() @ x.spectrum) * a[:, 0].square()).sum(1)
     gradients = formed_gradients(a, e)
     if x.spectrum is not None:

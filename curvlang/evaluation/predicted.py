@@ -17,12 +17,13 @@ from curvlang.compiler.cost import Cost, function_cost, known_elements, line_ele
 from curvlang.compiler.plan import Function, Plan
 from curvlang.compiler.program import Fisher as ProgramFisher
 from curvlang.compiler.program import Partition
-from curvlang.evaluation.factored import batch_size, scored_elements
+from curvlang.evaluation.factored import Scored, batch_size, scored_elements
 from curvlang.evaluation.score_orders import rank_of, rotates_back
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.models.blocks import LayerBlock
 from curvlang.models.flops import hessian_flops, leaves_flops
 from curvlang.models.layer_columns import gram_flops
+from curvlang.models.layers.embedding import Embedding
 from curvlang.models.leaves import Fisher
 from curvlang.models.precision import exact_leaves
 from curvlang.models.task import Task
@@ -242,25 +243,23 @@ def inverted_matrices(operator: Operator, inverse: Operator) -> Iterator[tuple[i
             return
 
 
-def rotations(operator: Operator) -> tuple[bool, ...] | None:
+def rotations(given: Sequence[Scored] | None) -> tuple[bool, ...] | None:
     """Whether each part of an inverse has a basis that inputs are rotated to; None without blocks."""
-    if not isinstance(operator, BlockDiagonal):
+    if given is None:
         return None
-    parts = (part.stack if isinstance(part, Stacked) else part for part in operator.parts)
-    return tuple(isinstance(part, EigenBasis) for part in parts)
+    return tuple(x.left is not None or x.right is not None for x in given)
 
 
-def score_ranks(
-    operator: Operator, layers: Sequence[LayerBlock], task: Task
-) -> tuple[int | None, ...] | None:
+def score_ranks(given: Sequence[Scored] | None, task: Task) -> tuple[int | None, ...] | None:
     """Ranks with which the spectra of an inverse are multiplied; None for one taken as it is."""
-    if not isinstance(operator, BlockDiagonal):
+    if given is None:
         return None
     found = []
-    for layer, block in zip(layers, operator.parts, strict=True):
+    for x in given:
         factors = None
-        if isinstance(block, EigenBasis) and layer.positions == 1:
-            factors = rank_of(block.spectrum.to(task.precision), task.Q * task.N)
+        if x.by_leaves:
+            assert x.spectrum is not None
+            factors = rank_of(x.spectrum, task.Q * task.N)
         found.append(None if factors is None else len(factors.left))
     return tuple(found)
 
@@ -285,15 +284,13 @@ def predicted_scores(
     size = torch.empty((), dtype=task.precision).element_size()
     one = leaves_flops(task.model, task.loss, *task.train, blocks, ProgramFisher(kind="empirical"))
     products: list[_Product] = []
-    batch = N
-    if rotated is not None:
-        batch = min(N, batch_size(blocks, task.precision, scored_elements(blocks, Q)))
-        for layer, basis, rank in zip(blocks, rotated, ranks or [None] * len(blocks), strict=True):
-            products += _block_products(layer, basis, N, Q, rank)
-    else:
+    batch = min(N, batch_size(blocks, task.precision, scored_elements(blocks, Q)))
+    bases = rotated or [False] * len(blocks)
+    for layer, basis, rank in zip(blocks, bases, ranks or [None] * len(blocks), strict=True):
+        products += _block_products(layer, basis, N, Q, rank)
+    if rotated is None:
         P = task.P
-        products += [(2.0 * Q * P**2, P**2, Q), (2.0 * Q * N * P, N * P, min(Q, batch))]
-        products += [(0.0, 2.0 * (N + Q) * P, P)]
+        products += [(2.0 * Q * P**2, P**2, Q), (0.0, 4.0 * Q * P, P)]
     cost = Cost(
         round(one * (N + Q) + sum(f for f, _, _ in products)),
         round(size * sum(m for _, m, _ in products)),
@@ -327,6 +324,10 @@ def _block_products(
         yield 2.0 * seen * T * I * I, 2.0 * seen * T * I, I
     if back:
         yield 2.0 * Q * O * I * (O + I), 2.0 * Q * O * I, min(O, I)
+    if T > 1 and not rotated and isinstance(layer.kind, Embedding) and T < I:
+        # Queries are read at the places that inputs name.
+        yield 2.0 * N * Q * T * O, 1.0 * N * Q * T * O + Q * O * I, 1
+        return
     if T > 1:
         yield 2.0 * (N + Q) * T * O * I, 1.0 * (N + Q) * O * I, min(T, O, I)
         yield 2.0 * N * Q * O * I, 1.0 * N * O * I + Q * O * I, Q

@@ -13,8 +13,7 @@ from curvlang.evaluation.factored import (
     queries_at_once,
     scored_elements,
 )
-from curvlang.evaluation.gradients import batch_size as gradients_at_once
-from curvlang.evaluation.score_orders import AT_ONCE
+from curvlang.evaluation.score_orders import AT_ONCE, one_number
 from curvlang.models.task import Task
 from curvlang.operators import CholeskyInverse, Operator, held_bytes
 from curvlang.runtime.footprint import Phase
@@ -54,40 +53,32 @@ def scores_phase(
         given: Its blocks; None where it has none.
         task: Queries and training examples.
     """
-    held = {"operators": held_bytes(operator, inverse)}
-    if given is None:
-        return Phase("scores", {**held, **_by_gradients(task)})
-    return Phase("scores", {**held, **_by_blocks(given, task)})
-
-
-def _by_gradients(task: Task) -> dict[str, int]:
     own = torch.empty((), dtype=task.precision).element_size()
-    batch = min(task.N, gradients_at_once(task))
+    held = {"operators": held_bytes(operator, inverse)}
+    if given is not None:
+        rows = min(task.Q, queries_at_once(task, given))
+        numbers = sum(x.layer.d_out + x.layer.d_in if x.by_leaves else x.layer.size for x in given)
+        queries = own * rows * numbers
+        return Phase("scores", {**held, "queries": queries, **_batch(given, task, rows)})
+    whole = [Scored(b, None, None, None, inverse) for b in task.blocks()]
     cast = _EXACT if own != _EXACT else 0
-    return {
-        "queries": task.Q * task.P * (cast + own + _EXACT),
-        "gradients": batch * task.P * (own + max(own, cast)),
-        "scores": 2 * _EXACT * task.Q * task.N,
-    }
+    queries = task.Q * task.P * (cast + own + _EXACT)
+    return Phase("scores", {**held, "queries": queries, **_batch(whole, task, task.Q)})
 
 
-def _by_blocks(given: Sequence[Scored], task: Task) -> dict[str, int]:
+def _batch(given: Sequence[Scored], task: Task, rows: int) -> dict[str, int]:
+    """What is held while a batch of training examples meets some queries."""
     own = torch.empty((), dtype=task.precision).element_size()
     layers = [x.layer for x in given]
-    rows = min(task.Q, queries_at_once(task, given))
     batch = min(task.N, batch_size(layers, task.precision, scored_elements(layers, rows)))
     together = max(batch, min(rows, batch_size(layers, task.precision, 0)))
     leaves = sum(b.leaf_elements for b in layers)
     rotated = max(b.leaf_elements for b in layers)
-    queries = sum(
-        rows * (x.layer.d_out + x.layer.d_in if x.by_leaves else x.layer.size) for x in given
-    )
     flat = [b for b in layers if b.positions == b.count == 1]
     formed = largest_gradient(given) if len(flat) < len(layers) else 0
     piece = max((_piece(x, rows, batch, own) for x in given if x.layer in flat), default=0)
     return {
         "bases": sum(_cast(x, own) for x in given),
-        "queries": own * queries,
         "leaves": own * together * (leaves + rotated),
         "products": max(own * batch * formed, piece) + _EXACT * rows * batch,
         "scores": _EXACT * task.Q * task.N,
@@ -99,7 +90,7 @@ def _cast(x: Scored, size: int) -> int:
     if size == _EXACT:
         return 0
     parts = [t for t in (x.left, x.right, x.spectrum) if t is not None]
-    return size * sum(t.numel() for t in parts)
+    return size * sum(1 if one_number(t) else t.numel() for t in parts)
 
 
 def _piece(x: Scored, rows: int, batch: int, size: int) -> int:

@@ -24,6 +24,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from curvlang.models.layers import Input, OneHot
+
 AT_ONCE = 2**25
 """Bytes of the intermediate results of the queries that are multiplied at once."""
 FIRST = 8
@@ -60,7 +62,7 @@ def largest_rank(O: int, I: int) -> int:
 
 
 def factored_spectrum(spectrum: Tensor, tolerance: float, most: int) -> Factors | None:
-    """Factors of S [O, I] > 0 whose entries are off by at most `tolerance` of each.
+    """Factors of S [O, I] without zeros whose entries are off by at most `tolerance` of each.
 
     The range of S is found from products with random vectors (Halko, Martinsson, Tropp 2011), and
     what is left of S is measured entry by entry: the error is known, not estimated.
@@ -91,7 +93,7 @@ def _rounded(left: Tensor, right: Tensor, S: Tensor, dtype: torch.dtype) -> Fact
     """Factors in the precision in which they are used, with what they leave of S."""
     left, right = left.to(dtype), right.to(dtype)
     rest = torch.addmm(S, left.T.double(), right.double(), alpha=-1)
-    return Factors(left, right, float(rest.abs_().div_(S).max()))
+    return Factors(left, right, float(rest.div_(S).abs_().max()))
 
 
 def _trimmed(factors: Factors, S: Tensor, tolerance: float) -> Factors:
@@ -128,12 +130,17 @@ class Held:
         """With what goes into the large products in their precision."""
         return Held(self.gradients.to(kind), self.in_basis)
 
-    def against(self, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
+    def against(self, a: Input, e: Tensor, kind: torch.dtype) -> Tensor:
         """Scores [Q, B] for inputs [B, T, I] and output gradients [B, T, O]; products in `kind`.
 
-        With one position no more than `AT_ONCE` bytes of intermediate results at a time.
+        With one position, and where inputs are fewer indices than numbers, no more than `AT_ONCE`
+        bytes of intermediate results at a time.
         """
-        if a.ndim > 3 or a.shape[1] > 1:
+        if isinstance(a, OneHot) and a.index[0].numel() < a.size:
+            each = a.index.numel() * e.shape[2] * e.element_size()
+            pieces = self.gradients.split(max(1, AT_ONCE // each))
+            return torch.cat([_read(u, a, e) for u in pieces])
+        if isinstance(a, OneHot) or a.ndim > 3 or a.shape[1] > 1:
             return self.gradients.flatten(1) @ formed_gradients(a, e).flatten(1).to(kind).T
         each = len(a) * min(self.gradients.shape[1:]) * a.element_size()
         pieces = self.gradients.split(max(1, AT_ONCE // each))
@@ -144,8 +151,19 @@ class Held:
         return self.gradients.transpose(0, 1).flatten(2) @ (e.mT @ a).flatten(2).to(kind).mT
 
 
-def formed_gradients(a: Tensor, e: Tensor) -> Tensor:
+def _read(u: Tensor, a: OneHot, e: Tensor) -> Tensor:
+    """Σ_{t,s} w[n,t,s] Σ_o u[q,o,index[n,t,s]] e[n,t,o], [Q, B]: no gradient is formed."""
+    seen = a.weight.unsqueeze(3) * e.unsqueeze(2)
+    found: Tensor = torch.einsum("qonts,ntso->qn", u[:, :, a.index], seen.to(u.dtype))
+    return found
+
+
+def formed_gradients(a: Input, e: Tensor) -> Tensor:
     """Σ_t e[n,t,o] a[n,t,i], [B, O, I]; of G blocks of one shape [B, G, O, I]."""
+    found: Tensor
+    if isinstance(a, OneHot):
+        found = torch.einsum("nto,nti->noi", e, a)
+        return found
     found = e.mT @ a
     return found if found.ndim == 3 else found.transpose(0, 1)
 
@@ -195,8 +213,9 @@ class Outer(_Leaves):
 
     spectrum: Tensor
 
-    def against(self, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
+    def against(self, a: Input, e: Tensor, kind: torch.dtype) -> Tensor:
         """Scores [Q, B]; no more than `AT_ONCE` bytes of preconditioned gradients at a time."""
+        assert isinstance(a, Tensor)
         O, I = self.spectrum.shape
         pairs = self.pieces(max(O * I, len(a) * min(O, I)) * a.element_size())
         return torch.cat([self._some(x, d, a[:, 0], e[:, 0], kind) for x, d in pairs])
@@ -218,8 +237,9 @@ class Ranked(_Leaves):
 
     factors: Factors
 
-    def against(self, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
+    def against(self, a: Input, e: Tensor, kind: torch.dtype) -> Tensor:
         """Scores [Q, B]; no more than `AT_ONCE` bytes of intermediate results at a time."""
+        assert isinstance(a, Tensor)
         rank, O = self.factors.left.shape
         pairs = self.pieces(rank * (O + self.a.shape[1] + 2 * len(a)) * a.element_size())
         return torch.cat([self._some(x, d, a[:, 0].to(kind), e[:, 0].to(kind)) for x, d in pairs])
@@ -253,7 +273,7 @@ class Shared:
         """With the rows in the precision of the large products."""
         return Shared(self.weights, self.rows.ready(kind))
 
-    def against(self, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
+    def against(self, a: Input, e: Tensor, kind: torch.dtype) -> Tensor:
         """Scores [Q, B] from the products of the rows."""
         return self.weights @ self.rows.against(a, e, kind).to(self.weights.dtype)
 
@@ -280,13 +300,22 @@ def rotates_back(queries: int, examples: int, positions: int, O: int, I: int) ->
     return queries * O * I * (O + I) < examples * positions * (O * O + I * I)
 
 
+def one_number(x: Tensor) -> bool:
+    """Whether a tensor is one number that is shown at every place, and holds no other."""
+    return all(n == 1 or step == 0 for n, step in zip(x.shape, x.stride(), strict=True))
+
+
 def rank_of(spectrum: Tensor, pairs: int) -> Factors | None:
     """Factors of S to rounding, where the products that they save are worth the search.
+
+    One number for all entries has rank one, without a search.
 
     Args:
         spectrum: S [O, I].
         pairs: Queries times training examples.
     """
+    if one_number(spectrum):
+        return Factors(spectrum[:, :1].T.clone(), torch.ones_like(spectrum[:1]), 0.0)
     most = largest_rank(*spectrum.shape)
     if pairs < PAYS * most:
         return None

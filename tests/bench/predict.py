@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from curvlang.compiler.cost import Cost, total
 from curvlang.compiler.program import Partition
+from curvlang.evaluation.factored import scored_blocks
 from curvlang.evaluation.predicted import predicted_fit, predicted_scores, score_ranks
 from curvlang.facade import chains_of, chosen, fit
 from curvlang.language import load
@@ -50,7 +51,7 @@ def _ranks(spec: str, made: Task, layers: Sequence[LayerBlock]) -> tuple[int | N
     if any(layer.positions > 1 for layer in layers):
         return None
     inverse = fit(spec, made).inverse(DAMPING)
-    return score_ranks(inverse.operator, layers, made)
+    return score_ranks(scored_blocks(inverse.operator, made), made)
 
 
 def _prepared(spec: str, made: Task) -> Prepared:

@@ -135,7 +135,7 @@ def test_predicted_operations_of_scores_are_the_counted_ones(queries):
     given = scored_blocks(inverse, t)
     assert given is not None
     assert given[0].rotates_back(t.Q, t.N) is (queries == 2)
-    foretold = predicted_scores(rotations(inverse), t, [x.layer for x in given], None).cost.flops
+    foretold = predicted_scores(rotations(given), t, [x.layer for x in given], None).cost.flops
     with FlopCounterMode(display=False) as counter:
         block_scores(t, given, block_queries(t, t.loss, given, None))
     assert counter.get_total_flops() == pytest.approx(foretold, rel=0.05)

@@ -131,17 +131,17 @@ def wide() -> cv.Task:
 def test_influence_by_ranks_equals_influence_without(wide, monkeypatch):
     op = cv.fit("ekfac", wide)
     layers = blocks(wide.model, wide.few)
-    inverse = op.inverse(DAMPING).operator
-    ranks = score_ranks(inverse, layers, wide)
+    given = scored_blocks(op.inverse(DAMPING).operator, wide)
+    ranks = score_ranks(given, wide)
     assert ranks is not None
     assert ranks[0] is not None
     assert ranks[-1] is None
-    rotated = rotations(inverse)
+    rotated = rotations(given)
     thin = predicted_scores(rotated, wide, layers, None, ranks).cost.flops
     assert thin < 0.8 * predicted_scores(rotated, wide, layers, None).cost.flops
     found = cv.influence(op, wide, damping=DAMPING)
     monkeypatch.setattr(score_orders, "PAYS", 10**9)
-    assert score_ranks(inverse, layers, wide) == (None, None, None)
+    assert score_ranks(given, wide) == (None, None, None)
     wanted = cv.influence(op, wide, damping=DAMPING)
     assert float((found - wanted).abs().max() / wanted.abs().max()) < 1e-5
     assert not torch.equal(found, wanted)
