@@ -27,6 +27,7 @@ from curvlang.models.layers.embedding import Embedding
 from curvlang.models.leaves import Fisher
 from curvlang.models.precision import exact_leaves
 from curvlang.models.task import Task
+from curvlang.models.ways import hessian_way
 from curvlang.operators import (
     BlockDiagonal,
     CholeskyInverse,
@@ -73,7 +74,9 @@ def predicted_fit(prepared: Prepared, task: Task, rates: Rates | None) -> list[P
     found: list[Predicted] = []
     if any(map(reads_hessian, prepared.plans)):
         layers = prepared.blocks[Partition.LAYER]
-        one = hessian_flops(task.model, task.loss, *task.train, layers)
+        exact = task.exact()
+        given = (exact.model, exact.loss, *exact.train)
+        one = hessian_flops(*given, layers, hessian_way(*given))
         found.append(Predicted("Hessian", Cost(round(one * task.N), 8 * task.P**2), None))
     for number in range(1, max((p.passes for p in prepared.plans), default=0) + 1):
         found.append(_pass(prepared, task, number, rates))

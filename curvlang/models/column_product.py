@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,17 +13,26 @@ from curvlang.models.blocks import LayerBlock, column_rows
 from curvlang.models.layers import Input, OneHot
 from curvlang.models.leaves import leaves
 from curvlang.models.loss import Loss
+from curvlang.models.modes import settled
 from curvlang.models.products import BATCH, COLUMNS, Product, ggn_product
+from curvlang.models.ways import ggn_way
 
 
 def ggn_of_layers(
-    model: nn.Module, loss: Loss, X: Tensor, y: Tensor, layers: Sequence[LayerBlock]
+    model: nn.Module,
+    loss: Loss,
+    X: Tensor,
+    y: Tensor,
+    layers: Sequence[LayerBlock],
+    *,
+    way: Callable[[], str | None] | None = None,
 ) -> Product:
     """The map from v to G v, by the cheaper of two exact ways for the number of vectors given.
 
     G v = (1/N) Σ_n Σ_r j_nr (j_nrᵀ v) with j_nr = Σ_t g[n,r,t,o] a[n,t,i]: four multiplications per
     parameter, position and vector, after one backward pass with R columns. With fewer vectors
-    than columns a tangent and a pull-back per vector are cheaper (`ggn_product`).
+    than columns a tangent and a pull-back per vector are cheaper (`ggn_product`), for a model that
+    has them.
 
     Args:
         model: A model whose trainable parameters all lie in covered layers.
@@ -30,16 +40,18 @@ def ggn_of_layers(
         X: Inputs, [N, …].
         y: Targets.
         layers: Every layer's block.
+        way: Asked how tangents are formed, None for not at all; tried where it is not given.
     """
-    tangent = ggn_product(model, loss, X, y)
+    ask = cache(way or (lambda: ggn_way(model, loss, X, y)))
 
+    @settled
     def product(v: Tensor) -> Tensor:
         columns = v.shape[1]
         with torch.no_grad():
             outputs = model(X[:1]).numel()
         # Asked before any column is formed: a large vocabulary has more than there is memory for.
-        if loss.columns(outputs) > columns:
-            return tangent(v)
+        if loss.columns(outputs) > columns and ask() is not None:
+            return ggn_product(model, loss, X, y, way=ask())(v)
         found = torch.zeros_like(v)
         for start in range(0, len(X), BATCH):
             rows = slice(start, start + BATCH)

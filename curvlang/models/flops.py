@@ -19,6 +19,7 @@ from curvlang.models.leaves import Columns
 from curvlang.models.loss import Loss
 from curvlang.models.precision import exact_leaves
 from curvlang.models.products import hessian_product
+from curvlang.models.ways import FORWARD
 
 PROBE = 2
 """Examples to count with: a product over one example would pass for an elementwise one."""
@@ -46,15 +47,15 @@ def leaves_flops(
 
 
 def hessian_flops(
-    model: nn.Module, loss: Loss, X: Tensor, y: Tensor, blocks: Sequence[LayerBlock]
+    model: nn.Module, loss: Loss, X: Tensor, y: Tensor, blocks: Sequence[LayerBlock], way: str
 ) -> float:
-    """Operations of the dense Hessian for one example."""
+    """Operations of the dense Hessian for one example, by the way in which products are formed."""
     probe = _probe(model, X, y)
-    if by_layers(blocks):
+    if way == FORWARD and by_layers(blocks):
         return _count(lambda: hessian_by_layers(model, loss, *probe, blocks)) / len(probe[0])
     P = sum(p.numel() for p in trainable(model).values())
     one = torch.zeros(P, 1, dtype=next(model.parameters()).dtype, device=probe[0].device)
-    product = hessian_product(model, loss, *probe)
+    product = hessian_product(model, loss, *probe, way=way)
     return P * _count(lambda: product(one)) / len(probe[0])
 
 

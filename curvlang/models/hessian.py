@@ -18,8 +18,10 @@ from curvlang.models.layer_hessian import (
     symmetric_part,
 )
 from curvlang.models.loss import Loss
+from curvlang.models.modes import product_state
 from curvlang.models.products import COLUMNS, hessian_product
 from curvlang.models.survey import check_mode
+from curvlang.models.ways import FORWARD, hessian_way
 
 
 def hessian_dense(
@@ -30,11 +32,12 @@ def hessian_dense(
     *,
     layers: Sequence[LayerBlock] | None = None,
     chunk: int | None = None,
+    way: str | None = None,
 ) -> Tensor:
     """H = (1/N) Σ ∇²ℓ_n, exactly symmetric, weight decay not included.
 
-    By layer outputs where all parameters are covered and the outputs of an example are fewer
-    than the parameters, else by products; the two differ by rounding alone.
+    By layer outputs where all parameters are covered, the outputs of an example are fewer than the
+    parameters and `torch.func` runs the model, else by products; the two differ by rounding alone.
 
     Args:
         model: Any module, in the mode it is to be studied in.
@@ -43,18 +46,22 @@ def hessian_dense(
         y: Targets.
         layers: The model's blocks by layer, where they are known.
         chunk: Tangents taken at once; chosen by memory where not given.
+        way: How products are formed, where that is known.
 
     Returns:
         [P, P] in the order of `named_parameters()`.
 
     Raises:
-        SpecError: E0403, E0408, E0410 for a model without a loss per example.
+        SpecError: E0403, E0408, E0410 for a model without a loss per example; E0820, E0821 for one
+            without second derivatives.
     """
     check_mode(model)
     found = blocks(model, X) if layers is None else layers
-    if by_layers(found):
-        return hessian_by_layers(model, loss, X, y, found, chunk=chunk)
-    return hessian_by_products(model, loss, X, y, chunk=chunk)
+    way = hessian_way(model, loss, X, y) if way is None else way
+    if way == FORWARD and by_layers(found):
+        with product_state(model):
+            return hessian_by_layers(model, loss, X, y, found, chunk=chunk)
+    return hessian_by_products(model, loss, X, y, chunk=chunk, way=way)
 
 
 def by_layers(found: Sequence[LayerBlock]) -> bool:
@@ -75,10 +82,17 @@ def hessian_elements(found: Sequence[LayerBlock], P: int, examples: int) -> int:
 
 
 def hessian_by_products(
-    model: nn.Module, loss: Loss, X: Tensor, y: Tensor, *, chunk: int | None = None
+    model: nn.Module,
+    loss: Loss,
+    X: Tensor,
+    y: Tensor,
+    *,
+    chunk: int | None = None,
+    way: str | None = None,
 ) -> Tensor:
-    """The Hessian as its product with the identity: P tangents of the gradient, [P, P]."""
+    """The Hessian as its product with the identity, [P, P]."""
     like = next(iter(trainable(model).values()))
     P = sum(p.numel() for p in trainable(model).values())
-    product = hessian_product(model, loss, X, y, columns=COLUMNS if chunk is None else chunk)
+    columns = COLUMNS if chunk is None else chunk
+    product = hessian_product(model, loss, X, y, columns=columns, way=way)
     return symmetric_part(product(torch.eye(P, dtype=like.dtype, device=like.device)))

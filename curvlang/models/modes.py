@@ -14,8 +14,12 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 from torch.utils import checkpoint
+
+from curvlang.models.written_out import WrittenOut
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
@@ -50,6 +54,60 @@ def settled_state() -> Iterator[None]:
         stack.enter_context(_replaced(parametrize, "_cache_enabled", 0))
         stack.enter_context(_replaced(checkpoint, "CheckpointFunction", _Checkpoint))
         yield
+
+
+@contextmanager
+def product_state(model: nn.Module) -> Iterator[None]:
+    """The state in which products are formed: kernels that can be differentiated twice.
+
+    Fused attention and recurrent kernels have no second derivatives, nor have sparse gradients and the
+    operations of `written_out`.
+    """
+    recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
+    with ExitStack() as stack:
+        stack.enter_context(settled_state())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(_dense_gradients(model))
+        stack.enter_context(_constant_padding(model))
+        stack.enter_context(WrittenOut())
+        if recurrent:
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield
+
+
+@contextmanager
+def _dense_gradients(model: nn.Module) -> Iterator[None]:
+    """Embeddings whose gradients are dense tensors."""
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    found = [m for m in model.modules() if isinstance(m, kinds) and m.sparse]
+    for module in found:
+        module.sparse = False
+    try:
+        yield
+    finally:
+        for module in found:
+            module.sparse = True
+
+
+@contextmanager
+def _constant_padding(model: nn.Module) -> Iterator[None]:
+    """Padding rows of embeddings as constants in forward mode too: reverse mode leaves them out."""
+    handles = [
+        module.register_forward_hook(_hold_padding)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hold_padding(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    assert isinstance(module, nn.Embedding)
+    padded = torch.isin(given[0], torch.tensor(module.padding_idx, device=given[0].device))
+    return torch.where(padded.unsqueeze(-1), output.detach(), output)
 
 
 class _Checkpoint:

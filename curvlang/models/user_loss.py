@@ -15,6 +15,7 @@ from curvlang.diagnostics.diagnostic import CurvlangError
 from curvlang.models.calls import exhausted, whole_text
 from curvlang.models.loss import Loss, flat, show_dtype, unfit, uniform
 from curvlang.models.refusal import refusal
+from curvlang.models.written_out import WrittenOut
 
 Function: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """The outputs and the target of one example to its loss, a number."""
@@ -219,7 +220,8 @@ class AutodiffLoss(Loss):
     def _second(self, derivative: Callable[[], Tensor]) -> Tensor:
         """A second derivative; the first one was tried when the task was made."""
         try:
-            return derivative()
+            with WrittenOut():
+                return derivative()
         except (RuntimeError, NotImplementedError) as error:
             if exhausted(error):
                 raise
@@ -238,7 +240,8 @@ class AutodiffLoss(Loss):
             SpecError: E0581 where the function cannot be differentiated example by example.
         """
         try:
-            found: Tensor = vmap(derivative)(f, y)
+            with WrittenOut():
+                found: Tensor = vmap(derivative)(f, y)
         except (RuntimeError, NotImplementedError) as error:
             if exhausted(error):
                 raise

@@ -16,6 +16,7 @@ from curvlang.language.chain import Chain
 from curvlang.models.blocks import LayerBlock, bare_at_once, bare_names
 from curvlang.models.flops import hessian_flops, leaves_flops
 from curvlang.models.task import Task
+from curvlang.models.ways import WORDS, hessian_way
 from curvlang.runtime.alignment import Aligned, alignments, check_lengths, has_padding
 from curvlang.runtime.columns import column_count, repairs, require_columns
 from curvlang.runtime.footprint import (
@@ -160,10 +161,12 @@ def _in_memory(
 def model_flops(prepared: Prepared, task: Task) -> dict[str, int]:
     """Operations of the model itself over a whole run, by what they are for."""
     found: dict[str, int] = {}
+    task = task.exact()
     if any(map(reads_hessian, prepared.plans)) and task.P**2 <= DENSE_AT_MOST:
         layers = prepared.blocks[Partition.LAYER]
-        one = hessian_flops(task.model, task.loss, *task.train, layers)
-        found["the Hessian, by tangents of the gradient"] = round(one * task.N)
+        way = hessian_way(task.model, task.loss, *task.train)
+        one = hessian_flops(task.model, task.loss, *task.train, layers, way)
+        found[f"the Hessian, {WORDS[way]}"] = round(one * task.N)
     passes: dict[tuple[Partition, Fisher | None], int] = {}
     for p in prepared.plans:
         if p.passes:

@@ -13,10 +13,12 @@ from curvlang.compiler.program import Partition, Result
 from curvlang.compiler.structure import GramShape, LeafShape
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.models.blocks import LayerBlock
+from curvlang.models.collect import Pair
 from curvlang.models.column_product import ggn_of_layers
 from curvlang.models.hessian import hessian_dense
 from curvlang.models.products import hessian_product
 from curvlang.models.task import Task
+from curvlang.models.ways import ggn_way, hessian_way
 from curvlang.operators import BlockDiagonal, ByExample, Identity, MatrixFree, Operator, added
 from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.guard import check_hessian, guarded
@@ -36,11 +38,26 @@ class Static:
         self.task = tasks[0]
         self.prepared = prepared
         self._matrix: Tensor | None = None
+        if any(has_products(r) and r.fisher is None for chain in prepared.chains for r in chain):
+            # A model without second derivatives is refused before anything else is computed.
+            _ = self.hessian_way
 
     @cached_property
     def exact(self) -> tuple[Task, ...]:
         """The tasks in the precision in which derivatives are multiplied and added up."""
         return tuple(t.exact() for t in self.tasks)
+
+    @cached_property
+    def hessian_way(self) -> str:
+        """How products with the Hessian are formed: tried on a few examples."""
+        task = self.exact[0]
+        return hessian_way(task.model, task.loss, *task.train)
+
+    @cached_property
+    def ggn_way(self) -> str | None:
+        """How products with the exact GGN are formed where they are not by columns."""
+        task = self.exact[0]
+        return ggn_way(task.model, task.loss, *task.train)
 
     def leaves_of(self, p: Plan) -> dict[str, dict[str, Tensor]]:
         """By block and name; of several blocks of one shape with an axis for them in front."""
@@ -66,8 +83,9 @@ class Static:
             if self._matrix is None:
                 require(5 * 8 * self.task.P**2, self.task.device, "the dense Hessian")
                 layers = self.prepared.blocks[Partition.LAYER]
+                way = self.hessian_way
                 found = (
-                    hessian_dense(t.model, t.loss, *t.train, layers=layers).to(exact)
+                    hessian_dense(t.model, t.loss, *t.train, layers=layers, way=way).to(exact)
                     for t in self.exact
                 )
                 whole = next(found)
@@ -87,8 +105,17 @@ class Static:
 
     def hessian(self) -> Callable[[Tensor], Tensor]:
         """Products with the whole Hessian."""
-        whole = _mean([hessian_product(t.model, t.loss, *t.train) for t in self.exact])
+        whole = self._hessian_products([t.train for t in self.exact])
         return guarded(whole, self.exact)
+
+    def _hessian_products(self, data: Sequence[Pair]) -> Callable[[Tensor], Tensor]:
+        way = self.hessian_way
+        return _mean(
+            [
+                hessian_product(t.model, t.loss, *pair, way=way)
+                for t, pair in zip(self.exact, data, strict=True)
+            ]
+        )
 
     def product(self, result: Result, name: str) -> Callable[[int], Callable[..., Operator]]:
         """Matrix-free operators of the blocks of a name, through products of the whole matrix."""
@@ -123,10 +150,15 @@ class Static:
         """One of the blocks of a name, or all of all names, on given examples."""
         task = self.task
         if result.fisher is None:
-            whole = _mean([hessian_product(t.model, t.loss, X, y) for t in self.exact])
+            whole = self._hessian_products([(X, y)] * len(self.exact))
         else:
             layers = self.prepared.blocks[Partition.LAYER]
-            whole = _mean([ggn_of_layers(t.model, t.loss, X, y, layers) for t in self.exact])
+            whole = _mean(
+                [
+                    ggn_of_layers(t.model, t.loss, X, y, layers, way=lambda: self.ggn_way)
+                    for t in self.exact
+                ]
+            )
         whole = guarded(whole, self.exact)
         if result.partition is Partition.MODEL:
             return MatrixFree(whole, task.P, task.precision, task.device)

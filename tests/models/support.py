@@ -125,7 +125,7 @@ loss_names = pytest.mark.parametrize("loss_name", LOSS_NAMES)
 def assert_equal(found: Tensor, expected: Tensor, tolerance: float = EXACT) -> None:
     """Equal up to `tolerance`, relative to the larger of 1 and the expected norm."""
     assert found.shape == expected.shape
-    difference = float((found - expected).norm())
+    difference = float((found - expected).detach().norm())
     assert difference <= tolerance * max(1.0, float(expected.norm())), difference
 
 

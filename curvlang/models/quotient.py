@@ -1,0 +1,110 @@
+"""Difference quotients of plain gradients: what second derivatives of a model are checked against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from curvlang.models import reverse
+from curvlang.models.blocks import trainable
+from curvlang.models.calls import exhausted
+from curvlang.models.copies import copied
+from curvlang.models.loss import Loss
+
+STEPS = (1e-5, 1e-6, 1e-7)
+"""Steps of the difference quotient in float64, relative to the parameters. A kink between its ends is
+found at one direction and step and not at another; a wrong product at all of them."""
+
+
+class Reference:
+    """Differences of plain gradients, on a copy in float64 where it computes the same.
+
+    Args:
+        model: The model.
+        loss: The loss.
+        few: A few examples.
+        slope: The model's own gradient on them.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss: Loss, few: tuple[Tensor, Tensor], slope: Tensor
+    ) -> None:
+        self.loss = loss
+        self.dtype = slope.dtype
+        self.limit = limit_of(slope.dtype)
+        self.size = float(slope.double().norm())
+        self.model, self.few = model, few
+        self.steps: tuple[float, ...] = STEPS
+        found, _ = tried(lambda: self._copied(model, few, slope))
+        if (found is None or found > self.limit) and slope.dtype != torch.float64:
+            # In its own precision a quotient has three digits.
+            self.model, self.few, self.steps, self.limit = model, few, (1e-2, 3e-3), 0.1
+
+    def _copied(self, model: nn.Module, few: tuple[Tensor, Tensor], slope: Tensor) -> float:
+        """Take a copy in float64; how far its gradient is from the model's."""
+        made = copied(model).to(torch.float64)
+        given = tuple(t.double() if t.is_floating_point() else t for t in few)
+        own = reverse.gradient(made, self.loss, given[0], given[1])
+        gap = relative(slope, own)
+        if gap <= self.limit:
+            self.model, self.few = made, (given[0], given[1])
+        return gap
+
+    def directions(self) -> Iterator[tuple[float, Tensor, Tensor]]:
+        """Steps with two vectors of about the parameters' size, other ones for each."""
+        own = list(trainable(self.model).values())
+        for number, step in enumerate(self.steps):
+            generator = torch.Generator().manual_seed(number)
+            yield step, direction(own, generator), direction(own, generator)
+
+    def quotient(self, v: Tensor, step: float) -> Tensor:
+        """(∇L(θ + h v) − ∇L(θ − h v)) / 2h."""
+        own = list(trainable(self.model).values())
+        held = [p.detach().clone() for p in own]
+        ends = []
+        try:
+            for h in (step, -step):
+                for p, old, w in zip(own, held, v.split([p.numel() for p in own]), strict=True):
+                    p.data.copy_(old + h * w.reshape(p.shape).to(old))
+                ends.append(reverse.gradient(self.model, self.loss, *self.few))
+        finally:
+            for p, old in zip(own, held, strict=True):
+                p.data.copy_(old)
+        return (ends[0] - ends[1]) / (2 * step)
+
+
+def direction(own: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+    """Random numbers of about the size of every parameter, in float64."""
+    parts = []
+    for p in own:
+        drawn = torch.randn(p.numel(), generator=generator, dtype=torch.float64).to(p.device)
+        size = float(p.detach().double().square().mean().sqrt()) if p.numel() else 0.0
+        parts.append(drawn * (size or 1.0))
+    return torch.cat(parts)
+
+
+def relative(found: Tensor, wanted: Tensor, floor: float = 0.0) -> float:
+    """|found − wanted| by the larger of their norms and a floor; infinite where there is NaN."""
+    scale = max(float(found.norm()), float(wanted.norm()), floor)
+    gap = float((found.double() - wanted.double()).norm())
+    if not math.isfinite(gap):
+        return math.inf
+    return gap / scale if scale else 0.0
+
+
+def tried(gap: Callable[[], float]) -> tuple[float | None, Exception | None]:
+    """How far off a way is; what it raised where it does not run."""
+    try:
+        return gap(), None
+    except Exception as error:
+        if exhausted(error):
+            raise
+        return None, error
+
+
+def limit_of(dtype: torch.dtype) -> float:
+    """The relative difference that rounding of a deep model explains."""
+    return 1e-4 if dtype == torch.float64 else 1e-2
