@@ -1,58 +1,31 @@
-"""A diagnostic is data: a code, a headline, places with a reason each, and a repair."""
+"""What curvlang raises on purpose: errors that carry diagnostics and show them whole."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 
-from curvlang.diagnostics.source import Span
-
-
-class Severity(StrEnum):
-    """How much a diagnostic matters: errors stop the work, warnings are shown."""
-
-    ERROR = "error"
-    WARNING = "warning"
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """A place and what is to be said about it."""
-
-    span: Span
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnostic:
-    """What is wrong, where, and what to do.
-
-    Args:
-        code: A stable code such as `E0207`; the registry of codes is `diagnostics/codes.py`.
-        headline: One line that says what is wrong, with names in backticks.
-        labels: Places, the primary one first; empty when there is no text (a missing file).
-        help: The repair, one sentence each.
-        notes: Facts that explain the reason.
-        severity: Error unless said otherwise.
-    """
-
-    code: str
-    headline: str
-    labels: tuple[Label, ...] = ()
-    help: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    severity: Severity = Severity.ERROR
+from curvlang.diagnostics.record import Diagnostic as Diagnostic
+from curvlang.diagnostics.record import Label as Label
+from curvlang.diagnostics.record import Severity as Severity
+from curvlang.diagnostics.render import render
 
 
 class CurvlangError(Exception):
     """Base of what curvlang raises on purpose; carries diagnostics, never only a string."""
 
     def __init__(self, diagnostics: Sequence[Diagnostic] | Diagnostic) -> None:
-        """Keep the diagnostics; the message is their headlines."""
+        """Keep the diagnostics; the message is all of them, with places and repairs."""
         found = (diagnostics,) if isinstance(diagnostics, Diagnostic) else tuple(diagnostics)
         self.diagnostics: tuple[Diagnostic, ...] = found
-        super().__init__("\n".join(f"[{d.code}] {d.headline}" for d in found))
+        super().__init__(found)
+
+    def __str__(self) -> str:
+        """The diagnostics as the command line prints them, without colour."""
+        return render(self.diagnostics)
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the diagnostics in colour, without the calls that led to them."""
+        return render(self.diagnostics, color=True).split("\n")
 
 
 class SpecError(CurvlangError):

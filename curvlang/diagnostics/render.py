@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity
 from curvlang.diagnostics.layout import crop, show, visible
+from curvlang.diagnostics.record import Diagnostic, Label, Severity
 from curvlang.diagnostics.source import Source, Span
 
 MOST_LINES = 4

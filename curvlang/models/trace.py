@@ -160,6 +160,10 @@ class OutsideError(SpecError):
             ]
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made again from the layers, in another process too."""
+        return OutsideError, (self.layers,)
+
 
 Hook = Callable[[str, nn.Module, Tensor, Tensor], "Tensor | None"]
 """Called with a layer's name, the module, its input and output; may replace the output."""
