@@ -22,7 +22,7 @@ from curvlang.language.chain import Chain, Combination, Curvature, Evaluation, S
 from curvlang.language.sums import sum_text, weighted_chains
 from curvlang.models.metric import Metric
 from curvlang.models.modes import settled
-from curvlang.models.task import Task
+from curvlang.models.task import Task, check_task
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.memory import Memory, limited
 from curvlang.runtime.others import without_ignored
@@ -87,6 +87,7 @@ def fit(
     Returns:
         A structured operator on all P parameters, in the order of `task.parameters`.
     """
+    check_task(task)
     whole = as_spec(spec)
     found = chosen(whole, curvature)
     evaluation = evaluation_of(whole, found)
@@ -135,6 +136,7 @@ def evaluate(
         cache: Where retrained models are kept.
         memory: What the fit may hold; what is free where not given.
     """
+    check_task(task)
     whole = as_spec(spec)
     found = chosen(whole, curvature)
     evaluation = evaluation_of(whole, found)
@@ -150,7 +152,7 @@ def evaluate(
             reference=reference,
             inverse=inverse,
             solver=evaluation.solver if evaluation is not None else None,
-            sweep=damping,
+            sweep=damping if isinstance(damping, tuple | list) else (damping,),
             protocol=protocol,
             metric=metric,
             seed=seed,

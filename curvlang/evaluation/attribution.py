@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.values import another_type
 from curvlang.evaluation.compressed import compressed, score_bound
 from curvlang.evaluation.evaluate import fit_solver
 from curvlang.evaluation.factored import (
@@ -35,7 +36,7 @@ from curvlang.models.loss import Loss
 from curvlang.models.metric import Metric, asked_on
 from curvlang.models.modes import settled
 from curvlang.models.positions import position_count, position_gradients
-from curvlang.models.task import Task
+from curvlang.models.task import Task, check_task
 from curvlang.operators import BlockDiagonal, Operator
 from curvlang.runtime.fit import Progress
 from curvlang.runtime.fitted import FittedOperator
@@ -331,7 +332,14 @@ def _counter(progress: Progress | None, total: int) -> Told | None:
 
 
 def seen_by(operator: FittedOperator | Operator, task: Task) -> Task:
-    """The task with the parameters that a curvature is on; those that it ignores are constants."""
+    """The task with the parameters that a curvature is on; those that it ignores are constants.
+
+    Raises:
+        SpecError: E0563 for something else than a curvature or a task.
+    """
+    check_task(task)
+    if not isinstance(operator, FittedOperator | Operator):
+        raise another_type("operator", operator, "a fitted curvature", "`cv.fit(spec, task)`")
     if isinstance(operator, FittedOperator) and operator.parameters != task.parameters:
         return task.restricted(operator.parameters)
     return task

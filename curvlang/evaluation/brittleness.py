@@ -27,7 +27,7 @@ class Mistake(CrossEntropy):
 
     def per_example(self, f: Tensor, y: Tensor) -> Tensor:
         """`[B]`."""
-        return (f.argmax(-1) != y).to(f.dtype)
+        return (f.argmax(self.axis) != y).to(f.dtype)
 
 
 def right_queries(task: Task, count: int) -> Tensor:
@@ -39,7 +39,8 @@ def right_queries(task: Task, count: int) -> Tensor:
     if task.loss.name != "cross_entropy":
         raise SpecError(_no_classes(task))
     with torch.no_grad():
-        wrong = [Mistake().per_example(task.model(x), y) for x, y in task.batches(512, "query")]
+        rule = Mistake(axis=getattr(task.loss, "axis", -1))
+        wrong = [rule.per_example(task.model(x), y) for x, y in task.batches(512, "query")]
     rows = (torch.cat(wrong) == 0).nonzero()[:count, 0].cpu()
     if not len(rows):
         raise SpecError(_none_right(task))
@@ -82,7 +83,7 @@ def flipped(
         base.recipe,
         [derived_seed(seed, 41, r) for _, r in runs],
         [derived_seed(seed, 42, q, r) for q, r in runs],
-        asked=Mistake(),
+        asked=Mistake(axis=getattr(base.loss, "axis", -1)),
     )
     own = found.query_loss[torch.arange(len(runs)), torch.tensor([q for q, _ in runs])]
     shares = own.double().cpu().reshape(len(kept), len(rows), retrains).mean(2)

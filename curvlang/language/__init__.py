@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import NOWHERE, Source
+from curvlang.diagnostics.values import finite_number
 from curvlang.ir.expr import Number
 from curvlang.language.chain import InverseUse, Spec, Study, TaskSpec
 from curvlang.language.files import (
@@ -96,8 +97,13 @@ def default_inverse(damping: float | None = None) -> InverseUse:
 
 
 def with_damping(use: InverseUse, damping: float) -> InverseUse:
-    """The same inverse with its parameter `damping` set."""
-    return replace(use, arguments={**use.arguments, DAMPING: Number(damping)})
+    """The same inverse with its parameter `damping` set.
+
+    Raises:
+        SpecError: E0563 for a damping that is not a number.
+    """
+    found = Number(finite_number(damping, DAMPING))
+    return replace(use, arguments={**use.arguments, DAMPING: found})
 
 
 def swept(use: InverseUse) -> bool:

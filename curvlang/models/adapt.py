@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.models.calls import exhausted, run_model
 from curvlang.models.collect import Pair, Source, examples_of
-from curvlang.models.fields import IGNORED, Fields, next_labels, split_labels
+from curvlang.models.decoder_inputs import (
+    lacks_decoder_inputs,
+    with_decoder_inputs,
+)
+from curvlang.models.fields import IGNORED, LABELS, Fields, next_labels, split_labels
+from curvlang.models.loss import show_shape
 from curvlang.models.packed import Layout, check_fields, is_packed, layout_of, packed
 from curvlang.models.refusal import refusal
 
@@ -63,10 +69,21 @@ def adapt(
     Raises:
         SpecError: E0407, E0409 for data of another form, E0557 for fields, E0558 for labels.
     """
-    parts = examples_of(train, "train"), examples_of(query, "query")
+    dtype = next((p.dtype for p in model.parameters()), torch.get_default_dtype())
+    wanted = None
+    if inputs is not None:
+        wanted = {*inputs, *(LABELS if labels is None else (labels,))}
+    parts = tuple(
+        examples_of(source, part, dtype, wanted)
+        for source, part in ((train, "train"), (query, "query"))
+    )
     match parts:
         case (Fields() as first, Fields() as second):
-            return _from_fields(model, first, second, labels, inputs, shift_labels)
+            sides = [
+                _side(found, labels, inputs, part)
+                for found, part in ((first, "train"), (second, "query"))
+            ]
+            return _from_fields(model, sides[0], sides[1], dtype, shift_labels)
         case (tuple() as first, tuple() as second):
             if labels is not None or inputs is not None or shift_labels is not None:
                 raise refusal(
@@ -103,48 +120,81 @@ def _returns_tensor(model: nn.Module, X: Tensor) -> bool:
         return True
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Side:
+    """One part's examples: the fields that the model reads, and the targets."""
+
+    part: str
+    fields: dict[str, Tensor]
+    y: Tensor
+
+
+def _side(found: Fields, labels: str | None, inputs: Sequence[str] | None, part: str) -> _Side:
+    fields, y = split_labels(found, labels, part)
+    return _Side(part, _chosen(fields, found.unread, inputs, part), y)
+
+
 def _from_fields(
-    model: nn.Module,
-    train: Fields,
-    query: Fields,
-    labels: str | None,
-    inputs: Sequence[str] | None,
-    shift_labels: bool | None,
+    model: nn.Module, train: _Side, query: _Side, dtype: torch.dtype, shift: bool | None
 ) -> Adapted:
-    sides = []
-    for found, part in ((train, "train"), (query, "query")):
-        fields, y = split_labels(found, labels, part)
-        sides.append((_chosen(fields, inputs, part), y))
-    (first, y), (second, yq) = sides
+    if lacks_decoder_inputs(model, train.fields, train.y):
+        train, query = (_with_decoder(model, side, shift) for side in (train, query))
+        shift = False
+    first, second = train.fields, query.fields
     _check_alike(first, second)
     check_fields(model, list(first))
     both = layout_of({name: torch.cat([first[name], second[name]]) for name in first})
-    dtype = next((p.dtype for p in model.parameters()), torch.get_default_dtype())
     made = packed(model, both)
     X, Xq = both.pack(first, dtype), both.pack(second, dtype)
-    y, yq = (t.to(dtype) if t.is_floating_point() else t for t in (y, yq))
-    if _positions(made, X, y):
-        y, yq = (
-            _aligned(t, side, shift_labels, part)
-            for t, side, part in ((y, first, "train"), (yq, second, "query"))
-        )
-    elif shift_labels:
-        raise refusal(
-            "E0558",
-            "`shift_labels=True`, but the targets have no label for every output position",
-            "leave it out: it is for causal language models",
-        )
+    y, yq = (t.to(dtype) if t.is_floating_point() else t for t in (train.y, query.y))
+    shape = _outputs(made, X) if y.ndim == 2 or shift else None
+    if _positions(shape, y):
+        y = _aligned(y, first, shift, "train")
+        yq = _aligned(yq, second, shift, "query")
+    elif shift:
+        raise _no_positions(shape, y)
     return Adapted(made, (X, y), (Xq, yq), _mask(first), True, both)
 
 
+def _with_decoder(model: nn.Module, side: _Side, shift: bool | None) -> _Side:
+    """The side with inputs of the decoder, made from its labels as the model makes them.
+
+    Raises:
+        SpecError: E0558 for labels that would be moved twice, E0564 where they cannot be made.
+    """
+    if shift:
+        raise refusal(
+            "E0558",
+            f"`shift_labels=True`, but `{type(model).__name__}` is an encoder-decoder: it moves its "
+            "decoder's inputs, not the labels",
+            "give `shift_labels=False`: a label stands at the position that predicts it",
+        )
+    return replace(side, fields=with_decoder_inputs(model, side.fields, side.y, side.part))
+
+
+def _no_positions(shape: tuple[int, ...] | None, y: Tensor) -> SpecError:
+    """`shift_labels=True` where outputs and labels have no positions in common."""
+    outputs = "none" if shape is None else show_shape((0, *shape))
+    if y.ndim < 2:
+        repair = "leave it out: it is for causal language models, with a label for every position"
+    else:
+        repair = "give labels [N, T] for outputs [B, T, C], with one T"
+    return refusal(
+        "E0558",
+        "`shift_labels=True`, but the targets have no label for every output position",
+        repair,
+        notes=(f"outputs have the shape {outputs}, labels {show_shape(y.shape)}",),
+    )
+
+
 def _chosen(
-    fields: dict[str, Tensor], inputs: Sequence[str] | None, part: str
+    fields: dict[str, Tensor], unread: Sequence[str], inputs: Sequence[str] | None, part: str
 ) -> dict[str, Tensor]:
     if inputs is None:
         return fields
     for name in inputs:
         if name not in fields:
-            known = ", ".join(f"`{x}`" for x in fields)
+            known = ", ".join(f"`{x}`" for x in (*fields, *unread))
             raise refusal("E0557", f"`{part}` has no field `{name}`", f"it has {known}")
     return {name: fields[name] for name in inputs}
 
@@ -173,13 +223,23 @@ def _check_alike(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
             )
 
 
-def _positions(model: nn.Module, X: Tensor, y: Tensor) -> bool:
-    """Whether the model gives logits [B, T, C] for labels [B, T]."""
-    if y.ndim != 2 or y.is_floating_point() or not len(X):
-        return False
-    p = next(model.parameters())
+def _outputs(model: nn.Module, X: Tensor) -> tuple[int, ...] | None:
+    """The shape of one example's outputs; None without an example, or for what is not a tensor.
+
+    Raises:
+        SpecError: E0408 with what the model raises by itself.
+    """
+    p = next(model.parameters(), None)
+    if p is None or not len(X):
+        return None
     f = run_model(model, X[:1].to(p.device), "train")
-    return bool(f.ndim == 3 and f.shape[1] == y.shape[1])
+    return tuple(f.shape[1:]) if isinstance(f, Tensor) else None
+
+
+def _positions(shape: tuple[int, ...] | None, y: Tensor) -> bool:
+    """Whether logits are [B, T, C] for labels [B, T]."""
+    labels = y.ndim == 2 and not y.is_floating_point()
+    return labels and shape is not None and len(shape) == 2 and shape[0] == y.shape[1]
 
 
 def _aligned(y: Tensor, fields: dict[str, Tensor], shift: bool | None, part: str) -> Tensor:

@@ -10,7 +10,16 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from curvlang.models.loss import Loss, flat, show_dtype, show_shape, unfit, uniform
+from curvlang.diagnostics.values import real_number, whole_number
+from curvlang.models.loss import (
+    Loss,
+    flat,
+    numbers_of,
+    show_dtype,
+    show_shape,
+    unfit,
+    uniform,
+)
 from curvlang.models.refusal import refusal
 
 IGNORED = -100
@@ -43,7 +52,10 @@ class CrossEntropy(Loss):
     axis: int = -1
 
     def __post_init__(self) -> None:
-        """Refuse values that leave no loss."""
+        """Refuse values that leave no loss; weights may come as a tensor or a list."""
+        object.__setattr__(self, "weight", numbers_of(self.weight, "weight"))
+        real_number(self.label_smoothing, "label_smoothing")
+        whole_number(self.ignore_index, "ignore_index", "-100")
         if self.positions not in ("sum", "mean"):
             raise refusal(
                 "E0412",

@@ -11,7 +11,16 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from curvlang.models.loss import Loss, flat, identity, show_dtype, show_shape, unfit, uniform
+from curvlang.models.loss import (
+    Loss,
+    flat,
+    identity,
+    numbers_of,
+    show_dtype,
+    show_shape,
+    unfit,
+    uniform,
+)
 from curvlang.models.refusal import refusal
 
 
@@ -68,7 +77,8 @@ class BinaryCrossEntropy(Loss):
     pos_weight: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse weights that leave no loss."""
+        """Refuse weights that leave no loss; they may come as a tensor or a list."""
+        object.__setattr__(self, "pos_weight", numbers_of(self.pos_weight, "pos_weight"))
         if any(not math.isfinite(u) or u < 0 for u in self.pos_weight):
             raise refusal("E0412", "a `pos_weight` is negative or not finite", "give 0 or more")
 

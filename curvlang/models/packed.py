@@ -58,7 +58,8 @@ class Layout:
         at = 0
         for (name, shape), kind in zip(self.shapes, self.kinds, strict=True):
             size = prod(shape)
-            part = X[:, at : at + size].reshape(X.shape[0], *shape)
+            # Contiguous, as a collated batch is: models call `.view` on their fields.
+            part = X[:, at : at + size].reshape(X.shape[0], *shape).contiguous()
             at += size
             match kind:
                 case "int64":
@@ -152,26 +153,41 @@ def _packed_class(kind: Any, layout: Layout | None) -> type[nn.Module]:
     return type(kind.__name__, (kind,), body)
 
 
+NAMES = ("logits", "out")
+"""What models call their outputs in a dict or an object: `transformers`, torchvision."""
+
+
 def logits(output: Any) -> Tensor:
     """The tensor in what a model returns: itself, its `logits`, or the first of a tuple.
 
     Raises:
         SpecError: E0557 where there is none.
     """
-    found = output
-    if isinstance(output, Mapping) and "logits" in output:
-        found = output["logits"]
-    elif hasattr(output, "logits"):
-        found = output.logits
-    elif isinstance(output, tuple | list) and output:
-        found = output[0]
-    if not isinstance(found, Tensor):
+    found = _inside(output)
+    if found is None:
+        names = f" of {', '.join(f'`{k}`' for k in output)}" if isinstance(output, Mapping) else ""
         raise refusal(
             "E0557",
-            f"the model returns a `{type(output).__name__}` without logits",
+            f"the model returns a `{type(output).__name__}`{names} without logits",
             "return a tensor, an object with `.logits`, or a tuple that begins with them",
         )
     return found
+
+
+def _inside(output: Any) -> Tensor | None:
+    """The tensor, through objects, dicts and tuples that hold one another."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        named = [output[name] for name in NAMES if name in output]
+        values = named or list(output.values())
+        return _inside(values[0]) if named or len(values) == 1 else None
+    for name in NAMES:
+        if hasattr(output, name):
+            return _inside(getattr(output, name))
+    if isinstance(output, tuple | list) and output:
+        return _inside(output[0])
+    return None
 
 
 def check_fields(model: nn.Module, names: Sequence[str]) -> None:
@@ -180,7 +196,11 @@ def check_fields(model: nn.Module, names: Sequence[str]) -> None:
     Raises:
         SpecError: E0557.
     """
-    taken = inspect.signature(model.forward).parameters
+    try:
+        taken = inspect.signature(model.forward).parameters
+    except (TypeError, ValueError):
+        # Compiled code has no signature: what it does not take it refuses itself.
+        return
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values()):
         return
     odd = [name for name in names if name not in taken]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import isfinite
 
+from curvlang.diagnostics.values import another_type, real_number, whole_number
 from curvlang.models.refusal import refusal
 
 OPTIMISERS = ("sgd", "adam", "adamw")
@@ -70,6 +71,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
+        self._check_types()
         limits = {
             "lr": (self.lr > 0 and isfinite(self.lr), "above 0"),
             "momentum": (0 <= self.momentum < 1, "at least 0, below 1"),
@@ -102,3 +104,24 @@ class Recipe:
             raise refusal(
                 "E0412", "`nesterov` needs a momentum", "give `momentum = 0.9`, or leave it out"
             )
+
+    def _check_types(self) -> None:
+        """Numbers are numbers, counts are integers, words are texts.
+
+        Raises:
+            SpecError: E0563.
+        """
+        for name, default in DEFAULTS.items():
+            value = getattr(self, name)
+            if isinstance(default, bool | str):
+                if not isinstance(value, type(default)):
+                    wanted = "a text" if isinstance(default, str) else "True or False"
+                    raise another_type(name, value, wanted, f"`{name}={default!r}`")
+            elif isinstance(default, int):
+                whole_number(value, name, str(default))
+            else:
+                real_number(value, name, str(default))
+
+
+DEFAULTS = {f.name: f.default for f in fields(Recipe)}
+"""The recipe of the defaults, by name: their types are what is allowed."""

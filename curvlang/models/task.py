@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.values import another_type, finite_number
 from curvlang.models.adapt import adapt
 from curvlang.models.blocks import Facts, LayerBlock, blocks, facts_of, trainable
 from curvlang.models.checks import (
@@ -27,6 +28,7 @@ from curvlang.models.packed import PackedBuild, is_packed, layout_in, packed
 from curvlang.models.precision import precision
 from curvlang.models.recipe import Recipe
 from curvlang.models.refusal import refusal
+from curvlang.models.task_arguments import check_arguments
 from curvlang.models.trace import OutsideError
 from curvlang.models.user_loss import Function
 from curvlang.models.verify import EXAMPLES
@@ -67,7 +69,8 @@ class Task:
             next one's label (causal language models) or its own.
 
     Raises:
-        SpecError: E0403 and E0405 to E0409, E0411 to E0413, E0416, E0557 and E0558, each with its repair.
+        SpecError: E0403 and E0405 to E0409, E0411 to E0413, E0416, E0557, E0558, E0563,
+            E0564, E0582, E0586 and E0587, each with its repair.
     """
 
     __slots__ = (
@@ -100,6 +103,18 @@ class Task:
         inputs: Sequence[str] | None = None,
         shift_labels: bool | None = None,
     ) -> None:
+        check_arguments(
+            {
+                "model": model,
+                "recipe": recipe,
+                "name": name,
+                "build": build,
+                "mask": mask,
+                "labels": labels,
+                "inputs": inputs,
+                "shift_labels": shift_labels,
+            }
+        )
         found = adapt(
             differentiable(unwrapped(model)),
             _given(train, "train"),
@@ -285,6 +300,21 @@ class Task:
         )
 
 
+def check_task(task: object) -> None:
+    """Refuse something else in the place of a task.
+
+    Raises:
+        SpecError: E0563.
+    """
+    if not isinstance(task, Task):
+        raise another_type(
+            "task",
+            task,
+            "a `Task`",
+            '`cv.Task(model, "cross_entropy", train=(X, y), query=(X, y))`',
+        )
+
+
 class MovedBuild:
     """A build whose models have another precision or device."""
 
@@ -310,6 +340,9 @@ def _weight_decay(recipe: Recipe | None, given: float | None) -> float:
     """The given value, the recipe's, or 0; they must agree where there are both."""
     if given is None:
         return 0.0 if recipe is None else recipe.l2
+    given = finite_number(given, "weight_decay")
+    if given < 0:
+        raise refusal("E0412", f"`weight_decay = {given:g}` is out of range", "give 0 or more")
     if recipe is not None and recipe.l2 != given:
         raise refusal(
             "E0412",

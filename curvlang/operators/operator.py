@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.values import finite_number
 from curvlang.operators.at_once import at_once
 
 Spectral = Callable[[Tensor], Tensor]
@@ -134,6 +135,7 @@ class Operator(ABC):
 
     def logdet(self, damping: float = 0.0) -> Tensor:
         """Log det(C + λI) = Σ log(s + λ); refused unless every s + λ is positive."""
+        damping = finite_number(damping, "damping")
         shifted = self.eigenvalues() + damping
         lowest = float(shifted.min())
         if lowest <= 0:
@@ -188,6 +190,7 @@ def held_bytes(*operators: Operator) -> int:
 
 def tikhonov(damping: float) -> Spectral:
     """S → 1/(s + λ); refused where s + λ is zero to rounding."""
+    damping = finite_number(damping, "damping")
 
     def function(s: Tensor) -> Tensor:
         shifted = s + damping

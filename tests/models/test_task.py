@@ -99,11 +99,6 @@ def test_loaders_without_a_fixed_order_are_refused(loader, words) -> None:
     assert_refused("E0409", lambda: task(train=loader()), "`train` loader", words)
 
 
-def test_a_fixed_batch_sampler_keeps_its_order() -> None:
-    found = task(train=DataLoader(DATA, batch_sampler=[[3, 2], [1, 0]]))
-    assert torch.equal(found.train[0], X[[3, 2, 1, 0]])
-
-
 NAN = X.clone()
 NAN[2, 3], NAN[5, 0], NAN[6, 1] = float("nan"), float("inf"), float("nan")
 
@@ -121,7 +116,6 @@ NAN[2, 3], NAN[5, 0], NAN[6, 1] = float("nan"), float("inf"), float("nan")
         ("E0407", {"train": (X, Y.sum())}, "one target"),
         ("E0407", {"train": X}, "`(X, y)`"),
         ("E0407", {"train": None}, "no `train`"),
-        ("E0407", {"train": (X.numpy(), Y.numpy())}, "pair of tensors"),
         ("E0557", {"train": [{"x": 1}]}, "one form"),
         ("E0407", {"train": (X.double(), Y)}, "`query` float32"),
         ("E0407", {"train": (X.double(), Y), "query": (XQ.double(), YQ)}, "model is float32"),

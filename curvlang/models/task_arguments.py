@@ -1,0 +1,62 @@
+"""The arguments of a task, each of the type that it stands for, before anything is done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from curvlang.diagnostics.values import another_type
+from curvlang.models.recipe import Recipe
+
+
+def check_arguments(given: dict[str, Any]) -> None:
+    """Refuse arguments of another type by name.
+
+    Args:
+        given: The arguments of `Task`, by name; None where one was left out.
+
+    Raises:
+        SpecError: E0563.
+    """
+    check_model_type(given["model"])
+    example = (
+        "`recipe=cv.Recipe(lr=0.1, batch=32, epochs=10)`; training of another kind is not replayed"
+    )
+    _check("recipe", given, Recipe, "a `Recipe`", example)
+    _check("name", given, str, "a text", '`name="mine"`')
+    _check("labels", given, str, "the name of a field", '`labels="label"`')
+    _check("shift_labels", given, bool, "True or False", "`shift_labels=True`")
+    _check("mask", given, Tensor, "a tensor", "`mask=torch.tensor(…)`, [N, T] of bool")
+    if given["build"] is not None and not callable(given["build"]):
+        raise another_type(
+            "build", given["build"], "a function of a seed", "`build=lambda seed: make(seed)`"
+        )
+    inputs = given["inputs"]
+    named = isinstance(inputs, Sequence) and not isinstance(inputs, str)
+    if inputs is not None and not (named and all(isinstance(x, str) for x in inputs)):
+        raise another_type("inputs", inputs, "a list of names", '`inputs=["input_ids"]`')
+
+
+def check_model_type(model: object) -> None:
+    """A module, not its class and not a function.
+
+    Raises:
+        SpecError: E0563.
+    """
+    if isinstance(model, type):
+        raise another_type("model", model, "a module", f"an instance, `{model.__name__}(…)`")
+    if not isinstance(model, nn.Module):
+        raise another_type(
+            "model",
+            model,
+            "a module",
+            "a `torch.nn.Module` that holds the parameters and calls this in its `forward`",
+        )
+
+
+def _check(name: str, given: dict[str, Any], kind: type, wanted: str, example: str) -> None:
+    value = given[name]
+    if value is not None and not isinstance(value, kind):
+        raise another_type(name, value, wanted, example)
