@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from curvlang.models.calls import exhausted
 from curvlang.models.substitution import substituted
 
 CHUNK_BYTES = 2**26
@@ -24,6 +25,10 @@ AT_ONCE = 64
 """Examples at once, however small their gradients are."""
 
 Gradients = dict[str, Tensor]
+
+
+class InTurn(UserWarning):
+    """A batch takes longer than planned; its numbers are the same."""
 
 
 def bare_columns(
@@ -39,7 +44,17 @@ def bare_columns(
         at_once: Whether the examples go through the model together, by `vmap`.
     """
     if at_once:
-        return _together(model, X, names, columns)
+        try:
+            return _together(model, X, names, columns)
+        except Exception as error:
+            if exhausted(error):
+                raise
+            warnings.warn(
+                f"examples go through the model one after the other in a batch of {len(X)}: `vmap`, "
+                f"which runs on the examples that were tried, raises {type(error).__name__}",
+                InTurn,
+                stacklevel=2,
+            )
     return _in_turn(model, X, names, columns)
 
 

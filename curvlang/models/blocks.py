@@ -67,6 +67,7 @@ class LayerBlock:
         inside: Whether the product is inside a module that calls no submodule for it.
         constant: Whether the layer's input is the same for every example.
         folds: How many rows of an example may follow each other on the first axis, besides one.
+        second: Whether the layer reads examples on the second axis, positions before them.
         at_once: Of a bare parameter, whether the gradients of all examples come at once.
         reason: Why `a` and `g` mean nothing by themselves here; empty where they do.
         plain: Whether the layer's output is [B, T, O] in another order and nothing else.
@@ -89,6 +90,7 @@ class LayerBlock:
     inside: bool = False
     constant: bool = False
     folds: frozenset[int] = frozenset()
+    second: bool = False
     at_once: bool = False
     reason: str = ""
     plain: bool = False
@@ -169,6 +171,7 @@ class Facts:
         constant: Layers whose input is the same for every example.
         folds: Of layers whose examples and positions stand on the first axis together, how many
             rows an example has.
+        second: Layers that read positions on the first axis and examples on the second.
         at_once: Whether gradients of parameters outside any layer come from all examples of a batch
             at once; else from one example after the other.
         picks: Whether the model picks rows by their values, so that other examples may be read in
@@ -178,6 +181,7 @@ class Facts:
     outside: Mapping[str, str] = field(default_factory=dict)
     constant: frozenset[str] = frozenset()
     folds: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    second: frozenset[str] = frozenset()
     at_once: bool = False
     picks: bool = False
 
@@ -206,6 +210,7 @@ class Facts:
                 x.inside,
                 x.name in self.constant,
                 None if trying else self.folds.get(x.name, frozenset()),
+                None if trying else x.name in self.second,
             )
             for x in layers
         }
@@ -268,10 +273,13 @@ def facts_of(model: nn.Module, X: Tensor) -> Facts:
     layers, _ = facts.split(found)
     traced = trace(model, X, facts.watched(layers, trying=True), trying=True)
     facts = facts.without(traced.outside)
-    facts = replace(facts, folds=_folds(traced), picks=picks_rows(model, X))
-    layers, _ = facts.split(found)
-    made, traced = _made(model, X, "layer", facts, layers)
-    wrong = mismatched(traced, made, lambda columns: gradients_of(made, traced, columns), known)
+    facts = replace(facts, folds=_folds(traced), second=_second(traced), picks=picks_rows(model, X))
+    wrong = _wrong(model, X, found, facts, known)
+    other = replace(facts, second=facts.second | _beside(traced, wrong))
+    if other != facts:
+        # As many positions as examples: which axis has which shows in the gradients alone.
+        still = _wrong(model, X, found, other, known)
+        wrong, facts = still, replace(other, second=other.second - still)
     facts = facts.without(dict.fromkeys(sorted(wrong), _USED_OUTSIDE))
     _, bare = facts.split(found)
     names = [item.parameter for item in bare]
@@ -317,6 +325,38 @@ def _at_once(model: nn.Module, X: Tensor, names: Sequence[str], known: Tried) ->
     }
     columns = known.direction.reshape(len(X), -1, 1)
     return runs_at_once(model, X, names, columns, rows)
+
+
+def _wrong(
+    model: nn.Module, X: Tensor, found: Survey, facts: Facts, known: Tried
+) -> frozenset[str]:
+    """Layers whose `a` and `g` do not give the gradients of the examples."""
+    layers, _ = facts.split(found)
+    made, traced = _made(model, X, "layer", facts, layers)
+    return frozenset(
+        mismatched(traced, made, lambda columns: gradients_of(made, traced, columns), known)
+    )
+
+
+def _second(found: Trace) -> frozenset[str]:
+    """Layers whose inputs have the examples on the second axis; those inside an attention have their own way."""
+    return frozenset(
+        layer
+        for layer, uses in found.uses.items()
+        if any(use.folded == "second" and use.kind.folds for use in uses)
+    )
+
+
+def _beside(found: Trace, layers: Set[str]) -> frozenset[str]:
+    """Layers whose inputs could have the examples on either of the first two axes."""
+    return frozenset(
+        layer
+        for layer in layers
+        if all(
+            use.kind.folds and use.input.dim() > 2 and use.input.shape[0] == use.input.shape[1]
+            for use in found.uses[layer]
+        )
+    )
 
 
 def _folds(found: Trace) -> dict[str, frozenset[int]]:
@@ -423,7 +463,9 @@ def _input_key(block: LayerBlock, found: Trace) -> object:
 def groups(blocks: Sequence[LayerBlock]) -> Groups:
     """The modules to watch for these blocks, by layer."""
     return {
-        block.layer: Watched(block.modules, block.kind, block.inside, block.constant, block.folds)
+        block.layer: Watched(
+            block.modules, block.kind, block.inside, block.constant, block.folds, block.second
+        )
         for block in blocks
         if block.kind is not None
     }
@@ -505,7 +547,8 @@ def _layer_blocks(
     parts = layer.kind.parts(layer.module)
     constant = layer.name in facts.constant
     folds = facts.folds.get(layer.name, frozenset())
-    whole = not layer.inside and not constant and not folds
+    second = layer.name in facts.second
+    whole = not (layer.inside or constant or folds or second)
     plain = layer.kind.dense_rows(layer.module) and whole
     for names in chosen:
         name = layer.name if by == "layer" else names[0]
@@ -529,6 +572,7 @@ def _layer_blocks(
                 layer.inside,
                 constant,
                 folds,
+                second,
                 reason="" if layer.kind.factored else scale_and_shift(layer.module),
                 plain=plain,
                 count=count,

@@ -34,6 +34,7 @@ class Watched:
         constant: Whether its input is the same for every example, without them on its first axis.
         folds: How many rows of an example may follow each other on the first axis, besides one;
             None for any number.
+        second: Whether the examples are on the second axis, positions before them; None for either.
     """
 
     modules: tuple[str, ...]
@@ -41,6 +42,7 @@ class Watched:
     inside: bool = False
     constant: bool = False
     folds: frozenset[int] | None = frozenset()
+    second: bool | None = False
 
 
 Groups = Mapping[str, Watched]
@@ -376,8 +378,14 @@ def _folding(watched: Watched, given: Tensor, batch: int) -> str:
         fits = given.dim() > axis and given.shape[axis] % batch == 0
         return ("second" if second else "both") if fits else ""
     rows = given.shape[0] if given.dim() else 0
+    deep = given.dim() >= (3 if given.is_floating_point() else 2)
+    beside = watched.kind.folds and deep and given.shape[1] == batch
+    if watched.second:
+        return "second" if beside else ""
     if rows == batch:
         return "first"
+    if beside and watched.second is None:
+        return "second"
     if watched.kind.folds and rows and rows % batch == 0:
         count = rows // batch
         if watched.folds is None or count in watched.folds:

@@ -116,6 +116,19 @@ ODD = {
         series,
         ("l.weight", "l.bias"),
     ),
+    "sequences first": Odd(
+        lambda: Model(
+            lambda m, x: m.h(m.n(m.l(x.transpose(0, 1))).tanh()[-1]),
+            l=lin(),
+            n=nn.LayerNorm(3),
+            h=lin(),
+        ),
+        series,
+    ),
+    "as many positions as examples, sequences first": Odd(
+        lambda: Model(lambda m, x: m.h(m.l(x.transpose(0, 1)).tanh()[-1]), l=lin(), h=lin()),
+        lambda: torch.randn(3, 3, 3),
+    ),
     "windows": Odd(
         lambda: Model(
             lambda m, x: m.h(m.n(m.l(x.reshape(-1, 2, 3))).reshape(-1, 4, 3).tanh().mean(1)),
@@ -316,6 +329,28 @@ def test_folded_rows_are_a_layer_with_positions():
     same = cv.Task(plain, "cross_entropy", train=(X, y), query=(X[:2], y[:2]))
     for spec in ("kfac", "ekfac"):
         assert_near(cv.fit(spec, folded).operator.dense(), cv.fit(spec, same).operator.dense())
+
+
+def test_sequences_first_are_what_examples_first_are():
+    """[T, B, d] is [B, T, d], in an encoder of torch too, whose default it is."""
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoderLayer(4, 2, 5, dropout=0.0).double().eval()
+    head = lin(4, 3).double()
+    X, y = torch.randn(N, 4, 4).double(), torch.randint(0, 3, (N,))
+
+    def task(first: bool) -> cv.Task:
+        encoder.self_attn.batch_first = not first
+        model = Model(
+            lambda m, x: m.h(m.e(x.transpose(0, 1)).mean(0) if first else m.e(x).mean(1)),
+            e=encoder,
+            h=head,
+        )
+        return cv.Task(model.eval(), "cross_entropy", train=(X, y), query=(X[:2], y[:2]))
+
+    spec = cv.loads("curvature m = block_ggn |> kronecker_factor(others = diagonal)")
+    found = cv.fit(spec, task(first=True)).operator.dense()
+    assert all(block.kind is not None for block in task(first=True).blocks())
+    assert_near(found, cv.fit(spec, task(first=False)).operator.dense())
 
 
 def test_a_batch_that_uses_a_layer_otherwise_puts_it_outside():
