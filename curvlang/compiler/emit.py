@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import isfinite, prod
 from typing import assert_never
 
 import opt_einsum
@@ -24,6 +24,7 @@ from curvlang.compiler.normal import (
     factor_indices,
     poly_free,
 )
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.ir.expr import Call, Delta, Index, Number, Ref
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -146,6 +147,14 @@ class Emitter:
         for space, power in term.sizes:
             length = self.total if space == "n" else self.sizes[space]
             value *= float(length) ** (power - (data if space == "n" else 0))
+        if not isfinite(value):
+            raise SpecError(
+                Diagnostic(
+                    "E0423",
+                    "the numbers of several statements multiply to one that is not finite",
+                    help=("divide where numbers are large, before they are multiplied",),
+                )
+            )
         return value
 
     def term(self, term: Term, out: tuple[Index, ...], *, ordered: bool = True) -> Operand:

@@ -347,7 +347,7 @@ def leaf_batches(
     layers = [x.layer for x in given]
     done = 0
     for X, y in task.batches(batch_size(layers, task.precision, formed), part):
-        with in_part(part, done):
+        with in_part(task.model, X, part, done):
             found = exact_leaves(task.model, loss, X, y, layers, {"a", "e"})
         done += len(X)
         for b in layers:

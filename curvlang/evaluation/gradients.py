@@ -29,7 +29,7 @@ def gradient_batches(task: Task, loss: Loss, part: str) -> Iterator[Tensor]:
             layers = found if known is task.facts else task.blocks()
             return exact_gradients(task.model, loss, x, y, layers)
 
-        with in_part(part, done):
+        with in_part(task.model, x, part, done):
             v = task.retried(of_batch)
         check_gradients(v, task, loss, part, done)
         yield v

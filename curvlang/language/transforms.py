@@ -11,6 +11,7 @@ from curvlang.ir.expr import BodyStatement, Define, Expr, Number, Project, Space
 from curvlang.ir.indices import substitute
 from curvlang.language import syntax as s
 from curvlang.language.chain import Value
+from curvlang.language.coefficients import check_coefficients
 from curvlang.language.numbers import check_numbers
 from curvlang.language.registry import Rule
 from curvlang.language.repeats import CHECKED_ROUNDS, MOST_ROUNDS, check_repeats, rounds
@@ -133,7 +134,7 @@ def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
             frozenset(p.name for p in definition.parameters if p.type in ("int", "float")),
         )
         _check_body(definition, body, checker)
-        for problem in (*checker.problems, *check_numbers(body)):
+        for problem in (*checker.problems, *check_numbers(body), *check_coefficients(body)):
             if problem not in seen:
                 seen.add(problem)
                 problems.append(problem)

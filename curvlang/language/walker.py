@@ -9,6 +9,7 @@ from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.ir.expr import BodyStatement, Define, Project, Target
 from curvlang.language import syntax as s
 from curvlang.language.chain import Stage, Value
+from curvlang.language.coefficients import check_coefficients
 from curvlang.language.labels import label_of
 from curvlang.language.letters import (
     COLUMNS,
@@ -153,7 +154,7 @@ class Walker:
             self.problems += wrong
             return None
         body = specialise(transform.body, given)
-        for problem in check_numbers(body):
+        for problem in (*check_numbers(body), *check_coefficients(body)):
             at = Label(use.span, "with these arguments")
             both = replace(problem, labels=(*problem.labels, at))
             if problem not in self.problems and both not in self.problems:

@@ -16,6 +16,7 @@ from curvlang.models.refusal import refusal
 from curvlang.models.survey import check_mode
 from curvlang.models.trace import check_output
 from curvlang.models.verify import EXAMPLES
+from curvlang.models.vocabulary import checked_tokens
 
 
 def check_model(model: nn.Module) -> None:
@@ -107,7 +108,7 @@ def check_outputs(model: nn.Module, loss: Loss, pair: Pair, part: str) -> None:
     """The model reads the inputs, one example at a time, and its outputs fit the targets.
 
     Raises:
-        SpecError: E0403, E0405, E0407, E0408, E0410, E0420.
+        SpecError: E0403, E0405, E0407, E0408, E0410, E0420, E0422.
     """
     X, y = pair
     p = next(q for q in model.parameters() if q.requires_grad)
@@ -119,7 +120,8 @@ def check_outputs(model: nn.Module, loss: Loss, pair: Pair, part: str) -> None:
         )
     places = sorted(set(spread(EXAMPLES, len(X))))
     few = X[places].to(p.device)
-    f = run_model(model, few, part)
+    with checked_tokens(model, X, few, part):
+        f = run_model(model, few, part)
     check_output(f, few.shape[0])
     loss.validate(f.shape, y, f.dtype)
     check_examples_finite(model, loss, few, y[places], part, places)

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.models.calls import exhausted
+from curvlang.diagnostics.diagnostic import CurvlangError, SpecError
+from curvlang.models.calls import exhausted, run_model
 from curvlang.models.loss import Loss
 from curvlang.models.refusal import refusal
 
@@ -41,13 +41,22 @@ class NotFiniteError(SpecError):
 
 
 @contextmanager
-def in_part(part: str, start: int) -> Iterator[None]:
-    """Examples of a batch that starts at the number `start` of a part are named by the part."""
+def in_part(model: nn.Module, X: Tensor, part: str, start: int) -> Iterator[None]:
+    """Examples of a batch that starts at the number `start` of a part are named by the part.
+
+    What the model itself raises is refused by the example that it raises it on.
+    """
     try:
         yield
     except NotFiniteError as error:
         found = [(start + k, what) for k, what in error.rows]
         raise _refused(found, error.examples, f"`{part}`") from None
+    except Exception as error:
+        if not isinstance(error, CurvlangError) and not exhausted(error):
+            device = next(model.parameters()).device
+            for k in range(len(X)):
+                run_model(model, X[k : k + 1].to(device), f"{part}[{start + k}]")
+        raise
 
 
 def check_losses(loss: Loss, f: Tensor, y: Tensor) -> None:

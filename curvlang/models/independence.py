@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from curvlang.models.calls import exhausted, whole_text
 from curvlang.models.refusal import refusal
@@ -153,32 +154,52 @@ def _check_neighbours(asked: _Asked, X: Tensor, pool: Tensor) -> None:
             return
         changed = others.clone()
         changed[kept] = X[kept]
-        _refuse(asked.apart(X, kept, changed, kept), "beside other examples")
+        _refuse(asked.model, asked.apart(X, kept, changed, kept), "beside other examples")
 
 
 def _check_sizes(asked: _Asked, X: Tensor, pool: Tensor) -> None:
     """Alone, in a pair and among more, in other places."""
     B = len(X)
     alone, pair = X[B - 1 :].clone(), X[[B - 1, 0]]
-    _refuse(asked.apart(X, [B - 1], alone, [0]), f"alone and in a batch of {B}")
-    _refuse(asked.apart(X, [B - 1, 0], pair, [0, 1]), f"in batches of 2 and {B}")
+    _refuse(asked.model, asked.apart(X, [B - 1], alone, [0]), f"alone and in a batch of {B}")
+    _refuse(asked.model, asked.apart(X, [B - 1, 0], pair, [0, 1]), f"in batches of 2 and {B}")
     many = pool[spread(MANY, len(pool))].to(X.device)
     many[[1, MANY - 2]] = X[[B - 1, 0]]
-    _refuse(asked.apart(X, [B - 1, 0], many, [1, MANY - 2]), f"in batches of {MANY} and {B}")
+    _refuse(
+        asked.model,
+        asked.apart(X, [B - 1, 0], many, [1, MANY - 2]),
+        f"in batches of {MANY} and {B}",
+    )
 
 
-def _refuse(apart: float, where: str) -> None:
+def _refuse(model: nn.Module, apart: float, where: str) -> None:
     if apart:
         shown = "have another shape" if apart == float("inf") else f"differ by {_shown(apart)}"
+        repair = "use a model that treats the examples of a batch independently"
+        notes: tuple[str, ...] = ()
+        norms = _batch_statistics(model)
+        if norms:
+            repair = "give these layers running statistics, or use `LayerNorm` or `GroupNorm`"
+            notes = (f"also after `model.eval()`, {norms} takes the statistics of the batch",)
         raise refusal(
             "E0410",
             "the model's output for an example depends on the batch that the example is in",
-            "use a model that treats the examples of a batch independently",
+            repair,
             notes=(
                 f"its outputs {where} {shown}",
+                *notes,
                 "the loss of one example is not defined otherwise",
             ),
         )
+
+
+def _batch_statistics(model: nn.Module) -> str:
+    """Batch norms without running statistics."""
+    return ", ".join(
+        f"`{name}` ({type(module).__name__}, `track_running_stats=False`)"
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is None
+    )
 
 
 def _difference(x: Tensor, y: Tensor, epsilon: float) -> float:

@@ -179,7 +179,8 @@ def _one_pass(
         if number == 1 and prepared.picks and place & (place + 1) == 0:
             # Two examples of the batches 1, 2, 4, 8, …: rows that are picked by value may differ.
             some = [(31 * place + 7) % len(x), (31 * place + 3 + len(x) // 2) % len(x)]
-            check_rows(task.model, x, prepared.blocks[Partition.LAYER], some)
+            with in_part(task.model, x, "train", shared.start):
+                check_rows(task.model, x, prepared.blocks[Partition.LAYER], some)
         for execution in adding:
             execution.feed(number, _leaves(execution.plan, place, number, shared, kept))
         done += len(x)
@@ -235,7 +236,7 @@ class _Batch:
         key = (partition, fisher, errors)
         if key not in self.known:
             wants = {"a"} | ({"g"} if fisher else set()) | ({"e"} if errors else set())
-            with in_part("train", self.start):
+            with in_part(self.task.model, self.x, "train", self.start):
                 self.known[key] = exact_leaves(
                     self.task.model,
                     self.task.loss,

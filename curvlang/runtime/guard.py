@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.source import NOWHERE, Span
-from curvlang.models.finite import all_finite, check_examples_finite
+from curvlang.models.finite import all_finite, check_examples_finite, in_part
 from curvlang.models.products import hessian_product
 from curvlang.models.refusal import refusal
 from curvlang.models.task import Task
@@ -75,7 +76,10 @@ def guarded(
     """The product, looked at: what is not finite comes from a vector or is refused."""
 
     def looked_at(v: Tensor) -> Tensor:
-        found = product(v)
+        with ExitStack() as stack:
+            for task in tasks:
+                stack.enter_context(in_part(task.model, task.train[0], "train", 0))
+            found = product(v)
         if not all_finite(found) and all_finite(v):
             check_hessian(found, tasks)
         return found

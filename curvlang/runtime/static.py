@@ -15,6 +15,7 @@ from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.models.blocks import LayerBlock
 from curvlang.models.collect import Pair
 from curvlang.models.column_product import ggn_of_layers
+from curvlang.models.finite import in_part
 from curvlang.models.hessian import hessian_dense
 from curvlang.models.products import hessian_product
 from curvlang.models.task import Task
@@ -84,10 +85,12 @@ class Static:
                 require(5 * 8 * self.task.P**2, self.task.device, "the dense Hessian")
                 layers = self.prepared.blocks[Partition.LAYER]
                 way = self.hessian_way
-                found = (
-                    hessian_dense(t.model, t.loss, *t.train, layers=layers, way=way).to(exact)
-                    for t in self.exact
-                )
+
+                def dense(t: Task) -> Tensor:
+                    with in_part(t.model, t.train[0], "train", 0):
+                        return hessian_dense(t.model, t.loss, *t.train, layers=layers, way=way)
+
+                found = (dense(t).to(exact) for t in self.exact)
                 whole = next(found)
                 for other in found:
                     whole = whole + other
