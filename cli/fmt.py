@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -36,9 +35,16 @@ def command(
 
 def _replace(path: Path, text: str) -> None:
     """Write all or nothing, rights kept."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8"
-    ) as handle:
-        handle.write(text)
-    os.chmod(handle.name, path.stat().st_mode)
-    os.replace(handle.name, path)
+    from curvlang.storage.leftovers import belongs_to, clear, hidden_name, locked
+
+    clear(path.parent, belongs_to(path))
+    part = hidden_name(path)
+    try:
+        with part.open("x", encoding="utf-8") as handle, locked(part):
+            handle.write(text)
+            handle.flush()
+            os.chmod(part, path.stat().st_mode)
+            os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

@@ -6,17 +6,19 @@ import errno
 import hashlib
 import io
 import os
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
+from curvlang.storage.leftovers import clear, locked
 
 Array = NDArray[np.float64]
 _DIGEST = 32
+_PART = ".part"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _OURS = ("??/*/*.bin", "??/*/*.part", "*.tables", "*.part")
 """What curvlang writes below the root: nothing else there is counted or deleted."""
@@ -84,21 +86,25 @@ class Cache:
         path.unlink(missing_ok=True)
 
     def _write(self, path: Path, content: bytes) -> None:
-        part = ""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                dir=path.parent, delete=False, suffix=".part"
-            ) as handle:
-                part = handle.name
+            clear(path.parent, _unfinished)
+            self._replace(path, content)
+        except OSError as error:
+            raise MachineError(self._unwritable(path, len(content), error)) from error
+
+    @staticmethod
+    def _replace(path: Path, content: bytes) -> None:
+        part = path.with_name(f"{secrets.token_hex(8)}{_PART}")
+        try:
+            with part.open("xb") as handle, locked(part):
                 handle.write(content)
                 handle.flush()
                 os.fsync(handle.fileno())
-            os.replace(part, path)
-        except OSError as error:
-            if part:
-                Path(part).unlink(missing_ok=True)
-            raise MachineError(self._unwritable(path, len(content), error)) from error
+                os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
 
     def _files(self) -> list[Path]:
         found = {p for pattern in _OURS for p in self.root.glob(pattern)}
@@ -138,6 +144,10 @@ class Cache:
             help=("free some space, or point `CURVLANG_CACHE` to another folder",),
             notes=("what was kept before is unharmed: run the same command to go on",),
         )
+
+
+def _unfinished(name: str) -> bool:
+    return name.endswith(_PART)
 
 
 def _unreadable(path: Path, error: OSError) -> Diagnostic:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from curvlang.operators.low_rank import Gram, LowRank
 from curvlang.operators.operator import Operator, refuse
 from curvlang.operators.projected import Projected
 from curvlang.operators.stacked import Stacked
+from curvlang.storage.leftovers import belongs_to, clear, hidden_name, locked
 
 FORMAT = "curvlang-operator-1"
 
@@ -36,14 +36,16 @@ def save(operator: Operator, path: str | Path, metadata: Mapping[str, str] | Non
     tensors: dict[str, Tensor] = {}
     tree = _write(operator, "op", tensors)
     notes = {**(metadata or {}), "format": FORMAT, "tree": json.dumps(tree)}
-    folder = Path(path).resolve().parent
-    with tempfile.NamedTemporaryFile(dir=folder, delete=False, suffix=".part") as handle:
-        part = handle.name
+    target = Path(path).resolve()
+    clear(target.parent, belongs_to(target))
+    part = hidden_name(target)
+    part.touch()
     try:
-        save_file({k: t.contiguous().clone() for k, t in tensors.items()}, part, notes)
-        os.replace(part, path)
+        with locked(part):
+            save_file({k: t.contiguous().clone() for k, t in tensors.items()}, part, notes)
+            os.replace(part, target)
     finally:
-        Path(part).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def load_operator(path: str | Path) -> tuple[Operator, dict[str, str]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from curvlang.diagnostics.diagnostic import Diagnostic, MachineError, SpecError
 from curvlang.reporting.notation import size
+from curvlang.storage.leftovers import belongs_to, clear, hidden_name, locked
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -59,22 +59,39 @@ def _full(target: Path, needed: int, thing: str, note: str) -> Diagnostic:
 def whole(target: Path) -> Iterator[Path]:
     """A file to write to, which takes the name `target` when it is done; folders above are made.
 
+    Unfinished files of the same name, which killed processes have left, are removed.
+
     Raises:
         OSError: Where the system refuses; `target` then is what it was.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".", suffix=".partial", dir=target.parent)
-    part = Path(name)
+    clear(target.parent, belongs_to(target))
+    part = hidden_name(target)
     try:
-        os.close(handle)
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.chmod(0o666 & ~_umask())
-        part.replace(target)
+        part.touch(0o600, exist_ok=False)
+        with locked(part):
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.chmod(0o666 & ~_umask())
+            part.replace(target)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def probe(target: Path) -> None:
+    """Try, before the work, whether `target` could be written after it; nothing stays.
+
+    Raises:
+        OSError: Where the system refuses.
+    """
+    if os.path.ismount(target):
+        raise OSError(errno.EBUSY, "it is a mount point, which cannot be replaced")
+    above = next(place for place in target.absolute().parents if place.exists())
+    part = hidden_name(above / target.name)
+    part.touch(exist_ok=False)
+    part.unlink()
 
 
 def _umask() -> int:

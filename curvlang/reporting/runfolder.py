@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -17,10 +14,10 @@ from numpy.typing import NDArray
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.result import Result
-from curvlang.reporting.disk import refusals
+from curvlang.reporting.disk import probe, refusals
 from curvlang.reporting.html import to_html
 from curvlang.reporting.schema import dumps, loads
-from curvlang.reporting.swap import swap_in
+from curvlang.reporting.swap import recover, whole_folder
 
 Scores = NDArray[np.floating[Any]]
 
@@ -87,7 +84,7 @@ def write_run(
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Refuse, before the work, a run folder that could not be written after it.
+    """Refuse, before the work, a run folder that could not be written; put right what a kill has left.
 
     Raises:
         SpecError: E0903, E0905 as `write_run` does.
@@ -95,9 +92,9 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
     """
     target = Path(os.path.realpath(folder))
     with _refusals(target, 0):
+        recover(target)
         _check_replaceable(target)
-        above = next(place for place in target.parents if place.exists())
-        os.rmdir(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=above))
+        probe(target)
 
 
 def read_result(path: str | os.PathLike[str]) -> Result:
@@ -159,19 +156,12 @@ def _check_replaceable(target: Path) -> None:
 
 def _write_whole(target: Path, contents: Mapping[str, _Content]) -> None:
     """Write into a hidden sibling, then take the name; an interruption leaves nothing behind."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-    try:
-        partial.mkdir()
+    with whole_folder(target) as partial:
         for name, content in contents.items():
             with (partial / name).open("wb") as file:
                 _write(file, content)
                 file.flush()
                 os.fsync(file.fileno())
-        swap_in(partial, target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _write(file: IO[bytes], content: _Content) -> None:

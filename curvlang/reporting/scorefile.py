@@ -6,7 +6,6 @@ import csv
 import importlib.util
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
-from curvlang.reporting.disk import refusals, whole
+from curvlang.reporting.disk import probe, refusals, whole
 
 Array = NDArray[np.floating[Any]]
 
@@ -86,10 +85,7 @@ def check_score_file(path: str | os.PathLike[str], *, by_layer: bool = False) ->
     if target.is_dir():
         _refuse("E0585", f"`{target}` is a folder", "name a file in it")
     with _refusals(target, 0):
-        above = next(p for p in target.absolute().parents if p.exists())
-        handle, probe = tempfile.mkstemp(prefix=".", suffix=".partial", dir=above)
-        os.close(handle)
-        os.unlink(probe)
+        probe(target)
 
 
 def write_scores(path: str | os.PathLike[str], scores: Scores) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from curvlang.reporting.disk import refusals, whole
 from curvlang.reporting.schema import decode, dumps
 
 CELLS = "cells"
+_TRIES = 5
+_PAUSE = 0.05
 Values = Mapping[str, NDArray[np.float32]]
 
 
@@ -28,7 +32,7 @@ class CellFolder:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / CELLS
+        self.folder = Path(os.path.realpath(folder)) / CELLS
         self.damaged: list[str] = []
         self._held: dict[str, tuple[CellFound, Values]] = {}
 
@@ -86,8 +90,15 @@ def write_file(path: Path, content: bytes) -> None:
         SpecError: E0905 where the system does not let it be written.
     """
     note = "finished cells are kept: run the same command to go on"
-    with (
-        refusals(path, len(content), code="E0905", thing="folder", note=note),
-        whole(path) as part,
-    ):
-        part.write_bytes(content)
+    with refusals(path, len(content), code="E0905", thing="folder", note=note):
+        for left in reversed(range(_TRIES)):
+            try:
+                with whole(path) as part:
+                    part.write_bytes(content)
+            except FileNotFoundError:
+                # Another process has just put a new run folder in the place of the old one.
+                if not left:
+                    raise
+                time.sleep(_PAUSE)
+            else:
+                return

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.study_result import StudyResult
+from curvlang.reporting.disk import probe, refusals
 from curvlang.reporting.schema import dumps
 from curvlang.reporting.study_export import csv_tables, markdown
 from curvlang.reporting.study_figures import study_drawings
-from curvlang.reporting.study_files import CELLS, write_file
+from curvlang.reporting.study_files import CELLS
 from curvlang.reporting.study_html import study_html
+from curvlang.reporting.swap import clear_inside, recover, whole_folder
+from curvlang.storage.leftovers import unfinished
 
 RESULT = "study.json"
 REPORT = "report.html"
@@ -21,52 +26,116 @@ TABLES = "tables"
 MARKDOWN = "report.md"
 FORMATS = ("md", "csv", "pdf")
 _OURS = frozenset({RESULT, REPORT, SPEC, FIGURES, TABLES, MARKDOWN, CELLS})
+_INSIDE = {FIGURES: (".svg", ".pdf"), TABLES: (".csv",)}
+_KEPT = (CELLS,)
 
 
 def check_study_folder(folder: Path) -> None:
-    """Refuse, before the work, a folder that holds what no study wrote.
+    """Refuse, before the work, a folder that could not be written; put right what a kill has left.
 
     Raises:
-        SpecError: E0903.
+        SpecError: E0903 where it holds what no study wrote, E0905 where the system does not let it
+            be written.
+        MachineError: E0802.
     """
-    if not folder.exists():
-        return
-    foreign = [] if folder.is_dir() else [folder.name]
-    if folder.is_dir():
-        foreign = sorted(x.name for x in folder.iterdir() if x.name not in _OURS)
+    target = Path(os.path.realpath(folder))
+    with _refusals(target, 0):
+        recover(target, _KEPT)
+        for inside in (target, *(target / name for name in (CELLS, *_INSIDE))):
+            clear_inside(inside)
+        _check_replaceable(target)
+        probe(target)
+
+
+def _check_replaceable(target: Path) -> None:
+    """A folder is ours to replace where it holds nothing but files of a study."""
+    foreign = _foreign(target)
     if foreign:
         shown = ", ".join(f"`{name}`" for name in foreign[:3])
         raise SpecError(
             Diagnostic(
                 "E0903",
-                f"`{folder}` holds what no study wrote: {shown}",
+                f"`{target}` holds what no study wrote: {shown}",
                 help=("name another folder, or move them away",),
             )
         )
 
 
+def _foreign(target: Path) -> list[str]:
+    if not target.exists():
+        return []
+    if not target.is_dir():
+        return [target.name]
+    found = sorted(
+        x.name for x in target.iterdir() if x.name not in _OURS and not unfinished(x.name)
+    )
+    for name, suffixes in _INSIDE.items():
+        inside = target / name
+        files = sorted(inside.iterdir()) if inside.is_dir() else []
+        found += [
+            f"{name}/{x.name}" for x in files if x.suffix not in suffixes and not unfinished(x.name)
+        ]
+    return found
+
+
 def write_study(
     folder: Path, result: StudyResult, spec_text: str, formats: Sequence[str] = ()
 ) -> None:
-    """Write or renew everything but the cells, each file whole or not at all.
+    """Write or renew everything but the cells: the whole folder, or nothing.
+
+    Files of formats that an earlier report was written in are renewed as well.
 
     Args:
         folder: The run folder.
         result: Becomes `study.json`, `report.html` and `figures/NAME.svg`.
         spec_text: The spec as run.
         formats: `md` for `report.md`, `csv` for `tables/NAME.csv`, `pdf` for `figures/NAME.pdf`.
+
+    Raises:
+        SpecError: As `check_study_folder`.
+        MachineError: E0802 where the disk is full, with what was needed and what is free.
     """
+    target = Path(os.path.realpath(folder))
+    contents = _contents(result, spec_text, {*formats, *_formats_in(target)})
+    with _refusals(target, sum(map(len, contents.values()))):
+        _check_replaceable(target)
+        with whole_folder(target, _KEPT) as partial:
+            for name, content in contents.items():
+                place = partial / name
+                place.parent.mkdir(exist_ok=True)
+                with place.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+
+
+def _contents(result: StudyResult, spec_text: str, formats: Set[str]) -> Mapping[str, bytes]:
+    """Every file of the folder but the cells, by its path in it."""
     drawings = study_drawings(result)
-    write_file(folder / SPEC, spec_text.encode())
-    write_file(folder / RESULT, dumps(result.to_json()).encode())
+    found = {SPEC: spec_text.encode(), RESULT: dumps(result.to_json()).encode()}
     for drawing in drawings:
         if drawing.svg is not None:
-            write_file(folder / FIGURES / f"{drawing.name}.svg", drawing.svg.encode())
+            found[f"{FIGURES}/{drawing.name}.svg"] = drawing.svg.encode()
         if drawing.pdf is not None and "pdf" in formats:
-            write_file(folder / FIGURES / f"{drawing.name}.pdf", drawing.pdf)
-    write_file(folder / REPORT, study_html(result, drawings, spec_text).encode())
+            found[f"{FIGURES}/{drawing.name}.pdf"] = drawing.pdf
+    found[REPORT] = study_html(result, drawings, spec_text).encode()
     if "md" in formats:
-        write_file(folder / MARKDOWN, markdown(result).encode())
+        found[MARKDOWN] = markdown(result).encode()
     if "csv" in formats:
-        for name, text in csv_tables(result).items():
-            write_file(folder / TABLES / f"{name}.csv", text.encode())
+        tables = csv_tables(result)
+        found |= {f"{TABLES}/{name}.csv": text.encode() for name, text in tables.items()}
+    return found
+
+
+def _formats_in(target: Path) -> Iterator[str]:
+    if (target / MARKDOWN).exists():
+        yield "md"
+    if any((target / TABLES).glob("*.csv")):
+        yield "csv"
+    if any((target / FIGURES).glob("*.pdf")):
+        yield "pdf"
+
+
+def _refusals(target: Path, needed: int) -> AbstractContextManager[None]:
+    note = "finished cells are kept: run the same command to go on"
+    return refusals(target, needed, code="E0905", thing="folder", note=note)

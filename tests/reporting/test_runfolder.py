@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from curvlang.diagnostics.diagnostic import MachineError, SpecError
-from curvlang.reporting import runfolder
 from curvlang.reporting.runfolder import FILES, check_folder, read_result, write_run
+from curvlang.storage.leftovers import locked
 from tests.reporting.example import digits
 
 SCORES = np.arange(180.0 * 1617).reshape(180, 1617)
@@ -113,9 +113,10 @@ def test_reading_what_is_not_there(tmp_path):
         read_result(tmp_path)
 
 
-def test_the_hidden_name_is_free(tmp_path, monkeypatch):
-    monkeypatch.setattr(runfolder.secrets, "token_hex", lambda n: "0" * 8)
-    (tmp_path / ".run.00000000.partial").mkdir()
-    with pytest.raises(SpecError, match="cannot be written"):
+def test_an_unfinished_folder_is_removed_unless_a_living_process_writes_it(tmp_path):
+    for name in (".run.00000000.partial", ".run.00000001.partial", ".running.00000000.partial"):
+        (tmp_path / name).mkdir()
+    with locked(tmp_path / ".run.00000001.partial"):
         write(tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    left = {".run.00000001.partial", ".running.00000000.partial", "run"}
+    assert {p.name for p in tmp_path.iterdir()} == left
