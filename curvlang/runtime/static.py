@@ -83,7 +83,9 @@ class Static:
         if self.task.P**2 <= DENSE_AT_MOST:
             if self._matrix is None:
                 require(5 * 8 * self.task.P**2, self.task.device, "the dense Hessian")
-                layers = self.prepared.blocks[Partition.LAYER]
+                # Where rows are picked by value, no layer's output is known to be its examples'.
+                shown = self.prepared.blocks[Partition.LAYER]
+                layers = () if self.prepared.picks else shown
                 way = self.hessian_way
 
                 def dense(t: Task) -> Tensor:

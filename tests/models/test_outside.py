@@ -390,6 +390,17 @@ def test_rows_in_another_order_are_found_in_later_batches():
     assert list(cv.fit(spec, task).blocks) == ["w", "l.weight", "l.bias"]
 
 
+def test_the_hessian_needs_no_layers_where_rows_are_picked():
+    torch.manual_seed(0)
+    model = Model(lambda m, x: m.l(x[x[:, 0].argsort()])[x[:, 0].argsort().argsort()], l=lin())
+    model = model.double().eval()
+    X, y = torch.randn(20, 3).double(), torch.randint(0, 3, (20,))
+    X[torch.linspace(0, 19, 3).round().long(), 0] = torch.tensor([-5.0, 0.0, 5.0]).double()
+    task = cv.Task(model, "cross_entropy", train=(X, y), query=(X[:2], y[:2]))
+    assert all(block.kind is not None for block in task.blocks())
+    assert_near(cv.fit("hessian", task).operator.dense(), references(task)[2])
+
+
 def test_gradients_of_all_examples_at_once_where_torch_allows():
     at_once = {name: task_of(odd).facts.at_once for name, odd in ODD.items() if odd.outside}
     assert at_once["weight used by a function"]
