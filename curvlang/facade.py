@@ -101,7 +101,13 @@ def fit(
         stage = fit_curvature(found, seen, seed=seed, last=True)[-1]
         solved = fit_solver(solver, seen, seed=seed)
         return FittedOperator(
-            stage.operator, seen.parameters, rule, stage.label, solved, stage.by_example
+            stage.operator,
+            seen.parameters,
+            rule,
+            stage.label,
+            solved,
+            stage.by_example,
+            declared_inverses(whole),
         )
 
     with limited(memory):

@@ -29,7 +29,7 @@ from curvlang.evaluation.score_orders import (
     one_number,
     rotates_back,
 )
-from curvlang.models.blocks import LayerBlock
+from curvlang.models.blocks import LayerBlock, check_batch
 from curvlang.models.finite import in_part
 from curvlang.models.layers import Input, OneHot
 from curvlang.models.loss import Loss
@@ -346,8 +346,16 @@ def leaf_batches(
     """
     layers = [x.layer for x in given]
     done = 0
+<<<<<<< HEAD
     for X, y in task.batches(batch_size(layers, task.precision, formed), part):
         with in_part(task.model, X, part, done):
+=======
+    batches = task.batches(batch_size(layers, task.precision, formed), part)
+    for number, (X, y) in enumerate(batches):
+        if task.facts.picks:
+            check_batch(task.model, X, layers, number)
+        with in_part(part, done):
+>>>>>>> d944783 (Batches of queries and of training examples are checked alike where rows are picked by value)
             found = exact_leaves(task.model, loss, X, y, layers, {"a", "e"})
         done += len(X)
         for b in layers:

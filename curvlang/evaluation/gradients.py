@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from curvlang.evaluation.finite_scores import check_gradients
+from curvlang.models.blocks import check_batch
 from curvlang.models.finite import in_part
 from curvlang.models.loss import Loss
 from curvlang.models.precision import exact_gradients
@@ -23,10 +24,12 @@ def gradient_batches(task: Task, loss: Loss, part: str) -> Iterator[Tensor]:
     """Gradients `[B, P]` of a loss on consecutive examples of a part."""
     known, found = task.facts, task.blocks()
     done = 0
-    for x, y in task.batches(batch_size(task), part):
+    for number, (x, y) in enumerate(task.batches(batch_size(task), part)):
 
-        def of_batch(x: Tensor = x, y: Tensor = y) -> Tensor:
+        def of_batch(x: Tensor = x, y: Tensor = y, number: int = number) -> Tensor:
             layers = found if known is task.facts else task.blocks()
+            if task.facts.picks:
+                check_batch(task.model, x, layers, number)
             return exact_gradients(task.model, loss, x, y, layers)
 
         with in_part(task.model, x, part, done):

@@ -315,6 +315,23 @@ def check_rows(
         raise OutsideError(dict.fromkeys(sorted(wrong), _USED_OUTSIDE))
 
 
+def check_batch(model: nn.Module, X: Tensor, layers: Sequence[LayerBlock], number: int) -> None:
+    """Two examples of the batches 0, 1, 3, 7, … are checked: rows that are picked by value may differ.
+
+    Args:
+        model: A model that picks rows.
+        X: Inputs of the batch.
+        layers: Its blocks.
+        number: Of the batch, from 0.
+
+    Raises:
+        OutsideError: As `check_rows`.
+    """
+    if number & (number + 1) == 0:
+        B = len(X)
+        check_rows(model, X, layers, [(31 * number + 7) % B, (31 * number + 3 + B // 2) % B])
+
+
 _USED_OUTSIDE = "its parameters are also used outside its call, or its rows are not its examples'"
 
 

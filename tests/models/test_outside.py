@@ -431,3 +431,45 @@ def test_substituted_parameters_are_put_back():
         interrupted()
     assert all(p is own[name] for name, p in model.named_parameters())
     assert torch.equal(model(X), plain)
+
+
+def test_queries_that_use_a_layer_otherwise_are_scored_right():
+    """An operator that was fitted with the layer is multiplied with exact gradients of all parameters."""
+    torch.manual_seed(0)
+    model = Model(
+        lambda m, x: m.h(x.index_put(((x[:, 0] > 0).nonzero().flatten(),), m.l(x[x[:, 0] > 0]))),
+        l=lin(),
+        h=lin(),
+    )
+    model = model.double().eval()
+    X, Xq = torch.rand(9, 3).double() + 0.1, torch.randn(6, 3).double()
+    Xq[:, 0] = torch.tensor([1, 1, -1, 1, -1, 1]).double()
+    y = torch.randint(0, 3, (9,))
+    task = cv.Task(model, "cross_entropy", train=(X, y), query=(Xq, y[:6]))
+    op = cv.fit("ekfac", task)
+    own = list(model.parameters())
+    rows = [
+        [
+            torch.cat(
+                [
+                    g.flatten()
+                    for g in torch.autograd.grad(
+                        functional.cross_entropy(model(x[n : n + 1]), t[n : n + 1]),
+                        own,
+                        allow_unused=False,
+                    )
+                ]
+            )
+            if float(x[n, 0]) > 0
+            else references(task.replaced(train=(x[n : n + 1], t[n : n + 1])))[0][0]
+            for n in range(len(x))
+        ]
+        for x, t in ((X, y), (Xq, y[:6]))
+    ]
+    train, query = map(torch.stack, rows)
+    inverse = op.inverse(damping=0.1).dense()
+    assert_near(cv.influence(op, task, damping=0.1), query @ inverse @ train.T)
+    assert_near(
+        cv.self_influence(op, task, damping=0.1, part="query"),
+        torch.einsum("qp,pr,qr->q", query, inverse, query),
+    )
