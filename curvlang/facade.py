@@ -101,13 +101,7 @@ def fit(
         stage = fit_curvature(found, seen, seed=seed, last=True)[-1]
         solved = fit_solver(solver, seen, seed=seed)
         return FittedOperator(
-            stage.operator,
-            seen.parameters,
-            rule,
-            stage.label,
-            solved,
-            stage.by_example,
-            declared_inverses(whole),
+            stage.operator, seen.parameters, rule, stage.label, solved, stage.by_example
         )
 
     with limited(memory):

@@ -346,16 +346,11 @@ def leaf_batches(
     """
     layers = [x.layer for x in given]
     done = 0
-<<<<<<< HEAD
-    for X, y in task.batches(batch_size(layers, task.precision, formed), part):
-        with in_part(task.model, X, part, done):
-=======
     batches = task.batches(batch_size(layers, task.precision, formed), part)
     for number, (X, y) in enumerate(batches):
-        if task.facts.picks:
-            check_batch(task.model, X, layers, number)
-        with in_part(part, done):
->>>>>>> d944783 (Batches of queries and of training examples are checked alike where rows are picked by value)
+        with in_part(task.model, X, part, done):
+            if task.facts.picks:
+                check_batch(task.model, X, layers, number)
             found = exact_leaves(task.model, loss, X, y, layers, {"a", "e"})
         done += len(X)
         for b in layers:

@@ -176,16 +176,9 @@ def _one_pass(
     batches = ((task, x, y) for task in tasks for x, y in task.batches(size))
     for place, (task, x, y) in enumerate(batches if adding else ()):
         shared = _Batch(task, prepared, x, y, generator, done % task.N)
-<<<<<<< HEAD
-        if number == 1 and prepared.picks and place & (place + 1) == 0:
-            # Two examples of the batches 1, 2, 4, 8, …: rows that are picked by value may differ.
-            some = [(31 * place + 7) % len(x), (31 * place + 3 + len(x) // 2) % len(x)]
-            with in_part(task.model, x, "train", shared.start):
-                check_rows(task.model, x, prepared.blocks[Partition.LAYER], some)
-=======
         if number == 1 and prepared.picks:
-            check_batch(task.model, x, prepared.blocks[Partition.LAYER], place)
->>>>>>> d944783 (Batches of queries and of training examples are checked alike where rows are picked by value)
+            with in_part(task.model, x, "train", shared.start):
+                check_batch(task.model, x, prepared.blocks[Partition.LAYER], place)
         for execution in adding:
             execution.feed(number, _leaves(execution.plan, place, number, shared, kept))
         done += len(x)
