@@ -198,7 +198,10 @@ def evaluate_curvature(
         ceiling=judged.ceiling if judged else None,
         steps=tuple(steps),
         comparisons=judged.comparisons(stages, shared) if judged else (),
-        notes=tuple(notes) + _metric_notes(asked) + product_notes(stages),
+        notes=tuple(notes)
+        + _metric_notes(asked)
+        + product_notes(stages)
+        + tuple(dict.fromkeys(stage.note for stage in stages if stage.note)),
     )
     last = {
         s.label: m[shared].scores.cpu().numpy()  # type: ignore[union-attr]

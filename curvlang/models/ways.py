@@ -50,8 +50,8 @@ DIFFERENTIABLE = (
     "`no_grad`"
 )
 FIRST_DERIVATIVES = (
-    "use `ggn`, or another chain that starts from the Gauss-Newton matrix: it needs first derivatives "
-    "alone"
+    "or fit `ggn`, or another chain with `drop_residual`: first derivatives are enough for it, but not for "
+    "`evaluate`, which compares every step with the Hessian"
 )
 
 

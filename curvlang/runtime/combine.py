@@ -67,4 +67,5 @@ def fit_combination(
         dict(described(whole)),
         max(stage.passes for stage in last),
         curvature.span,
+        note=next((stage.note for stage in last if stage.note), ""),
     )

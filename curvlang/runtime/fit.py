@@ -30,6 +30,7 @@ from curvlang.runtime.others import ignoring
 from curvlang.runtime.positions import position_weights
 from curvlang.runtime.prepare import Prepared, prepare
 from curvlang.runtime.static import Static, regularised
+from curvlang.runtime.vanishing import reads_curvature
 
 Kept = dict[tuple[int, int], dict[str, dict[str, Tensor]]]
 """Leaves between passes, by plan and batch, then by block and name."""
@@ -45,7 +46,8 @@ Ended = Callable[[str], None]
 class FittedStage:
     """The curvature after one stage of a chain, on all parameters of the task.
 
-    `by_example` gives it on some training examples alone, where its products are known.
+    `by_example` gives it on some training examples alone, where its products are known; `note` is what
+    a reader of results has to know of it.
     """
 
     label: str
@@ -55,6 +57,7 @@ class FittedStage:
     passes: int
     span: Span
     by_example: ByExample | None = None
+    note: str = ""
 
 
 def fit_chains(
@@ -301,8 +304,9 @@ def _stage(result: Result, run: _Run) -> FittedStage:
     if not run.bare:
         whole = regularised(whole, run.static.task)
     by_example = run.static.by_example(result)
+    note = run.static.zero if reads_curvature(result.fisher) else ""
     return FittedStage(
-        result.label, result.stage, whole, structures, level, result.span, by_example
+        result.label, result.stage, whole, structures, level, result.span, by_example, note
     )
 
 

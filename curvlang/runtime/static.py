@@ -25,13 +25,14 @@ from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.guard import check_hessian, guarded
 from curvlang.runtime.memory import require
 from curvlang.runtime.prepare import Prepared
+from curvlang.runtime.vanishing import warn_of_zero
 
 
 class Static:
     """The Hessian leaf, computed once where any program reads its entries: the mean over all models.
 
     Second derivatives, and products with them, are those of a copy in float32 where the model is in
-    half precision.
+    half precision. `zero` says that the Gauss-Newton matrix is zero, where it is.
     """
 
     def __init__(self, tasks: Sequence[Task], prepared: Prepared) -> None:
@@ -39,6 +40,7 @@ class Static:
         self.task = tasks[0]
         self.prepared = prepared
         self._matrix: Tensor | None = None
+        self.zero = warn_of_zero(prepared.programs, self.task)
         if any(has_products(r) and r.fisher is None for chain in prepared.chains for r in chain):
             # A model without second derivatives is refused before anything else is computed.
             _ = self.hessian_way
