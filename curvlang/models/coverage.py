@@ -13,7 +13,7 @@ from curvlang.models.blocks import Facts, offsets, scale_and_shift, trainable
 from curvlang.models.modes import settled
 from curvlang.models.precision import exact_gradients
 from curvlang.models.refusal import refusal
-from curvlang.models.survey import Bare, CoveredLayer, survey
+from curvlang.models.survey import Bare, CoveredLayer, submodule, survey
 from curvlang.models.task import Task
 
 MEMORY = 2**27
@@ -176,7 +176,7 @@ def _row(
 ) -> Row:
     layers, bare = split
     path = name.rpartition(".")[0]
-    type_name = type(model.get_submodule(path)).__name__
+    type_name = type(submodule(model, path)).__name__
     shape = tuple(p.shape)
     if not p.requires_grad:
         return Row(name, shape, path or "model", type_name, "frozen", "requires_grad is False")

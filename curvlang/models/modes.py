@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 from torch.utils import checkpoint
 
+from curvlang.models.own_device import OwnDevice
 from curvlang.models.written_out import WrittenOut
 
 Given = ParamSpec("Given")
@@ -48,6 +49,8 @@ def settled_state() -> Iterator[None]:
         for kind in DEVICES:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(OwnDevice())
         if "torch._dynamo" in sys.modules:
             # Without it nothing can have been compiled, and its import takes seconds.
             stack.enter_context(torch.compiler.set_stance("force_eager"))

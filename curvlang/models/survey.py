@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
@@ -74,7 +75,7 @@ def survey(model: nn.Module) -> Survey:
         if why is None:
             layers.append(layer)
         else:
-            module = model.get_submodule(group[0])
+            module = submodule(model, group[0])
             for p in module.parameters(recurse=False):
                 reasons.setdefault(id(p), why)
     shown = {name for layer in layers for name in (layer.weight, layer.bias)}
@@ -121,15 +122,23 @@ def _groups(model: nn.Module, trainable: set[int]) -> Iterator[_Group]:
 
 def _kind(model: nn.Module, name: str) -> Layer | None:
     """How the module of a name shows itself."""
-    module = model.get_submodule(name)
+    module = submodule(model, name)
     if _attention(module):
         return IN_PROJECTION if IN_PROJECTION.refuses(module) is None else None
     parent, _, own = name.rpartition(".")
-    if own == "out_proj" and _attention(model.get_submodule(parent)):
+    if own == "out_proj" and _attention(submodule(model, parent)):
         return OUT_PROJECTION
     kind = layer_of(module)
     needed = kind is not None and getattr(module, kind.weight, None) is not None
     return kind if needed else None
+
+
+def submodule(model: nn.Module, name: str) -> nn.Module:
+    """The module of a name; a scripted model has no `get_submodule`."""
+    if isinstance(model, torch.jit.ScriptModule):
+        found: nn.Module = dict(model.named_modules())[name]
+        return found
+    return model.get_submodule(name)
 
 
 def _attention(module: nn.Module) -> bool:
@@ -149,7 +158,7 @@ def _owners(model: nn.Module) -> dict[int, list[str]]:
 def _layer(
     model: nn.Module, group: _Group, names: dict[int, str], trainable: set[int]
 ) -> CoveredLayer:
-    module = model.get_submodule(group[0])
+    module = submodule(model, group[0])
     kind = _kind(model, group[0])
     assert kind is not None
 
@@ -175,7 +184,7 @@ def _refused(
     for p in own:
         others = [name for name in owners[id(p)] if name not in group]
         if others:
-            return f"shared with `{others[0]}` ({type(model.get_submodule(others[0])).__name__})"
+            return f"shared with `{others[0]}` ({type(submodule(model, others[0])).__name__})"
     return None
 
 
@@ -187,7 +196,7 @@ def _bare(
     reasons: dict[int, str],
 ) -> Bare:
     owner = owners[id(p)][0]
-    type_name = type(model.get_submodule(owner)).__name__
+    type_name = type(submodule(model, owner)).__name__
     reason = reasons.get(id(p), f"{type_name} is not a covered layer")
     return Bare(name, owner or "model", type_name, reason)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from curvlang.compiler.program import Fisher, Program
 from curvlang.models.task import Task
+from curvlang.models.verify import EXAMPLES
 
 BATCH = 256
 """Examples that go through the model at once."""
@@ -27,8 +28,8 @@ def warn_of_zero(programs: Sequence[Program], task: Task) -> str:
     """
     if not any(reads_curvature(program.fisher) for program in programs):
         return ""
-    few = task.few
-    if _curved(task, few, task.train[1][: len(few)].to(few.device)):
+    X, y = task.train
+    if _curved(task, X[:EXAMPLES].to(task.device), y[:EXAMPLES].to(task.device)):
         return ""
     if any(_curved(task, x, y) for x, y in task.batches(BATCH)):
         return ""

@@ -44,6 +44,7 @@ STATES = {
     "deterministic": deterministic,
     "anomaly": lambda: torch.autograd.detect_anomaly(check_nan=False),
     "cached": parametrize.cached,
+    "another device by default": lambda: torch.device("meta"),
 }
 states = pytest.mark.parametrize("state", list(STATES.values()), ids=list(STATES))
 SPECS = ("hessian", "ggn", "kfac", "ekfac", "diagonal", "identity")
@@ -66,7 +67,7 @@ def parts(make=plain):
 def scored(spec, model, X, y):
     task = cv.Task(model, "cross_entropy", train=(X, y), query=(X[:2], y[:2]))
     operator = cv.fit(spec, task)
-    ones = torch.ones(task.P, dtype=torch.float64)
+    ones = torch.ones(task.P, dtype=torch.float64, device="cpu")
     scores = cv.influence(operator, task, damping=0.5)
     return scores, operator @ ones, cv.self_influence(operator, task)
 
@@ -85,6 +86,19 @@ def test_scores_do_not_depend_on_the_callers_state(state):
                 assert torch.equal(x, y), spec
                 assert not x.is_inference()
                 assert not x.requires_grad
+
+
+def test_what_a_model_makes_stays_on_the_default_device():
+    class Makes(nn.Linear):
+        def forward(self, x):
+            seen.add(torch.zeros(1).device.type)
+            return super().forward(x)
+
+    seen = set()
+    model, X, y = Makes(3, 3), *parts()[1:]
+    with torch.device("meta"):
+        scored("hessian", model, X, y)
+    assert seen == {"meta"}
 
 
 @pytest.mark.parametrize("state", [torch.no_grad, torch.inference_mode], ids=str)

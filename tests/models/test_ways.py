@@ -372,6 +372,12 @@ def test_scripted_models_have_products():
     assert_equal(hessian_by_products(model, loss, X, y), expected)
     eye = torch.eye(len(expected), dtype=torch.float64)
     assert_equal(ggn_product(model, loss, X, y)(eye), ggn(plain, plain, X))
+    task, other = (cv.Task(m, loss, train=(X, y), query=(X[:2], y[:2])) for m in (model, plain))
+    for spec in ("identity", "ggn", "hessian", "diagonal"):
+        found, wanted = (cv.influence(cv.fit(spec, t), t, damping=0.5) for t in (task, other))
+        assert_equal(found, wanted)
+    assert cv.coverage(model, task).others == task.parameters
+    assert_refused("E0401", lambda: cv.fit("kfac", task), "others")
 
 
 @pytest.mark.parametrize("function", [OnceSquare, DetachedSquare, StraightThrough, Reversed])
