@@ -13,7 +13,7 @@ from curvlang.evaluation.factored import (
     queries_at_once,
     scored_elements,
 )
-from curvlang.evaluation.score_orders import AT_ONCE, one_number
+from curvlang.evaluation.score_orders import AT_ONCE, one_number, rank_of
 from curvlang.models.task import Task
 from curvlang.operators import CholeskyInverse, Operator, held_bytes
 from curvlang.runtime.footprint import Phase
@@ -76,7 +76,8 @@ def _batch(given: Sequence[Scored], task: Task, rows: int) -> dict[str, int]:
     rotated = max(b.leaf_elements for b in layers)
     flat = [b for b in layers if b.positions == b.count == 1]
     formed = largest_gradient(given) if len(flat) < len(layers) else 0
-    piece = max((_piece(x, rows, batch, own) for x in given if x.layer in flat), default=0)
+    pairs = task.Q * task.N
+    piece = max((_piece(x, rows, batch, own, pairs) for x in given if x.layer in flat), default=0)
     return {
         "bases": sum(_cast(x, own) for x in given),
         "leaves": own * together * (leaves + rotated),
@@ -93,9 +94,19 @@ def _cast(x: Scored, size: int) -> int:
     return size * sum(1 if one_number(t) else t.numel() for t in parts)
 
 
-def _piece(x: Scored, rows: int, batch: int, size: int) -> int:
+def _piece(x: Scored, rows: int, batch: int, size: int, pairs: int) -> int:
     """Bytes that are made of a few queries at a time, with one position."""
+    O, I = x.layer.d_out, x.layer.d_in
+    factors = None
+    if x.by_leaves:
+        assert x.spectrum is not None
+        factors = rank_of(x.spectrum, pairs)
+    if factors is not None:
+        # Both sides are scaled one after the other, and meet the batch each.
+        rank, widest = len(factors.left), O + I + 2 * batch
+        count = min(rows, max(1, AT_ONCE // (size * rank * widest)))
+        return size * count * rank * (max(O, I) + 2 * batch)
     made = x.layer.size if x.by_leaves else 0
-    moved = batch * min(x.layer.d_out, x.layer.d_in)
+    moved = batch * min(O, I)
     count = min(rows, max(1, AT_ONCE // (size * max(made, moved))))
     return size * count * (made + moved)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import curvlang as cv
 from curvlang.evaluation.attribution import CompressedQueries, ReducedPrecision, scored_by
-from curvlang.evaluation.factored import block_queries, scored_blocks
+from curvlang.evaluation.factored import block_queries, block_scores, scored_blocks
+from curvlang.evaluation.predicted import predicted_scores, rotations, score_ranks
 from curvlang.evaluation.score_orders import (
     Held,
     Outer,
@@ -284,3 +286,23 @@ def test_rows_of_an_embedding_are_read(kind):
     found, wanted = held.against(a, e, kind), held.against(a.dense(), e, kind)
     assert torch.allclose(found, wanted, rtol=0, atol=1e-4 if kind == torch.float32 else 1e-12)
     assert formed_gradients(a, e).shape == (4, 5, 30)
+
+
+@pytest.mark.parametrize("chain", ["identity", "diagonal"])
+@pytest.mark.parametrize("several", [False, True])
+def test_predicted_operations_are_the_counted_ones(chain, several):
+    torch.manual_seed(0)
+    flat = nn.Sequential(nn.Linear(60, 40), nn.Tanh(), nn.Linear(40, 4))
+    conv = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(54, 4))
+    X = torch.randn(70, 2, 3, 3) if several else torch.randn(70, 60)
+    y = torch.randint(0, 4, (70,))
+    t = cv.Task(conv if several else flat, "cross_entropy", (X[:50], y[:50]), (X[50:], y[50:]))
+    given = scored_blocks(fit(WITHOUT_BLOCKS[chain], t).inverse(DAMPING).operator, t)
+    assert given is not None
+    ranks = score_ranks(given, t)
+    assert (ranks is not None and ranks[-1] == 1) is (chain == "identity")
+    layers = [x.layer for x in given]
+    told = predicted_scores(rotations(given), t, layers, None, ranks).cost.flops
+    with FlopCounterMode(display=False) as counter:
+        block_scores(t, given, block_queries(t, t.loss, given, None), apart=False)
+    assert counter.get_total_flops() == pytest.approx(told, rel=0.1)

@@ -36,7 +36,7 @@ def compared(spec, task):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("spec", ["ggn", "block_ggn", "ekfac", "diagonal"])
+@pytest.mark.parametrize("spec", ["ggn", "block_ggn", "ekfac", "kfac", "diagonal", "identity"])
 def test_one_position(spec, dtype):
     task = task_from(task_text("digits(hidden = [24])", "<test>"), dtype=dtype)
     for foretold, measured in compared(spec, task):

@@ -76,13 +76,23 @@ def test_every_spec_is_that_of_the_same_parameters(spec, kind):
     assert off(own, cv.self_influence(wanted, exact, damping=damping)) < limit
 
 
+def depthwise():
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1, groups=3), nn.Tanh(), nn.Flatten(), nn.Linear(96, 3)
+    )
+
+
 @pytest.mark.parametrize("kind", HALF, ids=kind_name)
+@pytest.mark.parametrize("build", [convolutional, depthwise])
 @pytest.mark.parametrize("spec", ["kfac", "ekfac", "kfac_reduce", "shampoo", "per_output"])
-def test_convolutions(spec, kind):
-    X = torch.randn(12, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-    half, exact = pair(kind, convolutional, X)
+def test_convolutions(spec, build, kind):
+    shape = (1, 6, 6) if build is convolutional else (3, 4, 4)
+    X = torch.randn(12, *shape, generator=torch.Generator().manual_seed(0))
+    half, exact = pair(kind, build, X)
     found, wanted = cv.fit(spec, half), cv.fit(spec, exact)
     assert off(found.dense(), wanted.dense()) < ROUNDINGS * torch.finfo(kind).eps
+    own, plain = (cv.self_influence(*x, damping=0.1) for x in ((found, half), (wanted, exact)))
+    assert off(own, plain) < ROUNDINGS * torch.finfo(kind).eps
 
 
 def test_squares_beyond_the_range_of_float16():
