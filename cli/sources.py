@@ -18,14 +18,16 @@ TaskOption = Annotated[str | None, typer.Option(help="A task, as a spec writes i
 DataOption = Annotated[
     str | None,
     typer.Option(
-        help="A file of examples (npz, csv, tsv, parquet, safetensors), or a data line as a spec "
+        help="A file of examples (npz, csv, tsv, parquet, safetensors), a folder of "
+        "`save_to_disk`, or a data line as a spec "
         'writes it: `file("x.csv", target = label)`.'
     ),
 ]
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        help="A file of weights for the task's model (safetensors, pt), or a model line as a spec "
+        help="A file of weights for the task's model (safetensors, pt), a folder of "
+        "`save_pretrained`, or a model line as a spec "
         "writes it: `mlp(hidden = [32])`."
     ),
 ]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvlang.models.dataset_folder import read_dataset
 from curvlang.models.file_columns import (
     AXES,
     LARGEST,
@@ -32,25 +33,33 @@ _PER_BYTE = 8
 
 
 def read_table(path: Path) -> Table:
-    """Every column of a file, by the suffix of its name.
+    """Every column of a file, by the suffix of its name, or of a folder that `save_to_disk` has written.
 
     Raises:
         SpecError: E0552 for a file that is missing, of an unknown kind, damaged, empty or ragged,
             or that needs a package that is not there; also when a column is asked for that holds
             neither numbers nor texts, or does not fit in memory.
     """
-    reader = READERS.get(path.suffix.lower())
+    reader = read_dataset if _is_folder(path) else READERS.get(path.suffix.lower())
     if reader is None:
         raise refusal(
             "E0552",
             f"`{path}`: files called `*{path.suffix}` are not read",
             f"write the examples as one of {', '.join(READERS)}",
         )
-    check_file(path, "E0552", "give the path of a file of examples")
+    if reader is not read_dataset:
+        check_file(path, "E0552", "give the path of a file of examples")
     table = reader(path)
     if not table:
         raise unreadable(path, "it holds no column")
     return table
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def check_file(path: Path, code: str, repair: str) -> None:

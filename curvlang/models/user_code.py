@@ -92,14 +92,18 @@ def _called(function: str, arguments: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
+        build = _other_build(error)
         own = last.filename == __file__  # the call itself: arguments that it does not take
         given = ", ".join(f"`{name}`" for name in arguments) or "nothing"
         raise refusal(
             "E0551",
             f"`{function}` raised {type(error).__name__}: {error}",
-            f"it is called with {given}: give what it takes"
-            if own
-            else "call the function in Python with the same arguments",
+            build
+            or (
+                f"it is called with {given}: give what it takes"
+                if own
+                else "call the function in Python with the same arguments"
+            ),
             notes=() if own else (f"at line {last.lineno} of `{last.filename}`",),
         ) from error
 
@@ -117,7 +121,8 @@ def _found(function: str) -> Callable[..., Any]:
             raise _wrong(
                 function,
                 f"cannot be imported: {type(error).__name__}: {error}",
-                "run curvlang where `import` finds the module, or install it",
+                _other_build(error)
+                or "run curvlang where `import` finds the module, or install it",
             ) from error
     made = loaded
     for part in name.split("."):
@@ -128,6 +133,19 @@ def _found(function: str) -> Callable[..., Any]:
         raise _wrong(function, "is no function", "give the name of a function")
     found: Callable[..., Any] = made
     return found
+
+
+def _other_build(error: BaseException) -> str:
+    """The repair where a torchvision of another build than torch keeps `transformers` from its models."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if "torchvision::" in str(cause):
+            return (
+                "the torchvision that is installed is of another build than torch: "
+                "`pip uninstall torchvision`, or install both from one index"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return ""
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,11 +30,7 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
         SpecError: E0555 for a file that is missing, unreadable, would run code, or holds something
             else than tensors by name.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise _refused(path, f"files called `*{path.suffix}` are not read", _SAVE)
-    check_file(path, "E0555", _SAVE)
-    _check_size(path)
-    held = _safetensors(path) if path.suffix.lower() == ".safetensors" else _pickled(path)
+    held = _of_folder(path) if _is_folder(path) else _of_file(path)
     if not isinstance(held, Mapping):
         raise _refused(path, f"it holds a `{type(held).__name__}`, not tensors by name", _SAVE)
     for name, value in held.items():
@@ -46,6 +43,38 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
     return held
 
 
+def _of_file(path: Path) -> Any:
+    if path.suffix.lower() not in SUFFIXES:
+        raise _refused(path, f"files called `*{path.suffix}` are not read", _SAVE)
+    check_file(path, "E0555", _SAVE)
+    _check_size(path)
+    return _safetensors(path) if path.suffix.lower() == ".safetensors" else _pickled(path)
+
+
+def _of_folder(path: Path) -> Mapping[str, Tensor]:
+    """The parts of a model that `save_pretrained` has written."""
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise _refused(path, "it is a folder without safetensors files", _FOLDER)
+    held: dict[str, Tensor] = {}
+    for file in files:
+        _check_size(file)
+        part = _safetensors(file)
+        twice = next((name for name in part if name in held), None)
+        if twice is not None:
+            raise _refused(path, f"two of its files hold `{twice}`", "name one file")
+        held |= part
+    return held
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+_FOLDER = "give a file of weights, or a folder that `save_pretrained` has written"
 _SAVE = "write `torch.save(model.state_dict(), path)`, or safetensors"
 _DENSE = "write every parameter as a dense tensor"
 
@@ -109,7 +138,7 @@ def with_weights(model: nn.Module, path: Path) -> nn.Module:
             "E0556",
             f"the weights of `{path}` are not those of this model ({len(problems)} differences)",
             _repair(own, held),
-            notes=(*problems[:SHOWN], *_more(problems)),
+            notes=(*problems[:SHOWN], *_more(problems), *_described(path)),
         )
     for name, value in held.items():
         if not bool(torch.isfinite(_computable(value)).all()):
@@ -170,6 +199,19 @@ def _rank(value: Tensor) -> int:
 def _computable(value: Tensor) -> Tensor:
     """Kinds of one byte have next to no functions in torch."""
     return value.float() if value.is_floating_point() and value.dtype.itemsize == 1 else value
+
+
+def _described(path: Path) -> tuple[str, ...]:
+    """What a folder says of its model: `save_pretrained` names the class."""
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    try:
+        found = json.loads(file.read_text("utf-8"))["architectures"][0]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ()
+    return (
+        f"`{file}` says that they are those of a `{found}` of `transformers`: give a function that "
+        f'makes one, `--model \'python("net:make", weights = "{path}")\' --allow-python`',
+    )
 
 
 def _repair(own: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> str:

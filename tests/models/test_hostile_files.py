@@ -20,6 +20,7 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.models import file_columns, weights
 from curvlang.models.file_data import file_data
 from curvlang.models.files import read_table
+from curvlang.models.user_code import user_model
 from curvlang.models.weights import read_weights, with_weights
 from tests.models.support import assert_refused
 
@@ -392,3 +393,64 @@ def test_weights_of_other_kinds():
             with_weights(torch.nn.Linear(3, 2), Path("x.pt"))
         (found,) = caught.value.diagnostics
         assert words in " ".join((found.headline, *found.help, *found.notes))
+
+
+def saved_data_set(folder, columns, files=2):
+    """What `Dataset.save_to_disk` writes."""
+    arrow = pytest.importorskip("pyarrow")
+    folder.mkdir(parents=True)
+    whole = arrow.table(columns)
+    size = -(-len(whole) // files)
+    names = [f"data-{k:05}-of-{files:05}.arrow" for k in range(files)]
+    for k, name in enumerate(names):
+        with (
+            arrow.OSFile(str(folder / name), "wb") as sink,
+            arrow.ipc.new_stream(sink, whole.schema) as writer,
+        ):
+            writer.write_table(whole.slice(k * size, size))
+    state = {"_data_files": [{"filename": name} for name in names], "_fingerprint": "0"}
+    (folder / "state.json").write_text(json.dumps(state))
+
+
+def test_a_data_set_saved_to_disk(folder):
+    saved_data_set(folder / "d/train", {"ids": [[1, 2]] * 3 + [[3, 4]] * 4, "y": [0, 1] * 3 + [1]})
+    found = read_table(folder / "d/train")
+    assert found["ids"].tolist() == [[1, 2]] * 3 + [[3, 4]] * 4
+    data = file_data("d/train", test=0.3)
+    assert (data.train[0].dtype, data.train[0].shape) == (torch.int64, (5, 2))
+    (folder / "d/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert_refused("E0552", lambda: read_table(folder / "d"), "`train`, `test`", "d/train")
+    (folder / "empty").mkdir()
+    assert_refused("E0552", lambda: read_table(folder / "empty"), "save_to_disk")
+    for content in ("[]", "{", '{"_data_files": [{"filename": "no.arrow"}]}', '{"_data_files": 3}'):
+        (folder / "d/train/state.json").write_text(content)
+        assert_refused("E0552", lambda: read_table(folder / "d/train"), "cannot be read")
+
+
+def test_a_folder_of_weights_in_parts(folder):
+    state = {k: v.numpy() + 1 for k, v in torch.nn.Linear(3, 2).state_dict().items()}
+    (folder / "m").mkdir()
+    assert_refused("E0555", lambda: read_weights(folder / "m"), "without safetensors files")
+    for k, (name, value) in enumerate(state.items()):
+        (folder / f"m/model-{k}.safetensors").write_bytes(save({name: value}))
+    found = with_weights(torch.nn.Linear(3, 2), folder / "m")
+    assert np.array_equal(found.weight.detach().numpy(), state["weight"])
+    (folder / "m/config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
+    assert_refused(
+        "E0556", lambda: with_weights(torch.nn.Linear(4, 2), folder / "m"), "`GPT2LMHeadModel`"
+    )
+    (folder / "m/more.safetensors").write_bytes(save({"bias": state["bias"]}))
+    assert_refused("E0555", lambda: read_weights(folder / "m"), "two of its files hold `bias`")
+
+
+def test_a_torchvision_of_another_build_is_named(folder, monkeypatch):
+    (folder / "net_of_other_build.py").write_text(
+        "def make():\n"
+        "    try:\n"
+        "        raise RuntimeError('operator torchvision::nms does not exist')\n"
+        "    except RuntimeError as error:\n"
+        "        raise ModuleNotFoundError('Could not import module') from error\n"
+    )
+    assert_refused(
+        "E0551", lambda: user_model("net_of_other_build:make", {}, 0), "pip uninstall torchvision"
+    )
