@@ -233,9 +233,28 @@ def test_equal_lengths_and_sums_are_not_refused():
         assert task.loss.positions == loss.reduction
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_what_torch_cannot_differentiate_twice_says_so():
-    task = cv.Task(network(), nn.MultiMarginLoss(), train=(X, Y), query=(X, Y))
-    assert_refused("E0581", lambda: cv.fit("ggn", task), "twice", "`identity`")
+    """Torch's own product of this loss has a first derivative alone."""
+    signs = torch.where(SOFT > 0.5, 0, -1)
+    task = cv.Task(network(), nn.MultiLabelMarginLoss(), train=(X, signs), query=(X, signs))
+    f = task.model(X).detach()
+    assert_refused("E0581", lambda: task.loss.hessian(f, signs), "twice", "`identity`")
+    assert_refused("E0581", lambda: task.loss.hessian_product(f, signs, f), "twice")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_squared_margin_has_the_second_derivative_of_differences():
+    loss, f = nn.MultiMarginLoss(p=2), drawn(N, C)
+    found = loss_named(loss, f, Y).hessian(f, Y)
+    step = 1e-6 * torch.eye(C, dtype=torch.float64)
+    for n in range(N):
+
+        def slope(z, n=n):
+            return torch.autograd.functional.jacobian(lambda x: loss(x[None], Y[n : n + 1]), z)
+
+        wanted = torch.stack([(slope(f[n] + e) - slope(f[n] - e)) / 2e-6 for e in step])
+        assert_equal(found[n], wanted, 1e-7)
 
 
 def test_settings_tell_losses_apart():
