@@ -69,7 +69,8 @@ def adapt(
     Raises:
         SpecError: E0407, E0409 for data of another form, E0557 for fields, E0558 for labels.
     """
-    dtype = next((p.dtype for p in model.parameters()), torch.get_default_dtype())
+    trained = (p.dtype for p in model.parameters() if p.requires_grad)
+    dtype = next(trained, torch.get_default_dtype())
     wanted = None
     if inputs is not None:
         wanted = {*inputs, *(LABELS if labels is None else (labels,))}

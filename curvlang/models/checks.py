@@ -6,10 +6,11 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from curvlang.models.calls import run_model
 from curvlang.models.collect import Pair
-from curvlang.models.finite import check_examples_finite
+from curvlang.models.finite import all_finite, check_examples_finite
 from curvlang.models.independence import check_examples, spread
 from curvlang.models.loss import Loss, show_dtype
 from curvlang.models.refusal import refusal
@@ -17,6 +18,27 @@ from curvlang.models.survey import check_mode
 from curvlang.models.trace import check_output
 from curvlang.models.verify import EXAMPLES
 from curvlang.models.vocabulary import checked_tokens
+
+
+def check_values(model: nn.Module) -> None:
+    """Parameters and buffers have values.
+
+    Raises:
+        SpecError: E0407.
+    """
+    for name, x in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(x):
+            raise refusal(
+                "E0407",
+                f"`{name}` has no shape yet: its module is lazy, and has not been called",
+                "call the model once on a few inputs, `model(X[:2])`, before",
+            )
+        if x.is_meta:
+            raise refusal(
+                "E0407",
+                f"`{name}` is on the meta device, and has no values",
+                "load the weights onto a device, `model.to_empty(device=…)` and `load_state_dict`",
+            )
 
 
 def check_model(model: nn.Module) -> None:
@@ -33,6 +55,14 @@ def check_model(model: nn.Module) -> None:
             "set `requires_grad_(True)` on the parameters to be studied",
         )
     check_mode(model)
+    unreal = next((name for name, p in own.items() if p.is_complex()), None)
+    if unreal is not None:
+        raise refusal(
+            "E0407",
+            f"`{unreal}` is `{show_dtype(own[unreal].dtype)}`: derivatives are by real parameters",
+            "hold its real and imaginary parts as one real parameter [..., 2], and read it with "
+            "`torch.view_as_complex`; or freeze it",
+        )
     kinds = sorted({f"{show_dtype(p.dtype)} on {p.device}" for p in own.values()})
     if len(kinds) > 1:
         raise refusal(
@@ -40,12 +70,14 @@ def check_model(model: nn.Module) -> None:
             f"the model's parameters differ in precision or device: {', '.join(kinds)}",
             "move the whole model with `model.to(device=…, dtype=…)`",
         )
-    for name, p in model.named_parameters():
+    for name, p in own.items():
         _check_finite(p.detach(), f"parameter `{name}`", "train it again, with a lower `lr`")
-    for name, buffer in model.named_buffers():
+    held = [(f"buffer `{name}`", x) for name, x in model.named_buffers()]
+    held += [(f"parameter `{k}`", p) for k, p in model.named_parameters() if k not in own]
+    for what, x in held:
         # Infinite entries are masks as a rule; what they do to an output is looked at there.
-        if buffer.is_floating_point() and bool(torch.isnan(buffer).any()):
-            _check_finite(buffer, f"buffer `{name}`", "train the model again, or load it again")
+        if x.is_floating_point() and bool(torch.isnan(x).any()):
+            _check_finite(x.detach(), what, "train the model again, or load it again")
 
 
 def check_data(pair: Pair, part: str) -> None:
@@ -129,7 +161,8 @@ def check_outputs(model: nn.Module, loss: Loss, pair: Pair, part: str) -> None:
 
 
 def _check_finite(x: Tensor, what: str, repair: str) -> None:
-    if not x.is_floating_point() or bool(torch.isfinite(x).all()):
+    x = x.to(torch.float32) if x.is_floating_point() and x.element_size() == 1 else x
+    if all_finite(x):
         return
     wrong = ~torch.isfinite(x)
     first = int(wrong.reshape(-1).to(torch.uint8).argmax())

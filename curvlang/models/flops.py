@@ -54,7 +54,9 @@ def hessian_flops(
     if way == FORWARD and by_layers(blocks):
         return _count(lambda: hessian_by_layers(model, loss, *probe, blocks)) / len(probe[0])
     P = sum(p.numel() for p in trainable(model).values())
-    one = torch.zeros(P, 1, dtype=next(model.parameters()).dtype, device=probe[0].device)
+    one = torch.zeros(
+        P, 1, dtype=next(iter(trainable(model).values())).dtype, device=probe[0].device
+    )
     product = hessian_product(model, loss, *probe, way=way)
     return P * _count(lambda: product(one)) / len(probe[0])
 

@@ -184,8 +184,8 @@ class _Batch:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The parameters' precision."""
-        return next(iter(self.theta.values())).dtype
+        """The trained parameters' precision; frozen ones may have another."""
+        return next(iter(trainable(self.model).values())).dtype
 
 
 def _add_use(half: Tensor, batch: _Batch, u: int, chunk: int | None) -> None:

@@ -17,6 +17,7 @@ from curvlang.models.checks import (
     check_model,
     check_outputs,
     check_together,
+    check_values,
 )
 from curvlang.models.collect import Pair, Source
 from curvlang.models.copies import copied, differentiable, recordable, unwrapped
@@ -115,6 +116,7 @@ class Task:
                 "shift_labels": shift_labels,
             }
         )
+        check_values(model)
         found = adapt(
             differentiable(unwrapped(model)),
             _given(train, "train"),

@@ -279,7 +279,9 @@ def trace(
     uses, outside = recorder.found()
     if outside and not trying:
         raise OutsideError(outside)
-    return Trace(output, uses, next(model.parameters()).dtype, outside)
+    # Frozen parameters may be in another precision, or quantised.
+    trained = (p.dtype for p in model.parameters() if p.requires_grad)
+    return Trace(output, uses, next(trained, output.dtype), outside)
 
 
 class _Recorder:

@@ -105,7 +105,7 @@ def with_bias(given: Input, columns: str) -> Tensor:
 
 def rows_of(weight: Tensor) -> Tensor:
     """Places of a weight [O, …] read as [O, I]."""
-    return torch.arange(weight.numel(), device=weight.device).reshape(weight.shape[0], -1)
+    return torch.arange(weight.numel(), device=weight.device).reshape(weight.shape).flatten(1)
 
 
 def entries(size: int, like: Tensor) -> Tensor:

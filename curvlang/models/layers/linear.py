@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ from curvlang.models.layers.layer import Input, Layer, Part, entries, parameter,
 
 def positions(x: Tensor) -> Tensor:
     """`[B, *, D]` to `[B, T, D]`: all middle axes are positions."""
-    return x.reshape(x.shape[0], -1, x.shape[-1])
+    return x.reshape(x.shape[0], prod(x.shape[1:-1]), x.shape[-1])
 
 
 class Linear(Layer):
