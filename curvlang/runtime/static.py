@@ -199,12 +199,18 @@ def _refuse_without_products(result: Result) -> None:
     """Only H and the exact GGN have products; sampled columns would change between products."""
     if has_products(result):
         return
-    what = f"with `fisher = {result.fisher}`" if result.builtin else f"after `{result.stage}`"
+    if result.builtin:
+        what = f"with `fisher = {result.fisher}`"
+        repair = "use `fisher = exact`, or a structured stage after it"
+    else:
+        what = f"after `{result.stage}`"
+        repair = (
+            "yield a structure that is smaller than its entries (a diagonal, a Kronecker product, "
+            "`low_rank` after it), or cut the parameters into smaller blocks"
+        )
     raise SpecError(
         Diagnostic(
-            "E0810",
-            f"the curvature {what} does not fit and has no products",
-            help=("use `fisher = exact`, or a structured stage after it",),
+            "E0810", f"the curvature {what} does not fit and has no products", help=(repair,)
         )
     )
 
