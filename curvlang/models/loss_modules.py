@@ -94,9 +94,12 @@ def loss_of_module(
                 return BinaryCrossEntropy(_numbers(module.pos_weight))
         case _:
             pass
-    name = _named(module)
-    single = _takes_one(module, outputs, targets)
-    return AutodiffLoss(module if single else OfBatch(module), name)
+    return AutodiffLoss(of_one_example(module, outputs, targets), _named(module))
+
+
+def of_one_example(module: Function, outputs: Tensor | None, targets: Tensor | None) -> Function:
+    """A loss of batches as a function of one example: of the batch of it alone, wherever that runs."""
+    return module if _takes_one(module, outputs, targets) else OfBatch(module)
 
 
 def _plain(module: nn.Module) -> bool:

@@ -8,13 +8,14 @@ on an example improves the query.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from curvlang.language.registry import METRICS
 from curvlang.models.loss import Loss
+from curvlang.models.loss_modules import of_one_example, takes_batches
 from curvlang.models.losses import IGNORED, CrossEntropy
 from curvlang.models.refusal import refusal
 from curvlang.models.task import Task
@@ -149,10 +150,14 @@ def asked_on(metric: str | Metric, task: Task) -> Asked:
     Raises:
         SpecError: E0590 as `asked_of`; E0405, E0580, E0581 for a function that does not fit.
     """
-    asked = asked_of(metric, task.loss)
     X, y = task.query
     with torch.no_grad():
         f = task.model(X[:1].to(task.device))
+    if isinstance(metric, Metric) and takes_batches(metric.function):
+        # A module, or a function of torch, reads the axes of a batch.
+        name = metric.name or getattr(metric.function, "__name__", type(metric.function).__name__)
+        metric = replace(metric, function=of_one_example(metric.function, f, y), name=name)
+    asked = asked_of(metric, task.loss)
     asked.cost.validate((len(y), *f.shape[1:]), y, f.dtype)
     return asked
 

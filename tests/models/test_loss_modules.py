@@ -282,3 +282,15 @@ def test_margins_and_positions_follow_the_class_axis():
     assert_refused(
         "E0592", lambda: cv.influence(op, task, damping=0.0, per_position=True), "axis 1"
     )
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), functional.cross_entropy])
+def test_a_module_as_a_metric_reads_the_axes_of_a_batch(loss):
+    _, model, x, y = RIGHT["channels first, C = T"]
+    task = cv.Task(model, nn.CrossEntropyLoss(), train=(x, y), query=(x, y))
+    op = cv.fit("identity", task)
+    found = cv.influence(op, task, damping=0.0, metric=cv.Metric(loss, better="lower"))
+    assert_equal(found, cv.influence(op, task, damping=0.0))
+    plain = cv.Metric(lambda f, t: functional.cross_entropy(f, t), better="lower")
+    other = cv.influence(op, task, damping=0.0, metric=plain)
+    assert float((found - other).norm()) > 0.1 * float(found.norm())
