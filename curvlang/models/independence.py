@@ -10,9 +10,12 @@ coarse numbers nor outputs of very different sizes hide one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -56,7 +59,7 @@ def check_examples(model: nn.Module, X: Tensor, output: Tensor, pool: Tensor | N
             form in a batch of another size, E0410 for examples that influence each other.
     """
     devices = [X.device] if X.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+    with torch.no_grad(), torch.random.fork_rng(devices=devices), _streams_kept():
         asked = _Asked(model, output.detach())
         asked.known[id(X)] = (X, output.detach())
         _check_repeats(asked, X)
@@ -141,7 +144,7 @@ def _check_repeats(asked: _Asked, X: Tensor) -> None:
                 "call `model.eval()`, and take random numbers and counters out of `forward`",
                 notes=(f"the two outputs differ by {_shown(apart)}",),
             )
-        if call == 0 and torch.equal(before, _random_state(X.device)):
+        if call == 0 and before == _random_state(X.device):
             return
 
 
@@ -227,7 +230,22 @@ def _shown(apart: float) -> str:
     return f"{apart:.2g} of their size" if apart < 0.01 else f"{apart:.0%}"
 
 
-def _random_state(device: torch.device) -> Tensor:
-    if device.type != "cuda":
-        return torch.get_rng_state()
-    return torch.cat([torch.get_rng_state(), torch.cuda.get_rng_state(device)])
+def _random_state(device: torch.device) -> tuple[object, ...]:
+    """Where the streams of random numbers stand that a model may draw from."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    _, numbers, *rest = np.random.get_state(legacy=True)
+    held = (*(state.numpy().tobytes() for state in states), np.asarray(numbers).tobytes())
+    return (*held, *rest, random.getstate())
+
+
+@contextmanager
+def _streams_kept() -> Iterator[None]:
+    """Python's and NumPy's streams stand afterwards where they stood."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

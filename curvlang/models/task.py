@@ -63,7 +63,8 @@ class Task:
         build: Makes a fresh model from a seed; retraining with fresh initialisation needs it.
         mask: Which positions of the training examples count, [N, T] of bool; padding does not.
             Where not given: those of the field `attention_mask`, or all. Means over `t` are then
-            over the positions that count.
+            over the positions that count, in the layers whose positions are the mask's; a decoder's
+            are those of the field `decoder_attention_mask`.
         labels: Of examples that are dicts, the target's field; `labels` or `label` where not given.
         inputs: Of examples that are dicts, the fields that the model reads; all where not given.
         shift_labels: Of dicts with a label for every position: whether a position predicts the

@@ -1,7 +1,9 @@
 """What makes a model's output for an example something else than a function of the example."""
 
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -32,6 +34,8 @@ class Given(nn.Module):
 
 def task(function, dtype, examples=N):
     torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)
     X, y = torch.randn(examples, D), torch.randint(0, 3, (examples,))
     model = Given(function).to(dtype).eval()
     return cv.Task(model, train=(X.to(dtype), y), query=(X[:2].to(dtype), y[:2]))
@@ -83,6 +87,8 @@ RANDOM = {
     "dropout": lambda m, x: functional.dropout(m.head(x), 0.1),
     "noise of a thousandth": lambda m, x: m.head(x) * (1 + 1e-3 * torch.randn(len(x), 3)).to(x),
     "paths dropped seldom": lambda m, x: m.head(x) * (torch.rand(len(x), 1) > 0.15).to(x),
+    "Python's random numbers": lambda m, x: m.head(x) * (random.random() > 0.3),
+    "NumPy's random numbers": lambda m, x: m.head(x) * (np.random.rand() > 0.3),
     "a counter": lambda m, x: m.head(x) * (1 + 0.01 * m.calls),
 }
 
