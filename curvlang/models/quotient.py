@@ -12,6 +12,7 @@ from curvlang.models import reverse
 from curvlang.models.blocks import trainable
 from curvlang.models.calls import exhausted
 from curvlang.models.copies import copied
+from curvlang.models.held import Constants
 from curvlang.models.loss import Loss
 
 STEPS = (1e-5, 1e-6, 1e-7)
@@ -64,12 +65,13 @@ class Reference:
         """(∇L(θ + h v) − ∇L(θ − h v)) / 2h."""
         own = list(trainable(self.model).values())
         held = [p.detach().clone() for p in own]
-        ends = []
+        ends, constants = [], Constants()
+        reverse.gradient(self.model, self.loss, *self.few, constants)
         try:
             for h in (step, -step):
                 for p, old, w in zip(own, held, v.split([p.numel() for p in own]), strict=True):
                     p.data.copy_(old + h * w.reshape(p.shape).to(old))
-                ends.append(reverse.gradient(self.model, self.loss, *self.few))
+                ends.append(reverse.gradient(self.model, self.loss, *self.few, constants.again()))
         finally:
             for p, old in zip(own, held, strict=True):
                 p.data.copy_(old)

@@ -7,12 +7,14 @@ packed sequences, or operations that have no forward mode.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from curvlang.models.blocks import trainable
 from curvlang.models.forward import Rows
+from curvlang.models.held import Constants
 from curvlang.models.loss import Loss
 
 Pieces = Sequence[Tensor | None]
@@ -57,10 +59,14 @@ def tangents(f: Tensor, own: Sequence[Tensor], v: Tensor) -> list[Tensor]:
     return found
 
 
-def gradient(model: nn.Module, loss: Loss, X: Tensor, y: Tensor) -> Tensor:
-    """Σ_n ∇ℓ_n of the model itself, [P]."""
+def gradient(
+    model: nn.Module, loss: Loss, X: Tensor, y: Tensor, held: Constants | None = None
+) -> Tensor:
+    """Σ_n ∇ℓ_n of the model itself, [P]; with what it holds constant noted, or as it was noted."""
     own = list(trainable(model).values())
-    total = loss.per_example(model(X), y).sum()
+    with held or nullcontext():
+        f = model(X)
+    total = loss.per_example(f, y).sum()
     return _flat(own, torch.autograd.grad(total, own, allow_unused=True))
 
 

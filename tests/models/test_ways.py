@@ -132,6 +132,11 @@ def checkpointed(reentrant):
     return two(lambda z: checkpoint(lambda t: torch.tanh(t).square(), z, use_reentrant=reentrant))
 
 
+def no_grad(function, z):
+    with torch.no_grad():
+        return function(z)
+
+
 def packed(kind):
     def forward(m, x):
         lengths = torch.ones(len(x), dtype=torch.int64)
@@ -194,6 +199,23 @@ CASES = [
     Case("packed LSTM", lambda: packed(nn.LSTM)),
     Case("packed GRU", lambda: packed(nn.GRU)),
     Case("branch on values", branch, FORWARD),
+    Case(
+        "straight through by detach",
+        lambda: two(lambda z: z + (z.sign() - z).detach()),
+        FORWARD,
+    ),
+    # Tangents go through `no_grad` and `.data`, gradients do not: forward over reverse is wrong there.
+    Case("without gradient", lambda: two(lambda z: z * no_grad(torch.exp, z))),
+    Case(
+        "number",
+        lambda: Built(
+            lambda m, x: m.a(x).square() * m.t.item() + m.t,
+            a=linear(),
+            t=nn.Parameter(torch.tensor(0.3)),
+        ),
+        FORWARD,
+    ),
+    Case("data", lambda: two(lambda z: torch.tanh(z) / z.data.norm(dim=1, keepdim=True))),
     Case("data parallel", lambda: nn.DataParallel(two(torch.tanh)), FORWARD),
     Case("lock", locked, FORWARD),
     Case("graph module", graph_module, FORWARD),
