@@ -97,16 +97,19 @@ def reads_spectrum(use: InverseUse, expr: Expr, *, beyond_mean: bool = False) ->
     """
     given = {**use.inverse.parameters, **use.arguments, **dict(use.inverse.bindings)}
     plain = {("mean", (Ref(x),)) for x in use.inverse.arguments} if beyond_mean else set()
-    for node in walk(expr):
-        match node:
-            case Call(function=function, arguments=arguments) if function in SPECTRUM:
-                if (function, arguments) not in plain:
-                    return True
-            case Ref(name=name) if (found := given.get(name)) is not None:
-                if reads_spectrum(use, found, beyond_mean=beyond_mean):
-                    return True
-            case _:
-                pass
+    waiting, seen = [expr], set[str]()
+    while waiting:
+        for node in walk(waiting.pop()):
+            match node:
+                case Call(function=function, arguments=arguments) if function in SPECTRUM:
+                    if (function, arguments) not in plain:
+                        return True
+                # A name is looked into once, however many formulas name it.
+                case Ref(name=name) if name not in seen and (found := given.get(name)) is not None:
+                    seen.add(name)
+                    waiting.append(found)
+                case _:
+                    pass
     return False
 
 

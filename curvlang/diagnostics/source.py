@@ -30,17 +30,23 @@ class Source:
 
     def line(self, number: int) -> str:
         """The text of one line (counted from 1), without its line break."""
-        starts = _line_starts(self.text)
-        if not 1 <= number <= len(starts):
-            return ""
-        end = starts[number] if number < len(starts) else len(self.text)
-        return _BREAK.sub("", self.text[starts[number - 1] : end])
+        return _line(self.text, number)
 
 
 @lru_cache(maxsize=8)
 def _line_starts(text: str) -> tuple[int, ...]:
     """Where each line starts; kept, since many diagnostics ask about one text."""
     return (0, *(m.end() for m in _BREAK.finditer(text)))
+
+
+@lru_cache(maxsize=64)
+def _line(text: str, number: int) -> str:
+    """One line, kept: thousands of diagnostics can stand on a line of a hundred thousand characters."""
+    starts = _line_starts(text)
+    if not 1 <= number <= len(starts):
+        return ""
+    end = starts[number] if number < len(starts) else len(text)
+    return text[starts[number - 1] : end].rstrip("\r\n")
 
 
 @dataclass(frozen=True, slots=True)

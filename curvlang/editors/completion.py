@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from curvlang.diagnostics.source import Source
+from curvlang.diagnostics.diagnostic import Diagnostic
+from curvlang.diagnostics.source import Source, Span
 from curvlang.editors.document import Document
 from curvlang.editors.reading import Frame, Item, Owner, Role, Word, read
 from curvlang.editors.scope import LEAVES, in_scope, leaf_meaning
 from curvlang.editors.vocabulary import CONSTANTS, vocabulary
 from curvlang.ir.functions import FUNCTIONS, MAKERS
 from curvlang.language import syntax as s
-from curvlang.language.chain import Value
+from curvlang.language.chain import Chain, Value
 from curvlang.language.chains import Chains
 from curvlang.language.law import MEASURES, PROPERTIES
 from curvlang.language.letters import MODEL_LETTERS
@@ -22,6 +23,7 @@ from curvlang.language.parser import parse
 from curvlang.language.registry import LDS, NAMED, OTHERS, SOLVERS, SOURCES, STAGES, Rule
 from curvlang.language.shipped import describe_rule
 from curvlang.language.values import value
+from curvlang.language.walker import Walker
 
 PLACEHOLDER = "xyz"
 """Stands for the word that is being typed, so that its role is known."""
@@ -141,8 +143,9 @@ def _stages(document: Document, text: str, item: Item, word: Word) -> Iterator[C
     chain = _chain_before(text, item, word)
     docs = {n: e.doc for n, e in STAGES.items()}
     docs |= {n: d.doc for n, d in document.names.transforms.items()}
+    walker = None if chain is None else _walker(document, chain)
     for name, doc in docs.items():
-        reason = None if chain is None else _unfit(document, chain, name)
+        reason = None if walker is None else _unfit(walker, name, walker.stages[-1].span)
         if reason is None:
             yield Candidate(name, Role.STAGE, doc, Rank.FITS)
         else:
@@ -178,15 +181,21 @@ def _chain_start(words: list[Word]) -> int | None:
     return None
 
 
-def _unfit(document: Document, chain: s.CurvatureDef, stage: str) -> str | None:
+def _walker(document: Document, chain: s.CurvatureDef) -> Walker | None:
+    """What follows the chain from its end on; None where it has mistakes itself, or is a sum."""
+    problems: list[Diagnostic] = []
+    chains = Chains(document.names, problems)
+    made = chains.curvature(chain)
+    walker = Walker(document.names, problems, chains.readings)
+    return walker if isinstance(made, Chain) and walker.inherit(made) else None
+
+
+def _unfit(walker: Walker, stage: str, span: Span) -> str | None:
     """Why a stage cannot stand at the end of a chain; None where it can."""
-    (term,) = chain.body.terms
-    use = s.Use(stage, (), chain.span, chain.span)
-    longer = replace(term, chain=replace(term.chain, stages=(*term.chain.stages, use)))
-    problems = Chains(document.names, [])
-    problems.curvature(replace(chain, body=replace(chain.body, terms=(longer,))))
+    problems: list[Diagnostic] = []
+    walker.fork(problems).step(s.Use(stage, (), span, span))
     # A stage that only lacks values for its own parameters stands in the right place.
-    misplaced = [p for p in problems.problems if p.code not in ("E0704", "E0211")]
+    misplaced = [p for p in problems if p.code not in ("E0704", "E0211")]
     return misplaced[0].headline if misplaced else None
 
 

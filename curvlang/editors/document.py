@@ -74,11 +74,16 @@ class Document:
 
     def own(self, kind: str, name: str) -> Word | None:
         """The name of this text's own definition: `kind` is a table of `Names`."""
+        return self._own.get((kind, name))
+
+    @cached_property
+    def _own(self) -> Mapping[tuple[str, str], Word]:
+        """The first definition of each kind and name."""
+        found: dict[tuple[str, str], Word] = {}
         for item in self.reading.items:
-            same = item.name is not None and item.name.text == name
-            if same and _KEYWORDS.get(item.keyword) == kind:
-                return item.name
-        return None
+            if item.name is not None and item.keyword in _KEYWORDS:
+                found.setdefault((_KEYWORDS[item.keyword], item.name.text), item.name)
+        return found
 
     def definition(
         self, word: Word
@@ -145,7 +150,7 @@ def _local(document: Document, item: Item, word: Word) -> Word | None:
             marks = [w for w in item.words if w.role is Role.INDEX]
             return next((w for w in marks if w.text.rstrip("'") == space), None)
         case Role.SCALAR | Role.PARAMETER:
-            return next((p for p in item.parameters if p.text == word.text), None)
+            return item.by_name.get(word.text)
         case _:
             return None
 
@@ -172,11 +177,11 @@ def _parameter(document: Document, word: Word) -> Iterator[Place]:
         return
     named = Word(owner.role, owner.name, 0, 0)
     for place in _named(document, named):
-        for item in read(place.text).items:
-            if item.name is not None and item.name.start == place.start:
-                for parameter in item.parameters:
-                    if parameter.text == word.text:
-                        yield Place(place.name, place.text, parameter.start, parameter.end)
+        item = read(place.text).item_at(place.start)
+        if item is not None and item.name is not None and item.name.start == place.start:
+            parameter = item.by_name.get(word.text)
+            if parameter is not None:
+                yield Place(place.name, place.text, parameter.start, parameter.end)
 
 
 def _definers(document: Document, name: str) -> Iterator[Place]:

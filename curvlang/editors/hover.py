@@ -24,6 +24,7 @@ from curvlang.language.docs import doc_of
 from curvlang.language.law import MEASURES, PROPERTIES
 from curvlang.language.registry import LDS, NAMED, SOLVERS, SOURCES, STAGES, Entry, Rule
 from curvlang.language.shipped import describe_rule
+from curvlang.language.sums import weighted_chains
 
 SENTENCES: Mapping[str, str] = {
     "identity": "`identity[i,i']`: 1 where both indices are equal, else 0",
@@ -33,6 +34,10 @@ SENTENCES: Mapping[str, str] = {
 }
 
 
+MOST_LETTERS = 12
+"""Letters of a tensor whose meaning is shown."""
+MOST_TERMS = 6
+"""Different terms of a sum whose structure is shown."""
 LAW_WORDS = {**PROPERTIES, **MEASURES}
 
 
@@ -144,8 +149,9 @@ def _with_primes(name: str) -> str:
 
 
 def _letters(item: Item, document: Document, indices: tuple[str, ...]) -> str:
-    spaces = dict.fromkeys(x.rstrip("'") for x in indices)
-    return "\n".join(f"* `{x}`: {letter_meaning(item, document.text, x)}" for x in spaces)
+    spaces = list(dict.fromkeys(x.rstrip("'") for x in indices))
+    lines = [f"* `{x}`: {letter_meaning(item, document.text, x)}" for x in spaces[:MOST_LETTERS]]
+    return "\n".join([*lines, *(["* …"] if len(spaces) > MOST_LETTERS else [])])
 
 
 def _parameter(document: Document, item: Item, word: Word) -> str | None:
@@ -160,8 +166,7 @@ def _parameter(document: Document, item: Item, word: Word) -> str | None:
             return None
         found = document.definition(Word(word.owner.role, word.owner.name, word.start, word.end))
         return None if found is None else _declared(found, word.text)
-    text = next((p for p in item.parameters if p.text == word.text), None)
-    return None if text is None else _declared_in(item, document.text, word.text)
+    return _declared_in(item, document.text, word.text)
 
 
 def _registered(word: Word) -> Rule | None:
@@ -192,11 +197,11 @@ def _declared(
 
 def _declared_in(item: Item, text: str, name: str) -> str | None:
     """A parameter's text in a header, up to the next one or to the end of the bracket."""
-    for parameter in item.parameters:
-        if parameter.text == name:
-            stop = _end_of_parameter(text, parameter.start)
-            return _code(" ".join(text[parameter.start : stop].split()))
-    return None
+    parameter = item.by_name.get(name)
+    if parameter is None:
+        return None
+    stop = _end_of_parameter(text, parameter.start)
+    return _code(" ".join(text[parameter.start : stop].split()))
 
 
 def _end_of_parameter(text: str, start: int) -> int:
@@ -259,12 +264,17 @@ def _structure(curvature: Curvature | None) -> str:
     match curvature:
         case Chain():
             return table(curvature)
-        case Combination(terms=terms):
+        case Combination():
+            # What stands in a sum many times is shown once, with all its weights.
+            found: dict[object, tuple[Chain, list[str]]] = {}
+            for weight, chain in weighted_chains(curvature):
+                key = tuple(stage.key for stage in chain.stages)
+                found.setdefault(key, (chain, []))[1].append(str(weight))
             parts = [
-                f"{weight:g} times `{t.name or 'a chain'}`:\n\n{_structure(t)}"
-                for weight, t in terms
+                f"{' and '.join(weights)} times `{chain.labels[-1]}`:\n\n{table(chain)}"
+                for chain, weights in list(found.values())[:MOST_TERMS]
             ]
-            return "\n\n".join(parts)
+            return "\n\n".join([*parts, *(["…"] if len(found) > MOST_TERMS else [])])
         case _:
             return ""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 _BREAK = re.compile(r"\r\n|\n|\r")
 _UNIT = {"utf-8": ("utf-8", 1), "utf-16": ("utf-16-le", 2), "utf-32": ("utf-32-le", 4)}
@@ -17,6 +19,8 @@ def units(text: str, encoding: str = "utf-16") -> int:
     >>> units("σ"), units("\U0001d6fc"), units("\U0001d6fc", "utf-32")
     (1, 2, 1)
     """
+    if text.isascii():
+        return len(text)
     codec, width = _UNIT[encoding]
     return len(text.encode(codec, "surrogatepass")) // width
 
@@ -41,7 +45,15 @@ class Lines:
         """
         offset = max(0, min(offset, len(self.text)))
         line = bisect_right(self.starts, offset) - 1
-        return line, units(self.text[self.starts[line] : offset], self.encoding)
+        return line, self._before[offset] - self._before[self.starts[line]]
+
+    @cached_property
+    def _before(self) -> Sequence[int]:
+        """Code units in front of every offset: many are asked for on one long line."""
+        if self.text.isascii():
+            return range(len(self.text) + 1)
+        counts = (units(character, self.encoding) for character in self.text)
+        return list(accumulate(counts, initial=0))
 
     def offset(self, line: int, column: int) -> int:
         r"""The offset of a position; beyond the end of a line or text it is that end.
@@ -54,9 +66,5 @@ class Lines:
         start = self.starts[line]
         end = self.starts[line + 1] if line + 1 < len(self.starts) else len(self.text)
         content = self.text[start:end].rstrip("\r\n") if end > start else ""
-        counted = 0
-        for k, character in enumerate(content):
-            if counted >= column:
-                return start + k
-            counted += units(character, self.encoding)
-        return start + len(content)
+        end = start + len(content)
+        return bisect_left(self._before, self._before[start] + column, start, end)

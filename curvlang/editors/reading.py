@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import lru_cache
 
 from curvlang.editors.vocabulary import COMMENT, INDEX, NAME, NUMBER, STRING, vocabulary
 
@@ -97,6 +99,8 @@ class Item:
     name: Word | None = None
     words: list[Word] = field(default_factory=list)
     parameters: list[Word] = field(default_factory=list)
+    by_name: dict[str, Word] = field(default_factory=dict)
+    """The parameters again, the first of each name."""
 
     @property
     def end(self) -> int:
@@ -113,7 +117,7 @@ class Reading:
 
     def item_at(self, offset: int) -> Item | None:
         """The last item that starts at or before an offset."""
-        at = bisect_right([item.start for item in self.items], offset)
+        at = bisect_right(self.items, offset, key=lambda item: item.start)
         return self.items[at - 1] if at else None
 
     def word_at(self, offset: int) -> Word | None:
@@ -125,16 +129,23 @@ class Reading:
 
 @dataclass(slots=True)
 class _Open:
+    """An open bracket; `around` is the innermost one, itself included, that has an owner or a body."""
+
     mark: str
     frame: Frame
     owner: Owner | None = None
+    around: _Open | None = None
+
+
+_OWNED = (Frame.ARGUMENTS, Frame.PARAMETERS, Frame.WORDS, Frame.BODY)
 
 
 _CLOSES = {")": "(", "]": "[", "}": "{"}
 
 
+@lru_cache(maxsize=32)
 def read(text: str) -> Reading:
-    """The roles of all words."""
+    """The roles of all words; kept, since one question about a text leads to the next."""
     reader = _Reader(text)
     tokens = [(m.lastgroup or "mark", m.group(0), m.start()) for m in _TOKEN.finditer(text)]
     following = _following(tokens)
@@ -161,6 +172,8 @@ class _Reader:
         self.items: list[Item] = []
         self.open: list[_Open] = []
         self.before: list[Word] = []
+        self.seen: set[str] = set()
+        self.marks: Counter[str] = Counter()
         self.measure = ""
 
     @property
@@ -180,6 +193,7 @@ class _Reader:
         if kind == "word" and self._starts(token, start):
             self.items.append(Item(token, start))
             self.open, self.before, self.measure = [], [], ""
+            self.marks, self.seen = Counter(), set()
         if not self.items:
             return
         owner = self._owner()
@@ -201,10 +215,12 @@ class _Reader:
             self.item.name = word
         if role is Role.PARAMETER:
             self.item.parameters.append(word)
+            self.item.by_name.setdefault(token, word)
         if role is Role.MARK:
             self._bracket(token, start)
         if role is not Role.COMMENT:
             self.before.append(word)
+            self.seen.add(token)
 
     def _starts(self, token: str, start: int) -> bool:
         if token not in self.known.items:
@@ -216,22 +232,36 @@ class _Reader:
     def _bracket(self, mark: str, start: int) -> None:
         last = self.before[-1] if self.before else None
         if mark in _CLOSES:
-            depth = max((k for k, o in enumerate(self.open) if o.mark == _CLOSES[mark]), default=-1)
-            if depth >= 0:
-                del self.open[depth:]
+            self._close(_CLOSES[mark])
         elif mark == "(":
-            self.open.append(self._parenthesis(last))
+            self._push(self._parenthesis(last))
         elif mark == "[":
             glued = last is not None and last.end == start
             index = last is not None and (
                 (last.role in (Role.TENSOR, Role.FUNCTION) and glued)
                 or last.text in self.known.reductions
             )
-            self.open.append(_Open(mark, Frame.INDICES if index else Frame.LIST))
+            self._push(_Open(mark, Frame.INDICES if index else Frame.LIST))
         elif mark == "{":
             inside = self.frame is Frame.PARAMETERS
             owner = self._owner() if inside else None
-            self.open.append(_Open(mark, Frame.WORDS if inside else Frame.BODY, owner))
+            self._push(_Open(mark, Frame.WORDS if inside else Frame.BODY, owner))
+
+    def _push(self, opened: _Open) -> None:
+        outer = self.open[-1].around if self.open else None
+        opened.around = opened if opened.frame in _OWNED else outer
+        self.open.append(opened)
+        self.marks[opened.mark] += 1
+
+    def _close(self, mark: str) -> None:
+        """Close the innermost bracket of a kind and all inside it; without one nothing is closed."""
+        if not self.marks[mark]:
+            return
+        while True:
+            closed = self.open.pop().mark
+            self.marks[closed] -= 1
+            if closed == mark:
+                return
 
     def _parenthesis(self, last: Word | None) -> _Open:
         match last:
@@ -255,18 +285,13 @@ class _Reader:
 
     def _owner(self) -> Owner | None:
         """The owner of the innermost arguments that are open here."""
-        for opened in reversed(self.open):
-            if opened.frame in (Frame.ARGUMENTS, Frame.PARAMETERS, Frame.WORDS):
-                return opened.owner
-            if opened.frame is Frame.BODY:
-                return None
-        return None
+        around = self.open[-1].around if self.open else None
+        return None if around is None or around.frame is Frame.BODY else around.owner
 
     def _argument(self, name: str) -> Owner:
         """Remember which argument the values behind `=` belong to."""
-        opened = next(
-            o for o in reversed(self.open) if o.frame in (Frame.ARGUMENTS, Frame.PARAMETERS)
-        )
+        opened = self.open[-1].around
+        assert opened is not None
         assert opened.owner is not None
         opened.owner = replace(opened.owner, argument=name)
         return opened.owner
@@ -302,7 +327,7 @@ class _Reader:
             return Role.ARGUMENT, self._argument(token)
         if after[0] == "(":
             return Role.FUNCTION, owner
-        if any(p.text == token for p in self.item.parameters):
+        if token in self.item.by_name:
             return Role.SCALAR, owner
         return Role.VALUE, owner
 
@@ -339,7 +364,7 @@ class _Reader:
     def _scalar(self, token: str, after: tuple[str, int], otherwise: Role) -> Role:
         if after[0] == "(":
             return Role.FUNCTION
-        return Role.SCALAR if any(p.text == token for p in self.item.parameters) else otherwise
+        return Role.SCALAR if token in self.item.by_name else otherwise
 
     def _own_name(self) -> str:
         return self.item.name.text if self.item.name is not None else ""
@@ -358,10 +383,9 @@ class _Reader:
             return Role.DEFINITION
         if self.frame is Frame.PARAMETERS and self.previous() in ("(", ","):
             return Role.PARAMETER
-        texts = [w.text for w in self.before]
-        if not self.open and self.previous() in (":", ",") and "->" not in texts:
+        if not self.open and self.previous() in (":", ",") and "->" not in self.seen:
             return Role.PARAMETER
-        if not self.open and "where" in texts and after[0] == "=":
+        if not self.open and "where" in self.seen and after[0] == "=":
             return Role.PARAMETER
         if token in self.known.words:
             return Role.KEYWORD

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from curvlang.editors.reading import Frame, Item, Role, Word
 from curvlang.editors.vocabulary import vocabulary
@@ -98,13 +99,21 @@ def _start_of_target(words: Sequence[Word], end: int) -> int | None:
         return end - 1 if words[end - 1].role is Role.TENSOR else None
     at = end - 2
     while at > 0 and words[at].text != "[":
+        if words[at].text != "," and words[at].role is not Role.INDEX:
+            return None
         at -= 1
     return at - 1 if at > 0 and words[at - 1].role is Role.TENSOR else None
 
 
 def _line(text: str, offset: int) -> str:
     start = text.rfind("\n", 0, offset) + 1
-    end = text.find("\n", offset)
+    return _line_from(text, start)
+
+
+@lru_cache(maxsize=8)
+def _line_from(text: str, start: int) -> str:
+    """A line without its gaps; kept, since a long one may bind thousands of names."""
+    end = text.find("\n", start)
     return " ".join(text[start : end if end >= 0 else len(text)].split())
 
 

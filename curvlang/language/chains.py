@@ -6,13 +6,19 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity
+from curvlang.diagnostics.source import NOWHERE
 from curvlang.language import syntax as s
 from curvlang.language.chain import Chain, Combination, Curvature, Stage, Weight
 from curvlang.language.labels import LABELS
 from curvlang.language.names import Names, shipped_names
+from curvlang.language.readings import Readings
 from curvlang.language.registry import SOURCES, STAGES, WEIGHTS
+from curvlang.language.sums import weighted_chains
 from curvlang.language.values import suggestion
 from curvlang.language.walker import LONGEST_CHAIN, Walker
+
+MOST_TERMS = 100
+"""Terms of a sum, those of the sums inside it multiplied out."""
 
 
 @dataclass(slots=True)
@@ -22,10 +28,12 @@ class Chains:
     Args:
         names: What the file sees.
         problems: Collects diagnostics.
+        readings: Bodies of transforms with their arguments.
     """
 
     names: Names
     problems: list[Diagnostic] = field(default_factory=list)
+    readings: Readings = field(default_factory=Readings)
     _done: dict[str, Curvature | None] = field(default_factory=dict)
     _open: list[str] = field(default_factory=list)
 
@@ -66,7 +74,20 @@ class Chains:
         ]
         if any(part is None for _, part in parts):
             return None
-        return Combination(name, tuple((w, p) for w, p in parts if p is not None), doc, body.span)
+        made = Combination(name, tuple((w, p) for w, p in parts if p is not None), doc, body.span)
+        return made if self._short(made) else None
+
+    def _short(self, made: Combination) -> bool:
+        """Whether a sum, sums inside it multiplied out, has few enough terms."""
+        count = sum(1 for _, part in made.terms for _ in weighted_chains(part))
+        if count > MOST_TERMS:
+            self._say(
+                "E0234",
+                f"a sum of curvatures has at most {MOST_TERMS} terms, and this one has {count}",
+                Label(made.span, "with the terms of the sums that it names"),
+                ("write a term that stands many times once, with a number: `3 * ggn`",),
+            )
+        return count <= MOST_TERMS
 
     def _weight(self, term: s.Weighted) -> Weight:
         """The weight of a term; its names must be values that a task has."""
@@ -96,7 +117,7 @@ class Chains:
         start = self._source(chain)
         if start is None:
             for use in chain.stages:
-                Walker(self.names, self.problems).known(use)
+                Walker(self.names, self.problems, self.readings).known(use)
             return None
         if isinstance(start, Combination):
             if not chain.stages:
@@ -108,9 +129,11 @@ class Chains:
                 ("put the stage into the terms of the sum",),
             )
             return None
-        walker = Walker(self.names, self.problems, list(start.stages), list(start.labels))
-        for stage in start.stages:
-            walker.replay(stage)
+        walker = Walker(self.names, self.problems, self.readings)
+        if not walker.inherit(
+            start if start.span is not NOWHERE else replace(start, span=chain.span)
+        ):
+            return None
         for use in chain.stages:
             if len(walker.stages) <= LONGEST_CHAIN:
                 walker.step(use)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
@@ -34,6 +34,8 @@ from curvlang.language.law import (
 from curvlang.language.space import Space
 from curvlang.language.values import suggestion
 
+MOST_LAWS = 1_000
+"""Laws of a file, one for each curvature and property; each is searched for minutes."""
 Resolve = Callable[[str], Curvature | None]
 """The curvature of a name; None where it is known and has been found wrong."""
 
@@ -50,12 +52,15 @@ class LawChecker:
     """
 
     resolve: Resolve
-    known: Sequence[str]
+    known: Collection[str]
     own: Sequence[str]
     problems: list[Diagnostic] = field(default_factory=list)
+    _count: int = 0
 
     def laws(self, item: s.LawDef) -> tuple[Law, ...]:
         """The laws that an item states: one for each curvature and property it names."""
+        if not self._takes(item):
+            return ()
         before = len(self.problems)
         space, columns = self._conditions(item)
         statements = self._statements(item)
@@ -66,6 +71,24 @@ class LawChecker:
         made = [self._law(item, x, space, columns) for x in statements]
         bound = self._bound(item, made)
         return tuple(replace(law, bound=bound or _default(law)) for law in made)
+
+    def _takes(self, item: s.LawDef) -> bool:
+        """Count the laws of an item in; whether the file has few enough."""
+        before = self._count
+        match item.claim:
+            case s.PropertyClaim(subject=subject, words=words):
+                self._count += len(words) * (1 if subject is not None else len(self.own))
+            case _:
+                self._count += 1
+        # Said once: the laws after it are too many for the same reason.
+        if before <= MOST_LAWS < self._count:
+            self._say(
+                "E0119",
+                f"a file states at most {MOST_LAWS} laws, one for each curvature and property",
+                item.span,
+                f"name the curvatures that a law is about: `law {next(iter(self.known))} is …`",
+            )
+        return self._count <= MOST_LAWS
 
     def _law(
         self, item: s.LawDef, statement: LawStatement, space: Space, columns: str | None
@@ -133,7 +156,7 @@ class LawChecker:
         if subject is None and not self.own:
             self._say(
                 "E0747", "this law is about every curvature of the file, and it defines none",
-                item.span, f"name one: `law {self.known[0]} is symmetric`",
+                item.span, f"name one: `law {next(iter(self.known))} is symmetric`",
             )  # fmt: skip
         names = [s.Word(x, item.span) for x in self.own] if subject is None else [subject]
         found = [self._quantity(name) for name in names]

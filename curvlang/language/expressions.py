@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import assert_never
 
@@ -347,7 +348,7 @@ class ExpressionChecker:
         self._say("E0319", f"unknown tensor `{name}`", span, "not in `needs`, not defined", help_)
 
     def _twice(self, indices: Sequence[Index], span: Span) -> None:
-        for index in dict.fromkeys(x for x in indices if list(indices).count(x) > 1):
+        for index in (x for x, count in Counter(indices).items() if count > 1):
             self._say(
                 "E0320",
                 f"the index `{index}` stands twice",

@@ -54,7 +54,7 @@ def read(given: str) -> Source:
             E0115 unreadable.
     """
     path = Path(given)
-    if not path.exists():
+    if not os.path.exists(given):
         if given in shipped_files():
             return Source(f"<shipped>/{given}.cv", shipped_files()[given])
         if given in shipped_studies():
@@ -63,18 +63,20 @@ def read(given: str) -> Source:
     if path.is_dir():
         raise _file_error("E0111", f"`{given}` is a folder, not a spec", "name a `.cv` file in it")
     try:
-        size = path.stat().st_size
-        if size > LARGEST:
-            raise _file_error(
-                "E0113",
-                f"`{given}` has {size} bytes, and a spec has at most {LARGEST}",
-                "is this the right file?",
-            )
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            # A device or a pipe has no size that could be asked for.
+            data = file.read(LARGEST + 1)
+            size = max(os.fstat(file.fileno()).st_size, len(data))
     except OSError as error:
         raise _file_error(
             "E0115", f"`{given}` cannot be read: {error.strerror}", "check its rights"
         ) from error
+    if size > LARGEST:
+        raise _file_error(
+            "E0113",
+            f"`{given}` has {size} bytes, and a spec has at most {LARGEST}",
+            "is this the right file?",
+        )
     return Source(given, decode(given, data))
 
 

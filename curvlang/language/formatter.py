@@ -20,9 +20,8 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-_NO_SPACE_AFTER = {"(", "["}
-_NO_SPACE_BEFORE = {")", "]", ",", ":"}
-_BEFORE_INDEX = {"in", "="}
+_PAIRS = ("|>", "->", "==", "!=", ">=", "<=")
+"""Marks of two characters."""
 _UNARY_AFTER = {
     "(",
     "[",
@@ -144,16 +143,23 @@ def _line(tokens: list[tuple[str, str]], raw: str) -> str:
             previous = token
             continue
         elif brackets and brackets[-1] == "index":
-            out += " | " if token == "|" else token
+            apart = token == "|" or out.endswith("|") or _one_token(out, token)
+            out += " " + token if apart else token
         else:
             opened = bool(brackets) and brackets[-1] == "words" and out.endswith("{")
             tight = not out or out.endswith(("(", "[", "^")) or unary or opened
-            out += token if tight else " " + token
+            out += token if tight and not _one_token(out, token) else " " + token
             unary = False
         previous = token
         if token not in ("(", "["):
             unary = False
     return out
+
+
+def _one_token(before: str, after: str) -> bool:
+    """Whether two tokens would be read as one with nothing between them: `- >`, `i j`."""
+    both = before[-1:] + after[:1]
+    return len(both) > 1 and (both in _PAIRS or all(x.isalnum() or x in "_'." for x in both))
 
 
 def _indexes(tokens: list[tuple[str, str]], at: int) -> bool:
@@ -186,9 +192,10 @@ def _glued(tokens: list[tuple[str, str]], at: int) -> bool:
 
 def _reduces(tokens: list[tuple[str, str]], at: int) -> bool:
     """Whether the indices before a bracket are those of a sum or a mean: `sum[r] (a + b)`."""
-    while at > 0 and tokens[at][1] != "[":
+    at -= 2
+    while at > 0 and (tokens[at][0] == "word" or tokens[at][1] in (",", "|", "'")):
         at -= 1
-    return at > 0 and tokens[at - 1][1] in ("sum", "mean")
+    return at > 0 and tokens[at][1] == "[" and tokens[at - 1][1] in ("sum", "mean")
 
 
 def _aligned(lines: list[str]) -> Iterator[str]:
@@ -198,7 +205,7 @@ def _aligned(lines: list[str]) -> Iterator[str]:
         stripped = line.lstrip()
         word = stripped.split(" ", 1)[0]
         if not line.startswith(" "):
-            width = _widest(lines[k + 1 :]) if word == "study" else 0
+            width = _widest(lines, k + 1) if word == "study" else 0
         own = max(7 if word in _PARTS else 0, width if word in _STUDY else 0)
         if own and line.startswith("  ") and " " in stripped:
             rest = stripped.split(" ", 1)[1].lstrip()
@@ -207,10 +214,11 @@ def _aligned(lines: list[str]) -> Iterator[str]:
             yield line
 
 
-def _widest(lines: list[str]) -> int:
-    """The longest word that starts a line of the study at the head of these lines."""
+def _widest(lines: list[str], first: int) -> int:
+    """The longest word that starts a line of the study whose lines start here."""
     widest = 0
-    for line in lines:
+    for k in range(first, len(lines)):
+        line = lines[k]
         if line and not line.startswith(" "):
             break
         word = line.strip().split(" ", 1)[0]

@@ -51,17 +51,16 @@ def check_inverse(definition: s.InverseDef, problems: Problems) -> Inverse:
     checker = _Checker(problems)
     checker.form(definition)
     arguments = tuple(x.name for x in definition.arguments)
-    numbers: list[str] = []
+    known = dict.fromkeys(arguments)
     for parameter in definition.parameters:
         if parameter.value is not None:
-            checker.formula(parameter.value, (*arguments, *numbers))
+            checker.formula(parameter.value, known)
             checker.number(parameter.value, parameter.name, arguments)
-        numbers.append(parameter.name)
-    known = [*arguments, *numbers]
+        known[parameter.name] = None
     for binding in definition.bindings:
         if binding.value is not None:
             checker.formula(binding.value, known)
-        known.append(binding.name)
+        known[binding.name] = None
     checker.formula(definition.body, known)
     return typed(definition)
 

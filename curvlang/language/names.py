@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from curvlang.language.files import read, shipped_files
 from curvlang.language.parser import parse
 from curvlang.language.registry import SOURCES, STAGES
 
+MOST_FILES = 100
+"""Files that a spec uses, directly or through others."""
 Named = s.CurvatureDef | s.TransformDef | s.InverseDef | s.TaskDef
 
 
@@ -92,7 +95,7 @@ def collect(file: s.File, source: Source) -> tuple[Names, list[Diagnostic]]:
     """The names that a file sees, with diagnostics for clashes, shadows and missing files."""
     names = shipped_copy()
     problems: list[Diagnostic] = []
-    _used(file, source, names, problems, (str(Path(source.name).resolve()),))
+    _used(file, source, names, problems, {os.path.realpath(source.name): False})
     if not source.name.startswith("<shipped>"):
         problems += _shadows(file)
     problems += names.add(file.items, over=True)
@@ -100,34 +103,58 @@ def collect(file: s.File, source: Source) -> tuple[Names, list[Diagnostic]]:
 
 
 def _used(
-    file: s.File, source: Source, names: Names, problems: list[Diagnostic], path: tuple[str, ...]
+    file: s.File, source: Source, names: Names, problems: list[Diagnostic], done: dict[str, bool]
 ) -> None:
+    """Take in the files that a file uses, each once.
+
+    Args:
+        file: What the file says.
+        source: Its text.
+        names: Takes the definitions.
+        problems: Collects diagnostics.
+        done: By path whether a file has been taken in, or is one of those being read.
+    """
     for item in file.items:
         if not isinstance(item, s.UseFile):
             continue
-        where = Path(source.name).parent / item.path
-        if str(where.resolve()) in path:
-            problems.append(
-                Diagnostic(
-                    "E0203",
-                    f"`{item.path}` is used by a file that it uses itself",
-                    (Label(item.span, "closes a circle"),),
-                    ("move what both need into a third file",),
-                )
-            )
+        where = str(Path(source.name).parent / item.path)
+        path = os.path.realpath(where)
+        problem = _unused(item, done.get(path), len(done))
+        if problem is not None:
+            problems.append(problem)
+        if path in done or problem is not None:
             continue
+        done[path] = False
         try:
-            other = read(str(where))
+            other = read(where)
         except SpecError as error:
-            (problem,) = error.diagnostics
-            problems.append(
-                Diagnostic(problem.code, problem.headline, (Label(item.span),), problem.help)
-            )
-            continue
-        inner, found = parse(other)
-        problems += found
-        _used(inner, other, names, problems, (*path, str(where.resolve())))
-        problems += names.add(inner.items, over=True)
+            (wrong,) = error.diagnostics
+            problems.append(replace(wrong, labels=(Label(item.span),)))
+        else:
+            inner, found = parse(other)
+            problems += found
+            _used(inner, other, names, problems, done)
+            problems += names.add(inner.items, over=True)
+        done[path] = True
+
+
+def _unused(item: s.UseFile, done: bool | None, count: int) -> Diagnostic | None:
+    """Why a file is not taken in, where that is a mistake."""
+    if done is False:
+        return Diagnostic(
+            "E0203",
+            f"`{item.path}` is used by a file that it uses itself",
+            (Label(item.span, "closes a circle"),),
+            ("move what both need into a third file",),
+        )
+    if done is None and count > MOST_FILES:
+        return Diagnostic(
+            "E0118",
+            f"a spec uses at most {MOST_FILES} files, those that they use counted",
+            (Label(item.span, "one too many"),),
+            ("put definitions that belong together into one file",),
+        )
+    return None
 
 
 def used_files(source: Source) -> dict[str, str]:

@@ -24,12 +24,13 @@ from curvlang.language.chain import (
 )
 from curvlang.language.chains import Chains, register_labels
 from curvlang.language.check_laws import LawChecker
+from curvlang.language.collector import Collector, EnoughError
 from curvlang.language.inverses import check_inverse, check_use, typed
 from curvlang.language.names import Names, collect
 from curvlang.language.parser import parse
 from curvlang.language.registry import LDS, PARTS, SOURCES
 from curvlang.language.solvers import check_solver
-from curvlang.language.study_check import StudyChecker
+from curvlang.language.study_check import Cells, StudyChecker
 from curvlang.language.transforms import check_transform
 from curvlang.language.values import arguments, suggestion, value
 
@@ -41,10 +42,12 @@ def analyse(source: Source) -> tuple[Spec, list[Diagnostic]]:
     file, problems = parse(source)
     register_labels()
     names, found = collect(file, source)
-    checker = _Checker(names, [*problems, *found])
-    spec = checker.run(file, source)
-    # A task is checked where it stands and again where it is used: said once.
-    return spec, list(dict.fromkeys(checker.problems))
+    collected = Collector()
+    try:
+        collected.extend((*problems, *found))
+        return _Checker(names, collected).run(file, source), collected.shown(stopped=False)
+    except EnoughError:
+        return Spec(source, {}, {}, ()), collected.shown(stopped=True)
 
 
 def errors(problems: list[Diagnostic]) -> list[Diagnostic]:
@@ -55,7 +58,8 @@ def errors(problems: list[Diagnostic]) -> list[Diagnostic]:
 @dataclass(slots=True)
 class _Checker:
     names: Names
-    problems: list[Diagnostic] = field(default_factory=list)
+    problems: Collector
+    cells: Cells = field(default_factory=Cells)
 
     def run(self, file: s.File, source: Source) -> Spec:
         chains = Chains(self.names, self.problems)
@@ -107,7 +111,7 @@ class _Checker:
             return chains.named(s.Word(name))
 
         own = [x.name for x in file.items if isinstance(x, s.CurvatureDef)]
-        known = list(dict.fromkeys((*own, *SOURCES, *self.names.curvatures)))
+        known = dict.fromkeys((*own, *SOURCES, *self.names.curvatures))
         checker = LawChecker(resolve, known, own, self.problems)
         return tuple(law for x in file.items if isinstance(x, s.LawDef) for law in checker.laws(x))
 
@@ -117,12 +121,14 @@ class _Checker:
         def task(use: s.Use, scope: Mapping[str, Value]) -> TaskSpec | None:
             return self.task_use(use, scope)
 
-        checker = StudyChecker(self.names.inverses, chains, task, DEFAULT_TASK, self.problems)
+        checker = StudyChecker(
+            self.names, chains, task, self.problems, DEFAULT_TASK, cells=self.cells
+        )
         return checker.study(item)
 
     def evaluation(self, item: s.EvaluateDef, chains: Chains) -> Evaluation | None:
         """An `evaluate` block with every default of its task filled in."""
-        before = len(errors(self.problems))
+        before = self.problems.errors
         if item.curvature not in self.names.curvatures and item.curvature not in SOURCES:
             self._say(
                 "E0206",
@@ -161,7 +167,7 @@ class _Checker:
         lds = None
         if item.lds is not None:
             lds = arguments(item.lds, LDS, "lds", {}, self.problems)
-        if len(errors(self.problems)) > before or task is None:
+        if self.problems.errors > before or task is None:
             return None
         influence = None if item.influence is None else True
         return Evaluation(item.curvature, task, inverse, against, influence, lds, solver, item.span)
@@ -187,7 +193,7 @@ class _Checker:
         span: Span,
     ) -> TaskSpec | None:
         """A task with its parameters written into its parts."""
-        before = len(errors(self.problems))
+        before = self.problems.errors
         # A task reads its own parameters alone: what is swept reaches it through its arguments.
         scope: dict[str, Value] = {}
         known = {p.name: p for p in definition.parameters}
@@ -208,7 +214,7 @@ class _Checker:
             if made is not None:
                 scope[argument.name] = made
         parts = self._parts(definition, scope, {a.name: a.span for a in given})
-        if len(errors(self.problems)) > before or parts is None:
+        if self.problems.errors > before or parts is None:
             return None
         chosen = {k: v for k, v in scope.items() if k in known}
         return TaskSpec(definition.name, chosen, **parts, doc=definition.doc, span=span)

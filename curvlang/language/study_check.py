@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 
-from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity
+from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import Binary, Expr, Negate, Ref
+from curvlang.ir.indices import walk
 from curvlang.language import syntax as s
 from curvlang.language.chain import (
     Curvature,
@@ -21,7 +23,9 @@ from curvlang.language.chain import (
     Value,
 )
 from curvlang.language.chains import Chains
+from curvlang.language.collector import Collector
 from curvlang.language.inverses import check_use
+from curvlang.language.names import Names
 from curvlang.language.registry import BASELINES, LDS, MEASURES, NONE, Entry, Rule
 from curvlang.language.values import arguments, check, show, suggestion, value
 
@@ -31,8 +35,21 @@ TaskOf = Callable[[s.Use, Mapping[str, Value]], TaskSpec | None]
 
 MOST_CELLS = 1000
 """Cells of a study, seeds counted; more is a slip."""
+MOST_CELLS_OF_FILE = 5000
+"""Cells of all studies of a file."""
 _SEEDS = Rule("int", 1, check=lambda x: 1 <= x <= 100, must="between 1 and 100")
 _DAMPING = Rule("float", check=lambda x: x >= 0, must="0 or more")
+
+
+MOST_VALUES = 200_000
+"""Values that the cells of a study state together: arguments, and what a task is made of."""
+
+
+@dataclass(slots=True)
+class Cells:
+    """Cells of all studies of a file so far."""
+
+    count: int = 0
 
 
 @dataclass(slots=True)
@@ -40,22 +57,24 @@ class StudyChecker:
     """Checks studies against the names that a file sees.
 
     Args:
-        inverses: Inverses by name.
+        names: What the file sees.
         chains: Types curvatures.
         task: Checks a task.
-        default: The name of the task of a study that states none.
         problems: Collects diagnostics.
+        default: The name of the task of a study that states none.
+        cells: Counts the cells of all studies of the file.
     """
 
-    inverses: Mapping[str, s.InverseDef]
+    names: Names
     chains: Chains
     task: TaskOf
+    problems: Collector
     default: str
-    problems: Problems
+    cells: Cells
 
     def study(self, item: s.StudyDef) -> Study | None:
         """The typed study; None (and diagnostics) where something in it is wrong."""
-        before = self._errors()
+        before = self.problems.errors
         for line in item.repeated:
             labels = (Label(line.span, "again here"), Label(line.first, "first here"))
             headline = f"`{line.word}` stands twice in one study"
@@ -75,11 +94,11 @@ class StudyChecker:
             )
         axes = self._axes(item)
         self._size(item, axes, seeds)
-        if self._errors() > before:
+        if self.problems.errors > before:
             return None
         cells = tuple(self._cells(item, axes))
         self._models(item, cells, seeds)
-        if self._errors() > before:
+        if self.problems.errors > before:
             return None
         return Study(
             name=item.name,
@@ -95,9 +114,6 @@ class StudyChecker:
             measures=measures,
             span=item.span,
         )
-
-    def _errors(self) -> int:
-        return sum(p.severity is Severity.ERROR for p in self.problems)
 
     def _curvatures(self, item: s.StudyDef) -> tuple[tuple[Curvature, ...], tuple[Curvature, ...]]:
         for sign in item.signs:
@@ -138,7 +154,7 @@ class StudyChecker:
         return path, others
 
     def _inverses(self, item: s.StudyDef) -> tuple[InverseUse, ...]:
-        made = (check_use(use, self.inverses, self.problems) for use in item.inverses)
+        made = (check_use(use, self.names.inverses, self.problems) for use in item.inverses)
         found: dict[str, InverseUse] = {}
         for use in made:
             if use is None:
@@ -242,7 +258,7 @@ class StudyChecker:
                 (f"write `{example}`",),
             )
             return ()
-        twice = next((x for k, x in enumerate(made) if x in made[:k]), None)
+        twice = next((x for x, count in Counter(made).items() if count > 1), None)
         if twice is not None:
             self._say(
                 "E0914", f"`{show(twice)}` stands twice in a list", given.span, ("leave one out",)
@@ -260,6 +276,35 @@ class StudyChecker:
                 item.name_span,
                 ("sweep fewer values, or write several studies",),
             )
+            return
+        self.cells.count += count
+        if self.cells.count > MOST_CELLS_OF_FILE:
+            self._say(
+                "E0917",
+                f"the studies of this file have {self.cells.count} cells up to here; "
+                f"at most {MOST_CELLS_OF_FILE} are run",
+                item.name_span,
+                ("put this study into a file of its own",),
+            )
+            return
+        values = prod(map(len, axes.values())) * self._values(item)
+        if values > MOST_VALUES:
+            self._say(
+                "E0917",
+                f"the cells of the study `{item.name}` state {values} values; "
+                f"at most {MOST_VALUES} are read",
+                item.name_span,
+                ("sweep fewer values, or a task with fewer parameters",),
+            )
+
+    def _values(self, item: s.StudyDef) -> int:
+        """Values that one cell states: its arguments, and the parts of the task."""
+        use = item.task
+        task = self.names.tasks.get(use.name if use is not None else self.default)
+        given = [*(use.arguments if use is not None else ()), *(item.protocol or ())]
+        if task is not None:
+            given += [*task.parameters, *(a for _, part in task.parts for a in part.arguments)]
+        return sum(_size(argument.value) for argument in given)
 
     def _cells(
         self, item: s.StudyDef, axes: Mapping[str, tuple[Value, ...]]
@@ -298,6 +343,17 @@ class StudyChecker:
 
     def _say(self, code: str, headline: str, span: Span, help_: tuple[str, ...]) -> None:
         self.problems.append(Diagnostic(code, headline, (Label(span),), help_))
+
+
+def _size(given: s.ValueSyntax) -> int:
+    """Values that stand in a value."""
+    match given:
+        case s.Text():
+            return 1
+        case s.ListValue(items=items, times=times):
+            return 1 + sum(map(_size, items)) + (0 if times is None else _size(times))
+        case _:
+            return sum(1 for _ in walk(given))
 
 
 def _used(item: s.StudyDef) -> Iterator[str]:

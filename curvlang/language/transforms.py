@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.ir.expr import BodyStatement, Define, Expr, Number, Project, Space, Target, Yield
-from curvlang.ir.indices import substitute
+from curvlang.ir.indices import substitute, walk
 from curvlang.language import syntax as s
 from curvlang.language.chain import Value
+from curvlang.language.choices import choices
 from curvlang.language.coefficients import check_coefficients
 from curvlang.language.numbers import check_numbers
 from curvlang.language.registry import Rule
@@ -64,34 +65,56 @@ def rule_of(parameter: s.Parameter) -> Rule:
 def specialise(
     body: Sequence[s.BodySyntax], given: Mapping[str, Value], most: int = MOST_ROUNDS
 ) -> tuple[BodyStatement, ...]:
-    """The body with `when` decided, `repeat` unrolled and number parameters written in."""
+    """The body with `when` decided, `repeat` unrolled and number parameters written in.
+
+    Args:
+        body: Statements of a transform.
+        given: Values of its parameters.
+        most: Rounds of a repetition whose count is unknown; those inside its later rounds are
+            read once.
+    """
     tensors = _tensor_names(body)
-    numbers: dict[str, tuple[tuple[()], Expr]] = {
+    numbers: Numbers = {
         name: ((), Number(float(v)))
         for name, v in given.items()
         if isinstance(v, int | float) and not isinstance(v, bool) and name not in tensors
     }
-    found: list[BodyStatement] = []
+    return tuple(_specialised(body, given, numbers, most))
+
+
+Numbers: TypeAlias = dict[str, tuple[tuple[()], Expr]]
+
+
+def _specialised(
+    body: Sequence[s.BodySyntax], given: Mapping[str, Value], numbers: Numbers, most: int
+) -> Iterator[BodyStatement]:
     for statement in body:
         match statement:
             case s.When():
-                shown = {True: "true", False: "false"}.get(given.get(statement.parameter))  # type: ignore[call-overload]
-                chosen = (shown or str(given.get(statement.parameter))) == statement.word
-                branch = statement.then if chosen else statement.otherwise
-                found.extend(specialise(branch, given, most))
+                branch = statement.then if decides(statement, given) else statement.otherwise
+                yield from _specialised(branch, given, numbers, most)
             case s.Repeat():
-                found.extend(
-                    specialise(statement.body, given, most) * rounds(statement, given, most)
-                )
-            case Define(value=value) | Yield(value=value):
-                found.append(replace(statement, value=substitute(value, dict(numbers))))
-            case Space(length=length):
-                found.append(replace(statement, length=substitute(length, dict(numbers))))
-            case Project():
-                found.append(statement)
+                count = rounds(statement, given, most)
+                if most < MOST_ROUNDS and count > 1:
+                    # Two rounds inside two rounds, and so on, would double with every level.
+                    yield from _specialised(statement.body, given, numbers, most)
+                    yield from _specialised(statement.body, given, numbers, 1)
+                else:
+                    yield from tuple(_specialised(statement.body, given, numbers, most)) * count
+            case Define(value=value) | Yield(value=value) if numbers:
+                yield replace(statement, value=substitute(value, numbers))
+            case Space(length=length) if numbers:
+                yield replace(statement, length=substitute(length, numbers))
+            case Define() | Yield() | Space() | Project():
+                yield statement
             case _:
                 assert_never(statement)
-    return tuple(found)
+
+
+def decides(statement: s.When, given: Mapping[str, Value]) -> bool:
+    """Whether the first branch of a choice is taken."""
+    shown = {True: "true", False: "false"}.get(given.get(statement.parameter))  # type: ignore[call-overload]
+    return bool((shown or str(given.get(statement.parameter))) == statement.word)
 
 
 def _tensor_names(body: Sequence[s.BodySyntax]) -> set[str]:
@@ -128,7 +151,10 @@ def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
     problems += wrong
     seen = set(problems)
     # What may not stand in rounds would be wrong once more in the second one.
-    for body in _variants(definition, problems, 1 if wrong else CHECKED_ROUNDS):
+    most = 1 if wrong else CHECKED_ROUNDS
+    size = sum(1 + sum(1 for _ in walk(e)) for x in flat(definition.body) for e in _read(x))
+    readings = choices(definition, size, problems)
+    for body in dict.fromkeys(specialise(definition.body, dict(x), most) for x in readings):
         checker = TensorChecker(
             definition.needs,
             frozenset(p.name for p in definition.parameters if p.type in ("int", "float")),
@@ -139,6 +165,16 @@ def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
                 seen.add(problem)
                 problems.append(problem)
     return problems
+
+
+def _read(statement: BodyStatement) -> tuple[Expr, ...]:
+    match statement:
+        case Define(value=value) | Yield(value=value) | Space(length=value):
+            return (value,)
+        case Project():
+            return ()
+        case _:
+            assert_never(statement)
 
 
 def _twofold(definition: s.TransformDef) -> list[Diagnostic]:
@@ -156,57 +192,6 @@ def _twofold(definition: s.TransformDef) -> list[Diagnostic]:
         for p in definition.parameters
         if p.name in places
     ]
-
-
-def _variants(
-    definition: s.TransformDef, problems: list[Diagnostic], most: int
-) -> list[tuple[BodyStatement, ...]]:
-    """The bodies that `when` can choose: each branch is taken in one of them."""
-    words = {p.name: p for p in definition.parameters}
-    choices: dict[str, set[str]] = {}
-    _collect_choices(definition.body, words, choices, problems)
-    variants: list[dict[str, Value]] = [{}]
-    for name, found in choices.items():
-        options = set(words[name].words) or (found | {"\0"})
-        variants = [{**v, name: word} for v in variants for word in sorted(options)][:64]
-    bodies = (specialise(definition.body, v, most) for v in variants)
-    return list(dict.fromkeys(bodies))
-
-
-def _collect_choices(
-    body: Sequence[s.BodySyntax],
-    words: Mapping[str, s.Parameter],
-    choices: dict[str, set[str]],
-    problems: list[Diagnostic],
-) -> None:
-    for statement in body:
-        if isinstance(statement, s.Repeat):
-            _collect_choices(statement.body, words, choices, problems)
-        if not isinstance(statement, s.When):
-            continue
-        parameter = words.get(statement.parameter)
-        if parameter is None:
-            problems.append(
-                Diagnostic(
-                    "E0218",
-                    f"`when` asks for `{statement.parameter}`, which is no parameter here",
-                    (Label(statement.span),),
-                    suggestion(statement.parameter, words),
-                )
-            )
-            continue
-        if parameter.words and statement.word not in parameter.words:
-            problems.append(
-                Diagnostic(
-                    "E0706",
-                    f"`{statement.parameter}` is never `{statement.word}`",
-                    (Label(statement.span),),
-                    suggestion(statement.word, parameter.words),
-                )
-            )
-        choices.setdefault(statement.parameter, set()).add(statement.word)
-        for branch in (statement.then, statement.otherwise):
-            _collect_choices(branch, words, choices, problems)
 
 
 def _check_body(

@@ -26,7 +26,9 @@ _COMPARED = 40
 _SHOWN = 8
 """Entries of a list that a message shows."""
 LONGEST_LIST = 10_000
-"""Entries a list may have; a slip such as `[16] * 1e9` is a diagnostic, not a full memory."""
+"""Entries a list may have that are written out."""
+LONGEST_REPEATED = 1_000
+"""Entries a list may have that `[16] * 8` makes: a slip such as `[16] * 1e9` is a diagnostic."""
 
 
 def suggestion(name: str, known: Mapping[str, object] | tuple[str, ...]) -> tuple[str, ...]:
@@ -99,8 +101,13 @@ def _list(syntax: ListValue, scope: Mapping[str, Value], problems: Problems) -> 
     ):
         problems.append(_wrong("a list is repeated a whole number of times", syntax.span))
         return None
-    if int(times) * len(items) > LONGEST_LIST:
-        problems.append(_wrong(f"a list has at most {LONGEST_LIST} entries", syntax.span))
+    longest, how = (
+        (LONGEST_LIST, "") if syntax.times is None else (LONGEST_REPEATED, " that `*` makes")
+    )
+    entries = int(times) * sum(len(x) if isinstance(x, tuple) else 1 for x in items)
+    if max(entries, int(times) * len(items)) > longest:
+        headline = f"a list{how} has at most {longest} entries"
+        problems.append(_wrong(headline, syntax.span))
         return None
     return tuple(x for x in items if x is not None) * int(times)
 
@@ -127,7 +134,7 @@ def _arithmetic(
     operator: BinaryOperator, x: Value | None, y: Value | None, expr: Expr, problems: Problems
 ) -> Value | None:
     if isinstance(x, tuple) and operator is BinaryOperator.MULTIPLY and isinstance(y, int):
-        return x * y if len(x) * y <= LONGEST_LIST else _not_constant(expr, problems)
+        return x * y if len(x) * y <= LONGEST_REPEATED else _not_constant(expr, problems)
     if not isinstance(x, int | float) or not isinstance(y, int | float):
         return None if x is None or y is None else _not_constant(expr, problems)
     try:

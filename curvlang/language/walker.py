@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import ChainMap
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import BodyStatement, Define, Project, Target
 from curvlang.language import syntax as s
-from curvlang.language.chain import Stage, Value
+from curvlang.language.chain import Chain, Stage, Value
 from curvlang.language.coefficients import check_coefficients
 from curvlang.language.labels import label_of
 from curvlang.language.letters import (
@@ -18,18 +20,17 @@ from curvlang.language.letters import (
     MEANING,
     MODEL_LEAVES,
     MODEL_LETTERS,
-    Scope,
     letters,
 )
 from curvlang.language.names import Names
 from curvlang.language.numbers import check_numbers
+from curvlang.language.readings import MOST_OPERATIONS, Readings
 from curvlang.language.registry import OTHERS, SOURCES, STAGES, Entry
 from curvlang.language.repeats import check_rounds
 from curvlang.language.transforms import (
     body_defines,
     flat,
     rule_of,
-    specialise,
     written,
     yields_model,
 )
@@ -46,21 +47,59 @@ class Walker:
     Args:
         names: What the file sees.
         problems: Collects diagnostics.
+        readings: Bodies of transforms with their arguments.
         stages: The stages so far.
         labels: A name for the curvature after each of them.
     """
 
     names: Names
     problems: list[Diagnostic]
+    readings: Readings
     stages: list[Stage] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
-    scope: Scope = field(default_factory=lambda: dict(MODEL_LEAVES))
+    scope: MutableMapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(MODEL_LEAVES))
     columns: bool = False
     layered: bool = False
     broken: bool = False
     spaces: dict[str, str] = field(default_factory=dict)
     former: dict[str, str] = field(default_factory=dict)
     count: int = 0
+
+    def _too_much(self, span: Span) -> None:
+        """Said once: the chains after this one are too much for the same reason."""
+        if self.readings.full:
+            return
+        self.readings.full = True
+        self._say(
+            "E0235",
+            f"the chains of this file have more than {MOST_OPERATIONS} operations, "
+            "rounds and shared beginnings counted in each",
+            Label(span, "one stage too many"),
+            ("`repeat` fewer rounds, or put some of the curvatures into a file of their own",),
+        )
+
+    def fork(self, problems: list[Diagnostic]) -> Walker:
+        """Another one at the same place of the chain; what it takes in stays its own."""
+        return replace(
+            self,
+            problems=problems,
+            readings=Readings(),
+            stages=list(self.stages),
+            labels=list(self.labels),
+            scope=ChainMap({}, self.scope),
+            spaces=dict(self.spaces),
+            former=dict(self.former),
+        )
+
+    def inherit(self, start: Chain) -> bool:
+        """Start from a typed chain, unless the file comes to too much with it."""
+        if not self.readings.inherits(start.stages):
+            self._too_much(start.span)
+            return False
+        self.stages, self.labels = list(start.stages), list(start.labels)
+        for stage in start.stages:
+            self.replay(stage)
+        return True
 
     def replay(self, stage: Stage) -> None:
         """Take over what an inherited stage defines; it has been checked already."""
@@ -153,7 +192,10 @@ class Walker:
         if wrong:
             self.problems += wrong
             return None
-        body = specialise(transform.body, given)
+        if not self.readings.takes(1 + self.readings.size(transform.body, given)):
+            self._too_much(use.span)
+            return None
+        body = self.readings.read(transform, given)
         for problem in (*check_numbers(body), *check_coefficients(body)):
             at = Label(use.span, "with these arguments")
             both = replace(problem, labels=(*problem.labels, at))
@@ -170,7 +212,8 @@ class Walker:
         if made in OTHERS:
             return str(made)
         if isinstance(made, str) and made in known:
-            walker = replace(self, stages=[], labels=[], scope=dict(self.scope))
+            walker = self.fork(self.problems)
+            walker.readings = self.readings
             stage = walker._written(s.Use(made, (), argument.span, argument.span))
             return None if stage is None else (stage,)
         self._say(

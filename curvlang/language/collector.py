@@ -1,0 +1,54 @@
+"""What is wrong with a file, collected up to a limit, so that broken texts are answered soon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from curvlang.diagnostics.diagnostic import Diagnostic, Severity
+
+MOST_SHOWN = 100
+"""Different errors after which checking stops: who corrects those runs it again."""
+_MOST_TOLD = 10_000
+"""Errors, the same ones again and again included."""
+
+
+class EnoughError(Exception):
+    """Raised where the limit is reached; `analyse` catches it."""
+
+
+class Collector(list[Diagnostic]):
+    """A list of diagnostics that counts its errors and raises `EnoughError` at the limit."""
+
+    def __init__(self, found: Iterable[Diagnostic] = ()) -> None:
+        super().__init__()
+        self.errors = 0
+        self._different: set[Diagnostic] = set()
+        self.extend(found)
+
+    def append(self, problem: Diagnostic, /) -> None:
+        super().append(problem)
+        if problem.severity is not Severity.ERROR:
+            return
+        self.errors += 1
+        self._different.add(problem)
+        if len(self._different) >= MOST_SHOWN or self.errors >= _MOST_TOLD:
+            raise EnoughError
+
+    def extend(self, found: Iterable[Diagnostic], /) -> None:
+        for problem in found:
+            self.append(problem)
+
+    def __iadd__(self, found: Iterable[Diagnostic], /) -> Collector:  # type: ignore[misc,override]
+        self.extend(found)
+        return self
+
+    def shown(self, *, stopped: bool) -> list[Diagnostic]:
+        """Every diagnostic once; the last one says where checking has stopped."""
+        # A task is checked where it stands and again where it is used: said once.
+        every = list(dict.fromkeys(self))
+        if stopped:
+            last = every[-1]
+            note = f"checking stops after {MOST_SHOWN} errors, here: what follows is not looked at"
+            every[-1] = replace(last, notes=(*last.notes, note))
+        return every
