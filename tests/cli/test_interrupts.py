@@ -71,10 +71,9 @@ def test_what_a_library_makes_of_it_is_still_an_interruption(monkeypatch, capsys
 
 
 def test_the_whole_command(tmp_path):
-    code = "import threading, os, signal\n"
-    code += "threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
-    code += "import sys; sys.argv = ['curvlang', 'eval', 'ekfac', '--quick']\n"
-    code += "from curvlang.cli.main import main; main()"
+    code = "import os, signal, sys, threading\nfrom curvlang.cli.main import main\n"
+    code += "sys.argv = ['curvlang', 'eval', 'ekfac', '--quick']\n"
+    code += "threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\nmain()"
     found = ended(code, tmp_path)
     assert found.returncode == 130
     assert "interrupted" in found.stderr
