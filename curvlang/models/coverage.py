@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlang.models.blocks import Facts, offsets, scale_and_shift, trainable
+from curvlang.models.finite import all_finite, check_examples_finite, in_part
 from curvlang.models.modes import settled
 from curvlang.models.precision import exact_gradients
 from curvlang.models.refusal import refusal
@@ -154,12 +155,18 @@ def gradient_shares(task: Task) -> dict[str, float]:
     own, starts = trainable(task.model), offsets(task.model)
     sums = dict.fromkeys(own, 0.0)
     each = task.P * torch.empty((), dtype=task.precision).element_size()
+    done = 0
     for X, y in task.batches(max(1, MEMORY // each)):
 
         def of_batch(X: Tensor = X, y: Tensor = y) -> Tensor:
             return exact_gradients(task.model, task.loss, X, y, task.blocks())
 
-        found = task.retried(of_batch)
+        with in_part(task.model, X, "train", done):
+            found = task.retried(of_batch)
+        if not all_finite(found):
+            rows = list(range(done, done + len(X)))
+            check_examples_finite(task.model, task.loss, X, y, "train", rows)
+        done += len(X)
         squares = found.to(torch.float64).square().sum(0)
         for name, p in own.items():
             sums[name] += float(squares[starts[name] : starts[name] + p.numel()].sum())

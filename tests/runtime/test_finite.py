@@ -90,6 +90,13 @@ def test_self_influence(spec):
     refused(lambda: cv.influence(op, t, damping=0.1), (f"example {LAST} of `train`",))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_coverage(kind):
+    function, words = KINDS[kind]
+    t = task(function, train=[LAST])
+    refused(lambda: cv.coverage(t.model, t), (f"example {LAST} of `train`", words))
+
+
 def test_all_of_them_are_named():
     t = task(unit, train=[5, 6, LAST])
     refused(lambda: cv.fit("kfac", t), ("example 5 of `train`", "2 others: 6, 13"))
