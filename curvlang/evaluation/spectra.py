@@ -60,7 +60,8 @@ def _parts(operator: Operator) -> Iterator[tuple[str, Tensor]]:
     if not isinstance(operator, BlockDiagonal):
         yield WHOLE, operator.eigenvalues()
         return
-    found = [block.eigenvalues() for block in operator.blocks]
+    parts = [(part.count, part.eigenvalues()) for part in operator.parts]
+    found = [own for count, values in parts for own in values.reshape(count, -1)]
     yield WHOLE, torch.cat(found)
     yield from zip(operator.names, found, strict=True)
 
