@@ -296,3 +296,43 @@ def test_an_explanation_shows_groups_once():
     assert found.cost.flops > few.cost.flops
     head = prod((3, 41, 3, 41))
     assert found.peak > few.peak > 8 * head
+
+
+class Tagging(nn.Module):
+    """Every channel of a sequence by itself, up to every position, then its logits."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.head = conv, nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen = nn.functional.pad(x.transpose(1, 2), (2, 0))
+        return self.head(torch.tanh(self.conv(seen)).transpose(1, 2))
+
+
+@pytest.mark.parametrize("spec", ["kfac", "kfac_reduce", "ekfac", "tkfac", "diagonal"])
+def test_padding_counts_in_no_group(spec):
+    generator = torch.Generator().manual_seed(6)
+    conv = drawn(nn.Conv1d(4, 4, 3, groups=4).double(), generator)
+    models = [Tagging(conv).double().eval(), Tagging(Split(conv)).double().eval()]
+    models[1].head = drawn(models[0].head, generator)
+    X, y = normal((5, 6, 4), generator), torch.randint(0, 3, (5, 6), generator=generator)
+    mask = torch.arange(6) < torch.tensor([2, 6, 4, 1, 5])[:, None]
+    y = torch.where(mask, y, -100)
+    tasks = [cv.Task(m, "cross_entropy", (X, y), (X[:2], y[:2]), mask=mask) for m in models]
+    one, other = (cv.fit(spec, t) for t in tasks)
+    unmasked = cv.fit(spec, cv.Task(models[0], "cross_entropy", (X, y), (X[:2], y[:2])))
+    for block, op in one.blocks.items():
+        assert_near(op.dense(), other.blocks[own_name(block)].dense())
+    if spec.startswith("kfac"):
+        assert float(one.distance(unmasked)) > 0.01 * float(one.frobenius())
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.bfloat16, 2e-2), (torch.float16, 2e-3)])
+@pytest.mark.parametrize("spec", ["ekfac", "kfac", "diagonal", "block_ggn", "identity"])
+def test_groups_in_half_precision(spec, dtype, digits):
+    ours, _ = pair("depthwise")
+    half = ours.to(dtype=dtype)
+    wanted = cv.influence(cv.fit(spec, ours), ours, damping=0.1)
+    found = cv.influence(cv.fit(spec, half), half, damping=0.1).double()
+    assert float((found - wanted).norm()) <= digits * float(wanted.norm())
