@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
@@ -13,6 +14,8 @@ from curvlang.models.refusal import refusal
 FIELD = "decoder_input_ids"
 MAKER = "prepare_decoder_input_ids_from_labels"
 """How models of `transformers` make the field from labels: moved one place, behind the start token."""
+
+SHIFT = "shift_tokens_right"
 
 
 def is_encoder_decoder(model: nn.Module, fields: Mapping[str, Tensor]) -> bool:
@@ -42,7 +45,7 @@ def with_decoder_inputs(
     Raises:
         SpecError: E0564 where it does not say how it makes them.
     """
-    make = getattr(model, MAKER, None)
+    make = getattr(model, MAKER, None) or _shift_of_its_module(model)
     repair = (
         f"add the field `{FIELD}`: the labels moved one place to the right, behind the decoder's "
         "start token"
@@ -66,6 +69,17 @@ def with_decoder_inputs(
             repair,
             notes=(whole_text(error),),
         ) from error
+
+
+def _shift_of_its_module(model: nn.Module) -> Callable[..., Tensor] | None:
+    """What models of `transformers` without the method call in `forward`: a function of their module."""
+    shift = getattr(sys.modules.get(type(model).__module__), SHIFT, None)
+    config = getattr(model, "config", None)
+    tokens = [getattr(config, name, None) for name in ("pad_token_id", "decoder_start_token_id")]
+    if shift is None or None in tokens or len(inspect.signature(shift).parameters) != 3:
+        return None
+    made: Callable[..., Tensor] = lambda labels: shift(labels, *tokens)  # noqa: E731
+    return made
 
 
 def _takes(model: nn.Module, name: str) -> bool:

@@ -46,6 +46,33 @@ def bart():
     return BartForConditionalGeneration(config)
 
 
+def whisper():
+    hide_torchvision()
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    config = WhisperConfig(
+        vocab_size=TOKENS, d_model=8, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=12,
+        encoder_attention_heads=2, decoder_attention_heads=2, decoder_ffn_dim=12, num_mel_bins=4,
+        max_source_positions=8, max_target_positions=16, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, decoder_start_token_id=1,
+    )  # fmt: skip
+    return WhisperForConditionalGeneration(config)
+
+
+def test_speech_is_moved_by_the_function_of_its_module():
+    torch.manual_seed(0)
+    model = whisper().double().eval()
+    sounds = torch.randn(N, 4, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows = {"input_features": sounds, "labels": LABELS}
+    task = cv.Task(model, "cross_entropy", rows, rows)
+    with torch.no_grad():
+        found = task.loss.per_example(task.model(task.train[0]), task.train[1])
+        for n in range(N):
+            one = model(input_features=sounds[n : n + 1], labels=LABELS[n : n + 1])
+            counted = int((LABELS[n] != -100).sum())
+            assert float(one.loss) * counted == pytest.approx(float(found[n]), rel=1e-5)
+
+
 @pytest.mark.parametrize("shift", [None, False])
 @pytest.mark.parametrize("make", [t5, bart])
 def test_losses_are_those_of_the_models_own_loss(make, shift):
