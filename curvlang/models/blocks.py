@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
 import torch
@@ -79,12 +79,13 @@ def blocks(
     return tuple(made)
 
 
-def facts_of(model: nn.Module, X: Tensor) -> Facts:
+def facts_of(model: nn.Module, X: Tensor, outside: Mapping[str, str] | None = None) -> Facts:
     """Try a model on a few examples: which layers show `a` and `g`, and how.
 
     Args:
         model: Any model.
         X: The examples, [B, …].
+        outside: Layers that are known to be outside, with the reason.
 
     Raises:
         SpecError: As for `blocks`.
@@ -101,7 +102,7 @@ def facts_of(model: nn.Module, X: Tensor) -> Facts:
     check_output(output, len(X))
     check_examples(model, X, output)
     known = tried(model, X, output)
-    facts = _spreadable(model, X, found, output)
+    facts = _spreadable(model, X, found, output).without(outside or {})
     layers, _ = facts.split(found)
     traced = trace(model, X, facts.watched(layers, trying=True), trying=True)
     facts = facts.without(traced.outside)

@@ -223,7 +223,7 @@ class Task:
 
     def learn(self, outside: Mapping[str, str]) -> None:
         """Layers that some examples use in another way are outside from now on, with the reason."""
-        self._facts = self.facts.without(outside)
+        self._facts = facts_of(self.model, self.few, {**self.facts.outside, **outside})
 
     def part(self, part: str) -> Pair:
         """`train` or `query`."""

@@ -15,7 +15,6 @@ from math import prod
 import torch
 from torch import Tensor
 
-from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.models.adapt import DECODER, MASK
 from curvlang.models.blocks import LayerBlock, groups
 from curvlang.models.fields import IGNORED
@@ -26,7 +25,7 @@ from curvlang.models.leaves import leaves
 from curvlang.models.packed import layout_in
 from curvlang.models.refusal import refusal
 from curvlang.models.task import Task
-from curvlang.models.trace import input_shapes
+from curvlang.models.trace import OutsideError, input_shapes
 
 TRIED = 4
 """Examples with padding that are looked at."""
@@ -359,18 +358,21 @@ def check_lengths(task: Task, blocks: Sequence[LayerBlock]) -> None:
     """Layers have as many positions for an example alone as in a batch.
 
     Raises:
-        SpecError: E0424, since a mean over positions would depend on the batch, and code is made for one
-            number of them.
+        OutsideError: For those that have not: a mean over positions would depend on the batch, and code
+            is made for one number of them.
     """
     watched = groups([block for block in blocks if block.factored])
     X = task.train[0][sorted(set(spread(SHAPED, task.N)))].to(task.device)
     whole = input_shapes(task.model, X, watched)
+    odd: set[str] = set()
     for row in X.split(1):
         alone = input_shapes(task.model, row, watched)
         for layer, shapes in whole.items():
             same = len(shapes) == len(alone[layer])
             if not same or not all(map(_alike, shapes, alone[layer], [len(X)] * len(shapes))):
-                raise varying(layer)
+                odd.add(layer)
+    if odd:
+        raise varying(*sorted(odd))
 
 
 def _alike(shape: torch.Size, one: torch.Size, batch: int) -> bool:
@@ -378,13 +380,10 @@ def _alike(shape: torch.Size, one: torch.Size, batch: int) -> bool:
     return shape == one or shape.numel() == batch * one.numel()
 
 
-def varying(layer: str) -> SpecError:
-    """The refusal of positions whose number is not the data's."""
-    return refusal(
-        "E0424",
-        f"the number of positions of `{layer}` depends on the batch that an example is in",
-        "let the model keep all positions of its inputs, and say by `mask` (or the field "
-        "`attention_mask`) which of them count; curvatures of the whole model (`ggn`, `identity`) "
-        "run as it is",
-        notes=("a mean over positions would be another one for every size of the batches",),
+def varying(*layers: str) -> OutsideError:
+    """Layers whose number of positions is the batch's, not the data's: they are outside."""
+    why = (
+        "the number of its positions depends on the batch, and a mean over them would too; a model that "
+        "keeps all positions, with a `mask` of those that count, has none of this"
     )
+    return OutsideError(dict.fromkeys(layers, why))

@@ -21,9 +21,19 @@ def without_ignored(chains: Sequence[Chain], task: Task) -> Task:
     """
     if not ignoring(chains):
         return task
-    left = {name for block in _others_of(task) for name in block.parameters}
+    others = _others_of(task)
+    left = {name for block in others for name in block.parameters}
     if not left:
         return task
+    if left == set(task.parameters):
+        raise SpecError(
+            Diagnostic(
+                "E0401",
+                "`others = ignore` leaves no parameter: no stage that reads `a` or `g` fits any",
+                help=("use `others = diagonal`, or a curvature of gradients alone (`ggn`)",),
+                notes=_notes(others),
+            )
+        )
     return task.restricted([name for name in task.parameters if name not in left])
 
 
