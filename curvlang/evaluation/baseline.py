@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.evaluation.built import built
 from curvlang.evaluation.retrain import retrain
 from curvlang.evaluation.subsets import derived_seed
 from curvlang.models.task import Task
@@ -57,7 +58,7 @@ def train_baseline(
             )
         )
     assert found.parameters is not None
-    model = task.build(seed)
+    (model,) = built(task.build, [seed], task.train[0])
     return task.with_model(_filled(model, {n: p[0] for n, p in found.parameters.items()}))
 
 

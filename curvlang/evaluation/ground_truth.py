@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, SpecError
+from curvlang.evaluation.built import built
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.protocol import LDS
 from curvlang.evaluation.retrain import CHUNK, retrain
@@ -207,7 +208,7 @@ def _key(task: Task, protocol: LDS, init_seed: int, asked: Asked | None = None) 
     parts = (
         SCHEMA,
         task.data_fingerprint(),
-        _initial(task.build, _init_seed(protocol, init_seed, 0, 0)),
+        _initial(task.build, _init_seed(protocol, init_seed, 0, 0), task.train[0]),
         loss_values(task.loss, task),
         repr(task.recipe),
         repr((protocol.keep, protocol.seed, protocol.initialisation, shared, task.N)),
@@ -218,17 +219,14 @@ def _key(task: Task, protocol: LDS, init_seed: int, asked: Asked | None = None) 
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _initial(build: Build, seed: int) -> str:
+def _initial(build: Build, seed: int, x: Tensor) -> str:
     """Digest of the parameters that a seed gives.
 
     Raises:
         SpecError: E0507 where they differ from call to call.
     """
-
-    def made(model: nn.Module) -> str:
-        return digest(*parameter_parts(model))
-
-    first, second = made(build(seed)), made(build(seed))
+    made = built(build, [seed, seed], x)
+    first, second = (digest(*parameter_parts(model)) for model in made)
     if first != second:
         raise SpecError(
             Diagnostic(

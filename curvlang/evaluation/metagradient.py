@@ -24,6 +24,7 @@ from curvlang.evaluation.replay import (
     losses_at,
     step_count,
 )
+from curvlang.models.copies import copied
 from curvlang.models.substitution import functional_call
 from curvlang.models.task import Task
 from curvlang.runtime.memory import require
@@ -45,7 +46,7 @@ def metagradient_scores(task: Task, queries: Tensor, seed: int) -> Tensor:
     assert task.build is not None
     assert task.recipe is not None
     check_followed("metagradient", task.recipe)
-    model = task.build(seed).to(device=task.device, dtype=task.dtype)
+    model = copied(task.build(seed), task.dtype, task.device)
     total = step_count(task)
     require(total * task.P * task.dtype.itemsize, task.device, f"the {total} steps of a training")
     steps = list(followed(task, model, seed))

@@ -1,47 +1,64 @@
-"""Many models trained side by side where `torch.func` cannot run them as one: a step of each in turn."""
+"""Many models trained side by side as a plain loop trains each: where they do not run as one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from curvlang.evaluation.stacked_any import StackedModules
-from curvlang.models.substitution import functional_call
+from curvlang.evaluation.stacked_any import Modules
+from curvlang.evaluation.stacked_update import Update
+from curvlang.models.loss import Loss
+from curvlang.models.recipe import Recipe
 
 
 class OneByOne(UserWarning):
     """Models that are trained one after another, and why."""
 
 
-class ModulesInTurn(StackedModules):
-    """M modules of one architecture: forward and backward of each by itself, updates stacked."""
+class ModulesInTurn(Modules):
+    """M modules, each called, differentiated and changed by itself: what retraining means."""
+
+    def __init__(self, models: Sequence[nn.Module], loss: Loss, recipe: Recipe) -> None:
+        super().__init__(models, loss, recipe)
+        self.updates = [Update(recipe) for _ in models]
+
+    def step(self, x: Tensor, y: Tensor, lr: float) -> None:
+        """One step on minibatches `x [M, B, …]`, `y [M, B, …]`."""
+        values = []
+        for k, update in enumerate(self.updates):
+            own = _trained(self.models[k])
+            found, value = self._of(k, x[k], y[k])
+            state = {n: p.detach()[None] for n, p in own.items()}
+            # A parameter that this minibatch does not reach is not touched, by a decay neither.
+            update.step(state, {n: g[None] for n, g in found.items() if g is not None}, lr)
+            values.append(value)
+        self._values.append(torch.stack(values))
 
     def gradients(self, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Of the mean losses, `[M, …]` by name, and these `[M]`."""
-        values, rows = [], []
-        for k, model in enumerate(self.models):
-            own = {n: p[k].detach().requires_grad_() for n, p in self.state.items()}
-            with torch.enable_grad():
-                f = functional_call(model, (own, *self.constants(k)), (x[k],))
-                value = self.rule.per_example(f, y[k]).mean()
-            rows.append(torch.autograd.grad(value, list(own.values()), materialize_grads=True))
-            values.append(value.detach())
-        columns = zip(self.state, zip(*rows, strict=True), strict=True)
-        return {n: torch.stack(column) for n, column in columns}, torch.stack(values)
+        """Of the mean losses, `[M, …]` by name, and these `[M]`; zero where a model is not reached."""
+        rows, values = zip(*(self._of(k, x[k], y[k]) for k in range(len(self.models))), strict=True)
+        filled = [
+            {n: torch.zeros_like(p) if row[n] is None else row[n] for n, p in _trained(m).items()}
+            for m, row in zip(self.models, rows, strict=True)
+        ]
+        return {n: torch.stack([row[n] for row in filled]) for n in filled[0]}, torch.stack(values)
+
+    def unreached(self, x: Tensor, y: Tensor) -> frozenset[str]:
+        """Trained parameters that the losses of these minibatches do not depend on."""
+        rows = [self._of(k, x[k], y[k])[0] for k in range(len(self.models))]
+        return frozenset(n for n in rows[0] if all(row[n] is None for row in rows))
+
+    def _of(self, k: int, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor | None], Tensor]:
+        """Gradients of model k by name, None where its loss does not depend on one; and its loss."""
+        own = _trained(self.models[k])
+        with torch.inference_mode(False), torch.enable_grad():
+            value = self.rule.per_example(self.models[k](x), y).mean()
+            found = torch.autograd.grad(value, list(own.values()), allow_unused=True)
+        dense = [g.to_dense() if g is not None and g.is_sparse else g for g in found]
+        return dict(zip(own, dense, strict=True)), value.detach()
 
 
-def why_not_stacked(attempt: Callable[[], object]) -> str:
-    """The first sentence of what `torch.func` says where it cannot run a model; empty where it can.
-
-    A mistake in the model or the data is raised again where models are trained in turn.
-
-    Args:
-        attempt: A step of two models as one.
-    """
-    try:
-        attempt()
-    except (RuntimeError, NotImplementedError, ValueError) as error:
-        return str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
-    return ""
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {n: p for n, p in model.named_parameters() if p.requires_grad}

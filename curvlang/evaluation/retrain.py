@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from curvlang.evaluation.one_by_one import ModulesInTurn, OneByOne, why_not_stacked
+from curvlang.evaluation.built import built
+from curvlang.evaluation.engines import Stack, engine
 from curvlang.evaluation.orders import Orders, learning_rate
-from curvlang.evaluation.stacked_any import StackedModules
-from curvlang.evaluation.stacked_mlp import StackedMLP, read_layers
-from curvlang.models.copies import unwrapped
+from curvlang.evaluation.stacked_mlp import StackedMLP
 from curvlang.models.loss import Loss
-from curvlang.models.losses import LOSSES, CrossEntropy, loss_named
+from curvlang.models.losses import loss_named
 from curvlang.models.modes import settled
 from curvlang.models.recipe import Recipe
+from curvlang.models.task import Build
 
 DIVERGED = 100.0
 """Growth of the loss from the first minibatch to the last epoch that is no training any more."""
 
-Build = Callable[[int], nn.Module]
-Stack = StackedMLP | StackedModules
 Progress = Callable[[int, int], None]
 
-PROBED = 2
-"""Examples on which it is found out whether models run as one."""
 CHUNK = 125
 """Models trained in one stack: past this the weights and activations leave the caches."""
 
@@ -137,19 +132,14 @@ def _train_stack(
     asked: Loss | None,
 ) -> Retrained:
     x, y = train
-    models = [_like(unwrapped(build(seed)), x) for seed in init_seeds]
+    models = built(build, init_seeds, x)
     dtype = next(p.dtype for p in models[0].parameters() if p.requires_grad)
     names = [n for n, p in models[0].named_parameters() if p.requires_grad]
-    # Without positions their mean is their sum; other settings are another loss.
-    built_in = loss in (*LOSSES.values(), CrossEntropy("mean"))
-    fast = not generic and x.ndim == 2 and built_in and read_layers(models[0]) is not None
+    with torch.no_grad():
+        stack = engine(models, loss, recipe, train, generic=generic)
     # Inference mode saves a twentieth of the time; `torch.func` does not run under it.
+    fast = isinstance(stack, StackedMLP)
     with torch.inference_mode() if fast else torch.no_grad():
-        stack: Stack
-        if fast:
-            stack = StackedMLP(models, loss.name, recipe)
-        else:
-            stack = _modules(models, loss, recipe, train)
         places = torch.stack([row.nonzero()[:, 0] for row in members.cpu()])
         orders = Orders(places, order_seeds, recipe.batch)
         steps = orders.steps * recipe.epochs
@@ -172,28 +162,6 @@ def _train_stack(
         kept = stack.parameters(names) if keep_parameters else None
     parameters = None if kept is None else {n: p.clone() for n, p in kept.items()}
     return Retrained(query_loss.clone(), curve.clone(), diverged.clone(), parameters)
-
-
-def _modules(
-    models: Sequence[nn.Module], loss: Loss, recipe: Recipe, train: tuple[Tensor, Tensor]
-) -> StackedModules:
-    """The models as one where `torch.func` can run them so; a warning says where it cannot."""
-    few = [part[:PROBED].expand(2, *part[:PROBED].shape) for part in train]
-    pair = [models[0], models[-1]]
-    reason = why_not_stacked(lambda: StackedModules(pair, loss, recipe).step(few[0], few[1], 0.0))
-    if not reason:
-        return StackedModules(models, loss, recipe)
-    warnings.warn(
-        f"models are retrained one by one, since `torch.func` cannot run them as one: {reason}",
-        OneByOne,
-        stacklevel=2,
-    )
-    return ModulesInTurn(models, loss, recipe)
-
-
-def _like(model: nn.Module, x: Tensor) -> nn.Module:
-    """The model on the inputs' device, and in their precision where they have one."""
-    return model.to(device=x.device, dtype=x.dtype if x.is_floating_point() else None)
 
 
 def _rows(x: Tensor, places: Tensor) -> Tensor:

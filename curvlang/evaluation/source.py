@@ -118,7 +118,7 @@ def segments(
     check_source(base, count, checkpoints)
     total = step_count(base)
     every = _middles(total, count * checkpoints)
-    model = base.build(seed).to(device=base.device, dtype=base.dtype)
+    model = copied(base.build(seed), base.dtype, base.device)
     kept: list[Task] = []
     end: State = {}
     for number, step in enumerate(followed(base, model, seed)):

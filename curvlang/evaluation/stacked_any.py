@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad_and_value, stack_module_state, vmap
+from torch.func import grad_and_value, vmap
 
 from curvlang.evaluation.stacked_update import Update
 from curvlang.models.loss import Loss
@@ -14,36 +14,88 @@ from curvlang.models.recipe import Recipe
 from curvlang.models.substitution import functional_call
 
 
-class StackedModules:
-    """M modules of one architecture, their parameters stacked.
+class Modules:
+    """M modules that are trained side by side, each a module that can be called.
+
+    Abstract: an engine implements `step` and `gradients`.
 
     Args:
-        models: The modules; trainable parameters and buffers are copied.
+        models: The modules; they are trained where they are.
         loss: The loss.
-        recipe: Its optimiser takes the steps.
+        recipe: How a step is taken.
     """
 
     def __init__(self, models: Sequence[nn.Module], loss: Loss, recipe: Recipe) -> None:
         self.models = list(models)
-        self.model = models[0]
         self.rule = loss
-        self.update = Update(recipe)
-        stacked, self.buffers = stack_module_state(list(models))
-        trained = {n for n, p in self.model.named_parameters() if p.requires_grad}
-        self.state = {n: p.detach().clone() for n, p in stacked.items() if n in trained}
-        self.frozen = {n: p.detach() for n, p in stacked.items() if n not in trained}
+        self.recipe = recipe
         self._values: list[Tensor] = []
-        self._gradient = vmap(grad_and_value(self._mean_loss), randomness="error")
+
+    def gradients(self, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Of the mean losses, `[M, …]` by name, and these `[M]`.
+
+        Args:
+            x: Minibatches, `[M, B, …]`.
+            y: Likewise.
+        """
+        raise NotImplementedError
+
+    def step(self, x: Tensor, y: Tensor, lr: float) -> None:
+        """One step on minibatches `x [M, B, …]`, `y [M, B, …]`."""
+        raise NotImplementedError
+
+    def losses(self) -> Tensor:
+        """Mean losses `[steps, M]` of the steps since they were last asked for."""
+        found, self._values = torch.stack(self._values), []
+        return found
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Outputs on shared inputs `x [Q, …]`: `[M, Q, …]`, one model after another."""
+        with torch.no_grad():
+            return torch.stack([model(x) for model in self.models])
+
+    def parameters(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Stacked parameters `[M, …]` by name."""
+        held = [dict(model.named_parameters()) for model in self.models]
+        return {n: torch.stack([own[n].detach() for own in held]) for n in names}
+
+
+class StackedModules(Modules):
+    """Modules whose parameters are parts of one stacked tensor each: one call trains them all.
+
+    Args:
+        models: The modules.
+        loss: The loss.
+        recipe: How a step is taken.
+        unreached: Parameters that the loss does not depend on: they stay as they are.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        loss: Loss,
+        recipe: Recipe,
+        unreached: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__(models, loss, recipe)
+        first = self.models[0].named_parameters()
+        trained = {n for n, p in first if p.requires_grad} - unreached
+        held = [dict(_named(model)) for model in self.models]
+        stacked = {n: torch.stack([own[n].detach() for own in held]) for n in held[0]}
+        self.state = {n: p for n, p in stacked.items() if n in trained}
+        self.fixed = {n: p for n, p in stacked.items() if n not in trained}
+        for k, own in enumerate(held):
+            for name, rows in self.state.items():
+                own[name].data = rows[k]
+        self.update = Update(recipe)
+        self._gradient: Callable[..., tuple[dict[str, Tensor], Tensor]] = vmap(
+            grad_and_value(self._mean_loss), randomness="error"
+        )
 
     def _mean_loss(
-        self,
-        state: dict[str, Tensor],
-        fixed: tuple[dict[str, Tensor], dict[str, Tensor]],
-        x: Tensor,
-        y: Tensor,
+        self, state: Mapping[str, Tensor], fixed: Mapping[str, Tensor], x: Tensor, y: Tensor
     ) -> Tensor:
-        frozen, buffers = fixed
-        outputs = functional_call(self.model, (state, frozen, buffers), (x,))
+        outputs = functional_call(self.models[0], {**state, **fixed}, (x,))
         return self.rule.per_example(outputs, y).mean()
 
     def step(self, x: Tensor, y: Tensor, lr: float) -> None:
@@ -54,34 +106,10 @@ class StackedModules:
 
     def gradients(self, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Of the mean losses, `[M, …]` by name, and these `[M]`."""
-        found, value = self._gradient(self.state, (self.frozen, self.buffers), x, y)
-        return found, value
+        return self._gradient(self.state, self.fixed, x, y)
 
-    def constants(self, k: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Frozen parameters and buffers of model k."""
-        frozen = {n: p[k] for n, p in self.frozen.items()}
-        return frozen, {n: b[k] for n, b in self.buffers.items()}
 
-    def losses(self) -> Tensor:
-        """Mean losses `[steps, M]` of the steps since they were last asked for."""
-        found, self._values = torch.stack(self._values), []
-        return found
-
-    def outputs(self, x: Tensor) -> Tensor:
-        """Outputs on shared inputs `x [Q, …]`: `[M, Q, …]`.
-
-        One model after another: once in a training, and without gradients some layers have no
-        rule for many models at once (`nn.LSTM`).
-        """
-        with torch.no_grad():
-            found = [
-                functional_call(
-                    model, ({n: p[k] for n, p in self.state.items()}, *self.constants(k)), (x,)
-                )
-                for k, model in enumerate(self.models)
-            ]
-        return torch.stack(found)
-
-    def parameters(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Stacked parameters `[M, …]` by name."""
-        return {name: self.state[name] for name in names}
+def _named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers by name, each once."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()

@@ -112,9 +112,38 @@ ACTIVATIONS: Mapping[type[nn.Module], Activation] = {
 }
 
 
+_SAMPLES = (nn.Sequential(), nn.Linear(1, 1), *(kind() for kind in ACTIVATIONS))
+_OWN = {type(module): frozenset(vars(module)) for module in _SAMPLES}
+"""Attributes that a module of each type has from its constructor."""
+
+
+def _untouched(module: nn.Module) -> bool:
+    """Whether a module is what its type says: no hook, no attribute added, no other parameter."""
+    held = vars(module)
+    known = _OWN.get(type(module))
+    if known is None or not known.issuperset(held):
+        return False
+    hooks = any(table for name, table in held.items() if name.endswith(("_hooks", "_pre_hooks")))
+    names = {"weight", "bias"} if type(module) is nn.Linear else set()
+    return not hooks and not module._buffers and names.issuperset(module._parameters)
+
+
+def _untied(parameters: Sequence[nn.Parameter]) -> bool:
+    """Whether parameters are trained as they are, no two of them on the same numbers."""
+    plain = all(
+        type(p) is nn.Parameter and p.requires_grad and not p._backward_hooks for p in parameters
+    )
+    return plain and len({p.untyped_storage().data_ptr() for p in parameters}) == len(parameters)
+
+
 def read_layers(model: nn.Module) -> list[tuple[nn.Linear, Activation]] | None:
-    """The layers of a plain perceptron with the activation behind each; None for other models."""
-    if type(model) is not nn.Sequential:
+    """The layers of a plain perceptron with the activation behind each; None for other models.
+
+    Whatever could make a module do more than its type says is another model: hooks (pruning, weight
+    and spectral norm are hooks), a `forward` or another attribute set on the module, subclasses
+    (parametrised modules are subclasses), buffers, parameters that are frozen, tied or have hooks.
+    """
+    if type(model) is not nn.Sequential or not all(map(_untouched, model.modules())):
         return None
     layers: list[tuple[nn.Linear, Activation]] = []
     identity = ACTIVATIONS[nn.Identity]
@@ -129,9 +158,9 @@ def read_layers(model: nn.Module) -> list[tuple[nn.Linear, Activation]] | None:
         elif type(module) is not nn.Identity:
             return None
     plain = layers and layers[-1][1] is identity
-    weights = [id(linear.weight) for linear, _ in layers]
-    trainable = all(p.requires_grad for p in model.parameters())
-    return layers if plain and trainable and len(set(weights)) == len(weights) else None
+    # A layer that stands twice has its parameters once.
+    apart = len({id(linear) for linear, _ in layers}) == len(layers)
+    return layers if plain and apart and _untied(list(model.parameters())) else None
 
 
 class StackedMLP:
@@ -152,6 +181,13 @@ class StackedMLP:
         on_cpu = first[0][0].weight.device.type == "cpu"
         # A number that the product multiplies with anyway: doubling costs nothing there.
         self.factors = [2.0 if x.doubled and on_cpu else 1.0 for x in self.activations]
+        self.names = [name for name, _ in models[0].named_parameters()]
+        self._order = [
+            f"{kind}{k}"
+            for k, (linear, _) in enumerate(first)
+            for kind in ("w", "b")
+            if kind == "w" or linear.bias is not None
+        ]
         linears = [[linear for linear, _ in x] for x in layers if x is not None]
         weights = [torch.stack([x[k].weight.detach() for x in linears]) for k in range(len(first))]
         biases = [
@@ -190,9 +226,27 @@ class StackedMLP:
 
     def step(self, x: Tensor, y: Tensor, lr: float) -> None:
         """One step on minibatches `x [M, B, D]`, labels `y [M, B]` or `[M, B, C]`."""
+        updates, scale = self._backward(x, y, scaled=self.update is not None)
+        if self.update is not None:
+            self.update.step(self._state(), self._gradients(updates), lr)
+        elif self.momentum:
+            self._heavy_ball(updates, scale, lr)
+        else:
+            self._descend(updates, scale, lr)
+
+    def _backward(
+        self, x: Tensor, y: Tensor, *, scaled: bool
+    ) -> tuple[list[tuple[int, Tensor, Tensor]], float]:
+        """δ and inputs of every layer, the last first, and the number that δ is short of.
+
+        Args:
+            x: Inputs.
+            y: Labels.
+            scaled: Multiply it in at the outputs; the number says what it was.
+        """
         inputs, pres = self._forward(x.mT)
         delta, scale = self._loss(pres[-1], y)
-        if self.update is not None:
+        if scaled:
             delta.mul_(scale)
         updates: list[tuple[int, Tensor, Tensor]] = []
         for k in reversed(range(len(self.weights))):
@@ -200,12 +254,17 @@ class StackedMLP:
             if k:
                 before = self.activations[k - 1]
                 delta = before.derivative(self.weights[k].mT @ delta, pres[k - 1], inputs[k])
-        if self.update is not None:
-            self.update.step(self._state(), self._gradients(updates), lr)
-        elif self.momentum:
-            self._heavy_ball(updates, scale, lr)
-        else:
-            self._descend(updates, scale, lr)
+        return updates, scale
+
+    def gradients(self, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Of the mean losses, `[M, …]` by name, and these `[M]`; before the first step."""
+        updates, _ = self._backward(x, y, scaled=True)
+        found = self._gradients(updates)
+        ordered = {name: found[name] for name in self._order}
+        named = dict(zip(self.names, ordered.values(), strict=True))
+        return {n: g[..., 0] if n.endswith("bias") else g for n, g in named.items()}, self.losses()[
+            -1
+        ]
 
     def losses(self) -> Tensor:
         """Mean losses `[steps, M]` of the steps since they were last asked for."""

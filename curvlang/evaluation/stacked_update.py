@@ -20,27 +20,27 @@ class Update:
         recipe: Which optimiser, and its numbers; the learning rate comes with each step.
     """
 
-    __slots__ = ("count", "first", "recipe", "second")
+    __slots__ = ("counts", "first", "recipe", "second")
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.first: dict[str, Tensor] = {}
         self.second: dict[str, Tensor] = {}
-        self.count = 0
+        self.counts: dict[str, int] = {}
 
     def step(self, state: Mapping[str, Tensor], gradients: Mapping[str, Tensor], lr: float) -> None:
         """Change the parameters in place.
 
         Args:
             state: Parameters by name, `[M, …]` each.
-            gradients: Of the mean loss of each model's minibatch, likewise.
+            gradients: Of the mean loss of each model's minibatch, likewise; a parameter without
+                one stays as it is, as in `torch.optim`.
             lr: Learning rate of this step.
         """
-        self.count += 1
         if self.recipe.clip:
             gradients = clipped(gradients, self.recipe.clip)
-        for name, parameter in state.items():
-            gradient = gradients[name]
+        for name, gradient in gradients.items():
+            parameter = state[name]
             if self.recipe.l2:
                 gradient = gradient.add(parameter, alpha=self.recipe.l2)
             if self.recipe.optimiser == "sgd":
@@ -65,15 +65,18 @@ class Update:
         recipe = self.recipe
         m = self.first.setdefault(name, torch.zeros_like(parameter))
         v = self.second.setdefault(name, torch.zeros_like(parameter))
+        count = self.counts[name] = self.counts.get(name, 0) + 1
         m.mul_(recipe.beta1).add_(gradient, alpha=1 - recipe.beta1)
         v.mul_(recipe.beta2).addcmul_(gradient, gradient, value=1 - recipe.beta2)
-        root = v.sqrt().div_((1 - recipe.beta2**self.count) ** 0.5).add_(recipe.eps)
-        parameter.addcdiv_(m, root, value=-lr / (1 - recipe.beta1**self.count))
+        root = v.sqrt().div_((1 - recipe.beta2**count) ** 0.5).add_(recipe.eps)
+        parameter.addcdiv_(m, root, value=-lr / (1 - recipe.beta1**count))
 
 
 def clipped(gradients: Mapping[str, Tensor], limit: float) -> dict[str, Tensor]:
     """Gradients scaled to at most the norm `limit`, each model's by its own."""
-    squares = [g.flatten(1).square().sum(1) for g in gradients.values()]
+    squares = [g.reshape(len(g), -1).square().sum(1) for g in gradients.values()]
+    if not squares:
+        return {}
     norm = torch.stack(squares).sum(0).sqrt()
     factor = (limit / (norm + CLIP_EPS)).clamp_max(1)
     return {name: g * factor.view(-1, *[1] * (g.ndim - 1)) for name, g in gradients.items()}

@@ -246,7 +246,7 @@ class Task:
         dtype = self.dtype if dtype is None else dtype
         device = self.device if device is None else torch.device(device)
         return self.replaced(
-            model=copied(self.model).to(device=device, dtype=dtype),
+            model=copied(self.model, dtype, device),
             train=_moved(self.train, dtype, device),
             query=_moved(self.query, dtype, device),
             mask=None if self.mask is None else self.mask.to(device),
@@ -319,7 +319,7 @@ def check_task(task: object) -> None:
 
 
 class MovedBuild:
-    """A build whose models have another precision or device."""
+    """A build whose models are copies of another precision or device."""
 
     __slots__ = ("build", "device", "dtype")
 
@@ -330,7 +330,7 @@ class MovedBuild:
 
     def __call__(self, seed: int) -> nn.Module:
         """A fresh model."""
-        return self.build(seed).to(device=self.device, dtype=self.dtype)
+        return copied(unwrapped(self.build(seed)), self.dtype, self.device)
 
 
 def _given(source: Source | None, part: str) -> Source:

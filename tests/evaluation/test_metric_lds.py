@@ -54,9 +54,9 @@ METRICS = {
 def test_outcomes_are_the_metric_of_the_retrained_models(metric, generic, tmp_path, monkeypatch):
     task = trained()
     if generic:
-        from curvlang.evaluation import retrain as engine
+        from curvlang.evaluation import engines
 
-        monkeypatch.setattr(engine, "read_layers", lambda model: None)
+        monkeypatch.setattr(engines, "read_layers", lambda model: None)
     protocol = cv.LDS(subsets=3, retrains=1)
     truth = ground_truth(task, protocol, 0, metric=metric, cache=Cache(tmp_path))
     found = retrain(
