@@ -39,6 +39,7 @@ class Options:
     json: bool
     verbose: bool
     quiet: bool
+    step_scores: bool = False
 
 
 def command(
@@ -62,6 +63,9 @@ def command(
     as_json: ResultOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Also the time of each part.")] = False,
     quiet: QuietOption = False,
+    step_scores: Annotated[
+        bool, typer.Option("--step-scores", help="Also the scores of every step, to a file.")
+    ] = False,
 ) -> int:
     """Evaluate specs: structure, memory, error, share and LDS of every step of the chain."""
     from curvlang.runtime.memory import limited
@@ -70,7 +74,18 @@ def command(
 
     sources = Sources(task, data, model, allow_python)
     options = Options(
-        sources, device, dtype, seed, out, quick, no_lds, metric, as_json, verbose, quiet
+        sources,
+        device,
+        dtype,
+        seed,
+        out,
+        quick,
+        no_lds,
+        metric,
+        as_json,
+        verbose,
+        quiet,
+        step_scores,
     )
     with limited(memory):
         found = evaluate_all(specs, options)

@@ -149,7 +149,7 @@ def _one(
             fresh = fresh_task(wanted, options.sources, seed=options.seed, device=device)
             asked_of(options.metric, fresh.loss)
             _check_plan(curvature, fresh.to(dtype=dtype), protocol)
-            base = trained_task(wanted, fresh, options.seed, bars)
+            base = trained_task(fresh, options.seed, bars)
             training = time.perf_counter() - start
             trained[key] = (base, base.to(dtype=dtype))
         base, task = trained[key]
@@ -181,7 +181,7 @@ def _one(
             "repeat": _repeat(spec, curvature, options, device),
             **_provenance(spec, wanted, task, protocol, done, options, device),
         },
-        step_scores=done.step_scores,
+        step_scores=done.step_scores if options.step_scores else None,
         times=done.times,
     )
     _show(done, folder, options)
@@ -284,7 +284,12 @@ def _repeat(spec: Spec, curvature: Curvature, options: Options, device: torch.de
     """The command that repeats the run when given inside its folder."""
     one = f":{curvature.name}" if curvature.name in spec.curvatures else ""
     task = _sources(evaluation_of(spec, curvature), options.sources)
-    flags = [f for f, on in (("--quick", options.quick), ("--no-lds", options.no_lds)) if on]
+    chosen = (
+        ("--quick", options.quick),
+        ("--no-lds", options.no_lds),
+        ("--step-scores", options.step_scores),
+    )
+    flags = [flag for flag, on in chosen if on]
     fixed = ["--seed", str(options.seed), "--dtype", options.dtype, "--device", str(device)]
     metric = [] if options.metric == "loss" else ["--metric", options.metric]
     return ["curvlang", "eval", f"spec.cv{one}", *task, *fixed, *metric, *flags]
@@ -343,7 +348,7 @@ def _provenance(
         "dtype": options.dtype,
         "threads": torch.get_num_threads(),
         "processors": os.cpu_count(),
-        "task": {"name": wanted.name, **parts},
+        "task": {"name": wanted.name, **parts, "parameters": task.origin.text},
         "inverse": done.result.inverse,
         "sweep": list(done.result.sweep),
         "metric": options.metric,

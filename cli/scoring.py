@@ -69,7 +69,7 @@ def score(request: Request) -> Found:
         position_count(fresh)
     shown = _shown(request, len(labels[1]) if labels is not None else fresh.Q)
     with Bars(request.quiet) as bars:
-        task = trained_task(wanted, fresh, request.seed, bars).to(dtype=dtype)
+        task = trained_task(fresh, request.seed, bars).to(dtype=dtype)
         op = fit(spec, task, curvature=curvature.name or None, seed=request.seed)
         with warnings.catch_warnings(record=True) as said:
             for category in (ReducedPrecision, CompressedQueries):
@@ -213,6 +213,7 @@ def _notes(
     notes = {
         "curvature": name or "curvature",
         "task": repr(task),
+        "parameters": task.origin.text,
         "convention": f"{formula}, not divided by N",
         "sign": sign,
         "metric": asked.name,
@@ -268,7 +269,8 @@ def _say(
     """The header: what the numbers mean and where they are."""
     sizes = ", ".join(f"{axis} {n}" for axis, n in zip(axes, shape, strict=True))
     lines = [
-        f"{key}: {notes[key]}" for key in ("curvature", "task", "convention", "sign", "inverse")
+        f"{key}: {notes[key]}"
+        for key in ("curvature", "task", "parameters", "convention", "sign", "inverse")
     ]
     lines += [f"{key}: {notes[key]}" for key in ("groups", "precision") if key in notes]
     lines += [f"layers: {', '.join(arrays)}"] if arrays != ["scores"] else []

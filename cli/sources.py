@@ -133,9 +133,8 @@ def fresh_task(wanted: TaskSpec, sources: Sources, *, seed: int, device: torch.d
     return task_from(wanted, seed=seed, device=device, allow_python=sources.allow_python)
 
 
-def trained_task(wanted: TaskSpec, fresh: Task, seed: int, progress: Any) -> Task:
-    """The task with a trained model: the one that came with weights, else trained by its recipe."""
+def trained_task(fresh: Task, seed: int, progress: Any) -> Task:
+    """The task with a trained model: one that came trained, else trained by its recipe."""
     from curvlang.evaluation.baseline import train_baseline
-    from curvlang.models.builtin import is_trained
 
-    return fresh if is_trained(wanted) else train_baseline(fresh, seed, progress)
+    return fresh if fresh.origin.trained else train_baseline(fresh, seed, progress)

@@ -17,7 +17,7 @@ from curvlang.evaluation.evaluate import evaluate_curvature, fit_curvature, fit_
 from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.evaluation.result import Result
 from curvlang.evaluation.top import top
-from curvlang.language import curvature_named, load, loads
+from curvlang.language import curvature_named, declared_inverses, load, loads
 from curvlang.language.chain import Chain, Combination, Curvature, Evaluation, Spec
 from curvlang.language.sums import sum_text, weighted_chains
 from curvlang.models.metric import Metric
@@ -101,7 +101,13 @@ def fit(
         stage = fit_curvature(found, seen, seed=seed, last=True)[-1]
         solved = fit_solver(solver, seen, seed=seed)
         return FittedOperator(
-            stage.operator, seen.parameters, rule, stage.label, solved, stage.by_example
+            stage.operator,
+            seen.parameters,
+            rule,
+            stage.label,
+            solved,
+            stage.by_example,
+            declared_inverses(whole),
         )
 
     with limited(memory):

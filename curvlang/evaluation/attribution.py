@@ -31,6 +31,7 @@ from curvlang.evaluation.groups import Groups, group_matrix, group_members
 from curvlang.evaluation.influence import product, scores
 from curvlang.evaluation.score_orders import Queries
 from curvlang.language import inverse_text, solver_text
+from curvlang.language.inverses import shift
 from curvlang.models.blocks import LayerBlock
 from curvlang.models.loss import Loss
 from curvlang.models.metric import Metric, asked_on
@@ -368,12 +369,23 @@ def inverted(
             Diagnostic("E0709", "both `damping` and `inverse` are given", help=("give one",))
         )
     if inverse is not None or solve is not None:
-        rule = fitted.rule if inverse is None else inverse_text(inverse, "<inverse>")
+        rule = fitted.rule
+        if inverse is not None:
+            rule = inverse_text(inverse, "<inverse>", fitted.declared)
         solver = fitted.solver
         if solve is not None:
             solver = fit_solver(solver_text(solve, "<solve>"), task)
+        elif rule is not None and rule is not fitted.rule and shift(rule.inverse) is None:
+            # The spec's solver is for the spec's inverse: a linear system, which this is not.
+            solver = None
         fitted = FittedOperator(
-            fitted.operator, fitted.parameters, rule, fitted.label, solver, fitted.by_example
+            fitted.operator,
+            fitted.parameters,
+            rule,
+            fitted.label,
+            solver,
+            fitted.by_example,
+            fitted.declared,
         )
     return fitted.inverse(damping)
 

@@ -11,7 +11,8 @@ from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.built import built
 from curvlang.evaluation.retrain import retrain
 from curvlang.evaluation.subsets import derived_seed
-from curvlang.models.task import Task
+from curvlang.models.recipe import Recipe
+from curvlang.models.task import Origin, Task
 
 
 def train_baseline(
@@ -59,7 +60,18 @@ def train_baseline(
         )
     assert found.parameters is not None
     (model,) = built(task.build, [seed], task.train[0])
-    return task.with_model(_filled(model, {n: p[0] for n, p in found.parameters.items()}))
+    filled = _filled(model, {n: p[0] for n, p in found.parameters.items()})
+    return task.with_model(filled, _trained_by(recipe, found.curve[0]))
+
+
+def _trained_by(recipe: Recipe, curve: torch.Tensor) -> Origin:
+    """How the model was trained and where its loss ended."""
+    if not recipe.epochs:
+        return Origin("as initialised: trained here for no epoch")
+    said = {k: f"{v:g}" if isinstance(v, float) else v for k, v in recipe.settings.items()}
+    name = said.pop("optimiser")
+    given = ", ".join(f"{k} = {v}" for k, v in said.items())
+    return Origin(f"trained here by {name}({given}); final training loss {float(curve[-1]):.3g}")
 
 
 def _filled(model: nn.Module, values: dict[str, torch.Tensor]) -> nn.Module:

@@ -71,7 +71,7 @@ def ground_truth(
 
     Raises:
         SpecError: E0503 where the task cannot be retrained, E0504 where a model diverges, E0507
-            where its models are not decided by their seeds.
+            where its models are not decided by their seeds, E0753 where the seed decides nothing.
     """
     cache = cache or Cache()
     if task.build is None or task.recipe is None:
@@ -204,11 +204,12 @@ def _key(task: Task, protocol: LDS, init_seed: int, asked: Asked | None = None) 
     training and values at fixed outputs: two functions cannot be compared.
     """
     assert task.build is not None
+    first, second = (_init_seed(protocol, init_seed, k, 0) for k in (0, 1))
     shared = init_seed if protocol.initialisation == "shared" else None
     parts = (
         SCHEMA,
         task.data_fingerprint(),
-        _initial(task.build, _init_seed(protocol, init_seed, 0, 0), task.train[0]),
+        _initial(task.build, first, second, task.train[0]),
         loss_values(task.loss, task),
         repr(task.recipe),
         repr((protocol.keep, protocol.seed, protocol.initialisation, shared, task.N)),
@@ -219,14 +220,15 @@ def _key(task: Task, protocol: LDS, init_seed: int, asked: Asked | None = None) 
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _initial(build: Build, seed: int, x: Tensor) -> str:
+def _initial(build: Build, seed: int, other: int, x: Tensor) -> str:
     """Digest of the parameters that a seed gives.
 
     Raises:
-        SpecError: E0507 where they differ from call to call.
+        SpecError: E0507 where they differ from call to call, E0753 where they are those of another
+            seed.
     """
-    made = built(build, [seed, seed], x)
-    first, second = (digest(*parameter_parts(model)) for model in made)
+    made = built(build, [seed, seed, other], x)
+    first, second, third = (digest(*parameter_parts(model)) for model in made)
     if first != second:
         raise SpecError(
             Diagnostic(
@@ -234,6 +236,18 @@ def _initial(build: Build, seed: int, x: Tensor) -> str:
                 f"`build` makes two different models from the seed {seed}",
                 help=("draw the parameters from the seed: `torch.manual_seed(seed)` in `build`",),
                 notes=("a retraining that cannot be repeated cannot be kept or resumed",),
+            )
+        )
+    if seed != other and first == third:
+        raise SpecError(
+            Diagnostic(
+                "E0753",
+                "`build` makes the same model for every seed, and LDS retrains from fresh "
+                "initialisations",
+                help=(
+                    "let it draw the parameters: a network that is trained already is no start",
+                    "where all trainings are to start alike, say so: `initialisation = shared`",
+                ),
             )
         )
     return first

@@ -7,7 +7,7 @@ import torch
 from curvlang.evaluation.baseline import train_baseline
 from curvlang.language import task_text
 from curvlang.language.chain import TaskSpec
-from curvlang.models.builtin import is_trained, task_from
+from curvlang.models.builtin import task_from
 from curvlang.models.task import Task
 
 
@@ -25,7 +25,7 @@ def task(
     Args:
         text: A task that ships, with arguments; or `spec.evaluations[0].task` of a spec.
         train: Train its model by its recipe; otherwise it stays as the seed initialises it.
-            A model with `weights` is not trained.
+            A model with `weights` is not trained, nor one that a function gives for every seed alike.
         seed: Of the initialisation, and of the minibatches.
         dtype: Precision of model and data; the training's too.
         device: Where both live.
@@ -33,4 +33,4 @@ def task(
     """
     spec = task_text(text, "<task>") if isinstance(text, str) else text
     made = task_from(spec, seed=seed, dtype=dtype, device=device, allow_python=allow_python)
-    return train_baseline(made, seed) if train and not is_trained(spec) else made
+    return train_baseline(made, seed) if train and not made.origin.trained else made

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class Protocol:
 
 @dataclass(frozen=True, slots=True)
 class TaskSummary:
-    """The task as run: sizes, the trained model's quality, the recipe."""
+    """The task as run: sizes, the trained model's quality, the recipe, where its parameters came from."""
 
     name: str
     arguments: Mapping[str, Any]
@@ -125,6 +125,7 @@ class TaskSummary:
     query_accuracy: float | None
     recipe: Mapping[str, Any] | None
     weight_decay: float
+    origin: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from curvlang.evaluation.summary import protocol_as_run, summary
 from curvlang.language import curvature_named
 from curvlang.language.chain import Chain, Curvature, InverseUse, Study, StudyCell, TaskSpec
 from curvlang.language.sums import weighted_chains
-from curvlang.models.builtin import is_trained, task_from
+from curvlang.models.builtin import task_from
 from curvlang.models.pictures import pictures
 from curvlang.models.task import Task
 from curvlang.operators import Operator
@@ -78,8 +78,8 @@ def run_cell(
     clock = Clock()
     with clock("training"):
         fresh = machine.fresh(cell.task, seed)
-        baselines.check_baselines(study.baselines, fresh, is_trained(cell.task))
-        base = fresh if is_trained(cell.task) else train_baseline(fresh, seed, progress)
+        baselines.check_baselines(study.baselines, fresh, fresh.origin.trained)
+        base = fresh if fresh.origin.trained else train_baseline(fresh, seed, progress)
     task = without_ignored(_chains(study), base.to(dtype=machine.dtype))
     with clock("fit"):
         stages, goal = fit_together(study.curvatures, task, seed, progress)

@@ -35,6 +35,7 @@ def summary(task: Task, arguments: Mapping[str, Any]) -> TaskSummary:
         query_accuracy=accuracy,
         recipe=None if task.recipe is None else task.recipe.settings,
         weight_decay=task.weight_decay,
+        origin=task.origin.text,
     )
 
 

@@ -25,7 +25,15 @@ from curvlang.language.spec import (
     curvature_named,
     errors,
 )
-from curvlang.language.uses import inverse_text, part_text, solver_text, task_text
+from curvlang.language.uses import (
+    declared_inverses,
+    inverse_kept,
+    inverse_read,
+    inverse_text,
+    part_text,
+    solver_text,
+    task_text,
+)
 from curvlang.language.values import suggestion
 
 
@@ -142,8 +150,11 @@ __all__ = [
     "analyse",
     "check_text",
     "curvature_named",
+    "declared_inverses",
     "default_inverse",
     "default_task",
+    "inverse_kept",
+    "inverse_read",
     "inverse_text",
     "load",
     "load_studies",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
@@ -51,11 +51,51 @@ def part_text(kind: str, text: str, name: str) -> Part:
     return replace(found, span=Span(Source(name, text), 0, len(text)))
 
 
-def inverse_text(text: str, name: str) -> InverseUse:
-    """The inverse that a use such as `tikhonov(damping = 1e-3)` states, outside any file."""
-    found = _evaluation(text, name, "evaluate hessian with ", " on digits").inverse
+def inverse_text(text: str, name: str, declared: str = "") -> InverseUse:
+    """The inverse that a use such as `tikhonov(damping = 1e-3)` states, outside any file.
+
+    Args:
+        text: The use.
+        name: What messages call it.
+        declared: Declarations of inverses that it may name beside those that ship.
+    """
+    before = f"{declared}\nevaluate hessian with " if declared else "evaluate hessian with "
+    found = _evaluation(text, name, before, " on digits").inverse
     assert found is not None
     return found
+
+
+def declared_inverses(spec: Spec) -> str:
+    """The text of the inverses that a spec declares, each complete in itself."""
+    found = [inverse.span.text for inverse in spec.inverses.values() if inverse.span.text]
+    return "\n".join(found)
+
+
+def inverse_kept(use: InverseUse) -> dict[str, str]:
+    """A use and its declaration as text, from which `inverse_read` makes them again.
+
+    Raises:
+        SpecError: E0754 for an inverse that was not read from a text.
+    """
+    text = " ".join(use.span.text.split())
+    for declared in ("", use.inverse.span.text):
+        try:
+            if text and inverse_text(text, "<inverse>", declared) == use:
+                return {"text": text, "declared": declared}
+        except SpecError:
+            continue
+    raise SpecError(
+        Diagnostic(
+            "E0754",
+            f"the inverse `{use.inverse.name}` of this operator has no text that it could be kept as",
+            help=("take the inverse from a spec: `cv.fit(spec, task)`",),
+        )
+    )
+
+
+def inverse_read(kept: Mapping[str, str], name: str) -> InverseUse:
+    """What `inverse_kept` kept."""
+    return inverse_text(kept["text"], name, kept["declared"])
 
 
 def solver_text(text: str, name: str, inverse: str = "") -> Solver:

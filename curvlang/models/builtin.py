@@ -23,12 +23,13 @@ from curvlang.models.data import Data, digits
 from curvlang.models.decoder import decoder
 from curvlang.models.diabetes import diabetes
 from curvlang.models.file_data import file_data
+from curvlang.models.fingerprint import digest, parameter_parts
 from curvlang.models.losses import loss_from
 from curvlang.models.mlp import mlp
 from curvlang.models.random_data import random_data
 from curvlang.models.recipe import Recipe
 from curvlang.models.refusal import refusal
-from curvlang.models.task import Task
+from curvlang.models.task import Origin, Task
 from curvlang.models.user_code import user_data, user_model
 from curvlang.models.weights import with_weights
 
@@ -124,10 +125,15 @@ def task_from(
     data = _data(spec.data, loss.name)
     build = Build(spec.model, data)
     model = build(seed)
+    origin = Origin(f"initialised with the seed {seed}, not trained", trained=False)
     if is_trained(spec):
         with placed(spec.model.span):
             path = folder_of(spec.model) / str(spec.model.arguments["weights"])
             model = with_weights(model, path)
+        origin = Origin(f"read from `{path}`")
+    elif spec.model.name == "python" and _given_alike(build, model, seed):
+        function = spec.model.arguments["function"]
+        origin = Origin(f"as given by `python({function})`, for every seed alike; not trained here")
     given = data.given
     with placed(spec.data.span):
         task = Task(
@@ -138,9 +144,16 @@ def task_from(
             recipe=recipe,
             name=spec.name,
             build=build,
+            origin=origin,
             **(given.options if given else {}),
         )
     return task.to(dtype=dtype, device=device)
+
+
+def _given_alike(build: Build, model: nn.Module, seed: int) -> bool:
+    """Whether a function gives the same parameters for another seed: it, not chance, decides them."""
+    other = build(seed ^ 1)
+    return other is model or digest(*parameter_parts(other)) == digest(*parameter_parts(model))
 
 
 def is_trained(spec: TaskSpec) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -40,6 +41,20 @@ Build = Callable[[int], nn.Module]
 """A fresh, untrained model for a seed: what retraining starts from."""
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a model's parameters came from, as every result states it.
+
+    Args:
+        text: For people.
+        trained: Whether the model is studied as it is; otherwise it is trained first where a command
+            trains models.
+    """
+
+    text: str
+    trained: bool = True
+
+
 class Task:
     """What a curvature is computed on; checked when made, and not changed afterwards.
 
@@ -69,6 +84,7 @@ class Task:
         inputs: Of examples that are dicts, the fields that the model reads; all where not given.
         shift_labels: Of dicts with a label for every position: whether a position predicts the
             next one's label (causal language models) or its own.
+        origin: Where the parameters came from; the caller, where not given.
 
     Raises:
         SpecError: E0403 and E0405 to E0409, E0411 to E0413, E0416, E0557, E0558, E0563,
@@ -82,6 +98,7 @@ class Task:
         "mask",
         "model",
         "name",
+        "origin",
         "query",
         "recipe",
         "train",
@@ -104,6 +121,7 @@ class Task:
         labels: str | None = None,
         inputs: Sequence[str] | None = None,
         shift_labels: bool | None = None,
+        origin: Origin | None = None,
     ) -> None:
         check_arguments(
             {
@@ -134,6 +152,7 @@ class Task:
         self.recipe = recipe
         self.weight_decay = _weight_decay(recipe, weight_decay)
         self.name = name
+        self.origin = origin or Origin("as given")
         self.build = build
         if found.wrapped and build is not None:
             self.build = PackedBuild(build, found.layout)
@@ -261,11 +280,11 @@ class Task:
             made._facts = self._facts
         return made
 
-    def with_model(self, model: nn.Module) -> Task:
+    def with_model(self, model: nn.Module, origin: Origin | None = None) -> Task:
         """The same task about another model of the same kind (a trained one)."""
         if is_packed(self.model) and not is_packed(model):
             model = packed(model, layout_in(self.model))
-        return self.replaced(model=model)
+        return self.replaced(model=model, origin=origin or self.origin)
 
     def examples(self, places: Tensor | slice) -> Task:
         """The same task with these training examples, in their order, and what counts of them."""

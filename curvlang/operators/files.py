@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from curvlang.operators.basic import CholeskyInverse, Dense, Diagonal, Eigen, Identity
@@ -19,52 +15,44 @@ from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOu
 from curvlang.operators.low_rank import Gram, LowRank
 from curvlang.operators.operator import Operator, refuse
 from curvlang.operators.projected import Projected
+from curvlang.operators.sealed import read_sealed, write_sealed
 from curvlang.operators.stacked import Stacked
-from curvlang.storage.leftovers import belongs_to, clear, hidden_name, locked
 
-FORMAT = "curvlang-operator-1"
+FORMAT = 2
+"""Counts changes of the tree below: a file of another number is refused."""
 
 
-def save(operator: Operator, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+def save(
+    operator: Operator,
+    path: str | Path,
+    notes: Mapping[str, Any] | None = None,
+    others: Mapping[str, Operator] | None = None,
+) -> None:
     """Write an operator, all or nothing.
 
     Args:
         operator: Any structure that holds tensors; a matrix-free one is refused.
         path: The file.
-        metadata: Text to keep with it.
+        notes: Plain values to keep with it.
+        others: Operators that belong to it, by name.
     """
     tensors: dict[str, Tensor] = {}
-    tree = _write(operator, "op", tensors)
-    notes = {**(metadata or {}), "format": FORMAT, "tree": json.dumps(tree)}
-    target = Path(path).resolve()
-    clear(target.parent, belongs_to(target))
-    part = hidden_name(target)
-    part.touch()
-    try:
-        with locked(part):
-            save_file({k: t.contiguous().clone() for k, t in tensors.items()}, part, notes)
-            os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    every = {"op": operator, **(others or {})}
+    trees = {name: _write(one, name, tensors) for name, one in every.items()}
+    write_sealed(path, tensors, {"format": FORMAT, "trees": trees, "notes": dict(notes or {})})
 
 
-def load_operator(path: str | Path) -> tuple[Operator, dict[str, str]]:
-    """Read an operator and the text kept with it.
+def load_operator(path: str | Path) -> tuple[Operator, dict[str, Any], dict[str, Operator]]:
+    """Read an operator, what was kept with it, and the operators that belong to it.
 
     Raises:
         SpecError: E0605 where the file is missing, damaged, or not an operator's.
     """
-    if not Path(path).is_file():
-        refuse("E0605", f"there is no operator file `{path}`", "check the path")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            notes = dict(file.metadata() or {})
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        refuse("E0605", f"`{path}` is damaged or not an operator file: {error}", "save it again")
-    if notes.get("format") != FORMAT:
-        refuse("E0605", f"`{path}` was not written by `op.save`", "save it with `op.save`")
-    return _read(json.loads(notes["tree"]), tensors), notes
+    tensors, text = read_sealed(path)
+    if text.get("format") != FORMAT:
+        refuse("E0605", f"`{path}` was written by another version", "save it with `op.save`")
+    every = {name: _read(tree, tensors) for name, tree in text["trees"].items()}
+    return every.pop("op"), text["notes"], every
 
 
 def _write(operator: Operator, key: str, tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def header(result: Result) -> tuple[tuple[str, str], ...]:
     """What was run, as (label, text) lines: enough to read every number below it."""
     lines = [
         ("task", task_line(result)),
-        ("trained by", settings(result.task.recipe) if result.task.recipe else "given as trained"),
+        ("parameters", result.task.origin),
         ("convention", result.convention),
         ("inverse", inverse_line(result)),
         ("LDS", protocol_line(result)),

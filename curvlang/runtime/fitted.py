@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from curvlang.language import default_inverse
+from curvlang.language import default_inverse, inverse_kept, inverse_read
 from curvlang.language.chain import InverseUse
 from curvlang.models.modes import settled
 from curvlang.operators import BlockDiagonal, ByExample, Operator, Spectral, load_operator, save
@@ -30,6 +29,8 @@ class FittedOperator:
         label: The curvature's name.
         solver: The spec's `solve` line; None for closed forms where there are any.
         by_example: The curvature on some training examples alone, for minibatches of a solver.
+        declared: The inverses that its spec declares, as text: they are known by name when another
+            inverse is asked for.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class FittedOperator:
         label: str = "",
         solver: FittedSolver | None = None,
         by_example: ByExample | None = None,
+        declared: str = "",
     ) -> None:
         self.operator = operator
         self.parameters = parameters
@@ -47,6 +49,7 @@ class FittedOperator:
         self.label = label
         self.solver = solver
         self.by_example = by_example
+        self.declared = declared
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -146,9 +149,21 @@ class FittedOperator:
         return self.operator.to_scipy()
 
     def save(self, path: str | Path) -> None:
-        """Write the operator to a safetensors file, all or nothing."""
-        notes = {"parameters": json.dumps(list(self.parameters)), "label": self.label}
-        save(self.operator, path, notes)
+        """Write the operator to a safetensors file, all or nothing.
+
+        Its inverse, its solver with the preconditioner, the parameters' names and its label are kept
+        with it. A solver on minibatches needs the training examples, which a file does not hold.
+        """
+        notes: dict[str, Any] = {"parameters": list(self.parameters), "label": self.label}
+        others: dict[str, Operator] = {}
+        if self.rule is not None:
+            notes["inverse"] = inverse_kept(self.rule)
+        notes["declared"] = self.declared
+        if self.solver is not None:
+            notes["solver"] = self.solver.kept()
+            if self.solver.preconditioner is not None:
+                others["preconditioner"] = self.solver.preconditioner
+        save(self.operator, path, notes, others)
 
     def __repr__(self) -> str:
         """The operator as mathematics."""
@@ -157,6 +172,13 @@ class FittedOperator:
 
 def load_fitted(path: str | Path) -> FittedOperator:
     """Read what `FittedOperator.save` wrote."""
-    operator, notes = load_operator(path)
-    parameters = tuple(json.loads(notes.get("parameters", "[]")))
-    return FittedOperator(operator, parameters, None, notes.get("label", ""))
+    operator, notes, others = load_operator(path)
+    rule, solver = notes.get("inverse"), notes.get("solver")
+    return FittedOperator(
+        operator,
+        tuple(notes["parameters"]),
+        None if rule is None else inverse_read(rule, str(path)),
+        notes["label"],
+        None if solver is None else FittedSolver.read(solver, others.get("preconditioner")),
+        declared=notes["declared"],
+    )

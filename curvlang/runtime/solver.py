@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.source import Source, Span
 from curvlang.language.chain import InverseUse, Solver, Value
 from curvlang.operators import ByExample, ConjugateGradients, Neumann, Operator
 from curvlang.operators.iterative import Report, at_least
@@ -29,6 +31,21 @@ class FittedSolver:
     def text(self) -> str:
         """The line as it is printed."""
         return self.solver.span.text or self.solver.name
+
+    def kept(self) -> dict[str, Any]:
+        """Plain values to keep in a file beside the preconditioner."""
+        return {
+            "text": self.text,
+            "name": self.solver.name,
+            "arguments": dict(self.solver.arguments),
+        }
+
+    @classmethod
+    def read(cls, kept: Mapping[str, Any], preconditioner: Operator | None) -> FittedSolver:
+        """The solver that was kept."""
+        text = str(kept["text"])
+        span = Span(Source("<solve>", text), 0, len(text))
+        return cls(Solver(kept["name"], kept["arguments"], None, span), preconditioner)
 
     def inverse(
         self,

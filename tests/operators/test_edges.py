@@ -237,7 +237,7 @@ def test_files_keep_every_verb(name: str, tmp_path) -> None:  # type: ignore[no-
     op = zoo(4)[name]
     for form in (op, op.spectral_form(), op.inverse(1.0 + 2 * float(op.eigenvalues().abs().max()))):
         save(form, tmp_path / "x.safetensors")
-        again, _ = load_operator(tmp_path / "x.safetensors")
+        again, _, _ = load_operator(tmp_path / "x.safetensors")
         assert type(again) is type(form)
         assert float(again.distance(form)) <= TOLERANCE * max(1.0, float(form.frobenius()))
         assert_close(again.eigenvalues().sort().values, form.eigenvalues().sort().values)

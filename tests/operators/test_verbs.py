@@ -190,7 +190,7 @@ def test_memory_counts_shared_tensors_once() -> None:
 def test_files_keep_the_operator(name: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
     op = zoo(4)[name]
     save(op, tmp_path / "x.safetensors", {"label": "here"})
-    again, notes = load_operator(tmp_path / "x.safetensors")
+    again, notes, _ = load_operator(tmp_path / "x.safetensors")
     assert notes["label"] == "here"
     assert torch.equal(again.dense(), op.dense())
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]

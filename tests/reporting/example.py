@@ -119,6 +119,8 @@ TASK = TaskSummary(
     0.9667,
     {"name": "sgd", "lr": 0.03, "momentum": 0.0, "batch": 32, "epochs": 100, "schedule": "cosine"},
     0.0,
+    "trained here by sgd(lr = 0.03, momentum = 0, batch = 32, epochs = 100, schedule = cosine); "
+    "final training loss 0.0523",
 )
 
 
