@@ -29,6 +29,7 @@ from curvlang.models.metric import Asked, asked_of
 from curvlang.models.pictures import pictures
 from curvlang.models.positions import position_count
 from curvlang.models.task import Task
+from curvlang.operators.iterative import NotConverged
 from curvlang.reporting.examples import Looks, images, show_largest, show_top, texts
 from curvlang.reporting.scorefile import Scores, check_score_file, write_scores
 from curvlang.runtime.fitted import FittedOperator
@@ -70,16 +71,13 @@ def score(request: Request) -> Found:
     shown = _shown(request, len(labels[1]) if labels is not None else fresh.Q)
     with Bars(request.quiet) as bars:
         task = trained_task(fresh, request.seed, bars).to(dtype=dtype)
-        op = fit(spec, task, curvature=curvature.name or None, seed=request.seed)
+        op = fit(spec, task, curvature=curvature.name or None, seed=request.seed, progress=bars)
         with warnings.catch_warnings(record=True) as said:
-            for category in (ReducedPrecision, CompressedQueries):
+            for category in _NOTED:
                 warnings.simplefilter("always", category)
             arrays = _arrays(request, op, task, labels, bars)
     notes = _notes(request, op, curvature.name, task, asked)
-    lower = [
-        str(x.message) for x in said if issubclass(x.category, ReducedPrecision | CompressedQueries)
-    ]
-    notes |= {"precision": "; ".join(lower)} if lower else {}
+    notes |= _warned(said)
     axes = _axes(request)
     stored = {name: a.cpu().numpy() for name, a in arrays.items()}
     named = {"group": tuple(labels[1])} if labels is not None else {}
@@ -106,6 +104,25 @@ def score(request: Request) -> Found:
     if own:
         return Found(data, show_largest(own, looks))
     return Found(data, show_top(found, looks, asked.sign, named.get("group")))
+
+
+_NOTED = {
+    ReducedPrecision: "precision",
+    CompressedQueries: "precision",
+    NotConverged: "solver",
+}
+"""Warnings that stand in the notes, and under which word; others are shown as they come."""
+
+
+def _warned(said: list[warnings.WarningMessage]) -> dict[str, str]:
+    """What was warned of while scores were computed, by the word that it stands under."""
+    found: dict[str, list[str]] = {}
+    for x in said:
+        if x.category in _NOTED:
+            found.setdefault(_NOTED[x.category], []).append(str(x.message))
+        else:
+            warnings.warn_explicit(x.message, x.category, x.filename, x.lineno)
+    return {key: "; ".join(dict.fromkeys(texts)) for key, texts in found.items()}
 
 
 def _check(request: Request) -> None:
@@ -272,7 +289,7 @@ def _say(
         f"{key}: {notes[key]}"
         for key in ("curvature", "task", "parameters", "convention", "sign", "inverse")
     ]
-    lines += [f"{key}: {notes[key]}" for key in ("groups", "precision") if key in notes]
+    lines += [f"{key}: {notes[key]}" for key in ("groups", "precision", "solver") if key in notes]
     lines += [f"layers: {', '.join(arrays)}"] if arrays != ["scores"] else []
     print("\n".join([*lines, f"written to {path} [{sizes}]"]), file=sys.stderr)
 

@@ -23,6 +23,8 @@ from curvlang.language.sums import sum_text, weighted_chains
 from curvlang.models.metric import Metric
 from curvlang.models.modes import settled
 from curvlang.models.task import Task, check_task
+from curvlang.reporting.progress import Bars
+from curvlang.runtime.fit import Progress
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.memory import Memory, limited
 from curvlang.runtime.others import without_ignored
@@ -71,6 +73,7 @@ def fit(
     seed: int = 0,
     dtype: torch.dtype | None = None,
     memory: Memory = None,
+    progress: Progress | None = None,
 ) -> FittedOperator:
     """Fit a spec's curvature on a task.
 
@@ -83,6 +86,7 @@ def fit(
         dtype: Precision of the passes over the data; the task's where not given. Sums of statistics, and
             what follows from them, are in float64 on a processor whatever it is.
         memory: What the fit may hold, `"2 GiB"` or bytes; what is free where not given.
+        progress: Told what is done; shown on standard error where not given.
 
     Returns:
         A structured operator on all P parameters, in the order of `task.parameters`.
@@ -96,10 +100,10 @@ def fit(
     rule = evaluation.inverse if evaluation is not None else None
     solver = evaluation.solver if evaluation is not None else None
 
-    def run() -> FittedOperator:
+    def run(told: Progress) -> FittedOperator:
         seen = without_ignored(chains_of(found), task)
-        stage = fit_curvature(found, seen, seed=seed, last=True)[-1]
-        solved = fit_solver(solver, seen, seed=seed)
+        stage = fit_curvature(found, seen, seed=seed, last=True, progress=told)[-1]
+        solved = fit_solver(solver, seen, seed=seed, progress=told)
         return FittedOperator(
             stage.operator,
             seen.parameters,
@@ -110,8 +114,8 @@ def fit(
             declared_inverses(whole),
         )
 
-    with limited(memory):
-        return task.retried(run)
+    with limited(memory), Bars() as bars:
+        return task.retried(lambda: run(progress or bars))
 
 
 @settled
@@ -127,6 +131,7 @@ def evaluate(
     dtype: torch.dtype = torch.float64,
     cache: Cache | None = None,
     memory: Memory = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Error and influence of every step of a spec's chain, and LDS where a protocol is given.
 
@@ -141,6 +146,7 @@ def evaluate(
         dtype: Precision of the analysis; the retraining keeps the task's own.
         cache: Where retrained models are kept.
         memory: What the fit may hold; what is free where not given.
+        progress: Told what is done; shown on standard error where not given.
     """
     check_task(task)
     whole = as_spec(spec)
@@ -150,7 +156,7 @@ def evaluate(
     reference = None
     if evaluation is not None and evaluation.error_against is not None:
         reference = curvature_named(evaluation.error_against, whole)
-    with limited(memory):
+    with limited(memory), Bars() as bars:
         done = evaluate_curvature(
             found,
             task.to(dtype=dtype),
@@ -163,6 +169,7 @@ def evaluate(
             metric=metric,
             seed=seed,
             cache=cache,
+            progress=progress or bars,
             version=VERSION,
         )
     if done.truth is not None and done.truth.damaged:

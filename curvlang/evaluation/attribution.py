@@ -95,7 +95,9 @@ def influence(
             E0594 for `products` and `compress` where there are no blocks.
     """
     task = seen_by(operator, task)
-    ready = inverted(operator, task, damping=damping, inverse=inverse, solve=solve)
+    ready = inverted(
+        operator, task, damping=damping, inverse=inverse, solve=solve, progress=progress
+    )
     asked = asked_on(metric, task)
     run = partial(
         scored_by,
@@ -243,7 +245,9 @@ def self_influence(
         progress: Told how many examples are scored.
     """
     task = seen_by(operator, task)
-    ready = inverted(operator, task, damping=damping, inverse=inverse, solve=solve).operator
+    ready = inverted(
+        operator, task, damping=damping, inverse=inverse, solve=solve, progress=progress
+    ).operator
     return task.retried(lambda: _self_scores(ready, task, part, progress))
 
 
@@ -353,6 +357,7 @@ def inverted(
     damping: float | None = None,
     inverse: str | None = None,
     solve: str | None = None,
+    progress: Progress | None = None,
 ) -> FittedOperator:
     """C⁻¹ under the spec's inverse and solver, or those given instead.
 
@@ -387,7 +392,7 @@ def inverted(
             fitted.by_example,
             fitted.declared,
         )
-    return fitted.inverse(damping)
+    return fitted.inverse(damping, progress=progress)
 
 
 def _query_gradients(task: Task, cost: Loss, groups: Groups | None, reduce: str) -> Tensor:

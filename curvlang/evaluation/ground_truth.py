@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -27,12 +28,16 @@ from curvlang.models.metric import Asked, Metric, asked_on
 from curvlang.models.task import Build, Task
 from curvlang.runtime.fit import Progress
 
-SCHEMA = "ground-truth-2"
+SCHEMA = "ground-truth-3"
 """Changes whenever the same key would mean other numbers."""
 PROBED = 64
 """Training targets at which the loss is looked at for the key."""
-UNIT = 25
+UNIT = 5
 """Subsets in one file of the cache: what more subsets or repetitions later reuse."""
+STACK = 25
+"""Models trained in one stack on a processor: larger ones are not faster there (measured)."""
+SECONDS = 20.0
+"""What a stack should take at most, since what is trained in it is lost when the run is killed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,9 +141,10 @@ def _train_missing(
     assert task.recipe is not None
     total = protocol.subsets * protocol.retrains
     done = reused
-    at_once = max(1, CHUNK // UNIT)
-    for start in range(0, len(missing), at_once):
-        units = missing[start : start + at_once]
+    waiting, at_once = list(missing), 1
+    while waiting:
+        units, waiting = waiting[:at_once], waiting[at_once:]
+        started = time.monotonic()
         rows = [
             (r, k) for r, u in units for k in range(u * UNIT, min((u + 1) * UNIT, protocol.subsets))
         ]
@@ -172,8 +178,15 @@ def _train_missing(
             raise Interrupted(
                 f"{done} of {total} models are retrained and kept in `{cache.root}`"
             ) from error
+        at_once = _units_at_once(task, (time.monotonic() - started) / len(units))
         if progress is not None:
             progress("retraining", done, total)
+
+
+def _units_at_once(task: Task, seconds: float) -> int:
+    """Units in the next stack, where one of them took so long in the last."""
+    most = (STACK if task.device.type == "cpu" else CHUNK) // UNIT
+    return max(1, min(most, int(SECONDS / max(seconds, 1e-9))))
 
 
 def _reporter(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from curvlang.operators.iterative import (
     Iterative,
+    Progress,
     Report,
     Solved,
     applied,
@@ -35,6 +36,7 @@ class ConjugateGradients(Iterative):
         tolerance: Relative residual at which a right-hand side is done.
         iterations: Products with C at most, per right-hand side.
         report: Told what every solve took.
+        progress: Told after every iteration, with the largest relative residual.
     """
 
     operator: Operator
@@ -43,6 +45,7 @@ class ConjugateGradients(Iterative):
     tolerance: float = 1e-6
     iterations: int = 1000
     report: Report | None = None
+    progress: Progress | None = None
     structure: ClassVar[str] = "ConjugateGradients"
 
     def solve(self, v: Tensor) -> Tensor:
@@ -57,6 +60,9 @@ class ConjugateGradients(Iterative):
             if not len(open_):
                 self._finish(x, v, done, products)
                 return x
+            if self.progress is not None:
+                how = f"cg: {len(open_)} open, residual {relative(residual, v):.1e}"
+                self.progress(how, done, self.iterations)
             if done == self.iterations:
                 break
             d = direction[:, open_]

@@ -30,6 +30,12 @@ class Solved:
 
 
 Report = Callable[[Solved], None]
+Progress = Callable[[str, int, int], None]
+"""Told what is done, how much of it, and of how much; behind `: ` stands how it goes."""
+
+
+class NotConverged(UserWarning):
+    """A solver that ended before its solution, and by how much."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NoReturn
@@ -12,6 +13,8 @@ from torch import Tensor
 from curvlang.operators.iterative import (
     ByExample,
     Iterative,
+    NotConverged,
+    Progress,
     Report,
     Solved,
     applied,
@@ -21,6 +24,8 @@ from curvlang.operators.iterative import (
 )
 from curvlang.operators.operator import Operator, refuse
 
+UNCONVERGED = 1e-2
+"""Relative residual above which a solution is not what was asked for, and a warning says so."""
 _FLOOR = 1e3
 """Residuals below this multiple of rounding may grow: they are rounding."""
 _GROWTH = 1e8
@@ -45,6 +50,7 @@ class Neumann(Iterative):
         batch: Examples per step, all where None.
         seed: Of the order in which examples are drawn, the same in every solve.
         report: Told what every solve took.
+        progress: Told after every step, with the largest relative residual.
     """
 
     operator: Operator
@@ -56,6 +62,7 @@ class Neumann(Iterative):
     batch: int | None = None
     seed: int = 0
     report: Report | None = None
+    progress: Progress | None = None
     structure: ClassVar[str] = "Neumann"
 
     def solve(self, v: Tensor) -> Tensor:
@@ -71,13 +78,29 @@ class Neumann(Iterative):
             self._check(energy, before, start, step, residual)
             before = energy
             x = x + self.lr * move
+            if self.progress is not None:
+                self.progress(f"neumann: residual {relative(residual, v):.1e}", step, self.steps)
         last = self.residual(x, v)
         if self.steps > 1:
             self._check_end(last, before, start)
+        found = relative(last, v)
+        if found > UNCONVERGED:
+            self._warn(found)
         if self.report is not None:
             products = round((share + 1.0) * v.shape[1])
-            self.report(Solved(self.steps, products, relative(last, v)))
+            self.report(Solved(self.steps, products, found))
         return x
+
+    def _warn(self, residual: float) -> None:
+        """Say that the steps were too few for the inverse that was asked for."""
+        better = "" if self.preconditioner is not None else ", a preconditioner"
+        warnings.warn(
+            f"the Neumann iteration has not converged: after {self.steps} steps at λ = "
+            f"{self.damping:.3g} the residual is {residual:.2g} of the right-hand side; use more `steps`"
+            f"{better}, a larger damping, or `solve cg`",
+            NotConverged,
+            stacklevel=2,
+        )
 
     @property
     def _share(self) -> float:

@@ -14,7 +14,7 @@ from curvlang.language import default_inverse, inverse_kept, inverse_read
 from curvlang.language.chain import InverseUse
 from curvlang.models.modes import settled
 from curvlang.operators import BlockDiagonal, ByExample, Operator, Spectral, load_operator, save
-from curvlang.operators.iterative import Report
+from curvlang.operators.iterative import Progress, Report
 from curvlang.runtime.inverse import invert
 from curvlang.runtime.solver import FittedSolver
 
@@ -118,6 +118,7 @@ class FittedOperator:
         *,
         spectral: Spectral | None = None,
         report: Report | None = None,
+        progress: Progress | None = None,
     ) -> FittedOperator:
         """Another operator: (C + λI)⁻¹ for a damping λ, `f(C)` for a spectral function.
 
@@ -129,6 +130,7 @@ class FittedOperator:
             damping: λ, added to the matrix exactly.
             spectral: An elementwise function of the eigenvalues.
             report: Told what every solve took, where products are solved with.
+            progress: Told how a solve goes.
         """
         if spectral is not None:
             found = self.operator.inverse(spectral=spectral)
@@ -136,7 +138,12 @@ class FittedOperator:
             rule = self.rule or default_inverse()
             rule = rule if damping is None else default_inverse(damping)
             found = invert(
-                self.operator, rule, self.solver, by_example=self.by_example, report=report
+                self.operator,
+                rule,
+                self.solver,
+                by_example=self.by_example,
+                report=report,
+                progress=progress,
             )
         return FittedOperator(found, self.parameters, None, self.label)
 

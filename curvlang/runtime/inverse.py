@@ -31,7 +31,7 @@ from curvlang.operators import (
     Sum,
     stacked,
 )
-from curvlang.operators.iterative import Report
+from curvlang.operators.iterative import Progress, Report
 from curvlang.operators.operator import symmetric_eigh
 from curvlang.runtime.solver import FittedSolver
 
@@ -43,6 +43,7 @@ def invert(
     *,
     by_example: ByExample | None = None,
     report: Report | None = None,
+    progress: Progress | None = None,
 ) -> Operator:
     """The inverse of an operator under a declaration.
 
@@ -57,6 +58,7 @@ def invert(
         solver: The spec's `solve` line; None for the closed form where there is one.
         by_example: Where the solver's minibatches come from.
         report: Told what every solve took.
+        progress: Told how a solve goes.
 
     Raises:
         SpecError: Where the structure does not allow the inverse, by name and with the reason.
@@ -67,11 +69,13 @@ def invert(
     if solver is not None and unstructured(operator):
         if shifted is None:
             solver.refuse(use)
-        return solver.inverse(operator, _damping(operator, use, shifted), by_example, report)
+        return solver.inverse(
+            operator, _damping(operator, use, shifted), by_example, report, progress
+        )
     if not operator.spectrum_known:
         if shifted is None:
             _no_spectrum(operator, use)
-        return _solved(operator, _damping(operator, use, shifted), report)
+        return _solved(operator, _damping(operator, use, shifted), report, progress)
     if not use.inverse.per_block:
         return _in_closed_form(operator, use, shifted)
     form = operator if isinstance(operator, BlockDiagonal) else operator.spectral_form()
@@ -219,13 +223,15 @@ def _reason(block: Operator) -> str:
             return "it is no product G ⊗ A"
 
 
-def _solved(operator: Operator, damping: float, report: Report | None) -> Operator:
+def _solved(
+    operator: Operator, damping: float, report: Report | None, progress: Progress | None
+) -> Operator:
     """(C + λI)⁻¹: conjugate gradients where products are all there is, closed forms elsewhere."""
     if isinstance(operator, BlockDiagonal):
-        return _by_block(operator, lambda block, _: _solved(block, damping, report))
+        return _by_block(operator, lambda block, _: _solved(block, damping, report, progress))
     if operator.spectrum_known:
         return operator.inverse(damping)
-    return ConjugateGradients(operator, damping, report=report)
+    return ConjugateGradients(operator, damping, report=report, progress=progress)
 
 
 def _damping(operator: Operator, use: InverseUse, expr: Expr) -> float:

@@ -12,7 +12,7 @@ from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import Source, Span
 from curvlang.language.chain import InverseUse, Solver, Value
 from curvlang.operators import ByExample, ConjugateGradients, Neumann, Operator
-from curvlang.operators.iterative import Report, at_least
+from curvlang.operators.iterative import Progress, Report, at_least
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +53,7 @@ class FittedSolver:
         damping: float,
         by_example: ByExample | None = None,
         report: Report | None = None,
+        progress: Progress | None = None,
     ) -> Operator:
         """(C + λI)⁻¹ by this solver.
 
@@ -61,6 +62,7 @@ class FittedSolver:
             damping: λ.
             by_example: Where minibatches come from.
             report: Told what every solve took.
+            progress: Told how a solve goes.
         """
         given = self.solver.arguments
         approximate = self._approximate_inverse(damping)
@@ -68,7 +70,7 @@ class FittedSolver:
             case "cg":
                 tolerance, iterations = _float(given["tolerance"]), _int(given["iterations"])
                 return ConjugateGradients(
-                    operator, damping, approximate, tolerance, iterations, report
+                    operator, damping, approximate, tolerance, iterations, report, progress
                 )
             case "neumann":
                 batch = None if given["batch"] == "all" else _int(given["batch"])
@@ -82,7 +84,16 @@ class FittedSolver:
                 rate, steps = _float(given["lr"]), _int(given["steps"])
                 seed = _int(given["seed"])
                 return Neumann(
-                    operator, damping, approximate, rate, steps, by_example, batch, seed, report
+                    operator,
+                    damping,
+                    approximate,
+                    rate,
+                    steps,
+                    by_example,
+                    batch,
+                    seed,
+                    report,
+                    progress,
                 )
             case name:
                 raise AssertionError(f"no solver `{name}`")

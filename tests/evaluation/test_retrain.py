@@ -167,11 +167,45 @@ def test_a_model_trained_alone_after_a_kill_rounds_as_among_others(tmp_path):
     """26 subsets leave a unit of one: its stack must not take other kernels."""
     task, protocol = small_task(), cv.LDS(subsets=26, retrains=1)
     whole = ground_truth(task, protocol, 0, cache=Cache(tmp_path))
-    (alone,) = tmp_path.rglob("r0-u1-1.bin")
+    (alone,) = tmp_path.rglob("r0-u5-1.bin")
     alone.unlink()
     again = ground_truth(task, protocol, 0, cache=Cache(tmp_path))
     assert (again.trained, again.reused) == (1, 25)
     assert torch.equal(whole.outcome, again.outcome)
+
+
+def test_a_kill_costs_one_stack(tmp_path):
+    """Killed in the middle of the stack behind the fourth unit: all that was trained before is kept."""
+    task, protocol = small_task(), cv.LDS(subsets=20, retrains=5)
+    told = []
+
+    def killed(name, done, total):
+        told.append(done)
+        if done > 35:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ground_truth(task, protocol, 0, cache=Cache(tmp_path), progress=killed)
+    again = ground_truth(task, protocol, 0, cache=Cache(tmp_path))
+    assert again.reused >= 30
+    assert again.trained + again.reused == 100
+
+
+def test_slow_models_are_kept_unit_by_unit(tmp_path, monkeypatch):
+    stacks = []
+    from curvlang.evaluation import ground_truth as module
+
+    def counted(*args, **kwargs):
+        stacks.append(len(args[4]))
+        return retrain(*args, **kwargs)
+
+    monkeypatch.setattr(module, "retrain", counted)
+    ground_truth(small_task(), cv.LDS(subsets=60, retrains=1), 0, cache=Cache(tmp_path / "fast"))
+    assert stacks == [5, 25, 25, 5]
+    stacks.clear()
+    monkeypatch.setattr(module, "SECONDS", 0.0)
+    ground_truth(small_task(), cv.LDS(subsets=20, retrains=1), 0, cache=Cache(tmp_path / "slow"))
+    assert stacks == [5, 5, 5, 5]
 
 
 def test_shared_initialisation_starts_every_model_alike(tmp_path):
