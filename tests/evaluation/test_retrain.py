@@ -156,7 +156,7 @@ def test_damaged_files_are_trained_again_and_reported(tmp_path):
     assert torch.equal(first.outcome, again.outcome)
     for path in tmp_path.rglob("*.bin"):
         path.write_bytes(b"")
-    with pytest.warns(UserWarning, match="not used: 1; their models were trained again"):
+    with pytest.warns(UserWarning, match="not used: 2; their models were trained again"):
         cv.evaluate("identity", task, protocol=protocol, cache=Cache(tmp_path))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
