@@ -215,3 +215,16 @@ def test_every_stage_is_offered_behind_a_long_chain():
     names = each(300, lambda k: f"transform t{k} {{ {YIELD} }}", "\n")
     text = f"{names}\ncurvature x = ggn |> block_diagonal(by = layer)" + " |> t0" * 90 + " |> "
     assert seconds(lambda t: complete(Document("x.cv", t), len(t)) and None, text) < SECONDS
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("/dev/zero", "E0113"), ("loop.cv", "E0110"), ("n" * 5_000, "E0110")]
+)
+def test_what_is_no_file_is_said(name, code, tmp_path, monkeypatch):
+    """An endless device, a link to itself, a name that no file system takes."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop.cv").symlink_to("loop.cv")
+    with pytest.raises(SpecError) as caught:
+        load(name)
+    used = check_text(f'use "{name}"\ncurvature x = ggn', "mine.cv")
+    assert [d.code for d in (*caught.value.diagnostics, *used)] == [code, code]
