@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 
@@ -24,11 +21,12 @@ from curvlang.evaluation.evaluate import Evaluated, evaluate_curvature
 from curvlang.evaluation.protocol import LDS, SWEEP, protocol_from
 from curvlang.evaluation.subsets import draw_subsets
 from curvlang.facade import chains_of, evaluation_of
-from curvlang.language import analyse, curvature_named, load, used_files
+from curvlang.language import analyse, curvature_named, load
 from curvlang.language.chain import Combination, Curvature, Evaluation, Spec, TaskSpec
 from curvlang.models.builtin import absolute, is_trained
 from curvlang.models.metric import asked_of
 from curvlang.models.task import Task
+from curvlang.reporting.provenance import provenance
 from curvlang.reporting.runfolder import check_folder, write_run
 from curvlang.reporting.schema import plain
 from curvlang.reporting.table import show
@@ -172,15 +170,13 @@ def _one(
             notes=_notes(evaluation, options),
         )
     done.times = {"training": training, **done.times, "total": time.perf_counter() - start}
+    left = provenance(done, spec, task, protocol=protocol, metric=options.metric, seed=options.seed)
     write_run(
         folder,
         done.result,
         done.scores,
         spec.source.text,
-        {
-            "repeat": _repeat(spec, curvature, options, device),
-            **_provenance(spec, wanted, task, protocol, done, options, device),
-        },
+        _provenance(left, wanted, task, _repeat(spec, curvature, options, device)),
         step_scores=done.step_scores if options.step_scores else None,
         times=done.times,
     )
@@ -307,15 +303,9 @@ def _sources(evaluation: Evaluation | None, given: Sources) -> list[str]:
 
 
 def _provenance(
-    spec: Spec,
-    wanted: TaskSpec,
-    task: Task,
-    protocol: LDS | None,
-    done: Evaluated,
-    options: Options,
-    device: torch.device,
+    left: dict[str, object], wanted: TaskSpec, task: Task, repeat: list[str]
 ) -> dict[str, object]:
-    """All that is needed to repeat the run."""
+    """All that is needed to repeat the run: what any run leaves, the command, and the task as written."""
     parts = {
         kind: {"name": part.name, **{k: describe_value(v) for k, v in part.arguments.items()}}
         for kind, part in (
@@ -325,41 +315,9 @@ def _provenance(
             ("train", wanted.train),
         )
     }
-    hashes: dict[str, object] = {
-        "spec": hashlib.sha256(spec.source.text.encode()).hexdigest(),
-        "data": task.data_fingerprint(),
-        "trained model": task.fingerprint(),
-    }
-    if done.truth is not None:
-        kept = np.packbits(done.truth.kept.numpy())
-        hashes["subsets"] = hashlib.sha256(kept.tobytes()).hexdigest()
-        hashes["ground truth"] = hashlib.sha256(done.truth.outcome.numpy().tobytes()).hexdigest()
     return {
-        "versions": {
-            "curvlang": VERSION,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
+        **left,
+        "repeat": repeat,
         "command": ["curvlang", "eval", *sys.argv[2:]],
-        "used files": used_files(spec.source),
-        "seed": options.seed,
-        "device": str(device),
-        "dtype": options.dtype,
-        "threads": torch.get_num_threads(),
-        "processors": os.cpu_count(),
         "task": {"name": wanted.name, **parts, "parameters": task.origin.text},
-        "inverse": done.result.inverse,
-        "sweep": list(done.result.sweep),
-        "metric": options.metric,
-        "protocol": None if protocol is None else asdict(protocol),
-        "hashes": hashes,
-        "seconds": {name: round(value, 3) for name, value in done.times.items()},
-        "models": None
-        if done.truth is None
-        else {
-            "trained": done.truth.trained,
-            "from the cache": done.truth.reused,
-            "damaged files": len(done.truth.damaged),
-        },
     }

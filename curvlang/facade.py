@@ -15,7 +15,6 @@ from curvlang.evaluation.attribution import influence, self_influence
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.evaluate import evaluate_curvature, fit_curvature, fit_solver
 from curvlang.evaluation.protocol import LDS, SWEEP
-from curvlang.evaluation.result import Result
 from curvlang.evaluation.top import top
 from curvlang.language import curvature_named, declared_inverses, load, loads
 from curvlang.language.chain import Chain, Combination, Curvature, Evaluation, Spec
@@ -24,6 +23,8 @@ from curvlang.models.metric import Metric
 from curvlang.models.modes import settled
 from curvlang.models.task import Task, check_task
 from curvlang.reporting.progress import Bars
+from curvlang.reporting.provenance import provenance
+from curvlang.reporting.report import Report, Run, report
 from curvlang.runtime.fit import Progress
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.memory import Memory, limited
@@ -132,7 +133,7 @@ def evaluate(
     cache: Cache | None = None,
     memory: Memory = None,
     progress: Progress | None = None,
-) -> Result:
+) -> Report:
     """Error and influence of every step of a spec's chain, and LDS where a protocol is given.
 
     Args:
@@ -157,9 +158,10 @@ def evaluate(
     if evaluation is not None and evaluation.error_against is not None:
         reference = curvature_named(evaluation.error_against, whole)
     with limited(memory), Bars() as bars:
+        analysed = task.to(dtype=dtype)
         done = evaluate_curvature(
             found,
-            task.to(dtype=dtype),
+            analysed,
             truth_task=task,
             reference=reference,
             inverse=inverse,
@@ -178,7 +180,9 @@ def evaluate(
             "trained again",
             stacklevel=2,
         )
-    return done.result
+    left = provenance(done, whole, analysed, protocol=protocol, metric=metric, seed=seed)
+    run = Run(done.scores, done.step_scores, whole.source.text, left, done.times)
+    return report(done.result, run)
 
 
 @settled

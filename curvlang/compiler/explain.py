@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from curvlang.compiler.cost import Cost, plan_cost, total
-from curvlang.compiler.derivation import Derived, derivation, latex
+from curvlang.compiler.derivation import Derived, derivation, latex, structure_name
 from curvlang.compiler.listing import binary, cost_text, count, listing
 from curvlang.compiler.plan import Plan, first_plan, plan_of
 from curvlang.compiler.program import Result
+from curvlang.diagnostics.notebook import frame, html_folded, html_text, text_table
+
+_STAGES = ("curvature", "stage", "structure", "passes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,33 @@ class Explanation:
     def __str__(self) -> str:
         """The whole explanation as plain text."""
         return self.text()
+
+    def table(self) -> str:
+        """Every stage as a line: what it is called, as written, its structure, and the passes it takes."""
+        return text_table(_STAGES, [_stage(x) for x in self._all_stages()])
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row for every stage.
+
+        Raises:
+            SpecError: E0757 where pandas is not installed.
+        """
+        rows = list(self._all_stages())
+        cells = zip(*map(_stage, rows), strict=True)
+        return frame(dict(zip(_STAGES, cells, strict=True)) | {"passes": [x.level for x in rows]})
+
+    def _all_stages(self) -> Iterator[Derived]:
+        for k in range(len(self.chains)):
+            yield from self.stages(k)
+
+    def _repr_html_(self) -> str:
+        code = "\n".join(line for plan in self.plans for line in listing(plan, code=True))
+        return html_text(self.text(code=False)) + html_folded("torch code", code)
+
+
+def _stage(stage: Derived) -> tuple[str, str, str, str]:
+    result = stage.result
+    return result.label, result.stage, structure_name(stage.shape), str(stage.level)
 
 
 def _explain(explanation: Explanation, code: bool) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -42,6 +43,53 @@ from curvlang.operators import BlockDiagonal, Operator
 from curvlang.runtime.fit import Progress
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.memory import Memory, limited, require
+
+
+class Options(TypedDict, total=False):
+    """Options of `influence`; what they mean stands there."""
+
+    metric: str | Metric
+    damping: float | None
+    inverse: str | None
+    solve: str | None
+    per_position: bool
+    groups: Groups | None
+    reduce: str
+    chunk: int
+    products: torch.dtype | None
+    compress: float | None
+    memory: Memory
+    progress: Progress | None
+
+
+@overload
+def influence(
+    operator: FittedOperator | Operator,
+    task: Task,
+    *,
+    per_layer: Literal[False] = False,
+    **options: Unpack[Options],
+) -> Tensor: ...
+
+
+@overload
+def influence(
+    operator: FittedOperator | Operator,
+    task: Task,
+    *,
+    per_layer: Literal[True],
+    **options: Unpack[Options],
+) -> dict[str, Tensor]: ...
+
+
+@overload
+def influence(
+    operator: FittedOperator | Operator,
+    task: Task,
+    *,
+    per_layer: bool,
+    **options: Unpack[Options],
+) -> Tensor | dict[str, Tensor]: ...
 
 
 @settled

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.notebook import frame, html_table, text_table
 from curvlang.models.packed import layout_in
 from curvlang.models.task import Task
 
 Inputs: TypeAlias = "Tensor | dict[str, Tensor]"
+HEAD = ("query", "asked", "kind", "example", "score", "its target")
+RIGHT = (True, False, False, True, True, False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +55,44 @@ class Top:
     y: Tensor | None = None
 
 
+class TopExamples(list[Top]):
+    """The extremes of every query asked for; printable."""
+
+    def table(self) -> str:
+        """A line for every training example named, helpful ones first."""
+        return text_table(HEAD, [_cells(*row) for row in self._rows()])
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row for every training example named.
+
+        Raises:
+            SpecError: E0757 where pandas is not installed.
+        """
+        rows = list(self._rows())
+        return frame(
+            {
+                "query": [one.query for one, _, _ in rows],
+                "kind": [kind for _, kind, _ in rows],
+                "example": [n.index for _, _, n in rows],
+                "score": [n.score for _, _, n in rows],
+            }
+        )
+
+    def _rows(self) -> Iterator[tuple[Top, str, Neighbour]]:
+        for one in self:
+            yield from ((one, "helpful", n) for n in one.helpful)
+            yield from ((one, "harmful", n) for n in one.harmful)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def __repr__(self) -> str:
+        return self.table()
+
+    def _repr_html_(self) -> str:
+        return html_table(HEAD, [_cells(*row) for row in self._rows()], right=RIGHT)
+
+
 def top(
     scores: Tensor,
     k: int = 5,
@@ -59,7 +100,7 @@ def top(
     *,
     queries: Sequence[int] | None = None,
     grouped: bool = False,
-) -> list[Top]:
+) -> TopExamples:
     """The k most helpful and the k most harmful training examples of every query.
 
     An example with score 0 is neither. Ties go to the earlier example.
@@ -86,7 +127,7 @@ def top(
             f"scores of shape {list(scores.shape)} for {task.Q} queries and {task.N} examples",
             "give scores [Q, N] of this task, or `grouped=True`",
         )
-    return [_of(q, scores[q], k, task, grouped) for q in chosen]
+    return TopExamples(_of(q, scores[q], k, task, grouped) for q in chosen)
 
 
 def largest(scores: Tensor, k: int = 5, task: Task | None = None) -> list[Neighbour]:
@@ -129,6 +170,33 @@ def _inputs(task: Task, part: str, k: int) -> Inputs:
     if layout is None:
         return X[k]
     return {name: value[0] for name, value in layout.unpack(X[k : k + 1]).items()}
+
+
+def _cells(one: Top, kind: str, neighbour: Neighbour) -> tuple[str, ...]:
+    asked, own = ("" if y is None else target(y) for y in (one.y, neighbour.y))
+    return (
+        str(one.query),
+        asked,
+        kind,
+        f"#{neighbour.index}",
+        f"{neighbour.score:+.3g}",
+        own,
+    )
+
+
+def target(y: Tensor) -> str:
+    """`label 3` for a class, `target 0.5` for a number, the first few of several."""
+    word = "target" if y.is_floating_point() else "label"
+    return f"{word} {first_of(y)}" if y.numel() == 1 else f"{word}s {first_of(y)}"
+
+
+def first_of(values: Tensor, most: int = 6) -> str:
+    """The first of a tensor's numbers, as text."""
+    flat = values.detach().reshape(-1)
+    shown = [f"{v:.3g}" if values.is_floating_point() else str(v) for v in flat[:most].tolist()]
+    if values.numel() == 1:
+        return shown[0]
+    return "[" + ", ".join(shown) + (", …]" if flat.numel() > most else "]")
 
 
 def _refuse(what: str, repair: str) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.notebook import frame, html_table, text_table
 from curvlang.models.blocks import Facts, offsets, scale_and_shift, trainable
 from curvlang.models.finite import all_finite, check_examples_finite, in_part
 from curvlang.models.modes import settled
@@ -17,6 +19,7 @@ from curvlang.models.refusal import refusal
 from curvlang.models.survey import Bare, CoveredLayer, submodule, survey
 from curvlang.models.task import Task
 
+HEAD = ("parameter", "shape", "layer", "status", "‖∇‖² share", "reason")
 MEMORY = 2**27
 """Bytes that the per-example gradients of one batch may take."""
 
@@ -89,15 +92,24 @@ class Coverage:
     def _named(self, status: str) -> tuple[str, ...]:
         return tuple(row.parameter for row in self.rows if row.status == status)
 
+    def table(self) -> str:
+        """The rows as text, without the summary."""
+        return text_table(HEAD, [_cells(row) for row in self.rows])
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row for every parameter.
+
+        Raises:
+            SpecError: E0757 where pandas is not installed.
+        """
+        columns = ("parameter", "shape", "size", "module", "type", "status", "share", "reason")
+        return frame({name: [getattr(row, name) for row in self.rows] for name in columns})
+
     def __str__(self) -> str:
-        head = ("parameter", "shape", "layer", "status", "‖∇‖² share", "reason")
-        table = [head, *(_cells(row) for row in self.rows)]
-        widths = [max(len(line[k]) for line in table) for k in range(len(head))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in table
-        ]
-        return "\n".join([*lines, self._summary()])
+        return f"{self.table()}\n{self._summary()}"
+
+    def _repr_html_(self) -> str:
+        return html_table(HEAD, [_cells(row) for row in self.rows], title=self._summary())
 
     def _summary(self) -> str:
         sizes = {

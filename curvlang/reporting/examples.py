@@ -9,7 +9,7 @@ from itertools import zip_longest
 from torch import Tensor
 
 from curvlang.evaluation.attributed import gray
-from curvlang.evaluation.top import Inputs, Neighbour, Top
+from curvlang.evaluation.top import Inputs, Neighbour, Top, first_of, target
 
 GAP = "   "
 WIDTH = 96
@@ -121,21 +121,7 @@ def picture(image: Tensor) -> list[str]:
     ]
 
 
-def target(y: Tensor) -> str:
-    """`label 3` for a class, `target 0.5` for a number, the first few of several."""
-    word = "target" if y.is_floating_point() else "label"
-    return f"{word} {_short(y)}" if y.numel() == 1 else f"{word}s {_short(y)}"
-
-
 def numbers(x: Inputs) -> list[str]:
     """The first of an input's numbers, of every field where it has some."""
     fields = x if isinstance(x, dict) else {"x": x}
-    return [f"{name} = {_short(value)}" for name, value in fields.items()]
-
-
-def _short(values: Tensor, most: int = 6) -> str:
-    flat = values.detach().reshape(-1)
-    shown = [f"{v:.3g}" if values.is_floating_point() else str(v) for v in flat[:most].tolist()]
-    if values.numel() == 1:
-        return shown[0]
-    return "[" + ", ".join(shown) + (", …]" if flat.numel() > most else "]")
+    return [f"{name} = {first_of(value)}" for name, value in fields.items()]

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from curvlang.diagnostics.notebook import html_table
 from curvlang.language import default_inverse, inverse_kept, inverse_read
 from curvlang.language.chain import InverseUse
 from curvlang.models.modes import settled
@@ -175,6 +176,15 @@ class FittedOperator:
     def __repr__(self) -> str:
         """The operator as mathematics."""
         return f"<{self.label or 'curvature'}: {self.operator.describe()}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, str(block.size), block.describe(), str(block.memory()))
+            for name, block in self.blocks.items()
+        ]
+        title = f"{self.label or 'curvature'}: {self.structure}, P = {self.shape[0]}"
+        right = (False, True, False, True)
+        return html_table(("block", "size", "structure", "bytes"), rows, title=title, right=right)
 
 
 def load_fitted(path: str | Path) -> FittedOperator:

@@ -83,7 +83,12 @@ def test_the_numbers_of_the_readme(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    ["curvlang.diagnostics.source", "curvlang.ir.indices", "curvlang.language.formatter"],
+    [
+        "curvlang.diagnostics.notebook",
+        "curvlang.diagnostics.source",
+        "curvlang.ir.indices",
+        "curvlang.language.formatter",
+    ],
 )
 def test_docstring_examples(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0

@@ -1,0 +1,89 @@
+"""What a notebook shows: tables and text as escaped HTML, and values as a pandas frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+
+_PRE = '<pre style="white-space: pre; overflow-x: auto; line-height: 1.3">'
+
+
+def html_text(text: str) -> str:
+    """Text as it stands, in the notebook's fixed-width font.
+
+    >>> html_text("a < b").removeprefix(_PRE)
+    'a &lt; b</pre>'
+    """
+    return f"{_PRE}{escape(text)}</pre>"
+
+
+def html_folded(title: str, text: str) -> str:
+    """Text below a title that opens it; closed at first."""
+    return f"<details><summary>{escape(title)}</summary>{html_text(text)}</details>"
+
+
+def html_table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str = "",
+    right: Sequence[bool] = (),
+) -> str:
+    """A table of text cells.
+
+    Args:
+        head: The columns' heads; empty ones make a table without that line.
+        rows: Their cells.
+        title: Stands above it.
+        right: Which columns stand to the right; none where not given.
+    """
+    sides = ["right" if k < len(right) and right[k] else "left" for k in range(len(head))]
+    heads = [_row("th", head, sides)] if any(head) else []
+    lines = [*heads, *(_row("td", row, sides) for row in rows)]
+    caption = f"<p><b>{escape(title)}</b></p>" if title else ""
+    return f"{caption}<table>{''.join(lines)}</table>"
+
+
+def _row(tag: str, cells: Sequence[str], sides: Sequence[str]) -> str:
+    shown = (
+        f'<{tag} style="text-align: {side}">{escape(cell)}</{tag}>'
+        for cell, side in zip(cells, sides, strict=True)
+    )
+    return f"<tr>{''.join(shown)}</tr>"
+
+
+def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same as text, columns aligned to the left; no line ends in blanks.
+
+    >>> print(text_table(["layer", "size"], [["0", "12"]]))
+    layer  size
+    0      12
+    """
+    lines = [list(head), *map(list, rows)]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def frame(columns: Mapping[str, Sequence[object]]) -> Any:
+    """A `pandas.DataFrame` of columns.
+
+    Raises:
+        SpecError: E0757 where pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise SpecError(
+            Diagnostic(
+                "E0757",
+                "`to_pandas` needs `pandas`, which is not installed",
+                help=("install it with `pip install pandas`, or use `table()`, which is text",),
+            )
+        ) from error
+    return pd.DataFrame({name: list(values) for name, values in columns.items()})

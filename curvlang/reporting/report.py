@@ -1,0 +1,166 @@
+"""What `cv.evaluate` returns: a result that shows itself as tables, in a notebook, and as a run folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curvlang.diagnostics.notebook import frame, html_table
+from curvlang.evaluation.result import Point, Result, Step
+from curvlang.reporting.runfolder import write_run
+from curvlang.reporting.table import to_text
+from curvlang.reporting.view import Column, Panel, chain, curve, steps
+from curvlang.reporting.words import comparison, header, notes, title
+
+WIDTH = 100
+"""Characters of a line of the tables where no width is given."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """What stands behind a result.
+
+    Args:
+        scores: `[Q, N]` of the curvature itself at the shared setting.
+        step_scores: The same for every step, by label.
+        spec_text: The spec as run.
+        provenance: What would repeat the run.
+        times: Seconds of each part.
+    """
+
+    scores: NDArray[np.float64]
+    step_scores: Mapping[str, NDArray[np.float64]]
+    spec_text: str
+    provenance: Mapping[str, object]
+    times: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Report(Result):
+    """A result with the run behind it.
+
+    `print(report)` shows the tables of `curvlang eval`; its fields are those of `Result`.
+    """
+
+    run: Run = field(kw_only=True)
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """`[Q, N]` of the curvature itself, at the setting that all steps are compared at."""
+        return self.run.scores
+
+    def table(self, width: int = WIDTH) -> str:
+        """The tables as plain text.
+
+        Args:
+            width: Characters that a line may have.
+        """
+        return to_text(self, width)
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row for every step at every setting of the inverse.
+
+        Raises:
+            SpecError: E0757 where pandas is not installed.
+        """
+        rows = [_row(step, point) for step in self.steps for point in step.points]
+        return frame({name: [row[name] for row in rows] for name in (rows[0] if rows else ())})
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the run folder that `curvlang eval` writes; read it with `read_result`.
+
+        Args:
+            folder: Where. A run folder of that name is replaced, anything else is left alone.
+
+        Returns:
+            The folder, absolute.
+
+        Raises:
+            SpecError: E0903 where the folder holds files that no run wrote, E0905 where the system
+                does not let it be written.
+            MachineError: E0802 where the disk is full.
+        """
+        return write_run(
+            folder,
+            self.plain(),
+            self.run.scores,
+            self.run.spec_text,
+            self.run.provenance,
+            times=self.run.times,
+        )
+
+    def plain(self) -> Result:
+        """The result alone, as `read_result` reads it back."""
+        return Result(**{item.name: getattr(self, item.name) for item in fields(Result)})
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `result.json`."""
+        return self.plain().to_json()
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def __repr__(self) -> str:
+        return self.table()
+
+    def _repr_html_(self) -> str:
+        return "".join(_html(self))
+
+
+def report(result: Result, run: Run) -> Report:
+    """A result as it shows itself."""
+    return Report(**{item.name: getattr(result, item.name) for item in fields(Result)}, run=run)
+
+
+def _row(step: Step, point: Point) -> dict[str, object]:
+    """One row of the frame: the step's own values, then those at one setting."""
+    lds = point.lds
+    return {
+        "step": step.label,
+        "stage": step.stage,
+        "structure": step.structure,
+        "memory": step.memory,
+        "passes": step.passes,
+        "forward": step.forward,
+        "damping": point.damping,
+        "inverse": point.inverse,
+        "influence": point.influence,
+        "cosine": point.cosine,
+        "lds": None if lds is None else lds.estimate,
+        "lds_low": None if lds is None else lds.low,
+        "lds_high": None if lds is None else lds.high,
+        "note": point.note or step.note,
+    }
+
+
+def _html(result: Result) -> Iterator[str]:
+    yield f"<h4>{escape(title(result))}</h4>"
+    yield html_table(("", ""), header(result))
+    names = steps(result)
+    sweep = curve(result)
+    for panel in (*chain(result), *(() if sweep is None else (sweep,))):
+        yield _panel(names, panel)
+    yield from _listed("comparisons", tuple(comparison(item) for item in result.comparisons))
+    yield from _listed("notes", notes(result))
+
+
+def _panel(names: Column, panel: Panel) -> str:
+    columns = (names, *panel.columns)
+    rows = [tuple(column.cells[k] for column in columns) for k in range(len(names.cells))]
+    heads = tuple(column.head for column in columns)
+    return html_table(
+        heads, rows, title=panel.heading, right=tuple(column.right for column in columns)
+    )
+
+
+def _listed(name: str, sentences: tuple[str, ...]) -> Iterator[str]:
+    if sentences:
+        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+        yield f"<p><b>{escape(name)}</b></p><ul>{items}</ul>"
