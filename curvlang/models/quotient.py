@@ -18,6 +18,10 @@ from curvlang.models.loss import Loss
 STEPS = (1e-5, 1e-6, 1e-7)
 """Steps of the difference quotient in float64, relative to the parameters. A kink between its ends is
 found at one direction and step and not at another; a wrong product at all of them."""
+COARSE = (1e-3, 3e-4, 1e-4, 3e-3, 1e-2)
+"""Further steps for a model that rounds to fewer digits inside than its parameters have."""
+COARSE_LIMIT = 1e-2
+"""The relative difference that such steps and such rounding explain."""
 
 
 class Reference:
@@ -43,6 +47,9 @@ class Reference:
         if (found is None or found > self.limit) and slope.dtype != torch.float64:
             # In its own precision a quotient has three digits.
             self.model, self.few, self.steps, self.limit = model, few, (1e-2, 3e-3), 0.1
+        elif self._noise() > self.limit / 2:
+            # A part of the model computes in float32, as norms of language models do.
+            self.steps, self.limit = (*STEPS, *COARSE), max(self.limit, COARSE_LIMIT)
 
     def _copied(self, model: nn.Module, few: tuple[Tensor, Tensor], slope: Tensor) -> float:
         """Take a copy in float64; how far its gradient is from the model's."""
@@ -53,6 +60,13 @@ class Reference:
         if gap <= self.limit:
             self.model, self.few = made, (given[0], given[1])
         return gap
+
+    def _noise(self) -> float:
+        """How far quotients with two small steps in one direction are apart: what rounding leaves of them."""
+        own = list(trainable(self.model).values())
+        v = direction(own, torch.Generator().manual_seed(len(self.steps)))
+        first, second = (self.quotient(v, step) for step in self.steps[:2])
+        return relative(first, second.double(), self.size * 1e-3)
 
     def directions(self) -> Iterator[tuple[float, Tensor, Tensor]]:
         """Steps with two vectors of about the parameters' size, other ones for each."""

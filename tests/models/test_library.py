@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import curvlang as cv
 from tests.models.library import MODELS
@@ -17,6 +18,8 @@ KEPT = (
 )
 SINGLE = 1e-7
 """Mamba multiplies in float32 inside its scan, whatever the model's precision: batches round otherwise."""
+FLOAT32 = 1e-6
+"""Of the largest entry: rounding to float32 inside the model, once differentiated."""
 MODEST = 2500
 """Parameters up to which the whole matrix is formed."""
 
@@ -85,3 +88,21 @@ def test_families(name):
             assert_near(operator.diagonal(), own.square().sum(0), tolerance)
     assert cv.influence(fitted, task, damping=0.1).isfinite().all()
     assert cv.coverage(task.model, task).share is not None
+
+
+@pytest.mark.parametrize("name", ["Llama", "T5", "Mamba", "Qwen with experts", "DeBERTa"])
+def test_hessians_of_models_that_round_to_float32_inside(name):
+    """Norms in float32 leave a difference quotient in float64 few digits; the Hessian is not refused."""
+    task = task_of(name)
+    product = cv.fit("hessian", task).operator
+    own = [p for p in task.model.parameters() if p.requires_grad]
+    v = torch.randn(task.P, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    X, y = task.train
+    # Fused attention has no second derivative.
+    with sdpa_kernel(SDPBackend.MATH):
+        mean = task.loss.per_example(task.model(X), y).mean()
+        slope = torch.autograd.grad(mean, own, create_graph=True, allow_unused=True)
+        pieces = zip(slope, v.split([p.numel() for p in own]), strict=True)
+        along = sum((g.double() * w.reshape(g.shape)).sum() for g, w in pieces if g is not None)
+        wanted = flat(torch.autograd.grad(along, own, allow_unused=True), own)
+    assert_near(product @ v / wanted.norm(), wanted / wanted.norm(), FLOAT32)
