@@ -26,6 +26,7 @@ from curvlang.language.chain import Combination, Curvature, Evaluation, Spec, Ta
 from curvlang.models.builtin import absolute, is_trained
 from curvlang.models.metric import asked_of
 from curvlang.models.task import Task
+from curvlang.operators import usable
 from curvlang.reporting.provenance import provenance
 from curvlang.reporting.runfolder import check_folder, write_run
 from curvlang.reporting.schema import plain
@@ -84,17 +85,7 @@ def device_of(name: str) -> torch.device:
     """The device that an option names; `auto` takes CUDA where there is any."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0]
-        raise SpecError(
-            Diagnostic(
-                "E0708", f"the device `{name}` cannot be used: {reason}", help=("use `cpu`",)
-            )
-        ) from error
-    return device
+    return usable(name)
 
 
 def dtype_of(name: str) -> torch.dtype:

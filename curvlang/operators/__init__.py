@@ -11,6 +11,7 @@ from curvlang.operators.iterative import ByExample, Iterative, Solved
 from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOutputEigen
 from curvlang.operators.low_rank import Gram, LowRank, low_rank
 from curvlang.operators.matrix_free import MatrixFree, estimate_trace
+from curvlang.operators.moving import moved, usable
 from curvlang.operators.neumann import Neumann
 from curvlang.operators.operator import Operator, Spectral, held_bytes, refuse, tikhonov
 from curvlang.operators.projected import Projected, projected
@@ -50,6 +51,7 @@ __all__ = [
     "held_bytes",
     "load_operator",
     "low_rank",
+    "moved",
     "projected",
     "refuse",
     "save",
@@ -57,4 +59,5 @@ __all__ = [
     "stacked",
     "stacked_from",
     "tikhonov",
+    "usable",
 ]

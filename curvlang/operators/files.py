@@ -13,6 +13,7 @@ from curvlang.operators.basic import CholeskyInverse, Dense, Diagonal, Eigen, Id
 from curvlang.operators.combined import BlockDiagonal, Scaled, Sum
 from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOutputEigen
 from curvlang.operators.low_rank import Gram, LowRank
+from curvlang.operators.matrix_free import MatrixFree
 from curvlang.operators.operator import Operator, refuse
 from curvlang.operators.projected import Projected
 from curvlang.operators.sealed import read_sealed, write_sealed
@@ -38,7 +39,7 @@ def save(
     """
     tensors: dict[str, Tensor] = {}
     every = {"op": operator, **(others or {})}
-    trees = {name: _write(one, name, tensors) for name, one in every.items()}
+    trees = {name: to_tree(one, name, tensors) for name, one in every.items()}
     write_sealed(path, tensors, {"format": FORMAT, "trees": trees, "notes": dict(notes or {})})
 
 
@@ -51,11 +52,17 @@ def load_operator(path: str | Path) -> tuple[Operator, dict[str, Any], dict[str,
     tensors, text = read_sealed(path)
     if text.get("format") != FORMAT:
         refuse("E0605", f"`{path}` was written by another version", "save it with `op.save`")
-    every = {name: _read(tree, tensors) for name, tree in text["trees"].items()}
+    every = {name: from_tree(tree, tensors) for name, tree in text["trees"].items()}
     return every.pop("op"), text["notes"], every
 
 
-def _write(operator: Operator, key: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def to_tree(operator: Operator, key: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """An operator as plain values; its tensors are put under names that begin with `key`.
+
+    Raises:
+        SpecError: E0603 for a structure that holds no tensors of its own.
+    """
+
     def put(**named: Tensor | None) -> dict[str, Any]:
         for name, tensor in named.items():
             if tensor is not None:
@@ -87,25 +94,31 @@ def _write(operator: Operator, key: str, tensors: dict[str, Tensor]) -> dict[str
             return put(columns=columns)
         case Projected(inner=inner, left=left, right=right, complement=complement):
             made = put(left=left, right=right, complement=complement)
-            return {**made, "inner": _write(inner, f"{key}.0", tensors)}
+            return {**made, "inner": to_tree(inner, f"{key}.0", tensors)}
         case Scaled(factor=factor, operator=inner):
-            return {**put(), "factor": factor, "inner": _write(inner, f"{key}.0", tensors)}
+            return {**put(), "factor": factor, "inner": to_tree(inner, f"{key}.0", tensors)}
         case Sum(terms=terms):
-            parts = [_write(t, f"{key}.{k}", tensors) for k, t in enumerate(terms)]
+            parts = [to_tree(t, f"{key}.{k}", tensors) for k, t in enumerate(terms)]
             return {**put(), "terms": parts}
         case Stacked(stack=stack, groups=groups, length=length):
             sizes = {"groups": groups, "length": length}
-            return {**put(), **sizes, "inner": _write(stack, f"{key}.0", tensors)}
+            return {**put(), **sizes, "inner": to_tree(stack, f"{key}.0", tensors)}
         case BlockDiagonal(names=names, parts=parts, places=places):
-            written = [_write(part, f"{key}.{k}", tensors) for k, part in enumerate(parts)]
+            written = [to_tree(part, f"{key}.{k}", tensors) for k, part in enumerate(parts)]
             for k, positions in enumerate(places):
                 tensors[f"{key}.index.{k}"] = positions
             return {**put(), "names": list(names), "blocks": written}
+        case MatrixFree():
+            refuse(
+                "E0603",
+                "a matrix-free operator can be neither saved nor moved: it multiplies by running the model",
+                "fit it where it is used, in the precision that is wanted: `cv.fit(spec, task, dtype=…)`",
+            )
         case _:
             refuse(
                 "E0603",
-                f"a {operator.structure} holds no tensors that could be saved",
-                "save the structure it was made from",
+                f"an inverse by {operator.structure} can be neither saved nor moved: it holds no tensors",
+                "save or move the curvature, with which its solver is kept, and take the inverse afterwards",
             )
 
 
@@ -124,21 +137,22 @@ _PLAIN: Mapping[str, tuple[Callable[..., Operator], tuple[str, ...], tuple[str, 
 }
 
 
-def _read(tree: dict[str, Any], tensors: Mapping[str, Tensor]) -> Operator:
+def from_tree(tree: dict[str, Any], tensors: Mapping[str, Tensor]) -> Operator:
+    """The operator that `to_tree` wrote."""
     kind, key = tree["kind"], tree["key"]
     match kind:
         case "Scaled":
-            return Scaled(tree["factor"], _read(tree["inner"], tensors))
+            return Scaled(tree["factor"], from_tree(tree["inner"], tensors))
         case "Projected":
             left, right = (tensors.get(f"{key}.{side}") for side in ("left", "right"))
-            inner = _read(tree["inner"], tensors)
+            inner = from_tree(tree["inner"], tensors)
             return Projected(inner, left, right, tensors[f"{key}.complement"])
         case "Sum":
-            return Sum(tuple(_read(t, tensors) for t in tree["terms"]))
+            return Sum(tuple(from_tree(t, tensors) for t in tree["terms"]))
         case "Stacked":
-            return Stacked(_read(tree["inner"], tensors), tree["groups"], tree["length"])
+            return Stacked(from_tree(tree["inner"], tensors), tree["groups"], tree["length"])
         case "BlockDiagonal":
-            blocks = tuple(_read(b, tensors) for b in tree["blocks"])
+            blocks = tuple(from_tree(b, tensors) for b in tree["blocks"])
             index = tuple(tensors[f"{key}.index.{k}"].to(torch.long) for k in range(len(blocks)))
             return BlockDiagonal(tuple(tree["names"]), blocks, index)
         case _:

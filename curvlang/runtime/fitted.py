@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from curvlang.diagnostics.notebook import html_table
+from curvlang.diagnostics.values import finite_number
 from curvlang.language import default_inverse, inverse_kept, inverse_read
 from curvlang.language.chain import InverseUse
 from curvlang.models.modes import settled
-from curvlang.operators import BlockDiagonal, ByExample, Operator, Spectral, load_operator, save
+from curvlang.operators import (
+    BlockDiagonal,
+    ByExample,
+    Operator,
+    Spectral,
+    added,
+    load_operator,
+    moved,
+    refuse,
+    save,
+    scaled,
+)
 from curvlang.operators.iterative import Progress, Report
 from curvlang.runtime.inverse import invert
 from curvlang.runtime.solver import FittedSolver
@@ -74,6 +88,102 @@ class FittedOperator:
     def __matmul__(self, v: Tensor) -> Tensor:
         """`C v` for `v` of shape `[P]` or `[P, k]`."""
         return self.operator @ v
+
+    @property
+    def T(self) -> FittedOperator:
+        """The transpose, which is the operator itself: curvatures are symmetric."""
+        return self
+
+    @settled
+    def __add__(self, other: FittedOperator | Operator) -> FittedOperator:
+        """C + D, in blocks where both have the same ones.
+
+        The sum has neither's inverse nor solver: give `damping`, or an inverse by name.
+
+        Raises:
+            SpecError: E0606 where they are not of the same parameters, precision and device.
+        """
+        if not isinstance(other, FittedOperator | Operator):
+            return NotImplemented
+        self._check_fits(other)
+        inner = other.operator if isinstance(other, FittedOperator) else other
+        label = f"{self.label or 'curvature'} + {getattr(other, 'label', '') or other.structure}"
+        return FittedOperator(
+            added([self.operator, inner]), self.parameters, None, label, declared=self.declared
+        )
+
+    def __radd__(self, other: object) -> FittedOperator:
+        """`sum([C, D])` starts with 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    @settled
+    def __mul__(self, factor: float) -> FittedOperator:
+        """The multiple c · C, without C's inverse and solver.
+
+        Raises:
+            SpecError: E0563 for a factor that is not a finite number.
+        """
+        factor = finite_number(factor, "factor")
+        label = f"{factor:g} · {self.label or 'curvature'}"
+        return FittedOperator(
+            scaled(factor, self.operator), self.parameters, None, label, declared=self.declared
+        )
+
+    __rmul__ = __mul__
+
+    def _check_fits(self, other: FittedOperator | Operator) -> None:
+        if isinstance(other, FittedOperator) and other.parameters != self.parameters:
+            apart = sorted(set(self.parameters) ^ set(other.parameters))
+            what = f"only one has `{apart[0]}`" if apart else "their order differs"
+            refuse(
+                "E0606",
+                f"the curvatures are not on the same parameters: {what}",
+                "fit both on one task, with the same clause `others = …`",
+            )
+        if other.shape != self.shape:
+            refuse(
+                "E0606",
+                f"operators of size {self.shape[0]} and {other.shape[0]} cannot be added",
+                "fit both on one task",
+            )
+        own = self.operator
+        inner = other.operator if isinstance(other, FittedOperator) else other
+        if (inner.dtype, inner.device) != (own.dtype, own.device):
+            place = f"dtype={own.dtype}, device='{own.device}'"
+            refuse(
+                "E0606",
+                f"operators in {inner.dtype} on {inner.device} and in {own.dtype} on {own.device} "
+                "cannot be added",
+                f"move one: `.to({place})`",
+            )
+
+    @settled
+    def to(
+        self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> FittedOperator:
+        """The same curvature in another precision or on another device.
+
+        A solver on minibatches stays behind, since it runs the model where that is.
+
+        Args:
+            dtype: float32 or float64; the operator's where not given.
+            device: The operator's where not given.
+
+        Raises:
+            SpecError: E0603 for a matrix-free operator, E0758 for another precision, E0708 for a
+                device that cannot be used.
+        """
+        solver = self.solver
+        if solver is not None and solver.preconditioner is not None:
+            solver = replace(solver, preconditioner=moved(solver.preconditioner, dtype, device))
+        return FittedOperator(
+            moved(self.operator, dtype, device),
+            self.parameters,
+            self.rule,
+            self.label,
+            solver,
+            declared=self.declared,
+        )
 
     @settled
     def dense(self) -> Tensor:
