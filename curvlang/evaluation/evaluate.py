@@ -18,6 +18,7 @@ from curvlang.evaluation.chain import Setting, forward_error, measure, sampled, 
 from curvlang.evaluation.gradients import gradients
 from curvlang.evaluation.ground_truth import GroundTruth, ground_truth
 from curvlang.evaluation.judge import judge
+from curvlang.evaluation.left_out import kept_prefixes, left_out, notes_of
 from curvlang.evaluation.protocol import GRADIENTS, GRADIENTS_BY_PRODUCTS, LDS, SWEEP
 from curvlang.evaluation.result import Result
 from curvlang.evaluation.steps import steps_of
@@ -152,7 +153,8 @@ def evaluate_curvature(
     asked = asked_on(metric, task)
     task = without_ignored(_compared(curvature, reference, solver), task)
     with clock("fit"):
-        stages, goal, goal_label = _fitted(curvature, reference, task, seed, progress)
+        without = left_out(curvature, reference, task)
+        stages, goal, goal_label = _fitted(curvature, reference, task, seed, progress, without)
         fitted = fit_solver(solver, task, seed=seed)
     queries = (protocol.queries if protocol is not None else None) or task.Q
     work = len(chosen) * (queries + GRADIENTS_BY_PRODUCTS) * task.N
@@ -200,6 +202,7 @@ def evaluate_curvature(
         comparisons=judged.comparisons(stages, shared) if judged else (),
         notes=tuple(notes)
         + _metric_notes(asked)
+        + notes_of(without, goal_label)
         + product_notes(stages)
         + tuple(dict.fromkeys(stage.note for stage in stages if stage.note)),
     )
@@ -235,14 +238,21 @@ def _fitted(
     task: Task,
     seed: int,
     progress: Progress | None,
+    without: Mapping[str, str],
 ) -> tuple[tuple[FittedStage, ...], Operator, str]:
     """Stages of the chain and the reference, which is the first stage where that is the Hessian.
 
-    A sum has no stages of its own: the reference stands in front of it, to be compared with.
+    A sum has no stages of its own: the reference stands in front of it, to be compared with. Where
+    steps are left out, the first one that is kept is the reference, unless one is named.
     """
-    stages = fit_curvature(curvature, task, seed=seed, progress=progress)
-    if reference is None and stages[0].label == "hessian":
-        return stages, stages[0].operator, "hessian"
+    if without and isinstance(curvature, Chain):
+        prefixes = kept_prefixes(curvature, without)
+        found = fit_chains(prefixes, task, seed=seed, last=True, progress=progress)
+        stages = tuple(one[-1] for one in found)
+    else:
+        stages = fit_curvature(curvature, task, seed=seed, progress=progress)
+    if reference is None and (without or stages[0].label == "hessian"):
+        return stages, stages[0].operator, stages[0].label
     if reference is None:
         from curvlang.language import curvature_named
 
