@@ -13,6 +13,9 @@ from curvlang.models.blocks import LayerBlock
 from curvlang.models.task import Task
 from curvlang.runtime.memory import available, gibibytes
 
+MANY = 1000
+"""Columns of one example above which a repair names drawn labels: as many go backward for every example."""
+
 
 def column_count(fisher: Fisher, task: Task, outputs: int) -> int:
     """R: columns of the factor, drawn labels, or the true label alone."""
@@ -49,12 +52,29 @@ def require_columns(
     if not exact:
         return
     R = task.loss.columns(outputs)
-    size = torch.empty((), dtype=task.precision).element_size()
-    needed = size * R * max(outputs + _pulled_back(blocks[p.reads[0]]) for p in exact)
+    needed = max(exact_bytes(task, blocks[p.reads[0]], outputs) for p in exact)
     have = available(task.device)
     if needed > have:
         passes = max(p.passes for p in exact)
         raise MachineError(_too_many(R, needed, have, passes, task))
+
+
+def exact_bytes(task: Task, layers: Sequence[LayerBlock], outputs: int) -> int:
+    """Bytes of the exact columns of one example and of what they are pulled back to."""
+    size = torch.empty((), dtype=task.precision).element_size()
+    return size * task.loss.columns(outputs) * (outputs + _pulled_back(layers))
+
+
+def many_columns(task: Task) -> str:
+    """Why exact columns are not for this task; empty where they are."""
+    layers = task.blocks()
+    with torch.no_grad():
+        outputs = task.model(task.few[:1]).numel()
+    R = task.loss.columns(outputs)
+    needed, have = exact_bytes(task, layers, outputs), available(task.device)
+    if needed > have:
+        return f"{R} exact columns for each example, which do not fit"
+    return f"{R} exact columns for each example" if R > MANY else ""
 
 
 def repairs(plans: Sequence[Plan]) -> tuple[str, ...]:

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from curvlang.compiler.derive import describe_stage
 from curvlang.compiler.fits import Unfit, first_unfit, unfit
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.language import curvature_named, shipped
 from curvlang.language.chain import Chain
 from curvlang.models.blocks import LayerBlock
 from curvlang.models.task import Task
+from curvlang.runtime.columns import many_columns
+
+DROP, EXACT = "drop_residual", "exact"
 
 
 def without_ignored(chains: Sequence[Chain], task: Task) -> Task:
@@ -49,22 +53,23 @@ def misfits(chains: Sequence[Chain], task: Task) -> list[Diagnostic]:
     found: list[Diagnostic] = []
     for chain in chains if others else ():
         problem = unfit(chain)
-        refusal = None if problem is None or problem.ignored else _problem(problem, others)
+        refusal = None if problem is None or problem.ignored else _problem(problem, others, task)
         if refusal is not None and refusal not in found:
             found.append(refusal)
     return found
 
 
-def besides(chains: Sequence[Chain], others: Sequence[LayerBlock]) -> tuple[Chain, ...] | None:
+def besides(chains: Sequence[Chain], task: Task) -> tuple[Chain, ...] | None:
     """For each chain the one for the other parameters; None where there are none.
 
     Raises:
         SpecError: E0401 where a stage fits none of them and no clause says what to do, E0415 where
             the stage that a clause names does not fit them either.
     """
+    others = _others_of(task)
     if not others:
         return None
-    return tuple(_beside(chain, others) for chain in chains)
+    return tuple(_beside(chain, others, task) for chain in chains)
 
 
 def _others_of(task: Task) -> tuple[LayerBlock, ...]:
@@ -73,21 +78,21 @@ def _others_of(task: Task) -> tuple[LayerBlock, ...]:
     return tuple(block for block in found if not block.factored)
 
 
-def _beside(chain: Chain, others: Sequence[LayerBlock]) -> Chain:
+def _beside(chain: Chain, others: Sequence[LayerBlock], task: Task) -> Chain:
     found = unfit(chain)
     if found is None:
         return chain
-    problem = _problem(found, others)
+    problem = _problem(found, others, task)
     if problem is not None:
         raise SpecError(problem)
     assert found.beside is not None
     return found.beside
 
 
-def _problem(found: Unfit, others: Sequence[LayerBlock]) -> Diagnostic | None:
+def _problem(found: Unfit, others: Sequence[LayerBlock], task: Task) -> Diagnostic | None:
     """What is wrong with a stage that does not fit; nothing where its clause helps."""
     if found.beside is None:
-        return _refusal(found, others)
+        return _refusal(found, others, task)
     return None if first_unfit(found.beside) is None else _unfit_either(found, others)
 
 
@@ -101,10 +106,8 @@ def _notes(others: Sequence[LayerBlock]) -> tuple[str, ...]:
     )
 
 
-def _refusal(found: Unfit, others: Sequence[LayerBlock]) -> Diagnostic:
+def _refusal(found: Unfit, others: Sequence[LayerBlock], task: Task) -> Diagnostic:
     stage = found.chain.stages[found.number]
-    written = [describe_stage(x) for x in found.chain.stages]
-    written[found.number] = _with_clause(written[found.number], "diagonal")
     return Diagnostic(
         "E0401",
         f"`{stage.name}` does not fit {_named(others)}",
@@ -112,10 +115,37 @@ def _refusal(found: Unfit, others: Sequence[LayerBlock]) -> Diagnostic:
         (
             "say what becomes of them: `others = diagonal` (or another stage that fits), "
             "`others = keep` (as they are before this stage), or `others = ignore` (constants)",
-            f"for example `curvature mine = {' |> '.join(written)}`",
+            _example(found, task),
         ),
         _notes(others),
     )
+
+
+def _example(found: Unfit, task: Task) -> str:
+    """The whole chain with the clause, and with drawn labels where exact columns are too many."""
+    written = [describe_stage(x) for x in found.chain.stages]
+    written[found.number] = _with_clause(written[found.number], "diagonal")
+    exact = [
+        k
+        for k, stage in enumerate(found.chain.stages)
+        if stage.name == DROP and stage.arguments.get("fisher") == EXACT
+    ]
+    why = ""
+    if exact and (columns := many_columns(task)):
+        written[exact[0]] = f"{DROP}(fisher = mc)"
+        why = f"; labels are drawn in it, since this loss has {columns}"
+    name = _shipped(written)
+    ships = f", which ships as `{name}`" if name else ""
+    return f"for example `curvature mine = {' |> '.join(written)}`{ships}{why}"
+
+
+def _shipped(written: Sequence[str]) -> str:
+    """The name of the curvature that ships and is this chain; empty where none is."""
+    for name in (x.name for x in shipped() if x.kind == "curvature"):
+        chain = curvature_named(name)
+        if isinstance(chain, Chain) and [describe_stage(x) for x in chain.stages] == list(written):
+            return name
+    return ""
 
 
 def _with_clause(stage: str, word: str) -> str:

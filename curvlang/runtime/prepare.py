@@ -93,7 +93,7 @@ def prepare(
     if padded:
         chains = [masked(chain) for chain in chains]
     found = _blocks_of(task)
-    beside = besides(chains, [b for b in found[Partition.LAYER] if not b.factored])
+    beside = besides(chains, task)
     programs, results = derive(chains, last=last, beside=beside)
     if any(program.partition is Partition.PARAMETER for program in programs):
         found[Partition.PARAMETER] = task.blocks("parameter")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch import nn
 import curvlang as cv
 from curvlang.compiler.fits import first_unfit
 from curvlang.facade import chains_of, chosen
+from curvlang.runtime import columns
 from tests.oracles import dense
 from tests.runtime.test_layers import assert_close, fit, inputs, language, task
 
@@ -26,6 +29,73 @@ def test_without_the_clause_they_are_refused_by_name():
     (problem,) = caught.value.diagnostics
     assert problem.headline == "`kronecker_factor` does not fit `1`"
     assert "others = diagonal" in problem.help[1]
+
+
+def spoken(words: int, positions: int = 2) -> cv.Task:
+    """Words from positions, with a norm; a class for every word."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2), nn.Linear(2, words, bias=False))
+    X, y = torch.randn(6, positions, 3).double(), torch.randint(0, words, (6, positions))
+    return cv.Task(model.double().eval(), cv.CrossEntropy(), (X, y), (X[:2], y[:2]))
+
+
+def repaired(error: cv.SpecError) -> str:
+    """The spec that a repair writes."""
+    (text,) = re.findall(r"for example `(.*?)`", str(error))
+    return text
+
+
+@pytest.mark.parametrize("name", ["kfac", "ekfac", "tkfac", "shampoo", "foof", "per_output"])
+def test_what_the_repair_writes_runs(name):
+    for t in (normed(), spoken(5)):
+        with pytest.raises(cv.SpecError, match="E0401") as caught:
+            cv.fit(name, t)
+        assert "fisher = mc" not in str(caught.value)
+        op = cv.fit(cv.loads(repaired(caught.value)), t)
+        assert op.blocks["1"].describe() == "Diagonal 8" or op.blocks["1"].size == 4
+        assert op.parameters == t.parameters
+
+
+def test_one_repair_where_exact_columns_do_not_fit_either(monkeypatch):
+    t = spoken(5)
+    monkeypatch.setattr(columns, "available", lambda device: 1000)
+    with pytest.raises(cv.SpecError, match="E0401") as caught:
+        cv.fit("ekfac", t)
+    assert "10 exact columns for each example, which do not fit" in str(caught.value)
+    assert "which ships as `ekfac_lm`" in str(caught.value)
+    written = cv.fit(cv.loads(repaired(caught.value)), t)
+    assert_close(written.dense(), cv.fit("ekfac_lm", t).dense())
+    with pytest.raises(cv.MachineError, match="E0801"):
+        cv.fit(cv.loads("curvature m = block_ggn |> kronecker_factor(others = diagonal)"), t)
+
+
+def test_many_columns_are_named_where_they_fit():
+    with pytest.raises(cv.SpecError, match="E0401") as caught:
+        cv.fit("kfac", spoken(600))
+    assert "1200 exact columns for each example" in str(caught.value)
+    assert "drop_residual(fisher = mc)" in repaired(caught.value)
+    assert "ships" not in str(caught.value)
+
+
+def test_the_shipped_spec_for_language_models():
+    t = spoken(5)
+    op = cv.fit("ekfac_lm", t, seed=3)
+    drawn = cv.fit(fisher("kronecker_factor |> eigen_correct"), plain(t), seed=3)
+    for name in ("0", "2"):
+        assert_close(op.blocks[name].dense(), drawn.blocks[name].dense())
+    squares = cv.fit(fisher("diagonal"), t, seed=3)
+    assert_close(op.blocks["1"].dense(), squares.blocks["1"].dense())
+
+
+def fisher(tail):
+    return cv.loads(
+        "curvature m = hessian |> drop_residual(fisher = mc) |> block_diagonal(by = layer) |> "
+        + tail
+    )
+
+
+def plain(t):
+    return t.restricted([name for name in t.parameters if not name.startswith("1.")])
 
 
 @pytest.mark.parametrize("tail", ["", " |> eigen_correct"])
