@@ -41,7 +41,7 @@ def test_steps_that_are_kept_are_what_they_were(small, monkeypatch):
         small,
         seed=1,
     )
-    assert labels(whole)[-3:] == labels(short)
+    assert labels(whole)[-3:-1] == labels(short)[:2]
     for one, other in zip(reversed(short.steps), reversed(whole.steps), strict=False):
         assert one.forward == pytest.approx(other.forward, rel=1e-9, abs=1e-12)
         pairs = zip(one.points, other.points, strict=True)
