@@ -388,14 +388,37 @@ def seen_by(operator: FittedOperator | Operator, task: Task) -> Task:
     """The task with the parameters that a curvature is on; those that it ignores are constants.
 
     Raises:
-        SpecError: E0563 for something else than a curvature or a task.
+        SpecError: E0563 for something else than a curvature or a task, E0759 where the curvature is on
+            parameters that the task does not have.
     """
     check_task(task)
     if not isinstance(operator, FittedOperator | Operator):
         raise another_type("operator", operator, "a fitted curvature", "`cv.fit(spec, task)`")
     if isinstance(operator, FittedOperator) and operator.parameters != task.parameters:
-        return task.restricted(operator.parameters)
+        missing = [name for name in operator.parameters if name not in task.parameters]
+        if missing:
+            raise _of_another_model(f"the task has no parameter `{missing[0]}`")
+        task = task.restricted(operator.parameters)
+        if operator.parameters != task.parameters:
+            raise _of_another_model("the task has the same parameters in another order")
+    if operator.shape[0] != task.P:
+        raise _of_another_model(
+            f"it is of size {operator.shape[0]}, the task has P = {task.P} parameters"
+        )
     return task
+
+
+def _of_another_model(why: str) -> SpecError:
+    return SpecError(
+        Diagnostic(
+            "E0759",
+            f"the curvature was fitted on another model: {why}",
+            help=(
+                "fit it on this task (`cv.fit(spec, task)`), or give the task of the model that it was "
+                "fitted on",
+            ),
+        )
+    )
 
 
 def inverted(

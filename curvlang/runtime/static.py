@@ -205,8 +205,9 @@ def _refuse_without_products(result: Result) -> None:
     else:
         what = f"after `{result.stage}`"
         repair = (
-            "yield a structure that is smaller than its entries (a diagonal, a Kronecker product, "
-            "`low_rank` after it), or cut the parameters into smaller blocks"
+            f"write `{result.stage} |> low_rank(rank = …)`, which multiplies with it and never forms it "
+            "(exact where the rank is at least that of the block: at most the number of examples "
+            "for a mean over examples of outer products)"
         )
     raise SpecError(
         Diagnostic(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.func import functional_call, jacrev
 
 import curvlang as cv
@@ -275,3 +276,30 @@ def test_top_gives_the_extremes_with_their_examples():
     assert [one.query for one in cv.top(scores, 1, queries=[2, 0])] == [2, 0]
     assert_refused("E0593", lambda: cv.top(scores[:1], 1, task), "grouped=True")
     assert_refused("E0593", lambda: cv.top(scores, 1, queries=[3]), "0…2")
+
+
+def test_a_curvature_of_another_model_is_refused():
+    task = make_task(network([3, 4, 3]), "cross_entropy")
+    op = cv.fit("ekfac", task)
+    model = nn.Sequential(nn.Identity(), *network([3, 4, 3])).eval()
+    renamed = make_task(model, "cross_entropy")
+    wider = make_task(network([3, 5, 3]), "cross_entropy")
+    assert_refused("E0759", lambda: cv.influence(op, renamed), "cv.fit")
+    assert_refused("E0759", lambda: cv.self_influence(op, wider), "P = ")
+    assert_refused("E0759", lambda: cv.influence(op.operator, wider), "size 31")
+    straight, turned = Two("ab"), Two("ba")
+    op = cv.fit("kfac", make_task(straight.double().eval(), "cross_entropy"))
+    other = make_task(turned.double().eval(), "cross_entropy")
+    assert_refused("E0759", lambda: cv.influence(op, other), "another order")
+
+
+class Two(nn.Module):
+    """Two layers of one size, made in the order of their names in a text."""
+
+    def __init__(self, order):
+        super().__init__()
+        for name in order:
+            setattr(self, name, nn.Linear(3, 3))
+
+    def forward(self, x):
+        return self.b(self.a(x).tanh())
