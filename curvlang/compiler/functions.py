@@ -24,7 +24,10 @@ def _check(matrix: Tensor, function: str) -> Tensor:
             Diagnostic(
                 "E0312",
                 f"`{function}` met a matrix with entries that are not finite",
-                help=("look for overflow in the statistics, or compute with `--dtype float64`",),
+                help=(
+                    "look for a division by zero or an overflow in the formula"
+                    + (", or compute in float64" if matrix.dtype != torch.float64 else ""),
+                ),
             )
         )
     transposed = matrix.mT
@@ -35,7 +38,10 @@ def _check(matrix: Tensor, function: str) -> Tensor:
             Diagnostic(
                 "E0313",
                 f"`{function}` needs a symmetric matrix, and this one is not",
-                help=("write the matrix as a sum of outer products, as in `x[i] * x[i']`",),
+                help=(
+                    "write its symmetric part, `(M[i,i'] + M[i',i]) / 2`, or make it of products of one "
+                    "factor with itself, as in `x[i] * x[i']`; `svd` takes any matrix",
+                ),
             )
         )
     return (matrix + transposed) / 2

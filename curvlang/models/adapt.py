@@ -214,7 +214,9 @@ def _check_alike(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
                 "E0557",
                 f"field `{name}` has the shape {list(value.shape[1:])} in `train` and "
                 f"{list(other.shape[1:])} in `query`",
-                "pad both to one length, labels with -100",
+                "pad both to one length, labels with -100"
+                if value.ndim == 2 and not value.is_floating_point()
+                else "give both one shape",
             )
         if value.is_floating_point() != other.is_floating_point():
             raise refusal(

@@ -129,12 +129,14 @@ def _column(name: str, value: Any, part: str) -> Tensor:
     return found
 
 
-def _ragged(name: str, shapes: Iterable[tuple[int, ...]], part: str) -> SpecError:
+def _ragged(name: str, shapes: Collection[tuple[int, ...]], part: str) -> SpecError:
     shown = " and ".join(str(list(s)) for s in sorted(set(shapes))[:2])
     return refusal(
         "E0557",
         f"field `{name}` of `{part}` has examples of different shapes: {shown}",
-        'pad the examples to one length (a tokenizer\'s `padding="max_length"`), labels with -100',
+        'pad the examples to one length (a tokenizer\'s `padding="max_length"`), labels with -100'
+        if all(len(shape) == 1 for shape in shapes)
+        else "give all examples one shape",
     )
 
 

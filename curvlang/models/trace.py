@@ -355,13 +355,19 @@ _NO_CALL = "the forward pass does not call it on the examples that were tried"
 _NO_PRODUCT = "its inputs are not one tensor, so that parts of the weight are used one by one"
 
 
-def cut_off(headline: str) -> SpecError:
-    """The refusal of a path that cannot be differentiated."""
+def cut_off(headline: str, others: bool = False) -> SpecError:
+    """The refusal of a path that cannot be differentiated.
+
+    Args:
+        headline: What has no gradient.
+        others: Whether there are parameters that a gradient reaches.
+    """
     return refusal(
         "E0417",
         headline,
         "compute the output from the parameters by differentiable operations (no `torch.no_grad`, "
-        "`detach`, `argmax` or numpy in between), or freeze the parameters before the cut",
+        "`detach`, `argmax` or numpy in between)"
+        + (", or freeze the parameters before the cut" if others else ""),
     )
 
 

@@ -184,7 +184,7 @@ def _check_reached(model: nn.Module, X: Tensor, silent: Sequence[str]) -> None:
         plain = model(X)
         cut = [f"`{name}`" for name in silent if not _same(plain, _moved(model, X, name))]
     if cut:
-        raise cut_off(f"no gradient of the output reaches {', '.join(cut)}")
+        raise cut_off(f"no gradient of the output reaches {', '.join(cut)}", others=True)
 
 
 def _moved(model: nn.Module, X: Tensor, name: str) -> Tensor:

@@ -7,7 +7,7 @@ code allocates. The model, the data, and what the interpreter and its libraries 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -100,14 +100,14 @@ def left(device: torch.device) -> str:
     return f"`memory` allows {gibibytes(limit)}"
 
 
-def require(needed: int, device: torch.device, purpose: str, repairs: tuple[str, ...] = ()) -> None:
+def require(needed: int, device: torch.device, purpose: str, repairs: Iterable[str] = ()) -> None:
     """Refuse work that will not fit, with what it needs and what there is.
 
     Args:
         needed: Bytes.
         device: Where.
         purpose: What for.
-        repairs: What to do about it, before what always helps.
+        repairs: What to do about it, before what always helps; asked for where it is refused.
 
     Raises:
         MachineError: E0801.
@@ -124,7 +124,7 @@ def require(needed: int, device: torch.device, purpose: str, repairs: tuple[str,
 
 def _last_repair() -> str:
     free = "free memory on the machine" if _LIMIT.get() is None else "allow more `memory`"
-    return f"use a smaller model or `--dtype float32` (`dtype=torch.float32` in Python), or {free}"
+    return f"use a smaller model, or {free}"
 
 
 def exhausted(error: BaseException) -> MachineError | None:

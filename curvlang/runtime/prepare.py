@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -18,7 +19,7 @@ from curvlang.models.flops import hessian_flops, leaves_flops
 from curvlang.models.task import Task
 from curvlang.models.ways import WORDS, hessian_way
 from curvlang.runtime.alignment import Aligned, alignments, check_lengths, has_padding
-from curvlang.runtime.columns import column_count, repairs, require_columns
+from curvlang.runtime.columns import column_count, require_columns
 from curvlang.runtime.footprint import (
     Phase,
     blocks_read,
@@ -27,6 +28,7 @@ from curvlang.runtime.footprint import (
     reads_hessian,
     sum_bytes,
 )
+from curvlang.runtime.lighter import lighter
 from curvlang.runtime.memory import available, require
 from curvlang.runtime.others import besides
 
@@ -123,7 +125,9 @@ def prepare(
     require_columns(plans, found, task, outputs)
     phases = footprint(plans, found, task)
     worst = largest(phases)
-    require(worst.bytes, task.device, f"this run ({worst.name})", repairs(plans))
+    again = partial(prepare, task=task, batch=batch, dense=dense, last=last, points=points)
+    ways = lighter(chains, plans, found, task, again)
+    require(worst.bytes, task.device, f"this run ({worst.name})", ways)
     if any(program.partition is not Partition.MODEL for program in programs):
         check_lengths(task, found[Partition.LAYER])
     aligned = alignments(task, found[Partition.LAYER]) if padded else {}

@@ -1,0 +1,132 @@
+"""What a refusal says to write is true: followed, it runs; where it would not help, it is not said."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import curvlang as cv
+from curvlang.runtime import memory
+from tests.models.support import assert_refused
+from tests.small import network, task
+
+
+def refused(act) -> str:
+    with pytest.raises((cv.MachineError, cv.SpecError)) as caught:
+        act()
+    return str(caught.value)
+
+
+def wide(dtype=torch.float64):
+    t = task(network([30, 20, 3]), "cross_entropy", d_in=30)
+    return t.to(dtype=dtype)
+
+
+def test_a_sketch_of_hessian_blocks_names_gauss_newton_blocks():
+    spec = "curvature x = {} |> low_rank(rank = 2)"
+    shown = refused(lambda: cv.fit(cv.loads(spec.format("block_hessian")), wide(), memory="1 MB"))
+    assert "E0801" in shown
+    assert "put `drop_residual` behind `hessian`" in shown
+    op = cv.fit(cv.loads(spec.format("block_ggn")), wide(), memory="1 MB")
+    assert {block.structure for block in op.blocks.values()} == {"LowRank"}
+    shown = refused(lambda: cv.fit("block_hessian", wide(), memory="1 MB"))
+    assert "drop_residual" not in shown
+
+
+def test_single_precision_is_named_where_it_helps():
+    """Every amount from what is refused to what runs: told to use float32, it runs in float32."""
+    helped = []
+    for name in ("kfac", "ekfac", "diagonal", "block_ggn"):
+        for limit in (int(1000 * 1.25**k) for k in range(40)):
+            try:
+                cv.fit(name, wide(), memory=limit)
+                break
+            except cv.MachineError as error:
+                told = "float32" in str(error)
+            assert "float32" not in refused_in_single(name, limit)
+            if told:
+                cv.fit(name, wide(), dtype=torch.float32, memory=limit)
+                helped.append(name)
+    assert helped
+
+
+def refused_in_single(name, limit) -> str:
+    """What is said where the run is in float32 already; nothing where it fits."""
+    try:
+        cv.fit(name, wide(torch.float32), memory=limit)
+    except cv.MachineError as error:
+        return str(error)
+    return ""
+
+
+def test_nothing_else_is_refused_with_float32():
+    with pytest.raises(cv.MachineError) as caught, memory.limited(1000):
+        memory.require(10**9, torch.device("cpu"), "this")
+    assert "float32" not in str(caught.value)
+
+
+class Cut(nn.Module):
+    """Two layers; the path to the first is cut, or that to both."""
+
+    def __init__(self, whole):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.whole = whole
+
+    def forward(self, x):
+        f = self.last(self.first(x).detach())
+        return f.detach() if self.whole else f
+
+
+def test_freezing_is_named_where_something_is_left():
+    model = Cut(whole=False).double().eval()
+    shown = refused(lambda: cv.fit("kfac", task(model, "cross_entropy")))
+    assert "or freeze" in shown
+    model.first.requires_grad_(False)
+    assert cv.fit("kfac", task(model, "cross_entropy")).parameters == ("last.weight", "last.bias")
+    shown = refused(lambda: cv.fit("kfac", task(Cut(whole=True).double().eval(), "cross_entropy")))
+    assert "E0417" in shown
+    assert "freeze" not in shown
+
+
+class Fields(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.e, self.h = nn.Embedding(5, 3), nn.Linear(3, 5)
+
+    def forward(self, tokens, image):
+        return self.h(self.e(tokens).mean(1) + image.mean((1, 2)))
+
+
+def rows(count, tokens=4, side=2):
+    return {
+        "tokens": torch.ones(count, tokens, dtype=torch.long),
+        "image": torch.randn(count, side, side, 3),
+        "labels": torch.ones(count, dtype=torch.long),
+    }
+
+
+def test_padding_is_named_for_sequences_alone():
+    made = lambda query: cv.Task(Fields().eval(), "cross_entropy", rows(6), query)  # noqa: E731
+    assert_refused("E0557", lambda: made(rows(2, tokens=3)), "pad both")
+    shown = refused(lambda: made(rows(2, side=3)))
+    assert "E0557" in shown
+    assert "one shape" in shown
+    assert "pad" not in shown
+
+
+def test_a_matrix_that_is_not_symmetric_and_its_symmetric_part():
+    text = """transform mine {{
+      needs a[n,t,i]
+      M[i,i'] = mean[n,t] a[n,t,i]^2 * a[n,t,i']
+      A[i,i'] = {}
+      V[i,k], s[k] = eigh(A)
+      yield C[o,i,o',i'] = sum[k] identity[o,o'] * V[i,k] * s[k] * V[i',k]
+    }}
+    curvature x = block_ggn |> mine"""
+    t = task(network([3, 4, 3]), "cross_entropy")
+    shown = refused(lambda: cv.fit(cv.loads(text.format("M[i,i']")), t))
+    written = "(M[i,i'] + M[i',i]) / 2"
+    assert f"`{written}`" in shown
+    cv.fit(cv.loads(text.format(written)), t)
