@@ -6,6 +6,7 @@ is imported when it is first named.
 
 from __future__ import annotations
 
+import random
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,12 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module `curvlang` has no attribute `{name}`")
     module, attribute = _WHERE[name]
-    return getattr(import_module(module), attribute)
+    # Packages that are imported on the way may draw numbers: the caller's stream goes on as it was.
+    state = random.getstate()
+    try:
+        return getattr(import_module(module), attribute)
+    finally:
+        random.setstate(state)
 
 
 def __dir__() -> list[str]:

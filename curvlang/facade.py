@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ from curvlang.reporting.provenance import provenance
 from curvlang.reporting.report import Report, Run, report
 from curvlang.runtime.fit import Progress
 from curvlang.runtime.fitted import FittedOperator
+from curvlang.runtime.footprint import reads_hessian
 from curvlang.runtime.memory import Memory, limited
 from curvlang.runtime.others import without_ignored
-from curvlang.runtime.prepare import model_flops, prepare
+from curvlang.runtime.prepare import Prepared, model_flops, prepare
 from curvlang.version import VERSION
 
 
@@ -200,18 +202,33 @@ def explain(
     found = chosen(as_spec(spec), curvature)
     task = without_ignored(chains_of(found), task)
     with limited(memory):
-        prepared = prepare(list(chains_of(found)), task, last=isinstance(found, Combination))
+        prepared, model = _explained(list(chains_of(found)), task, isinstance(found, Combination))
     last = [results[-1] for results in prepared.chains]
     return Explanation(
         prepared.plans,
         prepared.chains,
         f"{found.name} on {task!r}",
-        model_flops(prepared, task),
+        model,
         {phase.name: phase.parts for phase in prepared.phases},
         explain_sum(sum_text(found), last, prepared.plans)
         if isinstance(found, Combination)
         else (),
     )
+
+
+def _explained(chains: list[Chain], task: Task, last: bool) -> tuple[Prepared, Mapping[str, int]]:
+    """The plans of every step, and what the model itself costs.
+
+    Of the last step alone where the model has no Hessian, which steps before it need and it does not.
+    """
+    prepared = prepare(chains, task, last=last)
+    try:
+        return prepared, model_flops(prepared, task)
+    except SpecError:
+        alone = prepare(chains, task, last=True)
+        if any(map(reads_hessian, alone.plans)):
+            raise
+        return alone, model_flops(alone, task)
 
 
 compile_spec = explain

@@ -112,7 +112,8 @@ ACTIVATIONS: Mapping[type[nn.Module], Activation] = {
 }
 
 
-_SAMPLES = (nn.Sequential(), nn.Linear(1, 1), *(kind() for kind in ACTIVATIONS))
+# Without numbers: an import draws none.
+_SAMPLES = (nn.Sequential(), nn.Linear(1, 1, device="meta"), *(kind() for kind in ACTIVATIONS))
 _OWN = {type(module): frozenset(vars(module)) for module in _SAMPLES}
 """Attributes that a module of each type has from its constructor."""
 

@@ -203,7 +203,10 @@ def _beside(found: Trace, layers: Set[str]) -> frozenset[str]:
         layer
         for layer in layers
         if all(
-            use.kind.folds and use.input.dim() > 2 and use.input.shape[0] == use.input.shape[1]
+            use.folded == "first"
+            and use.kind.folds
+            and use.input.dim() > 2
+            and use.input.shape[0] == use.input.shape[1]
             for use in found.uses[layer]
         )
     )

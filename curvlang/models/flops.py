@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 from curvlang.models.blocks import LayerBlock, trainable
 from curvlang.models.hessian import by_layers
 from curvlang.models.layer_hessian import hessian_by_layers
 from curvlang.models.leaves import Columns
 from curvlang.models.loss import Loss
+from curvlang.models.modes import product_state
 from curvlang.models.precision import exact_leaves
 from curvlang.models.products import hessian_product
 from curvlang.models.ways import FORWARD
@@ -52,7 +54,8 @@ def hessian_flops(
     """Operations of the dense Hessian for one example, by the way in which products are formed."""
     probe = _probe(model, X, y)
     if way == FORWARD and by_layers(blocks):
-        return _count(lambda: hessian_by_layers(model, loss, *probe, blocks)) / len(probe[0])
+        with product_state(model):
+            return _count(lambda: hessian_by_layers(model, loss, *probe, blocks)) / len(probe[0])
     P = sum(p.numel() for p in trainable(model).values())
     one = torch.zeros(
         P, 1, dtype=next(iter(trainable(model).values())).dtype, device=probe[0].device
@@ -67,6 +70,19 @@ def _probe(model: nn.Module, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _count(run: Callable[[], object]) -> int:
-    with FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _Untracked()
+    with counter:
         run()
     return int(counter.get_total_flops())
+
+
+class _Untracked(ModuleTracker):
+    """All operations count alike: hooks that tell modules apart stop backward passes inside a model."""
+
+    def __enter__(self) -> _Untracked:
+        """No hook is set."""
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        """Nothing to remove."""

@@ -76,8 +76,9 @@ def _rows(
 def by_parameter(rows: Tensor, theta: Parameters) -> Parameters:
     """Vectors [k, P] cut into tensors [k, *shape of the parameter]."""
     pieces = rows.split([p.numel() for p in theta.values()], 1)
+    # Numbers of their own: complex views need an even place in memory, and even strides.
     return {
-        name: piece.reshape(-1, *p.shape)
+        name: piece.clone(memory_format=torch.contiguous_format).reshape(-1, *p.shape)
         for (name, p), piece in zip(theta.items(), pieces, strict=True)
     }
 

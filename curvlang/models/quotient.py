@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ COARSE = (1e-3, 3e-4, 1e-4, 3e-3, 1e-2)
 """Further steps for a model that rounds to fewer digits inside than its parameters have."""
 COARSE_LIMIT = 1e-2
 """The relative difference that such steps and such rounding explain."""
+
+AWAY = 1e-2
+"""How far from the parameters a second point is, relative to them."""
 
 
 class Reference:
@@ -100,6 +104,21 @@ def direction(own: Sequence[Tensor], generator: torch.Generator) -> Tensor:
         size = float(p.detach().double().square().mean().sqrt()) if p.numel() else 0.0
         parts.append(drawn * (size or 1.0))
     return torch.cat(parts)
+
+
+@contextmanager
+def moved(model: nn.Module) -> Iterator[None]:
+    """Every parameter a hundredth of its size away, until the block ends: points where all is smooth."""
+    own = list(trainable(model).values())
+    held = [p.detach().clone() for p in own]
+    away = AWAY * direction(own, torch.Generator().manual_seed(0))
+    try:
+        for p, w in zip(own, away.split([p.numel() for p in own]), strict=True):
+            p.data.add_(w.reshape(p.shape).to(p))
+        yield
+    finally:
+        for p, old in zip(own, held, strict=True):
+            p.data.copy_(old)
 
 
 def relative(found: Tensor, wanted: Tensor, floor: float = 0.0) -> float:

@@ -82,8 +82,10 @@ def _pulled(f: Tensor, own: Sequence[Tensor], cotangent: Tensor) -> Pieces:
 
 def _derivative(slopes: Pieces, own: Sequence[Tensor], by: Sequence[Tensor], v: Tensor) -> Pieces:
     """The derivative of ⟨slopes, v⟩ with respect to some tensors; a slope for each parameter."""
+    # Numbers of their own: complex views need an even place in memory.
     weights = [
-        w.reshape(p.shape) for w, p in zip(v.split([p.numel() for p in own]), own, strict=True)
+        w.clone().reshape(p.shape)
+        for w, p in zip(v.split([p.numel() for p in own]), own, strict=True)
     ]
     live = [
         (s, w) for s, w in zip(slopes, weights, strict=True) if s is not None and s.requires_grad

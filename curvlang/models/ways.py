@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -23,7 +24,7 @@ from curvlang.models.forward import Rows
 from curvlang.models.loss import Loss
 from curvlang.models.modes import product_state
 from curvlang.models.places import own_functions
-from curvlang.models.quotient import Reference, direction, limit_of, relative, tried
+from curvlang.models.quotient import Reference, direction, limit_of, moved, relative, tried
 from curvlang.models.refusal import refusal
 from curvlang.models.verify import EXAMPLES
 
@@ -64,21 +65,40 @@ def hessian_way(model: nn.Module, loss: Loss, X: Tensor, y: Tensor) -> str:
     """
     few = _few(model, X, y)
     with product_state(model):
-        slope = reverse.gradient(model, loss, *few)
-        reference = Reference(model, loss, few, slope)
-        error: Exception | None = None
-        gap, ran = math.inf, ""
-        for way, make in HESSIANS.items():
-            rows = make(model, loss)
-            found, error = tried(partial(_gap, reference, rows, few))
-            if found is not None and found <= reference.limit:
-                return way
-            if found is not None:
-                gap, ran = min(gap, found), ran or way
-    if ran and not math.isfinite(gap):
+        found = _tried_ways(model, loss, few)
+        if not found.right and math.isfinite(found.gap):
+            # On a kink, or where zeros make a norm steep, no step is small enough: beside it one is.
+            with moved(model):
+                found = replace(found, right=_tried_ways(model, loss, few).right)
+    if found.right:
+        return found.right
+    if found.ran and not math.isfinite(found.gap):
         # Not finite whichever way: the checks of results say at which example.
-        return ran
-    raise _no_hessian(model, few[0], error, gap)
+        return found.ran
+    raise _no_hessian(model, few[0], found.error, found.gap)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """The first way that is right, the first one that runs, the smallest gap, and what the last one raised."""
+
+    right: str = ""
+    ran: str = ""
+    gap: float = math.inf
+    error: Exception | None = None
+
+
+def _tried_ways(model: nn.Module, loss: Loss, few: tuple[Tensor, Tensor]) -> _Tried:
+    """Products of every way against quotients, where the parameters are now."""
+    reference = Reference(model, loss, few, reverse.gradient(model, loss, *few))
+    done = _Tried()
+    for way, make in HESSIANS.items():
+        found, error = tried(partial(_gap, reference, make(model, loss), few))
+        if found is not None and found <= reference.limit:
+            return _Tried(right=way)
+        ran = done.ran or (way if found is not None else "")
+        done = _Tried("", ran, min(done.gap, math.inf if found is None else found), error)
+    return done
 
 
 def ggn_way(model: nn.Module, loss: Loss, X: Tensor, y: Tensor) -> str | None:

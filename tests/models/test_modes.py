@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -197,7 +199,7 @@ def test_retrained_models_may_be_compiled():
         retrain(how, "cross_entropy", (X, y), (X, y), keep, recipe, [1, 2], [1, 2]).query_loss
         for how in (build, lambda seed: torch.compile(build(seed), backend="eager"))
     ]
-    assert torch.equal(*found)
+    assert_equal(*found, 1e-6)
 
 
 @settled
@@ -214,3 +216,16 @@ def test_the_state_is_put_back():
         assert not torch.is_grad_enabled()
         assert torch.is_autocast_enabled("cpu")
         assert parametrize._cache_enabled == 1
+
+
+def test_imports_draw_no_random_numbers():
+    """What is imported on first use leaves the caller's streams as they were."""
+    program = """
+import random, numpy, torch, curvlang
+states = lambda: (random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+before = states()
+for name in curvlang.__all__:
+    getattr(curvlang, name)
+assert states() == before
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

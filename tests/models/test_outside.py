@@ -129,6 +129,17 @@ ODD = {
         lambda: Model(lambda m, x: m.h(m.l(x.transpose(0, 1)).tanh()[-1]), l=lin(), h=lin()),
         lambda: torch.randn(3, 3, 3),
     ),
+    "as many positions as examples, both on the first axis": Odd(
+        lambda: Model(
+            lambda m, x: m.h(
+                m.l(x.transpose(0, 1).reshape(-1, 3)).reshape(3, -1, 3).tanh().mean(0)
+            ),
+            l=lin(),
+            h=lin(),
+        ),
+        lambda: torch.randn(N, 3, 3),
+        ("l.weight", "l.bias"),
+    ),
     "windows": Odd(
         lambda: Model(
             lambda m, x: m.h(m.n(m.l(x.reshape(-1, 2, 3))).reshape(-1, 4, 3).tanh().mean(1)),

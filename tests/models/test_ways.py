@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import nn
+from torch import func, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations, rnn, weight_norm
 from torch.utils.checkpoint import checkpoint
@@ -164,6 +164,14 @@ def graph_module():
     return torch.fx.symbolic_trace(nn.Sequential(linear(), nn.Tanh(), linear()))
 
 
+def on_a_kink():
+    """Shifts that are zero behind weights that are: the unit is at zero for every example."""
+    model = nn.Sequential(linear(), nn.ReLU(), linear())
+    nn.init.zeros_(model[0].weight[0])
+    nn.init.zeros_(model[0].bias)
+    return model
+
+
 def old_weight_norm():
     with pytest.warns(FutureWarning):
         return nn.Sequential(weight_norm(linear()), nn.Tanh(), linear())
@@ -268,6 +276,30 @@ CASES = [
         FORWARD,
         lambda m, x: m.a(torch.tanh(m.e.weight[x].mean(1))),
         tokens=True,
+    ),
+    Case(
+        "complex views",
+        lambda: Built(
+            lambda m, x: m.a(torch.fft.irfft(torch.fft.rfft(x) * torch.view_as_complex(m.w), 3)),
+            a=linear(),
+            t=nn.Parameter(torch.tensor(0.3)),
+            w=nn.Parameter(torch.randn(2, 2)),
+        ),
+        FORWARD,
+        lambda m, x: (
+            m.a(torch.fft.irfft(torch.fft.rfft(x) * torch.complex(m.w[:, 0], m.w[:, 1]), 3))
+            + 0 * m.t
+        ),
+    ),
+    Case("on a kink", lambda: on_a_kink(), FORWARD),
+    Case(
+        "norm of a table of zeros",
+        lambda: Built(
+            lambda m, x: m.a(x + functional.layer_norm(m.t.expand(len(x), -1), (3,), eps=1e-12)),
+            a=linear(),
+            t=nn.Parameter(torch.zeros(3)),
+        ),
+        FORWARD,
     ),
     Case(
         "sparse gradients",
@@ -460,3 +492,41 @@ def test_an_explanation_says_which_way():
         model, X, y = made(case)
         task = cv.Task(model, "cross_entropy", train=(X, y), query=(X[:2], y[:2]))
         assert words in str(cv.explain("hessian", task))
+
+
+@pytest.mark.parametrize("name", ["weight norm", "norm of gradients", "attention"])
+def test_explanations_count_models_that_call_backward_or_fused_kernels(name):
+    """Counting sets no hooks on modules, and reads kernels that have tangents."""
+    torch.manual_seed(0)
+    model = {
+        "weight norm": lambda: nn.Sequential(parametrizations.weight_norm(linear()), linear()),
+        "norm of gradients": lambda: Built(
+            lambda m, x: func.vmap(func.grad(lambda z: m.a(z).tanh().sum()))(x), a=linear()
+        ),
+        "attention": lambda: Built(
+            lambda m, x: (
+                functional.scaled_dot_product_attention(
+                    m.a(x)[:, None, None], m.b(x)[:, None, None], x[:, None, None]
+                )[:, 0, 0]
+                + m.a(x)
+            ),
+            a=linear(),
+            b=linear(),
+        ),
+    }[name]()
+    X, y = torch.randn(N, 3).double(), torch.arange(N) % 3
+    task = cv.Task(model.double().eval(), "cross_entropy", train=(X, y), query=(X[:2], y[:2]))
+    assert "the Hessian, by" in str(cv.explain("ggn", task))
+
+
+def test_a_chain_that_needs_no_hessian_is_explained_without_one():
+    model, X, y = made(Case("rounded", lambda: two(rounded)))
+    task = cv.Task(model, "cross_entropy", train=(X, y), query=(X[:2], y[:2]))
+    assert "the Hessian, by" not in str(cv.explain("ggn", task))
+    for refused in (lambda: cv.explain("hessian", task), lambda: cv.fit("hessian", task)):
+        assert_refused("E0821", refused)
+
+
+def rounded(z):
+    """Its gradient takes the rounding for the identity."""
+    return torch.fake_quantize_per_tensor_affine(z, 0.1, 0, -128, 127)
