@@ -17,7 +17,7 @@ class Rule:
     """A parameter's type, default, and what its value must satisfy.
 
     `type` is one of `int float bool word text names ints floats count number curvature any`; `words` lists the
-    words allowed. A `number` is a number or one of the words.
+    words allowed. A `number` is a number or one of the words. `note` says what cannot be stated here.
     """
 
     type: str
@@ -25,6 +25,7 @@ class Rule:
     words: tuple[str, ...] = ()
     check: Callable[[float], bool] | None = None
     must: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,15 @@ STAGES: Mapping[str, Entry] = {
     ),
     "block_diagonal": Entry(
         "blocks off the diagonal are dropped: one block per layer, or per parameter tensor",
-        {"by": Rule("word", "layer", ("layer", "parameter"))},
+        {
+            "by": Rule(
+                "word",
+                "layer",
+                ("layer", "parameter"),
+                note="blocks by attention head, by group of units or by group of layers cannot be stated; "
+                "`per_output` has a block for every output unit",
+            )
+        },
     ),
 }
 

@@ -281,6 +281,7 @@ def check(made: Value, rule: Rule, name: str, span: Span) -> Diagnostic | None:
             f"{shown} is not {nouns[rule.type]}",
             (Label(span, f"expected {nouns[rule.type]}"),),
             (f"for example `{name} = {show(rule.default)}`",) if rule.default is not None else (),
+            (rule.note,) if rule.note else (),
         )
     if rule.type == "word" and rule.words and made not in rule.words:
         return Diagnostic(
@@ -288,6 +289,7 @@ def check(made: Value, rule: Rule, name: str, span: Span) -> Diagnostic | None:
             f"{shown} is not one of {', '.join(f'`{w}`' for w in rule.words)}",
             (Label(span),),
             suggestion(str(made), rule.words),
+            (rule.note,) if rule.note else (),
         )
     if isinstance(made, float) and not math.isfinite(made):
         return Diagnostic("E0707", f"{shown} is out of range", (Label(span, "must be finite"),))

@@ -220,3 +220,19 @@ def test_places_take_no_part_in_equality():
     ]
     assert len(nodes) > 20
     assert compared == []
+
+
+@pytest.mark.parametrize("by", ["head", "layers", "[0, 1]", "units"])
+def test_other_partitions_are_refused_once_and_with_what_there_is(by):
+    text = f"curvature x = ggn |> block_diagonal(by = {by}) |> kronecker_factor |> eigen_correct"
+    (problem,) = check_text(text)
+    assert problem.code in ("E0705", "E0706")
+    assert "`per_output` has a block for every output unit" in problem.notes[0]
+    assert check_text("curvature x = block_ggn |> per_output") == []
+
+
+def test_a_wrong_word_hides_nothing_that_stands_behind_it():
+    problems = check_text(
+        "curvature x = hessian |> drop_residual(fisher = exakt) |> block_diagonal |> kronecker_facto"
+    )
+    assert sorted(p.code for p in problems) == ["E0209", "E0706"]
