@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from curvlang.compiler.explain import Explanation
 from curvlang.compiler.sums import explain_sum
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.evaluation.asked import check_asked, sweep_of
 from curvlang.evaluation.attribution import influence, self_influence
 from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.evaluate import evaluate_curvature, fit_curvature, fit_solver
@@ -37,7 +38,7 @@ from curvlang.version import VERSION
 
 def as_spec(spec: Spec | str | Path) -> Spec:
     """A spec, from itself, a path, or the name of one that ships."""
-    return spec if isinstance(spec, Spec) else load(str(spec))
+    return spec if isinstance(spec, Spec) else load(spec)
 
 
 def chosen(spec: Spec, curvature: str | None = None) -> Curvature:
@@ -95,6 +96,7 @@ def fit(
         A structured operator on all P parameters, in the order of `task.parameters`.
     """
     check_task(task)
+    check_asked(seed=seed, dtype=dtype, curvature=curvature)
     whole = as_spec(spec)
     found = chosen(whole, curvature)
     evaluation = evaluation_of(whole, found)
@@ -129,7 +131,7 @@ def evaluate(
     protocol: LDS | None = None,
     metric: str | Metric = "loss",
     curvature: str | None = None,
-    damping: tuple[float, ...] = SWEEP,
+    damping: float | Sequence[float] = SWEEP,
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
     cache: Cache | None = None,
@@ -144,7 +146,7 @@ def evaluate(
         protocol: How to retrain; None for no LDS.
         metric: What the queries are asked for, in scores and after retraining.
         curvature: Which of the spec's curvatures.
-        damping: λ grid of the default inverse.
+        damping: λ of the default inverse, or several.
         seed: Of sampled labels and gradients.
         dtype: Precision of the analysis; the retraining keeps the task's own.
         cache: Where retrained models are kept.
@@ -152,6 +154,8 @@ def evaluate(
         progress: Told what is done; shown on standard error where not given.
     """
     check_task(task)
+    check_asked(seed=seed, dtype=dtype, protocol=protocol, curvature=curvature)
+    sweep = sweep_of(damping)
     whole = as_spec(spec)
     found = chosen(whole, curvature)
     evaluation = evaluation_of(whole, found)
@@ -168,7 +172,7 @@ def evaluate(
             reference=reference,
             inverse=inverse,
             solver=evaluation.solver if evaluation is not None else None,
-            sweep=damping if isinstance(damping, tuple | list) else (damping,),
+            sweep=sweep,
             protocol=protocol,
             metric=metric,
             seed=seed,
@@ -199,6 +203,7 @@ def explain(
         curvature: Which of the spec's curvatures.
         memory: What the fit may hold; what is free where not given.
     """
+    check_task(task)
     found = chosen(as_spec(spec), curvature)
     task = without_ignored(chains_of(found), task)
     with limited(memory):

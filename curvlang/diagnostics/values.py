@@ -20,6 +20,18 @@ def finite_number(value: Any, name: str) -> float:
     return found
 
 
+def nonzero_number(value: Any, name: str) -> float:
+    """As `finite_number`, but not 0.
+
+    Raises:
+        SpecError: E0563.
+    """
+    found = finite_number(value, name)
+    if found == 0:
+        raise another_type(name, value, "a number other than 0", f"`{name}=2`")
+    return found
+
+
 def real_number(value: Any, name: str, example: str = "0.1") -> float:
     """As `finite_number`, infinite and NaN included.
 

@@ -13,6 +13,7 @@ from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.influence import spearman
 from curvlang.evaluation.resampled import AT_ONCE, correlations, in_rows, sort
 from curvlang.evaluation.result import Interval
+from curvlang.models.arrays import UnfitError, numbers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +103,8 @@ def lds(
     Raises:
         SpecError: E0505 for shapes that do not fit or values that are not finite.
     """
-    s, k, y = (torch.as_tensor(x) for x in (scores, kept, outcome))
+    given = {"scores": scores, "kept": kept, "outcome": outcome}
+    s, k, y = (_tensor(value, name) for name, value in given.items())
     y = y.double().mean(1) if y.ndim == 3 else y.double()
     _check(s, k, y)
     predicted = predictions(s, k).cpu()
@@ -115,6 +117,15 @@ def lds(
         low, high = percentile_interval(values[0], level)
     note = constant_note(predicted, effect)
     return LDSResult(float(per_query.mean()), low, high, per_query, note)
+
+
+def _tensor(value: Any, name: str) -> Tensor:
+    try:
+        return numbers(value)
+    except UnfitError as error:
+        raise SpecError(
+            Diagnostic("E0505", f"`{name}` {error.what}", help=(error.repair,))
+        ) from error
 
 
 def _check(scores: Tensor, kept: Tensor, outcome: Tensor) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.values import real_number, whole_number
 
 SWEEP = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """λ of the default inverse, `tikhonov`: a short logarithmic grid."""
@@ -46,6 +47,11 @@ class LDS:
 
     def __post_init__(self) -> None:
         """Refuse values that leave nothing to measure."""
+        for name in ("subsets", "retrains", "bootstrap", "seed"):
+            whole_number(getattr(self, name), name, "10")
+        real_number(self.keep, "keep", "0.5")
+        if self.queries is not None:
+            whole_number(self.queries, "queries", "10")
         wrong = (
             ("subsets", self.subsets, self.subsets >= 2, "at least 2"),
             ("keep", self.keep, 0 < self.keep < 1, "between 0 and 1, both excluded"),

@@ -6,13 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.diagnostics.notebook import frame, html_table, text_table
+from curvlang.diagnostics.values import another_type, whole_number
 from curvlang.models.packed import layout_in
-from curvlang.models.task import Task
+from curvlang.models.task import Task, check_task
 
 Inputs: TypeAlias = "Tensor | dict[str, Tensor]"
 HEAD = ("query", "asked", "kind", "example", "score", "its target")
@@ -94,7 +97,7 @@ class TopExamples(list[Top]):
 
 
 def top(
-    scores: Tensor,
+    scores: Tensor | NDArray[Any],
     k: int = 5,
     task: Task | None = None,
     *,
@@ -113,8 +116,12 @@ def top(
         grouped: Whether the first axis is groups of queries, which have no example of their own.
 
     Raises:
-        SpecError: E0593 for scores of another shape, or a query that there is not.
+        SpecError: E0563 for something else than scores, E0593 for scores of another shape, or a query
+            that there is not.
     """
+    if task is not None:
+        check_task(task)
+    scores, k = _tensor(scores), whole_number(k, "k", "5")
     if scores.ndim != 2 or k < 1:
         _refuse(f"scores of shape {list(scores.shape)} and k = {k}", "give scores [Q, N], k ≥ 1")
     chosen = range(len(scores)) if queries is None else queries
@@ -145,6 +152,13 @@ def largest(scores: Tensor, k: int = 5, task: Task | None = None) -> list[Neighb
         _refuse(f"self-influence of shape {list(scores.shape)} and k = {k}", "give [N], k ≥ 1")
     order = torch.argsort(scores, stable=True, descending=True).tolist()
     return [_neighbour(n, scores, task) for n in order[:k]]
+
+
+def _tensor(scores: object) -> Tensor:
+    if isinstance(scores, Tensor | np.ndarray):
+        return torch.as_tensor(scores)
+    how = "one layer of them, `scores[name]`" if isinstance(scores, dict) else "`cv.influence(…)`"
+    raise another_type("scores", scores, "a tensor [Q, N]", how)
 
 
 def _of(q: int, row: Tensor, k: int, task: Task | None, grouped: bool) -> Top:

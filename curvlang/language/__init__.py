@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import NOWHERE, Source
-from curvlang.diagnostics.values import finite_number
+from curvlang.diagnostics.values import another_type, finite_number
 from curvlang.ir.expr import Number
 from curvlang.language.chain import InverseUse, Spec, Study, TaskSpec
 from curvlang.language.files import (
@@ -37,15 +38,17 @@ from curvlang.language.uses import (
 from curvlang.language.values import suggestion
 
 
-def load(given: str) -> Spec:
+def load(given: str | os.PathLike[str]) -> Spec:
     """A checked spec from a path, or from the bare name of one that ships.
 
     `path.cv:name` keeps one curvature of the file.
 
     Raises:
-        SpecError: With every problem of the file.
+        SpecError: With every problem of the file; E0563 for something else than a path or a name.
     """
-    path, name = split_name(given)
+    if not isinstance(given, str | os.PathLike):
+        raise another_type("given", given, "a path or the name of a spec that ships", '`"ekfac"`')
+    path, name = split_name(os.fspath(given))
     source = read(path)
     spec = _checked(source)
     return spec if name is None else _only(spec, name)
@@ -74,8 +77,10 @@ def loads(text: str, name: str = "<text>") -> Spec:
     """A checked spec from text.
 
     Raises:
-        SpecError: With every problem of the text.
+        SpecError: With every problem of the text; E0563 for something else than a text.
     """
+    if not isinstance(text, str):
+        raise another_type("text", text, "a text", '`"curvature mine = ggn"`, or `cv.load(path)`')
     return _checked(Source(name, decode(name, text.encode("utf-8", "surrogatepass"))))
 
 

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from curvlang.diagnostics.notebook import frame, html_table, text_table
+from curvlang.diagnostics.values import another_type
 from curvlang.models.blocks import Facts, offsets, scale_and_shift, trainable
 from curvlang.models.finite import all_finite, check_examples_finite, in_part
 from curvlang.models.modes import settled
 from curvlang.models.precision import exact_gradients
 from curvlang.models.refusal import refusal
 from curvlang.models.survey import Bare, CoveredLayer, submodule, survey
-from curvlang.models.task import Task
+from curvlang.models.task import Task, check_task
 
 HEAD = ("parameter", "shape", "layer", "status", "‖∇‖² share", "reason")
 MEMORY = 2**27
@@ -136,6 +137,9 @@ def coverage(model: nn.Module, task: Task | None = None) -> Coverage:
     Raises:
         SpecError: E0412 where the task is about a model with other parameters.
     """
+    _check_model(model)
+    if task is not None:
+        check_task(task)
     if task is None:
         found, facts = survey(model), Facts()
         shares: dict[str, float] = {}
@@ -149,6 +153,14 @@ def coverage(model: nn.Module, task: Task | None = None) -> Coverage:
             for name, p in model.named_parameters()
         )
     )
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        how = (
+            "`cv.coverage(task.model, task)`" if isinstance(model, Task) else "a `torch.nn.Module`"
+        )
+        raise another_type("model", model, "a module", how)
 
 
 def _check_same(model: nn.Module, task: Task) -> None:

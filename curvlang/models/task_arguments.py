@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ def check_arguments(given: dict[str, Any]) -> None:
     _check("labels", given, str, "the name of a field", '`labels="label"`')
     _check("shift_labels", given, bool, "True or False", "`shift_labels=True`")
     _check("mask", given, Tensor, "a tensor", "`mask=torch.tensor(…)`, [N, T] of bool")
-    if given["build"] is not None and not callable(given["build"]):
+    if given["build"] is not None and not _takes_one(given["build"]):
         raise another_type(
             "build", given["build"], "a function of a seed", "`build=lambda seed: make(seed)`"
         )
@@ -37,6 +38,20 @@ def check_arguments(given: dict[str, Any]) -> None:
     named = isinstance(inputs, Sequence) and not isinstance(inputs, str)
     if inputs is not None and not (named and all(isinstance(x, str) for x in inputs)):
         raise another_type("inputs", inputs, "a list of names", '`inputs=["input_ids"]`')
+
+
+def _takes_one(function: object) -> bool:
+    """Whether something can be called with one argument, as far as it says."""
+    if not callable(function):
+        return False
+    try:
+        signature(function).bind(0)
+    except TypeError:
+        return False
+    except ValueError:
+        # Some functions of C do not say what they take.
+        return True
+    return True
 
 
 def check_model_type(model: object) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from curvlang.diagnostics.values import another_type
 from curvlang.operators.basic import Diagonal, Identity
 from curvlang.operators.combined import BlockDiagonal, aligned
 from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput
@@ -18,6 +19,8 @@ from curvlang.operators.stacked import Stacked, mapped
 
 def distance(a: Operator, b: Operator) -> Tensor:
     """The Frobenius norm of the difference of two operators of one size."""
+    if not isinstance(b, Operator):
+        raise another_type("other", b, "an operator", "another fitted curvature")
     if a.size != b.size:
         refuse(
             "E0606",

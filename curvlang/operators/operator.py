@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
-from curvlang.diagnostics.values import finite_number
+from curvlang.diagnostics.values import another_type, finite_number
 from curvlang.operators.at_once import at_once
 
 Spectral = Callable[[Tensor], Tensor]
@@ -106,6 +106,8 @@ class Operator(ABC):
 
     def __matmul__(self, v: Tensor) -> Tensor:
         """`C v` for `v` of shape `[P]` or `[P, k]`."""
+        if not isinstance(v, Tensor):
+            raise another_type("v", v, "a tensor [P] or [P, k]", "`torch.as_tensor(v)`")
         if v.ndim not in (1, 2) or v.shape[0] != self.size:
             refuse(
                 "E0606",

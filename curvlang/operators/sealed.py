@@ -33,7 +33,21 @@ def write_sealed(path: str | Path, tensors: Mapping[str, Tensor], text: Mapping[
         path: Where.
         tensors: By name.
         text: Plain values, kept beside them.
+
+    Raises:
+        SpecError: E0605 where the system does not let it be written.
     """
+    try:
+        _written(path, tensors, text)
+    except OSError as error:
+        refuse(
+            "E0605",
+            f"the operator file `{path}` cannot be written: {error.strerror or error}",
+            "name a file in a folder that there is and that can be written to, on a disk with room",
+        )
+
+
+def _written(path: str | Path, tensors: Mapping[str, Tensor], text: Mapping[str, Any]) -> None:
     kept, layout = _laid_out(tensors)
     whole = json.dumps({**text, "layout": layout, "sha256": _BLANK}, sort_keys=True)
     target = Path(path).resolve()

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curvlang.diagnostics.notebook import frame, html_table
+from curvlang.diagnostics.values import another_type
 from curvlang.evaluation.result import Point, Result, Step
 from curvlang.reporting.runfolder import write_run
 from curvlang.reporting.table import to_text
@@ -87,6 +88,8 @@ class Report(Result):
                 does not let it be written.
             MachineError: E0802 where the disk is full.
         """
+        if not isinstance(folder, str | os.PathLike):
+            raise another_type("folder", folder, "a path", '`result.save("runs/mine")`')
         return write_run(
             folder,
             self.plain(),

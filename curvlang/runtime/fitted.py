@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.notebook import html_table
-from curvlang.diagnostics.values import finite_number
+from curvlang.diagnostics.values import finite_number, nonzero_number
 from curvlang.language import default_inverse, inverse_kept, inverse_read
 from curvlang.language.chain import InverseUse
 from curvlang.models.modes import settled
@@ -131,6 +131,20 @@ class FittedOperator:
 
     __rmul__ = __mul__
 
+    def __truediv__(self, divisor: float) -> FittedOperator:
+        """C / c."""
+        return self * (1.0 / nonzero_number(divisor, "divisor"))
+
+    def __neg__(self) -> FittedOperator:
+        """−C."""
+        return self * -1.0
+
+    def __sub__(self, other: FittedOperator | Operator) -> FittedOperator:
+        """C − D, as `C + (−D)`."""
+        if isinstance(other, FittedOperator):
+            return self + -other
+        return self + scaled(-1.0, other) if isinstance(other, Operator) else NotImplemented
+
     def _check_fits(self, other: FittedOperator | Operator) -> None:
         if isinstance(other, FittedOperator) and other.parameters != self.parameters:
             apart = sorted(set(self.parameters) ^ set(other.parameters))
@@ -159,13 +173,18 @@ class FittedOperator:
 
     @settled
     def to(
-        self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+        self,
+        where: torch.dtype | torch.device | str | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
     ) -> FittedOperator:
         """The same curvature in another precision or on another device.
 
         A solver on minibatches stays behind, since it runs the model where that is.
 
         Args:
+            where: A precision or a device, as `torch.Tensor.to` takes one.
             dtype: float32 or float64; the operator's where not given.
             device: The operator's where not given.
 
@@ -173,6 +192,10 @@ class FittedOperator:
             SpecError: E0603 for a matrix-free operator, E0758 for another precision, E0708 for a
                 device that cannot be used.
         """
+        if isinstance(where, torch.dtype):
+            dtype = where
+        elif where is not None:
+            device = where
         solver = self.solver
         if solver is not None and solver.preconditioner is not None:
             solver = replace(solver, preconditioner=moved(solver.preconditioner, dtype, device))

@@ -1,0 +1,51 @@
+"""What a call asks for, checked before anything runs: precisions, seeds, grids of λ, protocols."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from curvlang.diagnostics.values import another_type, finite_number, whole_number
+from curvlang.evaluation.protocol import LDS
+
+
+def check_asked(
+    *, seed: Any = 0, dtype: Any = None, protocol: Any = None, curvature: Any = None
+) -> None:
+    """Refuse what is of another type.
+
+    Args:
+        seed: A whole number.
+        dtype: A floating-point precision of torch, or None.
+        protocol: A `cv.LDS`, or None.
+        curvature: A curvature's name, or None.
+
+    Raises:
+        SpecError: E0563.
+    """
+    whole_number(seed, "seed", "0")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise another_type("dtype", dtype, "a precision of torch", "`dtype=torch.float64`")
+    if not isinstance(protocol, LDS | None):
+        raise another_type(
+            "protocol", protocol, "a protocol", "`protocol=cv.LDS(subsets=100, retrains=5)`"
+        )
+    if not isinstance(curvature, str | None):
+        raise another_type("curvature", curvature, "a curvature's name", '`curvature="mine"`')
+
+
+def sweep_of(damping: Any) -> tuple[float, ...]:
+    """The grid of λ: one number, or several in a list, an array or a tensor.
+
+    Raises:
+        SpecError: E0563 for none, and for what is not a number.
+    """
+    if isinstance(damping, np.ndarray | Tensor):
+        damping = damping.tolist()
+    found = damping if isinstance(damping, list | tuple) else (damping,)
+    if not found:
+        raise another_type("damping", damping, "a number, or several", "`damping=(0.01, 0.1)`")
+    return tuple(finite_number(value, "damping") for value in found)
