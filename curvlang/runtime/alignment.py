@@ -212,7 +212,7 @@ def _followed(
         "E0424",
         f"it cannot be told whether the {block.positions} positions of `{block.layer}` are the "
         f"{given.mask.shape[1]} of the mask",
-        "leave the mask out, pad no example, or use stages without means over `t`",
+        "give examples of one length, or use a stage without means over `t`, as `diagonal` is",
         notes=("padding is told by what changes with it and by gradients that are zero there",),
     )
 

@@ -233,8 +233,10 @@ def latents(m, x):
 def test_positions_that_only_count_alike():
     layers = {name: nn.Linear(D, D) for name in "qk"}
     t = task(latents, latent=nn.Parameter(torch.randn(T, D)), **layers, l=nn.Linear(D, 3))
-    with pytest.raises(cv.SpecError, match=r"E0424.*cannot be told"):
+    with pytest.raises(cv.SpecError, match=r"E0424.*cannot be told") as caught:
         alignments(t, blocks(t.model, t.few))
+    assert "as `diagonal` is" in str(caught.value)
+    assert cv.fit("diagonal", t).parameters == t.parameters
 
 
 def test_a_mask_that_leaves_nothing_out_changes_nothing():
