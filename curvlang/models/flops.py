@@ -7,9 +7,11 @@ elementwise operations are left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
@@ -72,7 +74,7 @@ def _probe(model: nn.Module, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def _count(run: Callable[[], object]) -> int:
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = _Untracked()
-    with counter:
+    with counter, _PlainZeros():
         run()
     return int(counter.get_total_flops())
 
@@ -86,3 +88,15 @@ class _Untracked(ModuleTracker):
 
     def __exit__(self, *args: object) -> None:
         """Nothing to remove."""
+
+
+class _PlainZeros(TorchDispatchMode):
+    """Zeros in memory where torch marks tensors as zero: of those its modes crash (torch 2.13)."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """The operation itself, but for marked zeros."""
+        if func is torch.ops.aten._efficientzerotensor.default:
+            return torch.zeros(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))

@@ -530,3 +530,11 @@ def test_a_chain_that_needs_no_hessian_is_explained_without_one():
 def rounded(z):
     """Its gradient takes the rounding for the identity."""
     return torch.fake_quantize_per_tensor_affine(z, 0.1, 0, -128, 127)
+
+
+def test_explanations_of_losses_with_constant_second_derivatives():
+    """Torch marks parts of their tangents as zero without holding zeros."""
+    X = torch.randn(N, 3).double()
+    for loss in (nn.MSELoss(), nn.MSELoss(reduction="sum")):
+        task = cv.Task(linear().double().eval(), loss, train=(X, X), query=(X[:2], X[:2]))
+        assert "the Hessian, by" in str(cv.explain("hessian", task))
