@@ -47,7 +47,7 @@ def load(given: str | os.PathLike[str]) -> Spec:
         SpecError: With every problem of the file; E0563 for something else than a path or a name.
     """
     if not isinstance(given, str | os.PathLike):
-        raise another_type("given", given, "a path or the name of a spec that ships", '`"ekfac"`')
+        raise another_type("given", given, "a path or the name of a spec that ships", '`"ggn"`')
     path, name = split_name(os.fspath(given))
     source = read(path)
     spec = _checked(source)
