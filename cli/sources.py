@@ -83,7 +83,8 @@ def with_lines(task: TaskSpec, sources: Sources) -> TaskSpec:
     from curvlang.language.code import code_in
 
     if sources.data is not None:
-        task = replace(task, data=_data(sources.data))
+        data = _data(sources.data)
+        task = replace(task, data=data, name=_data_name(data))
     if sources.model is not None:
         task = replace(task, model=_model(sources.model, task.model))
     problems = [] if sources.allow_python else code_in(task)
@@ -97,6 +98,12 @@ def _data(text: str) -> Part:
     from curvlang.language import part_text
 
     return part_text("data", f'file("{text}")' if _is_path(text) else text, "<--data>")
+
+
+def _data_name(data: Part) -> str:
+    """What results call the data: the file, the function, or the data set that ships."""
+    source = data.arguments.get("path", data.arguments.get("function"))
+    return data.name if source is None else Path(str(source)).name
 
 
 def _model(text: str, own: Part) -> Part:

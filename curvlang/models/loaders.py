@@ -18,7 +18,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.diagnostic import CurvlangError, SpecError
+from curvlang.models.calls import exhausted, whole_text
+from curvlang.models.loader_rows import checked_rows, differs
 from curvlang.models.refusal import refusal
 
 RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -41,6 +43,8 @@ def batches_of(loader: DataLoader[Any], part: str) -> Iterator[Any]:
     else:
         _check_order(loader, part)
     found = _twice(lambda: loader, part, -(-AGAIN // (loader.batch_size or AGAIN)))
+    if not isinstance(loader.dataset, IterableDataset):
+        found = checked_rows(found, loader, part)
     return found if loader.batch_sampler is not None else _whole(found, part)
 
 
@@ -168,23 +172,45 @@ def _twice(read: Callable[[], Iterable[Any]], part: str, count: int) -> Iterator
     """All items; the first ones must be the same when they are read again afterwards.
 
     Raises:
-        SpecError: E0409.
+        SpecError: E0409; E0407 for what the data raises.
     """
     first: list[Any] = []
-    for item in read():
+    for item in _told(read, part):
         if len(first) < count:
             first.append(item)
         yield item
     # A stream that can be read once gives nothing now, and has nothing to differ.
-    for k, (item, again) in enumerate(zip(first, islice(iter(read()), count), strict=False)):
+    for k, (item, again) in enumerate(zip(first, islice(_told(read, part), count), strict=False)):
         if not _same(item, again):
-            raise refusal(
-                "E0409",
-                f"item {k} of `{part}` differs when it is read again",
-                "take random transforms (crops, flips, noise) and shuffling out of the data set, or "
-                "read it once and pass tensors",
-                notes=("the score of an example is of the numbers that the example has",),
-            )
+            raise differs(k, part)
+
+
+def _told(read: Callable[[], Iterable[Any]], part: str) -> Iterator[Any]:
+    """All items; what the data set raises is told with the item that was read.
+
+    Raises:
+        SpecError: E0407.
+    """
+    done = 0
+    try:
+        for item in read():
+            yield item
+            done += 1
+    except Exception as error:
+        if isinstance(error, CurvlangError) or exhausted(error):
+            raise
+        raise refusal(
+            "E0407",
+            f"the data of `{part}` raises `{type(error).__name__}` where item {done} is read",
+            "make a loop over the data run by itself: the text above is the data set's own",
+            notes=(_reason(error),),
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What an exception says; of one in a worker process, what was raised there."""
+    text = whole_text(error)
+    return text.splitlines()[-1] if "Original Traceback" in text else text
 
 
 def _same(x: Any, y: Any) -> bool:

@@ -20,7 +20,9 @@ from curvlang.models.user_loss import Function
 FEW = 3
 """Examples whose outputs say where classes stand."""
 ROWS = 8
-"""Most examples on which a batch is compared with its examples."""
+"""Examples on which a batch is compared with its examples."""
+LABELS = 32
+"""Most of them where labels differ: a class may have a weight of its own."""
 NUMBERS = 2_000_000
 """Most outputs of these examples together."""
 TOLERANCE = 1e-3
@@ -113,15 +115,60 @@ def check_mean(given: object, loss: Loss, model: nn.Module, train: Pair) -> None
     target = target.double() if target.is_floating_point() else target
     rule = _flattened(_doubled(module), f, target)
     if rule is None:
+        _check_broadcast(given, _doubled(module), f, target)
         return
-    each, slopes = loss.per_example(f, target).detach(), loss.gradient(f, target).detach()
-    whole = _derived(rule, f, target)
+    _compare(given, rule, loss, f, target)
+    if _crosses(f, target):
+        # A loss that is broadcast may fit at the model's own outputs, where it is linear (L1).
+        _compare(given, rule, loss, target.reshape(f.shape).to(f.dtype), target)
+
+
+def _compare(given: object, rule: Function, loss: Loss, f: Tensor, y: Tensor) -> None:
+    """Value and gradient of a batch, and of each of its examples as a batch, are those of the loss.
+
+    Raises:
+        SpecError: E0582.
+    """
+    each, slopes = loss.per_example(f, y).detach(), loss.gradient(f, y).detach()
+    whole = _derived(rule, f, y)
     if whole is not None and not _is_mean(each, slopes, *whole):
-        raise _no_mean(given, each, whole[0])
+        raise _no_mean(given, each, whole[0], f, y)
     for n in range(len(f)):
-        one = _derived(rule, f[n : n + 1], target[n : n + 1])
-        if one is not None and not _is_mean(each[n : n + 1], slopes[n : n + 1], *one):
-            raise _no_mean(given, each[n : n + 1], one[0])
+        here = slice(n, n + 1)
+        one = _derived(rule, f[here], y[here])
+        if one is not None and not _is_mean(each[here], slopes[here], *one):
+            raise _no_mean(given, each[here], one[0], f[here], y[here])
+
+
+def _check_broadcast(given: object, module: Function, f: Tensor, y: Tensor) -> None:
+    """Outputs and targets are not combined across examples: [B, 1] with [B] gives [B, B].
+
+    Raises:
+        SpecError: E0582.
+    """
+    try:
+        value = module(f, y)
+    except Exception as error:
+        if exhausted(error):
+            raise
+        return
+    if _crosses(f, y) and value.numel() > len(f):
+        raise _crossed(given, f, y, f"numbers of shape {list(value.shape)} for {len(f)} examples")
+
+
+def _crosses(f: Tensor, y: Tensor) -> bool:
+    """Whether outputs and targets hold as many numbers in shapes that differ."""
+    return f.shape != y.shape and f.numel() == y.numel() and y.is_floating_point()
+
+
+def _crossed(given: object, f: Tensor, y: Tensor, what: str) -> SpecError:
+    return refusal(
+        "E0582",
+        f"`{_called(given)}` gives {what} with outputs of shape {show_shape(f.shape)} and targets of "
+        f"shape {show_shape(y.shape)}",
+        f"give targets of shape {show_shape(f.shape)}",
+        notes=("shapes that differ are broadcast: every output meets the targets of all examples",),
+    )
 
 
 def _check_counts(module: object, y: Tensor) -> None:
@@ -150,14 +197,16 @@ def _check_counts(module: object, y: Tensor) -> None:
 
 
 def _chosen(y: Tensor, model: nn.Module, X: Tensor) -> Tensor:
-    """Examples that differ: the first, the extremes of the targets, and some between."""
+    """Examples that differ: one of each label, the extremes of the targets, and some between."""
     size = flat(y).double().sum(1)
     some = torch.linspace(0, len(y) - 1, ROWS // 2).round().long()
-    places = torch.cat([size.argmin()[None], size.argmax()[None], some.to(y.device)])
-    places = places.unique()
+    places = [*some.tolist(), int(size.argmin()), int(size.argmax())]
+    if y.ndim == 1 and not y.is_floating_point():
+        values = y.tolist()
+        places += dict(zip(reversed(values), reversed(range(len(values))), strict=True)).values()
     f = _outputs(model, X[:1])
-    fitting = ROWS if f is None else max(2, NUMBERS // max(1, f.numel()))
-    return places[:fitting].to(X.device)
+    fitting = ROWS if f is None else max(2, min(LABELS, NUMBERS // max(1, f.numel())))
+    return torch.tensor(sorted(list(dict.fromkeys(places))[:fitting]), device=X.device)
 
 
 def _doubled(module: Function) -> Function:
@@ -207,17 +256,22 @@ def _close(x: Tensor, y: Tensor) -> bool:
     return bool(torch.dist(x, y) <= TOLERANCE * size + 1e-12)
 
 
-def _no_mean(given: object, each: Tensor, value: Tensor) -> SpecError:
-    name = type(given).__name__ if isinstance(given, nn.Module) else _called(given)
+def _no_mean(given: object, each: Tensor, value: Tensor, f: Tensor, y: Tensor) -> SpecError:
+    if _crosses(f, y):
+        return _crossed(given, f, y, f"{float(value):.6g}")
+    own = "give a function of one example's outputs and target"
+    summed = getattr(as_module(given), "reduction", "sum") != "sum"  # type: ignore[arg-type]
     return refusal(
         "E0582",
-        f"`{name}` gives {float(value):.6g} for {len(each)} examples together, and its values for each "
-        f"have the mean {float(each.mean()):.6g}",
-        'use `reduction="sum"`, or give a function of one example\'s outputs and target',
+        f"`{_called(given)}` gives {float(value):.6g} for {len(each)} examples together, and its values "
+        f"for each have the mean {float(each.mean()):.6g}",
+        f'use `reduction="sum"`, or {own}' if summed else own,
         notes=("the objective is the mean of losses that every example has by itself",),
     )
 
 
 def _called(given: object) -> str:
+    if isinstance(given, nn.Module):
+        return type(given).__name__
     inner: object = getattr(given, "func", given)
     return str(getattr(inner, "__name__", type(inner).__name__))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -32,6 +33,9 @@ MODULES: Mapping[Callable[..., Tensor], type[nn.Module]] = {
 }
 """Functions of torch that are read as the module of the same settings."""
 
+SETTINGS = {"weight", "pos_weight", "ignore_index", "reduction", "label_smoothing"}
+"""Those that mean the same to a function and to its module, where both have them."""
+
 
 @dataclass(frozen=True, slots=True)
 class OfBatch:
@@ -56,7 +60,7 @@ def as_module(loss: Function | nn.Module) -> Function | nn.Module:
     if isinstance(loss, partial) and not loss.args:
         function, settings = loss.func, loss.keywords
     kind = None if isinstance(loss, nn.Module) else MODULES.get(function)
-    known = {"weight", "pos_weight", "ignore_index", "reduction", "label_smoothing"}
+    known = set(signature(kind).parameters) & SETTINGS if kind else set()
     return loss if kind is None or not set(settings) <= known else kind(**settings)
 
 

@@ -121,8 +121,7 @@ def _found(function: str) -> Callable[..., Any]:
             raise _wrong(
                 function,
                 f"cannot be imported: {type(error).__name__}: {error}",
-                _other_build(error)
-                or "run curvlang where `import` finds the module, or install it",
+                _other_build(error) or _import_repair(module, error),
             ) from error
     made = loaded
     for part in name.split("."):
@@ -133,6 +132,14 @@ def _found(function: str) -> Callable[..., Any]:
         raise _wrong(function, "is no function", "give the name of a function")
     found: Callable[..., Any] = made
     return found
+
+
+def _import_repair(module: str, error: Exception) -> str:
+    """What helps: another folder where the module itself is not found, else the module's own error."""
+    missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+    if missing is not None and f"{module}.".startswith(f"{missing}."):
+        return "run curvlang where `import` finds the module, or install it"
+    return f"make `import {module}` run in Python: the error is the module's own"
 
 
 def _other_build(error: BaseException) -> str:

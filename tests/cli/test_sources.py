@@ -61,9 +61,11 @@ def test_a_spec_with_a_file_is_evaluated_and_repeated_from_its_folder(monkeypatc
 def test_data_and_weights_of_the_command_line():
     result = evaluated("mine.cv", "--data", "x.npz", "--no-lds")
     assert result["task"]["train_examples"] == 27
+    assert result["task"]["name"] == "x.npz"
     trained = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 3))
     save_file(trained.state_dict(), "w.safetensors")
     kept = evaluated("mine.cv", "--model", "w.safetensors", "--no-lds")
+    assert kept["task"]["name"] == "mine"
     assert kept["task"]["train_loss"] != result["task"]["train_loss"]
     other = evaluated("mine.cv", "--model", "mlp(hidden = [])", "--no-lds")
     assert other["task"]["parameters"] == 6

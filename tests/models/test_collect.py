@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import namedtuple
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import (
     BatchSampler,
     ConcatDataset,
@@ -21,6 +23,7 @@ from torch.utils.data import (
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
+    default_collate,
 )
 
 import curvlang as cv
@@ -257,6 +260,80 @@ LOADERS = {
     ),
     "no batch size": (lambda: DataLoader(DATA, batch_size=None), "`batch_size=None`"),
 }  # fmt: skip
+
+
+def collated(change):
+    """A loader whose function changes each list of examples before torch's own collates it."""
+    return lambda: DataLoader(DATA, batch_size=5, collate_fn=lambda b: default_collate(change(b)))
+
+
+def mixed(batch):
+    x, y = default_collate(batch)
+    return 0.7 * x + 0.3 * x.flip(0), y
+
+
+def by_length(batch):
+    """Padded to the longest, the longest first: as packed sequences are prepared."""
+    batch = sorted(batch, key=lambda pair: -len(pair[0]))
+    return pad_sequence([x for x, _ in batch], batch_first=True), torch.stack([y for _, y in batch])
+
+
+def padded(batch):
+    return pad_sequence([x for x, _ in batch], batch_first=True), torch.stack([y for _, y in batch])
+
+
+class Backwards(DataLoader):
+    def __iter__(self):
+        return ((x.flip(0), y.flip(0)) for x, y in super().__iter__())
+
+
+class Short(DataLoader):
+    def __iter__(self):
+        return islice(super().__iter__(), 2)
+
+
+GROWING = Items(lambda k: (X[k][: 1 + k % 2], Y[k]))
+ROWS = {
+    "sorted": (collated(lambda b: sorted(b, key=lambda p: float(p[0][0]))), "a row that is not"),
+    "filtered": (collated(lambda b: b[1:]), "9 rows for the 12 examples"),
+    "repeated": (collated(lambda b: b + b), "24 rows for the 12 examples"),
+    "mixed": (lambda: DataLoader(DATA, batch_size=5, collate_fn=mixed), "a row that is not"),
+    "by length": (lambda: DataLoader(GROWING, batch_size=4, collate_fn=by_length), "`by_length`"),
+    "backwards": (lambda: Backwards(DATA, batch_size=5), "pass the loader's `.dataset`"),
+    "short": (lambda: Short(DATA, batch_size=5), "10 rows for the 12 examples"),
+    "changed later": (
+        lambda: DataLoader(
+            Items(lambda k: (X[k] + (torch.randn(2) if k > 8 else 0), Y[k])), batch_size=2
+        ),
+        "read again",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_that_are_not_the_examples_of_the_data_set_are_refused(name):
+    loader, words = ROWS[name]
+    assert_refused("E0409", lambda: made(loader()), words)
+
+
+def test_rows_that_are_padded_or_scaled_one_by_one_are_taken():
+    task = made(DataLoader(GROWING, batch_size=4, collate_fn=padded))
+    expected = torch.where((torch.arange(N) % 2 == 0)[:, None] & (torch.arange(2) == 1), 0, X)
+    assert torch.equal(task.train[0], expected)
+    task = made(collated(lambda b: [(2 * x, y) for x, y in b])())
+    assert torch.equal(task.train[0], 2 * X)
+
+
+@pytest.mark.parametrize("workers", [None, 0, 1])
+def test_what_a_data_set_raises_is_told(workers):
+    def item(k):
+        return X[k], Y[k] + {7: "corrupt"}.get(k, 0)
+
+    source = Items(item)
+    if workers is not None:
+        source = DataLoader(source, batch_size=4, num_workers=workers)
+    where = "item 7" if workers is None else "item 1"
+    assert_refused("E0407", lambda: made(source), where, "`TypeError`", "unsupported operand")
 
 
 @pytest.mark.parametrize("name", LOADERS)

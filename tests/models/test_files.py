@@ -359,3 +359,22 @@ def test_functions_that_fail_are_named(my_part, line, words, kind):
     spec = loads(SPEC).evaluations[0].task
     spec = replace(spec, **{kind: part_text(kind, f'python("{line}")', "<part>")})
     assert_refused("E0551", lambda: cv.task(spec, allow_python=True), words)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("no_such_module:f", "or install it"),
+        ("my_part.inner:f", "or install it"),
+        ("broken_part:f", "make `import broken_part` run"),
+        ("misspelt_part:f", "make `import misspelt_part` run"),
+        ("needy_part:f", "make `import needy_part` run"),
+    ],
+)
+def test_a_module_that_raises_is_not_said_to_be_missing(my_part, line, words):
+    Path("broken_part.py").write_text("raise RuntimeError('at import')")
+    Path("misspelt_part.py").write_text("def f(:")
+    Path("needy_part.py").write_text("import no_such_package")
+    spec = loads(SPEC).evaluations[0].task
+    spec = replace(spec, data=part_text("data", f'python("{line}")', "<part>"))
+    assert_refused("E0551", lambda: cv.task(spec, allow_python=True), words)

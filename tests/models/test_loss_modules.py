@@ -177,6 +177,14 @@ class Trained(nn.Module):
         return (self.scale * f - y).square().mean()
 
 
+class OneClass(nn.Module):
+    """Divides a batch by weights in which one class alone, a rare one, differs."""
+
+    def forward(self, f, y):
+        weights = torch.where(y == 1, 3.0, 1.0)
+        return (weights * functional.cross_entropy(f, y, reduction="none")).sum() / weights.sum()
+
+
 UNEQUAL = classes(N, 5)
 UNEQUAL[0, 2:] = -100
 
@@ -188,6 +196,9 @@ REFUSED = {
     "weights by place": ("E0582", nn.BCELoss(weight=drawn(N, 1)), X, SOFT, "of a batch"),
     "unequal lengths": ("E0582", nn.CrossEntropyLoss(), drawn(N, 5, D), UNEQUAL, "from 2 to 5"),
     "ignored examples": ("E0582", nn.NLLLoss(ignore_index=1), X, Y, "from 0 to 1"),
+    "weights of every number": (
+        "E0405", partial(functional.mse_loss, weight=drawn(N, C)), X, SOFT, "same size"
+    ),
     "parameters": ("E0587", Trained(), X, SOFT, "`scale`"),
     "a class": ("E0411", nn.MSELoss, X, SOFT, "`MSELoss()`"),
     "a number": ("E0411", 3, X, SOFT, "a `int` is not a loss"),
@@ -199,6 +210,46 @@ REFUSED = {
     "channels first by name": ("E0405", "cross_entropy", MAPS["2d"][0], MAPS["2d"][1], "nn.CrossEntropyLoss()"),
     "probabilities by name": ("E0405", "cross_entropy", X, SOFT, "probabilities"),
 }  # fmt: skip
+
+
+def test_a_class_that_is_rare_is_tried():
+    x, y = drawn(60, D), torch.tensor([0, 2]).repeat(30)
+    y[[18, 37]] = 1
+    made = lambda: cv.Task(network(), OneClass(), train=(x, y), query=(x, y))  # noqa: E731
+    assert_refused("E0582", made, "examples together")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("kind", [nn.MSELoss, nn.L1Loss])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_outputs_and_targets_are_not_combined_across_examples(kind, reduction, axis):
+    """[B, 1] with [B] is broadcast to [B, B]: the loss of a batch is not one of its examples."""
+    last = nn.Identity() if axis else nn.Flatten(0)
+    model = nn.Sequential(nn.Linear(D, 1), last).double().eval()
+    y = drawn(N) if axis else drawn(N, 1)
+    made = lambda: cv.Task(model, kind(reduction=reduction), train=(X, y), query=(X, y))  # noqa: E731
+    code = "E0405" if kind is nn.MSELoss and reduction == "mean" else "E0582"
+    assert_refused(
+        code, made, "give targets of shape [B, 1]" if axis else "give targets of shape [B]"
+    )
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        partial(functional.mse_loss, size_average=False),
+        partial(functional.nll_loss, reduction="sum"),
+        partial(functional.l1_loss, reduction="sum"),
+    ],
+)
+def test_settings_of_functions_that_their_modules_lack(loss):
+    y = Y if loss.func is functional.nll_loss else SOFT
+    model = network()
+    task = cv.Task(model, loss, train=(X, y), query=(X, y))
+    found = cv.influence(cv.fit("identity", task), task, damping=0.0)
+    rows = by_autograd(lambda f, t: loss(f, t), model, X, y)
+    assert_equal(found, rows @ rows.T)
 
 
 def test_classes_that_labels_find_on_two_axes_are_read_on_the_last_and_said():
