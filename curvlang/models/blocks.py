@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlang.models.bare import runs_at_once
+from curvlang.models.independence import check_alone
 from curvlang.models.layer_block import LayerBlock as LayerBlock
 from curvlang.models.layer_block import apart as apart
 from curvlang.models.layer_block import bare_at_once as bare_at_once
@@ -149,7 +150,10 @@ def check_rows(
 
 
 def check_batch(model: nn.Module, X: Tensor, layers: Sequence[LayerBlock], number: int) -> None:
-    """Two examples of the batches 0, 1, 3, 7, … are checked: rows that are picked by value may differ.
+    """Outputs of two examples are checked, and gradients of two in the batches 0, 1, 3, 7, ….
+
+    Rows that are picked by value may differ from those of the examples that were tried, and so may what
+    the examples of a batch do to each other: a capacity that few of them do not exceed, a rare value.
 
     Args:
         model: A model that picks rows.
@@ -158,8 +162,10 @@ def check_batch(model: nn.Module, X: Tensor, layers: Sequence[LayerBlock], numbe
         number: Of the batch, from 0.
 
     Raises:
+        SpecError: E0410 for outputs that depend on the batch.
         OutsideError: As `check_rows`.
     """
+    check_alone(model, X)
     if number & (number + 1) == 0:
         B = len(X)
         check_rows(model, X, layers, [(31 * number + 7) % B, (31 * number + 3 + B // 2) % B])

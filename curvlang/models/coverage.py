@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from curvlang.diagnostics.notebook import frame, html_table, text_table
 from curvlang.diagnostics.values import another_type
 from curvlang.models.blocks import Facts, offsets, scale_and_shift, trainable
+from curvlang.models.copies import unwrapped
 from curvlang.models.finite import all_finite, check_examples_finite, in_part
 from curvlang.models.modes import settled
 from curvlang.models.precision import exact_gradients
@@ -144,7 +145,7 @@ def coverage(model: nn.Module, task: Task | None = None) -> Coverage:
         found, facts = survey(model), Facts()
         shares: dict[str, float] = {}
     else:
-        _check_same(model, task)
+        _check_same(unwrapped(model), task)
         model, facts = task.model, task.facts
         found, shares = survey(model), gradient_shares(task)
     return Coverage(

@@ -67,6 +67,25 @@ def check_examples(model: nn.Module, X: Tensor, output: Tensor, pool: Tensor | N
         _check_sizes(asked, X, X if pool is None else pool)
 
 
+def check_alone(model: nn.Module, X: Tensor) -> None:
+    """Two examples of a batch, the last one among them, have the outputs that they have alone.
+
+    Args:
+        model: The model.
+        X: Inputs of a batch that is computed with, [B, …].
+
+    Raises:
+        SpecError: E0410.
+    """
+    B = len(X)
+    with torch.no_grad():
+        asked = _Asked(model, model(X))
+        asked.known[id(X)] = (X, asked.first)
+        for n in sorted({B // 3, B - 1}):
+            apart = asked.apart(X, [n], X[n : n + 1].clone(), [0])
+            _refuse(model, apart, f"alone and in a batch of {B}")
+
+
 @dataclass(slots=True, eq=False)
 class _Asked:
     """The model's answers, each asked for once in each precision."""

@@ -14,6 +14,8 @@ _PICKING = frozenset(
         "_local_scalar_dense",
         "_unique2",
         "argsort",
+        "cumprod",
+        "cumsum",
         "gather",
         "index",
         "index_put",
@@ -30,31 +32,33 @@ _PICKING = frozenset(
         "unique_dim",
     )
 )
-"""Operations whose results depend on values as places, or hand values to Python."""
+"""Operations whose results depend on values as places, count rows, or hand values to Python."""
 
 
 def picks_rows(model: nn.Module, X: Tensor) -> bool:
     """Whether the forward pass has an operation that can reorder, repeat or leave out rows by values.
 
-    Where it has none, an input that has the rows of the examples in order for some examples has them
-    for all.
+    Or one that takes a single number of a whole batch. Where it has none, an input that has the rows of
+    the examples in order for some examples has them for all.
 
     Args:
         model: The model.
         X: A few examples.
     """
-    seen = _Names()
+    seen = _Names(len(X))
     with torch.no_grad(), seen:
         model(X)
-    return bool(seen.names & _PICKING)
+    return seen.one or bool(seen.names & _PICKING)
 
 
 class _Names(TorchDispatchMode):
-    """The names of all operations that run."""
+    """The names of all operations that run, and whether one makes a single number of all examples."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch: int) -> None:
         super().__init__()
+        self.batch = batch
         self.names: set[str] = set()
+        self.one = False
 
     def __torch_dispatch__(
         self,
@@ -64,4 +68,9 @@ class _Names(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         self.names.add(getattr(func, "overloadpacket", func).__name__)
-        return func(*args, **(kwargs or {}))
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, Tensor) and found.dim() == 0 and args:
+            given = args[0]
+            rows = isinstance(given, Tensor) and given.dim() > 0 and given.shape[0] == self.batch
+            self.one = self.one or rows
+        return found

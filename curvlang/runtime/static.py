@@ -17,7 +17,8 @@ from curvlang.models.collect import Pair
 from curvlang.models.column_product import ggn_of_layers
 from curvlang.models.finite import in_part
 from curvlang.models.hessian import hessian_dense
-from curvlang.models.products import hessian_product
+from curvlang.models.independence import check_alone
+from curvlang.models.products import BATCH, hessian_product
 from curvlang.models.task import Task
 from curvlang.models.ways import ggn_way, hessian_way
 from curvlang.operators import BlockDiagonal, ByExample, Identity, MatrixFree, Operator, added
@@ -53,14 +54,24 @@ class Static:
     @cached_property
     def hessian_way(self) -> str:
         """How products with the Hessian are formed: tried on a few examples."""
+        self._check_alone()
         task = self.exact[0]
         return hessian_way(task.model, task.loss, *task.train)
 
     @cached_property
     def ggn_way(self) -> str | None:
         """How products with the exact GGN are formed where they are not by columns."""
+        self._check_alone()
         task = self.exact[0]
         return ggn_way(task.model, task.loss, *task.train)
+
+    def _check_alone(self) -> None:
+        """Products take whole batches: examples that influence each other are refused before."""
+        if self.prepared.picks:
+            for task in self.exact:
+                for number, (x, _) in enumerate(task.batches(BATCH)):
+                    with in_part(task.model, x, "train", number * BATCH):
+                        check_alone(task.model, x)
 
     def leaves_of(self, p: Plan) -> dict[str, dict[str, Tensor]]:
         """By block and name; of several blocks of one shape with an axis for them in front."""

@@ -60,3 +60,11 @@ def test_it_prints_as_a_table() -> None:
         ["0.bias", "3", "Linear", "covered"],
     ]
     assert lines[-1] == "9 of 15 parameters covered; 0 frozen"
+
+
+def test_wrapped_models_are_the_tasks_own() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).eval()
+    X, y = torch.randn(5, 3), torch.arange(5) % 3
+    for wrapped in (nn.DataParallel(model), torch.compile(model, backend="eager")):
+        task = Task(wrapped, "cross_entropy", train=(X, y), query=(X, y))
+        assert coverage(wrapped, task).complete  # type: ignore[arg-type]

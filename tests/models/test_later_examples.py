@@ -119,3 +119,30 @@ def test_batch_norm_without_running_statistics():
     found = refused("E0410", lambda: cv.Task(model, train=(X, y), query=(X, y)))
     assert any("`1` (BatchNorm1d" in note for note in found.notes)
     assert "running statistics" in found.help[0]
+
+
+def crowded(m, x):
+    """Experts of limited capacity: what comes after is left out."""
+    routed = x[:, 0] > 0
+    kept = routed & (routed.cumsum(0) <= 8)
+    return m.h(torch.where(kept.unsqueeze(1), m.a(x), x))
+
+
+def loud(m, x):
+    return m.h(m.a(x) * (2 if (x > 4).any() else 1))
+
+
+def scaled(m, x):
+    return m.h(m.a(x / x.abs().max().clamp_min(4.0)))
+
+
+@pytest.mark.parametrize("spec", ["identity", "hessian", "ggn", "ekfac"])
+@pytest.mark.parametrize("forward", [crowded, loud, scaled])
+def test_examples_that_influence_each_other_in_large_batches_alone(forward, spec):
+    torch.manual_seed(0)
+    X, y = torch.randn(N, 3).double().clamp(-3.9, 3.9), torch.randint(0, 3, (N,))
+    X[LATE, 1] = 5.0
+    model = Given(forward, a=nn.Linear(3, 3), h=nn.Linear(3, 3)).double().eval()
+    task = cv.Task(model, "cross_entropy", train=(X, y), query=(X[:2], y[:2]))
+    found = refused("E0410", lambda: cv.influence(cv.fit(spec, task), task, damping=0.1))
+    assert "batch of" in found.notes[0]
