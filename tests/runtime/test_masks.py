@@ -10,7 +10,7 @@ import curvlang as cv
 from tests.models.support import drawn, normal
 from tests.runtime.test_layers import assert_close
 
-N, T, L = 9, 5, 2
+N, T, L = 9, 5, 3
 
 
 class Tagger(nn.Module):
