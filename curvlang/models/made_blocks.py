@@ -103,7 +103,9 @@ def _layer_blocks(
     folds = facts.folds.get(layer.name, frozenset())
     second = layer.name in facts.second
     whole = not (layer.inside or constant or folds or second)
-    plain = layer.kind.dense_rows(layer.module) and whole
+    # Under an autocast of the model's own an output has another precision than tangents added to it.
+    alike = all(use.dtype == found.dtype for use in found.uses[layer.name])
+    plain = layer.kind.dense_rows(layer.module) and whole and alike
     for names in chosen:
         name = layer.name if by == "layer" else names[0]
         bias = _columns(layer, names)

@@ -8,6 +8,7 @@ in `settled`, which puts all of these aside for as long as they run.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
@@ -29,12 +30,16 @@ DEVICES = ("cpu", "cuda", "mps", "xpu")
 """Kinds of device that have autocast."""
 
 
+_ONE = threading.RLock()
+"""Held while numbers are computed: hooks, parameters moved for a check and modes of torch are for one thread."""
+
+
 def settled(function: Callable[Given, Made]) -> Callable[Given, Made]:
-    """The function, run in the settled state."""
+    """The function, run in the settled state, by one thread at a time."""
 
     @wraps(function)
     def run(*args: Given.args, **kwargs: Given.kwargs) -> Made:
-        with settled_state():
+        with _ONE, settled_state():
             return function(*args, **kwargs)
 
     return run
@@ -42,10 +47,13 @@ def settled(function: Callable[Given, Made]) -> Callable[Given, Made]:
 
 @contextmanager
 def settled_state() -> Iterator[None]:
-    """Gradients recorded, no autocast, compiled code run as written, nothing cached by others."""
+    """Gradients recorded, no autocast or search for anomalies, compiled code run as written, no cache."""
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        if torch.is_anomaly_enabled():
+            # It reads values, which derivatives of many vectors at once do not have.
+            stack.enter_context(torch.autograd.set_detect_anomaly(False))
         for kind in DEVICES:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))

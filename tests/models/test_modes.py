@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ STATES = {
     "float64 by default": lambda: default_dtype(torch.float64),
     "bfloat16 by default": lambda: default_dtype(torch.bfloat16),
     "deterministic": deterministic,
-    "anomaly": lambda: torch.autograd.detect_anomaly(check_nan=False),
+    "anomaly": torch.autograd.detect_anomaly,
     "cached": parametrize.cached,
     "another device by default": lambda: torch.device("meta"),
 }
@@ -216,6 +217,44 @@ def test_the_state_is_put_back():
         assert not torch.is_grad_enabled()
         assert torch.is_autocast_enabled("cpu")
         assert parametrize._cache_enabled == 1
+
+
+class Halved(nn.Module):
+    """Products in bfloat16 by an autocast of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.b(torch.tanh(self.a(x))).float()
+
+
+def test_models_with_an_autocast_of_their_own_have_hessians():
+    torch.manual_seed(0)
+    X, y, model = torch.randn(6, 3), torch.arange(6) % 3, Halved().eval()
+    task = cv.Task(model, "cross_entropy", train=(X, y), query=(X, y))
+    found = cv.fit("hessian", task).operator.dense()
+    plain = nn.Sequential(model.a, nn.Tanh(), model.b)
+    wanted = cv.fit("hessian", cv.Task(plain, "cross_entropy", train=(X, y), query=(X, y)))
+    assert_equal(found, wanted.operator.dense(), 0.02)
+    assert "the Hessian, by" in str(cv.explain("hessian", task))
+
+
+def test_threads_take_turns():
+    torch.manual_seed(0)
+    X, y = torch.randn(6, 3).double(), torch.arange(6) % 3
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double().eval()
+
+    def scores(_=None):
+        task = cv.Task(model, "cross_entropy", train=(X, y), query=(X, y))
+        return cv.influence(cv.fit("hessian", task), task, damping=1.0)
+
+    wanted = scores()
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(scores, range(8)):
+            assert_equal(found, wanted)
 
 
 def test_imports_draw_no_random_numbers():
