@@ -10,6 +10,9 @@ from curvlang.diagnostics.source import Source, Span
 from curvlang.language.chain import Evaluation, InverseUse, Part, Solver, Spec, TaskSpec
 from curvlang.language.spec import analyse, errors
 
+ENDS = ("E0101", "E0103")
+"""Of a word that cannot stand where it stands, and of a text that ends too early."""
+
 
 def task_text(text: str, name: str) -> TaskSpec:
     """The task that a use such as `digits(hidden = [16] * 8)` states, outside any file.
@@ -126,4 +129,23 @@ def _in_text(
         )
         return replace(label, span=Span(given, start, end))
 
-    return [replace(p, labels=tuple(map(moved, p.labels))) for p in problems]
+    def told(problem: Diagnostic) -> Diagnostic:
+        found = replace(problem, labels=tuple(map(moved, problem.labels)))
+        return _unfinished(found, given) if problem.code in ENDS and past(problem) else found
+
+    def past(problem: Diagnostic) -> bool:
+        own = [label.span for label in problem.labels if label.span.source == wrapped]
+        return any(span.start - offset >= len(given.text.rstrip()) for span in own)
+
+    return [told(problem) for problem in problems]
+
+
+def _unfinished(problem: Diagnostic, given: Source) -> Diagnostic:
+    """What a word after the text was blamed for: the text is not complete."""
+    what = "ends in the middle" if given.text.strip() else "is empty"
+    return replace(
+        problem,
+        code="E0103",
+        headline=f"the text `{given.text}` {what}",
+        help=("complete it: a name, and its arguments in brackets that are closed",),
+    )

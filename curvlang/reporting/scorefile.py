@@ -82,9 +82,9 @@ def check_score_file(path: str | os.PathLike[str], *, by_layer: bool = False) ->
             "parquet files need `pyarrow`, which is not installed",
             'install it with `pip install "curvlang[parquet]"`, or write `.csv`',
         )
-    if target.is_dir():
-        _refuse("E0585", f"`{target}` is a folder", "name a file in it")
     with _refusals(target, 0):
+        if target.is_dir():
+            _refuse("E0585", f"`{target}` is a folder", "name a file in it")
         probe(target)
 
 

@@ -149,6 +149,7 @@ def test_self_influence_is_one_number_for_each_example(capsys):
         (["--out", "s.txt"], "E0583"),
         (["--out", "s"], "E0583"),
         (["--per-layer"], "E0583"),
+        (["--out", "a" * 300 + ".npy"], "E0585"),
         (["--out", "/proc/s.npy"], "E0585"),
         (["--out", "file/s.npy"], "E0585"),
         (["--metric", "accuracy"], "E0590"),
