@@ -83,10 +83,11 @@ def check_share(test: float, examples: int, least: int = 1) -> None:
         )
     if not 0 < test < 1 or not least <= round(test * examples) <= examples - least:
         low, high = least / examples, 1 - least / examples
+        usual = ", such as 0.1" if low <= 0.1 <= high else ""
         raise refusal(
             "E0412",
             f"`test = {test:g}` leaves too few of {examples} examples on one side",
-            f"take a share from {low:.3g} to {high:.3g}",
+            f"take a share from {low:.3g} to {high:.3g}{usual}",
         )
 
 

@@ -52,6 +52,14 @@ class Report(Result):
 
     run: Run = field(kw_only=True)
 
+    def __eq__(self, other: object) -> bool:
+        """Equal to a result with the same fields, whatever run stands behind either."""
+        if not isinstance(other, Result):
+            return NotImplemented
+        return all(getattr(self, f.name) == getattr(other, f.name) for f in fields(Result))
+
+    __hash__ = None  # type: ignore[assignment]
+
     @property
     def scores(self) -> NDArray[np.float64]:
         """`[Q, N]` of the curvature itself, at the setting that all steps are compared at."""

@@ -41,7 +41,7 @@ def check_parts(parts: Mapping[str, Tensor], block: str, stage: str, span: Span)
         raise not_finite(
             f"the block `{block}` after `{stage}`",
             span,
-            "the sums over the examples that it is made of are",
+            "the sums over the examples that it is made of are finite",
         )
 
 
