@@ -32,6 +32,10 @@ def distance(a: Operator, b: Operator) -> Tensor:
             return kronecker_distance(a, b)
         case EigenBasis(), EigenBasis() if a.left is b.left and a.right is b.right:
             return (a.spectrum - b.spectrum).norm()
+        case EigenBasis(), Kronecker():
+            return rotated_distance(a, b)
+        case Kronecker(), EigenBasis():
+            return rotated_distance(b, a)
         case PerOutput(), PerOutput() if a.axis == b.axis and a.blocks.shape == b.blocks.shape:
             return (a.blocks - b.blocks).norm()
         case Projected(), Projected() if a.same_space(b):
@@ -61,3 +65,22 @@ def kronecker_distance(a: Kronecker, b: Kronecker) -> Tensor:
     alpha = torch.where(size > 0, (first * b.left).sum() / size, 0.0)
     rest = (first - alpha * b.left).norm() * a.right.norm()
     return torch.hypot(rest, b.left.norm() * (second + alpha * a.right).norm())
+
+
+def rotated_distance(a: EigenBasis, b: Kronecker) -> Tensor:
+    """‖(U⊗V) diag(S) (U⊗V)ᵀ − A⊗B‖² = ‖S − α βᵀ‖² + ‖A′⊗B′‖² off the diagonal, A′ = UᵀAU, B′ = VᵀBV.
+
+    α, β are the diagonals of A′ and B′; what is off the diagonal of their product is
+    ‖A′ off‖²‖B′‖² + ‖α‖²‖B′ off‖², sums of squares again.
+    """
+    left, right = _rotated(b.left, a.left), _rotated(b.right, a.right)
+    alpha, beta = left.diagonal(), right.diagonal()
+    off = torch.hypot(
+        (left - torch.diag(alpha)).norm() * right.norm(),
+        alpha.norm() * (right - torch.diag(beta)).norm(),
+    )
+    return torch.hypot((a.spectrum - torch.outer(alpha, beta)).norm(), off)
+
+
+def _rotated(matrix: Tensor, basis: Tensor | None) -> Tensor:
+    return matrix if basis is None else basis.T @ matrix @ basis

@@ -94,3 +94,11 @@ def test_a_model_without_a_hessian_is_evaluated_without_it():
     result = cv.evaluate("kfac", cv.Task(model, "cross_entropy", (X, y), (X[:3], y[:3])))
     assert labels(result) == ["ggn", "block_ggn", "kfac"]
     assert any("`hessian` (" in note for note in result.notes)
+
+
+def test_matrices_that_are_too_large_to_form_have_no_forward_error(monkeypatch):
+    """Structures with no rule in common, of more rows than are formed: absent, and the rest is there."""
+    monkeypatch.setattr("curvlang.operators.operator.DENSE_AT_MOST", 13)
+    result = cv.evaluate("tkfac", task(network([3, 4, 3]), "cross_entropy", n=12))
+    assert any(step.forward is None for step in result.steps)
+    assert all(point.influence is not None for step in result.steps for point in step.points)

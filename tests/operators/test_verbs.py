@@ -12,6 +12,7 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.operators import (
     ConjugateGradients,
     Dense,
+    EigenBasis,
     Identity,
     Kronecker,
     MatrixFree,
@@ -206,3 +207,19 @@ def test_damaged_files_are_named(tmp_path) -> None:  # type: ignore[no-untyped-d
         load_operator(tmp_path / "missing")
     with pytest.raises(SpecError, match="E0603"):
         save(zoo(0)[MATRIX_FREE], path)
+
+
+@pytest.mark.parametrize("bases", ["both", "left", "neither"])
+def test_the_distance_of_a_rotated_diagonal_and_a_kronecker_product(bases):
+    """Against the entries, where the two are far apart and where they nearly agree."""
+    g = torch.Generator().manual_seed(1)
+    draw = lambda n: (lambda m: m @ m.T)(torch.randn(n, n, generator=g, dtype=torch.float64))  # noqa: E731
+    A, B = draw(3), draw(4)
+    (a, U), (b, V) = torch.linalg.eigh(A), torch.linalg.eigh(B)
+    left, right = (U if bases != "neither" else None), (V if bases == "both" else None)
+    for spread in (1.0, 1e-9):
+        noise = spread * torch.randn(3, 4, generator=g, dtype=torch.float64)
+        one, other = EigenBasis(left, right, torch.outer(a, b) + noise), Kronecker(A, B)
+        wanted = float((one.dense() - other.dense()).norm())
+        for found in (one.distance(other), other.distance(one)):
+            assert float(found) == pytest.approx(wanted, rel=1e-5 if wanted < 1e-6 else 1e-12)
