@@ -68,6 +68,11 @@ def _described(model: nn.Module, X: Tensor) -> str:
 
 def _repair(model: nn.Module, X: Tensor, text: str) -> str:
     """What helps: only where the text says that the shape or the type is to blame, that."""
+    if hasattr(model, "set_experts_implementation") and "stride" in text:
+        return (
+            'call `model.set_experts_implementation("eager")`: the fused product of its experts does '
+            "not take these sizes or this precision"
+        )
     if layout_in(model) is not None:
         return "make the model run on these fields by itself: the text above is the model's own"
     if not X.is_floating_point() and ("range" in text or "type" in text):

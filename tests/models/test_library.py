@@ -106,3 +106,18 @@ def test_hessians_of_models_that_round_to_float32_inside(name):
         along = sum((g.double() * w.reshape(g.shape)).sum() for g, w in pieces if g is not None)
         wanted = flat(torch.autograd.grad(along, own, allow_unused=True), own)
     assert_near(product @ v / wanted.norm(), wanted / wanted.norm(), FLOAT32)
+
+
+def test_fused_experts_that_do_not_run_are_told_how_to():
+    """The model's own error first, and the repair that makes it run."""
+    torch.manual_seed(0)
+    model = MODELS["Qwen with experts"][0]().eval()
+    model.set_experts_implementation("grouped_mm")
+    rows = MODELS["Qwen with experts"][1]()
+    with pytest.raises(cv.SpecError, match=r'set_experts_implementation\("eager"\)'):
+        cv.Task(model, "cross_entropy", train=rows, query=rows, shift_labels=True)
+    model.set_experts_implementation("eager")
+    assert (
+        len(rows["labels"])
+        == cv.Task(model, "cross_entropy", train=rows, query=rows, shift_labels=True).N
+    )
