@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from curvlang.evaluation.stacked_any import Modules
 from curvlang.evaluation.stacked_update import Update
+from curvlang.models.bare import dense
 from curvlang.models.loss import Loss
 from curvlang.models.recipe import Recipe
 
@@ -56,8 +57,8 @@ class ModulesInTurn(Modules):
         with torch.inference_mode(False), torch.enable_grad():
             value = self.rule.per_example(self.models[k](x), y).mean()
             found = torch.autograd.grad(value, list(own.values()), allow_unused=True)
-        dense = [g.to_dense() if g is not None and g.is_sparse else g for g in found]
-        return dict(zip(own, dense, strict=True)), value.detach()
+        whole = [None if g is None else dense(g) for g in found]
+        return dict(zip(own, whole, strict=True)), value.detach()
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:

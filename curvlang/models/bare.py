@@ -105,7 +105,7 @@ def _pulled(output: Tensor, wanted: Sequence[Tensor], cotangents: Tensor) -> lis
     else:
         many = _columns_pulled(output, wanted, cotangents)
     return [
-        p.new_zeros(R, p.numel()) if g is None else _dense(g).detach().reshape(R, -1)
+        p.new_zeros(R, p.numel()) if g is None else dense(g).detach().reshape(R, -1)
         for p, g in zip(wanted, many, strict=True)
     ]
 
@@ -122,12 +122,13 @@ def _columns_pulled(
     return [
         None
         if all(g is None for g in column)
-        else torch.stack([torch.zeros_like(p) if g is None else _dense(g) for g in column])
+        else torch.stack([torch.zeros_like(p) if g is None else dense(g) for g in column])
         for p, column in zip(wanted, zip(*rows, strict=True), strict=True)
     ]
 
 
-def _dense(x: Tensor) -> Tensor:
+def dense(x: Tensor) -> Tensor:
+    """A gradient with all its entries: that of an embedding may be sparse."""
     return x.to_dense() if x.is_sparse else x
 
 

@@ -135,13 +135,7 @@ def _of_batches(batches: Iterable[Any], how: _Reading) -> Pair | Fields:
     first, rest = _peeked(map(_named, batches))
     if _is_list_of_examples(first):
         return _of_items((example for batch in rest for example in batch), how)
-    if isinstance(first, Mapping):
-        return joined_fields(rest, how.part, batches=True, wanted=how.wanted)
-    if _has_dict(first):
-        found = (_with_labels(batch[0], batch[1], how.part) for batch in rest)
-        return joined_fields(found, how.part, batches=True, wanted=how.wanted)
-    X, y = _pairs(rest, how)
-    return _joined(torch.cat, X, how.part), _joined(torch.cat, y, how.part)
+    return _gathered(first, rest, how, batches=True)
 
 
 def _is_list_of_examples(batch: object) -> bool:
@@ -157,13 +151,19 @@ def _is_list_of_examples(batch: object) -> bool:
 def _of_items(items: Iterable[Any], how: _Reading) -> Pair | Fields:
     """Examples one by one, each a pair or a dict."""
     first, examples = _peeked(map(_named, items))
+    return _gathered(first, examples, how, batches=False)
+
+
+def _gathered(first: Any, items: Iterable[Any], how: _Reading, *, batches: bool) -> Pair | Fields:
+    """Batches, or examples, of one form: that of the first."""
     if isinstance(first, Mapping):
-        return joined_fields(examples, how.part, batches=False, wanted=how.wanted)
+        return joined_fields(items, how.part, batches=batches, wanted=how.wanted)
     if _has_dict(first):
-        found = (_with_labels(item[0], item[1], how.part) for item in examples)
-        return joined_fields(found, how.part, batches=False, wanted=how.wanted)
-    X, y = _pairs(examples, how)
-    return _joined(torch.stack, X, how.part), _joined(torch.stack, y, how.part)
+        found = (_with_labels(item[0], item[1], how.part) for item in items)
+        return joined_fields(found, how.part, batches=batches, wanted=how.wanted)
+    X, y = _pairs(items, how)
+    join = torch.cat if batches else torch.stack
+    return _joined(join, X, how.part), _joined(join, y, how.part)
 
 
 def _has_dict(item: object) -> bool:

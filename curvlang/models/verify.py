@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.models.bare import dense
 from curvlang.models.independence import check_examples as check_examples
 from curvlang.models.independence import tolerance as tolerance
 from curvlang.models.refusal import refusal
@@ -202,11 +203,7 @@ def _same(x: Tensor, y: Tensor) -> bool:
 
 def _entries(p: Tensor, gradient: Tensor | None) -> Tensor:
     """A gradient as a vector; zeros where there is none."""
-    return (torch.zeros_like(p) if gradient is None else _dense(gradient)).detach().reshape(-1)
-
-
-def _dense(x: Tensor) -> Tensor:
-    return x.to_dense() if x.is_sparse else x
+    return (torch.zeros_like(p) if gradient is None else dense(gradient)).detach().reshape(-1)
 
 
 def _close(x: Tensor, y: Tensor, limit: float, whole: Tensor | None = None) -> bool:

@@ -16,6 +16,7 @@ import torch
 from curvlang.diagnostics.diagnostic import Diagnostic, MachineError, SpecError
 from curvlang.diagnostics.free_memory import free_memory
 from curvlang.diagnostics.free_memory import gibibytes as gibibytes
+from curvlang.models import calls
 
 Memory = int | str | None
 """Bytes, `"2 GiB"`, or no limit."""
@@ -133,9 +134,9 @@ def exhausted(error: BaseException) -> MachineError | None:
     Torch raises a `RuntimeError` on the CPU and `torch.OutOfMemoryError` on a GPU.
     """
     text = str(error)
-    on_cpu = "DefaultCPUAllocator" in text or isinstance(error, MemoryError)
-    if not on_cpu and not isinstance(error, torch.OutOfMemoryError):
+    if not calls.exhausted(error):
         return None
+    on_cpu = not isinstance(error, torch.OutOfMemoryError)
     asked = re.search(r"allocate (\d+) bytes", text) or re.search(
         r"allocate ([\d.]+ [KMGT]iB)", text
     )

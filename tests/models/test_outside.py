@@ -364,15 +364,20 @@ def test_sequences_first_are_what_examples_first_are():
     assert_near(found, cv.fit(spec, task(first=False)).operator.dense())
 
 
-def test_a_batch_that_uses_a_layer_otherwise_puts_it_outside():
-    """The examples that are tried go through the expert in their order; later ones do not."""
+def skipped() -> Model:
+    """A layer that the examples go through whose first number is positive."""
     torch.manual_seed(0)
     model = Model(
         lambda m, x: m.h(x.index_put(((x[:, 0] > 0).nonzero().flatten(),), m.l(x[x[:, 0] > 0]))),
         l=lin(),
         h=lin(),
     )
-    model = model.double().eval()
+    return model.double().eval()
+
+
+def test_a_batch_that_uses_a_layer_otherwise_puts_it_outside():
+    """The examples that are tried go through the expert in their order; later ones do not."""
+    model = skipped()
     X = torch.randn(40, 3).double()
     y = torch.randint(0, 3, (40,))
     X[:, 0] = 1
@@ -446,38 +451,13 @@ def test_substituted_parameters_are_put_back():
 
 def test_queries_that_use_a_layer_otherwise_are_scored_right():
     """An operator that was fitted with the layer is multiplied with exact gradients of all parameters."""
-    torch.manual_seed(0)
-    model = Model(
-        lambda m, x: m.h(x.index_put(((x[:, 0] > 0).nonzero().flatten(),), m.l(x[x[:, 0] > 0]))),
-        l=lin(),
-        h=lin(),
-    )
-    model = model.double().eval()
+    model = skipped()
     X, Xq = torch.rand(9, 3).double() + 0.1, torch.randn(6, 3).double()
     Xq[:, 0] = torch.tensor([1, 1, -1, 1, -1, 1]).double()
     y = torch.randint(0, 3, (9,))
     task = cv.Task(model, "cross_entropy", train=(X, y), query=(Xq, y[:6]))
     op = cv.fit("ekfac", task)
-    own = list(model.parameters())
-    rows = [
-        [
-            torch.cat(
-                [
-                    g.flatten()
-                    for g in torch.autograd.grad(
-                        functional.cross_entropy(model(x[n : n + 1]), t[n : n + 1]),
-                        own,
-                        allow_unused=False,
-                    )
-                ]
-            )
-            if float(x[n, 0]) > 0
-            else references(task.replaced(train=(x[n : n + 1], t[n : n + 1])))[0][0]
-            for n in range(len(x))
-        ]
-        for x, t in ((X, y), (Xq, y[:6]))
-    ]
-    train, query = map(torch.stack, rows)
+    train, query = references(task)[0], references(task.replaced(train=task.query))[0]
     inverse = op.inverse(damping=0.1).dense()
     assert_near(cv.influence(op, task, damping=0.1), query @ inverse @ train.T)
     assert_near(
