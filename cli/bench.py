@@ -34,11 +34,11 @@ def command(
     """
     from rich.console import Console
 
-    from curvlang.evaluation.benchmark import benchmark
+    from curvlang.costs.benchmark import benchmark
     from curvlang.facade import chosen, evaluation_of
     from curvlang.language import inverse_text, load
     from curvlang.reporting.costs import as_data, show
-    from curvlang.runtime.memory import limited
+    from curvlang.runtime.limits.memory import limited
 
     from .running import device_of, dtype_of
     from .sources import fresh_task, task_of

@@ -12,7 +12,7 @@ def command(
 ) -> int:
     """Show or clear what is kept: retrained ground truth."""
     from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
-    from curvlang.evaluation.cache import Cache
+    from curvlang.storage.cache import Cache
 
     cache = Cache()
     if action not in ("show", "clear"):

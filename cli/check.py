@@ -89,9 +89,9 @@ def _checked(given: str, allow_python: bool) -> tuple[Spec | None, list[Diagnost
 
 def _functions(spec: Spec) -> list[Diagnostic]:
     """What the file's own tasks would run."""
-    from curvlang.language.code import code_in
-    from curvlang.language.parser import parse
-    from curvlang.language.syntax import TaskDef
+    from curvlang.language.syntax.nodes import TaskDef
+    from curvlang.language.syntax.parser import parse
+    from curvlang.language.user_files import code_in
     from curvlang.language.uses import task_in
 
     file, _ = parse(spec.source)
@@ -106,7 +106,7 @@ def _show_coverage(specs: list[Spec], sources: Sources) -> list[Diagnostic]:
     from curvlang.facade import chains_of
     from curvlang.language import default_task
     from curvlang.language.uses import task_in
-    from curvlang.models.coverage import coverage
+    from curvlang.models.tracing.coverage import coverage
     from curvlang.reporting.coverage import by_type
     from curvlang.runtime.others import misfits
 

@@ -68,7 +68,7 @@ def command(
     ] = False,
 ) -> int:
     """Evaluate specs: structure, memory, error, share and LDS of every step of the chain."""
-    from curvlang.runtime.memory import limited
+    from curvlang.runtime.limits.memory import limited
 
     from .running import evaluate_all
 

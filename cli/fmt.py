@@ -18,7 +18,7 @@ def command(
 ) -> int:
     """Format specs in place: white space only, comments kept."""
     from curvlang.language.files import read
-    from curvlang.language.formatter import format_source
+    from curvlang.language.syntax.formatter import format_source
 
     changed = []
     sources = [read(str(path)) for path in specs]

@@ -106,7 +106,7 @@ def command(
     quiet: QuietOption = False,
 ) -> int:
     """Train the task's model, fit the spec's curvature, and write influence scores to a file."""
-    from curvlang.runtime.memory import limited
+    from curvlang.runtime.limits.memory import limited
 
     from .scoring import score
 

@@ -140,7 +140,7 @@ def _exhausted(error: BaseException) -> MachineError | None:
     """Whether an error says that memory ran out; the language half raises none of this kind."""
     if "torch" not in sys.modules:
         return None
-    from curvlang.runtime.memory import exhausted
+    from curvlang.runtime.limits.memory import exhausted
 
     return exhausted(error)
 

@@ -13,26 +13,26 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from curvlang.compiler.derive import describe_value
+from curvlang.compiler.derive.derive import describe_value
 from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, SpecError
 from curvlang.diagnostics.render import render
-from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.evaluate import Evaluated, evaluate_curvature
 from curvlang.evaluation.protocol import LDS, SWEEP, protocol_from
-from curvlang.evaluation.subsets import draw_subsets
+from curvlang.evaluation.result_file import plain
 from curvlang.facade import chains_of, evaluation_of
 from curvlang.language import analyse, curvature_named, load
 from curvlang.language.chain import Combination, Curvature, Evaluation, Spec, TaskSpec
 from curvlang.models.builtin import absolute, is_trained
-from curvlang.models.metric import asked_of
+from curvlang.models.losses.metric import asked_of
 from curvlang.models.task import Task
 from curvlang.operators import usable
 from curvlang.reporting.provenance import provenance
 from curvlang.reporting.runfolder import check_folder, write_run
-from curvlang.reporting.schema import plain
 from curvlang.reporting.table import show
 from curvlang.runtime.prepare import prepare
+from curvlang.storage.cache import Cache
 from curvlang.testing.notation import part_notation
+from curvlang.training.subsets import draw_subsets
 from curvlang.version import VERSION
 
 from .color import use_color

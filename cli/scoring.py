@@ -12,28 +12,28 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
-from curvlang.evaluation.attribution import (
+from curvlang.attribution.groups import group_members
+from curvlang.attribution.influence import (
     CompressedQueries,
     ReducedPrecision,
     influence,
     self_influence,
 )
-from curvlang.evaluation.groups import group_members
-from curvlang.evaluation.top import Neighbour, Top, largest, top
+from curvlang.attribution.top import Neighbour, Top, largest, top
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.facade import chains_of, chosen, evaluation_of, fit
 from curvlang.language import default_inverse, load
 from curvlang.language.chain import TaskSpec
-from curvlang.models.characters import spelt
-from curvlang.models.metric import Asked, asked_of
-from curvlang.models.pictures import pictures
-from curvlang.models.positions import position_count
+from curvlang.models.data.characters import spelt
+from curvlang.models.data.images import pictures
+from curvlang.models.losses.metric import Asked, asked_of
 from curvlang.models.task import Task
-from curvlang.operators.iterative import NotConverged
+from curvlang.models.tracing.per_position import position_count
+from curvlang.operators.iterative.iteration import NotConverged
 from curvlang.reporting.examples import Looks, images, show_largest, show_top, texts
-from curvlang.reporting.scorefile import Scores, check_score_file, write_scores
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.prepare import prepare
+from curvlang.storage.score_file import Scores, check_score_file, write_scores
 from curvlang.version import VERSION
 
 from .influence import Request

@@ -80,7 +80,7 @@ def with_lines(task: TaskSpec, sources: Sources) -> TaskSpec:
         SpecError: As above.
     """
     from curvlang.diagnostics.diagnostic import SpecError
-    from curvlang.language.code import code_in
+    from curvlang.language.user_files import code_in
 
     if sources.data is not None:
         data = _data(sources.data)
@@ -142,6 +142,6 @@ def fresh_task(wanted: TaskSpec, sources: Sources, *, seed: int, device: torch.d
 
 def trained_task(fresh: Task, seed: int, progress: Any) -> Task:
     """The task with a trained model: one that came trained, else trained by its recipe."""
-    from curvlang.evaluation.baseline import train_baseline
+    from curvlang.training.baseline import train_baseline
 
     return fresh if fresh.origin.trained else train_baseline(fresh, seed, progress)

@@ -59,7 +59,7 @@ def command(
     quiet: QuietOption = False,
 ) -> int:
     """Run a study: every cell of its sweep, resumed where it was stopped, and its report."""
-    from curvlang.runtime.memory import limited
+    from curvlang.runtime.limits.memory import limited
 
     from .studying import study_all
 

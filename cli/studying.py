@@ -17,17 +17,17 @@ from rich.console import Console
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, SpecError
 from curvlang.diagnostics.render import render
-from curvlang.evaluation.cache import Cache
-from curvlang.evaluation.study_cell import Machine
-from curvlang.evaluation.study_result import CellFound, StudyResult
-from curvlang.evaluation.study_run import Shard, Work, gather, part, quick, run_missing, work_of
+from curvlang.evaluation.result_file import plain
+from curvlang.evaluation.study.cell import Machine
+from curvlang.evaluation.study.files import CellFolder
+from curvlang.evaluation.study.result import CellFound, StudyResult
+from curvlang.evaluation.study.run import Shard, Work, gather, part, quick, run_missing, work_of
 from curvlang.language import analyse, load_studies, used_files
 from curvlang.language.chain import Spec, Study
 from curvlang.reporting.notation import duration
-from curvlang.reporting.schema import plain
-from curvlang.reporting.study_files import CellFolder
-from curvlang.reporting.study_folder import FORMATS, check_study_folder, write_study
-from curvlang.reporting.study_table import show_study
+from curvlang.reporting.study.folder import FORMATS, check_study_folder, write_study
+from curvlang.reporting.study.table import show_study
+from curvlang.storage.cache import Cache
 from curvlang.version import VERSION
 
 from .color import use_color

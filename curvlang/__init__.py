@@ -14,39 +14,39 @@ from curvlang.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from curvlang.diagnostics.diagnostic import Diagnostic, MachineError, SpecError
-    from curvlang.evaluation.lds import lds
     from curvlang.evaluation.named_task import task
     from curvlang.evaluation.protocol import LDS
+    from curvlang.evaluation.statistics.lds import lds
     from curvlang.facade import compile_spec as compile
     from curvlang.facade import evaluate, explain, fit, influence, self_influence, top
     from curvlang.language import load, loads
-    from curvlang.models.coverage import coverage
-    from curvlang.models.losses import BinaryCrossEntropy, CrossEntropy
-    from curvlang.models.metric import Metric
+    from curvlang.models.losses.losses import BinaryCrossEntropy, CrossEntropy
+    from curvlang.models.losses.metric import Metric
     from curvlang.models.recipe import Recipe
     from curvlang.models.task import Task
+    from curvlang.models.tracing.coverage import coverage
     from curvlang.runtime.fitted import FittedOperator
     from curvlang.runtime.fitted import load_fitted as load_operator
     from curvlang.studies import study
 
 _WHERE = {
-    "BinaryCrossEntropy": ("curvlang.models.losses", "BinaryCrossEntropy"),
-    "CrossEntropy": ("curvlang.models.losses", "CrossEntropy"),
+    "BinaryCrossEntropy": ("curvlang.models.losses.losses", "BinaryCrossEntropy"),
+    "CrossEntropy": ("curvlang.models.losses.losses", "CrossEntropy"),
     "Diagnostic": ("curvlang.diagnostics.diagnostic", "Diagnostic"),
     "FittedOperator": ("curvlang.runtime.fitted", "FittedOperator"),
     "LDS": ("curvlang.evaluation.protocol", "LDS"),
     "MachineError": ("curvlang.diagnostics.diagnostic", "MachineError"),
-    "Metric": ("curvlang.models.metric", "Metric"),
+    "Metric": ("curvlang.models.losses.metric", "Metric"),
     "Recipe": ("curvlang.models.recipe", "Recipe"),
     "SpecError": ("curvlang.diagnostics.diagnostic", "SpecError"),
     "Task": ("curvlang.models.task", "Task"),
     "compile": ("curvlang.facade", "compile_spec"),
-    "coverage": ("curvlang.models.coverage", "coverage"),
+    "coverage": ("curvlang.models.tracing.coverage", "coverage"),
     "evaluate": ("curvlang.facade", "evaluate"),
     "explain": ("curvlang.facade", "explain"),
     "fit": ("curvlang.facade", "fit"),
     "influence": ("curvlang.facade", "influence"),
-    "lds": ("curvlang.evaluation.lds", "lds"),
+    "lds": ("curvlang.evaluation.statistics.lds", "lds"),
     "load": ("curvlang.language", "load"),
     "load_operator": ("curvlang.runtime.fitted", "load_fitted"),
     "loads": ("curvlang.language", "loads"),

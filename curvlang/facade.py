@@ -9,30 +9,30 @@ from typing import Any
 
 import torch
 
-from curvlang.compiler.explain import Explanation
-from curvlang.compiler.sums import explain_sum
+from curvlang.attribution.influence import influence, self_influence
+from curvlang.attribution.top import top
+from curvlang.compiler.explain.explain import Explanation
+from curvlang.compiler.explain.explain_sum import explain_sum
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
-from curvlang.evaluation.asked import check_asked, sweep_of
-from curvlang.evaluation.attribution import influence, self_influence
-from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.evaluate import evaluate_curvature, fit_curvature, fit_solver
 from curvlang.evaluation.protocol import LDS, SWEEP
-from curvlang.evaluation.top import top
+from curvlang.evaluation.request_checks import check_asked, sweep_of
 from curvlang.language import curvature_named, declared_inverses, load, loads
 from curvlang.language.chain import Chain, Combination, Curvature, Evaluation, Spec
 from curvlang.language.sums import sum_text, weighted_chains
-from curvlang.models.metric import Metric
-from curvlang.models.modes import settled
+from curvlang.models.execution.torch_state import settled
+from curvlang.models.losses.metric import Metric
 from curvlang.models.task import Task, check_task
 from curvlang.reporting.progress import Bars
 from curvlang.reporting.provenance import provenance
 from curvlang.reporting.report import Report, Run, report
 from curvlang.runtime.fit import Progress
 from curvlang.runtime.fitted import FittedOperator
-from curvlang.runtime.footprint import reads_hessian
-from curvlang.runtime.memory import Memory, limited
+from curvlang.runtime.limits.footprint import reads_hessian
+from curvlang.runtime.limits.memory import Memory, limited
 from curvlang.runtime.others import without_ignored
 from curvlang.runtime.prepare import Prepared, model_flops, prepare
+from curvlang.storage.cache import Cache
 from curvlang.version import VERSION
 
 
@@ -246,8 +246,8 @@ def chains_of(curvature: Curvature) -> tuple[Chain, ...]:
 
 
 def lds_of(scores: Any, kept: Any, outcome: Any, **options: Any) -> Any:
-    """See `curvlang.evaluation.lds.lds`."""
-    from curvlang.evaluation.lds import lds
+    """See `curvlang.evaluation.statistics.lds.lds`."""
+    from curvlang.evaluation.statistics.lds import lds
 
     return lds(scores, kept, outcome, **options)
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
-from curvlang.evaluation.cache import Cache
-from curvlang.evaluation.study_cell import Machine
-from curvlang.evaluation.study_result import StudyResult
-from curvlang.evaluation.study_run import gather, quick, run_missing, work_of
+from curvlang.evaluation.study.cell import Machine
+from curvlang.evaluation.study.files import CellFolder
+from curvlang.evaluation.study.result import StudyResult
+from curvlang.evaluation.study.run import gather, quick, run_missing, work_of
 from curvlang.language import load_studies
-from curvlang.models.modes import settled
-from curvlang.reporting.study_files import CellFolder
-from curvlang.reporting.study_folder import check_study_folder, write_study
+from curvlang.models.execution.torch_state import settled
+from curvlang.reporting.study.folder import check_study_folder, write_study
+from curvlang.storage.cache import Cache
 
 
 @settled

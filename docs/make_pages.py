@@ -17,20 +17,20 @@ from functools import cache, cached_property
 
 from make_tables import DOCS, TABLES, renewed
 
-from curvlang.compiler.cost import elements, function_cost, known_elements
-from curvlang.compiler.derivation import Derived, derivation, latex, structure_name
-from curvlang.compiler.explain import Explanation
-from curvlang.compiler.listing import count
-from curvlang.compiler.plan import BlockPlan, Plan
+from curvlang.compiler.explain.derivation import Derived, derivation, latex, structure_name
+from curvlang.compiler.explain.explain import Explanation
+from curvlang.compiler.explain.listing import count
+from curvlang.compiler.planning.cost import elements, function_cost, known_elements
+from curvlang.compiler.planning.plan import BlockPlan, Plan
 from curvlang.diagnostics.source import Source
 from curvlang.language import default_task, load, shipped_files
 from curvlang.language.chain import Chain, Law, Spec
-from curvlang.language.docs import doc_of
-from curvlang.language.names import shipped_names
-from curvlang.language.parser import parse
+from curvlang.language.checking.names import shipped_names
 from curvlang.language.registry import SOURCES, STAGES
 from curvlang.language.shipped import describe_rule
-from curvlang.language.syntax import BodySyntax, LawDef, TransformDef, When
+from curvlang.language.syntax.docs import doc_of
+from curvlang.language.syntax.nodes import BodySyntax, LawDef, TransformDef, When
+from curvlang.language.syntax.parser import parse
 from curvlang.models.builtin import task_from
 from curvlang.models.task import Task
 from curvlang.runtime.prepare import prepare

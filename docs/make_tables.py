@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from curvlang.ir.functions import ELEMENTWISE, FUNCTIONS, MAKERS
+from curvlang.language.checking.values import show
 from curvlang.language.registry import LDS
 from curvlang.language.shipped import shipped
-from curvlang.language.values import show
 
 DOCS = Path(__file__).parent
 _TAKES = {"xx": "a square matrix", "xy": "a matrix", "*": "a tensor"}

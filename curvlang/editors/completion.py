@@ -14,16 +14,16 @@ from curvlang.editors.reading import Frame, Item, Owner, Role, Word, read
 from curvlang.editors.scope import LEAVES, in_scope, leaf_meaning
 from curvlang.editors.vocabulary import CONSTANTS, vocabulary
 from curvlang.ir.functions import FUNCTIONS, MAKERS
-from curvlang.language import syntax as s
 from curvlang.language.chain import Chain, Value
-from curvlang.language.chains import Chains
+from curvlang.language.checking.chains import Chains
+from curvlang.language.checking.letters import MODEL_LETTERS
+from curvlang.language.checking.values import value
+from curvlang.language.checking.walker import Walker
 from curvlang.language.law import MEASURES, PROPERTIES
-from curvlang.language.letters import MODEL_LETTERS
-from curvlang.language.parser import parse
 from curvlang.language.registry import LDS, NAMED, OTHERS, SOLVERS, SOURCES, STAGES, Rule
 from curvlang.language.shipped import describe_rule
-from curvlang.language.values import value
-from curvlang.language.walker import Walker
+from curvlang.language.syntax import nodes as s
+from curvlang.language.syntax.parser import parse
 
 PLACEHOLDER = "xyz"
 """Stands for the word that is being typed, so that its role is known."""

@@ -14,9 +14,9 @@ from curvlang.diagnostics.source import Source, Span
 from curvlang.editors.reading import Item, Reading, Role, Word, read
 from curvlang.editors.scope import binding_of, bound, leaf_meaning
 from curvlang.language import check_text
-from curvlang.language import syntax as s
-from curvlang.language.names import Names, collect, shipped_copy
-from curvlang.language.parser import parse
+from curvlang.language.checking.names import Names, collect, shipped_copy
+from curvlang.language.syntax import nodes as s
+from curvlang.language.syntax.parser import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,14 +17,14 @@ from curvlang.editors.scope import (
 )
 from curvlang.editors.structure import table
 from curvlang.ir.functions import FUNCTIONS, MAKERS, TensorFunction
-from curvlang.language import syntax as s
 from curvlang.language.chain import Chain, Combination, Curvature
-from curvlang.language.chains import Chains
-from curvlang.language.docs import doc_of
+from curvlang.language.checking.chains import Chains
 from curvlang.language.law import MEASURES, PROPERTIES
 from curvlang.language.registry import LDS, NAMED, SOLVERS, SOURCES, STAGES, Entry, Rule
 from curvlang.language.shipped import describe_rule
 from curvlang.language.sums import weighted_chains
+from curvlang.language.syntax import nodes as s
+from curvlang.language.syntax.docs import doc_of
 
 SENTENCES: Mapping[str, str] = {
     "identity": "`identity[i,i']`: 1 where both indices are equal, else 0",

@@ -9,7 +9,13 @@ from functools import lru_cache
 
 from curvlang.editors.reading import Frame, Item, Role, Word
 from curvlang.editors.vocabulary import vocabulary
-from curvlang.language.letters import COLUMNS, LAYER_LEAVES, MEANING, MODEL_LEAVES, MODEL_LETTERS
+from curvlang.language.checking.letters import (
+    COLUMNS,
+    LAYER_LEAVES,
+    MEANING,
+    MODEL_LEAVES,
+    MODEL_LETTERS,
+)
 
 LEAVES: Mapping[str, tuple[str, ...]] = {**MODEL_LEAVES, **LAYER_LEAVES, **COLUMNS}
 

@@ -21,7 +21,7 @@ from curvlang.editors.hover import hover
 from curvlang.editors.positions import Lines
 from curvlang.editors.reading import Word
 from curvlang.editors.symbols import RENAMED, occurrences, outline, rename
-from curvlang.language.formatter import format_source
+from curvlang.language.syntax.formatter import format_source
 from curvlang.version import VERSION
 
 PAUSE = 0.15

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from curvlang.compiler.derivation import structure_name
-from curvlang.compiler.derive import derive
-from curvlang.compiler.plan import Geometry, Plan
-from curvlang.compiler.planner import plan
-from curvlang.compiler.program import Partition, Program
+from curvlang.compiler.derive.derive import derive
+from curvlang.compiler.derive.program import Partition, Program
+from curvlang.compiler.explain.derivation import structure_name
+from curvlang.compiler.planning.plan import Geometry, Plan
+from curvlang.compiler.planning.planner import plan
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.language.chain import Chain
 

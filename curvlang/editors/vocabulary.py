@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from curvlang.ir.functions import ELEMENTWISE, FUNCTIONS, MAKERS
-from curvlang.language.tables import grammar
+from curvlang.language.syntax.tables import grammar
 
 NAME = r"[^\W\d]\w*"
 INDEX = r"[^\W\d_]'*(?!\w)"

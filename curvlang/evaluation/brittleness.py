@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
-from curvlang.evaluation.lds import percentile_interval
 from curvlang.evaluation.result import Interval
-from curvlang.evaluation.retrain import retrain
-from curvlang.evaluation.subsets import derived_seed
-from curvlang.models.losses import CrossEntropy
+from curvlang.evaluation.statistics.lds import percentile_interval
+from curvlang.models.losses.losses import CrossEntropy
 from curvlang.models.task import Task
+from curvlang.training.retrain import retrain
+from curvlang.training.subsets import derived_seed
 
 RESAMPLES = 200
 

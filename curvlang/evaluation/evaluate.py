@@ -11,11 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curvlang.attribution.gradients import gradients
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import NOWHERE
-from curvlang.evaluation.cache import Cache
-from curvlang.evaluation.chain import Setting, forward_error, measure, sampled, settings, too_long
-from curvlang.evaluation.gradients import gradients
+from curvlang.evaluation.fidelity import (
+    Setting,
+    forward_error,
+    measure,
+    sampled,
+    settings,
+    too_long,
+)
 from curvlang.evaluation.ground_truth import GroundTruth, ground_truth
 from curvlang.evaluation.judge import judge
 from curvlang.evaluation.left_out import kept_prefixes, left_out, notes_of
@@ -25,9 +31,9 @@ from curvlang.evaluation.steps import steps_of
 from curvlang.evaluation.summary import protocol_as_run, summary
 from curvlang.language import default_inverse, swept
 from curvlang.language.chain import Chain, Curvature, InverseUse, Solver
-from curvlang.language.inverses import shift
+from curvlang.language.checking.inverses import shift
 from curvlang.language.sums import weighted_chains
-from curvlang.models.metric import Asked, Metric, asked_on
+from curvlang.models.losses.metric import Asked, Metric, asked_on
 from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.combine import fit_combination
@@ -35,6 +41,7 @@ from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.fit import Ended, FittedStage, Progress, fit_chains
 from curvlang.runtime.others import without_ignored
 from curvlang.runtime.solver import FittedSolver
+from curvlang.storage.cache import Cache
 
 
 @dataclass(slots=True, eq=False)

@@ -12,21 +12,21 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, SpecError
-from curvlang.evaluation.built import built
-from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.protocol import LDS
-from curvlang.evaluation.retrain import CHUNK, retrain
-from curvlang.evaluation.subsets import (
+from curvlang.models.fingerprint import digest, parameter_parts
+from curvlang.models.losses.loss import Loss
+from curvlang.models.losses.metric import Asked, Metric, asked_on
+from curvlang.models.task import Build, Task
+from curvlang.runtime.fit import Progress
+from curvlang.storage.cache import Cache
+from curvlang.training.built import built
+from curvlang.training.retrain import CHUNK, retrain
+from curvlang.training.subsets import (
     derived_seed,
     draw_subsets,
     leave_class_out,
     leave_one_out,
 )
-from curvlang.models.fingerprint import digest, parameter_parts
-from curvlang.models.loss import Loss
-from curvlang.models.metric import Asked, Metric, asked_on
-from curvlang.models.task import Build, Task
-from curvlang.runtime.fit import Progress
 
 SCHEMA = "ground-truth-3"
 """Changes whenever the same key would mean other numbers."""

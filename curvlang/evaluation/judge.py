@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from curvlang.evaluation.ceiling import noise_ceiling
-from curvlang.evaluation.chain import Measured
-from curvlang.evaluation.comparison import Resampled
+from curvlang.evaluation.errors import spearman
+from curvlang.evaluation.fidelity import Measured
 from curvlang.evaluation.ground_truth import GroundTruth
-from curvlang.evaluation.influence import spearman
-from curvlang.evaluation.lds import (
+from curvlang.evaluation.protocol import LDS
+from curvlang.evaluation.result import Comparison, Interval
+from curvlang.evaluation.statistics.ceiling import noise_ceiling
+from curvlang.evaluation.statistics.comparison import Resampled
+from curvlang.evaluation.statistics.lds import (
     Resamples,
     bootstrap_parts,
     constant_note,
@@ -23,8 +25,6 @@ from curvlang.evaluation.lds import (
     predictions,
     verdict,
 )
-from curvlang.evaluation.protocol import LDS
-from curvlang.evaluation.result import Comparison, Interval
 from curvlang.runtime.fit import FittedStage, Progress
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.language.chain import Chain, Curvature
-from curvlang.models.flops import hessian_flops
+from curvlang.models.derivatives.flops import hessian_flops
+from curvlang.models.derivatives.product_methods import hessian_way
 from curvlang.models.task import Task
-from curvlang.models.ways import hessian_way
 
 BUDGET = 5e12
 """Operations of a dense step that is not asked for: about half a minute on two cores. A count, not a time, so

@@ -13,26 +13,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curvlang.attribution.gradients import gradients
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
-from curvlang.evaluation.baseline import train_baseline
 from curvlang.evaluation.brittleness import (
     flip_share,
     flipped,
     right_queries,
     without_supporters,
 )
-from curvlang.evaluation.chain import Setting
-from curvlang.evaluation.gradients import gradients
-from curvlang.evaluation.influence import product, spearman
-from curvlang.evaluation.lds import percentile_interval
+from curvlang.evaluation.errors import product, spearman
+from curvlang.evaluation.fidelity import Setting
 from curvlang.evaluation.result import Interval
-from curvlang.evaluation.subsets import are_classes
-from curvlang.models.blocks import trainable
-from curvlang.models.substitution import functional_call
+from curvlang.evaluation.statistics.lds import percentile_interval
+from curvlang.models.execution.substitution import functional_call
 from curvlang.models.task import Task
+from curvlang.models.tracing.blocks import trainable
 from curvlang.operators import Operator
 from curvlang.runtime.fit import FittedStage
 from curvlang.runtime.inverse import invert
+from curvlang.training.baseline import train_baseline
+from curvlang.training.subsets import are_classes
 
 RESAMPLES = 200
 Table = list[list[Interval | None]]

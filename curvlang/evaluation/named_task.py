@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from curvlang.evaluation.baseline import train_baseline
 from curvlang.language import task_text
 from curvlang.language.chain import TaskSpec
 from curvlang.models.builtin import task_from
 from curvlang.models.task import Task
+from curvlang.training.baseline import train_baseline
 
 
 def task(

@@ -10,6 +10,8 @@ from curvlang.diagnostics.source import NOWHERE, Source
 from curvlang.diagnostics.values import another_type, finite_number
 from curvlang.ir.expr import Number
 from curvlang.language.chain import InverseUse, Spec, Study, TaskSpec
+from curvlang.language.checking.names import used_files
+from curvlang.language.checking.values import suggestion
 from curvlang.language.files import (
     PRELUDE,
     decode,
@@ -18,7 +20,6 @@ from curvlang.language.files import (
     shipped_studies,
     split_name,
 )
-from curvlang.language.names import used_files
 from curvlang.language.shipped import Shipped, search, shipped
 from curvlang.language.spec import (
     DEFAULT_TASK,
@@ -35,7 +36,6 @@ from curvlang.language.uses import (
     solver_text,
     task_text,
 )
-from curvlang.language.values import suggestion
 
 
 def load(given: str | os.PathLike[str]) -> Spec:

@@ -7,8 +7,8 @@ from itertools import product
 from math import prod
 
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
-from curvlang.language import syntax as s
-from curvlang.language.values import suggestion
+from curvlang.language.checking.values import suggestion
+from curvlang.language.syntax import nodes as s
 
 MOST_READINGS = 64
 """Readings of one transform."""

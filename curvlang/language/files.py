@@ -9,7 +9,7 @@ from pathlib import Path
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.diagnostics.source import Source
-from curvlang.language.values import suggestion
+from curvlang.language.checking.values import suggestion
 
 LARGEST = 200_000
 """Bytes of a spec: some 4 000 lines, read and checked in about a second."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from curvlang.ir.expr import BodyStatement, Define, Expr, Space, Yield
 from curvlang.ir.indices import walk
-from curvlang.language import syntax as s
 from curvlang.language.chain import Stage, Value
-from curvlang.language.repeats import rounds
-from curvlang.language.transforms import decides, specialise
+from curvlang.language.checking.repeats import rounds
+from curvlang.language.checking.transforms import decides, specialise
+from curvlang.language.syntax import nodes as s
 
 MOST_OPERATIONS = 200_000
 """Operations of all chains of a file, rounds unrolled: some hundred times the longest paper's."""

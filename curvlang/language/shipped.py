@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from curvlang.diagnostics.source import Source
-from curvlang.language.docs import doc_of
+from curvlang.language.checking.names import Named, shipped_names
+from curvlang.language.checking.values import show
 from curvlang.language.files import shipped_studies
 from curvlang.language.law import MEASURES, PROPERTIES
-from curvlang.language.names import Named, shipped_names
-from curvlang.language.parser import parse
 from curvlang.language.registry import (
     DATA,
     LAYERS,
@@ -24,8 +23,9 @@ from curvlang.language.registry import (
     Entry,
     Rule,
 )
-from curvlang.language.syntax import StudyDef
-from curvlang.language.values import show
+from curvlang.language.syntax.docs import doc_of
+from curvlang.language.syntax.nodes import StudyDef
+from curvlang.language.syntax.parser import parse
 
 TABLES: Mapping[str, Mapping[str, Entry]] = {
     "data": DATA,

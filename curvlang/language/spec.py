@@ -9,7 +9,6 @@ from typing import assert_never
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity, SpecError
 from curvlang.diagnostics.source import NOWHERE, Source, Span
 from curvlang.ir.expr import Ref
-from curvlang.language import syntax as s
 from curvlang.language.chain import (
     Chain,
     Curvature,
@@ -22,17 +21,18 @@ from curvlang.language.chain import (
     TaskSpec,
     Value,
 )
-from curvlang.language.chains import Chains, register_labels
-from curvlang.language.check_laws import LawChecker
+from curvlang.language.checking.chains import Chains, register_labels
+from curvlang.language.checking.check_laws import LawChecker
+from curvlang.language.checking.check_study import Cells, StudyChecker
+from curvlang.language.checking.inverses import check_inverse, check_use, typed
+from curvlang.language.checking.names import Names, collect
+from curvlang.language.checking.solvers import check_solver
+from curvlang.language.checking.transforms import check_transform
+from curvlang.language.checking.values import arguments, suggestion, value
 from curvlang.language.collector import Collector, EnoughError
-from curvlang.language.inverses import check_inverse, check_use, typed
-from curvlang.language.names import Names, collect
-from curvlang.language.parser import parse
 from curvlang.language.registry import LDS, PARTS, SOURCES
-from curvlang.language.solvers import check_solver
-from curvlang.language.study_check import Cells, StudyChecker
-from curvlang.language.transforms import check_transform
-from curvlang.language.values import arguments, suggestion, value
+from curvlang.language.syntax import nodes as s
+from curvlang.language.syntax.parser import parse
 
 DEFAULT_TASK = "digits"
 

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from curvlang.language.tables import FILE, build, grammar, key
+from curvlang.language.syntax.tables import FILE, build, grammar, key
 
 _OPTIONS = ("parser", "lexer", "start", "propagate_positions", "maybe_placeholders")
 

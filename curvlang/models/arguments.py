@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from curvlang.diagnostics.diagnostic import Label, SpecError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.language.chain import Part, Value
 from curvlang.language.registry import Entry
-from curvlang.models.refusal import refusal
 
 T = TypeVar("T")
 

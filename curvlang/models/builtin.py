@@ -12,26 +12,26 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import NOWHERE
 from curvlang.language import registry
 from curvlang.language.chain import Part, TaskSpec
-from curvlang.language.code import code_in
+from curvlang.language.user_files import code_in
+from curvlang.models.architectures.cnn import cnn
+from curvlang.models.architectures.decoder import decoder
+from curvlang.models.architectures.mlp import mlp
+from curvlang.models.architectures.weights import with_weights
 from curvlang.models.arguments import arguments, choose, placed, signature
-from curvlang.models.characters import characters
-from curvlang.models.cnn import cnn
-from curvlang.models.data import Data, digits
-from curvlang.models.decoder import decoder
-from curvlang.models.diabetes import diabetes
-from curvlang.models.file_data import file_data
+from curvlang.models.data.characters import characters
+from curvlang.models.data.data import Data, digits
+from curvlang.models.data.diabetes import diabetes
+from curvlang.models.data.random_data import random_data
+from curvlang.models.files.file_data import file_data
 from curvlang.models.fingerprint import digest, parameter_parts
-from curvlang.models.losses import loss_from
-from curvlang.models.mlp import mlp
-from curvlang.models.random_data import random_data
+from curvlang.models.losses.losses import loss_from
 from curvlang.models.recipe import Recipe
-from curvlang.models.refusal import refusal
 from curvlang.models.task import Origin, Task
 from curvlang.models.user_code import user_data, user_model
-from curvlang.models.weights import with_weights
 
 
 def _mlp(data: Data, generator: Generator, positions: str, **values: Any) -> nn.Module:

@@ -24,9 +24,14 @@ def model_parts(model: nn.Module) -> Iterator[str]:
     """The architecture as text: the module tree, the types' full names, what is trainable."""
     yield repr(model)
     for name, module in model.named_modules():
-        yield f"{name} {type(module).__module__}.{type(module).__qualname__}"
+        yield f"{name} {_kind(type(module))}"
     for name, p in model.named_parameters():
         yield f"{name} {tuple(p.shape)} {p.dtype} {p.requires_grad}"
+
+
+def _kind(kind: type[nn.Module]) -> str:
+    """The full name of a type; own models state one, so that it does not change with their file."""
+    return str(vars(kind).get("stable_name", f"{kind.__module__}.{kind.__qualname__}"))
 
 
 def parameter_parts(model: nn.Module) -> Iterator[Tensor | str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from math import isfinite
 
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type, real_number, whole_number
-from curvlang.models.refusal import refusal
 
 OPTIMISERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "constant", "linear")

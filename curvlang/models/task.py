@@ -9,10 +9,21 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type, finite_number
-from curvlang.models.adapt import adapt
-from curvlang.models.blocks import Facts, LayerBlock, blocks, facts_of, trainable
-from curvlang.models.checks import (
+from curvlang.models.data.adapt import adapt
+from curvlang.models.data.collect import Pair, Source
+from curvlang.models.execution.copies import copied, differentiable, recordable, unwrapped
+from curvlang.models.execution.packed import PackedBuild, is_packed, layout_in, packed
+from curvlang.models.execution.torch_state import settled
+from curvlang.models.fingerprint import digest, model_parts, parameter_parts
+from curvlang.models.losses.loss import Loss
+from curvlang.models.losses.resolve import check_mean, loss_for
+from curvlang.models.losses.user_loss import Function
+from curvlang.models.recipe import Recipe
+from curvlang.models.task_arguments import check_arguments
+from curvlang.models.tracing.blocks import Facts, LayerBlock, blocks, facts_of, trainable
+from curvlang.models.tracing.checks import (
     check_data,
     check_mask,
     check_model,
@@ -20,20 +31,9 @@ from curvlang.models.checks import (
     check_together,
     check_values,
 )
-from curvlang.models.collect import Pair, Source
-from curvlang.models.copies import copied, differentiable, recordable, unwrapped
-from curvlang.models.fingerprint import digest, model_parts, parameter_parts
-from curvlang.models.loss import Loss
-from curvlang.models.loss_check import check_mean, loss_for
-from curvlang.models.modes import settled
-from curvlang.models.packed import PackedBuild, is_packed, layout_in, packed
-from curvlang.models.precision import precision
-from curvlang.models.recipe import Recipe
-from curvlang.models.refusal import refusal
-from curvlang.models.task_arguments import check_arguments
-from curvlang.models.trace import OutsideError
-from curvlang.models.user_loss import Function
-from curvlang.models.verify import EXAMPLES
+from curvlang.models.tracing.half_precision import precision
+from curvlang.models.tracing.trace import OutsideError
+from curvlang.models.tracing.verify import EXAMPLES
 
 Result = TypeVar("Result")
 

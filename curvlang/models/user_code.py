@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.models.collect import Pair, examples_of
-from curvlang.models.data import Data, Given
-from curvlang.models.fields import Fields
-from curvlang.models.refusal import refusal
+from curvlang.diagnostics.refusal import refusal
+from curvlang.models.data.collect import Pair, examples_of
+from curvlang.models.data.data import Data, Given
+from curvlang.models.data.fields import Fields
 
 RETURNED = {"train", "query", "labels", "inputs", "shift_labels"}
 """What a data function may return, by name."""

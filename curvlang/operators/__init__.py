@@ -1,21 +1,21 @@
 """Structured operators: one page of identities each, closed under inverse."""
 
-from curvlang.operators.adding import added, scaled
-from curvlang.operators.at_once import at_once
+from curvlang.operators.addition import added, scaled
 from curvlang.operators.basic import CholeskyInverse, Dense, Diagonal, Eigen, Identity
 from curvlang.operators.combined import BlockDiagonal, Scaled, Sum, aligned, described
-from curvlang.operators.conjugate_gradients import ConjugateGradients
 from curvlang.operators.distance import distance
 from curvlang.operators.files import load_operator, save
-from curvlang.operators.iterative import ByExample, Iterative, Solved
+from curvlang.operators.iterative.conjugate_gradients import ConjugateGradients
+from curvlang.operators.iterative.iteration import ByExample, Iterative, Solved
+from curvlang.operators.iterative.neumann import Neumann
 from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOutputEigen
 from curvlang.operators.low_rank import Gram, LowRank, low_rank
 from curvlang.operators.matrix_free import MatrixFree, estimate_trace
-from curvlang.operators.moving import moved, usable
-from curvlang.operators.neumann import Neumann
+from curvlang.operators.movement import moved, usable
 from curvlang.operators.operator import Operator, Spectral, held_bytes, refuse, tikhonov
 from curvlang.operators.projected import Projected, projected
 from curvlang.operators.stacked import Stacked, stacked, stacked_from
+from curvlang.operators.vmapped import at_once
 
 __all__ = [
     "BlockDiagonal",

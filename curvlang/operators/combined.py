@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from curvlang.operators.at_once import equal
 from curvlang.operators.basic import Dense, Diagonal, Identity
 from curvlang.operators.kronecker import EigenBasis, Kronecker
 from curvlang.operators.operator import Operator, Spectral, check_dense
+from curvlang.operators.vmapped import equal
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,8 +16,8 @@ from curvlang.operators.low_rank import Gram, LowRank
 from curvlang.operators.matrix_free import MatrixFree
 from curvlang.operators.operator import Operator, refuse
 from curvlang.operators.projected import Projected
-from curvlang.operators.sealed import read_sealed, write_sealed
 from curvlang.operators.stacked import Stacked
+from curvlang.storage.sealed import read_sealed, write_sealed
 
 FORMAT = 2
 """Counts changes of the tree below: a file of another number is refused."""

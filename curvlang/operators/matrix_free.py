@@ -64,7 +64,7 @@ class MatrixFree(Operator):
 
     def inverse(self, damping: float = 0.0, *, spectral: Spectral | None = None) -> Operator:
         """(C + λI)⁻¹ by conjugate gradients; any other spectral function is refused."""
-        from curvlang.operators.conjugate_gradients import ConjugateGradients
+        from curvlang.operators.iterative.conjugate_gradients import ConjugateGradients
 
         if spectral is not None:
             return self.spectral(spectral)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.diagnostics.values import another_type, finite_number
-from curvlang.operators.at_once import at_once
+from curvlang.operators.vmapped import at_once
 
 Spectral = Callable[[Tensor], Tensor]
 """An elementwise function of eigenvalues."""

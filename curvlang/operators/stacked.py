@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.operators.at_once import at_once
 from curvlang.operators.combined import BlockDiagonal
-from curvlang.operators.iterative import Iterative
+from curvlang.operators.iterative.iteration import Iterative
 from curvlang.operators.matrix_free import MatrixFree
 from curvlang.operators.operator import Operator, Spectral
+from curvlang.operators.vmapped import at_once
 
 _APART = (BlockDiagonal, Iterative, MatrixFree)
 """Direct sums, and what is known by its products: they do not stack."""

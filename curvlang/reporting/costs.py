@@ -9,10 +9,10 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from curvlang.compiler.listing import binary, count
-from curvlang.evaluation.benchmark import Benchmark, Row
+from curvlang.compiler.explain.listing import binary, count
+from curvlang.costs.benchmark import Benchmark, Row
+from curvlang.costs.rates import Rates
 from curvlang.reporting.table import printed, ruled
-from curvlang.runtime.rates import Rates
 
 DISTURBED = 0.05
 """Share of the time spent waiting for a processor above which times are not to be trusted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import fsum
 
-from curvlang.models.coverage import Coverage, Row
+from curvlang.models.tracing.coverage import Coverage, Row
 
 
 def by_type(found: Coverage) -> str:

@@ -8,8 +8,8 @@ from itertools import zip_longest
 
 from torch import Tensor
 
-from curvlang.evaluation.attributed import gray
-from curvlang.evaluation.top import Inputs, Neighbour, Top, first_of, target
+from curvlang.attribution.top import Inputs, Neighbour, Top, first_of, target
+from curvlang.evaluation.study.attributed import gray
 
 GAP = "   "
 WIDTH = 96

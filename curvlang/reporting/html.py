@@ -15,9 +15,9 @@ import jinja2
 from markupsafe import Markup, escape
 
 from curvlang.evaluation.result import Result
-from curvlang.reporting.figures import drawings
+from curvlang.reporting.figures.figures import drawings
+from curvlang.reporting.figures.style import Drawing
 from curvlang.reporting.notation import duration, value
-from curvlang.reporting.style import Drawing
 from curvlang.reporting.view import Column, Panel, chain, curve, joined, steps
 from curvlang.reporting.words import comparison, finding, header, notes, title
 

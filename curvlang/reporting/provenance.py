@@ -14,7 +14,7 @@ from curvlang.evaluation.evaluate import Evaluated
 from curvlang.evaluation.protocol import LDS
 from curvlang.language import used_files
 from curvlang.language.chain import Spec
-from curvlang.models.metric import Metric, asked_of
+from curvlang.models.losses.metric import Metric, asked_of
 from curvlang.models.task import Task
 from curvlang.version import VERSION
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.evaluation.result import Result
-from curvlang.reporting.disk import probe, refusals
+from curvlang.evaluation.result_file import dumps, loads
 from curvlang.reporting.html import to_html
-from curvlang.reporting.schema import dumps, loads
-from curvlang.reporting.swap import recover, whole_folder
+from curvlang.storage.atomic import probe, refusals
+from curvlang.storage.swap import recover, whole_folder
 
 Scores = NDArray[np.floating[Any]]
 

@@ -15,17 +15,17 @@ from math import prod
 import torch
 from torch import Tensor
 
-from curvlang.models.adapt import DECODER, MASK
-from curvlang.models.blocks import LayerBlock, groups
-from curvlang.models.fields import IGNORED
-from curvlang.models.independence import spread
+from curvlang.diagnostics.refusal import refusal
+from curvlang.models.data.adapt import DECODER, MASK
+from curvlang.models.data.fields import IGNORED
+from curvlang.models.execution.packed import layout_in
 from curvlang.models.layers import Input
 from curvlang.models.layers.one_hot import OneHot
-from curvlang.models.leaves import leaves
-from curvlang.models.packed import layout_in
-from curvlang.models.refusal import refusal
 from curvlang.models.task import Task
-from curvlang.models.trace import OutsideError, input_shapes
+from curvlang.models.tracing.blocks import LayerBlock, groups
+from curvlang.models.tracing.independence import spread
+from curvlang.models.tracing.leaves import leaves
+from curvlang.models.tracing.trace import OutsideError, input_shapes
 
 TRIED = 4
 """Examples with padding that are looked at."""

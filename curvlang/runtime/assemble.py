@@ -9,8 +9,7 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from curvlang.compiler.functions import SYMMETRY
-from curvlang.compiler.structure import (
+from curvlang.compiler.algebra.structure import (
     BlocksShape,
     DenseShape,
     DiagonalShape,
@@ -41,6 +40,7 @@ from curvlang.operators import (
     projected,
     stacked_from,
 )
+from curvlang.runtime.kernels.functions import SYMMETRY
 
 Product = Callable[[LeafShape | GramShape], Operator]
 """Makes the matrix-free operator for a block whose entries do not fit."""

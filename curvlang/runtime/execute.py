@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvlang.compiler.functions import namespace
-from curvlang.compiler.kernels import gram
-from curvlang.compiler.plan import BlockPlan, Function, Plan
+from curvlang.compiler.planning.plan import BlockPlan, Function, Plan
 from curvlang.ir.expr import Yield
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.operators import at_once
-from curvlang.runtime.memo import Memo
+from curvlang.runtime.kernels.einsums import gram
+from curvlang.runtime.kernels.functions import namespace
+from curvlang.runtime.kernels.memo import Memo
 
 Tensors = dict[str, Tensor]
 

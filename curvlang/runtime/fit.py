@@ -9,23 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvlang.compiler.plan import DENSE_AT_MOST, BlockPlan, Plan
-from curvlang.compiler.program import Fisher, Partition, Program, Result
-from curvlang.compiler.structure import LeafShape
+from curvlang.compiler.algebra.structure import LeafShape
+from curvlang.compiler.derive.program import Fisher, Partition, Program, Result
+from curvlang.compiler.planning.plan import DENSE_AT_MOST, BlockPlan, Plan
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.ir.expr import Yield
 from curvlang.language.chain import Chain
-from curvlang.models.blocks import LayerBlock, check_batch
-from curvlang.models.finite import in_part
-from curvlang.models.layer_columns import layer_columns
-from curvlang.models.precision import exact_jacobian, exact_leaves, exact_loss_hessian
+from curvlang.models.derivatives.layer_columns import layer_columns
+from curvlang.models.losses.finite import in_part
 from curvlang.models.task import Task
+from curvlang.models.tracing.blocks import LayerBlock, check_batch
+from curvlang.models.tracing.half_precision import exact_jacobian, exact_leaves, exact_loss_hessian
 from curvlang.operators import BlockDiagonal, ByExample, Operator, described
 from curvlang.runtime.alignment import Aligned, varying
 from curvlang.runtime.assemble import operators
 from curvlang.runtime.execute import Execution
-from curvlang.runtime.footprint import reads_hessian
 from curvlang.runtime.guard import check_parts, check_sums
+from curvlang.runtime.limits.footprint import reads_hessian
 from curvlang.runtime.others import ignoring
 from curvlang.runtime.positions import position_weights
 from curvlang.runtime.prepare import Prepared, prepare

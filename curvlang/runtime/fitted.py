@@ -16,7 +16,7 @@ from curvlang.diagnostics.notebook import html_table
 from curvlang.diagnostics.values import finite_number, nonzero_number
 from curvlang.language import default_inverse, inverse_kept, inverse_read
 from curvlang.language.chain import InverseUse
-from curvlang.models.modes import settled
+from curvlang.models.execution.torch_state import settled
 from curvlang.operators import (
     BlockDiagonal,
     ByExample,
@@ -29,7 +29,7 @@ from curvlang.operators import (
     save,
     scaled,
 )
-from curvlang.operators.iterative import Progress, Report
+from curvlang.operators.iterative.iteration import Progress, Report
 from curvlang.runtime.inverse import invert
 from curvlang.runtime.solver import FittedSolver
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import NOWHERE, Span
-from curvlang.models.finite import all_finite, check_examples_finite, in_part
-from curvlang.models.products import hessian_product
-from curvlang.models.refusal import refusal
+from curvlang.models.derivatives.products import hessian_product
+from curvlang.models.losses.finite import all_finite, check_examples_finite, in_part
 from curvlang.models.task import Task
 
 SOUND = "the loss and the gradient of every example are"

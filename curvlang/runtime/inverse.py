@@ -8,11 +8,11 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from curvlang.compiler.spectral import bind, bind_factors, number, reads_spectrum
+from curvlang.compiler.algebra.spectral import bind, bind_factors, number, reads_spectrum
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.ir.expr import Expr
 from curvlang.language.chain import InverseUse
-from curvlang.language.inverses import shift
+from curvlang.language.checking.inverses import shift
 from curvlang.operators import (
     BlockDiagonal,
     ByExample,
@@ -31,7 +31,7 @@ from curvlang.operators import (
     Sum,
     stacked,
 )
-from curvlang.operators.iterative import Progress, Report
+from curvlang.operators.iterative.iteration import Progress, Report
 from curvlang.operators.operator import symmetric_eigh
 from curvlang.runtime.solver import FittedSolver
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from curvlang.compiler.derive import describe_stage
-from curvlang.compiler.fits import Unfit, first_unfit, unfit
+from curvlang.compiler.derive.derive import describe_stage
+from curvlang.compiler.planning.fits import Unfit, first_unfit, unfit
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.language import curvature_named, shipped
 from curvlang.language.chain import Chain
-from curvlang.models.blocks import LayerBlock
 from curvlang.models.task import Task
-from curvlang.runtime.columns import many_columns
+from curvlang.models.tracing.blocks import LayerBlock
+from curvlang.runtime.limits.columns import many_columns
 
 DROP, EXACT = "drop_residual", "exact"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from curvlang.compiler.unit import JOINT, OWN
+from curvlang.compiler.derive.builder import JOINT, OWN
 from curvlang.runtime.alignment import Aligned
 
 

@@ -8,19 +8,26 @@ from functools import partial
 
 import torch
 
-from curvlang.compiler.derive import derive
-from curvlang.compiler.masking import masked, takes_means
-from curvlang.compiler.plan import BATCH_AT_MOST, DENSE_AT_MOST, Geometry, Plan, keeping, plan_of
-from curvlang.compiler.planner import plan
-from curvlang.compiler.program import Fisher, Partition, Program, Result
+from curvlang.compiler.derive.derive import derive
+from curvlang.compiler.derive.masking import masked, takes_means
+from curvlang.compiler.derive.program import Fisher, Partition, Program, Result
+from curvlang.compiler.planning.plan import (
+    BATCH_AT_MOST,
+    DENSE_AT_MOST,
+    Geometry,
+    Plan,
+    keeping,
+    plan_of,
+)
+from curvlang.compiler.planning.planner import plan
 from curvlang.language.chain import Chain
-from curvlang.models.blocks import LayerBlock, bare_at_once, bare_names
-from curvlang.models.flops import hessian_flops, leaves_flops
+from curvlang.models.derivatives.flops import hessian_flops, leaves_flops
+from curvlang.models.derivatives.product_methods import WORDS, hessian_way
 from curvlang.models.task import Task
-from curvlang.models.ways import WORDS, hessian_way
+from curvlang.models.tracing.blocks import LayerBlock, bare_at_once, bare_names
 from curvlang.runtime.alignment import Aligned, alignments, check_lengths, has_padding
-from curvlang.runtime.columns import column_count, require_columns
-from curvlang.runtime.footprint import (
+from curvlang.runtime.limits.columns import column_count, require_columns
+from curvlang.runtime.limits.footprint import (
     Phase,
     blocks_read,
     footprint,
@@ -28,8 +35,8 @@ from curvlang.runtime.footprint import (
     reads_hessian,
     sum_bytes,
 )
-from curvlang.runtime.lighter import lighter
-from curvlang.runtime.memory import available, require
+from curvlang.runtime.limits.memory import available, require
+from curvlang.runtime.limits.repairs import lighter
 from curvlang.runtime.others import besides
 
 BATCH_SHARE = 8

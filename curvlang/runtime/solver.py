@@ -12,7 +12,7 @@ from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import Source, Span
 from curvlang.language.chain import InverseUse, Solver, Value
 from curvlang.operators import ByExample, ConjugateGradients, Neumann, Operator
-from curvlang.operators.iterative import Progress, Report, at_least
+from curvlang.operators.iterative.iteration import Progress, Report, at_least
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,23 +8,23 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from curvlang.compiler.plan import DENSE_AT_MOST, Plan
-from curvlang.compiler.program import Partition, Result
-from curvlang.compiler.structure import GramShape, LeafShape
+from curvlang.compiler.algebra.structure import GramShape, LeafShape
+from curvlang.compiler.derive.program import Partition, Result
+from curvlang.compiler.planning.plan import DENSE_AT_MOST, Plan
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
-from curvlang.models.blocks import LayerBlock
-from curvlang.models.collect import Pair
-from curvlang.models.column_product import ggn_of_layers
-from curvlang.models.finite import in_part
-from curvlang.models.hessian import hessian_dense
-from curvlang.models.independence import check_alone
-from curvlang.models.products import BATCH, hessian_product
+from curvlang.models.data.collect import Pair
+from curvlang.models.derivatives.column_product import ggn_of_layers
+from curvlang.models.derivatives.hessian import hessian_dense
+from curvlang.models.derivatives.product_methods import ggn_way, hessian_way
+from curvlang.models.derivatives.products import BATCH, hessian_product
+from curvlang.models.losses.finite import in_part
 from curvlang.models.task import Task
-from curvlang.models.ways import ggn_way, hessian_way
+from curvlang.models.tracing.blocks import LayerBlock
+from curvlang.models.tracing.independence import check_alone
 from curvlang.operators import BlockDiagonal, ByExample, Identity, MatrixFree, Operator, added
 from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.guard import check_hessian, guarded
-from curvlang.runtime.memory import require
+from curvlang.runtime.limits.memory import require
 from curvlang.runtime.prepare import Prepared
 from curvlang.runtime.vanishing import warn_of_zero
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from curvlang.compiler.program import Fisher, Program
+from curvlang.compiler.derive.program import Fisher, Program
 from curvlang.models.task import Task
-from curvlang.models.verify import EXAMPLES
+from curvlang.models.tracing.verify import EXAMPLES
 
 BATCH = 256
 """Examples that go through the model at once."""

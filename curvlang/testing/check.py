@@ -23,7 +23,7 @@ from curvlang.language.chain import (
     Spec,
     TaskSpec,
 )
-from curvlang.language.conditions import everything
+from curvlang.language.checking.conditions import everything
 from curvlang.language.law import (
     PROPERTIES,
     expects_semidefinite,

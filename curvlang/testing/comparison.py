@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from curvlang.compiler.derive import derive
-from curvlang.compiler.plan import Geometry, Plan
-from curvlang.compiler.planner import plan
-from curvlang.compiler.program import Partition, Program
-from curvlang.compiler.structure import Shape
+from curvlang.compiler.algebra.structure import Shape
+from curvlang.compiler.derive.derive import derive
+from curvlang.compiler.derive.program import Partition, Program
+from curvlang.compiler.planning.plan import Geometry, Plan
+from curvlang.compiler.planning.planner import plan
 from curvlang.ir.expr import Index, Yield
 from curvlang.ir.interpreter import interpret
 from curvlang.language import loads

@@ -9,13 +9,13 @@ from typing import TypeVar
 import torch
 from hypothesis import strategies as st
 
-from curvlang.evaluation.baseline import train_baseline
 from curvlang.language.chain import Part, TaskSpec, Value
-from curvlang.language.conditions import WIDTHS, drawn
+from curvlang.language.checking.conditions import WIDTHS, drawn
 from curvlang.language.registry import LOSSES, NONE, OPTIMISERS, Entry
 from curvlang.language.space import Space
 from curvlang.models.builtin import task_from
 from curvlang.models.task import Task
+from curvlang.training.baseline import train_baseline
 
 SEEDS = range(1024)
 """Seeds of data and model that are drawn; 0 is the simplest."""

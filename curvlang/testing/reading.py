@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.functional import hessian, jacobian
 
-from curvlang.compiler.derive import derive
-from curvlang.compiler.passes import schedule
-from curvlang.compiler.program import Leaf, Partition, Program, Result
-from curvlang.compiler.unit import LEAVES
+from curvlang.compiler.derive.builder import LEAVES
+from curvlang.compiler.derive.derive import derive
+from curvlang.compiler.derive.program import Leaf, Partition, Program, Result
+from curvlang.compiler.planning.passes import schedule
 from curvlang.ir.expr import Define, Index, Statement, Target
 from curvlang.ir.indices import rename_names
 from curvlang.ir.interpreter import interpret
 from curvlang.language.chain import Chain, Curvature
 from curvlang.language.sums import DECAY, states_decay, weighted_chains
-from curvlang.models.blocks import LayerBlock, trainable
-from curvlang.models.leaves import columns, leaves, loss_hessian
-from curvlang.models.leaves import jacobian as output_jacobian
-from curvlang.models.substitution import functional_call
+from curvlang.models.execution.substitution import functional_call
 from curvlang.models.task import Task
+from curvlang.models.tracing.blocks import LayerBlock, trainable
+from curvlang.models.tracing.leaves import columns, leaves, loss_hessian
+from curvlang.models.tracing.leaves import jacobian as output_jacobian
 from curvlang.runtime.fit import pass_seed
 
 Array = NDArray[np.float64]

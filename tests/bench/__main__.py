@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from curvlang.runtime.rates import measured_rates
+from curvlang.costs.rates import measured_rates
 from tests.bench.contest import contest
 from tests.bench.predict import predicted
 from tests.bench.slopes import slopes

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import curvlang as cv
-from curvlang.runtime.rates import Watch
+from curvlang.costs.rates import Watch
 from tests.bench import hand
 from tests.bench.contest import Results, Sizes, Turn
 from tests.bench.inputs import DAMPING, direction, summed_loss, task

@@ -12,7 +12,7 @@ from itertools import pairwise
 from curvlang.diagnostics.render import render
 from curvlang.language import check_text
 from curvlang.language.files import LARGEST, shipped_files
-from curvlang.language.formatter import format_text
+from curvlang.language.syntax.formatter import format_text
 
 
 def valid(lines: int) -> str:

@@ -14,15 +14,15 @@ import sys
 import torch
 from torch import Tensor
 
-from curvlang.evaluation.comparison import Resampled, over_models
-from curvlang.evaluation.influence import spearman
-from curvlang.evaluation.lds import (
+from curvlang.evaluation.errors import spearman
+from curvlang.evaluation.statistics.comparison import Resampled, over_models
+from curvlang.evaluation.statistics.lds import (
     bootstrap_parts,
     draw_resamples,
     percentile_interval,
     predictions,
 )
-from curvlang.evaluation.subsets import draw_subsets
+from curvlang.training.subsets import draw_subsets
 
 N = 60
 NOISE = (1.0, 1.6)

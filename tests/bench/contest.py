@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvlang.runtime.rates import Watch, difference
+from curvlang.costs.rates import Watch, difference
 
 AGREEMENT = 1e-4
 """Largest difference of two results, relative to the largest entry, in float32."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import curvlang as cv
-from curvlang.runtime.rates import Watch
+from curvlang.costs.rates import Watch
 from tests.bench.contest import Results, Sizes, Turn
 from tests.bench.inputs import direction, task
 

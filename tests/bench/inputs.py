@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import curvlang as cv
-from curvlang.models.decoder import Decoder
+from curvlang.models.architectures.decoder import Decoder
 from tests.bench.contest import Sizes
 
 DAMPING = 1e-2

@@ -10,8 +10,8 @@ from torch.func import functional_call, grad, jvp, vmap
 from torch.nn import functional
 
 import curvlang as cv
+from curvlang.costs.rates import Watch
 from curvlang.models.task import Task
-from curvlang.runtime.rates import Watch
 from tests.bench.contest import Results, Sizes, Turn
 from tests.bench.inputs import DAMPING, task
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from curvlang.compiler.cost import Cost, total
-from curvlang.compiler.program import Partition
-from curvlang.evaluation.factored import scored_blocks
-from curvlang.evaluation.predicted import predicted_fit, predicted_scores, score_ranks
+from curvlang.attribution.factored import scored_blocks
+from curvlang.compiler.derive.program import Partition
+from curvlang.compiler.planning.cost import Cost, total
+from curvlang.costs.predicted import predicted_fit, predicted_scores, score_ranks
 from curvlang.facade import chains_of, chosen, fit
 from curvlang.language import load
-from curvlang.models.blocks import LayerBlock
 from curvlang.models.task import Task
+from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.runtime.prepare import Prepared, prepare
 from tests.bench.attribution import DAMPING
 from tests.bench.contest import Sizes

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvlang.evaluation.lds import bootstrap_scores, draw_resamples, lds, predictions
-from curvlang.runtime.rates import Watch
+from curvlang.costs.rates import Watch
+from curvlang.evaluation.statistics.lds import bootstrap_scores, draw_resamples, lds, predictions
 from tests.bench.contest import Results, Sizes, Turn
 
 LOOPED = 2

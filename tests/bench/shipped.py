@@ -10,8 +10,8 @@ from pathlib import Path
 
 from curvlang.cli.main import run
 
+from curvlang.costs.rates import Watch
 from curvlang.language.files import shipped_files
-from curvlang.runtime.rates import Watch
 from tests.bench.contest import Results, Sizes, Turn
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import curvlang as cv
-from curvlang.runtime.rates import Watch
+from curvlang.costs.rates import Watch
 from tests.bench import attribution, training
 from tests.bench.inputs import DAMPING, task
 

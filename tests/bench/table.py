@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from curvlang.compiler.cost import Cost
-from curvlang.runtime.memory import gibibytes
-from curvlang.runtime.rates import Rates
+from curvlang.compiler.planning.cost import Cost
+from curvlang.costs.rates import Rates
+from curvlang.runtime.limits.memory import gibibytes
 from tests.bench.contest import AGREEMENT, DISTURBED, Sizes, Standing
 from tests.bench.workloads import Workload
 

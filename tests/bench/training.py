@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from curvlang.evaluation.orders import Orders, learning_rate
-from curvlang.evaluation.retrain import retrain
-from curvlang.evaluation.subsets import draw_subsets
+from curvlang.costs.rates import Watch
 from curvlang.language import task_text
 from curvlang.models.builtin import task_from
-from curvlang.runtime.rates import Watch
+from curvlang.training.orders import Orders, learning_rate
+from curvlang.training.retrain import retrain
+from curvlang.training.subsets import draw_subsets
 from tests.bench.contest import Results, Sizes, Turn
 from tests.evaluation.test_retrain import reference_loop
 

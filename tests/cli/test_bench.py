@@ -9,13 +9,13 @@ import torch
 from curvlang.cli.main import run
 
 import curvlang as cv
-from curvlang.compiler.cost import total
-from curvlang.evaluation.predicted import predicted_fit
+from curvlang.compiler.planning.cost import total
+from curvlang.costs.predicted import predicted_fit
+from curvlang.costs.rates import measured_rates
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
 from curvlang.runtime.fit import fit_chains
 from curvlang.runtime.prepare import prepare
-from curvlang.runtime.rates import measured_rates
 from tests.small import network, task
 
 TASK = ["--task", "digits(hidden = [4], epochs = 1)"]

@@ -15,7 +15,7 @@ import pytest
 from curvlang.cli import main
 from curvlang.cli.main import run
 
-from curvlang.evaluation.one_by_one import OneByOne
+from curvlang.training.one_by_one import OneByOne
 
 TASK = "digits(hidden = [2], epochs = 2)"
 SMALL = f"""curvature mine = block_ggn |> kronecker_factor

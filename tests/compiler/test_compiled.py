@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curvlang.compiler.derive import derive
-from curvlang.compiler.plan import Geometry
-from curvlang.compiler.planner import plan
+from curvlang.compiler.derive.derive import derive
+from curvlang.compiler.planning.plan import Geometry
+from curvlang.compiler.planning.planner import plan
 from curvlang.ir.expr import Index
 from curvlang.ir.interpreter import interpret
 from curvlang.language import load, loads
@@ -125,7 +125,7 @@ def test_structure_is_found(name):
 
 
 def test_passes_follow_from_dependencies():
-    from curvlang.compiler.passes import schedule
+    from curvlang.compiler.planning.passes import schedule
 
     for name, wanted in (("kfac", 1), ("ekfac", 2), ("nearest_kronecker", 21)):
         (chain,) = load(name).curvatures.values()

@@ -7,9 +7,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import curvlang as cv
-from curvlang.compiler.cost import naive_flops
-from curvlang.compiler.mathematics import Latex, Unicode, mathematics
-from curvlang.compiler.normal import normalise
+from curvlang.compiler.algebra.normal_form import normalise
+from curvlang.compiler.explain.mathematics import Latex, Unicode, mathematics
+from curvlang.compiler.planning.cost import naive_flops
 from curvlang.facade import chains_of, chosen
 from curvlang.ir.expr import Binary, BinaryOperator, Index, Number, Reduce, ReductionKind, Ref
 from curvlang.ir.functions import FUNCTIONS
@@ -17,7 +17,7 @@ from curvlang.language import load, task_text
 from curvlang.models.builtin import task_from
 from curvlang.runtime.execute import load as load_function
 from curvlang.runtime.fit import fit_chains
-from curvlang.runtime.footprint import largest
+from curvlang.runtime.limits.footprint import largest
 from curvlang.runtime.prepare import prepare
 from tests.oracles.allocations import peak_bytes
 from tests.small import network, task

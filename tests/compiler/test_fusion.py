@@ -7,11 +7,11 @@ from math import prod
 import pytest
 import torch
 
-from curvlang.compiler import kernels
-from curvlang.compiler.emit import Line
-from curvlang.compiler.fusion import fused
-from curvlang.compiler.kernels import square_sum
+from curvlang.compiler.codegen.emit import Line
+from curvlang.compiler.codegen.fusion import fused
 from curvlang.ir.expr import Index
+from curvlang.runtime.kernels import einsums as kernels
+from curvlang.runtime.kernels.einsums import square_sum
 from tests.models.support import assert_different, assert_equal
 
 SIZES = {"n": 5, "r": 1, "m": 3, "k": 4}

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from curvlang.compiler.kernels import gram, rotate
-from curvlang.compiler.lowering import GROUP, gram_flops, groups, starts
+from curvlang.compiler.codegen.lowering import GROUP, gram_flops, groups, starts
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
 from curvlang.models.layers import OneHot
 from curvlang.runtime.execute import load as load_function
+from curvlang.runtime.kernels.einsums import gram, rotate
 from curvlang.runtime.prepare import prepare
 from tests.small import network, task
 

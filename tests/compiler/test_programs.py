@@ -12,11 +12,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from curvlang.compiler.derive import derive
-from curvlang.compiler.explain import Explanation
-from curvlang.compiler.normal import Delta, Elementwise, Power, normalise
-from curvlang.compiler.notation import expression
-from curvlang.compiler.passes import schedule
+from curvlang.compiler.algebra.normal_form import Delta, Elementwise, Power, normalise
+from curvlang.compiler.derive.derive import derive
+from curvlang.compiler.explain.explain import Explanation
+from curvlang.compiler.planning.passes import schedule
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.source import Source
 from curvlang.ir.expr import (
@@ -37,9 +36,10 @@ from curvlang.ir.expr import (
 from curvlang.ir.indices import children
 from curvlang.ir.interpreter import interpret
 from curvlang.language import loads
-from curvlang.language.formatter import format_text
-from curvlang.language.parser import parse
-from curvlang.language.syntax import TransformDef
+from curvlang.language.notation import expression
+from curvlang.language.syntax.formatter import format_text
+from curvlang.language.syntax.nodes import TransformDef
+from curvlang.language.syntax.parser import parse
 from curvlang.testing import assert_compiled_equals_interpreted, compare, programs
 from curvlang.testing.comparison import run_compiled
 from curvlang.testing.expressions import Expressions, Index, Scope

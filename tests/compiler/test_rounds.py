@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import curvlang as cv
-from curvlang.compiler.rounds import repeated
+from curvlang.compiler.explain.repeated_passes import repeated
 from tests.small import network, task
 
 

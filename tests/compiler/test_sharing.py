@@ -9,8 +9,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import curvlang as cv
-from curvlang.compiler.cost import function_cost, known_elements
-from curvlang.compiler.program import Partition
+from curvlang.compiler.derive.program import Partition
+from curvlang.compiler.planning.cost import function_cost, known_elements
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
 from curvlang.runtime.fit import fit_chains

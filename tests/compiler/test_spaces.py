@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curvlang.compiler.derive import derive
-from curvlang.compiler.explain import Explanation
-from curvlang.compiler.plan import Geometry
-from curvlang.compiler.planner import plan
+from curvlang.compiler.derive.derive import derive
+from curvlang.compiler.explain.explain import Explanation
+from curvlang.compiler.planning.plan import Geometry
+from curvlang.compiler.planning.planner import plan
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.ir.expr import Define, Index
 from curvlang.ir.interpreter import interpret

@@ -87,7 +87,7 @@ def test_the_numbers_of_the_readme(tmp_path, monkeypatch):
         "curvlang.diagnostics.notebook",
         "curvlang.diagnostics.source",
         "curvlang.ir.indices",
-        "curvlang.language.formatter",
+        "curvlang.language.syntax.formatter",
     ],
 )
 def test_docstring_examples(name):

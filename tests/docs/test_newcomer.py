@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import curvlang as cv
-from curvlang.compiler.derivation import structure_name
+from curvlang.compiler.explain.derivation import structure_name
 from curvlang.language import check_text
 from curvlang.testing import assert_as_written, assert_inverse_inverts, check_spec
 from tests.small import layer_block, network

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from curvlang.language import check_text, shipped, shipped_files
-from curvlang.language.formatter import format_text
+from curvlang.language.syntax.formatter import format_text
 
 DOCS = Path(__file__).parents[2] / "docs"
 

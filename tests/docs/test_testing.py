@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from curvlang.language import check_text, load, shipped_files
-from curvlang.language.conditions import WORDS
+from curvlang.language.checking.conditions import WORDS
 from curvlang.language.law import MEASURES, PROPERTIES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()

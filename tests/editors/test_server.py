@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from curvlang.language.files import shipped_files
-from curvlang.language.formatter import format_text
+from curvlang.language.syntax.formatter import format_text
 
 types = pytest.importorskip("lsprotocol.types", reason="the extra `lsp` is not installed")
 client_module = pytest.importorskip("pygls.lsp.client", reason="the extra `lsp` is not installed")

@@ -8,28 +8,28 @@ import torch
 from torch import nn
 
 import curvlang as cv
-from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.evaluation.baselines import (
+from curvlang.attribution.curvature_free import (
     Setting,
     gradient_cosine,
     projected_ensemble,
     representation_cosine,
 )
+from curvlang.attribution.gradients import gradients
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.brittleness import flip_share, flipped, without_supporters
-from curvlang.evaluation.cache import Cache
-from curvlang.evaluation.gradients import gradients
+from curvlang.evaluation.errors import spearman
 from curvlang.evaluation.ground_truth import ground_truth
-from curvlang.evaluation.influence import spearman
 from curvlang.evaluation.measures import auc, mislabel, proximal_losses
 from curvlang.evaluation.protocol import LDS
-from curvlang.evaluation.study_cell import Machine
-from curvlang.evaluation.study_run import gather, run_missing, work_of
-from curvlang.evaluation.subsets import leave_class_out, leave_one_out
+from curvlang.evaluation.study.cell import Machine
+from curvlang.evaluation.study.files import CellFolder
+from curvlang.evaluation.study.run import gather, run_missing, work_of
 from curvlang.language import loads
 from curvlang.models.builtin import task_from
-from curvlang.reporting.study_files import CellFolder
-from curvlang.reporting.study_html import study_html
-from curvlang.reporting.study_table import study_text
+from curvlang.reporting.study.html import study_html
+from curvlang.reporting.study.table import study_text
+from curvlang.storage.cache import Cache
+from curvlang.training.subsets import leave_class_out, leave_one_out
 from tests.evaluation.test_study import SPEC
 
 EXACT = 1e-10

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from curvlang.evaluation.comparison import (
+from curvlang.evaluation.statistics.comparison import (
     Resampled,
     Scored,
     all_pairs,
@@ -20,9 +20,9 @@ from curvlang.evaluation.comparison import (
     p_value,
     widening,
 )
-from curvlang.evaluation.datamodel import datamodel_ceiling, ridge
-from curvlang.evaluation.lds import draw_resamples, percentile_interval
-from curvlang.evaluation.subsets import draw_subsets
+from curvlang.evaluation.statistics.datamodel import datamodel_ceiling, ridge
+from curvlang.evaluation.statistics.lds import draw_resamples, percentile_interval
+from curvlang.training.subsets import draw_subsets
 
 EXACT = 1e-10
 
@@ -126,7 +126,7 @@ def test_ridge_equals_the_normal_equations():
     found = ridge(masks, y, new)
     x = masks - masks.mean(0)
     scale = torch.linalg.eigvalsh(x @ x.T).mean()
-    from curvlang.evaluation.datamodel import STRENGTHS
+    from curvlang.evaluation.statistics.datamodel import STRENGTHS
 
     candidates = []
     for strength in STRENGTHS:

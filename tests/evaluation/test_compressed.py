@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import curvlang as cv
-from curvlang.evaluation.attribution import CompressedQueries
-from curvlang.evaluation.compressed import compressed, score_bound
-from curvlang.evaluation.factored import block_queries, block_scores, scored_blocks
-from curvlang.evaluation.score_orders import Outer, Ranked, Shared
+from curvlang.attribution.compressed import compressed, score_bound
+from curvlang.attribution.factored import block_queries, block_scores, scored_blocks
+from curvlang.attribution.influence import CompressedQueries
+from curvlang.attribution.score_orders import Outer, Ranked, Shared
 from tests.evaluation.test_factored import CHAINS, tasks
 from tests.runtime.test_layers import fit
 

@@ -9,13 +9,13 @@ from scipy.stats import spearmanr
 from torch import nn
 
 import curvlang as cv
-from curvlang.evaluation.cache import Cache
+from curvlang.evaluation.errors import shares
 from curvlang.evaluation.ground_truth import ground_truth
-from curvlang.evaluation.influence import shares
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
-from curvlang.models.mlp import mlp
+from curvlang.models.architectures.mlp import mlp
 from curvlang.runtime.fit import fit_chains
+from curvlang.storage.cache import Cache
 from tests.oracles import dense
 from tests.small import targets
 

@@ -8,9 +8,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import curvlang as cv
-from curvlang.evaluation import attribution
-from curvlang.evaluation.attribution import CompressedQueries, ReducedPrecision
-from curvlang.evaluation.factored import (
+from curvlang.attribution import influence as attribution
+from curvlang.attribution.factored import (
     QUERIES_SHARE,
     Scored,
     batch_size,
@@ -19,7 +18,8 @@ from curvlang.evaluation.factored import (
     scored_blocks,
     scored_elements,
 )
-from curvlang.evaluation.predicted import predicted_scores, rotations
+from curvlang.attribution.influence import CompressedQueries, ReducedPrecision
+from curvlang.costs.predicted import predicted_scores, rotations
 from tests.models.support import CASES
 from tests.oracles import dense
 from tests.runtime.test_layers import Convolutional, assert_close, fit, inputs, language, task

@@ -9,8 +9,8 @@ from torch.func import functional_call, jacrev
 
 import curvlang as cv
 from curvlang.language.registry import METRICS
-from curvlang.models.metric import CLASS_METRICS, logit, margin
-from curvlang.runtime import memory
+from curvlang.models.losses.metric import CLASS_METRICS, logit, margin
+from curvlang.runtime.limits import memory
 from tests.models.support import assert_different, assert_equal, assert_refused
 from tests.small import network
 from tests.small import task as make_task
@@ -192,7 +192,7 @@ def test_groups_add_up_or_average_their_queries():
 def test_nothing_depends_on_how_the_data_go_through(monkeypatch):
     task = made(positions=2, n=11)
     op = cv.fit("ekfac", task)
-    from curvlang.evaluation import factored, gradients
+    from curvlang.attribution import factored, gradients
 
     def everything(chunk):
         return (

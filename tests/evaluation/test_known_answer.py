@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import curvlang as cv
-from curvlang.evaluation.subsets import draw_subsets
+from curvlang.training.subsets import draw_subsets
 
 N, D, DECAY = 200, 8, 0.02
 NAMES = ("hessian", "diagonal", "identity")

@@ -8,18 +8,18 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import curvlang as cv
-from curvlang.evaluation.attribution import CompressedQueries, ReducedPrecision, scored_by
-from curvlang.evaluation.factored import block_queries, block_scores, scored_blocks
-from curvlang.evaluation.predicted import predicted_scores, rotations, score_ranks
-from curvlang.evaluation.score_orders import (
+from curvlang.attribution.factored import block_queries, block_scores, scored_blocks
+from curvlang.attribution.influence import CompressedQueries, ReducedPrecision, scored_by
+from curvlang.attribution.score_orders import (
     Held,
     Outer,
     Ranked,
     factored_spectrum,
     formed_gradients,
 )
-from curvlang.models.blocks import apart
+from curvlang.costs.predicted import predicted_scores, rotations, score_ranks
 from curvlang.models.layers import OneHot
+from curvlang.models.tracing.blocks import apart
 from curvlang.operators import (
     BlockDiagonal,
     Dense,

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 import curvlang as cv
-from curvlang.evaluation.ceiling import corrected, noise_ceiling
-from curvlang.evaluation.influence import spearman
-from curvlang.evaluation.lds import bootstrap_scores, draw_resamples, percentile_interval
-from curvlang.evaluation.subsets import draw_subsets
+from curvlang.evaluation.errors import spearman
+from curvlang.evaluation.statistics.ceiling import corrected, noise_ceiling
+from curvlang.evaluation.statistics.lds import bootstrap_scores, draw_resamples, percentile_interval
+from curvlang.training.subsets import draw_subsets
 
 EXACT = 1e-12
 RANKS32 = 2e-5  # resampled ranks are float32

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 import curvlang as cv
-from curvlang.evaluation.retrain import retrain
 from curvlang.models.builtin import task_from
-from curvlang.models.losses import CrossEntropy
+from curvlang.models.losses.losses import CrossEntropy
 from curvlang.models.recipe import Recipe
+from curvlang.training.retrain import retrain
 from tests.models.support import assert_different, assert_equal
 from tests.oracles import dense
 from tests.small import network

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import curvlang as cv
-from curvlang.evaluation.baseline import train_baseline
-from curvlang.evaluation.metagradient import metagradient_scores
-from curvlang.evaluation.orders import Orders, learning_rate
-from curvlang.evaluation.subsets import derived_seed
+from curvlang.attribution.metagradient import metagradient_scores
 from curvlang.language import task_text
 from curvlang.models.builtin import task_from
+from curvlang.training.baseline import train_baseline
+from curvlang.training.orders import Orders, learning_rate
+from curvlang.training.subsets import derived_seed
 
 DIFFERENCE = 1e-5  # central differences in float64: the error is its square
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import curvlang as cv
-from curvlang.evaluation.baseline import train_baseline
-from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.ground_truth import ground_truth
-from curvlang.evaluation.retrain import retrain
-from curvlang.evaluation.subsets import derived_seed
-from curvlang.models.metric import margin
+from curvlang.models.losses.metric import margin
+from curvlang.storage.cache import Cache
+from curvlang.training.baseline import train_baseline
+from curvlang.training.retrain import retrain
+from curvlang.training.subsets import derived_seed
 from tests.models.support import assert_different, assert_equal, assert_refused
 from tests.small import network
 
@@ -54,7 +54,7 @@ METRICS = {
 def test_outcomes_are_the_metric_of_the_retrained_models(metric, generic, tmp_path, monkeypatch):
     task = trained()
     if generic:
-        from curvlang.evaluation import engines
+        from curvlang.training import engines
 
         monkeypatch.setattr(engines, "read_layers", lambda model: None)
     protocol = cv.LDS(subsets=3, retrains=1)

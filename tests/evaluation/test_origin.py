@@ -103,8 +103,8 @@ def test_the_final_training_loss_is_that_of_the_last_epoch(folder):
     task = cv.task(cv.loads(task_line("fresh")).evaluations[0].task, allow_python=True)
     assert task.origin.text == "initialised with the seed 0, not trained"
     assert not task.origin.trained
-    from curvlang.evaluation.retrain import retrain
-    from curvlang.evaluation.subsets import derived_seed
+    from curvlang.training.retrain import retrain
+    from curvlang.training.subsets import derived_seed
 
     whole = torch.ones(1, task.N, dtype=torch.bool)
     curve = retrain(

@@ -11,10 +11,10 @@ from torch import nn
 
 import curvlang as cv
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.evaluation.orders import learning_rate
-from curvlang.evaluation.retrain import retrain
-from curvlang.models.losses import loss_named
+from curvlang.models.losses.losses import loss_named
 from curvlang.models.recipe import SCHEDULES
+from curvlang.training.orders import learning_rate
+from curvlang.training.retrain import retrain
 from tests.evaluation.test_retrain import data, reference_loop
 from tests.evaluation.test_retrain_grid import builder, subsets
 

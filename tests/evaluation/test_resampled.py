@@ -8,10 +8,16 @@ from scipy.stats import rankdata
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from curvlang.evaluation import resampled
-from curvlang.evaluation.influence import ranks, spearman
-from curvlang.evaluation.lds import bootstrap_scores, draw_resamples
-from curvlang.evaluation.resampled import BLOCK, Resampling, correlations, in_rows, sort
+from curvlang.evaluation.errors import ranks, spearman
+from curvlang.evaluation.statistics import resampled_spearman as resampled
+from curvlang.evaluation.statistics.lds import bootstrap_scores, draw_resamples
+from curvlang.evaluation.statistics.resampled_spearman import (
+    BLOCK,
+    Resampling,
+    correlations,
+    in_rows,
+    sort,
+)
 
 Q, B = 3, 6
 
@@ -50,7 +56,7 @@ def test_ranks_of_a_resample_are_those_of_sorting_it(K, tied):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("at_once", [1, 200, 2**18])
 def test_correlations_are_those_of_sorting_again(tied, at_once, monkeypatch):
-    monkeypatch.setattr("curvlang.evaluation.lds.AT_ONCE", at_once)
+    monkeypatch.setattr("curvlang.evaluation.statistics.lds.AT_ONCE", at_once)
     K = 37
     x, other, y = sample(K, tied, 0), sample(K, False, 1), sample(K, tied, 2)
     drawn = draw_resamples(K, Q, B, 1)

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 import curvlang as cv
-from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.ground_truth import ground_truth
-from curvlang.evaluation.one_by_one import OneByOne
-from curvlang.evaluation.orders import epoch_order, learning_rate, steps_per_epoch
-from curvlang.evaluation.retrain import retrain
-from curvlang.evaluation.subsets import draw_subsets
-from curvlang.models.losses import loss_named
-from curvlang.models.mlp import ACTIVATIONS, mlp
+from curvlang.models.architectures.mlp import ACTIVATIONS, mlp
+from curvlang.models.losses.losses import loss_named
+from curvlang.storage.cache import Cache
+from curvlang.training.one_by_one import OneByOne
+from curvlang.training.orders import epoch_order, learning_rate, steps_per_epoch
+from curvlang.training.retrain import retrain
+from curvlang.training.subsets import draw_subsets
 from tests.small import targets
 
 EXACT = 1e-9  # float64, the same products in another order

@@ -9,12 +9,12 @@ import torch
 
 import curvlang as cv
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.ground_truth import ground_truth
-from curvlang.evaluation.retrain import retrain
-from curvlang.evaluation.subsets import derived_seed
-from curvlang.models.losses import CrossEntropy, loss_named
-from curvlang.models.mlp import mlp
+from curvlang.models.architectures.mlp import mlp
+from curvlang.models.losses.losses import CrossEntropy, loss_named
+from curvlang.storage.cache import Cache
+from curvlang.training.retrain import retrain
+from curvlang.training.subsets import derived_seed
 from tests.evaluation.test_retrain import EXACT, data, reference_loop
 
 LOSSES = ["cross_entropy", "mse", "bce_with_logits"]

@@ -14,12 +14,12 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 
 import curvlang as cv
-from curvlang.evaluation.engines import engine
-from curvlang.evaluation.one_by_one import ModulesInTurn, OneByOne
-from curvlang.evaluation.retrain import retrain
-from curvlang.evaluation.stacked_any import StackedModules
-from curvlang.evaluation.stacked_mlp import StackedMLP
-from curvlang.models.losses import loss_named
+from curvlang.models.losses.losses import loss_named
+from curvlang.training.engines import engine
+from curvlang.training.one_by_one import ModulesInTurn, OneByOne
+from curvlang.training.retrain import retrain
+from curvlang.training.stacked_any import StackedModules
+from curvlang.training.stacked_mlp import StackedMLP
 from tests.evaluation.test_retrain import reference_loop
 
 EXACT = 1e-8  # float64, the same sums in another order, over eight steps
@@ -319,7 +319,7 @@ def trained(build, recipe, members=None):
     )
 
 
-@pytest.mark.filterwarnings("ignore::curvlang.evaluation.one_by_one.OneByOne")
+@pytest.mark.filterwarnings("ignore::curvlang.training.one_by_one.OneByOne")
 @pytest.mark.parametrize(
     ("make", "optimiser"),
     [(make, "sgd") for make in KINDS]
@@ -357,7 +357,7 @@ def test_equals_the_plain_loop(make, optimiser):
         (Experts, ModulesInTurn),
     ],
 )
-@pytest.mark.filterwarnings("ignore::curvlang.evaluation.one_by_one.OneByOne")
+@pytest.mark.filterwarnings("ignore::curvlang.training.one_by_one.OneByOne")
 def test_the_fast_engine_takes_what_it_knows_and_nothing_else(make, wanted):
     models = [seeded(make)(seed) for seed in (1, 2)]
     found = engine(models, loss_named("cross_entropy"), RECIPES["sgd"], data()[0])

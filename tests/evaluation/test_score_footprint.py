@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import curvlang as cv
-from curvlang.evaluation.attribution import scored_by
-from curvlang.evaluation.factored import scored_blocks
-from curvlang.evaluation.predicted import inverted_matrices
-from curvlang.evaluation.score_footprint import inverse_phase, scores_phase
+from curvlang.attribution.factored import scored_blocks
+from curvlang.attribution.influence import scored_by
+from curvlang.costs.predicted import inverted_matrices
+from curvlang.costs.score_footprint import inverse_phase, scores_phase
 from curvlang.language import task_text
 from curvlang.models.builtin import task_from
 from curvlang.operators import held_bytes

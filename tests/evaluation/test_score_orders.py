@@ -7,10 +7,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import curvlang as cv
-from curvlang.evaluation import score_orders
-from curvlang.evaluation.factored import block_queries, scored_blocks
-from curvlang.evaluation.predicted import predicted_scores, rotations, score_ranks
-from curvlang.evaluation.score_orders import (
+from curvlang.attribution import score_orders
+from curvlang.attribution.factored import block_queries, scored_blocks
+from curvlang.attribution.score_orders import (
     Factors,
     Held,
     Outer,
@@ -20,7 +19,8 @@ from curvlang.evaluation.score_orders import (
     rank_of,
     rounding,
 )
-from curvlang.models.blocks import blocks
+from curvlang.costs.predicted import predicted_scores, rotations, score_ranks
+from curvlang.models.tracing.blocks import blocks
 from tests.runtime.test_layers import assert_close
 
 Q, B = 7, 5

@@ -6,15 +6,15 @@ import numpy as np
 import torch
 
 import curvlang as cv
-from curvlang.evaluation.attributed import attributed
-from curvlang.evaluation.cache import Cache
-from curvlang.evaluation.spectra import WHOLE, ranks, spectra
-from curvlang.evaluation.study_cell import Machine, fit_together
-from curvlang.evaluation.study_run import gather, run_missing, work_of
+from curvlang.evaluation.study.attributed import attributed
+from curvlang.evaluation.study.cell import Machine, fit_together
+from curvlang.evaluation.study.files import CellFolder
+from curvlang.evaluation.study.run import gather, run_missing, work_of
+from curvlang.evaluation.study.spectra import WHOLE, ranks, spectra
 from curvlang.language import curvature_named, loads
-from curvlang.models.pictures import pictures
-from curvlang.reporting.study_figures import study_drawings
-from curvlang.reporting.study_files import CellFolder
+from curvlang.models.data.images import pictures
+from curvlang.reporting.study.figures import study_drawings
+from curvlang.storage.cache import Cache
 
 SPEC = """
 study shown {

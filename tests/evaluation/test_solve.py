@@ -9,12 +9,12 @@ import torch
 
 import curvlang as cv
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.evaluation.chain import settings
 from curvlang.evaluation.evaluate import fit_solver
+from curvlang.evaluation.fidelity import settings
+from curvlang.evaluation.result_file import dumps
+from curvlang.evaluation.result_file import loads as read
 from curvlang.language import inverse_text, loads, solver_text
 from curvlang.operators import MatrixFree
-from curvlang.reporting.schema import dumps
-from curvlang.reporting.schema import loads as read
 from curvlang.runtime.fit import fit_chains
 from tests.small import network, task
 
@@ -225,7 +225,8 @@ curvature mine = block_ggn |> diagonal"""
 
 def test_long_solves_are_run_only_where_the_spec_asks(monkeypatch):
     """The limits are made small: every stage is known by products, and too long."""
-    from curvlang.evaluation import chain, evaluate
+    from curvlang.evaluation import evaluate
+    from curvlang.evaluation import fidelity as chain
 
     some = small()
     fit = evaluate.fit_chains

@@ -10,7 +10,7 @@ from curvlang.cli.main import run
 
 import curvlang as cv
 from curvlang.operators import ConjugateGradients, Dense, Neumann
-from curvlang.operators.iterative import NotConverged
+from curvlang.operators.iterative.iteration import NotConverged
 from curvlang.reporting import progress as shown
 from tests.operators.zoo import spd
 from tests.small import network
@@ -57,7 +57,7 @@ def test_a_converged_solve_says_nothing():
 @pytest.mark.parametrize(
     "solver", ["cg(preconditioner = pre)", "cg", "neumann(lr = 0.5, steps = 30)"]
 )
-@pytest.mark.filterwarnings("ignore::curvlang.operators.iterative.NotConverged")
+@pytest.mark.filterwarnings("ignore::curvlang.operators.iterative.iteration.NotConverged")
 def test_influence_tells_how_the_solver_goes(solver):
     op, own = fitted(solver)
     told = []

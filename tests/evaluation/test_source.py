@@ -10,19 +10,19 @@ import torch
 from torch import nn
 
 import curvlang as cv
+from curvlang.attribution import source
+from curvlang.attribution.curvature_free import Setting, baseline_scores, check_baselines
+from curvlang.attribution.gradients import gradients
+from curvlang.attribution.metagradient import metagradient_scores
+from curvlang.attribution.source import accumulated, segments, source_scores
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.evaluation import source
-from curvlang.evaluation.baseline import train_baseline
-from curvlang.evaluation.baselines import Setting, baseline_scores, check_baselines
-from curvlang.evaluation.gradients import gradients
-from curvlang.evaluation.influence import scores as influence_scores
-from curvlang.evaluation.metagradient import metagradient_scores
-from curvlang.evaluation.orders import Orders, learning_rate
-from curvlang.evaluation.source import accumulated, segments, source_scores
-from curvlang.evaluation.subsets import derived_seed
+from curvlang.evaluation.errors import scores as influence_scores
 from curvlang.language import curvature_named, loads
 from curvlang.runtime.fit import fit_chains
 from curvlang.runtime.inverse import invert
+from curvlang.training.baseline import train_baseline
+from curvlang.training.orders import Orders, learning_rate
+from curvlang.training.subsets import derived_seed
 
 EXACT = 1e-9
 

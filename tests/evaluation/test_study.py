@@ -10,13 +10,13 @@ import torch
 
 import curvlang as cv
 from curvlang.diagnostics.diagnostic import Interrupted, SpecError
-from curvlang.evaluation import study_run
-from curvlang.evaluation.cache import Cache
-from curvlang.evaluation.study_cell import Machine
-from curvlang.evaluation.study_merge import merge
-from curvlang.evaluation.study_run import Shard, gather, part, quick, run_missing, work_of
+from curvlang.evaluation.study import run as study_run
+from curvlang.evaluation.study.cell import Machine
+from curvlang.evaluation.study.files import CellFolder
+from curvlang.evaluation.study.merge import merge
+from curvlang.evaluation.study.run import Shard, gather, part, quick, run_missing, work_of
 from curvlang.language import load_studies, loads
-from curvlang.reporting.study_files import CellFolder
+from curvlang.storage.cache import Cache
 
 SPEC = """
 task tiny(hidden = [3], epochs = 3) {

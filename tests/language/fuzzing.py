@@ -15,8 +15,8 @@ from curvlang.diagnostics.source import Source
 from curvlang.language import check_text, loads, shipped_files
 from curvlang.language.chain import Spec
 from curvlang.language.files import decode
-from curvlang.language.formatter import format_text
-from curvlang.language.parser import parse
+from curvlang.language.syntax.formatter import format_text
+from curvlang.language.syntax.parser import parse
 from tests.language.shapes import SHAPES
 
 SLOWEST = 1.0

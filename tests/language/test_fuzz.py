@@ -16,9 +16,9 @@ from hypothesis.extra.lark import from_lark
 from curvlang.diagnostics.render import render
 from curvlang.diagnostics.source import Source
 from curvlang.language import check_text
-from curvlang.language.formatter import format_text
-from curvlang.language.parser import parse
-from curvlang.language.tables import build, grammar
+from curvlang.language.syntax.formatter import format_text
+from curvlang.language.syntax.parser import parse
+from curvlang.language.syntax.tables import build, grammar
 from tests.language.fuzzing import (
     NASTY,
     assembled,

@@ -8,9 +8,9 @@ from curvlang.diagnostics.diagnostic import Severity, SpecError
 from curvlang.diagnostics.render import render
 from curvlang.diagnostics.source import Source
 from curvlang.language import check_text, inverse_text, load, loads, shipped, swept
-from curvlang.language.formatter import format_text
-from curvlang.language.inverses import shift
-from curvlang.language.parser import parse
+from curvlang.language.checking.inverses import shift
+from curvlang.language.syntax.formatter import format_text
+from curvlang.language.syntax.parser import parse
 
 E = "evaluate ggn with tikhonov on digits {{ solve {} }}"
 MISTAKES = {

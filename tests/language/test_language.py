@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from curvlang.diagnostics.diagnostic import Severity, SpecError
 from curvlang.diagnostics.render import render
 from curvlang.diagnostics.source import Source
-from curvlang.language import check_text, load, loads, shipped, shipped_files, syntax
-from curvlang.language.formatter import format_source, format_text
-from curvlang.language.parser import parse
+from curvlang.language import check_text, load, loads, shipped, shipped_files
+from curvlang.language.syntax import nodes as syntax
+from curvlang.language.syntax.formatter import format_source, format_text
+from curvlang.language.syntax.parser import parse
 
 T = "transform t {{ needs a[n,t,i], g[n,r,t,o]\n{} }}"
 Y = "yield C[o,i,o',i'] = identity[o,o'] * identity[i,i']"

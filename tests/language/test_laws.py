@@ -9,9 +9,9 @@ from curvlang.diagnostics.render import render
 from curvlang.diagnostics.source import Source
 from curvlang.language import check_text, loads
 from curvlang.language.chain import Comparison, Nearness, Property, Relation
-from curvlang.language.conditions import drawn
-from curvlang.language.formatter import format_text
-from curvlang.language.parser import parse
+from curvlang.language.checking.conditions import drawn
+from curvlang.language.syntax.formatter import format_text
+from curvlang.language.syntax.parser import parse
 
 FORMS = """curvature mine = block_ggn |> kronecker_factor
 law symmetric, positive_semidefinite, solves

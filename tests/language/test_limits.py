@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from curvlang.compiler.spectral import reads_spectrum
+from curvlang.compiler.algebra.spectral import reads_spectrum
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.render import render
 from curvlang.diagnostics.source import Source
@@ -20,7 +20,7 @@ from curvlang.editors.symbols import occurrences, outline
 from curvlang.language import check_text, load, loads
 from curvlang.language.collector import MOST_SHOWN
 from curvlang.language.files import LARGEST
-from curvlang.language.formatter import format_source, format_text
+from curvlang.language.syntax.formatter import format_source, format_text
 from tests.language.shapes import SHAPES, YIELD, each, transform
 
 SIZES = (150, 300)

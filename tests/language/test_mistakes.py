@@ -6,8 +6,8 @@ import pytest
 
 from curvlang.diagnostics.render import render
 from curvlang.diagnostics.source import Source
-from curvlang.language import parser
-from curvlang.language.mistakes import MISTAKES, mistake_of
+from curvlang.language.syntax import parser
+from curvlang.language.syntax.mistakes import MISTAKES, mistake_of
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: m.name)

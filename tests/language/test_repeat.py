@@ -8,8 +8,8 @@ from curvlang.diagnostics.diagnostic import Severity
 from curvlang.diagnostics.render import render
 from curvlang.diagnostics.source import Source
 from curvlang.language import check_text, loads
-from curvlang.language.formatter import format_text
-from curvlang.language.parser import parse
+from curvlang.language.syntax.formatter import format_text
+from curvlang.language.syntax.parser import parse
 
 BODY = """A[i,i'] = mean[n,t] a[n,t,i] * a[n,t,i']
   {}

@@ -6,7 +6,7 @@ import pytest
 
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.language import check_text, load_studies, loads, shipped_studies
-from curvlang.language.formatter import format_text
+from curvlang.language.syntax.formatter import format_text
 
 DEPTH = """study depth {
   "Why?"

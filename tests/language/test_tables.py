@@ -11,8 +11,9 @@ from importlib import resources
 import pytest
 from lark import __version__
 
-from curvlang.language import shipped_files, shipped_studies, tables
-from curvlang.language.tables import build, grammar, load, parser
+from curvlang.language import shipped_files, shipped_studies
+from curvlang.language.syntax import tables
+from curvlang.language.syntax.tables import build, grammar, load, parser
 from curvlang.language.written_tables import written
 
 SHIPPED = (resources.files("curvlang.grammars") / tables.FILE).read_bytes()

@@ -16,8 +16,8 @@ from curvlang.editors import textmate
 from curvlang.editors.pygments_lexer import CvLexer
 from curvlang.editors.vocabulary import one_of, read, vocabulary
 from curvlang.language.files import shipped_files
-from curvlang.language.found import KEYWORDS
-from curvlang.language.tables import build, grammar
+from curvlang.language.syntax.tables import build, grammar
+from curvlang.language.syntax.unexpected import KEYWORDS
 
 ROOT = Path(__file__).parents[2]
 

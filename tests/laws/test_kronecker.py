@@ -205,9 +205,9 @@ def test_a_layer_without_gradient_has_a_zero_block():
 
 @pytest.mark.parametrize("name", ["tkfac", "shampoo"])
 def test_one_position_never_forms_per_example_gradients(name):
-    from curvlang.compiler.derive import derive
-    from curvlang.compiler.plan import Geometry
-    from curvlang.compiler.planner import plan
+    from curvlang.compiler.derive.derive import derive
+    from curvlang.compiler.planning.plan import Geometry
+    from curvlang.compiler.planning.planner import plan
 
     (chain,) = load(name).curvatures.values()
     programs, _ = derive([chain])

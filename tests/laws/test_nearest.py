@@ -153,9 +153,9 @@ def test_its_factors_can_be_corrected():
 
 
 def test_one_position_never_forms_per_example_gradients():
-    from curvlang.compiler.derive import derive
-    from curvlang.compiler.plan import Geometry
-    from curvlang.compiler.planner import plan
+    from curvlang.compiler.derive.derive import derive
+    from curvlang.compiler.planning.plan import Geometry
+    from curvlang.compiler.planning.planner import plan
 
     (chain,) = load("nearest_kronecker").curvatures.values()
     programs, _ = derive([chain])

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import curvlang as cv
-from curvlang.compiler.program import Fisher
-from curvlang.models.blocks import blocks
-from curvlang.models.leaves import leaves
+from curvlang.compiler.derive.program import Fisher
+from curvlang.models.tracing.blocks import blocks
+from curvlang.models.tracing.leaves import leaves
 from tests.oracles import dense
 from tests.small import network, task
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from curvlang.models.blocks import blocks
-from curvlang.models.leaves import per_example_gradients
-from curvlang.models.losses import LOSSES
+from curvlang.models.losses.losses import LOSSES
+from curvlang.models.tracing.blocks import blocks
+from curvlang.models.tracing.leaves import per_example_gradients
 from tests.models.support import CASES, Tied, assert_equal, assert_refused, cases
 from tests.oracles import dense
 

@@ -9,9 +9,9 @@ import torch
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.source import Source, Span
 from curvlang.language.chain import Part, TaskSpec
+from curvlang.models.architectures.mlp import ACTIVATIONS, mlp
 from curvlang.models.builtin import recipe_from, task_from
-from curvlang.models.data import digits
-from curvlang.models.mlp import ACTIVATIONS, mlp
+from curvlang.models.data.data import digits
 from curvlang.models.recipe import Recipe
 from tests.models.support import assert_refused
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import curvlang as cv
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.models.calls import run_model
+from curvlang.models.execution.calls import run_model
 from tests.models.support import assert_refused
 
 RAISED = [

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from curvlang.models.blocks import blocks
-from curvlang.models.column_product import ggn_of_layers
-from curvlang.models.products import ggn_product
+from curvlang.models.derivatives.column_product import ggn_of_layers
+from curvlang.models.derivatives.products import ggn_product
+from curvlang.models.tracing.blocks import blocks
 from tests.small import network, task
 
 TOLERANCE = 1e-12  # sums of a few hundred products of numbers of size one

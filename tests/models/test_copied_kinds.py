@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import curvlang as cv
-from curvlang.models.copies import copied
+from curvlang.models.execution.copies import copied
 
 
 def layer():

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import prune, weight_norm
 
 import curvlang as cv
-from curvlang.models.copies import copied, unwrapped
+from curvlang.models.execution.copies import copied, unwrapped
 from tests.models.support import assert_equal
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from curvlang.models.coverage import coverage
 from curvlang.models.task import Task
+from curvlang.models.tracing.coverage import coverage
 from tests.oracles import dense
 
 

@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import curvlang as cv
-from curvlang.evaluation.gradients import gradients
-from curvlang.evaluation.retrain import retrain
-from curvlang.models.packed import layout_of, packed
+from curvlang.attribution.gradients import gradients
+from curvlang.models.execution.packed import layout_of, packed
+from curvlang.training.retrain import retrain
 from tests.evaluation.test_retrain import reference_loop
 from tests.models.language_model import batches, gpt2
 from tests.models.support import assert_refused

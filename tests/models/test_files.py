@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 import curvlang as cv
 from curvlang.language import loads, part_text
-from curvlang.models.file_data import file_data
-from curvlang.models.files import read_table
-from curvlang.models.weights import read_weights, with_weights
+from curvlang.models.architectures.weights import read_weights, with_weights
+from curvlang.models.files.file_data import file_data
+from curvlang.models.files.files import read_table
 from tests.models.support import assert_refused
 
 X = np.random.default_rng(0).normal(size=(12, 3))

@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from curvlang.models import layer_hessian
-from curvlang.models.blocks import blocks
-from curvlang.models.hessian import hessian_by_products, hessian_dense
-from curvlang.models.layer_hessian import hessian_by_layers
-from curvlang.models.losses import LOSSES
-from curvlang.models.mlp import ACTIVATIONS, mlp
-from curvlang.models.products import ggn_product, hessian_product
+from curvlang.models.architectures.mlp import ACTIVATIONS, mlp
+from curvlang.models.derivatives import layer_hessian
+from curvlang.models.derivatives.hessian import hessian_by_products, hessian_dense
+from curvlang.models.derivatives.layer_hessian import hessian_by_layers
+from curvlang.models.derivatives.products import ggn_product, hessian_product
+from curvlang.models.losses.losses import LOSSES
+from curvlang.models.tracing.blocks import blocks
 from tests.models.support import (
     CASES,
     LOSS_NAMES,

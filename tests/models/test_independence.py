@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 import curvlang as cv
-from curvlang.models.independence import check_examples
-from curvlang.models.widened import run_widened
+from curvlang.models.execution.widened import run_widened
+from curvlang.models.tracing.independence import check_examples
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 N, D = 12, 8

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from curvlang.models import layer_columns as by_layer
-from curvlang.models.blocks import blocks
-from curvlang.models.layer_columns import LayerColumns, is_gram, layer_columns
-from curvlang.models.leaves import columns, leaves
+from curvlang.models.derivatives import layer_columns as by_layer
+from curvlang.models.derivatives.layer_columns import LayerColumns, is_gram, layer_columns
+from curvlang.models.tracing.blocks import blocks
+from curvlang.models.tracing.leaves import columns, leaves
 from tests.small import network, task
 
 TOLERANCE = 1e-12  # sums of a few hundred products of numbers of size one

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from curvlang.models.blocks import blocks
 from curvlang.models.layers import LAYERS
-from curvlang.models.leaves import columns, leaves, per_example_gradients
-from curvlang.models.losses import LOSSES
-from curvlang.models.trace import watching
+from curvlang.models.losses.losses import LOSSES
+from curvlang.models.tracing.blocks import blocks
+from curvlang.models.tracing.leaves import columns, leaves, per_example_gradients
+from curvlang.models.tracing.trace import watching
 from tests.models.support import assert_refused, drawn, normal
 from tests.oracles import dense
 

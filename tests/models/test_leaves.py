@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from curvlang.models.blocks import blocks, trainable
-from curvlang.models.leaves import (
+from curvlang.models.losses.losses import LOSSES
+from curvlang.models.tracing.blocks import blocks, trainable
+from curvlang.models.tracing.leaves import (
     Fisher,
     columns,
     jacobian,
@@ -19,7 +20,6 @@ from curvlang.models.leaves import (
     loss_hessian,
     per_example_gradients,
 )
-from curvlang.models.losses import LOSSES
 from tests.models.support import (
     CASES,
     LOSS_NAMES,

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 import curvlang as cv
-from curvlang.models.loss_check import ClassAxis
-from curvlang.models.losses import loss_named
+from curvlang.models.losses.losses import loss_named
+from curvlang.models.losses.resolve import ClassAxis
 from tests.models.support import EXACT, assert_equal, assert_refused
 
 N, D, C = 6, 4, 3

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from curvlang.models.losses import LOSSES, BinaryCrossEntropy, CrossEntropy, loss_named
-from curvlang.models.user_loss import AutodiffLoss
+from curvlang.models.losses.losses import LOSSES, BinaryCrossEntropy, CrossEntropy, loss_named
+from curvlang.models.losses.user_loss import AutodiffLoss
 from tests.models.support import (
     EXACT,
     LOSS_NAMES,

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 
 import curvlang as cv
-from curvlang.models.modes import settled
+from curvlang.models.execution.torch_state import settled
 from tests.models.support import assert_equal
 from tests.oracles import dense
 
@@ -188,7 +188,7 @@ def test_compiled_models_are_differentiated_as_written(how):
 
 
 def test_retrained_models_may_be_compiled():
-    from curvlang.evaluation.retrain import retrain
+    from curvlang.training.retrain import retrain
 
     def build(seed):
         torch.manual_seed(seed)

@@ -12,8 +12,8 @@ from torch.nn import functional
 from torch.nn.utils import prune
 
 import curvlang as cv
-from curvlang.models.blocks import blocks
-from curvlang.models.substitution import substituted
+from curvlang.models.execution.substitution import substituted
+from curvlang.models.tracing.blocks import blocks
 from tests.models.support import EXACT, assert_refused
 
 N = 7

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, weight_norm
 
 import curvlang as cv
-from curvlang.models.substitution import functional_call, substituted
+from curvlang.models.execution.substitution import functional_call, substituted
 from tests.models.support import assert_equal
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
-from curvlang.models.losses import CrossEntropy
+from curvlang.models.losses.losses import CrossEntropy
 from curvlang.models.recipe import Recipe
 from curvlang.models.task import Task
 from tests.models.support import assert_refused

@@ -7,16 +7,16 @@ import torch
 from torch import nn
 
 import curvlang as cv
-from curvlang.evaluation.baseline import train_baseline
-from curvlang.evaluation.cache import Cache
 from curvlang.evaluation.ground_truth import ground_truth
 from curvlang.language import task_text
+from curvlang.models.architectures.cnn import cnn
+from curvlang.models.architectures.decoder import decoder
 from curvlang.models.builtin import task_from
-from curvlang.models.characters import ALPHABET, characters, spelt, text
-from curvlang.models.cnn import cnn
-from curvlang.models.data import digits
-from curvlang.models.decoder import decoder
-from curvlang.models.diabetes import diabetes
+from curvlang.models.data.characters import ALPHABET, characters, spelt, text
+from curvlang.models.data.data import digits
+from curvlang.models.data.diabetes import diabetes
+from curvlang.storage.cache import Cache
+from curvlang.training.baseline import train_baseline
 from tests.models.support import assert_refused
 
 TASKS = {

@@ -18,12 +18,12 @@ from torch.nn.utils import parametrizations, rnn, weight_norm
 from torch.utils.checkpoint import checkpoint
 
 import curvlang as cv
-from curvlang.models.blocks import blocks, trainable
-from curvlang.models.column_product import ggn_of_layers
-from curvlang.models.hessian import hessian_by_products, hessian_dense
-from curvlang.models.losses import loss_named
-from curvlang.models.products import ggn_product
-from curvlang.models.ways import FORWARD, REVERSE, ggn_way, hessian_way
+from curvlang.models.derivatives.column_product import ggn_of_layers
+from curvlang.models.derivatives.hessian import hessian_by_products, hessian_dense
+from curvlang.models.derivatives.product_methods import FORWARD, REVERSE, ggn_way, hessian_way
+from curvlang.models.derivatives.products import ggn_product
+from curvlang.models.losses.losses import loss_named
+from curvlang.models.tracing.blocks import blocks, trainable
 from tests.models.support import assert_equal, assert_refused
 
 N = 5

@@ -19,7 +19,7 @@ from curvlang.operators import (
     Operator,
     Solved,
 )
-from curvlang.operators.iterative import lowest_eigenvalue
+from curvlang.operators.iterative.iteration import lowest_eigenvalue
 from tests.operators.zoo import NAMES, spd, zoo
 
 N, P, K = 24, 12, 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 
-from curvlang.reporting import swap
+from curvlang.storage import swap
 
 OPERATIONS = (
     (os, "open"), (os, "mkdir"), (os, "rename"), (os, "replace"), (os, "link"), (os, "unlink"),

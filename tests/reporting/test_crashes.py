@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.evaluation.cache import Cache
+from curvlang.evaluation.study.files import write_file
 from curvlang.operators import Diagonal
 from curvlang.operators.files import load_operator, save
-from curvlang.reporting import study_folder, swap
 from curvlang.reporting.runfolder import FILES, check_folder, write_run
-from curvlang.reporting.scorefile import Scores, check_score_file, write_scores
-from curvlang.reporting.study_files import write_file
-from curvlang.reporting.study_folder import check_study_folder, write_study
+from curvlang.reporting.study import folder as study_folder
+from curvlang.reporting.study.folder import check_study_folder, write_study
+from curvlang.storage import swap
+from curvlang.storage.cache import Cache
 from curvlang.storage.leftovers import locked
+from curvlang.storage.score_file import Scores, check_score_file, write_scores
 from tests.reporting.crashes import assert_whole_at_every_crash, content
 from tests.reporting.example import digits
 

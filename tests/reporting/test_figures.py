@@ -9,9 +9,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from curvlang.reporting.figures import _name_steps
-from curvlang.reporting.scatter import round_ticks
-from curvlang.reporting.style import settings
+from curvlang.reporting.figures.figures import _name_steps
+from curvlang.reporting.figures.scatter import round_ticks
+from curvlang.reporting.figures.style import settings
 from tests.reporting.example import digits
 
 CHAINS = [

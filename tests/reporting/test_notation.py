@@ -27,9 +27,19 @@ def number(text: str) -> float:
     return float(text.replace(n.MINUS, "-").replace("∞", "inf").replace(" %", ""))
 
 
-@pytest.mark.parametrize("room", ["notation", "schema", "table", "html", "style", "scatter"])
-def test_examples_in_docstrings(room: str) -> None:
-    found = doctest.testmod(importlib.import_module(f"curvlang.reporting.{room}"))
+@pytest.mark.parametrize(
+    "module",
+    [
+        "evaluation.result_file",
+        "reporting.figures.scatter",
+        "reporting.figures.style",
+        "reporting.html",
+        "reporting.notation",
+        "reporting.table",
+    ],
+)
+def test_examples_in_docstrings(module: str) -> None:
+    found = doctest.testmod(importlib.import_module(f"curvlang.{module}"))
     assert found.attempted > 0
     assert found.failed == 0
 

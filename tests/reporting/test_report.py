@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 import curvlang as cv
+from curvlang.attribution.influence import influence
 from curvlang.diagnostics.notebook import html_table
-from curvlang.evaluation.attribution import influence
 from curvlang.evaluation.result import Result
 from curvlang.reporting.runfolder import FILES, STEP_SCORES, read_result
 from curvlang.reporting.table import to_text

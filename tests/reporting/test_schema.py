@@ -12,7 +12,7 @@ import pytest
 
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.result import SCHEMA, Result
-from curvlang.reporting.schema import dumps, json_type, loads
+from curvlang.evaluation.result_file import dumps, json_type, loads
 from tests.reporting.example import EXAMPLES, digits
 
 PAGE = (Path(__file__).parents[2] / "docs" / "result.md").read_text("utf-8")

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import curvlang as cv
 from curvlang.facade import chains_of, chosen
-from curvlang.models.blocks import blocks
+from curvlang.models.tracing.blocks import blocks
 from curvlang.runtime.alignment import alignments
 from curvlang.runtime.fit import fit_chains
 

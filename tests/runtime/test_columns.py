@@ -9,9 +9,9 @@ from torch import nn
 import curvlang as cv
 from curvlang.diagnostics.render import render
 from curvlang.facade import chains_of, chosen
-from curvlang.models import losses
-from curvlang.runtime import columns
+from curvlang.models.losses import losses
 from curvlang.runtime.fit import fit_chains
+from curvlang.runtime.limits import columns
 from tests.models.support import assert_equal
 from tests.small import network
 from tests.small import task as make_task
@@ -82,7 +82,7 @@ def test_a_run_that_does_not_fit_names_the_clause(monkeypatch):
         cv.fit("block_ggn", task)
     monkeypatch.undo()
     assert_equal(cv.fit("block_ggn", task).dense(), whole)
-    from curvlang.runtime import memory
+    from curvlang.runtime.limits import memory
 
     monkeypatch.setattr(memory, "available", lambda device: 0)
     with pytest.raises(cv.MachineError) as caught:

@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import curvlang as cv
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.models.blocks import apart, blocks
-from curvlang.models.leaves import leaves
+from curvlang.models.tracing.blocks import apart, blocks
+from curvlang.models.tracing.leaves import leaves
 from curvlang.operators import MatrixFree, Stacked
 from tests.models.support import drawn, normal
 from tests.oracles import dense

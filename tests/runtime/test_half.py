@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 import curvlang as cv
-from curvlang.compiler.program import Partition
+from curvlang.compiler.derive.program import Partition
 from curvlang.language.shipped import shipped
-from curvlang.models.blocks import blocks
-from curvlang.models.precision import exact_leaves
 from curvlang.models.task import Task
+from curvlang.models.tracing.blocks import blocks
+from curvlang.models.tracing.half_precision import exact_leaves
 from curvlang.runtime.fit import fit_chains
 from curvlang.runtime.prepare import prepare
 from tests.models.language_model import batches, gpt2

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from curvlang.compiler.explain import Explanation
-from curvlang.compiler.listing import binary
+from curvlang.compiler.explain.explain import Explanation
+from curvlang.compiler.explain.listing import binary
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
 from curvlang.runtime.fit import fit_chains

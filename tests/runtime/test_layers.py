@@ -202,9 +202,9 @@ def test_factors_of_an_embedding_are_those_of_one_hot_rows():
 
 def test_no_row_of_the_vocabulary_is_formed():
     """A leaf of an embedding holds a few numbers for a token, however many tokens there are."""
-    from curvlang.models.blocks import blocks
     from curvlang.models.layers import OneHot
-    from curvlang.models.leaves import leaves
+    from curvlang.models.tracing.blocks import blocks
+    from curvlang.models.tracing.leaves import leaves
 
     model = nn.Sequential(nn.Embedding(100_000, 2), nn.Flatten(), nn.Linear(6, 2))
     tokens = torch.randint(0, 100_000, (4, 3), generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ from curvlang.diagnostics.cgroup import left_in_group
 from curvlang.facade import chains_of, chosen
 from curvlang.language import task_text
 from curvlang.models.builtin import task_from
-from curvlang.runtime.memory import amount, available, limited, require
+from curvlang.runtime.limits.memory import amount, available, limited, require
 from curvlang.runtime.prepare import prepare
 from tests.oracles.allocations import peak_bytes
 from tests.small import network, task

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import curvlang as cv
-from curvlang.compiler.fits import first_unfit
+from curvlang.compiler.planning.fits import first_unfit
 from curvlang.facade import chains_of, chosen
-from curvlang.runtime import columns
+from curvlang.runtime.limits import columns
 from tests.oracles import dense
 from tests.runtime.test_layers import assert_close, fit, inputs, language, task
 

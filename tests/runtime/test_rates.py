@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from curvlang.runtime.rates import Rates, Watch, interpolated, measured_rates
+from curvlang.costs.rates import Rates, Watch, interpolated, measured_rates
 
 POINTS = [(10.0, 1.0), (1000.0, 2.0), (100_000.0, 200.0)]
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import curvlang as cv
-from curvlang.runtime import memory
+from curvlang.runtime.limits import memory
 from tests.models.support import assert_refused
 from tests.small import network, task
 

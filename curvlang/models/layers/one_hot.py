@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from curvlang.models.stand_in import StandIn
+from curvlang.models.layers.lazy_factors import StandIn
 
 
 class OneHot(StandIn):

@@ -1,0 +1,266 @@
+"""Baselines that no curvature stands behind: scores of other kinds, judged by the same ground truth.
+
+Every baseline gives scores `[Q, N]` in the convention of influence: positive where training on n
+should lower the query's loss. The gradient's dot product is the curvature `identity`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curvlang.attribution.gradients import gradients
+from curvlang.attribution.metagradient import metagradient_scores
+from curvlang.attribution.source import check_source, source_scores
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.language.chain import Curvature, Part
+from curvlang.models.arguments import placed
+from curvlang.models.task import Task
+from curvlang.runtime.execute import accumulation_dtype
+from curvlang.training.baseline import train_baseline
+from curvlang.training.replay import check_followed
+from curvlang.training.subsets import derived_seed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setting:
+    """What a baseline is computed from.
+
+    Args:
+        base: The trained task in the precision of training.
+        task: The same in the precision of the analysis.
+        train: `[N, P]` gradients of the training losses.
+        query: `[Q, P]` gradients of the queries' losses, as many as are scored.
+        seed: Of the model's initialisation.
+    """
+
+    base: Task
+    task: Task
+    train: Tensor
+    query: Tensor
+    seed: int
+
+
+def gradient_cosine(given: Setting) -> Tensor:
+    """∇m_q · ∇ℓ_n / (‖∇m_q‖ ‖∇ℓ_n‖): which way, not how far; a zero gradient has no way."""
+    return _unit(given.query) @ _unit(given.train).T
+
+
+def representation_cosine(given: Setting) -> Tensor:
+    """Cosine of what enters the last module that has parameters, in the order of definition."""
+    train, query = (_representation(given.task, part) for part in ("train", "query"))
+    return _unit(query[: len(given.query)]) @ _unit(train).T
+
+
+def projected_ensemble(
+    given: Setting, models: int = 5, dimension: int = 256, seed: int = 0
+) -> Tensor:
+    """Randomly projected gradients of the margin, whitened, over several models.
+
+    score[q,n] = mean_m φ_q (ΦᵀΦ)⁻¹ φ_n · mean_m (1 − p_n), with φ = Pᵀ∇log(p/(1 − p)) of the true
+    class: TRAK of Park et al. 2023 (arXiv:2303.14186). As ∇log(p/(1 − p)) = −∇ℓ/(1 − p), the
+    gradients of the losses suffice.
+
+    Args:
+        given: Its task needs classes, `build` and `recipe`.
+        models: Trained models, the evaluated one the first.
+        dimension: Columns of P, at most the parameters; below N.
+        seed: Of the projections.
+
+    Raises:
+        SpecError: E0508 where the loss has no margin, or the projection is too wide for N.
+    """
+    if given.task.loss.name != "cross_entropy":
+        raise SpecError(_no_margin(given.task))
+    if min(dimension, given.task.P) >= given.task.N:
+        raise SpecError(_too_wide(given.task, dimension))
+    kernel = given.train.new_zeros(len(given.query), len(given.train))
+    weight = given.train.new_zeros(len(given.train))
+    for m in range(models):
+        task, train, query = _member(given, m)
+        doubt = _doubt(task, "train").to(train)
+        phi = _project(_margin(train, doubt), dimension, derived_seed(seed, 11, m))
+        ask = _project(
+            _margin(query, _doubt(task, "query").to(query)[: len(query)]),
+            dimension,
+            derived_seed(seed, 11, m),
+        )
+        kernel += ask @ torch.linalg.solve(phi.T @ phi, phi.T) / models
+        weight += doubt / models
+    return kernel * weight
+
+
+def metagradient(given: Setting, models: int = 1) -> Tensor:
+    """Through every step of training; the mean over models trained from other seeds.
+
+    Args:
+        given: Its task needs `build` and `recipe`.
+        models: Trainings, the evaluated one the first.
+    """
+    queries = torch.arange(len(given.query), device=given.task.device)
+    found = [metagradient_scores(given.task, queries, seed) for seed in _seeds(given, models)]
+    return torch.stack(found).mean(0).to(given.train)
+
+
+def source(
+    given: Setting, curvature: Curvature, segments: int = 3, checkpoints: int = 2, models: int = 1
+) -> Tensor:
+    """Through training in segments, in each of which curvature and gradients stay what they are.
+
+    Args:
+        given: Its tasks need `build` and `recipe`.
+        curvature: The structure that the curvature of a segment has.
+        segments: Parts of the training, of as many steps each.
+        checkpoints: Models of each that gradients and curvature are means over.
+        models: Trainings, the evaluated one the first; the mean of their scores.
+    """
+    cuts = (segments, checkpoints)
+    found = [
+        source_scores(given.base, given.task, len(given.query), seed, curvature, cuts)
+        for seed in _seeds(given, models)
+    ]
+    return torch.stack(found).mean(0).to(given.train)
+
+
+BASELINES: Mapping[str, Callable[..., Tensor]] = {
+    "metagradient": metagradient,
+    "source": source,
+    "gradient_cosine": gradient_cosine,
+    "representation_cosine": representation_cosine,
+    "projected_ensemble": projected_ensemble,
+}
+"""By the name that a study gives; signatures stand in `language.registry`."""
+
+
+FOLLOWING = ("metagradient", "source")
+"""Baselines that go through the training again."""
+
+
+def check_baselines(parts: Sequence[Part], task: Task, given: bool) -> None:
+    """Refuse, before anything is trained, what could not be scored after it.
+
+    Args:
+        parts: The baselines of a study.
+        task: Before training.
+        given: Whether its model came with its weights: how they were trained nobody knows.
+
+    Raises:
+        SpecError: E0509 where the training cannot be followed.
+    """
+    for part in (p for p in parts if p.name in FOLLOWING):
+        with placed(part.span):
+            _check_followed(part, task, given)
+
+
+def _check_followed(part: Part, task: Task, given: bool) -> None:
+    if given:
+        raise SpecError(_not_trained_here(part))
+    if task.recipe is None:
+        return
+    check_followed(part.name, task.recipe)
+    if part.name == "source":
+        segments, checkpoints = (part.arguments[x] for x in ("segments", "checkpoints"))
+        assert isinstance(segments, int)
+        assert isinstance(checkpoints, int)
+        check_source(task, segments, checkpoints)
+
+
+def baseline_scores(part: Part, given: Setting) -> Tensor:
+    """The scores `[Q, N]` of the baseline that a study's line names."""
+    arguments: dict[str, Any] = dict(part.arguments)
+    if part.curvature is not None:
+        arguments["curvature"] = part.curvature
+    return BASELINES[part.name](given, **arguments)
+
+
+def _seeds(given: Setting, models: int) -> list[int]:
+    """Of the evaluated model, then of others."""
+    return [_seed(given, m) for m in range(models)]
+
+
+def _seed(given: Setting, number: int) -> int:
+    return given.seed if number == 0 else derived_seed(given.seed, 10, number)
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(rows, dim=-1)
+
+
+def _representation(task: Task, part: str) -> Tensor:
+    """`[n, D]` inputs of the last module with parameters of its own, flattened."""
+    own = [m for m in task.model.modules() if any(True for _ in m.parameters(recurse=False))]
+    found: list[Tensor] = []
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found.append(inputs[0].detach().flatten(1))
+
+    handle = own[-1].register_forward_pre_hook(keep)
+    try:
+        with torch.no_grad():
+            for x, _ in task.batches(512, part):
+                task.model(x)
+    finally:
+        handle.remove()
+    return torch.cat(found).to(accumulation_dtype(task.device))
+
+
+def _member(given: Setting, number: int) -> tuple[Task, Tensor, Tensor]:
+    """The evaluated model, then models trained alike from other seeds."""
+    if number == 0:
+        return given.task, given.train, given.query
+    base = train_baseline(given.base, _seed(given, number))
+    task = base.to(dtype=given.task.dtype)
+    train, query = (gradients(task, part).to(given.train) for part in ("train", "query"))
+    return task, train, query[: len(given.query)]
+
+
+def _doubt(task: Task, part: str) -> Tensor:
+    """1 − p of the true class, from the loss −log p."""
+    with torch.no_grad():
+        pieces = [task.loss.per_example(task.model(x), y) for x, y in task.batches(512, part)]
+    return -torch.expm1(-torch.cat(pieces))
+
+
+def _margin(gradient: Tensor, doubt: Tensor) -> Tensor:
+    """∇log(p/(1 − p)) = −∇ℓ/(1 − p); 0 where p is 1 to the last digit."""
+    sure = doubt <= 0
+    return torch.where(sure[:, None], 0.0, -gradient / torch.where(sure, 1.0, doubt)[:, None])
+
+
+def _project(rows: Tensor, dimension: int, seed: int) -> Tensor:
+    """Rows times a standard normal matrix; as they are where they are no longer than that."""
+    size = rows.shape[1]
+    if dimension >= size:
+        return rows
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(size, dimension, generator=generator, dtype=torch.float64)
+    return rows @ (matrix / dimension**0.5).to(rows)
+
+
+def _not_trained_here(part: Part) -> Diagnostic:
+    return Diagnostic(
+        "E0509",
+        f"`{part.name}` follows the training, and the model comes with its weights",
+        help=("leave it out, or leave out `weights`, so that the model is trained here",),
+    )
+
+
+def _no_margin(task: Task) -> Diagnostic:
+    return Diagnostic(
+        "E0508",
+        f"`projected_ensemble` needs the margin of a class, and the loss is {task.loss.name}",
+        help=("leave it out, or use a task with `loss cross_entropy`",),
+    )
+
+
+def _too_wide(task: Task, dimension: int) -> Diagnostic:
+    return Diagnostic(
+        "E0508",
+        f"`projected_ensemble` inverts a matrix of {min(dimension, task.P)} columns that "
+        f"{task.N} examples do not fill",
+        help=(f"give `dimension` less than {task.N}",),
+    )

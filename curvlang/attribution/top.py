@@ -1,0 +1,217 @@
+"""The training examples that help and harm a query most, with what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.notebook import frame, html_table, text_table
+from curvlang.diagnostics.values import another_type, whole_number
+from curvlang.models.execution.packed import layout_in
+from curvlang.models.task import Task, check_task
+
+Inputs: TypeAlias = "Tensor | dict[str, Tensor]"
+HEAD = ("query", "asked", "kind", "example", "score", "its target")
+RIGHT = (True, False, False, True, True, False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Neighbour:
+    """One training example beside a query.
+
+    Args:
+        index: Its place among the training examples.
+        score: Its score.
+        x: Its inputs, by name where the examples are dicts; None without a task.
+        y: Its target; None without a task.
+    """
+
+    index: int
+    score: float
+    x: Inputs | None = None
+    y: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Top:
+    """The extremes of one query's scores.
+
+    Args:
+        query: Its place among the queries (or groups).
+        helpful: Highest scores first; all of them above 0.
+        harmful: Lowest scores first; all of them below 0.
+        x: The query's inputs; None without a task, and for groups.
+        y: Its target, likewise.
+    """
+
+    query: int
+    helpful: tuple[Neighbour, ...]
+    harmful: tuple[Neighbour, ...]
+    x: Inputs | None = None
+    y: Tensor | None = None
+
+
+class TopExamples(list[Top]):
+    """The extremes of every query asked for; printable."""
+
+    def table(self) -> str:
+        """A line for every training example named, helpful ones first."""
+        return text_table(HEAD, [_cells(*row) for row in self._rows()])
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row for every training example named.
+
+        Raises:
+            SpecError: E0757 where pandas is not installed.
+        """
+        rows = list(self._rows())
+        return frame(
+            {
+                "query": [one.query for one, _, _ in rows],
+                "kind": [kind for _, kind, _ in rows],
+                "example": [n.index for _, _, n in rows],
+                "score": [n.score for _, _, n in rows],
+            }
+        )
+
+    def _rows(self) -> Iterator[tuple[Top, str, Neighbour]]:
+        for one in self:
+            yield from ((one, "helpful", n) for n in one.helpful)
+            yield from ((one, "harmful", n) for n in one.harmful)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def __repr__(self) -> str:
+        return self.table()
+
+    def _repr_html_(self) -> str:
+        return html_table(HEAD, [_cells(*row) for row in self._rows()], right=RIGHT)
+
+
+def top(
+    scores: Tensor | NDArray[Any],
+    k: int = 5,
+    task: Task | None = None,
+    *,
+    queries: Sequence[int] | None = None,
+    grouped: bool = False,
+) -> TopExamples:
+    """The k most helpful and the k most harmful training examples of every query.
+
+    An example with score 0 is neither. Ties go to the earlier example.
+
+    Args:
+        scores: `[Q, N]`.
+        k: How many of each kind at most.
+        task: Gives the examples themselves.
+        queries: Which queries; all where not given.
+        grouped: Whether the first axis is groups of queries, which have no example of their own.
+
+    Raises:
+        SpecError: E0563 for something else than scores, E0593 for scores of another shape, or a query
+            that there is not.
+    """
+    if task is not None:
+        check_task(task)
+    scores, k = _tensor(scores), whole_number(k, "k", "5")
+    if scores.ndim != 2 or k < 1:
+        _refuse(f"scores of shape {list(scores.shape)} and k = {k}", "give scores [Q, N], k ≥ 1")
+    chosen = range(len(scores)) if queries is None else queries
+    outside = [q for q in chosen if not 0 <= q < len(scores)]
+    if outside:
+        _refuse(f"there is no query {outside[0]}", f"queries are numbered 0…{len(scores) - 1}")
+    rows = len(scores) if grouped or task is None else task.Q
+    if task is not None and tuple(scores.shape) != (rows, task.N):
+        _refuse(
+            f"scores of shape {list(scores.shape)} for {task.Q} queries and {task.N} examples",
+            "give scores [Q, N] of this task, or `grouped=True`",
+        )
+    return TopExamples(_of(q, scores[q], k, task, grouped) for q in chosen)
+
+
+def largest(scores: Tensor, k: int = 5, task: Task | None = None) -> list[Neighbour]:
+    """The k training examples with the largest self-influence, the largest first.
+
+    Args:
+        scores: `[N]`, of the training examples.
+        k: How many at most.
+        task: Gives the examples themselves.
+
+    Raises:
+        SpecError: E0593 for scores of another shape.
+    """
+    if scores.ndim != 1 or k < 1 or (task is not None and len(scores) != task.N):
+        _refuse(f"self-influence of shape {list(scores.shape)} and k = {k}", "give [N], k ≥ 1")
+    order = torch.argsort(scores, stable=True, descending=True).tolist()
+    return [_neighbour(n, scores, task) for n in order[:k]]
+
+
+def _tensor(scores: object) -> Tensor:
+    if isinstance(scores, Tensor | np.ndarray):
+        return torch.as_tensor(scores)
+    how = "one layer of them, `scores[name]`" if isinstance(scores, dict) else "`cv.influence(…)`"
+    raise another_type("scores", scores, "a tensor [Q, N]", how)
+
+
+def _of(q: int, row: Tensor, k: int, task: Task | None, grouped: bool) -> Top:
+    order = torch.argsort(row, stable=True, descending=True).tolist()
+    back = torch.argsort(row, stable=True).tolist()
+    helpful = tuple(_neighbour(n, row, task) for n in order[:k] if row[n] > 0)
+    harmful = tuple(_neighbour(n, row, task) for n in back[:k] if row[n] < 0)
+    if task is None or grouped:
+        return Top(q, helpful, harmful)
+    return Top(q, helpful, harmful, _inputs(task, "query", q), task.query[1][q])
+
+
+def _neighbour(n: int, row: Tensor, task: Task | None) -> Neighbour:
+    if task is None:
+        return Neighbour(n, float(row[n]))
+    return Neighbour(n, float(row[n]), _inputs(task, "train", n), task.train[1][n])
+
+
+def _inputs(task: Task, part: str, k: int) -> Inputs:
+    """One example's inputs as they came: a tensor, or fields."""
+    X = task.part(part)[0]
+    layout = layout_in(task.model)
+    if layout is None:
+        return X[k]
+    return {name: value[0] for name, value in layout.unpack(X[k : k + 1]).items()}
+
+
+def _cells(one: Top, kind: str, neighbour: Neighbour) -> tuple[str, ...]:
+    asked, own = ("" if y is None else target(y) for y in (one.y, neighbour.y))
+    return (
+        str(one.query),
+        asked,
+        kind,
+        f"#{neighbour.index}",
+        f"{neighbour.score:+.3g}",
+        own,
+    )
+
+
+def target(y: Tensor) -> str:
+    """`label 3` for a class, `target 0.5` for a number, the first few of several."""
+    word = "target" if y.is_floating_point() else "label"
+    return f"{word} {first_of(y)}" if y.numel() == 1 else f"{word}s {first_of(y)}"
+
+
+def first_of(values: Tensor, most: int = 6) -> str:
+    """The first of a tensor's numbers, as text."""
+    flat = values.detach().reshape(-1)
+    shown = [f"{v:.3g}" if values.is_floating_point() else str(v) for v in flat[:most].tolist()]
+    if values.numel() == 1:
+        return shown[0]
+    return "[" + ", ".join(shown) + (", …]" if flat.numel() > most else "]")
+
+
+def _refuse(what: str, repair: str) -> None:
+    raise SpecError(Diagnostic("E0593", what, help=(repair,)))

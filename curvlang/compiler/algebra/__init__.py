@@ -1,0 +1,1 @@
+"""Normal form and structure: what an expression is, before it is code."""

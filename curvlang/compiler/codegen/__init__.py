@@ -1,0 +1,1 @@
+"""Contractions to torch code."""

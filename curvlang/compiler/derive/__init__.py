@@ -1,0 +1,1 @@
+"""From typed chains to tensor programs."""

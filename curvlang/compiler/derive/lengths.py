@@ -1,0 +1,158 @@
+"""How long every index space of a program is, for one block, before anything runs.
+
+In: a program's statements in order, and the lengths that the block gives. Out: the lengths of all
+spaces, those that the program declares and those that tensor functions make included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import floor, prod
+from typing import assert_never
+
+from curvlang.compiler.derive.program import Program
+from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.source import Span
+from curvlang.ir.constants import ARITHMETIC
+from curvlang.ir.expr import (
+    Apply,
+    Binary,
+    BinaryOperator,
+    Call,
+    Define,
+    Delta,
+    Expr,
+    Index,
+    Negate,
+    Number,
+    Reduce,
+    Ref,
+    Size,
+    Space,
+)
+from curvlang.ir.functions import FUNCTIONS
+from curvlang.ir.interpreter import ELEMENTWISE
+
+
+def lengths(program: Program, given: Mapping[str, int], block: str) -> dict[str, int]:
+    """Lengths of all spaces of a block.
+
+    Raises:
+        SpecError: E0331 where a declared space has no entry, E0332 where it is longer than what a
+            function makes, E0333 where a matrix has more columns than rows.
+    """
+    sizes = dict(given)
+    known = {name: leaf.indices for name, leaf in program.leaves.items()}
+    for statement in program.definitions:
+        match statement:
+            case Space(letter=letter, length=length):
+                sizes[letter] = _declared(statement, _value(length, sizes), block)
+            case Define(targets=targets, value=value):
+                known |= {t.name: t.indices for t in targets}
+                if is_function(value):
+                    assert isinstance(value, Call)
+                    rows, columns = matrix_shape(value, known, sizes)
+                    _made(statement, value, rows, columns, sizes, block)
+            case _:
+                assert_never(statement)
+    return sizes
+
+
+def is_function(value: Expr) -> bool:
+    """Whether a value is a tensor function that gives whole tensors."""
+    return isinstance(value, Call) and not value.indices and bool(FUNCTIONS[value.function].results)
+
+
+def matrix_groups(
+    call: Call, known: Mapping[str, tuple[Index, ...]]
+) -> tuple[tuple[Index, ...], tuple[Index, ...]]:
+    """Row and column indices of a function's argument, in the order it is read in."""
+    tensor = call.arguments[0]
+    assert isinstance(tensor, Ref)
+    order = tensor.indices or known[tensor.name]
+    cut = tensor.cut or len(order) // 2
+    return order[:cut], order[cut:]
+
+
+def matrix_shape(
+    call: Call, known: Mapping[str, tuple[Index, ...]], sizes: Mapping[str, int]
+) -> tuple[int, int]:
+    """Rows and columns of a function's argument."""
+    rows, columns = matrix_groups(call, known)
+    return prod(sizes[x.space] for x in rows), prod(sizes[x.space] for x in columns)
+
+
+def _made(
+    define: Define, call: Call, rows: int, columns: int, sizes: dict[str, int], block: str
+) -> None:
+    function = FUNCTIONS[call.function]
+    if function.tall and rows < columns:
+        raise _refuse(
+            "E0333",
+            f"`{call.function}` needs at least as many rows as columns, "
+            f"and in block `{block}` this is {rows} × {columns}",
+            define.span,
+            "more directions than the space has",
+            ("declare the space no longer: `space k = min(rank, size[o] * size[i])`",),
+        )
+    for target, pattern in zip(define.targets, function.results, strict=False):
+        if "k" not in pattern:
+            continue
+        # The made space stands last in each result; the groups before it have other letters.
+        space = target.indices[-1].space
+        most = min(rows, columns)
+        if sizes.setdefault(space, most) > most:
+            raise _refuse(
+                "E0332",
+                f"`{space}` is declared {sizes[space]} long, and `{call.function}` of a "
+                f"{rows} × {columns} matrix makes {most} (block `{block}`)",
+                define.span,
+                "fewer than declared",
+                (f"declare the space no longer: `space {space[0]} = min(rank, {most})`",),
+            )
+
+
+def _declared(statement: Space, value: float, block: str) -> int:
+    length = floor(value)
+    if length < 1:
+        raise _refuse(
+            "E0331",
+            f"the space `{statement.letter}` is {length} long in block `{block}`",
+            statement.span,
+            "a space has at least one entry",
+            ("give a length of 1 or more, for example `max(1, size[i] / 2)`",),
+        )
+    return length
+
+
+def _refuse(code: str, headline: str, span: Span, label: str, help_: tuple[str, ...]) -> SpecError:
+    return SpecError(Diagnostic(code, headline, (Label(span, label),), help_))
+
+
+def _value(expr: Expr, sizes: Mapping[str, int]) -> float:
+    go = lambda x: _value(x, sizes)  # noqa: E731
+    match expr:
+        case Number(value=value):
+            return value
+        case Size(index=index):
+            return float(sizes[index.space])
+        case Negate(operand=operand):
+            return -go(operand)
+        case Binary(operator=operator, left=left, right=right):
+            return _binary(operator, go(left), go(right))
+        case Apply(function="min", arguments=arguments):
+            return min(map(go, arguments))
+        case Apply(function="max", arguments=arguments):
+            return max(map(go, arguments))
+        case Apply(function=function, arguments=(argument,)):
+            return float(ELEMENTWISE[function](go(argument)))
+        case Ref() | Delta() | Reduce() | Call() | Apply():
+            raise AssertionError("a length is made of numbers and sizes")
+        case _:
+            assert_never(expr)
+
+
+def _binary(operator: BinaryOperator, left: float, right: float) -> float:
+    if operator is BinaryOperator.DIVIDE and not right:
+        return float("inf")
+    return float(ARITHMETIC[operator](left, right))

@@ -1,0 +1,238 @@
+"""Which pass over the data computes what: the depth of the dependency graph, never chosen by hand.
+
+In: a program in single-assignment form. Out: a schedule, in which every reduction over examples
+is an accumulator of the first pass where all that it reads is known, and everything else is
+computed between passes from finished values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from curvlang.compiler.algebra.normal_form import data_reductions
+from curvlang.compiler.derive.program import Leaf, Program
+from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.source import Span
+from curvlang.ir.expr import (
+    Call,
+    Define,
+    Delta,
+    Expr,
+    Index,
+    Reduce,
+    Ref,
+    Space,
+    Yield,
+)
+from curvlang.ir.indices import alike, free_indices, names, rename, substitute, walk, with_children
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulator:
+    """`name[indices] = value`, a reduction over examples, summed up batch by batch in one pass."""
+
+    name: str
+    indices: tuple[Index, ...]
+    value: Reduce
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Accumulators with their pass, definitions of finished values with the pass they follow.
+
+    `results` stand in the order of the program's own yields, which `originals` repeats.
+    """
+
+    accumulators: tuple[Accumulator, ...]
+    finished: tuple[tuple[int, Define], ...]
+    results: tuple[tuple[int, Yield], ...]
+    leaves: Mapping[str, Leaf]
+    originals: tuple[Yield, ...] = ()
+
+    @property
+    def indices(self) -> dict[str, tuple[Index, ...]]:
+        """Indices of every leaf, accumulator and finished statistic by name, as they are held."""
+        found = {name: leaf.indices for name, leaf in self.leaves.items()}
+        found |= {a.name: a.indices for a in self.accumulators}
+        return found | {t.name: t.indices for _, d in self.finished for t in d.targets}
+
+    @property
+    def passes(self) -> int:
+        """How often the data is read."""
+        whole = (n for n, y in self.results if data_reductions(y.value))
+        return max((*(a.number for a in self.accumulators), *whole), default=0)
+
+
+def schedule(program: Program) -> Schedule:
+    """Assign every statement of a program to a pass or to the time after one."""
+    return _Scheduler(program).run()
+
+
+class _Scheduler:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.level: dict[str, int] = {
+            name: 0 for name, leaf in program.leaves.items() if not leaf.per_example
+        }
+        self.local: dict[str, tuple[tuple[Index, ...], Expr]] = {}
+        self.accumulators: list[Accumulator] = []
+        self.finished: list[tuple[int, Define]] = []
+        self.hoisted = 0
+        self.interned: dict[Expr, str] = {}
+
+    def run(self) -> Schedule:
+        for definition in self.program.definitions:
+            if not isinstance(definition, Space):
+                self._define(definition)
+        results = tuple((self._result(y)) for y in self.program.results)
+        return Schedule(
+            tuple(self.accumulators),
+            tuple(self.finished),
+            results,
+            self.program.leaves,
+            self.program.results,
+        )
+
+    def _define(self, definition: Define) -> None:
+        self._refuse_per_example(definition.value, definition.span)
+        value = substitute(definition.value, self.local)
+        first = definition.targets[0]
+        if any(x.space == "n" for t in definition.targets for x in t.indices):
+            # Per-example values live inside a batch: they are put where they are read.
+            self.local[first.name] = (first.indices, value)
+            return
+        if self._is_accumulator(value, first.indices):
+            assert isinstance(value, Reduce)
+            self._accumulate(first.name, first.indices, value)
+            return
+        hoisted = self._hoist(value)
+        level = self._level(hoisted)
+        self.finished.append((level, replace(definition, value=hoisted)))
+        self.level |= {t.name: level for t in definition.targets}
+
+    def _result(self, result: Yield) -> tuple[int, Yield]:
+        self._refuse_per_example(result.value, result.span)
+        value = substitute(result.value, self.local)
+        if self._is_accumulator(value, result.target.indices):
+            # Kept whole, so that structure inference can see the product inside.
+            assert isinstance(value, Reduce)
+            value = _plain(value)
+            whole = replace(value, body=self._hoist(value.body))
+            _refuse_pairs(whole)
+            return self._level(whole) + 1, replace(result, value=whole)
+        hoisted = self._hoist(value)
+        return self._level(hoisted), replace(result, value=hoisted)
+
+    def _refuse_per_example(self, value: Expr, span: Span) -> None:
+        """Whole tensors stand still while batches pass: none may have the example index."""
+        for node in walk(value):
+            if not isinstance(node, Call):
+                continue
+            if any(x.space == "n" for x in node.indices):
+                raise _random_per_example(node)
+            for argument in node.arguments:
+                match argument:
+                    case Ref(name=name) if name in self.local or name not in (
+                        self.level.keys() | {a.name for a in self.accumulators}
+                    ):
+                        raise _per_example_function(node, span)
+                    case _:
+                        pass
+
+    def _is_accumulator(self, value: Expr, indices: tuple[Index, ...]) -> bool:
+        reduces = isinstance(value, Reduce) and any(x.space == "n" for x in value.indices)
+        return reduces and set(free_indices(value)) == set(indices)
+
+    def _hoist(self, expr: Expr) -> Expr:
+        """Give every outermost reduction over examples a name of its own."""
+        match expr:
+            case Reduce(indices=bound) if any(x.space == "n" for x in bound):
+                indices, key = alike(expr)
+                if key not in self.interned:
+                    # Named before what it holds is, so that a mean inside a mean gets another name.
+                    self.hoisted += 1
+                    name = f"mean__{self.hoisted}"
+                    self._accumulate(name, indices, expr)
+                    self.interned[key] = name
+                return Ref(self.interned[key], indices, expr.span)
+            case _:
+                return with_children(expr, self._hoist)
+
+    def _accumulate(self, name: str, indices: tuple[Index, ...], value: Reduce) -> None:
+        value = _plain(value)
+        if data_reductions(value.body):
+            # A mean inside a mean: the inner one is known first.
+            value = replace(value, body=self._hoist(value.body))
+        _refuse_pairs(value)
+        number = self._level(value) + 1
+        self.accumulators.append(Accumulator(name, indices, value, number))
+        self.level[name] = number
+
+    def _level(self, expr: Expr) -> int:
+        return max((self.level.get(name, 0) for name in names(expr)), default=0)
+
+
+def _plain(value: Reduce) -> Reduce:
+    """The one example index of a reduction, written without primes: `mean[n'] x[n']`."""
+    found = [x for x in value.indices if x.space == "n"]
+    if len(found) != 1 or found[0] == _N or _N in free_indices(value):
+        return value
+    indices = tuple(_N if x == found[0] else x for x in value.indices)
+    return replace(value, indices=indices, body=rename(value.body, {found[0]: _N}))
+
+
+def _refuse_pairs(value: Reduce) -> None:
+    """A batch holds some examples: what pairs each with every other is never whole in one."""
+    for node in walk(value):
+        match node:
+            case Ref(name=name, indices=indices) if any(
+                x.space == "n" and x.primes for x in indices
+            ):
+                raise _pairs(f"`{name}` is read at a second example `n'`", node.span)
+            case Delta(left=left) if left.space == "n":
+                raise _pairs("`identity` over examples", node.span)
+            case _:
+                pass
+    if any(x.space == "n" for x in free_indices(value)):
+        raise _pairs("this is reduced over one example index and keeps another", value.span)
+
+
+def _pairs(what: str, span: Span) -> SpecError:
+    return SpecError(
+        Diagnostic(
+            "E0310",
+            f"{what}; pairs of examples cannot be streamed in batches",
+            (Label(span, "pairs every example with every other"),),
+            ("reduce over each example's own index `n` first",),
+        )
+    )
+
+
+def _random_per_example(call: Call) -> SpecError:
+    return SpecError(
+        Diagnostic(
+            "E0341",
+            f"`{call.function}` makes a number for every example",
+            (Label(call.span, "would change with the batches"),),
+            ("random tensors have indices of features, positions or made spaces",),
+        )
+    )
+
+
+def _per_example_function(call: Call, span: Span) -> SpecError:
+    return SpecError(
+        Diagnostic(
+            "E0311",
+            f"`{call.function}` of a tensor that has the example index `n`",
+            (Label(span, "one for each example is not compiled"),),
+            (
+                "reduce over `n` first, for example `A[i,i'] = mean[n] …`, "
+                f"then `{call.function}(A)`",
+            ),
+        )
+    )
+
+
+_N = Index("n")

@@ -1,0 +1,199 @@
+"""The plan of a run: for every block the torch code of every pass, its costs and structures.
+
+Source code that can be printed and executed, with the passes over the data, floating-point operations
+and memory known before anything runs. `planner` makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from curvlang.compiler.algebra.structure import ProjectedShape, Shape
+from curvlang.compiler.codegen.emit import Line
+from curvlang.compiler.derive.program import Fisher, Partition, Program, Result
+from curvlang.compiler.planning.passes import Schedule
+from curvlang.ir.expr import Expr, Target, Yield
+
+BATCH_AT_MOST = 1024
+"""Examples in a batch: enough to keep the matrix products busy."""
+DENSE_AT_MOST = 12_000**2
+"""Entries of a matrix without structure: 1.1 GiB in float64, and an eigendecomposition of minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """A block's name and the sizes of its spaces by letter (`i` with the bias column).
+
+    `shares` names an earlier block of the same sizes with the same input. `count` blocks of one
+    shape run as one, every tensor with an axis for them in front.
+    """
+
+    name: str
+    sizes: Mapping[str, int]
+    shares: str = ""
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One sum of a pass: its name and indices, its formula, and the lines that are its own."""
+
+    target: Target
+    value: Expr
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A piece of generated code: its name, what it reads, what it returns, its source and cost."""
+
+    name: str
+    reads: tuple[str, ...]
+    returns: tuple[str, ...]
+    source: str
+    lines: tuple[Line, ...]
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one call."""
+        return sum(line.flops for line in self.lines)
+
+    @property
+    def elements(self) -> int:
+        """Elements of everything it allocates; all of it lives until the call returns."""
+        return sum(line.elements for line in self.lines if not line.view)
+
+    @property
+    def largest(self) -> int:
+        """Elements of the largest result."""
+        return max((line.elements for line in self.lines if not line.view), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultPlan:
+    """What a yield becomes: its structure, and the code that computes the components."""
+
+    shape: Shape
+    code: Function
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPlan:
+    """All generated code for one block.
+
+    `sizes` holds the lengths of all spaces, the batch's for `n`.
+    `passes[k]` runs on every batch of pass k+1 and returns sums over its examples;
+    `finish[k]` runs after pass k (k = 0: before any) and returns finished statistics.
+    `shared` are statistics that are another block's: one tensor for both.
+    """
+
+    geometry: Geometry
+    sizes: Mapping[str, int]
+    passes: tuple[Function, ...]
+    finish: tuple[Function, ...]
+    results: Mapping[Yield, ResultPlan]
+    shared: frozenset[str] = frozenset()
+
+    @property
+    def count(self) -> int:
+        """How many blocks of one shape it is: everything is there as often."""
+        return self.geometry.count
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The plan of one program over all blocks of its partition.
+
+    `kept` says what becomes of the leaves between passes: bytes of all batches that are kept, 0
+    where they are computed again in each pass, None where one pass is all there is.
+    """
+
+    partition: Partition
+    program: Program
+    schedule: Schedule
+    blocks: tuple[BlockPlan, ...]
+    total: int
+    batch: int
+    itemsize: int = 8
+    kept: int | None = None
+
+    @property
+    def reads(self) -> tuple[Partition, Fisher | None]:
+        """Whose inputs and columns it reads: plans that agree in this share their leaves."""
+        layers = self.partition is not Partition.PARAMETER
+        return (Partition.LAYER if layers else self.partition), self.program.fisher
+
+    @property
+    def passes(self) -> int:
+        """How often the data is read."""
+        return self.schedule.passes
+
+    @property
+    def batches(self) -> int:
+        """Batches in one pass."""
+        return -(-self.total // self.batch)
+
+    def adds(self, number: int) -> bool:
+        """Whether pass `number` adds anything up; what is known by products reads the data then."""
+        return any(block.passes[number - 1].parts for block in self.blocks)
+
+
+def plan_of(result: Result, plans: Sequence[Plan]) -> Plan:
+    """The plan that computes a result."""
+    return next(p for p in plans if p.program.key == result.key)
+
+
+def first_plan(result: Result, plans: Sequence[Plan]) -> ResultPlan:
+    """What a result is in the first block that it is computed for."""
+    blocks = plan_of(result, plans).blocks
+    if not blocks and result.beside is not None:
+        return first_plan(result.beside, plans)
+    return blocks[0].results[result.value]
+
+
+def batch_bytes(whole: Schedule, blocks: Sequence[BlockPlan], batch: int, itemsize: int) -> int:
+    """Bytes of one batch: the leaves of all blocks and the intermediate results of the largest."""
+    temporary = max((b.count * f.elements for b in blocks for f in b.passes), default=0)
+    return leaf_bytes(whole, blocks, batch, itemsize) + temporary * itemsize
+
+
+def leaf_bytes(whole: Schedule, blocks: Sequence[BlockPlan], examples: int, itemsize: int) -> int:
+    """Bytes of the leaves of all blocks over some examples."""
+    elements = 0
+    for block in blocks:
+        sizes = {**block.geometry.sizes, "n": examples}
+        for leaf in whole.leaves.values():
+            if leaf.per_example and not (block.geometry.shares and leaf.kind == "a"):
+                elements += block.count * prod(sizes[x.space] for x in leaf.indices)
+    return elements * itemsize
+
+
+def keeping(plans: Sequence[Plan], limit: int) -> tuple[Plan, ...]:
+    """Decide which plans keep their leaves between passes: in order, as long as they fit.
+
+    Sampled columns are never kept: every pass draws its own.
+
+    Args:
+        plans: The plans of a run.
+        limit: Bytes that may be kept in all.
+    """
+    left = limit
+    decided = []
+    for given in plans:
+        kept = None
+        if given.passes > 1:
+            need = leaf_bytes(given.schedule, given.blocks, given.total, given.itemsize)
+            drawn = given.program.fisher is not None and given.program.fisher.kind == "mc"
+            kept = need if need <= left and not drawn else 0
+            left -= kept
+        decided.append(replace(given, kept=kept))
+    return tuple(decided)
+
+
+def inside(shape: Shape) -> Shape:
+    """What a projection lifts, or the shape itself."""
+    return shape.inner if isinstance(shape, ProjectedShape) else shape

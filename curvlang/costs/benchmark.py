@@ -1,0 +1,206 @@
+"""What a curvature costs on this machine: every stage from plan to scores, predicted and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from curvlang.attribution.factored import scored_blocks
+from curvlang.attribution.influence import scored_by
+from curvlang.compiler.derive.program import Partition
+from curvlang.compiler.planning.cost import Cost
+from curvlang.costs.predicted import (
+    Predicted,
+    inverted_matrices,
+    predicted_fit,
+    predicted_inverse,
+    predicted_scores,
+    rotations,
+    score_ranks,
+)
+from curvlang.costs.rates import Rates, Watch, clock, measured_rates
+from curvlang.costs.score_footprint import inverse_phase, scores_phase
+from curvlang.evaluation.evaluate import fit_curvature, fit_solver
+from curvlang.language.chain import Chain, Curvature, InverseUse, Solver
+from curvlang.language.sums import weighted_chains
+from curvlang.models.task import Task
+from curvlang.operators import Operator
+from curvlang.runtime.fitted import FittedOperator
+from curvlang.runtime.others import without_ignored
+from curvlang.runtime.prepare import Prepared, prepare
+
+WARM = 4
+"""Examples of the runs that tell what a stage takes however few examples there are."""
+CALIBRATED = 5.0
+"""Seconds up to which a run on these is repeated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A stage. What nothing foretells is None: seconds and bytes of memory.
+
+    `moved` are bytes read and written by generated code; `memory` and `peak` bytes held at most.
+    """
+
+    stage: str
+    flops: int
+    moved: int
+    seconds: float | None
+    measured: float
+    memory: int | None
+    peak: int
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """All stages of a run, the machine's rates, and how far other work disturbed it.
+
+    `disturbed` is the share of its time that the process waited for a processor.
+    """
+
+    name: str
+    task: str
+    rows: tuple[Row, ...]
+    rates: Rates
+    disturbed: float
+
+    @property
+    def predicted(self) -> float:
+        """Seconds of the stages that have a prediction."""
+        return sum(r.seconds for r in self.rows if r.seconds is not None)
+
+    @property
+    def measured(self) -> float:
+        """Seconds of the same stages, as they were."""
+        return sum(r.measured for r in self.rows if r.seconds is not None)
+
+
+def benchmark(
+    curvature: Curvature,
+    task: Task,
+    *,
+    inverse: InverseUse | None = None,
+    solver: Solver | None = None,
+    seed: int = 0,
+) -> Benchmark:
+    """Fit a curvature, invert it, score all queries; predict every stage, and measure it.
+
+    Args:
+        curvature: A chain or a combination.
+        task: Model and data; whether the model is trained makes no difference to the cost.
+        inverse: The spec's; the default where not given.
+        solver: The spec's, for matrices without structure.
+        seed: Of sampled labels.
+    """
+    task = without_ignored([c for _, c in weighted_chains(curvature)], task)
+    rates = measured_rates(task.device)
+    run = _Run(curvature, inverse, solver, seed)
+    beyond = _beyond(run, _small(task), rates)
+    prepared = prepare(run.chains, task, last=True)
+    watch = Watch(task.device)
+    operators = run(task, watch)
+    foretold = _foretold(prepared, task, operators, rates)
+    fitted, inverted = operators
+    phases = (
+        *prepared.phases,
+        inverse_phase(fitted, inverted, inverted_matrices(fitted, inverted)),
+        scores_phase(fitted, inverted, scored_blocks(inverted, task), task),
+    )
+    held = {phase.name: phase.bytes for phase in phases}
+    rows = tuple(
+        _row(stage, foretold.get(stage), beyond.get(stage, 0.0), watch, held)
+        for stage in watch.seconds
+    )
+    return Benchmark(curvature.name, repr(task), rows, rates, watch.disturbed)
+
+
+def _foretold(
+    prepared: Prepared, task: Task, operators: tuple[Operator, Operator], rates: Rates
+) -> dict[str, Predicted]:
+    """Every stage that has a prediction; `operators` are the curvature and its inverse."""
+    fitted, inverted = operators
+    found = {p.name: p for p in predicted_fit(prepared, task, rates)}
+    found["inverse"] = predicted_inverse(fitted, inverted, rates)
+    if not inverted.spectrum_known:
+        # How many products a solver asks for is known when it has asked for them.
+        return found
+    given = scored_blocks(inverted, task)
+    layers = prepared.blocks[Partition.LAYER] if given is None else [x.layer for x in given]
+    found["scores"] = predicted_scores(
+        rotations(given), task, layers, rates, score_ranks(given, task)
+    )
+    return found
+
+
+def _beyond(run: _Run, task: Task, rates: Rates) -> dict[str, float]:
+    """Seconds of every stage beyond its prediction on a few examples, in one batch.
+
+    A first run loads what is loaded on first use. Where it takes long, its products are what counts,
+    and it is not run again.
+    """
+    start = clock(task.device)
+    run(task, lambda stage: None)
+    if clock(task.device) - start > CALIBRATED:
+        return {}
+    watch = Watch(task.device)
+    operators = run(task, watch)
+    foretold = _foretold(prepare(run.chains, task, last=True), task, operators, rates)
+    return {
+        name: max(0.0, watch.seconds[name] - (told.seconds or 0.0))
+        for name, told in foretold.items()
+        if name in watch.seconds
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """All stages on a task; each told when it ends."""
+
+    curvature: Curvature
+    inverse: InverseUse | None
+    solver: Solver | None
+    seed: int
+
+    @property
+    def chains(self) -> list[Chain]:
+        """The chains that are fitted."""
+        return [chain for _, chain in weighted_chains(self.curvature)]
+
+    def __call__(self, task: Task, ended: Callable[[str], None]) -> tuple[Operator, Operator]:
+        stage = fit_curvature(self.curvature, task, seed=self.seed, last=True, ended=ended)[-1]
+        solver = fit_solver(self.solver, task, seed=self.seed)
+        if solver is not None:
+            ended("solver")
+        fitted = FittedOperator(
+            stage.operator, task.parameters, self.inverse, stage.label, solver, stage.by_example
+        )
+        inverted = fitted.inverse().operator
+        ended("inverse")
+        scored_by(inverted, task, task.loss)
+        ended("scores")
+        return stage.operator, inverted
+
+
+def _small(task: Task) -> Task:
+    Xq, yq = task.query
+    few = task.examples(slice(WARM))
+    return few.replaced(query=(Xq[:WARM], yq[:WARM]))
+
+
+def _row(
+    stage: str, told: Predicted | None, beyond: float, watch: Watch, held: dict[str, int]
+) -> Row:
+    """A stage; `beyond` are seconds that every batch of it takes besides its work."""
+    cost = Cost() if told is None else told.cost
+    seconds = None if told is None or told.seconds is None or cost == Cost() else told.seconds
+    if told is not None and seconds is not None:
+        seconds += beyond * told.batches
+    return Row(
+        stage,
+        cost.flops,
+        cost.bytes,
+        seconds,
+        watch.seconds[stage],
+        held.get(stage),
+        watch.peaks[stage],
+    )

@@ -1,0 +1,344 @@
+"""What a fit and its scores will cost, stage by stage: operations, bytes, and seconds by measured rates.
+
+Generated code is known line by line, and so is its time: products by their operations, everything
+else by the bytes it moves. The model is the user's own: its time is measured on two small batches
+and grows linearly from there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from curvlang.attribution.factored import Scored, batch_size, scored_elements
+from curvlang.attribution.score_orders import rank_of, rotates_back
+from curvlang.compiler.derive.program import Fisher as ProgramFisher
+from curvlang.compiler.derive.program import Partition
+from curvlang.compiler.planning.cost import Cost, function_cost, known_elements, line_elements
+from curvlang.compiler.planning.plan import Function, Plan
+from curvlang.costs.rates import Rates, fastest
+from curvlang.ir.functions import FUNCTIONS
+from curvlang.models.derivatives.flops import hessian_flops, leaves_flops
+from curvlang.models.derivatives.layer_columns import gram_flops
+from curvlang.models.derivatives.product_methods import hessian_way
+from curvlang.models.layers.embedding import Embedding
+from curvlang.models.task import Task
+from curvlang.models.tracing.blocks import LayerBlock
+from curvlang.models.tracing.half_precision import exact_leaves
+from curvlang.models.tracing.leaves import Fisher
+from curvlang.operators import (
+    BlockDiagonal,
+    CholeskyInverse,
+    Dense,
+    EigenBasis,
+    Kronecker,
+    Operator,
+    Scaled,
+    Stacked,
+    aligned,
+)
+from curvlang.runtime.limits.footprint import gram_by_layers, reads_hessian
+from curvlang.runtime.prepare import Prepared
+
+PROBES = (4, 64)
+"""Examples of the batches on which the model is timed."""
+_Product = tuple[float, float, int]
+"""Operations, numbers moved, and the shortest side of what is multiplied."""
+_CALL = re.compile(r"\b(" + "|".join(FUNCTIONS) + r")\(")
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """A stage: its cost and the seconds that follow from it; None where nothing foretells them.
+
+    `batches` says how often the stage goes through the model, or 1.
+    """
+
+    name: str
+    cost: Cost
+    seconds: float | None
+    batches: int = 1
+
+
+def predicted_fit(prepared: Prepared, task: Task, rates: Rates | None) -> list[Predicted]:
+    """Every stage of a fit, in the order and by the names under which `fit_chains` tells them.
+
+    Args:
+        prepared: The plans.
+        task: Model and data; the model is timed on a few examples.
+        rates: The machine's; None for costs alone.
+    """
+    found: list[Predicted] = []
+    if any(map(reads_hessian, prepared.plans)):
+        layers = prepared.blocks[Partition.LAYER]
+        exact = task.exact()
+        given = (exact.model, exact.loss, *exact.train)
+        one = hessian_flops(*given, layers, hessian_way(*given))
+        found.append(Predicted("Hessian", Cost(round(one * task.N), 8 * task.P**2), None))
+    for number in range(1, max((p.passes for p in prepared.plans), default=0) + 1):
+        found.append(_pass(prepared, task, number, rates))
+        found.append(_between(prepared.plans, number, rates))
+    found.append(_results(prepared.plans, rates))
+    return found
+
+
+def _pass(prepared: Prepared, task: Task, number: int, rates: Rates | None) -> Predicted:
+    """The model once for every set of leaves, and the generated code of every block."""
+    active = [p for p in prepared.plans if p.passes >= number and p.adds(number)]
+    cost, seconds = Cost(), 0.0
+    for by, fisher in dict.fromkeys(p.reads for p in active if number == 1 or not p.kept):
+        blocks = prepared.blocks[by]
+        one = leaves_flops(task.model, task.loss, *task.train, blocks, fisher)
+        cost += Cost(round(one * task.N))
+        if rates is not None:
+            seconds += model_seconds(task, blocks, fisher, active[0].batch, task.N)
+    for p in active:
+        share = p.total / p.batch
+        layered = gram_by_layers(p, prepared.blocks, number)
+        if layered and rates is not None:
+            seconds += share * _gram_seconds(p, prepared.blocks[Partition.LAYER], task, rates)
+        for block in p.blocks:
+            function, known = block.passes[number - 1], known_elements(p, block)
+            cost += function_cost(function, known, p.itemsize).times(share * block.count)
+            if rates is not None and not layered:
+                returned = block.count * sum(known.get(name, 0) for name in function.returns)
+                sums = rates.copy(returned * (p.itemsize + 24)) if returned else 0.0
+                dtype = torch.float32 if p.itemsize == 4 else torch.float64
+                code = _code_seconds(function, known, dtype, rates, block.count)
+                seconds += share * (code + sums)
+    batches = max((p.batches for p in active), default=1)
+    return Predicted(f"pass {number}", cost, seconds if rates is not None else None, batches)
+
+
+def _gram_seconds(p: Plan, layers: Sequence[LayerBlock], task: Task, rates: Rates) -> float:
+    """One batch of a Gram matrix by pairs of layers: products, and every entry put and added."""
+    products = gram_flops(layers, p.blocks[0].sizes["r"], p.batch)
+    moved = task.P**2 * (4 * p.itemsize + 24)
+    return sum(rates.product(f, task.precision) for f in products) + rates.copy(moved)
+
+
+def _between(plans: Sequence[Plan], number: int, rates: Rates | None) -> Predicted:
+    """What is finished once a pass is done: decompositions, in float64."""
+    pairs = [(p, b.finish[number], b) for p in plans if p.passes >= number for b in p.blocks]
+    cost, seconds = Cost(), 0.0
+    for p, function, block in pairs:
+        known = known_elements(p, block)
+        cost += function_cost(function, known, 8).times(block.count)
+        if rates is not None:
+            seconds += _code_seconds(function, known, torch.float64, rates, block.count)
+    return Predicted(f"after pass {number}", cost, seconds if rates is not None else None)
+
+
+def _results(plans: Sequence[Plan], rates: Rates | None) -> Predicted:
+    cost, seconds = Cost(), 0.0
+    for p in plans:
+        for block in p.blocks:
+            known = known_elements(p, block)
+            for result in block.results.values():
+                cost += function_cost(result.code, known, 8).times(block.count)
+                if rates is not None:
+                    seconds += _code_seconds(result.code, known, torch.float64, rates, block.count)
+    return Predicted("results", cost, seconds if rates is not None else None)
+
+
+def _code_seconds(
+    function: Function,
+    known: Mapping[str, int],
+    dtype: torch.dtype,
+    rates: Rates,
+    count: int = 1,
+) -> float:
+    """One call: products take their operations, other lines what they move, if that is longer.
+
+    Args:
+        function: The code.
+        known: Elements of what it reads.
+        dtype: Its precision.
+        rates: The machine's.
+        count: Blocks of one shape that it runs for at once.
+    """
+    itemsize = torch.empty((), dtype=dtype).element_size()
+    seconds = 0.0
+    for line, elements in line_elements(function, known):
+        moved = rates.make(count * elements * itemsize)
+        seconds += rates.call
+        if line.flops and _CALL.search(line.code):
+            seconds += count * rates.decomposition(line.flops)
+        elif line.side:
+            seconds += max(rates.product(count * line.flops, dtype, line.side), moved)
+        else:
+            seconds += moved
+    return seconds
+
+
+def model_seconds(
+    task: Task,
+    blocks: Sequence[LayerBlock],
+    fisher: ProgramFisher | None,
+    batch: int,
+    examples: int,
+) -> float:
+    """Forward and backward over some examples, from the times of two small batches."""
+    wants = {"a"} | ({"g"} if fisher is not None else set())
+    columns = Fisher() if fisher is None else Fisher(fisher.kind, fisher.samples)
+    sizes = sorted({min(size, batch, task.N) for size in PROBES})
+    times = [_timed(task, blocks, columns, wants, size) for size in sizes]
+    batches = -(-examples // batch)
+    if len(sizes) == 1:
+        return times[0] / sizes[0] * examples
+    each = max(0.0, times[1] - times[0]) / (sizes[1] - sizes[0])
+    return batches * max(0.0, times[0] - each * sizes[0]) + each * examples
+
+
+def _timed(
+    task: Task, blocks: Sequence[LayerBlock], fisher: Fisher, wants: set[str], size: int
+) -> float:
+    X, y = next(task.batches(size))
+    generator = torch.Generator(device=task.device).manual_seed(0)
+
+    def run() -> object:
+        return exact_leaves(task.model, task.loss, X, y, blocks, wants, fisher, generator)
+
+    return fastest(run, task.device)
+
+
+def predicted_inverse(operator: Operator, inverse: Operator, rates: Rates | None) -> Predicted:
+    """What the inverse of a fitted curvature asks for.
+
+    Args:
+        operator: C.
+        inverse: Its inverse: what form it has says how it is found.
+        rates: The machine's.
+    """
+    cost, seconds = Cost(), 0.0
+    for rows, decomposed in inverted_matrices(operator, inverse):
+        flops = float(FUNCTIONS["eigh"].flops(rows, rows)) if decomposed else rows**3 / 3
+        cost += Cost(round(flops), 16 * rows * rows)
+        if rates is not None:
+            exact = rates.product(flops, torch.float64)
+            seconds += rates.decomposition(flops) if decomposed else exact
+    return Predicted("inverse", cost, None if rates is None else seconds)
+
+
+def inverted_matrices(operator: Operator, inverse: Operator) -> Iterator[tuple[int, bool]]:
+    """Rows of every matrix, and whether it is decomposed (else it has a Cholesky factor)."""
+    match operator, inverse:
+        case BlockDiagonal(), BlockDiagonal():
+            one, other = aligned([operator, inverse])
+            for pair in zip(one.parts, other.parts, strict=True):
+                yield from inverted_matrices(*pair)
+        case Stacked(), Stacked():
+            each = tuple(inverted_matrices(operator.first_unit(), inverse.first_unit()))
+            for _ in range(operator.groups):
+                yield from each
+        case _, CholeskyInverse(root=root):
+            yield len(root), False
+        case Scaled(operator=inner), _:
+            yield from inverted_matrices(inner, inverse)
+        case Kronecker(left=left, right=right), EigenBasis():
+            yield from ((len(left), True), (len(right), True))
+        case Dense(matrix=matrix), _:
+            yield len(matrix), True
+        case _:
+            return
+
+
+def rotations(given: Sequence[Scored] | None) -> tuple[bool, ...] | None:
+    """Whether each part of an inverse has a basis that inputs are rotated to; None without blocks."""
+    if given is None:
+        return None
+    return tuple(x.left is not None or x.right is not None for x in given)
+
+
+def score_ranks(given: Sequence[Scored] | None, task: Task) -> tuple[int | None, ...] | None:
+    """Ranks with which the spectra of an inverse are multiplied; None for one taken as it is."""
+    if given is None:
+        return None
+    found = []
+    for x in given:
+        factors = None
+        if x.by_leaves:
+            assert x.spectrum is not None
+            factors = rank_of(x.spectrum, task.Q * task.N)
+        found.append(None if factors is None else len(factors.left))
+    return tuple(found)
+
+
+def predicted_scores(
+    rotated: Sequence[bool] | None,
+    task: Task,
+    blocks: Sequence[LayerBlock],
+    rates: Rates | None,
+    ranks: Sequence[int | None] | None = None,
+) -> Predicted:
+    """Scores of all queries against all training examples; the search for ranks is not counted.
+
+    Args:
+        rotated: What `rotations` says of the inverse.
+        task: Queries and training examples.
+        blocks: The blocks of its parts, or the model's by layer.
+        rates: The machine's.
+        ranks: What `score_ranks` says of them; without it no spectrum is factored.
+    """
+    N, Q = task.N, task.Q
+    size = torch.empty((), dtype=task.precision).element_size()
+    one = leaves_flops(task.model, task.loss, *task.train, blocks, ProgramFisher(kind="empirical"))
+    products: list[_Product] = []
+    batch = min(N, batch_size(blocks, task.precision, scored_elements(blocks, Q)))
+    bases = rotated or [False] * len(blocks)
+    for layer, basis, rank in zip(blocks, bases, ranks or [None] * len(blocks), strict=True):
+        products += _block_products(layer, basis, N, Q, rank)
+    if rotated is None:
+        P = task.P
+        products += [(2.0 * Q * P**2, P**2, Q), (0.0, 4.0 * Q * P, P)]
+    cost = Cost(
+        round(one * (N + Q) + sum(f for f, _, _ in products)),
+        round(size * sum(m for _, m, _ in products)),
+    )
+    if rates is None:
+        return Predicted("scores", cost, None)
+    batches = -(-N // batch)
+    seconds = model_seconds(task, blocks, ProgramFisher(kind="empirical"), batch, N + Q)
+    for flops, moved, side in products:
+        exact = rates.product(flops / batches, task.precision, side)
+        call = max(exact, rates.make(moved * size / batches))
+        seconds += batches * (call + rates.call)
+    return Predicted("scores", cost, seconds, batches)
+
+
+def _block_products(
+    layer: LayerBlock, rotated: bool, N: int, Q: int, rank: int | None
+) -> Iterator[_Product]:
+    """Every product of a block over all examples; of blocks of one shape, of all together."""
+    G = layer.count
+    if G > 1:
+        one = replace(layer, count=1, positions=max(2, layer.positions))
+        for flops, moved, side in _block_products(one, rotated, N, Q, None):
+            yield G * flops, G * moved, side
+        return
+    T, O, I = layer.positions, layer.d_out, layer.d_in
+    back = rotated and rotates_back(Q, N, T, O, I)
+    if rotated:
+        seen = Q if back else N + Q
+        yield 2.0 * seen * T * O * O, 2.0 * seen * T * O, O
+        yield 2.0 * seen * T * I * I, 2.0 * seen * T * I, I
+    if back:
+        yield 2.0 * Q * O * I * (O + I), 2.0 * Q * O * I, min(O, I)
+    if T > 1 and not rotated and isinstance(layer.kind, Embedding) and T < I:
+        # Queries are read at the places that inputs name.
+        yield 2.0 * N * Q * T * O, 1.0 * N * Q * T * O + Q * O * I, 1
+        return
+    if T > 1:
+        yield 2.0 * (N + Q) * T * O * I, 1.0 * (N + Q) * O * I, min(T, O, I)
+        yield 2.0 * N * Q * O * I, 1.0 * N * O * I + Q * O * I, Q
+        return
+    if rank is not None:
+        yield 2.0 * N * Q * rank * O, 2.0 * N * Q * rank, O
+        yield 2.0 * N * Q * rank * I, 2.0 * N * Q * rank, I
+        return
+    inner, outer = min(O, I), max(O, I)
+    yield 2.0 * N * Q * inner * outer, 1.0 * N * Q * inner, outer
+    yield 2.0 * N * Q * inner, 1.0 * N * Q * inner, 1

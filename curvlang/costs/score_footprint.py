@@ -1,0 +1,112 @@
+"""Predicted memory of an inverse and of scores: the tensors that live at the same time, as in `footprint`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from curvlang.attribution.factored import (
+    Scored,
+    batch_size,
+    largest_gradient,
+    queries_at_once,
+    scored_elements,
+)
+from curvlang.attribution.score_orders import AT_ONCE, one_number, rank_of
+from curvlang.models.task import Task
+from curvlang.operators import CholeskyInverse, Operator, held_bytes
+from curvlang.runtime.limits.footprint import Phase
+
+_EXACT = 8
+"""Bytes of a number of an operator and of a score."""
+_WORK = 2
+"""Matrices that a decomposition works in besides its argument and its eigenvectors."""
+
+
+def inverse_phase(
+    operator: Operator, inverse: Operator, matrices: Iterable[tuple[int, bool]]
+) -> Phase:
+    """Memory while an inverse is made.
+
+    Args:
+        operator: C.
+        inverse: C⁻¹.
+        matrices: Rows of every matrix, and whether it is decomposed; a Cholesky factor needs a copy.
+    """
+    held = held_bytes(operator)
+    work = max((rows**2 * (_WORK if decomposed else 1) for rows, decomposed in matrices), default=0)
+    parts = {"curvature": held, "inverse": held_bytes(operator, inverse) - held}
+    # Eigenvalues of all blocks in one vector, and in theirs.
+    spectrum = 0 if isinstance(inverse, CholeskyInverse) else 2 * operator.size
+    return Phase("inverse", {**parts, "work": _EXACT * max(work, spectrum)})
+
+
+def scores_phase(
+    operator: Operator, inverse: Operator, given: Sequence[Scored] | None, task: Task
+) -> Phase:
+    """Memory while all queries are scored against all training examples, the sum over blocks.
+
+    Args:
+        operator: C, which stays.
+        inverse: C⁻¹.
+        given: Its blocks; None where it has none.
+        task: Queries and training examples.
+    """
+    own = torch.empty((), dtype=task.precision).element_size()
+    held = {"operators": held_bytes(operator, inverse)}
+    if given is not None:
+        rows = min(task.Q, queries_at_once(task, given))
+        numbers = sum(x.layer.d_out + x.layer.d_in if x.by_leaves else x.layer.size for x in given)
+        queries = own * rows * numbers
+        return Phase("scores", {**held, "queries": queries, **_batch(given, task, rows)})
+    whole = [Scored(b, None, None, None, inverse) for b in task.blocks()]
+    cast = _EXACT if own != _EXACT else 0
+    queries = task.Q * task.P * (cast + own + _EXACT)
+    return Phase("scores", {**held, "queries": queries, **_batch(whole, task, task.Q)})
+
+
+def _batch(given: Sequence[Scored], task: Task, rows: int) -> dict[str, int]:
+    """What is held while a batch of training examples meets some queries."""
+    own = torch.empty((), dtype=task.precision).element_size()
+    layers = [x.layer for x in given]
+    batch = min(task.N, batch_size(layers, task.precision, scored_elements(layers, rows)))
+    together = max(batch, min(rows, batch_size(layers, task.precision, 0)))
+    leaves = sum(b.leaf_elements for b in layers)
+    rotated = max(b.leaf_elements for b in layers)
+    flat = [b for b in layers if b.positions == b.count == 1]
+    formed = largest_gradient(given) if len(flat) < len(layers) else 0
+    pairs = task.Q * task.N
+    piece = max((_piece(x, rows, batch, own, pairs) for x in given if x.layer in flat), default=0)
+    return {
+        "bases": sum(_cast(x, own) for x in given),
+        "leaves": own * together * (leaves + rotated),
+        "products": max(own * batch * formed, piece) + _EXACT * rows * batch,
+        "scores": _EXACT * task.Q * task.N,
+    }
+
+
+def _cast(x: Scored, size: int) -> int:
+    """Bytes of a block's basis and spectrum in the precision of the passes, where it is another one."""
+    if size == _EXACT:
+        return 0
+    parts = [t for t in (x.left, x.right, x.spectrum) if t is not None]
+    return size * sum(1 if one_number(t) else t.numel() for t in parts)
+
+
+def _piece(x: Scored, rows: int, batch: int, size: int, pairs: int) -> int:
+    """Bytes that are made of a few queries at a time, with one position."""
+    O, I = x.layer.d_out, x.layer.d_in
+    factors = None
+    if x.by_leaves:
+        assert x.spectrum is not None
+        factors = rank_of(x.spectrum, pairs)
+    if factors is not None:
+        # Both sides are scaled one after the other, and meet the batch each.
+        rank, widest = len(factors.left), O + I + 2 * batch
+        count = min(rows, max(1, AT_ONCE // (size * rank * widest)))
+        return size * count * rank * (max(O, I) + 2 * batch)
+    made = x.layer.size if x.by_leaves else 0
+    moved = batch * min(O, I)
+    count = min(rows, max(1, AT_ONCE // (size * max(made, moved))))
+    return size * count * (made + moved)

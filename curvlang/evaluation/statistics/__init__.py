@@ -1,0 +1,1 @@
+"""Rank correlations, intervals and comparisons."""

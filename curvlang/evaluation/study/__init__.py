@@ -1,0 +1,1 @@
+"""Studies: many cells, one table."""

@@ -1,0 +1,104 @@
+"""Cells of a study on the disk: content-named, checksummed, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.evaluation.result_file import decode, dumps
+from curvlang.evaluation.study.result import CellFound
+from curvlang.storage.atomic import refusals, whole
+
+CELLS = "cells"
+_TRIES = 5
+_PAUSE = 0.05
+Values = Mapping[str, NDArray[np.float32]]
+
+
+class CellFolder:
+    """`FOLDER/cells/KEY.json` and `KEY.npz`; a damaged cell counts as absent and is reported.
+
+    Args:
+        folder: The study's run folder; made when first written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(os.path.realpath(folder)) / CELLS
+        self.damaged: list[str] = []
+        self._held: dict[str, tuple[CellFound, Values]] = {}
+
+    def get(self, key: str) -> tuple[CellFound, Values] | None:
+        """A finished cell, or None where it is absent or damaged."""
+        if key not in self._held:
+            found = self._read(key)
+            if found is None:
+                return None
+            self._held[key] = found
+        return self._held[key]
+
+    def put(self, key: str, cell: CellFound, values: Values) -> None:
+        """Keep a cell: first its arrays, then the file that names their checksum."""
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **dict(values))
+        arrays = buffer.getvalue()
+        content = {"arrays": hashlib.sha256(arrays).hexdigest(), "cell": _json(cell)}
+        write_file(self.folder / f"{key}.npz", arrays)
+        write_file(self.folder / f"{key}.json", dumps(content).encode())
+        self._held[key] = (cell, values)
+
+    def _read(self, key: str) -> tuple[CellFound, Values] | None:
+        place = self.folder / f"{key}.json"
+        try:
+            text = place.read_text("utf-8")
+            arrays = place.with_suffix(".npz").read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            content = json.loads(text)
+            if hashlib.sha256(arrays).hexdigest() != content["arrays"]:
+                raise ValueError("checksum")
+            cell = decode(CellFound, content["cell"], "")
+            with np.load(io.BytesIO(arrays), allow_pickle=False) as held:
+                values = {name: held[name] for name in held.files}
+        except (ValueError, KeyError, TypeError, SpecError):
+            # Kept files are a cache: the cell is run again, and the command says so.
+            self.damaged.append(str(place))
+            return None
+        return cell, values
+
+
+def _json(cell: CellFound) -> object:
+    from dataclasses import asdict
+
+    return asdict(cell)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file under a name of its own and give it its name when it is whole.
+
+    Raises:
+        MachineError: E0802 where the disk is full.
+        SpecError: E0905 where the system does not let it be written.
+    """
+    note = "finished cells are kept: run the same command to go on"
+    with refusals(path, len(content), code="E0905", thing="folder", note=note):
+        for left in reversed(range(_TRIES)):
+            try:
+                with whole(path) as part:
+                    part.write_bytes(content)
+            except FileNotFoundError:
+                # Another process has just put a new run folder in the place of the old one.
+                if not left:
+                    raise
+                time.sleep(_PAUSE)
+            else:
+                return

@@ -1,0 +1,230 @@
+"""Cells to groups: models averaged, intervals over models, subsets and queries, pairs compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from curvlang.evaluation.errors import shares
+from curvlang.evaluation.result import Interval, Point, Result, Step
+from curvlang.evaluation.statistics.comparison import (
+    Pair,
+    Resampled,
+    Scored,
+    all_pairs,
+    between_models,
+)
+from curvlang.evaluation.study.result import CellFound, Group, Measured, Row, Share, Spot
+
+Values = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stack:
+    """One inverse of one cell over its models.
+
+    `estimates` is `[methods, settings]`, NaN where a model has none; `within` the resamples of the
+    mean over models, `between` what drawing models adds; all None without LDS.
+    """
+
+    results: Sequence[Result]
+    estimates: NDArray[np.float64] | None
+    within: Resampled | None
+    between: Tensor | None
+    shared: int
+    path: int
+
+    def scored(self, method: int, setting: int) -> Scored | None:
+        """The LDS of a method at a setting with its resamples."""
+        if self.estimates is None or self.within is None or self.between is None:
+            return None
+        estimate = float(self.estimates[method, setting])
+        if not np.isfinite(estimate):
+            return None
+        step, w = self.results[0].steps[method], self.within
+        at = (method, setting)
+        return Scored(
+            step.label,
+            estimate,
+            Resampled(w.both[at], w.subsets[at], w.queries[at]),
+            self.between[at],
+            step.points[setting].damping,
+        )
+
+    def best(self, method: int) -> int | None:
+        """The setting at which a method's LDS is largest."""
+        if self.estimates is None or not np.isfinite(self.estimates[method]).any():
+            return None
+        return int(np.nanargmax(self.estimates[method]))
+
+
+def merge(cells: Sequence[tuple[CellFound, Values]], path: int, inverse: int) -> Group:
+    """One group from the models of a cell, all with the same values.
+
+    Args:
+        cells: One for each model.
+        path: How many of the methods, from the first, are steps of one path.
+        inverse: Which of the study's inverses.
+    """
+    found = [cell for cell, _ in cells]
+    results = [cell.results[inverse] for cell in found]
+    stack = _stack(results, [values for _, values in cells], inverse, path)
+    first = results[0]
+    pairs, best_pairs = _pairs(stack)
+    return Group(
+        values=found[0].values,
+        inverse=first.inverse,
+        sweep=first.sweep,
+        seeds=tuple(cell.seed for cell in found),
+        task=first.task,
+        protocol=first.protocol,
+        rows=tuple(_row(stack, k, found) for k in range(len(first.steps))),
+        shares=tuple(_shares(stack)),
+        shared=stack.shared,
+        ceiling=_mean_interval([r.ceiling for r in results]),
+        additive=_mean_interval([cell.additive for cell in found]),
+        pairs=pairs,
+        best_pairs=best_pairs,
+        seconds=round(sum(sum(cell.seconds.values()) for cell in found), 3),
+        measures=tuple(_measured(found, name, inverse) for name in sorted(found[0].measures)),
+    )
+
+
+def _stack(results: Sequence[Result], values: Sequence[Values], inverse: int, path: int) -> _Stack:
+    plain = results[0].steps[0].shared if results[0].steps else 0
+    if not all(f"both-{inverse}" in v for v in values):
+        return _Stack(results, None, None, None, plain, path)
+    table = np.array(
+        [
+            [[np.nan if p.lds is None else p.lds.estimate for p in s.points] for s in r.steps]
+            for r in results
+        ],
+        dtype=np.float64,
+    )
+    estimates = table.mean(0)
+    scored = np.isfinite(estimates).any(1)
+    means = np.where(
+        np.isfinite(estimates[scored]).all(0), np.nan_to_num(estimates[scored]).mean(0), -np.inf
+    )
+    shared = int(np.argmax(means)) if scored.any() else plain
+    both, subsets, queries = (
+        torch.from_numpy(np.stack([v[f"{name}-{inverse}"] for v in values])).double()
+        for name in ("both", "subsets", "queries")
+    )
+    within = Resampled(both.mean(0), subsets.mean(0), queries.mean(0))
+    return _Stack(results, estimates, within, between_models(both), shared, path)
+
+
+def _measured(cells: Sequence[CellFound], name: str, inverse: int) -> Measured:
+    tables = [cell.measures[name][inverse] for cell in cells]
+    rows = [list(zip(*rows, strict=True)) for rows in zip(*tables, strict=True)]
+    return Measured(name, tuple(tuple(_mean_interval(x) for x in row) for row in rows))
+
+
+def _pairs(stack: _Stack) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+    """All pairs at the shared setting, and each method at its own best one."""
+    methods = range(len(stack.results[0].steps))
+    shared = [s for k in methods if (s := stack.scored(k, stack.shared)) is not None]
+    best = [
+        s
+        for k in methods
+        if (at := stack.best(k)) is not None and (s := stack.scored(k, at)) is not None
+    ]
+    return all_pairs(shared), all_pairs(best)
+
+
+def _row(stack: _Stack, method: int, cells: Sequence[CellFound]) -> Row:
+    steps = [r.steps[method] for r in stack.results]
+    step = steps[0]
+    forwards = [s.forward for s in steps if s.forward is not None]
+    return Row(
+        label=step.label,
+        structure=step.structure,
+        memory=step.memory,
+        passes=step.passes,
+        flops=cells[0].flops.get(step.label),
+        forward=_mean([s.forward for s in steps]),
+        forwards=tuple(forwards) if len(forwards) == len(steps) else (),
+        spots=tuple(
+            _spot(stack, method, k, [s.points[k] for s in steps]) for k in range(len(step.points))
+        ),
+        best=stack.best(method),
+    )
+
+
+def _spot(stack: _Stack, method: int, setting: int, points: Sequence[Point]) -> Spot:
+    scored = stack.scored(method, setting)
+    seeds = [p.lds.estimate for p in points if p.lds is not None]
+    return Spot(
+        damping=points[0].damping,
+        inverse=_mean([p.inverse for p in points]),
+        influence=_mean([p.influence for p in points]),
+        cosine=_mean([p.cosine for p in points]),
+        lds=None if scored is None else _possible(scored.interval()),
+        per_seed=tuple(seeds) if len(seeds) == len(points) else (),
+        note="; ".join(dict.fromkeys(p.note for p in points if p.note)),
+    )
+
+
+def _possible(lds: Interval) -> Interval:
+    """Cut at −1 and 1: widened for few models, an interval may reach beyond what a correlation can be."""
+    low, high = (min(1.0, max(-1.0, x)) for x in (lds.low, lds.high))
+    return Interval(lds.estimate, low, high)
+
+
+def _shares(stack: _Stack) -> list[Share]:
+    """What every step of the path adds to its total, the first having none."""
+    steps = range(stack.path)
+    labels = [stack.results[0].steps[k].label for k in steps]
+    if len(labels) < 2:
+        return []
+    at = stack.shared
+    forward = _path(stack, lambda s: s.forward)
+    inverse = _path(stack, lambda s: s.points[at].inverse)
+    scored = [stack.scored(k, at) for k in steps]
+    quality = list(shares([None if s is None else s.estimate for s in scored]))
+    best = [None if (b := stack.best(k)) is None else stack.scored(k, b) for k in steps]
+    return [
+        Share(
+            labels[later],
+            forward[later],
+            inverse[later],
+            quality[later],
+            _change(scored[earlier], scored[later]),
+            _change(best[earlier], best[later]),
+        )
+        for earlier, later in pairwise(steps)
+    ]
+
+
+def _path(stack: _Stack, measure: Callable[[Step], float | None]) -> list[float | None]:
+    """Shares of a measure's mean over models along the path."""
+    means = [_mean([measure(r.steps[k]) for r in stack.results]) for k in range(stack.path)]
+    return list(shares(means))
+
+
+def _change(before: Scored | None, after: Scored | None) -> Interval | None:
+    if before is None or after is None:
+        return None
+    return (after - before).interval()
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean over models; None where one of them has none."""
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
+def _mean_interval(items: Sequence[Interval | None]) -> Interval | None:
+    """Means of estimates and ends: every model of a cell has the same subsets and queries."""
+    known = [x for x in items if x is not None]
+    if not known or len(known) < len(items):
+        return None
+    low, high = np.mean([x.low for x in known]), np.mean([x.high for x in known])
+    return Interval(float(np.mean([x.estimate for x in known])), float(low), float(high))

@@ -1,0 +1,153 @@
+"""What a study found, as plain values: cells as they are kept, and the tables made of them.
+
+`StudyResult.to_json` is the content of `study.json`; docs/studies.md documents it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from curvlang.evaluation.result import Interval, Protocol, Result, TaskSummary
+from curvlang.evaluation.statistics.comparison import Pair
+from curvlang.evaluation.study.attributed import Attributed
+from curvlang.evaluation.study.spectra import Spectrum
+
+SCHEMA = 2
+
+
+@dataclass(frozen=True, slots=True)
+class CellFound:
+    """One trained model of one cell, evaluated: a result for every inverse of the study.
+
+    `additive` is the datamodel ceiling; `flops` what fitting each curvature alone takes, with the
+    model's own passes; `measures` holds `[inverse][curvature][setting]` of each; `trained` of
+    `trained + reused` retrained models were new. `spectra` and `attributed` are what the report
+    draws of a single model.
+    """
+
+    values: Mapping[str, Any]
+    seed: int
+    results: tuple[Result, ...]
+    additive: Interval | None
+    flops: Mapping[str, int]
+    seconds: Mapping[str, float]
+    trained: int = 0
+    reused: int = 0
+    measures: Mapping[str, tuple[tuple[tuple[Interval | None, ...], ...], ...]] = field(
+        default_factory=dict
+    )
+    spectra: tuple[Spectrum, ...] = ()
+    attributed: tuple[Attributed, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A method at one setting of the inverse, averaged over models.
+
+    `lds` carries the hierarchical interval; `per_seed` holds the estimates of every model, in the
+    order of the group's seeds.
+    """
+
+    damping: float | None
+    inverse: float | None
+    influence: float | None
+    cosine: float | None
+    lds: Interval | None
+    per_seed: tuple[float, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A method in a group; `forward` is averaged over models, `forwards` has them all."""
+
+    label: str
+    structure: str
+    memory: int
+    passes: int
+    flops: int | None
+    forward: float | None
+    forwards: tuple[float, ...]
+    spots: tuple[Spot, ...]
+    best: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one step of the path adds: to the forward and inverse error, to the loss of LDS.
+
+    Shares are of the path's total, last minus first; None where the steps all but cancel. `lds` is
+    the change at the shared λ with its interval, `best` the change where each has its best λ.
+    """
+
+    label: str
+    forward: float | None
+    inverse: float | None
+    lds_share: float | None
+    lds: Interval | None
+    best: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A measure beyond the LDS: `[curvature][setting]`, averaged over models."""
+
+    name: str
+    values: tuple[tuple[Interval | None, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One point of the sweep under one inverse, over all its models."""
+
+    values: Mapping[str, Any]
+    inverse: str
+    sweep: tuple[float, ...]
+    seeds: tuple[int, ...]
+    task: TaskSummary
+    protocol: Protocol | None
+    rows: tuple[Row, ...]
+    shares: tuple[Share, ...]
+    shared: int
+    ceiling: Interval | None
+    additive: Interval | None
+    pairs: tuple[Pair, ...]
+    best_pairs: tuple[Pair, ...]
+    seconds: float
+    measures: tuple[Measured, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FirstModel:
+    """What is shown of one model at each point of the sweep: spectra, and attributed queries."""
+
+    values: Mapping[str, Any]
+    seed: int
+    spectra: tuple[Spectrum, ...]
+    attributed: tuple[Attributed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StudyResult:
+    """All that a study has found so far: `done` of `cells` models are evaluated."""
+
+    name: str
+    question: str
+    version: str
+    axes: Mapping[str, tuple[Any, ...]]
+    seeds: tuple[int, ...]
+    path: tuple[str, ...]
+    methods: tuple[str, ...]
+    baselines: tuple[str, ...]
+    done: int
+    cells: int
+    groups: tuple[Group, ...]
+    first_models: tuple[FirstModel, ...] = ()
+    notes: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionaries, lists and numbers, with the schema's number first."""
+        return {"schema": SCHEMA, **asdict(self)}

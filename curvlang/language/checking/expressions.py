@@ -1,0 +1,368 @@
+"""Expressions inside a transform: every tensor's spaces, every function's arguments."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import assert_never
+
+from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.diagnostics.source import Span
+from curvlang.ir.expr import (
+    Apply,
+    Binary,
+    BinaryOperator,
+    Call,
+    Delta,
+    Expr,
+    Index,
+    Negate,
+    Number,
+    Reduce,
+    Ref,
+    Size,
+    Target,
+)
+from curvlang.ir.functions import ELEMENTWISE, FUNCTIONS, MAKERS, TensorFunction
+from curvlang.ir.indices import FreeIndices, walk
+from curvlang.language.checking.letters import (
+    COLUMNS,
+    LAYER_LEAVES,
+    MODEL_LEAVES,
+    MODEL_LETTERS,
+    Scope,
+    letters,
+)
+from curvlang.language.checking.values import suggestion
+
+MOST_SUGGESTED = 50
+"""Mistakes of one transform for which the nearest name is looked up."""
+
+
+class ExpressionChecker:
+    """What is known inside a transform so far, and the rules of expressions that read it.
+
+    Args:
+        needs: The tensors that are given.
+        scalars: Names of numbers.
+    """
+
+    def __init__(self, needs: Sequence[Target], scalars: frozenset[str]) -> None:
+        self.scope: Scope = {}
+        self.scalars = set(scalars)
+        self.parameters = scalars
+        self.spaces: set[str] = set(MODEL_LETTERS)
+        self.problems: list[Diagnostic] = []
+        self.free = FreeIndices()
+        self.written: dict[str, tuple[Index, ...]] = {}
+        for target in needs:
+            self._twice(target.indices, target.span)
+            self.scope[target.name] = letters(target)
+            self.written[target.name] = target.indices
+            self.spaces.update(letters(target))
+
+    def _expression(self, expr: Expr) -> bool:
+        """Check every node; whether all of it is meaningful."""
+        before = len(self.problems)
+        self._visit(expr)
+        return len(self.problems) == before
+
+    def _visit(self, expr: Expr) -> None:
+        match expr:
+            case Number():
+                pass
+            case Size(index=index):
+                self._space(index, expr.span)
+            case Ref():
+                self._ref(expr)
+            case Delta(left=left, right=right):
+                for index in (left, right):
+                    self._space(index, expr.span)
+                if left.space != right.space:
+                    self._say(
+                        "E0305",
+                        f"`identity` has both indices in one space, not `{left}` and `{right}`",
+                        expr.span,
+                        "two spaces",
+                    )
+            case Negate(operand=operand):
+                self._visit(operand)
+            case Binary():
+                self._binary(expr)
+            case Apply(function=function, arguments=arguments):
+                wanted = 2 if function in ("max", "min") else 1
+                if len(arguments) != wanted:
+                    self._say(
+                        "E0309",
+                        f"`{function}` takes {wanted} argument{'s' if wanted > 1 else ''}",
+                        expr.span,
+                        f"{len(arguments)} given",
+                    )
+                for argument in arguments:
+                    self._visit(argument)
+            case Reduce(indices=indices, body=body):
+                self._visit(body)
+                self._twice(indices, expr.span)
+                inside = self.free(body)
+                for index in indices:
+                    if index not in inside:
+                        self._say(
+                            "E0315",
+                            f"`{expr.kind}[{index}]` reduces over an index that nothing inside has",
+                            expr.span,
+                            f"no `{index}` in here",
+                            _close_index(index, inside),
+                        )
+            case Call():
+                self._call(expr)
+            case _:
+                assert_never(expr)
+
+    def _call(self, call: Call) -> None:
+        if call.function in MAKERS:
+            if not call.indices:
+                self._say(
+                    "E0308",
+                    f"`{call.function}` needs the indices of the tensor it makes",
+                    call.span,
+                    "no indices",
+                    (f"write `{call.function}[k,i](0)`",),
+                )
+            for index in call.indices:
+                self._space(index, call.span)
+            self._twice(call.indices, call.span)
+            self._seed(call)
+            return
+        if call.function not in FUNCTIONS:
+            known = (*FUNCTIONS, *MAKERS, *ELEMENTWISE, "sum", "mean")
+            self._say(
+                "E0316",
+                f"unknown function `{call.function}`",
+                call.span,
+                "",
+                suggestion(call.function, known),
+            )
+            return
+        if FUNCTIONS[call.function].results:
+            self._say(
+                "E0308",
+                f"`{call.function}` gives whole tensors and stands alone on the right",
+                call.span,
+                "inside an expression",
+                (f"first `B[…] = {call.function}(A)`, then use `B`",),
+            )
+            return
+        self._matrix(call, FUNCTIONS[call.function])
+
+    def _matrix(self, call: Call, function: TensorFunction) -> dict[str, tuple[str, ...]] | None:
+        """The spaces of the rows and of the columns of a function's argument."""
+        argument = self._tensor_argument(call)
+        if argument is None:
+            return None
+        numbers = len(call.arguments) - 1
+        if numbers != function.numbers:
+            self._arity(call, 1 + function.numbers)
+            return None
+        (tensor, *_) = call.arguments
+        assert isinstance(tensor, Ref)
+        cut = tensor.cut or 1
+        if not tensor.cut and len(argument) != 2 and function.argument != "*":
+            written = ",".join(map(str, self.written.get(tensor.name, ())))
+            self._say(
+                "E0306",
+                f"`{call.function}` takes a matrix, and this has {len(argument)} indices",
+                call.span,
+                "not a matrix",
+                (f"say which indices are rows, as in `{tensor.name}[{written}]` with a `|` inside",)
+                if len(argument) > 2
+                else (),
+            )
+            return None
+        rows, columns = argument[:cut], argument[cut:]
+        if function.argument == "xx" and rows != columns:
+            self._say(
+                "E0306",
+                f"`{call.function}` takes a square matrix of one space, "
+                f"and this is over `{','.join(rows)}` and `{','.join(columns)}`",
+                call.span,
+                "rows and columns differ",
+            )
+            return None
+        return {"x": rows, "y": columns}
+
+    def _tensor_argument(self, call: Call) -> tuple[str, ...] | None:
+        """The spaces of a function's tensor, in the order it is read in."""
+        match call.arguments:
+            case (Ref(name=name, indices=indices, cut=cut), *rest) if cut or not indices:
+                for other in rest:
+                    if self.free(other) or any(
+                        isinstance(x, Ref) and x.name not in self.scalars for x in walk(other)
+                    ):
+                        self._arity(call, 1 + FUNCTIONS[call.function].numbers)
+                        return None
+                if name not in self.scope:
+                    self._unknown(name, call.arguments[0].span)
+                    return None
+                if not cut:
+                    return self.scope[name]
+                return self._grouped(name, indices, call.arguments[0].span)
+            case _:
+                self._say(
+                    "E0308",
+                    f"`{call.function}` takes a tensor as a whole",
+                    call.span,
+                    "an expression or an indexed tensor",
+                    (
+                        f"give the tensor a name first, then write `{call.function}(A)`, or "
+                        f"`{call.function}(A[o,i | k])` to say which indices are rows",
+                    ),
+                )
+                return None
+
+    def _grouped(self, name: str, indices: tuple[Index, ...], span: Span) -> tuple[str, ...] | None:
+        """`Y[o,i | k]` names each index of `Y` once, in any order."""
+        written = self.written[name]
+        if sorted(indices) == sorted(written):
+            return tuple(x.space for x in indices)
+        shown = ",".join(map(str, written))
+        self._say(
+            "E0327",
+            f"`{name}` is read as a matrix by its own indices `{shown}`, each of them once",
+            span,
+            "other indices",
+            (f"put a `|` between the rows and the columns of `{name}[{shown}]`",),
+        )
+        return None
+
+    def _arity(self, call: Call, wanted: int) -> None:
+        self._say(
+            "E0309",
+            f"`{call.function}` takes {wanted} argument{'s' if wanted > 1 else ''}",
+            call.span,
+            f"{len(call.arguments)} given",
+        )
+
+    def _seed(self, call: Call) -> None:
+        if len(call.arguments) != 1:
+            self._arity(call, 1)
+            return
+        for node in walk(call.arguments[0]):
+            if not isinstance(node, Number | Binary | Negate) and not (
+                isinstance(node, Ref) and node.name in self.parameters and not node.indices
+            ):
+                self._say(
+                    "E0309",
+                    f"the seed of `{call.function}` is a number or a parameter",
+                    node.span,
+                    "not a number",
+                )
+                return
+
+    def _ref(self, ref: Ref) -> None:
+        if ref.cut:
+            self._say(
+                "E0328",
+                "`|` splits a tensor into rows and columns only as a function's argument",
+                ref.span,
+                "an entry has plain indices",
+                ("write commas, or give it to a function as in `orthonormal(Y[o,i | k])`",),
+            )
+            return
+        if ref.name in self.scalars and not ref.indices:
+            return
+        if ref.name not in self.scope:
+            self._unknown(ref.name, ref.span)
+            return
+        spaces = self.scope[ref.name]
+        if len(spaces) != len(ref.indices):
+            self._say(
+                "E0305",
+                f"`{ref.name}` has {len(spaces)} indices (`{','.join(spaces)}`), "
+                f"not {len(ref.indices)}",
+                ref.span,
+                f"written with {len(ref.indices)}",
+            )
+            return
+        for index, space in zip(ref.indices, spaces, strict=True):
+            if index.space != space:
+                self._say(
+                    "E0305",
+                    f"`{ref.name}` has the space `{space}` where `{index}` stands",
+                    ref.span,
+                    f"`{','.join(spaces)}` is how it was defined",
+                    (f"write `{space}` there",),
+                )
+
+    def _binary(self, expr: Binary) -> None:
+        self._visit(expr.left)
+        self._visit(expr.right)
+        left, right = set(self.free(expr.left)), set(self.free(expr.right))
+        match expr.operator:
+            case BinaryOperator.ADD | BinaryOperator.SUBTRACT:
+                if not (left <= right or right <= left):
+                    names = ", ".join(f"`{x}`" for x in sorted(left ^ right))
+                    self._say(
+                        "E0317",
+                        f"the two sides of `{expr.operator}` have different indices: {names}",
+                        expr.span,
+                        "one side lacks them",
+                        ("give both sides the same free indices",),
+                    )
+            case BinaryOperator.POWER:
+                inside = {x.name for x in walk(expr.right) if isinstance(x, Ref)}
+                if right or not inside <= self.parameters:
+                    self._say(
+                        "E0318",
+                        "an exponent is a number",
+                        expr.right.span,
+                        "not a constant",
+                        ("for the power of a matrix write `power(A, 1/2)`",),
+                    )
+            case BinaryOperator.MULTIPLY | BinaryOperator.DIVIDE:
+                pass
+            case _:
+                assert_never(expr.operator)
+
+    def _space(self, index: Index, span: Span) -> None:
+        if index.space not in self.spaces:
+            self._say(
+                "E0304",
+                f"the index `{index}` names no space",
+                span,
+                "",
+                (
+                    *suggestion(index.space, tuple(sorted(self.spaces))),
+                    f"or declare it: `space {index.space} = 16`",
+                ),
+            )
+
+    def _unknown(self, name: str, span: Span) -> None:
+        everything = {**MODEL_LEAVES, **LAYER_LEAVES, **COLUMNS}
+        if name in everything:
+            written = f"{name}[{','.join(everything[name])}]"
+            help_: tuple[str, ...] = (f"add it to `needs`: `needs {written}`",)
+        else:
+            # A text with that many mistakes is helped by none of them.
+            few = len(self.problems) < MOST_SUGGESTED
+            help_ = suggestion(name, (*self.scope, *self.scalars)) if few else ()
+        self._say("E0319", f"unknown tensor `{name}`", span, "not in `needs`, not defined", help_)
+
+    def _twice(self, indices: Sequence[Index], span: Span) -> None:
+        for index in (x for x, count in Counter(indices).items() if count > 1):
+            self._say(
+                "E0320",
+                f"the index `{index}` stands twice",
+                span,
+                "",
+                (f"write the second one with a prime: `{index}'`",),
+            )
+
+    def _say(
+        self, code: str, headline: str, span: Span, label: str, help_: tuple[str, ...] = ()
+    ) -> None:
+        self.problems.append(Diagnostic(code, headline, (Label(span, label),), help_))
+
+
+def _close_index(index: Index, inside: Sequence[Index]) -> tuple[str, ...]:
+    free = ", ".join(f"`{x}`" for x in inside)
+    return (f"free inside: {free}",) if free else ("leave the reduction out",)

@@ -1,0 +1,257 @@
+"""Inverse declarations and their uses, checked: every name known, every formula elementwise."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.diagnostics.source import Span
+from curvlang.ir.expr import (
+    Apply,
+    Binary,
+    BinaryOperator,
+    Call,
+    Delta,
+    Expr,
+    Negate,
+    Number,
+    Reduce,
+    Ref,
+    Size,
+)
+from curvlang.ir.functions import ELEMENTWISE, SPECTRUM
+from curvlang.ir.indices import children
+from curvlang.language.chain import Inverse, InverseUse
+from curvlang.language.checking.values import Problems, suggestion
+from curvlang.language.registry import NOT_NEGATIVE
+from curvlang.language.syntax import nodes as s
+
+FACTORS = 2
+"""Arguments of a function of the factors' eigenvalues."""
+_CONDITIONS = ("less", "less_equal")
+
+
+def typed(definition: s.InverseDef) -> Inverse:
+    """The declaration as the rest reads it."""
+    return Inverse(
+        definition.name,
+        tuple(x.name for x in definition.arguments),
+        {x.name: x.value for x in definition.parameters},
+        definition.body,
+        definition.per_block,
+        tuple((x.name, x.value) for x in definition.bindings if x.value is not None),
+        "",
+        definition.span,
+    )
+
+
+def check_inverse(definition: s.InverseDef, problems: Problems) -> Inverse:
+    """A declaration with its names and its formulas checked."""
+    checker = _Checker(problems)
+    checker.form(definition)
+    arguments = tuple(x.name for x in definition.arguments)
+    known = dict.fromkeys(arguments)
+    for parameter in definition.parameters:
+        if parameter.value is not None:
+            checker.formula(parameter.value, known)
+            checker.number(parameter.value, parameter.name, arguments)
+        known[parameter.name] = None
+    for binding in definition.bindings:
+        if binding.value is not None:
+            checker.formula(binding.value, known)
+        known[binding.name] = None
+    checker.formula(definition.body, known)
+    return typed(definition)
+
+
+def check_use(
+    use: s.Use, known: Mapping[str, s.InverseDef], problems: Problems
+) -> InverseUse | None:
+    """An inverse with its arguments, as `with tikhonov(damping = 1e-3)` names it."""
+    checker = _Checker(problems)
+    definition = known.get(use.name)
+    if definition is None:
+        headline = f"unknown inverse `{use.name}`"
+        checker.say("E0712", headline, use.name_span, suggestion(use.name, known))
+        return None
+    inverse = typed(definition)
+    given: dict[str, Expr] = {}
+    for argument in use.arguments:
+        if argument.name not in inverse.parameters:
+            headline = f"`{use.name}` has no parameter `{argument.name}`"
+            near = suggestion(argument.name, inverse.parameters)
+            checker.say("E0703", headline, argument.span, near or ("leave it out",))
+        elif argument.name in given:
+            headline = f"`{argument.name}` is given twice"
+            checker.say("E0702", headline, argument.span, ("leave one out",))
+        elif isinstance(argument.value, s.Text | s.ListValue):
+            help_ = (f"for example `{argument.name} = 1e-3`",)
+            checker.say("E0705", f"`{argument.name}` is a number", argument.span, help_)
+        else:
+            checker.formula(argument.value, inverse.arguments)
+            checker.number(argument.value, argument.name, inverse.arguments)
+            checker.not_negative(argument.name, argument.value, argument.span)
+            given[argument.name] = argument.value
+    for name, default in inverse.parameters.items():
+        if default is None and name not in given:
+            headline = f"`{use.name}` needs a value for `{name}`"
+            checker.say("E0704", headline, use.span, (f"write `{use.name}({name} = …)`",))
+    return InverseUse(inverse, given, use.span)
+
+
+def shift(inverse: Inverse) -> Expr | None:
+    """λ where the inverse is `1 / (s + λ)`, which a linear solver can apply; None elsewhere."""
+    match inverse.arguments, inverse.body:
+        case (
+            (argument,),
+            Binary(operator=BinaryOperator.DIVIDE, left=Number(value=1.0), right=denominator),
+        ):
+            terms = _terms(denominator)
+            rest = [x for x in terms if x != Ref(argument)]
+            moving = _moving(inverse)
+            if len(rest) != len(terms) - 1 or any(_moves(x, moving) for x in rest):
+                return None
+            total: Expr = Number(0.0)
+            for term in rest:
+                total = Binary(BinaryOperator.ADD, total, term)
+            return total
+        case _:
+            return None
+
+
+def _terms(expr: Expr) -> list[Expr]:
+    """The terms of a sum, from left to right."""
+    match expr:
+        case Binary(operator=BinaryOperator.ADD, left=left, right=right):
+            return [*_terms(left), *_terms(right)]
+        case _:
+            return [expr]
+
+
+def _moving(inverse: Inverse) -> set[str]:
+    """The arguments, and the bindings that change with them."""
+    found = set(inverse.arguments)
+    for name, value in inverse.bindings:
+        if _moves(value, found):
+            found.add(name)
+    return found
+
+
+def _moves(expr: Expr, moving: Collection[str]) -> bool:
+    """Whether a formula names one of these outside a reduction over the spectrum."""
+    match expr:
+        case Ref(name=name):
+            return name in moving
+        case Call(function=function) if function in SPECTRUM:
+            return False
+        case _:
+            return any(_moves(x, moving) for x in children(expr))
+
+
+@dataclass(frozen=True, slots=True)
+class _Checker:
+    problems: Problems
+
+    def say(self, code: str, headline: str, span: Span, help_: tuple[str, ...] = ()) -> None:
+        self.problems.append(Diagnostic(code, headline, (Label(span),), help_))
+
+    def form(self, definition: s.InverseDef) -> None:
+        """One or two arguments, and every name once."""
+        arguments = definition.arguments
+        if len(arguments) > FACTORS:
+            self.say(
+                "E0732",
+                "an inverse is a function of one eigenvalue, or of two factors' eigenvalues",
+                arguments[FACTORS].span,
+                ("write `s -> …`, or `g, a -> …` for a Kronecker product G ⊗ A",),
+            )
+        if len(arguments) == FACTORS and definition.per_block:
+            self.say(
+                "E0732",
+                "a function of the factors' eigenvalues is read per block anyway",
+                definition.name_span,
+                ("leave `per block` out",),
+            )
+        seen: dict[str, Span] = {}
+        for binding in (*arguments, *definition.parameters, *definition.bindings):
+            if binding.name in seen:
+                labels = (
+                    Label(binding.span, "again here"),
+                    Label(seen[binding.name], "first here"),
+                )
+                headline = f"`{binding.name}` is named twice in the inverse `{definition.name}`"
+                help_ = ("give one of them another name",)
+                self.problems.append(Diagnostic("E0732", headline, labels, help_))
+            seen.setdefault(binding.name, binding.span)
+
+    def formula(self, expr: Expr, known: Collection[str]) -> None:
+        """An elementwise formula in known names."""
+        match expr:
+            case Ref(name=name, indices=()):
+                if name not in known:
+                    near = suggestion(name, tuple(sorted(known)))
+                    self.say("E0719", f"unknown name `{name}` in an inverse", expr.span, near)
+            case Ref() | Delta() | Size() | Reduce():
+                self.say(
+                    "E0730",
+                    "an inverse is a formula in eigenvalues, without indices",
+                    expr.span,
+                    ("reduce over the whole spectrum by `mean(s)`, `max(s)` or `min(s)`",),
+                )
+                return
+            case Apply() | Call(function="where"):
+                self._count(expr)
+            case Call():
+                self._call(expr)
+            case Number() | Negate() | Binary():
+                pass
+        for child in children(expr):
+            # A condition stands in `if … then … else …` alone: its two sides are looked at here.
+            condition = isinstance(child, Call) and child.function in _CONDITIONS
+            if condition and isinstance(expr, Call) and expr.function == "where":
+                for side in children(child):
+                    self.formula(side, known)
+            else:
+                self.formula(child, known)
+
+    def _call(self, call: Call) -> None:
+        if call.function not in SPECTRUM or call.indices:
+            headline = f"unknown function `{call.function}` in an inverse"
+            near = suggestion(call.function, (*ELEMENTWISE, *SPECTRUM))
+            self.say("E0316", headline, call.span, near)
+        elif len(call.arguments) != 1:
+            self._arity(call.function, "one number", call.span)
+
+    def _count(self, node: Apply | Call) -> None:
+        """`sqrt(x)`, `max(x, y)`; and `where` is written `if … then … else …`."""
+        given = len(node.arguments)
+        if isinstance(node, Call):
+            first = node.arguments[0] if node.arguments else None
+            if given != 3 or not isinstance(first, Call) or first.function not in _CONDITIONS:
+                help_ = ("write `if x < y then … else …`",)
+                self.say("E0316", "`where` is not a function of the language", node.span, help_)
+        elif node.function in ("max", "min") and given != 2:
+            self._arity(node.function, "one or two numbers", node.span)
+        elif node.function not in ("max", "min") and given != 1:
+            self._arity(node.function, "one number", node.span)
+
+    def _arity(self, function: str, wanted: str, span: Span) -> None:
+        help_ = (f"for example `{function}(s{', 1e-3' if 'two' in wanted else ''})`",)
+        self.say("E0733", f"`{function}` takes {wanted}", span, help_)
+
+    def number(self, expr: Expr, name: str, arguments: tuple[str, ...]) -> None:
+        """A parameter is one number: eigenvalues stand in it inside reductions only."""
+        if _moves(expr, arguments):
+            first = arguments[0]
+            self.say(
+                "E0731",
+                f"`{name}` is one number, and an eigenvalue is many",
+                expr.span,
+                (f"write `mean({first})`, `max({first})` or `min({first})`",),
+            )
+
+    def not_negative(self, name: str, expr: Expr, span: Span) -> None:
+        negative = isinstance(expr, Negate) or (isinstance(expr, Number) and expr.value < 0)
+        if name in NOT_NEGATIVE and negative:
+            self.say("E0707", f"`{name}` is negative", span, (f"`{name}` must be 0 or more",))

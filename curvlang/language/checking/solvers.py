@@ -1,0 +1,78 @@
+"""`solve cg(preconditioner = mine)`: the solver of an evaluation, checked."""
+
+from __future__ import annotations
+
+from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.diagnostics.source import Span
+from curvlang.language.chain import Curvature, InverseUse, Solver
+from curvlang.language.checking.chains import Chains
+from curvlang.language.checking.inverses import shift
+from curvlang.language.checking.names import Names
+from curvlang.language.checking.values import Problems, arguments, suggestion
+from curvlang.language.registry import SOLVERS
+from curvlang.language.syntax import nodes as s
+
+NONE = "none"
+"""The word for no preconditioner."""
+
+
+def check_solver(
+    use: s.Use, inverse: InverseUse | None, names: Names, chains: Chains, problems: Problems
+) -> Solver | None:
+    """A solver with every argument known; None (and a diagnostic) where something is wrong.
+
+    Args:
+        use: The line as written.
+        inverse: What it is to apply; None for the default, which is `1 / (s + damping)`.
+        names: What the file sees.
+        chains: Types the preconditioner.
+        problems: Collects diagnostics.
+    """
+    entry = SOLVERS.get(use.name)
+    if entry is None:
+        headline = f"unknown solver `{use.name}`"
+        _say(problems, "E0734", headline, use.name_span, suggestion(use.name, SOLVERS))
+        return None
+    before = len(problems)
+    if inverse is not None and shift(inverse.inverse) is None:
+        _cannot(use, inverse, problems)
+    given = arguments(use.arguments, entry, use.name, {}, problems)
+    name = str(given.get("preconditioner", NONE))
+    found = None if name == NONE else _preconditioner(name, use, names, chains, problems)
+    if len(problems) > before:
+        return None
+    return Solver(use.name, given, found, use.span)
+
+
+def _cannot(use: s.Use, inverse: InverseUse, problems: Problems) -> None:
+    problems.append(
+        Diagnostic(
+            "E0735",
+            f"`{use.name}` solves (C + λI) x = v, which is not what `{inverse.inverse.name}` asks for",
+            (
+                Label(use.span, "solves linear systems"),
+                Label(inverse.span, "is not `s -> 1 / (s + λ)`"),
+            ),
+            (
+                "use `tikhonov(damping = …)`, or leave the line out: other functions need the spectrum",
+            ),
+        )
+    )
+
+
+def _preconditioner(
+    name: str, use: s.Use, names: Names, chains: Chains, problems: Problems
+) -> Curvature | None:
+    definition = names.curvatures.get(name)
+    if definition is None:
+        span = next((a.span for a in use.arguments if a.name == "preconditioner"), use.span)
+        near = suggestion(name, (*names.curvatures, NONE))
+        _say(problems, "E0206", f"unknown curvature `{name}`", span, near)
+        return None
+    return chains.curvature(definition)
+
+
+def _say(
+    problems: Problems, code: str, headline: str, span: Span, help_: tuple[str, ...] = ()
+) -> None:
+    problems.append(Diagnostic(code, headline, (Label(span),), help_))

@@ -1,0 +1,287 @@
+"""The statements of a transform: what every one defines, and in which spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.diagnostics.source import Span
+from curvlang.ir.expr import (
+    Call,
+    Define,
+    Delta,
+    Expr,
+    Index,
+    Project,
+    Reduce,
+    Ref,
+    Size,
+    Space,
+    Target,
+    Yield,
+)
+from curvlang.ir.functions import FUNCTIONS
+from curvlang.ir.indices import walk
+from curvlang.language.checking.expressions import ExpressionChecker
+from curvlang.language.checking.letters import MODEL_LETTERS, PROJECTED, letters
+from curvlang.language.checking.values import suggestion
+
+ROWS = ((Index("o"), Index("i"), Index("o", 1), Index("i", 1)), (Index("p"), Index("p", 1)))
+
+
+class TensorChecker(ExpressionChecker):
+    """Checks the statements of one transform in order, from the tensors that its `needs` names."""
+
+    def __init__(self, needs: Sequence[Target], scalars: frozenset[str]) -> None:
+        super().__init__(needs, scalars)
+        self.declared: set[str] = set()
+        self.made: dict[str, tuple[str, ...]] = {
+            x: () for target in needs for x in letters(target) if x not in MODEL_LETTERS
+        }
+        self.orthonormal: set[str] = set()
+        self.projected: dict[str, Span] = {}
+
+    def define(self, statement: Define) -> None:
+        """A definition: the right side's free indices are the left side's."""
+        value = statement.value
+        for target in statement.targets:
+            self._twice(target.indices, target.span)
+        if (
+            isinstance(value, Call)
+            and value.function in FUNCTIONS
+            and FUNCTIONS[value.function].results
+        ):
+            self._function(statement, value)
+        elif len(statement.targets) > 1:
+            self._say(
+                "E0301",
+                "several names on the left need a function of several results",
+                statement.span,
+                "one tensor comes from the right",
+                ("use one name, or `eigh(A)` or `svd(A)` on the right",),
+            )
+        else:
+            self._sides(statement.targets[0], value)
+        for target in statement.targets:
+            self._bind(target)
+
+    def space(self, statement: Space) -> None:
+        """A declared space: a letter of its own, and a length made of numbers."""
+        letter = statement.letter
+        if letter in self.spaces or not letter.isalpha():
+            what = MODEL_LETTERS.get(letter, "in use already")
+            self._say(
+                "E0307",
+                f"`space` makes a new index space, and `{letter}` is taken",
+                statement.span,
+                f"`{letter}`: {what}" if letter.isalpha() else "primes name no space of their own",
+                ("use a letter of its own, such as `k`",),
+            )
+        for node in walk(statement.length):
+            if isinstance(node, Ref) and (node.indices or node.name not in self.parameters):
+                self._length(node.span, f"`{node.name}` is no number that is known before the data")
+            elif isinstance(node, Call | Reduce | Delta):
+                self._length(node.span, "computed from data")
+            elif isinstance(node, Size):
+                self._space(node.index, node.span)
+        self.spaces.add(letter)
+        self.declared.add(letter)
+
+    def _length(self, span: Span, label: str) -> None:
+        self._say(
+            "E0323",
+            "the length of a space is made of numbers, parameters and sizes",
+            span,
+            label,
+            ("for example `space k = min(rank, size[i])`",),
+        )
+
+    def project(self, statement: Project) -> None:
+        """A projection: a letter of parameters, a new letter, a basis with orthonormal columns."""
+        old, new, basis = statement.old, statement.new, statement.basis
+        if old not in PROJECTED:
+            self._say(
+                "E0324",
+                f"`{old}` is not projected: only `i` and `o` of a layer, and `p` of the model, are",
+                statement.span,
+                MODEL_LETTERS.get(old, f"`{old}` is no space of parameters"),
+            )
+        elif old in self.projected:
+            self.problems.append(
+                Diagnostic(
+                    "E0325",
+                    f"`{old}` is projected twice in one transform",
+                    (Label(statement.span, "again here"), Label(self.projected[old], "first here")),
+                    ("put the second projection into a transform of its own",),
+                )
+            )
+        self.projected.setdefault(old, statement.span)
+        if new in MODEL_LETTERS or new == old:
+            self._say(
+                "E0307",
+                f"a projection leads into a new space, and `{new}` is taken",
+                statement.span,
+                f"`{new}`: {MODEL_LETTERS.get(new, 'the space itself')}",
+                (f"declare a space: `space k = min(16, size[{old}])`",),
+            )
+        elif new not in self.spaces:
+            self._space(Index(new), statement.span)
+        self._basis(statement, basis)
+
+    def _basis(self, statement: Project, basis: Ref) -> None:
+        self._visit(basis)
+        if basis.name not in self.scope:
+            return
+        wanted = (statement.old, statement.new)
+        if self.scope[basis.name] != wanted:
+            have = ",".join(self.scope[basis.name])
+            self._say(
+                "E0305",
+                f"the basis of this projection is over `{','.join(wanted)}`, "
+                f"and `{basis.name}` is over `{have}`",
+                basis.span,
+                "rows of the old space, columns of the new one",
+            )
+        elif basis.name not in self.orthonormal:
+            self._say(
+                "E0326",
+                f"the columns of `{basis.name}` are not known to be orthonormal",
+                basis.span,
+                "a projection is lifted back by the transpose of its basis",
+                (f"write `Q[{','.join(wanted)}] = orthonormal({basis.name})` and project by `Q`",),
+            )
+
+    def yields(self, statement: Yield) -> None:
+        """A yield: `C[o,i,o',i']`, or `C[p,p']` for the whole model."""
+        target = statement.target
+        if target.indices not in ROWS:
+            self._say(
+                "E0302",
+                "a yield states the entries of the block",
+                target.span,
+                "rows, then the same columns with primes",
+                ("write `yield C[o,i,o',i'] = …`, or `yield C[p,p'] = …` for the whole model",),
+            )
+        self._sides(target, statement.value)
+
+    def _bind(self, target: Target) -> None:
+        if target.name == "_":
+            self.spaces.update(letters(target))
+            return
+        if target.indices:
+            self.scope[target.name] = letters(target)
+            self.written[target.name] = target.indices
+        else:
+            self.scalars.add(target.name)
+        self.spaces.update(letters(target))
+
+    def _sides(self, target: Target, value: Expr) -> None:
+        if not self._expression(value):
+            return
+        left, right = set(target.indices), set(self.free(value))
+        for index in sorted(right - left):
+            place = _place(value, index)
+            self._say(
+                "E0303",
+                f"the index `{index}` is free on the right and absent on the left",
+                place,
+                f"`{index}` is not summed",
+                (
+                    f"add `sum[{index}]` (or `mean[{index}]`) in front, or `{index}` to the left side",
+                ),
+            )
+        for index in sorted(left - right):
+            if index.space not in self.spaces:
+                self._say(
+                    "E0304",
+                    f"the index `{index}` names no space",
+                    target.span,
+                    "nothing on the right has it",
+                    suggestion(index.space, tuple(sorted(self.spaces))),
+                )
+                continue
+            self._say(
+                "E0304",
+                f"the index `{index}` stands on the left and nowhere on the right",
+                target.span,
+                f"`{index}` has no meaning here",
+                (f"use `{index}` on the right, or leave it out",),
+            )
+
+    def _function(self, statement: Define, call: Call) -> None:
+        function = FUNCTIONS[call.function]
+        groups = self._matrix(call, function)
+        if groups is None:
+            return
+        if len(statement.targets) > len(function.results):
+            self._say(
+                "E0301",
+                f"`{call.function}` gives {len(function.results)} tensors",
+                statement.span,
+                f"{len(statement.targets)} names for them",
+            )
+            return
+        for k, (target, result) in enumerate(
+            zip(statement.targets, function.results, strict=False)
+        ):
+            self.orthonormal.discard(target.name)
+            if self._result(target, result, groups, call) and k in function.orthonormal:
+                self.orthonormal.add(target.name)
+
+    def _result(
+        self, target: Target, result: str, groups: dict[str, tuple[str, ...]], call: Call
+    ) -> bool:
+        """Check one result's indices; the space a function makes takes the letter written there."""
+        wanted = [space for letter in result for space in groups.get(letter, (None,))]
+        if len(target.indices) != len(wanted):
+            self._say(
+                "E0305",
+                f"this result of `{call.function}` has {len(wanted)} "
+                f"ind{'ices' if len(wanted) > 1 else 'ex'}",
+                target.span,
+                f"`{target.name}` is written with {len(target.indices)}",
+            )
+            return False
+        fine = True
+        for index, space in zip(target.indices, wanted, strict=True):
+            if space is None:
+                fine &= self._makes(index.space, target, call, groups)
+            elif space != index.space:
+                self._say(
+                    "E0305",
+                    f"`{target.name}` has the space `{space}` here, not `{index.space}`",
+                    target.span,
+                    f"expected `{space}`",
+                )
+                fine = False
+        return fine
+
+    def _makes(
+        self, letter: str, target: Target, call: Call, groups: dict[str, tuple[str, ...]]
+    ) -> bool:
+        """Whether a letter can name the space that a function makes: new, declared, or as long."""
+        length = (call.function, *groups["x"]) if call.function == "svd" else groups["x"]
+        taken = letter in MODEL_LETTERS or letter in groups["x"] or letter in groups["y"]
+        if not taken and (
+            letter in self.declared or self.made.setdefault(letter, length) == length
+        ):
+            return True
+        what = MODEL_LETTERS.get(letter, "the matrix itself" if taken else "of another length")
+        self._say(
+            "E0307",
+            f"`{call.function}` makes a new space here, and `{letter}` is taken",
+            target.span,
+            f"`{letter}`: {what}",
+            ("use a letter of its own, such as `k`",),
+        )
+        return False
+
+
+def _place(expr: Expr, index: Index) -> Span:
+    """The first tensor that brings a free index in."""
+    for node in walk(expr):
+        if isinstance(node, Ref | Call) and index in node.indices:
+            return node.span
+        if isinstance(node, Delta) and index in (node.left, node.right):
+            return node.span
+    return expr.span

@@ -1,0 +1,417 @@
+"""Lark's tree to the syntax tree, every node with its place."""
+
+from __future__ import annotations
+
+from math import inf, isfinite
+from typing import Any
+
+from lark import Token, Tree
+
+from curvlang.diagnostics.source import Source, Span
+from curvlang.ir.expr import (
+    Apply,
+    Binary,
+    BinaryOperator,
+    Call,
+    Define,
+    Delta,
+    Expr,
+    Index,
+    Negate,
+    Number,
+    Project,
+    Reduce,
+    ReductionKind,
+    Ref,
+    Size,
+    Space,
+    Target,
+    Yield,
+)
+from curvlang.ir.functions import ELEMENTWISE
+from curvlang.language.syntax import nodes as s
+from curvlang.language.syntax.build_law import build_law
+from curvlang.language.syntax.build_study import build_study
+
+Node = Tree[Token] | Token
+
+
+class Builder:
+    """Builds the syntax tree of one source."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def build(self, tree: Tree[Token]) -> s.File:
+        """The file."""
+        return s.File(tuple(self.item(x) for x in tree.children if isinstance(x, Tree)))
+
+    def span(self, node: Node) -> Span:
+        """Where a node stands."""
+        if isinstance(node, Token):
+            start = node.start_pos or 0
+            return Span(self.source, start, start + len(node))
+        if node.meta.empty:
+            return Span(self.source, 0, 0)
+        return Span(self.source, node.meta.start_pos, node.meta.end_pos)
+
+    def item(self, tree: Tree[Token]) -> s.Item:
+        """One top-level item."""
+        made: s.Item = getattr(self, f"_{tree.data}")(tree)
+        return made
+
+    def _use(self, tree: Tree[Token]) -> s.UseFile:
+        return s.UseFile(_unquote(tree.children[0]), self.span(tree))
+
+    def _law(self, tree: Tree[Token]) -> s.LawDef:
+        return build_law(tree, self.span)
+
+    def _study(self, tree: Tree[Token]) -> s.StudyDef:
+        return build_study(tree, self)
+
+    def _curvature(self, tree: Tree[Token]) -> s.CurvatureDef:
+        name, *rest = tree.children
+        doc = _doc(rest)
+        (body,) = [x for x in rest if isinstance(x, Tree)]
+        return s.CurvatureDef(
+            str(name), self._combination(body), doc, self.span(tree), self.span(name)
+        )
+
+    def _combination(self, tree: Tree[Token]) -> s.CombinationSyntax:
+        terms: list[s.Weighted] = []
+        sign = 1.0
+        for child in tree.children:
+            if isinstance(child, Tree):
+                terms.append(self._weighted(child, sign))
+                sign = 1.0
+            elif child is not None:
+                sign = -1.0
+        return s.CombinationSyntax(tuple(terms), self.span(tree))
+
+    def _weighted(self, tree: Tree[Token], sign: float) -> s.Weighted:
+        *scales, chain = [x for x in tree.children if isinstance(x, Tree)]
+        weight, names = sign, []
+        for scale in scales:
+            first, *below = [str(x) for x in scale.children]
+            match scale.data:
+                case "name_scale":
+                    names.append(s.Word(first, self.span(scale)))
+                case "ratio_scale":
+                    divisor = float(below[0])
+                    weight *= float(first) / divisor if divisor else inf
+                case _:
+                    weight *= float(first)
+        # One value for all that is no number: two readings of one text are equal.
+        whole = weight if isfinite(weight) else inf
+        return s.Weighted(whole, self._chain(chain), tuple(names), self.span(tree))
+
+    def _chain(self, tree: Tree[Token]) -> s.ChainSyntax:
+        source, *stages = [x for x in tree.children if isinstance(x, Tree)]
+        first: s.Use | s.CombinationSyntax
+        if source.data == "named_source":
+            token = source.children[0]
+            first = s.Use(str(token), (), self.span(token), self.span(token))
+        else:
+            inner = source.children[0]
+            assert isinstance(inner, Tree)
+            first = self._combination(inner)
+        return s.ChainSyntax(first, tuple(self.use(x) for x in stages), self.span(tree))
+
+    def use(self, tree: Tree[Token]) -> s.Use:
+        """`name(arguments)`."""
+        name, *rest = tree.children
+        arguments = self.arguments(rest[0]) if rest and isinstance(rest[0], Tree) else ()
+        return s.Use(str(name), arguments, self.span(tree), self.span(name))
+
+    def arguments(self, tree: Tree[Token]) -> tuple[s.Argument, ...]:
+        """Named arguments in brackets."""
+        return tuple(self.argument(x) for x in tree.children if isinstance(x, Tree))
+
+    def argument(self, tree: Tree[Token]) -> s.Argument:
+        """`name = value`; a text in front of a part's arguments has the name ``."""
+        if tree.data == "path":
+            text = s.Text(_unquote(tree.children[0]), self.span(tree))
+            return s.Argument("", text, self.span(tree))
+        name, value = tree.children
+        return s.Argument(str(name), self.value(value), self.span(tree))
+
+    def value(self, node: Any) -> s.ValueSyntax:
+        """A value: a list, a text, or an expression."""
+        if isinstance(node, Tree):
+            match node.data:
+                case "list":
+                    items = tuple(self.value(x) for x in node.children if x is not None)
+                    return s.ListValue(items, None, self.span(node))
+                case "repeated":
+                    inner, times = node.children
+                    made = self.value(inner)
+                    assert isinstance(made, s.ListValue)
+                    return s.ListValue(made.items, self.expr(times), self.span(node))
+                case "text":
+                    return s.Text(_unquote(node.children[0]), self.span(node))
+                case _:
+                    pass
+        return self.expr(node)
+
+    def _transform(self, tree: Tree[Token]) -> s.TransformDef:
+        name, *rest = tree.children
+        parameters: tuple[s.Parameter, ...] = ()
+        needs: tuple[Target, ...] = ()
+        body: list[s.BodySyntax] = []
+        for child in rest:
+            if not isinstance(child, Tree):
+                continue
+            match child.data:
+                case "parameters":
+                    parameters = tuple(
+                        self._parameter(x) for x in child.children if isinstance(x, Tree)
+                    )
+                case "needs":
+                    needs = tuple(self.target(x) for x in child.children)
+                case _:
+                    body.append(self.statement(child))
+        return s.TransformDef(
+            str(name), parameters, needs, tuple(body), _doc(rest), self.span(tree), self.span(name)
+        )
+
+    def _parameter(self, tree: Tree[Token]) -> s.Parameter:
+        # Without a default the tree has no third child: the rule of values is inlined.
+        name, kind, *default = tree.children
+        assert isinstance(kind, Tree)
+        words = tuple(str(x) for x in kind.children)
+        plain = kind.data == "plain_type"
+        value = self.value(default[0]) if default else None
+        return s.Parameter(
+            str(name), words[0] if plain else "word", () if plain else words, value, self.span(tree)
+        )
+
+    def statement(self, tree: Tree[Token]) -> s.BodySyntax:
+        """A definition, a yield, a choice, or a repetition."""
+        match tree.data:
+            case "define":
+                *targets, value = tree.children
+                made = tuple(self.target(x) for x in targets)
+                return Define(made, self.expr(value), self.span(tree))
+            case "yield_":
+                target, value = tree.children
+                return Yield(self.target(target), self.expr(value), self.span(tree))
+            case "space":
+                letter, length = tree.children
+                return Space(str(letter), self.expr(length), self.span(tree))
+            case "project":
+                old, new, name, indices = tree.children
+                assert isinstance(indices, Tree)
+                assert isinstance(name, Token)
+                start, end = self.span(name).start, self.span(indices).end
+                basis = Ref(str(name), self.indices(indices), Span(self.source, start, end))
+                return Project(str(old), str(new), basis, self.span(tree))
+            case "repeat":
+                count, *inside = tree.children
+                body = tuple(self.statement(x) for x in inside if isinstance(x, Tree))
+                return s.Repeat(self.expr(count), body, self.span(tree))
+            case _:
+                return self._when(tree)
+
+    def _when(self, tree: Tree[Token]) -> s.When:
+        name, word, *blocks = tree.children
+        then, other = (
+            tuple(self.statement(x) for x in b.children if isinstance(x, Tree))
+            if isinstance(b, Tree)
+            else ()
+            for b in blocks
+        )
+        return s.When(str(name), str(word), then, other, self.span(tree))
+
+    def target(self, tree: Any) -> Target:
+        """A name with its indices."""
+        name, indices = tree.children
+        return Target(str(name), self.indices(indices), self.span(tree))
+
+    def indices(self, tree: Any) -> tuple[Index, ...]:
+        """Letters with their primes."""
+        if tree is None:
+            return ()
+        found = [str(x) for x in tree.children]
+        return tuple(Index(x.rstrip("'"), len(x) - len(x.rstrip("'"))) for x in found)
+
+    def _inverse(self, tree: Tree[Token]) -> s.InverseDef:
+        name, *rest = tree.children
+        found = {x.data: x for x in rest if isinstance(x, Tree)}
+        parts = ("inverse_parameters", "eigenvalues", "bindings")
+        parameters, arguments, bindings = (self._bindings(found.get(x)) for x in parts)
+        (body,) = [x for x in rest if isinstance(x, Tree) and x.data not in (*parts, "per_block")]
+        return s.InverseDef(
+            str(name),
+            parameters,
+            arguments,
+            self.expr(body),
+            bindings,
+            "per_block" in found,
+            self.span(tree),
+            self.span(name),
+        )
+
+    def _bindings(self, tree: Tree[Token] | None) -> tuple[s.Binding, ...]:
+        """Names with their values; a bare name has none."""
+        if tree is None:
+            return ()
+        found = []
+        for child in tree.children:
+            if isinstance(child, Tree):
+                name, value = child.children
+                made = None if value is None else self.expr(value)
+                found.append(s.Binding(str(name), made, self.span(child)))
+            elif child is not None:
+                found.append(s.Binding(str(child), None, self.span(child)))
+        return tuple(found)
+
+    def _task(self, tree: Tree[Token]) -> s.TaskDef:
+        name, *rest = tree.children
+        parameters: tuple[s.Argument, ...] = ()
+        parts: list[tuple[str, s.Use]] = []
+        for child in rest:
+            if isinstance(child, Tree) and child.data == "arguments":
+                parameters = self.arguments(child)
+            elif isinstance(child, Tree):
+                parts.append((str(child.children[0]), self._part(child)))
+        return s.TaskDef(
+            str(name), parameters, tuple(parts), _doc(rest), self.span(tree), self.span(name)
+        )
+
+    def _part(self, tree: Tree[Token]) -> s.Use:
+        _, name, *rest = tree.children
+        arguments = self.arguments(rest[0]) if rest and isinstance(rest[0], Tree) else ()
+        return s.Use(str(name), arguments, self.span(tree), self.span(name))
+
+    def _evaluate(self, tree: Tree[Token]) -> s.EvaluateDef:
+        name, inverse, task, *measures = tree.children
+        against: Target | None = None
+        influence: tuple[str, str] | None = None
+        lds: tuple[s.Argument, ...] | None = None
+        solve: s.Use | None = None
+        first: dict[str, Span] = {}
+        repeated: list[s.Repeated] = []
+        for child in measures:
+            if not isinstance(child, Tree):
+                continue
+            word, place = child.data.removesuffix("_measure"), self.span(child)
+            if word in first:
+                repeated.append(s.Repeated(word, first[word], place))
+            first.setdefault(word, place)
+            match child.data:
+                case "error_measure":
+                    token = child.children[0]
+                    against = Target(str(token), (), self.span(token))
+                case "influence_measure":
+                    influence = (str(child.children[0]), str(child.children[1]))
+                case "solve_measure":
+                    inner = child.children[0]
+                    assert isinstance(inner, Tree)
+                    solve = self.use(inner)
+                case _:
+                    lds = self.arguments(child)
+        return s.EvaluateDef(
+            str(name),
+            self.use(inverse) if isinstance(inverse, Tree) else None,
+            self.use(task) if isinstance(task, Tree) else None,
+            against,
+            influence,
+            lds,
+            solve,
+            tuple(repeated),
+            self.span(tree),
+            self.span(name),
+        )
+
+    def expr(self, node: Any) -> Expr:
+        """An expression."""
+        assert isinstance(node, Tree)
+        span = self.span(node)
+        kids = node.children
+        match node.data:
+            case "number":
+                return Number(float(str(kids[0])), span)
+            case "reference":
+                return self._reference(node)
+            case "grouped":
+                return self._grouped(node)
+            case "group":
+                return self.expr(kids[0])
+            case "negate":
+                return Negate(self.expr(kids[-1]), span)
+            case "add" | "multiply" | "divide" | "raise_" | "subtract":
+                operator = _OPERATORS[node.data]
+                return Binary(operator, self.expr(kids[0]), self.expr(kids[-1]), span)
+            case "reduction":
+                kind = ReductionKind(str(kids[0]))
+                return Reduce(kind, self.indices(kids[1]), self.expr(kids[2]), span)
+            case "call_reduce":
+                return Call(str(kids[0]), (self.expr(kids[1]),), (), span)
+            case "call":
+                return self._call(node)
+            case "conditional":
+                return self._conditional(node)
+            case _:
+                raise AssertionError(f"no expression `{node.data}`")
+
+    def _grouped(self, node: Tree[Token]) -> Ref:
+        """`Y[o,i | k]`: a tensor read as a matrix."""
+        name, matrix = node.children
+        assert isinstance(matrix, Tree)
+        kinds = [x.type for x in matrix.children if isinstance(x, Token)]
+        written = Tree("indices", [x for x in matrix.children if x != "|"])
+        return Ref(str(name), self.indices(written), self.span(node), kinds.index("BAR"))
+
+    def _reference(self, node: Tree[Token]) -> Expr:
+        name = str(node.children[0])
+        indices = self.indices(node.children[1]) if len(node.children) > 1 else ()
+        span = self.span(node)
+        if name == "identity" and len(indices) == 2:
+            return Delta(indices[0], indices[1], span)
+        if name == "size" and len(indices) == 1:
+            return Size(indices[0], span)
+        return Ref(name, indices, span)
+
+    def _call(self, node: Tree[Token]) -> Expr:
+        name = str(node.children[0])
+        rest = [x for x in node.children[1:] if x is not None]
+        indices: tuple[Index, ...] = ()
+        if rest and isinstance(rest[0], Tree) and rest[0].data == "indices":
+            indices = self.indices(rest[0])
+            rest = rest[1:]
+        arguments = tuple(self.expr(x) for x in rest)
+        span = self.span(node)
+        if name in ELEMENTWISE and not (name in ("max", "min") and len(arguments) == 1):
+            return Apply(name, arguments, span)
+        return Call(name, arguments, indices, span)
+
+    def _conditional(self, node: Tree[Token]) -> Expr:
+        comparison, yes, no = node.children
+        assert isinstance(comparison, Tree)
+        left, sign, right = comparison.children
+        x, y = self.expr(left), self.expr(right)
+        if str(sign).startswith(">"):
+            x, y = y, x
+        function = "less_equal" if str(sign).endswith("=") else "less"
+        condition = Call(function, (x, y), (), self.span(comparison))
+        return Call("where", (condition, self.expr(yes), self.expr(no)), (), self.span(node))
+
+
+_OPERATORS = {
+    "add": BinaryOperator.ADD,
+    "subtract": BinaryOperator.SUBTRACT,
+    "multiply": BinaryOperator.MULTIPLY,
+    "divide": BinaryOperator.DIVIDE,
+    "raise_": BinaryOperator.POWER,
+}
+
+
+def _unquote(token: Any) -> str:
+    return str(token)[1:-1]
+
+
+def _doc(children: Any) -> str:
+    for child in children:
+        if isinstance(child, Token) and child.type == "STRING":
+            return _unquote(child)
+    return ""

@@ -1,0 +1,99 @@
+"""The built-in model: a multilayer perceptron drawn from an explicit generator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Generator, Tensor, nn
+
+from curvlang.diagnostics.refusal import refusal
+
+ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+    "identity": nn.Identity,
+    "elu": nn.ELU,
+    "softplus": nn.Softplus,
+}
+"""Activations by their name in a spec."""
+
+
+POOLING: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "kept": lambda f: f,
+    "averaged": lambda f: f.mean(1),
+    "summed": lambda f: f.sum(1),
+}
+"""What becomes of the positions of an output [B, T, C] before the loss."""
+
+
+class Pooling(nn.Module):
+    """Outputs [B, T, C] to [B, C]: the positions of an example are averaged or summed."""
+
+    stable_name = "curvlang.models.architectures.mlp.Pooling"
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, f: Tensor) -> Tensor:
+        """The outputs without their positions."""
+        return POOLING[self.how](f)
+
+    def extra_repr(self) -> str:
+        return self.how
+
+
+def mlp(
+    inputs: int,
+    outputs: int,
+    hidden: Sequence[int],
+    activation: str = "tanh",
+    bias: bool = False,
+    generator: Generator | None = None,
+    positions: str = "kept",
+) -> nn.Sequential:
+    """Linear layers with an activation between them, float32 on the CPU.
+
+    Weights and biases are uniform in ±1/√fan_in, which is `nn.Linear`'s own initialisation.
+
+    Args:
+        inputs: Features of an example.
+        outputs: Outputs of the model.
+        hidden: Width of every hidden layer; may be empty.
+        activation: A name in `ACTIVATIONS`.
+        bias: Whether the layers have biases.
+        generator: Where the parameters are drawn from; None for a new one with seed 0. The
+            global seed is neither read nor changed.
+        positions: A word in `POOLING`, for inputs [B, T, inputs]: what the loss sees of T.
+
+    Raises:
+        SpecError: E0412 for a width that is not positive or an unknown activation.
+    """
+    widths = [inputs, *hidden, outputs]
+    if min(widths) < 1:
+        raise refusal("E0412", f"a layer of width {min(widths)}", "widths are positive integers")
+    if activation not in ACTIVATIONS:
+        known = ", ".join(f"`{name}`" for name in ACTIVATIONS)
+        raise refusal("E0412", f"there is no activation `{activation}`", f"use one of {known}")
+    generator = Generator().manual_seed(0) if generator is None else generator
+    layers: list[nn.Module] = []
+    for d_in, d_out in pairwise(widths):
+        layers += [_linear(d_in, d_out, bias, generator), ACTIVATIONS[activation]()]
+    pooling = [] if positions == "kept" else [Pooling(positions)]
+    return nn.Sequential(*layers[:-1], *pooling).eval()
+
+
+def _linear(d_in: int, d_out: int, bias: bool, generator: Generator) -> nn.Module:
+    # On `meta` nothing is drawn, so that the global generator is left as it was.
+    module = nn.Linear(d_in, d_out, bias=bias, device="meta").to_empty(device="cpu")
+    bound = 1 / math.sqrt(d_in)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.uniform_(-bound, bound, generator=generator)
+    return module

@@ -1,0 +1,1 @@
+"""Rows of data, from whatever a user has."""

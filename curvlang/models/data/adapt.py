@@ -1,0 +1,278 @@
+"""A model and its examples brought to one form: a tensor of inputs, a tensor of outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
+from curvlang.models.data.collect import Pair, Source, examples_of
+from curvlang.models.data.decoder_inputs import (
+    lacks_decoder_inputs,
+    with_decoder_inputs,
+)
+from curvlang.models.data.fields import IGNORED, LABELS, Fields, next_labels, split_labels
+from curvlang.models.execution.calls import exhausted, run_model
+from curvlang.models.execution.packed import Layout, check_fields, is_packed, layout_of, packed
+from curvlang.models.losses.loss import show_shape
+
+MASK = "attention_mask"
+DECODER = "decoder_"
+"""What the names of a decoder's own fields begin with."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapted:
+    """What a task works with.
+
+    Args:
+        model: Reads `train[0]` by rows and returns one tensor.
+        train: Inputs and targets.
+        query: Likewise.
+        mask: Which positions of the training examples count; None for all.
+        wrapped: Whether `model` is a copy that packs or unpacks.
+        layout: Where the fields of an example stand, where it has fields.
+    """
+
+    model: nn.Module
+    train: Pair
+    query: Pair
+    mask: Tensor | None = None
+    wrapped: bool = False
+    layout: Layout | None = None
+
+
+def adapt(
+    model: nn.Module,
+    train: Source,
+    query: Source,
+    *,
+    labels: str | None = None,
+    inputs: Sequence[str] | None = None,
+    shift_labels: bool | None = None,
+) -> Adapted:
+    """Model and examples in one form, whatever form they come in.
+
+    Args:
+        model: The user's.
+        train: Pairs, or dicts of fields.
+        query: Likewise.
+        labels: The field of the target; `labels` or `label` where not given.
+        inputs: The fields that the model reads; all others where not given.
+        shift_labels: For targets with a label at every output position: whether the target of a
+            position is the label of the next one (causal language models), or its own.
+
+    Raises:
+        SpecError: E0407, E0409 for data of another form, E0557 for fields, E0558 for labels.
+    """
+    trained = (p.dtype for p in model.parameters() if p.requires_grad)
+    dtype = next(trained, torch.get_default_dtype())
+    wanted = None
+    if inputs is not None:
+        wanted = {*inputs, *(LABELS if labels is None else (labels,))}
+    parts = tuple(
+        examples_of(source, part, dtype, wanted)
+        for source, part in ((train, "train"), (query, "query"))
+    )
+    match parts:
+        case (Fields() as first, Fields() as second):
+            sides = [
+                _side(found, labels, inputs, part)
+                for found, part in ((first, "train"), (second, "query"))
+            ]
+            return _from_fields(model, sides[0], sides[1], dtype, shift_labels)
+        case (tuple() as first, tuple() as second):
+            if labels is not None or inputs is not None or shift_labels is not None:
+                raise refusal(
+                    "E0558",
+                    "`labels`, `inputs` and `shift_labels` are about examples that are dicts",
+                    "leave them out: the target of a pair is its second part",
+                )
+            return _from_pairs(model, first, second)
+        case _:
+            raise refusal(
+                "E0557", "one of `train` and `query` has dicts and the other pairs", "use one form"
+            )
+
+
+def _from_pairs(model: nn.Module, train: Pair, query: Pair) -> Adapted:
+    """Pairs as they are; a model that returns an object is copied to return its logits."""
+    if _returns_tensor(model, train[0]):
+        return Adapted(model, train, query)
+    return Adapted(packed(model, None), train, query, wrapped=True)
+
+
+def _returns_tensor(model: nn.Module, X: Tensor) -> bool:
+    """Whether one example gives a tensor; a call that fails is refused later, with its reason."""
+    p = next((p for p in model.parameters()), None)
+    if p is None or X.ndim == 0 or not len(X) or is_packed(model):
+        return True
+    try:
+        with torch.no_grad():
+            return isinstance(model(X[:1].to(p.device)), Tensor)
+    except Exception as error:
+        # The task's checks make the same call, and refuse it with its own reason or a better one.
+        if exhausted(error):
+            raise
+        return True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Side:
+    """One part's examples: the fields that the model reads, and the targets."""
+
+    part: str
+    fields: dict[str, Tensor]
+    y: Tensor
+
+
+def _side(found: Fields, labels: str | None, inputs: Sequence[str] | None, part: str) -> _Side:
+    fields, y = split_labels(found, labels, part)
+    return _Side(part, _chosen(fields, found.unread, inputs, part), y)
+
+
+def _from_fields(
+    model: nn.Module, train: _Side, query: _Side, dtype: torch.dtype, shift: bool | None
+) -> Adapted:
+    if lacks_decoder_inputs(model, train.fields, train.y):
+        train, query = (_with_decoder(model, side, shift) for side in (train, query))
+        shift = False
+    first, second = train.fields, query.fields
+    _check_alike(first, second)
+    check_fields(model, list(first))
+    both = layout_of({name: torch.cat([first[name], second[name]]) for name in first})
+    made = packed(model, both)
+    X, Xq = both.pack(first, dtype), both.pack(second, dtype)
+    y, yq = (t.to(dtype) if t.is_floating_point() else t for t in (train.y, query.y))
+    shape = _outputs(made, X) if y.ndim == 2 or shift else None
+    if _positions(shape, y):
+        y = _aligned(y, first, shift, "train")
+        yq = _aligned(yq, second, shift, "query")
+    elif shift:
+        raise _no_positions(shape, y)
+    return Adapted(made, (X, y), (Xq, yq), _mask(first), True, both)
+
+
+def _with_decoder(model: nn.Module, side: _Side, shift: bool | None) -> _Side:
+    """The side with inputs of the decoder, made from its labels as the model makes them.
+
+    Raises:
+        SpecError: E0558 for labels that would be moved twice, E0564 where they cannot be made.
+    """
+    if shift:
+        raise refusal(
+            "E0558",
+            f"`shift_labels=True`, but `{type(model).__name__}` is an encoder-decoder: it moves its "
+            "decoder's inputs, not the labels",
+            "give `shift_labels=False`: a label stands at the position that predicts it",
+        )
+    return replace(side, fields=with_decoder_inputs(model, side.fields, side.y, side.part))
+
+
+def _no_positions(shape: tuple[int, ...] | None, y: Tensor) -> SpecError:
+    """`shift_labels=True` where outputs and labels have no positions in common."""
+    outputs = "none" if shape is None else show_shape((0, *shape))
+    if y.ndim < 2:
+        repair = "leave it out: it is for causal language models, with a label for every position"
+    else:
+        repair = "give labels [N, T] for outputs [B, T, C], with one T"
+    return refusal(
+        "E0558",
+        "`shift_labels=True`, but the targets have no label for every output position",
+        repair,
+        notes=(f"outputs have the shape {outputs}, labels {show_shape(y.shape)}",),
+    )
+
+
+def _chosen(
+    fields: dict[str, Tensor], unread: Sequence[str], inputs: Sequence[str] | None, part: str
+) -> dict[str, Tensor]:
+    if inputs is None:
+        return fields
+    for name in inputs:
+        if name not in fields:
+            known = ", ".join(f"`{x}`" for x in (*fields, *unread))
+            raise refusal("E0557", f"`{part}` has no field `{name}`", f"it has {known}")
+    return {name: fields[name] for name in inputs}
+
+
+def _check_alike(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    """Queries have the training examples' fields, in shape and kind."""
+    if set(first) != set(second):
+        odd = sorted(set(first) ^ set(second))[0]
+        raise refusal(
+            "E0557", f"only one of `train` and `query` has the field `{odd}`", "give it to both"
+        )
+    for name, value in first.items():
+        other = second[name]
+        if value.shape[1:] != other.shape[1:]:
+            raise refusal(
+                "E0557",
+                f"field `{name}` has the shape {list(value.shape[1:])} in `train` and "
+                f"{list(other.shape[1:])} in `query`",
+                "pad both to one length, labels with -100"
+                if value.ndim == 2 and not value.is_floating_point()
+                else "give both one shape",
+            )
+        if value.is_floating_point() != other.is_floating_point():
+            raise refusal(
+                "E0557",
+                f"field `{name}` is integers in one of `train` and `query`, and not in the other",
+                "convert one",
+            )
+
+
+def _outputs(model: nn.Module, X: Tensor) -> tuple[int, ...] | None:
+    """The shape of one example's outputs; None without an example, or for what is not a tensor.
+
+    Raises:
+        SpecError: E0408 with what the model raises by itself.
+    """
+    p = next(model.parameters(), None)
+    if p is None or not len(X):
+        return None
+    f = run_model(model, X[:1].to(p.device), "train")
+    return tuple(f.shape[1:]) if isinstance(f, Tensor) else None
+
+
+def _positions(shape: tuple[int, ...] | None, y: Tensor) -> bool:
+    """Whether logits are [B, T, C] for labels [B, T]."""
+    labels = y.ndim == 2 and not y.is_floating_point()
+    return labels and shape is not None and len(shape) == 2 and shape[0] == y.shape[1]
+
+
+def _aligned(y: Tensor, fields: dict[str, Tensor], shift: bool | None, part: str) -> Tensor:
+    """Labels that stand at the position that predicts them."""
+    if shift is None:
+        raise refusal(
+            "E0558",
+            "there is a label for every position: it is not said whether it is that of the next one",
+            "`shift_labels=True` for a causal language model whose labels are its inputs, "
+            "`shift_labels=False` where labels stand at the positions that predict them",
+            notes=("`transformers` shifts labels inside the model's own loss",),
+        )
+    # Where a decoder reads sequences of its own, labels stand at those.
+    decoder = any(name.startswith(DECODER) for name in fields)
+    own = DECODER + MASK if decoder else MASK
+    mask = fields.get(own)
+    if mask is not None and mask.shape == y.shape:
+        counted = int(((mask == 0) & (y != IGNORED)).sum())
+        if counted:
+            raise refusal(
+                "E0558",
+                f"{counted} labels of `{part}` stand at positions that `{own}` leaves out",
+                f"set them to {IGNORED}: `labels[{own} == 0] = {IGNORED}`",
+            )
+    return next_labels(y) if shift else y
+
+
+def _mask(fields: dict[str, Tensor]) -> Tensor | None:
+    """The attention mask [N, T] as the task's mask, where it leaves anything out."""
+    mask = fields.get(MASK)
+    if mask is None or mask.ndim != 2 or bool((mask != 0).all()):
+        return None
+    return mask != 0

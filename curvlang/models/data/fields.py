@@ -1,0 +1,165 @@
+"""Examples that are dicts of named fields (`input_ids`, `attention_mask`, `labels`), as tensors [N, …]."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
+from curvlang.models.data.arrays import RaggedError, UnfitError, numbers
+
+LABELS = ("labels", "label")
+"""Fields that hold the target where none is named."""
+IGNORED = -100
+"""The label of a position that takes no part."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fields:
+    """All examples, field by field: tensors [N, …] of one N.
+
+    Args:
+        values: The fields that were read.
+        unread: Names of others, which were not asked for.
+    """
+
+    values: Mapping[str, Tensor]
+    unread: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(next(iter(self.values.values()))) if self.values else 0
+
+
+def fields_of(
+    source: Mapping[str, Any], part: str, wanted: Collection[str] | None = None
+) -> Fields:
+    """A dict of whole columns, or of those that are wanted.
+
+    Raises:
+        SpecError: E0557 for a field that is not numbers, is ragged, or has another length.
+    """
+    chosen, unread = _wanted(source, wanted)
+    values = {str(name): _column(str(name), source[name], part) for name in chosen}
+    lengths = {name: len(value) for name, value in values.items()}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"`{name}` {n}" for name, n in lengths.items())
+        raise refusal(
+            "E0557",
+            f"the fields of `{part}` differ in length: {shown}",
+            "give every field a row for every example",
+        )
+    return Fields(values, unread)
+
+
+def _wanted(
+    source: Mapping[str, Any], wanted: Collection[str] | None
+) -> tuple[list[Any], tuple[str, ...]]:
+    """The names to read, and the others."""
+    chosen = [name for name in source if wanted is None or str(name) in wanted]
+    return chosen, tuple(str(name) for name in source if name not in chosen)
+
+
+def joined_fields(
+    items: Iterable[Mapping[str, Any]],
+    part: str,
+    *,
+    batches: bool,
+    wanted: Collection[str] | None = None,
+) -> Fields:
+    """Examples, or batches of them, one behind the other.
+
+    Raises:
+        SpecError: E0557 where items have other fields than the first, or other shapes.
+    """
+    found: dict[str, list[Tensor]] = {}
+    unread: tuple[str, ...] = ()
+    for k, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise refusal(
+                "E0557",
+                f"item {k} of `{part}` is a `{type(item).__name__}`, and the first is a dict",
+                "give every example the same form",
+            )
+        chosen, others = _wanted(item, wanted)
+        unread = unread or others
+        if k and set(map(str, chosen)) != set(found):
+            odd = sorted(set(map(str, chosen)) ^ set(found))
+            raise refusal(
+                "E0557",
+                f"item {k} of `{part}` and the first differ in the field `{odd[0]}`",
+                "give every example the same fields",
+            )
+        for name in chosen:
+            whole = _column(str(name), item[name] if batches else [item[name]], part)
+            found.setdefault(str(name), []).append(whole)
+    values = {name: _concatenated(name, parts, part) for name, parts in found.items()}
+    return Fields(values, unread)
+
+
+def _concatenated(name: str, parts: Sequence[Tensor], part: str) -> Tensor:
+    shapes = {tuple(p.shape[1:]) for p in parts}
+    if len(shapes) > 1:
+        raise _ragged(name, shapes, part)
+    return torch.cat(list(parts))
+
+
+def _column(name: str, value: Any, part: str) -> Tensor:
+    """Numbers [N, …] of a tensor, an array or nested lists."""
+    try:
+        found = numbers(value)
+    except RaggedError as error:
+        raise _ragged(name, error.shapes, part) from error
+    except UnfitError as error:
+        raise refusal(
+            "E0557",
+            f"field `{name}` of `{part}` {error.what}",
+            "leave the field out of the examples, or name the others: `inputs=[…]`"
+            if "texts" in error.what
+            else error.repair,
+        ) from error
+    if found.ndim == 0:
+        raise refusal(
+            "E0557", f"field `{name}` of `{part}` is one number", "give one for each example"
+        )
+    return found
+
+
+def _ragged(name: str, shapes: Collection[tuple[int, ...]], part: str) -> SpecError:
+    shown = " and ".join(str(list(s)) for s in sorted(set(shapes))[:2])
+    return refusal(
+        "E0557",
+        f"field `{name}` of `{part}` has examples of different shapes: {shown}",
+        'pad the examples to one length (a tokenizer\'s `padding="max_length"`), labels with -100'
+        if all(len(shape) == 1 for shape in shapes)
+        else "give all examples one shape",
+    )
+
+
+def split_labels(found: Fields, labels: str | None, part: str) -> tuple[dict[str, Tensor], Tensor]:
+    """The model's fields and the target.
+
+    Raises:
+        SpecError: E0558 where no field, or more than one, can be the target.
+    """
+    known = ", ".join(f"`{name}`" for name in (*found.values, *found.unread)) or "no field"
+    wanted = [labels] if labels is not None else [x for x in LABELS if x in found.values]
+    if len(wanted) > 1:
+        raise refusal("E0558", f"`{part}` has both `labels` and `label`", 'say `labels="label"`')
+    if not wanted or wanted[0] not in found.values:
+        shown = f"no field `{labels}`" if labels is not None else "no field `labels` or `label`"
+        raise refusal("E0558", f"`{part}` has {shown}; it has {known}", 'name it: `labels="…"`')
+    rest = {name: value for name, value in found.values.items() if name != wanted[0]}
+    if not rest and not found.unread:
+        raise refusal("E0557", f"`{part}` has no field but the labels", "give the model's inputs")
+    return rest, found.values[wanted[0]]
+
+
+def next_labels(y: Tensor) -> Tensor:
+    """Labels of a causal language model: at every position the next one's, -100 at the last."""
+    last = torch.full_like(y[:, :1], IGNORED)
+    return torch.cat([y[:, 1:], last], 1)

@@ -1,0 +1,1 @@
+"""Products and entries of the Hessian and of the Gauss-Newton matrix."""

@@ -1,0 +1,85 @@
+"""The user's model called on a few examples; what it raises is shown whole, before any other reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curvlang.diagnostics.diagnostic import CurvlangError, SpecError
+from curvlang.diagnostics.refusal import refusal
+from curvlang.models.execution.packed import layout_in
+
+SHAPE_WORDS = ("shape", "size", "dimension", "channel", "multiplied", "stride")
+"""Words by which an error of torch says that a tensor's shape does not fit."""
+
+
+def run_model(model: nn.Module, X: Tensor, part: str) -> Any:
+    """What the model returns for these inputs, without a graph.
+
+    Args:
+        model: The user's model, or its packed copy.
+        X: A few inputs [B, …], on the model's device.
+        part: `train` or `query`, for the message.
+
+    Raises:
+        SpecError: E0408 with the type and the whole text of whatever the model raised.
+    """
+    try:
+        with torch.no_grad():
+            return model(X)
+    except Exception as error:
+        if isinstance(error, CurvlangError) or exhausted(error):
+            raise
+        raise model_error(error, model, X, part) from error
+
+
+def model_error(error: Exception, model: nn.Module, X: Tensor, part: str) -> SpecError:
+    """The refusal of a model that fails by itself on inputs `X` of a part."""
+    return refusal(
+        "E0408",
+        f"the model's `forward` raises `{type(error).__name__}` on the inputs of `{part}`, "
+        f"{_described(model, X)} each",
+        _repair(model, X, str(error)),
+        notes=(whole_text(error),),
+    )
+
+
+def whole_text(error: BaseException) -> str:
+    """An exception's type and everything it says."""
+    text = str(error).strip()
+    kind = type(error).__name__
+    return f"{kind}: {text}" if text else f"{kind}, without a text"
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether memory ran out, which says nothing about the model or the loss."""
+    told = "DefaultCPUAllocator" in str(error)
+    return told or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+def _described(model: nn.Module, X: Tensor) -> str:
+    """The inputs of one example as the model sees them."""
+    layout = layout_in(model)
+    kind = str(X.dtype).removeprefix("torch.")
+    return f"of shape {list(X.shape[1:])} and type {kind}" if layout is None else str(layout)
+
+
+def _repair(model: nn.Module, X: Tensor, text: str) -> str:
+    """What helps: only where the text says that the shape or the type is to blame, that."""
+    if hasattr(model, "set_experts_implementation") and "stride" in text:
+        return (
+            'call `model.set_experts_implementation("eager")`: the fused product of its experts does '
+            "not take these sizes or this precision"
+        )
+    if layout_in(model) is not None:
+        return "make the model run on these fields by itself: the text above is the model's own"
+    if not X.is_floating_point() and ("range" in text or "type" in text):
+        return (
+            "integers reach the model as they are: as numbers of tokens they must be below the "
+            "number of embeddings; give other inputs as floating-point numbers, `X.float()`"
+        )
+    if any(word in text.lower() for word in SHAPE_WORDS):
+        return "give inputs of the shape that the model's first layer expects"
+    return "make `model(X[:1])` run by itself: the text above is the model's own"

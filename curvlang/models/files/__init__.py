@@ -1,0 +1,1 @@
+"""Data in files, read without running code."""

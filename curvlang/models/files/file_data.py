@@ -1,0 +1,295 @@
+"""Data from a file: which columns are inputs, which the target, which examples the queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Generator, Tensor
+
+from curvlang.diagnostics.refusal import refusal
+from curvlang.language.checking.values import suggestion
+from curvlang.language.registry import NONE
+from curvlang.models.data.data import Data, check_share
+from curvlang.models.data.fields import IGNORED
+from curvlang.models.files.file_columns import Column, Table
+from curvlang.models.files.files import TABLES, read_table
+
+ALL = ("all",)
+CLASSES = 2**24
+"""More outputs than any classifier has; a number beyond names something else than a class."""
+PARTS = {"train": "train", "query": "query", "test": "query"}
+"""Words of a `split` column, and the part that each means."""
+
+
+def file_data(
+    path: str,
+    inputs: Sequence[str] = ALL,
+    target: Sequence[str] = ("y",),
+    query: str = NONE,
+    split: str = NONE,
+    test: float = 0.1,
+    seed: int = 0,
+    scale: str = NONE,
+    *,
+    loss: str = "cross_entropy",
+    folder: Path = Path(),
+) -> Data:
+    """Training examples and queries from columns of a file.
+
+    Under `cross_entropy` the target is one column of class numbers, or of texts, which become the
+    numbers of their alphabetical order; under every other loss it is one or more columns of numbers.
+
+    Args:
+        path: npz, csv, tsv, parquet or safetensors; relative to `folder`.
+        inputs: Columns that the model reads, joined along the features; `all` for every column
+            but target and split.
+        target: Columns of the target.
+        query: A second file with the same columns for the queries.
+        split: A column of the words `train` and `query` (or `test`).
+        test: Share of the rows that become queries, where neither of the two is given.
+        seed: Of that choice.
+        scale: `standard` for inputs of zero mean and unit variance over the training part.
+        loss: The task's loss, by name.
+        folder: Where relative paths start.
+
+    Returns:
+        Inputs and numeric targets float32; a single integer array of an npz or safetensors file
+        stays integers (numbers of tokens); classes int64.
+
+    Raises:
+        SpecError: E0552 for a file that cannot be read, E0553 for columns that are not there or
+            not what is asked of them, E0554 for NaN or infinite numbers, E0412 for the share.
+    """
+    if query != NONE and split != NONE:
+        raise refusal("E0553", "`query` and `split` both say what the queries are", "give one")
+    main = folder / path
+    table = read_table(main)
+    where = _Where(main, tuple(target), None if split == NONE else split)
+    X, y = where.read(table, inputs)
+    if query == NONE:
+        (y,) = _targets([(where, y)], loss)
+        rows, held = _split(where, table, len(X), test, seed)
+        return _data((X[rows], y[rows]), (X[held], y[held]), loss, scale)
+    other = _Where(folder / query, tuple(target), None)
+    Xq, yq = other.read(read_table(other.path), inputs)
+    if X.shape[1:] != Xq.shape[1:]:
+        raise refusal(
+            "E0553",
+            f"`{path}` has examples of shape {list(X.shape[1:])} and `{query}` of "
+            f"{list(Xq.shape[1:])}",
+            "give both files the same columns",
+        )
+    y, yq = _targets([(where, y), (other, yq)], loss)
+    return _data((X, y), (Xq, yq), loss, scale)
+
+
+def _targets(parts: Sequence[tuple[_Where, Column]], loss: str) -> list[Tensor]:
+    """Targets in the loss's form: numbers, or classes numbered alike in all files."""
+    if loss != "cross_entropy":
+        return [where.numbers(y) for where, y in parts]
+    texts = [y for _, y in parts if not isinstance(y, Tensor)]
+    if 0 < len(texts) < len(parts):
+        parts[0][0].refuse("classes are texts in one file, numbers in the other", "use one kind")
+    names = sorted({x for column in texts for x in column})
+    return [where.classes(y, names) for where, y in parts]
+
+
+class _Where:
+    """A file with what is asked of it, for reading and for messages."""
+
+    def __init__(self, path: Path, target: tuple[str, ...], split: str | None) -> None:
+        self.path = path
+        self.target = target
+        self.split = split
+
+    def read(self, table: Table, inputs: Sequence[str]) -> tuple[Tensor, Column]:
+        """Inputs [N, …] and the target, not yet told apart into classes and numbers."""
+        names, targets = tuple(inputs), [self.column(table, n) for n in self.target]
+        if names == ALL and ALL[0] not in table:
+            names = tuple(n for n in table if n not in (*self.target, self.split))
+        both = [n for n in names if n in self.target]
+        if both:
+            self.refuse(f"`{both[0]}` is an input and the target", "take it out of `inputs`")
+        if not names:
+            self.refuse("no column is left for the inputs", "write `inputs = […]`")
+        columns = [self.column(table, n) for n in names]
+        X = self._joined(names, columns, numbers=self.path.suffix.lower() in TABLES)
+        y = targets[0] if len(targets) == 1 else self._joined(self.target, targets, numbers=True)
+        if len(y) != len(X):
+            self.refuse(
+                f"`{names[0]}` has {len(X)} rows and `{self.target[0]}` {len(y)}",
+                "give every example a target",
+            )
+        return X, y
+
+    def column(self, table: Table, name: str) -> Column:
+        """A column by name, of at least one axis."""
+        if name not in table:
+            known = suggestion(name, table)
+            raise refusal("E0553", f"`{self.path.name}` has no column `{name}`", *known)
+        found = table[name]
+        if isinstance(found, Tensor) and found.ndim == 0:
+            self.refuse(f"`{name}` is one number, not one for each example", "leave it out")
+        if isinstance(found, Tensor) and len(found) and not found.numel():
+            self.refuse(
+                f"`{name}` has no number for an example: {list(found.shape)}", "leave it out"
+            )
+        return found
+
+    def _joined(self, names: Sequence[str], columns: Sequence[Column], *, numbers: bool) -> Tensor:
+        """One tensor: the column itself where it is alone, else side by side."""
+        found = [self._numeric(n, c) for n, c in zip(names, columns, strict=True)]
+        lengths = {len(c) for c in found}
+        if len(lengths) > 1:
+            shown = ", ".join(f"`{n}` {len(c)}" for n, c in zip(names, found, strict=True))
+            self.refuse(f"columns differ in length: {shown}", "name the columns in `inputs`")
+        if len(found) == 1 and found[0].ndim > 1 and not numbers:
+            return found[0]
+        deep = next((n for n, c in zip(names, found, strict=True) if c.ndim > 2), None)
+        if deep is not None and len(found) > 1:
+            self.refuse(f"`{deep}` has more than two axes", "join such arrays before, into one")
+        flat = [c.unsqueeze(1) if c.ndim == 1 else c for c in found]
+        return torch.cat([c.to(torch.float32) for c in flat], 1)
+
+    def _numeric(self, name: str, column: Column) -> Tensor:
+        if not isinstance(column, Tensor):
+            bad = next((k for k, cell in enumerate(column) if not _is_number(cell)), 0)
+            shown = _shown(column[bad]) if column and column[bad] else "nothing"
+            self.refuse(
+                f"column `{name}` has {shown} at row {bad + 1}, which is no number",
+                "leave the column out of `inputs`, or write numbers",
+            )
+        if column.is_floating_point():
+            self._finite(name, column)
+            return self._single(name, column)
+        return column
+
+    def _single(self, name: str, column: Tensor) -> Tensor:
+        """In float32, which reaches to 3.4e38."""
+        found = column.to(torch.float32)
+        if not bool(torch.isfinite(found).all()):
+            largest = float(column.double().abs().max())
+            self.refuse(
+                f"`{name}` has numbers as large as {largest:g}, which float32 cannot hold",
+                "write them in another unit",
+            )
+        return found
+
+    def _finite(self, name: str, column: Tensor) -> None:
+        wrong = ~torch.isfinite(column)
+        if bool(wrong.any()):
+            row = int(wrong.reshape(len(column), -1).any(1).to(torch.uint8).argmax())
+            raise refusal(
+                "E0554",
+                f"column `{name}` of `{self.path.name}` has {int(wrong.sum())} values that are NaN "
+                f"or infinite (the first at row {row + 1})",
+                "drop or fill these rows",
+            )
+
+    def classes(self, y: Column, names: Sequence[str]) -> Tensor:
+        """Class numbers int64, of texts in the order of `names`."""
+        shown = self.target[0]
+        if not isinstance(y, Tensor):
+            return torch.tensor([names.index(x) for x in y], dtype=torch.int64)
+        if y.is_floating_point():
+            self._finite(shown, y)
+            odd = (y != y.round()).reshape(len(y), -1).any(1)
+            if bool(odd.any()):
+                row = int(odd.to(torch.uint8).argmax())
+                self.refuse(
+                    f"`{shown}` has {float(y.reshape(len(y), -1)[row, 0]):g} at row {row + 1}, "
+                    "which is no class number",
+                    "give class numbers, or write `loss mse` for a regression",
+                )
+        self._classes_in_range(y.double() if y.is_floating_point() else y)
+        return y.to(torch.int64)
+
+    def _classes_in_range(self, y: Tensor) -> None:
+        """Not below 0 (but what a loss over positions leaves out), not beyond any model's outputs."""
+        below = (y < 0) & (y != IGNORED) if y.ndim > 1 else y < 0
+        outside = below | (y >= CLASSES)
+        if bool(outside.any()):
+            wrong = outside.reshape(len(y), -1)
+            row = int(wrong.any(1).to(torch.uint8).argmax())
+            place = int(wrong[row].to(torch.uint8).argmax())
+            self.refuse(
+                f"`{self.target[0]}` has the class {float(y.reshape(len(y), -1)[row, place]):.0f} "
+                f"at row {row + 1}",
+                f"number the classes 0, 1, 2, … (below {CLASSES}), or write them as texts",
+            )
+
+    def numbers(self, y: Column) -> Tensor:
+        """Targets [N, k], float32."""
+        if isinstance(y, Tensor) and y.ndim > 1:
+            return self._numeric(self.target[0], y).to(torch.float32)
+        return self._joined(self.target, [y], numbers=True)
+
+    def refuse(self, what: str, repair: str) -> NoReturn:
+        """E0553 about this file."""
+        raise refusal("E0553", f"`{self.path.name}`: {what}", repair)
+
+
+def _data(
+    train: tuple[Tensor, Tensor], query: tuple[Tensor, Tensor], loss: str, scale: str
+) -> Data:
+    """Inputs scaled; outputs are the classes, or the numbers of a target."""
+    (X, y), (Xq, yq) = train, query
+    if scale == "standard":
+        X, Xq = _standard(X, Xq)
+    if loss != "cross_entropy":
+        return Data((X, y), (Xq, yq), y.shape[-1], X.shape[-1], "regression")
+    count = 1 + max(int(x.max()) if len(x) else 0 for x in (y, yq))
+    return Data((X, y), (Xq, yq), count, X.shape[-1], "classification")
+
+
+def _standard(X: Tensor, Xq: Tensor) -> tuple[Tensor, Tensor]:
+    if not X.is_floating_point():
+        raise refusal("E0553", "`scale = standard` of integers", "leave `scale` out")
+    mean = X.double().mean(0)
+    spread = X.double().std(0, unbiased=False)
+    spread[spread == 0] = 1
+    return (((X - mean) / spread).to(X.dtype), ((Xq - mean) / spread).to(X.dtype))
+
+
+def _split(
+    where: _Where, table: Table, count: int, test: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Rows of the training part and of the queries, each in the file's order."""
+    if where.split is None:
+        check_share(test, count)
+        order = torch.randperm(count, generator=Generator().manual_seed(seed))
+        cut = count - round(test * count)
+        return order[:cut].sort().values, order[cut:].sort().values
+    words = where.column(table, where.split)
+    if len(words) != count:
+        where.refuse(f"`{where.split}` has {len(words)} rows of {count}", "give one word a row")
+    named = [x if isinstance(x, str) else f"{float(x):g}" for x in words]
+    bad = next((k for k, x in enumerate(named) if x not in PARTS), None)
+    if bad is not None:
+        where.refuse(
+            f"`{where.split}` has `{named[bad]}` at row {bad + 1}",
+            "write `train` or `query` in every row",
+        )
+    chosen = [PARTS[x] for x in named]
+    for part in ("train", "query"):
+        if part not in chosen:
+            where.refuse(f"`{where.split}` names no row `{part}`", "name some")
+    is_train = torch.tensor([x == "train" for x in chosen])
+    return is_train.nonzero()[:, 0], (~is_train).nonzero()[:, 0]
+
+
+def _shown(cell: str) -> str:
+    """A text of the file on one line, not too long of it."""
+    plain = " ".join(cell.split())
+    return f"`{plain if len(plain) <= 60 else plain[:60] + '…'}`"
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

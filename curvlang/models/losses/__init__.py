@@ -1,0 +1,1 @@
+"""Losses per example, and what is asked of a query."""

@@ -1,0 +1,183 @@
+"""Which examples have outputs, losses or gradients that are not finite; looked for when a sum is not.
+
+Passes and scores look at what they have added up, which costs nothing. Only where that is not finite
+are the examples looked at one after the other, so that the refusal can name them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from curvlang.diagnostics.diagnostic import CurvlangError, SpecError
+from curvlang.diagnostics.refusal import refusal
+from curvlang.models.execution.calls import exhausted, run_model
+from curvlang.models.losses.loss import Loss
+
+BATCH = 64
+"""Examples looked at together."""
+NAMED = 8
+"""Examples that a refusal names."""
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether every entry is finite: by their sum, which is not finite where one of them is not."""
+    if not x.is_floating_point() or not x.numel():
+        return True
+    # A sum of large finite entries may overflow: only then are they looked at one by one.
+    return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())
+
+
+class NotFiniteError(SpecError):
+    """Examples of a batch whose losses are not finite, by their rows; `in_part` gives their numbers."""
+
+    def __init__(self, rows: list[tuple[int, str]], examples: int) -> None:
+        super().__init__(_refused(rows, examples, "the batch").diagnostics)
+        self.rows = rows
+        self.examples = examples
+
+
+@contextmanager
+def in_part(model: nn.Module, X: Tensor, part: str, start: int) -> Iterator[None]:
+    """Examples of a batch that starts at the number `start` of a part are named by the part.
+
+    What the model itself raises is refused by the example that it raises it on.
+    """
+    try:
+        yield
+    except NotFiniteError as error:
+        found = [(start + k, what) for k, what in error.rows]
+        raise _refused(found, error.examples, f"`{part}`") from None
+    except Exception as error:
+        if not isinstance(error, CurvlangError) and not exhausted(error):
+            device = next(model.parameters()).device
+            for k in range(len(X)):
+                run_model(model, X[k : k + 1].to(device), f"{part}[{start + k}]")
+        raise
+
+
+def check_losses(loss: Loss, f: Tensor, y: Tensor) -> None:
+    """Losses are finite where an output is not.
+
+    Raises:
+        NotFiniteError: E0420.
+    """
+    if all_finite(f):
+        return
+    with torch.no_grad():
+        losses = loss.per_example(_wide(f), _wide(y))
+    wrong = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+    if wrong:
+        raise NotFiniteError([(k, _about(losses[k], f[k])) for k in wrong], len(f))
+
+
+def check_examples_finite(
+    model: nn.Module, loss: Loss, X: Tensor, y: Tensor, part: str, places: list[int] | None = None
+) -> None:
+    """Outputs, losses and gradients of these examples are finite.
+
+    An output may be −∞ where the loss and its gradient are finite: a class that is masked out and
+    is never the label.
+
+    Args:
+        model: The model.
+        loss: The loss, or what is asked of queries.
+        X: Inputs, anywhere; they are read in batches.
+        y: Targets.
+        part: `train` or `query`, for the message.
+        places: Their numbers in the part; 0, 1, … where not given.
+
+    Raises:
+        SpecError: E0420, naming examples.
+    """
+    found = [
+        (n if places is None else places[n], what) for n, what in _not_finite(model, loss, X, y)
+    ]
+    if found:
+        raise _refused(found, len(X), f"`{part}`")
+
+
+def _refused(found: list[tuple[int, str]], examples: int, part: str) -> SpecError:
+    (first, what), *others = found
+    shown = ", ".join(str(n) for n, _ in others[:NAMED])
+    more = f", and {len(others) - NAMED} more" if len(others) > NAMED else ""
+    notes = (f"so it is with {len(others)} others: {shown}{more}",) if others else ()
+    if len(found) == examples:
+        notes = ("so it is with every example looked at",)
+    return refusal(
+        "E0420",
+        f"example {first} of {part}: {what}",
+        "drop the example, or keep the model and the loss finite there (`x / (norm + 1e-12)`, "
+        "`sqrt(x + 1e-12)`, logarithms of numbers above 0)",
+        notes=notes,
+    )
+
+
+def _not_finite(model: nn.Module, loss: Loss, X: Tensor, y: Tensor) -> Iterator[tuple[int, str]]:
+    """Every example that has something that is not finite, with what it is."""
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    device = next(iter(own.values())).device
+    with torch.inference_mode(False), torch.enable_grad():
+        for start in range(0, len(X), BATCH):
+            batch = X[start : start + BATCH].to(device), y[start : start + BATCH].to(device)
+            if _sound(model, loss, own, *batch):
+                continue
+            for k in range(len(batch[0])):
+                what = _fault(model, loss, own, batch[0][k : k + 1], batch[1][k : k + 1])
+                if what:
+                    yield start + k, what
+
+
+def _sound(
+    model: nn.Module, loss: Loss, own: dict[str, nn.Parameter], X: Tensor, y: Tensor
+) -> bool:
+    return not _fault(model, loss, own, X, y)
+
+
+def _fault(model: nn.Module, loss: Loss, own: dict[str, nn.Parameter], X: Tensor, y: Tensor) -> str:
+    """What is not finite of examples: their outputs, their losses or a gradient; empty if all is."""
+    f = model(X)
+    with torch.no_grad():
+        losses = loss.per_example(_wide(f), _wide(y))
+    if not all_finite(losses):
+        return _about(losses, f.detach())
+    if not f.requires_grad:
+        return ""
+    slope = loss.gradient(_wide(f.detach()), _wide(y)).reshape(f.shape)
+    if not all_finite(slope):
+        return f"the gradient of its loss by the model's output is {_value(slope)}"
+    try:
+        gradients = torch.autograd.grad(f, list(own.values()), slope.to(f.dtype), allow_unused=True)
+    except Exception as error:
+        # A backward pass that fails is refused where it is needed, with its own reason.
+        if exhausted(error):
+            raise
+        return ""
+    for name, gradient in zip(own, gradients, strict=True):
+        if gradient is not None and not all_finite(_entries(gradient)):
+            return f"the gradient of its loss by `{name}` is {_value(_entries(gradient))}"
+    return ""
+
+
+def _about(losses: Tensor, f: Tensor) -> str:
+    """Of losses that are not finite: they, or the outputs before them."""
+    if all_finite(f):
+        return f"its loss is {_value(losses)}"
+    rest = "" if bool(torch.isnan(f).any()) else f", and its loss {_value(losses)}"
+    return f"the model's output is {_value(f)}{rest}"
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Half precision in float32: a loss above 65504 is finite."""
+    return x.to(torch.float32) if x.is_floating_point() and x.element_size() < 4 else x
+
+
+def _entries(x: Tensor) -> Tensor:
+    return x.coalesce().values() if x.is_sparse else x
+
+
+def _value(x: Tensor) -> str:
+    return "NaN" if bool(torch.isnan(x).any()) else "infinite"

@@ -1,0 +1,118 @@
+"""Losses per example, with their gradient, Hessian and curvature factor at the model's output.
+
+Shapes: the model's output `f [B, …]` is flattened to F numbers per example, row-major; `y` are
+the B targets. A factor `S [B, F, R]` has S Sᵀ = ∇²_f ℓ for every example, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
+from curvlang.language.chain import Part
+from curvlang.models.arguments import Parameter, Signature, arguments, choose, placed
+from curvlang.models.losses.cross_entropy import IGNORED, CrossEntropy
+from curvlang.models.losses.elementwise_losses import BinaryCrossEntropy, MeanSquaredError
+from curvlang.models.losses.loss import Loss
+from curvlang.models.losses.loss_modules import loss_of_module, takes_batches
+from curvlang.models.losses.user_loss import AutodiffLoss, Function
+
+LOSSES: Mapping[str, Loss] = {
+    loss.name: loss for loss in (CrossEntropy(), MeanSquaredError(), BinaryCrossEntropy())
+}
+"""Every loss by its name in a spec, with its defaults."""
+
+SIGNATURES: Mapping[str, Signature] = {
+    "cross_entropy": {
+        "positions": Parameter("word", "sum", ("sum", "mean")),
+        "label_smoothing": Parameter("number", 0.0),
+        "ignore_index": Parameter("integer", IGNORED),
+        "weight": Parameter("numbers", ()),
+    },
+    "mse": {},
+    "bce_with_logits": {"pos_weight": Parameter("numbers", ())},
+}
+"""Parameters of the losses, as a spec gives them."""
+
+
+def loss_named(
+    loss: str | Loss | Function | nn.Module,
+    outputs: Tensor | None = None,
+    targets: Tensor | None = None,
+) -> Loss:
+    """The loss of that name; a `Loss` is itself, torch's are ours, a function is autodiff's.
+
+    Args:
+        loss: As given.
+        outputs: The model's outputs for a few examples, where they are known.
+        targets: The targets, likewise.
+
+    Raises:
+        SpecError: E0411 for a name that is not in `LOSSES` or a value that is no loss, E0582 for a
+            module of torch whose objective is no mean over the examples, E0587 for one with
+            parameters.
+    """
+    if isinstance(loss, Loss):
+        return loss
+    if isinstance(loss, type) or not (isinstance(loss, str) or callable(loss)):
+        raise _no_loss(loss)
+    if takes_batches(loss):
+        return loss_of_module(loss, outputs, targets)  # type: ignore[arg-type]
+    if not isinstance(loss, str):
+        return AutodiffLoss(loss, _name(loss))
+    if loss not in LOSSES:
+        known = ", ".join(f"`{name}`" for name in LOSSES)
+        raise refusal("E0411", f"there is no loss `{loss}`", f"use one of {known}")
+    return LOSSES[loss]
+
+
+def _no_loss(loss: object) -> SpecError:
+    """The refusal of a value of another type; a class is to be called."""
+    if isinstance(loss, type):
+        return refusal(
+            "E0411", f"the loss `{loss.__name__}` is a class", f"make one: `{loss.__name__}()`"
+        )
+    known = ", ".join(f"`{name}`" for name in LOSSES)
+    return refusal(
+        "E0411",
+        f"a `{type(loss).__name__}` is not a loss",
+        f"use one of {known}, a loss module of torch, or a function of outputs and target",
+    )
+
+
+def loss_from(part: Part) -> Loss:
+    """The loss of a spec's `loss` line, with its parameters.
+
+    Raises:
+        SpecError: E0411, E0412 at the line.
+    """
+    loss = choose(LOSSES, part, "loss")
+    values = arguments(part, SIGNATURES[part.name])
+    with placed(part.span):
+        return replace(loss, **values) if values else loss  # type: ignore[type-var]
+
+
+def _name(function: Function) -> str:
+    """The function's full name; where it has none (a `partial`), how it is shown."""
+    qualified = getattr(function, "__qualname__", None)
+    if qualified is None:
+        return repr(function)
+    own = function.__module__ in (None, "__main__")
+    return str(qualified) if own else f"{function.__module__}.{qualified}"
+
+
+__all__ = [
+    "IGNORED",
+    "LOSSES",
+    "AutodiffLoss",
+    "BinaryCrossEntropy",
+    "CrossEntropy",
+    "Loss",
+    "MeanSquaredError",
+    "loss_from",
+    "loss_named",
+]

@@ -1,0 +1,289 @@
+"""Blocks of the parameter vector: one for each matrix of a layer, or one for each parameter tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from curvlang.diagnostics.refusal import refusal
+from curvlang.models.tracing.facts import Facts as Facts
+from curvlang.models.tracing.facts import bare_blocks, made_blocks
+from curvlang.models.tracing.independence import check_alone
+from curvlang.models.tracing.layer_block import LayerBlock as LayerBlock
+from curvlang.models.tracing.layer_block import apart as apart
+from curvlang.models.tracing.layer_block import bare_at_once as bare_at_once
+from curvlang.models.tracing.layer_block import bare_names as bare_names
+from curvlang.models.tracing.layer_block import block_columns as block_columns
+from curvlang.models.tracing.layer_block import block_inputs as block_inputs
+from curvlang.models.tracing.layer_block import column_rows as column_rows
+from curvlang.models.tracing.layer_block import gradients_of as gradients_of
+from curvlang.models.tracing.layer_block import group_names as group_names
+from curvlang.models.tracing.layer_block import group_range as group_range
+from curvlang.models.tracing.layer_block import groups as groups
+from curvlang.models.tracing.layer_block import offsets as offsets
+from curvlang.models.tracing.layer_block import scale_and_shift as scale_and_shift
+from curvlang.models.tracing.layer_block import trainable as trainable
+from curvlang.models.tracing.routing import picks_rows
+from curvlang.models.tracing.survey import CoveredLayer, Survey, check_mode, survey
+from curvlang.models.tracing.trace import (
+    Groups,
+    OutsideError,
+    Trace,
+    Watched,
+    check_output,
+    input_shapes,
+    trace,
+)
+from curvlang.models.tracing.untraced import runs_at_once
+from curvlang.models.tracing.verify import (
+    EXAMPLES,
+    Tried,
+    check_examples,
+    mismatched,
+    tolerance,
+    tried,
+    unrunnable,
+)
+
+
+def blocks(
+    model: nn.Module, example_input: Tensor, by: str = "layer", *, facts: Facts | None = None
+) -> tuple[LayerBlock, ...]:
+    """The blocks of a model, in the order of their first parameter.
+
+    Every parameter is in one: of a layer where trying has shown that the layer's `a` and `g` give
+    autograd's gradient, else in one of its own, with its exact gradients.
+
+    Args:
+        model: Any model.
+        example_input: Inputs [B, …]; the first few are run through the model, to find the
+            positions.
+        by: `layer` (weight and bias are one block) or `parameter`.
+        facts: What trying has shown; it is tried on these inputs where not given.
+
+    Raises:
+        SpecError: E0403, E0406, E0408, E0410, E0412, E0413, E0417: see `trace` and the checks in
+            `verify`.
+    """
+    if by not in ("layer", "parameter"):
+        raise refusal("E0412", f"`by` is `layer` or `parameter`, not `{by}`", "use `by = layer`")
+    check_mode(model)
+    X = example_input[:EXAMPLES]
+    known = facts_of(model, X) if facts is None else facts
+    shown, bare = known.split(survey(model))
+    made, _ = made_blocks(model, X, by, known, shown)
+    made += bare_blocks(bare, model, known)
+    made.sort(key=lambda block: int(block.index[0]))
+    return tuple(made)
+
+
+def facts_of(model: nn.Module, X: Tensor, outside: Mapping[str, str] | None = None) -> Facts:
+    """Try a model on a few examples: which layers show `a` and `g`, and how.
+
+    Args:
+        model: Any model.
+        X: The examples, [B, …].
+        outside: Layers that are known to be outside, with the reason.
+
+    Raises:
+        SpecError: As for `blocks`.
+    """
+    found = survey(model)
+    if not found.layers and not found.bare:
+        raise refusal(
+            "E0413",
+            "the model has no trainable parameter",
+            "set `requires_grad_(True)` on the parameters to be studied",
+        )
+    with torch.no_grad():
+        output = model(X)
+    check_output(output, len(X))
+    check_examples(model, X, output)
+    known = tried(model, X, output)
+    facts = _spreadable(model, X, found, output).without(outside or {})
+    layers, _ = facts.split(found)
+    traced = trace(model, X, facts.watched(layers, trying=True), trying=True)
+    facts = facts.without(traced.outside)
+    facts = replace(facts, folds=_folds(traced), second=_second(traced), picks=picks_rows(model, X))
+    wrong = _wrong(model, X, found, facts, known)
+    other = replace(facts, second=facts.second | _beside(traced, wrong))
+    if other != facts:
+        # As many positions as examples: which axis has which shows in the gradients alone.
+        still = _wrong(model, X, found, other, known)
+        wrong, facts = still, replace(other, second=other.second - still)
+    facts = facts.without(dict.fromkeys(sorted(wrong), _USED_OUTSIDE))
+    _, bare = facts.split(found)
+    names = [item.parameter for item in bare]
+    return replace(facts, at_once=bool(names) and _at_once(model, X, names, known))
+
+
+def check_rows(
+    model: nn.Module, X: Tensor, layers: Sequence[LayerBlock], places: Sequence[int]
+) -> None:
+    """The layers' `a` and `g` give the gradients of some examples of a batch too.
+
+    Args:
+        model: The model.
+        X: Inputs of the batch, [B, …].
+        layers: Its blocks.
+        places: The examples' places in the batch.
+
+    Raises:
+        OutsideError: For layers that do not.
+    """
+    found = trace(model, X, groups(layers))
+    rows = torch.tensor(sorted(set(places)), device=X.device)
+    alone = tried(model, X[rows], found.output[rows].detach())
+    direction = torch.zeros_like(found.output)
+    direction[rows] = alone.direction
+    shown = [block for block in layers if block.kind is not None]
+
+    def rebuilt(columns: Tensor) -> dict[str, Tensor]:
+        return {k: v[rows] for k, v in gradients_of(shown, found, columns).items()}
+
+    wrong = mismatched(found, shown, rebuilt, replace(alone, direction=direction))
+    if wrong:
+        raise OutsideError(dict.fromkeys(sorted(wrong), _USED_OUTSIDE))
+
+
+def check_batch(model: nn.Module, X: Tensor, layers: Sequence[LayerBlock], number: int) -> None:
+    """Outputs of two examples are checked, and gradients of two in the batches 0, 1, 3, 7, ….
+
+    Rows that are picked by value may differ from those of the examples that were tried, and so may what
+    the examples of a batch do to each other: a capacity that few of them do not exceed, a rare value.
+
+    Args:
+        model: A model that picks rows.
+        X: Inputs of the batch.
+        layers: Its blocks.
+        number: Of the batch, from 0.
+
+    Raises:
+        SpecError: E0410 for outputs that depend on the batch.
+        OutsideError: As `check_rows`.
+    """
+    check_alone(model, X)
+    if number & (number + 1) == 0:
+        B = len(X)
+        check_rows(model, X, layers, [(31 * number + 7) % B, (31 * number + 3 + B // 2) % B])
+
+
+_USED_OUTSIDE = "its parameters are also used outside its call, or its rows are not its examples'"
+
+
+def _at_once(model: nn.Module, X: Tensor, names: Sequence[str], known: Tried) -> bool:
+    starts, own = offsets(model), trainable(model)
+    rows = {
+        name: known.gradients[:, starts[name] : starts[name] + own[name].numel()] for name in names
+    }
+    columns = known.direction.reshape(len(X), -1, 1)
+    return runs_at_once(model, X, names, columns, rows)
+
+
+def _wrong(
+    model: nn.Module, X: Tensor, found: Survey, facts: Facts, known: Tried
+) -> frozenset[str]:
+    """Layers whose `a` and `g` do not give the gradients of the examples."""
+    layers, _ = facts.split(found)
+    made, traced = made_blocks(model, X, "layer", facts, layers)
+    return frozenset(
+        mismatched(traced, made, lambda columns: gradients_of(made, traced, columns), known)
+    )
+
+
+def _second(found: Trace) -> frozenset[str]:
+    """Layers whose inputs have the examples on the second axis; those inside an attention have their own way."""
+    return frozenset(
+        layer
+        for layer, uses in found.uses.items()
+        if any(use.folded == "second" and use.kind.folds for use in uses)
+    )
+
+
+def _beside(found: Trace, layers: Set[str]) -> frozenset[str]:
+    """Layers whose inputs could have the examples on either of the first two axes."""
+    return frozenset(
+        layer
+        for layer in layers
+        if all(
+            use.folded == "first"
+            and use.kind.folds
+            and use.input.dim() > 2
+            and use.input.shape[0] == use.input.shape[1]
+            for use in found.uses[layer]
+        )
+    )
+
+
+def _folds(found: Trace) -> dict[str, frozenset[int]]:
+    """Rows of an example in the layers where they stand on the first axis."""
+    folds = {
+        layer: frozenset(use.fold for use in uses if use.folded == "rows")
+        for layer, uses in found.uses.items()
+    }
+    return {layer: counts for layer, counts in folds.items() if counts}
+
+
+def _spreadable(model: nn.Module, X: Tensor, found: Survey, output: Tensor) -> Facts:
+    """Which layers have inputs that are the same for every example.
+
+    Such a layer is shown where the model runs alike on the layer's output given once for each
+    example, which broadcasting takes; elsewhere it is outside.
+    """
+    suspects = _constant(model, X, found.layers)
+    constant: set[str] = set()
+    outside: dict[str, str] = {}
+    for group in (suspects, *({name} for name in sorted(suspects))):
+        if not group:
+            break
+        if _runs_spread(model, X, found, constant | group, output):
+            constant |= group
+            if group == suspects:
+                break
+        elif len(group) == 1:
+            outside[min(group)] = _NOT_SPREAD
+    return Facts(outside, frozenset(constant))
+
+
+_NOT_SPREAD = (
+    "its input is the same for every example, and its output is not read example by example"
+)
+
+
+def _runs_spread(
+    model: nn.Module, X: Tensor, found: Survey, constant: Set[str], output: Tensor
+) -> bool:
+    facts = Facts(constant=frozenset(constant))
+    layers = [layer for layer in found.layers if layer.name in constant]
+    try:
+        spread = trace(model, X, facts.watched(layers), graph=False, trying=True).output
+    except Exception:  # shapes that the model cannot go on with, in its own words
+        return False
+    return spread.shape == output.shape and torch.allclose(
+        spread, output, rtol=tolerance(output.dtype), atol=tolerance(output.dtype)
+    )
+
+
+def _constant(model: nn.Module, X: Tensor, layers: Sequence[CoveredLayer]) -> frozenset[str]:
+    """Layers whose inputs have one shape, whatever the number of examples: places, not examples."""
+    suspects = {x.name: Watched(x.modules, x.kind) for x in layers if not x.inside}
+    one = X[:1]
+    few, more = (_shapes(model, one, count, suspects) for count in (2, 3))
+    return frozenset(name for name in suspects if few[name] and few[name] == more[name])
+
+
+def _shapes(
+    model: nn.Module, one: Tensor, count: int, suspects: Groups
+) -> dict[str, tuple[torch.Size, ...]]:
+    """What the layers are given for some examples.
+
+    Raises:
+        SpecError: E0410 where the model takes batches of one size alone.
+    """
+    try:
+        return input_shapes(model, one.expand(count, *one.shape[1:]).contiguous(), suspects)
+    except Exception as error:
+        raise unrunnable(count, error) from error

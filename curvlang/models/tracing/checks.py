@@ -1,0 +1,176 @@
+"""What a task's model and data must fulfil, each refusal with its repair."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from curvlang.diagnostics.refusal import refusal
+from curvlang.models.data.collect import Pair
+from curvlang.models.data.vocabulary import checked_tokens
+from curvlang.models.execution.calls import run_model
+from curvlang.models.losses.finite import all_finite, check_examples_finite
+from curvlang.models.losses.loss import Loss, show_dtype
+from curvlang.models.tracing.independence import check_examples, spread
+from curvlang.models.tracing.survey import check_mode
+from curvlang.models.tracing.trace import check_output
+from curvlang.models.tracing.verify import EXAMPLES
+
+
+def check_values(model: nn.Module) -> None:
+    """Parameters and buffers have values.
+
+    Raises:
+        SpecError: E0407.
+    """
+    for name, x in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(x):
+            raise refusal(
+                "E0407",
+                f"`{name}` has no shape yet: its module is lazy, and has not been called",
+                "call the model once on a few inputs, `model(X[:2])`, before",
+            )
+        if x.is_meta:
+            raise refusal(
+                "E0407",
+                f"`{name}` is on the meta device, and has no values",
+                "load the weights onto a device, `model.to_empty(device=…)` and `load_state_dict`",
+            )
+
+
+def check_model(model: nn.Module) -> None:
+    """Parameters exist, share a precision and a device, and are finite; the mode is fixed.
+
+    Raises:
+        SpecError: E0403, E0406, E0407, E0413.
+    """
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not own:
+        raise refusal(
+            "E0413",
+            "the model has no trainable parameter",
+            "set `requires_grad_(True)` on the parameters to be studied",
+        )
+    check_mode(model)
+    unreal = next((name for name, p in own.items() if p.is_complex()), None)
+    if unreal is not None:
+        raise refusal(
+            "E0407",
+            f"`{unreal}` is `{show_dtype(own[unreal].dtype)}`: derivatives are by real parameters",
+            "hold its real and imaginary parts as one real parameter [..., 2], and read it with "
+            "`torch.view_as_complex`; or freeze it",
+        )
+    kinds = sorted({f"{show_dtype(p.dtype)} on {p.device}" for p in own.values()})
+    if len(kinds) > 1:
+        raise refusal(
+            "E0407",
+            f"the model's parameters differ in precision or device: {', '.join(kinds)}",
+            "move the whole model with `model.to(device=…, dtype=…)`",
+        )
+    for name, p in own.items():
+        _check_finite(p.detach(), f"parameter `{name}`", "train it again, with a lower `lr`")
+    held = [(f"buffer `{name}`", x) for name, x in model.named_buffers()]
+    held += [(f"parameter `{k}`", p) for k, p in model.named_parameters() if k not in own]
+    for what, x in held:
+        # Infinite entries are masks as a rule; what they do to an output is looked at there.
+        if x.is_floating_point() and bool(torch.isnan(x).any()):
+            _check_finite(x.detach(), what, "train the model again, or load it again")
+
+
+def check_data(pair: Pair, part: str) -> None:
+    """As many targets as inputs, at least one, all finite.
+
+    Raises:
+        SpecError: E0406, E0407.
+    """
+    X, y = pair
+    if X.dim() < 1 or y.dim() < 1 or X.shape[0] != y.shape[0]:
+        raise refusal(
+            "E0407",
+            f"`{part}` has inputs of shape {list(X.shape)} and targets of shape {list(y.shape)}",
+            "give one target (first axis) for every input",
+        )
+    if X.shape[0] == 0:
+        raise refusal("E0407", f"`{part}` is empty", "give at least one example")
+    _check_finite(X, f"inputs of `{part}`", "drop or fill these examples")
+    _check_finite(y, f"targets of `{part}`", "drop or fill these examples")
+
+
+def check_mask(mask: Tensor, examples: int) -> None:
+    """One word for every position of every example, and a position that counts in each.
+
+    Raises:
+        SpecError: E0416.
+    """
+    if mask.dtype != torch.bool or mask.dim() != 2 or mask.shape[0] != examples:
+        raise refusal(
+            "E0416",
+            f"`mask` is `{show_dtype(mask.dtype)}` of shape {list(mask.shape)} for {examples} "
+            "training examples",
+            "give [N, T] of bool: true where a position counts",
+        )
+    empty = (~mask.any(1)).nonzero().flatten()
+    if len(empty):
+        raise refusal(
+            "E0416",
+            f"`mask` leaves no position of {len(empty)} examples (first: {int(empty[0])})",
+            "drop these examples",
+        )
+
+
+def check_together(train: Pair, query: Pair) -> None:
+    """Both parts have inputs of one kind.
+
+    Raises:
+        SpecError: E0407.
+    """
+    if train[0].dtype != query[0].dtype:
+        raise refusal(
+            "E0407",
+            f"`train` has {show_dtype(train[0].dtype)} inputs and `query` "
+            f"{show_dtype(query[0].dtype)} ones",
+            "convert one of them",
+        )
+
+
+def check_outputs(model: nn.Module, loss: Loss, pair: Pair, part: str) -> None:
+    """The model reads the inputs, one example at a time, and its outputs fit the targets.
+
+    Raises:
+        SpecError: E0403, E0405, E0407, E0408, E0410, E0420, E0422.
+    """
+    X, y = pair
+    p = next(q for q in model.parameters() if q.requires_grad)
+    if X.is_floating_point() and X.dtype != p.dtype:
+        raise refusal(
+            "E0407",
+            f"`{part}` has {show_dtype(X.dtype)} inputs, the model is {show_dtype(p.dtype)}",
+            f"convert the inputs, `X.to(torch.{show_dtype(p.dtype)})`, or the model",
+        )
+    places = sorted(set(spread(EXAMPLES, len(X))))
+    few = X[places].to(p.device)
+    with checked_tokens(model, X, few, part):
+        f = run_model(model, few, part)
+    check_output(f, few.shape[0])
+    loss.validate(f.shape, y, f.dtype)
+    check_examples_finite(model, loss, few, y[places], part, places)
+    check_examples(model, few, f, X)
+
+
+def _check_finite(x: Tensor, what: str, repair: str) -> None:
+    x = x.to(torch.float32) if x.is_floating_point() and x.element_size() == 1 else x
+    if all_finite(x):
+        return
+    wrong = ~torch.isfinite(x)
+    first = int(wrong.reshape(-1).to(torch.uint8).argmax())
+    place = [int(k) for k in torch.unravel_index(torch.tensor(first), x.shape)]
+    value = float(x.reshape(-1)[first])
+    shown = "NaN" if math.isnan(value) else "infinite"
+    raise refusal(
+        "E0406",
+        f"{what}: {int(wrong.sum())} values are NaN or infinite (first: {shown} at {place})",
+        repair,
+    )

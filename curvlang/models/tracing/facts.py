@@ -1,0 +1,187 @@
+"""What is known of a model's layers, and the blocks that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from curvlang.models.layers.layer import Part
+from curvlang.models.tracing.layer_block import (
+    LayerBlock,
+    group_range,
+    input_key,
+    offsets,
+    scale_and_shift,
+    trainable,
+)
+from curvlang.models.tracing.survey import Bare, CoveredLayer, Survey
+from curvlang.models.tracing.trace import (
+    Groups,
+    Trace,
+    Watched,
+    trace,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What trying a model on a few examples has shown of its layers.
+
+    Args:
+        outside: Layers whose `a` and `g` do not give the gradient, with the reason: their parameters
+            are outside any layer's weight matrix.
+        constant: Layers whose input is the same for every example.
+        folds: Of layers whose examples and positions stand on the first axis together, how many
+            rows an example has.
+        second: Layers that read positions on the first axis and examples on the second.
+        at_once: Whether gradients of parameters outside any layer come from all examples of a batch
+            at once; else from one example after the other.
+        picks: Whether the model picks rows by their values, so that other examples may be read in
+            another way: some batches are then checked as these examples were.
+    """
+
+    outside: Mapping[str, str] = field(default_factory=dict)
+    constant: frozenset[str] = frozenset()
+    folds: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    second: frozenset[str] = frozenset()
+    at_once: bool = False
+    picks: bool = False
+
+    def without(self, outside: Mapping[str, str]) -> Facts:
+        """The same with further layers outside."""
+        return replace(self, outside={**self.outside, **outside})
+
+    def split(self, found: Survey) -> tuple[list[CoveredLayer], list[Bare]]:
+        """The layers that show `a` and `g`, and all parameters outside them."""
+        shown = [layer for layer in found.layers if layer.name not in self.outside]
+        bare = list(found.bare)
+        for layer in found.layers:
+            why = self.outside.get(layer.name)
+            if why is not None:
+                kind = type(layer.module).__name__
+                names = [name for name in (layer.weight, layer.bias) if name]
+                bare += [Bare(name, layer.name, kind, why) for name in names]
+        return shown, bare
+
+    def watched(self, layers: Sequence[CoveredLayer], *, trying: bool = False) -> Groups:
+        """The layers to watch; with any fold while they are tried."""
+        return {
+            x.name: Watched(
+                x.modules,
+                x.kind,
+                x.inside,
+                x.name in self.constant,
+                None if trying else self.folds.get(x.name, frozenset()),
+                None if trying else x.name in self.second,
+            )
+            for x in layers
+        }
+
+
+def made_blocks(
+    model: nn.Module, X: Tensor, by: str, facts: Facts, layers: Sequence[CoveredLayer]
+) -> tuple[list[LayerBlock], Trace]:
+    """The blocks of the layers that are shown, and the trace that they are read from."""
+    traced = trace(model, X, facts.watched(layers))
+    starts = offsets(model)
+    made = [block for layer in layers for block in _layer_blocks(layer, traced, starts, by, facts)]
+    made.sort(key=lambda block: int(block.index[0]))
+    return _sharing(made, traced), traced
+
+
+def _layer_blocks(
+    layer: CoveredLayer, found: Trace, starts: Mapping[str, int], by: str, facts: Facts
+) -> Iterator[LayerBlock]:
+    """The layer's blocks, one for each part of it; or its weight's and its bias's."""
+    together = [name for name in (layer.weight, layer.bias) if name]
+    chosen = [tuple(together)] if by == "layer" else [(name,) for name in together]
+    parts = layer.kind.parts(layer.module)
+    constant = layer.name in facts.constant
+    folds = facts.folds.get(layer.name, frozenset())
+    second = layer.name in facts.second
+    whole = not (layer.inside or constant or folds or second)
+    # Under an autocast of the model's own an output has another precision than tangents added to it.
+    alike = all(use.dtype == found.dtype for use in found.uses[layer.name])
+    plain = layer.kind.dense_rows(layer.module) and whole and alike
+    for names in chosen:
+        name = layer.name if by == "layer" else names[0]
+        bias = _columns(layer, names)
+        seen = [use.a_nti(bias) for use in found.uses[layer.name]]
+        for k, part in enumerate(parts):
+            index = _index(layer, names, part, starts)
+            count = len(index) if index.dim() == 3 else 1
+            yield LayerBlock(
+                name if count == 1 else name + group_range(count),
+                layer.name,
+                index.shape[-1],
+                index.shape[-2],
+                sum(int(use[k].shape[-2]) for use in seen),
+                bias,
+                index.reshape(-1),
+                names,
+                layer.modules,
+                layer.kind,
+                k,
+                layer.inside,
+                constant,
+                folds,
+                second,
+                reason="" if layer.kind.factored else scale_and_shift(layer.module),
+                plain=plain,
+                count=count,
+            )
+
+
+def _columns(layer: CoveredLayer, parameters: tuple[str, ...]) -> str:
+    """Which columns of `a` the block of some of a layer's parameters has."""
+    if layer.weight not in parameters:
+        return "only"
+    return "joint" if layer.bias in parameters else "none"
+
+
+def _index(
+    layer: CoveredLayer, parameters: tuple[str, ...], part: Part, starts: Mapping[str, int]
+) -> Tensor:
+    """Places of a part's entries in the parameter vector, [O, I] or [G, O, I]."""
+    columns = []
+    if layer.weight in parameters:
+        columns.append(part.weight + starts[layer.weight])
+    if layer.bias in parameters:
+        columns.append(part.bias.unsqueeze(-1) + starts[layer.bias])
+    return torch.cat(columns, -1)
+
+
+def bare_blocks(items: Sequence[Bare], model: nn.Module, facts: Facts) -> Iterator[LayerBlock]:
+    """A block for every parameter outside the layers; one without entries has none."""
+    own, starts = trainable(model), offsets(model)
+    for item in items:
+        p, name = own[item.parameter], item.parameter
+        if p.numel():
+            index = torch.arange(p.numel(), device=p.device) + starts[name]
+            yield LayerBlock(
+                name,
+                name,
+                1,
+                p.numel(),
+                1,
+                "none",
+                index,
+                (name,),
+                (),
+                at_once=facts.at_once,
+                reason=item.reason,
+            )
+
+
+def _sharing(made: Sequence[LayerBlock], found: Trace) -> list[LayerBlock]:
+    """The blocks, each with the name of the first one that has its input and its sizes."""
+    first: dict[object, str] = {}
+    result = []
+    for block in made:
+        same = input_key(block, found)
+        name = block.name if same is None else first.setdefault((same, block.d_out), block.name)
+        result.append(block if name == block.name else replace(block, shares=name))
+    return result

@@ -1,0 +1,210 @@
+"""The leaves of one batch: `a`, `g`, `e` per block; `J`, `L` and the columns `j` of the model.
+
+One forward pass per batch; all columns go back in one batched backward pass. No per-example
+gradient is formed but where one is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Generator, Tensor, nn
+
+from curvlang.diagnostics.refusal import refusal
+from curvlang.models.losses.finite import check_losses
+from curvlang.models.losses.loss import Loss, flat
+from curvlang.models.tracing.blocks import (
+    LayerBlock,
+    bare_at_once,
+    bare_names,
+    block_columns,
+    block_inputs,
+    column_rows,
+    groups,
+)
+from curvlang.models.tracing.trace import Trace, pull_back, trace
+from curvlang.models.tracing.untraced import bare_columns
+
+Leaves = dict[str, dict[str, Any]]
+"""By block and leaf; `a` of an embedding is a `OneHot`, everything else a tensor."""
+
+
+class Columns(Protocol):
+    """What says which columns `g` has."""
+
+    @property
+    def kind(self) -> str:
+        """`exact`, `mc` or `empirical`."""
+
+    @property
+    def samples(self) -> int:
+        """Columns per example where `kind` is `mc`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fisher:
+    """Which columns `g` has.
+
+    Args:
+        kind: `exact` (the columns of the loss-curvature factor), `mc` (gradients at labels drawn
+            from the model's prediction, divided by √samples) or `empirical` (the gradient at
+            the true label).
+        samples: Drawn labels per example; read for `mc` alone.
+    """
+
+    kind: str = "exact"
+    samples: int = 1
+
+
+def leaves(
+    model: nn.Module,
+    loss: Loss,
+    X: Tensor,
+    y: Tensor,
+    blocks: Sequence[LayerBlock],
+    wants: Set[str],
+    fisher: Columns = Fisher(),
+    generator: Generator | None = None,
+) -> Leaves:
+    """The wanted leaves of one batch.
+
+    Args:
+        model: The model, in the mode it is to be studied in.
+        loss: The loss.
+        X: Inputs, [B, …].
+        y: Targets.
+        blocks: Blocks of the model.
+        wants: Any of `a`, `g`, `e`.
+        fisher: Which columns `g` has.
+        generator: Where drawn labels come from; needed for `mc`.
+
+    Returns:
+        For every block `a` [B, T, I], `g` [B, R, T, O], `e` [B, T, O], as wanted; an axis in front
+        for blocks of one shape.
+    """
+    unknown = set(wants) - {"a", "g", "e"}
+    if unknown:
+        names = ", ".join(f"`{name}`" for name in sorted(unknown))
+        raise refusal("E0412", f"there is no leaf {names}", "a block's leaves are `a`, `g`, `e`")
+    found = trace(model, X, groups(blocks), graph=bool({"g", "e"} & wants))
+    result: Leaves = {block.name: {} for block in blocks}
+    if "a" in wants:
+        for name, a_nti in block_inputs(blocks, found).items():
+            result[name]["a"] = a_nti
+    if {"g", "e"} & wants:
+        f = found.output.detach()
+        check_losses(loss, f, y)
+        parts = {
+            "g": columns_at_output(loss, f, y, fisher, generator) if "g" in wants else None,
+            "e": loss.gradient(f, y).unsqueeze(-1) if "e" in wants else None,
+        }
+        _add_cotangents(result, model, X, blocks, found, parts)
+    return result
+
+
+def columns_at_output(
+    loss: Loss, f: Tensor, y: Tensor, fisher: Columns, generator: Generator | None
+) -> Tensor:
+    """Columns of the loss-curvature factor at the model's output, [B, F, R]."""
+    match fisher.kind:
+        case "exact":
+            return loss.factor(f, y)
+        case "empirical":
+            return loss.gradient(f, y).unsqueeze(-1)
+        case "mc" if generator is not None and fisher.samples >= 1:
+            return loss.sample(f, y, generator, fisher.samples)
+        case "mc":
+            raise refusal(
+                "E0412",
+                "drawn labels need a generator and at least one sample",
+                "pass `generator=torch.Generator().manual_seed(…)` and `samples >= 1`",
+            )
+        case _:
+            raise refusal(
+                "E0412",
+                f"there is no `fisher = {fisher.kind}`",
+                "use `exact`, `mc` or `empirical`",
+            )
+
+
+def _add_cotangents(
+    result: Leaves,
+    model: nn.Module,
+    X: Tensor,
+    blocks: Sequence[LayerBlock],
+    found: Trace,
+    parts: Mapping[str, Tensor | None],
+) -> None:
+    """Pull both parts back in one batched pass and take them apart again."""
+    given = torch.cat([part for part in parts.values() if part is not None], -1)
+    pulled = pulled_columns(model, X, blocks, found, given)
+    g = parts["g"]
+    R = 0 if g is None else g.shape[-1]
+    for block in blocks:
+        g_nrto = pulled[block.name]
+        if g is not None:
+            result[block.name]["g"] = g_nrto[..., :R, :, :]
+        if parts["e"] is not None:
+            result[block.name]["e"] = g_nrto[..., R, :, :]
+
+
+def pulled_columns(
+    model: nn.Module, X: Tensor, blocks: Sequence[LayerBlock], found: Trace, given: Tensor
+) -> dict[str, Tensor]:
+    """Columns at the output [B, F, R] as g_nrto of every block."""
+    names = bare_names(blocks)
+    at_once = bare_at_once(blocks)
+    bare = bare_columns(model, X, names, given, at_once=at_once) if names else {}
+    return block_columns(blocks, found, pull_back(found, given), bare)
+
+
+def columns(blocks: Sequence[LayerBlock], leaves: Leaves) -> Tensor:
+    """j_nrp: column r of example n as a vector over all parameters, [B, R, P].
+
+    Σ_t g[n,r,t,o] a[n,t,i] of every block, at the block's places in the parameter vector.
+    """
+    P = sum(block.size for block in blocks)
+    first = leaves[blocks[0].name]["g"]
+    j_nrp = first.new_empty(*first.shape[-4:-2], P)
+    for block in blocks:
+        j_nrp[:, :, block.index] = column_rows(
+            block, leaves[block.name]["a"], leaves[block.name]["g"]
+        )
+    return j_nrp
+
+
+def parameter_columns(
+    model: nn.Module, X: Tensor, blocks: Sequence[LayerBlock], found: Trace, given: Tensor
+) -> Tensor:
+    """Columns at the output [B, F, R] pulled back to all parameters, [B, R, P]."""
+    pulled, inputs = pulled_columns(model, X, blocks, found, given), block_inputs(blocks, found)
+    return columns(blocks, {b.name: {"a": inputs[b.name], "g": pulled[b.name]} for b in blocks})
+
+
+def jacobian(model: nn.Module, X: Tensor, blocks: Sequence[LayerBlock]) -> Tensor:
+    """J_ncp = ∂f_c/∂θ_p with the outputs flattened row-major, [B, F, P]."""
+    found = trace(model, X, groups(blocks))
+    f = flat(found.output.detach())
+    B, F = f.shape
+    unit = torch.eye(F, dtype=f.dtype, device=f.device).expand(B, F, F)
+    return parameter_columns(model, X, blocks, found, unit)
+
+
+def loss_hessian(model: nn.Module, loss: Loss, X: Tensor, y: Tensor) -> Tensor:
+    """L_ncd = ∂²ℓ_n/∂f_c∂f_d at the model's outputs, [B, F, F]."""
+    with torch.no_grad():
+        return loss.hessian(model(X), y)
+
+
+def per_example_gradients(
+    model: nn.Module, loss: Loss, X: Tensor, y: Tensor, blocks: Sequence[LayerBlock]
+) -> Tensor:
+    """∇ℓ_n over all parameters, [B, P], from `a` and `e`."""
+    given = leaves(model, loss, X, y, blocks, {"a", "e"})
+    as_columns = {
+        name: {"a": leaf["a"], "g": leaf["e"].unsqueeze(-3)} for name, leaf in given.items()
+    }
+    return columns(blocks, as_columns).squeeze(1)

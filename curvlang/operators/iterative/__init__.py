@@ -1,0 +1,1 @@
+"""Inverses known by iteration."""

@@ -1,0 +1,154 @@
+"""A study's tables for papers: Markdown as the report has them, CSV with every number at full length."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+
+from curvlang.evaluation.result import Interval
+from curvlang.evaluation.study.result import Group, StudyResult
+from curvlang.reporting.notation import value
+from curvlang.reporting.study.view import (
+    curve,
+    errors,
+    group_title,
+    measured_names,
+    measures,
+    methods,
+    names,
+    overview,
+    quality,
+    steps,
+)
+from curvlang.reporting.study.words import facts, notes, pair_sentence, title, verdict
+from curvlang.reporting.view import Column, Panel
+
+Cells = Sequence[object]
+
+
+def markdown(result: StudyResult) -> str:
+    """The report without its figures."""
+    return "\n".join(_markdown(result)) + "\n"
+
+
+def _markdown(result: StudyResult) -> Iterator[str]:
+    yield f"# {title(result)}\n"
+    if result.question:
+        yield f"{result.question}\n"
+    yield from (f"* {sentence}" for sentence in verdict(result))
+    found = overview(result)
+    if found is not None and len(result.groups) > 1:
+        yield f"\n## {found.title}\n"
+        yield from _table(names(result.groups[0].rows), found)
+    for group in result.groups:
+        yield f"\n## {group_title(group)}\n"
+        yield from (f"* {label}: {text}" for label, text in facts(group))
+        for column, panel in _panels(group):
+            yield f"\n### {panel.heading}\n"
+            yield from _table(column, panel)
+        if group.best_pairs:
+            yield "\n### all pairs, each at its own best λ\n"
+            yield from (f"* {pair_sentence(p)}" for p in group.best_pairs)
+    yield "\n## Notes\n"
+    yield from (f"* {note}" for note in notes(result))
+
+
+def _panels(group: Group) -> Iterator[tuple[Column, Panel]]:
+    rows = names(group.rows)
+    yield rows, methods(group)
+    yield rows, errors(group)
+    if group.protocol is not None:
+        yield rows, quality(group)
+    along = steps(group)
+    if along is not None:
+        yield along
+    for item in measures(group):
+        yield measured_names(group), item
+    sweep = curve(group)
+    if sweep is not None:
+        yield rows, sweep
+
+
+def _table(column: Column, panel: Panel) -> Iterator[str]:
+    columns = (column, *panel.columns)
+    yield "| " + " | ".join(c.head for c in columns) + " |"
+    yield "|" + "|".join("--:" if c.right else "---" for c in columns) + "|"
+    for k in range(len(column.cells)):
+        cells = (f"**{c.cells[k]}**" if k in c.strong else c.cells[k] for c in columns)
+        yield "| " + " | ".join(cells) + " |"
+
+
+def csv_tables(result: StudyResult) -> dict[str, str]:
+    """`points` (a row for each curvature and λ), `pairs`, `steps` and `models`, by name."""
+    axes = tuple(result.axes)
+    return {
+        "points": _csv((*axes, *_POINTS), _points(result)),
+        "pairs": _csv((*axes, *_PAIRS), _pairs(result)),
+        "steps": _csv((*axes, *_STEPS), _steps(result)),
+        "models": _csv((*axes, *_MODELS), _models(result)),
+    }
+
+
+_POINTS = (
+    "inverse", "curvature", "damping", "forward_error", "inverse_error", "influence_error", "cosine",
+    "lds", "lds_low", "lds_high", "ceiling", "datamodel", "flops", "memory",
+)  # fmt: skip
+_PAIRS = (
+    "inverse", "at", "first", "second", "first_damping", "second_damping", "difference", "low", "high",
+    "p_holm", "verdict",
+)  # fmt: skip
+_STEPS = (
+    "inverse", "step", "forward_share", "inverse_share", "lds_share", "lds_change", "low", "high",
+)  # fmt: skip
+_MODELS = ("inverse", "curvature", "damping", "seed", "forward_error", "lds")
+
+
+def _csv(head: Sequence[str], rows: Iterator[Cells]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(["" if x is None else x for x in row] for row in rows)
+    return file.getvalue()
+
+
+def _place(group: Group) -> tuple[str, ...]:
+    return (*(value(x) for x in group.values.values()), group.inverse)
+
+
+def _ends(interval: Interval | None) -> tuple[float | None, float | None, float | None]:
+    return (None,) * 3 if interval is None else (interval.estimate, interval.low, interval.high)
+
+
+def _points(result: StudyResult) -> Iterator[Cells]:
+    for group in result.groups:
+        ceiling, additive = _ends(group.ceiling)[0], _ends(group.additive)[0]
+        for row in group.rows:
+            for s in row.spots:
+                numbers = (s.damping, row.forward, s.inverse, s.influence, s.cosine, *_ends(s.lds))
+                cost = (ceiling, additive, row.flops, row.memory)
+                yield (*_place(group), row.label, *numbers, *cost)
+
+
+def _pairs(result: StudyResult) -> Iterator[Cells]:
+    for group in result.groups:
+        for where, pairs in (("shared", group.pairs), ("best", group.best_pairs)):
+            for p in pairs:
+                names_ = (p.first, p.second, p.first_at, p.second_at)
+                yield (*_place(group), where, *names_, *_ends(p.difference), p.p, p.verdict)
+
+
+def _steps(result: StudyResult) -> Iterator[Cells]:
+    for group in result.groups:
+        for s in group.shares:
+            yield (*_place(group), s.label, s.forward, s.inverse, s.lds_share, *_ends(s.lds))
+
+
+def _models(result: StudyResult) -> Iterator[Cells]:
+    for group in result.groups:
+        for row in group.rows:
+            for s in row.spots:
+                for k, seed in enumerate(group.seeds):
+                    forward = row.forwards[k] if row.forwards else None
+                    lds = s.per_seed[k] if s.per_seed else None
+                    yield (*_place(group), row.label, s.damping, seed, forward, lds)

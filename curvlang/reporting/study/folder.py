@@ -1,0 +1,141 @@
+"""The run folder of a study: result, report, figures and tables, beside the cells they are made of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.evaluation.result_file import dumps
+from curvlang.evaluation.study.files import CELLS
+from curvlang.evaluation.study.result import StudyResult
+from curvlang.reporting.study.export import csv_tables, markdown
+from curvlang.reporting.study.figures import study_drawings
+from curvlang.reporting.study.html import study_html
+from curvlang.storage.atomic import probe, refusals
+from curvlang.storage.leftovers import unfinished
+from curvlang.storage.swap import clear_inside, recover, whole_folder
+
+RESULT = "study.json"
+REPORT = "report.html"
+SPEC = "spec.cv"
+FIGURES = "figures"
+TABLES = "tables"
+MARKDOWN = "report.md"
+FORMATS = ("md", "csv", "pdf")
+_OURS = frozenset({RESULT, REPORT, SPEC, FIGURES, TABLES, MARKDOWN, CELLS})
+_INSIDE = {FIGURES: (".svg", ".pdf"), TABLES: (".csv",)}
+_KEPT = (CELLS,)
+
+
+def check_study_folder(folder: Path) -> None:
+    """Refuse, before the work, a folder that could not be written; put right what a kill has left.
+
+    Raises:
+        SpecError: E0903 where it holds what no study wrote, E0905 where the system does not let it
+            be written.
+        MachineError: E0802.
+    """
+    target = Path(os.path.realpath(folder))
+    with _refusals(target, 0):
+        recover(target, _KEPT)
+        for inside in (target, *(target / name for name in (CELLS, *_INSIDE))):
+            clear_inside(inside)
+        _check_replaceable(target)
+        probe(target)
+
+
+def _check_replaceable(target: Path) -> None:
+    """A folder is ours to replace where it holds nothing but files of a study."""
+    foreign = _foreign(target)
+    if foreign:
+        shown = ", ".join(f"`{name}`" for name in foreign[:3])
+        raise SpecError(
+            Diagnostic(
+                "E0903",
+                f"`{target}` holds what no study wrote: {shown}",
+                help=("name another folder, or move them away",),
+            )
+        )
+
+
+def _foreign(target: Path) -> list[str]:
+    if not target.exists():
+        return []
+    if not target.is_dir():
+        return [target.name]
+    found = sorted(
+        x.name for x in target.iterdir() if x.name not in _OURS and not unfinished(x.name)
+    )
+    for name, suffixes in _INSIDE.items():
+        inside = target / name
+        files = sorted(inside.iterdir()) if inside.is_dir() else []
+        found += [
+            f"{name}/{x.name}" for x in files if x.suffix not in suffixes and not unfinished(x.name)
+        ]
+    return found
+
+
+def write_study(
+    folder: Path, result: StudyResult, spec_text: str, formats: Sequence[str] = ()
+) -> None:
+    """Write or renew everything but the cells: the whole folder, or nothing.
+
+    Files of formats that an earlier report was written in are renewed as well.
+
+    Args:
+        folder: The run folder.
+        result: Becomes `study.json`, `report.html` and `figures/NAME.svg`.
+        spec_text: The spec as run.
+        formats: `md` for `report.md`, `csv` for `tables/NAME.csv`, `pdf` for `figures/NAME.pdf`.
+
+    Raises:
+        SpecError: As `check_study_folder`.
+        MachineError: E0802 where the disk is full, with what was needed and what is free.
+    """
+    target = Path(os.path.realpath(folder))
+    contents = _contents(result, spec_text, {*formats, *_formats_in(target)})
+    with _refusals(target, sum(map(len, contents.values()))):
+        _check_replaceable(target)
+        with whole_folder(target, _KEPT) as partial:
+            for name, content in contents.items():
+                place = partial / name
+                place.parent.mkdir(exist_ok=True)
+                with place.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+
+
+def _contents(result: StudyResult, spec_text: str, formats: Set[str]) -> Mapping[str, bytes]:
+    """Every file of the folder but the cells, by its path in it."""
+    drawings = study_drawings(result)
+    found = {SPEC: spec_text.encode(), RESULT: dumps(result.to_json()).encode()}
+    for drawing in drawings:
+        if drawing.svg is not None:
+            found[f"{FIGURES}/{drawing.name}.svg"] = drawing.svg.encode()
+        if drawing.pdf is not None and "pdf" in formats:
+            found[f"{FIGURES}/{drawing.name}.pdf"] = drawing.pdf
+    found[REPORT] = study_html(result, drawings, spec_text).encode()
+    if "md" in formats:
+        found[MARKDOWN] = markdown(result).encode()
+    if "csv" in formats:
+        tables = csv_tables(result)
+        found |= {f"{TABLES}/{name}.csv": text.encode() for name, text in tables.items()}
+    return found
+
+
+def _formats_in(target: Path) -> Iterator[str]:
+    if (target / MARKDOWN).exists():
+        yield "md"
+    if any((target / TABLES).glob("*.csv")):
+        yield "csv"
+    if any((target / FIGURES).glob("*.pdf")):
+        yield "pdf"
+
+
+def _refusals(target: Path, needed: int) -> AbstractContextManager[None]:
+    note = "finished cells are kept: run the same command to go on"
+    return refusals(target, needed, code="E0905", thing="folder", note=note)

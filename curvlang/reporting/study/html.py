@@ -1,0 +1,106 @@
+"""A study as one HTML page: no script, no network, figures inside; legible on a phone and on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from curvlang.evaluation.study.result import Group, StudyResult
+from curvlang.reporting.figures.style import Drawing
+from curvlang.reporting.html import Grid, environment, flat, grid_of, pictures
+from curvlang.reporting.study.view import (
+    curve,
+    errors,
+    group_title,
+    measured_names,
+    measures,
+    methods,
+    names,
+    overview,
+    quality,
+    steps,
+)
+from curvlang.reporting.study.words import facts, notes, pair_sentence, title, verdict
+
+_WIDE = 6.0
+"""Inches from which a figure takes the page's whole width."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    title: str
+    caption: str
+    reason: str
+    svg: str | None
+    wide: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    grids: tuple[Grid, ...]
+    pairs: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def study_html(result: StudyResult, drawings: Sequence[Drawing], spec_text: str) -> str:
+    """The whole page: an HTML document that needs nothing outside itself."""
+    found = overview(result) if len(result.groups) > 1 else None
+    return (
+        environment()
+        .get_template("study.html.jinja")
+        .render(
+            title=title(result),
+            question=result.question or f"What does the study `{result.name}` find?",
+            verdict=verdict(result),
+            overview=None if found is None else grid_of(names(result.groups[0].rows), found),
+            drawings=[(_picture(d), svg) for d, svg in pictures(drawings)],
+            groups=[_section(g) for g in result.groups],
+            notes=notes(result),
+            spec=spec_text,
+            provenance=list(flat(result.provenance)),
+            version=result.version,
+        )
+    )
+
+
+def _picture(drawing: Drawing) -> _Picture:
+    wide = drawing.svg is not None and _inches(drawing.svg) > _WIDE
+    return _Picture(drawing.title, drawing.caption, drawing.reason, drawing.svg, wide)
+
+
+def _inches(svg: str) -> float:
+    """The width that the figure was drawn in: SVG counts 72 points to the inch."""
+    head = svg.partition('width="')[2].partition('pt"')[0]
+    return float(head or 0) / 72
+
+
+def _section(group: Group) -> _Section:
+    pairs = []
+    if group.best_pairs and len(group.sweep) > 1:
+        pairs.append(("all pairs, each at its own best λ", group.best_pairs))
+    if group.pairs:
+        where = "all pairs at one λ" if len(group.sweep) > 1 else "all pairs"
+        pairs.append((where, group.pairs))
+    return _Section(
+        group_title(group),
+        facts(group),
+        tuple(_grids(group)),
+        tuple((name, tuple(pair_sentence(p) for p in items)) for name, items in pairs),
+    )
+
+
+def _grids(group: Group) -> Iterator[Grid]:
+    rows = names(group.rows)
+    yield grid_of(rows, methods(group))
+    yield grid_of(rows, errors(group))
+    if group.protocol is not None:
+        yield grid_of(rows, quality(group))
+    along = steps(group)
+    if along is not None:
+        yield grid_of(*along)
+    for panel in measures(group):
+        yield grid_of(measured_names(group), panel)
+    sweep = curve(group)
+    if sweep is not None:
+        yield grid_of(rows, sweep)

@@ -1,0 +1,93 @@
+"""Tensor functions as torch: what `eigh`, `svd`, `inv`, `power` mean in a compiled program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.ir.functions import FUNCTIONS, TensorFunction
+from curvlang.ir.interpreter import seeded_normal, seeded_sign
+from curvlang.runtime.kernels.einsums import finite, gram, rotate, square_sum
+
+SYMMETRY = 1e-4
+"""Relative asymmetry above which a matrix is not what rounding makes of a symmetric one."""
+
+
+def _check(matrix: Tensor, function: str) -> Tensor:
+    """Refuse what no decomposition survives; return the symmetric part, of each of a stack."""
+    if not finite(matrix):
+        raise SpecError(
+            Diagnostic(
+                "E0312",
+                f"`{function}` met a matrix with entries that are not finite",
+                help=(
+                    "look for a division by zero or an overflow in the formula"
+                    + (", or compute in float64" if matrix.dtype != torch.float64 else ""),
+                ),
+            )
+        )
+    transposed = matrix.mT
+    if torch.equal(matrix, transposed):
+        return matrix
+    if float((matrix - transposed).abs().max()) > SYMMETRY * float(matrix.abs().max()):
+        raise SpecError(
+            Diagnostic(
+                "E0313",
+                f"`{function}` needs a symmetric matrix, and this one is not",
+                help=(
+                    "write its symmetric part, `(M[i,i'] + M[i',i]) / 2`, or make it of products of one "
+                    "factor with itself, as in `x[i] * x[i']`; `svd` takes any matrix",
+                ),
+            )
+        )
+    return (matrix + transposed) / 2
+
+
+def _compiled(name: str, function: TensorFunction) -> Callable[..., Any]:
+    """A tensor function on torch tensors: checked, and contiguous where it gives tensors."""
+
+    def call(matrix: Tensor, *numbers: float) -> Any:
+        given = _check(matrix, name) if function.symmetric else matrix
+        try:
+            found = function.apply(torch, given, *numbers)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise _singular(name, error) from error
+        return tuple(x.contiguous() for x in found) if function.results else found
+
+    return call
+
+
+def _singular(function: str, error: Exception) -> SpecError:
+    reason = str(error).partition("\n")[0]
+    return SpecError(
+        Diagnostic(
+            "E0344",
+            f"`{function}` met a matrix that it has no value for",
+            help=("add a multiple of the identity, as in `A[i,i'] + 0.01 * identity[i,i']`",),
+            notes=(reason,),
+        )
+    )
+
+
+def namespace(dtype: torch.dtype, device: torch.device) -> Mapping[str, Any]:
+    """What compiled code may name, with constants made in one dtype on one device."""
+
+    def make(function: Callable[[tuple[int, ...], float], Any]) -> Callable[..., Tensor]:
+        return lambda shape, seed: torch.as_tensor(function(shape, seed)).to(device, dtype)
+
+    return {
+        "torch": torch,
+        "gram": gram,
+        "rotate": rotate,
+        "square_sum": square_sum,
+        # A bare number in the precision of the tensors it meets: torch's own default is float32.
+        "number": lambda value: torch.as_tensor(value, dtype=dtype, device=device),
+        **{name: _compiled(name, function) for name, function in FUNCTIONS.items()},
+        "eye": lambda n: torch.eye(n, dtype=dtype, device=device),
+        "random_normal": make(seeded_normal),
+        "random_sign": make(seeded_sign),
+    }

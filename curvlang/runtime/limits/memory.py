@@ -1,0 +1,153 @@
+"""What may be allocated, asked before the work starts: by the machine, its container, and the user.
+
+The user's limit (`limited`, the option `memory`) is on the tensors of a fit: statistics, leaves, what
+code allocates. The model, the data, and what the interpreter and its libraries take are not part of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+
+from curvlang.diagnostics.diagnostic import Diagnostic, MachineError, SpecError
+from curvlang.diagnostics.free_memory import free_memory
+from curvlang.diagnostics.free_memory import gibibytes as gibibytes
+from curvlang.models.execution import calls
+
+Memory = int | str | None
+"""Bytes, `"2 GiB"`, or no limit."""
+
+_SHARE = 0.8
+"""Share of the free memory that a plan may count on; the rest is other people's."""
+_AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)?\s*", re.IGNORECASE)
+_UNITS = {"": 1, "b": 1} | {
+    f"{letter}{kind}": base**power
+    for power, letter in enumerate("kmgt", 1)
+    for kind, base in (("ib", 1024), ("b", 1000))
+}
+
+
+_LIMIT: ContextVar[int | None] = ContextVar("curvlang_memory", default=None)
+"""Bytes that a run may hold."""
+
+
+@contextmanager
+def limited(memory: Memory) -> Iterator[None]:
+    """Plan everything inside to stay within an amount of memory; None changes nothing.
+
+    A limit inside another is the smaller of both.
+
+    Raises:
+        SpecError: E0804 for what is no amount.
+    """
+    if memory is None:
+        yield
+        return
+    wanted, outer = amount(memory), _LIMIT.get()
+    if outer is not None:
+        wanted = min(wanted, outer)
+    token = _LIMIT.set(wanted)
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
+
+
+def amount(memory: int | str) -> int:
+    """Bytes: `"2 GiB"`, `"500MB"`, `2147483648`.
+
+    Raises:
+        SpecError: E0804.
+    """
+    found = _AMOUNT.fullmatch(memory) if isinstance(memory, str) else None
+    if found is not None:
+        count = int(float(found[1]) * _UNITS[(found[2] or "").lower()])
+    else:
+        count = memory if isinstance(memory, int) and not isinstance(memory, bool) else 0
+    if count < 1:
+        raise SpecError(
+            Diagnostic(
+                "E0804",
+                f"`memory = {memory}` is no amount of memory",
+                help=('write a number of bytes, or a number and a unit: "2 GiB", "500 MB"',),
+            )
+        )
+    return count
+
+
+def available(device: torch.device) -> int:
+    """Bytes that can still be allocated on a device, under the user's limit."""
+    limit = _LIMIT.get()
+    free = int(_free(device) * _SHARE)
+    return free if limit is None else min(free, limit)
+
+
+def _free(device: torch.device) -> int:
+    """Bytes that nothing holds: those of the machine, or of the control group if that has fewer."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return free_memory()
+
+
+def left(device: torch.device) -> str:
+    """What is left, as a sentence's end: `2.1 GiB are free`."""
+    limit, have = _LIMIT.get(), available(device)
+    if limit is None or have < limit:
+        return f"{gibibytes(have)} are free"
+    return f"`memory` allows {gibibytes(limit)}"
+
+
+def require(needed: int, device: torch.device, purpose: str, repairs: Iterable[str] = ()) -> None:
+    """Refuse work that will not fit, with what it needs and what there is.
+
+    Args:
+        needed: Bytes.
+        device: Where.
+        purpose: What for.
+        repairs: What to do about it, before what always helps; asked for where it is refused.
+
+    Raises:
+        MachineError: E0801.
+    """
+    if needed > available(device):
+        raise MachineError(
+            Diagnostic(
+                "E0801",
+                f"{purpose} needs {gibibytes(needed)}, and {left(device)}",
+                help=(*repairs, _last_repair()),
+            )
+        )
+
+
+def _last_repair() -> str:
+    free = "free memory on the machine" if _LIMIT.get() is None else "allow more `memory`"
+    return f"use a smaller model, or {free}"
+
+
+def exhausted(error: BaseException) -> MachineError | None:
+    """E0801 for an error that says that memory ran out; None for any other.
+
+    Torch raises a `RuntimeError` on the CPU and `torch.OutOfMemoryError` on a GPU.
+    """
+    text = str(error)
+    if not calls.exhausted(error):
+        return None
+    on_cpu = not isinstance(error, torch.OutOfMemoryError)
+    asked = re.search(r"allocate (\d+) bytes", text) or re.search(
+        r"allocate ([\d.]+ [KMGT]iB)", text
+    )
+    wanted = "more than there is"
+    if asked is not None:
+        wanted = gibibytes(int(asked[1])) if asked[1].isdigit() else asked[1]
+    device = torch.device("cpu" if on_cpu else "cuda")
+    return MachineError(
+        Diagnostic(
+            "E0801",
+            f"out of memory: {wanted} were asked for at once, and {left(device)}",
+            help=(_last_repair(),),
+        )
+    )

@@ -1,0 +1,197 @@
+"""Scores in one file: npy, safetensors, csv or parquet by its suffix; written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.storage.atomic import probe, refusals, whole
+
+Array = NDArray[np.floating[Any]]
+
+ROWS = 2**16
+"""Rows of a table that are formed at once."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """What a score file holds.
+
+    Args:
+        arrays: One array under the name `scores`, or one for every layer under the layer's name.
+        axes: The names of their axes, in order: `query` or `group`, `train`, `position`.
+        notes: Convention, inverse, task and the like, kept where the format has a place for it.
+        labels: What the positions of an axis are called; where absent, 0, 1, 2 …
+    """
+
+    arrays: Mapping[str, Array]
+    axes: tuple[str, ...]
+    notes: Mapping[str, str]
+    labels: Mapping[str, tuple[object, ...]]
+
+    @property
+    def by_layer(self) -> bool:
+        """Whether there is an array for every layer."""
+        return set(self.arrays) != {"scores"}
+
+    @property
+    def bytes(self) -> int:
+        """Of the numbers."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+
+def check_score_file(path: str | os.PathLike[str], *, by_layer: bool = False) -> None:
+    """Refuse, before the work, a file that could not be written after it.
+
+    Args:
+        path: The file.
+        by_layer: Whether it is to hold an array for every layer.
+
+    Raises:
+        SpecError: E0583 for a suffix without a format, or a format that has no names for layers,
+            E0584 where parquet lacks its package, E0585 where the system does not let it be
+            written.
+        MachineError: E0802 where the disk is full.
+    """
+    target = Path(path)
+    suffix = target.suffix.lower()
+    if suffix not in FORMATS:
+        known = ", ".join(f"`{name}`" for name in FORMATS)
+        what = f"the suffix `{suffix}`" if suffix else "no suffix"
+        _refuse("E0583", f"`{target}` has {what}: the format is not known", f"use one of {known}")
+    if by_layer and suffix == ".npy":
+        _refuse(
+            "E0583",
+            f"`{target}`: an npy file holds one array, and there is one for every layer",
+            "write `.safetensors`, `.csv` or `.parquet`",
+        )
+    if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        _refuse(
+            "E0584",
+            "parquet files need `pyarrow`, which is not installed",
+            'install it with `pip install "curvlang[parquet]"`, or write `.csv`',
+        )
+    with _refusals(target, 0):
+        if target.is_dir():
+            _refuse("E0585", f"`{target}` is a folder", "name a file in it")
+        probe(target)
+
+
+def write_scores(path: str | os.PathLike[str], scores: Scores) -> Path:
+    """Write a score file in the format of its suffix; folders above it are made.
+
+    Returns:
+        The file, absolute.
+
+    Raises:
+        SpecError: As `check_score_file`.
+        MachineError: E0802 where the disk is full, with what was needed and what is free.
+    """
+    check_score_file(path, by_layer=scores.by_layer)
+    target = Path(os.path.realpath(path))
+    with _refusals(target, scores.bytes), whole(target) as part:
+        FORMATS[target.suffix.lower()](part, scores)
+    return target
+
+
+def _npy(part: Path, scores: Scores) -> None:
+    (array,) = scores.arrays.values()
+    with part.open("wb") as file:
+        # Through Python's own file: NumPy's says of a full disk no more than that it failed.
+        np.lib.format.write_array(_Sink(file.write), np.ascontiguousarray(array))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sink:
+    write: Callable[[bytes], int]
+
+
+def _safetensors(part: Path, scores: Scores) -> None:
+    from safetensors.numpy import save
+
+    notes = {**scores.notes, "axes": json.dumps(list(scores.axes))}
+    for axis, labels in scores.labels.items():
+        notes[f"labels of {axis}"] = json.dumps([str(x) for x in labels])
+    arrays = {name: np.ascontiguousarray(array) for name, array in scores.arrays.items()}
+    part.write_bytes(save(arrays, notes))
+
+
+def _csv(part: Path, scores: Scores) -> None:
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(_columns(scores))
+        for columns in _tables(scores):
+            writer.writerows(zip(*columns, strict=True))
+
+
+def _parquet(part: Path, scores: Scores) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = _columns(scores)
+    kind = pa.from_numpy_dtype(next(iter(scores.arrays.values())).dtype)
+    types = [
+        kind
+        if name == "score"
+        else pa.string()
+        if name == "layer" or name in scores.labels
+        else pa.int64()
+        for name in names
+    ]
+    schema = pa.schema(list(zip(names, types, strict=True)), metadata=dict(scores.notes))
+    with pq.ParquetWriter(part, schema) as writer:
+        for columns in _tables(scores):
+            arrays = [pa.array(c, type=t) for c, t in zip(columns, types, strict=True)]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _columns(scores: Scores) -> list[str]:
+    return [*(["layer"] if scores.by_layer else []), *scores.axes, "score"]
+
+
+def _tables(scores: Scores) -> Iterator[list[list[Any]]]:
+    """Columns of the long table, a row for every score, the last axis fastest, in pieces."""
+    for name, array in scores.arrays.items():
+        flat = array.reshape(-1)
+        for start in range(0, flat.size, ROWS):
+            values = flat[start : start + ROWS].tolist()
+            at = np.unravel_index(np.arange(start, start + len(values)), array.shape)
+            places = [
+                _named(place.tolist(), scores.labels.get(axis))
+                for axis, place in zip(scores.axes, at, strict=True)
+            ]
+            layer = [[name] * len(values)] if scores.by_layer else []
+            yield [*layer, *places, values]
+
+
+def _named(places: list[int], labels: tuple[object, ...] | None) -> list[Any]:
+    return places if labels is None else [str(labels[k]) for k in places]
+
+
+FORMATS: Mapping[str, Callable[[Path, Scores], None]] = {
+    ".npy": _npy,
+    ".safetensors": _safetensors,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}
+"""How each suffix is written."""
+
+
+def _refusals(target: Path, needed: int) -> AbstractContextManager[None]:
+    note = "nothing was left behind, and an earlier file of that name is unchanged"
+    return refusals(target, needed, code="E0585", thing="file", note=note)
+
+
+def _refuse(code: str, headline: str, help: str, cause: BaseException | None = None) -> NoReturn:
+    raise SpecError(Diagnostic(code, headline, help=(help,))) from cause

@@ -1,0 +1,128 @@
+"""Which engine trains a stack of models: a fast one only where it gives the plain loop's numbers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from curvlang.diagnostics.refusal import refusal
+from curvlang.models.execution.copies import copied
+from curvlang.models.losses.loss import Loss
+from curvlang.models.losses.losses import LOSSES, CrossEntropy
+from curvlang.models.recipe import Recipe
+from curvlang.training.built import check_built
+from curvlang.training.one_by_one import ModulesInTurn, OneByOne
+from curvlang.training.stacked_any import StackedModules
+from curvlang.training.stacked_mlp import StackedMLP, read_layers
+
+Stack = StackedMLP | StackedModules | ModulesInTurn
+Pair = tuple[Tensor, Tensor]
+
+PROBED = 4
+"""Examples per model that an engine is tried on."""
+
+
+def engine(
+    models: Sequence[nn.Module], loss: Loss, recipe: Recipe, train: Pair, *, generic: bool = False
+) -> Stack:
+    """The fastest engine whose gradients are those of each model by itself.
+
+    Before the run two of the models are trained for a step by the engine and by a plain loop: losses
+    and gradients must agree before it and after it. Where they do not, models are trained in turn,
+    with a warning.
+
+    Args:
+        models: Fresh models, which the engine trains.
+        loss: The loss.
+        recipe: Its optimiser takes the steps.
+        train: Training examples.
+        generic: Leave the engine for perceptrons out.
+
+    Raises:
+        SpecError: E0403, E0408, E0410 for models that are no function of one example.
+    """
+    few = _few(train)
+    check_built(models, few[0][0])
+    pair = [models[0], models[-1]]
+    plain = ModulesInTurn([copied(m) for m in pair], loss, recipe)
+    unreached = _checked(lambda: plain.unreached(*few))
+    wanted = _tried(plain, few, recipe.lr)
+    # Without positions their mean is their sum; other settings are another loss.
+    built_in = loss in (*LOSSES.values(), CrossEntropy("mean"))
+    known = train[0].ndim == 2 and built_in and all(read_layers(m) is not None for m in models)
+    makers: list[Callable[[Sequence[nn.Module]], Stack]] = [
+        lambda own: StackedModules(own, loss, recipe, unreached)
+    ]
+    if known and not generic:
+        makers.insert(0, lambda own: StackedMLP(own, loss.name, recipe))
+    reason = ""
+    for make in makers:
+        reason = _difference(make, pair, few, recipe.lr, wanted)
+        if not reason:
+            return make(models)
+    warnings.warn(f"models are retrained one by one: {reason}", OneByOne, stacklevel=3)
+    return ModulesInTurn(models, loss, recipe)
+
+
+def _few(train: Pair) -> Pair:
+    """Other examples for each of two models, `[2, B, …]`."""
+    size = min(PROBED, len(train[0]))
+    places = torch.arange(2 * size, device=train[0].device) % len(train[0])
+    x, y = (part[places].reshape(2, size, *part.shape[1:]) for part in train)
+    return x, y
+
+
+def _difference(
+    make: Callable[[Sequence[nn.Module]], Stack],
+    pair: Sequence[nn.Module],
+    few: Pair,
+    lr: float,
+    wanted: dict[str, Tensor],
+) -> str:
+    """Why an engine is not one for these models; empty where it gives the plain loop's numbers."""
+    try:
+        found = _tried(make([copied(m) for m in pair]), few, lr)
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        said = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
+        return f"`torch.func` cannot run them as one: {said}"
+    for name, value in wanted.items():
+        if name in found and not _close(found[name], value, wanted):
+            return f"run as one, they give another {name}"
+    return ""
+
+
+def _checked(work: Callable[[], frozenset[str]]) -> frozenset[str]:
+    """A first backward pass; what the model or the loss says against it is a refusal."""
+    try:
+        return work()
+    except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError) as error:
+        raise refusal(
+            "E0408",
+            "a model of `build` cannot be trained on the training examples",
+            "let `build` make the model that the task is about, untrained",
+            notes=(str(error).strip().partition("\n")[0],),
+        ) from error
+
+
+def _tried(stack: Stack, few: Pair, lr: float) -> dict[str, Tensor]:
+    """Losses and gradients before a step and after it, by what they are called in a message."""
+    found: dict[str, Tensor] = {}
+    for when in ("at the start", "after a step"):
+        gradients, values = stack.gradients(*few)
+        found |= {f"gradient of `{n}` {when}": g.clone() for n, g in gradients.items()}
+        found[f"loss {when}"] = values.clone()
+        stack.step(*few, lr)
+    return found
+
+
+def _close(a: Tensor, b: Tensor, whole: dict[str, Tensor]) -> bool:
+    """Whether two tensors agree but for rounding, which is that of the largest of them all."""
+    if not bool(torch.isfinite(b).all()):
+        # A training that diverges at once does so in any engine.
+        return True
+    limit = 10 * torch.finfo(b.dtype).eps ** 0.5
+    largest = max(float(x.norm()) for x in whole.values() if bool(torch.isfinite(x).all()))
+    return bool((a - b).norm() <= limit * (float(b.norm()) + limit * largest))
