@@ -20,7 +20,7 @@ class Attention(nn.Module):
         heads: Heads; they share the width between them.
     """
 
-    stable_name = "curvlang.models.architectures.decoder.Attention"
+    stable_name = "curvlang.models.decoder.Attention"
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """h + attention(norm(h)), then h + mlp(norm(h))."""
 
-    stable_name = "curvlang.models.architectures.decoder.Block"
+    stable_name = "curvlang.models.decoder.Block"
 
     def __init__(self, width: int, heads: int, hidden: int, activation: str) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Decoder(nn.Module):
         activation: A name in `ACTIVATIONS`.
     """
 
-    stable_name = "curvlang.models.architectures.decoder.Decoder"
+    stable_name = "curvlang.models.decoder.Decoder"
 
     def __init__(
         self,

@@ -35,7 +35,7 @@ POOLING: Mapping[str, Callable[[Tensor], Tensor]] = {
 class Pooling(nn.Module):
     """Outputs [B, T, C] to [B, C]: the positions of an example are averaged or summed."""
 
-    stable_name = "curvlang.models.architectures.mlp.Pooling"
+    stable_name = "curvlang.models.mlp.Pooling"
 
     def __init__(self, how: str) -> None:
         super().__init__()
