@@ -16,9 +16,9 @@ from curvlang.language import load
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.runtime.prepare import Prepared, prepare
-from tests.bench.attribution import DAMPING
 from tests.bench.contest import Sizes
-from tests.bench.inputs import task
+from tests.bench.contestants.attribution import DAMPING
+from tests.bench.contestants.inputs import task
 
 FITS = {
     "a": {"fit": "ekfac_empirical"},

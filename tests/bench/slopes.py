@@ -13,8 +13,8 @@ import torch
 
 import curvlang as cv
 from curvlang.costs.rates import Watch
-from tests.bench import attribution, training
-from tests.bench.inputs import DAMPING, task
+from tests.bench.contestants import attribution, training
+from tests.bench.contestants.inputs import DAMPING, task
 
 TURNS = 3
 

@@ -29,7 +29,7 @@ def _entries(module: str, **functions: str) -> dict[str, Entry]:
     found = {}
     for name, text in functions.items():
         function, _, partly = text.partition("|")
-        found[name] = Entry(f"tests.bench.{module}", function, partly)
+        found[name] = Entry(f"tests.bench.contestants.{module}", function, partly)
     return found
 
 

@@ -9,7 +9,7 @@ import re
 import pytest
 from curvlang.cli.main import run
 
-from tests.evaluation.test_study import SPEC
+from tests.evaluation.study.test_study import SPEC
 
 SMALL = SPEC.replace("seeds      2", "seeds 1").replace("tikhonov, pseudo(rtol = 1e-4)", "tikhonov")
 

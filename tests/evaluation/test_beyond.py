@@ -30,7 +30,7 @@ from curvlang.reporting.study.html import study_html
 from curvlang.reporting.study.table import study_text
 from curvlang.storage.cache import Cache
 from curvlang.training.subsets import leave_class_out, leave_one_out
-from tests.evaluation.test_study import SPEC
+from tests.evaluation.study.test_study import SPEC
 
 EXACT = 1e-10
 

@@ -13,7 +13,7 @@ import curvlang as cv
 from curvlang.costs.rates import Watch
 from curvlang.models.task import Task
 from tests.bench.contest import Results, Sizes, Turn
-from tests.bench.inputs import DAMPING, task
+from tests.bench.contestants.inputs import DAMPING, task
 
 AT_ONCE = 500
 """Columns that curvlinops multiplies at once."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.bench.inputs import summed_loss
+from tests.bench.contestants.inputs import summed_loss
 
 BATCH = 512
 KEPT = 2**29

@@ -12,7 +12,7 @@ from curvlang.training.orders import Orders, learning_rate
 from curvlang.training.retrain import retrain
 from curvlang.training.subsets import draw_subsets
 from tests.bench.contest import Results, Sizes, Turn
-from tests.evaluation.test_retrain import reference_loop
+from tests.training.test_retrain import reference_loop
 
 TIMED = 3
 """Models that the loop trains; all models cost the same."""

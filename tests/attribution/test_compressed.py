@@ -12,7 +12,7 @@ from curvlang.attribution.compressed import compressed, score_bound
 from curvlang.attribution.factored import block_queries, block_scores, scored_blocks
 from curvlang.attribution.influence import CompressedQueries
 from curvlang.attribution.score_orders import Outer, Ranked, Shared
-from tests.evaluation.test_factored import CHAINS, tasks
+from tests.attribution.test_factored import CHAINS, tasks
 from tests.runtime.test_layers import fit
 
 DAMPING = 2.0

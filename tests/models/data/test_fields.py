@@ -15,9 +15,9 @@ import curvlang as cv
 from curvlang.attribution.gradients import gradients
 from curvlang.models.execution.packed import layout_of, packed
 from curvlang.training.retrain import retrain
-from tests.evaluation.test_retrain import reference_loop
 from tests.models.language_model import batches, gpt2
 from tests.models.support import assert_refused
+from tests.training.test_retrain import reference_loop
 
 CLOSE = 1e-9  # float64
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 import curvlang as cv
 from curvlang.costs.rates import Watch
 from tests.bench.contest import Results, Sizes, Turn
-from tests.bench.inputs import direction, task
+from tests.bench.contestants.inputs import direction, task
 
 
 def ours(sizes: Sizes) -> Turn:

@@ -17,8 +17,8 @@ from curvlang.storage import swap
 from curvlang.storage.cache import Cache
 from curvlang.storage.leftovers import locked
 from curvlang.storage.score_file import Scores, check_score_file, write_scores
-from tests.reporting.crashes import assert_whole_at_every_crash, content
 from tests.reporting.example import digits
+from tests.storage.crashes import assert_whole_at_every_crash, content
 
 SCORES = np.arange(180.0 * 1617, dtype=np.float32).reshape(180, 1617)
 CELLS = {f"cells/{k}{suffix}": b"x" * k for k in range(3) for suffix in (".json", ".npz")}

@@ -12,9 +12,9 @@ from torch import Tensor
 
 import curvlang as cv
 from curvlang.costs.rates import Watch
-from tests.bench import hand
 from tests.bench.contest import Results, Sizes, Turn
-from tests.bench.inputs import DAMPING, direction, summed_loss, task
+from tests.bench.contestants import hand
+from tests.bench.contestants.inputs import DAMPING, direction, summed_loss, task
 
 
 def ours(sizes: Sizes) -> Turn:

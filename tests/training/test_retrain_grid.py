@@ -15,7 +15,7 @@ from curvlang.models.losses.losses import CrossEntropy, loss_named
 from curvlang.storage.cache import Cache
 from curvlang.training.retrain import retrain
 from curvlang.training.subsets import derived_seed
-from tests.evaluation.test_retrain import EXACT, data, reference_loop
+from tests.training.test_retrain import EXACT, data, reference_loop
 
 LOSSES = ["cross_entropy", "mse", "bce_with_logits"]
 SIZES = (17, 9, 3, 16)  # against batches of 4: a rest of 1, of 1, less than one batch, none

@@ -15,8 +15,8 @@ from curvlang.models.losses.losses import loss_named
 from curvlang.models.recipe import SCHEDULES
 from curvlang.training.orders import learning_rate
 from curvlang.training.retrain import retrain
-from tests.evaluation.test_retrain import data, reference_loop
-from tests.evaluation.test_retrain_grid import builder, subsets
+from tests.training.test_retrain import data, reference_loop
+from tests.training.test_retrain_grid import builder, subsets
 
 CLOSE = 1e-9  # float64; the issue asks for 1e-5
 OPTIMISERS = {

@@ -20,7 +20,7 @@ from curvlang.training.one_by_one import ModulesInTurn, OneByOne
 from curvlang.training.retrain import retrain
 from curvlang.training.stacked_any import StackedModules
 from curvlang.training.stacked_mlp import StackedMLP
-from tests.evaluation.test_retrain import reference_loop
+from tests.training.test_retrain import reference_loop
 
 EXACT = 1e-8  # float64, the same sums in another order, over eight steps
 
