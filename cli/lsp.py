@@ -9,6 +9,9 @@ from typing import Annotated
 
 import typer
 
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
+
 
 def command(
     stdio: Annotated[
@@ -20,8 +23,6 @@ def command(
     ] = None,
 ) -> int:
     """Diagnostics, hover, completion, definitions and formatting for an editor."""
-    from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
-
     if vscode is not None:
         from curvlang.editors.vscode import write_extension
 
@@ -29,12 +30,10 @@ def command(
             print(path)
         return 0
     if find_spec("pygls") is None:
-        raise SpecError(
-            Diagnostic(
-                "E1001",
-                "the language server needs the package `pygls`",
-                help=("run `pip install 'curvlang[lsp]'`",),
-            )
+        raise refusal(
+            Code.E1001,
+            "the language server needs the package `pygls`",
+            "run `pip install 'curvlang[lsp]'`",
         )
     from curvlang.editors.server import serve
 

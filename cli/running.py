@@ -14,7 +14,9 @@ import torch
 from rich.console import Console
 
 from curvlang.compiler.derive.derive import describe_value
-from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import Interrupted
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.render import render
 from curvlang.evaluation.evaluate import Evaluated, evaluate_curvature
 from curvlang.evaluation.protocol import LDS, SWEEP, protocol_from
@@ -52,12 +54,10 @@ def evaluate_all(specs: Sequence[str], options: Options) -> list[Any]:
         warn(loaded)
     jobs = [(spec, curvature) for spec in loaded for curvature in _wanted(spec)]
     if not jobs:
-        raise SpecError(
-            Diagnostic(
-                "E0206",
-                f"`{loaded[0].source.name}` defines no curvature to evaluate",
-                help=("add `curvature mine = hessian |> drop_residual`",),
-            )
+        raise refusal(
+            Code.E0206,
+            f"`{loaded[0].source.name}` defines no curvature to evaluate",
+            "add `curvature mine = hessian |> drop_residual`",
         )
     folders = _folders(jobs, options)
     for folder in folders:
@@ -91,10 +91,8 @@ def device_of(name: str) -> torch.device:
 def dtype_of(name: str) -> torch.dtype:
     """The precision that an option names."""
     if name not in DTYPES:
-        raise SpecError(
-            Diagnostic(
-                "E0708", f"`--dtype {name}` is not known", help=(f"use one of {', '.join(DTYPES)}",)
-            )
+        raise refusal(
+            Code.E0708, f"`--dtype {name}` is not known", f"use one of {', '.join(DTYPES)}"
         )
     return DTYPES[name]
 

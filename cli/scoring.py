@@ -20,7 +20,8 @@ from curvlang.attribution.influence import (
     self_influence,
 )
 from curvlang.attribution.top import Neighbour, Top, largest, top
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.facade import chains_of, chosen, evaluation_of, fit
 from curvlang.language import default_inverse, load
 from curvlang.language.chain import TaskSpec
@@ -309,4 +310,4 @@ def _neighbour(one: Neighbour) -> dict[str, Any]:
 
 
 def _refuse(what: str, repair: str) -> NoReturn:
-    raise SpecError(Diagnostic("E0708", what, help=(repair,)))
+    raise refusal(Code.E0708, what, repair)

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import Interrupted
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.render import render
 from curvlang.evaluation.result_file import plain
 from curvlang.evaluation.study.cell import Machine
@@ -65,12 +67,10 @@ def formats_of(text: str) -> tuple[str, ...]:
     found = tuple(x.strip() for x in text.split(",") if x.strip())
     for name in found:
         if name not in FORMATS:
-            raise SpecError(
-                Diagnostic(
-                    "E0708",
-                    f"`--format {name}` is not known",
-                    help=(f"use {', '.join(FORMATS)}, or several: `md,csv`",),
-                )
+            raise refusal(
+                Code.E0708,
+                f"`--format {name}` is not known",
+                f"use {', '.join(FORMATS)}, or several: `md,csv`",
             )
     return found
 

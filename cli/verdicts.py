@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.language.chain import Property, Spec, TaskSpec
 from curvlang.language.law import PROPERTIES
 from curvlang.language.uses import task_in
@@ -32,10 +33,8 @@ def seed_of(given: str) -> int:
     if given == "random":
         return secrets.randbelow(2**31)
     if not given.isdecimal():
-        raise SpecError(
-            Diagnostic(
-                "E0708", f"`--seed {given}` is no seed", help=("give a whole number, or `random`",)
-            )
+        raise refusal(
+            Code.E0708, f"`--seed {given}` is no seed", "give a whole number, or `random`"
         )
     return int(given)
 
@@ -46,12 +45,10 @@ def task_of(spec: Spec, given: str | None) -> TaskSpec | None:
         return None
     task = task_in(spec, given)
     if task.data.name != "random" or int(str(task.data.arguments["examples"])) > LARGEST_TASK:
-        raise SpecError(
-            Diagnostic(
-                "E0751",
-                f"`{given}` is too large for laws",
-                help=(f"take `data random(examples = …)` with at most {LARGEST_TASK} examples",),
-            )
+        raise refusal(
+            Code.E0751,
+            f"`{given}` is too large for laws",
+            f"take `data random(examples = …)` with at most {LARGEST_TASK} examples",
         )
     return task
 

@@ -13,7 +13,9 @@ from curvlang.attribution.influence import influence, self_influence
 from curvlang.attribution.top import top
 from curvlang.compiler.explain.explain import Explanation
 from curvlang.compiler.explain.explain_sum import explain_sum
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.evaluate import evaluate_curvature, fit_curvature, fit_solver
 from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.evaluation.request_checks import check_asked, sweep_of
@@ -53,12 +55,10 @@ def chosen(spec: Spec, curvature: str | None = None) -> Curvature:
         return curvature_named(name, spec)
     if name is None or name not in spec.curvatures:
         missing = f"no curvature `{curvature}`" if curvature else "no curvature"
-        raise SpecError(
-            Diagnostic(
-                "E0206",
-                f"`{spec.source.name}` defines {missing}",
-                help=("add `curvature mine = hessian |> drop_residual`",),
-            )
+        raise refusal(
+            Code.E0206,
+            f"`{spec.source.name}` defines {missing}",
+            "add `curvature mine = hessian |> drop_residual`",
         )
     return spec.curvatures[name]
 

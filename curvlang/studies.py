@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.study.cell import Machine
 from curvlang.evaluation.study.files import CellFolder
 from curvlang.evaluation.study.result import StudyResult
@@ -48,12 +49,10 @@ def study(
     whole, found = load_studies(str(spec))
     if len(found) > 1:
         names = ", ".join(f"`{s.name}`" for s in found)
-        raise SpecError(
-            Diagnostic(
-                "E0919",
-                f"`{whole.source.name}` states {len(found)} studies: {names}",
-                help=(f"name one: `{spec}:{found[0].name}`",),
-            )
+        raise refusal(
+            Code.E0919,
+            f"`{whole.source.name}` states {len(found)} studies: {names}",
+            f"name one: `{spec}:{found[0].name}`",
         )
     asked = quick(found[0]) if small else found[0]
     machine = Machine(torch.device(device), dtype, cache, allow_python=allow_python)

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from curvlang.diagnostics.codes import Code
 from curvlang.ir.functions import ELEMENTWISE, FUNCTIONS, MAKERS
 from curvlang.language.checking.values import show
 from curvlang.language.registry import LDS
@@ -55,9 +56,17 @@ def rooms() -> Iterator[str]:
             yield f"| `{path.relative_to(package).as_posix()}` | {shown} |"
 
 
+def codes() -> Iterator[str]:
+    """Every code of a diagnostic, with its page."""
+    yield "| code | meaning |"
+    yield "|---|---|"
+    yield from (f"| [{code}]({code}.md) | {code.meaning} |" for code in Code)
+
+
 TABLES: Mapping[str, Mapping[str, Callable[[], Iterable[str]]]] = {
     "language.md": {"functions": functions, "built in": built_in},
     "architecture.md": {"rooms": rooms},
+    "diagnostics/README.md": {"codes": codes},
 }
 """Page to its tables, each named as its marks are."""
 

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from curvlang.attribution.gradients import gradients
 from curvlang.attribution.metagradient import metagradient_scores
 from curvlang.attribution.source import check_source, source_scores
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.language.chain import Curvature, Part
 from curvlang.models.arguments import placed
 from curvlang.models.task import Task
@@ -75,9 +77,9 @@ def projected_ensemble(
         SpecError: E0508 where the loss has no margin, or the projection is too wide for N.
     """
     if given.task.loss.name != "cross_entropy":
-        raise SpecError(_no_margin(given.task))
+        raise _no_margin(given.task)
     if min(dimension, given.task.P) >= given.task.N:
-        raise SpecError(_too_wide(given.task, dimension))
+        raise _too_wide(given.task, dimension)
     kernel = given.train.new_zeros(len(given.query), len(given.train))
     weight = given.train.new_zeros(len(given.train))
     for m in range(models):
@@ -158,7 +160,7 @@ def check_baselines(parts: Sequence[Part], task: Task, given: bool) -> None:
 
 def _check_followed(part: Part, task: Task, given: bool) -> None:
     if given:
-        raise SpecError(_not_trained_here(part))
+        raise _not_trained_here(part)
     if task.recipe is None:
         return
     check_followed(part.name, task.recipe)
@@ -241,26 +243,26 @@ def _project(rows: Tensor, dimension: int, seed: int) -> Tensor:
     return rows @ (matrix / dimension**0.5).to(rows)
 
 
-def _not_trained_here(part: Part) -> Diagnostic:
-    return Diagnostic(
-        "E0509",
+def _not_trained_here(part: Part) -> SpecError:
+    return refusal(
+        Code.E0509,
         f"`{part.name}` follows the training, and the model comes with its weights",
-        help=("leave it out, or leave out `weights`, so that the model is trained here",),
+        "leave it out, or leave out `weights`, so that the model is trained here",
     )
 
 
-def _no_margin(task: Task) -> Diagnostic:
-    return Diagnostic(
-        "E0508",
+def _no_margin(task: Task) -> SpecError:
+    return refusal(
+        Code.E0508,
         f"`projected_ensemble` needs the margin of a class, and the loss is {task.loss.name}",
-        help=("leave it out, or use a task with `loss cross_entropy`",),
+        "leave it out, or use a task with `loss cross_entropy`",
     )
 
 
-def _too_wide(task: Task, dimension: int) -> Diagnostic:
-    return Diagnostic(
-        "E0508",
+def _too_wide(task: Task, dimension: int) -> SpecError:
+    return refusal(
+        Code.E0508,
         f"`projected_ensemble` inverts a matrix of {min(dimension, task.P)} columns that "
         f"{task.N} examples do not fill",
-        help=(f"give `dimension` less than {task.N}",),
+        f"give `dimension` less than {task.N}",
     )

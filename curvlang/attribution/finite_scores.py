@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.losses.finite import all_finite, check_examples_finite
 from curvlang.models.losses.loss import Loss
@@ -35,7 +36,7 @@ def check_scores(
         loss = task.loss if part == "train" or cost is None else cost
         check_examples_finite(task.model, loss, *task.part(part), part)
     raise refusal(
-        "E0421",
+        Code.E0421,
         "scores are not finite, though the loss and the gradient of every example are",
         "give a larger `damping`; where numbers are very large, compute in float64: "
         "`task.to(dtype=torch.float64)`",
@@ -53,7 +54,7 @@ def check_gradients(v: Tensor, task: Task, loss: Loss, part: str, start: int) ->
     X, y = (x[start : start + len(v)] for x in task.part(part))
     check_examples_finite(task.model, loss, X, y, part, list(range(start, start + len(v))))
     raise refusal(
-        "E0421",
+        Code.E0421,
         f"a gradient of the examples {start} to {start + len(v) - 1} of `{part}` is not finite, "
         "though autograd's is",
         "numbers are very large: compute in float64, `task.to(dtype=torch.float64)`",

@@ -8,10 +8,12 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 
 Groups: TypeAlias = "Tensor | Sequence[Sequence[int]]"
 """Whole numbers [Q], one group's label for each query; or the indices of each group's queries."""
+_REPAIR = "give a whole number for every query, or lists of the queries' indices"
 
 
 def group_members(groups: Groups, queries: int) -> list[tuple[object, list[int]]]:
@@ -22,25 +24,33 @@ def group_members(groups: Groups, queries: int) -> list[tuple[object, list[int]]
     """
     if isinstance(groups, Tensor):
         if groups.ndim != 1 or len(groups) != queries or groups.is_floating_point():
-            _refuse(
+            raise refusal(
+                Code.E0591,
                 f"labels of groups of shape {list(groups.shape)} and type {groups.dtype} for "
-                f"{queries} queries"
+                f"{queries} queries",
+                _REPAIR,
             )
         labels = groups.unique(sorted=True).tolist()
         return [(label, (groups == label).nonzero()[:, 0].tolist()) for label in labels]
     members = [[int(k) for k in group] for group in groups]
     if not members or not all(members):
-        _refuse("a group has no queries" if members else "there are no groups")
+        raise refusal(
+            Code.E0591, "a group has no queries" if members else "there are no groups", _REPAIR
+        )
     outside = [k for group in members for k in group if not 0 <= k < queries]
     if outside:
-        _refuse(f"there is no query {outside[0]}: they are numbered 0…{queries - 1}")
+        raise refusal(
+            Code.E0591,
+            f"there is no query {outside[0]}: they are numbered 0…{queries - 1}",
+            _REPAIR,
+        )
     return list(enumerate(members))
 
 
 def group_matrix(groups: Groups, reduce: str, queries: int) -> Tensor:
     """Weights `[G, Q]` that add up the queries of each group, or average them."""
     if reduce not in ("sum", "mean"):
-        _refuse(f"groups are reduced by `sum` or `mean`, not `{reduce}`")
+        raise refusal(Code.E0591, f"groups are reduced by `sum` or `mean`, not `{reduce}`", _REPAIR)
     members = group_members(groups, queries)
     weights = torch.zeros(len(members), queries, dtype=torch.float64)
     for row, (_, group) in zip(weights, members, strict=True):
@@ -49,13 +59,3 @@ def group_matrix(groups: Groups, reduce: str, queries: int) -> Tensor:
         if reduce == "mean":
             row /= len(group)
     return weights
-
-
-def _refuse(what: str) -> None:
-    raise SpecError(
-        Diagnostic(
-            "E0591",
-            what,
-            help=("give a whole number for every query, or lists of the queries' indices",),
-        )
-    )

@@ -27,7 +27,9 @@ from curvlang.attribution.finite_scores import check_scores
 from curvlang.attribution.gradients import batch_size, gradient_batches, gradients
 from curvlang.attribution.groups import Groups, group_matrix, group_members
 from curvlang.attribution.score_orders import Queries
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
 from curvlang.evaluation.errors import product, scores
 from curvlang.evaluation.evaluate import fit_solver
@@ -231,9 +233,9 @@ def scored_by(
         check_scores(found.values(), task, cost)
         return found if per_layer else found[""]
     if products is not None:
-        raise SpecError(_without_blocks("products", "products in another precision", per_position))
+        raise _without_blocks("products", "products in another precision", per_position)
     if compress is not None:
-        raise SpecError(_without_blocks("compress", "queries of low rank", per_position))
+        raise _without_blocks("compress", "queries of low rank", per_position)
     query = _query_gradients(task, cost, groups, reduce).to(inverse.dtype)
     moved = {
         name: torch.cat(
@@ -344,12 +346,10 @@ def _compressed(
 ) -> dict[str, Queries]:
     """Queries of low rank; a warning says what that may change."""
     if not 0 < share < 1:
-        raise SpecError(
-            Diagnostic(
-                "E0594",
-                f"`compress = {share:g}` is no share of a query",
-                help=("give a number between 0 and 1, `1e-3`",),
-            )
+        raise refusal(
+            Code.E0594,
+            f"`compress = {share:g}` is no share of a query",
+            "give a number between 0 and 1, `1e-3`",
         )
     found = {name: compressed(u, share) for name, u in queries.items()}
     bound = float(score_bound(task, given, found).max())
@@ -361,12 +361,12 @@ def _compressed(
     return {name: x.queries for name, x in found.items()}
 
 
-def _without_blocks(option: str, what: str, per_position: bool) -> Diagnostic:
+def _without_blocks(option: str, what: str, per_position: bool) -> SpecError:
     why = "by position" if per_position else "of a curvature without blocks by layer"
-    return Diagnostic(
-        "E0594",
+    return refusal(
+        Code.E0594,
         f"scores {why} have no {what}",
-        help=(f"leave `{option}` out, or use a chain with `block_diagonal(by = layer)`",),
+        f"leave `{option}` out, or use a chain with `block_diagonal(by = layer)`",
     )
 
 
@@ -409,15 +409,11 @@ def seen_by(operator: FittedOperator | Operator, task: Task) -> Task:
 
 
 def _of_another_model(why: str) -> SpecError:
-    return SpecError(
-        Diagnostic(
-            "E0759",
-            f"the curvature was fitted on another model: {why}",
-            help=(
-                "fit it on this task (`cv.fit(spec, task)`), or give the task of the model that it was "
-                "fitted on",
-            ),
-        )
+    return refusal(
+        Code.E0759,
+        f"the curvature was fitted on another model: {why}",
+        "fit it on this task (`cv.fit(spec, task)`), or give the task of the model that it was "
+        "fitted on",
     )
 
 
@@ -441,9 +437,7 @@ def inverted(
         else FittedOperator(operator, task.parameters)
     )
     if damping is not None and inverse is not None:
-        raise SpecError(
-            Diagnostic("E0709", "both `damping` and `inverse` are given", help=("give one",))
-        )
+        raise refusal(Code.E0709, "both `damping` and `inverse` are given", "give one")
     if inverse is not None or solve is not None:
         rule = fitted.rule
         if inverse is not None:
@@ -484,12 +478,10 @@ def _parts(operator: Operator, per_layer: bool) -> dict[str, tuple[Operator, Ten
     if not per_layer:
         return {"": (operator, slice(None))}
     if not isinstance(operator, BlockDiagonal):
-        raise SpecError(
-            Diagnostic(
-                "E0710",
-                "the curvature is one matrix, which has no scores per layer",
-                help=("put `block_diagonal(by = layer)` into the chain",),
-            )
+        raise refusal(
+            Code.E0710,
+            "the curvature is one matrix, which has no scores per layer",
+            "put `block_diagonal(by = layer)` into the chain",
         )
     named = zip(operator.names, operator.blocks, operator.index, strict=True)
     return {name: (block, index) for name, block, index in named}

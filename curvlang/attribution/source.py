@@ -36,7 +36,9 @@ import torch
 from torch import Tensor
 
 from curvlang.attribution.gradients import gradients
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.errors import product, scores
 from curvlang.language.chain import Chain, Curvature
 from curvlang.models.execution.copies import copied
@@ -143,7 +145,7 @@ def check_source(task: Task, count: int, checkpoints: int) -> None:
     check_followed("source", task.recipe)
     total = step_count(task)
     if count * checkpoints > total:
-        raise SpecError(_too_short(total, count, checkpoints))
+        raise _too_short(total, count, checkpoints)
 
 
 def _bounds(total: int, parts: int) -> list[int]:
@@ -180,37 +182,33 @@ def _fitted(curvature: Curvature, points: tuple[Task, ...], seed: int) -> Operat
     else:
         stage = fit_combination(curvature, points[0], seed=seed, points=points)
     if not stage.operator.spectrum_known:
-        raise SpecError(_no_spectrum(curvature, points[0]))
+        raise _no_spectrum(curvature, points[0])
     return stage.operator
 
 
 def _check_bounded(ask: Tensor, curvature: Curvature) -> None:
     if not bool(torch.isfinite(ask).all()):
-        raise SpecError(
-            Diagnostic(
-                "E0509",
-                f"`source` takes exp(−τ s) over the spectrum of `{curvature.name}`, and a negative s "
-                "makes it overflow",
-                help=(
-                    "give it a curvature without negative eigenvalues, as one after `drop_residual`",
-                ),
-            )
+        raise refusal(
+            Code.E0509,
+            f"`source` takes exp(−τ s) over the spectrum of `{curvature.name}`, and a negative s "
+            "makes it overflow",
+            "give it a curvature without negative eigenvalues, as one after `drop_residual`",
         )
 
 
-def _no_spectrum(curvature: Curvature, task: Task) -> Diagnostic:
-    return Diagnostic(
-        "E0509",
+def _no_spectrum(curvature: Curvature, task: Task) -> SpecError:
+    return refusal(
+        Code.E0509,
         f"`source` needs the spectrum of `{curvature.name}`, which is known by its products alone "
         f"for {task.P} parameters",
-        help=("give it a structured curvature, such as one in Kronecker factors, or a diagonal",),
+        "give it a structured curvature, such as one in Kronecker factors, or a diagonal",
     )
 
 
-def _too_short(total: int, count: int, checkpoints: int) -> Diagnostic:
-    return Diagnostic(
-        "E0509",
+def _too_short(total: int, count: int, checkpoints: int) -> SpecError:
+    return refusal(
+        Code.E0509,
         f"`source` is to look at {count} × {checkpoints} models of a training, which has {total} "
         f"{'step' if total == 1 else 'steps'}",
-        help=("give fewer `segments` or `checkpoints`, or train for longer",),
+        "give fewer `segments` or `checkpoints`, or train for longer",
     )

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.notebook import frame, html_table, text_table
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type, whole_number
 from curvlang.models.execution.packed import layout_in
 from curvlang.models.task import Task, check_task
@@ -123,14 +124,23 @@ def top(
         check_task(task)
     scores, k = _tensor(scores), whole_number(k, "k", "5")
     if scores.ndim != 2 or k < 1:
-        _refuse(f"scores of shape {list(scores.shape)} and k = {k}", "give scores [Q, N], k ≥ 1")
+        raise refusal(
+            Code.E0593,
+            f"scores of shape {list(scores.shape)} and k = {k}",
+            "give scores [Q, N], k ≥ 1",
+        )
     chosen = range(len(scores)) if queries is None else queries
     outside = [q for q in chosen if not 0 <= q < len(scores)]
     if outside:
-        _refuse(f"there is no query {outside[0]}", f"queries are numbered 0…{len(scores) - 1}")
+        raise refusal(
+            Code.E0593,
+            f"there is no query {outside[0]}",
+            f"queries are numbered 0…{len(scores) - 1}",
+        )
     rows = len(scores) if grouped or task is None else task.Q
     if task is not None and tuple(scores.shape) != (rows, task.N):
-        _refuse(
+        raise refusal(
+            Code.E0593,
             f"scores of shape {list(scores.shape)} for {task.Q} queries and {task.N} examples",
             "give scores [Q, N] of this task, or `grouped=True`",
         )
@@ -149,7 +159,11 @@ def largest(scores: Tensor, k: int = 5, task: Task | None = None) -> list[Neighb
         SpecError: E0593 for scores of another shape.
     """
     if scores.ndim != 1 or k < 1 or (task is not None and len(scores) != task.N):
-        _refuse(f"self-influence of shape {list(scores.shape)} and k = {k}", "give [N], k ≥ 1")
+        raise refusal(
+            Code.E0593,
+            f"self-influence of shape {list(scores.shape)} and k = {k}",
+            "give [N], k ≥ 1",
+        )
     order = torch.argsort(scores, stable=True, descending=True).tolist()
     return [_neighbour(n, scores, task) for n in order[:k]]
 
@@ -211,7 +225,3 @@ def first_of(values: Tensor, most: int = 6) -> str:
     if values.numel() == 1:
         return shown[0]
     return "[" + ", ".join(shown) + (", …]" if flat.numel() > most else "]")
-
-
-def _refuse(what: str, repair: str) -> None:
-    raise SpecError(Diagnostic("E0593", what, help=(repair,)))

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 
 _PRE = '<pre style="white-space: pre; overflow-x: auto; line-height: 1.3">'
 
@@ -79,11 +80,9 @@ def frame(columns: Mapping[str, Sequence[object]]) -> Any:
     try:
         import pandas as pd
     except ImportError as error:
-        raise SpecError(
-            Diagnostic(
-                "E0757",
-                "`to_pandas` needs `pandas`, which is not installed",
-                help=("install it with `pip install pandas`, or use `table()`, which is text",),
-            )
+        raise refusal(
+            Code.E0757,
+            "`to_pandas` needs `pandas`, which is not installed",
+            "install it with `pip install pandas`, or use `table()`, which is text",
         ) from error
     return pd.DataFrame({name: list(values) for name, values in columns.items()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.source import Span
 
 
@@ -36,7 +37,7 @@ class Diagnostic:
         severity: Error unless said otherwise.
     """
 
-    code: str
+    code: Code
     headline: str
     labels: tuple[Label, ...] = ()
     help: tuple[str, ...] = ()

@@ -1,21 +1,33 @@
-"""One way to refuse: a diagnostic without a place in a text, raised as `SpecError`."""
+"""One way to refuse: a diagnostic as the error to raise."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
-from curvlang.diagnostics.source import NOWHERE, Span
+from curvlang.diagnostics.source import Span
 
 
 def refusal(
-    code: str,
+    code: Code,
     headline: str,
     *help: str,
+    labels: Sequence[Label] = (),
     notes: Sequence[str] = (),
-    span: Span = NOWHERE,
-    label: str = "",
 ) -> SpecError:
-    """The error to raise; `span` adds a label where the input came from a text."""
-    labels = () if span is NOWHERE else (Label(span, label),)
-    return SpecError(Diagnostic(code, headline, labels, tuple(help), tuple(notes)))
+    """An input that is refused, as the error to raise.
+
+    Args:
+        code: Of the diagnostic.
+        headline: What is wrong.
+        help: Repairs, one sentence each.
+        labels: Places in a text, the primary one first; `label_at(span)` for a span that may be nowhere.
+        notes: Facts that explain the reason.
+    """
+    return SpecError(Diagnostic(code, headline, tuple(labels), help, tuple(notes)))
+
+
+def label_at(span: Span, message: str = "") -> tuple[Label, ...]:
+    """The place of a refusal; none where no text wrote what is refused."""
+    return (Label(span, message),) if span.end else ()

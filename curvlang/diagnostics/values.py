@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
 
 
 def finite_number(value: Any, name: str) -> float:
@@ -63,8 +65,4 @@ def another_type(name: str, value: object, wanted: str, example: str) -> SpecErr
     """The refusal of an argument that is something else than what it stands for."""
     told = f", {value!r}," if isinstance(value, str | bytes | int | float) else ","
     kind = f"a `{type(value).__name__}`{told}"
-    return SpecError(
-        Diagnostic(
-            "E0563", f"`{name}` is {kind} where {wanted} is expected", help=(f"give {example}",)
-        )
-    )
+    return refusal(Code.E0563, f"`{name}` is {kind} where {wanted} is expected", f"give {example}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic
 from curvlang.diagnostics.source import Source, Span
 from curvlang.editors.document import Document
@@ -195,7 +196,7 @@ def _unfit(walker: Walker, stage: str, span: Span) -> str | None:
     problems: list[Diagnostic] = []
     walker.fork(problems).step(s.Use(stage, (), span, span))
     # A stage that only lacks values for its own parameters stands in the right place.
-    misplaced = [p for p in problems if p.code not in ("E0704", "E0211")]
+    misplaced = [p for p in problems if p.code not in (Code.E0704, Code.E0211)]
     return misplaced[0].headline if misplaced else None
 
 

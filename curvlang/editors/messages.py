@@ -80,7 +80,7 @@ def _diagnostic(
         message=message(problem, primary),
         severity=types.DiagnosticSeverity.Warning if warning else types.DiagnosticSeverity.Error,
         code=problem.code,
-        code_description=_page(problem.code),
+        code_description=types.CodeDescription(href=address(problem.code)),
         source="curvlang",
         related_information=[
             found
@@ -88,11 +88,6 @@ def _diagnostic(
             if x is not primary and (found := _related(x, document, uri, lines)) is not None
         ],
     )
-
-
-def _page(code: str) -> types.CodeDescription | None:
-    found = address(code)
-    return None if found is None else types.CodeDescription(href=found)
 
 
 def message(problem: Diagnostic, primary: Label | None) -> str:

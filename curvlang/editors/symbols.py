@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import Label, Severity
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import Span
 from curvlang.editors.document import Document, origins
 from curvlang.editors.reading import Item, Role, Word
@@ -91,20 +93,18 @@ def rename(document: Document, word: Word, name: str) -> list[Word]:
     """
     found = occurrences(document, word)
     if not found:
-        raise SpecError(
-            Diagnostic(
-                "E1003", f"`{word.text}` is not defined in this file", (_at(document, word),)
-            )
+        raise refusal(
+            Code.E1003, f"`{word.text}` is not defined in this file", labels=(_at(document, word),)
         )
     if re.fullmatch(NAME, name) is None or name in vocabulary().keywords:
-        raise SpecError(Diagnostic("E1004", f"`{name}` is no name", (_at(document, word),)))
+        raise refusal(Code.E1004, f"`{name}` is no name", labels=(_at(document, word),))
     if any(w.text == name for w in _near(document, word)):
-        raise SpecError(Diagnostic("E1004", f"`{name}` is taken here", (_at(document, word),)))
+        raise refusal(Code.E1004, f"`{name}` is taken here", labels=(_at(document, word),))
     after = Document(document.name, replaced(document.text, found, name))
     new = [p for p in after.problems if p.severity is Severity.ERROR]
     old = [p for p in document.problems if p.severity is Severity.ERROR]
     if len(new) > len(old):
-        raise SpecError(Diagnostic("E1004", f"`{name}` would break the file: {new[0].headline}"))
+        raise refusal(Code.E1004, f"`{name}` would break the file: {new[0].headline}")
     return found
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 
 FILES = (
     ("curvlang.editors", "extension/package.json"),
@@ -29,11 +30,9 @@ def write_extension(folder: Path) -> list[Path]:
             target.write_text((resources.files(package) / name).read_text("utf-8"), "utf-8")
             written.append(target)
     except OSError as error:
-        raise SpecError(
-            Diagnostic(
-                "E1002",
-                f"`{folder}` cannot be written to: {error.strerror}",
-                help=("name a folder of your own",),
-            )
+        raise refusal(
+            Code.E1002,
+            f"`{folder}` cannot be written to: {error.strerror}",
+            "name a folder of your own",
         ) from error
     return written

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.result import Interval
 from curvlang.evaluation.statistics.lds import percentile_interval
 from curvlang.models.losses.losses import CrossEntropy
@@ -37,13 +39,13 @@ def right_queries(task: Task, count: int) -> Tensor:
         SpecError: E0508 where the loss has no classes, or no query is right.
     """
     if task.loss.name != "cross_entropy":
-        raise SpecError(_no_classes(task))
+        raise _no_classes(task)
     with torch.no_grad():
         rule = Mistake(axis=getattr(task.loss, "axis", -1))
         wrong = [rule.per_example(task.model(x), y) for x, y in task.batches(512, "query")]
     rows = (torch.cat(wrong) == 0).nonzero()[:count, 0].cpu()
     if not len(rows):
-        raise SpecError(_none_right(task))
+        raise _none_right(task)
     return rows
 
 
@@ -98,17 +100,17 @@ def flip_share(mistakes: Tensor, seed: int) -> Interval:
     return Interval(float(flips.mean()), *percentile_interval(flips[drawn].mean(1), 0.95))
 
 
-def _no_classes(task: Task) -> Diagnostic:
-    return Diagnostic(
-        "E0508",
+def _no_classes(task: Task) -> SpecError:
+    return refusal(
+        Code.E0508,
         f"`brittleness` flips predicted classes, and the loss of `{task.name}` is {task.loss.name}",
-        help=("use a task with `loss cross_entropy`, or leave it out",),
+        "use a task with `loss cross_entropy`, or leave it out",
     )
 
 
-def _none_right(task: Task) -> Diagnostic:
-    return Diagnostic(
-        "E0508",
+def _none_right(task: Task) -> SpecError:
+    return refusal(
+        Code.E0508,
         f"the model of `{task.name}` predicts no query's class, so that none can flip",
-        help=("train it longer, or leave `brittleness` out",),
+        "train it longer, or leave `brittleness` out",
     )

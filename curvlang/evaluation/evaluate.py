@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curvlang.attribution.gradients import gradients
-from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import Label, SpecError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import NOWHERE
 from curvlang.evaluation.fidelity import (
     Setting,
@@ -167,7 +169,7 @@ def evaluate_curvature(
     work = len(chosen) * (queries + GRADIENTS_BY_PRODUCTS) * task.N
     waits = too_long(stages[-1].operator, fitted, work)
     if waits:
-        raise SpecError(_no_scores(stages[-1], waits))
+        raise _no_scores(stages[-1], waits)
     truth = None
     if protocol is not None:
         with clock("ground truth"):
@@ -220,7 +222,7 @@ def evaluate_curvature(
     }
     final = last.get(stages[-1].label)
     if final is None:
-        raise SpecError(_no_scores(stages[-1], measured[-1][shared].note))
+        raise _no_scores(stages[-1], measured[-1][shared].note)
     return Evaluated(result, final, last, clock.times, truth)
 
 
@@ -295,16 +297,18 @@ def product_notes(stages: Sequence[FittedStage]) -> tuple[str, ...]:
     )
 
 
-def _no_scores(stage: FittedStage, reason: str) -> Diagnostic:
+def _no_scores(stage: FittedStage, reason: str) -> SpecError:
     labels = (Label(stage.span, "this stage"),) if stage.span is not NOWHERE else ()
-    return Diagnostic(
-        "E0506",
+    return refusal(
+        Code.E0506,
         f"`{stage.label}` has no scores at the shared setting: {reason}",
-        labels,
-        ("use a larger damping, or another inverse",)
-        if stage.operator.spectrum_known
-        else (
-            f"write `evaluate {stage.label} with tikhonov(damping = 0.1) on … {{ solve cg }}` into a "
-            "spec; `curvlang eval SPEC --verbose` shows what it took",
+        *(
+            ("use a larger damping, or another inverse",)
+            if stage.operator.spectrum_known
+            else (
+                f"write `evaluate {stage.label} with tikhonov(damping = 0.1) on … {{ solve cg }}` into a "
+                "spec; `curvlang eval SPEC --verbose` shows what it took",
+            )
         ),
+        labels=labels,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.errors import cosine, influence_error, inverse_error, product, scores
 from curvlang.evaluation.result import Solve
@@ -28,7 +29,7 @@ UNASKED_ON_DEVICE = 1e15
 """The same where an accelerator computes them."""
 
 
-TOO_LARGE = "E0603"
+TOO_LARGE = Code.E0603
 """The refusal of a matrix with more rows than are formed."""
 
 

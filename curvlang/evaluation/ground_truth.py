@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import Interrupted, SpecError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.protocol import LDS
 from curvlang.models.fingerprint import digest, parameter_parts
 from curvlang.models.losses.loss import Loss
@@ -80,7 +82,7 @@ def ground_truth(
     """
     cache = cache or Cache()
     if task.build is None or task.recipe is None:
-        raise SpecError(_not_trainable(task))
+        raise _not_trainable(task)
     kept = members(task, protocol)
     protocol = replace(protocol, subsets=len(kept))
     asked = None if metric == "loss" else asked_on(metric, task)
@@ -243,25 +245,19 @@ def _initial(build: Build, seed: int, other: int, x: Tensor) -> str:
     made = built(build, [seed, seed, other], x)
     first, second, third = (digest(*parameter_parts(model)) for model in made)
     if first != second:
-        raise SpecError(
-            Diagnostic(
-                "E0507",
-                f"`build` makes two different models from the seed {seed}",
-                help=("draw the parameters from the seed: `torch.manual_seed(seed)` in `build`",),
-                notes=("a retraining that cannot be repeated cannot be kept or resumed",),
-            )
+        raise refusal(
+            Code.E0507,
+            f"`build` makes two different models from the seed {seed}",
+            "draw the parameters from the seed: `torch.manual_seed(seed)` in `build`",
+            notes=("a retraining that cannot be repeated cannot be kept or resumed",),
         )
     if seed != other and first == third:
-        raise SpecError(
-            Diagnostic(
-                "E0753",
-                "`build` makes the same model for every seed, and LDS retrains from fresh "
-                "initialisations",
-                help=(
-                    "let it draw the parameters: a network that is trained already is no start",
-                    "where all trainings are to start alike, say so: `initialisation = shared`",
-                ),
-            )
+        raise refusal(
+            Code.E0753,
+            "`build` makes the same model for every seed, and LDS retrains from fresh "
+            "initialisations",
+            "let it draw the parameters: a network that is trained already is no start",
+            "where all trainings are to start alike, say so: `initialisation = shared`",
         )
     return first
 
@@ -276,15 +272,13 @@ def loss_values(loss: Loss, task: Task) -> str:
         return digest(loss.per_example(f, y))
 
 
-def _not_trainable(task: Task) -> Diagnostic:
+def _not_trainable(task: Task) -> SpecError:
     lacks = [n for n, v in (("build", task.build), ("recipe", task.recipe)) if v is None]
-    return Diagnostic(
-        "E0503",
+    return refusal(
+        Code.E0503,
         f"LDS retrains the model, and the task lacks {' and '.join(f'`{x}`' for x in lacks)}",
-        help=(
-            "give `Task(…, build=make_model, recipe=Recipe(…))`, where `make_model(seed)` returns "
-            "a fresh model, or leave LDS out",
-        ),
+        "give `Task(…, build=make_model, recipe=Recipe(…))`, where `make_model(seed)` returns "
+        "a fresh model, or leave LDS out",
     )
 
 
@@ -293,12 +287,10 @@ def _refuse_diverged(diverged: Tensor, rows: list[tuple[int, int]], task: Task) 
         return
     first = rows[int(diverged.nonzero()[0, 0])]
     assert task.recipe is not None
-    raise SpecError(
-        Diagnostic(
-            "E0504",
-            f"{int(diverged.sum())} of {len(rows)} models diverged in training "
-            f"(the first on subset {first[1]}, repetition {first[0]}): their losses grew without bound",
-            help=(f"lower the learning rate (`lr = {task.recipe.lr:g}`)",),
-            notes=("a diverged model says nothing about its training data, so nothing is scored",),
-        )
+    raise refusal(
+        Code.E0504,
+        f"{int(diverged.sum())} of {len(rows)} models diverged in training "
+        f"(the first on subset {first[1]}, repetition {first[0]}): their losses grew without bound",
+        f"lower the learning rate (`lr = {task.recipe.lr:g}`)",
+        notes=("a diverged model says nothing about its training data, so nothing is scored",),
     )

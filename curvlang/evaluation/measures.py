@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from curvlang.attribution.gradients import gradients
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.brittleness import (
     flip_share,
     flipped,
@@ -91,7 +93,7 @@ def mislabel(task: Task, share: float, seed: int) -> tuple[Tensor, Task]:
     """Which examples got a wrong label `[N]`, and the task with them."""
     x, y = task.train
     if not are_classes(y):
-        raise SpecError(_no_classes(task, "mislabelled"))
+        raise _no_classes(task, "mislabelled")
     rng = np.random.default_rng([seed, 21])
     classes = int(y.max()) + 1
     count = max(1, round(share * task.N))
@@ -280,9 +282,9 @@ def _table(
     return [[value(stage, setting) for setting in chosen] for stage in stages]
 
 
-def _no_classes(task: Task, what: str) -> Diagnostic:
-    return Diagnostic(
-        "E0508",
+def _no_classes(task: Task, what: str) -> SpecError:
+    return refusal(
+        Code.E0508,
         f"`{what}` changes labels, and the targets of `{task.name}` are no classes",
-        help=("use a task with `loss cross_entropy`, or leave it out",),
+        "use a task with `loss cross_entropy`, or leave it out",
     )

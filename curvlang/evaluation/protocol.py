@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import real_number, whole_number
 
 SWEEP = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -73,12 +74,10 @@ class LDS:
         )
         for name, value, fine, rule in wrong:
             if not fine:
-                raise SpecError(
-                    Diagnostic(
-                        "E0501",
-                        f"`{name} = {value}` is not a value of the LDS protocol",
-                        help=(f"`{name}` must be {rule}",),
-                    )
+                raise refusal(
+                    Code.E0501,
+                    f"`{name} = {value}` is not a value of the LDS protocol",
+                    f"`{name}` must be {rule}",
                 )
 
     def quick(self) -> LDS:

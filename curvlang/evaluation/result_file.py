@@ -16,7 +16,9 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import Label
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import Source, Span
 from curvlang.evaluation.result import SCHEMA, Result
 
@@ -200,4 +202,4 @@ def _mismatch(where: str, wanted: str) -> NoReturn:
 
 
 def _refuse(headline: str, *labels: Label) -> NoReturn:
-    raise SpecError(Diagnostic("E0901", headline, labels, (_AGAIN,)))
+    raise refusal(Code.E0901, headline, _AGAIN, labels=labels)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import NOWHERE, Source
 from curvlang.diagnostics.values import another_type, finite_number
 from curvlang.ir.expr import Number
@@ -67,9 +69,7 @@ def load_studies(given: str) -> tuple[Spec, tuple[Study, ...]]:
         what = f"no study `{name}`" if name is not None else "no study"
         help_ = suggestion(name, spec.studies) if name is not None else ()
         example = "write `study depth { task … for … in […] path hessian > ggn }`"
-        raise SpecError(
-            Diagnostic("E0919", f"`{spec.source.name}` states {what}", (), help_ or (example,))
-        )
+        raise refusal(Code.E0919, f"`{spec.source.name}` states {what}", *(help_ or (example,)))
     return spec, found
 
 
@@ -136,13 +136,10 @@ def _only(spec: Spec, name: str) -> Spec:
     if kept and name not in spec.curvatures:
         return replace(spec, curvatures={}, evaluations=kept)
     if name not in spec.curvatures:
-        raise SpecError(
-            Diagnostic(
-                "E0206",
-                f"`{spec.source.name}` defines no curvature `{name}`",
-                (),
-                suggestion(name, spec.curvatures),
-            )
+        raise refusal(
+            Code.E0206,
+            f"`{spec.source.name}` defines no curvature `{name}`",
+            *suggestion(name, spec.curvatures),
         )
     return replace(spec, curvatures={name: spec.curvatures[name]}, evaluations=kept)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.language.checking.values import suggestion
 from curvlang.language.syntax import nodes as s
@@ -53,12 +54,12 @@ def _options(definition: s.TransformDef, problems: list[Diagnostic]) -> Options:
         if parameter is None:
             headline = f"`when` asks for `{statement.parameter}`, which is no parameter here"
             help_ = suggestion(statement.parameter, known)
-            problems.append(Diagnostic("E0218", headline, (Label(statement.span),), help_))
+            problems.append(Diagnostic(Code.E0218, headline, (Label(statement.span),), help_))
             continue
         if parameter.words and statement.word not in parameter.words:
             headline = f"`{statement.parameter}` is never `{statement.word}`"
             help_ = suggestion(statement.word, parameter.words)
-            problems.append(Diagnostic("E0706", headline, (Label(statement.span),), help_))
+            problems.append(Diagnostic(Code.E0706, headline, (Label(statement.span),), help_))
         asked.setdefault(statement.parameter, set()).add(statement.word)
     return {
         name: tuple(sorted(set(known[name].words) or (found | {ANOTHER})))
@@ -119,7 +120,7 @@ def _branches(body: Sequence[s.BodySyntax], options: Options, inside: Options) -
 def _too_many(definition: s.TransformDef, count: int | None, size: int) -> Diagnostic:
     readings = f"more than {MOST_READINGS}" if count is None else str(count)
     return Diagnostic(
-        "E0236",
+        Code.E0236,
         f"the choices of `{definition.name}` take {readings} readings of {size} operations",
         (Label(definition.name_span, f"at most {MOST_READINGS} readings, {MOST_READ} operations"),),
         ("put what differs into transforms of its own",),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.ir.constants import ARITHMETIC
 from curvlang.ir.expr import (
@@ -88,7 +89,7 @@ def _combined(expr: Expr, parts: Sequence[_Scaled]) -> _Scaled:
 
 def _refused(expr: Expr) -> Diagnostic:
     return Diagnostic(
-        "E0423",
+        Code.E0423,
         "a number of this formula is not finite",
         (Label(expr.span, "divided by zero, or too large to be computed with"),),
         ("take the zero out of the divisor, or give a parameter another value",),

@@ -7,7 +7,9 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import Source
 from curvlang.language.checking.values import suggestion
 
@@ -59,21 +61,21 @@ def read(given: str) -> Source:
             return Source(f"<shipped>/{given}.cv", shipped_files()[given])
         if given in shipped_studies():
             return Source(f"<shipped>/studies/{given}.cv", shipped_studies()[given])
-        raise SpecError(_missing(given))
+        raise _missing(given)
     if path.is_dir():
-        raise _file_error("E0111", f"`{given}` is a folder, not a spec", "name a `.cv` file in it")
+        raise refusal(Code.E0111, f"`{given}` is a folder, not a spec", "name a `.cv` file in it")
     try:
         with path.open("rb") as file:
             # A device or a pipe has no size that could be asked for.
             data = file.read(LARGEST + 1)
             size = max(os.fstat(file.fileno()).st_size, len(data))
     except OSError as error:
-        raise _file_error(
-            "E0115", f"`{given}` cannot be read: {error.strerror}", "check its rights"
+        raise refusal(
+            Code.E0115, f"`{given}` cannot be read: {error.strerror}", "check its rights"
         ) from error
     if size > LARGEST:
-        raise _file_error(
-            "E0113",
+        raise refusal(
+            Code.E0113,
             f"`{given}` has {size} bytes, and a spec has at most {LARGEST}",
             "is this the right file?",
         )
@@ -83,28 +85,24 @@ def read(given: str) -> Source:
 def decode(name: str, data: bytes) -> str:
     """Bytes as text; binary data is refused, a byte-order mark is dropped."""
     if b"\0" in data:
-        raise _file_error("E0114", f"`{name}` is binary, not a spec", "is this the right file?")
+        raise refusal(Code.E0114, f"`{name}` is binary, not a spec", "is this the right file?")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _file_error(
-            "E0114", f"`{name}` is not UTF-8 text (byte {error.start})", "save it as UTF-8"
+        raise refusal(
+            Code.E0114, f"`{name}` is not UTF-8 text (byte {error.start})", "save it as UTF-8"
         ) from error
     if not text.strip():
-        raise _file_error(
-            "E0112",
+        raise refusal(
+            Code.E0112,
             f"`{name}` is empty",
             "a spec defines a curvature: `curvature mine = hessian |> drop_residual`",
         )
     return text
 
 
-def _missing(given: str) -> Diagnostic:
+def _missing(given: str) -> SpecError:
     names = (*shipped_files(), *shipped_studies())
     near = suggestion(given.removesuffix(".cv").rpartition("/")[2], names)
     help_ = near if near and near[0].startswith("did") else ("`curvlang list` shows what ships",)
-    return Diagnostic("E0110", f"there is no spec `{given}`", (), help_)
-
-
-def _file_error(code: str, headline: str, repair: str) -> SpecError:
-    return SpecError(Diagnostic(code, headline, help=(repair,)))
+    return refusal(Code.E0110, f"there is no spec `{given}`", *help_)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity, SpecError
 from curvlang.diagnostics.source import NOWHERE, Source, Span
 from curvlang.ir.expr import Ref
@@ -93,7 +94,7 @@ class _Checker:
                     assert_never(item)
         if not file.items and not self.problems:
             self._say(
-                "E0106",
+                Code.E0106,
                 "the file defines nothing",
                 Span(source, 0, 0),
                 ("write `curvature mine = hessian |> drop_residual`",),
@@ -131,7 +132,7 @@ class _Checker:
         before = self.problems.errors
         if item.curvature not in self.names.curvatures and item.curvature not in SOURCES:
             self._say(
-                "E0206",
+                Code.E0206,
                 f"unknown curvature `{item.curvature}`",
                 item.name_span,
                 suggestion(item.curvature, (*SOURCES, *self.names.curvatures)),
@@ -139,7 +140,7 @@ class _Checker:
         for line in item.repeated:
             labels = (Label(line.span, "again here"), Label(line.first, "first here"))
             headline = f"`{line.word}` stands twice in one evaluation"
-            self.problems.append(Diagnostic("E0718", headline, labels, ("leave one out",)))
+            self.problems.append(Diagnostic(Code.E0718, headline, labels, ("leave one out",)))
         inverse = None
         if item.inverse is not None:
             inverse = check_use(item.inverse, self.names.inverses, self.problems)
@@ -149,14 +150,14 @@ class _Checker:
         if against is not None and against not in (*SOURCES, *self.names.curvatures):
             assert item.against is not None
             self._say(
-                "E0206",
+                Code.E0206,
                 f"unknown curvature `{against}`",
                 item.against.span,
                 suggestion(against, (*SOURCES, *self.names.curvatures)),
             )
         if item.influence not in (None, ("test", "train")):
             self._say(
-                "E0713",
+                Code.E0713,
                 f"influence of `{item.influence[0]}` on `{item.influence[1]}` is not computed",
                 item.span,
                 ("write `influence of test on train`",),
@@ -177,7 +178,7 @@ class _Checker:
         definition = self.names.tasks.get(use.name)
         if definition is None:
             self._say(
-                "E0711",
+                Code.E0711,
                 f"unknown task `{use.name}`",
                 use.name_span if use.name_span is not NOWHERE else use.span,
                 suggestion(use.name, self.names.tasks),
@@ -204,7 +205,7 @@ class _Checker:
         for argument in given:
             if argument.name not in known:
                 self._say(
-                    "E0703",
+                    Code.E0703,
                     f"`{definition.name}` has no parameter `{argument.name}`",
                     argument.span,
                     suggestion(argument.name, known),
@@ -225,11 +226,13 @@ class _Checker:
         found: dict[str, Part] = {}
         for kind, use in definition.parts:
             if kind in found:
-                self._say("E0714", f"the task states `{kind}` twice", use.span, ("leave one out",))
+                self._say(
+                    Code.E0714, f"the task states `{kind}` twice", use.span, ("leave one out",)
+                )
             entry = PARTS[kind].get(use.name)
             if entry is None:
                 self._say(
-                    "E0715",
+                    Code.E0715,
                     f"unknown {'optimiser' if kind == 'train' else kind} `{use.name}`",
                     use.name_span,
                     suggestion(use.name, PARTS[kind]),
@@ -242,7 +245,7 @@ class _Checker:
         missing = [kind for kind in PARTS if kind not in {k for k, _ in definition.parts}]
         if missing:
             self._say(
-                "E0716",
+                Code.E0716,
                 f"the task `{definition.name}` lacks `{'`, `'.join(missing)}`",
                 definition.name_span,
                 (f"add a line such as `{missing[0]} {next(iter(PARTS[missing[0]]))}`",),
@@ -260,7 +263,7 @@ class _Checker:
                     rest = Label(argument.span, "used here")
                     self.problems[k] = replace(problem, labels=(first, rest))
 
-    def _say(self, code: str, headline: str, span: Span, help_: tuple[str, ...] = ()) -> None:
+    def _say(self, code: Code, headline: str, span: Span, help_: tuple[str, ...] = ()) -> None:
         self.problems.append(Diagnostic(code, headline, (Label(span),), help_))
 
 

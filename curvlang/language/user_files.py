@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import NOWHERE
 from curvlang.language.chain import TaskSpec
@@ -13,7 +14,7 @@ def code_in(task: TaskSpec) -> list[Diagnostic]:
     lines = ((task.data, DATA), (task.model, MODELS))
     return [
         Diagnostic(
-            "E0550",
+            Code.E0550,
             f"`{part.name}` calls `{part.arguments.get('function')}`, and that is not allowed here",
             () if part.span is NOWHERE else (Label(part.span, "would run code"),),
             ("add `--allow-python` where you trust the spec and the function",),

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import Source, Span
 from curvlang.language.chain import Evaluation, InverseUse, Part, Solver, Spec, TaskSpec
 from curvlang.language.spec import analyse, errors
 
-ENDS = ("E0101", "E0103")
+ENDS = (Code.E0101, Code.E0103)
 """Of a word that cannot stand where it stands, and of a text that ends too early."""
 
 
@@ -87,12 +89,10 @@ def inverse_kept(use: InverseUse) -> dict[str, str]:
                 return {"text": text, "declared": declared}
         except SpecError:
             continue
-    raise SpecError(
-        Diagnostic(
-            "E0754",
-            f"the inverse `{use.inverse.name}` of this operator has no text that it could be kept as",
-            help=("take the inverse from a spec: `cv.fit(spec, task)`",),
-        )
+    raise refusal(
+        Code.E0754,
+        f"the inverse `{use.inverse.name}` of this operator has no text that it could be kept as",
+        "take the inverse from a spec: `cv.fit(spec, task)`",
     )
 
 
@@ -145,7 +145,7 @@ def _unfinished(problem: Diagnostic, given: Source) -> Diagnostic:
     what = "ends in the middle" if given.text.strip() else "is empty"
     return replace(
         problem,
-        code="E0103",
+        code=Code.E0103,
         headline=f"the text `{given.text}` {what}",
         help=("complete it: a name, and its arguments in brackets that are closed",),
     )

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Label, SpecError
-from curvlang.diagnostics.refusal import refusal
+from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.language.chain import Part, Value
 from curvlang.language.registry import Entry
@@ -81,11 +82,10 @@ def choose(table: Mapping[str, T], part: Part, what: str) -> T:
     if part.name not in table:
         known = ", ".join(f"`{name}`" for name in table)
         raise refusal(
-            "E0411",
+            Code.E0411,
             f"there is no {what} `{part.name}`",
             f"use one of {known}" if len(table) > 1 else f"use {known}",
-            span=part.span,
-            label=f"unknown {what}",
+            labels=label_at(part.span, f"unknown {what}"),
         )
     return table[part.name]
 
@@ -126,7 +126,7 @@ def _check_value(part: Part, name: str, value: Value, parameter: Parameter) -> N
 
 
 def _wrong(part: Part, headline: str, repair: str) -> SpecError:
-    return refusal("E0412", headline, repair, span=part.span, label="in this line")
+    return refusal(Code.E0412, headline, repair, labels=label_at(part.span, "in this line"))
 
 
 def _an(type_name: str) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import NOWHERE
@@ -47,7 +48,7 @@ def _cnn(data: Data, generator: Generator, **values: Any) -> nn.Module:
 def _decoder(data: Data, generator: Generator, **values: Any) -> nn.Module:
     if data.train[0].is_floating_point() or len(data.shape) != 1:
         raise refusal(
-            "E0412",
+            Code.E0412,
             f"`decoder` reads numbers of tokens [N, T], not examples of shape {list(data.shape)}",
             "write `data characters`",
         )

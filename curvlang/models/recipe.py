@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from math import isfinite
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type, real_number, whole_number
 
@@ -93,16 +94,18 @@ class Recipe:
             if not fine:
                 shown = getattr(self, name)
                 shown = f"{shown:g}" if isinstance(shown, float) else shown
-                raise refusal("E0412", f"`{name} = {shown}` is out of range", f"it must be {must}")
+                raise refusal(
+                    Code.E0412, f"`{name} = {shown}` is out of range", f"it must be {must}"
+                )
         if self.optimiser != "sgd" and (self.momentum or self.nesterov):
             raise refusal(
-                "E0412",
+                Code.E0412,
                 f"`{self.optimiser}` has no `momentum` and no `nesterov`",
                 "use `beta1`, or the optimiser `sgd`",
             )
         if self.nesterov and not self.momentum:
             raise refusal(
-                "E0412", "`nesterov` needs a momentum", "give `momentum = 0.9`, or leave it out"
+                Code.E0412, "`nesterov` needs a momentum", "give `momentum = 0.9`, or leave it out"
             )
 
     def _check_types(self) -> None:

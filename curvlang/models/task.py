@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type, finite_number
 from curvlang.models.data.adapt import adapt
@@ -247,13 +248,13 @@ class Task:
     def part(self, part: str) -> Pair:
         """`train` or `query`."""
         if part not in ("train", "query"):
-            raise refusal("E0412", f"a task has no part `{part}`", "use `train` or `query`")
+            raise refusal(Code.E0412, f"a task has no part `{part}`", "use `train` or `query`")
         return self.train if part == "train" else self.query
 
     def batches(self, size: int, part: str = "train") -> Iterator[Pair]:
         """Consecutive batches of at most `size` examples on the model's device."""
         if size < 1:
-            raise refusal("E0412", f"a batch of {size} examples", "batches hold 1 or more")
+            raise refusal(Code.E0412, f"a batch of {size} examples", "batches hold 1 or more")
         X, y = self.part(part)
         for k in range(0, len(X), size):
             yield X[k : k + size].to(self.device), y[k : k + size].to(self.device)
@@ -354,7 +355,7 @@ class MovedBuild:
 
 def _given(source: Source | None, part: str) -> Source:
     if source is None:
-        raise refusal("E0407", f"the task has no `{part}` examples", f"pass `{part}=(X, y)`")
+        raise refusal(Code.E0407, f"the task has no `{part}` examples", f"pass `{part}=(X, y)`")
     return source
 
 
@@ -364,10 +365,10 @@ def _weight_decay(recipe: Recipe | None, given: float | None) -> float:
         return 0.0 if recipe is None else recipe.l2
     given = finite_number(given, "weight_decay")
     if given < 0:
-        raise refusal("E0412", f"`weight_decay = {given:g}` is out of range", "give 0 or more")
+        raise refusal(Code.E0412, f"`weight_decay = {given:g}` is out of range", "give 0 or more")
     if recipe is not None and recipe.l2 != given:
         raise refusal(
-            "E0412",
+            Code.E0412,
             f"`weight_decay = {given:g}`, but the recipe trains with {recipe.l2:g}",
             "give it once, in the recipe",
         )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.collect import Pair, examples_of
@@ -96,7 +97,7 @@ def _called(function: str, arguments: Mapping[str, Any]) -> Any:
         own = last.filename == __file__  # the call itself: arguments that it does not take
         given = ", ".join(f"`{name}`" for name in arguments) or "nothing"
         raise refusal(
-            "E0551",
+            Code.E0551,
             f"`{function}` raised {type(error).__name__}: {error}",
             build
             or (
@@ -171,4 +172,4 @@ def _plain(value: Any) -> Any:
 
 
 def _wrong(function: str, what: str, repair: str) -> Exception:
-    return refusal("E0551", f"`{function}` {what}", repair)
+    return refusal(Code.E0551, f"`{function}` {what}", repair)

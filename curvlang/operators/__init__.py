@@ -12,7 +12,7 @@ from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOu
 from curvlang.operators.low_rank import Gram, LowRank, low_rank
 from curvlang.operators.matrix_free import MatrixFree, estimate_trace
 from curvlang.operators.movement import moved, usable
-from curvlang.operators.operator import Operator, Spectral, held_bytes, refuse, tikhonov
+from curvlang.operators.operator import Operator, Spectral, held_bytes, tikhonov
 from curvlang.operators.projected import Projected, projected
 from curvlang.operators.stacked import Stacked, stacked, stacked_from
 from curvlang.operators.vmapped import at_once
@@ -53,7 +53,6 @@ __all__ = [
     "low_rank",
     "moved",
     "projected",
-    "refuse",
     "save",
     "scaled",
     "stacked",

@@ -8,11 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
 from curvlang.operators.basic import Diagonal, Identity
 from curvlang.operators.combined import BlockDiagonal, aligned
 from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput
-from curvlang.operators.operator import Operator, check_dense, refuse
+from curvlang.operators.operator import Operator, check_dense
 from curvlang.operators.projected import Projected
 from curvlang.operators.stacked import Stacked, mapped
 
@@ -22,8 +24,8 @@ def distance(a: Operator, b: Operator) -> Tensor:
     if not isinstance(b, Operator):
         raise another_type("other", b, "an operator", "another fitted curvature")
     if a.size != b.size:
-        refuse(
-            "E0606",
+        raise refusal(
+            Code.E0606,
             f"operators of size {a.size} and {b.size} cannot be compared",
             "fit both on the same parameters",
         )

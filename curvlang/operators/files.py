@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.operators.basic import CholeskyInverse, Dense, Diagonal, Eigen, Identity
 from curvlang.operators.combined import BlockDiagonal, Scaled, Sum
 from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOutputEigen
 from curvlang.operators.low_rank import Gram, LowRank
 from curvlang.operators.matrix_free import MatrixFree
-from curvlang.operators.operator import Operator, refuse
+from curvlang.operators.operator import Operator
 from curvlang.operators.projected import Projected
 from curvlang.operators.stacked import Stacked
 from curvlang.storage.sealed import read_sealed, write_sealed
@@ -51,7 +53,9 @@ def load_operator(path: str | Path) -> tuple[Operator, dict[str, Any], dict[str,
     """
     tensors, text = read_sealed(path)
     if text.get("format") != FORMAT:
-        refuse("E0605", f"`{path}` was written by another version", "save it with `op.save`")
+        raise refusal(
+            Code.E0605, f"`{path}` was written by another version", "save it with `op.save`"
+        )
     every = {name: from_tree(tree, tensors) for name, tree in text["trees"].items()}
     return every.pop("op"), text["notes"], every
 
@@ -109,14 +113,14 @@ def to_tree(operator: Operator, key: str, tensors: dict[str, Tensor]) -> dict[st
                 tensors[f"{key}.index.{k}"] = positions
             return {**put(), "names": list(names), "blocks": written}
         case MatrixFree():
-            refuse(
-                "E0603",
+            raise refusal(
+                Code.E0603,
                 "a matrix-free operator can be neither saved nor moved: it multiplies by running the model",
                 "fit it where it is used, in the precision that is wanted: `cv.fit(spec, task, dtype=…)`",
             )
         case _:
-            refuse(
-                "E0603",
+            raise refusal(
+                Code.E0603,
                 f"an inverse by {operator.structure} can be neither saved nor moved: it holds no tensors",
                 "save or move the curvature, with which its solver is kept, and take the inverse afterwards",
             )

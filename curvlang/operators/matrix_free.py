@@ -9,7 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from curvlang.operators.operator import Operator, Spectral, refuse
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
+from curvlang.operators.operator import Operator, Spectral
 
 _SUM = "sum the products you need instead (`op @ v`), or estimate it with `estimate_trace`"
 
@@ -44,17 +46,17 @@ class MatrixFree(Operator):
         return self.product(v)
 
     def diagonal(self) -> Tensor:
-        refuse("E0603", "a matrix-free operator does not know its diagonal", _SUM)
+        raise refusal(Code.E0603, "a matrix-free operator does not know its diagonal", _SUM)
 
     def eigenvalues(self) -> Tensor:
-        refuse("E0603", "a matrix-free operator does not know its eigenvalues", _SUM)
+        raise refusal(Code.E0603, "a matrix-free operator does not know its eigenvalues", _SUM)
 
     def frobenius(self) -> Tensor:
-        refuse("E0603", "a matrix-free operator does not know its Frobenius norm", _SUM)
+        raise refusal(Code.E0603, "a matrix-free operator does not know its Frobenius norm", _SUM)
 
     def spectral_form(self) -> Operator:
-        refuse(
-            "E0603",
+        raise refusal(
+            Code.E0603,
             "a matrix-free operator has no eigendecomposition",
             "use `tikhonov`, which runs conjugate gradients",
         )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.operators.files import from_tree, to_tree
-from curvlang.operators.operator import Operator, refuse
+from curvlang.operators.operator import Operator
 
 PRECISIONS = (torch.float32, torch.float64)
 """What decompositions are computed in."""
@@ -29,8 +31,8 @@ def moved(
             and float64, E0708 for a device that cannot be used.
     """
     if dtype is not None and dtype not in PRECISIONS:
-        refuse(
-            "E0758",
+        raise refusal(
+            Code.E0758,
             f"`{dtype}` is not a precision of operators: eigendecompositions need float32 or more",
             "give `torch.float32` or `torch.float64`",
         )
@@ -60,5 +62,7 @@ def usable(device: torch.device | str) -> torch.device:
         torch.zeros(1, device=found).item()
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).split("\n")[0]
-        refuse("E0708", f"the device `{device}` cannot be used: {reason}", "use `cpu`")
+        raise refusal(
+            Code.E0708, f"the device `{device}` cannot be used: {reason}", "use `cpu`"
+        ) from error
     return found

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type, finite_number
 from curvlang.operators.vmapped import at_once
 
@@ -109,14 +110,14 @@ class Operator(ABC):
         if not isinstance(v, Tensor):
             raise another_type("v", v, "a tensor [P] or [P, k]", "`torch.as_tensor(v)`")
         if v.ndim not in (1, 2) or v.shape[0] != self.size:
-            refuse(
-                "E0606",
+            raise refusal(
+                Code.E0606,
                 f"a vector of shape {tuple(v.shape)} does not fit an operator of size {self.size}",
                 f"give `v` the shape [{self.size}] or [{self.size}, k]",
             )
         if v.dtype != self.dtype or v.device.type != self.device.type:
-            refuse(
-                "E0606",
+            raise refusal(
+                Code.E0606,
                 f"a vector in {_place(v)} does not fit an operator in {_place(self)}",
                 f"`v.to('{self.device}', {self.dtype})`",
             )
@@ -141,8 +142,8 @@ class Operator(ABC):
         shifted = self.eigenvalues() + damping
         lowest = float(shifted.min())
         if lowest <= 0:
-            refuse(
-                "E0602",
+            raise refusal(
+                Code.E0602,
                 f"log det needs a positive spectrum; the lowest eigenvalue plus damping is {lowest:.3g}",
                 f"use a damping above {damping - lowest:.3g}",
             )
@@ -198,19 +199,14 @@ def tikhonov(damping: float) -> Spectral:
         shifted = s + damping
         scale = float(s.abs().max().clamp(min=abs(damping))) if s.numel() else 0.0
         if s.numel() and float(shifted.abs().min()) <= torch.finfo(s.dtype).eps * scale:
-            refuse(
-                "E0601",
+            raise refusal(
+                Code.E0601,
                 f"C + {damping:.3g} I is singular: an eigenvalue equals −{damping:.3g} to rounding",
                 "use a larger damping, or `pseudo`, which leaves null directions out",
             )
         return shifted.reciprocal()
 
     return function
-
-
-def refuse(code: str, headline: str, repair: str) -> NoReturn:
-    """Raise a refusal as a diagnostic."""
-    raise SpecError(Diagnostic(code, headline, help=(repair,)))
 
 
 def _place(held: Tensor | Operator) -> str:
@@ -221,8 +217,8 @@ def _place(held: Tensor | Operator) -> str:
 def check_dense(size: int) -> None:
     """Refuse to form a matrix that is too large to form in passing."""
     if size > DENSE_AT_MOST:
-        refuse(
-            "E0603",
+        raise refusal(
+            Code.E0603,
             f"the {size} × {size} matrix would have to be formed, more than {DENSE_AT_MOST} rows",
             "use products (`op @ v`), `op.trace()` or `op.diagonal()` instead",
         )
@@ -233,15 +229,17 @@ def symmetric_eigh(matrix: Tensor, what: str) -> tuple[Tensor, Tensor]:
 
     def decomposed(matrix: Tensor) -> tuple[Tensor, Tensor]:
         if not bool(torch.isfinite(matrix).all()):
-            refuse(
-                "E0607",
+            raise refusal(
+                Code.E0607,
                 f"{what} has entries that are not finite",
                 "look for a division by zero in the formula, or overflow in the data",
             )
         try:
             values, vectors = torch.linalg.eigh(matrix)
         except RuntimeError as error:
-            refuse("E0607", f"the eigendecomposition of {what} failed: {error}", "use float64")
+            raise refusal(
+                Code.E0607, f"the eigendecomposition of {what} failed: {error}", "use float64"
+            ) from error
         return values, vectors.contiguous()
 
     found: tuple[Tensor, Tensor] = at_once(decomposed, matrix)

@@ -7,12 +7,13 @@ import zipfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.result import Result
 from curvlang.evaluation.result_file import dumps, loads
 from curvlang.reporting.html import to_html
@@ -110,9 +111,11 @@ def read_result(path: str | os.PathLike[str]) -> Result:
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
-        _refuse("E0902", f"`{file}` cannot be read: {error.strerror}", "name a run folder")
-    except UnicodeDecodeError:
-        _refuse("E0901", f"`{file}` is not text in UTF-8", "name a run folder")
+        raise refusal(
+            Code.E0902, f"`{file}` cannot be read: {error.strerror}", "name a run folder"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise refusal(Code.E0901, f"`{file}` is not text in UTF-8", "name a run folder") from error
     return loads(text, str(file))
 
 
@@ -122,8 +125,8 @@ def _check_scores(result: Result, scores: Mapping[str, Scores]) -> None:
     for name, matrix in scores.items():
         fits = matrix.ndim == 2 and matrix.shape[0] in queries
         if not fits or matrix.shape[1] != task.train_examples:
-            _refuse(
-                "E0904",
+            raise refusal(
+                Code.E0904,
                 f"`{name}` has shape {list(matrix.shape)}, the result has Q = "
                 f"{task.query_examples} queries and N = {task.train_examples} training examples",
                 "give scores as [Q, N], queries first",
@@ -134,7 +137,9 @@ def _check_labels(result: Result, scores: Mapping[str, Scores]) -> None:
     labels = [step.label for step in result.steps]
     for name in scores:
         if name not in labels:
-            _refuse("E0904", f"`{name}` is no step of the result", f"use {', '.join(labels)}")
+            raise refusal(
+                Code.E0904, f"`{name}` is no step of the result", f"use {', '.join(labels)}"
+            )
 
 
 def _check_replaceable(target: Path) -> None:
@@ -142,13 +147,13 @@ def _check_replaceable(target: Path) -> None:
     if not target.exists():
         return
     if not target.is_dir():
-        _refuse("E0903", f"`{target}` is a file", "name another folder")
+        raise refusal(Code.E0903, f"`{target}` is a file", "name another folder")
     foreign = sorted(entry.name for entry in target.iterdir() if entry.name not in FILES)
     if foreign:
         shown = ", ".join(f"`{name}`" for name in foreign[:3])
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
-        _refuse(
-            "E0903",
+        raise refusal(
+            Code.E0903,
             f"`{target}` holds what no run wrote: {shown}{more}",
             "name another folder, or move them away",
         )
@@ -208,8 +213,4 @@ def _bytes(content: _Content) -> int:
 
 def _refusals(target: Path, needed: int) -> AbstractContextManager[None]:
     note = "nothing was left behind, and an earlier run of that name is unchanged"
-    return refusals(target, needed, code="E0905", thing="folder", note=note)
-
-
-def _refuse(code: str, headline: str, help: str, cause: BaseException | None = None) -> NoReturn:
-    raise SpecError(Diagnostic(code, headline, help=(help,))) from cause
+    return refusals(target, needed, code=Code.E0905, thing="folder", note=note)

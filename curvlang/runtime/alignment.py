@@ -15,6 +15,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.adapt import DECODER, MASK
 from curvlang.models.data.fields import IGNORED
@@ -209,7 +210,7 @@ def _followed(
     if len(found) == 1:
         return found[0]
     raise refusal(
-        "E0424",
+        Code.E0424,
         f"it cannot be told whether the {block.positions} positions of `{block.layer}` are the "
         f"{given.mask.shape[1]} of the mask",
         "give examples of one length, or use a stage without means over `t`, as `diagonal` is",

@@ -24,7 +24,9 @@ from curvlang.compiler.algebra.structure import (
     Shape,
     SumShape,
 )
-from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.operators import (
     Dense,
@@ -177,20 +179,18 @@ def _symmetric(matrix: Tensor, what: str, span: Span) -> Tensor:
             return matrix.clone()
         gap = float((matrix - matrix.mT).abs().max()) if matrix.numel() else 0.0
         if gap > SYMMETRY * float(matrix.abs().max()):
-            raise SpecError(_not_symmetric(what, span))
+            raise _not_symmetric(what, span)
         return (matrix + matrix.mT) / 2
 
     found: Tensor = at_once(part, matrix)
     return found
 
 
-def _not_symmetric(what: str, span: Span) -> Diagnostic:
-    return Diagnostic(
-        "E0334",
+def _not_symmetric(what: str, span: Span) -> SpecError:
+    return refusal(
+        Code.E0334,
         f"{what} is not symmetric, and a curvature is",
-        (Label(span, "what is yielded here"),) if span.end else (),
-        (
-            "yield a sum of outer products, as in `x[i] * x[i']`, or the symmetric part: "
-            "`(M[o,o'] + M[o',o]) / 2`",
-        ),
+        "yield a sum of outer products, as in `x[i] * x[i']`, or the symmetric part: "
+        "`(M[o,o'] + M[o',o]) / 2`",
+        labels=label_at(span, "what is yielded here"),
     )

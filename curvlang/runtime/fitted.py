@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.notebook import html_table
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import finite_number, nonzero_number
 from curvlang.language import default_inverse, inverse_kept, inverse_read
 from curvlang.language.chain import InverseUse
@@ -25,7 +27,6 @@ from curvlang.operators import (
     added,
     load_operator,
     moved,
-    refuse,
     save,
     scaled,
 )
@@ -149,14 +150,14 @@ class FittedOperator:
         if isinstance(other, FittedOperator) and other.parameters != self.parameters:
             apart = sorted(set(self.parameters) ^ set(other.parameters))
             what = f"only one has `{apart[0]}`" if apart else "their order differs"
-            refuse(
-                "E0606",
+            raise refusal(
+                Code.E0606,
                 f"the curvatures are not on the same parameters: {what}",
                 "fit both on one task, with the same clause `others = …`",
             )
         if other.shape != self.shape:
-            refuse(
-                "E0606",
+            raise refusal(
+                Code.E0606,
                 f"operators of size {self.shape[0]} and {other.shape[0]} cannot be added",
                 "fit both on one task",
             )
@@ -164,8 +165,8 @@ class FittedOperator:
         inner = other.operator if isinstance(other, FittedOperator) else other
         if (inner.dtype, inner.device) != (own.dtype, own.device):
             place = f"dtype={own.dtype}, device='{own.device}'"
-            refuse(
-                "E0606",
+            raise refusal(
+                Code.E0606,
                 f"operators in {inner.dtype} on {inner.device} and in {own.dtype} on {own.device} "
                 "cannot be added",
                 f"move one: `.to({place})`",

@@ -8,8 +8,9 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.diagnostics.refusal import refusal
+from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.models.derivatives.products import hessian_product
 from curvlang.models.losses.finite import all_finite, check_examples_finite, in_part
@@ -61,7 +62,7 @@ def check_hessian(entries: Tensor, tasks: Sequence[Task]) -> None:
             v = torch.ones(task.P, dtype=task.dtype, device=task.device)
             if not all_finite(hessian_product(task.model, task.loss, X, y)(v)):
                 raise refusal(
-                    "E0420",
+                    Code.E0420,
                     f"example {n} of `train`: the second derivatives of its loss are not finite",
                     "use a curvature without them (`drop_residual`), drop the example, or keep the "
                     "model twice differentiable there",
@@ -100,11 +101,10 @@ def check_tasks(tasks: Iterable[Task]) -> None:
 def not_finite(what: str, span: Span, known: str) -> SpecError:
     """The refusal where the examples themselves are finite, as far as is `known`."""
     return refusal(
-        "E0421",
+        Code.E0421,
         f"{what} is not finite",
         "look for a division by zero, a logarithm or a power of 0 in the formula; where numbers are "
         "very large, compute in float64: `task.to(dtype=torch.float64)`",
         notes=(known,),
-        span=span,
-        label="requested here",
+        labels=label_at(span, "requested here"),
     )

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from curvlang.compiler.algebra.spectral import bind, bind_factors, number, reads_spectrum
-from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.ir.expr import Expr
 from curvlang.language.chain import InverseUse
 from curvlang.language.checking.inverses import shift
@@ -204,12 +205,12 @@ def _factored(block: Operator, use: InverseUse, name: str) -> Operator:
             a, v = symmetric_eigh(right, "a Kronecker factor over inputs")
             return EigenBasis(u, v, bind_factors(use, g, a))
         case _:
-            _raise(
-                use,
-                "E0332",
+            raise refusal(
+                Code.E0332,
                 f"`{use.inverse.name}` needs two Kronecker factors, and `{name}` is "
                 f"{block.structure}: {_reason(block)}",
                 "use `tikhonov(damping = …)`, which adds λ to the matrix whatever its structure",
+                labels=label_at(use.span),
             )
 
 
@@ -239,26 +240,21 @@ def _damping(operator: Operator, use: InverseUse, expr: Expr) -> float:
         return number(use, expr, torch.zeros(1, dtype=torch.float64))
     if not operator.spectrum_known:
         name = use.inverse.name
-        _raise(
-            use,
-            "E0331",
+        raise refusal(
+            Code.E0331,
             f"`{name}` takes its damping from the spectrum, and the curvature is known by its "
             "products alone",
             f"give a number, as in `{name}(damping = 1e-2)`",
+            labels=label_at(use.span),
         )
     return number(use, expr, operator.eigenvalues())
 
 
 def _no_spectrum(operator: Operator, use: InverseUse) -> NoReturn:
-    _raise(
-        use,
-        "E0331",
+    raise refusal(
+        Code.E0331,
         f"`{use.inverse.name}` needs the eigenvalues of the curvature, which is known by its "
         f"products alone ({operator.size} rows)",
         "use `tikhonov(damping = …)`, which conjugate gradients solve, or a structured curvature",
+        labels=label_at(use.span),
     )
-
-
-def _raise(use: InverseUse, code: str, headline: str, repair: str) -> NoReturn:
-    labels = (Label(use.span),) if use.span.end else ()
-    raise SpecError(Diagnostic(code, headline, labels, (repair,)))

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from curvlang.compiler.derive.derive import describe_stage
 from curvlang.compiler.planning.fits import Unfit, first_unfit, unfit
-from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.language import curvature_named, shipped
 from curvlang.language.chain import Chain
 from curvlang.models.task import Task
@@ -30,13 +32,11 @@ def without_ignored(chains: Sequence[Chain], task: Task) -> Task:
     if not left:
         return task
     if left == set(task.parameters):
-        raise SpecError(
-            Diagnostic(
-                "E0401",
-                "`others = ignore` leaves no parameter: no stage that reads `a` or `g` fits any",
-                help=("use `others = diagonal`, or a curvature of gradients alone (`ggn`)",),
-                notes=_notes(others),
-            )
+        raise refusal(
+            Code.E0401,
+            "`others = ignore` leaves no parameter: no stage that reads `a` or `g` fits any",
+            "use `others = diagonal`, or a curvature of gradients alone (`ggn`)",
+            notes=_notes(others),
         )
     return task.restricted([name for name in task.parameters if name not in left])
 
@@ -50,13 +50,12 @@ def ignoring(chains: Sequence[Chain]) -> bool:
 def misfits(chains: Sequence[Chain], task: Task) -> list[Diagnostic]:
     """Every stage that does not fit parameters of the task, as it would be refused in a run."""
     others = _others_of(task)
-    found: list[Diagnostic] = []
+    found: dict[Diagnostic, None] = {}
     for chain in chains if others else ():
-        problem = unfit(chain)
-        refusal = None if problem is None or problem.ignored else _problem(problem, others, task)
-        if refusal is not None and refusal not in found:
-            found.append(refusal)
-    return found
+        odd = unfit(chain)
+        wrong = None if odd is None or odd.ignored else _problem(odd, others, task)
+        found |= dict.fromkeys(wrong.diagnostics if wrong else ())
+    return [*found]
 
 
 def besides(chains: Sequence[Chain], task: Task) -> tuple[Chain, ...] | None:
@@ -82,17 +81,17 @@ def _beside(chain: Chain, others: Sequence[LayerBlock], task: Task) -> Chain:
     found = unfit(chain)
     if found is None:
         return chain
-    problem = _problem(found, others, task)
-    if problem is not None:
-        raise SpecError(problem)
+    wrong = _problem(found, others, task)
+    if wrong is not None:
+        raise wrong
     assert found.beside is not None
     return found.beside
 
 
-def _problem(found: Unfit, others: Sequence[LayerBlock], task: Task) -> Diagnostic | None:
+def _problem(found: Unfit, others: Sequence[LayerBlock], task: Task) -> SpecError | None:
     """What is wrong with a stage that does not fit; nothing where its clause helps."""
     if found.beside is None:
-        return _refusal(found, others, task)
+        return _fits_none(found, others, task)
     return None if first_unfit(found.beside) is None else _unfit_either(found, others)
 
 
@@ -106,18 +105,16 @@ def _notes(others: Sequence[LayerBlock]) -> tuple[str, ...]:
     )
 
 
-def _refusal(found: Unfit, others: Sequence[LayerBlock], task: Task) -> Diagnostic:
+def _fits_none(found: Unfit, others: Sequence[LayerBlock], task: Task) -> SpecError:
     stage = found.chain.stages[found.number]
-    return Diagnostic(
-        "E0401",
+    return refusal(
+        Code.E0401,
         f"`{stage.name}` does not fit {_named(others)}",
-        (Label(stage.span, "needs the inputs and outputs of a layer"),) if stage.span.end else (),
-        (
-            "say what becomes of them: `others = diagonal` (or another stage that fits), "
-            "`others = keep` (as they are before this stage), or `others = ignore` (constants)",
-            _example(found, task),
-        ),
-        _notes(others),
+        "say what becomes of them: `others = diagonal` (or another stage that fits), "
+        "`others = keep` (as they are before this stage), or `others = ignore` (constants)",
+        _example(found, task),
+        labels=label_at(stage.span, "needs the inputs and outputs of a layer"),
+        notes=_notes(others),
     )
 
 
@@ -154,14 +151,14 @@ def _with_clause(stage: str, word: str) -> str:
     return f"{stage}(others = {word})"
 
 
-def _unfit_either(found: Unfit, others: Sequence[LayerBlock]) -> Diagnostic:
+def _unfit_either(found: Unfit, others: Sequence[LayerBlock]) -> SpecError:
     stage = found.chain.stages[found.number]
     clause = stage.others
     name = clause[0].name if isinstance(clause, tuple) else str(clause)
-    return Diagnostic(
-        "E0415",
+    return refusal(
+        Code.E0415,
         f"`{name}` does not fit {_named(others)} either",
-        (Label(stage.span, "named in this clause"),) if stage.span.end else (),
-        ("use a stage that takes a block's entries as one index, as `diagonal` does, or `keep`",),
-        _notes(others),
+        "use a stage that takes a block's entries as one index, as `diagonal` does, or `keep`",
+        labels=label_at(stage.span, "named in this clause"),
+        notes=_notes(others),
     )

@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.diagnostics.source import Source, Span
 from curvlang.language.chain import InverseUse, Solver, Value
 from curvlang.operators import ByExample, ConjugateGradients, Neumann, Operator
@@ -75,11 +76,12 @@ class FittedSolver:
             case "neumann":
                 batch = None if given["batch"] == "all" else _int(given["batch"])
                 if batch is not None and by_example is None:
-                    self._refuse(
-                        "E0622",
+                    raise refusal(
+                        Code.E0622,
                         f"`batch = {batch}` needs a curvature that is a mean over examples, and "
                         f"this is {operator.describe()}",
                         "use `batch = all`",
+                        labels=label_at(self.solver.span, "requested here"),
                     )
                 rate, steps = _float(given["lr"]), _int(given["steps"])
                 seed = _int(given["seed"])
@@ -100,11 +102,12 @@ class FittedSolver:
 
     def refuse(self, use: InverseUse) -> NoReturn:
         """Refuse an inverse that is no linear system."""
-        self._refuse(
-            "E0735",
+        raise refusal(
+            Code.E0735,
             f"`{self.solver.name}` solves (C + λI) x = v, which is not what "
             f"`{use.inverse.name}` asks for",
             "use `tikhonov(damping = …)`, or leave the solver out: other functions need the spectrum",
+            labels=label_at(self.solver.span, "requested here"),
         )
 
     def _approximate_inverse(self, damping: float) -> Operator | None:
@@ -113,10 +116,11 @@ class FittedSolver:
         if found is None:
             return None
         if not found.spectrum_known:
-            self._refuse(
-                "E0621",
+            raise refusal(
+                Code.E0621,
                 "the preconditioner is known by its products alone, and its inverse is needed",
                 "use a structured curvature, such as one in Kronecker factors or its diagonal",
+                labels=label_at(self.solver.span, "requested here"),
             )
         given = self.solver.arguments["preconditioner_damping"]
         own = damping if given == "same" else _float(given)
@@ -124,18 +128,14 @@ class FittedSolver:
         lowest = float(form.eigenvalues().min())
         if lowest + own <= torch.finfo(form.dtype).eps * abs(lowest):
             needed = at_least(max(-lowest, 1e-12))
-            self._refuse(
-                "E0621",
+            raise refusal(
+                Code.E0621,
                 f"the preconditioner is not positive definite: its lowest eigenvalue is "
                 f"{lowest:.3g} and `preconditioner_damping` {own:.3g}",
                 f"use `preconditioner_damping = {needed}` or more, or another curvature",
+                labels=label_at(self.solver.span, "requested here"),
             )
         return form.inverse(own)
-
-    def _refuse(self, code: str, headline: str, repair: str) -> NoReturn:
-        span = self.solver.span
-        labels = (Label(span, "asked for here"),) if span.end else ()
-        raise SpecError(Diagnostic(code, headline, labels, (repair,)))
 
 
 def _float(value: Value) -> float:

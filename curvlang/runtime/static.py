@@ -11,7 +11,8 @@ from torch import Tensor
 from curvlang.compiler.algebra.structure import GramShape, LeafShape
 from curvlang.compiler.derive.program import Partition, Result
 from curvlang.compiler.planning.plan import DENSE_AT_MOST, Plan
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.collect import Pair
 from curvlang.models.derivatives.column_product import ggn_of_layers
 from curvlang.models.derivatives.hessian import hessian_dense
@@ -220,11 +221,7 @@ def _refuse_without_products(result: Result) -> None:
             "(exact where the rank is at least that of the block: at most the number of examples "
             "for a mean over examples of outer products)"
         )
-    raise SpecError(
-        Diagnostic(
-            "E0810", f"the curvature {what} does not fit and has no products", help=(repair,)
-        )
-    )
+    raise refusal(Code.E0810, f"the curvature {what} does not fit and has no products", repair)
 
 
 def _padded(v: Tensor, index: Tensor, total: int) -> Tensor:

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from curvlang.diagnostics.diagnostic import Diagnostic, MachineError, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.reporting.notation import size
 from curvlang.storage.leftovers import belongs_to, clear, hidden_name, locked
 
@@ -17,7 +19,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextmanager
-def refusals(target: Path, needed: int, *, code: str, thing: str, note: str) -> Iterator[None]:
+def refusals(target: Path, needed: int, *, code: Code, thing: str, note: str) -> Iterator[None]:
     """Say what the system refused: a full disk is the machine's, anything else the target's.
 
     Args:
@@ -37,10 +39,8 @@ def refusals(target: Path, needed: int, *, code: str, thing: str, note: str) -> 
         if error.errno in FULL:
             raise MachineError(_full(target, needed, thing, note)) from error
         reason = error.strerror or str(error)
-        raise SpecError(
-            Diagnostic(
-                code, f"`{target}` cannot be written: {reason}", help=(f"name another {thing}",)
-            )
+        raise refusal(
+            code, f"`{target}` cannot be written: {reason}", f"name another {thing}"
         ) from error
 
 
@@ -48,7 +48,7 @@ def _full(target: Path, needed: int, thing: str, note: str) -> Diagnostic:
     above = next(folder for folder in target.absolute().parents if folder.exists())
     free = shutil.disk_usage(above).free
     return Diagnostic(
-        "E0802",
+        Code.E0802,
         f"the disk is full: `{target}` needs {size(needed)}, and {size(free)} are free",
         help=(f"free some space, or name a {thing} on another disk",),
         notes=(note,),

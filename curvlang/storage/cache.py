@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
 from curvlang.storage.leftovers import clear, locked
 
@@ -132,14 +133,14 @@ class Cache:
     def _unwritable(self, path: Path, needed: int, error: OSError) -> Diagnostic:
         if error.errno not in _FULL:
             return Diagnostic(
-                "E0803",
+                Code.E0803,
                 f"the cache `{self.root}` cannot be written: {error.strerror}",
                 help=("point `CURVLANG_CACHE` to a folder that can be written",),
             )
         folder = next(p for p in path.parents if p.exists())
         free = shutil.disk_usage(folder).free
         return Diagnostic(
-            "E0802",
+            Code.E0802,
             f"the disk is full: the cache `{self.root}` needs {needed} bytes more, {free} are free",
             help=("free some space, or point `CURVLANG_CACHE` to another folder",),
             notes=("what was kept before is unharmed: run the same command to go on",),
@@ -152,7 +153,7 @@ def _unfinished(name: str) -> bool:
 
 def _unreadable(path: Path, error: OSError) -> Diagnostic:
     return Diagnostic(
-        "E0803",
+        Code.E0803,
         f"the cache cannot be read: `{path}`: {error.strerror}",
         help=("mend its rights, or point `CURVLANG_CACHE` to another folder",),
     )

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.storage.atomic import probe, refusals, whole
 
 Array = NDArray[np.floating[Any]]
@@ -69,22 +70,24 @@ def check_score_file(path: str | os.PathLike[str], *, by_layer: bool = False) ->
     if suffix not in FORMATS:
         known = ", ".join(f"`{name}`" for name in FORMATS)
         what = f"the suffix `{suffix}`" if suffix else "no suffix"
-        _refuse("E0583", f"`{target}` has {what}: the format is not known", f"use one of {known}")
+        raise refusal(
+            Code.E0583, f"`{target}` has {what}: the format is not known", f"use one of {known}"
+        )
     if by_layer and suffix == ".npy":
-        _refuse(
-            "E0583",
+        raise refusal(
+            Code.E0583,
             f"`{target}`: an npy file holds one array, and there is one for every layer",
             "write `.safetensors`, `.csv` or `.parquet`",
         )
     if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        _refuse(
-            "E0584",
+        raise refusal(
+            Code.E0584,
             "parquet files need `pyarrow`, which is not installed",
             'install it with `pip install "curvlang[parquet]"`, or write `.csv`',
         )
     with _refusals(target, 0):
         if target.is_dir():
-            _refuse("E0585", f"`{target}` is a folder", "name a file in it")
+            raise refusal(Code.E0585, f"`{target}` is a folder", "name a file in it")
         probe(target)
 
 
@@ -190,8 +193,4 @@ FORMATS: Mapping[str, Callable[[Path, Scores], None]] = {
 
 def _refusals(target: Path, needed: int) -> AbstractContextManager[None]:
     note = "nothing was left behind, and an earlier file of that name is unchanged"
-    return refusals(target, needed, code="E0585", thing="file", note=note)
-
-
-def _refuse(code: str, headline: str, help: str, cause: BaseException | None = None) -> NoReturn:
-    raise SpecError(Diagnostic(code, headline, help=(help,))) from cause
+    return refusals(target, needed, code=Code.E0585, thing="file", note=note)

@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from curvlang.operators.operator import refuse
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.storage.leftovers import belongs_to, clear, hidden_name, locked
 
 _KEY = "curvlang"
@@ -40,11 +41,11 @@ def write_sealed(path: str | Path, tensors: Mapping[str, Tensor], text: Mapping[
     try:
         _written(path, tensors, text)
     except OSError as error:
-        refuse(
-            "E0605",
+        raise refusal(
+            Code.E0605,
             f"the operator file `{path}` cannot be written: {error.strerror or error}",
             "name a file in a folder that there is and that can be written to, on a disk with room",
-        )
+        ) from error
 
 
 def _written(path: str | Path, tensors: Mapping[str, Tensor], text: Mapping[str, Any]) -> None:
@@ -76,7 +77,7 @@ def read_sealed(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     place = Path(path)
     if not place.is_file():
-        refuse("E0605", f"there is no operator file `{path}`", "check the path")
+        raise refusal(Code.E0605, f"there is no operator file `{path}`", "check the path")
     try:
         with safe_open(str(path), framework="pt") as file:
             text = json.loads((file.metadata() or {}).get(_KEY, "{}"))
@@ -86,15 +87,17 @@ def read_sealed(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 return _restored(kept, text["layout"]), text
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         reason = str(error).partition("\n")[0]
-        refuse("E0605", f"`{path}` is damaged or not an operator file: {reason}", "save it again")
+        raise refusal(
+            Code.E0605, f"`{path}` is damaged or not an operator file: {reason}", "save it again"
+        ) from error
     if not text:
-        refuse(
-            "E0605",
+        raise refusal(
+            Code.E0605,
             f"`{path}` was not written by `op.save`, or by an earlier version",
             "save it with `op.save`",
         )
-    refuse(
-        "E0605",
+    raise refusal(
+        Code.E0605,
         f"`{path}` is damaged: its content is not what was written",
         "save it again, or fetch it again from where it came",
     )

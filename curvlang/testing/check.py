@@ -11,7 +11,9 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import seed as hypothesis_seed
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.language import load
 from curvlang.language.chain import (
     Comparison,
@@ -151,7 +153,7 @@ def check_spec(
     whole = spec if isinstance(spec, Spec) else load(str(spec))
     chosen = [x for x in laws_of(whole) if law in x.text]
     if not chosen:
-        raise SpecError(_nothing(whole, law))
+        raise _nothing(whole, law)
     bench = Bench()
     return tuple(
         check_law(x, examples=examples, seed=seed, task=task, bench=bench, progress=progress)
@@ -159,13 +161,13 @@ def check_spec(
     )
 
 
-def _nothing(spec: Spec, law: str) -> Diagnostic:
+def _nothing(spec: Spec, law: str) -> SpecError:
     laws = laws_of(spec)
     if not laws:
         headline = f"`{spec.source.name}` states no law and defines no curvature"
-        return Diagnostic("E0750", headline, help=("add `curvature mine = …` or `law …`",))
+        return refusal(Code.E0750, headline, "add `curvature mine = …` or `law …`")
     shown = ", ".join(f"`{x.text}`" for x in laws[-3:])
-    return Diagnostic("E0750", f"no law contains `{law}`", help=(f"laws are for example {shown}",))
+    return refusal(Code.E0750, f"no law contains `{law}`", f"laws are for example {shown}")
 
 
 def check_law(

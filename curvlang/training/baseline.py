@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.models.recipe import Recipe
 from curvlang.models.task import Origin, Task
 from curvlang.training.built import built
@@ -49,14 +50,12 @@ def train_baseline(
         progress=told,
     )
     if bool(found.diverged[0]):
-        raise SpecError(
-            Diagnostic(
-                "E0504",
-                f"the model diverged in training: its loss went from "
-                f"{float(found.curve[0, 0]):.3g} in the first epoch to {float(found.curve[0, -1]):.3g} in the last",
-                help=(f"lower the learning rate (`lr = {recipe.lr:g}`)",),
-                notes=("a diverged model has no influence scores",),
-            )
+        raise refusal(
+            Code.E0504,
+            f"the model diverged in training: its loss went from "
+            f"{float(found.curve[0, 0]):.3g} in the first epoch to {float(found.curve[0, -1]):.3g} in the last",
+            f"lower the learning rate (`lr = {recipe.lr:g}`)",
+            notes=("a diverged model has no influence scores",),
         )
     assert found.parameters is not None
     (model,) = built(task.build, [seed], task.train[0])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.copies import copied, unwrapped
@@ -35,7 +36,7 @@ def built(build: Build, seeds: Sequence[int], x: Tensor) -> list[nn.Module]:
         made = build(seed)
         if not isinstance(made, nn.Module):
             raise refusal(
-                "E0752",
+                Code.E0752,
                 f"`build` returned a `{type(made).__name__}`, not a module",
                 "return a fresh `torch.nn.Module`: `def build(seed): …; return model.eval()`",
             )
@@ -52,7 +53,7 @@ def _check_alike(models: Sequence[nn.Module], seeds: Sequence[int]) -> None:
         if own != first:
             name = next(n for n in (*own, *first) if own.get(n) != first.get(n))
             raise refusal(
-                "E0752",
+                Code.E0752,
                 f"`build` makes models of two architectures: `{name}` is "
                 f"{_shown(first.get(name))} for the seed {seeds[0]} and "
                 f"{_shown(own.get(name))} for the seed {seed}",
@@ -94,7 +95,7 @@ def check_built(models: Sequence[nn.Module], x: Tensor) -> None:
     first, again = _called(model, x), _called(model, x)
     if not _close(first, again):
         raise refusal(
-            "E0403",
+            Code.E0403,
             "a model of `build` gives another output when it is called again on the same input",
             "take random numbers and counters out of `forward`",
         )
@@ -102,13 +103,13 @@ def check_built(models: Sequence[nn.Module], x: Tensor) -> None:
         with_eval = _called(copied(model).eval(), x)
         if not _close(first, with_eval):
             raise refusal(
-                "E0403",
+                Code.E0403,
                 "`build` returns a model in training mode, and its outputs depend on the mode",
                 _EVAL,
             )
     if not _close(_called(model, x[:1]), first[:1]):
         raise refusal(
-            "E0410",
+            Code.E0410,
             "the output of a model of `build` for an example depends on the batch that it is in",
             "use a model that treats the examples of a batch independently",
         )
@@ -127,7 +128,7 @@ def _called(model: nn.Module, x: Tensor) -> Tensor:
             found: Tensor = model(x)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise refusal(
-            "E0408",
+            Code.E0408,
             f"a model of `build` cannot read the training inputs, of shape {list(x.shape[1:])} each",
             "let `build` make the model that the task is about, untrained",
             notes=(str(error).strip().partition("\n")[0],),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.copies import copied
 from curvlang.models.losses.loss import Loss
@@ -100,7 +101,7 @@ def _checked(work: Callable[[], frozenset[str]]) -> frozenset[str]:
         return work()
     except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError) as error:
         raise refusal(
-            "E0408",
+            Code.E0408,
             "a model of `build` cannot be trained on the training examples",
             "let `build` make the model that the task is about, untrained",
             notes=(str(error).strip().partition("\n")[0],),

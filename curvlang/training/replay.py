@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.substitution import functional_call
 from curvlang.models.recipe import Recipe
 from curvlang.models.task import Task
@@ -47,20 +48,16 @@ def check_followed(name: str, recipe: Recipe) -> None:
         SpecError: E0509.
     """
     if recipe.optimiser != "sgd" or recipe.nesterov or recipe.clip:
-        raise SpecError(
-            Diagnostic(
-                "E0509",
-                f"`{name}` follows SGD with heavy-ball momentum, and nothing else",
-                help=("leave it out, or train with `sgd(lr = …, momentum = …)` without clipping",),
-            )
+        raise refusal(
+            Code.E0509,
+            f"`{name}` follows SGD with heavy-ball momentum, and nothing else",
+            "leave it out, or train with `sgd(lr = …, momentum = …)` without clipping",
         )
     if not recipe.epochs:
-        raise SpecError(
-            Diagnostic(
-                "E0509",
-                f"`{name}` follows the training, and there is none (`epochs = 0`)",
-                help=("leave it out, or train for an epoch or more",),
-            )
+        raise refusal(
+            Code.E0509,
+            f"`{name}` follows the training, and there is none (`epochs = 0`)",
+            "leave it out, or train for an epoch or more",
         )
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 
 
 def draw_subsets(examples: int, subsets: int, keep: float, seed: int) -> Tensor:
@@ -19,12 +20,10 @@ def draw_subsets(examples: int, subsets: int, keep: float, seed: int) -> Tensor:
     """
     size = round(keep * examples)
     if not 0 < size < examples:
-        raise SpecError(
-            Diagnostic(
-                "E0502",
-                f"`keep = {keep:g}` of {examples} examples keeps {size} of them",
-                help=("choose `keep` so that subsets differ and are not empty",),
-            )
+        raise refusal(
+            Code.E0502,
+            f"`keep = {keep:g}` of {examples} examples keeps {size} of them",
+            "choose `keep` so that subsets differ and are not empty",
         )
     kept = torch.zeros(subsets, examples, dtype=torch.bool)
     for k in range(subsets):
@@ -53,12 +52,10 @@ def leave_class_out(targets: Tensor) -> Tensor:
         SpecError: E0508 where the targets are no classes.
     """
     if not are_classes(targets):
-        raise SpecError(
-            Diagnostic(
-                "E0508",
-                "`groups = class` leaves out a class, and the targets are no classes",
-                help=("use `groups = random` or `groups = one`",),
-            )
+        raise refusal(
+            Code.E0508,
+            "`groups = class` leaves out a class, and the targets are no classes",
+            "use `groups = random` or `groups = one`",
         )
     return torch.stack([targets != c for c in targets.unique()]).cpu()
 

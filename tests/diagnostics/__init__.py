@@ -1,0 +1,1 @@
+"""Diagnostics as data, and what holds their codes together."""

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from curvlang.compiler.algebra.elementwise import value
-from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.ir.expr import Call, Expr, Ref
 from curvlang.ir.functions import SPECTRUM
 from curvlang.ir.indices import walk
@@ -159,44 +160,39 @@ def _check_poles(use: InverseUse, at: Callable[[Tensor], Tensor], s: Tensor, fou
     for moved in (at(near - width), at(near + width)):
         wrong = ~((moved - values).abs() <= 0.5 * values.abs())
         if bool(wrong.any()):
-            _raise(
-                use,
-                "E0601",
+            raise refusal(
+                Code.E0601,
                 f"C is singular under `{use.inverse.name}`: the eigenvalue "
                 f"{float(near[wrong][0]):.3g} is a pole to rounding",
-                ("use a larger damping, or `pseudo`, which leaves null directions out",),
+                "use a larger damping, or `pseudo`, which leaves null directions out",
+                labels=label_at(use.span),
             )
 
 
 def _check_parameter(use: InverseUse, name: str, found: float) -> None:
     shown = f"`{name}` of the inverse `{use.inverse.name}` comes out as {found:.3g}"
     if found != found or found in (float("inf"), float("-inf")):
-        _raise(use, "E0330", shown, (f"give `{name}` a number",))
+        raise refusal(Code.E0330, shown, f"give `{name}` a number", labels=label_at(use.span))
     if name in NOT_NEGATIVE and found < 0:
         help_ = (f"give `{name}` a number of 0 or more: the spectrum's mean may be negative",)
-        _raise(use, "E0330", shown, help_)
+        raise refusal(Code.E0330, shown, *help_, labels=label_at(use.span))
 
 
 def _not_finite(use: InverseUse, where: str, singular: bool = False) -> NoReturn:
     repair = "add damping, or use `pseudo`, which leaves null directions out"
     other = "choose arguments for which the formula is finite at every eigenvalue"
-    _raise(
-        use,
-        "E0322",
+    raise refusal(
+        Code.E0322,
         f"the inverse `{use.inverse.name}` is not finite {where}",
-        (repair if singular else other,),
+        repair if singular else other,
+        labels=label_at(use.span),
     )
 
 
 def _missing(use: InverseUse, name: str) -> NoReturn:
-    _raise(
-        use,
-        "E0321",
+    raise refusal(
+        Code.E0321,
         f"the inverse `{use.inverse.name}` needs a value for `{name}`",
-        (f"write `{use.inverse.name}({name} = …)`",),
+        f"write `{use.inverse.name}({name} = …)`",
+        labels=label_at(use.span),
     )
-
-
-def _raise(use: InverseUse, code: str, headline: str, help_: tuple[str, ...]) -> NoReturn:
-    labels = (Label(use.span),) if use.span.end else ()
-    raise SpecError(Diagnostic(code, headline, labels, help_))

@@ -24,7 +24,8 @@ from curvlang.compiler.algebra.normal_form import (
     poly_free,
 )
 from curvlang.compiler.codegen.lowering import product
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.ir.expr import Call, Delta, Index, Number, Ref
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -148,12 +149,10 @@ class Emitter:
             length = self.total if space == "n" else self.sizes[space]
             value *= float(length) ** (power - (data if space == "n" else 0))
         if not isfinite(value):
-            raise SpecError(
-                Diagnostic(
-                    "E0423",
-                    "the numbers of several statements multiply to one that is not finite",
-                    help=("divide where numbers are large, before they are multiplied",),
-                )
+            raise refusal(
+                Code.E0423,
+                "the numbers of several statements multiply to one that is not finite",
+                "divide where numbers are large, before they are multiplied",
             )
         return value
 

@@ -11,8 +11,8 @@ from math import floor, prod
 from typing import assert_never
 
 from curvlang.compiler.derive.program import Program
-from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
-from curvlang.diagnostics.source import Span
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.ir.constants import ARITHMETIC
 from curvlang.ir.expr import (
     Apply,
@@ -87,13 +87,12 @@ def _made(
 ) -> None:
     function = FUNCTIONS[call.function]
     if function.tall and rows < columns:
-        raise _refuse(
-            "E0333",
+        raise refusal(
+            Code.E0333,
             f"`{call.function}` needs at least as many rows as columns, "
             f"and in block `{block}` this is {rows} × {columns}",
-            define.span,
-            "more directions than the space has",
-            ("declare the space no longer: `space k = min(rank, size[o] * size[i])`",),
+            "declare the space no longer: `space k = min(rank, size[o] * size[i])`",
+            labels=label_at(define.span, "more directions than the space has"),
         )
     for target, pattern in zip(define.targets, function.results, strict=False):
         if "k" not in pattern:
@@ -102,31 +101,25 @@ def _made(
         space = target.indices[-1].space
         most = min(rows, columns)
         if sizes.setdefault(space, most) > most:
-            raise _refuse(
-                "E0332",
+            raise refusal(
+                Code.E0332,
                 f"`{space}` is declared {sizes[space]} long, and `{call.function}` of a "
                 f"{rows} × {columns} matrix makes {most} (block `{block}`)",
-                define.span,
-                "fewer than declared",
-                (f"declare the space no longer: `space {space[0]} = min(rank, {most})`",),
+                f"declare the space no longer: `space {space[0]} = min(rank, {most})`",
+                labels=label_at(define.span, "fewer than declared"),
             )
 
 
 def _declared(statement: Space, value: float, block: str) -> int:
     length = floor(value)
     if length < 1:
-        raise _refuse(
-            "E0331",
+        raise refusal(
+            Code.E0331,
             f"the space `{statement.letter}` is {length} long in block `{block}`",
-            statement.span,
-            "a space has at least one entry",
-            ("give a length of 1 or more, for example `max(1, size[i] / 2)`",),
+            "give a length of 1 or more, for example `max(1, size[i] / 2)`",
+            labels=label_at(statement.span, "a space has at least one entry"),
         )
     return length
-
-
-def _refuse(code: str, headline: str, span: Span, label: str, help_: tuple[str, ...]) -> SpecError:
-    return SpecError(Diagnostic(code, headline, (Label(span, label),), help_))
 
 
 def _value(expr: Expr, sizes: Mapping[str, int]) -> float:

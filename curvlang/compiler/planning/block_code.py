@@ -29,7 +29,9 @@ from curvlang.compiler.derive.lengths import is_function
 from curvlang.compiler.planning.calls import function_lines
 from curvlang.compiler.planning.passes import Schedule
 from curvlang.compiler.planning.plan import Function, Part, ResultPlan, inside
-from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import Label, SpecError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.ir.expr import Call, Define, Expr, Index, Target, Yield
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.ir.indices import names
@@ -79,7 +81,7 @@ class BlockCode:
         if isinstance(shape, LeafShape | GramShape | DenseShape) and elements > self.dense:
             have = f"{elements:.3g} entries, more than the {self.dense:.3g} that may be formed"
             if isinstance(shape, DenseShape) or result.lift:
-                raise SpecError(_too_large(result, have))
+                raise _too_large(result, have)
             return ProductShape(shape, have)
         return lifted(shape, result.lift, indices) if any(result.lift) else shape
 
@@ -259,12 +261,12 @@ def _bases(whole: Schedule, sizes: Mapping[str, int]) -> tuple[frozenset[str], f
     return frozenset(square), frozenset(tall)
 
 
-def _too_large(result: Yield, have: str) -> Diagnostic:
-    return Diagnostic(
-        "E0314",
+def _too_large(result: Yield, have: str) -> SpecError:
+    return refusal(
+        Code.E0314,
         f"`{result.target.name}` has no structure and {have}",
-        (Label(result.span, "every entry would have to be formed"),),
-        ("write it as a product or a sum of structured terms, or use a smaller model",),
+        "write it as a product or a sum of structured terms, or use a smaller model",
+        labels=(Label(result.span, "every entry would have to be formed"),),
     )
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 
 from curvlang.compiler.algebra.normal_form import data_reductions
 from curvlang.compiler.derive.program import Leaf, Program
-from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import Label, SpecError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import (
     Call,
@@ -200,38 +202,29 @@ def _refuse_pairs(value: Reduce) -> None:
 
 
 def _pairs(what: str, span: Span) -> SpecError:
-    return SpecError(
-        Diagnostic(
-            "E0310",
-            f"{what}; pairs of examples cannot be streamed in batches",
-            (Label(span, "pairs every example with every other"),),
-            ("reduce over each example's own index `n` first",),
-        )
+    return refusal(
+        Code.E0310,
+        f"{what}; pairs of examples cannot be streamed in batches",
+        "reduce over each example's own index `n` first",
+        labels=(Label(span, "pairs every example with every other"),),
     )
 
 
 def _random_per_example(call: Call) -> SpecError:
-    return SpecError(
-        Diagnostic(
-            "E0341",
-            f"`{call.function}` makes a number for every example",
-            (Label(call.span, "would change with the batches"),),
-            ("random tensors have indices of features, positions or made spaces",),
-        )
+    return refusal(
+        Code.E0341,
+        f"`{call.function}` makes a number for every example",
+        "random tensors have indices of features, positions or made spaces",
+        labels=(Label(call.span, "would change with the batches"),),
     )
 
 
 def _per_example_function(call: Call, span: Span) -> SpecError:
-    return SpecError(
-        Diagnostic(
-            "E0311",
-            f"`{call.function}` of a tensor that has the example index `n`",
-            (Label(span, "one for each example is not compiled"),),
-            (
-                "reduce over `n` first, for example `A[i,i'] = mean[n] …`, "
-                f"then `{call.function}(A)`",
-            ),
-        )
+    return refusal(
+        Code.E0311,
+        f"`{call.function}` of a tensor that has the example index `n`",
+        f"reduce over `n` first, for example `A[i,i'] = mean[n] …`, then `{call.function}(A)`",
+        labels=(Label(span, "one for each example is not compiled"),),
     )
 
 

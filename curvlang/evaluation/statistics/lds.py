@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.errors import spearman
 from curvlang.evaluation.result import Interval
 from curvlang.evaluation.statistics.resampled_spearman import AT_ONCE, correlations, in_rows, sort
@@ -123,9 +124,7 @@ def _tensor(value: Any, name: str) -> Tensor:
     try:
         return numbers(value)
     except UnfitError as error:
-        raise SpecError(
-            Diagnostic("E0505", f"`{name}` {error.what}", help=(error.repair,))
-        ) from error
+        raise refusal(Code.E0505, f"`{name}` {error.what}", error.repair) from error
 
 
 def _check(scores: Tensor, kept: Tensor, outcome: Tensor) -> None:
@@ -136,19 +135,15 @@ def _check(scores: Tensor, kept: Tensor, outcome: Tensor) -> None:
         and len(kept) >= 2
     )
     if not fits:
-        raise SpecError(
-            Diagnostic(
-                "E0505",
-                f"scores {tuple(scores.shape)}, kept {tuple(kept.shape)} and outcome "
-                f"{tuple(outcome.shape)} do not fit together",
-                help=("give scores [Q, N], kept [K, N] and outcome [K, Q] with K at least 2",),
-            )
+        raise refusal(
+            Code.E0505,
+            f"scores {tuple(scores.shape)}, kept {tuple(kept.shape)} and outcome "
+            f"{tuple(outcome.shape)} do not fit together",
+            "give scores [Q, N], kept [K, N] and outcome [K, Q] with K at least 2",
         )
     for name, value in (("scores", scores), ("outcome", outcome)):
         if not bool(torch.isfinite(value).all()):
-            raise SpecError(
-                Diagnostic("E0505", f"`{name}` has values that are not finite", help=("drop them",))
-            )
+            raise refusal(Code.E0505, f"`{name}` has values that are not finite", "drop them")
 
 
 def percentile_interval(values: Tensor, level: float) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.result_file import decode, dumps
 from curvlang.evaluation.study.result import CellFound
@@ -90,7 +91,7 @@ def write_file(path: Path, content: bytes) -> None:
         SpecError: E0905 where the system does not let it be written.
     """
     note = "finished cells are kept: run the same command to go on"
-    with refusals(path, len(content), code="E0905", thing="folder", note=note):
+    with refusals(path, len(content), code=Code.E0905, thing="folder", note=note):
         for left in reversed(range(_TRIES)):
             try:
                 with whole(path) as part:

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import Interrupted
+from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.ground_truth import loss_values
 from curvlang.evaluation.protocol import LDS, SWEEP, protocol_from
 from curvlang.evaluation.study.cell import Machine, run_cell
@@ -72,12 +74,10 @@ class Shard:
         first, slash, second = text.partition("/")
         if slash and first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second):
             return Shard(int(first), int(second))
-        raise SpecError(
-            Diagnostic(
-                "E0918",
-                f"`--shard {text}` is no part of a whole",
-                help=("write `--shard 1/3`, `--shard 2/3` and `--shard 3/3` on three machines",),
-            )
+        raise refusal(
+            Code.E0918,
+            f"`--shard {text}` is no part of a whole",
+            "write `--shard 1/3`, `--shard 2/3` and `--shard 3/3` on three machines",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from math import isfinite
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity
 from curvlang.diagnostics.source import NOWHERE
 from curvlang.language.chain import Chain, Combination, Curvature, Stage, Weight
@@ -43,7 +44,7 @@ class Chains:
         if name not in self._done:
             if len(self._open) > LONGEST_CHAIN:
                 self._say(
-                    "E0223",
+                    Code.E0223,
                     f"a curvature starts from another at most {LONGEST_CHAIN} times over",
                     Label(definition.name_span, "too many before it"),
                     ("start one of them from `hessian`",),
@@ -82,7 +83,7 @@ class Chains:
         count = sum(1 for _, part in made.terms for _ in weighted_chains(part))
         if count > MOST_TERMS:
             self._say(
-                "E0234",
+                Code.E0234,
                 f"a sum of curvatures has at most {MOST_TERMS} terms, and this one has {count}",
                 Label(made.span, "with the terms of the sums that it names"),
                 ("write a term that stands many times once, with a number: `3 * ggn`",),
@@ -95,7 +96,7 @@ class Chains:
             if word.text not in WEIGHTS:
                 known = ", ".join(f"`{x}` ({meaning})" for x, meaning in WEIGHTS.items())
                 self._say(
-                    "E0212",
+                    Code.E0212,
                     f"a curvature is multiplied by a number or a value of the task, "
                     f"not by `{word.text}`",
                     Label(word.span, "no number, no value of a task"),
@@ -106,7 +107,7 @@ class Chains:
                 )
         if not isfinite(term.weight):
             self._say(
-                "E0212",
+                Code.E0212,
                 "a curvature is multiplied by a finite number",
                 Label(term.span, "this weight is none"),
                 ("write the number itself, as in `0.1 * diagonal`",),
@@ -123,7 +124,7 @@ class Chains:
             if not chain.stages:
                 return replace(start, name=name)
             self._say(
-                "E0213",
+                Code.E0213,
                 "a sum of curvatures has no stages after it",
                 Label(chain.stages[0].span, "a stage reads what one chain defines"),
                 ("put the stage into the terms of the sum",),
@@ -150,7 +151,7 @@ class Chains:
         if name in self._open and not (name == self._open[-1] and self._shipped_twin(name)):
             circle = " → ".join([*self._open[self._open.index(name) :], name])
             self._say(
-                "E0204",
+                Code.E0204,
                 f"`{name}` is defined by itself: {circle}",
                 Label(source.span, "closes the circle"),
                 ("start one of them from `hessian`",),
@@ -164,14 +165,14 @@ class Chains:
             return Chain(name, (Stage(name, {}, span=source.span),), (name,))
         if name in STAGES or name in self.names.transforms:
             self._say(
-                "E0205",
+                Code.E0205,
                 f"a chain starts from a curvature, and `{name}` is a stage",
                 Label(source.span, "no source before it"),
                 (f"write `hessian |> {name}`",),
             )
             return None
         self._say(
-            "E0206",
+            Code.E0206,
             f"unknown curvature `{name}`",
             Label(source.span),
             suggestion(name, (*SOURCES, *self.names.curvatures)),
@@ -181,7 +182,7 @@ class Chains:
     def _shipped_twin(self, name: str) -> bool:
         return name in SOURCES
 
-    def _say(self, code: str, headline: str, label: Label, help_: tuple[str, ...] = ()) -> None:
+    def _say(self, code: Code, headline: str, label: Label, help_: tuple[str, ...] = ()) -> None:
         self.problems.append(Diagnostic(code, headline, (label,), help_))
 
 

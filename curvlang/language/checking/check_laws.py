@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
 from curvlang.language.chain import (
@@ -83,7 +84,7 @@ class LawChecker:
         # Said once: the laws after it are too many for the same reason.
         if before <= MOST_LAWS < self._count:
             self._say(
-                "E0119",
+                Code.E0119,
                 f"a file states at most {MOST_LAWS} laws, one for each curvature and property",
                 item.span,
                 f"name the curvatures that a law is about: `law {next(iter(self.known))} is …`",
@@ -114,9 +115,11 @@ class LawChecker:
         wanted = "by" if made[0].exists else "within"
         if not word.text.startswith(wanted):
             why = "threshold that one task must pass" if made[0].exists else "tolerance"
-            self._say("E0746", f"this law has a {why}", word.span, f"write `{wanted} {number:g}`")
+            self._say(
+                Code.E0746, f"this law has a {why}", word.span, f"write `{wanted} {number:g}`"
+            )
         elif not number > 0:
-            self._say("E0746", "a bound is above 0", word.span, "leave it out for the default")
+            self._say(Code.E0746, "a bound is above 0", word.span, "leave it out for the default")
         return number
 
     # Statements ------------------------------------------------------------------------------
@@ -145,17 +148,17 @@ class LawChecker:
         for word in words:
             if word.text not in PROPERTIES:
                 self._say(
-                    "E0740", f"unknown law `{word.text}`", word.span,
+                    Code.E0740, f"unknown law `{word.text}`", word.span,
                     *suggestion(word.text, tuple(PROPERTIES)),
                 )  # fmt: skip
             elif negated and word.text != "positive_semidefinite":
                 self._say(
-                    "E0749", f"`{word.text}` holds for every curvature", word.span,
+                    Code.E0749, f"`{word.text}` holds for every curvature", word.span,
                     "only `is not positive_semidefinite` can be meant",
                 )  # fmt: skip
         if subject is None and not self.own:
             self._say(
-                "E0747", "this law is about every curvature of the file, and it defines none",
+                Code.E0747, "this law is about every curvature of the file, and it defines none",
                 item.span, f"name one: `law {next(iter(self.known))} is symmetric`",
             )  # fmt: skip
         names = [s.Word(x, item.span) for x in self.own] if subject is None else [subject]
@@ -166,7 +169,7 @@ class LawChecker:
         measure = measured.measure
         if measure is not None and measure.text not in MEASURES:
             self._say(
-                "E0741", f"unknown measure `{measure.text}`", measure.span,
+                Code.E0741, f"unknown measure `{measure.text}`", measure.span,
                 *suggestion(measure.text, tuple(MEASURES)),
             )  # fmt: skip
             return None
@@ -175,7 +178,7 @@ class LawChecker:
             return found
         if measure.text == "autodiff" and not builtin(found.curvature):
             self._say(
-                "E0748", f"`{found.name}` is not what automatic differentiation gives",
+                Code.E0748, f"`{found.name}` is not what automatic differentiation gives",
                 measured.span, "`autodiff(…)` is for chains of built-in stages, without sampling",
             )  # fmt: skip
         return replace(found, measure=measure.text)
@@ -183,7 +186,7 @@ class LawChecker:
     def _quantity(self, word: s.Word) -> Quantity | None:
         if word.text not in self.known:
             self._say(
-                "E0206", f"unknown curvature `{word.text}`", word.span,
+                Code.E0206, f"unknown curvature `{word.text}`", word.span,
                 *suggestion(word.text, tuple(self.known)),
             )  # fmt: skip
             return None
@@ -197,17 +200,17 @@ class LawChecker:
         shapes = [_kind(made.left), _kind(made.right)]
         if shapes[0] != shapes[1]:
             self._say(
-                "E0743", f"`{made.left}` is {shapes[0]} and `{made.right}` is {shapes[1]}",
+                Code.E0743, f"`{made.left}` is {shapes[0]} and `{made.right}` is {shapes[1]}",
                 right.span, "put the same measure on both sides",
             )  # fmt: skip
         if item.blocks and shapes[0] != "a matrix":
             self._say(
-                "E0743", f"`in each block` compares matrices, and `{made.left}` is {shapes[0]}",
+                Code.E0743, f"`in each block` compares matrices, and `{made.left}` is {shapes[0]}",
                 left.span, "leave `in each block` out",
             )  # fmt: skip
         if made.relation is Relation.AVERAGES_TO and not sampled(made.left.curvature):
             self._say(
-                "E0745", f"`{made.left.name}` draws nothing that could be averaged", left.span,
+                Code.E0745, f"`{made.left.name}` draws nothing that could be averaged", left.span,
                 "its chain needs `drop_residual(fisher = mc)`; else write `equals`",
             )  # fmt: skip
 
@@ -228,7 +231,7 @@ class LawChecker:
             if space.empty:
                 most = sp.MOST.get(name)
                 self._say(
-                    "E0744", "no task meets these conditions", condition.span,
+                    Code.E0744, "no task meets these conditions", condition.span,
                     f"`{name}` is at most {most} in a drawn task" if most else "leave one out",
                 )  # fmt: skip
                 break
@@ -239,28 +242,30 @@ class LawChecker:
         counts = condition.sign != "is"
         if name.text not in sp.MOST and name.text not in sp.WORDS:
             self._say(
-                "E0742", f"unknown condition `{name.text}`", name.span,
+                Code.E0742, f"unknown condition `{name.text}`", name.span,
                 *suggestion(name.text, (*sp.MOST, *(w for w in sp.WORDS if w not in sp.MOST))),
             )  # fmt: skip
         elif counts and name.text not in sp.MOST:
             words = sp.WORDS[name.text]
             self._say(
-                "E0743", f"`{name.text}` is a word, not a number", condition.span,
+                Code.E0743, f"`{name.text}` is a word, not a number", condition.span,
                 f"write for example `{name.text} is {words[0]}`",
             )  # fmt: skip
         elif counts and not float(value.text).is_integer():
-            self._say("E0743", f"`{name.text}` is a whole number", value.span, "round it")
+            self._say(Code.E0743, f"`{name.text}` is a whole number", value.span, "round it")
         elif not counts and name.text not in sp.WORDS:
             self._say(
-                "E0743", f"`{name.text}` is a number", condition.span,
+                Code.E0743, f"`{name.text}` is a number", condition.span,
                 f"write for example `{name.text} == 1`",
             )  # fmt: skip
         elif not counts and value.text not in sp.WORDS[name.text]:
             words = sp.WORDS[name.text]
             known = suggestion(value.text, words)
-            self._say("E0743", f"`{name.text}` is never `{value.text}`", value.span, *known)
+            self._say(Code.E0743, f"`{name.text}` is never `{value.text}`", value.span, *known)
         elif name.text == "columns" and condition.negated:
-            self._say("E0743", "columns are of one kind", condition.span, "name it without `not`")
+            self._say(
+                Code.E0743, "columns are of one kind", condition.span, "name it without `not`"
+            )
         else:
             return True
         return False
@@ -274,17 +279,17 @@ class LawChecker:
         at = next(c for c in item.conditions if c.subject.text == "columns")
         if not any(drops_residual(c) for c in named):
             self._say(
-                "E0745", "none of these curvatures has columns", at.span,
+                Code.E0745, "none of these curvatures has columns", at.span,
                 "columns come with `drop_residual`",
             )  # fmt: skip
         drawn = Relation.AVERAGES_TO
         if any(isinstance(x, Comparison) and x.relation is drawn for x in statements):
             self._say(
-                "E0745", f"{columns} columns leave nothing to average", at.span,
+                Code.E0745, f"{columns} columns leave nothing to average", at.span,
                 "write `equals`, or leave the condition out",
             )  # fmt: skip
 
-    def _say(self, code: str, headline: str, span: Span, *help_: str) -> None:
+    def _say(self, code: Code, headline: str, span: Span, *help_: str) -> None:
         self.problems.append(Diagnostic(code, headline, (Label(span),), help_))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import Binary, Expr, Negate, Ref
@@ -78,7 +79,7 @@ class StudyChecker:
         for line in item.repeated:
             labels = (Label(line.span, "again here"), Label(line.first, "first here"))
             headline = f"`{line.word}` stands twice in one study"
-            self.problems.append(Diagnostic("E0718", headline, labels, ("leave one out",)))
+            self.problems.append(Diagnostic(Code.E0718, headline, labels, ("leave one out",)))
         path, others = self._curvatures(item)
         inverses = self._inverses(item)
         damping = self._damping(item)
@@ -87,7 +88,7 @@ class StudyChecker:
         measures = self._parts(item.measures, MEASURES, "measure")
         if baselines and item.silent is not None:
             self._say(
-                "E0920",
+                Code.E0920,
                 "baselines are judged by the LDS, and `protocol none` leaves it out",
                 item.baselines[0].span,
                 ("leave out the baselines, or state a protocol",),
@@ -119,7 +120,7 @@ class StudyChecker:
         for sign in item.signs:
             if sign.text != ">":
                 self._say(
-                    "E0911",
+                    Code.E0911,
                     f"the curvatures of a path stand with `>` between them, not `{sign.text}`",
                     sign.span,
                     ("write `path hessian > ggn`: from the exact one to the roughest",),
@@ -130,7 +131,7 @@ class StudyChecker:
                 labels = (Label(word.span, "again here"), Label(first[word.text], "first here"))
                 self.problems.append(
                     Diagnostic(
-                        "E0912",
+                        Code.E0912,
                         f"the study compares `{word.text}` with itself",
                         labels,
                         ("leave one out",),
@@ -139,7 +140,7 @@ class StudyChecker:
             first.setdefault(word.text, word.span)
         if not first:
             self._say(
-                "E0913",
+                Code.E0913,
                 f"the study `{item.name}` names no curvature",
                 item.name_span,
                 (
@@ -162,7 +163,7 @@ class StudyChecker:
             text = " ".join(use.span.text.split())
             if text in found:
                 self._say(
-                    "E0914", f"the inverse `{text}` stands twice", use.span, ("leave one out",)
+                    Code.E0914, f"the inverse `{text}` stands twice", use.span, ("leave one out",)
                 )
             found[text] = use
         return tuple(found.values())
@@ -176,10 +177,10 @@ class StudyChecker:
             entry = table.get(use.name)
             if entry is None:
                 help_ = suggestion(use.name, table)
-                self._say("E0920", f"unknown {kind} `{use.name}`", use.name_span, help_)
+                self._say(Code.E0920, f"unknown {kind} `{use.name}`", use.name_span, help_)
                 continue
             if use.name in found:
-                self._say("E0920", f"`{use.name}` stands twice", use.span, ("leave one out",))
+                self._say(Code.E0920, f"`{use.name}` stands twice", use.span, ("leave one out",))
             values = self._arguments(use, entry)
             curvature = self._named_in(use, entry, values)
             found[use.name] = Part(use.name, values, use.span, curvature)
@@ -233,10 +234,12 @@ class StudyChecker:
         for sweep in item.sweeps:
             name = sweep.name.text
             if name in axes:
-                self._say("E0914", f"`{name}` is swept twice", sweep.name.span, ("leave one out",))
+                self._say(
+                    Code.E0914, f"`{name}` is swept twice", sweep.name.span, ("leave one out",)
+                )
             if name not in used:
                 self._say(
-                    "E0915",
+                    Code.E0915,
                     f"`{name}` is swept, and neither the task nor the protocol reads it",
                     sweep.name.span,
                     (f"use it, as in `digits(hidden = [16] * {name})`, or drop the `for`",),
@@ -252,7 +255,7 @@ class StudyChecker:
         if not isinstance(made, tuple) or not made:
             what = "an empty list" if made == () else f"`{show(made)}`"
             self._say(
-                "E0914",
+                Code.E0914,
                 f"`{name}` takes its values from a list, not from {what}",
                 given.span,
                 (f"write `{example}`",),
@@ -261,7 +264,10 @@ class StudyChecker:
         twice = next((x for x, count in Counter(made).items() if count > 1), None)
         if twice is not None:
             self._say(
-                "E0914", f"`{show(twice)}` stands twice in a list", given.span, ("leave one out",)
+                Code.E0914,
+                f"`{show(twice)}` stands twice in a list",
+                given.span,
+                ("leave one out",),
             )
         return made
 
@@ -271,7 +277,7 @@ class StudyChecker:
         count = prod(map(len, axes.values())) * max(1, len(seeds))
         if count > MOST_CELLS:
             self._say(
-                "E0917",
+                Code.E0917,
                 f"the study `{item.name}` has {count} cells; at most {MOST_CELLS} are run",
                 item.name_span,
                 ("sweep fewer values, or write several studies",),
@@ -280,7 +286,7 @@ class StudyChecker:
         self.cells.count += count
         if self.cells.count > MOST_CELLS_OF_FILE:
             self._say(
-                "E0917",
+                Code.E0917,
                 f"the studies of this file have {self.cells.count} cells up to here; "
                 f"at most {MOST_CELLS_OF_FILE} are run",
                 item.name_span,
@@ -290,7 +296,7 @@ class StudyChecker:
         values = prod(map(len, axes.values())) * self._values(item)
         if values > MOST_VALUES:
             self._say(
-                "E0917",
+                Code.E0917,
                 f"the cells of the study `{item.name}` state {values} values; "
                 f"at most {MOST_VALUES} are read",
                 item.name_span,
@@ -312,7 +318,7 @@ class StudyChecker:
         silent = item.silent is not None
         if item.silent is not None and item.silent.text != "none":
             self._say(
-                "E0916",
+                Code.E0916,
                 f"`protocol {item.silent.text}` is no protocol",
                 item.silent.span,
                 ("write `protocol subsets = 100, retrains = 20`, or `protocol none`",),
@@ -335,13 +341,13 @@ class StudyChecker:
         given = [c for c in cells if c.task.model.arguments.get("weights", NONE) != NONE]
         if given and len(seeds) > 1 and item.seeds is not None:
             self._say(
-                "E0921",
+                Code.E0921,
                 f"the model comes with its weights: {len(seeds)} seeds would be one model",
                 item.seeds.span,
                 ("leave `seeds` out",),
             )
 
-    def _say(self, code: str, headline: str, span: Span, help_: tuple[str, ...]) -> None:
+    def _say(self, code: Code, headline: str, span: Span, help_: tuple[str, ...]) -> None:
         self.problems.append(Diagnostic(code, headline, (Label(span),), help_))
 
 

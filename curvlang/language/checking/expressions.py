@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import assert_never
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import (
@@ -80,7 +81,7 @@ class ExpressionChecker:
                     self._space(index, expr.span)
                 if left.space != right.space:
                     self._say(
-                        "E0305",
+                        Code.E0305,
                         f"`identity` has both indices in one space, not `{left}` and `{right}`",
                         expr.span,
                         "two spaces",
@@ -93,7 +94,7 @@ class ExpressionChecker:
                 wanted = 2 if function in ("max", "min") else 1
                 if len(arguments) != wanted:
                     self._say(
-                        "E0309",
+                        Code.E0309,
                         f"`{function}` takes {wanted} argument{'s' if wanted > 1 else ''}",
                         expr.span,
                         f"{len(arguments)} given",
@@ -107,7 +108,7 @@ class ExpressionChecker:
                 for index in indices:
                     if index not in inside:
                         self._say(
-                            "E0315",
+                            Code.E0315,
                             f"`{expr.kind}[{index}]` reduces over an index that nothing inside has",
                             expr.span,
                             f"no `{index}` in here",
@@ -122,7 +123,7 @@ class ExpressionChecker:
         if call.function in MAKERS:
             if not call.indices:
                 self._say(
-                    "E0308",
+                    Code.E0308,
                     f"`{call.function}` needs the indices of the tensor it makes",
                     call.span,
                     "no indices",
@@ -136,7 +137,7 @@ class ExpressionChecker:
         if call.function not in FUNCTIONS:
             known = (*FUNCTIONS, *MAKERS, *ELEMENTWISE, "sum", "mean")
             self._say(
-                "E0316",
+                Code.E0316,
                 f"unknown function `{call.function}`",
                 call.span,
                 "",
@@ -145,7 +146,7 @@ class ExpressionChecker:
             return
         if FUNCTIONS[call.function].results:
             self._say(
-                "E0308",
+                Code.E0308,
                 f"`{call.function}` gives whole tensors and stands alone on the right",
                 call.span,
                 "inside an expression",
@@ -169,7 +170,7 @@ class ExpressionChecker:
         if not tensor.cut and len(argument) != 2 and function.argument != "*":
             written = ",".join(map(str, self.written.get(tensor.name, ())))
             self._say(
-                "E0306",
+                Code.E0306,
                 f"`{call.function}` takes a matrix, and this has {len(argument)} indices",
                 call.span,
                 "not a matrix",
@@ -181,7 +182,7 @@ class ExpressionChecker:
         rows, columns = argument[:cut], argument[cut:]
         if function.argument == "xx" and rows != columns:
             self._say(
-                "E0306",
+                Code.E0306,
                 f"`{call.function}` takes a square matrix of one space, "
                 f"and this is over `{','.join(rows)}` and `{','.join(columns)}`",
                 call.span,
@@ -208,7 +209,7 @@ class ExpressionChecker:
                 return self._grouped(name, indices, call.arguments[0].span)
             case _:
                 self._say(
-                    "E0308",
+                    Code.E0308,
                     f"`{call.function}` takes a tensor as a whole",
                     call.span,
                     "an expression or an indexed tensor",
@@ -226,7 +227,7 @@ class ExpressionChecker:
             return tuple(x.space for x in indices)
         shown = ",".join(map(str, written))
         self._say(
-            "E0327",
+            Code.E0327,
             f"`{name}` is read as a matrix by its own indices `{shown}`, each of them once",
             span,
             "other indices",
@@ -236,7 +237,7 @@ class ExpressionChecker:
 
     def _arity(self, call: Call, wanted: int) -> None:
         self._say(
-            "E0309",
+            Code.E0309,
             f"`{call.function}` takes {wanted} argument{'s' if wanted > 1 else ''}",
             call.span,
             f"{len(call.arguments)} given",
@@ -251,7 +252,7 @@ class ExpressionChecker:
                 isinstance(node, Ref) and node.name in self.parameters and not node.indices
             ):
                 self._say(
-                    "E0309",
+                    Code.E0309,
                     f"the seed of `{call.function}` is a number or a parameter",
                     node.span,
                     "not a number",
@@ -261,7 +262,7 @@ class ExpressionChecker:
     def _ref(self, ref: Ref) -> None:
         if ref.cut:
             self._say(
-                "E0328",
+                Code.E0328,
                 "`|` splits a tensor into rows and columns only as a function's argument",
                 ref.span,
                 "an entry has plain indices",
@@ -276,7 +277,7 @@ class ExpressionChecker:
         spaces = self.scope[ref.name]
         if len(spaces) != len(ref.indices):
             self._say(
-                "E0305",
+                Code.E0305,
                 f"`{ref.name}` has {len(spaces)} indices (`{','.join(spaces)}`), "
                 f"not {len(ref.indices)}",
                 ref.span,
@@ -286,7 +287,7 @@ class ExpressionChecker:
         for index, space in zip(ref.indices, spaces, strict=True):
             if index.space != space:
                 self._say(
-                    "E0305",
+                    Code.E0305,
                     f"`{ref.name}` has the space `{space}` where `{index}` stands",
                     ref.span,
                     f"`{','.join(spaces)}` is how it was defined",
@@ -302,7 +303,7 @@ class ExpressionChecker:
                 if not (left <= right or right <= left):
                     names = ", ".join(f"`{x}`" for x in sorted(left ^ right))
                     self._say(
-                        "E0317",
+                        Code.E0317,
                         f"the two sides of `{expr.operator}` have different indices: {names}",
                         expr.span,
                         "one side lacks them",
@@ -312,7 +313,7 @@ class ExpressionChecker:
                 inside = {x.name for x in walk(expr.right) if isinstance(x, Ref)}
                 if right or not inside <= self.parameters:
                     self._say(
-                        "E0318",
+                        Code.E0318,
                         "an exponent is a number",
                         expr.right.span,
                         "not a constant",
@@ -326,7 +327,7 @@ class ExpressionChecker:
     def _space(self, index: Index, span: Span) -> None:
         if index.space not in self.spaces:
             self._say(
-                "E0304",
+                Code.E0304,
                 f"the index `{index}` names no space",
                 span,
                 "",
@@ -345,12 +346,14 @@ class ExpressionChecker:
             # A text with that many mistakes is helped by none of them.
             few = len(self.problems) < MOST_SUGGESTED
             help_ = suggestion(name, (*self.scope, *self.scalars)) if few else ()
-        self._say("E0319", f"unknown tensor `{name}`", span, "not in `needs`, not defined", help_)
+        self._say(
+            Code.E0319, f"unknown tensor `{name}`", span, "not in `needs`, not defined", help_
+        )
 
     def _twice(self, indices: Sequence[Index], span: Span) -> None:
         for index in (x for x, count in Counter(indices).items() if count > 1):
             self._say(
-                "E0320",
+                Code.E0320,
                 f"the index `{index}` stands twice",
                 span,
                 "",
@@ -358,7 +361,7 @@ class ExpressionChecker:
             )
 
     def _say(
-        self, code: str, headline: str, span: Span, label: str, help_: tuple[str, ...] = ()
+        self, code: Code, headline: str, span: Span, label: str, help_: tuple[str, ...] = ()
     ) -> None:
         self.problems.append(Diagnostic(code, headline, (Label(span, label),), help_))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.ir.constants import constant
 from curvlang.ir.expr import Binary, BinaryOperator, BodyStatement, Call, Define, Expr, Ref, Yield
@@ -25,14 +26,14 @@ def check_numbers(body: Sequence[BodyStatement]) -> list[Diagnostic]:
 def _node(node: Expr) -> Iterator[Diagnostic]:
     match node:
         case Binary(operator=BinaryOperator.POWER, right=right) if _broken(right):
-            yield _wrong("E0318", "an exponent is a finite real number", right)
+            yield _wrong(Code.E0318, "an exponent is a finite real number", right)
         case Call(function=function, arguments=(_, *numbers)) if function in FUNCTIONS:
             for number in filter(_broken, numbers):
-                yield _wrong("E0309", f"`{function}` takes a finite real number here", number)
+                yield _wrong(Code.E0309, f"`{function}` takes a finite real number here", number)
         case Call(function=function, arguments=(seed,)) if function in MAKERS:
             if _broken(seed) or (_known(seed) and not _whole(constant(seed))):
                 what = f"the seed of `{function}` is a whole number, 0 or more"
-                yield _wrong("E0309", what, seed)
+                yield _wrong(Code.E0309, what, seed)
         case _:
             pass
 
@@ -56,5 +57,5 @@ def _broken(expr: Expr) -> bool:
     return False
 
 
-def _wrong(code: str, headline: str, expr: Expr) -> Diagnostic:
+def _wrong(code: Code, headline: str, expr: Expr) -> Diagnostic:
     return Diagnostic(code, headline, (Label(expr.span, "not such a number"),))

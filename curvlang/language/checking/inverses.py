@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import (
@@ -73,7 +74,7 @@ def check_use(
     definition = known.get(use.name)
     if definition is None:
         headline = f"unknown inverse `{use.name}`"
-        checker.say("E0712", headline, use.name_span, suggestion(use.name, known))
+        checker.say(Code.E0712, headline, use.name_span, suggestion(use.name, known))
         return None
     inverse = typed(definition)
     given: dict[str, Expr] = {}
@@ -81,13 +82,13 @@ def check_use(
         if argument.name not in inverse.parameters:
             headline = f"`{use.name}` has no parameter `{argument.name}`"
             near = suggestion(argument.name, inverse.parameters)
-            checker.say("E0703", headline, argument.span, near or ("leave it out",))
+            checker.say(Code.E0703, headline, argument.span, near or ("leave it out",))
         elif argument.name in given:
             headline = f"`{argument.name}` is given twice"
-            checker.say("E0702", headline, argument.span, ("leave one out",))
+            checker.say(Code.E0702, headline, argument.span, ("leave one out",))
         elif isinstance(argument.value, s.Text | s.ListValue):
             help_ = (f"for example `{argument.name} = 1e-3`",)
-            checker.say("E0705", f"`{argument.name}` is a number", argument.span, help_)
+            checker.say(Code.E0705, f"`{argument.name}` is a number", argument.span, help_)
         else:
             checker.formula(argument.value, inverse.arguments)
             checker.number(argument.value, argument.name, inverse.arguments)
@@ -96,7 +97,7 @@ def check_use(
     for name, default in inverse.parameters.items():
         if default is None and name not in given:
             headline = f"`{use.name}` needs a value for `{name}`"
-            checker.say("E0704", headline, use.span, (f"write `{use.name}({name} = …)`",))
+            checker.say(Code.E0704, headline, use.span, (f"write `{use.name}({name} = …)`",))
     return InverseUse(inverse, given, use.span)
 
 
@@ -153,7 +154,7 @@ def _moves(expr: Expr, moving: Collection[str]) -> bool:
 class _Checker:
     problems: Problems
 
-    def say(self, code: str, headline: str, span: Span, help_: tuple[str, ...] = ()) -> None:
+    def say(self, code: Code, headline: str, span: Span, help_: tuple[str, ...] = ()) -> None:
         self.problems.append(Diagnostic(code, headline, (Label(span),), help_))
 
     def form(self, definition: s.InverseDef) -> None:
@@ -161,14 +162,14 @@ class _Checker:
         arguments = definition.arguments
         if len(arguments) > FACTORS:
             self.say(
-                "E0732",
+                Code.E0732,
                 "an inverse is a function of one eigenvalue, or of two factors' eigenvalues",
                 arguments[FACTORS].span,
                 ("write `s -> …`, or `g, a -> …` for a Kronecker product G ⊗ A",),
             )
         if len(arguments) == FACTORS and definition.per_block:
             self.say(
-                "E0732",
+                Code.E0732,
                 "a function of the factors' eigenvalues is read per block anyway",
                 definition.name_span,
                 ("leave `per block` out",),
@@ -182,7 +183,7 @@ class _Checker:
                 )
                 headline = f"`{binding.name}` is named twice in the inverse `{definition.name}`"
                 help_ = ("give one of them another name",)
-                self.problems.append(Diagnostic("E0732", headline, labels, help_))
+                self.problems.append(Diagnostic(Code.E0732, headline, labels, help_))
             seen.setdefault(binding.name, binding.span)
 
     def formula(self, expr: Expr, known: Collection[str]) -> None:
@@ -191,10 +192,10 @@ class _Checker:
             case Ref(name=name, indices=()):
                 if name not in known:
                     near = suggestion(name, tuple(sorted(known)))
-                    self.say("E0719", f"unknown name `{name}` in an inverse", expr.span, near)
+                    self.say(Code.E0719, f"unknown name `{name}` in an inverse", expr.span, near)
             case Ref() | Delta() | Size() | Reduce():
                 self.say(
-                    "E0730",
+                    Code.E0730,
                     "an inverse is a formula in eigenvalues, without indices",
                     expr.span,
                     ("reduce over the whole spectrum by `mean(s)`, `max(s)` or `min(s)`",),
@@ -219,7 +220,7 @@ class _Checker:
         if call.function not in SPECTRUM or call.indices:
             headline = f"unknown function `{call.function}` in an inverse"
             near = suggestion(call.function, (*ELEMENTWISE, *SPECTRUM))
-            self.say("E0316", headline, call.span, near)
+            self.say(Code.E0316, headline, call.span, near)
         elif len(call.arguments) != 1:
             self._arity(call.function, "one number", call.span)
 
@@ -230,7 +231,7 @@ class _Checker:
             first = node.arguments[0] if node.arguments else None
             if given != 3 or not isinstance(first, Call) or first.function not in _CONDITIONS:
                 help_ = ("write `if x < y then … else …`",)
-                self.say("E0316", "`where` is not a function of the language", node.span, help_)
+                self.say(Code.E0316, "`where` is not a function of the language", node.span, help_)
         elif node.function in ("max", "min") and given != 2:
             self._arity(node.function, "one or two numbers", node.span)
         elif node.function not in ("max", "min") and given != 1:
@@ -238,14 +239,14 @@ class _Checker:
 
     def _arity(self, function: str, wanted: str, span: Span) -> None:
         help_ = (f"for example `{function}(s{', 1e-3' if 'two' in wanted else ''})`",)
-        self.say("E0733", f"`{function}` takes {wanted}", span, help_)
+        self.say(Code.E0733, f"`{function}` takes {wanted}", span, help_)
 
     def number(self, expr: Expr, name: str, arguments: tuple[str, ...]) -> None:
         """A parameter is one number: eigenvalues stand in it inside reductions only."""
         if _moves(expr, arguments):
             first = arguments[0]
             self.say(
-                "E0731",
+                Code.E0731,
                 f"`{name}` is one number, and an eigenvalue is many",
                 expr.span,
                 (f"write `mean({first})`, `max({first})` or `min({first})`",),
@@ -254,4 +255,4 @@ class _Checker:
     def not_negative(self, name: str, expr: Expr, span: Span) -> None:
         negative = isinstance(expr, Negate) or (isinstance(expr, Number) and expr.value < 0)
         if name in NOT_NEGATIVE and negative:
-            self.say("E0707", f"`{name}` is negative", span, (f"`{name}` must be 0 or more",))
+            self.say(Code.E0707, f"`{name}` is negative", span, (f"`{name}` must be 0 or more",))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity, SpecError
 from curvlang.diagnostics.source import Source
 from curvlang.language.files import read, shipped_files
@@ -52,7 +53,7 @@ class Names:
             if key in seen:
                 problems.append(
                     Diagnostic(
-                        "E0201",
+                        Code.E0201,
                         f"`{item.name}` is defined twice",
                         (
                             Label(item.name_span, "again here"),
@@ -142,14 +143,14 @@ def _unused(item: s.UseFile, done: bool | None, count: int) -> Diagnostic | None
     """Why a file is not taken in, where that is a mistake."""
     if done is False:
         return Diagnostic(
-            "E0203",
+            Code.E0203,
             f"`{item.path}` is used by a file that it uses itself",
             (Label(item.span, "closes a circle"),),
             ("move what both need into a third file",),
         )
     if done is None and count > MOST_FILES:
         return Diagnostic(
-            "E0118",
+            Code.E0118,
             f"a spec uses at most {MOST_FILES} files, those that they use counted",
             (Label(item.span, "one too many"),),
             ("put definitions that belong together into one file",),
@@ -184,7 +185,7 @@ def _shadows(file: s.File) -> list[Diagnostic]:
         if builtin or (item.name in table and table[item.name] != item):
             found.append(
                 Diagnostic(
-                    "E0202",
+                    Code.E0202,
                     f"`{item.name}` stands in front of the shipped one of that name",
                     (Label(item.name_span),),
                     ("give it another name, so that readers know which is meant",),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias, assert_never
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import Project, Ref, Space, Yield
@@ -120,7 +121,7 @@ def _names(repeat: s.Repeat, known: Mapping[str, s.Parameter]) -> Iterator[Diagn
         else:
             headline = f"`repeat` asks for `{node.name}`, which is no parameter here"
             help_ = suggestion(node.name, whole) or (f"add a parameter `{node.name}: int = 10`",)
-        yield Diagnostic("E0232", headline, (Label(node.span, "how many rounds?"),), help_)
+        yield Diagnostic(Code.E0232, headline, (Label(node.span, "how many rounds?"),), help_)
 
 
 def _inside(found: Once, repeat: s.Repeat) -> Diagnostic:
@@ -135,7 +136,7 @@ def _inside(found: Once, repeat: s.Repeat) -> Diagnostic:
             assert_never(found)
     head = Span(repeat.span.source, repeat.span.start, repeat.count.span.end)
     return Diagnostic(
-        "E0233",
+        Code.E0233,
         f"a `{word}` stands inside `repeat`",
         (Label(found.span, "would stand in every round"), Label(head, "repeated here")),
         (help_,),
@@ -146,7 +147,7 @@ def _count(headline: str, repeat: s.Repeat, place: Span | None) -> Diagnostic:
     given = () if place is None else (Label(place, "given here"),)
     labels = (*given, Label(repeat.count.span, "how many rounds"))
     help_ = f"`repeat` takes 1 to {MOST_ROUNDS} rounds, those of repetitions around it multiplied"
-    return Diagnostic("E0231", headline, labels, (help_,))
+    return Diagnostic(Code.E0231, headline, labels, (help_,))
 
 
 def _shown(count: Value) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
 from curvlang.language.chain import Curvature, InverseUse, Solver
@@ -31,7 +32,7 @@ def check_solver(
     entry = SOLVERS.get(use.name)
     if entry is None:
         headline = f"unknown solver `{use.name}`"
-        _say(problems, "E0734", headline, use.name_span, suggestion(use.name, SOLVERS))
+        _say(problems, Code.E0734, headline, use.name_span, suggestion(use.name, SOLVERS))
         return None
     before = len(problems)
     if inverse is not None and shift(inverse.inverse) is None:
@@ -47,7 +48,7 @@ def check_solver(
 def _cannot(use: s.Use, inverse: InverseUse, problems: Problems) -> None:
     problems.append(
         Diagnostic(
-            "E0735",
+            Code.E0735,
             f"`{use.name}` solves (C + λI) x = v, which is not what `{inverse.inverse.name}` asks for",
             (
                 Label(use.span, "solves linear systems"),
@@ -67,12 +68,12 @@ def _preconditioner(
     if definition is None:
         span = next((a.span for a in use.arguments if a.name == "preconditioner"), use.span)
         near = suggestion(name, (*names.curvatures, NONE))
-        _say(problems, "E0206", f"unknown curvature `{name}`", span, near)
+        _say(problems, Code.E0206, f"unknown curvature `{name}`", span, near)
         return None
     return chains.curvature(definition)
 
 
 def _say(
-    problems: Problems, code: str, headline: str, span: Span, help_: tuple[str, ...] = ()
+    problems: Problems, code: Code, headline: str, span: Span, help_: tuple[str, ...] = ()
 ) -> None:
     problems.append(Diagnostic(code, headline, (Label(span),), help_))

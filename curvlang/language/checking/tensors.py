@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import (
@@ -54,7 +55,7 @@ class TensorChecker(ExpressionChecker):
             self._function(statement, value)
         elif len(statement.targets) > 1:
             self._say(
-                "E0301",
+                Code.E0301,
                 "several names on the left need a function of several results",
                 statement.span,
                 "one tensor comes from the right",
@@ -71,7 +72,7 @@ class TensorChecker(ExpressionChecker):
         if letter in self.spaces or not letter.isalpha():
             what = MODEL_LETTERS.get(letter, "in use already")
             self._say(
-                "E0307",
+                Code.E0307,
                 f"`space` makes a new index space, and `{letter}` is taken",
                 statement.span,
                 f"`{letter}`: {what}" if letter.isalpha() else "primes name no space of their own",
@@ -89,7 +90,7 @@ class TensorChecker(ExpressionChecker):
 
     def _length(self, span: Span, label: str) -> None:
         self._say(
-            "E0323",
+            Code.E0323,
             "the length of a space is made of numbers, parameters and sizes",
             span,
             label,
@@ -101,7 +102,7 @@ class TensorChecker(ExpressionChecker):
         old, new, basis = statement.old, statement.new, statement.basis
         if old not in PROJECTED:
             self._say(
-                "E0324",
+                Code.E0324,
                 f"`{old}` is not projected: only `i` and `o` of a layer, and `p` of the model, are",
                 statement.span,
                 MODEL_LETTERS.get(old, f"`{old}` is no space of parameters"),
@@ -109,7 +110,7 @@ class TensorChecker(ExpressionChecker):
         elif old in self.projected:
             self.problems.append(
                 Diagnostic(
-                    "E0325",
+                    Code.E0325,
                     f"`{old}` is projected twice in one transform",
                     (Label(statement.span, "again here"), Label(self.projected[old], "first here")),
                     ("put the second projection into a transform of its own",),
@@ -118,7 +119,7 @@ class TensorChecker(ExpressionChecker):
         self.projected.setdefault(old, statement.span)
         if new in MODEL_LETTERS or new == old:
             self._say(
-                "E0307",
+                Code.E0307,
                 f"a projection leads into a new space, and `{new}` is taken",
                 statement.span,
                 f"`{new}`: {MODEL_LETTERS.get(new, 'the space itself')}",
@@ -136,7 +137,7 @@ class TensorChecker(ExpressionChecker):
         if self.scope[basis.name] != wanted:
             have = ",".join(self.scope[basis.name])
             self._say(
-                "E0305",
+                Code.E0305,
                 f"the basis of this projection is over `{','.join(wanted)}`, "
                 f"and `{basis.name}` is over `{have}`",
                 basis.span,
@@ -144,7 +145,7 @@ class TensorChecker(ExpressionChecker):
             )
         elif basis.name not in self.orthonormal:
             self._say(
-                "E0326",
+                Code.E0326,
                 f"the columns of `{basis.name}` are not known to be orthonormal",
                 basis.span,
                 "a projection is lifted back by the transpose of its basis",
@@ -156,7 +157,7 @@ class TensorChecker(ExpressionChecker):
         target = statement.target
         if target.indices not in ROWS:
             self._say(
-                "E0302",
+                Code.E0302,
                 "a yield states the entries of the block",
                 target.span,
                 "rows, then the same columns with primes",
@@ -182,7 +183,7 @@ class TensorChecker(ExpressionChecker):
         for index in sorted(right - left):
             place = _place(value, index)
             self._say(
-                "E0303",
+                Code.E0303,
                 f"the index `{index}` is free on the right and absent on the left",
                 place,
                 f"`{index}` is not summed",
@@ -193,7 +194,7 @@ class TensorChecker(ExpressionChecker):
         for index in sorted(left - right):
             if index.space not in self.spaces:
                 self._say(
-                    "E0304",
+                    Code.E0304,
                     f"the index `{index}` names no space",
                     target.span,
                     "nothing on the right has it",
@@ -201,7 +202,7 @@ class TensorChecker(ExpressionChecker):
                 )
                 continue
             self._say(
-                "E0304",
+                Code.E0304,
                 f"the index `{index}` stands on the left and nowhere on the right",
                 target.span,
                 f"`{index}` has no meaning here",
@@ -215,7 +216,7 @@ class TensorChecker(ExpressionChecker):
             return
         if len(statement.targets) > len(function.results):
             self._say(
-                "E0301",
+                Code.E0301,
                 f"`{call.function}` gives {len(function.results)} tensors",
                 statement.span,
                 f"{len(statement.targets)} names for them",
@@ -235,7 +236,7 @@ class TensorChecker(ExpressionChecker):
         wanted = [space for letter in result for space in groups.get(letter, (None,))]
         if len(target.indices) != len(wanted):
             self._say(
-                "E0305",
+                Code.E0305,
                 f"this result of `{call.function}` has {len(wanted)} "
                 f"ind{'ices' if len(wanted) > 1 else 'ex'}",
                 target.span,
@@ -248,7 +249,7 @@ class TensorChecker(ExpressionChecker):
                 fine &= self._makes(index.space, target, call, groups)
             elif space != index.space:
                 self._say(
-                    "E0305",
+                    Code.E0305,
                     f"`{target.name}` has the space `{space}` here, not `{index.space}`",
                     target.span,
                     f"expected `{space}`",
@@ -268,7 +269,7 @@ class TensorChecker(ExpressionChecker):
             return True
         what = MODEL_LETTERS.get(letter, "the matrix itself" if taken else "of another length")
         self._say(
-            "E0307",
+            Code.E0307,
             f"`{call.function}` makes a new space here, and `{letter}` is taken",
             target.span,
             f"`{letter}`: {what}",

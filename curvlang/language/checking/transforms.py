@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias, assert_never
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.ir.expr import BodyStatement, Define, Expr, Number, Project, Space, Target, Yield
 from curvlang.ir.indices import substitute, walk
@@ -129,7 +130,7 @@ def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
         if parameter.type not in _TYPES:
             problems.append(
                 Diagnostic(
-                    "E0217",
+                    Code.E0217,
                     f"unknown type `{parameter.type}`",
                     (Label(parameter.span),),
                     ("types are `int`, `float`, `bool`, or words such as `{expand, reduce}`",),
@@ -140,7 +141,7 @@ def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
             if default not in parameter.words:
                 problems.append(
                     Diagnostic(
-                        "E0706",
+                        Code.E0706,
                         f"`{parameter.name} = {default}` is not one of its own words",
                         (Label(parameter.span),),
                         suggestion(str(default), parameter.words),
@@ -184,7 +185,7 @@ def _twofold(definition: s.TransformDef) -> list[Diagnostic]:
     places = {t.name: t.span for x in bodies for t in x.targets} | needs
     return [
         Diagnostic(
-            "E0343",
+            Code.E0343,
             f"`{p.name}` names a parameter and a tensor",
             (Label(places[p.name], "the tensor"), Label(p.span, "the parameter")),
             ("give one of them another name",),
@@ -215,7 +216,7 @@ def _check_body(
     if yields and projection is not None:
         checker.problems.append(
             Diagnostic(
-                "E0221",
+                Code.E0221,
                 f"`{definition.name}` projects and yields",
                 (Label(projection.span, "its curvature is the one before it, projected"),),
                 ("leave the yield out, or put it into a transform that stands after this one",),
@@ -229,7 +230,7 @@ def _check_body(
         what = "never yields" if yields == 0 else f"yields {yields} times"
         checker.problems.append(
             Diagnostic(
-                "E0219",
+                Code.E0219,
                 f"`{definition.name}` {what}",
                 (Label(definition.name_span),),
                 ("a transform yields the entries of the block once: `yield C[o,i,o',i'] = …`",),

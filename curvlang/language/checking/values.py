@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 from math import isfinite
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
 from curvlang.ir.constants import ARITHMETIC
@@ -149,7 +150,7 @@ def _arithmetic(
 def _not_constant(expr: Expr, problems: Problems) -> Value | None:
     problems.append(
         Diagnostic(
-            "E0701",
+            Code.E0701,
             "this is not a value",
             (Label(expr.span, "expected a number, a word, a list or a text"),),
             ("a value is made of numbers, words and parameters in scope",),
@@ -159,7 +160,7 @@ def _not_constant(expr: Expr, problems: Problems) -> Value | None:
 
 
 def _wrong(headline: str, span: Span) -> Diagnostic:
-    return Diagnostic("E0701", headline, (Label(span),))
+    return Diagnostic(Code.E0701, headline, (Label(span),))
 
 
 def arguments(
@@ -180,7 +181,7 @@ def arguments(
         if argument.name in seen:
             problems.append(
                 Diagnostic(
-                    "E0702",
+                    Code.E0702,
                     f"`{argument.name}` is given twice",
                     (Label(argument.span, "again here"), Label(seen[argument.name], "first here")),
                     ("leave one out",),
@@ -200,7 +201,7 @@ def arguments(
             )
             problems.append(
                 Diagnostic(
-                    "E0703",
+                    Code.E0703,
                     f"`{owner}` has no parameter `{argument.name}`"
                     if argument.name
                     else f"`{owner}` takes no text without a name",
@@ -220,7 +221,7 @@ def arguments(
         if rule.default is None and name not in seen:
             problems.append(
                 Diagnostic(
-                    "E0704",
+                    Code.E0704,
                     f"`{owner}` needs a value for `{name}`",
                     (),
                     (f"write `{owner}({name} = …)`",),
@@ -277,7 +278,7 @@ def check(made: Value, rule: Rule, name: str, span: Span) -> Diagnostic | None:
     }
     if not fits:
         return Diagnostic(
-            "E0705",
+            Code.E0705,
             f"{shown} is not {nouns[rule.type]}",
             (Label(span, f"expected {nouns[rule.type]}"),),
             (f"for example `{name} = {show(rule.default)}`",) if rule.default is not None else (),
@@ -285,20 +286,20 @@ def check(made: Value, rule: Rule, name: str, span: Span) -> Diagnostic | None:
         )
     if rule.type == "word" and rule.words and made not in rule.words:
         return Diagnostic(
-            "E0706",
+            Code.E0706,
             f"{shown} is not one of {', '.join(f'`{w}`' for w in rule.words)}",
             (Label(span),),
             suggestion(str(made), rule.words),
             (rule.note,) if rule.note else (),
         )
     if isinstance(made, float) and not math.isfinite(made):
-        return Diagnostic("E0707", f"{shown} is out of range", (Label(span, "must be finite"),))
+        return Diagnostic(Code.E0707, f"{shown} is out of range", (Label(span, "must be finite"),))
     numbers = made if isinstance(made, tuple) else (made,)
     if rule.check is not None and not all(
         rule.check(float(x)) for x in numbers if isinstance(x, int | float)
     ):
         return Diagnostic(
-            "E0707",
+            Code.E0707,
             f"{shown} is out of range",
             (Label(span, f"must be {rule.must}"),),
             (f"the default is `{name} = {show(rule.default)}`",)

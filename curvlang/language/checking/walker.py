@@ -6,6 +6,7 @@ from collections import ChainMap
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import BodyStatement, Define, Project, Target
@@ -71,7 +72,7 @@ class Walker:
             return
         self.readings.full = True
         self._say(
-            "E0235",
+            Code.E0235,
             f"the chains of this file have more than {MOST_OPERATIONS} operations, "
             "rounds and shared beginnings counted in each",
             Label(span, "one stage too many"),
@@ -121,7 +122,7 @@ class Walker:
         self.labels.append(label_of(tuple(self.stages), stage.name))
         if len(self.stages) == LONGEST_CHAIN + 1:
             self._say(
-                "E0223",
+                Code.E0223,
                 f"a chain has at most {LONGEST_CHAIN} stages",
                 Label(use.span, "one too many"),
                 ("`repeat` inside a transform does a thing many times",),
@@ -148,7 +149,7 @@ class Walker:
             a.name == "samples" for a in use.arguments
         ):
             self._say(
-                "E0211",
+                Code.E0211,
                 f"`samples` has no meaning with `fisher = {given['fisher']}`",
                 Label(use.span),
                 ("leave it out, or write `fisher = mc`",),
@@ -171,7 +172,7 @@ class Walker:
 
     def _order(self, use: s.Use, headline: str) -> None:
         self._say(
-            "E0210",
+            Code.E0210,
             headline,
             Label(use.span, "out of order"),
             ("the order is `hessian |> drop_residual |> block_diagonal |> …`",),
@@ -219,7 +220,7 @@ class Walker:
             stage = walker._written(s.Use(made, (), argument.span, argument.span))
             return None if stage is None else (stage,)
         self._say(
-            "E0214",
+            Code.E0214,
             f"`others = {made}` names no transformation",
             Label(argument.span),
             suggestion(str(made), (*OTHERS, *known)),
@@ -248,7 +249,7 @@ class Walker:
             what = "the whole model" if model_yield else "a block per layer"
             wrong, right = ("after", "before") if model_yield else ("before", "after")
             self._say(
-                "E0216",
+                Code.E0216,
                 f"`{use.name}` yields {what} and stands {wrong} `block_diagonal`",
                 Label(use.span),
                 (f"put it {right} `block_diagonal(by = layer)`",),
@@ -278,7 +279,7 @@ class Walker:
             help_ = f"define `{target.name}` in a stage before line {line}"
         meaning = MEANING.get(target.name, f"`{target.name}` of an earlier stage")
         self._say(
-            "E0207",
+            Code.E0207,
             f"`{use.name}` needs `{shown}`, which no stage before it defines",
             Label(use.name_span, f"needs {meaning}"),
             (help_,),
@@ -308,7 +309,7 @@ class Walker:
         if replaced:
             letter, by = replaced[0]
             self._say(
-                "E0220",
+                Code.E0220,
                 f"`{use.name}` needs `{written(target)}`, which was computed before `{by}` "
                 f"replaced `{letter}`",
                 Label(use.name_span, f"`{letter}` is another space here"),
@@ -323,7 +324,7 @@ class Walker:
             if not other and space in current
         ]
         self._say(
-            "E0215",
+            Code.E0215,
             f"`{use.name}` needs `{written(target)}`, and here it is `{target.name}[{shown}]`",
             Label(use.name_span, "other index spaces"),
             tuple(
@@ -341,7 +342,7 @@ class Walker:
         what = "a layer's features" if wrong.old != "p" else "the whole model's parameters"
         right = "before" if wrong.old == "p" else "after"
         self._say(
-            "E0216",
+            Code.E0216,
             f"`{use.name}` projects {what} and stands {'after' if self.layered else 'before'} "
             "`block_diagonal`",
             Label(use.span),
@@ -383,19 +384,19 @@ class Walker:
             return True
         if use.name in SOURCES or use.name in self.names.curvatures:
             self._say(
-                "E0208",
+                Code.E0208,
                 f"`{use.name}` is a curvature, not a stage",
                 Label(use.span),
                 (f"start a chain from it: `curvature mine = {use.name} |> …`",),
             )
         else:
             self._say(
-                "E0209",
+                Code.E0209,
                 f"unknown transformation `{use.name}`",
                 Label(use.name_span),
                 suggestion(use.name, (*STAGES, *self.names.transforms)),
             )
         return False
 
-    def _say(self, code: str, headline: str, label: Label, help_: tuple[str, ...] = ()) -> None:
+    def _say(self, code: Code, headline: str, label: Label, help_: tuple[str, ...] = ()) -> None:
         self.problems.append(Diagnostic(code, headline, (label,), help_))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic
 from curvlang.language.syntax.unexpected import KEYWORDS, Found
 
@@ -35,23 +36,25 @@ def mistake_of(found: Found) -> str:
 
 
 def _plain(found: Found) -> Diagnostic:
-    return found.say("E0101", f"`{found.text}` cannot stand here", found.wanted)
+    return found.say(Code.E0101, f"`{found.text}` cannot stand here", found.wanted)
 
 
 def _end(found: Found) -> Diagnostic | None:
     if found.kind != "end":
         return None
     headline = "the file ends in the middle of a definition"
-    return found.say("E0103", headline, found.wanted)
+    return found.say(Code.E0103, headline, found.wanted)
 
 
 def _open_block(found: Found) -> Diagnostic | None:
     if found.kind != "end" or "RBRACE" not in found.expected:
         return None
-    return found.say("E0103", "the file ends inside `{ … }`", ("close the block with `}`",))
+    return found.say(Code.E0103, "the file ends inside `{ … }`", ("close the block with `}`",))
 
 
-def _sign(signs: str, code: str, headline: str, help_: str) -> Callable[[Found], Diagnostic | None]:
+def _sign(
+    signs: str, code: Code, headline: str, help_: str
+) -> Callable[[Found], Diagnostic | None]:
     """A rule for a mark of other languages, alone or with the mark before it."""
     wanted = tuple(signs.split())
 
@@ -62,7 +65,9 @@ def _sign(signs: str, code: str, headline: str, help_: str) -> Callable[[Found],
     return rule
 
 
-def _word(words: str, code: str, headline: str, help_: str) -> Callable[[Found], Diagnostic | None]:
+def _word(
+    words: str, code: Code, headline: str, help_: str
+) -> Callable[[Found], Diagnostic | None]:
     """A rule for a word of other languages, standing here or just before."""
     wanted = tuple(words.split())
 
@@ -80,21 +85,21 @@ def _word(words: str, code: str, headline: str, help_: str) -> Callable[[Found],
 def _open_text(found: Found) -> Diagnostic | None:
     if found.text != '"' or found.kind != "character":
         return None
-    return found.say("E0102", "a text is not closed on its line", ('end it with `"`',))
+    return found.say(Code.E0102, "a text is not closed on its line", ('end it with `"`',))
 
 
 def _character(found: Found) -> Diagnostic | None:
     if found.kind != "character":
         return None
     headline = f"`{found.text}` (U+{ord(found.text):04X}) has no meaning here"
-    return found.say("E0102", headline, found.wanted)
+    return found.say(Code.E0102, headline, found.wanted)
 
 
 def _index(found: Found) -> Diagnostic | None:
     if "INDEX" not in found.expected:
         return None
     headline = f"`{found.text}` is not an index: an index is one letter, with primes"
-    return found.say("E0105", headline, found.wanted)
+    return found.say(Code.E0105, headline, found.wanted)
 
 
 _NEAR = 80
@@ -113,7 +118,7 @@ def _product(found: Found) -> Diagnostic | None:
         start = len(found.before) - len(near) + gap.start(2)
         at = Found("token", second, found.expected, found.source, start)
         headline = f"`{second}` follows `{first}` with nothing between them"
-        return at.say("E0104", headline, ("multiplication is always written: put `*` there",))
+        return at.say(Code.E0104, headline, ("multiplication is always written: put `*` there",))
     return None
 
 
@@ -123,28 +128,28 @@ def _unclosed(found: Found) -> Diagnostic | None:
     for terminal, bracket in (("RBRACE", "}"), ("RPAR", ")"), ("RSQB", "]")):
         if terminal in found.expected:
             headline = f"`{found.text}` starts a definition inside a bracket that is still open"
-            return found.say("E0109", headline, (f"close the one before with `{bracket}`",))
+            return found.say(Code.E0109, headline, (f"close the one before with `{bracket}`",))
     return None
 
 
 def _unnamed_definition(found: Found) -> Diagnostic | None:
     if found.last not in ("curvature", "transform", "inverse", "task", "study"):
         return None
-    return found.say("E0101", f"`{found.last}` needs a name", found.wanted)
+    return found.say(Code.E0101, f"`{found.last}` needs a name", found.wanted)
 
 
 def _unnamed_argument(found: Found) -> Diagnostic | None:
     if found.expected != {"EQUAL"} or found.text not in (")", ","):
         return None
     headline = "an argument has a name and a value"
-    return found.say("E0101", headline, (f"write `name = {found.last}`",))
+    return found.say(Code.E0101, headline, (f"write `name = {found.last}`",))
 
 
 def _uncounted(found: Found) -> Diagnostic | None:
     if found.last != "repeat":
         return None
     help_ = ("write `repeat 10 { … }`, or an `int` parameter of the transform in place of 10",)
-    return found.say("E0101", "`repeat` needs its number of rounds", help_)
+    return found.say(Code.E0101, "`repeat` needs its number of rounds", help_)
 
 
 def _keyword(found: Found) -> Diagnostic | None:
@@ -153,7 +158,7 @@ def _keyword(found: Found) -> Diagnostic | None:
     near = get_close_matches(found.text, KEYWORDS, 1, 0.7)
     if not near:
         return None
-    return found.say("E0101", f"`{found.text}` starts no item", (f"did you mean `{near[0]}`?",))
+    return found.say(Code.E0101, f"`{found.text}` starts no item", (f"did you mean `{near[0]}`?",))
 
 
 _BODY = "transform x {\n  needs a[n,t,i]\n  "
@@ -163,34 +168,36 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "pipe",
         "curvature x = hessian | ggn",
-        _sign("| |>", "E0102", "`{}` is not an operator", "join stages by `|>`"),
+        _sign("| |>", Code.E0102, "`{}` is not an operator", "join stages by `|>`"),
     ),
     Mistake(
         "arrow",
         "curvature x = hessian => drop_residual",
-        _sign("=> >> ->", "E0102", "`{}` joins no stages", "join stages by `|>`"),
+        _sign("=> >> ->", Code.E0102, "`{}` joins no stages", "join stages by `|>`"),
     ),
     Mistake(
         "power",
         _BODY + "s = 2 ** 3",
-        _sign("**", "E0104", "`{}` is not an operator", "write powers with `^`"),
+        _sign("**", Code.E0104, "`{}` is not an operator", "write powers with `^`"),
     ),
     Mistake(
         "comparison",
         _BODY + "s == 2",
-        _sign("==", "E0104", "`{}` compares, and this is a definition", "define with a single `=`"),
+        _sign(
+            "==", Code.E0104, "`{}` compares, and this is a definition", "define with a single `=`"
+        ),
     ),
     Mistake(
         "walrus",
         _BODY + "s := 2",
-        _sign(":=", "E0104", "`{}` is not how a name is defined", "define with a single `=`"),
+        _sign(":=", Code.E0104, "`{}` is not how a name is defined", "define with a single `=`"),
     ),
     Mistake(
         "typographic quote",
         "transform x {\n  “doc”\n}",
         _sign(
             "“ ” „ ‘",
-            "E0102",
+            Code.E0102,
             "`{}` is a typographic quote",
             'texts stand between straight quotes, `"…"`',
         ),
@@ -199,19 +206,19 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "prime of a tensor",
         _BODY + "s' = 2",
-        _sign("' ’ ′", "E0102", "a prime belongs to an index letter", "write `i'` in `[…]`"),
+        _sign("' ’ ′", Code.E0102, "a prime belongs to an index letter", "write `i'` in `[…]`"),
     ),
     Mistake(
         "sum sign",
         _BODY + "s = ∑ a[n,t,i]",
-        _sign("∑ Σ", "E0102", "`{}` is written as a word", "write `sum[n,t,i] …`"),
+        _sign("∑ Σ", Code.E0102, "`{}` is written as a word", "write `sum[n,t,i] …`"),
     ),
     Mistake(
         "Kronecker sign",
         "curvature x = ggn ⊗ ggn",
         _sign(
             "⊗",
-            "E0102",
+            Code.E0102,
             "`{}` is written with indices",
             "write the entries: `yield C[o,i,o',i'] = G[o,o'] * A[i,i']`",
         ),
@@ -219,14 +226,14 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "product sign",
         _BODY + "s = 2 · 3",
-        _sign("· × ⋅", "E0102", "`{}` is not an operator", "multiply with `*`"),
+        _sign("· × ⋅", Code.E0102, "`{}` is not an operator", "multiply with `*`"),
     ),
     Mistake(
         "matrix product",
         _BODY + "B[i,i'] = A @ A",
         _sign(
             "@",
-            "E0102",
+            Code.E0102,
             "`{}` is not an operator",
             "write the sum: `sum[i''] A[i,i''] * A[i'',i']`",
         ),
@@ -236,7 +243,7 @@ MISTAKES: tuple[Mistake, ...] = (
         _BODY + "s = 2;",
         _sign(
             ";",
-            "E0102",
+            Code.E0102,
             "`{}` separates nothing here",
             "statements need no separator: leave it out",
         ),
@@ -244,12 +251,12 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "comment",
         "// my approximation\ncurvature x = ggn",
-        _sign("// % /*", "E0102", "`{}` starts no comment", "comments start with `#`"),
+        _sign("// % /*", Code.E0102, "`{}` starts no comment", "comments start with `#`"),
     ),
     Mistake(
         "subscript of LaTeX",
         _BODY + "s = a_{nti}",
-        _sign("_{ \\", "E0102", "`{}` is of LaTeX", "indices stand in brackets: `a[n,t,i]`"),
+        _sign("_{ \\", Code.E0102, "`{}` is of LaTeX", "indices stand in brackets: `a[n,t,i]`"),
     ),
     Mistake("character", "curvature x = hessian ? ggn", _character),
     Mistake(
@@ -257,7 +264,7 @@ MISTAKES: tuple[Mistake, ...] = (
         _BODY + "let s = 2",
         _word(
             "let var def const",
-            "E0101",
+            Code.E0101,
             "`{}` is not needed",
             "a definition is its name, `=`, and the right side",
         ),
@@ -267,7 +274,7 @@ MISTAKES: tuple[Mistake, ...] = (
         _BODY + "return C[o,i,o',i'] = identity[o,o'] * identity[i,i']",
         _word(
             "return",
-            "E0101",
+            Code.E0101,
             "a transform does not `{}`, it yields",
             "write `yield C[o,i,o',i'] = …`",
         ),
@@ -277,7 +284,7 @@ MISTAKES: tuple[Mistake, ...] = (
         "evaluate ggn at digits",
         _word(
             "at over using for",
-            "E0101",
+            Code.E0101,
             "`{}` joins nothing here",
             "write `evaluate NAME with INVERSE on TASK`",
         ),

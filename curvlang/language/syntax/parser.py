@@ -6,6 +6,7 @@ import re
 from math import isfinite
 from typing import TYPE_CHECKING
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Source, Span
 from curvlang.language.syntax.mistakes import explain
@@ -140,7 +141,7 @@ def _glued(token: Token, source: Source) -> Diagnostic | None:
         first -= 1
     keyword = source.text[first:start]
     return Diagnostic(
-        "E0101",
+        Code.E0101,
         f"`{keyword}{token}` is one word",
         (Label(Span(source, first, start + len(token)), "no space inside"),),
         (f"put a space after `{keyword}`",),
@@ -153,7 +154,7 @@ def _word(character: str) -> bool:
 
 def _too_large(span: Span) -> Diagnostic:
     return Diagnostic(
-        "E0116",
+        Code.E0116,
         "a number is larger than any that can be computed with",
         (Label(span, "above 1.8e308"),),
         ("write a smaller one",),
@@ -162,7 +163,7 @@ def _too_large(span: Span) -> Diagnostic:
 
 def _nested(span: Span) -> Diagnostic:
     return Diagnostic(
-        "E0108",
+        Code.E0108,
         f"an expression is nested more than {DEEPEST} deep",
         (Label(span, "too deep"),),
         ("give a part of it a name of its own",),

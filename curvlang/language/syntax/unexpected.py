@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Source, Span
 
@@ -98,7 +99,7 @@ class Found:
         """What could stand here, as a repair."""
         return (f"expected {expected_words(self.expected)}",) if self.expected else ()
 
-    def say(self, code: str, headline: str, help_: Iterable[str] = ()) -> Diagnostic:
+    def say(self, code: Code, headline: str, help_: Iterable[str] = ()) -> Diagnostic:
         """A diagnostic at this place."""
         start = max(0, self.at - 1) if self.kind == "end" else self.at
         span = Span(self.source, start, start + max(1, len(self.text)))

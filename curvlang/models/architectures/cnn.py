@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Generator, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.architectures.initialise import drawn
 from curvlang.models.architectures.mlp import ACTIVATIONS
@@ -41,20 +42,20 @@ def cnn(
     """
     if len(shape) != 3:
         raise refusal(
-            "E0412",
+            Code.E0412,
             f"`cnn` reads images of three axes, not examples of shape {list(shape)}",
             "write `data digits(layout = image)`",
         )
     depth = 2 ** len(channels)
     if not channels or min(channels) < 1 or shape[1] // depth < 1 or shape[2] // depth < 1:
         raise refusal(
-            "E0412",
+            Code.E0412,
             f"`channels = {list(channels)}` does not suit images of {shape[1]} × {shape[2]} pixels",
             "every entry is a convolution with 1 channel or more, and halves the image",
         )
     if groups < 1 or any(c % groups for c in channels):
         raise refusal(
-            "E0412",
+            Code.E0412,
             f"`groups = {groups}` does not divide the channels {list(channels)}",
             "take a number that divides them all",
         )

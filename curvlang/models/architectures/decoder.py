@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.architectures.initialise import drawn
 from curvlang.models.architectures.mlp import ACTIVATIONS
@@ -124,10 +125,10 @@ def decoder(
     """
     for name, size in (("width", width), ("heads", heads), ("layers", layers), ("hidden", hidden)):
         if size < 1:
-            raise refusal("E0412", f"`{name} = {size}` is out of range", "sizes are 1 or more")
+            raise refusal(Code.E0412, f"`{name} = {size}` is out of range", "sizes are 1 or more")
     if width % heads:
         raise refusal(
-            "E0412",
+            Code.E0412,
             f"`heads = {heads}` does not divide `width = {width}`",
             "take a number of heads that divides the width",
         )

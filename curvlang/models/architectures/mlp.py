@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Generator, Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
@@ -77,10 +78,10 @@ def mlp(
     """
     widths = [inputs, *hidden, outputs]
     if min(widths) < 1:
-        raise refusal("E0412", f"a layer of width {min(widths)}", "widths are positive integers")
+        raise refusal(Code.E0412, f"a layer of width {min(widths)}", "widths are positive integers")
     if activation not in ACTIVATIONS:
         known = ", ".join(f"`{name}`" for name in ACTIVATIONS)
-        raise refusal("E0412", f"there is no activation `{activation}`", f"use one of {known}")
+        raise refusal(Code.E0412, f"there is no activation `{activation}`", f"use one of {known}")
     generator = Generator().manual_seed(0) if generator is None else generator
     layers: list[nn.Module] = []
     for d_in, d_out in pairwise(widths):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.free_memory import free_memory, gibibytes
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.files.files import check_file
@@ -46,7 +47,7 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
 def _of_file(path: Path) -> Any:
     if path.suffix.lower() not in SUFFIXES:
         raise _refused(path, f"files called `*{path.suffix}` are not read", _SAVE)
-    check_file(path, "E0555", _SAVE)
+    check_file(path, Code.E0555, _SAVE)
     _check_size(path)
     return _safetensors(path) if path.suffix.lower() == ".safetensors" else _pickled(path)
 
@@ -135,7 +136,7 @@ def with_weights(model: nn.Module, path: Path) -> nn.Module:
     problems = [*_names_wrong(own, held), *_values_wrong(own, held)]
     if problems:
         raise refusal(
-            "E0556",
+            Code.E0556,
             f"the weights of `{path}` are not those of this model ({len(problems)} differences)",
             _repair(own, held),
             notes=(*problems[:SHOWN], *_more(problems), *_described(path)),
@@ -143,7 +144,7 @@ def with_weights(model: nn.Module, path: Path) -> nn.Module:
     for name, value in held.items():
         if not bool(torch.isfinite(_computable(value)).all()):
             raise refusal(
-                "E0556", f"`{name}` of `{path}` has NaN or infinite numbers", "train it again"
+                Code.E0556, f"`{name}` of `{path}` has NaN or infinite numbers", "train it again"
             )
     with torch.no_grad():
         for name, target in own.items():
@@ -234,4 +235,4 @@ def _more(problems: list[str]) -> tuple[str, ...]:
 
 
 def _refused(path: Path, why: str, repair: str, *notes: str) -> Exception:
-    return refusal("E0555", f"no weights in `{path}`: {why}", repair, notes=notes)
+    return refusal(Code.E0555, f"no weights in `{path}`: {why}", repair, notes=notes)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.collect import Pair, Source, examples_of
@@ -88,14 +89,16 @@ def adapt(
         case (tuple() as first, tuple() as second):
             if labels is not None or inputs is not None or shift_labels is not None:
                 raise refusal(
-                    "E0558",
+                    Code.E0558,
                     "`labels`, `inputs` and `shift_labels` are about examples that are dicts",
                     "leave them out: the target of a pair is its second part",
                 )
             return _from_pairs(model, first, second)
         case _:
             raise refusal(
-                "E0557", "one of `train` and `query` has dicts and the other pairs", "use one form"
+                Code.E0557,
+                "one of `train` and `query` has dicts and the other pairs",
+                "use one form",
             )
 
 
@@ -165,7 +168,7 @@ def _with_decoder(model: nn.Module, side: _Side, shift: bool | None) -> _Side:
     """
     if shift:
         raise refusal(
-            "E0558",
+            Code.E0558,
             f"`shift_labels=True`, but `{type(model).__name__}` is an encoder-decoder: it moves its "
             "decoder's inputs, not the labels",
             "give `shift_labels=False`: a label stands at the position that predicts it",
@@ -181,7 +184,7 @@ def _no_positions(shape: tuple[int, ...] | None, y: Tensor) -> SpecError:
     else:
         repair = "give labels [N, T] for outputs [B, T, C], with one T"
     return refusal(
-        "E0558",
+        Code.E0558,
         "`shift_labels=True`, but the targets have no label for every output position",
         repair,
         notes=(f"outputs have the shape {outputs}, labels {show_shape(y.shape)}",),
@@ -196,7 +199,7 @@ def _chosen(
     for name in inputs:
         if name not in fields:
             known = ", ".join(f"`{x}`" for x in (*fields, *unread))
-            raise refusal("E0557", f"`{part}` has no field `{name}`", f"it has {known}")
+            raise refusal(Code.E0557, f"`{part}` has no field `{name}`", f"it has {known}")
     return {name: fields[name] for name in inputs}
 
 
@@ -205,13 +208,13 @@ def _check_alike(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     if set(first) != set(second):
         odd = sorted(set(first) ^ set(second))[0]
         raise refusal(
-            "E0557", f"only one of `train` and `query` has the field `{odd}`", "give it to both"
+            Code.E0557, f"only one of `train` and `query` has the field `{odd}`", "give it to both"
         )
     for name, value in first.items():
         other = second[name]
         if value.shape[1:] != other.shape[1:]:
             raise refusal(
-                "E0557",
+                Code.E0557,
                 f"field `{name}` has the shape {list(value.shape[1:])} in `train` and "
                 f"{list(other.shape[1:])} in `query`",
                 "pad both to one length, labels with -100"
@@ -220,7 +223,7 @@ def _check_alike(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
             )
         if value.is_floating_point() != other.is_floating_point():
             raise refusal(
-                "E0557",
+                Code.E0557,
                 f"field `{name}` is integers in one of `train` and `query`, and not in the other",
                 "convert one",
             )
@@ -249,7 +252,7 @@ def _aligned(y: Tensor, fields: dict[str, Tensor], shift: bool | None, part: str
     """Labels that stand at the position that predicts them."""
     if shift is None:
         raise refusal(
-            "E0558",
+            Code.E0558,
             "there is a label for every position: it is not said whether it is that of the next one",
             "`shift_labels=True` for a causal language model whose labels are its inputs, "
             "`shift_labels=False` where labels stand at the positions that predict them",
@@ -263,7 +266,7 @@ def _aligned(y: Tensor, fields: dict[str, Tensor], shift: bool | None, part: str
         counted = int(((mask == 0) & (y != IGNORED)).sum())
         if counted:
             raise refusal(
-                "E0558",
+                Code.E0558,
                 f"{counted} labels of `{part}` stand at positions that `{own}` leaves out",
                 f"set them to {IGNORED}: `labels[{own} == 0] = {IGNORED}`",
             )

@@ -13,6 +13,7 @@ from importlib import resources
 import torch
 from torch import Generator, Tensor
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.data import Data, check_share
 
@@ -51,7 +52,7 @@ def characters(context: int = 8, test: float = 0.1, seed: int = 0) -> Data:
     count = (len(numbers) - 1) // context if context >= 1 else 0
     if count < 2:
         raise refusal(
-            "E0412",
+            Code.E0412,
             f"`context = {context}` is out of range",
             f"the text has {len(numbers)} characters; take a context such as 8",
         )

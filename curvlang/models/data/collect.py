@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.arrays import UnfitError, is_array, is_table, numbers
@@ -116,7 +117,7 @@ def _of_mapping(source: Mapping[str, Any], how: _Reading) -> Fields:
     splits = [k for k, v in source.items() if hasattr(v, "column_names") or isinstance(v, Dataset)]
     if splits:
         raise refusal(
-            "E0407",
+            Code.E0407,
             f"`{how.part}` is a dict of data sets: " + ", ".join(f"`{k}`" for k in splits),
             f"pass one of them: `data[{splits[0]!r}]`",
         )
@@ -126,7 +127,9 @@ def _of_mapping(source: Mapping[str, Any], how: _Reading) -> Fields:
 def _with_labels(X: Mapping[str, Any], y: Any, part: str) -> dict[str, Any]:
     """A dict of inputs and its target as one dict."""
     if set(LABELS) & set(X):
-        raise refusal("E0558", f"`{part}` has labels in its dict and beside it", "give them once")
+        raise refusal(
+            Code.E0558, f"`{part}` has labels in its dict and beside it", "give them once"
+        )
     return {**X, LABELS[0]: y}
 
 
@@ -197,7 +200,7 @@ def _pairs(examples: Iterable[Any], how: _Reading) -> tuple[list[Tensor], list[T
             raise _form(item, how.part)
         if len(item) != 2:
             raise refusal(
-                "E0407",
+                Code.E0407,
                 f"`{how.part}` gives items of {len(item)} parts where inputs and targets are expected",
                 "give pairs, or dicts whose names the model's `forward` takes",
             )
@@ -214,7 +217,7 @@ def _numbers(value: Any, how: _Reading, what: str) -> Tensor:
         return numbers(value, how.dtype)
     except UnfitError as error:
         raise refusal(
-            "E0407", f"`{how.part}`: {what} {_plural(error.what)}", error.repair
+            Code.E0407, f"`{how.part}`: {what} {_plural(error.what)}", error.repair
         ) from error
 
 
@@ -230,7 +233,7 @@ def _joined(join: Any, parts: list[Tensor], part: str) -> Tensor:
         return torch.empty(0)
     if join is torch.cat and any(p.ndim == 0 for p in parts):
         raise refusal(
-            "E0407",
+            Code.E0407,
             f"`{part}` gives batches with one number where a row for every example is expected",
             "give batches of inputs and targets, with the examples on the first axis",
         )
@@ -238,7 +241,7 @@ def _joined(join: Any, parts: list[Tensor], part: str) -> Tensor:
     if len(ranks) > 1:
         shown = " and ".join(str(list(shape)) for shape in sorted(ranks)[:2])
         raise refusal(
-            "E0407",
+            Code.E0407,
             f"`{part}` has examples of different shapes: {shown}",
             "pad the examples to one shape",
         )
@@ -248,7 +251,7 @@ def _joined(join: Any, parts: list[Tensor], part: str) -> Tensor:
 
 def _form(value: Any, part: str) -> SpecError:
     return refusal(
-        "E0407",
+        Code.E0407,
         f"`{part}` gives a `{type(value).__name__}` where inputs and targets are expected",
         "pass a pair of tensors `(X, y)`, or a Dataset or DataLoader whose items are such pairs",
     )

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.collect import Pair
 from curvlang.models.data.fields import Fields
@@ -77,7 +78,7 @@ def check_share(test: float, examples: int, least: int = 1) -> None:
     """
     if examples < 2 * least:
         raise refusal(
-            "E0412",
+            Code.E0412,
             f"{examples} examples are too few to be cut into a training part and queries",
             f"give {2 * least} or more",
         )
@@ -85,7 +86,7 @@ def check_share(test: float, examples: int, least: int = 1) -> None:
         low, high = least / examples, 1 - least / examples
         usual = ", such as 0.1" if low <= 0.1 <= high else ""
         raise refusal(
-            "E0412",
+            Code.E0412,
             f"`test = {test:g}` leaves too few of {examples} examples on one side",
             f"take a share from {low:.3g} to {high:.3g}{usual}",
         )
@@ -110,14 +111,14 @@ def digits(test: float = 0.1, seed: int = 0, scale: str = "standard", layout: st
     """
     if scale not in SCALES:
         known = ", ".join(f"`{word}`" for word in SCALES)
-        raise refusal("E0412", f"there is no scale `{scale}`", f"use one of {known}")
+        raise refusal(Code.E0412, f"there is no scale `{scale}`", f"use one of {known}")
     if layout not in LAYOUTS:
-        raise refusal("E0412", f"there is no layout `{layout}`", "use `flat` or `image`")
+        raise refusal(Code.E0412, f"there is no layout `{layout}`", "use `flat` or `image`")
     pixels, labels = load_digits(return_X_y=True)
     least = 10 / len(labels)
     if not least <= test <= 1 - least:
         raise refusal(
-            "E0412",
+            Code.E0412,
             f"`test = {test:g}` leaves no example of some class on one side",
             f"take a share between {least:.3f} and {1 - least:.3f}, such as 0.1",
         )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.calls import exhausted, whole_text
 
@@ -52,7 +53,7 @@ def with_decoder_inputs(
     )
     if make is None:
         raise refusal(
-            "E0564",
+            Code.E0564,
             f"`{type(model).__name__}` reads labels to make the inputs of its decoder, and labels are "
             "not given to it",
             repair,
@@ -64,7 +65,7 @@ def with_decoder_inputs(
         if exhausted(error):
             raise
         raise refusal(
-            "E0564",
+            Code.E0564,
             f"`{type(model).__name__}` cannot make its decoder's inputs from the labels of `{part}`",
             repair,
             notes=(whole_text(error),),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.arrays import RaggedError, UnfitError, numbers
@@ -49,7 +50,7 @@ def fields_of(
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"`{name}` {n}" for name, n in lengths.items())
         raise refusal(
-            "E0557",
+            Code.E0557,
             f"the fields of `{part}` differ in length: {shown}",
             "give every field a row for every example",
         )
@@ -81,7 +82,7 @@ def joined_fields(
     for k, item in enumerate(items):
         if not isinstance(item, Mapping):
             raise refusal(
-                "E0557",
+                Code.E0557,
                 f"item {k} of `{part}` is a `{type(item).__name__}`, and the first is a dict",
                 "give every example the same form",
             )
@@ -90,7 +91,7 @@ def joined_fields(
         if k and set(map(str, chosen)) != set(found):
             odd = sorted(set(map(str, chosen)) ^ set(found))
             raise refusal(
-                "E0557",
+                Code.E0557,
                 f"item {k} of `{part}` and the first differ in the field `{odd[0]}`",
                 "give every example the same fields",
             )
@@ -116,7 +117,7 @@ def _column(name: str, value: Any, part: str) -> Tensor:
         raise _ragged(name, error.shapes, part) from error
     except UnfitError as error:
         raise refusal(
-            "E0557",
+            Code.E0557,
             f"field `{name}` of `{part}` {error.what}",
             "leave the field out of the examples, or name the others: `inputs=[…]`"
             if "texts" in error.what
@@ -124,7 +125,7 @@ def _column(name: str, value: Any, part: str) -> Tensor:
         ) from error
     if found.ndim == 0:
         raise refusal(
-            "E0557", f"field `{name}` of `{part}` is one number", "give one for each example"
+            Code.E0557, f"field `{name}` of `{part}` is one number", "give one for each example"
         )
     return found
 
@@ -132,7 +133,7 @@ def _column(name: str, value: Any, part: str) -> Tensor:
 def _ragged(name: str, shapes: Collection[tuple[int, ...]], part: str) -> SpecError:
     shown = " and ".join(str(list(s)) for s in sorted(set(shapes))[:2])
     return refusal(
-        "E0557",
+        Code.E0557,
         f"field `{name}` of `{part}` has examples of different shapes: {shown}",
         'pad the examples to one length (a tokenizer\'s `padding="max_length"`), labels with -100'
         if all(len(shape) == 1 for shape in shapes)
@@ -149,13 +150,15 @@ def split_labels(found: Fields, labels: str | None, part: str) -> tuple[dict[str
     known = ", ".join(f"`{name}`" for name in (*found.values, *found.unread)) or "no field"
     wanted = [labels] if labels is not None else [x for x in LABELS if x in found.values]
     if len(wanted) > 1:
-        raise refusal("E0558", f"`{part}` has both `labels` and `label`", 'say `labels="label"`')
+        raise refusal(Code.E0558, f"`{part}` has both `labels` and `label`", 'say `labels="label"`')
     if not wanted or wanted[0] not in found.values:
         shown = f"no field `{labels}`" if labels is not None else "no field `labels` or `label`"
-        raise refusal("E0558", f"`{part}` has {shown}; it has {known}", 'name it: `labels="…"`')
+        raise refusal(Code.E0558, f"`{part}` has {shown}; it has {known}", 'name it: `labels="…"`')
     rest = {name: value for name, value in found.values.items() if name != wanted[0]}
     if not rest and not found.unread:
-        raise refusal("E0557", f"`{part}` has no field but the labels", "give the model's inputs")
+        raise refusal(
+            Code.E0557, f"`{part}` has no field but the labels", "give the model's inputs"
+        )
     return rest, found.values[wanted[0]]
 
 

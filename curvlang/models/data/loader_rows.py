@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 
@@ -86,7 +87,7 @@ def _made(loader: DataLoader[Any], items: list[Any]) -> Any:
 def differs(place: int, part: str) -> SpecError:
     """An item that is another one when it is read again."""
     return refusal(
-        "E0409",
+        Code.E0409,
         f"item {place} of `{part}` differs when it is read again",
         "take random transforms (crops, flips, noise) and shuffling out of the data set, or "
         "read it once and pass tensors",
@@ -158,7 +159,7 @@ def _refused(part: str, what: str, loader: DataLoader[Any]) -> SpecError:
     name = getattr(maker, "__name__", type(maker).__name__)
     own = name != "default_collate"
     return refusal(
-        "E0409",
+        Code.E0409,
         f"the `{part}` loader {what}",
         f"let `{name}` give one row for every example, in the order that it gets them and from that "
         "example alone"

@@ -18,6 +18,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import CurvlangError, SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.loader_rows import checked_rows, differs
@@ -64,7 +65,7 @@ def _length(source: Any) -> int:
     try:
         return len(source)
     except (TypeError, NotImplementedError) as error:
-        raise refusal("E0407", "a data set without a length", "give it a `__len__`") from error
+        raise refusal(Code.E0407, "a data set without a length", "give it a `__len__`") from error
 
 
 def _whole(items: Iterator[Any], part: str) -> Iterator[Any]:
@@ -78,7 +79,7 @@ def _whole(items: Iterator[Any], part: str) -> Iterator[Any]:
         last = values[-1] if isinstance(values, list | tuple) and values else None
         if not isinstance(last, Tensor | np.ndarray) or not last.ndim:
             raise refusal(
-                "E0409",
+                Code.E0409,
                 f"the `{part}` loader has `batch_size=None` and gives examples, not batches",
                 "pass its `.dataset`, or make the loader with a `batch_size`",
             )
@@ -93,7 +94,7 @@ def _check_stream(loader: DataLoader[Any], part: str) -> None:
     """
     if loader.num_workers > 1:
         raise refusal(
-            "E0409",
+            Code.E0409,
             f"the `{part}` loader reads an iterable data set with {loader.num_workers} workers",
             "make the loader with `num_workers=0`",
             notes=(
@@ -103,7 +104,7 @@ def _check_stream(loader: DataLoader[Any], part: str) -> None:
         )
     if loader.drop_last:
         raise refusal(
-            "E0409",
+            Code.E0409,
             f"the `{part}` loader drops its last, incomplete batch",
             "make the loader with `drop_last=False`",
         )
@@ -128,7 +129,7 @@ def _check_order(loader: DataLoader[Any], part: str) -> None:
     )
     if loader.drop_last and drawn == list(range(len(drawn))):
         raise refusal(
-            "E0409",
+            Code.E0409,
             f"the `{part}` loader drops its last, incomplete batch",
             "make the loader with `drop_last=False`",
         )
@@ -144,7 +145,7 @@ def _check_order(loader: DataLoader[Any], part: str) -> None:
 
 def _refused(part: str, what: str) -> SpecError:
     return refusal(
-        "E0409",
+        Code.E0409,
         f"the `{part}` loader {what}",
         "make the loader with `shuffle=False`, or pass its `.dataset`; `torch.utils.data.Subset` "
         "chooses examples and orders them",
@@ -200,7 +201,7 @@ def _told(read: Callable[[], Iterable[Any]], part: str) -> Iterator[Any]:
         if isinstance(error, CurvlangError) or exhausted(error):
             raise
         raise refusal(
-            "E0407",
+            Code.E0407,
             f"the data of `{part}` raises `{type(error).__name__}` where item {done} is read",
             "make a loop over the data run by itself: the text above is the data set's own",
             notes=(_reason(error),),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.data import Data
 
@@ -31,7 +32,7 @@ def random_data(
     }  # fmt: skip
     for name, size in sizes.items():
         if size < 1:
-            raise refusal("E0412", f"`{name} = {size}` is out of range", "sizes are 1 or more")
+            raise refusal(Code.E0412, f"`{name} = {size}` is out of range", "sizes are 1 or more")
     shape = (examples, inputs) if positions == 1 else (examples, positions, inputs)
     generator = Generator().manual_seed(seed)
     pairs = [

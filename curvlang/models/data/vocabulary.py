@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.calls import exhausted
@@ -129,7 +130,7 @@ def _refused(x: Tensor, size: int, table: str, field: str, part: str) -> SpecErr
     value = int(own[(own < 0) | (own >= size)][0])
     where = f"`{field}` of example {first}" if field else f"example {first}"
     return refusal(
-        "E0422",
+        Code.E0422,
         f"{where} of `{part}` has the token {value}; the table `{table or 'model'}` has the rows "
         f"0…{size - 1}",
         "give the tokens of the model's own tokenizer, or a model with a larger table",

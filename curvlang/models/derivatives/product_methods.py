@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.derivatives import forward, reverse
@@ -182,7 +183,7 @@ def no_products(model: nn.Module, X: Tensor) -> SpecError:
     """The refusal of a model without tangents."""
     written = own_functions(model, X[:EXAMPLES].to(next(model.parameters()).device))
     return refusal(
-        "E0820",
+        Code.E0820,
         "the model's outputs have no tangents: neither `torch.func.jvp` nor two backward passes give them",
         DIFFERENTIABLE,
         notes=[f"{OWN}: {', '.join(written)}"] if written else [],
@@ -201,14 +202,14 @@ def _no_hessian(model: nn.Module, X: Tensor, error: Exception | None, gap: float
         if written:
             repair = DIFFERENTIABLE
         return refusal(
-            "E0820",
+            Code.E0820,
             "the model's loss cannot be differentiated twice",
             repair,
             FIRST_DERIVATIVES,
             notes=notes,
         )
     return refusal(
-        "E0821",
+        Code.E0821,
         "the second derivatives that autograd gives are not those of the gradient: they differ by "
         f"{gap:.0%}",
         "let `backward` be differentiable, and the gradient be that of the function: no "

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.derivatives.forward import Rows
 from curvlang.models.derivatives.product_methods import (
@@ -94,7 +95,7 @@ def _product(
     def product(v: Tensor) -> Tensor:
         if v.dim() not in (1, 2) or v.shape[0] != P:
             raise refusal(
-                "E0412",
+                Code.E0412,
                 f"a vector of shape {list(v.shape)} for {P} parameters",
                 f"give [{P}] or [{P}, k]",
             )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import CurvlangError, SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.packed import layout_in
@@ -38,7 +39,7 @@ def run_model(model: nn.Module, X: Tensor, part: str) -> Any:
 def model_error(error: Exception, model: nn.Module, X: Tensor, part: str) -> SpecError:
     """The refusal of a model that fails by itself on inputs `X` of a part."""
     return refusal(
-        "E0408",
+        Code.E0408,
         f"the model's `forward` raises `{type(error).__name__}` on the inputs of `{part}`, "
         f"{_described(model, X)} each",
         _repair(model, X, str(error)),

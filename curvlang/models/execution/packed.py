@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.copies import unwrapped
 
@@ -74,7 +75,7 @@ class Layout:
     def _check_exact(self, dtype: torch.dtype) -> None:
         if dtype.is_floating_point and self.largest > 2 / torch.finfo(dtype).eps:
             raise refusal(
-                "E0557",
+                Code.E0557,
                 f"the integer {self.largest} is not exact in {str(dtype).removeprefix('torch.')}, "
                 "in which it stands beside floating-point fields",
                 "leave floating-point fields out of the inputs, or use a model in float64",
@@ -114,7 +115,7 @@ def packed(model: nn.Module, layout: Layout | None) -> nn.Module:
     """
     if "forward" in vars(model) and not _compiled_own(model):
         raise refusal(
-            "E0557",
+            Code.E0557,
             f"the `forward` of this `{type(model).__name__}` was replaced on the object itself",
             "define a subclass with that `forward`, or wrap the model in a module",
         )
@@ -167,7 +168,7 @@ def logits(output: Any) -> Tensor:
     if found is None:
         names = f" of {', '.join(f'`{k}`' for k in output)}" if isinstance(output, Mapping) else ""
         raise refusal(
-            "E0557",
+            Code.E0557,
             f"the model returns a `{type(output).__name__}`{names} without logits",
             "return a tensor, an object with `.logits`, or a tuple that begins with them",
         )
@@ -206,7 +207,7 @@ def check_fields(model: nn.Module, names: Sequence[str]) -> None:
     odd = [name for name in names if name not in taken]
     if odd:
         raise refusal(
-            "E0557",
+            Code.E0557,
             f"the model's `forward` takes no `{odd[0]}`; it takes "
             + ", ".join(f"`{name}`" for name in taken),
             "name the fields that it reads: `inputs=[…]`",

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import CurvlangError
 from curvlang.diagnostics.free_memory import free_memory, gibibytes
 from curvlang.diagnostics.refusal import refusal
@@ -59,7 +60,9 @@ class Table(Mapping[str, Column]):
 def unreadable(path: Path, why: str, repair: str = "") -> Exception:
     """E0552 about a file."""
     return refusal(
-        "E0552", f"`{path}` cannot be read: {why}", repair or "write the file again, and check it"
+        Code.E0552,
+        f"`{path}` cannot be read: {why}",
+        repair or "write the file again, and check it",
     )
 
 

@@ -9,6 +9,7 @@ from typing import NoReturn
 import torch
 from torch import Generator, Tensor
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.language.checking.values import suggestion
 from curvlang.language.registry import NONE
@@ -64,7 +65,7 @@ def file_data(
             not what is asked of them, E0554 for NaN or infinite numbers, E0412 for the share.
     """
     if query != NONE and split != NONE:
-        raise refusal("E0553", "`query` and `split` both say what the queries are", "give one")
+        raise refusal(Code.E0553, "`query` and `split` both say what the queries are", "give one")
     main = folder / path
     table = read_table(main)
     where = _Where(main, tuple(target), None if split == NONE else split)
@@ -77,7 +78,7 @@ def file_data(
     Xq, yq = other.read(read_table(other.path), inputs)
     if X.shape[1:] != Xq.shape[1:]:
         raise refusal(
-            "E0553",
+            Code.E0553,
             f"`{path}` has examples of shape {list(X.shape[1:])} and `{query}` of "
             f"{list(Xq.shape[1:])}",
             "give both files the same columns",
@@ -129,7 +130,7 @@ class _Where:
         """A column by name, of at least one axis."""
         if name not in table:
             known = suggestion(name, table)
-            raise refusal("E0553", f"`{self.path.name}` has no column `{name}`", *known)
+            raise refusal(Code.E0553, f"`{self.path.name}` has no column `{name}`", *known)
         found = table[name]
         if isinstance(found, Tensor) and found.ndim == 0:
             self.refuse(f"`{name}` is one number, not one for each example", "leave it out")
@@ -183,7 +184,7 @@ class _Where:
         if bool(wrong.any()):
             row = int(wrong.reshape(len(column), -1).any(1).to(torch.uint8).argmax())
             raise refusal(
-                "E0554",
+                Code.E0554,
                 f"column `{name}` of `{self.path.name}` has {int(wrong.sum())} values that are NaN "
                 f"or infinite (the first at row {row + 1})",
                 "drop or fill these rows",
@@ -229,7 +230,7 @@ class _Where:
 
     def refuse(self, what: str, repair: str) -> NoReturn:
         """E0553 about this file."""
-        raise refusal("E0553", f"`{self.path.name}`: {what}", repair)
+        raise refusal(Code.E0553, f"`{self.path.name}`: {what}", repair)
 
 
 def _data(
@@ -247,7 +248,7 @@ def _data(
 
 def _standard(X: Tensor, Xq: Tensor) -> tuple[Tensor, Tensor]:
     if not X.is_floating_point():
-        raise refusal("E0553", "`scale = standard` of integers", "leave `scale` out")
+        raise refusal(Code.E0553, "`scale = standard` of integers", "leave `scale` out")
     mean = X.double().mean(0)
     spread = X.double().std(0, unbiased=False)
     spread[spread == 0] = 1

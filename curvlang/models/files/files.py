@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.files.dataset_folder import read_dataset
 from curvlang.models.files.file_columns import (
@@ -43,12 +44,12 @@ def read_table(path: Path) -> Table:
     reader = read_dataset if _is_folder(path) else READERS.get(path.suffix.lower())
     if reader is None:
         raise refusal(
-            "E0552",
+            Code.E0552,
             f"`{path}`: files called `*{path.suffix}` are not read",
             f"write the examples as one of {', '.join(READERS)}",
         )
     if reader is not read_dataset:
-        check_file(path, "E0552", "give the path of a file of examples")
+        check_file(path, Code.E0552, "give the path of a file of examples")
     table = reader(path)
     if not table:
         raise unreadable(path, "it holds no column")
@@ -62,7 +63,7 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def check_file(path: Path, code: str, repair: str) -> None:
+def check_file(path: Path, code: Code, repair: str) -> None:
     """Refuse what is no file: a folder, a pipe, a device, a name that no file can have.
 
     Args:

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import real_number, whole_number
 from curvlang.models.losses.loss import (
@@ -58,21 +59,21 @@ class CrossEntropy(Loss):
         whole_number(self.ignore_index, "ignore_index", "-100")
         if self.positions not in ("sum", "mean"):
             raise refusal(
-                "E0412",
+                Code.E0412,
                 f"`positions` is `sum` or `mean`, not `{self.positions}`",
                 'write `CrossEntropy(positions="sum")`',
             )
         if not 0 <= self.label_smoothing <= 1:
             raise refusal(
-                "E0412",
+                Code.E0412,
                 f"`label_smoothing = {self.label_smoothing:g}` is out of range",
                 "give a number from 0 to 1",
             )
         if any(not math.isfinite(v) or v < 0 for v in self.weight):
-            raise refusal("E0412", "a class weight is negative or not finite", "give 0 or more")
+            raise refusal(Code.E0412, "a class weight is negative or not finite", "give 0 or more")
         if self.axis not in (-1, 1):
             raise refusal(
-                "E0412", f"`axis` is -1 or 1, not `{self.axis}`", 'write `CrossEntropy("sum")`'
+                Code.E0412, f"`axis` is -1 or 1, not `{self.axis}`", 'write `CrossEntropy("sum")`'
             )
 
     def validate(self, shape: Sequence[int], y: Tensor, dtype: torch.dtype) -> None:

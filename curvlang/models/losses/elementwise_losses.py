@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.losses.loss import (
     Loss,
@@ -80,7 +81,7 @@ class BinaryCrossEntropy(Loss):
         """Refuse weights that leave no loss; they may come as a tensor or a list."""
         object.__setattr__(self, "pos_weight", numbers_of(self.pos_weight, "pos_weight"))
         if any(not math.isfinite(u) or u < 0 for u in self.pos_weight):
-            raise refusal("E0412", "a `pos_weight` is negative or not finite", "give 0 or more")
+            raise refusal(Code.E0412, "a `pos_weight` is negative or not finite", "give 0 or more")
 
     def validate(self, shape: Sequence[int], y: Tensor, dtype: torch.dtype) -> None:
         """Targets have the outputs' shape and precision and lie in [0, 1]."""

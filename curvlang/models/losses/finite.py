@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import CurvlangError, SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.calls import exhausted, run_model
@@ -108,7 +109,7 @@ def _refused(found: list[tuple[int, str]], examples: int, part: str) -> SpecErro
     if len(found) == examples:
         notes = ("so it is with every example looked at",)
     return refusal(
-        "E0420",
+        Code.E0420,
         f"example {first} of {part}: {what}",
         "drop the example, or keep the model and the loss finite there (`x / (norm + 1e-12)`, "
         "`sqrt(x + 1e-12)`, logarithms of numbers above 0)",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type, real_number
@@ -87,7 +88,7 @@ def identity(f: Tensor) -> Tensor:
 
 def unfit(loss: Loss, what: str, wanted: str) -> SpecError:
     """The refusal of targets or outputs that the loss cannot take."""
-    return refusal("E0405", f"`{loss.name}`: {what}", f"give {wanted}")
+    return refusal(Code.E0405, f"`{loss.name}`: {what}", f"give {wanted}")
 
 
 def numbers_of(values: Any, name: str) -> tuple[float, ...]:

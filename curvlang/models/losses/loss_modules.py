@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.fingerprint import digest
 from curvlang.models.losses.cross_entropy import CrossEntropy
@@ -124,7 +125,7 @@ def _check_module(module: nn.Module | Function, soft: bool) -> None:
     trained = [name for name, p in module.named_parameters() if p.requires_grad]
     if trained:
         raise refusal(
-            "E0587",
+            Code.E0587,
             f"the loss `{type(module).__name__}` has a trainable parameter of its own, `{trained[0]}`",
             "make it a part of the model, or a constant: `loss.requires_grad_(False)`",
             notes=("curvatures are of the model's parameters",),
@@ -137,7 +138,7 @@ def _check_module(module: nn.Module | Function, soft: bool) -> None:
             "`cv.CrossEntropy(weight=…)`, or " if isinstance(module, nn.CrossEntropyLoss) else ""
         )
         raise refusal(
-            "E0582",
+            Code.E0582,
             f"`{kind}(weight=…)` divides a batch by the weights of its classes",
             f'use {shown}`reduction="sum"`',
             notes=("its mean is no mean of losses that the examples have by themselves",),
@@ -156,7 +157,7 @@ def _check_weight(module: nn.Module | Function, outputs: Tensor | None) -> None:
     if weight.ndim < outputs.ndim or weight.shape[0] == 1:
         return
     raise refusal(
-        "E0582",
+        Code.E0582,
         f"`{type(module).__name__}(weight=…)` has weights of shape {list(weight.shape)}, one for every "
         "example of a batch",
         "put the weight of an example into its target, and give a function of one example's outputs "

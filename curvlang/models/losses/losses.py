@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.language.chain import Part
@@ -66,7 +67,7 @@ def loss_named(
         return AutodiffLoss(loss, _name(loss))
     if loss not in LOSSES:
         known = ", ".join(f"`{name}`" for name in LOSSES)
-        raise refusal("E0411", f"there is no loss `{loss}`", f"use one of {known}")
+        raise refusal(Code.E0411, f"there is no loss `{loss}`", f"use one of {known}")
     return LOSSES[loss]
 
 
@@ -74,11 +75,11 @@ def _no_loss(loss: object) -> SpecError:
     """The refusal of a value of another type; a class is to be called."""
     if isinstance(loss, type):
         return refusal(
-            "E0411", f"the loss `{loss.__name__}` is a class", f"make one: `{loss.__name__}()`"
+            Code.E0411, f"the loss `{loss.__name__}` is a class", f"make one: `{loss.__name__}()`"
         )
     known = ", ".join(f"`{name}`" for name in LOSSES)
     return refusal(
-        "E0411",
+        Code.E0411,
         f"a `{type(loss).__name__}` is not a loss",
         f"use one of {known}, a loss module of torch, or a function of outputs and target",
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.language.registry import METRICS
 from curvlang.models.losses.loss import Loss
@@ -45,7 +46,7 @@ class Metric:
         """Refuse another word than `lower` or `higher`."""
         if self.better not in BETTER:
             raise refusal(
-                "E0590",
+                Code.E0590,
                 f"a metric gets better `lower` or `higher`, not `{self.better}`",
                 'write `cv.Metric(function, better="higher")`',
             )
@@ -130,13 +131,13 @@ def asked_of(metric: str | Metric, loss: Loss) -> Asked:
         return Asked("loss", loss, "training on the example lowers the query's loss")
     if metric not in CLASS_METRICS:
         raise refusal(
-            "E0590",
+            Code.E0590,
             f"there is no metric `{metric}`",
             f"use one of {', '.join(f'`{name}`' for name in METRICS)}, or `cv.Metric(function, better=…)`",
         )
     if not isinstance(loss, CrossEntropy):
         raise refusal(
-            "E0590",
+            Code.E0590,
             f"the metric `{metric}` is about classes, and the loss `{loss.name}` has none",
             "use `loss`, or `cv.Metric(function, better=…)`",
         )

@@ -8,6 +8,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.collect import Pair
@@ -163,7 +164,7 @@ def _crosses(f: Tensor, y: Tensor) -> bool:
 
 def _crossed(given: object, f: Tensor, y: Tensor, what: str) -> SpecError:
     return refusal(
-        "E0582",
+        Code.E0582,
         f"`{_called(given)}` gives {what} with outputs of shape {show_shape(f.shape)} and targets of "
         f"shape {show_shape(y.shape)}",
         f"give targets of shape {show_shape(f.shape)}",
@@ -187,7 +188,7 @@ def _check_counts(module: object, y: Tensor) -> None:
         return
     name = type(module).__name__
     raise refusal(
-        "E0582",
+        Code.E0582,
         f"`{name}` divides a batch by all labels that count, and examples have from {fewest} to "
         f"{most} of them",
         f'`{name}(reduction="sum")` has the gradients of the whole set\'s mean up to one factor',
@@ -262,7 +263,7 @@ def _no_mean(given: object, each: Tensor, value: Tensor, f: Tensor, y: Tensor) -
     own = "give a function of one example's outputs and target"
     summed = getattr(as_module(given), "reduction", "sum") != "sum"  # type: ignore[arg-type]
     return refusal(
-        "E0582",
+        Code.E0582,
         f"`{_called(given)}` gives {float(value):.6g} for {len(each)} examples together, and its values "
         f"for each have the mean {float(each.mean()):.6g}",
         f'use `reduction="sum"`, or {own}' if summed else own,

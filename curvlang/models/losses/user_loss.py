@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.func import grad, jacrev, vjp, vmap
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import CurvlangError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.calls import exhausted, whole_text
@@ -60,14 +61,14 @@ class AutodiffLoss(Loss):
         self._check_number(value)
         if not torch.equal(value, again):
             raise refusal(
-                "E0580",
+                Code.E0580,
                 f"`{self.name}` gives another number when it is called again: "
                 f"{value.item():g}, then {again.item():g}",
                 "take random numbers and counters out of it",
             )
         if not value.requires_grad:
             raise refusal(
-                "E0581",
+                Code.E0581,
                 f"`{self.name}` does not depend on the outputs in a way that has a gradient",
                 "compute it from the outputs by differentiable operations: no `argmax`, no "
                 "`detach`, no `round`",
@@ -146,7 +147,7 @@ class AutodiffLoss(Loss):
                 raise
             mixed = y.dtype != f.dtype and "type" in str(error)
             raise refusal(
-                "E0581",
+                Code.E0581,
                 f"the gradient of `{self.name}` fails on one example",
                 f"the targets are `{show_dtype(y.dtype)}`: give `y.to(torch.{show_dtype(f.dtype)})`"
                 if mixed
@@ -155,7 +156,7 @@ class AutodiffLoss(Loss):
             ) from error
         if slope is not None and not bool(torch.isfinite(slope).all()):
             raise refusal(
-                "E0581",
+                Code.E0581,
                 f"`{self.name}` is finite, and its gradient is not",
                 "keep roots and logarithms away from 0, also in the branch that `torch.where` drops",
             )
@@ -175,7 +176,7 @@ class AutodiffLoss(Loss):
         else:
             return
         raise refusal(
-            "E0580",
+            Code.E0580,
             f"`{self.name}` gives {what} for example {example}, not one finite number",
             repair,
         )
@@ -226,7 +227,7 @@ class AutodiffLoss(Loss):
             if exhausted(error):
                 raise
             raise refusal(
-                "E0581",
+                Code.E0581,
                 f"torch cannot differentiate `{self.name}` twice",
                 "write it with operations that have a second derivative (`torch.relu` for a hinge), or "
                 "use a curvature that needs gradients alone (`identity`, `fisher = empirical`)",
@@ -246,7 +247,7 @@ class AutodiffLoss(Loss):
             if exhausted(error):
                 raise
             raise refusal(
-                "E0581",
+                Code.E0581,
                 f"`{self.name}` cannot be differentiated example by example",
                 "use torch's operations alone: `f.gather(-1, y[..., None])` for `f[y]`, `torch.where` "
                 "for an `if` on values, no `.item()`, no writing in place",
@@ -264,7 +265,7 @@ class AutodiffLoss(Loss):
         largest = eigenvalues.abs().amax(-1, keepdim=True)
         if bool((eigenvalues < -NEGATIVE * largest).any()):
             raise refusal(
-                "E0405",
+                Code.E0405,
                 f"`{self.name}` is not convex in the model's outputs here",
                 "use `fisher = empirical`, or a curvature without `drop_residual`",
                 notes=("its Hessian at the outputs has negative eigenvalues, so it is no S Sᵀ",),

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.tracing.facts import Facts as Facts
 from curvlang.models.tracing.facts import bare_blocks, made_blocks
@@ -69,7 +70,7 @@ def blocks(
             `verify`.
     """
     if by not in ("layer", "parameter"):
-        raise refusal("E0412", f"`by` is `layer` or `parameter`, not `{by}`", "use `by = layer`")
+        raise refusal(Code.E0412, f"`by` is `layer` or `parameter`, not `{by}`", "use `by = layer`")
     check_mode(model)
     X = example_input[:EXAMPLES]
     known = facts_of(model, X) if facts is None else facts
@@ -94,7 +95,7 @@ def facts_of(model: nn.Module, X: Tensor, outside: Mapping[str, str] | None = No
     found = survey(model)
     if not found.layers and not found.bare:
         raise refusal(
-            "E0413",
+            Code.E0413,
             "the model has no trainable parameter",
             "set `requires_grad_(True)` on the parameters to be studied",
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.collect import Pair
 from curvlang.models.data.vocabulary import checked_tokens
@@ -29,13 +30,13 @@ def check_values(model: nn.Module) -> None:
     for name, x in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(x):
             raise refusal(
-                "E0407",
+                Code.E0407,
                 f"`{name}` has no shape yet: its module is lazy, and has not been called",
                 "call the model once on a few inputs, `model(X[:2])`, before",
             )
         if x.is_meta:
             raise refusal(
-                "E0407",
+                Code.E0407,
                 f"`{name}` is on the meta device, and has no values",
                 "load the weights onto a device, `model.to_empty(device=…)` and `load_state_dict`",
             )
@@ -50,7 +51,7 @@ def check_model(model: nn.Module) -> None:
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not own:
         raise refusal(
-            "E0413",
+            Code.E0413,
             "the model has no trainable parameter",
             "set `requires_grad_(True)` on the parameters to be studied",
         )
@@ -58,7 +59,7 @@ def check_model(model: nn.Module) -> None:
     unreal = next((name for name, p in own.items() if p.is_complex()), None)
     if unreal is not None:
         raise refusal(
-            "E0407",
+            Code.E0407,
             f"`{unreal}` is `{show_dtype(own[unreal].dtype)}`: derivatives are by real parameters",
             "hold its real and imaginary parts as one real parameter [..., 2], and read it with "
             "`torch.view_as_complex`; or freeze it",
@@ -66,7 +67,7 @@ def check_model(model: nn.Module) -> None:
     kinds = sorted({f"{show_dtype(p.dtype)} on {p.device}" for p in own.values()})
     if len(kinds) > 1:
         raise refusal(
-            "E0407",
+            Code.E0407,
             f"the model's parameters differ in precision or device: {', '.join(kinds)}",
             "move the whole model with `model.to(device=…, dtype=…)`",
         )
@@ -89,12 +90,12 @@ def check_data(pair: Pair, part: str) -> None:
     X, y = pair
     if X.dim() < 1 or y.dim() < 1 or X.shape[0] != y.shape[0]:
         raise refusal(
-            "E0407",
+            Code.E0407,
             f"`{part}` has inputs of shape {list(X.shape)} and targets of shape {list(y.shape)}",
             "give one target (first axis) for every input",
         )
     if X.shape[0] == 0:
-        raise refusal("E0407", f"`{part}` is empty", "give at least one example")
+        raise refusal(Code.E0407, f"`{part}` is empty", "give at least one example")
     _check_finite(X, f"inputs of `{part}`", "drop or fill these examples")
     _check_finite(y, f"targets of `{part}`", "drop or fill these examples")
 
@@ -107,7 +108,7 @@ def check_mask(mask: Tensor, examples: int) -> None:
     """
     if mask.dtype != torch.bool or mask.dim() != 2 or mask.shape[0] != examples:
         raise refusal(
-            "E0416",
+            Code.E0416,
             f"`mask` is `{show_dtype(mask.dtype)}` of shape {list(mask.shape)} for {examples} "
             "training examples",
             "give [N, T] of bool: true where a position counts",
@@ -115,7 +116,7 @@ def check_mask(mask: Tensor, examples: int) -> None:
     empty = (~mask.any(1)).nonzero().flatten()
     if len(empty):
         raise refusal(
-            "E0416",
+            Code.E0416,
             f"`mask` leaves no position of {len(empty)} examples (first: {int(empty[0])})",
             "drop these examples",
         )
@@ -129,7 +130,7 @@ def check_together(train: Pair, query: Pair) -> None:
     """
     if train[0].dtype != query[0].dtype:
         raise refusal(
-            "E0407",
+            Code.E0407,
             f"`train` has {show_dtype(train[0].dtype)} inputs and `query` "
             f"{show_dtype(query[0].dtype)} ones",
             "convert one of them",
@@ -146,7 +147,7 @@ def check_outputs(model: nn.Module, loss: Loss, pair: Pair, part: str) -> None:
     p = next(q for q in model.parameters() if q.requires_grad)
     if X.is_floating_point() and X.dtype != p.dtype:
         raise refusal(
-            "E0407",
+            Code.E0407,
             f"`{part}` has {show_dtype(X.dtype)} inputs, the model is {show_dtype(p.dtype)}",
             f"convert the inputs, `X.to(torch.{show_dtype(p.dtype)})`, or the model",
         )
@@ -170,7 +171,7 @@ def _check_finite(x: Tensor, what: str, repair: str) -> None:
     value = float(x.reshape(-1)[first])
     shown = "NaN" if math.isnan(value) else "infinite"
     raise refusal(
-        "E0406",
+        Code.E0406,
         f"{what}: {int(wrong.sum())} values are NaN or infinite (first: {shown} at {place})",
         repair,
     )

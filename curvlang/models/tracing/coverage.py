@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.notebook import frame, html_table, text_table
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
@@ -169,7 +170,7 @@ def _check_same(model: nn.Module, task: Task) -> None:
     own = {name: p.shape for name, p in model.named_parameters()}
     if own != {name: p.shape for name, p in task.model.named_parameters()}:
         raise refusal(
-            "E0412",
+            Code.E0412,
             "the task is about another model: its parameters have other names or shapes",
             "pass the model that the task was made with",
         )

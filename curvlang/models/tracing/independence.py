@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.calls import exhausted, whole_text
 from curvlang.models.execution.widened import run_widened, widest
@@ -104,7 +105,7 @@ class _Asked:
                 if exhausted(error):
                     raise
                 raise refusal(
-                    "E0410",
+                    Code.E0410,
                     f"the model does not run on a batch of {len(X)}, and does on {len(self.first)}",
                     "use a model that treats the examples of a batch independently, however many",
                     notes=(whole_text(error),),
@@ -158,7 +159,7 @@ def _check_repeats(asked: _Asked, X: Tensor) -> None:
         apart = asked.apart(X, range(len(X)), again, range(len(X)), closely=call > 0)
         if apart:
             raise refusal(
-                "E0403",
+                Code.E0403,
                 "the model gives another output when it is called again on the same input",
                 "call `model.eval()`, and take random numbers and counters out of `forward`",
                 notes=(f"the two outputs differ by {_shown(apart)}",),
@@ -204,7 +205,7 @@ def _refuse(model: nn.Module, apart: float, where: str) -> None:
             repair = "give these layers running statistics, or use `LayerNorm` or `GroupNorm`"
             notes = (f"also after `model.eval()`, {norms} takes the statistics of the batch",)
         raise refusal(
-            "E0410",
+            Code.E0410,
             "the model's output for an example depends on the batch that the example is in",
             repair,
             notes=(

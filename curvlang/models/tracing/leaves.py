@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.losses.finite import check_losses
 from curvlang.models.losses.loss import Loss, flat
@@ -88,7 +89,7 @@ def leaves(
     unknown = set(wants) - {"a", "g", "e"}
     if unknown:
         names = ", ".join(f"`{name}`" for name in sorted(unknown))
-        raise refusal("E0412", f"there is no leaf {names}", "a block's leaves are `a`, `g`, `e`")
+        raise refusal(Code.E0412, f"there is no leaf {names}", "a block's leaves are `a`, `g`, `e`")
     found = trace(model, X, groups(blocks), graph=bool({"g", "e"} & wants))
     result: Leaves = {block.name: {} for block in blocks}
     if "a" in wants:
@@ -118,13 +119,13 @@ def columns_at_output(
             return loss.sample(f, y, generator, fisher.samples)
         case "mc":
             raise refusal(
-                "E0412",
+                Code.E0412,
                 "drawn labels need a generator and at least one sample",
                 "pass `generator=torch.Generator().manual_seed(…)` and `samples >= 1`",
             )
         case _:
             raise refusal(
-                "E0412",
+                Code.E0412,
                 f"there is no `fisher = {fisher.kind}`",
                 "use `exact`, `mc` or `empirical`",
             )

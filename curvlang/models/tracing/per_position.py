@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.losses.cross_entropy import CrossEntropy
 from curvlang.models.losses.loss import Loss, show_shape
@@ -26,14 +27,14 @@ def position_count(task: Task) -> int:
         f = task.model(task.few[:1])
     if isinstance(task.loss, CrossEntropy) and task.loss.axis == 1:
         raise refusal(
-            "E0592",
+            Code.E0592,
             f"outputs of shape {show_shape(f.shape)} have their classes on axis 1, and positions are "
             "told apart on axis 1",
             "leave `per_position` out; it is for models that give [B, T, …]",
         )
     if f.ndim < 3:
         raise refusal(
-            "E0592",
+            Code.E0592,
             f"outputs of shape {show_shape(f.shape)} have no positions",
             "leave `per_position` out; it is for models that give [B, T, …]",
         )

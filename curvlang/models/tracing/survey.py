@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.models.layers import IN_PROJECTION, OUT_PROJECTION, Layer, layer_of
 
@@ -214,7 +215,7 @@ def _refuse_random(model: nn.Module) -> Iterator[Diagnostic]:
     ]
     if names:
         yield Diagnostic(
-            "E0403",
+            Code.E0403,
             f"the model is in training mode: {', '.join(names)}",
             help=("call `model.eval()` first",),
             notes=(

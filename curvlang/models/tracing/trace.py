@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.layers import Input, Layer
@@ -154,7 +155,7 @@ class OutsideError(SpecError):
         super().__init__(
             [
                 Diagnostic(
-                    "E0401",
+                    Code.E0401,
                     f"`{layer}` does not read the examples of every batch as one layer: {why}",
                     help=("use a chain that reads gradients alone, or the clause `others = …`",),
                 )
@@ -363,7 +364,7 @@ def cut_off(headline: str, others: bool = False) -> SpecError:
         others: Whether there are parameters that a gradient reaches.
     """
     return refusal(
-        "E0417",
+        Code.E0417,
         headline,
         "compute the output from the parameters by differentiable operations (no `torch.no_grad`, "
         "`detach`, `argmax` or numpy in between)"
@@ -421,13 +422,13 @@ def check_output(output: object, batch: int) -> None:
     """
     if not isinstance(output, Tensor):
         raise refusal(
-            "E0408",
+            Code.E0408,
             f"the model gives a `{type(output).__name__}`, not a tensor",
             "wrap the model in a module whose `forward` returns the logits alone",
         )
     if output.dim() < 1 or output.shape[0] != batch:
         raise refusal(
-            "E0408",
+            Code.E0408,
             f"the model gives outputs of shape {list(output.shape)} for a batch of {batch}",
             "return the outputs of every example, with the examples on the first axis",
         )

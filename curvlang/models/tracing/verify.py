@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.substitution import substituted
@@ -98,7 +99,7 @@ def tried(model: nn.Module, X: Tensor, output: Tensor) -> Tried:
 def unrunnable(count: int, error: Exception) -> SpecError:
     """The refusal of a model that does not run on so many examples."""
     return refusal(
-        "E0410",
+        Code.E0410,
         f"the model does not run on a batch of {count}",
         "use a model that treats the examples of a batch independently, however many",
         notes=(f"{type(error).__name__}: {error}",),
@@ -115,7 +116,7 @@ def _backward(f: Tensor, own: Sequence[Tensor], direction: Tensor) -> Sequence[T
         return torch.autograd.grad(f, own, direction, allow_unused=True)
     except Exception as error:
         raise refusal(
-            "E0425",
+            Code.E0425,
             "the backward pass of the model fails",
             "make `model(x).sum().backward()` run: all derivatives are made of such passes",
             notes=(f"{type(error).__name__}: {error}",),
@@ -162,7 +163,7 @@ def _check_gradients_finite(gradients: Tensor) -> None:
     odd = (~torch.isfinite(gradients).all(1)).nonzero().flatten()
     if len(odd):
         raise refusal(
-            "E0406",
+            Code.E0406,
             f"the outputs have no finite gradient on {len(odd)} of {len(gradients)} examples that "
             f"were tried (first: example {int(odd[0])})",
             "drop these examples, or keep the model away from points without a derivative (the "

@@ -8,6 +8,8 @@ from typing import ClassVar, NoReturn
 import torch
 from torch import Tensor
 
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.operators.iterative.iteration import (
     Iterative,
     Progress,
@@ -19,7 +21,7 @@ from curvlang.operators.iterative.iteration import (
     lowest_eigenvalue,
     relative,
 )
-from curvlang.operators.operator import Operator, refuse
+from curvlang.operators.operator import Operator
 
 _ROUNDING = 10
 """How far the true residual may lie above the one that the recurrence carries along."""
@@ -89,8 +91,8 @@ class ConjugateGradients(Iterative):
         """Measure the residual once more: rounding separates it from the one carried along."""
         found = relative(self.residual(x, v), v)
         if found > _ROUNDING * self.tolerance:
-            refuse(
-                "E0604",
+            raise refusal(
+                Code.E0604,
                 f"conjugate gradients ended at a relative residual of {found:.2g}: rounding does "
                 f"not allow the tolerance {self.tolerance:.2g}",
                 "use float64, a larger damping, or a larger tolerance",
@@ -100,16 +102,16 @@ class ConjugateGradients(Iterative):
 
     def _negative(self, direction: Tensor) -> NoReturn:
         lowest = lowest_eigenvalue(self.operator, direction)
-        refuse(
-            "E0604",
+        raise refusal(
+            Code.E0604,
             f"conjugate gradients met negative curvature at λ = {self.damping:.3g}: the lowest "
             f"eigenvalue is about {lowest:.3g}",
             f"use a damping of {at_least(-lowest)} or more, or drop the residual",
         )
 
     def _unfinished(self, worst: float) -> NoReturn:
-        refuse(
-            "E0604",
+        raise refusal(
+            Code.E0604,
             f"conjugate gradients stopped after {self.iterations} products at a relative residual "
             f"of {worst:.2g}, above the tolerance {self.tolerance:.2g}",
             "use a larger damping, more iterations, or a preconditioner: "

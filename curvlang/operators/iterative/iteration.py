@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvlang.operators.operator import Operator, Spectral, refuse
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
+from curvlang.operators.operator import Operator, Spectral
 
 _REPAIR = "apply it to the vectors you need (`op @ v`)"
 
@@ -92,13 +94,13 @@ class Iterative(Operator):
         return v - self.operator.apply(x) - self.damping * x
 
     def diagonal(self) -> Tensor:
-        refuse("E0603", "an iterative inverse does not know its diagonal", _REPAIR)
+        raise refusal(Code.E0603, "an iterative inverse does not know its diagonal", _REPAIR)
 
     def eigenvalues(self) -> Tensor:
-        refuse("E0603", "an iterative inverse does not know its eigenvalues", _REPAIR)
+        raise refusal(Code.E0603, "an iterative inverse does not know its eigenvalues", _REPAIR)
 
     def spectral_form(self) -> Operator:
-        refuse("E0603", "an iterative inverse has no eigendecomposition", _REPAIR)
+        raise refusal(Code.E0603, "an iterative inverse has no eigendecomposition", _REPAIR)
 
     def spectral(self, function: Spectral) -> Operator:
         return self.spectral_form()
@@ -110,8 +112,8 @@ class Iterative(Operator):
 def check_finite(values: Tensor) -> None:
     """Refuse vectors and products that are not finite: no iteration would end well."""
     if not bool(torch.isfinite(values).all()):
-        refuse(
-            "E0604",
+        raise refusal(
+            Code.E0604,
             "the solver met a right-hand side or a product that is not finite",
             "look for overflow in the data and the parameters",
         )

@@ -10,6 +10,8 @@ from typing import ClassVar, NoReturn
 import torch
 from torch import Tensor
 
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.operators.iterative.iteration import (
     ByExample,
     Iterative,
@@ -22,7 +24,7 @@ from curvlang.operators.iterative.iteration import (
     lowest_eigenvalue,
     relative,
 )
-from curvlang.operators.operator import Operator, refuse
+from curvlang.operators.operator import Operator
 
 UNCONVERGED = 1e-2
 """Relative residual above which a solution is not what was asked for, and a warning says so."""
@@ -144,8 +146,8 @@ class Neumann(Iterative):
         if self.batch is None:
             self._check(energy, before, start, self.steps, last)
         elif not bool((energy <= start).all()):
-            refuse(
-                "E0620",
+            raise refusal(
+                Code.E0620,
                 f"{self.steps} steps on minibatches of {self.batch} ended further from the "
                 "solution than they began",
                 "use a smaller `lr`, a larger `batch`, or a larger damping",
@@ -164,7 +166,9 @@ class Neumann(Iterative):
         else:
             rate = 1.8 / self._largest(start)
             repair = f"use `lr = {rate:.2g}` or less, or a larger `preconditioner_damping`"
-        refuse("E0620", f"the Neumann iteration diverges: its residual grew at step {step}", repair)
+        raise refusal(
+            Code.E0620, f"the Neumann iteration diverges: its residual grew at step {step}", repair
+        )
 
     def _largest(self, start: Tensor) -> float:
         """The largest Rayleigh quotient of P (C + λI) met by 30 power iterations."""

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.result_file import dumps
 from curvlang.evaluation.study.files import CELLS
 from curvlang.evaluation.study.result import StudyResult
@@ -52,12 +53,10 @@ def _check_replaceable(target: Path) -> None:
     foreign = _foreign(target)
     if foreign:
         shown = ", ".join(f"`{name}`" for name in foreign[:3])
-        raise SpecError(
-            Diagnostic(
-                "E0903",
-                f"`{target}` holds what no study wrote: {shown}",
-                help=("name another folder, or move them away",),
-            )
+        raise refusal(
+            Code.E0903,
+            f"`{target}` holds what no study wrote: {shown}",
+            "name another folder, or move them away",
         )
 
 
@@ -138,4 +137,4 @@ def _formats_in(target: Path) -> Iterator[str]:
 
 def _refusals(target: Path, needed: int) -> AbstractContextManager[None]:
     note = "finished cells are kept: run the same command to go on"
-    return refusals(target, needed, code="E0905", thing="folder", note=note)
+    return refusals(target, needed, code=Code.E0905, thing="folder", note=note)

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.ir.functions import FUNCTIONS, TensorFunction
 from curvlang.ir.interpreter import seeded_normal, seeded_sign
 from curvlang.runtime.kernels.einsums import finite, gram, rotate, square_sum
@@ -20,29 +22,21 @@ SYMMETRY = 1e-4
 def _check(matrix: Tensor, function: str) -> Tensor:
     """Refuse what no decomposition survives; return the symmetric part, of each of a stack."""
     if not finite(matrix):
-        raise SpecError(
-            Diagnostic(
-                "E0312",
-                f"`{function}` met a matrix with entries that are not finite",
-                help=(
-                    "look for a division by zero or an overflow in the formula"
-                    + (", or compute in float64" if matrix.dtype != torch.float64 else ""),
-                ),
-            )
+        raise refusal(
+            Code.E0312,
+            f"`{function}` met a matrix with entries that are not finite",
+            "look for a division by zero or an overflow in the formula"
+            + (", or compute in float64" if matrix.dtype != torch.float64 else ""),
         )
     transposed = matrix.mT
     if torch.equal(matrix, transposed):
         return matrix
     if float((matrix - transposed).abs().max()) > SYMMETRY * float(matrix.abs().max()):
-        raise SpecError(
-            Diagnostic(
-                "E0313",
-                f"`{function}` needs a symmetric matrix, and this one is not",
-                help=(
-                    "write its symmetric part, `(M[i,i'] + M[i',i]) / 2`, or make it of products of one "
-                    "factor with itself, as in `x[i] * x[i']`; `svd` takes any matrix",
-                ),
-            )
+        raise refusal(
+            Code.E0313,
+            f"`{function}` needs a symmetric matrix, and this one is not",
+            "write its symmetric part, `(M[i,i'] + M[i',i]) / 2`, or make it of products of one "
+            "factor with itself, as in `x[i] * x[i']`; `svd` takes any matrix",
         )
     return (matrix + transposed) / 2
 
@@ -63,13 +57,11 @@ def _compiled(name: str, function: TensorFunction) -> Callable[..., Any]:
 
 def _singular(function: str, error: Exception) -> SpecError:
     reason = str(error).partition("\n")[0]
-    return SpecError(
-        Diagnostic(
-            "E0344",
-            f"`{function}` met a matrix that it has no value for",
-            help=("add a multiple of the identity, as in `A[i,i'] + 0.01 * identity[i,i']`",),
-            notes=(reason,),
-        )
+    return refusal(
+        Code.E0344,
+        f"`{function}` met a matrix that it has no value for",
+        "add a multiple of the identity, as in `A[i,i'] + 0.01 * identity[i,i']`",
+        notes=(reason,),
     )
 
 

@@ -8,6 +8,7 @@ import torch
 
 from curvlang.compiler.derive.program import Fisher, Partition
 from curvlang.compiler.planning.plan import Plan
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
@@ -96,7 +97,7 @@ def _pulled_back(layers: Sequence[LayerBlock]) -> int:
 
 def _too_many(R: int, needed: int, have: int, passes: int, task: Task) -> Diagnostic:
     return Diagnostic(
-        "E0801",
+        Code.E0801,
         f"the {R} exact columns of one example need {gibibytes(needed)}, and {gibibytes(have)} "
         "are free",
         help=(

@@ -13,9 +13,11 @@ from contextvars import ContextVar
 
 import torch
 
-from curvlang.diagnostics.diagnostic import Diagnostic, MachineError, SpecError
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
 from curvlang.diagnostics.free_memory import free_memory
 from curvlang.diagnostics.free_memory import gibibytes as gibibytes
+from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution import calls
 
 Memory = int | str | None
@@ -69,12 +71,10 @@ def amount(memory: int | str) -> int:
     else:
         count = memory if isinstance(memory, int) and not isinstance(memory, bool) else 0
     if count < 1:
-        raise SpecError(
-            Diagnostic(
-                "E0804",
-                f"`memory = {memory}` is no amount of memory",
-                help=('write a number of bytes, or a number and a unit: "2 GiB", "500 MB"',),
-            )
+        raise refusal(
+            Code.E0804,
+            f"`memory = {memory}` is no amount of memory",
+            'write a number of bytes, or a number and a unit: "2 GiB", "500 MB"',
         )
     return count
 
@@ -116,7 +116,7 @@ def require(needed: int, device: torch.device, purpose: str, repairs: Iterable[s
     if needed > available(device):
         raise MachineError(
             Diagnostic(
-                "E0801",
+                Code.E0801,
                 f"{purpose} needs {gibibytes(needed)}, and {left(device)}",
                 help=(*repairs, _last_repair()),
             )
@@ -146,7 +146,7 @@ def exhausted(error: BaseException) -> MachineError | None:
     device = torch.device("cpu" if on_cpu else "cuda")
     return MachineError(
         Diagnostic(
-            "E0801",
+            Code.E0801,
             f"out of memory: {wanted} were asked for at once, and {left(device)}",
             help=(_last_repair(),),
         )
