@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from curvlang.evaluation.protocol import LDS
     from curvlang.evaluation.statistics.lds import lds
     from curvlang.facade import compile_spec as compile
-    from curvlang.facade import evaluate, explain, fit, influence, self_influence, top
+    from curvlang.facade import evaluate, explain, fit, influence, self_influence, study, top
     from curvlang.language import load, loads
     from curvlang.models.losses.losses import BinaryCrossEntropy, CrossEntropy
     from curvlang.models.losses.metric import Metric
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from curvlang.models.tracing.coverage import coverage
     from curvlang.runtime.fitted import FittedOperator
     from curvlang.runtime.fitted import load_fitted as load_operator
-    from curvlang.studies import study
 
 _WHERE = {
     "BinaryCrossEntropy": ("curvlang.models.losses.losses", "BinaryCrossEntropy"),
@@ -52,7 +51,7 @@ _WHERE = {
     "loads": ("curvlang.language", "loads"),
     "task": ("curvlang.evaluation.named_task", "task"),
     "self_influence": ("curvlang.facade", "self_influence"),
-    "study": ("curvlang.studies", "study"),
+    "study": ("curvlang.facade", "study"),
     "top": ("curvlang.facade", "top"),
 }
 

@@ -27,12 +27,11 @@ from curvlang.attribution.finite_scores import check_scores
 from curvlang.attribution.gradients import batch_size, gradient_batches, gradients
 from curvlang.attribution.groups import Groups, group_matrix, group_members
 from curvlang.attribution.score_orders import Queries
+from curvlang.attribution.scores import product, scores
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
-from curvlang.evaluation.errors import product, scores
-from curvlang.evaluation.evaluate import fit_solver
 from curvlang.language import inverse_text, solver_text
 from curvlang.language.checking.inverses import shift
 from curvlang.models.execution.torch_state import settled
@@ -42,6 +41,7 @@ from curvlang.models.task import Task, check_task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.models.tracing.per_position import position_count, position_gradients
 from curvlang.operators import BlockDiagonal, Operator
+from curvlang.runtime.combine import fit_solver
 from curvlang.runtime.fit import Progress
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.memory import Memory, limited, require

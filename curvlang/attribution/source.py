@@ -36,10 +36,10 @@ import torch
 from torch import Tensor
 
 from curvlang.attribution.gradients import gradients
+from curvlang.attribution.scores import product, scores
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.evaluation.errors import product, scores
 from curvlang.language.chain import Chain, Curvature
 from curvlang.models.execution.copies import copied
 from curvlang.models.task import Task

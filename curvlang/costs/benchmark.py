@@ -20,11 +20,11 @@ from curvlang.costs.predicted import (
 )
 from curvlang.costs.rates import Rates, Watch, clock, measured_rates
 from curvlang.costs.score_footprint import inverse_phase, scores_phase
-from curvlang.evaluation.evaluate import fit_curvature, fit_solver
 from curvlang.language.chain import Chain, Curvature, InverseUse, Solver
 from curvlang.language.sums import weighted_chains
 from curvlang.models.task import Task
 from curvlang.operators import Operator
+from curvlang.runtime.combine import fit_curvature, fit_solver
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.others import without_ignored
 from curvlang.runtime.prepare import Prepared, prepare

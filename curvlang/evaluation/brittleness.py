@@ -14,7 +14,7 @@ from torch import Tensor
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.evaluation.result import Interval
+from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.statistics.lds import percentile_interval
 from curvlang.models.losses.losses import CrossEntropy
 from curvlang.models.task import Task

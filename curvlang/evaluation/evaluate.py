@@ -38,11 +38,10 @@ from curvlang.language.sums import weighted_chains
 from curvlang.models.losses.metric import Asked, Metric, asked_on
 from curvlang.models.task import Task
 from curvlang.operators import Operator
-from curvlang.runtime.combine import fit_combination
+from curvlang.runtime.combine import fit_curvature, fit_solver
 from curvlang.runtime.execute import accumulation_dtype
-from curvlang.runtime.fit import Ended, FittedStage, Progress, fit_chains
+from curvlang.runtime.fit import FittedStage, Progress, fit_chains
 from curvlang.runtime.others import without_ignored
-from curvlang.runtime.solver import FittedSolver
 from curvlang.storage.cache import Cache
 
 
@@ -77,34 +76,6 @@ class Clock:
         start = time.perf_counter()
         yield
         self.times[name] = self.times.get(name, 0.0) + time.perf_counter() - start
-
-
-def fit_curvature(
-    curvature: Curvature,
-    task: Task,
-    *,
-    seed: int = 0,
-    last: bool = False,
-    progress: Progress | None = None,
-    ended: Ended | None = None,
-) -> tuple[FittedStage, ...]:
-    """Every stage of a chain, or its `last` alone; a combination is one stage, the weighted sum."""
-    if isinstance(curvature, Chain):
-        (stages,) = fit_chains(
-            [curvature], task, seed=seed, last=last, progress=progress, ended=ended
-        )
-        return stages
-    return (fit_combination(curvature, task, seed=seed, progress=progress, ended=ended),)
-
-
-def fit_solver(
-    solver: Solver | None, task: Task, *, seed: int = 0, progress: Progress | None = None
-) -> FittedSolver | None:
-    """A solver with its preconditioner fitted on the task."""
-    if solver is None or solver.preconditioner is None:
-        return None if solver is None else FittedSolver(solver)
-    found = fit_curvature(solver.preconditioner, task, seed=seed, progress=progress)[-1].operator
-    return FittedSolver(solver, found.spectral_form() if found.spectrum_known else found)
 
 
 def described(inverse: InverseUse | None, solver: Solver | None) -> str:

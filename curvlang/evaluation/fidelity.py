@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from curvlang.attribution.scores import product, scores
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.evaluation.errors import cosine, influence_error, inverse_error, product, scores
+from curvlang.evaluation.errors import cosine, influence_error, inverse_error
 from curvlang.evaluation.result import Solve
 from curvlang.language import default_inverse, swept, with_damping
 from curvlang.language.chain import InverseUse

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from curvlang.evaluation.errors import spearman
 from curvlang.evaluation.fidelity import Measured
 from curvlang.evaluation.ground_truth import GroundTruth
 from curvlang.evaluation.protocol import LDS
-from curvlang.evaluation.result import Comparison, Interval
+from curvlang.evaluation.result import Comparison
 from curvlang.evaluation.statistics.ceiling import noise_ceiling
 from curvlang.evaluation.statistics.comparison import Resampled
+from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.statistics.lds import (
     Resamples,
     bootstrap_parts,
@@ -25,6 +25,7 @@ from curvlang.evaluation.statistics.lds import (
     predictions,
     verdict,
 )
+from curvlang.evaluation.statistics.spearman import spearman
 from curvlang.runtime.fit import FittedStage, Progress
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from curvlang.attribution.gradients import gradients
+from curvlang.attribution.scores import product
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
@@ -23,10 +24,10 @@ from curvlang.evaluation.brittleness import (
     right_queries,
     without_supporters,
 )
-from curvlang.evaluation.errors import product, spearman
 from curvlang.evaluation.fidelity import Setting
-from curvlang.evaluation.result import Interval
+from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.statistics.lds import percentile_interval
+from curvlang.evaluation.statistics.spearman import spearman
 from curvlang.models.execution.substitution import functional_call
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import trainable

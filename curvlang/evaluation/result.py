@@ -9,16 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from curvlang.evaluation.statistics.interval import Interval
+
 SCHEMA = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """An estimate with its percentile bootstrap interval. `low = high = nan` where none was asked for."""
-
-    estimate: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import NOWHERE, Source
+from curvlang.diagnostics.suggestion import suggestion
 from curvlang.diagnostics.values import another_type, finite_number
 from curvlang.ir.expr import Number
 from curvlang.language.chain import InverseUse, Spec, Study, TaskSpec
 from curvlang.language.checking.names import used_files
-from curvlang.language.checking.values import suggestion
 from curvlang.language.files import (
     PRELUDE,
     decode,

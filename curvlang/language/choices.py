@@ -8,7 +8,7 @@ from math import prod
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
-from curvlang.language.checking.values import suggestion
+from curvlang.diagnostics.suggestion import suggestion
 from curvlang.language.syntax import nodes as s
 
 MOST_READINGS = 64

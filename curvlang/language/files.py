@@ -11,7 +11,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import Source
-from curvlang.language.checking.values import suggestion
+from curvlang.diagnostics.suggestion import suggestion
 
 LARGEST = 200_000
 """Bytes of a spec: some 4 000 lines, read and checked in about a second."""

@@ -9,6 +9,7 @@ from typing import assert_never
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity, SpecError
 from curvlang.diagnostics.source import NOWHERE, Source, Span
+from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import Ref
 from curvlang.language.chain import (
     Chain,
@@ -29,7 +30,7 @@ from curvlang.language.checking.inverses import check_inverse, check_use, typed
 from curvlang.language.checking.names import Names, collect
 from curvlang.language.checking.solvers import check_solver
 from curvlang.language.checking.transforms import check_transform
-from curvlang.language.checking.values import arguments, suggestion, value
+from curvlang.language.checking.values import arguments, value
 from curvlang.language.collector import Collector, EnoughError
 from curvlang.language.registry import LDS, PARTS, SOURCES
 from curvlang.language.syntax import nodes as s

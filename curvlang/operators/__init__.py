@@ -3,7 +3,7 @@
 from curvlang.operators.addition import added, scaled
 from curvlang.operators.basic import CholeskyInverse, Dense, Diagonal, Eigen, Identity
 from curvlang.operators.combined import BlockDiagonal, Scaled, Sum, aligned, described
-from curvlang.operators.distance import distance
+from curvlang.operators.distance import RULES
 from curvlang.operators.files import load_operator, save
 from curvlang.operators.iterative.conjugate_gradients import ConjugateGradients
 from curvlang.operators.iterative.iteration import ByExample, Iterative, Solved
@@ -12,10 +12,12 @@ from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOu
 from curvlang.operators.low_rank import Gram, LowRank, low_rank
 from curvlang.operators.matrix_free import MatrixFree, estimate_trace
 from curvlang.operators.movement import moved, usable
-from curvlang.operators.operator import Operator, Spectral, held_bytes, tikhonov
+from curvlang.operators.operator import DISTANCES, Operator, Spectral, held_bytes, tikhonov
 from curvlang.operators.projected import Projected, projected
 from curvlang.operators.stacked import Stacked, stacked, stacked_from
 from curvlang.operators.vmapped import at_once
+
+DISTANCES.update(RULES)
 
 __all__ = [
     "BlockDiagonal",
@@ -46,7 +48,6 @@ __all__ = [
     "aligned",
     "at_once",
     "described",
-    "distance",
     "estimate_trace",
     "held_bytes",
     "load_operator",

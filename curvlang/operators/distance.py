@@ -1,67 +1,32 @@
-"""‖C − D‖_F for every pair of structures, with differences taken before products.
+"""‖C − D‖_F for pairs of structures, with differences taken before products.
 
-Expanding ‖X‖² − 2⟨X,Y⟩ + ‖Y‖² loses everything to rounding where X and Y are close.
+Expanding ‖X‖² − 2⟨X,Y⟩ + ‖Y‖² loses everything to rounding where X and Y are close. The rules fill
+the table that `Operator.distance` reads; a rule gives None where a pair has too little in common.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.refusal import refusal
-from curvlang.diagnostics.values import another_type
 from curvlang.operators.basic import Diagonal, Identity
 from curvlang.operators.combined import BlockDiagonal, aligned
 from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput
-from curvlang.operators.operator import Operator, check_dense
+from curvlang.operators.operator import DistanceRule, Operator
 from curvlang.operators.projected import Projected
 from curvlang.operators.stacked import Stacked, mapped
 
 
-def distance(a: Operator, b: Operator) -> Tensor:
-    """The Frobenius norm of the difference of two operators of one size."""
-    if not isinstance(b, Operator):
-        raise another_type("other", b, "an operator", "another fitted curvature")
-    if a.size != b.size:
-        raise refusal(
-            Code.E0606,
-            f"operators of size {a.size} and {b.size} cannot be compared",
-            "fit both on the same parameters",
-        )
-    match a, b:
-        case Kronecker(), Kronecker() if a.left.shape == b.left.shape:
-            return kronecker_distance(a, b)
-        case EigenBasis(), EigenBasis() if a.left is b.left and a.right is b.right:
-            return (a.spectrum - b.spectrum).norm()
-        case EigenBasis(), Kronecker():
-            return rotated_distance(a, b)
-        case Kronecker(), EigenBasis():
-            return rotated_distance(b, a)
-        case PerOutput(), PerOutput() if a.axis == b.axis and a.blocks.shape == b.blocks.shape:
-            return (a.blocks - b.blocks).norm()
-        case Projected(), Projected() if a.same_space(b):
-            rest = (a.complement - b.complement).square() * (a.size - a.inner.size)
-            return (distance(a.inner, b.inner).square() + rest).sqrt()
-        case ((Diagonal() | Identity()), (Diagonal() | Identity())):
-            return (a.diagonal() - b.diagonal()).norm()
-        case BlockDiagonal(), BlockDiagonal() if a.same_blocks(b):
-            one, other = aligned([a, b])
-            parts = [distance(x, y) for x, y in zip(one.parts, other.parts, strict=True)]
-            return torch.stack(parts).norm()
-        case Stacked(), Stacked() if a.count == b.count:
-            return mapped(distance, (a.stack, b.stack)).norm()
-        case _:
-            check_dense(a.size)
-            return (a.dense() - b.dense()).norm()
-
-
-def kronecker_distance(a: Kronecker, b: Kronecker) -> Tensor:
+def kronecker_distance(a: Kronecker, b: Kronecker) -> Tensor | None:
     """‖A⊗B − C⊗D‖² = ‖E‖²‖B‖² + ‖C‖²‖(B−D) + αB‖², with A − C = αC + E and ⟨E, C⟩ = 0.
 
     Both terms are squares, so that nothing cancels also where a factor moved from one side to the
     other (A = cC, D = cB are the same matrix): the cross term of the expansion without α would.
     """
+    if a.left.shape != b.left.shape:
+        return None
     first, second = a.left - b.left, a.right - b.right
     size = b.left.square().sum()
     alpha = torch.where(size > 0, (first * b.left).sum() / size, 0.0)
@@ -86,3 +51,63 @@ def rotated_distance(a: EigenBasis, b: Kronecker) -> Tensor:
 
 def _rotated(matrix: Tensor, basis: Tensor | None) -> Tensor:
     return matrix if basis is None else basis.T @ matrix @ basis
+
+
+def spectra_distance(a: EigenBasis, b: EigenBasis) -> Tensor | None:
+    """‖S − T‖ in one eigenbasis."""
+    if a.left is not b.left or a.right is not b.right:
+        return None
+    return (a.spectrum - b.spectrum).norm()
+
+
+def per_output_distance(a: PerOutput, b: PerOutput) -> Tensor | None:
+    """(Σ_o ‖A_o − B_o‖²)^½."""
+    if a.axis != b.axis or a.blocks.shape != b.blocks.shape:
+        return None
+    return (a.blocks - b.blocks).norm()
+
+
+def projected_distance(a: Projected, b: Projected) -> Tensor | None:
+    """‖A − B‖² inside the common space, (c − d)² for every direction outside it."""
+    if not a.same_space(b):
+        return None
+    outside = (a.complement - b.complement).square() * (a.size - a.inner.size)
+    return (a.inner.distance(b.inner).square() + outside).sqrt()
+
+
+def diagonal_distance(a: Operator, b: Operator) -> Tensor:
+    """‖diag A − diag B‖."""
+    return (a.diagonal() - b.diagonal()).norm()
+
+
+def block_distance(a: BlockDiagonal, b: BlockDiagonal) -> Tensor | None:
+    """(Σ_b ‖A_b − B_b‖²)^½ over the blocks."""
+    if not a.same_blocks(b):
+        return None
+    one, other = aligned([a, b])
+    parts = [x.distance(y) for x, y in zip(one.parts, other.parts, strict=True)]
+    return torch.stack(parts).norm()
+
+
+def stacked_distance(a: Stacked, b: Stacked) -> Tensor | None:
+    """(Σ_g ‖A_g − B_g‖²)^½ over the blocks held as one."""
+    if a.count != b.count:
+        return None
+    return mapped(Operator.distance, (a.stack, b.stack)).norm()
+
+
+RULES: Mapping[tuple[type[Operator], type[Operator]], DistanceRule] = {
+    (Kronecker, Kronecker): kronecker_distance,
+    (EigenBasis, EigenBasis): spectra_distance,
+    (EigenBasis, Kronecker): rotated_distance,
+    (Kronecker, EigenBasis): lambda a, b: rotated_distance(b, a),
+    (PerOutput, PerOutput): per_output_distance,
+    (Projected, Projected): projected_distance,
+    (Diagonal, Diagonal): diagonal_distance,
+    (Diagonal, Identity): diagonal_distance,
+    (Identity, Diagonal): diagonal_distance,
+    (Identity, Identity): diagonal_distance,
+    (BlockDiagonal, BlockDiagonal): block_distance,
+    (Stacked, Stacked): stacked_distance,
+}
+"""The rule of each pair of structures; all other pairs are compared entry by entry."""

@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from curvlang.evaluation.result import Interval
+from curvlang.evaluation.statistics.interval import Interval
 
 MISSING = "–"
 MINUS = "−"
 _TOO_SMALL = 1e-3
 _TOO_LARGE = 1e4
-_KIBI = 1024
 
 
 def known(value: float | None) -> bool:
@@ -114,20 +113,6 @@ def setting(damping: float) -> str:
     if damping != 0 and not _TOO_SMALL <= abs(damping) < _TOO_LARGE:
         return _scientific(damping, 2)
     return _sign(f"{damping:.0f}" if abs(damping) >= 999.5 else f"{damping:.3g}")
-
-
-def size(count: int) -> str:
-    """Bytes in binary units.
-
-    >>> size(640), size(12_800), size(11_000_000), size(3 * 1024**3)
-    ('640 B', '12.5 KiB', '10.5 MiB', '3.0 GiB')
-    """
-    value, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < _KIBI:
-            break
-        value, unit = value / _KIBI, larger
-    return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
 def duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from curvlang.diagnostics.amounts import size
 from curvlang.evaluation.result import Point, Result, Step
 from curvlang.reporting.notation import (
     MISSING,
@@ -19,7 +20,6 @@ from curvlang.reporting.notation import (
     quantity,
     setting,
     share,
-    size,
 )
 from curvlang.reporting.words import at_shared, has_lds, interval_name, shared_damping
 

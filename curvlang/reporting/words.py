@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from curvlang.evaluation.result import Comparison, Interval, Point, Protocol, Result, Step
+from curvlang.evaluation.result import Comparison, Point, Protocol, Result, Step
+from curvlang.evaluation.statistics.interval import Interval
 from curvlang.reporting.notation import (
     bounds,
     correlation,

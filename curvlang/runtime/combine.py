@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from curvlang.language.chain import Combination
+from curvlang.language.chain import Chain, Combination, Curvature, Solver
 from curvlang.language.sums import DECAY, states_decay, sum_text, weighted_chains
 from curvlang.models.task import Task
 from curvlang.operators import added, described, scaled
 from curvlang.runtime.fit import Ended, FittedStage, Progress, fit_chains
+from curvlang.runtime.solver import FittedSolver
 from curvlang.runtime.static import regularised
 
 
@@ -69,3 +70,31 @@ def fit_combination(
         curvature.span,
         note=next((stage.note for stage in last if stage.note), ""),
     )
+
+
+def fit_curvature(
+    curvature: Curvature,
+    task: Task,
+    *,
+    seed: int = 0,
+    last: bool = False,
+    progress: Progress | None = None,
+    ended: Ended | None = None,
+) -> tuple[FittedStage, ...]:
+    """Every stage of a chain, or its `last` alone; a combination is one stage, the weighted sum."""
+    if isinstance(curvature, Chain):
+        (stages,) = fit_chains(
+            [curvature], task, seed=seed, last=last, progress=progress, ended=ended
+        )
+        return stages
+    return (fit_combination(curvature, task, seed=seed, progress=progress, ended=ended),)
+
+
+def fit_solver(
+    solver: Solver | None, task: Task, *, seed: int = 0, progress: Progress | None = None
+) -> FittedSolver | None:
+    """A solver with its preconditioner fitted on the task."""
+    if solver is None or solver.preconditioner is None:
+        return None if solver is None else FittedSolver(solver)
+    found = fit_curvature(solver.preconditioner, task, seed=seed, progress=progress)[-1].operator
+    return FittedSolver(solver, found.spectral_form() if found.spectrum_known else found)

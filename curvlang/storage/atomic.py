@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from curvlang.diagnostics.amounts import size
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.reporting.notation import size
 from curvlang.storage.leftovers import belongs_to, clear, hidden_name, locked
 
 FULL = {errno.ENOSPC, errno.EDQUOT}

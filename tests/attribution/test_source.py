@@ -14,9 +14,9 @@ from curvlang.attribution import source
 from curvlang.attribution.curvature_free import Setting, baseline_scores, check_baselines
 from curvlang.attribution.gradients import gradients
 from curvlang.attribution.metagradient import metagradient_scores
+from curvlang.attribution.scores import scores as influence_scores
 from curvlang.attribution.source import accumulated, segments, source_scores
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.evaluation.errors import scores as influence_scores
 from curvlang.language import curvature_named, loads
 from curvlang.runtime.fit import fit_chains
 from curvlang.runtime.inverse import invert

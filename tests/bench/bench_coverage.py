@@ -14,7 +14,6 @@ import sys
 import torch
 from torch import Tensor
 
-from curvlang.evaluation.errors import spearman
 from curvlang.evaluation.statistics.comparison import Resampled, over_models
 from curvlang.evaluation.statistics.lds import (
     bootstrap_parts,
@@ -22,6 +21,7 @@ from curvlang.evaluation.statistics.lds import (
     percentile_interval,
     predictions,
 )
+from curvlang.evaluation.statistics.spearman import spearman
 from curvlang.training.subsets import draw_subsets
 
 N = 60

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from curvlang.cli.main import COMMANDS, run
 
+from curvlang.diagnostics.amounts import size
 from curvlang.language import check_text, load, loads
-from curvlang.reporting.notation import size
 from curvlang.version import VERSION
 
 ROOT = Path(__file__).parents[2]

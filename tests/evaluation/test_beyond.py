@@ -17,10 +17,10 @@ from curvlang.attribution.curvature_free import (
 from curvlang.attribution.gradients import gradients
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.brittleness import flip_share, flipped, without_supporters
-from curvlang.evaluation.errors import spearman
 from curvlang.evaluation.ground_truth import ground_truth
 from curvlang.evaluation.measures import auc, mislabel, proximal_losses
 from curvlang.evaluation.protocol import LDS
+from curvlang.evaluation.statistics.spearman import spearman
 from curvlang.evaluation.study.cell import Machine
 from curvlang.evaluation.study.files import CellFolder
 from curvlang.evaluation.study.run import gather, run_missing, work_of

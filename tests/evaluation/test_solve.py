@@ -9,12 +9,12 @@ import torch
 
 import curvlang as cv
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.evaluation.evaluate import fit_solver
 from curvlang.evaluation.fidelity import settings
 from curvlang.evaluation.result_file import dumps
 from curvlang.evaluation.result_file import loads as read
 from curvlang.language import inverse_text, loads, solver_text
 from curvlang.operators import MatrixFree
+from curvlang.runtime.combine import fit_solver
 from curvlang.runtime.fit import fit_chains
 from tests.small import network, task
 

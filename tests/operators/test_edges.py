@@ -22,7 +22,6 @@ from curvlang.operators import (
     Operator,
     PerOutput,
     Scaled,
-    distance,
     load_operator,
     low_rank,
     save,
@@ -98,8 +97,8 @@ def test_distance_of_every_pair_of_structures() -> None:
     for a in WITH_SPECTRUM:
         for b in WITH_SPECTRUM:
             wanted = (dense[a][0] - dense[b][1]).norm()
-            assert_close(distance(first[a], second[b]), wanted)
-            assert_close(distance(second[b], first[a]), wanted)
+            assert_close(first[a].distance(second[b]), wanted)
+            assert_close(second[b].distance(first[a]), wanted)
 
 
 def single(value: Any) -> Any:

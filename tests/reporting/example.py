@@ -7,15 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 
-from curvlang.evaluation.result import (
-    Comparison,
-    Interval,
-    Point,
-    Protocol,
-    Result,
-    Step,
-    TaskSummary,
-)
+from curvlang.evaluation.result import Comparison, Point, Protocol, Result, Step, TaskSummary
+from curvlang.evaluation.statistics.interval import Interval
 
 SWEEP = (0.001, 0.01, 0.1)
 LDS = {

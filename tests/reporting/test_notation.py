@@ -11,7 +11,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from curvlang.evaluation.result import Interval
+from curvlang.diagnostics.amounts import size
+from curvlang.evaluation.statistics.interval import Interval
 from curvlang.reporting import notation as n
 
 THREE_DIGITS = 0.5e-2
@@ -112,6 +113,6 @@ def test_seconds_carry_into_minutes() -> None:
 
 
 def test_bytes_just_below_a_unit_keep_it() -> None:
-    assert n.size(0) == "0 B"
-    assert n.size(1023) == "1023 B"
-    assert n.size(1024) == "1.0 KiB"
+    assert size(0) == "0 B"
+    assert size(1023) == "1023 B"
+    assert size(1024) == "1.0 KiB"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from curvlang.evaluation.errors import spearman
-from curvlang.evaluation.result import Interval
+from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.statistics.lds import Resamples, bootstrap_scores, percentile_interval
+from curvlang.evaluation.statistics.spearman import spearman
 
 SPLITS = 10
 """Random halvings of the repetitions that the reliability is averaged over."""

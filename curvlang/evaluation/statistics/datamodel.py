@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from curvlang.evaluation.errors import spearman
-from curvlang.evaluation.result import Interval
+from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.statistics.lds import percentile_interval
+from curvlang.evaluation.statistics.spearman import spearman
 
 FOLDS = 5
 """Parts of the subsets, each predicted from the others."""

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
-from curvlang.evaluation.errors import spearman
-from curvlang.evaluation.result import Interval
+from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.statistics.resampled_spearman import AT_ONCE, correlations, in_rows, sort
+from curvlang.evaluation.statistics.spearman import spearman
 from curvlang.models.data.arrays import UnfitError, numbers
 
 

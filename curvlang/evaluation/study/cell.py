@@ -24,9 +24,10 @@ from curvlang.evaluation.fidelity import (
 from curvlang.evaluation.ground_truth import GroundTruth, ground_truth
 from curvlang.evaluation.judge import Judged, judge
 from curvlang.evaluation.protocol import GRADIENTS, GRADIENTS_BY_PRODUCTS, LDS, SWEEP
-from curvlang.evaluation.result import Interval, Point, Result, Step
+from curvlang.evaluation.result import Point, Result, Step
 from curvlang.evaluation.statistics.comparison import Resampled
 from curvlang.evaluation.statistics.datamodel import datamodel_ceiling
+from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.steps import steps_of
 from curvlang.evaluation.study.attributed import Attributed, attributed
 from curvlang.evaluation.study.result import CellFound

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from curvlang.evaluation.errors import shares
-from curvlang.evaluation.result import Interval, Point, Result, Step
+from curvlang.evaluation.result import Point, Result, Step
 from curvlang.evaluation.statistics.comparison import (
     Pair,
     Resampled,
@@ -20,6 +20,7 @@ from curvlang.evaluation.statistics.comparison import (
     all_pairs,
     between_models,
 )
+from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.study.result import CellFound, Group, Measured, Row, Share, Spot
 
 Values = Mapping[str, NDArray[np.float32]]

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from curvlang.evaluation.result import Interval, Protocol, Result, TaskSummary
+from curvlang.evaluation.result import Protocol, Result, TaskSummary
 from curvlang.evaluation.statistics.comparison import Pair
+from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.study.attributed import Attributed
 from curvlang.evaluation.study.spectra import Spectrum
 

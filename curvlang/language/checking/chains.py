@@ -8,10 +8,10 @@ from math import isfinite
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity
 from curvlang.diagnostics.source import NOWHERE
+from curvlang.diagnostics.suggestion import suggestion
 from curvlang.language.chain import Chain, Combination, Curvature, Stage, Weight
 from curvlang.language.checking.labels import LABELS
 from curvlang.language.checking.names import Names, shipped_names
-from curvlang.language.checking.values import suggestion
 from curvlang.language.checking.walker import LONGEST_CHAIN, Walker
 from curvlang.language.readings import Readings
 from curvlang.language.registry import SOURCES, STAGES, WEIGHTS

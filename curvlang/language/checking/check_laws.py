@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
+from curvlang.diagnostics.suggestion import suggestion
 from curvlang.language.chain import (
     Comparison,
     Curvature,
@@ -19,7 +20,6 @@ from curvlang.language.chain import (
     Relation,
 )
 from curvlang.language.checking import conditions as sp
-from curvlang.language.checking.values import suggestion
 from curvlang.language.law import (
     DEFAULT_BY,
     DEFAULT_SCORE,

@@ -11,6 +11,7 @@ from math import prod
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
+from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import Binary, Expr, Negate, Ref
 from curvlang.ir.indices import walk
 from curvlang.language.chain import (
@@ -25,7 +26,7 @@ from curvlang.language.chain import (
 from curvlang.language.checking.chains import Chains
 from curvlang.language.checking.inverses import check_use
 from curvlang.language.checking.names import Names
-from curvlang.language.checking.values import arguments, check, show, suggestion, value
+from curvlang.language.checking.values import arguments, check, show, value
 from curvlang.language.collector import Collector
 from curvlang.language.registry import BASELINES, LDS, MEASURES, NONE, Entry, Rule
 from curvlang.language.syntax import nodes as s

@@ -9,6 +9,7 @@ from typing import assert_never
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
+from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import (
     Apply,
     Binary,
@@ -34,7 +35,6 @@ from curvlang.language.checking.letters import (
     Scope,
     letters,
 )
-from curvlang.language.checking.values import suggestion
 
 MOST_SUGGESTED = 50
 """Mistakes of one transform for which the nearest name is looked up."""

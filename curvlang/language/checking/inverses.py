@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
+from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import (
     Apply,
     Binary,
@@ -24,7 +25,7 @@ from curvlang.ir.expr import (
 from curvlang.ir.functions import ELEMENTWISE, SPECTRUM
 from curvlang.ir.indices import children
 from curvlang.language.chain import Inverse, InverseUse
-from curvlang.language.checking.values import Problems, suggestion
+from curvlang.language.checking.values import Problems
 from curvlang.language.registry import NOT_NEGATIVE
 from curvlang.language.syntax import nodes as s
 

@@ -12,10 +12,11 @@ from typing import TypeAlias, assert_never
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
+from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import Project, Ref, Space, Yield
 from curvlang.ir.indices import walk
 from curvlang.language.chain import Value
-from curvlang.language.checking.values import suggestion, value
+from curvlang.language.checking.values import value
 from curvlang.language.syntax import nodes as s
 
 MOST_ROUNDS = 100

@@ -5,11 +5,12 @@ from __future__ import annotations
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
+from curvlang.diagnostics.suggestion import suggestion
 from curvlang.language.chain import Curvature, InverseUse, Solver
 from curvlang.language.checking.chains import Chains
 from curvlang.language.checking.inverses import shift
 from curvlang.language.checking.names import Names
-from curvlang.language.checking.values import Problems, arguments, suggestion
+from curvlang.language.checking.values import Problems, arguments
 from curvlang.language.registry import SOLVERS
 from curvlang.language.syntax import nodes as s
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
+from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import (
     Call,
     Define,
@@ -25,7 +26,6 @@ from curvlang.ir.functions import FUNCTIONS
 from curvlang.ir.indices import walk
 from curvlang.language.checking.expressions import ExpressionChecker
 from curvlang.language.checking.letters import MODEL_LETTERS, PROJECTED, letters
-from curvlang.language.checking.values import suggestion
 
 ROWS = ((Index("o"), Index("i"), Index("o", 1), Index("i", 1)), (Index("p"), Index("p", 1)))
 

@@ -8,13 +8,14 @@ from typing import TypeAlias, assert_never
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import BodyStatement, Define, Expr, Number, Project, Space, Target, Yield
 from curvlang.ir.indices import substitute, walk
 from curvlang.language.chain import Value
 from curvlang.language.checking.fold_numbers import check_numbers
 from curvlang.language.checking.repeats import CHECKED_ROUNDS, MOST_ROUNDS, check_repeats, rounds
 from curvlang.language.checking.tensors import TensorChecker
-from curvlang.language.checking.values import suggestion, value
+from curvlang.language.checking.values import value
 from curvlang.language.choices import choices
 from curvlang.language.coefficients import check_coefficients
 from curvlang.language.registry import Rule

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from difflib import get_close_matches
-from functools import lru_cache
 from math import isfinite
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
+from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.constants import ARITHMETIC
 from curvlang.ir.expr import Binary, BinaryOperator, Expr, Negate, Number, Ref
 from curvlang.language.chain import Value
@@ -20,52 +18,12 @@ from curvlang.language.registry import Entry, Rule
 from curvlang.language.syntax.nodes import Argument, ListValue, Text, ValueSyntax
 
 Problems = list[Diagnostic]
-LONGEST_NAME = 60
-"""Characters of a name that a nearest one is looked for."""
-_COMPARED = 40
-"""Names that a misspelt one is compared with letter by letter."""
 _SHOWN = 8
 """Entries of a list that a message shows."""
 LONGEST_LIST = 10_000
 """Entries a list may have that are written out."""
 LONGEST_REPEATED = 1_000
 """Entries a list may have that `[16] * 8` makes: a slip such as `[16] * 1e9` is a diagnostic."""
-
-
-def suggestion(name: str, known: Mapping[str, object] | tuple[str, ...]) -> tuple[str, ...]:
-    """The nearest known name as a repair, or the list of names where there are few."""
-    near = get_close_matches(name, _candidates(name, tuple(known)), 1, 0.6)
-    if near:
-        return (f"did you mean `{near[0]}`?",)
-    names = list(dict.fromkeys(known))
-    return (f"known: {', '.join(f'`{x}`' for x in names[:12])}",) if names else ()
-
-
-def _candidates(name: str, known: tuple[str, ...]) -> list[str]:
-    """The names that share most pairs of letters with one: few, however many there are."""
-    if len(name) > LONGEST_NAME:
-        # Comparing two long names takes time that grows with their product; nobody mistypes such.
-        return []
-    if len(known) <= _COMPARED:
-        return [x for x in known if len(x) <= LONGEST_NAME]
-    index = _pairs_of(known)
-    shared = Counter(x for pair in _pairs(name) for x in index.get(pair, ()))
-    return [x for x, _ in shared.most_common(_COMPARED)]
-
-
-@lru_cache(maxsize=16)
-def _pairs_of(known: tuple[str, ...]) -> dict[str, list[str]]:
-    """Names by the pairs of letters that they have."""
-    found: dict[str, list[str]] = {}
-    for name in known:
-        for pair in _pairs(name) if len(name) <= LONGEST_NAME else ():
-            found.setdefault(pair, []).append(name)
-    return found
-
-
-def _pairs(name: str) -> set[str]:
-    padded = f" {name} "
-    return {padded[k : k + 2] for k in range(len(padded) - 1)}
 
 
 def value(syntax: ValueSyntax, scope: Mapping[str, Value], problems: Problems) -> Value | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
+from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import BodyStatement, Define, Project, Target
 from curvlang.language.chain import Chain, Stage, Value
 from curvlang.language.checking.fold_numbers import check_numbers
@@ -31,7 +32,7 @@ from curvlang.language.checking.transforms import (
     written,
     yields_model,
 )
-from curvlang.language.checking.values import arguments, suggestion, value
+from curvlang.language.checking.values import arguments, value
 from curvlang.language.coefficients import check_coefficients
 from curvlang.language.readings import MOST_OPERATIONS, Readings
 from curvlang.language.registry import OTHERS, SOURCES, STAGES, Entry

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
-from curvlang.language.checking.values import suggestion
+from curvlang.diagnostics.suggestion import suggestion
 from curvlang.language.registry import NONE
 from curvlang.models.data.data import Data, check_share
 from curvlang.models.data.fields import IGNORED

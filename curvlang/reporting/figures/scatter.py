@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from curvlang.evaluation.result import Interval, Point, Result
+from curvlang.evaluation.result import Point, Result
+from curvlang.evaluation.statistics.interval import Interval
 from curvlang.reporting.figures.labels import Target, place_labels
 from curvlang.reporting.figures.style import (
     NO_LDS,

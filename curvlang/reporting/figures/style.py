@@ -22,7 +22,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from curvlang.evaluation.result import Interval, Result
+from curvlang.evaluation.result import Result
+from curvlang.evaluation.statistics.interval import Interval
 from curvlang.reporting.notation import correlation, known
 
 WIDTH = 5.0

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 
-from curvlang.evaluation.result import Interval
+from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.study.result import Group, StudyResult
 from curvlang.reporting.notation import value
 from curvlang.reporting.study.view import (

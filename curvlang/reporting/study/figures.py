@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from curvlang.evaluation.result import Interval
+from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.study.result import Group, Row, StudyResult
 from curvlang.reporting.figures.panels import log_ticks, method_handles, panels
 from curvlang.reporting.figures.style import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from curvlang.evaluation.result import Interval
+from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.study.result import Group, StudyResult
 from curvlang.reporting.figures.style import SOFT, Drawing, drawn, ends, settings, short_name
 from curvlang.reporting.notation import setting

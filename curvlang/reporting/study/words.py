@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from curvlang.evaluation.result import Interval
 from curvlang.evaluation.statistics.comparison import Pair
+from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.study.result import Group, Row, Spot, StudyResult
 from curvlang.reporting.notation import (
     MISSING,

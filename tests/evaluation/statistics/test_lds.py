@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 import curvlang as cv
-from curvlang.evaluation.errors import spearman
 from curvlang.evaluation.statistics.ceiling import corrected, noise_ceiling
 from curvlang.evaluation.statistics.lds import bootstrap_scores, draw_resamples, percentile_interval
+from curvlang.evaluation.statistics.spearman import spearman
 from curvlang.training.subsets import draw_subsets
 
 EXACT = 1e-12

@@ -8,7 +8,6 @@ from scipy.stats import rankdata
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from curvlang.evaluation.errors import ranks, spearman
 from curvlang.evaluation.statistics import resampled_spearman as resampled
 from curvlang.evaluation.statistics.lds import bootstrap_scores, draw_resamples
 from curvlang.evaluation.statistics.resampled_spearman import (
@@ -18,6 +17,7 @@ from curvlang.evaluation.statistics.resampled_spearman import (
     in_rows,
     sort,
 )
+from curvlang.evaluation.statistics.spearman import ranks, spearman
 
 Q, B = 3, 6
 
