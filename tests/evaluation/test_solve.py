@@ -225,12 +225,12 @@ curvature mine = block_ggn |> diagonal"""
 
 def test_long_solves_are_run_only_where_the_spec_asks(monkeypatch):
     """The limits are made small: every stage is known by products, and too long."""
-    from curvlang.evaluation import evaluate
     from curvlang.evaluation import fidelity as chain
+    from curvlang.runtime import combine
 
     some = small()
-    fit = evaluate.fit_chains
-    monkeypatch.setattr(evaluate, "fit_chains", lambda *a, **k: fit(*a, **{**k, "dense": 1}))
+    fit = combine.fit_chains
+    monkeypatch.setattr(combine, "fit_chains", lambda *a, **k: fit(*a, **{**k, "dense": 1}))
     monkeypatch.setattr(chain, "UNASKED", 1.0)
     with pytest.raises(SpecError, match=r"E0506.*`ggn`.*ask for it by a line `solve cg`"):
         cv.evaluate("ggn", some)
