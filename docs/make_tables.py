@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from curvlang.language.registry import LDS
 from curvlang.language.shipped import shipped
 
 DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS.parent))
+from tests.house.rooms import table as floors  # noqa: E402
+
 _TAKES = {"xx": "a square matrix", "xy": "a matrix", "*": "a tensor"}
 _BUILT_IN = ("stage", "data", "model", "loss", "optimiser", "solver")
 
@@ -65,7 +69,7 @@ def codes() -> Iterator[str]:
 
 TABLES: Mapping[str, Mapping[str, Callable[[], Iterable[str]]]] = {
     "language.md": {"functions": functions, "built in": built_in},
-    "architecture.md": {"rooms": rooms},
+    "architecture.md": {"floors": floors, "rooms": rooms},
     "diagnostics/README.md": {"codes": codes},
 }
 """Page to its tables, each named as its marks are."""

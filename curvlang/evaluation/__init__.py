@@ -1,0 +1,1 @@
+"""One engine: errors of curvatures, ground truth, LDS and comparisons, and studies made of them."""
