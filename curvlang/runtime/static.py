@@ -17,7 +17,7 @@ from curvlang.models.data.collect import Pair
 from curvlang.models.derivatives.column_product import ggn_of_layers
 from curvlang.models.derivatives.hessian import hessian_dense
 from curvlang.models.derivatives.product_methods import ggn_way, hessian_way
-from curvlang.models.derivatives.products import BATCH, hessian_product
+from curvlang.models.derivatives.products import WHOLE, hessian_product
 from curvlang.models.losses.finite import in_part
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
@@ -70,8 +70,8 @@ class Static:
         """Products take whole batches: examples that influence each other are refused before."""
         if self.prepared.picks:
             for task in self.exact:
-                for number, (x, _) in enumerate(task.batches(BATCH)):
-                    with in_part(task.model, x, "train", number * BATCH):
+                for number, (x, _) in enumerate(task.batches(WHOLE.examples)):
+                    with in_part(task.model, x, "train", number * WHOLE.examples):
                         check_alone(task.model, x)
 
     def leaves_of(self, p: Plan) -> dict[str, dict[str, Tensor]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlang.models.derivatives.product_methods import ggn_way
-from curvlang.models.derivatives.products import BATCH, COLUMNS, Product, ggn_product
+from curvlang.models.derivatives.products import WHOLE, Product, ggn_product
 from curvlang.models.execution.torch_state import settled
 from curvlang.models.layers import Input, OneHot
 from curvlang.models.losses.loss import Loss
@@ -53,12 +53,14 @@ def ggn_of_layers(
         if loss.columns(outputs) > columns and ask() is not None:
             return ggn_product(model, loss, X, y, way=ask())(v)
         found = torch.zeros_like(v)
-        for start in range(0, len(X), BATCH):
-            rows = slice(start, start + BATCH)
+        for start in range(0, len(X), WHOLE.examples):
+            rows = slice(start, start + WHOLE.examples)
             batch = X[rows].to(v.device), y[rows].to(v.device)
             given = leaves(model, loss, *batch, layers, {"a", "g"})
-            for k in range(0, columns, COLUMNS):
-                found[:, k : k + COLUMNS] += _batch(layers, given, v[:, k : k + COLUMNS])
+            for k in range(0, columns, WHOLE.vectors):
+                found[:, k : k + WHOLE.vectors] += _batch(
+                    layers, given, v[:, k : k + WHOLE.vectors]
+                )
         return found / len(X)
 
     return product

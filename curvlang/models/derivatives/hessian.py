@@ -17,7 +17,7 @@ from curvlang.models.derivatives.layer_hessian import (
     symmetric_part,
 )
 from curvlang.models.derivatives.product_methods import FORWARD, hessian_way
-from curvlang.models.derivatives.products import COLUMNS, hessian_product
+from curvlang.models.derivatives.products import hessian_product
 from curvlang.models.execution.torch_state import product_state
 from curvlang.models.losses.loss import Loss
 from curvlang.models.tracing.blocks import LayerBlock, blocks, trainable
@@ -29,9 +29,7 @@ def hessian_dense(
     loss: Loss,
     X: Tensor,
     y: Tensor,
-    *,
     layers: Sequence[LayerBlock] | None = None,
-    chunk: int | None = None,
     way: str | None = None,
 ) -> Tensor:
     """H = (1/N) Σ ∇²ℓ_n, exactly symmetric, weight decay not included.
@@ -45,7 +43,6 @@ def hessian_dense(
         X: Inputs, [N, …].
         y: Targets.
         layers: The model's blocks by layer, where they are known.
-        chunk: Tangents taken at once; chosen by memory where not given.
         way: How products are formed, where that is known.
 
     Returns:
@@ -60,8 +57,8 @@ def hessian_dense(
     way = hessian_way(model, loss, X, y) if way is None else way
     if way == FORWARD and by_layers(found):
         with product_state(model):
-            return hessian_by_layers(model, loss, X, y, found, chunk=chunk)
-    return hessian_by_products(model, loss, X, y, chunk=chunk, way=way)
+            return hessian_by_layers(model, loss, X, y, found)
+    return hessian_by_products(model, loss, X, y, way)
 
 
 def by_layers(found: Sequence[LayerBlock]) -> bool:
@@ -86,13 +83,10 @@ def hessian_by_products(
     loss: Loss,
     X: Tensor,
     y: Tensor,
-    *,
-    chunk: int | None = None,
     way: str | None = None,
 ) -> Tensor:
     """The Hessian as its product with the identity, [P, P]."""
     like = next(iter(trainable(model).values()))
     P = sum(p.numel() for p in trainable(model).values())
-    columns = COLUMNS if chunk is None else chunk
-    product = hessian_product(model, loss, X, y, columns=columns, way=way)
+    product = hessian_product(model, loss, X, y, way)
     return symmetric_part(product(torch.eye(P, dtype=like.dtype, device=like.device)))

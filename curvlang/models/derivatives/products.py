@@ -1,12 +1,12 @@
 """Products of the Hessian and the GGN with vectors, for any model, by automatic differentiation.
 
-Nothing of size P × P is formed. Data go through in batches; the batch size changes memory and
-time, not the result.
+Nothing of size P × P is formed. Data go through in batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -29,11 +29,22 @@ from curvlang.models.tracing.blocks import trainable
 Product: TypeAlias = Callable[[Tensor], Tensor]
 """v [P] or [P, k] to the same shape."""
 
-BATCH = 256
-"""Examples that go through the model at once."""
 
-COLUMNS = 32
-"""Vectors that are multiplied at once."""
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """What is computed at once: it changes memory and time, not the result.
+
+    Args:
+        examples: Examples that go through the model at once.
+        vectors: Vectors that are multiplied at once.
+    """
+
+    examples: int = 256
+    vectors: int = 32
+
+
+WHOLE = Portion()
+"""What a processor does well."""
 
 
 def hessian_product(
@@ -41,10 +52,8 @@ def hessian_product(
     loss: Loss,
     X: Tensor,
     y: Tensor,
-    *,
-    batch: int = BATCH,
-    columns: int = COLUMNS,
     way: str | None = None,
+    portion: Portion = WHOLE,
 ) -> Product:
     """The map from v to H v, with H = (1/N) Σ ∇²ℓ_n, weight decay not included.
 
@@ -53,15 +62,14 @@ def hessian_product(
         loss: The loss.
         X: Inputs, [N, …].
         y: Targets.
-        batch: Examples that go through the model at once.
-        columns: Vectors that are multiplied at once.
         way: How, where that is known; tried and checked on a few examples otherwise.
+        portion: What is computed at once.
 
     Raises:
         SpecError: E0820, E0821 where the model has no second derivatives.
     """
     chosen = hessian_way(model, loss, X, y) if way is None else way
-    return _product(model, X, y, HESSIANS[chosen](model, loss), batch, columns)
+    return _product(model, X, y, HESSIANS[chosen](model, loss), portion)
 
 
 def ggn_product(
@@ -69,10 +77,8 @@ def ggn_product(
     loss: Loss,
     X: Tensor,
     y: Tensor,
-    *,
-    batch: int = BATCH,
-    columns: int = COLUMNS,
     way: str | None = None,
+    portion: Portion = WHOLE,
 ) -> Product:
     """The map from v to G v, with G = (1/N) Σ J_nᵀ Λ_n J_n.
 
@@ -84,13 +90,12 @@ def ggn_product(
     chosen = ggn_way(model, loss, X, y) if way is None else way
     if chosen is None:
         raise no_products(model, X)
-    return _product(model, X, y, GGNS[chosen](model, loss), batch, columns)
+    return _product(model, X, y, GGNS[chosen](model, loss), portion)
 
 
-def _product(
-    model: nn.Module, X: Tensor, y: Tensor, rows_of: Rows, batch: int, columns: int
-) -> Product:
+def _product(model: nn.Module, X: Tensor, y: Tensor, rows_of: Rows, portion: Portion) -> Product:
     P = sum(p.numel() for p in trainable(model).values())
+    at_once = portion.vectors
 
     def product(v: Tensor) -> Tensor:
         if v.dim() not in (1, 2) or v.shape[0] != P:
@@ -102,9 +107,9 @@ def _product(
         rows = v.reshape(P, -1).T
         found = torch.zeros_like(rows)
         with product_state(model):
-            for Xb, yb in _batches(X, y, batch, rows.device):
-                for k in range(0, rows.shape[0], columns):
-                    found[k : k + columns] += rows_of(Xb, yb, rows[k : k + columns])
+            for Xb, yb in _batches(X, y, portion.examples, rows.device):
+                for k in range(0, rows.shape[0], at_once):
+                    found[k : k + at_once] += rows_of(Xb, yb, rows[k : k + at_once])
         return (found.T / X.shape[0]).reshape(v.shape)
 
     return product

@@ -10,7 +10,7 @@ from curvlang.models.architectures.mlp import ACTIVATIONS, mlp
 from curvlang.models.derivatives import layer_hessian
 from curvlang.models.derivatives.hessian import hessian_by_products, hessian_dense
 from curvlang.models.derivatives.layer_hessian import hessian_by_layers
-from curvlang.models.derivatives.products import ggn_product, hessian_product
+from curvlang.models.derivatives.products import Portion, ggn_product, hessian_product
 from curvlang.models.losses.losses import LOSSES
 from curvlang.models.tracing.blocks import blocks
 from tests.models.support import (
@@ -53,9 +53,9 @@ def test_chunks_and_batches_change_nothing(case, monkeypatch) -> None:
     assert layer_hessian.batch_size(blocks(model, X), 8) == 1
     assert_equal(hessian_by_layers(model, loss, X, y, blocks(model, X), chunk=2), expected)
     eye = torch.eye(len(expected), dtype=X.dtype)
-    assert_equal(hessian_product(model, loss, X, y, batch=3, columns=4)(eye), expected)
+    assert_equal(hessian_product(model, loss, X, y, portion=Portion(3, 4))(eye), expected)
     ggn = dense.ggn(model, "cross_entropy", X, y)
-    assert_equal(ggn_product(model, loss, X, y, batch=3, columns=4)(eye), ggn)
+    assert_equal(ggn_product(model, loss, X, y, portion=Portion(3, 4))(eye), ggn)
 
 
 @cases
