@@ -141,7 +141,7 @@ def _calls(block: LayerBlock, shapes: Sequence[torch.Size]) -> tuple[tuple[int, 
     """The axes of positions of every call of a layer."""
     # Inside an attention positions come before the examples.
     strips = (lambda s: s[1:-1], lambda s: s[1:], lambda s: s[:-1], lambda s: s)
-    for strip in () if block.inside else strips:
+    for strip in () if block.watched and block.watched.inside else strips:
         dims = tuple(tuple(strip(shape)) for shape in shapes)
         if sum(map(prod, dims)) == block.positions:
             return dims

@@ -68,17 +68,18 @@ class Facts:
 
     def watched(self, layers: Sequence[CoveredLayer], *, trying: bool = False) -> Groups:
         """The layers to watch; with any fold while they are tried."""
-        return {
-            x.name: Watched(
-                x.modules,
-                x.kind,
-                x.inside,
-                x.name in self.constant,
-                None if trying else self.folds.get(x.name, frozenset()),
-                None if trying else x.name in self.second,
-            )
-            for x in layers
-        }
+        return {x.name: self.watching(x, trying=trying) for x in layers}
+
+    def watching(self, layer: CoveredLayer, *, trying: bool = False) -> Watched:
+        """How a layer's uses are recorded; with any fold while it is tried."""
+        return Watched(
+            layer.modules,
+            layer.kind,
+            layer.inside,
+            layer.name in self.constant,
+            None if trying else self.folds.get(layer.name, frozenset()),
+            None if trying else layer.name in self.second,
+        )
 
 
 def made_blocks(
@@ -99,10 +100,8 @@ def _layer_blocks(
     together = [name for name in (layer.weight, layer.bias) if name]
     chosen = [tuple(together)] if by == "layer" else [(name,) for name in together]
     parts = layer.kind.parts(layer.module)
-    constant = layer.name in facts.constant
-    folds = facts.folds.get(layer.name, frozenset())
-    second = layer.name in facts.second
-    whole = not (layer.inside or constant or folds or second)
+    watched = facts.watching(layer)
+    whole = not (watched.inside or watched.constant or watched.folds or watched.second)
     # Under an autocast of the model's own an output has another precision than tangents added to it.
     alike = all(use.dtype == found.dtype for use in found.uses[layer.name])
     plain = layer.kind.dense_rows(layer.module) and whole and alike
@@ -122,13 +121,8 @@ def _layer_blocks(
                 bias,
                 index.reshape(-1),
                 names,
-                layer.modules,
-                layer.kind,
+                watched,
                 k,
-                layer.inside,
-                constant,
-                folds,
-                second,
                 reason="" if layer.kind.factored else scale_and_shift(layer.module),
                 plain=plain,
                 count=count,
@@ -170,7 +164,6 @@ def bare_blocks(items: Sequence[Bare], model: nn.Module, facts: Facts) -> Iterat
                 "none",
                 index,
                 (name,),
-                (),
                 at_once=facts.at_once,
                 reason=item.reason,
             )

@@ -43,13 +43,8 @@ class LayerBlock:
         index: Positions in the parameter vector of the block's entries, [O·I], int64; of several
             blocks one after the other, [G·O·I].
         parameters: Names of the block's parameters.
-        modules: Paths of the modules that share these parameters; none for a bare parameter.
-        kind: How the layer shows `a` and `g`; None for a bare parameter.
+        watched: How the layer's uses are recorded; None for a bare parameter.
         part: Which of the layer's matrices.
-        inside: Whether the product is inside a module that calls no submodule for it.
-        constant: Whether the layer's input is the same for every example.
-        folds: How many rows of an example may follow each other on the first axis, besides one.
-        second: Whether the layer reads examples on the second axis, positions before them.
         at_once: Of a bare parameter, whether the gradients of all examples come at once.
         reason: Why `a` and `g` mean nothing by themselves here; empty where they do.
         plain: Whether the layer's output is [B, T, O] in another order and nothing else.
@@ -66,19 +61,19 @@ class LayerBlock:
     bias: str
     index: Tensor
     parameters: tuple[str, ...]
-    modules: tuple[str, ...]
-    kind: Layer | None = None
+    watched: Watched | None = None
     part: int = 0
-    inside: bool = False
-    constant: bool = False
-    folds: frozenset[int] = frozenset()
-    second: bool = False
     at_once: bool = False
     reason: str = ""
     plain: bool = False
     shares: str = ""
     count: int = 1
     group: int | None = None
+
+    @property
+    def kind(self) -> Layer | None:
+        """How the layer shows `a` and `g`; None for a bare parameter."""
+        return None if self.watched is None else self.watched.kind
 
     @property
     def size(self) -> int:
@@ -145,13 +140,7 @@ def offsets(model: nn.Module) -> dict[str, int]:
 
 def groups(blocks: Sequence[LayerBlock]) -> Groups:
     """The modules to watch for these blocks, by layer."""
-    return {
-        block.layer: Watched(
-            block.modules, block.kind, block.inside, block.constant, block.folds, block.second
-        )
-        for block in blocks
-        if block.kind is not None
-    }
+    return {block.layer: block.watched for block in blocks if block.watched is not None}
 
 
 def block_inputs(blocks: Sequence[LayerBlock], found: Trace) -> dict[str, Input]:

@@ -222,7 +222,7 @@ def test_shared_weights_of_a_language_model(leading, examples, T) -> None:
     assert_law(model, tokens)
     found = {block.name: block for block in blocks(model, tokens)}
     assert not found["token.weight"].factored
-    assert found["place"].constant
+    assert found["place"].watched.constant
     assert found["mix"].positions == 2 * T
 
 

@@ -47,12 +47,12 @@ def test_uses_of_one_layer_lie_along_the_positions() -> None:
         "middle": 3,
         "last": 3,
     }
-    assert found["first"].modules == ("first", "again")
+    assert found["first"].watched.modules == ("first", "again")
 
 
 def test_a_model_that_is_a_layer_has_a_name() -> None:
     (block,) = blocks(nn.Linear(2, 3), torch.randn(2, 2))
-    assert (block.name, block.modules) == ("model", ("",))
+    assert (block.name, block.watched.modules) == ("model", ("",))
 
 
 class Wrapped(nn.Module):
@@ -118,7 +118,7 @@ def test_weights_shared_in_part_are_bare() -> None:
     assert [block.name for block in found] == ["0.weight", "0.bias", "2.bias"]
     assert "shared with `2` (Linear)" in found[0].reason
     second.bias = first.bias
-    assert [block.modules for block in blocks(model, X)] == [("0", "2")]
+    assert [block.watched.modules for block in blocks(model, X)] == [("0", "2")]
 
 
 def test_a_weight_tied_to_an_embedding_is_bare() -> None:
