@@ -24,8 +24,8 @@ from curvlang.models.arguments import placed
 from curvlang.models.task import Task
 from curvlang.runtime.execute import accumulation_dtype
 from curvlang.training.baseline import train_baseline
-from curvlang.training.replay import check_followed
-from curvlang.training.subsets import derived_seed
+from curvlang.training.replay import check_followed, not_followed
+from curvlang.training.subsets import derived_seed, without_classes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,10 +74,10 @@ def projected_ensemble(
         seed: Of the projections.
 
     Raises:
-        SpecError: E0508 where the loss has no margin, or the projection is too wide for N.
+        SpecError: E0508 where the loss has no margin, E0795 where the projection is too wide for N.
     """
     if given.task.loss.name != "cross_entropy":
-        raise _no_margin(given.task)
+        raise without_classes("`projected_ensemble` needs the margin of a class", given.task)
     if min(dimension, given.task.P) >= given.task.N:
         raise _too_wide(given.task, dimension)
     kernel = given.train.new_zeros(len(given.query), len(given.train))
@@ -244,25 +244,17 @@ def _project(rows: Tensor, dimension: int, seed: int) -> Tensor:
 
 
 def _not_trained_here(part: Part) -> SpecError:
-    return refusal(
-        Code.E0509,
-        f"`{part.name}` follows the training, and the model comes with its weights",
+    return not_followed(
+        part.name,
+        "the model comes with its weights",
         "leave it out, or leave out `weights`, so that the model is trained here",
-    )
-
-
-def _no_margin(task: Task) -> SpecError:
-    return refusal(
-        Code.E0508,
-        f"`projected_ensemble` needs the margin of a class, and the loss is {task.loss.name}",
-        "leave it out, or use a task with `loss cross_entropy`",
     )
 
 
 def _too_wide(task: Task, dimension: int) -> SpecError:
     return refusal(
-        Code.E0508,
-        f"`projected_ensemble` inverts a matrix of {min(dimension, task.P)} columns that "
-        f"{task.N} examples do not fill",
+        Code.E0795,
+        f"`projected_ensemble` inverts a matrix of {min(dimension, task.P)} rows, and the projected "
+        f"gradients of {task.N} examples leave it singular",
         f"give `dimension` less than {task.N}",
     )

@@ -28,7 +28,7 @@ def check_scores(
         parts: The parts they are between.
 
     Raises:
-        SpecError: E0420 naming an example of a part, else E0421.
+        SpecError: E0420 naming an example of a part, else E0794.
     """
     if all(map(all_finite, scores)):
         return
@@ -36,7 +36,7 @@ def check_scores(
         loss = task.loss if part == "train" or cost is None else cost
         check_examples_finite(task.model, loss, *task.part(part), part)
     raise refusal(
-        Code.E0421,
+        Code.E0794,
         "scores are not finite, though the loss and the gradient of every example are",
         "give a larger `damping`; where numbers are very large, compute in float64: "
         "`task.to(dtype=torch.float64)`",
@@ -47,14 +47,14 @@ def check_gradients(v: Tensor, task: Task, loss: Loss, part: str, start: int) ->
     """Gradients [B, P] of consecutive examples, from the number `start` on, are finite.
 
     Raises:
-        SpecError: E0420, else E0421.
+        SpecError: E0420, else E0794.
     """
     if all_finite(v):
         return
     X, y = (x[start : start + len(v)] for x in task.part(part))
     check_examples_finite(task.model, loss, X, y, part, list(range(start, start + len(v))))
     raise refusal(
-        Code.E0421,
+        Code.E0794,
         f"a gradient of the examples {start} to {start + len(v) - 1} of `{part}` is not finite, "
         "though autograd's is",
         "numbers are very large: compute in float64, `task.to(dtype=torch.float64)`",

@@ -47,7 +47,14 @@ from curvlang.operators import Operator, Spectral
 from curvlang.runtime.combine import fit_combination
 from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.fit import fit_chains
-from curvlang.training.replay import State, check_followed, followed, rates, step_count
+from curvlang.training.replay import (
+    State,
+    check_followed,
+    followed,
+    not_followed,
+    rates,
+    step_count,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,7 +196,7 @@ def _fitted(curvature: Curvature, points: tuple[Task, ...], seed: int) -> Operat
 def _check_bounded(ask: Tensor, curvature: Curvature) -> None:
     if not bool(torch.isfinite(ask).all()):
         raise refusal(
-            Code.E0509,
+            Code.E0797,
             f"`source` takes exp(−τ s) over the spectrum of `{curvature.name}`, and a negative s "
             "makes it overflow",
             "give it a curvature without negative eigenvalues, as one after `drop_residual`",
@@ -198,7 +205,7 @@ def _check_bounded(ask: Tensor, curvature: Curvature) -> None:
 
 def _no_spectrum(curvature: Curvature, task: Task) -> SpecError:
     return refusal(
-        Code.E0509,
+        Code.E0797,
         f"`source` needs the spectrum of `{curvature.name}`, which is known by its products alone "
         f"for {task.P} parameters",
         "give it a structured curvature, such as one in Kronecker factors, or a diagonal",
@@ -206,9 +213,9 @@ def _no_spectrum(curvature: Curvature, task: Task) -> SpecError:
 
 
 def _too_short(total: int, count: int, checkpoints: int) -> SpecError:
-    return refusal(
-        Code.E0509,
-        f"`source` is to look at {count} × {checkpoints} models of a training, which has {total} "
+    return not_followed(
+        "source",
+        f"{count} × {checkpoints} models were asked for, where there are {total} "
         f"{'step' if total == 1 else 'steps'}",
         "give fewer `segments` or `checkpoints`, or train for longer",
     )

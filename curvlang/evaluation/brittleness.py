@@ -19,7 +19,7 @@ from curvlang.evaluation.statistics.lds import percentile_interval
 from curvlang.models.losses.losses import CrossEntropy
 from curvlang.models.task import Task
 from curvlang.training.retrain import retrain
-from curvlang.training.subsets import derived_seed
+from curvlang.training.subsets import derived_seed, without_classes
 
 RESAMPLES = 200
 
@@ -36,10 +36,10 @@ def right_queries(task: Task, count: int) -> Tensor:
     """The first `count` queries whose class the model predicts.
 
     Raises:
-        SpecError: E0508 where the loss has no classes, or no query is right.
+        SpecError: E0508 where the loss has no classes, E0796 where no query is right.
     """
     if task.loss.name != "cross_entropy":
-        raise _no_classes(task)
+        raise without_classes("`brittleness` flips predicted classes", task)
     with torch.no_grad():
         rule = Mistake(axis=getattr(task.loss, "axis", -1))
         wrong = [rule.per_example(task.model(x), y) for x, y in task.batches(512, "query")]
@@ -100,17 +100,9 @@ def flip_share(mistakes: Tensor, seed: int) -> Interval:
     return Interval(float(flips.mean()), *percentile_interval(flips[drawn].mean(1), 0.95))
 
 
-def _no_classes(task: Task) -> SpecError:
-    return refusal(
-        Code.E0508,
-        f"`brittleness` flips predicted classes, and the loss of `{task.name}` is {task.loss.name}",
-        "use a task with `loss cross_entropy`, or leave it out",
-    )
-
-
 def _none_right(task: Task) -> SpecError:
     return refusal(
-        Code.E0508,
+        Code.E0796,
         f"the model of `{task.name}` predicts no query's class, so that none can flip",
         "train it longer, or leave `brittleness` out",
     )

@@ -21,6 +21,7 @@ from curvlang.models.losses.metric import Asked, Metric, asked_on
 from curvlang.models.task import Build, Task
 from curvlang.runtime.fit import Progress
 from curvlang.storage.cache import Cache
+from curvlang.training.baseline import diverged as refused_diverged
 from curvlang.training.built import built
 from curvlang.training.retrain import CHUNK, retrain
 from curvlang.training.subsets import (
@@ -287,10 +288,9 @@ def _refuse_diverged(diverged: Tensor, rows: list[tuple[int, int]], task: Task) 
         return
     first = rows[int(diverged.nonzero()[0, 0])]
     assert task.recipe is not None
-    raise refusal(
-        Code.E0504,
+    raise refused_diverged(
         f"{int(diverged.sum())} of {len(rows)} models diverged in training "
         f"(the first on subset {first[1]}, repetition {first[0]}): their losses grew without bound",
-        f"lower the learning rate (`lr = {task.recipe.lr:g}`)",
-        notes=("a diverged model says nothing about its training data, so nothing is scored",),
+        task.recipe,
+        "a diverged model says nothing about its training data, so nothing is scored",
     )

@@ -15,9 +15,7 @@ from torch import Tensor
 
 from curvlang.attribution.gradients import gradients
 from curvlang.attribution.scores import product
-from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.brittleness import (
     flip_share,
     flipped,
@@ -35,7 +33,7 @@ from curvlang.operators import Operator
 from curvlang.runtime.fit import FittedStage
 from curvlang.runtime.inverse import invert
 from curvlang.training.baseline import train_baseline
-from curvlang.training.subsets import are_classes
+from curvlang.training.subsets import are_classes, without_classes
 
 RESAMPLES = 200
 Table = list[list[Interval | None]]
@@ -94,7 +92,7 @@ def mislabel(task: Task, share: float, seed: int) -> tuple[Tensor, Task]:
     """Which examples got a wrong label `[N]`, and the task with them."""
     x, y = task.train
     if not are_classes(y):
-        raise _no_classes(task, "mislabelled")
+        raise without_classes("`mislabelled` changes labels", task)
     rng = np.random.default_rng([seed, 21])
     classes = int(y.max()) + 1
     count = max(1, round(share * task.N))
@@ -281,11 +279,3 @@ def _table(
             return None
 
     return [[value(stage, setting) for setting in chosen] for stage in stages]
-
-
-def _no_classes(task: Task, what: str) -> SpecError:
-    return refusal(
-        Code.E0508,
-        f"`{what}` changes labels, and the targets of `{task.name}` are no classes",
-        "use a task with `loss cross_entropy`, or leave it out",
-    )

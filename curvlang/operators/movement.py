@@ -28,7 +28,7 @@ def moved(
 
     Raises:
         SpecError: E0603 for a structure without tensors, E0758 for another precision than float32
-            and float64, E0708 for a device that cannot be used.
+            and float64, E0610 for a device that cannot be used.
     """
     if dtype is not None and dtype not in PRECISIONS:
         raise refusal(
@@ -55,7 +55,7 @@ def usable(device: torch.device | str) -> torch.device:
     """The device, where a tensor can lie on it.
 
     Raises:
-        SpecError: E0708.
+        SpecError: E0610.
     """
     try:
         found = torch.device(device)
@@ -63,6 +63,6 @@ def usable(device: torch.device | str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).split("\n")[0]
         raise refusal(
-            Code.E0708, f"the device `{device}` cannot be used: {reason}", "use `cpu`"
+            Code.E0610, f"the device `{device}` cannot be used: {reason}", "use `cpu`"
         ) from error
     return found

@@ -7,7 +7,7 @@ refuses with a reason.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import Label, SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type, finite_number
 from curvlang.operators.vmapped import at_once
@@ -217,14 +218,28 @@ def tikhonov(damping: float) -> Spectral:
         shifted = s + damping
         scale = float(s.abs().max().clamp(min=abs(damping))) if s.numel() else 0.0
         if s.numel() and float(shifted.abs().min()) <= torch.finfo(s.dtype).eps * scale:
-            raise refusal(
-                Code.E0601,
-                f"C + {damping:.3g} I is singular: an eigenvalue equals −{damping:.3g} to rounding",
-                "use a larger damping, or `pseudo`, which leaves null directions out",
+            raise singular(
+                f"C + {damping:.3g} I", f"an eigenvalue equals −{damping:.3g} to rounding"
             )
         return shifted.reciprocal()
 
     return function
+
+
+def singular(headline: str, why: str, labels: Sequence[Label] = ()) -> SpecError:
+    """The refusal of an inverse that rounding decides.
+
+    Args:
+        headline: Which matrix is singular.
+        why: The eigenvalue that stands against it.
+        labels: Where the inverse is written.
+    """
+    return refusal(
+        Code.E0601,
+        f"{headline}: {why}",
+        "use a larger damping, or `pseudo`, which leaves null directions out",
+        labels=labels,
+    )
 
 
 def _place(held: Tensor | Operator) -> str:

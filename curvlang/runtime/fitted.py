@@ -151,13 +151,13 @@ class FittedOperator:
             apart = sorted(set(self.parameters) ^ set(other.parameters))
             what = f"only one has `{apart[0]}`" if apart else "their order differs"
             raise refusal(
-                Code.E0606,
+                Code.E0798,
                 f"the curvatures are not on the same parameters: {what}",
                 "fit both on one task, with the same clause `others = …`",
             )
         if other.shape != self.shape:
             raise refusal(
-                Code.E0606,
+                Code.E0798,
                 f"operators of size {self.shape[0]} and {other.shape[0]} cannot be added",
                 "fit both on one task",
             )
@@ -166,7 +166,7 @@ class FittedOperator:
         if (inner.dtype, inner.device) != (own.dtype, own.device):
             place = f"dtype={own.dtype}, device='{own.device}'"
             raise refusal(
-                Code.E0606,
+                Code.E0798,
                 f"operators in {inner.dtype} on {inner.device} and in {own.dtype} on {own.device} "
                 "cannot be added",
                 f"move one: `.to({place})`",

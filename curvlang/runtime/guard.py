@@ -50,7 +50,7 @@ def check_hessian(entries: Tensor, tasks: Sequence[Task]) -> None:
     """Entries of the Hessian, or products with it, are finite.
 
     Raises:
-        SpecError: E0420 naming an example, else E0421.
+        SpecError: E0420 or E0793 naming an example, else E0421.
     """
     if all_finite(entries):
         return
@@ -62,7 +62,7 @@ def check_hessian(entries: Tensor, tasks: Sequence[Task]) -> None:
             v = torch.ones(task.P, dtype=task.dtype, device=task.device)
             if not all_finite(hessian_product(task.model, task.loss, X, y)(v)):
                 raise refusal(
-                    Code.E0420,
+                    Code.E0793,
                     f"example {n} of `train`: the second derivatives of its loss are not finite",
                     "use a curvature without them (`drop_residual`), drop the example, or keep the "
                     "model twice differentiable there",

@@ -206,7 +206,7 @@ def _factored(block: Operator, use: InverseUse, name: str) -> Operator:
             return EigenBasis(u, v, bind_factors(use, g, a))
         case _:
             raise refusal(
-                Code.E0332,
+                Code.E0791,
                 f"`{use.inverse.name}` needs two Kronecker factors, and `{name}` is "
                 f"{block.structure}: {_reason(block)}",
                 "use `tikhonov(damping = …)`, which adds λ to the matrix whatever its structure",
@@ -241,7 +241,7 @@ def _damping(operator: Operator, use: InverseUse, expr: Expr) -> float:
     if not operator.spectrum_known:
         name = use.inverse.name
         raise refusal(
-            Code.E0331,
+            Code.E0790,
             f"`{name}` takes its damping from the spectrum, and the curvature is known by its "
             "products alone",
             f"give a number, as in `{name}(damping = 1e-2)`",
@@ -252,7 +252,7 @@ def _damping(operator: Operator, use: InverseUse, expr: Expr) -> float:
 
 def _no_spectrum(operator: Operator, use: InverseUse) -> NoReturn:
     raise refusal(
-        Code.E0331,
+        Code.E0790,
         f"`{use.inverse.name}` needs the eigenvalues of the curvature, which is known by its "
         f"products alone ({operator.size} rows)",
         "use `tikhonov(damping = …)`, which conjugate gradients solve, or a structured curvature",

@@ -9,9 +9,11 @@ from typing import Any, NoReturn
 import torch
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.diagnostics.source import Source, Span
 from curvlang.language.chain import InverseUse, Solver, Value
+from curvlang.language.checking.solvers import another_equation
 from curvlang.operators import ByExample, ConjugateGradients, Neumann, Operator
 from curvlang.operators.iterative.iteration import Progress, Report, at_least
 
@@ -102,13 +104,7 @@ class FittedSolver:
 
     def refuse(self, use: InverseUse) -> NoReturn:
         """Refuse an inverse that is no linear system."""
-        raise refusal(
-            Code.E0735,
-            f"`{self.solver.name}` solves (C + λI) x = v, which is not what "
-            f"`{use.inverse.name}` asks for",
-            "use `tikhonov(damping = …)`, or leave the solver out: other functions need the spectrum",
-            labels=label_at(self.solver.span, "requested here"),
-        )
+        raise SpecError(another_equation(self.solver.name, self.solver.span, use))
 
     def _approximate_inverse(self, damping: float) -> Operator | None:
         """(C̃ + λ̃I)⁻¹ of the preconditioner, which has to be positive definite."""

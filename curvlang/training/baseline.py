@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.recipe import Recipe
 from curvlang.models.task import Origin, Task
@@ -50,17 +51,23 @@ def train_baseline(
         progress=told,
     )
     if bool(found.diverged[0]):
-        raise refusal(
-            Code.E0504,
-            f"the model diverged in training: its loss went from "
-            f"{float(found.curve[0, 0]):.3g} in the first epoch to {float(found.curve[0, -1]):.3g} in the last",
-            f"lower the learning rate (`lr = {recipe.lr:g}`)",
-            notes=("a diverged model has no influence scores",),
+        first, last = (float(found.curve[0, k]) for k in (0, -1))
+        raise diverged(
+            f"the model diverged in training: its loss went from {first:.3g} in the first epoch to "
+            f"{last:.3g} in the last",
+            recipe,
+            "a diverged model has no influence scores",
         )
     assert found.parameters is not None
     (model,) = built(task.build, [seed], task.train[0])
     filled = _filled(model, {n: p[0] for n, p in found.parameters.items()})
     return task.with_model(filled, _trained_by(recipe, found.curve[0]))
+
+
+def diverged(headline: str, recipe: Recipe, note: str) -> SpecError:
+    """The refusal of models whose losses grew without bound in training."""
+    repair = f"lower the learning rate (`lr = {recipe.lr:g}`)"
+    return refusal(Code.E0504, headline, repair, notes=(note,))
 
 
 def _trained_by(recipe: Recipe, curve: torch.Tensor) -> Origin:

@@ -82,9 +82,8 @@ def check_built(models: Sequence[nn.Module], x: Tensor) -> None:
         x: A few training inputs.
 
     Raises:
-        SpecError: E0403 for a model in training mode where the mode matters, or one that draws
-            random numbers; E0408 for one that cannot read the inputs; E0410 for one whose examples
-            influence each other.
+        SpecError: E0752 for a model in training mode where the mode matters, one that draws random
+            numbers, one that cannot read the inputs, and one whose examples influence each other.
     """
     for model in models:
         try:
@@ -95,7 +94,7 @@ def check_built(models: Sequence[nn.Module], x: Tensor) -> None:
     first, again = _called(model, x), _called(model, x)
     if not _close(first, again):
         raise refusal(
-            Code.E0403,
+            Code.E0752,
             "a model of `build` gives another output when it is called again on the same input",
             "take random numbers and counters out of `forward`",
         )
@@ -103,13 +102,13 @@ def check_built(models: Sequence[nn.Module], x: Tensor) -> None:
         with_eval = _called(copied(model).eval(), x)
         if not _close(first, with_eval):
             raise refusal(
-                Code.E0403,
+                Code.E0752,
                 "`build` returns a model in training mode, and its outputs depend on the mode",
                 _EVAL,
             )
     if not _close(_called(model, x[:1]), first[:1]):
         raise refusal(
-            Code.E0410,
+            Code.E0752,
             "the output of a model of `build` for an example depends on the batch that it is in",
             "use a model that treats the examples of a batch independently",
         )
@@ -119,7 +118,7 @@ def _in_build(error: SpecError) -> SpecError:
     """The same refusal, about the function that made the model."""
     found = error.diagnostics[0]
     headline = found.headline.replace("the model is", "`build` returns a model")
-    return refusal(found.code, headline, _EVAL, notes=found.notes)
+    return refusal(Code.E0752, headline, _EVAL, notes=found.notes)
 
 
 def _called(model: nn.Module, x: Tensor) -> Tensor:
@@ -128,7 +127,7 @@ def _called(model: nn.Module, x: Tensor) -> Tensor:
             found: Tensor = model(x)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise refusal(
-            Code.E0408,
+            Code.E0752,
             f"a model of `build` cannot read the training inputs, of shape {list(x.shape[1:])} each",
             "let `build` make the model that the task is about, untrained",
             notes=(str(error).strip().partition("\n")[0],),

@@ -101,7 +101,7 @@ def _checked(work: Callable[[], frozenset[str]]) -> frozenset[str]:
         return work()
     except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError) as error:
         raise refusal(
-            Code.E0408,
+            Code.E0752,
             "a model of `build` cannot be trained on the training examples",
             "let `build` make the model that the task is about, untrained",
             notes=(str(error).strip().partition("\n")[0],),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import grad
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.substitution import functional_call
 from curvlang.models.recipe import Recipe
@@ -48,17 +49,18 @@ def check_followed(name: str, recipe: Recipe) -> None:
         SpecError: E0509.
     """
     if recipe.optimiser != "sgd" or recipe.nesterov or recipe.clip:
-        raise refusal(
-            Code.E0509,
-            f"`{name}` follows SGD with heavy-ball momentum, and nothing else",
+        raise not_followed(
+            name,
+            "that is not plain SGD, with or without heavy-ball momentum",
             "leave it out, or train with `sgd(lr = …, momentum = …)` without clipping",
         )
     if not recipe.epochs:
-        raise refusal(
-            Code.E0509,
-            f"`{name}` follows the training, and there is none (`epochs = 0`)",
-            "leave it out, or train for an epoch or more",
-        )
+        raise not_followed(name, "there is none (`epochs = 0`)", "train for an epoch or more")
+
+
+def not_followed(name: str, why: str, repair: str) -> SpecError:
+    """The refusal of a method that goes through the training again, where it cannot."""
+    return refusal(Code.E0509, f"`{name}` follows the training, and {why}", repair)
 
 
 def step_count(task: Task) -> int:

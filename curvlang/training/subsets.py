@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.task import Task
 
 
 def draw_subsets(examples: int, subsets: int, keep: float, seed: int) -> Tensor:
@@ -45,6 +47,20 @@ def are_classes(targets: Tensor) -> bool:
     return not targets.is_floating_point() and targets.ndim == 1
 
 
+def without_classes(what: str, task: Task) -> SpecError:
+    """The refusal of what is about classes, on a task that has none.
+
+    Args:
+        what: What needs them, as the beginning of a sentence.
+        task: Its loss is named.
+    """
+    return refusal(
+        Code.E0508,
+        f"{what}, and the targets of `{task.name}` (loss `{task.loss.name}`) are not class numbers",
+        "use a task with `loss cross_entropy` and one class per example, or leave it out",
+    )
+
+
 def leave_class_out(targets: Tensor) -> Tensor:
     """Members of one subset for each class `[C, N]`: all examples but those of the class.
 
@@ -54,7 +70,7 @@ def leave_class_out(targets: Tensor) -> Tensor:
     if not are_classes(targets):
         raise refusal(
             Code.E0508,
-            "`groups = class` leaves out a class, and the targets are no classes",
+            "`groups = class` leaves out a class, and the targets are not class numbers",
             "use `groups = random` or `groups = one`",
         )
     return torch.stack([targets != c for c in targets.unique()]).cpu()

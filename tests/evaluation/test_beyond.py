@@ -117,7 +117,7 @@ def test_a_projection_wider_than_the_data_is_refused(small):
         tuple(t[:20] for t in small.task.train), small.task.query,
     )  # fmt: skip
     given = Setting(few, few, small.train[:20], small.query, 0)
-    with pytest.raises(SpecError, match="E0508"):
+    with pytest.raises(SpecError, match="E0795"):
         projected_ensemble(given, models=1)
 
 

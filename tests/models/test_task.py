@@ -165,7 +165,7 @@ def test_models_that_have_no_loss_per_example_are_refused() -> None:
     assert_refused("E0413", lambda: task(model=model().requires_grad_(False)), "trainable")
     mixed = model()
     mixed[2].double()
-    assert_refused("E0407", lambda: task(model=mixed), "float32 on cpu, float64 on cpu")
+    assert_refused("E0413", lambda: task(model=mixed), "float32 on cpu, float64 on cpu")
     lost = model()
     lost[0].bias.data[1] = float("nan")
     assert_refused("E0406", lambda: task(model=lost), "`0.bias`", "[1]")

@@ -75,9 +75,9 @@ def test_what_cannot_be_added_is_refused(halves):
     op = cv.fit("kfac", halves[0])
     wider = cv.fit("kfac", task(network([3, 5, 3]), "cross_entropy"))
     other = cv.fit("kfac", task(nn.Sequential(nn.Identity(), *network([3, 4, 3])), "cross_entropy"))
-    refused("E0606", lambda: op + wider, "one task")
-    refused("E0606", lambda: op + other, "one task")
-    refused("E0606", lambda: op + op.to(dtype=torch.float32), ".to(dtype=torch.float64")
+    refused("E0798", lambda: op + wider, "one task")
+    refused("E0798", lambda: op + other, "one task")
+    refused("E0798", lambda: op + op.to(dtype=torch.float32), ".to(dtype=torch.float64")
     refused("E0563", lambda: float("nan") * op, "factor")
     with pytest.raises(TypeError):
         op + 1
@@ -133,7 +133,7 @@ def test_where_an_operator_cannot_go(halves):
     op = cv.fit("diagonal", halves[0])
     for kind in (torch.float16, torch.bfloat16, torch.int64, torch.complex64):
         refused("E0758", lambda kind=kind: op.to(dtype=kind), "float64")
-    refused("E0708", lambda: op.to(device="nowhere"), "cpu")
+    refused("E0610", lambda: op.to(device="nowhere"), "cpu")
     free = zoo(0)["MatrixFree"]
     refused("E0603", lambda: moved(free, torch.float32), "dtype=")
     refused("E0603", lambda: cv.FittedOperator(free, ()).save("x"), "cv.fit")

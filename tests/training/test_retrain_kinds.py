@@ -444,12 +444,12 @@ def normalising():
 @pytest.mark.parametrize(
     ("make", "code", "word"),
     [
-        (dropping, "E0403", "`build` returns a model in training mode: `1` (Dropout)"),
-        (normalising, "E0403", "`build` returns a model in training mode: `1` (BatchNorm1d)"),
-        (OwnMode, "E0403", "its outputs depend on the mode"),
-        (Noisy, "E0403", "another output when it is called again"),
-        (Centred, "E0410", "depends on the batch"),
-        (lambda: nn.Linear(7, 3), "E0408", "cannot read the training inputs"),
+        (dropping, "E0752", "`build` returns a model in training mode: `1` (Dropout)"),
+        (normalising, "E0752", "`build` returns a model in training mode: `1` (BatchNorm1d)"),
+        (OwnMode, "E0752", "its outputs depend on the mode"),
+        (Noisy, "E0752", "another output when it is called again"),
+        (Centred, "E0752", "depends on the batch"),
+        (lambda: nn.Linear(7, 3), "E0752", "cannot read the training inputs"),
         (lambda: None, "E0752", "returned a `NoneType`"),
     ],
 )

@@ -21,6 +21,7 @@ from curvlang.ir.functions import SPECTRUM
 from curvlang.ir.indices import walk
 from curvlang.language.chain import InverseUse
 from curvlang.language.registry import NOT_NEGATIVE
+from curvlang.operators.operator import singular
 
 _REMOVABLE = 1e-6
 """Relative change between probes around zero that still counts as one limit."""
@@ -160,12 +161,10 @@ def _check_poles(use: InverseUse, at: Callable[[Tensor], Tensor], s: Tensor, fou
     for moved in (at(near - width), at(near + width)):
         wrong = ~((moved - values).abs() <= 0.5 * values.abs())
         if bool(wrong.any()):
-            raise refusal(
-                Code.E0601,
-                f"C is singular under `{use.inverse.name}`: the eigenvalue "
-                f"{float(near[wrong][0]):.3g} is a pole to rounding",
-                "use a larger damping, or `pseudo`, which leaves null directions out",
-                labels=label_at(use.span),
+            raise singular(
+                f"C is singular under `{use.inverse.name}`",
+                f"the eigenvalue {float(near[wrong][0]):.3g} is a pole to rounding",
+                label_at(use.span),
             )
 
 

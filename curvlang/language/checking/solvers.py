@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.diagnostics.refusal import label_at
 from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.language.chain import Curvature, InverseUse, Solver
@@ -37,7 +38,7 @@ def check_solver(
         return None
     before = len(problems)
     if inverse is not None and shift(inverse.inverse) is None:
-        _cannot(use, inverse, problems)
+        problems.append(another_equation(use.name, use.span, inverse))
     given = arguments(use.arguments, entry, use.name, {}, problems)
     name = str(given.get("preconditioner", NONE))
     found = None if name == NONE else _preconditioner(name, use, names, chains, problems)
@@ -46,19 +47,24 @@ def check_solver(
     return Solver(use.name, given, found, use.span)
 
 
-def _cannot(use: s.Use, inverse: InverseUse, problems: Problems) -> None:
-    problems.append(
-        Diagnostic(
-            Code.E0735,
-            f"`{use.name}` solves (C + λI) x = v, which is not what `{inverse.inverse.name}` asks for",
-            (
-                Label(use.span, "solves linear systems"),
-                Label(inverse.span, "is not `s -> 1 / (s + λ)`"),
-            ),
-            (
-                "use `tikhonov(damping = …)`, or leave the line out: other functions need the spectrum",
-            ),
-        )
+def another_equation(solver: str, span: Span, use: InverseUse) -> Diagnostic:
+    """What is wrong with an inverse that is not the solution of a linear system.
+
+    Args:
+        solver: Its name.
+        span: Where it is written.
+        use: The inverse.
+    """
+    return Diagnostic(
+        Code.E0735,
+        f"`{solver}` solves (C + λI) x = v, which is not what `{use.inverse.name}` asks for",
+        (
+            *label_at(span, "solves linear systems"),
+            *label_at(use.span, "is not `s -> 1 / (s + λ)`"),
+        ),
+        (
+            "use `tikhonov(damping = …)`, or leave the solver out: other functions need the spectrum",
+        ),
     )
 
 

@@ -259,13 +259,13 @@ class AutodiffLoss(Loss):
         """Eigenvectors of Λ times the roots of its eigenvalues.
 
         Raises:
-            SpecError: E0405 where Λ has a negative eigenvalue, so that no real S exists.
+            SpecError: E0799 where Λ has a negative eigenvalue, so that no real S exists.
         """
         eigenvalues, vectors = torch.linalg.eigh(self.hessian(f, y))
         largest = eigenvalues.abs().amax(-1, keepdim=True)
         if bool((eigenvalues < -NEGATIVE * largest).any()):
             raise refusal(
-                Code.E0405,
+                Code.E0799,
                 f"`{self.name}` is not convex in the model's outputs here",
                 "use `fisher = empirical`, or a curvature without `drop_residual`",
                 notes=("its Hessian at the outputs has negative eigenvalues, so it is no S Sᵀ",),

@@ -25,18 +25,18 @@ def check_values(model: nn.Module) -> None:
     """Parameters and buffers have values.
 
     Raises:
-        SpecError: E0407.
+        SpecError: E0413.
     """
     for name, x in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(x):
             raise refusal(
-                Code.E0407,
+                Code.E0413,
                 f"`{name}` has no shape yet: its module is lazy, and has not been called",
                 "call the model once on a few inputs, `model(X[:2])`, before",
             )
         if x.is_meta:
             raise refusal(
-                Code.E0407,
+                Code.E0413,
                 f"`{name}` is on the meta device, and has no values",
                 "load the weights onto a device, `model.to_empty(device=…)` and `load_state_dict`",
             )
@@ -46,7 +46,7 @@ def check_model(model: nn.Module) -> None:
     """Parameters exist, share a precision and a device, and are finite; the mode is fixed.
 
     Raises:
-        SpecError: E0403, E0406, E0407, E0413.
+        SpecError: E0403, E0406, E0413.
     """
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not own:
@@ -59,7 +59,7 @@ def check_model(model: nn.Module) -> None:
     unreal = next((name for name, p in own.items() if p.is_complex()), None)
     if unreal is not None:
         raise refusal(
-            Code.E0407,
+            Code.E0413,
             f"`{unreal}` is `{show_dtype(own[unreal].dtype)}`: derivatives are by real parameters",
             "hold its real and imaginary parts as one real parameter [..., 2], and read it with "
             "`torch.view_as_complex`; or freeze it",
@@ -67,7 +67,7 @@ def check_model(model: nn.Module) -> None:
     kinds = sorted({f"{show_dtype(p.dtype)} on {p.device}" for p in own.values()})
     if len(kinds) > 1:
         raise refusal(
-            Code.E0407,
+            Code.E0413,
             f"the model's parameters differ in precision or device: {', '.join(kinds)}",
             "move the whole model with `model.to(device=…, dtype=…)`",
         )

@@ -155,7 +155,7 @@ class OutsideError(SpecError):
         super().__init__(
             [
                 Diagnostic(
-                    Code.E0401,
+                    Code.E0792,
                     f"`{layer}` does not read the examples of every batch as one layer: {why}",
                     help=("use a chain that reads gradients alone, or the clause `others = …`",),
                 )

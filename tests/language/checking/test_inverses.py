@@ -77,7 +77,7 @@ def test_a_solver_that_cannot_is_shown_at_both_places():
         " 2 |   solve cg(preconditioner = ekfac)\n"
         "   |         ^^^^^^^^^^^^^^^^^^^^^^^^^^ solves linear systems\n"
         "   |\n"
-        "   = help: use `tikhonov(damping = …)`, or leave the line out: other functions need the "
+        "   = help: use `tikhonov(damping = …)`, or leave the solver out: other functions need the "
         "spectrum"
     )
 

@@ -167,7 +167,7 @@ def test_user_loss_equals_the_built_in_one() -> None:
 def test_user_loss_that_is_not_convex_has_no_factor() -> None:
     loss = AutodiffLoss(lambda f, y: -(f - y).square().sum(), "concave")
     f, y = batch("mse", (2, 3))
-    assert_refused("E0405", lambda: loss.factor(f, y), "not convex", "empirical")
+    assert_refused("E0799", lambda: loss.factor(f, y), "not convex", "empirical")
     with pytest.raises(AssertionError):
         assert_equal(loss.hessian(f, y), torch.zeros(2, 3, 3, dtype=torch.float64), EXACT)
 

@@ -77,26 +77,26 @@ def test_what_is_taken(name):
 
 
 REFUSED = {
-    "lazy": (lambda: nn.Sequential(nn.LazyLinear(3)), "E0407", "`0.weight` has no shape yet"),
+    "lazy": (lambda: nn.Sequential(nn.LazyLinear(3)), "E0413", "`0.weight` has no shape yet"),
     "lazy buffer": (
         lambda: nn.Sequential(nn.Linear(3, 3), nn.LazyBatchNorm1d(affine=False)),
-        "E0407",
+        "E0413",
         "`1.running_mean` has no shape yet",
     ),
-    "meta": (lambda: nn.Linear(3, 3, device="meta"), "E0407", "`weight` is on the meta device"),
+    "meta": (lambda: nn.Linear(3, 3, device="meta"), "E0413", "`weight` is on the meta device"),
     "partly meta": (
         lambda: nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3, device="meta")),
-        "E0407",
+        "E0413",
         "`1.weight` is on the meta device",
     ),
     "trained complex": (
         lambda: Beside(lambda f, e, x: f + e.real, torch.ones(3, dtype=torch.cfloat), trained=True),
-        "E0407",
+        "E0413",
         "`more` is `complex64`",
     ),
     "two precisions": (
         lambda: Beside(lambda f, e, x: f + e.float(), torch.ones(3).double(), trained=True),
-        "E0407",
+        "E0413",
         "differ in precision or device",
     ),
     "NaN in a frozen parameter": (
