@@ -22,7 +22,7 @@ from curvlang.evaluation.evaluate import Evaluated, evaluate_curvature
 from curvlang.evaluation.protocol import LDS, SWEEP, protocol_from
 from curvlang.evaluation.result_file import plain
 from curvlang.facade import chains_of, evaluation_of
-from curvlang.language import analyse, curvature_named, load
+from curvlang.language import analyse, curvature_named, load, no_curvature
 from curvlang.language.chain import Combination, Curvature, Evaluation, Spec, TaskSpec
 from curvlang.models.builtin import absolute, is_trained
 from curvlang.models.losses.metric import asked_of
@@ -54,11 +54,7 @@ def evaluate_all(specs: Sequence[str], options: Options) -> list[Any]:
         warn(loaded)
     jobs = [(spec, curvature) for spec in loaded for curvature in _wanted(spec)]
     if not jobs:
-        raise refusal(
-            Code.E0206,
-            f"`{loaded[0].source.name}` defines no curvature to evaluate",
-            "add `curvature mine = hessian |> drop_residual`",
-        )
+        raise no_curvature(loaded[0])
     folders = _folders(jobs, options)
     for folder in folders:
         check_folder(folder)

@@ -14,9 +14,7 @@ from curvlang.attribution.influence import influence, self_influence
 from curvlang.attribution.top import top
 from curvlang.compiler.explain.explain import Explanation
 from curvlang.compiler.explain.explain_sum import explain_sum
-from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.evaluate import evaluate_curvature
 from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.evaluation.request_checks import check_asked, sweep_of
@@ -24,7 +22,14 @@ from curvlang.evaluation.study.cell import Machine
 from curvlang.evaluation.study.files import CellFolder
 from curvlang.evaluation.study.result import StudyResult
 from curvlang.evaluation.study.run import gather, quick, run_missing, work_of
-from curvlang.language import curvature_named, declared_inverses, load, load_studies, loads
+from curvlang.language import (
+    curvature_named,
+    declared_inverses,
+    load,
+    load_study,
+    loads,
+    no_curvature,
+)
 from curvlang.language.chain import Chain, Combination, Curvature, Evaluation, Spec
 from curvlang.language.sums import sum_text, weighted_chains
 from curvlang.models.execution.torch_state import settled
@@ -61,12 +66,7 @@ def chosen(spec: Spec, curvature: str | None = None) -> Curvature:
     if name is not None and name in evaluated:
         return curvature_named(name, spec)
     if name is None or name not in spec.curvatures:
-        missing = f"no curvature `{curvature}`" if curvature else "no curvature"
-        raise refusal(
-            Code.E0206,
-            f"`{spec.source.name}` defines {missing}",
-            "add `curvature mine = hessian |> drop_residual`",
-        )
+        raise no_curvature(spec, curvature)
     return spec.curvatures[name]
 
 
@@ -273,15 +273,8 @@ def study(
         allow_python: Whether functions that the spec names may be called.
         progress: Told what is done.
     """
-    whole, found = load_studies(str(spec))
-    if len(found) > 1:
-        names = ", ".join(f"`{s.name}`" for s in found)
-        raise refusal(
-            Code.E0919,
-            f"`{whole.source.name}` states {len(found)} studies: {names}",
-            f"name one: `{spec}:{found[0].name}`",
-        )
-    asked = quick(found[0]) if small else found[0]
+    whole, found = load_study(str(spec))
+    asked = quick(found) if small else found
     machine = Machine(torch.device(device), dtype, cache, allow_python=allow_python)
     work = work_of(asked, machine, small=small)
     if folder is None:

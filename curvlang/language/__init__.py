@@ -73,6 +73,20 @@ def load_studies(given: str) -> tuple[Spec, tuple[Study, ...]]:
     return spec, found
 
 
+def load_study(given: str) -> tuple[Spec, Study]:
+    """A checked spec and its only study, or the one named: `path.cv:name`.
+
+    Raises:
+        SpecError: With every problem of the file; E0919 where it has no such study, or several.
+    """
+    spec, found = load_studies(given)
+    if len(found) > 1:
+        names = ", ".join(f"`{study.name}`" for study in found)
+        headline = f"`{spec.source.name}` states {len(found)} studies: {names}"
+        raise refusal(Code.E0919, headline, f"name one: `{given}:{found[0].name}`")
+    return spec, found[0]
+
+
 def loads(text: str, name: str = "<text>") -> Spec:
     """A checked spec from text.
 
@@ -136,12 +150,16 @@ def _only(spec: Spec, name: str) -> Spec:
     if kept and name not in spec.curvatures:
         return replace(spec, curvatures={}, evaluations=kept)
     if name not in spec.curvatures:
-        raise refusal(
-            Code.E0206,
-            f"`{spec.source.name}` defines no curvature `{name}`",
-            *suggestion(name, spec.curvatures),
-        )
+        raise no_curvature(spec, name)
     return replace(spec, curvatures={name: spec.curvatures[name]}, evaluations=kept)
+
+
+def no_curvature(spec: Spec, name: str | None = None) -> SpecError:
+    """The refusal of a spec that defines no curvature, or none of that name."""
+    what = f"no curvature `{name}`" if name else "no curvature"
+    near = suggestion(name, spec.curvatures) if name else ()
+    example = "add `curvature mine = hessian |> drop_residual`"
+    return refusal(Code.E0206, f"`{spec.source.name}` defines {what}", *(near or (example,)))
 
 
 __all__ = [
@@ -160,7 +178,9 @@ __all__ = [
     "inverse_text",
     "load",
     "load_studies",
+    "load_study",
     "loads",
+    "no_curvature",
     "part_text",
     "search",
     "shipped",
