@@ -6,7 +6,7 @@ from curvlang.operators.combined import BlockDiagonal, Scaled, Sum, aligned, des
 from curvlang.operators.distance import RULES
 from curvlang.operators.files import load_operator, save
 from curvlang.operators.iterative.conjugate_gradients import ConjugateGradients
-from curvlang.operators.iterative.iteration import ByExample, Iterative, Solved
+from curvlang.operators.iterative.iteration import ExampleMean, Iterative, SolveRecord
 from curvlang.operators.iterative.neumann import Neumann
 from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOutputEigen
 from curvlang.operators.low_rank import Gram, LowRank, low_rank
@@ -21,13 +21,13 @@ DISTANCES.update(RULES)
 
 __all__ = [
     "BlockDiagonal",
-    "ByExample",
     "CholeskyInverse",
     "ConjugateGradients",
     "Dense",
     "Diagonal",
     "Eigen",
     "EigenBasis",
+    "ExampleMean",
     "Gram",
     "Identity",
     "Iterative",
@@ -40,7 +40,7 @@ __all__ = [
     "PerOutputEigen",
     "Projected",
     "Scaled",
-    "Solved",
+    "SolveRecord",
     "Spectral",
     "Stacked",
     "Sum",

@@ -21,7 +21,7 @@ from curvlang.language.chain import InverseUse
 from curvlang.models.execution.torch_state import settled
 from curvlang.operators import (
     BlockDiagonal,
-    ByExample,
+    ExampleMean,
     Operator,
     Spectral,
     added,
@@ -56,7 +56,7 @@ class FittedOperator:
         rule: InverseUse | None = None,
         label: str = "",
         solver: FittedSolver | None = None,
-        by_example: ByExample | None = None,
+        by_example: ExampleMean | None = None,
         declared: str = "",
     ) -> None:
         self.operator = operator

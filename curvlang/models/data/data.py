@@ -24,7 +24,7 @@ SCALES = ("standard", "unit", "none")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Given:
+class RawExamples:
     """Examples of a user's function that stay as they are until the task packs them.
 
     Args:
@@ -62,7 +62,7 @@ class Data:
     kind: str
     positions: int = 1
     targets: Callable[[str, str, Sequence[int]], Tensor] | None = None
-    given: Given | None = None
+    given: RawExamples | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
