@@ -4,7 +4,7 @@ from curvlang.operators.addition import added, scaled
 from curvlang.operators.basic import CholeskyInverse, Dense, Diagonal, Eigen, Identity
 from curvlang.operators.combined import BlockDiagonal, Scaled, Sum, aligned, described
 from curvlang.operators.distance import RULES
-from curvlang.operators.files import load_operator, save
+from curvlang.operators.files import StoredBlocks, load_operator, save
 from curvlang.operators.iterative.conjugate_gradients import ConjugateGradients
 from curvlang.operators.iterative.iteration import ExampleMean, Iterative, SolveRecord
 from curvlang.operators.iterative.neumann import Neumann
@@ -43,6 +43,7 @@ __all__ = [
     "SolveRecord",
     "Spectral",
     "Stacked",
+    "StoredBlocks",
     "Sum",
     "added",
     "aligned",

@@ -192,7 +192,6 @@ BREACHES: dict[str, set[str]] = {
         "curvlang/runtime/prepare.py: is asked of",
         "curvlang/runtime/solver.py: Told",
         "curvlang/runtime/solver.py: is no",
-        "curvlang/storage/cache.py: mend",
         "curvlang/testing/check.py: Told",
         "curvlang/testing/check.py: nobody",
         "curvlang/testing/gaps.py: is no",
