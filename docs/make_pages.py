@@ -17,7 +17,7 @@ from functools import cache, cached_property
 
 from make_tables import DOCS, TABLES, renewed
 
-from curvlang.compiler.explain.derivation import StageDerivation, derivation, latex, structure_name
+from curvlang.compiler.explain.derivation import Derived, derivation, latex, structure_name
 from curvlang.compiler.explain.explain import Explanation
 from curvlang.compiler.explain.listing import count
 from curvlang.compiler.planning.cost import elements, function_cost, known_elements
@@ -27,7 +27,7 @@ from curvlang.language import default_task, load, shipped_files
 from curvlang.language.chain import Chain, Law, Spec
 from curvlang.language.checking.names import shipped_names
 from curvlang.language.registry import SOURCES, STAGES
-from curvlang.language.shipped import describe_rule
+from curvlang.language.shipped import describe
 from curvlang.language.syntax.docs import doc_of
 from curvlang.language.syntax.nodes import BodySyntax, LawDef, TransformDef, When
 from curvlang.language.syntax.parser import parse
@@ -57,7 +57,7 @@ class Shipped:
         return found
 
     @cached_property
-    def derived(self) -> tuple[StageDerivation, ...]:
+    def derived(self) -> tuple[Derived, ...]:
         """Every stage of the chain, with its structure in the first block."""
         whole = prepare([self.chain], _task(), batch=BATCH)
         return Explanation(whole.plans, whole.chains).stages()
@@ -161,9 +161,7 @@ def _stage(name: str, specs: Mapping[str, Shipped]) -> Iterator[str]:
     yield "## Stage"
     yield f"{entry.doc[0].upper()}{entry.doc[1:]}. Built in."
     if entry.parameters:
-        yield "\n".join(
-            f"* `{key}: {describe_rule(rule)}`" for key, rule in entry.parameters.items()
-        )
+        yield "\n".join(f"* `{key}: {describe(p)}`: {p.doc}" for key, p in entry.parameters.items())
     yield _used(name, specs)
 
 
@@ -203,7 +201,7 @@ def _spec(spec: Shipped, specs: Mapping[str, Shipped]) -> Iterator[str]:
     yield from _cost(spec)
 
 
-def _label(stage: StageDerivation) -> str:
+def _label(stage: Derived) -> str:
     return stage.result.label
 
 
@@ -229,11 +227,11 @@ def _defined(body: Sequence[BodySyntax]) -> Iterator[str]:
             yield from (t.name for t in statement.targets)
 
 
-def _structure(stage: StageDerivation) -> str:
+def _structure(stage: Derived) -> str:
     return f"Structure: {structure_name(stage.shape)} ({stage.shape.reason})."
 
 
-def _math(stages: Sequence[StageDerivation]) -> str:
+def _math(stages: Sequence[Derived]) -> str:
     rows = [x for x in latex(stages) if not x.startswith("%")]
     blocks = "\n".join(rows).replace("{align*}", "{aligned}").split("\\end{aligned}\n")
     return "\n\n".join(

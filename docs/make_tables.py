@@ -9,16 +9,40 @@ from pathlib import Path
 
 from curvlang.diagnostics.codes import Code
 from curvlang.ir.functions import ELEMENTWISE, FUNCTIONS, MAKERS
-from curvlang.language.checking.values import show
-from curvlang.language.registry import LDS
+from curvlang.language.law import MEASURES as LAW_MEASURES
+from curvlang.language.registry import (
+    BASELINES,
+    DATA,
+    INVERSES,
+    LDS,
+    LOSSES,
+    MEASURES,
+    MODELS,
+    OPTIMISERS,
+    SOLVERS,
+    STAGES,
+)
+from curvlang.language.registry.kinds import limits_of, type_of
 from curvlang.language.shipped import shipped
+from curvlang.language.values import show
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))
 from tests.house.rooms import table as floors  # noqa: E402
 
 _TAKES = {"xx": "a square matrix", "xy": "a matrix", "*": "a tensor"}
-_BUILT_IN = ("stage", "data", "model", "loss", "optimiser", "solver")
+_BUILT_IN = ("stage", "data", "model", "loss", "optimiser", "solver", "baseline", "measure")
+LISTED = {
+    "Stages": STAGES,
+    "Data": DATA,
+    "Models": MODELS,
+    "Losses": LOSSES,
+    "Training": OPTIMISERS,
+    "LDS": {"lds": LDS},
+    "Baselines": BASELINES,
+    "Measures": MEASURES,
+    "Solvers": SOLVERS,
+}
 
 
 def functions() -> Iterator[str]:
@@ -42,10 +66,32 @@ def built_in() -> Iterator[str]:
     yield "| kind | written | |"
     yield "|---|---|---|"
     for x in shipped():
-        if x.kind in _BUILT_IN:
+        if x.kind in _BUILT_IN and x.name not in LAW_MEASURES:
             yield f"| {x.kind} | `{x.signature}` | {x.doc} |"
-    inside = ", ".join(f"{k} = {show(r.default)}" for k, r in LDS.parameters.items() if r.default)
-    yield f"| measure | `lds {inside}` | {LDS.doc} |"
+
+
+def parameters() -> Iterator[str]:
+    """Every parameter of everything that is built in: what it may be, its default, and what it says."""
+    for heading, table in LISTED.items():
+        yield f"## {heading}\n"
+        for name, entry in table.items():
+            yield f"**`{name}`**: {entry.doc}\n"
+            if entry.parameters:
+                yield "| parameter | value | default | |"
+                yield "|---|---|---|---|"
+            for key, p in entry.parameters.items():
+                must = ", ".join(x for x in (type_of(p.kind), limits_of(p.kind)) if x)
+                default = "" if p.default is None else f"`{show(p.default)}`"
+                yield f"| `{key}` | {must} | {default} | {p.doc} |"
+            yield ""
+
+
+def inverses() -> Iterator[str]:
+    """Parameters of inverses that have limits, by name."""
+    yield "| parameter | value | |"
+    yield "|---|---|---|"
+    for name, p in INVERSES.items():
+        yield f"| `{name}` | {limits_of(p.kind)} | {p.doc} |"
 
 
 def rooms() -> Iterator[str]:
@@ -70,6 +116,7 @@ def codes() -> Iterator[str]:
 TABLES: Mapping[str, Mapping[str, Callable[[], Iterable[str]]]] = {
     "language.md": {"functions": functions, "built in": built_in},
     "architecture.md": {"floors": floors, "rooms": rooms},
+    "parameters.md": {"parameters": parameters, "inverses": inverses},
     "diagnostics/README.md": {"codes": codes},
 }
 """Page to its tables, each named as its marks are."""

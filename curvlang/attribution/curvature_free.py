@@ -58,9 +58,7 @@ def representation_cosine(given: Setting) -> Tensor:
     return _unit(query[: len(given.query)]) @ _unit(train).T
 
 
-def projected_ensemble(
-    given: Setting, models: int = 5, dimension: int = 256, seed: int = 0
-) -> Tensor:
+def projected_ensemble(given: Setting, models: int, dimension: int, seed: int) -> Tensor:
     """Randomly projected gradients of the margin, whitened, over several models.
 
     score[q,n] = mean_m φ_q (ΦᵀΦ)⁻¹ φ_n · mean_m (1 − p_n), with φ = Pᵀ∇log(p/(1 − p)) of the true
@@ -96,7 +94,7 @@ def projected_ensemble(
     return kernel * weight
 
 
-def metagradient(given: Setting, models: int = 1) -> Tensor:
+def metagradient(given: Setting, models: int) -> Tensor:
     """Through every step of training; the mean over models trained from other seeds.
 
     Args:
@@ -109,7 +107,7 @@ def metagradient(given: Setting, models: int = 1) -> Tensor:
 
 
 def source(
-    given: Setting, curvature: Curvature, segments: int = 3, checkpoints: int = 2, models: int = 1
+    given: Setting, curvature: Curvature, segments: int, checkpoints: int, models: int
 ) -> Tensor:
     """Through training in segments, in each of which curvature and gradients stay what they are.
 

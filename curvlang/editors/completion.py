@@ -11,18 +11,19 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic
 from curvlang.diagnostics.source import Source, Span
 from curvlang.editors.document import Document
+from curvlang.editors.parameters import parameters_of
 from curvlang.editors.reading import Frame, Item, Owner, Role, Word, read
 from curvlang.editors.scope import LEAVES, in_scope, leaf_meaning
-from curvlang.editors.vocabulary import CONSTANTS, vocabulary
+from curvlang.editors.vocabulary import vocabulary
 from curvlang.ir.functions import FUNCTIONS, MAKERS
-from curvlang.language.chain import Chain, Value
+from curvlang.language.bodies.letters import MODEL_LETTERS
+from curvlang.language.chain import Chain
 from curvlang.language.checking.chains import Chains
-from curvlang.language.checking.letters import MODEL_LETTERS
-from curvlang.language.checking.values import value
 from curvlang.language.checking.walker import Walker
 from curvlang.language.law import MEASURES, PROPERTIES
-from curvlang.language.registry import LDS, NAMED, OTHERS, SOLVERS, SOURCES, STAGES, Rule
-from curvlang.language.shipped import describe_rule
+from curvlang.language.registry import NAMED, SOLVERS, SOURCES, STAGES, Parameter
+from curvlang.language.registry.kinds import CurvatureName, words_of
+from curvlang.language.shipped import about
 from curvlang.language.syntax import nodes as s
 from curvlang.language.syntax.parser import parse
 
@@ -206,9 +207,9 @@ def _unfit(walker: Walker, stage: str, span: Span) -> str | None:
 def _in_arguments(document: Document, item: Item, word: Word) -> Iterator[Candidate]:
     owner = word.owner
     assert owner is not None
-    rules = rules_of(document, owner)
+    parameters = parameters_of(document, owner)
     if word.role is Role.VALUE and _behind_equals(item, word):
-        yield from _values(document, owner, rules)
+        yield from _values(document, owner, parameters)
         for parameter in item.parameters:
             yield Candidate(parameter.text, Role.SCALAR, "a parameter", Rank.FITS)
         return
@@ -217,9 +218,9 @@ def _in_arguments(document: Document, item: Item, word: Word) -> Iterator[Candid
         for w in item.words
         if w.role is Role.ARGUMENT and _same(w.owner, owner) and w.start != word.start
     }
-    for name, rule in rules.items():
+    for name, known in parameters.items():
         if name not in given:
-            yield Candidate(name, Role.ARGUMENT, describe_rule(rule), Rank.FITS)
+            yield Candidate(name, Role.ARGUMENT, about(known), Rank.FITS)
 
 
 def _same(one: Owner | None, other: Owner) -> bool:
@@ -233,47 +234,15 @@ def _behind_equals(item: Item, word: Word) -> bool:
     )
 
 
-def rules_of(document: Document, owner: Owner) -> Mapping[str, Rule]:
-    """The parameters of a stage, a part, an inverse, a task or a measure."""
-    if owner.role is Role.PART:
-        entry = NAMED.get(owner.part, {}).get(owner.name)
-        return {} if entry is None else entry.parameters
-    if owner.role is Role.SOLVER:
-        return SOLVERS[owner.name].parameters if owner.name in SOLVERS else {}
-    if owner.role is Role.KEYWORD:
-        return LDS.parameters if owner.name == "lds" else {}
-    match document.definition(Word(owner.role, owner.name, 0, 0)):
-        case s.TransformDef(parameters=parameters):
-            found = {p.name: Rule(p.type, _constant(p.default), p.words) for p in parameters}
-            return {**found, "others": Rule("word", None, tuple(OTHERS))}
-        case s.InverseDef(parameters=pairs):
-            return {b.name: Rule("float") for b in pairs}
-        case s.TaskDef(parameters=arguments):
-            return {a.name: _task_rule(a) for a in arguments}
-        case _:
-            builtin = STAGES.get(owner.name)
-            return {} if builtin is None else builtin.parameters
-
-
-def _constant(default: s.ValueSyntax | None) -> Value | None:
-    return None if default is None else value(default, {}, [])
-
-
-def _task_rule(argument: s.Argument) -> Rule:
-    default = _constant(argument.value)
-    return Rule("bool" if isinstance(default, bool) else "any", default)
-
-
-def _values(document: Document, owner: Owner, rules: Mapping[str, Rule]) -> Iterator[Candidate]:
-    rule = rules.get(owner.argument)
-    if rule is None:
+def _values(
+    document: Document, owner: Owner, parameters: Mapping[str, Parameter]
+) -> Iterator[Candidate]:
+    parameter = parameters.get(owner.argument)
+    if parameter is None:
         return
-    for word in rule.words:
+    for word in words_of(parameter.kind):
         yield Candidate(word, Role.VALUE, f"{owner.argument} = {word}", Rank.FITS)
-    if rule.type == "bool":
-        for word in CONSTANTS:
-            yield Candidate(word, Role.VALUE, f"{owner.argument} = {word}", Rank.FITS)
-    if rule.type == "curvature":
+    if isinstance(parameter.kind, CurvatureName):
         yield from _curvatures(document)
     if owner.argument == "others":
         for name, definition in document.names.transforms.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from curvlang.editors.document import SHIPPED, Document
+from curvlang.editors.parameters import parameters_of
 from curvlang.editors.reading import Item, Role, Word, read
 from curvlang.editors.scope import (
     LEAVES,
@@ -20,8 +21,8 @@ from curvlang.ir.functions import FUNCTIONS, MAKERS, TensorFunction
 from curvlang.language.chain import Chain, Combination, Curvature
 from curvlang.language.checking.chains import Chains
 from curvlang.language.law import MEASURES, PROPERTIES
-from curvlang.language.registry import LDS, NAMED, SOLVERS, SOURCES, STAGES, Entry, Rule
-from curvlang.language.shipped import describe_rule
+from curvlang.language.registry import NAMED, SOLVERS, SOURCES, STAGES, Entry
+from curvlang.language.shipped import describe, facts, signature
 from curvlang.language.sums import weighted_chains
 from curvlang.language.syntax import nodes as s
 from curvlang.language.syntax.docs import doc_of
@@ -70,9 +71,7 @@ def hover(document: Document, word: Word) -> str | None:
 
 
 def _entry(name: str, entry: Entry, kind: str) -> str:
-    inside = ", ".join(f"{k}: {describe_rule(r)}" for k, r in entry.parameters.items())
-    written = f"{name}({inside})" if inside else name
-    return f"{_code(written)}\n\n{entry.doc}\n\n*{kind}*"
+    return f"{_code(signature(name, entry))}\n\n{entry.doc}\n\n*{kind}*"
 
 
 def _code(text: str) -> str:
@@ -155,36 +154,19 @@ def _letters(item: Item, document: Document, indices: tuple[str, ...]) -> str:
 
 
 def _parameter(document: Document, item: Item, word: Word) -> str | None:
-    """The parameter as its definition writes it."""
-    if word.role is Role.ARGUMENT:
-        rule = _registered(word)
-        if rule is not None:
-            return _code(f"{word.text}: {describe_rule(rule)}") + (
-                f"\n\nmust be {rule.must}" if rule.must else ""
-            )
-        if word.owner is None:
-            return None
-        found = document.definition(Word(word.owner.role, word.owner.name, word.start, word.end))
-        return None if found is None else _declared(found, word.text)
-    return _declared_in(item, document.text, word.text)
-
-
-def _registered(word: Word) -> Rule | None:
+    """The parameter as its definition writes it, with what the table says about it."""
     owner = word.owner
-    match owner:
-        case None:
-            return None
-        case _ if owner.role is Role.PART:
-            entry = NAMED.get(owner.part, {}).get(owner.name)
-        case _ if owner.role is Role.STAGE:
-            entry = STAGES.get(owner.name)
-        case _ if owner.role is Role.SOLVER:
-            entry = SOLVERS.get(owner.name)
-        case _ if owner.name == "lds":
-            entry = LDS
-        case _:
-            entry = None
-    return None if entry is None else entry.parameters.get(word.text)
+    if word.role is not Role.ARGUMENT:
+        return _declared_in(item, document.text, word.text)
+    if owner is None:
+        return None
+    found = document.definition(Word(owner.role, owner.name, word.start, word.end))
+    written = None if found is None else _declared(found, word.text)
+    parameter = parameters_of(document, owner).get(word.text)
+    if written is None and parameter is not None:
+        written = _code(f"{word.text}: {describe(parameter)}")
+    lines = [] if parameter is None else facts(parameter)
+    return None if written is None else "\n\n".join([written, *lines])
 
 
 def _declared(

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from curvlang.editors.reading import Frame, Item, Role, Word
 from curvlang.editors.vocabulary import vocabulary
-from curvlang.language.checking.letters import (
+from curvlang.language.bodies.letters import (
     COLUMNS,
     LAYER_LEAVES,
     MEANING,

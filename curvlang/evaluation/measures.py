@@ -66,7 +66,7 @@ class Given:
 # Mislabelled examples -----------------------------------------------------------------------
 
 
-def mislabelled(given: Given, share: float = 0.1, seed: int = 0) -> Table:
+def mislabelled(given: Given, share: float, seed: int) -> Table:
     """Area under the ROC curve of finding examples whose labels were changed before training.
 
     A share of the training labels is changed to another class at random, the model is trained on
@@ -126,7 +126,7 @@ def auc(positive: Tensor, negative: Tensor, seed: int = 0) -> Interval:
 # The proximal Bregman response --------------------------------------------------------------
 
 
-def proximal_response(given: Given, examples: int = 20, steps: int = 30, seed: int = 0) -> Table:
+def proximal_response(given: Given, examples: int, steps: int, seed: int) -> Table:
     """Rank agreement with the proximal Bregman response to leaving out single examples.
 
     θ_n = argmin (1/N) Σ_i D(f_i(θ), f_i(θ_s)) + λ/2 ‖θ − θ_s‖² − (1/N) ℓ_n(θ), with D the Bregman
@@ -217,9 +217,7 @@ def _predicted(
 # Brittleness --------------------------------------------------------------------------------
 
 
-def brittleness(
-    given: Given, share: float = 0.05, queries: int = 10, retrains: int = 3, seed: int = 0
-) -> Table:
+def brittleness(given: Given, share: float, queries: int, retrains: int, seed: int) -> Table:
     """Share of right predictions that flip when the highest scores are removed.
 
     For each of the first queries that the model predicts rightly, a share of the training examples

@@ -10,9 +10,10 @@ from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import NOWHERE, Source
 from curvlang.diagnostics.suggestion import suggestion
-from curvlang.diagnostics.values import another_type, finite_number
+from curvlang.diagnostics.values import another_type
 from curvlang.ir.expr import Number
 from curvlang.language.chain import InverseUse, Spec, Study, TaskSpec
+from curvlang.language.checking.arguments import number
 from curvlang.language.checking.names import used_files
 from curvlang.language.files import (
     PRELUDE,
@@ -22,6 +23,7 @@ from curvlang.language.files import (
     shipped_studies,
     split_name,
 )
+from curvlang.language.registry import INVERSES
 from curvlang.language.shipped import Shipped, search, shipped
 from curvlang.language.spec import (
     DEFAULT_TASK,
@@ -127,9 +129,9 @@ def with_damping(use: InverseUse, damping: float) -> InverseUse:
     """The same inverse with its parameter `damping` set.
 
     Raises:
-        SpecError: E0563 for a damping that is not a number.
+        SpecError: E0705, E0707 for a damping that is not a number of 0 or more.
     """
-    found = Number(finite_number(damping, DAMPING))
+    found = Number(number(DAMPING, damping, INVERSES[DAMPING]))
     return replace(use, arguments={**use.arguments, DAMPING: found})
 
 

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 from curvlang.diagnostics.source import Source
 from curvlang.language.checking.names import Named, shipped_names
-from curvlang.language.checking.values import show
 from curvlang.language.files import shipped_studies
-from curvlang.language.law import MEASURES, PROPERTIES
+from curvlang.language.law import MEASURES as LAW_MEASURES
+from curvlang.language.law import PROPERTIES
 from curvlang.language.registry import (
+    BASELINES,
     DATA,
     LAYERS,
+    LDS,
     LOSSES,
+    MEASURES,
     METRICS,
     MODELS,
     OPTIMISERS,
@@ -21,11 +24,13 @@ from curvlang.language.registry import (
     SOURCES,
     STAGES,
     Entry,
-    Rule,
+    Parameter,
 )
+from curvlang.language.registry.kinds import limits_of, type_of
 from curvlang.language.syntax.docs import doc_of
 from curvlang.language.syntax.nodes import StudyDef
 from curvlang.language.syntax.parser import parse
+from curvlang.language.values import show
 
 TABLES: Mapping[str, Mapping[str, Entry]] = {
     "data": DATA,
@@ -34,11 +39,8 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "metric": METRICS,
     "optimiser": OPTIMISERS,
     "solver": SOLVERS,
+    "baseline": BASELINES,
 }
-
-
-_OR_WORDS: Mapping[str, str] = {"number": "float", "count": "int"}
-"""Types of parameters that are a number or one of some words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,9 @@ def shipped() -> list[Shipped]:
     found += [Shipped("layer", n, doc, n) for n, doc in LAYERS.items()]
     found += list(_studies())
     found += [Shipped("law", n, doc, f"law {n}") for n, doc in PROPERTIES.items()]
-    found += [Shipped("measure", n, doc, f"{n}(…)") for n, doc in MEASURES.items()]
+    found += [Shipped("measure", "lds", LDS.doc, f"lds {_parameters(LDS)}")]
+    found += [_entry("measure", n, e) for n, e in MEASURES.items()]
+    found += [Shipped("measure", n, doc, f"{n}(…)") for n, doc in LAW_MEASURES.items()]
     return found
 
 
@@ -120,13 +124,30 @@ def _header(definition: Named) -> str:
 
 
 def _entry(kind: str, name: str, entry: Entry) -> Shipped:
-    inside = ", ".join(f"{k}: {describe_rule(r)}" for k, r in entry.parameters.items())
-    return Shipped(kind, name, entry.doc, f"{name}({inside})" if inside else name)
+    return Shipped(kind, name, entry.doc, signature(name, entry))
 
 
-def describe_rule(rule: Rule) -> str:
+def signature(name: str, entry: Entry) -> str:
+    """A name with its parameters: `block_diagonal(by: {layer, parameter} = layer)`."""
+    return f"{name}({_parameters(entry)})" if entry.parameters else name
+
+
+def _parameters(entry: Entry) -> str:
+    return ", ".join(f"{k}: {describe(p)}" for k, p in entry.parameters.items())
+
+
+def describe(parameter: Parameter) -> str:
     """A parameter's words or type, and its default: `{layer, parameter} = layer`."""
-    kind = "{" + ", ".join(rule.words) + "}" if rule.words else rule.type
-    if rule.type in _OR_WORDS:
-        kind = " or ".join((_OR_WORDS[rule.type], *rule.words))
-    return kind if rule.default is None else f"{kind} = {show(rule.default)}"
+    kind, default = type_of(parameter.kind), parameter.default
+    return kind if default is None else f"{kind} = {show(default)}"
+
+
+def facts(parameter: Parameter) -> list[str]:
+    """What a parameter is, and what its value must be."""
+    must = limits_of(parameter.kind)
+    return [x for x in (parameter.doc, f"must be {must}" if must else "") if x]
+
+
+def about(parameter: Parameter) -> str:
+    """A parameter in one line: `int = 1: labels sampled for each example, for `mc``."""
+    return f"{describe(parameter)}: {parameter.doc}" if parameter.doc else describe(parameter)

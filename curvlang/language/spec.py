@@ -11,6 +11,7 @@ from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity, SpecErr
 from curvlang.diagnostics.source import NOWHERE, Source, Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import Ref
+from curvlang.language.bodies.transforms import check_transform
 from curvlang.language.chain import (
     Chain,
     Curvature,
@@ -23,18 +24,18 @@ from curvlang.language.chain import (
     TaskSpec,
     Value,
 )
+from curvlang.language.checking.arguments import arguments
 from curvlang.language.checking.chains import Chains, register_labels
 from curvlang.language.checking.check_laws import LawChecker
+from curvlang.language.checking.check_solver import check_solver
 from curvlang.language.checking.check_study import Cells, StudyChecker
 from curvlang.language.checking.inverses import check_inverse, check_use, typed
 from curvlang.language.checking.names import Names, collect
-from curvlang.language.checking.solvers import check_solver
-from curvlang.language.checking.transforms import check_transform
-from curvlang.language.checking.values import arguments, value
 from curvlang.language.collector import Collector, EnoughError
 from curvlang.language.registry import LDS, PARTS, SOURCES
 from curvlang.language.syntax import nodes as s
 from curvlang.language.syntax.parser import parse
+from curvlang.language.values import value
 
 DEFAULT_TASK = "digits"
 
@@ -47,7 +48,7 @@ def analyse(source: Source) -> tuple[Spec, list[Diagnostic]]:
     collected = Collector()
     try:
         collected.extend((*problems, *found))
-        return _Checker(names, collected).run(file, source), collected.shown(stopped=False)
+        return SpecChecker(names, collected).run(file, source), collected.shown(stopped=False)
     except EnoughError:
         return Spec(source, {}, {}, ()), collected.shown(stopped=True)
 
@@ -58,7 +59,9 @@ def errors(problems: list[Diagnostic]) -> list[Diagnostic]:
 
 
 @dataclass(slots=True)
-class _Checker:
+class SpecChecker:
+    """Checks the definitions of a file, one after the other, with the names that it sees."""
+
     names: Names
     problems: Collector
     cells: Cells = field(default_factory=Cells)
@@ -168,7 +171,8 @@ class _Checker:
             solver = check_solver(item.solve, inverse, self.names, chains, self.problems)
         lds = None
         if item.lds is not None:
-            lds = arguments(item.lds, LDS, "lds", {}, self.problems)
+            written = s.Use("lds", item.lds, item.span, item.span)
+            lds = arguments(written, LDS, {}, self.problems)
         if self.problems.errors > before or task is None:
             return None
         influence = None if item.influence is None else True
@@ -240,7 +244,7 @@ class _Checker:
                 )
                 continue
             count = len(self.problems)
-            values = arguments(use.arguments, entry, use.name, scope, self.problems)
+            values = arguments(use, entry, scope, self.problems)
             self._blame(count, use, places)
             found[kind] = Part(use.name, values, use.span)
         missing = [kind for kind in PARTS if kind not in {k for k, _ in definition.parts}]

@@ -22,7 +22,7 @@ from curvlang.models.architectures.cnn import cnn
 from curvlang.models.architectures.decoder import decoder
 from curvlang.models.architectures.mlp import mlp
 from curvlang.models.architectures.weights import with_weights
-from curvlang.models.arguments import arguments, choose, placed, signature
+from curvlang.models.arguments import arguments, placed
 from curvlang.models.data.characters import characters
 from curvlang.models.data.data import Data, digits
 from curvlang.models.data.diabetes import diabetes
@@ -87,11 +87,10 @@ class Build:
 
     def __call__(self, seed: int) -> nn.Module:
         """The model whose parameters a generator with this seed draws."""
-        make = choose(MODELS, self.part, "model")
-        values = _values(self.part, registry.MODELS[self.part.name])
+        values = arguments(self.part, "model", registry.MODELS)
         del values["weights"]
         with placed(self.part.span):
-            return make(self.data, Generator().manual_seed(seed), **values)
+            return MODELS[self.part.name](self.data, Generator().manual_seed(seed), **values)
 
 
 def task_from(
@@ -115,8 +114,8 @@ def task_from(
         A task whose `build` makes fresh models and whose `recipe` says how to train them.
 
     Raises:
-        SpecError: E0411 for an unknown name, E0412 for a bad argument, E0550 for a function that is
-            not allowed, E0551 to E0556 for functions and files, at the line of the task.
+        SpecError: E0715 for an unknown name, E0703 to E0707 and E0412 for arguments, E0550 for a
+            function that is not allowed, E0551 to E0556 for functions and files, at the line of the task.
     """
     problems = [] if allow_python else code_in(spec)
     if problems:
@@ -180,8 +179,8 @@ def absolute(part: Part, names: Sequence[str]) -> Part:
 
 def _data(part: Part, loss: str) -> Data:
     """The data of a line."""
-    make = choose(DATA, part, "data set")
-    values = _values(part, registry.DATA[part.name])
+    values = arguments(part, "data", registry.DATA)
+    make = DATA[part.name]
     with placed(part.span):
         match part.name:
             case "file":
@@ -192,21 +191,13 @@ def _data(part: Part, loss: str) -> Data:
                 return make(**values)
 
 
-def _values(part: Part, entry: registry.Entry) -> dict[str, Any]:
-    """The arguments of a line; those of an open entry that it does not know are passed on."""
-    known = {k: v for k, v in part.arguments.items() if k in entry.parameters or not entry.open}
-    rest = {k: v for k, v in part.arguments.items() if k not in known}
-    return {**arguments(replace(part, arguments=known), signature(entry)), **rest}
-
-
 def recipe_from(part: Part) -> Recipe:
     """The recipe of a `train` line.
 
     Raises:
-        SpecError: E0411, E0412 at the line.
+        SpecError: E0715, E0703 to E0707 at the line.
     """
-    entry = choose(registry.OPTIMISERS, part, "way to train")
-    values: dict[str, Any] = arguments(part, signature(entry))
+    values = arguments(part, "optimiser", registry.OPTIMISERS)
     with placed(part.span):
         return Recipe(optimiser=part.name, **values)
 

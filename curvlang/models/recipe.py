@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from math import isfinite
+from dataclasses import dataclass, replace
+from typing import Any
 
-from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.refusal import refusal
-from curvlang.diagnostics.values import another_type, real_number, whole_number
-
-OPTIMISERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("cosine", "constant", "linear")
+from curvlang.language.checking.arguments import OPEN, completed, named
+from curvlang.language.registry import OPTIMISERS, Entry, Parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +17,10 @@ class Recipe:
     `batch` examples; the last incomplete batch is dropped (unless it is the only one). A step
     clips the gradient, then adds the L2 term, as a loop around `torch.optim` does.
 
+    What is left open has the default of a spec's `train` line with the same optimiser.
+
     Args:
-        lr: Learning rate at the first step (behind the warmup).
+        lr: Learning rate at the first step after the warmup.
         momentum: Heavy-ball momentum of `sgd`, as in `torch.optim.SGD` (no dampening).
         batch: Examples in a minibatch.
         epochs: Passes over the subset.
@@ -30,7 +28,7 @@ class Recipe:
         weight_decay: For `sgd` and `adam` λ of the L2 term λ/2·‖θ‖², added to the gradient; λ·I is
             part of the Hessian. For `adamw` the factor of θ ← θ − lr·weight_decay·θ, which is the
             gradient of no term of the objective: nothing is added to the Hessian.
-        optimiser: A word in `OPTIMISERS`, each as in `torch.optim`.
+        optimiser: `sgd`, `adam` or `adamw`, each as in `torch.optim`.
         nesterov: Nesterov's momentum, for `sgd` with `momentum` above 0.
         beta1: Decay of Adam's mean of gradients.
         beta2: Decay of Adam's mean of squared gradients.
@@ -39,22 +37,23 @@ class Recipe:
         clip: Largest norm of the gradient of all parameters, as `clip_grad_norm_`; 0 for none.
 
     Raises:
-        SpecError: E0412 for a value out of range, or of an option that the optimiser has not.
+        SpecError: E0715 for an unknown optimiser, E0703 for a parameter that it does not have, E0705
+            to E0707 and E0760 for values, as for a `train` line.
     """
 
-    lr: float = 0.03
-    momentum: float = 0.0
-    batch: int = 32
-    epochs: int = 100
-    schedule: str = "cosine"
-    weight_decay: float = 0.0
+    lr: float = OPEN
+    momentum: float = OPEN
+    batch: int = OPEN
+    epochs: int = OPEN
+    schedule: str = OPEN
+    weight_decay: float = OPEN
     optimiser: str = "sgd"
-    nesterov: bool = False
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    warmup: int = 0
-    clip: float = 0.0
+    nesterov: bool = OPEN
+    beta1: float = OPEN
+    beta2: float = OPEN
+    eps: float = OPEN
+    warmup: int = OPEN
+    clip: float = OPEN
 
     @property
     def l2(self) -> float:
@@ -71,60 +70,22 @@ class Recipe:
         return {name: getattr(self, name) for name in names}
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained with."""
-        self._check_types()
-        limits = {
-            "lr": (self.lr > 0 and isfinite(self.lr), "above 0"),
-            "momentum": (0 <= self.momentum < 1, "at least 0, below 1"),
-            "batch": (self.batch >= 1, "1 or more"),
-            "epochs": (self.epochs >= 0, "0 or more"),
-            "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
-            "weight_decay": (
-                self.weight_decay >= 0 and isfinite(self.weight_decay),
-                "0 or more",
-            ),
-            "optimiser": (self.optimiser in OPTIMISERS, f"one of {', '.join(OPTIMISERS)}"),
-            "beta1": (0 <= self.beta1 < 1, "at least 0, below 1"),
-            "beta2": (0 <= self.beta2 < 1, "at least 0, below 1"),
-            "eps": (self.eps > 0, "above 0"),
-            "warmup": (self.warmup >= 0, "0 or more"),
-            "clip": (self.clip >= 0, "above 0, or 0 for no clipping"),
-        }
-        for name, (fine, must) in limits.items():
-            if not fine:
-                shown = getattr(self, name)
-                shown = f"{shown:g}" if isinstance(shown, float) else shown
-                raise refusal(
-                    Code.E0412, f"`{name} = {shown}` is out of range", f"it must be {must}"
-                )
-        if self.optimiser != "sgd" and (self.momentum or self.nesterov):
-            raise refusal(
-                Code.E0412,
-                f"`{self.optimiser}` has no `momentum` and no `nesterov`",
-                "use `beta1`, or the optimiser `sgd`",
-            )
-        if self.nesterov and not self.momentum:
-            raise refusal(
-                Code.E0412, "`nesterov` needs a momentum", "give `momentum = 0.9`, or leave it out"
-            )
-
-    def _check_types(self) -> None:
-        """Numbers are numbers, counts are integers, words are texts.
-
-        Raises:
-            SpecError: E0563.
-        """
-        for name, default in DEFAULTS.items():
-            value = getattr(self, name)
-            if isinstance(default, bool | str):
-                if not isinstance(value, type(default)):
-                    wanted = "a text" if isinstance(default, str) else "True or False"
-                    raise another_type(name, value, wanted, f"`{name}={default!r}`")
-            elif isinstance(default, int):
-                whole_number(value, name, str(default))
-            else:
-                real_number(value, name, str(default))
+        """Check what is given, and fill in the defaults of the optimiser."""
+        entry = named("optimiser", self.optimiser, OPTIMISERS)
+        every = Entry("", {**_EVERY, **{n: _alone(p) for n, p in entry.parameters.items()}})
+        stated = {n: v for n in every.parameters if (v := getattr(self, n)) is not OPEN}
+        values: dict[str, Any] = completed(self.optimiser, stated, every)
+        # The default of a parameter that the optimiser does not have says nothing: `replace` states it.
+        own = [n for n in stated if n in entry.parameters or values[n] != every.defaults[n]]
+        values |= completed(self.optimiser, {n: stated[n] for n in own}, entry)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
 
-DEFAULTS = {f.name: f.default for f in fields(Recipe)}
-"""The recipe of the defaults, by name: their types are what is allowed."""
+def _alone(parameter: Parameter) -> Parameter:
+    """A parameter without the other one that it needs."""
+    return replace(parameter, needs="")
+
+
+_EVERY = {k: _alone(p) for e in OPTIMISERS.values() for k, p in e.parameters.items()}
+"""The parameters of all optimisers."""

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
-from curvlang.diagnostics.values import another_type, finite_number
+from curvlang.diagnostics.values import another_type
+from curvlang.language.checking.arguments import number
+from curvlang.language.registry import OPTIMISERS
 from curvlang.models.data.adapt import adapt
 from curvlang.models.data.collect import Pair, Source
 from curvlang.models.execution.copies import copied, differentiable, recordable, unwrapped
@@ -363,16 +365,15 @@ def _weight_decay(recipe: Recipe | None, given: float | None) -> float:
     """The given value, the recipe's, or 0; they must agree where there are both."""
     if given is None:
         return 0.0 if recipe is None else recipe.l2
-    given = finite_number(given, "weight_decay")
-    if given < 0:
-        raise refusal(Code.E0412, f"`weight_decay = {given:g}` is out of range", "give 0 or more")
-    if recipe is not None and recipe.l2 != given:
+    name = "weight_decay"
+    found = number(name, given, OPTIMISERS["sgd"].parameters[name])
+    if recipe is not None and recipe.l2 != found:
         raise refusal(
             Code.E0412,
-            f"`weight_decay = {given:g}`, but the recipe trains with {recipe.l2:g}",
+            f"`{name} = {found:g}`, but the recipe trains with {recipe.l2:g}",
             "give it once, in the recipe",
         )
-    return given
+    return found
 
 
 def _moved(pair: Pair, dtype: torch.dtype, device: torch.device) -> Pair:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from curvlang.language.chain import Part, TaskSpec, Value
 from curvlang.language.checking.conditions import WIDTHS, drawn
-from curvlang.language.registry import LOSSES, NONE, OPTIMISERS, Entry
+from curvlang.language.registry import LOSSES, NONE, OPTIMISERS
 from curvlang.language.space import Space
 from curvlang.models.builtin import task_from
 from curvlang.models.task import Task
@@ -91,19 +91,15 @@ def described(
     data: Mapping[str, Value], model: Mapping[str, Value], loss: str, name: str = "counterexample"
 ) -> TaskSpec:
     """A task that is not trained: its model stays as the data's seed initialises it."""
-    train = _defaults(OPTIMISERS["sgd"])
+    train = OPTIMISERS["sgd"].defaults
     return TaskSpec(
         name,
         {},
         Part("random", data),
         Part("mlp", model),
-        Part(loss, _defaults(LOSSES[loss])),
+        Part(loss, LOSSES[loss].defaults),
         Part("sgd", {**train, "epochs": 0}),
     )
-
-
-def _defaults(entry: Entry) -> dict[str, Value]:
-    return {k: r.default for k, r in entry.parameters.items() if r.default is not None}
 
 
 def built(spec: TaskSpec) -> Task:

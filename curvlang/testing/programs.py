@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from curvlang.ir.expr import Apply, Define, Expr, Index, Negate, Project, Ref, Space, Target, Yield
 from curvlang.ir.indices import names, spaces
-from curvlang.language.checking.letters import MODEL_LETTERS
+from curvlang.language.bodies.letters import MODEL_LETTERS
 from curvlang.language.notation import expression, indices
 from curvlang.testing.expressions import Scope
 from curvlang.testing.statements import NAMES, State, Statements

@@ -107,7 +107,7 @@ def test_the_projected_ensemble_of_one_whole_model_is_the_formula(small):
     p = small.task.model(small.task.train[0]).softmax(-1)
     doubt = 1 - p[torch.arange(50), small.task.train[1]]
     wanted = ask @ torch.linalg.solve(phi.T @ phi, phi.T) * doubt
-    found = projected_ensemble(small, models=1, dimension=wide)
+    found = projected_ensemble(small, 1, wide, 0)
     assert float((found - wanted.detach()).abs().max() / wanted.detach().abs().max()) < 1e-8
 
 
@@ -118,7 +118,7 @@ def test_a_projection_wider_than_the_data_is_refused(small):
     )  # fmt: skip
     given = Setting(few, few, small.train[:20], small.query, 0)
     with pytest.raises(SpecError, match="E0795"):
-        projected_ensemble(given, models=1)
+        projected_ensemble(given, 1, 256, 0)
 
 
 def test_changed_labels_are_other_labels(small):

@@ -35,7 +35,7 @@ ROOMS = (
     Room(2, "ir", "what the mathematics is: index spaces, tensor expressions, and a direct interpreter",
          torch=False),
     Room(3, "language", "text to syntax and back; names resolved, chains checked; `chain.py` is what the "
-         "compiler reads", ("syntax", "checking"), torch=False),
+         "compiler reads", ("syntax", "registry", "bodies", "checking"), torch=False),
     Room(3, "operators", "one file per structured operator: its page of identities", ("iterative",)),
     Room(4, "compiler", "normal form and structure; statements; typed instructions and their printer; "
          "passes, cost; the explanation", ("algebra", "derive", "codegen", "planning", "explain")),

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.language import registry
+from curvlang.language.checking.arguments import completed
+from curvlang.models import builtin
+from curvlang.models.data.data import Data
 
 EXACT = 1e-10
 """Float64, sums of at most a few thousand terms of order one: rounding stays near 1e-14."""
@@ -145,3 +151,21 @@ def assert_refused(code: str, action: Callable[[], object], *words: str) -> None
     text = " ".join([d.headline + " ".join((*d.help, *d.notes)) for d in diagnostics])
     for word in words:
         assert word in text, text
+
+
+def data_set(name: str, **given: object) -> Data:
+    """A data set of the table, its other parameters as the table has them."""
+    return builtin.DATA[name](**completed(name, given, registry.DATA[name]))
+
+
+def file_data(path: str, loss: str = "cross_entropy", **given: object) -> Data:
+    """Data of a file in the working folder, other parameters as the table has them."""
+    values = completed("file", {"path": path, **given}, registry.DATA["file"])
+    return builtin.DATA["file"](**values, loss=loss, folder=Path())
+
+
+def defaults(model: str, **given: object) -> dict[str, Any]:
+    """The parameters of a model of the table, without its weights."""
+    found: dict[str, Any] = completed(model, given, registry.MODELS[model])
+    del found["weights"]
+    return found

@@ -125,7 +125,7 @@ NAN[2, 3], NAN[5, 0], NAN[6, 1] = float("nan"), float("inf"), float("nan")
         ("E0405", {"train": (X, Y + 1)}, "outside 0…2 (first: 3"),
         ("E0405", {"query": (XQ, YQ - 1)}, "first: -1 at example 2"),
         ("E0405", {"loss": "mse"}, "targets of shape [B, 3]"),
-        ("E0411", {"loss": "hinge"}, "`mse`"),
+        ("E0715", {"loss": "hinge"}, "`mse`"),
         ("E0412", {"weight_decay": 0.1, "recipe": Recipe()}, "the recipe trains with 0"),
     ],
 )

@@ -13,11 +13,10 @@ from curvlang.models.architectures.cnn import cnn
 from curvlang.models.architectures.decoder import decoder
 from curvlang.models.builtin import task_from
 from curvlang.models.data.characters import ALPHABET, characters, spelt, text
-from curvlang.models.data.data import digits
 from curvlang.models.data.diabetes import diabetes
 from curvlang.storage.cache import Cache
 from curvlang.training.baseline import train_baseline
-from tests.models.support import assert_refused
+from tests.models.support import assert_refused, data_set, defaults
 
 TASKS = {
     # name: trainable parameters, loss of the queries after the recipe, loss of a constant guess
@@ -77,7 +76,9 @@ def test_characters_are_the_text_and_what_follows():
 
 
 def test_the_decoder_looks_back_only():
-    model = decoder(27, 8, width=4, layers=2, generator=torch.Generator().manual_seed(1)).double()
+    model = decoder(
+        27, 8, **defaults("decoder", width=4, layers=2), generator=torch.Generator().manual_seed(1)
+    ).double()
     X = torch.randint(0, 27, (2, 8), generator=torch.Generator().manual_seed(0))
     changed = X.clone()
     changed[:, 5] = (changed[:, 5] + 1) % 27
@@ -88,13 +89,13 @@ def test_the_decoder_looks_back_only():
 
 
 def test_images_are_the_flat_digits():
-    flat, image = digits(scale="unit"), digits(scale="unit", layout="image")
+    flat, image = data_set("digits", scale="unit"), data_set("digits", scale="unit", layout="image")
     assert image.shape == (1, 8, 8)
     assert torch.equal(flat.train[0], image.train[0].reshape(-1, 64))
 
 
 def test_groups_and_norms_are_in_the_model():
-    model = cnn((1, 8, 8), 10, (4, 8), groups=2, norm="group")
+    model = cnn((1, 8, 8), 10, **defaults("cnn", channels=(4, 8), groups=2, norm="group"))
     kinds = [m for m in model if isinstance(m, nn.Conv2d | nn.GroupNorm)]
     assert [type(m).__name__ for m in kinds] == ["Conv2d", "GroupNorm"] * 2
     assert [m.groups for m in kinds if isinstance(m, nn.Conv2d)] == [1, 2]
@@ -111,11 +112,16 @@ def test_diabetes_is_standardised_by_its_training_part():
 
 
 def test_what_does_not_fit_is_refused():
-    assert_refused("E0412", lambda: cnn((64,), 10), "layout = image")
-    assert_refused("E0412", lambda: cnn((1, 8, 8), 10, (4, 4, 4, 4)), "halves")
-    assert_refused("E0412", lambda: cnn((1, 8, 8), 10, (3, 4), groups=2), "divides")
-    assert_refused("E0412", lambda: decoder(5, 4, width=5, heads=2), "divides the width")
-    assert_refused("E0412", lambda: characters(context=4000), "context such as 8")
-    assert_refused("E0412", lambda: characters(test=1e-5), "such as 0.1")
-    assert_refused("E0412", lambda: diabetes(test=0.9999), "such as 0.1")
-    assert_refused("E0412", lambda: digits(layout="wide"), "`image`")
+    assert_refused("E0412", lambda: cnn((64,), 10, **defaults("cnn")), "layout = image")
+    assert_refused(
+        "E0412", lambda: cnn((1, 8, 8), 10, **defaults("cnn", channels=(4, 4, 4, 4))), "halves"
+    )
+    assert_refused(
+        "E0412", lambda: cnn((1, 8, 8), 10, **defaults("cnn", channels=(3, 4), groups=2)), "divides"
+    )
+    assert_refused(
+        "E0412", lambda: decoder(5, 4, **defaults("decoder", width=5)), "divides the width"
+    )
+    assert_refused("E0412", lambda: data_set("characters", context=4000), "context such as 8")
+    assert_refused("E0412", lambda: data_set("characters", test=1e-5), "such as 0.1")
+    assert_refused("E0412", lambda: data_set("diabetes", test=0.9999), "such as 0.1")

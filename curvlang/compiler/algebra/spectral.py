@@ -20,7 +20,8 @@ from curvlang.ir.expr import Call, Expr, Ref
 from curvlang.ir.functions import SPECTRUM
 from curvlang.ir.indices import walk
 from curvlang.language.chain import InverseUse
-from curvlang.language.registry import NOT_NEGATIVE
+from curvlang.language.registry import INVERSES
+from curvlang.language.registry.kinds import misses
 from curvlang.operators.operator import singular
 
 _REMOVABLE = 1e-6
@@ -172,9 +173,10 @@ def _check_parameter(use: InverseUse, name: str, found: float) -> None:
     shown = f"`{name}` of the inverse `{use.inverse.name}` comes out as {found:.3g}"
     if found != found or found in (float("inf"), float("-inf")):
         raise refusal(Code.E0330, shown, f"give `{name}` a number", labels=label_at(use.span))
-    if name in NOT_NEGATIVE and found < 0:
-        help_ = (f"give `{name}` a number of 0 or more: the spectrum's mean may be negative",)
-        raise refusal(Code.E0330, shown, *help_, labels=label_at(use.span))
+    must = misses(found, INVERSES[name].kind) if name in INVERSES else ""
+    if must:
+        help_ = f"give `{name}` a number of {must}: the spectrum's mean may be negative"
+        raise refusal(Code.E0330, shown, help_, labels=label_at(use.span))
 
 
 def _not_finite(use: InverseUse, where: str, singular: bool = False) -> NoReturn:

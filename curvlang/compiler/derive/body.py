@@ -21,8 +21,8 @@ from curvlang.ir.expr import (
     Yield,
 )
 from curvlang.ir.indices import fresh, names, rename_names, rename_spaces, with_children
+from curvlang.language.bodies.letters import MODEL_LETTERS
 from curvlang.language.chain import Stage
-from curvlang.language.checking.letters import MODEL_LETTERS
 
 
 def write_stage(stage: Stage, state: State, unit: Unit) -> None:

@@ -11,7 +11,7 @@ from typing import assert_never
 
 from curvlang.ir.expr import Define, Expr, Space, Target, Yield
 from curvlang.ir.indices import names, spaces
-from curvlang.language.checking.letters import MODEL_LETTERS
+from curvlang.language.bodies.letters import MODEL_LETTERS
 
 
 def needed(

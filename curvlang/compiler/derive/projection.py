@@ -20,7 +20,7 @@ from curvlang.ir.expr import (
     Ref,
     Target,
 )
-from curvlang.language.checking.letters import LEAF_NAMES
+from curvlang.language.bodies.letters import LEAF_NAMES
 
 
 def project(projection: Project, state: State, unit: Unit, spaces: Mapping[str, str]) -> None:

@@ -9,11 +9,11 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity
 from curvlang.diagnostics.source import NOWHERE
 from curvlang.diagnostics.suggestion import suggestion
+from curvlang.language.bodies.readings import Readings
 from curvlang.language.chain import Chain, Combination, Curvature, Stage, Weight
 from curvlang.language.checking.labels import LABELS
 from curvlang.language.checking.names import Names, shipped_names
 from curvlang.language.checking.walker import LONGEST_CHAIN, Walker
-from curvlang.language.readings import Readings
 from curvlang.language.registry import SOURCES, STAGES, WEIGHTS
 from curvlang.language.sums import weighted_chains
 from curvlang.language.syntax import nodes as s
@@ -90,7 +90,7 @@ class Chains:
             )
         return count <= MOST_TERMS
 
-    def _weight(self, term: s.WeightedChain) -> Weight:
+    def _weight(self, term: s.Weighted) -> Weight:
         """The weight of a term; its names must be values that a task has."""
         for word in term.names:
             if word.text not in WEIGHTS:

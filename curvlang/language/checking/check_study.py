@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import Binary, Expr, Negate, Ref
@@ -23,13 +23,25 @@ from curvlang.language.chain import (
     TaskSpec,
     Value,
 )
+from curvlang.language.checking.arguments import arguments, checked
 from curvlang.language.checking.chains import Chains
 from curvlang.language.checking.inverses import check_use
 from curvlang.language.checking.names import Names
-from curvlang.language.checking.values import arguments, check, show, value
 from curvlang.language.collector import Collector
-from curvlang.language.registry import BASELINES, LDS, MEASURES, NONE, Entry, Rule
+from curvlang.language.registry import (
+    BASELINES,
+    GRID,
+    LDS,
+    MEASURES,
+    NONE,
+    SEED,
+    SEEDS,
+    Entry,
+    Parameter,
+)
+from curvlang.language.registry.kinds import CurvatureName
 from curvlang.language.syntax import nodes as s
+from curvlang.language.values import show, value
 
 Problems = list[Diagnostic]
 TaskOf = Callable[[s.Use, Mapping[str, Value]], TaskSpec | None]
@@ -39,10 +51,6 @@ MOST_CELLS = 1000
 """Cells of a study, seeds counted; more is a slip."""
 MOST_CELLS_OF_FILE = 5000
 """Cells of all studies of a file."""
-_SEEDS = Rule("int", 1, check=lambda x: 1 <= x <= 100, must="between 1 and 100")
-_DAMPING = Rule("float", check=lambda x: x >= 0, must="0 or more")
-
-
 MOST_VALUES = 200_000
 """Values that the cells of a study state together: arguments, and what a task is made of."""
 
@@ -182,25 +190,16 @@ class StudyChecker:
                 continue
             if use.name in found:
                 self._say(Code.E0920, f"`{use.name}` stands twice", use.span, ("leave one out",))
-            values = self._arguments(use, entry)
+            values = arguments(use, entry, {}, self.problems)
             curvature = self._named_in(use, entry, values)
             found[use.name] = Part(use.name, values, use.span, curvature)
         return tuple(found.values())
-
-    def _arguments(self, use: s.Use, entry: Entry) -> dict[str, Value]:
-        """The arguments of a baseline or a measure; what is missing is missing at its place."""
-        problems: Problems = []
-        values = arguments(use.arguments, entry, use.name, {}, problems)
-        self.problems += [
-            p if p.labels else replace(p, labels=(Label(use.span),)) for p in problems
-        ]
-        return values
 
     def _named_in(self, use: s.Use, entry: Entry, values: Mapping[str, Value]) -> Curvature | None:
         """The curvature that an argument names."""
         for argument in use.arguments:
             rule = entry.parameters.get(argument.name)
-            if rule is not None and rule.type == "curvature" and argument.name in values:
+            if rule is not None and rule.kind == CurvatureName() and argument.name in values:
                 return self.chains.named(s.Word(str(values[argument.name]), argument.value.span))
         return None
 
@@ -208,11 +207,11 @@ class StudyChecker:
         if item.damping is None:
             return None
         found = self._list(item.damping, "damping", "damping [1e-3, 1e-2, 1e-1]")
-        for x in found:
-            problem = check(x, _DAMPING, "damping", item.damping.span)
-            if problem is not None:
-                self.problems.append(problem)
-        return tuple(float(x) for x in found if isinstance(x, int | float))
+        return tuple(
+            float(x)
+            for x in self._each(found, "damping", GRID, item.damping)
+            if isinstance(x, int | float)
+        )
 
     def _seeds(self, item: s.StudyDef) -> tuple[int, ...]:
         if item.seeds is None:
@@ -220,14 +219,22 @@ class StudyChecker:
         made = value(item.seeds, {}, self.problems)
         if isinstance(made, tuple):
             found = self._list(item.seeds, "seeds", "seeds 3")
-            rule = Rule("int", check=lambda x: x >= 0, must="0 or more")
-            wrong = [check(x, rule, "seeds", item.seeds.span) for x in found]
-            self.problems += [p for p in wrong if p is not None]
-            return tuple(x for x in found if isinstance(x, int))
-        problem = None if made is None else check(made, _SEEDS, "seeds", item.seeds.span)
-        if problem is not None:
-            self.problems.append(problem)
-        return tuple(range(made)) if isinstance(made, int) and problem is None else ()
+            each = self._each(found, "seeds", SEED, item.seeds)
+            return tuple(x for x in each if isinstance(x, int))
+        (count,) = self._each([] if made is None else [made], "seeds", SEEDS, item.seeds) or (0,)
+        return tuple(range(count)) if isinstance(count, int) else ()
+
+    def _each(
+        self, given: Sequence[Value], name: str, parameter: Parameter, written: s.ValueSyntax
+    ) -> list[Value]:
+        """The values of a line that are right; the others are said."""
+        found = []
+        for x in given:
+            try:
+                found.append(checked(name, x, parameter, written.span))
+            except SpecError as error:
+                self.problems += error.diagnostics
+        return found
 
     def _axes(self, item: s.StudyDef) -> dict[str, tuple[Value, ...]]:
         axes: dict[str, tuple[Value, ...]] = {}
@@ -331,7 +338,8 @@ class StudyChecker:
             task = self.task(use, scope)
             lds = None
             if not silent:
-                lds = arguments(item.protocol or (), LDS, "protocol", scope, self.problems)
+                line = s.Use("protocol", item.protocol or (), item.name_span, item.name_span)
+                lds = arguments(line, LDS, scope, self.problems)
             if task is not None:
                 yield StudyCell(scope, task, lds)
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import (
@@ -25,9 +25,11 @@ from curvlang.ir.expr import (
 from curvlang.ir.functions import ELEMENTWISE, SPECTRUM
 from curvlang.ir.indices import children
 from curvlang.language.chain import Inverse, InverseUse
-from curvlang.language.checking.values import Problems
-from curvlang.language.registry import NOT_NEGATIVE
+from curvlang.language.checking.arguments import checked
+from curvlang.language.registry import INVERSES, Parameter
+from curvlang.language.registry.kinds import Real, limits_of
 from curvlang.language.syntax import nodes as s
+from curvlang.language.values import Problems, value
 
 FACTORS = 2
 """Arguments of a function of the factors' eigenvalues."""
@@ -50,7 +52,7 @@ def typed(definition: s.InverseDef) -> Inverse:
 
 def check_inverse(definition: s.InverseDef, problems: Problems) -> Inverse:
     """A declaration with its names and its formulas checked."""
-    checker = _Checker(problems)
+    checker = InverseChecker(problems)
     checker.form(definition)
     arguments = tuple(x.name for x in definition.arguments)
     known = dict.fromkeys(arguments)
@@ -71,7 +73,7 @@ def check_use(
     use: s.Use, known: Mapping[str, s.InverseDef], problems: Problems
 ) -> InverseUse | None:
     """An inverse with its arguments, as `with tikhonov(damping = 1e-3)` names it."""
-    checker = _Checker(problems)
+    checker = InverseChecker(problems)
     definition = known.get(use.name)
     if definition is None:
         headline = f"unknown inverse `{use.name}`"
@@ -87,13 +89,9 @@ def check_use(
         elif argument.name in given:
             headline = f"`{argument.name}` is given twice"
             checker.say(Code.E0702, headline, argument.span, ("leave one out",))
-        elif isinstance(argument.value, s.Text | s.ListValue):
-            help_ = (f"for example `{argument.name} = 1e-3`",)
-            checker.say(Code.E0705, f"`{argument.name}` is a number", argument.span, help_)
-        else:
+        elif checker.within(argument) and not isinstance(argument.value, s.Text | s.ListValue):
             checker.formula(argument.value, inverse.arguments)
             checker.number(argument.value, argument.name, inverse.arguments)
-            checker.not_negative(argument.name, argument.value, argument.span)
             given[argument.name] = argument.value
     for name, default in inverse.parameters.items():
         if default is None and name not in given:
@@ -134,8 +132,8 @@ def _terms(expr: Expr) -> list[Expr]:
 def _moving(inverse: Inverse) -> set[str]:
     """The arguments, and the bindings that change with them."""
     found = set(inverse.arguments)
-    for name, value in inverse.bindings:
-        if _moves(value, found):
+    for name, formula in inverse.bindings:
+        if _moves(formula, found):
             found.add(name)
     return found
 
@@ -152,7 +150,9 @@ def _moves(expr: Expr, moving: Collection[str]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Checker:
+class InverseChecker:
+    """What is wrong with a declaration of an inverse, or with a use of one."""
+
     problems: Problems
 
     def say(self, code: Code, headline: str, span: Span, help_: tuple[str, ...] = ()) -> None:
@@ -253,7 +253,25 @@ class _Checker:
                 (f"write `mean({first})`, `max({first})` or `min({first})`",),
             )
 
-    def not_negative(self, name: str, expr: Expr, span: Span) -> None:
-        negative = isinstance(expr, Negate) or (isinstance(expr, Number) and expr.value < 0)
-        if name in NOT_NEGATIVE and negative:
-            self.say(Code.E0707, f"`{name}` is negative", span, (f"`{name}` must be 0 or more",))
+    def within(self, argument: s.Argument) -> bool:
+        """Whether what is known of a value without a spectrum lets it be a number in its limits."""
+        parameter = INVERSES.get(argument.name, Parameter(Real()))
+        formula: Problems = []
+        known = value(argument.value, {}, formula)
+        if isinstance(argument.value, Ref) and isinstance(known, str):
+            return True
+        if formula or known is None:
+            must = limits_of(parameter.kind)
+            if not isinstance(argument.value, Negate) or not must:
+                return True
+            headline = f"`{argument.span.text}` is out of range"
+            label = Label(argument.span, f"must be {must}")
+            help_ = (f"for example `{argument.name} = 0.1`",)
+            self.problems.append(Diagnostic(Code.E0707, headline, (label,), help_))
+            return False
+        try:
+            checked(argument.name, known, parameter, argument.span)
+        except SpecError as error:
+            self.problems.extend(error.diagnostics)
+            return False
+        return True

@@ -11,10 +11,9 @@ from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import BodyStatement, Define, Project, Target
-from curvlang.language.chain import Chain, Stage, Value
-from curvlang.language.checking.fold_numbers import check_numbers
-from curvlang.language.checking.labels import label_of
-from curvlang.language.checking.letters import (
+from curvlang.language.bodies.coefficients import check_coefficients
+from curvlang.language.bodies.fold_numbers import check_numbers
+from curvlang.language.bodies.letters import (
     COLUMNS,
     LAYER_LEAVES,
     LEAF_NAMES,
@@ -23,20 +22,22 @@ from curvlang.language.checking.letters import (
     MODEL_LETTERS,
     letters,
 )
-from curvlang.language.checking.names import Names
-from curvlang.language.checking.repeats import check_rounds
-from curvlang.language.checking.transforms import (
+from curvlang.language.bodies.readings import MOST_OPERATIONS, Readings
+from curvlang.language.bodies.repeats import check_rounds
+from curvlang.language.bodies.transforms import (
     body_defines,
     flat,
-    rule_of,
+    parameter_of,
     written,
     yields_model,
 )
-from curvlang.language.checking.values import arguments, value
-from curvlang.language.coefficients import check_coefficients
-from curvlang.language.readings import MOST_OPERATIONS, Readings
+from curvlang.language.chain import Chain, Stage, Value
+from curvlang.language.checking.arguments import arguments
+from curvlang.language.checking.labels import label_of
+from curvlang.language.checking.names import Names
 from curvlang.language.registry import OTHERS, SOURCES, STAGES, Entry
 from curvlang.language.syntax import nodes as s
+from curvlang.language.values import value
 
 LONGEST_CHAIN = 100
 """Stages of a chain, and curvatures that start from each other: nothing on paper comes near it."""
@@ -181,14 +182,14 @@ class Walker:
 
     def _arguments(self, use: s.Use, entry: Entry) -> dict[str, Value] | None:
         before = len(self.problems)
-        given = arguments(use.arguments, entry, use.name, {}, self.problems)
+        given = arguments(use, entry, {}, self.problems)
         return given if len(self.problems) == before else None
 
     def _written(self, use: s.Use) -> Stage | None:
         transform = self.names.transforms[use.name]
         own = tuple(a for a in use.arguments if a.name != "others")
         others = next((a for a in use.arguments if a.name == "others"), None)
-        entry = Entry(transform.doc, {p.name: rule_of(p) for p in transform.parameters})
+        entry = Entry(transform.doc, {p.name: parameter_of(p) for p in transform.parameters})
         given = self._arguments(replace(use, arguments=own), entry)
         if given is None or not self._needs(use, transform):
             return None

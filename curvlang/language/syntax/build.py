@@ -78,7 +78,7 @@ class Builder:
         )
 
     def _combination(self, tree: Tree[Token]) -> s.CombinationSyntax:
-        terms: list[s.WeightedChain] = []
+        terms: list[s.Weighted] = []
         sign = 1.0
         for child in tree.children:
             if isinstance(child, Tree):
@@ -88,7 +88,7 @@ class Builder:
                 sign = -1.0
         return s.CombinationSyntax(tuple(terms), self.span(tree))
 
-    def _weighted(self, tree: Tree[Token], sign: float) -> s.WeightedChain:
+    def _weighted(self, tree: Tree[Token], sign: float) -> s.Weighted:
         *scales, chain = [x for x in tree.children if isinstance(x, Tree)]
         weight, names = sign, []
         for scale in scales:
@@ -103,7 +103,7 @@ class Builder:
                     weight *= float(first)
         # One value for all that is no number: two readings of one text are equal.
         whole = weight if isfinite(weight) else inf
-        return s.WeightedChain(whole, self._chain(chain), tuple(names), self.span(tree))
+        return s.Weighted(whole, self._chain(chain), tuple(names), self.span(tree))
 
     def _chain(self, tree: Tree[Token]) -> s.ChainSyntax:
         source, *stages = [x for x in tree.children if isinstance(x, Tree)]
@@ -155,7 +155,7 @@ class Builder:
 
     def _transform(self, tree: Tree[Token]) -> s.TransformDef:
         name, *rest = tree.children
-        parameters: tuple[s.Parameter, ...] = ()
+        parameters: tuple[s.ParameterSyntax, ...] = ()
         needs: tuple[Target, ...] = ()
         body: list[s.BodySyntax] = []
         for child in rest:
@@ -174,14 +174,14 @@ class Builder:
             str(name), parameters, needs, tuple(body), _doc(rest), self.span(tree), self.span(name)
         )
 
-    def _parameter(self, tree: Tree[Token]) -> s.Parameter:
+    def _parameter(self, tree: Tree[Token]) -> s.ParameterSyntax:
         # Without a default the tree has no third child: the rule of values is inlined.
         name, kind, *default = tree.children
         assert isinstance(kind, Tree)
         words = tuple(str(x) for x in kind.children)
         plain = kind.data == "plain_type"
         value = self.value(default[0]) if default else None
-        return s.Parameter(
+        return s.ParameterSyntax(
             str(name), words[0] if plain else "word", () if plain else words, value, self.span(tree)
         )
 
@@ -290,13 +290,13 @@ class Builder:
         lds: tuple[s.Argument, ...] | None = None
         solve: s.Use | None = None
         first: dict[str, Span] = {}
-        repeated: list[s.RepeatedLine] = []
+        repeated: list[s.Repeated] = []
         for child in measures:
             if not isinstance(child, Tree):
                 continue
             word, place = child.data.removesuffix("_measure"), self.span(child)
             if word in first:
-                repeated.append(s.RepeatedLine(word, first[word], place))
+                repeated.append(s.Repeated(word, first[word], place))
             first.setdefault(word, place)
             match child.data:
                 case "error_measure":

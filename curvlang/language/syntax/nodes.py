@@ -62,7 +62,7 @@ class ChainSyntax:
 
 
 @dataclass(frozen=True, slots=True)
-class WeightedChain:
+class Weighted:
     """`0.9 * chain`, `weight_decay * chain`: `names` are the named weights with their places."""
 
     weight: float
@@ -75,7 +75,7 @@ class WeightedChain:
 class CombinationSyntax:
     """A sum of weighted chains; a plain chain is a sum of one."""
 
-    terms: tuple[WeightedChain, ...]
+    terms: tuple[Weighted, ...]
     span: Span = _span()
 
 
@@ -91,7 +91,7 @@ class CurvatureDef:
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter:
+class ParameterSyntax:
     """`sharing: {expand, reduce} = expand`; `words` is empty for a plain type."""
 
     name: str
@@ -129,7 +129,7 @@ class TransformDef:
     """`transform name(parameters) { … }`."""
 
     name: str
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[ParameterSyntax, ...]
     needs: tuple[Target, ...]
     body: tuple[BodySyntax, ...]
     doc: str = ""
@@ -177,7 +177,7 @@ class TaskDef:
 
 
 @dataclass(frozen=True, slots=True)
-class RepeatedLine:
+class Repeated:
     """A line of an evaluation that stands there again: which, where first, where again."""
 
     word: str
@@ -199,7 +199,7 @@ class EvaluateDef:
     influence: tuple[str, str] | None
     lds: tuple[Argument, ...] | None
     solve: Use | None = None
-    repeated: tuple[RepeatedLine, ...] = ()
+    repeated: tuple[Repeated, ...] = ()
     span: Span = _span()
     name_span: Span = _span()
 
@@ -242,13 +242,13 @@ class StudyDef:
     silent: Word | None = None
     baselines: tuple[Use, ...] = ()
     measures: tuple[Use, ...] = ()
-    repeated: tuple[RepeatedLine, ...] = ()
+    repeated: tuple[Repeated, ...] = ()
     span: Span = _span()
     name_span: Span = _span()
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
+class Measured:
     """A curvature, or a measure of one: `mine`, `trace(mine)`."""
 
     curvature: Word
@@ -269,9 +269,9 @@ class PropertyClaim:
 class RelationClaim:
     """`left equals right`; `relation` is `equals`, `differs_from` or `averages_to`."""
 
-    left: Measurement
+    left: Measured
     relation: str
-    right: Measurement
+    right: Measured
 
 
 @dataclass(frozen=True, slots=True)

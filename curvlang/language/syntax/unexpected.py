@@ -57,7 +57,7 @@ _SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Unexpected:
+class Found:
     """What stood where reading stopped: `kind` is `character`, `token` or `end`."""
 
     kind: str

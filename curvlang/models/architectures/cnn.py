@@ -11,17 +11,15 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.models.architectures.initialise import drawn
 from curvlang.models.architectures.mlp import ACTIVATIONS
 
-NORMS = ("none", "group")
-
 
 def cnn(
     shape: Sequence[int],
     outputs: int,
-    channels: Sequence[int] = (8, 16),
-    groups: int = 1,
-    norm: str = "none",
-    activation: str = "relu",
-    bias: bool = True,
+    channels: Sequence[int],
+    groups: int,
+    norm: str,
+    activation: str,
+    bias: bool,
     generator: Generator | None = None,
 ) -> nn.Sequential:
     """Convolutions of 3 × 3 pixels, each halved by average pooling, and one linear layer behind.
@@ -47,13 +45,13 @@ def cnn(
             "write `data digits(layout = image)`",
         )
     depth = 2 ** len(channels)
-    if not channels or min(channels) < 1 or shape[1] // depth < 1 or shape[2] // depth < 1:
+    if shape[1] // depth < 1 or shape[2] // depth < 1:
         raise refusal(
             Code.E0412,
             f"`channels = {list(channels)}` does not suit images of {shape[1]} × {shape[2]} pixels",
-            "every entry is a convolution with 1 channel or more, and halves the image",
+            "every entry is a convolution, and halves the image",
         )
-    if groups < 1 or any(c % groups for c in channels):
+    if any(c % groups for c in channels):
         raise refusal(
             Code.E0412,
             f"`groups = {groups}` does not divide the channels {list(channels)}",

@@ -111,21 +111,18 @@ class Decoder(nn.Module):
 def decoder(
     tokens: int,
     context: int,
-    width: int = 12,
-    heads: int = 2,
-    layers: int = 1,
-    hidden: int = 24,
-    activation: str = "gelu",
+    width: int,
+    heads: int,
+    layers: int,
+    hidden: int,
+    activation: str,
     generator: Generator | None = None,
 ) -> Decoder:
     """A decoder whose parameters a generator draws; None for a new one with seed 0.
 
     Raises:
-        SpecError: E0412 for a size below 1 or heads that do not divide the width.
+        SpecError: E0412 for heads that do not divide the width.
     """
-    for name, size in (("width", width), ("heads", heads), ("layers", layers), ("hidden", hidden)):
-        if size < 1:
-            raise refusal(Code.E0412, f"`{name} = {size}` is out of range", "sizes are 1 or more")
     if width % heads:
         raise refusal(
             Code.E0412,

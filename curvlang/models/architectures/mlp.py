@@ -9,9 +9,6 @@ from itertools import pairwise
 import torch
 from torch import Generator, Tensor, nn
 
-from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.refusal import refusal
-
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
@@ -54,8 +51,8 @@ def mlp(
     inputs: int,
     outputs: int,
     hidden: Sequence[int],
-    activation: str = "tanh",
-    bias: bool = False,
+    activation: str,
+    bias: bool,
     generator: Generator | None = None,
     positions: str = "kept",
 ) -> nn.Sequential:
@@ -72,16 +69,8 @@ def mlp(
         generator: Where the parameters are drawn from; None for a new one with seed 0. The
             global seed is neither read nor changed.
         positions: A word in `POOLING`, for inputs [B, T, inputs]: what the loss sees of T.
-
-    Raises:
-        SpecError: E0412 for a width that is not positive or an unknown activation.
     """
     widths = [inputs, *hidden, outputs]
-    if min(widths) < 1:
-        raise refusal(Code.E0412, f"a layer of width {min(widths)}", "widths are positive integers")
-    if activation not in ACTIVATIONS:
-        known = ", ".join(f"`{name}`" for name in ACTIVATIONS)
-        raise refusal(Code.E0412, f"there is no activation `{activation}`", f"use one of {known}")
     generator = Generator().manual_seed(0) if generator is None else generator
     layers: list[nn.Module] = []
     for d_in, d_out in pairwise(widths):

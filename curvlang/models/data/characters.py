@@ -33,7 +33,7 @@ def spelt(sequence: Tensor) -> str:
     return "".join(ALPHABET[int(k)] for k in sequence)
 
 
-def characters(context: int = 8, test: float = 0.1, seed: int = 0) -> Data:
+def characters(context: int, test: float, seed: int) -> Data:
     """Windows of `context` characters, one behind the other, each with the characters that follow.
 
     Args:
@@ -49,7 +49,7 @@ def characters(context: int = 8, test: float = 0.1, seed: int = 0) -> Data:
             one side empty.
     """
     numbers = torch.tensor([ALPHABET.index(x) for x in text()])
-    count = (len(numbers) - 1) // context if context >= 1 else 0
+    count = (len(numbers) - 1) // context
     if count < 2:
         raise refusal(
             Code.E0412,

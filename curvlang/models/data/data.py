@@ -18,13 +18,9 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.collect import Pair
 from curvlang.models.data.fields import Fields
 
-LAYOUTS = ("flat", "image")
-SCALES = ("standard", "unit", "none")
-"""Zero mean and unit variance per pixel over the training set; division by 16; as they are."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RawExamples:
+class Given:
     """Examples of a user's function that stay as they are until the task packs them.
 
     Args:
@@ -62,7 +58,7 @@ class Data:
     kind: str
     positions: int = 1
     targets: Callable[[str, str, Sequence[int]], Tensor] | None = None
-    given: RawExamples | None = None
+    given: Given | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -92,28 +88,22 @@ def check_share(test: float, examples: int, least: int = 1) -> None:
         )
 
 
-def digits(test: float = 0.1, seed: int = 0, scale: str = "standard", layout: str = "flat") -> Data:
+def digits(test: float, seed: int, scale: str, layout: str) -> Data:
     """1797 images of 8 by 8 pixels in ten classes, split with equal shares of every class.
 
     Args:
         test: Share of the examples that become queries; 0.1 gives 1617 and 180.
         seed: Of the split.
-        scale: A word in `SCALES`; pixels that are constant over the training set become 0 under
-            `standard`.
+        scale: `standard` for zero mean and unit variance per pixel over the training set (constant
+            pixels become 0), `unit` for division by 16, `none`.
         layout: `flat` for inputs [N, 64], `image` for [N, 1, 8, 8].
 
     Returns:
         Float32 inputs, int64 labels.
 
     Raises:
-        SpecError: E0412 for a share outside (0, 1), or too small or large to have every class
-            on both sides, or an unknown scale.
+        SpecError: E0412 for a share too small or large to have every class on both sides.
     """
-    if scale not in SCALES:
-        known = ", ".join(f"`{word}`" for word in SCALES)
-        raise refusal(Code.E0412, f"there is no scale `{scale}`", f"use one of {known}")
-    if layout not in LAYOUTS:
-        raise refusal(Code.E0412, f"there is no layout `{layout}`", "use `flat` or `image`")
     pixels, labels = load_digits(return_X_y=True)
     least = 10 / len(labels)
     if not least <= test <= 1 - least:

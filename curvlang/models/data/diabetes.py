@@ -12,7 +12,7 @@ from torch import Tensor
 from curvlang.models.data.data import Data, check_share
 
 
-def diabetes(test: float = 0.1, seed: int = 0) -> Data:
+def diabetes(test: float, seed: int) -> Data:
     """442 patients, ten measurements, the progression of the disease a year later.
 
     Efron, Hastie, Johnstone, Tibshirani, Least Angle Regression (2004). Inputs and target have zero

@@ -7,14 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.data import Data
 
 
-def random_data(
-    examples: int = 8, inputs: int = 3, outputs: int = 3, positions: int = 1, seed: int = 0
-) -> Data:
+def random_data(examples: int, inputs: int, outputs: int, positions: int, seed: int) -> Data:
     """`examples` training examples and as many queries, float32, different for every seed.
 
     Args:
@@ -23,16 +19,7 @@ def random_data(
         outputs: Outputs that the model has.
         positions: T; inputs are [N, inputs] for T = 1 and [N, T, inputs] otherwise.
         seed: Of everything that is drawn.
-
-    Raises:
-        SpecError: E0412 for a size below 1.
     """
-    sizes = {
-        "examples": examples, "inputs": inputs, "outputs": outputs, "positions": positions
-    }  # fmt: skip
-    for name, size in sizes.items():
-        if size < 1:
-            raise refusal(Code.E0412, f"`{name} = {size}` is out of range", "sizes are 1 or more")
     shape = (examples, inputs) if positions == 1 else (examples, positions, inputs)
     generator = Generator().manual_seed(seed)
     pairs = [

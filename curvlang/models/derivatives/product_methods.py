@@ -87,7 +87,7 @@ def hessian_way(model: nn.Module, loss: Loss, X: Tensor, y: Tensor) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Search:
+class _Tried:
     """The first way that is right, the first one that runs, the smallest gap, and what the last one raised."""
 
     right: str = ""
@@ -96,16 +96,16 @@ class _Search:
     error: Exception | None = None
 
 
-def _tried_ways(model: nn.Module, loss: Loss, few: tuple[Tensor, Tensor]) -> _Search:
+def _tried_ways(model: nn.Module, loss: Loss, few: tuple[Tensor, Tensor]) -> _Tried:
     """Products of every way against quotients, where the parameters are now."""
     reference = Reference(model, loss, few, reverse.gradient(model, loss, *few))
-    done = _Search()
+    done = _Tried()
     for way, make in HESSIANS.items():
         found, error = tried(partial(_gap, reference, make(model, loss), few))
         if found is not None and found <= reference.limit:
-            return _Search(right=way)
+            return _Tried(right=way)
         ran = done.ran or (way if found is not None else "")
-        done = _Search("", ran, min(done.gap, math.inf if found is None else found), error)
+        done = _Tried("", ran, min(done.gap, math.inf if found is None else found), error)
     return done
 
 

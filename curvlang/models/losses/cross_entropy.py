@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,19 +11,16 @@ from torch import Generator, Tensor
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
-from curvlang.diagnostics.values import real_number, whole_number
+from curvlang.language.checking.arguments import OPEN, settle
+from curvlang.language.registry import LOSSES
 from curvlang.models.losses.loss import (
     Loss,
     flat,
-    numbers_of,
     show_dtype,
     show_shape,
     unfit,
     uniform,
 )
-
-IGNORED = -100
-"""The label of a position that takes no part (padding), as in `torch.nn.CrossEntropyLoss`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,31 +42,15 @@ class CrossEntropy(Loss):
     """
 
     name: ClassVar[str] = "cross_entropy"
-    positions: str = "sum"
-    label_smoothing: float = 0.0
-    ignore_index: int = IGNORED
-    weight: tuple[float, ...] = ()
+    positions: str = OPEN
+    label_smoothing: float = OPEN
+    ignore_index: int = OPEN
+    weight: tuple[float, ...] = OPEN
     axis: int = -1
 
     def __post_init__(self) -> None:
         """Refuse values that leave no loss; weights may come as a tensor or a list."""
-        object.__setattr__(self, "weight", numbers_of(self.weight, "weight"))
-        real_number(self.label_smoothing, "label_smoothing")
-        whole_number(self.ignore_index, "ignore_index", "-100")
-        if self.positions not in ("sum", "mean"):
-            raise refusal(
-                Code.E0412,
-                f"`positions` is `sum` or `mean`, not `{self.positions}`",
-                'write `CrossEntropy(positions="sum")`',
-            )
-        if not 0 <= self.label_smoothing <= 1:
-            raise refusal(
-                Code.E0412,
-                f"`label_smoothing = {self.label_smoothing:g}` is out of range",
-                "give a number from 0 to 1",
-            )
-        if any(not math.isfinite(v) or v < 0 for v in self.weight):
-            raise refusal(Code.E0412, "a class weight is negative or not finite", "give 0 or more")
+        settle(self, self.name, LOSSES[self.name])
         if self.axis not in (-1, 1):
             raise refusal(
                 Code.E0412, f"`axis` is -1 or 1, not `{self.axis}`", 'write `CrossEntropy("sum")`'

@@ -11,13 +11,12 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.refusal import refusal
+from curvlang.language.checking.arguments import OPEN, settle
+from curvlang.language.registry import LOSSES
 from curvlang.models.losses.loss import (
     Loss,
     flat,
     identity,
-    numbers_of,
     show_dtype,
     show_shape,
     unfit,
@@ -75,13 +74,11 @@ class BinaryCrossEntropy(Loss):
     """
 
     name: ClassVar[str] = "bce_with_logits"
-    pos_weight: tuple[float, ...] = ()
+    pos_weight: tuple[float, ...] = OPEN
 
     def __post_init__(self) -> None:
         """Refuse weights that leave no loss; they may come as a tensor or a list."""
-        object.__setattr__(self, "pos_weight", numbers_of(self.pos_weight, "pos_weight"))
-        if any(not math.isfinite(u) or u < 0 for u in self.pos_weight):
-            raise refusal(Code.E0412, "a `pos_weight` is negative or not finite", "give 0 or more")
+        settle(self, self.name, LOSSES[self.name])
 
     def validate(self, shape: Sequence[int], y: Tensor, dtype: torch.dtype) -> None:
         """Targets have the outputs' shape and precision and lie in [0, 1]."""

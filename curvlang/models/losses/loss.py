@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -12,7 +12,6 @@ from torch import Generator, Tensor
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.diagnostics.values import another_type, real_number
 
 
 class Loss(ABC):
@@ -89,18 +88,6 @@ def identity(f: Tensor) -> Tensor:
 def unfit(loss: Loss, what: str, wanted: str) -> SpecError:
     """The refusal of targets or outputs that the loss cannot take."""
     return refusal(Code.E0405, f"`{loss.name}`: {what}", f"give {wanted}")
-
-
-def numbers_of(values: Any, name: str) -> tuple[float, ...]:
-    """Numbers of a tensor or of any sequence, as a tuple.
-
-    Raises:
-        SpecError: E0563 for anything else.
-    """
-    given = values.reshape(-1).tolist() if isinstance(values, Tensor) else values
-    if isinstance(given, str) or not hasattr(given, "__iter__"):
-        raise another_type(name, values, "a list of numbers", f"`{name}=(1.0, 2.0)`")
-    return tuple(real_number(v, name) for v in given)
 
 
 def show_shape(shape: Sequence[int]) -> str:

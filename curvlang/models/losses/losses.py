@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
+from curvlang.language import registry
 from curvlang.language.chain import Part
-from curvlang.models.arguments import Parameter, Signature, arguments, choose, placed
-from curvlang.models.losses.cross_entropy import IGNORED, CrossEntropy
+from curvlang.language.checking.arguments import named
+from curvlang.models.arguments import arguments, placed
+from curvlang.models.losses.cross_entropy import CrossEntropy
 from curvlang.models.losses.elementwise_losses import BinaryCrossEntropy, MeanSquaredError
 from curvlang.models.losses.loss import Loss
 from curvlang.models.losses.loss_modules import loss_of_module, takes_batches
@@ -26,18 +28,6 @@ LOSSES: Mapping[str, Loss] = {
     loss.name: loss for loss in (CrossEntropy(), MeanSquaredError(), BinaryCrossEntropy())
 }
 """Every loss by its name in a spec, with its defaults."""
-
-SIGNATURES: Mapping[str, Signature] = {
-    "cross_entropy": {
-        "positions": Parameter("word", "sum", ("sum", "mean")),
-        "label_smoothing": Parameter("number", 0.0),
-        "ignore_index": Parameter("integer", IGNORED),
-        "weight": Parameter("numbers", ()),
-    },
-    "mse": {},
-    "bce_with_logits": {"pos_weight": Parameter("numbers", ())},
-}
-"""Parameters of the losses, as a spec gives them."""
 
 
 def loss_named(
@@ -53,7 +43,7 @@ def loss_named(
         targets: The targets, likewise.
 
     Raises:
-        SpecError: E0411 for a name that is not in `LOSSES` or a value that is no loss, E0582 for a
+        SpecError: E0715 for an unknown name, E0411 for a value that is not a loss, E0582 for a
             module of torch whose objective is no mean over the examples, E0587 for one with
             parameters.
     """
@@ -65,9 +55,7 @@ def loss_named(
         return loss_of_module(loss, outputs, targets)  # type: ignore[arg-type]
     if not isinstance(loss, str):
         return AutodiffLoss(loss, _name(loss))
-    if loss not in LOSSES:
-        known = ", ".join(f"`{name}`" for name in LOSSES)
-        raise refusal(Code.E0411, f"there is no loss `{loss}`", f"use one of {known}")
+    named("loss", loss, registry.LOSSES)
     return LOSSES[loss]
 
 
@@ -89,10 +77,10 @@ def loss_from(part: Part) -> Loss:
     """The loss of a spec's `loss` line, with its parameters.
 
     Raises:
-        SpecError: E0411, E0412 at the line.
+        SpecError: E0715, E0703 to E0707 at the line.
     """
-    loss = choose(LOSSES, part, "loss")
-    values = arguments(part, SIGNATURES[part.name])
+    values = arguments(part, "loss", registry.LOSSES)
+    loss = LOSSES[part.name]
     with placed(part.span):
         return replace(loss, **values) if values else loss  # type: ignore[type-var]
 
@@ -107,7 +95,6 @@ def _name(function: Function) -> str:
 
 
 __all__ = [
-    "IGNORED",
     "LOSSES",
     "AutodiffLoss",
     "BinaryCrossEntropy",

@@ -16,9 +16,10 @@ from torch import Tensor
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.language.registry import METRICS
+from curvlang.models.data.fields import IGNORED
 from curvlang.models.losses.loss import Loss
 from curvlang.models.losses.loss_modules import of_one_example, takes_batches
-from curvlang.models.losses.losses import IGNORED, CrossEntropy
+from curvlang.models.losses.losses import CrossEntropy
 from curvlang.models.losses.user_loss import AutodiffLoss, Function
 from curvlang.models.task import Task
 
@@ -53,7 +54,7 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
-class QueryMetric:
+class Asked:
     """A metric as scores use it.
 
     Args:
@@ -116,7 +117,7 @@ CLASS_METRICS: Mapping[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 }
 
 
-def query_metric(metric: str | Metric, loss: Loss) -> QueryMetric:
+def asked_of(metric: str | Metric, loss: Loss) -> Asked:
     """The cost of a metric on a task with this loss.
 
     Raises:
@@ -126,11 +127,9 @@ def query_metric(metric: str | Metric, loss: Loss) -> QueryMetric:
         name = metric.name or getattr(metric.function, "__name__", "metric")
         function = metric.function if metric.better == "lower" else _Negative(metric.function)
         way = "lowers" if metric.better == "lower" else "raises"
-        return QueryMetric(
-            name, AutodiffLoss(function, name), f"training on the example {way} `{name}`"
-        )
+        return Asked(name, AutodiffLoss(function, name), f"training on the example {way} `{name}`")
     if metric == "loss":
-        return QueryMetric("loss", loss, "training on the example lowers the query's loss")
+        return Asked("loss", loss, "training on the example lowers the query's loss")
     if metric not in CLASS_METRICS:
         raise refusal(
             Code.E0590,
@@ -144,10 +143,10 @@ def query_metric(metric: str | Metric, loss: Loss) -> QueryMetric:
             "use `loss`, or `cv.Metric(function, better=…)`",
         )
     cost = AutodiffLoss(_OfClass(metric, loss.ignore_index, loss.axis), metric)
-    return QueryMetric(metric, cost, f"training on the example raises the query's {metric}")
+    return Asked(metric, cost, f"training on the example raises the query's {metric}")
 
 
-def query_metric_on(metric: str | Metric, task: Task) -> QueryMetric:
+def asked_on(metric: str | Metric, task: Task) -> Asked:
     """The metric of a task's queries, tried on them before any work.
 
     Raises:
@@ -160,7 +159,7 @@ def query_metric_on(metric: str | Metric, task: Task) -> QueryMetric:
         # A module, or a function of torch, reads the axes of a batch.
         name = metric.name or getattr(metric.function, "__name__", type(metric.function).__name__)
         metric = replace(metric, function=of_one_example(metric.function, f, y), name=name)
-    asked = query_metric(metric, task.loss)
+    asked = asked_of(metric, task.loss)
     asked.cost.validate((len(y), *f.shape[1:]), y, f.dtype)
     return asked
 

@@ -17,11 +17,11 @@ from curvlang.models.tracing.layer_block import (
     scale_and_shift,
     trainable,
 )
-from curvlang.models.tracing.survey import CoveredLayer, OutsideParameter, Survey
+from curvlang.models.tracing.survey import Bare, CoveredLayer, Survey
 from curvlang.models.tracing.trace import (
     Groups,
     Trace,
-    TracedLayer,
+    Watched,
     trace,
 )
 
@@ -54,7 +54,7 @@ class Facts:
         """The same with further layers outside."""
         return replace(self, outside={**self.outside, **outside})
 
-    def split(self, found: Survey) -> tuple[list[CoveredLayer], list[OutsideParameter]]:
+    def split(self, found: Survey) -> tuple[list[CoveredLayer], list[Bare]]:
         """The layers that show `a` and `g`, and all parameters outside them."""
         shown = [layer for layer in found.layers if layer.name not in self.outside]
         bare = list(found.bare)
@@ -63,16 +63,16 @@ class Facts:
             if why is not None:
                 kind = type(layer.module).__name__
                 names = [name for name in (layer.weight, layer.bias) if name]
-                bare += [OutsideParameter(name, layer.name, kind, why) for name in names]
+                bare += [Bare(name, layer.name, kind, why) for name in names]
         return shown, bare
 
     def watched(self, layers: Sequence[CoveredLayer], *, trying: bool = False) -> Groups:
         """The layers to watch; with any fold while they are tried."""
         return {x.name: self.watching(x, trying=trying) for x in layers}
 
-    def watching(self, layer: CoveredLayer, *, trying: bool = False) -> TracedLayer:
+    def watching(self, layer: CoveredLayer, *, trying: bool = False) -> Watched:
         """How a layer's uses are recorded; with any fold while it is tried."""
-        return TracedLayer(
+        return Watched(
             layer.modules,
             layer.kind,
             layer.inside,
@@ -148,9 +148,7 @@ def _index(
     return torch.cat(columns, -1)
 
 
-def bare_blocks(
-    items: Sequence[OutsideParameter], model: nn.Module, facts: Facts
-) -> Iterator[LayerBlock]:
+def bare_blocks(items: Sequence[Bare], model: nn.Module, facts: Facts) -> Iterator[LayerBlock]:
     """A block for every parameter outside the layers; one without entries has none."""
     own, starts = trainable(model), offsets(model)
     for item in items:

@@ -17,7 +17,7 @@ from curvlang.models.layers import Input, Layer
 from curvlang.models.tracing.trace import (
     Groups,
     Trace,
-    TracedLayer,
+    Watched,
     pull_back,
 )
 
@@ -61,7 +61,7 @@ class LayerBlock:
     bias: str
     index: Tensor
     parameters: tuple[str, ...]
-    watched: TracedLayer | None = None
+    watched: Watched | None = None
     part: int = 0
     at_once: bool = False
     reason: str = ""

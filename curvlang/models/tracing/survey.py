@@ -45,7 +45,7 @@ class CoveredLayer:
 
 
 @dataclass(frozen=True, slots=True)
-class OutsideParameter:
+class Bare:
     """A trainable parameter that no layer shows: its gradients per example come from autograd."""
 
     parameter: str
@@ -59,7 +59,7 @@ class Survey:
     """All trainable parameters, in covered layers or bare; and the frozen ones."""
 
     layers: tuple[CoveredLayer, ...]
-    bare: tuple[OutsideParameter, ...]
+    bare: tuple[Bare, ...]
     frozen: tuple[str, ...]
 
 
@@ -195,11 +195,11 @@ def _bare(
     p: nn.Parameter,
     owners: dict[int, list[str]],
     reasons: dict[int, str],
-) -> OutsideParameter:
+) -> Bare:
     owner = owners[id(p)][0]
     type_name = type(submodule(model, owner)).__name__
     reason = reasons.get(id(p), f"{type_name} is not a covered layer")
-    return OutsideParameter(name, owner or "model", type_name, reason)
+    return Bare(name, owner or "model", type_name, reason)
 
 
 _RANDOM = (_DropoutNd, _BatchNorm, nn.RReLU)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from curvlang.diagnostics.codes import Code
@@ -14,9 +15,9 @@ from curvlang.evaluation.study.result import StudyResult
 from curvlang.reporting.study.export import csv_tables, markdown
 from curvlang.reporting.study.figures import study_drawings
 from curvlang.reporting.study.html import study_html
-from curvlang.storage.atomic import Destination, probe
+from curvlang.storage.atomic import probe, refusals
 from curvlang.storage.leftovers import unfinished
-from curvlang.storage.swap import clear_inside, recover, write_folder
+from curvlang.storage.swap import clear_inside, recover, whole_folder
 
 RESULT = "study.json"
 REPORT = "report.html"
@@ -39,7 +40,7 @@ def check_study_folder(folder: Path) -> None:
         MachineError: E0802.
     """
     target = Path(os.path.realpath(folder))
-    with _destination(target).refusals():
+    with _refusals(target, 0):
         recover(target, _KEPT)
         for inside in (target, *(target / name for name in (CELLS, *_INSIDE))):
             clear_inside(inside)
@@ -95,9 +96,16 @@ def write_study(
     """
     target = Path(os.path.realpath(folder))
     contents = _contents(result, spec_text, {*formats, *_formats_in(target)})
-    with _destination(target).refusals(sum(map(len, contents.values()))):
+    with _refusals(target, sum(map(len, contents.values()))):
         _check_replaceable(target)
-        write_folder(target, contents, _KEPT)
+        with whole_folder(target, _KEPT) as partial:
+            for name, content in contents.items():
+                place = partial / name
+                place.parent.mkdir(exist_ok=True)
+                with place.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
 
 
 def _contents(result: StudyResult, spec_text: str, formats: Set[str]) -> Mapping[str, bytes]:
@@ -127,6 +135,6 @@ def _formats_in(target: Path) -> Iterator[str]:
         yield "pdf"
 
 
-def _destination(target: Path) -> Destination:
+def _refusals(target: Path, needed: int) -> AbstractContextManager[None]:
     note = "finished cells are kept: run the same command to go on"
-    return Destination(target, "folder", note)
+    return refusals(target, needed, code=Code.E0905, thing="folder", note=note)

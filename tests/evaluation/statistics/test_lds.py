@@ -94,7 +94,7 @@ def test_ceiling_recovers_a_known_reliability():
     "wrong", [{"subsets": 1}, {"keep": 0.0}, {"keep": 1.5}, {"retrains": 0}, {"queries": 0}]
 )
 def test_protocols_that_measure_nothing_are_refused(wrong):
-    with pytest.raises(cv.SpecError, match="E0501"):
+    with pytest.raises(cv.SpecError, match="E0707"):
         cv.LDS(**wrong)
 
 

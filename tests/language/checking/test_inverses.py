@@ -38,7 +38,7 @@ MISTAKES = {
     "an argument of eigenvalues": ("evaluate kfac with tikhonov(damping = s)", "E0731", "max(s)"),
     "an argument of another name": ("evaluate kfac with tikhonov(damping = mean(t))", "E0719", "`t`"),
     "an argument twice": ("evaluate kfac with tikhonov(damping = 1, damping = 2)", "E0702", "leave one out"),
-    "an argument that is text": ('evaluate kfac with tikhonov(damping = "a")', "E0705", "1e-3"),
+    "an argument that is text": ('evaluate kfac with tikhonov(damping = "a")', "E0705", "damping = 0.1"),
     "a negative multiple": ("evaluate kfac with tikhonov_per_block(relative = -1)", "E0707", "0 or more"),
     "unknown solver": (E.format("cgs"), "E0734", "did you mean `cg`"),
     "unknown option": (E.format("cg(tol = 1e-3)"), "E0703", "`cg` has no parameter `tol`"),

@@ -16,9 +16,8 @@ from safetensors.torch import save_file
 import curvlang as cv
 from curvlang.language import loads, part_text
 from curvlang.models.architectures.weights import read_weights, with_weights
-from curvlang.models.files.file_data import file_data
 from curvlang.models.files.files import read_table
-from tests.models.support import assert_refused
+from tests.models.support import assert_refused, file_data
 
 X = np.random.default_rng(0).normal(size=(12, 3))
 Y = np.arange(12) % 3

@@ -20,10 +20,9 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.models.architectures import weights
 from curvlang.models.architectures.weights import read_weights, with_weights
 from curvlang.models.files import file_columns
-from curvlang.models.files.file_data import file_data
 from curvlang.models.files.files import read_table
 from curvlang.models.user_code import user_model
-from tests.models.support import assert_refused
+from tests.models.support import assert_refused, file_data
 
 X = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
 Y = np.arange(12) % 3

@@ -315,11 +315,11 @@ def test_targets_that_do_not_fit_are_refused(loss_name, shape, y, words) -> None
 
 
 def test_unknown_names_are_refused() -> None:
-    assert_refused("E0411", lambda: loss_named("hinge"), "`hinge`", "`cross_entropy`")
-    assert_refused("E0412", lambda: CrossEntropy("all"), "`sum`")
-    assert_refused("E0412", lambda: CrossEntropy(label_smoothing=1.1), "0 to 1")
-    assert_refused("E0412", lambda: CrossEntropy(weight=(1.0, -1.0)), "negative")
-    assert_refused("E0412", lambda: BinaryCrossEntropy((float("inf"),)), "finite")
+    assert_refused("E0715", lambda: loss_named("hinge"), "`hinge`", "`cross_entropy`")
+    assert_refused("E0706", lambda: CrossEntropy("all"), "`sum`")
+    assert_refused("E0707", lambda: CrossEntropy(label_smoothing=1.1), "0 to 1")
+    assert_refused("E0707", lambda: CrossEntropy(weight=(1.0, -1.0)), "0 or more each")
+    assert_refused("E0707", lambda: BinaryCrossEntropy((float("inf"),)), "finite each")
 
 
 @pytest.mark.parametrize(

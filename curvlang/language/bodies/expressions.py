@@ -27,7 +27,7 @@ from curvlang.ir.expr import (
 )
 from curvlang.ir.functions import ELEMENTWISE, FUNCTIONS, MAKERS, TensorFunction
 from curvlang.ir.indices import FreeIndices, walk
-from curvlang.language.checking.letters import (
+from curvlang.language.bodies.letters import (
     COLUMNS,
     LAYER_LEAVES,
     MODEL_LEAVES,

@@ -18,7 +18,6 @@ MOST_READ = 300_000
 ANOTHER = "\0"
 """Stands for any word that no `when` names."""
 
-Choice = Mapping[str, str]
 Options = Mapping[str, tuple[str, ...]]
 
 

@@ -16,8 +16,8 @@ from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import Project, Ref, Space, Yield
 from curvlang.ir.indices import walk
 from curvlang.language.chain import Value
-from curvlang.language.checking.values import value
 from curvlang.language.syntax import nodes as s
+from curvlang.language.values import value
 
 MOST_ROUNDS = 100
 """Rounds of a repetition, with those around it: each may be a pass over the data."""
@@ -111,7 +111,7 @@ def _once(body: Sequence[s.BodySyntax]) -> Iterator[Once]:
                 pass
 
 
-def _names(repeat: s.Repeat, known: Mapping[str, s.Parameter]) -> Iterator[Diagnostic]:
+def _names(repeat: s.Repeat, known: Mapping[str, s.ParameterSyntax]) -> Iterator[Diagnostic]:
     whole = tuple(name for name, p in known.items() if p.type == "int")
     for node in walk(repeat.count):
         if not isinstance(node, Ref) or node.name in whole:

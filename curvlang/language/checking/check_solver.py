@@ -8,15 +8,13 @@ from curvlang.diagnostics.refusal import label_at
 from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.language.chain import Curvature, InverseUse, Solver
+from curvlang.language.checking.arguments import arguments
 from curvlang.language.checking.chains import Chains
 from curvlang.language.checking.inverses import shift
 from curvlang.language.checking.names import Names
-from curvlang.language.checking.values import Problems, arguments
-from curvlang.language.registry import SOLVERS
+from curvlang.language.registry import NONE, SOLVERS
 from curvlang.language.syntax import nodes as s
-
-NONE = "none"
-"""The word for no preconditioner."""
+from curvlang.language.values import Problems
 
 
 def check_solver(
@@ -39,7 +37,7 @@ def check_solver(
     before = len(problems)
     if inverse is not None and shift(inverse.inverse) is None:
         problems.append(another_equation(use.name, use.span, inverse))
-    given = arguments(use.arguments, entry, use.name, {}, problems)
+    given = arguments(use, entry, {}, problems)
     name = str(given.get("preconditioner", NONE))
     found = None if name == NONE else _preconditioner(name, use, names, chains, problems)
     if len(problems) > before:

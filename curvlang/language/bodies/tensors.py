@@ -24,8 +24,8 @@ from curvlang.ir.expr import (
 )
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.ir.indices import walk
-from curvlang.language.checking.expressions import ExpressionChecker
-from curvlang.language.checking.letters import MODEL_LETTERS, PROJECTED, letters
+from curvlang.language.bodies.expressions import ExpressionChecker
+from curvlang.language.bodies.letters import MODEL_LETTERS, PROJECTED, letters
 
 ROWS = ((Index("o"), Index("i"), Index("o", 1), Index("i", 1)), (Index("p"), Index("p", 1)))
 

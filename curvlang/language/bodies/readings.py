@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from curvlang.ir.expr import BodyStatement, Define, Expr, Space, Yield
 from curvlang.ir.indices import walk
+from curvlang.language.bodies.repeats import rounds
+from curvlang.language.bodies.transforms import decides, specialise
 from curvlang.language.chain import Stage, Value
-from curvlang.language.checking.repeats import rounds
-from curvlang.language.checking.transforms import decides, specialise
 from curvlang.language.syntax import nodes as s
 
 MOST_OPERATIONS = 200_000

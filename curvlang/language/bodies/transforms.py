@@ -11,15 +11,16 @@ from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import BodyStatement, Define, Expr, Number, Project, Space, Target, Yield
 from curvlang.ir.indices import substitute, walk
+from curvlang.language.bodies.choices import choices
+from curvlang.language.bodies.coefficients import check_coefficients
+from curvlang.language.bodies.fold_numbers import check_numbers
+from curvlang.language.bodies.repeats import CHECKED_ROUNDS, MOST_ROUNDS, check_repeats, rounds
+from curvlang.language.bodies.tensors import TensorChecker
 from curvlang.language.chain import Value
-from curvlang.language.checking.fold_numbers import check_numbers
-from curvlang.language.checking.repeats import CHECKED_ROUNDS, MOST_ROUNDS, check_repeats, rounds
-from curvlang.language.checking.tensors import TensorChecker
-from curvlang.language.checking.values import value
-from curvlang.language.choices import choices
-from curvlang.language.coefficients import check_coefficients
-from curvlang.language.registry import Rule
+from curvlang.language.registry import Parameter
+from curvlang.language.registry.kinds import Anything, Choice, Integer, Kind, Real, Truth
 from curvlang.language.syntax import nodes as s
+from curvlang.language.values import value
 
 _TYPES = ("int", "float", "bool", "list", "word")
 
@@ -53,15 +54,18 @@ def yields_model(body: Sequence[s.BodySyntax]) -> bool | None:
     return next(found, None)
 
 
-def rule_of(parameter: s.Parameter) -> Rule:
+def parameter_of(declared: s.ParameterSyntax) -> Parameter:
     """What a value of a transform's parameter has to be."""
-    default = None if parameter.default is None else value(parameter.default, {}, [])
-    kind = {"list": "any"}.get(parameter.type, parameter.type)
-    if kind == "float" and isinstance(default, int):
+    default = None if declared.default is None else value(declared.default, {}, [])
+    kinds: Mapping[str, Kind] = {
+        "int": Integer(),
+        "float": Real(),
+        "bool": Truth(),
+        "word": Choice(declared.words),
+    }
+    if declared.type == "float" and isinstance(default, int):
         default = float(default)
-    return Rule(
-        kind if kind in ("int", "float", "bool", "word") else "any", default, parameter.words
-    )
+    return Parameter(kinds.get(declared.type, Anything()), default)
 
 
 def specialise(

@@ -1,0 +1,1 @@
+"""What the body of a transformation says: index letters, tensors, choices, rounds."""
