@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +16,7 @@ def command(
     ] = False,
 ) -> int:
     """Format specs in place: white space only, comments kept."""
-    from curvlang.language.files import read
+    from curvlang.language.files import read, rewrite
     from curvlang.language.syntax.formatter import format_source
 
     changed = []
@@ -28,23 +27,6 @@ def command(
             changed.append((source.name, text))
     for name, text in changed:
         if not check:
-            _replace(Path(name), text)
+            rewrite(Path(name), text)
         print(f"{name}: {'would be formatted' if check else 'formatted'}", file=sys.stderr)
     return 1 if check and changed else 0
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write all or nothing, rights kept."""
-    from curvlang.storage.leftovers import belongs_to, clear, hidden_name, locked
-
-    clear(path.parent, belongs_to(path))
-    part = hidden_name(path)
-    try:
-        with part.open("x", encoding="utf-8") as handle, locked(part):
-            handle.write(text)
-            handle.flush()
-            os.chmod(part, path.stat().st_mode)
-            os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

@@ -25,7 +25,7 @@ from curvlang.facade import chains_of, evaluation_of
 from curvlang.language import analyse, curvature_named, load, no_curvature
 from curvlang.language.chain import Combination, Curvature, Evaluation, Spec, TaskSpec
 from curvlang.models.builtin import absolute, is_trained
-from curvlang.models.losses.metric import asked_of
+from curvlang.models.losses.metric import query_metric
 from curvlang.models.task import Task
 from curvlang.operators import usable
 from curvlang.reporting.provenance import provenance
@@ -130,7 +130,7 @@ def _one(
         key = repr((wanted.name, wanted.data, wanted.model, wanted.loss, wanted.train))
         if key not in trained:
             fresh = fresh_task(wanted, options.sources, seed=options.seed, device=device)
-            asked_of(options.metric, fresh.loss)
+            query_metric(options.metric, fresh.loss)
             _check_plan(curvature, fresh.to(dtype=dtype), protocol)
             base = trained_task(fresh, options.seed, bars)
             training = time.perf_counter() - start

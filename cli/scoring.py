@@ -27,11 +27,11 @@ from curvlang.language import default_inverse, load
 from curvlang.language.chain import TaskSpec
 from curvlang.models.data.characters import spelt
 from curvlang.models.data.images import pictures
-from curvlang.models.losses.metric import Asked, asked_of
+from curvlang.models.losses.metric import QueryMetric, query_metric
 from curvlang.models.task import Task
 from curvlang.models.tracing.per_position import position_count
 from curvlang.operators.iterative.iteration import NotConverged
-from curvlang.reporting.examples import Looks, images, show_largest, show_top, texts
+from curvlang.reporting.examples import InputTexts, images, show_largest, show_top, texts
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.prepare import prepare
 from curvlang.storage.score_file import Scores, check_score_file, write_scores
@@ -65,7 +65,7 @@ def score(request: Request) -> Found:
     wanted = task_of(evaluation_of(spec, curvature), request.sources)
     fresh = fresh_task(wanted, request.sources, seed=request.seed, device=device)
     prepare(list(chains_of(curvature)), fresh.to(dtype=dtype), last=True)
-    asked = asked_of(request.metric, fresh.loss)
+    asked = query_metric(request.metric, fresh.loss)
     labels = _groups(request, fresh)
     if request.per_position:
         position_count(fresh)
@@ -219,7 +219,7 @@ def _axes(request: Request) -> tuple[str, ...]:
 
 
 def _notes(
-    request: Request, op: FittedOperator, name: str, task: Task, asked: Asked
+    request: Request, op: FittedOperator, name: str, task: Task, asked: QueryMetric
 ) -> dict[str, str]:
     """What the numbers mean: it stands in the file where the format has a place for it."""
     if request.self_influence:
@@ -273,7 +273,7 @@ def _largest(request: Request, arrays: Mapping[str, Tensor], task: Task) -> list
     return largest(arrays["scores"], request.top, task)
 
 
-def _looks(wanted: TaskSpec, task: Task) -> Looks | None:
+def _looks(wanted: TaskSpec, task: Task) -> InputTexts | None:
     """Images as images, text as text."""
     if wanted.data.name == "characters":
         return texts(task.train[0], task.query[0], spelt)

@@ -17,7 +17,7 @@ from functools import cache, cached_property
 
 from make_tables import DOCS, TABLES, renewed
 
-from curvlang.compiler.explain.derivation import Derived, derivation, latex, structure_name
+from curvlang.compiler.explain.derivation import StageDerivation, derivation, latex, structure_name
 from curvlang.compiler.explain.explain import Explanation
 from curvlang.compiler.explain.listing import count
 from curvlang.compiler.planning.cost import elements, function_cost, known_elements
@@ -57,7 +57,7 @@ class Shipped:
         return found
 
     @cached_property
-    def derived(self) -> tuple[Derived, ...]:
+    def derived(self) -> tuple[StageDerivation, ...]:
         """Every stage of the chain, with its structure in the first block."""
         whole = prepare([self.chain], _task(), batch=BATCH)
         return Explanation(whole.plans, whole.chains).stages()
@@ -201,7 +201,7 @@ def _spec(spec: Shipped, specs: Mapping[str, Shipped]) -> Iterator[str]:
     yield from _cost(spec)
 
 
-def _label(stage: Derived) -> str:
+def _label(stage: StageDerivation) -> str:
     return stage.result.label
 
 
@@ -227,11 +227,11 @@ def _defined(body: Sequence[BodySyntax]) -> Iterator[str]:
             yield from (t.name for t in statement.targets)
 
 
-def _structure(stage: Derived) -> str:
+def _structure(stage: StageDerivation) -> str:
     return f"Structure: {structure_name(stage.shape)} ({stage.shape.reason})."
 
 
-def _math(stages: Sequence[Derived]) -> str:
+def _math(stages: Sequence[StageDerivation]) -> str:
     rows = [x for x in latex(stages) if not x.startswith("%")]
     blocks = "\n".join(rows).replace("{align*}", "{aligned}").split("\\end{aligned}\n")
     return "\n\n".join(

@@ -36,7 +36,7 @@ from curvlang.language import inverse_text, solver_text
 from curvlang.language.checking.inverses import shift
 from curvlang.models.execution.torch_state import settled
 from curvlang.models.losses.loss import Loss
-from curvlang.models.losses.metric import Metric, asked_on
+from curvlang.models.losses.metric import Metric, query_metric_on
 from curvlang.models.task import Task, check_task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.models.tracing.per_position import position_count, position_gradients
@@ -148,7 +148,7 @@ def influence(
     ready = inverted(
         operator, task, damping=damping, inverse=inverse, solve=solve, progress=progress
     )
-    asked = asked_on(metric, task)
+    asked = query_metric_on(metric, task)
     run = partial(
         scored_by,
         ready.operator,

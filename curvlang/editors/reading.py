@@ -128,13 +128,13 @@ class Reading:
 
 
 @dataclass(slots=True)
-class _Open:
+class _OpenBracket:
     """An open bracket; `around` is the innermost one, itself included, that has an owner or a body."""
 
     mark: str
     frame: Frame
     owner: Owner | None = None
-    around: _Open | None = None
+    around: _OpenBracket | None = None
 
 
 _OWNED = (Frame.ARGUMENTS, Frame.PARAMETERS, Frame.WORDS, Frame.BODY)
@@ -170,7 +170,7 @@ class _Reader:
         self.text = text
         self.known = vocabulary()
         self.items: list[Item] = []
-        self.open: list[_Open] = []
+        self.open: list[_OpenBracket] = []
         self.before: list[Word] = []
         self.seen: set[str] = set()
         self.marks: Counter[str] = Counter()
@@ -241,13 +241,13 @@ class _Reader:
                 (last.role in (Role.TENSOR, Role.FUNCTION) and glued)
                 or last.text in self.known.reductions
             )
-            self._push(_Open(mark, Frame.INDICES if index else Frame.LIST))
+            self._push(_OpenBracket(mark, Frame.INDICES if index else Frame.LIST))
         elif mark == "{":
             inside = self.frame is Frame.PARAMETERS
             owner = self._owner() if inside else None
-            self._push(_Open(mark, Frame.WORDS if inside else Frame.BODY, owner))
+            self._push(_OpenBracket(mark, Frame.WORDS if inside else Frame.BODY, owner))
 
-    def _push(self, opened: _Open) -> None:
+    def _push(self, opened: _OpenBracket) -> None:
         outer = self.open[-1].around if self.open else None
         opened.around = opened if opened.frame in _OWNED else outer
         self.open.append(opened)
@@ -263,7 +263,7 @@ class _Reader:
             if closed == mark:
                 return
 
-    def _parenthesis(self, last: Word | None) -> _Open:
+    def _parenthesis(self, last: Word | None) -> _OpenBracket:
         match last:
             case Word(
                 role=Role.STAGE
@@ -275,13 +275,13 @@ class _Reader:
                 | Role.NAME
             ):
                 part = last.owner.part if last.owner is not None else ""
-                return _Open("(", Frame.ARGUMENTS, Owner(last.role, last.text, part))
+                return _OpenBracket("(", Frame.ARGUMENTS, Owner(last.role, last.text, part))
             case Word(role=Role.DEFINITION, text=name):
-                return _Open("(", Frame.PARAMETERS, Owner(Role.DEFINITION, name))
+                return _OpenBracket("(", Frame.PARAMETERS, Owner(Role.DEFINITION, name))
             case Word(role=Role.FUNCTION):
-                return _Open("(", Frame.CALL)
+                return _OpenBracket("(", Frame.CALL)
             case _:
-                return _Open("(", Frame.GROUP)
+                return _OpenBracket("(", Frame.GROUP)
 
     def _owner(self) -> Owner | None:
         """The owner of the innermost arguments that are open here."""

@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Open:
+class OpenText:
     """A text as the editor has it open."""
 
     uri: str
@@ -59,17 +59,17 @@ class CvServer(LanguageServer):
         super().__init__(
             "curvlang", VERSION, text_document_sync_kind=types.TextDocumentSyncKind.Full
         )
-        self.known: dict[str, Open] = {}
+        self.known: dict[str, OpenText] = {}
         self.waiting: dict[str, asyncio.TimerHandle] = {}
 
-    def open_text(self, uri: str) -> Open:
+    def open_text(self, uri: str) -> OpenText:
         """The text under an address as it is now; what is known of it is kept until it changes."""
         given = self.workspace.get_text_document(uri)
         kept = self.known.get(uri)
         if kept is None or kept.document.text != given.source or kept.version != given.version:
             document = Document(messages.path_of(uri), given.source)
             encoding = str(getattr(self.workspace.position_encoding, "value", "utf-16"))
-            kept = Open(uri, given.version, document, Lines(given.source, encoding))
+            kept = OpenText(uri, given.version, document, Lines(given.source, encoding))
             self.known[uri] = kept
         return kept
 

@@ -21,6 +21,7 @@ from curvlang.editors.vocabulary import (
     one_of,
     vocabulary,
 )
+from curvlang.storage.atomic import write
 
 FILE = "curvlang.tmLanguage.json"
 Rule = dict[str, Any]
@@ -109,4 +110,4 @@ def _indices(begin: str, builtin: bool) -> Rule:
 
 
 if __name__ == "__main__":
-    Path(str(resources.files("curvlang.grammars") / FILE)).write_text(text(), "utf-8")
+    write(Path(str(resources.files("curvlang.grammars") / FILE)), text().encode())

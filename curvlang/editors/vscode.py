@@ -7,6 +7,7 @@ from pathlib import Path
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
+from curvlang.storage.atomic import write
 
 FILES = (
     ("curvlang.editors", "extension/package.json"),
@@ -24,10 +25,9 @@ def write_extension(folder: Path) -> list[Path]:
     """
     written = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for package, name in FILES:
             target = folder / Path(name).name
-            target.write_text((resources.files(package) / name).read_text("utf-8"), "utf-8")
+            write(target, (resources.files(package) / name).read_bytes())
             written.append(target)
     except OSError as error:
         raise refusal(

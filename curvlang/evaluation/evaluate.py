@@ -35,7 +35,7 @@ from curvlang.language import default_inverse, swept
 from curvlang.language.chain import Chain, Curvature, InverseUse, Solver
 from curvlang.language.checking.inverses import shift
 from curvlang.language.sums import weighted_chains
-from curvlang.models.losses.metric import Asked, Metric, asked_on
+from curvlang.models.losses.metric import Metric, QueryMetric, query_metric_on
 from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.combine import fit_curvature, fit_solver
@@ -130,7 +130,7 @@ def evaluate_curvature(
     """
     clock = Clock()
     chosen = settings(inverse, sweep)
-    asked = asked_on(metric, task)
+    asked = query_metric_on(metric, task)
     task = without_ignored(_compared(curvature, reference, solver), task)
     with clock("fit"):
         without = left_out(curvature, reference, task)
@@ -197,7 +197,7 @@ def evaluate_curvature(
     return Evaluated(result, final, last, clock.times, truth)
 
 
-def _metric_notes(asked: Asked) -> tuple[str, ...]:
+def _metric_notes(asked: QueryMetric) -> tuple[str, ...]:
     """What a positive score and a good subset mean, where it is not the loss."""
     if asked.name == "loss":
         return ()

@@ -15,7 +15,7 @@ from curvlang.evaluation.errors import cosine, influence_error, inverse_error
 from curvlang.evaluation.result import Solve
 from curvlang.language import default_inverse, swept, with_damping
 from curvlang.language.chain import InverseUse
-from curvlang.operators import ByExample, Operator, Solved
+from curvlang.operators import ExampleMean, Operator, SolveRecord
 from curvlang.runtime.fit import FittedStage
 from curvlang.runtime.inverse import decomposed, invert
 from curvlang.runtime.solver import FittedSolver
@@ -154,7 +154,7 @@ class _Form:
 
     operator: Operator
     solver: FittedSolver | None = None
-    by_example: ByExample | None = None
+    by_example: ExampleMean | None = None
     skipped: str = ""
 
 
@@ -180,7 +180,7 @@ def too_long(operator: Operator, solver: FittedSolver | None, work: int) -> str:
 def _scored(form: _Form, setting: Setting, query: Tensor, train: Tensor, sample: Tensor) -> _Scored:
     if form.skipped:
         return _Scored(None, None, form.skipped)
-    took: list[Solved] = []
+    took: list[SolveRecord] = []
     try:
         inverse = invert(
             form.operator, setting.use, form.solver, by_example=form.by_example, report=took.append
@@ -194,7 +194,7 @@ def _scored(form: _Form, setting: Setting, query: Tensor, train: Tensor, sample:
         return _Scored(None, None, "; ".join(d.headline for d in error.diagnostics))
 
 
-def _summed(took: Sequence[Solved], solver: FittedSolver | None) -> Solve | None:
+def _summed(took: Sequence[SolveRecord], solver: FittedSolver | None) -> Solve | None:
     """What the solves of one stage at one setting took together; None for closed forms."""
     if not took:
         return None

@@ -17,7 +17,7 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.protocol import LDS
 from curvlang.models.fingerprint import digest, parameter_parts
 from curvlang.models.losses.loss import Loss
-from curvlang.models.losses.metric import Asked, Metric, asked_on
+from curvlang.models.losses.metric import Metric, QueryMetric, query_metric_on
 from curvlang.models.task import Build, Task
 from curvlang.runtime.fit import Progress
 from curvlang.storage.cache import Cache
@@ -86,7 +86,7 @@ def ground_truth(
         raise _not_trainable(task)
     kept = members(task, protocol)
     protocol = replace(protocol, subsets=len(kept))
-    asked = None if metric == "loss" else asked_on(metric, task)
+    asked = None if metric == "loss" else query_metric_on(metric, task)
     key = _key(task, protocol, init_seed, asked)
     cost = None if asked is None else asked.cost
     found: dict[tuple[int, int], Tensor] = {}
@@ -213,7 +213,7 @@ def _read(cache: Cache, key: str, r: int, unit: int, count: int) -> Tensor | Non
     return None
 
 
-def _key(task: Task, protocol: LDS, init_seed: int, asked: Asked | None = None) -> str:
+def _key(task: Task, protocol: LDS, init_seed: int, asked: QueryMetric | None = None) -> str:
     """What the losses depend on, and nothing else: not K, not R.
 
     `build`, the loss and the metric count by what they give, the first model's parameters before

@@ -39,7 +39,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Named:
+class NamedArray:
     """An array whose axes carry index names."""
 
     values: Array
@@ -149,21 +149,21 @@ def _leading(
     return output
 
 
-def _evaluate(expr: Expr, known: Environment, lengths: Mapping[str, int]) -> Named:
+def _evaluate(expr: Expr, known: Environment, lengths: Mapping[str, int]) -> NamedArray:
     go = lambda x: _evaluate(x, known, lengths)  # noqa: E731
     match expr:
         case Number(value=value):
-            return Named(np.asarray(value, dtype=np.float64), ())
+            return NamedArray(np.asarray(value, dtype=np.float64), ())
         case Size(index=index):
-            return Named(np.asarray(float(lengths[index.space])), ())
+            return NamedArray(np.asarray(float(lengths[index.space])), ())
         case Ref(name=name, indices=indices):
-            return _diagonalise(Named(known[name][0], indices))
+            return _diagonalise(NamedArray(known[name][0], indices))
         case Delta(left=left, right=right):
             eye = np.eye(lengths[left.space], lengths[right.space])
-            return _diagonalise(Named(eye, (left, right)))
+            return _diagonalise(NamedArray(eye, (left, right)))
         case Negate(operand=operand):
             inner = go(operand)
-            return Named(-inner.values, inner.axes)
+            return NamedArray(-inner.values, inner.axes)
         case Binary(operator=operator, left=left, right=right):
             return _elementwise(_OPERATORS[operator], (go(left), go(right)))
         case Apply(function=function, arguments=arguments):
@@ -178,37 +178,37 @@ def _evaluate(expr: Expr, known: Environment, lengths: Mapping[str, int]) -> Nam
             array = values.transpose([axes.index(x) for x in order])
             rows = prod(array.shape[: whole.cut or len(order) // 2])
             number = FUNCTIONS[function].apply(np, array.reshape(rows, -1))
-            return Named(np.asarray(number, dtype=np.float64), ())
+            return NamedArray(np.asarray(number, dtype=np.float64), ())
         case Call(function=function, arguments=arguments, indices=indices):
             made = _MAKERS[function](
                 tuple(lengths[x.space] for x in indices),
                 [float(go(x).values) for x in arguments],
             )
-            return Named(made, indices)
+            return NamedArray(made, indices)
         case _:
             assert_never(expr)
 
 
-def _diagonalise(named: Named) -> Named:
+def _diagonalise(named: NamedArray) -> NamedArray:
     """`A[i,i]` reads the diagonal."""
     axes = tuple(dict.fromkeys(named.axes))
     if axes == named.axes:
         return named
     letters = {x: chr(ord("a") + k) for k, x in enumerate(axes)}
     equation = "".join(letters[x] for x in named.axes) + "->" + "".join(letters[x] for x in axes)
-    return Named(np.asarray(np.einsum(equation, named.values), dtype=np.float64), axes)
+    return NamedArray(np.asarray(np.einsum(equation, named.values), dtype=np.float64), axes)
 
 
-def _elementwise(function: Callable[..., Array], operands: tuple[Named, ...]) -> Named:
+def _elementwise(function: Callable[..., Array], operands: tuple[NamedArray, ...]) -> NamedArray:
     axes = tuple(dict.fromkeys(x for operand in operands for x in operand.axes))
     # What is not finite shows in the value, as in the compiled code; numpy's warnings say no more.
     with np.errstate(all="ignore"):
-        return Named(function(*(operand.over(axes) for operand in operands)), axes)
+        return NamedArray(function(*(operand.over(axes) for operand in operands)), axes)
 
 
 def _reduce(
-    kind: ReductionKind, indices: tuple[Index, ...], body: Named, lengths: Mapping[str, int]
-) -> Named:
+    kind: ReductionKind, indices: tuple[Index, ...], body: NamedArray, lengths: Mapping[str, int]
+) -> NamedArray:
     present = [x for x in indices if x in body.axes]
     kept = tuple(x for x in body.axes if x not in present)
     values = body.over((*kept, *present)).sum(axis=tuple(range(len(kept), len(body.axes))))
@@ -217,7 +217,7 @@ def _reduce(
             values = values / lengths[index.space]
         elif kind is ReductionKind.SUM and index not in present:
             values = values * lengths[index.space]
-    return Named(values, kept)
+    return NamedArray(values, kept)
 
 
 _OPERATORS: Mapping[BinaryOperator, Callable[..., Array]] = {

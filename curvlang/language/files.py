@@ -12,6 +12,7 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import Source
 from curvlang.diagnostics.suggestion import suggestion
+from curvlang.storage.atomic import Destination, write
 
 LARGEST = 200_000
 """Bytes of a spec: some 4 000 lines, read and checked in about a second."""
@@ -80,6 +81,17 @@ def read(given: str) -> Source:
             "is this the right file?",
         )
     return Source(given, decode(given, data))
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Write another text in the place of a spec's, its permissions kept: whole or not at all.
+
+    Raises:
+        SpecError: E0822 where the system does not let it be written.
+        MachineError: E0802 where the disk is full.
+    """
+    with Destination(path, "spec", "the file is unchanged").refusals(len(text)):
+        write(path, text.encode(), path.stat().st_mode)
 
 
 def decode(name: str, data: bytes) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from curvlang.language.syntax.tables import FILE, build, grammar, key
+from curvlang.storage.atomic import write
 
 _OPTIONS = ("parser", "lexer", "start", "propagate_positions", "maybe_placeholders")
 
@@ -61,4 +62,4 @@ _SHIFT = 0
 """What lark writes for a step to another state; else a rule is reduced."""
 
 if __name__ == "__main__":
-    Path(str(resources.files("curvlang.grammars") / FILE)).write_bytes(written(grammar()))
+    write(Path(str(resources.files("curvlang.grammars") / FILE)), written(grammar()))

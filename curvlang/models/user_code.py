@@ -17,7 +17,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.collect import Pair, examples_of
-from curvlang.models.data.data import Data, Given
+from curvlang.models.data.data import Data, RawExamples
 from curvlang.models.data.fields import Fields
 
 RETURNED = {"train", "query", "labels", "inputs", "shift_labels"}
@@ -63,7 +63,7 @@ def user_data(function: str, arguments: Mapping[str, Any], loss: str) -> Data:
     train, query = examples_of(made["train"], "train"), examples_of(made["query"], "query")
     if isinstance(train, Fields) or isinstance(query, Fields) or options:
         empty = (torch.empty(0), torch.empty(0))
-        return Data(empty, empty, 0, 0, "fields", given=Given(train, query, options))
+        return Data(empty, empty, 0, 0, "fields", given=RawExamples(train, query, options))
     return Data(train, query, _outputs(train, query, loss), _inputs(train), "regression")
 
 

@@ -4,9 +4,9 @@ from curvlang.operators.addition import added, scaled
 from curvlang.operators.basic import CholeskyInverse, Dense, Diagonal, Eigen, Identity
 from curvlang.operators.combined import BlockDiagonal, Scaled, Sum, aligned, described
 from curvlang.operators.distance import RULES
-from curvlang.operators.files import load_operator, save
+from curvlang.operators.files import StoredBlocks, load_operator, save
 from curvlang.operators.iterative.conjugate_gradients import ConjugateGradients
-from curvlang.operators.iterative.iteration import ByExample, Iterative, Solved
+from curvlang.operators.iterative.iteration import ExampleMean, Iterative, SolveRecord
 from curvlang.operators.iterative.neumann import Neumann
 from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOutputEigen
 from curvlang.operators.low_rank import Gram, LowRank, low_rank
@@ -21,13 +21,13 @@ DISTANCES.update(RULES)
 
 __all__ = [
     "BlockDiagonal",
-    "ByExample",
     "CholeskyInverse",
     "ConjugateGradients",
     "Dense",
     "Diagonal",
     "Eigen",
     "EigenBasis",
+    "ExampleMean",
     "Gram",
     "Identity",
     "Iterative",
@@ -40,9 +40,10 @@ __all__ = [
     "PerOutputEigen",
     "Projected",
     "Scaled",
-    "Solved",
+    "SolveRecord",
     "Spectral",
     "Stacked",
+    "StoredBlocks",
     "Sum",
     "added",
     "aligned",

@@ -1,10 +1,11 @@
-"""Operators in files: safetensors with the structure tree in the metadata; no code in either."""
+"""Operators on the disk: safetensors with the structure tree as text, in one file or a folder; no code in either."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -19,10 +20,18 @@ from curvlang.operators.matrix_free import MatrixFree
 from curvlang.operators.operator import Operator
 from curvlang.operators.projected import Projected
 from curvlang.operators.stacked import Stacked
-from curvlang.storage.sealed import read_sealed, write_sealed
+from curvlang.storage.tensors import (
+    is_sealed_folder,
+    read_sealed,
+    unusable,
+    write_sealed,
+    write_sealed_folder,
+)
 
-FORMAT = 2
-"""Counts changes of the tree below: a file of another number is refused."""
+FORMAT = 3
+"""Counts changes of the tree below and of how tensors lie in a file."""
+READ = (2, 3)
+"""Formats that are read; a file of another one is refused."""
 
 
 def save(
@@ -31,33 +40,101 @@ def save(
     notes: Mapping[str, Any] | None = None,
     others: Mapping[str, Operator] | None = None,
 ) -> None:
-    """Write an operator, all or nothing.
+    """Write an operator, all or nothing: one file, or a folder with one for each block.
 
     Args:
         operator: Any structure that holds tensors; a matrix-free one is refused.
-        path: The file.
+        path: The file; a folder where it ends in `/` or is one that was written so.
         notes: Plain values to keep with it.
         others: Operators that belong to it, by name.
     """
     tensors: dict[str, Tensor] = {}
     every = {"op": operator, **(others or {})}
     trees = {name: to_tree(one, name, tensors) for name, one in every.items()}
-    write_sealed(path, tensors, {"format": FORMAT, "trees": trees, "notes": dict(notes or {})})
+    folder = os.fspath(path).endswith(("/", os.sep)) or is_sealed_folder(Path(path))
+    write = write_sealed_folder if folder else write_sealed
+    write(Path(path), tensors, {"format": FORMAT, "trees": trees, "notes": dict(notes or {})})
 
 
 def load_operator(path: str | Path) -> tuple[Operator, dict[str, Any], dict[str, Operator]]:
     """Read an operator, what was kept with it, and the operators that belong to it.
 
+    A folder is read file by file: at no time is more than one of them in memory twice.
+
     Raises:
         SpecError: E0605 where the file is missing, damaged, or not an operator's.
     """
-    tensors, text = read_sealed(path)
-    if text.get("format") != FORMAT:
-        raise refusal(
-            Code.E0605, f"`{path}` was written by another version", "save it with `op.save`"
+    tensors, text = _read(path)
+    try:
+        every = {name: from_tree(tree, tensors) for name, tree in text["trees"].items()}
+        return every.pop("op"), text["notes"], every
+    except _MALFORMED as error:
+        _malformed(path, error)
+
+
+class StoredBlocks(Mapping[str, Operator]):
+    """The blocks of an operator's folder by name; each is read from its file when it is asked for.
+
+    An operator that is not a direct sum is one block, called `model`.
+
+    Args:
+        path: What `save` wrote.
+
+    Raises:
+        SpecError: E0605 where it is missing or damaged; also when a block is asked for.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+        self._tensors, text = _read(path)
+        try:
+            tree = text["trees"]["op"]
+            whole = {"names": ["model"], "blocks": [tree]}
+            found = tree if tree["kind"] == "BlockDiagonal" else whole
+            counts = [
+                part["groups"] if part["kind"] == "Stacked" else 1 for part in found["blocks"]
+            ]
+            places = [
+                (part, k) for part, n in zip(found["blocks"], counts, strict=True) for k in range(n)
+            ]
+            self._places = dict(zip(found["names"], places, strict=True))
+        except _MALFORMED as error:
+            _malformed(path, error)
+
+    def __getitem__(self, name: str) -> Operator:
+        part, number = self._places[name]
+        try:
+            return from_tree(part, self._tensors).units()[number]
+        except _MALFORMED as error:
+            _malformed(self.path, error)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+_MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
+"""What a tree that `to_tree` did not write can raise."""
+
+
+def _read(path: str | Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
+    tensors, text = read_sealed(Path(path))
+    written = text.get("format")
+    if written not in READ:
+        known = " and ".join(map(str, READ))
+        raise unusable(
+            f"`{path}` has format {written}, and this version of curvlang reads {known}",
+            "save it again with `op.save`, or read it with the version that wrote it",
         )
-    every = {name: from_tree(tree, tensors) for name, tree in text["trees"].items()}
-    return every.pop("op"), text["notes"], every
+    return tensors, text
+
+
+def _malformed(path: str | Path, error: BaseException) -> NoReturn:
+    reason = str(error).partition("\n")[0]
+    headline = f"`{path}` does not describe an operator ({type(error).__name__}: {reason})"
+    raise unusable(headline, "save it with `op.save`") from error
 
 
 def to_tree(operator: Operator, key: str, tensors: dict[str, Tensor]) -> dict[str, Any]:

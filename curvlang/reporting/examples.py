@@ -18,7 +18,7 @@ _HALVES = {(0, 0): " ", (1, 0): "▀", (0, 1): "▄", (1, 1): "█"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Looks:
+class InputTexts:
     """What the inputs look like, as lines of text, where their numbers say little.
 
     Args:
@@ -30,19 +30,19 @@ class Looks:
     query: Callable[[int], list[str]]
 
 
-def images(train: Tensor, query: Tensor) -> Looks:
+def images(train: Tensor, query: Tensor) -> InputTexts:
     """Images [N, H, W] or [N, C, H, W]."""
-    return Looks(lambda n: picture(train[n]), lambda q: picture(query[q]))
+    return InputTexts(lambda n: picture(train[n]), lambda q: picture(query[q]))
 
 
-def texts(train: Tensor, query: Tensor, spelt: Callable[[Tensor], str]) -> Looks:
+def texts(train: Tensor, query: Tensor, spelt: Callable[[Tensor], str]) -> InputTexts:
     """Sequences [N, T] of numbers that stand for text."""
-    return Looks(lambda n: [f"“{spelt(train[n])}”"], lambda q: [f"“{spelt(query[q])}”"])
+    return InputTexts(lambda n: [f"“{spelt(train[n])}”"], lambda q: [f"“{spelt(query[q])}”"])
 
 
 def show_top(
     found: Sequence[Top],
-    looks: Looks | None,
+    looks: InputTexts | None,
     sign: str,
     groups: Sequence[object] | None = None,
 ) -> str:
@@ -58,13 +58,13 @@ def show_top(
     return "\n".join([head, *(_query(one, looks, groups) for one in found)])
 
 
-def show_largest(found: Sequence[Neighbour], looks: Looks | None) -> str:
+def show_largest(found: Sequence[Neighbour], looks: InputTexts | None) -> str:
     """Examples with the largest self-influence."""
     rows = _beside([_panel(n, looks) for n in found])
     return "\n".join(["largest self-influence:", *(f"  {row}".rstrip() for row in rows)])
 
 
-def _query(one: Top, looks: Looks | None, groups: Sequence[object] | None) -> str:
+def _query(one: Top, looks: InputTexts | None, groups: Sequence[object] | None) -> str:
     title = f"query {one.query}" if groups is None else f"group {groups[one.query]}"
     lines = ["", title if one.y is None else f"{title}, {target(one.y)}"]
     if looks is not None and one.x is not None:
@@ -76,7 +76,7 @@ def _query(one: Top, looks: Looks | None, groups: Sequence[object] | None) -> st
     return "\n".join(lines)
 
 
-def _panel(neighbour: Neighbour, looks: Looks | None) -> list[str]:
+def _panel(neighbour: Neighbour, looks: InputTexts | None) -> list[str]:
     """Place, score and target; below them what the input looks like, or its first numbers."""
     lines = [f"#{neighbour.index}  {neighbour.score:+.3g}"]
     if neighbour.y is None or neighbour.x is None:

@@ -14,7 +14,7 @@ from curvlang.evaluation.evaluate import Evaluated
 from curvlang.evaluation.protocol import LDS
 from curvlang.language import used_files
 from curvlang.language.chain import Spec
-from curvlang.models.losses.metric import Metric, asked_of
+from curvlang.models.losses.metric import Metric, query_metric
 from curvlang.models.task import Task
 from curvlang.version import VERSION
 
@@ -54,7 +54,7 @@ def provenance(
         "task": {"model": repr(task), "parameters": task.origin.text},
         "inverse": done.result.inverse,
         "sweep": list(done.result.sweep),
-        "metric": metric if isinstance(metric, str) else asked_of(metric, task.loss).name,
+        "metric": metric if isinstance(metric, str) else query_metric(metric, task.loss).name,
         "protocol": None if protocol is None else asdict(protocol),
         "hashes": _hashes(done, spec, task),
         "seconds": {name: round(value, 3) for name, value in done.times.items()},

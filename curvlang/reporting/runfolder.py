@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +16,9 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.result import Result
 from curvlang.evaluation.result_file import dumps, loads
 from curvlang.reporting.html import to_html
-from curvlang.storage.atomic import probe, refusals
-from curvlang.storage.swap import recover, whole_folder
+from curvlang.storage.arrays import write_npy, write_npz
+from curvlang.storage.atomic import Destination, probe
+from curvlang.storage.swap import Content, recover, write_folder
 
 Scores = NDArray[np.floating[Any]]
 
@@ -29,8 +29,6 @@ SPEC = "spec.cv"
 PROVENANCE = "provenance.json"
 REPORT = "report.html"
 FILES = frozenset({RESULT, SCORES, STEP_SCORES, SPEC, PROVENANCE, REPORT})
-
-_Content = bytes | Scores | Mapping[str, Scores]
 
 
 def write_run(
@@ -69,18 +67,20 @@ def write_run(
     _check_scores(result, {"scores": scores, **(step_scores or {})})
     _check_labels(result, step_scores or {})
     report = to_html(result, spec_text=spec_text, provenance=provenance, times=times)
-    contents: dict[str, _Content] = {
+    contents: dict[str, Content] = {
         RESULT: dumps(result.to_json()).encode(),
-        SCORES: scores,
+        SCORES: partial(write_npy, array=scores),
         SPEC: spec_text.encode(),
         PROVENANCE: dumps(provenance).encode(),
         REPORT: report.encode(),
     }
     if step_scores:
-        contents[STEP_SCORES] = step_scores
-    with _refusals(target, sum(_bytes(content) for content in contents.values())):
+        contents[STEP_SCORES] = partial(write_npz, arrays=step_scores)
+    needed = sum(len(content) for content in contents.values() if isinstance(content, bytes))
+    needed += sum(array.nbytes for array in (scores, *(step_scores or {}).values()))
+    with _destination(target).refusals(needed):
         _check_replaceable(target)
-        _write_whole(target, contents)
+        write_folder(target, contents)
     return target
 
 
@@ -92,7 +92,7 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
         MachineError: E0802.
     """
     target = Path(os.path.realpath(folder))
-    with _refusals(target, 0):
+    with _destination(target).refusals():
         recover(target)
         _check_replaceable(target)
         probe(target)
@@ -159,58 +159,6 @@ def _check_replaceable(target: Path) -> None:
         )
 
 
-def _write_whole(target: Path, contents: Mapping[str, _Content]) -> None:
-    """Write into a hidden sibling, then take the name; an interruption leaves nothing behind."""
-    with whole_folder(target) as partial:
-        for name, content in contents.items():
-            with (partial / name).open("wb") as file:
-                _write(file, content)
-                file.flush()
-                os.fsync(file.fileno())
-
-
-def _write(file: IO[bytes], content: _Content) -> None:
-    match content:
-        case bytes():
-            file.write(content)
-        case np.ndarray():
-            np.lib.format.write_array(_Sink(file), content, allow_pickle=False)
-        case _:
-            _write_archive(file, content)
-
-
-class _Sink:
-    """A file by its `write` alone.
-
-    NumPy writes what it knows to be a file by itself, and then a full disk is an `OSError`
-    without a number, which cannot be told from any other.
-    """
-
-    __slots__ = ("write",)
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.write = file.write
-
-
-def _write_archive(file: IO[bytes], arrays: Mapping[str, Scores]) -> None:
-    """What `numpy.load` reads as an archive, without dates: the same scores give the same file."""
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, array in arrays.items():
-            entry = zipfile.ZipInfo(f"{name}.npy")
-            with archive.open(entry, "w", force_zip64=True) as part:
-                np.lib.format.write_array(part, np.asarray(array), allow_pickle=False)
-
-
-def _bytes(content: _Content) -> int:
-    match content:
-        case bytes():
-            return len(content)
-        case np.ndarray():
-            return content.nbytes
-        case _:
-            return sum(array.nbytes for array in content.values())
-
-
-def _refusals(target: Path, needed: int) -> AbstractContextManager[None]:
+def _destination(target: Path) -> Destination:
     note = "nothing was left behind, and an earlier run of that name is unchanged"
-    return refusals(target, needed, code=Code.E0905, thing="folder", note=note)
+    return Destination(target, "folder", note)

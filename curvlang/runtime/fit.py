@@ -20,7 +20,7 @@ from curvlang.models.losses.finite import in_part
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, check_batch
 from curvlang.models.tracing.half_precision import exact_jacobian, exact_leaves, exact_loss_hessian
-from curvlang.operators import BlockDiagonal, ByExample, Operator, described
+from curvlang.operators import BlockDiagonal, ExampleMean, Operator, described
 from curvlang.runtime.alignment import Aligned, varying
 from curvlang.runtime.assemble import operators
 from curvlang.runtime.execute import Execution
@@ -56,7 +56,7 @@ class FittedStage:
     structures: Mapping[str, str]
     passes: int
     span: Span
-    by_example: ByExample | None = None
+    by_example: ExampleMean | None = None
     note: str = ""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from curvlang.language.chain import InverseUse
 from curvlang.models.execution.torch_state import settled
 from curvlang.operators import (
     BlockDiagonal,
-    ByExample,
+    ExampleMean,
     Operator,
     Spectral,
     added,
@@ -33,6 +34,7 @@ from curvlang.operators import (
 from curvlang.operators.iterative.iteration import Progress, Report
 from curvlang.runtime.inverse import invert
 from curvlang.runtime.solver import FittedSolver
+from curvlang.storage.tensors import unusable
 
 
 class FittedOperator:
@@ -56,7 +58,7 @@ class FittedOperator:
         rule: InverseUse | None = None,
         label: str = "",
         solver: FittedSolver | None = None,
-        by_example: ByExample | None = None,
+        by_example: ExampleMean | None = None,
         declared: str = "",
     ) -> None:
         self.operator = operator
@@ -291,10 +293,19 @@ class FittedOperator:
         return self.operator.to_scipy()
 
     def save(self, path: str | Path) -> None:
-        """Write the operator to a safetensors file, all or nothing.
+        """Write the operator to a safetensors file, or to a folder of them, all or nothing.
 
         Its inverse, its solver with the preconditioner, the parameters' names and its label are kept
         with it. A solver on minibatches needs the training examples, which a file does not hold.
+
+        Args:
+            path: The file; a path that ends in `/` is a folder with one file for each block and a
+                manifest.
+
+        Raises:
+            SpecError: E0603 for a matrix-free operator, E0605 where the system does not let it be
+                written.
+            MachineError: E0802 where the disk is full.
         """
         notes: dict[str, Any] = {"parameters": list(self.parameters), "label": self.label}
         others: dict[str, Operator] = {}
@@ -322,14 +333,37 @@ class FittedOperator:
 
 
 def load_fitted(path: str | Path) -> FittedOperator:
-    """Read what `FittedOperator.save` wrote."""
+    """Read what `FittedOperator.save` wrote, a file or a folder.
+
+    Raises:
+        SpecError: E0605 where it is missing or damaged, or was written by something else.
+    """
     operator, notes, others = load_operator(path)
-    rule, solver = notes.get("inverse"), notes.get("solver")
+    try:
+        kept = msgspec.convert(notes, _Notes)
+    except msgspec.ValidationError as error:
+        raise unusable(
+            f"`{path}` does not hold a fitted operator: {error}",
+            "save it with `op.save`; other operators are read by "
+            "`curvlang.operators.load_operator`",
+        ) from error
     return FittedOperator(
         operator,
-        tuple(notes["parameters"]),
-        None if rule is None else inverse_read(rule, str(path)),
-        notes["label"],
-        None if solver is None else FittedSolver.read(solver, others.get("preconditioner")),
-        declared=notes["declared"],
+        kept.parameters,
+        None if kept.inverse is None else inverse_read(kept.inverse, str(path)),
+        kept.label,
+        None
+        if kept.solver is None
+        else FittedSolver.read(kept.solver, others.get("preconditioner")),
+        declared=kept.declared,
     )
+
+
+class _Notes(msgspec.Struct, forbid_unknown_fields=True):
+    """What `FittedOperator.save` keeps beside the structure."""
+
+    parameters: tuple[str, ...]
+    label: str
+    declared: str
+    inverse: dict[str, Any] | None = None
+    solver: dict[str, Any] | None = None

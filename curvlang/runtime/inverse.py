@@ -16,11 +16,11 @@ from curvlang.language.chain import InverseUse
 from curvlang.language.checking.inverses import shift
 from curvlang.operators import (
     BlockDiagonal,
-    ByExample,
     CholeskyInverse,
     ConjugateGradients,
     Dense,
     EigenBasis,
+    ExampleMean,
     Gram,
     Identity,
     Kronecker,
@@ -42,7 +42,7 @@ def invert(
     use: InverseUse,
     solver: FittedSolver | None = None,
     *,
-    by_example: ByExample | None = None,
+    by_example: ExampleMean | None = None,
     report: Report | None = None,
     progress: Progress | None = None,
 ) -> Operator:

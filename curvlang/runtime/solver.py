@@ -14,7 +14,7 @@ from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.diagnostics.source import Source, Span
 from curvlang.language.chain import InverseUse, Solver, Value
 from curvlang.language.checking.check_solver import another_equation
-from curvlang.operators import ByExample, ConjugateGradients, Neumann, Operator
+from curvlang.operators import ConjugateGradients, ExampleMean, Neumann, Operator
 from curvlang.operators.iterative.iteration import Progress, Report, at_least
 
 
@@ -54,7 +54,7 @@ class FittedSolver:
         self,
         operator: Operator,
         damping: float,
-        by_example: ByExample | None = None,
+        by_example: ExampleMean | None = None,
         report: Report | None = None,
         progress: Progress | None = None,
     ) -> Operator:

@@ -22,7 +22,7 @@ from curvlang.models.losses.finite import in_part
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.models.tracing.independence import check_alone
-from curvlang.operators import BlockDiagonal, ByExample, Identity, MatrixFree, Operator, added
+from curvlang.operators import BlockDiagonal, ExampleMean, Identity, MatrixFree, Operator, added
 from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.guard import check_hessian, guarded
 from curvlang.runtime.limits.memory import require
@@ -148,7 +148,7 @@ class Static:
 
         return of
 
-    def by_example(self, result: Result) -> ByExample | None:
+    def by_example(self, result: Result) -> ExampleMean | None:
         """The same curvature on some examples alone; None where it has no products."""
         if not has_products(result) or result.partition is Partition.PARAMETER:
             return None
@@ -161,7 +161,7 @@ class Static:
             found = self._products(result, None, X[rows], y[rows])
             return regularised(found, task)
 
-        return ByExample(task.N, of)
+        return ExampleMean(task.N, of)
 
     def _products(
         self, result: Result, chosen: tuple[str, int] | None, X: Tensor, y: Tensor

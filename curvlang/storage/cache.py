@@ -1,4 +1,4 @@
-"""Expensive results kept by content: written atomically, checksummed, safe when two runs share it."""
+"""Expensive results kept by content: written whole, checksummed, safe when two runs share the folder."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import errno
 import hashlib
 import io
 import os
-import secrets
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +13,28 @@ from numpy.typing import NDArray
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
-from curvlang.storage.leftovers import clear, locked
+from curvlang.storage.atomic import Destination, probe, write
+from curvlang.storage.leftovers import unfinished
 
 Array = NDArray[np.float64]
 _DIGEST = 32
-_PART = ".part"
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _OURS = ("??/*/*.bin", "??/*/*.part", "*.tables", "*.part")
-"""What curvlang writes below the root: nothing else there is counted or deleted."""
+"""What curvlang and its earlier versions write below the root: nothing else there is deleted."""
+_NOTE = "what was kept before is unharmed: run the same command to go on"
 
 
 def default_root() -> Path:
-    """`$CURVLANG_CACHE`, or `~/.cache/curvlang`."""
+    """`$CURVLANG_CACHE`, or the system's folder for caches: `~/.cache/curvlang` on Linux.
+
+    Where an earlier version has kept something in `~/.cache/curvlang`, it stays in use.
+    """
+    from platformdirs import user_cache_path
+
     given = os.environ.get("CURVLANG_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "curvlang"
+    if given:
+        return Path(given)
+    earlier = Path(os.path.expanduser("~/.cache/curvlang"))
+    return earlier if earlier.is_dir() else user_cache_path("curvlang", appauthor=False)
 
 
 class Cache:
@@ -74,7 +80,8 @@ class Cache:
         buffer = io.BytesIO()
         np.save(buffer, value, allow_pickle=False)
         payload = buffer.getvalue()
-        self._write(self._path(key, name), hashlib.sha256(payload).digest() + payload)
+        with self._destination.refusals(_DIGEST + len(payload)):
+            write(self._path(key, name), hashlib.sha256(payload).digest() + payload)
 
     def probe(self) -> None:
         """Refuse a folder that nothing can be written to before hours go into what it will keep.
@@ -82,33 +89,16 @@ class Cache:
         Raises:
             MachineError: As `put` does.
         """
-        path = self.root / f"probe-{os.getpid()}.part"
-        self._write(path, b"")
-        path.unlink(missing_ok=True)
+        with self._destination.refusals():
+            probe(self.root / "probe")
 
-    def _write(self, path: Path, content: bytes) -> None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            clear(path.parent, _unfinished)
-            self._replace(path, content)
-        except OSError as error:
-            raise MachineError(self._unwritable(path, len(content), error)) from error
-
-    @staticmethod
-    def _replace(path: Path, content: bytes) -> None:
-        part = path.with_name(f"{secrets.token_hex(8)}{_PART}")
-        try:
-            with part.open("xb") as handle, locked(part):
-                handle.write(content)
-                handle.flush()
-                os.fsync(handle.fileno())
-                os.replace(part, path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+    @property
+    def _destination(self) -> Destination:
+        return Destination(self.root, "cache", _NOTE)
 
     def _files(self) -> list[Path]:
         found = {p for pattern in _OURS for p in self.root.glob(pattern)}
+        found |= {p for p in self.root.glob("??/*/.*") if unfinished(p.name)}
         return sorted(p for p in found if p.is_file())
 
     def size(self) -> tuple[int, int]:
@@ -130,32 +120,12 @@ class Cache:
                 _remove_empty(folder)
         return len(files), held
 
-    def _unwritable(self, path: Path, needed: int, error: OSError) -> Diagnostic:
-        if error.errno not in _FULL:
-            return Diagnostic(
-                Code.E0803,
-                f"the cache `{self.root}` cannot be written: {error.strerror}",
-                help=("point `CURVLANG_CACHE` to a folder that can be written",),
-            )
-        folder = next(p for p in path.parents if p.exists())
-        free = shutil.disk_usage(folder).free
-        return Diagnostic(
-            Code.E0802,
-            f"the disk is full: the cache `{self.root}` needs {needed} bytes more, {free} are free",
-            help=("free some space, or point `CURVLANG_CACHE` to another folder",),
-            notes=("what was kept before is unharmed: run the same command to go on",),
-        )
-
-
-def _unfinished(name: str) -> bool:
-    return name.endswith(_PART)
-
 
 def _unreadable(path: Path, error: OSError) -> Diagnostic:
     return Diagnostic(
         Code.E0803,
         f"the cache cannot be read: `{path}`: {error.strerror}",
-        help=("mend its rights, or point `CURVLANG_CACHE` to another folder",),
+        help=("give yourself the right to read it, or point `CURVLANG_CACHE` to another folder",),
     )
 
 

@@ -10,11 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # No locks: leftovers are never removed, for someone may be at work on them.
-    fcntl = None  # type: ignore[assignment]
-
 PARTIAL = ".partial"
 ASIDE = ".old"
 _LONGEST = 200
@@ -49,18 +44,37 @@ def locked(place: Path, *, wait: bool = False) -> Iterator[bool]:
     Returns:
         Whether it is held now. False as well where the system has no such locks.
     """
+    from filelock import lock_descriptor
+
     handle = None
     held = False
     try:
-        if fcntl is not None:
-            with suppress(OSError):
-                handle = os.open(place, os.O_RDONLY)
-                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-                held = True
+        # Without locks leftovers are never removed, for someone may be at work on them.
+        with suppress(OSError):
+            handle = os.open(place, os.O_RDONLY)
+            held = lock_descriptor(handle, blocking=wait)
         yield held
     finally:
         if handle is not None:
             os.close(handle)
+
+
+@contextmanager
+def claimed(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A new place beside `target` under a hidden name, held as long as the context lasts.
+
+    Args:
+        target: What will have the name in the end.
+        make: Makes an empty file or folder.
+    """
+    while True:
+        place = hidden_name(target)
+        make(place)
+        with locked(place, wait=True):
+            # Before it was held, another writer may have taken it for a leftover.
+            if place.exists():
+                yield place
+                return
 
 
 def remove(place: Path) -> None:

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
-from curvlang.storage.atomic import probe, refusals, whole
+from curvlang.storage.arrays import write_npy
+from curvlang.storage.atomic import Destination, probe, whole
 
 Array = NDArray[np.floating[Any]]
 
@@ -85,7 +85,7 @@ def check_score_file(path: str | os.PathLike[str], *, by_layer: bool = False) ->
             "parquet files need `pyarrow`, which is not installed",
             'install it with `pip install "curvlang[parquet]"`, or write `.csv`',
         )
-    with _refusals(target, 0):
+    with _destination(target).refusals():
         if target.is_dir():
             raise refusal(Code.E0585, f"`{target}` is a folder", "name a file in it")
         probe(target)
@@ -102,8 +102,8 @@ def write_scores(path: str | os.PathLike[str], scores: Scores) -> Path:
         MachineError: E0802 where the disk is full, with what was needed and what is free.
     """
     check_score_file(path, by_layer=scores.by_layer)
-    target = Path(os.path.realpath(path))
-    with _refusals(target, scores.bytes), whole(target) as part:
+    target = Path(os.path.abspath(path))
+    with _destination(target).refusals(scores.bytes), whole(target) as part:
         FORMATS[target.suffix.lower()](part, scores)
     return target
 
@@ -111,13 +111,7 @@ def write_scores(path: str | os.PathLike[str], scores: Scores) -> Path:
 def _npy(part: Path, scores: Scores) -> None:
     (array,) = scores.arrays.values()
     with part.open("wb") as file:
-        # Through Python's own file: NumPy's says of a full disk no more than that it failed.
-        np.lib.format.write_array(_Sink(file.write), np.ascontiguousarray(array))
-
-
-@dataclass(frozen=True, slots=True)
-class _Sink:
-    write: Callable[[bytes], int]
+        write_npy(file, array)
 
 
 def _safetensors(part: Path, scores: Scores) -> None:
@@ -191,6 +185,6 @@ FORMATS: Mapping[str, Callable[[Path, Scores], None]] = {
 """How each suffix is written."""
 
 
-def _refusals(target: Path, needed: int) -> AbstractContextManager[None]:
+def _destination(target: Path) -> Destination:
     note = "nothing was left behind, and an earlier file of that name is unchanged"
-    return refusals(target, needed, code=Code.E0585, thing="file", note=note)
+    return Destination(target, "scores", note)

@@ -7,24 +7,51 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
+from curvlang.storage.atomic import sync, sync_folder
 from curvlang.storage.leftovers import (
     ASIDE,
     belongs_to,
+    claimed,
     clear,
-    hidden_name,
     leftovers,
     locked,
     remove,
     unfinished,
 )
 
+Content = bytes | Callable[[IO[bytes]], object]
+"""A file's bytes, or what writes them."""
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _NOT_THERE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
+
+
+def write_folder(target: Path, contents: Mapping[str, Content], keep: Sequence[str] = ()) -> None:
+    """Write a folder whole or not at all; when this returns, it is on the disk.
+
+    Args:
+        target: The name that it takes; a folder of that name is replaced.
+        contents: Every file by its path inside.
+        keep: As for `whole_folder`.
+
+    Raises:
+        OSError: Where the system refuses; `target` then is what it was.
+    """
+    with whole_folder(target, keep) as new:
+        for name, content in contents.items():
+            place = new / name
+            place.parent.mkdir(exist_ok=True)
+            with place.open("wb") as file:
+                file.write(content) if isinstance(content, bytes) else content(file)
+            sync(place)
+        for folder in {(new / name).parent for name in contents}:
+            sync_folder(folder)
 
 
 @contextmanager
@@ -39,21 +66,21 @@ def whole_folder(target: Path, keep: Sequence[str] = ()) -> Iterator[Path]:
     Raises:
         OSError: Where the system refuses; `target` then is what it was.
     """
+    target = Path(os.path.realpath(target))
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "it is a file")
     target.parent.mkdir(parents=True, exist_ok=True)
     recover(target, keep)
-    new = hidden_name(target)
-    new.mkdir()
-    try:
-        with locked(new):
+    with claimed(target, Path.mkdir) as new:
+        try:
             yield new
             for name in keep:
                 _link_files(target / name, new / name)
             with locked(target, wait=True):
                 swap_in(new, target)
-                _retire(new, target, keep)
-    except BaseException:
-        _retire(new, target, keep)
-        raise
+                sync_folder(target.parent)
+        finally:
+            _retire(new, target, keep)
 
 
 def recover(target: Path, keep: Sequence[str] = ()) -> None:

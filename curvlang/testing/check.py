@@ -39,7 +39,7 @@ from curvlang.testing.notation import task_notation
 
 EXAMPLES = 50
 """Tasks that a law is tried on; a law about means of sampled curvatures takes a tenth."""
-Told = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]
 
 UNIVERSAL = {
     "as_written": 1e-9,
@@ -134,7 +134,7 @@ def check_spec(
     seed: int = 0,
     law: str = "",
     task: TaskSpec | None = None,
-    progress: Told | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Verdict, ...]:
     """Check the laws of a spec on drawn tasks; the same seed finds the same.
 
@@ -177,7 +177,7 @@ def check_law(
     seed: int = 0,
     task: TaskSpec | None = None,
     bench: Bench | None = None,
-    progress: Told | None = None,
+    progress: Progress | None = None,
 ) -> Verdict:
     """Check one law; arguments as of `check_spec`."""
     search = _Search(law, bench or Bench(), _count(law, examples), seed, progress)
@@ -195,7 +195,7 @@ def _count(law: Law, examples: int) -> int:
     return max(1, examples // 10) if _averages(law) else examples
 
 
-class _Failed(Exception):  # noqa: N818
+class _LawFailedError(Exception):
     """The law fails on a drawn task (or holds on it, where one is enough)."""
 
 
@@ -203,7 +203,7 @@ class _Search:
     """One run of Hypothesis: draws, measures, and keeps what the verdict needs."""
 
     def __init__(
-        self, law: Law, bench: Bench, count: int, seed: int, progress: Told | None
+        self, law: Law, bench: Bench, count: int, seed: int, progress: Progress | None
     ) -> None:
         self.law = law
         self.bench = bench
@@ -258,7 +258,7 @@ class _Search:
                 self._note(draw, gap)
             if stop(gap):
                 self.last = (draw, gap)
-                raise _Failed
+                raise _LawFailedError
 
         search: Any = given(draws(self.law.space))(body)
         search = settings(
@@ -274,7 +274,7 @@ class _Search:
         )(search)
         try:
             hypothesis_seed(self.seed)(search)()
-        except _Failed:
+        except _LawFailedError:
             return True
         return False
 

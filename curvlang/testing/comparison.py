@@ -32,7 +32,7 @@ NUDGE = 1e-11
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class YieldComparison:
     """One yield: the operator that was compiled, its structure, and the entries as read."""
 
     result: Yield
@@ -44,7 +44,7 @@ class Compared:
 
 def compare(
     text: str, sizes: Mapping[str, int], batch: int, seed: int = 0
-) -> list[tuple[Plan, list[Compared]]]:
+) -> list[tuple[Plan, list[YieldComparison]]]:
     """Compile and interpret every curvature of a spec on random leaves.
 
     Args:
@@ -106,7 +106,7 @@ def _leaves(
 
 def _program(
     program: Program, sizes: dict[str, int], batch: int, seed: int
-) -> tuple[Plan, list[Compared]]:
+) -> tuple[Plan, list[YieldComparison]]:
     rng = np.random.default_rng(seed)
     leaves = _leaves(program, sizes, rng)
     made = _plan(program, sizes, batch)
@@ -122,7 +122,7 @@ def _program(
             raise AssertionError("the yield is not symmetric")
         shape = made.blocks[0].results[result].shape
         op = operator(shape, run.result(made.blocks[0], result), len(wanted), _no_products)
-        found.append(Compared(result, shape, op, wanted, TOLERANCE * scale + 10 * moved))
+        found.append(YieldComparison(result, shape, op, wanted, TOLERANCE * scale + 10 * moved))
     return made, found
 
 

@@ -9,10 +9,21 @@ import torch
 
 import curvlang as cv
 from curvlang.language import shipped
-from curvlang.operators import load_operator, save
+from curvlang.operators import (
+    BlockDiagonal,
+    Dense,
+    StoredBlocks,
+    load_operator,
+    save,
+    stacked,
+)
+from curvlang.operators.files import to_tree
+from curvlang.storage import tensors
+from curvlang.storage.tensors import read_sealed, write_sealed, write_sealed_folder
 from tests.operators.zoo import zoo
 from tests.small import network
 from tests.small import task as small
+from tests.storage.crashes import content
 
 SPEC = """
 inverse as_it_is(scale = 2): s -> scale * s
@@ -39,6 +50,16 @@ def kept(op, folder):
     return again
 
 
+def kept_in_folders(op, folder):
+    """The same by a folder of files."""
+    op.save(f"{folder}/first/")
+    again = cv.load_operator(folder / "first")
+    again.save(f"{folder}/second/")
+    assert content(folder / "first") == content(folder / "second")
+    assert len(content(folder / "first")) > len(op.blocks)
+    return again
+
+
 def assert_same(again, op):
     assert repr(again) == repr(op)
     assert again.parameters == op.parameters
@@ -51,9 +72,9 @@ def assert_same(again, op):
 def test_every_shipped_curvature(name, tmp_path):
     own = task()
     op = cv.fit(name, own)
-    again = kept(op, tmp_path)
-    assert_same(again, op)
-    assert torch.equal(cv.influence(again, own), cv.influence(op, own))
+    for again in (kept(op, tmp_path), kept_in_folders(op, tmp_path)):
+        assert_same(again, op)
+        assert torch.equal(cv.influence(again, own), cv.influence(op, own))
 
 
 @pytest.mark.parametrize("curvature", ["factored", "whole"])
@@ -117,8 +138,120 @@ def test_every_structure(name, tmp_path):
     assert notes == {"any": [1, "text"]}
     assert type(again) is type(op)
     assert again.memory() == op.memory()
+    save(op, f"{tmp_path}/many/", {"any": [1, "text"]})
+    apart, _, _ = load_operator(tmp_path / "many")
     v = torch.linspace(-1, 1, op.size, dtype=torch.float64)
-    assert torch.equal(again @ v, op @ v)
+    for found in (again, apart):
+        assert to_tree(found, "x", {}) == to_tree(op, "x", {})
+        assert found.memory() == op.memory()
+        assert torch.equal(found @ v, op @ v)
+        assert torch.equal(found.inverse(0.317) @ v, op.inverse(0.317) @ v)
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (1, 0, 2), (2, 1, 0), (0, 2, 1), (1, 2, 0)])
+def test_axes_lie_in_memory_as_they_did(axes, tmp_path):
+    held = torch.arange(24.0).reshape(2, 3, 4).permute(axes)
+    write_sealed(tmp_path / "x", {"a.x": held, "a.y": held, "b.z": held.mT}, {})
+    write_sealed_folder(tmp_path / "y", {"a.x": held, "a.y": held, "b.z": held.mT}, {})
+    for path in ("x", "y"):
+        found, _ = read_sealed(tmp_path / path)
+        assert torch.equal(found["a.x"], held)
+        assert found["a.x"].stride() == held.stride()
+        assert found["a.y"] is found["a.x"]
+        assert torch.equal(found["b.z"], held.mT)
+
+
+def test_blocks_are_read_one_at_a_time(tmp_path, monkeypatch):
+    one = [Dense(torch.eye(2) * k) for k in range(1, 4)]
+    places = (torch.tensor([[0, 1], [4, 5]]), torch.tensor([2, 3]))
+    op = BlockDiagonal(("a", "c", "b"), (stacked([one[0], one[2]]), one[1]), places)
+    save(op, f"{tmp_path}/op/")
+    asked = []
+    read = tensors._tensors
+    monkeypatch.setattr(tensors, "_tensors", lambda path: asked.append(path.name) or read(path))
+    blocks = StoredBlocks(tmp_path / "op")
+    assert (list(blocks), len(blocks), asked) == (["a", "c", "b"], 3, [])
+    for name, scale in (("a", 1), ("b", 2), ("c", 3)):
+        assert torch.equal(blocks[name].dense(), scale * torch.eye(2))
+    assert asked == ["op.0.0.safetensors", "op.1.safetensors", "op.0.0.safetensors"]
+    with pytest.raises(KeyError):
+        blocks["d"]
+    save(one[2], f"{tmp_path}/op/")
+    assert torch.equal(StoredBlocks(tmp_path / "op")["model"].dense(), 3 * torch.eye(2))
+    (tmp_path / "op/op.safetensors").unlink()
+    with pytest.raises(cv.SpecError, match=r"E0605.*op\.safetensors"):
+        StoredBlocks(tmp_path / "op")["model"]
+
+
+def test_any_byte_of_a_folder_that_changes_is_noticed(tmp_path):
+    folder, other = tmp_path / "op", tmp_path / "other"
+    cv.fit("ekfac", task()).save(f"{folder}/")
+    cv.fit("kfac", task()).save(f"{other}/")
+    drawn = random.Random(0)
+    files = sorted(folder.iterdir())
+
+    def damaged(file, content):
+        whole = file.read_bytes()
+        file.write_bytes(content)
+        with pytest.raises(cv.SpecError, match="E0605"):
+            cv.load_operator(folder)
+        file.write_bytes(whole)
+
+    for file in files:
+        whole = file.read_bytes()
+        for place in drawn.sample(range(len(whole)), 40):
+            changed = bytearray(whole)
+            changed[place] ^= 1 << drawn.randrange(8)
+            damaged(file, changed)
+        for other_bytes in (whole[:-1], whole + b"\0", b"", files[0].read_bytes()[::-1]):
+            damaged(file, other_bytes)
+        swapped = files[(files.index(file) + 1) % len(files)].read_bytes()
+        damaged(file, swapped)
+        theirs = other / file.name
+        if theirs.exists() and theirs.read_bytes() != whole:
+            damaged(file, theirs.read_bytes())
+        file.rename(tmp_path / "away")
+        with pytest.raises(cv.SpecError, match="E0605"):
+            cv.load_operator(folder)
+        (tmp_path / "away").rename(file)
+    cv.load_operator(folder)
+
+
+def test_folders_and_files_of_others_stay(tmp_path):
+    op = cv.fit("kfac", task())
+    for name, file in (("mine", "thesis.tex"), ("tensors", "x.safetensors")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("mine")
+        with pytest.raises(cv.SpecError, match="E0605"):
+            op.save(f"{tmp_path / name}/")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(cv.SpecError, match=r"E0605.*it is a file"):
+        op.save(f"{tmp_path / 'file'}/")
+    assert {p.read_text() for p in tmp_path.rglob("*") if p.is_file()} == {"mine"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        {"format": 4, "trees": {}, "notes": {}},
+        {"trees": {}, "notes": {}},
+        {"format": 3, "notes": {}},
+        {"format": 3, "trees": {"op": 3}, "notes": {}},
+        {"format": 3, "trees": {"op": {"kind": "None", "key": "op"}}, "notes": {}},
+        {"format": 3, "trees": {"op": {"kind": "Dense", "key": "x", "scale": 2}}, "notes": {}},
+        {"format": 3, "trees": {"op": {"kind": "Dense", "key": "op"}}, "notes": {"label": 1}},
+    ],
+)
+def test_a_sealed_text_that_no_operator_wrote(text, tmp_path):
+    held = {"op.matrix": torch.eye(2)}
+    write_sealed(tmp_path / "x", held, text)
+    write_sealed_folder(tmp_path / "y", held, text)
+    for path in ("x", "y"):
+        with pytest.raises(cv.SpecError, match="E0605"):
+            cv.load_operator(tmp_path / path)
+    if text.get("format") == 4:
+        with pytest.raises(cv.SpecError, match="has format 4, and this version of curvlang reads"):
+            cv.load_operator(tmp_path / "x")
 
 
 def test_any_byte_that_changes_is_noticed(tmp_path):

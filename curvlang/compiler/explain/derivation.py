@@ -35,7 +35,7 @@ _SCOPE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Derived:
+class StageDerivation:
     """One stage: the result, its structure in the first block, and the pass after which it is known.
 
     `beside` is what parameters are that are no matrix of a layer, where a model has any.
@@ -44,7 +44,7 @@ class Derived:
     result: Result
     shape: Shape
     level: int
-    beside: Derived | None = None
+    beside: StageDerivation | None = None
 
     @property
     def statements(self) -> tuple[Statement, ...]:
@@ -81,7 +81,7 @@ def structure_name(shape: Shape) -> str:
             assert_never(shape)
 
 
-def derivation(stages: Sequence[Derived]) -> Iterator[str]:
+def derivation(stages: Sequence[StageDerivation]) -> Iterator[str]:
     """The derivation as plain text, one numbered paragraph per stage."""
     for number, stage in enumerate(stages, 1):
         result = stage.result
@@ -98,12 +98,12 @@ def derivation(stages: Sequence[Derived]) -> Iterator[str]:
             yield f"       parameters that are no matrix of a layer: {_others(stage.beside)}"
 
 
-def _others(stage: Derived) -> str:
+def _others(stage: StageDerivation) -> str:
     name = structure_name(stage.shape)
     return f"{name} after {stage.result.stage}; {_known(stage)}"
 
 
-def latex(stages: Sequence[Derived]) -> Iterator[str]:
+def latex(stages: Sequence[StageDerivation]) -> Iterator[str]:
     """The derivation as LaTeX: one `align*` per stage."""
     for stage in stages:
         yield f"% {stage.result.label}: {stage.result.stage}"
@@ -115,7 +115,7 @@ def latex(stages: Sequence[Derived]) -> Iterator[str]:
         yield r"\end{align*}"
 
 
-def _equations(stage: Derived, style: Style) -> Iterator[str]:
+def _equations(stage: StageDerivation, style: Style) -> Iterator[str]:
     statements = stage.statements
     if len(statements) <= _SHOWN:
         yield from (equation(x, style) for x in statements)
@@ -134,7 +134,7 @@ def _lift(value: Yield) -> str:
     return ", ".join(mathematics(basis, Unicode()) for basis in value.lift if basis is not None)
 
 
-def _known(stage: Derived) -> str:
+def _known(stage: StageDerivation) -> str:
     match stage.shape:
         case LeafShape():
             return "computed before the first pass"

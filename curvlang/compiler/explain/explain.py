@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from curvlang.compiler.derive.program import Result
-from curvlang.compiler.explain.derivation import Derived, derivation, latex, structure_name
+from curvlang.compiler.explain.derivation import StageDerivation, derivation, latex, structure_name
 from curvlang.compiler.explain.listing import binary, cost_text, count, listing
 from curvlang.compiler.planning.cost import Cost, plan_cost, total
 from curvlang.compiler.planning.plan import Plan, first_plan, plan_of
@@ -56,16 +56,16 @@ class Explanation:
         """How often the data is read."""
         return max((p.passes for p in self.plans), default=0)
 
-    def stages(self, chain: int = 0) -> tuple[Derived, ...]:
+    def stages(self, chain: int = 0) -> tuple[StageDerivation, ...]:
         """Every stage of a chain with its structure."""
         return tuple(self._derived(result) for result in self.chains[chain])
 
-    def _derived(self, result: Result) -> Derived:
+    def _derived(self, result: Result) -> StageDerivation:
         found = first_plan(result, self.plans)
         others = result.beside
         if others is None or not plan_of(others, self.plans).blocks:
-            return Derived(result, found.shape, found.level)
-        return Derived(result, found.shape, found.level, self._derived(others))
+            return StageDerivation(result, found.shape, found.level)
+        return StageDerivation(result, found.shape, found.level, self._derived(others))
 
     def latex(self) -> str:
         """The derivation of every chain as LaTeX (`amsmath`)."""
@@ -93,7 +93,7 @@ class Explanation:
         cells = zip(*map(_stage, rows), strict=True)
         return frame(dict(zip(_STAGES, cells, strict=True)) | {"passes": [x.level for x in rows]})
 
-    def _all_stages(self) -> Iterator[Derived]:
+    def _all_stages(self) -> Iterator[StageDerivation]:
         for k in range(len(self.chains)):
             yield from self.stages(k)
 
@@ -102,7 +102,7 @@ class Explanation:
         return html_text(self.text(code=False)) + html_folded("torch code", code)
 
 
-def _stage(stage: Derived) -> tuple[str, str, str, str]:
+def _stage(stage: StageDerivation) -> tuple[str, str, str, str]:
     result = stage.result
     return result.label, result.stage, structure_name(stage.shape), str(stage.level)
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.result_file import decode, dumps
 from curvlang.evaluation.study.result import CellFound
-from curvlang.storage.atomic import refusals, whole
+from curvlang.storage.arrays import write_npz
+from curvlang.storage.atomic import Destination, write
 
 CELLS = "cells"
 _TRIES = 5
@@ -49,7 +49,7 @@ class CellFolder:
     def put(self, key: str, cell: CellFound, values: Values) -> None:
         """Keep a cell: first its arrays, then the file that names their checksum."""
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **dict(values))
+        write_npz(buffer, values)
         arrays = buffer.getvalue()
         content = {"arrays": hashlib.sha256(arrays).hexdigest(), "cell": _json(cell)}
         write_file(self.folder / f"{key}.npz", arrays)
@@ -91,11 +91,10 @@ def write_file(path: Path, content: bytes) -> None:
         SpecError: E0905 where the system does not let it be written.
     """
     note = "finished cells are kept: run the same command to go on"
-    with refusals(path, len(content), code=Code.E0905, thing="folder", note=note):
+    with Destination(path, "folder", note).refusals(len(content)):
         for left in reversed(range(_TRIES)):
             try:
-                with whole(path) as part:
-                    part.write_bytes(content)
+                write(path, content)
             except FileNotFoundError:
                 # Another process has just put a new run folder in the place of the old one.
                 if not left:

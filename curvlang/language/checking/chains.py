@@ -90,7 +90,7 @@ class Chains:
             )
         return count <= MOST_TERMS
 
-    def _weight(self, term: s.Weighted) -> Weight:
+    def _weight(self, term: s.WeightedChain) -> Weight:
         """The weight of a term; its names must be values that a task has."""
         for word in term.names:
             if word.text not in WEIGHTS:

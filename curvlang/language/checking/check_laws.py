@@ -165,7 +165,7 @@ class LawChecker:
         found = [self._quantity(name) for name in names]
         return [Property(q, w.text, negated) for q in found if q is not None for w in words]
 
-    def _measured(self, measured: s.Measured) -> Quantity | None:
+    def _measured(self, measured: s.Measurement) -> Quantity | None:
         measure = measured.measure
         if measure is not None and measure.text not in MEASURES:
             self._say(
@@ -194,7 +194,7 @@ class LawChecker:
         return None if found is None else Quantity(word.text, found)
 
     def _compare(
-        self, item: s.LawDef, made: Comparison, left: s.Measured, right: s.Measured
+        self, item: s.LawDef, made: Comparison, left: s.Measurement, right: s.Measurement
     ) -> None:
         """Sides of one kind; sampled labels where a mean over them is asked for."""
         shapes = [_kind(made.left), _kind(made.right)]

@@ -78,7 +78,7 @@ class Builder:
         )
 
     def _combination(self, tree: Tree[Token]) -> s.CombinationSyntax:
-        terms: list[s.Weighted] = []
+        terms: list[s.WeightedChain] = []
         sign = 1.0
         for child in tree.children:
             if isinstance(child, Tree):
@@ -88,7 +88,7 @@ class Builder:
                 sign = -1.0
         return s.CombinationSyntax(tuple(terms), self.span(tree))
 
-    def _weighted(self, tree: Tree[Token], sign: float) -> s.Weighted:
+    def _weighted(self, tree: Tree[Token], sign: float) -> s.WeightedChain:
         *scales, chain = [x for x in tree.children if isinstance(x, Tree)]
         weight, names = sign, []
         for scale in scales:
@@ -103,7 +103,7 @@ class Builder:
                     weight *= float(first)
         # One value for all that is no number: two readings of one text are equal.
         whole = weight if isfinite(weight) else inf
-        return s.Weighted(whole, self._chain(chain), tuple(names), self.span(tree))
+        return s.WeightedChain(whole, self._chain(chain), tuple(names), self.span(tree))
 
     def _chain(self, tree: Tree[Token]) -> s.ChainSyntax:
         source, *stages = [x for x in tree.children if isinstance(x, Tree)]
@@ -290,13 +290,13 @@ class Builder:
         lds: tuple[s.Argument, ...] | None = None
         solve: s.Use | None = None
         first: dict[str, Span] = {}
-        repeated: list[s.Repeated] = []
+        repeated: list[s.RepeatedLine] = []
         for child in measures:
             if not isinstance(child, Tree):
                 continue
             word, place = child.data.removesuffix("_measure"), self.span(child)
             if word in first:
-                repeated.append(s.Repeated(word, first[word], place))
+                repeated.append(s.RepeatedLine(word, first[word], place))
             first.setdefault(word, place)
             match child.data:
                 case "error_measure":

@@ -49,10 +49,10 @@ def _claim(tree: Tree[Token], place: Place) -> s.Claim:
             return s.NearnessClaim(a, b, c, negated is not None)
 
 
-def _measured(tree: Any, place: Place) -> s.Measured:
+def _measured(tree: Any, place: Place) -> s.Measurement:
     *measure, curvature = tree.children
     name = _word(measure[0], place) if measure else None
-    return s.Measured(_word(curvature, place), name, place(tree))
+    return s.Measurement(_word(curvature, place), name, place(tree))
 
 
 def _condition(tree: Tree[Token], place: Place) -> s.ConditionDef:

@@ -33,7 +33,7 @@ def build_study(tree: Tree[Token], reader: Reader) -> s.StudyDef:
     found: dict[str, Any] = {}
     sweeps: list[s.Sweep] = []
     first: dict[str, Span] = {}
-    repeated: list[s.Repeated] = []
+    repeated: list[s.RepeatedLine] = []
     doc = ""
     for child in rest:
         if isinstance(child, Token):
@@ -42,7 +42,7 @@ def build_study(tree: Tree[Token], reader: Reader) -> s.StudyDef:
             continue
         word, place = child.data.removeprefix("study_"), reader.span(child)
         if word in first:
-            repeated.append(s.Repeated(word, first[word], place))
+            repeated.append(s.RepeatedLine(word, first[word], place))
         first.setdefault(word, place)
         sweeps += [_sweep(x, reader) for x in _trees(child, "sweep")]
         found |= _line(word, child, reader)

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic
-from curvlang.language.syntax.unexpected import KEYWORDS, Found
+from curvlang.language.syntax.unexpected import KEYWORDS, Unexpected
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,31 +22,31 @@ class Mistake:
 
     name: str
     example: str
-    rule: Callable[[Found], Diagnostic | None]
+    rule: Callable[[Unexpected], Diagnostic | None]
 
 
-def explain(found: Found) -> Diagnostic:
+def explain(found: Unexpected) -> Diagnostic:
     """The diagnostic of the first mistake in the table that this looks like."""
     return next((d for d in (m.rule(found) for m in MISTAKES) if d is not None), _plain(found))
 
 
-def mistake_of(found: Found) -> str:
+def mistake_of(found: Unexpected) -> str:
     """The name of that mistake; empty where none in the table looks like it."""
     return next((m.name for m in MISTAKES if m.rule(found) is not None), "")
 
 
-def _plain(found: Found) -> Diagnostic:
+def _plain(found: Unexpected) -> Diagnostic:
     return found.say(Code.E0101, f"`{found.text}` cannot stand here", found.wanted)
 
 
-def _end(found: Found) -> Diagnostic | None:
+def _end(found: Unexpected) -> Diagnostic | None:
     if found.kind != "end":
         return None
     headline = "the file ends in the middle of a definition"
     return found.say(Code.E0103, headline, found.wanted)
 
 
-def _open_block(found: Found) -> Diagnostic | None:
+def _open_block(found: Unexpected) -> Diagnostic | None:
     if found.kind != "end" or "RBRACE" not in found.expected:
         return None
     return found.say(Code.E0103, "the file ends inside `{ … }`", ("close the block with `}`",))
@@ -54,11 +54,11 @@ def _open_block(found: Found) -> Diagnostic | None:
 
 def _sign(
     signs: str, code: Code, headline: str, help_: str
-) -> Callable[[Found], Diagnostic | None]:
+) -> Callable[[Unexpected], Diagnostic | None]:
     """A rule for a mark of other languages, alone or with the mark before it."""
     wanted = tuple(signs.split())
 
-    def rule(found: Found) -> Diagnostic | None:
+    def rule(found: Unexpected) -> Diagnostic | None:
         shown = next((x for x in found.marks if x in wanted), None)
         return None if shown is None else found.say(code, headline.format(shown), (help_,))
 
@@ -67,35 +67,35 @@ def _sign(
 
 def _word(
     words: str, code: Code, headline: str, help_: str
-) -> Callable[[Found], Diagnostic | None]:
+) -> Callable[[Unexpected], Diagnostic | None]:
     """A rule for a word of other languages, standing here or just before."""
     wanted = tuple(words.split())
 
-    def rule(found: Found) -> Diagnostic | None:
+    def rule(found: Unexpected) -> Diagnostic | None:
         if found.kind != "token":
             return None
         at = len(found.before) - len(found.last)
-        before = Found("token", found.last, found.expected, found.source, at)
+        before = Unexpected("token", found.last, found.expected, found.source, at)
         place = next((x for x in (found, before) if x.text in wanted), None)
         return None if place is None else place.say(code, headline.format(place.text), (help_,))
 
     return rule
 
 
-def _open_text(found: Found) -> Diagnostic | None:
+def _open_text(found: Unexpected) -> Diagnostic | None:
     if found.text != '"' or found.kind != "character":
         return None
     return found.say(Code.E0102, "a text is not closed on its line", ('end it with `"`',))
 
 
-def _character(found: Found) -> Diagnostic | None:
+def _character(found: Unexpected) -> Diagnostic | None:
     if found.kind != "character":
         return None
     headline = f"`{found.text}` (U+{ord(found.text):04X}) has no meaning here"
     return found.say(Code.E0102, headline, found.wanted)
 
 
-def _index(found: Found) -> Diagnostic | None:
+def _index(found: Unexpected) -> Diagnostic | None:
     if "INDEX" not in found.expected:
         return None
     headline = f"`{found.text}` is not an index: an index is one letter, with primes"
@@ -106,7 +106,7 @@ _NEAR = 80
 """Characters before a place that are looked at for what was meant."""
 
 
-def _product(found: Found) -> Diagnostic | None:
+def _product(found: Unexpected) -> Diagnostic | None:
     """`2 a[i]`: the tensor after the gap was taken for the next definition."""
     if "EQUAL" not in found.expected:
         return None
@@ -116,13 +116,13 @@ def _product(found: Found) -> Diagnostic | None:
     if gap is not None and "=" in line:
         first, second = gap.group(1), gap.group(2)
         start = len(found.before) - len(near) + gap.start(2)
-        at = Found("token", second, found.expected, found.source, start)
+        at = Unexpected("token", second, found.expected, found.source, start)
         headline = f"`{second}` follows `{first}` with nothing between them"
         return at.say(Code.E0104, headline, ("multiplication is always written: put `*` there",))
     return None
 
 
-def _unclosed(found: Found) -> Diagnostic | None:
+def _unclosed(found: Unexpected) -> Diagnostic | None:
     if found.text not in KEYWORDS:
         return None
     for terminal, bracket in (("RBRACE", "}"), ("RPAR", ")"), ("RSQB", "]")):
@@ -132,27 +132,27 @@ def _unclosed(found: Found) -> Diagnostic | None:
     return None
 
 
-def _unnamed_definition(found: Found) -> Diagnostic | None:
+def _unnamed_definition(found: Unexpected) -> Diagnostic | None:
     if found.last not in ("curvature", "transform", "inverse", "task", "study"):
         return None
     return found.say(Code.E0101, f"`{found.last}` needs a name", found.wanted)
 
 
-def _unnamed_argument(found: Found) -> Diagnostic | None:
+def _unnamed_argument(found: Unexpected) -> Diagnostic | None:
     if found.expected != {"EQUAL"} or found.text not in (")", ","):
         return None
     headline = "an argument has a name and a value"
     return found.say(Code.E0101, headline, (f"write `name = {found.last}`",))
 
 
-def _uncounted(found: Found) -> Diagnostic | None:
+def _uncounted(found: Unexpected) -> Diagnostic | None:
     if found.last != "repeat":
         return None
     help_ = ("write `repeat 10 { … }`, or an `int` parameter of the transform in place of 10",)
     return found.say(Code.E0101, "`repeat` needs its number of rounds", help_)
 
 
-def _keyword(found: Found) -> Diagnostic | None:
+def _keyword(found: Unexpected) -> Diagnostic | None:
     if "CURVATURE" not in found.expected:
         return None
     near = get_close_matches(found.text, KEYWORDS, 1, 0.7)

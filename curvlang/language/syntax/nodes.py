@@ -62,7 +62,7 @@ class ChainSyntax:
 
 
 @dataclass(frozen=True, slots=True)
-class Weighted:
+class WeightedChain:
     """`0.9 * chain`, `weight_decay * chain`: `names` are the named weights with their places."""
 
     weight: float
@@ -75,7 +75,7 @@ class Weighted:
 class CombinationSyntax:
     """A sum of weighted chains; a plain chain is a sum of one."""
 
-    terms: tuple[Weighted, ...]
+    terms: tuple[WeightedChain, ...]
     span: Span = _span()
 
 
@@ -177,7 +177,7 @@ class TaskDef:
 
 
 @dataclass(frozen=True, slots=True)
-class Repeated:
+class RepeatedLine:
     """A line of an evaluation that stands there again: which, where first, where again."""
 
     word: str
@@ -199,7 +199,7 @@ class EvaluateDef:
     influence: tuple[str, str] | None
     lds: tuple[Argument, ...] | None
     solve: Use | None = None
-    repeated: tuple[Repeated, ...] = ()
+    repeated: tuple[RepeatedLine, ...] = ()
     span: Span = _span()
     name_span: Span = _span()
 
@@ -242,13 +242,13 @@ class StudyDef:
     silent: Word | None = None
     baselines: tuple[Use, ...] = ()
     measures: tuple[Use, ...] = ()
-    repeated: tuple[Repeated, ...] = ()
+    repeated: tuple[RepeatedLine, ...] = ()
     span: Span = _span()
     name_span: Span = _span()
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Measurement:
     """A curvature, or a measure of one: `mine`, `trace(mine)`."""
 
     curvature: Word
@@ -269,9 +269,9 @@ class PropertyClaim:
 class RelationClaim:
     """`left equals right`; `relation` is `equals`, `differs_from` or `averages_to`."""
 
-    left: Measured
+    left: Measurement
     relation: str
-    right: Measured
+    right: Measurement
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from curvlang.diagnostics.source import Source, Span
 from curvlang.language.syntax.mistakes import explain
 from curvlang.language.syntax.nodes import File, Item
 from curvlang.language.syntax.tables import parser
-from curvlang.language.syntax.unexpected import KEYWORDS, Found
+from curvlang.language.syntax.unexpected import KEYWORDS, Unexpected
 
 if TYPE_CHECKING:
     from lark import Token, Tree, UnexpectedInput
@@ -80,14 +80,14 @@ def _explain(error: UnexpectedInput, source: Source) -> tuple[int, Diagnostic]:
         case UnexpectedCharacters():
             at = error.pos_in_stream or 0
             shown = source.text[at : at + 1]
-            found = Found("character", shown, frozenset(error.allowed or ()), source, at)
+            found = Unexpected("character", shown, frozenset(error.allowed or ()), source, at)
         case UnexpectedToken(token=token) if token.type != "$END":
             at = token.start_pos or 0
-            found = Found("token", str(token), _expected(error), source, at)
+            found = Unexpected("token", str(token), _expected(error), source, at)
         case UnexpectedToken() | UnexpectedEOF():
             at = len(source.text)
-            read = Found("end", "", frozenset(), source, len(source.text)).before
-            found = Found("end", "", _expected(error), source, len(read))
+            read = Unexpected("end", "", frozenset(), source, len(source.text)).before
+            found = Unexpected("end", "", _expected(error), source, len(read))
         case _:
             raise error
     return at, explain(found)

@@ -57,7 +57,7 @@ _SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Unexpected:
     """What stood where reading stopped: `kind` is `character`, `token` or `end`."""
 
     kind: str

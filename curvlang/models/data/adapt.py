@@ -27,7 +27,7 @@ DECODER = "decoder_"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Adapted:
+class TaskParts:
     """What a task works with.
 
     Args:
@@ -55,7 +55,7 @@ def adapt(
     labels: str | None = None,
     inputs: Sequence[str] | None = None,
     shift_labels: bool | None = None,
-) -> Adapted:
+) -> TaskParts:
     """Model and examples in one form, whatever form they come in.
 
     Args:
@@ -102,11 +102,11 @@ def adapt(
             )
 
 
-def _from_pairs(model: nn.Module, train: Pair, query: Pair) -> Adapted:
+def _from_pairs(model: nn.Module, train: Pair, query: Pair) -> TaskParts:
     """Pairs as they are; a model that returns an object is copied to return its logits."""
     if _returns_tensor(model, train[0]):
-        return Adapted(model, train, query)
-    return Adapted(packed(model, None), train, query, wrapped=True)
+        return TaskParts(model, train, query)
+    return TaskParts(packed(model, None), train, query, wrapped=True)
 
 
 def _returns_tensor(model: nn.Module, X: Tensor) -> bool:
@@ -140,7 +140,7 @@ def _side(found: Fields, labels: str | None, inputs: Sequence[str] | None, part:
 
 def _from_fields(
     model: nn.Module, train: _Side, query: _Side, dtype: torch.dtype, shift: bool | None
-) -> Adapted:
+) -> TaskParts:
     if lacks_decoder_inputs(model, train.fields, train.y):
         train, query = (_with_decoder(model, side, shift) for side in (train, query))
         shift = False
@@ -157,7 +157,7 @@ def _from_fields(
         yq = _aligned(yq, second, shift, "query")
     elif shift:
         raise _no_positions(shape, y)
-    return Adapted(made, (X, y), (Xq, yq), _mask(first), True, both)
+    return TaskParts(made, (X, y), (Xq, yq), _mask(first), True, both)
 
 
 def _with_decoder(model: nn.Module, side: _Side, shift: bool | None) -> _Side:

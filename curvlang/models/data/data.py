@@ -20,7 +20,7 @@ from curvlang.models.data.fields import Fields
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Given:
+class RawExamples:
     """Examples of a user's function that stay as they are until the task packs them.
 
     Args:
@@ -58,7 +58,7 @@ class Data:
     kind: str
     positions: int = 1
     targets: Callable[[str, str, Sequence[int]], Tensor] | None = None
-    given: Given | None = None
+    given: RawExamples | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

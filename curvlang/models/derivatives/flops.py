@@ -73,16 +73,16 @@ def _probe(model: nn.Module, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _count(run: Callable[[], object]) -> int:
     counter = FlopCounterMode(display=False)
-    counter.mod_tracker = _Untracked()
+    counter.mod_tracker = _UntrackedModules()
     with counter, _PlainZeros():
         run()
     return int(counter.get_total_flops())
 
 
-class _Untracked(ModuleTracker):
+class _UntrackedModules(ModuleTracker):
     """All operations count alike: hooks that tell modules apart stop backward passes inside a model."""
 
-    def __enter__(self) -> _Untracked:
+    def __enter__(self) -> _UntrackedModules:
         """No hook is set."""
         return self
 

@@ -87,7 +87,7 @@ def hessian_way(model: nn.Module, loss: Loss, X: Tensor, y: Tensor) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tried:
+class _Search:
     """The first way that is right, the first one that runs, the smallest gap, and what the last one raised."""
 
     right: str = ""
@@ -96,16 +96,16 @@ class _Tried:
     error: Exception | None = None
 
 
-def _tried_ways(model: nn.Module, loss: Loss, few: tuple[Tensor, Tensor]) -> _Tried:
+def _tried_ways(model: nn.Module, loss: Loss, few: tuple[Tensor, Tensor]) -> _Search:
     """Products of every way against quotients, where the parameters are now."""
     reference = Reference(model, loss, few, reverse.gradient(model, loss, *few))
-    done = _Tried()
+    done = _Search()
     for way, make in HESSIANS.items():
         found, error = tried(partial(_gap, reference, make(model, loss), few))
         if found is not None and found <= reference.limit:
-            return _Tried(right=way)
+            return _Search(right=way)
         ran = done.ran or (way if found is not None else "")
-        done = _Tried("", ran, min(done.gap, math.inf if found is None else found), error)
+        done = _Search("", ran, min(done.gap, math.inf if found is None else found), error)
     return done
 
 

@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 from torch.utils import checkpoint
 
 from curvlang.models.execution.own_device import OwnDevice
-from curvlang.models.execution.twice_differentiable import WrittenOut
+from curvlang.models.execution.twice_differentiable import DefinitionMode
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
@@ -80,7 +80,7 @@ def product_state(model: nn.Module) -> Iterator[None]:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(_dense_gradients(model))
         stack.enter_context(_constant_padding(model))
-        stack.enter_context(WrittenOut())
+        stack.enter_context(DefinitionMode())
         if recurrent:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         yield

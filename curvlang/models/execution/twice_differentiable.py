@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 
-class WrittenOut(TorchFunctionMode):
+class DefinitionMode(TorchFunctionMode):
     """While it is active these operations are computed by their definitions."""
 
     def __torch_function__(

@@ -28,7 +28,7 @@ def run_widened(model: nn.Module, X: Tensor, dtype: torch.dtype) -> Tensor | Non
     wide = X.to(dtype) if X.is_floating_point() else X
     for call in (model, lambda x: functional_call(model, _converted(model, dtype), (x,))):
         try:
-            with torch.no_grad(), _Widened(dtype):
+            with torch.no_grad(), _Widening(dtype):
                 found = call(wide)
         except Exception:
             continue
@@ -41,7 +41,7 @@ def _converted(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: x.detach().to(dtype) for name, x in tensors.items() if x.is_floating_point()}
 
 
-class _Widened(TorchDispatchMode):
+class _Widening(TorchDispatchMode):
     """Every narrower floating-point operand, result and requested precision becomes `dtype`."""
 
     def __init__(self, dtype: torch.dtype) -> None:

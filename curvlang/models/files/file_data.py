@@ -68,13 +68,13 @@ def file_data(
         raise refusal(Code.E0553, "`query` and `split` both say what the queries are", "give one")
     main = folder / path
     table = read_table(main)
-    where = _Where(main, tuple(target), None if split == NONE else split)
+    where = _FileRequest(main, tuple(target), None if split == NONE else split)
     X, y = where.read(table, inputs)
     if query == NONE:
         (y,) = _targets([(where, y)], loss)
         rows, held = _split(where, table, len(X), test, seed)
         return _data((X[rows], y[rows]), (X[held], y[held]), loss, scale)
-    other = _Where(folder / query, tuple(target), None)
+    other = _FileRequest(folder / query, tuple(target), None)
     Xq, yq = other.read(read_table(other.path), inputs)
     if X.shape[1:] != Xq.shape[1:]:
         raise refusal(
@@ -87,7 +87,7 @@ def file_data(
     return _data((X, y), (Xq, yq), loss, scale)
 
 
-def _targets(parts: Sequence[tuple[_Where, Column]], loss: str) -> list[Tensor]:
+def _targets(parts: Sequence[tuple[_FileRequest, Column]], loss: str) -> list[Tensor]:
     """Targets in the loss's form: numbers, or classes numbered alike in all files."""
     if loss != "cross_entropy":
         return [where.numbers(y) for where, y in parts]
@@ -98,7 +98,7 @@ def _targets(parts: Sequence[tuple[_Where, Column]], loss: str) -> list[Tensor]:
     return [where.classes(y, names) for where, y in parts]
 
 
-class _Where:
+class _FileRequest:
     """A file with what is asked of it, for reading and for messages."""
 
     def __init__(self, path: Path, target: tuple[str, ...], split: str | None) -> None:
@@ -256,7 +256,7 @@ def _standard(X: Tensor, Xq: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _split(
-    where: _Where, table: Table, count: int, test: float, seed: int
+    where: _FileRequest, table: Table, count: int, test: float, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Rows of the training part and of the queries, each in the file's order."""
     if where.split is None:

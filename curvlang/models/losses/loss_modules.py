@@ -39,7 +39,7 @@ SETTINGS = {"weight", "pos_weight", "ignore_index", "reduction", "label_smoothin
 
 
 @dataclass(frozen=True, slots=True)
-class OfBatch:
+class BatchOfOneLoss:
     """A loss of a batch, asked for the batch of one example."""
 
     function: Function
@@ -104,7 +104,7 @@ def loss_of_module(
 
 def of_one_example(module: Function, outputs: Tensor | None, targets: Tensor | None) -> Function:
     """A loss of batches as a function of one example: of the batch of it alone, wherever that runs."""
-    return module if _takes_one(module, outputs, targets) else OfBatch(module)
+    return module if _takes_one(module, outputs, targets) else BatchOfOneLoss(module)
 
 
 def _plain(module: nn.Module) -> bool:
@@ -191,7 +191,7 @@ def _takes_one(module: Function, outputs: Tensor | None, targets: Tensor | None)
     if outputs is None or targets is None or not len(outputs) or not len(targets):
         return False
     f, y = outputs[0].detach(), targets[0]
-    return _number(OfBatch(module), f, y) is None and _number(module, f, y) is not None
+    return _number(BatchOfOneLoss(module), f, y) is None and _number(module, f, y) is not None
 
 
 def _number(function: Function, f: Tensor, y: Tensor) -> Tensor | None:

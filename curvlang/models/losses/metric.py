@@ -54,7 +54,7 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class QueryMetric:
     """A metric as scores use it.
 
     Args:
@@ -117,7 +117,7 @@ CLASS_METRICS: Mapping[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 }
 
 
-def asked_of(metric: str | Metric, loss: Loss) -> Asked:
+def query_metric(metric: str | Metric, loss: Loss) -> QueryMetric:
     """The cost of a metric on a task with this loss.
 
     Raises:
@@ -127,9 +127,11 @@ def asked_of(metric: str | Metric, loss: Loss) -> Asked:
         name = metric.name or getattr(metric.function, "__name__", "metric")
         function = metric.function if metric.better == "lower" else _Negative(metric.function)
         way = "lowers" if metric.better == "lower" else "raises"
-        return Asked(name, AutodiffLoss(function, name), f"training on the example {way} `{name}`")
+        return QueryMetric(
+            name, AutodiffLoss(function, name), f"training on the example {way} `{name}`"
+        )
     if metric == "loss":
-        return Asked("loss", loss, "training on the example lowers the query's loss")
+        return QueryMetric("loss", loss, "training on the example lowers the query's loss")
     if metric not in CLASS_METRICS:
         raise refusal(
             Code.E0590,
@@ -143,10 +145,10 @@ def asked_of(metric: str | Metric, loss: Loss) -> Asked:
             "use `loss`, or `cv.Metric(function, better=…)`",
         )
     cost = AutodiffLoss(_OfClass(metric, loss.ignore_index, loss.axis), metric)
-    return Asked(metric, cost, f"training on the example raises the query's {metric}")
+    return QueryMetric(metric, cost, f"training on the example raises the query's {metric}")
 
 
-def asked_on(metric: str | Metric, task: Task) -> Asked:
+def query_metric_on(metric: str | Metric, task: Task) -> QueryMetric:
     """The metric of a task's queries, tried on them before any work.
 
     Raises:
@@ -159,7 +161,7 @@ def asked_on(metric: str | Metric, task: Task) -> Asked:
         # A module, or a function of torch, reads the axes of a batch.
         name = metric.name or getattr(metric.function, "__name__", type(metric.function).__name__)
         metric = replace(metric, function=of_one_example(metric.function, f, y), name=name)
-    asked = asked_of(metric, task.loss)
+    asked = query_metric(metric, task.loss)
     asked.cost.validate((len(y), *f.shape[1:]), y, f.dtype)
     return asked
 

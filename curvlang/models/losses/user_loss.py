@@ -15,7 +15,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import CurvlangError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.calls import exhausted, whole_text
-from curvlang.models.execution.twice_differentiable import WrittenOut
+from curvlang.models.execution.twice_differentiable import DefinitionMode
 from curvlang.models.losses.loss import Loss, flat, show_dtype, unfit, uniform
 
 Function: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -221,7 +221,7 @@ class AutodiffLoss(Loss):
     def _second(self, derivative: Callable[[], Tensor]) -> Tensor:
         """A second derivative; the first one was tried when the task was made."""
         try:
-            with WrittenOut():
+            with DefinitionMode():
                 return derivative()
         except (RuntimeError, NotImplementedError) as error:
             if exhausted(error):
@@ -241,7 +241,7 @@ class AutodiffLoss(Loss):
             SpecError: E0581 where the function cannot be differentiated example by example.
         """
         try:
-            with WrittenOut():
+            with DefinitionMode():
                 found: Tensor = vmap(derivative)(f, y)
         except (RuntimeError, NotImplementedError) as error:
             if exhausted(error):

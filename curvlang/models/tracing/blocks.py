@@ -33,7 +33,7 @@ from curvlang.models.tracing.trace import (
     Groups,
     OutsideError,
     Trace,
-    Watched,
+    TracedLayer,
     check_output,
     input_shapes,
     trace,
@@ -41,11 +41,11 @@ from curvlang.models.tracing.trace import (
 from curvlang.models.tracing.untraced import runs_at_once
 from curvlang.models.tracing.verify import (
     EXAMPLES,
-    Tried,
+    LoneGradients,
     check_examples,
+    lone_gradients,
     mismatched,
     tolerance,
-    tried,
     unrunnable,
 )
 
@@ -103,7 +103,7 @@ def facts_of(model: nn.Module, X: Tensor, outside: Mapping[str, str] | None = No
         output = model(X)
     check_output(output, len(X))
     check_examples(model, X, output)
-    known = tried(model, X, output)
+    known = lone_gradients(model, X, output)
     facts = _spreadable(model, X, found, output).without(outside or {})
     layers, _ = facts.split(found)
     traced = trace(model, X, facts.watched(layers, trying=True), trying=True)
@@ -137,7 +137,7 @@ def check_rows(
     """
     found = trace(model, X, groups(layers))
     rows = torch.tensor(sorted(set(places)), device=X.device)
-    alone = tried(model, X[rows], found.output[rows].detach())
+    alone = lone_gradients(model, X[rows], found.output[rows].detach())
     direction = torch.zeros_like(found.output)
     direction[rows] = alone.direction
     shown = [block for block in layers if block.kind is not None]
@@ -175,7 +175,7 @@ def check_batch(model: nn.Module, X: Tensor, layers: Sequence[LayerBlock], numbe
 _USED_OUTSIDE = "its parameters are also used outside its call, or its rows are not its examples'"
 
 
-def _at_once(model: nn.Module, X: Tensor, names: Sequence[str], known: Tried) -> bool:
+def _at_once(model: nn.Module, X: Tensor, names: Sequence[str], known: LoneGradients) -> bool:
     starts, own = offsets(model), trainable(model)
     rows = {
         name: known.gradients[:, starts[name] : starts[name] + own[name].numel()] for name in names
@@ -185,7 +185,7 @@ def _at_once(model: nn.Module, X: Tensor, names: Sequence[str], known: Tried) ->
 
 
 def _wrong(
-    model: nn.Module, X: Tensor, found: Survey, facts: Facts, known: Tried
+    model: nn.Module, X: Tensor, found: Survey, facts: Facts, known: LoneGradients
 ) -> frozenset[str]:
     """Layers whose `a` and `g` do not give the gradients of the examples."""
     layers, _ = facts.split(found)
@@ -270,7 +270,7 @@ def _runs_spread(
 
 def _constant(model: nn.Module, X: Tensor, layers: Sequence[CoveredLayer]) -> frozenset[str]:
     """Layers whose inputs have one shape, whatever the number of examples: places, not examples."""
-    suspects = {x.name: Watched(x.modules, x.kind) for x in layers if not x.inside}
+    suspects = {x.name: TracedLayer(x.modules, x.kind) for x in layers if not x.inside}
     one = X[:1]
     few, more = (_shapes(model, one, count, suspects) for count in (2, 3))
     return frozenset(name for name in suspects if few[name] and few[name] == more[name])

@@ -20,7 +20,7 @@ from curvlang.models.losses.finite import all_finite, check_examples_finite, in_
 from curvlang.models.task import Task, check_task
 from curvlang.models.tracing.blocks import Facts, offsets, scale_and_shift, trainable
 from curvlang.models.tracing.half_precision import exact_gradients
-from curvlang.models.tracing.survey import Bare, CoveredLayer, submodule, survey
+from curvlang.models.tracing.survey import CoveredLayer, OutsideParameter, submodule, survey
 
 HEAD = ("parameter", "shape", "layer", "status", "‖∇‖² share", "reason")
 MEMORY = 2**27
@@ -202,7 +202,7 @@ def gradient_shares(task: Task) -> dict[str, float]:
 
 def _row(
     model: nn.Module,
-    split: tuple[Sequence[CoveredLayer], Sequence[Bare]],
+    split: tuple[Sequence[CoveredLayer], Sequence[OutsideParameter]],
     name: str,
     p: nn.Parameter,
     share: float | None,

@@ -17,11 +17,11 @@ from curvlang.models.tracing.layer_block import (
     scale_and_shift,
     trainable,
 )
-from curvlang.models.tracing.survey import Bare, CoveredLayer, Survey
+from curvlang.models.tracing.survey import CoveredLayer, OutsideParameter, Survey
 from curvlang.models.tracing.trace import (
     Groups,
     Trace,
-    Watched,
+    TracedLayer,
     trace,
 )
 
@@ -54,7 +54,7 @@ class Facts:
         """The same with further layers outside."""
         return replace(self, outside={**self.outside, **outside})
 
-    def split(self, found: Survey) -> tuple[list[CoveredLayer], list[Bare]]:
+    def split(self, found: Survey) -> tuple[list[CoveredLayer], list[OutsideParameter]]:
         """The layers that show `a` and `g`, and all parameters outside them."""
         shown = [layer for layer in found.layers if layer.name not in self.outside]
         bare = list(found.bare)
@@ -63,16 +63,16 @@ class Facts:
             if why is not None:
                 kind = type(layer.module).__name__
                 names = [name for name in (layer.weight, layer.bias) if name]
-                bare += [Bare(name, layer.name, kind, why) for name in names]
+                bare += [OutsideParameter(name, layer.name, kind, why) for name in names]
         return shown, bare
 
     def watched(self, layers: Sequence[CoveredLayer], *, trying: bool = False) -> Groups:
         """The layers to watch; with any fold while they are tried."""
         return {x.name: self.watching(x, trying=trying) for x in layers}
 
-    def watching(self, layer: CoveredLayer, *, trying: bool = False) -> Watched:
+    def watching(self, layer: CoveredLayer, *, trying: bool = False) -> TracedLayer:
         """How a layer's uses are recorded; with any fold while it is tried."""
-        return Watched(
+        return TracedLayer(
             layer.modules,
             layer.kind,
             layer.inside,
@@ -148,7 +148,9 @@ def _index(
     return torch.cat(columns, -1)
 
 
-def bare_blocks(items: Sequence[Bare], model: nn.Module, facts: Facts) -> Iterator[LayerBlock]:
+def bare_blocks(
+    items: Sequence[OutsideParameter], model: nn.Module, facts: Facts
+) -> Iterator[LayerBlock]:
     """A block for every parameter outside the layers; one without entries has none."""
     own, starts = trainable(model), offsets(model)
     for item in items:

@@ -46,7 +46,7 @@ def widened(x: Tensor) -> Tensor:
     return x.to(precision(x.dtype))
 
 
-class Lifted(Loss):
+class HalfPrecisionLoss(Loss):
     """A loss at outputs in half precision: computed in float32, its columns as the backward pass takes them.
 
     In float16 every column of every example is multiplied by a power of two, so that its largest entry is
@@ -114,7 +114,7 @@ def exact_leaves(
     kind = _kind(model)
     if kind not in HALF:
         return leaves(model, loss, X, y, blocks, wants, fisher, generator)
-    lifted = loss if isinstance(loss, Lifted) else Lifted(loss, kind)
+    lifted = loss if isinstance(loss, HalfPrecisionLoss) else HalfPrecisionLoss(loss, kind)
     found = leaves(model, lifted, X, y, blocks, wants, fisher, generator)
     drawn = lifted.gradient_by if fisher.kind == "empirical" else lifted.columns_by
     return _converted(found, {"g": drawn, "e": lifted.gradient_by})
@@ -152,7 +152,7 @@ def exact_columns(
 def exact_loss_hessian(model: nn.Module, loss: Loss, X: Tensor, y: Tensor) -> Tensor:
     """L_ncd = ∂²ℓ_n/∂f_c∂f_d, [B, F, F]; float32 in half precision."""
     kind = _kind(model)
-    return loss_hessian(model, Lifted(loss, kind) if kind in HALF else loss, X, y)
+    return loss_hessian(model, HalfPrecisionLoss(loss, kind) if kind in HALF else loss, X, y)
 
 
 def _kind(model: nn.Module) -> torch.dtype:

@@ -61,7 +61,7 @@ def check_examples(model: nn.Module, X: Tensor, output: Tensor, pool: Tensor | N
     """
     devices = [X.device] if X.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices=devices), _streams_kept():
-        asked = _Asked(model, output.detach())
+        asked = _Answers(model, output.detach())
         asked.known[id(X)] = (X, output.detach())
         _check_repeats(asked, X)
         _check_neighbours(asked, X, X if pool is None else pool)
@@ -80,7 +80,7 @@ def check_alone(model: nn.Module, X: Tensor) -> None:
     """
     B = len(X)
     with torch.no_grad():
-        asked = _Asked(model, model(X))
+        asked = _Answers(model, model(X))
         asked.known[id(X)] = (X, asked.first)
         for n in sorted({B // 3, B - 1}):
             apart = asked.apart(X, [n], X[n : n + 1].clone(), [0])
@@ -88,7 +88,7 @@ def check_alone(model: nn.Module, X: Tensor) -> None:
 
 
 @dataclass(slots=True, eq=False)
-class _Asked:
+class _Answers:
     """The model's answers, each asked for once in each precision."""
 
     model: nn.Module
@@ -151,7 +151,7 @@ class _Asked:
         return 0.0 if found <= limit else found
 
 
-def _check_repeats(asked: _Asked, X: Tensor) -> None:
+def _check_repeats(asked: _Answers, X: Tensor) -> None:
     """One batch, asked about twice; more often, and in float64, where random numbers were drawn."""
     for call in range(1 + REPEATS):
         before = _random_state(X.device)
@@ -168,7 +168,7 @@ def _check_repeats(asked: _Asked, X: Tensor) -> None:
             return
 
 
-def _check_neighbours(asked: _Asked, X: Tensor, pool: Tensor) -> None:
+def _check_neighbours(asked: _Answers, X: Tensor, pool: Tensor) -> None:
     """Other examples in the places beside an example: first after it, then before it."""
     B = len(X)
     others = pool[[k % len(pool) for k in spread(2 * B, len(pool) + 1)[1::2]]].to(X.device)
@@ -180,7 +180,7 @@ def _check_neighbours(asked: _Asked, X: Tensor, pool: Tensor) -> None:
         _refuse(asked.model, asked.apart(X, kept, changed, kept), "beside other examples")
 
 
-def _check_sizes(asked: _Asked, X: Tensor, pool: Tensor) -> None:
+def _check_sizes(asked: _Answers, X: Tensor, pool: Tensor) -> None:
     """Alone, in a pair and among more, in other places."""
     B = len(X)
     alone, pair = X[B - 1 :].clone(), X[[B - 1, 0]]

@@ -17,7 +17,7 @@ from curvlang.models.layers import Input, Layer
 from curvlang.models.tracing.trace import (
     Groups,
     Trace,
-    Watched,
+    TracedLayer,
     pull_back,
 )
 
@@ -61,7 +61,7 @@ class LayerBlock:
     bias: str
     index: Tensor
     parameters: tuple[str, ...]
-    watched: Watched | None = None
+    watched: TracedLayer | None = None
     part: int = 0
     at_once: bool = False
     reason: str = ""

@@ -45,7 +45,7 @@ class CoveredLayer:
 
 
 @dataclass(frozen=True, slots=True)
-class Bare:
+class OutsideParameter:
     """A trainable parameter that no layer shows: its gradients per example come from autograd."""
 
     parameter: str
@@ -59,7 +59,7 @@ class Survey:
     """All trainable parameters, in covered layers or bare; and the frozen ones."""
 
     layers: tuple[CoveredLayer, ...]
-    bare: tuple[Bare, ...]
+    bare: tuple[OutsideParameter, ...]
     frozen: tuple[str, ...]
 
 
@@ -195,11 +195,11 @@ def _bare(
     p: nn.Parameter,
     owners: dict[int, list[str]],
     reasons: dict[int, str],
-) -> Bare:
+) -> OutsideParameter:
     owner = owners[id(p)][0]
     type_name = type(submodule(model, owner)).__name__
     reason = reasons.get(id(p), f"{type_name} is not a covered layer")
-    return Bare(name, owner or "model", type_name, reason)
+    return OutsideParameter(name, owner or "model", type_name, reason)
 
 
 _RANDOM = (_DropoutNd, _BatchNorm, nn.RReLU)

@@ -25,7 +25,7 @@ from curvlang.models.layers import Input, Layer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Watched:
+class TracedLayer:
     """A layer whose uses are recorded.
 
     Args:
@@ -46,7 +46,7 @@ class Watched:
     second: bool | None = False
 
 
-Groups = Mapping[str, Watched]
+Groups = Mapping[str, TracedLayer]
 """The layers to watch, by name."""
 
 
@@ -378,7 +378,7 @@ def _spread(x: Tensor, batch: int) -> Tensor:
     return whole.expand(batch, *whole.shape[1:])
 
 
-def _folding(watched: Watched, given: Tensor, batch: int) -> str:
+def _folding(watched: TracedLayer, given: Tensor, batch: int) -> str:
     """How the examples stand in an input; empty where they do not stand in it one by one."""
     if watched.inside:
         # Inside an attention: [T, B, D], or [T·B, D].

@@ -27,7 +27,7 @@ AT_ONCE = 64
 Gradients = dict[str, Tensor]
 
 
-class InTurn(UserWarning):
+class SlowBatchWarning(UserWarning):
     """A batch takes longer than planned; its numbers are the same."""
 
 
@@ -52,7 +52,7 @@ def bare_columns(
             warnings.warn(
                 f"examples go through the model one after the other in a batch of {len(X)}: `vmap`, "
                 f"which runs on the examples that were tried, raises {type(error).__name__}",
-                InTurn,
+                SlowBatchWarning,
                 stacklevel=2,
             )
     return _in_turn(model, X, names, columns)

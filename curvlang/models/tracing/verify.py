@@ -51,7 +51,7 @@ Rebuilt = Callable[[Tensor], "dict[str, Tensor]"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tried:
+class LoneGradients:
     """What autograd gives for every example that was tried, run alone.
 
     Args:
@@ -65,7 +65,7 @@ class Tried:
     silent: tuple[str, ...]
 
 
-def tried(model: nn.Module, X: Tensor, output: Tensor) -> Tried:
+def lone_gradients(model: nn.Module, X: Tensor, output: Tensor) -> LoneGradients:
     """The gradients of a few examples by one backward pass each.
 
     Args:
@@ -93,7 +93,7 @@ def tried(model: nn.Module, X: Tensor, output: Tensor) -> Tried:
     _check_gradients_finite(gradients)
     ordered = tuple(name for name in own if name in silent)
     _check_reached(model, X, ordered)
-    return Tried(direction, gradients, ordered)
+    return LoneGradients(direction, gradients, ordered)
 
 
 def unrunnable(count: int, error: Exception) -> SpecError:
@@ -123,7 +123,9 @@ def _backward(f: Tensor, own: Sequence[Tensor], direction: Tensor) -> Sequence[T
         ) from error
 
 
-def mismatched(found: Trace, blocks: Sequence[Shown], rebuilt: Rebuilt, known: Tried) -> set[str]:
+def mismatched(
+    found: Trace, blocks: Sequence[Shown], rebuilt: Rebuilt, known: LoneGradients
+) -> set[str]:
     """Layers whose `a` and `g` do not give the gradients that autograd gives.
 
     Their parameters are also used outside the layer's call, or its positions are not its examples'.

@@ -14,7 +14,7 @@ from curvlang.operators.iterative.iteration import (
     Iterative,
     Progress,
     Report,
-    Solved,
+    SolveRecord,
     applied,
     at_least,
     check_finite,
@@ -98,7 +98,7 @@ class ConjugateGradients(Iterative):
                 "use float64, a larger damping, or a larger tolerance",
             )
         if self.report is not None:
-            self.report(Solved(iterations, products + v.shape[1], found))
+            self.report(SolveRecord(iterations, products + v.shape[1], found))
 
     def _negative(self, direction: Tensor) -> NoReturn:
         lowest = lowest_eigenvalue(self.operator, direction)

@@ -17,7 +17,7 @@ _REPAIR = "apply it to the vectors you need (`op @ v`)"
 
 
 @dataclass(frozen=True, slots=True)
-class Solved:
+class SolveRecord:
     """What one solve took.
 
     Args:
@@ -31,7 +31,7 @@ class Solved:
     residual: float
 
 
-Report = Callable[[Solved], None]
+Report = Callable[[SolveRecord], None]
 Progress = Callable[[str, int, int], None]
 """Told what is done, how much of it, and of how much; behind `: ` stands how it goes."""
 
@@ -41,7 +41,7 @@ class NotConverged(UserWarning):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ByExample:
+class ExampleMean:
     """A curvature that is a mean over training examples, and its value on some of them alone.
 
     Args:

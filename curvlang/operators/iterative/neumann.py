@@ -13,12 +13,12 @@ from torch import Tensor
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.operators.iterative.iteration import (
-    ByExample,
+    ExampleMean,
     Iterative,
     NotConverged,
     Progress,
     Report,
-    Solved,
+    SolveRecord,
     applied,
     at_least,
     lowest_eigenvalue,
@@ -60,7 +60,7 @@ class Neumann(Iterative):
     preconditioner: Operator | None = None
     lr: float = 1.0
     steps: int = 100
-    by_example: ByExample | None = None
+    by_example: ExampleMean | None = None
     batch: int | None = None
     seed: int = 0
     report: Report | None = None
@@ -90,7 +90,7 @@ class Neumann(Iterative):
             self._warn(found)
         if self.report is not None:
             products = round((share + 1.0) * v.shape[1])
-            self.report(Solved(self.steps, products, found))
+            self.report(SolveRecord(self.steps, products, found))
         return x
 
     def _warn(self, residual: float) -> None:

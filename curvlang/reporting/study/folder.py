@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from curvlang.diagnostics.codes import Code
@@ -15,9 +14,9 @@ from curvlang.evaluation.study.result import StudyResult
 from curvlang.reporting.study.export import csv_tables, markdown
 from curvlang.reporting.study.figures import study_drawings
 from curvlang.reporting.study.html import study_html
-from curvlang.storage.atomic import probe, refusals
+from curvlang.storage.atomic import Destination, probe
 from curvlang.storage.leftovers import unfinished
-from curvlang.storage.swap import clear_inside, recover, whole_folder
+from curvlang.storage.swap import clear_inside, recover, write_folder
 
 RESULT = "study.json"
 REPORT = "report.html"
@@ -40,7 +39,7 @@ def check_study_folder(folder: Path) -> None:
         MachineError: E0802.
     """
     target = Path(os.path.realpath(folder))
-    with _refusals(target, 0):
+    with _destination(target).refusals():
         recover(target, _KEPT)
         for inside in (target, *(target / name for name in (CELLS, *_INSIDE))):
             clear_inside(inside)
@@ -96,16 +95,9 @@ def write_study(
     """
     target = Path(os.path.realpath(folder))
     contents = _contents(result, spec_text, {*formats, *_formats_in(target)})
-    with _refusals(target, sum(map(len, contents.values()))):
+    with _destination(target).refusals(sum(map(len, contents.values()))):
         _check_replaceable(target)
-        with whole_folder(target, _KEPT) as partial:
-            for name, content in contents.items():
-                place = partial / name
-                place.parent.mkdir(exist_ok=True)
-                with place.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
+        write_folder(target, contents, _KEPT)
 
 
 def _contents(result: StudyResult, spec_text: str, formats: Set[str]) -> Mapping[str, bytes]:
@@ -135,6 +127,6 @@ def _formats_in(target: Path) -> Iterator[str]:
         yield "pdf"
 
 
-def _refusals(target: Path, needed: int) -> AbstractContextManager[None]:
+def _destination(target: Path) -> Destination:
     note = "finished cells are kept: run the same command to go on"
-    return refusals(target, needed, code=Code.E0905, thing="folder", note=note)
+    return Destination(target, "folder", note)

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.operators import (
-    ByExample,
     ConjugateGradients,
     Dense,
     Diagonal,
+    ExampleMean,
     MatrixFree,
     Neumann,
     Operator,
-    Solved,
+    SolveRecord,
 )
 from curvlang.operators.iterative.iteration import lowest_eigenvalue
 from tests.operators.zoo import NAMES, spd, zoo
@@ -48,10 +48,10 @@ def assert_close(found: Tensor, wanted: Tensor, tolerance: float = TOLERANCE) ->
     assert float((found - wanted).abs().max()) <= tolerance * max(1.0, float(wanted.abs().max()))
 
 
-def by_example(seed: int = 0) -> tuple[Tensor, ByExample]:
+def by_example(seed: int = 0) -> tuple[Tensor, ExampleMean]:
     """A mean of N outer products, and the mean over some of them."""
     X = torch.randn(N, P, generator=generator(seed), dtype=torch.float64)
-    return X, ByExample(N, lambda rows: Dense(X[rows].T @ X[rows] / len(rows)))
+    return X, ExampleMean(N, lambda rows: Dense(X[rows].T @ X[rows] / len(rows)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -67,7 +67,7 @@ def test_conjugate_gradients_equal_dense_solves(name: str, preconditioned: bool)
 
 def test_an_exact_preconditioner_takes_one_product() -> None:
     matrix = spd(P, generator())
-    took: list[Solved] = []
+    took: list[SolveRecord] = []
     exact = Dense(matrix).inverse(0.01)
     cg = ConjugateGradients(free(matrix), 0.01, exact, 1e-8, 5, took.append)
     assert_close(cg @ columns(), exact @ columns())
@@ -135,7 +135,7 @@ def test_it_tends_to_the_solution_of_conjugate_gradients() -> None:
     wanted = ConjugateGradients(op, 0.1, tolerance=1e-12) @ columns()
     gaps = []
     for steps in (1, 10, 100, 2000):
-        took: list[Solved] = []
+        took: list[SolveRecord] = []
         neumann = Neumann(op, 0.1, approximate, 0.2, steps, report=took.append)
         gaps.append(float((neumann @ columns() - wanted).norm()))
         assert took[0].iterations == steps
