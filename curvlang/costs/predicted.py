@@ -7,7 +7,6 @@ and grows linearly from there.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,10 +14,12 @@ import torch
 
 from curvlang.attribution.factored import Scored, batch_size, scored_elements
 from curvlang.attribution.score_orders import rank_of, rotates_back
+from curvlang.compiler.codegen.function import Function
+from curvlang.compiler.codegen.instructions import Call
 from curvlang.compiler.derive.program import Fisher as ProgramFisher
 from curvlang.compiler.derive.program import Partition
 from curvlang.compiler.planning.cost import Cost, function_cost, known_elements, line_elements
-from curvlang.compiler.planning.plan import Function, Plan
+from curvlang.compiler.planning.plan import Plan
 from curvlang.costs.rates import Rates, fastest
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.models.derivatives.flops import hessian_flops, leaves_flops
@@ -47,7 +48,6 @@ PROBES = (4, 64)
 """Examples of the batches on which the model is timed."""
 _Product = tuple[float, float, int]
 """Operations, numbers moved, and the shortest side of what is multiplied."""
-_CALL = re.compile(r"\b(" + "|".join(FUNCTIONS) + r")\(")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def _pass(prepared: Prepared, task: Task, number: int, rates: Rates | None) -> P
             function, known = block.passes[number - 1], known_elements(p, block)
             cost += function_cost(function, known, p.itemsize).times(share * block.count)
             if rates is not None and not layered:
-                returned = block.count * sum(known.get(name, 0) for name in function.returns)
+                returned = block.count * sum(known.get(name, 0) for name in function.returned)
                 sums = rates.copy(returned * (p.itemsize + 24)) if returned else 0.0
                 dtype = torch.float32 if p.itemsize == 4 else torch.float64
                 code = _code_seconds(function, known, dtype, rates, block.count)
@@ -165,7 +165,7 @@ def _code_seconds(
     for line, elements in line_elements(function, known):
         moved = rates.make(count * elements * itemsize)
         seconds += rates.call
-        if line.flops and _CALL.search(line.code):
+        if line.flops and isinstance(line.operation, Call):
             seconds += count * rates.decomposition(line.flops)
         elif line.side:
             seconds += max(rates.product(count * line.flops, dtype, line.side), moved)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvlang.compiler.planning.plan import BlockPlan, Function, Plan
+from curvlang.compiler.codegen.function import Function
+from curvlang.compiler.planning.plan import BlockPlan, Plan
 from curvlang.ir.expr import Yield
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.operators import at_once
@@ -140,8 +141,7 @@ def load(
 ) -> Callable[..., Tensors]:
     """The generated source as a callable; with a memo, what it knows is not computed again.
 
-    The source is made by `compiler.emit` from checked names alone; nothing a spec writes reaches
-    it as text.
+    The source is made by `compiler.codegen.printer`; nothing that a spec writes reaches it as text.
     """
     scope: dict[str, Any] = dict(namespace(dtype, device))
     if memo is not None:
@@ -153,7 +153,8 @@ def load(
 def _executed(function: Function, scope: dict[str, Any]) -> Callable[..., Tensors]:
     exec(compile(function.source, f"<curvlang {function.name}>", "exec"), scope)
     loaded: Callable[..., Tensors] = scope[function.name]
-    return loaded
+    # A tensor's name need not be one of Python's: here it is a place.
+    return lambda **given: loaded(*(given[name] for name in function.reads))
 
 
 def load_stacked(

@@ -91,7 +91,7 @@ def test_memory_that_runs_out(capsys, tmp_path, monkeypatch):
     assert run(["eval", "kfac", "--no-lds", "--task", task]) == 3
     shown = capsys.readouterr().err
     assert "error[E0801]: out of memory" in shown
-    assert "GiB were asked for at once" in shown
+    assert "GiB were requested at once" in shown
 
 
 def test_a_damaged_entry_is_said_and_changes_nothing(spec, capsys):

@@ -1,4 +1,4 @@
-"""Lines of generated code that are one: a square that is only added up is never formed.
+"""Instructions that are one: a square that is only added up is never formed.
 
 A tensor of squares is as large as what is squared, and writing and reading it costs more than the sum. Read
 slice by slice into an accumulator that stays in the cache it is read once, and nothing of its size is allocated.
@@ -6,74 +6,80 @@ slice by slice into an accumulator that stays in the cache it is read once, and 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from curvlang.compiler.codegen.emit import Line, names_in
+from curvlang.compiler.codegen.instructions import (
+    AxisSum,
+    Einsum,
+    Instruction,
+    Operand,
+    Operation,
+    Pointwise,
+    View,
+    names_read,
+)
 from curvlang.ir.expr import Index
 
-_SQUARE = re.compile(r"(\w+)\.square\(\)")
-_SUM = re.compile(r"(\w+)\.sum\(\(([\d, ]+)\)\)")
-_EINSUM = re.compile(r"torch\.einsum\('(\w+)->(\w*)', (\w+)\)")
-_SQUEEZE = re.compile(r"(\w+)\.squeeze\((\d+)\)")
 
-
-def fused(lines: Sequence[Line], returned: Collection[str]) -> tuple[Line, ...]:
-    """The lines with every square that one sum alone reads taken into that sum.
+def fused(lines: Sequence[Instruction], returned: Collection[str]) -> tuple[Instruction, ...]:
+    """The instructions with every square that one sum alone reads taken into that sum.
 
     Args:
-        lines: Lines of a function in their order.
+        lines: Instructions of a function in their order.
         returned: Names of what the function returns.
     """
-    uses = Counter(name for line in lines for name in names_in(line.code))
+    uses = Counter(name for line in lines for name in names_read(line.operation))
     uses.update(returned)
-    readers = {name: line for line in lines for name in names_in(line.code)}
+    readers = {name: line for line in lines for name in names_read(line.operation)}
+    readers = {name: line for name, line in readers.items() if uses[name] == 1}
     found = {line.target: line for line in lines}
     for line in lines:
-        square = _SQUARE.fullmatch(line.code)
-        if square is not None:
-            _take_in(line, square[1], uses, readers, found)
+        match line.operation:
+            case Pointwise("^", (Operand(name=base, letters=letters), 2.0)) if letters:
+                _take_in(line, base, readers, found)
+            case _:
+                pass
     return tuple(found[line.target] for line in lines if line.target in found)
 
 
 def _take_in(
-    square: Line,
+    square: Instruction,
     base: str,
-    uses: Counter[str],
-    readers: dict[str, Line],
-    found: dict[str, Line],
+    readers: Mapping[str, Instruction],
+    found: dict[str, Instruction],
 ) -> None:
     """Replace a square, the views of it, and the sum that reads it."""
     passed, left = [square], square.indices
-    while uses[passed[-1].target] == 1 and passed[-1].target in readers:
+    while passed[-1].target in readers:
         reader = readers[passed[-1].target]
-        squeezed = _SQUEEZE.fullmatch(reader.code)
-        if squeezed is None:
-            kept = _summed(reader, left)
-            if kept is not None:
+        match reader.operation:
+            case View(operand=Operand(letters=own), output=output) if set(output) < set(own):
+                left = tuple(x for x, letter in zip(left, own, strict=True) if letter in output)
+                passed.append(reader)
+            case operation:
+                kept = _summed(operation, left)
+                if kept is None:
+                    return
                 axes = tuple(k for k, x in enumerate(square.indices) if x not in kept)
                 flops = square.flops + reader.flops
-                code = f"square_sum({base}, {axes})"
-                found[reader.target] = replace(reader, code=code, flops=flops)
+                whole = AxisSum(base, axes, squares=True)
+                found[reader.target] = replace(reader, operation=whole, flops=flops)
                 for line in passed:
                     del found[line.target]
-            return
-        axis = int(squeezed[2])
-        left = left[:axis] + left[axis + 1 :]
-        passed.append(reader)
+                return
 
 
-def _summed(line: Line, own: tuple[Index, ...]) -> tuple[Index, ...] | None:
-    """What is left where a line adds up axes of one tensor and moves none; None for other lines."""
-    plain = _SUM.fullmatch(line.code)
-    if plain is not None:
-        axes = {int(x) for x in plain[2].split(",") if x.strip()}
-        return tuple(x for k, x in enumerate(own) if k not in axes)
-    einsum = _EINSUM.fullmatch(line.code)
-    if einsum is None or len(set(einsum[1])) < len(einsum[1]):
-        return None
-    kept = [k for k, letter in enumerate(einsum[1]) if letter in einsum[2]]
-    in_order = "".join(einsum[1][k] for k in kept) == einsum[2]
-    return tuple(own[k] for k in kept) if in_order else None
+def _summed(operation: Operation, own: tuple[Index, ...]) -> tuple[Index, ...] | None:
+    """What is left where axes of one tensor are added up and none is moved; None for the rest."""
+    match operation:
+        case AxisSum(axes=axes, squares=False):
+            return tuple(x for k, x in enumerate(own) if k not in axes)
+        case Einsum(operands=(Operand(letters=letters),), output=output):
+            kept = [k for k, letter in enumerate(letters) if letter in output]
+            in_order = "".join(letters[k] for k in kept) == output
+            once = len(set(letters)) == len(letters)
+            return tuple(own[k] for k in kept) if in_order and once else None
+        case _:
+            return None

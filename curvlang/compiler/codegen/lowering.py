@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import prod
 
+from curvlang.compiler.codegen.instructions import Gram, Rotation, Tensor
 from curvlang.ir.expr import Index
 
 GROUP = 256
@@ -21,33 +22,30 @@ ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Code of a product of two tensors with the indices of its result and its operations."""
+    """A product of two tensors with the indices of its result and its floating-point operations."""
 
-    code: str
+    operation: Gram | Rotation
     indices: tuple[Index, ...]
     flops: int
 
 
 def product(
-    left: tuple[str, tuple[Index, ...]],
-    right: tuple[str, tuple[Index, ...]],
-    kept: Sequence[Index],
-    sizes: Mapping[str, int],
+    left: Tensor, right: Tensor, kept: Sequence[Index], sizes: Mapping[str, int]
 ) -> Product | None:
     """The product as one of the forms that this module knows; None for any other.
 
     Args:
-        left: A tensor's name and indices.
-        right: Another one's, or the same.
+        left: A tensor.
+        right: Another one, or the same.
         kept: Indices of the result, in any order.
         sizes: Lengths of the spaces.
     """
-    if len(left[1]) < 2 or len(right[1]) < 2 or len(kept) < 2:
+    if len(left.indices) < 2 or len(right.indices) < 2 or len(kept) < 2:
         return None
-    if left[0] == right[0]:
+    if left.name == right.name:
         return _gram(left, right, kept, sizes)
     for rows, matrix in ((left, right), (right, left)):
-        if _streams(rows[1]) and not _streams(matrix[1]):
+        if _streams(rows.indices) and not _streams(matrix.indices):
             return _rotated(rows, matrix, kept, sizes)
     return None
 
@@ -72,38 +70,30 @@ def gram_flops(rows: int, columns: int, count: int) -> int:
 
 
 def _gram(
-    left: tuple[str, tuple[Index, ...]],
-    right: tuple[str, tuple[Index, ...]],
-    kept: Sequence[Index],
-    sizes: Mapping[str, int],
+    left: Tensor, right: Tensor, kept: Sequence[Index], sizes: Mapping[str, int]
 ) -> Product | None:
     """Σ x[…, i] x[…, i'] over all but the last axis."""
-    (name, own), (_, other) = left, right
+    own, other = left.indices, right.indices
     if own[:-1] != other[:-1] or len(kept) != 2 or set(kept) != {own[-1], other[-1]}:
         return None
     rows, columns = prod(sizes[x.space] for x in own[:-1]), sizes[own[-1].space]
     count = groups(columns, rows)
-    code = f"gram({name})" if count == 1 else f"gram({name}, {count})"
-    return Product(code, tuple(kept), gram_flops(rows, columns, count))
+    return Product(Gram(left.name, count), tuple(kept), gram_flops(rows, columns, count))
 
 
 def _rotated(
-    rows: tuple[str, tuple[Index, ...]],
-    matrix: tuple[str, tuple[Index, ...]],
-    kept: Sequence[Index],
-    sizes: Mapping[str, int],
+    rows: Tensor, matrix: Tensor, kept: Sequence[Index], sizes: Mapping[str, int]
 ) -> Product | None:
     """Σ_i x[…, i] V[i, k], the axes of x kept in their order."""
-    (name, own), (given, pair) = rows, matrix
+    own, pair = rows.indices, matrix.indices
     if len(pair) != 2 or own[-1] not in pair or pair[0] == pair[1]:
         return None
     new = pair[1] if pair[0] == own[-1] else pair[0]
     found = (*own[:-1], new)
     if new in own or set(found) != set(kept) or len(set(found)) < len(found):
         return None
-    transposed = "" if pair[0] == own[-1] else ".T"
     flops = 2 * prod(sizes[x.space] for x in (*own, new))
-    return Product(f"rotate({name}, {given}{transposed})", found, flops)
+    return Product(Rotation(rows.name, matrix.name, pair[0] != own[-1]), found, flops)
 
 
 def _streams(indices: Sequence[Index]) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from curvlang.compiler.derive.identifiers import identifier
 from curvlang.compiler.derive.program import Fisher, Key, Leaf, Partition
 from curvlang.ir.expr import (
     Define,
@@ -55,11 +54,10 @@ class Unit:
         return name
 
     def unused(self, wish: str) -> str:
-        plain = identifier(wish)
-        name, number = plain, 1
+        name, number = wish, 1
         while name in self.taken:
             number += 1
-            name = f"{plain}_{number}"
+            name = f"{wish}_{number}"
         self.taken.add(name)
         return name
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from curvlang.compiler.algebra.normal_form import normalise
-from curvlang.compiler.codegen.emit import Line
+from curvlang.compiler.codegen.function import Function, Part
+from curvlang.compiler.codegen.instructions import Instruction
 from curvlang.compiler.explain.mathematics import Unicode, equation
 from curvlang.compiler.explain.repeated_passes import repeated
 from curvlang.compiler.planning.cost import (
@@ -15,7 +16,7 @@ from curvlang.compiler.planning.cost import (
     naive_flops,
     pass_cost,
 )
-from curvlang.compiler.planning.plan import BlockPlan, Function, Part, Plan
+from curvlang.compiler.planning.plan import BlockPlan, Plan
 from curvlang.ir.expr import Define, Index
 
 
@@ -96,7 +97,7 @@ def _block(plan: Plan, block: BlockPlan, code: bool) -> Iterator[str]:
             if code:
                 yield from _code(function)
         after = block.finish[number]
-        if after.returns:
+        if after.returned:
             yield f"    after pass {number}: {cost_text(function_cost(after, known, 8))}"
             yield from _definitions(plan, after)
             if code:
@@ -133,23 +134,21 @@ def _contractions(plan: Plan, parts: Sequence[Part], block: BlockPlan) -> Iterat
 
 def _definitions(plan: Plan, function: Function) -> Iterator[str]:
     for _, define in plan.schedule.finished:
-        if any(t.name in function.returns for t in define.targets):
+        if any(t.name in function.returned for t in define.targets):
             yield f"      {equation(define, Unicode())}"
 
 
 def _code(function: Function) -> Iterator[str]:
     """The generated source; every line that allocates says what, and what it costs."""
-    costs = {f"{line.target} = {line.code}": line for line in function.lines}
-    rows = []
-    for text in function.source.rstrip().split("\n"):
-        line = costs.get(text.strip())
-        rows.append((text, "" if line is None else _note(line)))
+    head, *lines, last = function.source.rstrip().split("\n")
+    notes = ["" if line.free else _note(line) for line in function.body]
+    rows = [(head, ""), *zip(lines, notes, strict=True), (last, "")]
     width = min(72, max(len(text) for text, _ in rows))
     for text, note in rows:
         yield f"      | {text.ljust(width)}  # {note}" if note else f"      | {text}"
 
 
-def _note(line: Line) -> str:
+def _note(line: Instruction) -> str:
     if line.view:
         return f"{axes(line.indices)} view"
     return f"{axes(line.indices)} {count(line.flops, 'FLOP')}" if line.flops else axes(line.indices)

@@ -1,15 +1,12 @@
-"""Passes that repeat an earlier one with other tensors: what rounds of a repetition come to."""
+"""Passes that repeat an earlier one with other tensors: the rounds of a repetition."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
-from curvlang.compiler.planning.plan import BlockPlan, Function
-
-_WORD = re.compile(r"[^\W\d]\w*")
-_TEMPORARY = re.compile(r"y\d+_\d+")
-"""Intermediate results between passes carry the number of their definition."""
+from curvlang.compiler.codegen.function import Function
+from curvlang.compiler.codegen.printer import text
+from curvlang.compiler.planning.plan import BlockPlan
 
 
 def repeated(block: BlockPlan) -> dict[int, tuple[int, tuple[tuple[str, str], ...]]]:
@@ -21,32 +18,31 @@ def repeated(block: BlockPlan) -> dict[int, tuple[int, tuple[tuple[str, str], ..
     seen: dict[tuple[str, str], tuple[int, list[str]]] = {}
     found: dict[int, tuple[int, tuple[tuple[str, str], ...]]] = {}
     for number, function in enumerate(block.passes, 1):
-        forms = [_form(f) for f in (function, block.finish[number])]
+        both = (function, block.finish[number])
+        forms = [_form(f) for f in both]
         key = (forms[0][0], forms[1][0])
         names = [name for _, own in forms for name in own]
+        shown = {name for f in both for name in (*f.reads, *f.returned)}
         if key in seen:
             first, before = seen[key]
-            found[number] = (first, tuple(dict.fromkeys(_changed(names, before))))
+            changed = dict.fromkeys(_changed(names, before))
+            found[number] = (first, tuple(pair for pair in changed if pair[0] in shown))
         else:
             seen[key] = (number, names)
     return found
 
 
 def _changed(names: list[str], before: list[str]) -> Iterator[tuple[str, str]]:
-    for new, old in zip(names, before, strict=True):
-        if new != old and not _TEMPORARY.fullmatch(new) and not new.startswith(("pass_", "after_")):
-            yield new, old
+    return ((new, old) for new, old in zip(names, before, strict=True) if new != old)
 
 
 def _form(function: Function) -> tuple[str, tuple[str, ...]]:
-    """The source with its tensors numbered by appearance, and their names in that order."""
-    own = {function.name, *function.reads, *function.returns}
+    """The code with its tensors numbered by appearance, and their names in that order."""
     order: dict[str, str] = {}
 
-    def number(word: re.Match[str]) -> str:
-        text = word.group(0)
-        if text in own or _TEMPORARY.fullmatch(text):
-            return order.setdefault(text, f"${len(order)}")
-        return text
+    def number(name: str) -> str:
+        return order.setdefault(name, f"${len(order)}")
 
-    return _WORD.sub(number, function.source), tuple(order)
+    components = {str(k): name for k, name in enumerate(function.returned.values())}
+    printed = text("", function.reads, function.body, components, number)
+    return printed, tuple(order)

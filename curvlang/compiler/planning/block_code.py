@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from curvlang.compiler.algebra.normal_form import Poly, Term, normalise, reads
 from curvlang.compiler.algebra.structure import (
-    BlocksShape,
     DenseShape,
-    DiagonalShape,
-    EigenBasisShape,
     GramShape,
-    IdentityShape,
-    KroneckerShape,
     LeafShape,
-    LowRankShape,
     ProductShape,
     ProjectedShape,
     Shape,
-    SumShape,
     infer,
     lifted,
 )
-from curvlang.compiler.codegen.emit import Emitter, Line
+from curvlang.compiler.codegen.calls import function_lines
+from curvlang.compiler.codegen.emit import Emitter
+from curvlang.compiler.codegen.function import Function, Part, function
 from curvlang.compiler.codegen.fusion import fused
+from curvlang.compiler.codegen.instructions import (
+    Instruction,
+    Operand,
+    Pointwise,
+    Tensor,
+    View,
+    operand,
+    unused,
+)
 from curvlang.compiler.derive.lengths import is_function
-from curvlang.compiler.planning.calls import function_lines
+from curvlang.compiler.planning.components import Components, sides
 from curvlang.compiler.planning.passes import Schedule
-from curvlang.compiler.planning.plan import Function, Part, ResultPlan, inside
+from curvlang.compiler.planning.plan import ResultPlan, inside
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Label, SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.ir.expr import Call, Define, Expr, Index, Target, Yield
+from curvlang.ir.expr import Call, Define, Expr, Target, Yield
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.ir.indices import names
 
@@ -63,7 +67,7 @@ class BlockCode:
         self.known = whole.indices
         self.shapes = {y: self._shape(y) for _, y in whole.results}
         self.whole_results = {
-            y: f"entries__{k}"
+            y: unused(f"entries__{k}", self.known)
             for k, (_, y) in enumerate(whole.results, 1)
             if _reduces(inside(self.shapes[y]))
         }
@@ -76,8 +80,8 @@ class BlockCode:
         indices = result.target.indices
         hessians = frozenset(n for n, leaf in self.whole.leaves.items() if leaf.kind == "H")
         poly = self.normal(result.value)
-        shape = infer(poly, *_sides(indices), self.square, self.tall, hessians)
-        elements = self.emitter().size(indices)
+        shape = infer(poly, *sides(indices), self.square, self.tall, hessians)
+        elements = self.emitter().body.size(indices)
         if isinstance(shape, LeafShape | GramShape | DenseShape) and elements > self.dense:
             have = f"{elements:.3g} entries, more than the {self.dense:.3g} that may be formed"
             if isinstance(shape, DenseShape) or result.lift:
@@ -91,47 +95,37 @@ class BlockCode:
             self._normal[key] = expr, normalise(expr, self.unit)
         return self._normal[key][1]
 
-    def emitter(self) -> Emitter:
-        return Emitter(self.sizes, self.total, self.limit, axes=self.known)
+    def emitter(self, prefix: str = "x") -> Emitter:
+        return Emitter(self.sizes, self.total, self.limit, self.known, prefix)
 
     def pass_function(self, number: int) -> Function:
         """Sums over one batch for every accumulator of a pass."""
         emitter = self.emitter()
         returned, needed, parts = {}, set[str](), []
         for target, value in self._sums(number):
-            poly = self.normal(value)
-            streaming = _streaming(poly)
+            streaming = _streaming(self.normal(value))
             if streaming:
                 before = len(emitter.lines)
-                returned[target.name] = emitter.poly(_bare(streaming), target.indices)[0]
+                returned[target.name] = emitter.poly(_bare(streaming), target.indices).name
                 needed |= reads(streaming)
                 parts.append(Part(target, value, tuple(emitter.lines[before:])))
         lines = {line.target: line for line in fused(emitter.lines, returned.values())}
-        emitter.lines = list(lines.values())
-        made = _function(f"pass_{number}", needed, returned, emitter)
+        made = function(f"pass_{number}", needed, returned, tuple(lines.values()))
         return replace(made, parts=tuple(_of_lines(part, lines) for part in parts))
 
     def finish_function(self, number: int) -> Function:
         """Statistics that are finished once pass `number` is done."""
-        body: list[str] = []
-        lines: list[Line] = []
+        body: list[Instruction] = []
         needed: set[str] = set()
         defined: dict[str, str] = {}
         for target, value in self._sums(number):
-            code, reading = self._divide(target, value, lines)
-            body.extend(code)
-            needed |= reading
+            needed |= self._divide(target, value, body)
             defined[target.name] = target.name
         for k, (level, define) in enumerate(self.whole.finished):
             if level == number:
-                code, reading = self._define(define, lines, f"y{k}_")
-                body.extend(code)
-                needed |= reading - set(defined)
+                needed |= self._define(define, body, f"y{k}_") - set(defined)
                 defined |= {t.name: t.name for t in define.targets if t.name != "_"}
-        source = _source(f"after_{number}", sorted(needed), body, defined)
-        return Function(
-            f"after_{number}", tuple(sorted(needed)), tuple(defined), source, tuple(lines)
-        )
+        return function(f"after_{number}", needed, defined, body)
 
     def _sums(self, number: int) -> list[tuple[Target, Expr]]:
         """Everything that pass `number` adds up: statistics, and results that are kept whole."""
@@ -147,102 +141,51 @@ class BlockCode:
             if levels[y] == number
         ]
 
-    def _divide(self, target: Target, value: Expr, lines: list[Line]) -> tuple[list[str], set[str]]:
-        """Turn the sum over all batches into the mean the formula asks for."""
-        name, poly = target.name, self.normal(value)
-        streaming, resting = _streaming(poly), tuple(t for t in poly if t not in _streaming(poly))
-        factor = _common(streaming, self.emitter()) if streaming else 0.0
-        code = [f"{name} = {_times(name, factor)}"] if streaming and factor != 1.0 else []
-        needed = {name} if streaming else set()
+    def _divide(self, target: Target, value: Expr, body: list[Instruction]) -> set[str]:
+        """Turn the sum over all batches into the mean that the formula asks for; what it reads."""
+        poly, whole = self.normal(value), Tensor(target.name, target.indices)
+        streaming = _streaming(poly)
+        resting = tuple(t for t in poly if t not in streaming)
+        elements = self.emitter().body.size(target.indices)
+        factor = _common(streaming, self.emitter()) if streaming else 1.0
+        if factor != 1.0:
+            body.append(_divided(whole, factor, elements))
         if resting:
-            emitter = Emitter(self.sizes, self.total, self.limit, f"{name}_rest__", self.known)
-            added, _ = emitter.poly(resting, target.indices)
-            lines.extend(emitter.lines)
-            code.extend(f"{line.target} = {line.code}" for line in emitter.lines)
-            code.append(f"{name} = {name} + {added}" if streaming else f"{name} = {added}")
-            needed |= set(reads(resting))
-        return code, needed
+            emitter = self.emitter(f"{target.name}_rest__")
+            added = operand(emitter.poly(resting, target.indices))
+            body += emitter.lines
+            both = (operand(whole), added)
+            total = Pointwise("+", both, added.letters) if streaming else _named(added)
+            body.append(Instruction((target.name,), total, target.indices, elements, free=True))
+        return set(reads(resting)) | ({target.name} if streaming else set())
 
-    def _define(self, define: Define, lines: list[Line], prefix: str) -> tuple[list[str], set[str]]:
-        value = define.value
+    def _define(self, define: Define, body: list[Instruction], prefix: str) -> set[str]:
+        """A statement between passes; what it reads."""
+        value, target = define.value, define.targets[0]
         if is_function(value):
-            found = function_lines(define, self.known, self.sizes)
-            lines.extend(line for _, line in found)
-            return [code for code, _ in found], set(names(value))
-        emitter = Emitter(self.sizes, self.total, self.limit, prefix, self.known)
+            body += function_lines(define, self.known, self.sizes)
+            return set(names(value))
+        emitter = self.emitter(prefix)
         poly = self.normal(value)
-        result, _ = emitter.poly(poly, define.targets[0].indices)
-        lines.extend(emitter.lines)
-        code_lines = [f"{line.target} = {line.code}" for line in emitter.lines]
-        return [*code_lines, f"{define.targets[0].name} = {result}"], set(reads(poly))
+        found = emitter.poly(poly, target.indices)
+        elements = emitter.body.size(target.indices)
+        named = _named(operand(found))
+        body += emitter.lines
+        body.append(Instruction((target.name,), named, target.indices, elements, free=True))
+        return set(reads(poly))
 
     def _result(self, result: Yield, level: int) -> ResultPlan:
-        emitter = self.emitter()
         shape = self.shapes[result]
+        found = Components(self.emitter())
         if result in self.whole_results:
             name = self.whole_results[result]
-            entries = {"inner.entries" if isinstance(shape, ProjectedShape) else "entries": name}
-            lift = {f"basis.{k}": b.name for k, b in enumerate(result.lift) if b is not None}
-            needed = {name, *lift.values()}
-            code = _function("result", needed, {**entries, **lift}, emitter)
-            return ResultPlan(shape, code, level)
-        returned: dict[str, str] = {}
-        needed = set()
-        self._components(shape, result.target.indices, "", emitter, returned, needed)
-        return ResultPlan(shape, _function("result", needed, returned, emitter), level)
-
-    def _components(
-        self,
-        shape: Shape,
-        indices: tuple[Index, ...],
-        prefix: str,
-        emitter: Emitter,
-        returned: dict[str, str],
-        needed: set[str],
-    ) -> None:
-        """Code for the tensors that a structure is made of, by component name."""
-
-        def give(name: str, poly: Poly, out: tuple[Index, ...]) -> None:
-            returned[prefix + name] = emitter.poly(poly, out)[0]
-            needed.update(reads(poly))
-
-        rows, columns = _sides(indices)
-        match shape:
-            case ProjectedShape(inner=inner, bases=bases, indices=own):
-                self._components(inner, own, f"{prefix}inner.", emitter, returned, needed)
-                for k, basis in enumerate(bases):
-                    if basis is not None:
-                        returned[f"{prefix}basis.{k}"] = basis.name
-                        needed.add(basis.name)
-            case IdentityShape(scale=scale):
-                give("scale", scale, ())
-            case DiagonalShape(entries=entries):
-                give("entries", entries, rows)
-            case KroneckerShape(left=left, right=right):
-                give("left", left, (rows[0], columns[0]))
-                give("right", right, (rows[1], columns[1]))
-            case EigenBasisShape(left=u, right=v, spectrum=spectrum, axes=axes):
-                give("spectrum", spectrum, axes)
-                for name, basis in (("left", u), ("right", v)):
-                    if basis is not None:
-                        returned[prefix + name] = basis.name
-                        needed.add(basis.name)
-            case BlocksShape(axis=axis, entries=entries):
-                other = 1 if axis == rows[0] else 0
-                give("entries", entries, (axis, rows[other], columns[other]))
-            case LowRankShape(factor=factor, spectrum=spectrum, axes=axes):
-                give("factor", factor, (*rows, *axes))
-                give("spectrum", spectrum, axes)
-            case GramShape(entries=entries) | DenseShape(entries=entries):
-                give("entries", entries, indices)
-            case ProductShape():
-                pass
-            case LeafShape(name=name):
-                needed.add(name)
-                returned[prefix + "leaf"] = name
-            case SumShape(terms=terms):
-                for k, term in enumerate(terms):
-                    self._components(term, indices, f"{prefix}{k}.", emitter, returned, needed)
+            found.take("inner.entries" if isinstance(shape, ProjectedShape) else "entries", name)
+            for k, basis in enumerate(result.lift):
+                if basis is not None:
+                    found.take(f"basis.{k}", basis.name)
+        else:
+            found.add(shape, result.target.indices)
+        return ResultPlan(shape, found.function(), level)
 
 
 def _bases(whole: Schedule, sizes: Mapping[str, int]) -> tuple[frozenset[str], frozenset[str]]:
@@ -283,8 +226,8 @@ def _streaming(poly: Poly) -> Poly:
     return tuple(t for t in poly if any(x.space == "n" for x in t.summed))
 
 
-def _of_lines(part: Part, lines: Mapping[str, Line]) -> Part:
-    """A sum with those of its lines that are still there, as they are now."""
+def _of_lines(part: Part, lines: Mapping[str, Instruction]) -> Part:
+    """A sum with those of its instructions that are still there, as they are now."""
     own = tuple(lines[line.target] for line in part.lines if line.target in lines)
     return replace(part, lines=own)
 
@@ -302,31 +245,16 @@ def _common(poly: Poly, emitter: Emitter) -> float:
     return emitter.coefficient(poly[0]) if len(poly) == 1 else 1.0
 
 
-def _times(name: str, factor: float) -> str:
+def _named(given: Operand) -> View:
+    """The same tensor under another name."""
+    return View(given, given.letters)
+
+
+def _divided(tensor: Tensor, factor: float, elements: int) -> Instruction:
     """A product with a number, written as a division where that is exact."""
     inverse = round(1 / factor) if factor else 0
-    return f"{name} / {inverse}" if inverse and 1 / inverse == factor else f"{name} * {factor!r}"
-
-
-def _sides(indices: tuple[Index, ...]) -> tuple[tuple[Index, ...], tuple[Index, ...]]:
-    half = len(indices) // 2
-    return indices[:half], indices[half:]
-
-
-def _function(
-    name: str, needed: set[str] | frozenset[str], returned: Mapping[str, str], emitter: Emitter
-) -> Function:
-    body = [f"{line.target} = {line.code}" for line in emitter.lines]
-    reading = tuple(sorted(needed))
-    source = _source(name, reading, body, returned)
-    return Function(name, reading, tuple(returned), source, tuple(emitter.lines))
-
-
-def _source(
-    name: str, reading: Sequence[str], body: Sequence[str], returned: Mapping[str, str]
-) -> str:
-    inside = ", ".join(f"{key!r}: {value}" for key, value in returned.items())
-    lines = [*body, f"return {{{inside}}}"]
-    return (
-        f"def {name}({', '.join(reading)}):\n" + "\n".join(f"    {line}" for line in lines) + "\n"
-    )
+    exact = inverse and 1 / inverse == factor
+    sign, number = ("/", inverse) if exact else ("*", factor)
+    given = operand(tensor)
+    value = Pointwise(sign, (given, number), given.letters)
+    return Instruction((tensor.name,), value, tensor.indices, elements, free=True)

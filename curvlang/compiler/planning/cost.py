@@ -20,8 +20,9 @@ from curvlang.compiler.algebra.normal_form import (
     factor_indices,
     poly_free,
 )
-from curvlang.compiler.codegen.emit import Line, names_in
-from curvlang.compiler.planning.plan import BlockPlan, Function, Plan
+from curvlang.compiler.codegen.function import Function
+from curvlang.compiler.codegen.instructions import Instruction, names_read
+from curvlang.compiler.planning.plan import BlockPlan, Plan
 from curvlang.ir.expr import Index
 
 
@@ -61,7 +62,9 @@ def function_cost(function: Function, known: Mapping[str, int], itemsize: int) -
     return Cost(function.flops, elements * itemsize)
 
 
-def line_elements(function: Function, known: Mapping[str, int]) -> Iterator[tuple[Line, int]]:
+def line_elements(
+    function: Function, known: Mapping[str, int]
+) -> Iterator[tuple[Instruction, int]]:
     """Every line that computes something, with the elements that it reads and writes.
 
     Args:
@@ -71,7 +74,7 @@ def line_elements(function: Function, known: Mapping[str, int]) -> Iterator[tupl
     sizes = {**known, **{line.target: line.elements for line in function.lines}}
     for line in function.lines:
         if not line.view:
-            reads = {x for x in names_in(line.code) if x in sizes and x != line.target}
+            reads = set(names_read(line.operation)) - {line.target}
             yield line, line.elements + sum(sizes[x] for x in reads)
 
 

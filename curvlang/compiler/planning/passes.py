@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from curvlang.compiler.algebra.normal_form import data_reductions
+from curvlang.compiler.codegen.instructions import unused
 from curvlang.compiler.derive.program import Leaf, Program
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Label, SpecError
@@ -82,6 +83,8 @@ class _Scheduler:
         self.accumulators: list[Accumulator] = []
         self.finished: list[tuple[int, Define]] = []
         self.hoisted = 0
+        defines = [d for d in program.definitions if isinstance(d, Define)]
+        self.taken = {*program.leaves, *(t.name for d in defines for t in d.targets)}
         self.interned: dict[Expr, str] = {}
 
     def run(self) -> Schedule:
@@ -155,7 +158,7 @@ class _Scheduler:
                 if key not in self.interned:
                     # Named before what it holds is, so that a mean inside a mean gets another name.
                     self.hoisted += 1
-                    name = f"mean__{self.hoisted}"
+                    name = unused(f"mean__{self.hoisted}", self.taken)
                     self._accumulate(name, indices, expr)
                     self.interned[key] = name
                 return Ref(self.interned[key], indices, expr.span)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from curvlang.compiler.algebra.structure import ProjectedShape, Shape
-from curvlang.compiler.codegen.emit import Line
+from curvlang.compiler.codegen.function import Function
 from curvlang.compiler.derive.program import Fisher, Partition, Program, Result
 from curvlang.compiler.planning.passes import Schedule
-from curvlang.ir.expr import Expr, Target, Yield
+from curvlang.ir.expr import Yield
 
 BATCH_AT_MOST = 1024
 """Examples in a batch: enough to keep the matrix products busy."""
@@ -34,42 +34,6 @@ class Geometry:
     sizes: Mapping[str, int]
     shares: str = ""
     count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One sum of a pass: its name and indices, its formula, and the lines that are its own."""
-
-    target: Target
-    value: Expr
-    lines: tuple[Line, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Function:
-    """A piece of generated code: its name, what it reads, what it returns, its source and cost."""
-
-    name: str
-    reads: tuple[str, ...]
-    returns: tuple[str, ...]
-    source: str
-    lines: tuple[Line, ...]
-    parts: tuple[Part, ...] = ()
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of one call."""
-        return sum(line.flops for line in self.lines)
-
-    @property
-    def elements(self) -> int:
-        """Elements of everything it allocates; all of it lives until the call returns."""
-        return sum(line.elements for line in self.lines if not line.view)
-
-    @property
-    def largest(self) -> int:
-        """Elements of the largest result."""
-        return max((line.elements for line in self.lines if not line.view), default=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,21 +7,20 @@ block the lines that are known already cost nothing.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from curvlang.compiler.codegen.emit import names_in
+from curvlang.compiler.codegen.function import Function
+from curvlang.compiler.codegen.instructions import (
+    Call,
+    Gram,
+    Operation,
+    Rotation,
+    names_read,
+)
 from curvlang.compiler.planning.passes import Schedule
+from curvlang.compiler.planning.plan import BlockPlan
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.ir.indices import names
-
-if TYPE_CHECKING:
-    from curvlang.compiler.planning.plan import BlockPlan, Function
-
-REMEMBERED = ("gram", "rotate", *(name for name, f in FUNCTIONS.items() if f.results))
-"""Calls whose results are kept as long as a block with the same input may ask for them."""
-_CALL = re.compile(rf"({'|'.join(REMEMBERED)})\(")
 
 
 def shared(block: BlockPlan, whole: Schedule) -> BlockPlan:
@@ -55,22 +54,35 @@ class _Reading:
         self.decomposed: set[str] = set()
 
     def function(self, given: Function) -> Function:
-        """The function with the lines marked that another block has computed."""
+        """The function with the instructions marked that another block has computed."""
         tensors = self.tensors | {line.target for line in given.lines}
         found = []
-        for line in given.lines:
-            reads = {x for x in names_in(line.code) if x in tensors and x != line.target}
+        for line in given.body:
+            reads = tensors.intersection(names_read(line.operation)) - {line.target}
             again = False
-            if reads and reads <= self.known:
+            if line.free:
+                pass
+            elif reads and reads <= self.known:
                 self.known.add(line.target)
-                again = _CALL.match(line.code) is not None
-                self.decomposed |= {line.target} & set(given.returns) if again else set()
+                again = _remembered(line.operation)
+                self.decomposed |= {line.target} & set(given.returned) if again else set()
             else:
                 self.known.discard(line.target)
             found.append(replace(line, flops=0, view=True, side=0) if again else line)
-        return replace(given, lines=tuple(found))
+        return replace(given, body=tuple(found))
 
     def define(self, name: str, reads: frozenset[str]) -> None:
         """A sum over the examples."""
         if reads & self.tensors <= self.known:
             self.known.add(name)
+
+
+def _remembered(operation: Operation) -> bool:
+    """Whether a result is kept as long as a block with the same input may ask for it."""
+    match operation:
+        case Gram() | Rotation():
+            return True
+        case Call(function=function):
+            return bool(FUNCTIONS[function].results)
+        case _:
+            return False

@@ -7,11 +7,11 @@ library calls are not.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from curvlang.compiler.algebra.structure import GramShape, LeafShape
+from curvlang.compiler.codegen.instructions import Gram
 from curvlang.compiler.derive.program import Fisher, Partition, Program
 from curvlang.compiler.planning.cost import elements
 from curvlang.compiler.planning.plan import BlockPlan, Plan
@@ -21,7 +21,6 @@ from curvlang.models.layers.embedding import Embedding
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
 
-_GRAM = re.compile(r"gram\((\w+)(, \d+)?\)")
 _EXACT = 8
 """Bytes of a statistic: accumulators and what follows from them are float64."""
 
@@ -119,7 +118,7 @@ def _finished(p: Plan, number: int) -> int:
             known |= {part.target.name: part.target.indices for part in parts}
         found += block.count * sum(
             elements(known[name], block.sizes)
-            for name in block.finish[number].returns
+            for name in block.finish[number].returned
             if name not in block.shared
         )
     return _EXACT * found
@@ -210,8 +209,8 @@ def gram_by_layers(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]], nu
     if any(isinstance(b.kind, Embedding) for b in blocks[Partition.LAYER]):
         return False
     lines = [line for b in p.blocks for line in b.passes[number - 1].lines]
-    found = [_GRAM.fullmatch(line.code) for line in lines]
-    return all(m is not None and m[1] in leaves for m in found)
+    given = [line.operation for line in lines]
+    return all(isinstance(x, Gram) and x.columns in leaves for x in given)
 
 
 def _result_bytes(p: Plan) -> int:

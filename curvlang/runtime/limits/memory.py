@@ -6,10 +6,10 @@ code allocates. The model, the data, and what the interpreter and its libraries 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from string import ascii_letters
 
 import torch
 
@@ -25,7 +25,6 @@ Memory = int | str | None
 
 _SHARE = 0.8
 """Share of the free memory that a plan may count on; the rest is other people's."""
-_AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)?\s*", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1} | {
     f"{letter}{kind}": base**power
     for power, letter in enumerate("kmgt", 1)
@@ -65,9 +64,8 @@ def amount(memory: int | str) -> int:
     Raises:
         SpecError: E0804.
     """
-    found = _AMOUNT.fullmatch(memory) if isinstance(memory, str) else None
-    if found is not None:
-        count = int(float(found[1]) * _UNITS[(found[2] or "").lower()])
+    if isinstance(memory, str):
+        count = _bytes(memory)
     else:
         count = memory if isinstance(memory, int) and not isinstance(memory, bool) else 0
     if count < 1:
@@ -77,6 +75,17 @@ def amount(memory: int | str) -> int:
             'write a number of bytes, or a number and a unit: "2 GiB", "500 MB"',
         )
     return count
+
+
+def _bytes(text: str) -> int:
+    """A number with its unit; 0 for what is none."""
+    number = text.strip().rstrip(ascii_letters)
+    unit = text.strip()[len(number) :].lower()
+    digits = number.strip().partition(".")
+    written = digits[0] + (digits[2] if digits[1] else "0")
+    if unit not in _UNITS or not (digits[0] and written.isascii() and written.isdecimal()):
+        return 0
+    return int(float(number) * _UNITS[unit])
 
 
 def available(device: torch.device) -> int:
@@ -128,6 +137,17 @@ def _last_repair() -> str:
     return f"use a smaller model, or {free}"
 
 
+def _wanted(text: str) -> str:
+    """What an error says that it could not allocate."""
+    for rest in text.split("allocate ")[1:]:
+        count, unit = [*rest.split(), "", ""][:2]
+        if count.isdecimal() and unit.startswith("bytes"):
+            return gibibytes(int(count))
+        if count[:1].isdecimal() and unit[:3].endswith("iB"):
+            return f"{count} {unit[:3]}"
+    return "more than there is"
+
+
 def exhausted(error: BaseException) -> MachineError | None:
     """E0801 for an error that says that memory ran out; None for any other.
 
@@ -137,17 +157,11 @@ def exhausted(error: BaseException) -> MachineError | None:
     if not calls.exhausted(error):
         return None
     on_cpu = not isinstance(error, torch.OutOfMemoryError)
-    asked = re.search(r"allocate (\d+) bytes", text) or re.search(
-        r"allocate ([\d.]+ [KMGT]iB)", text
-    )
-    wanted = "more than there is"
-    if asked is not None:
-        wanted = gibibytes(int(asked[1])) if asked[1].isdigit() else asked[1]
     device = torch.device("cpu" if on_cpu else "cuda")
     return MachineError(
         Diagnostic(
             Code.E0801,
-            f"out of memory: {wanted} were asked for at once, and {left(device)}",
+            f"out of memory: {_wanted(text)} were requested at once, and {left(device)}",
             help=(_last_repair(),),
         )
     )

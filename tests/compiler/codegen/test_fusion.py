@@ -7,8 +7,16 @@ from math import prod
 import pytest
 import torch
 
-from curvlang.compiler.codegen.emit import Line
 from curvlang.compiler.codegen.fusion import fused
+from curvlang.compiler.codegen.instructions import (
+    AxisSum,
+    Einsum,
+    Instruction,
+    Operand,
+    Operation,
+    Pointwise,
+    View,
+)
 from curvlang.ir.expr import Index
 from curvlang.runtime.kernels import einsums as kernels
 from curvlang.runtime.kernels.einsums import square_sum
@@ -17,36 +25,47 @@ from tests.models.support import assert_different, assert_equal
 SIZES = {"n": 5, "r": 1, "m": 3, "k": 4}
 
 
-def line(target: str, code: str, letters: str, flops: int = 0) -> Line:
+def line(target: str, operation: Operation, letters: str, flops: int = 0) -> Instruction:
     own = tuple(map(Index, letters))
-    view = "squeeze" in code or "permute" in code
-    return Line(target, code, own, prod(SIZES[x] for x in letters), flops, view)
+    size = prod(SIZES[x] for x in letters)
+    return Instruction((target,), operation, own, size, flops, isinstance(operation, View))
+
+
+def einsum(output: str, *operands: tuple[str, str]) -> Einsum:
+    return Einsum(tuple(Operand(*x) for x in operands), output)
+
+
+def square(name: str, letters: str) -> Pointwise:
+    return Pointwise("^", (Operand(name, letters), 2.0), letters)
 
 
 SQUARED = [
-    line("x3", "torch.einsum('nrtm,ntk->nrmk', x1, x2)", "nrmk", 7),
-    line("x4", "x3.square()", "nrmk", 60),
-    line("x5", "x4.squeeze(1)", "nmk"),
+    line("x3", einsum("nrmk", ("x1", "nrtm"), ("x2", "ntk")), "nrmk", 7),
+    line("x4", square("x3", "nrmk"), "nrmk", 60),
+    line("x5", View(Operand("x4", "nrmk"), "nmk"), "nmk"),
 ]
+SUMMED = line("x6", einsum("mk", ("x5", "nmk")), "mk", 60)
 
 
 def test_a_square_is_taken_into_its_sum():
-    found = fused([*SQUARED, line("x6", "torch.einsum('nmk->mk', x5)", "mk", 60)], ["x6"])
-    assert [x.code for x in found] == [SQUARED[0].code, "square_sum(x3, (0, 1))"]
-    assert found[-1].flops == 120
-    assert found[-1].target == "x6"
-    assert found[-1].indices == tuple(map(Index, "mk"))
-    summed = [SQUARED[0], SQUARED[1], line("x5", "x4.sum((0, 1))", "mk", 60)]
-    assert fused(summed, ["x5"])[-1].code == "square_sum(x3, (0, 1))"
+    found = fused([*SQUARED, SUMMED], ["x6"])
+    assert found[0] == SQUARED[0]
+    (last,) = found[1:]
+    assert last.operation == AxisSum("x3", (0, 1), squares=True)
+    assert last.flops == 120
+    assert last.target == "x6"
+    assert last.indices == tuple(map(Index, "mk"))
+    summed = [*SQUARED[:2], line("x5", AxisSum("x4", (0, 1)), "mk", 60)]
+    assert fused(summed, ["x5"])[-1].operation == AxisSum("x3", (0, 1), squares=True)
 
 
 @pytest.mark.parametrize(
     "last",
     [
-        [line("x6", "torch.einsum('nmk->km', x5)", "km", 60)],
-        [line("x6", "x5.permute(1, 2, 0)", "mkn")],
-        [line("x6", "torch.einsum('nmk->mk', x5)", "mk", 60), line("x7", "x4 * 2.0", "nrmk", 60)],
-        [line("x6", "torch.einsum('nmk,mk->n', x5, S)", "n", 60)],
+        [line("x6", einsum("km", ("x5", "nmk")), "km", 60)],
+        [line("x6", View(Operand("x5", "nmk"), "mkn"), "mkn")],
+        [SUMMED, line("x7", Pointwise("*", (Operand("x4", "nrmk"), 2.0), "nrmk"), "nrmk", 60)],
+        [line("x6", einsum("n", ("x5", "nmk"), ("S", "mk")), "n", 60)],
     ],
 )
 def test_squares_that_something_else_reads_are_formed(last):
@@ -54,8 +73,14 @@ def test_squares_that_something_else_reads_are_formed(last):
     assert fused(lines, [x.target for x in last]) == tuple(lines)
 
 
+def test_other_powers_are_formed():
+    cubed = Pointwise("^", (Operand("x3", "nrmk"), 3.0), "nrmk")
+    lines = [SQUARED[0], line("x4", cubed, "nrmk", 60), line("x5", AxisSum("x4", (0, 1)), "mk")]
+    assert fused(lines, ["x5"]) == tuple(lines)
+
+
 def test_a_square_that_is_returned_is_formed():
-    lines = [*SQUARED, line("x6", "torch.einsum('nmk->mk', x5)", "mk", 60)]
+    lines = [*SQUARED, SUMMED]
     assert fused(lines, ["x6", "x4"]) == tuple(lines)
 
 
