@@ -21,8 +21,8 @@ from curvlang.compiler.algebra.normal_form import (
     factor_indices,
     poly_free,
 )
-from curvlang.compiler.codegen.body import Body
 from curvlang.compiler.codegen.calls import function_call
+from curvlang.compiler.codegen.collector import Collector
 from curvlang.compiler.codegen.contraction import contract, own_part
 from curvlang.compiler.codegen.instructions import (
     Argument,
@@ -61,15 +61,15 @@ class Emitter:
     limit: int | None = None
     axes: Mapping[str, tuple[Index, ...]] = field(default_factory=dict)
     prefix: str = "x"
-    body: Body = field(init=False)
+    code: Collector = field(init=False)
 
     def __post_init__(self) -> None:
-        self.body = Body(self.sizes, self.axes, self.prefix)
+        self.code = Collector(self.sizes, self.axes, self.prefix)
 
     @property
     def lines(self) -> list[Instruction]:
         """The instructions so far."""
-        return self.body.lines
+        return self.code.lines
 
     def poly(self, poly: Poly, out: tuple[Index, ...], *, data: int = 0) -> Tensor:
         """A sum of contractions with its indices in the given order.
@@ -81,7 +81,7 @@ class Emitter:
             return found
         (argument,), output = self._arguments([found], out)
         shape = tuple(self.sizes[x.space] for x in out)
-        return self.body.assign(View(argument, output, shape), out, view=bool(out))
+        return self.code.assign(View(argument, output, shape), out, view=bool(out))
 
     def partial(self, poly: Poly, out: tuple[Index, ...], *, data: int = 0) -> Value:
         """A sum of contractions over those of the given indices that it has, in their order."""
@@ -93,7 +93,7 @@ class Emitter:
             return _finite(sum(numbers, 0.0))
         union = tuple(x for x in out if any(x in _indices(part) for part in parts))
         # A piece that lacks an index of the others is spread over it by the addition.
-        return self._pointwise("+", parts, union, flops=(len(parts) - 1) * self.body.size(union))
+        return self._pointwise("+", parts, union, flops=(len(parts) - 1) * self.code.size(union))
 
     def _arguments(
         self, values: Sequence[Value], out: tuple[Index, ...]
@@ -108,7 +108,7 @@ class Emitter:
         self, function: str, values: Sequence[Value], out: tuple[Index, ...], flops: int
     ) -> Tensor:
         operation = Pointwise(function, *self._arguments(values, out))
-        return self.body.assign(operation, out, flops=flops)
+        return self.code.assign(operation, out, flops=flops)
 
     def _scaled(
         self, term: Term, out: tuple[Index, ...], data: int, *, ordered: bool = True
@@ -119,7 +119,7 @@ class Emitter:
             return found
         if not isinstance(found, Tensor):
             return _finite(found * factor)
-        return self._pointwise("*", [found, factor], found.indices, self.body.size(found.indices))
+        return self._pointwise("*", [found, factor], found.indices, self.code.size(found.indices))
 
     def coefficient(self, term: Term, data: int = 0) -> float:
         """A term's number with the sizes of its means; `data` powers of N taken out."""
@@ -143,17 +143,17 @@ class Emitter:
         values = [x for x in found if not _indices(x)]
         tensors = [x for x in found if isinstance(x, Tensor) and x.indices]
         if tensors:
-            whole = contract(self.body, tensors, out, ordered=ordered, limit=self.limit)
+            whole = contract(self.code, tensors, out, ordered=ordered, limit=self.limit)
             values.insert(0, whole)
         if len(values) == 1:
             return values[0]
         indices = _indices(values[0])
-        return self._pointwise("*", values, indices, self.body.size(indices))
+        return self._pointwise("*", values, indices, self.code.size(indices))
 
     def _own(self, value: Value, term: Term, shared: Counter[Index], alone: bool) -> Value:
         if not isinstance(value, Tensor):
             return value
-        return own_part(self.body, value, term.summed, shared, alone)
+        return own_part(self.code, value, term.summed, shared, alone)
 
     def factor(self, factor: Factor) -> Value:
         """One factor."""
@@ -162,7 +162,7 @@ class Emitter:
                 return Tensor(name, indices)
             case Delta(left=left, right=right):
                 shape = (self.sizes[left.space],)
-                return self.body.assign(Constant(Kernel.EYE, shape), (left, right))
+                return self.code.assign(Constant(Kernel.EYE, shape), (left, right))
             case Call():
                 return self._call(factor)
             case Power(base=base, exponent=exponent):
@@ -170,13 +170,13 @@ class Emitter:
                 if exponent == 1.0:
                     return value
                 own = _indices(value)
-                return self._pointwise("^", [value, exponent], own, self.body.size(own))
+                return self._pointwise("^", [value, exponent], own, self.code.size(own))
             case Elementwise(function=function, arguments=arguments):
                 out = tuple(dict.fromkeys(x for poly in arguments for x in poly_free(poly)))
                 # An argument that lacks an index of the other is spread over it by torch: its length,
                 # which for `n` changes from batch to batch, is not written.
                 values = [self.partial(poly, out) for poly in arguments]
-                return self._pointwise(function, values, out, self.body.size(out))
+                return self._pointwise(function, values, out, self.code.size(out))
             case _:
                 assert_never(factor)
 
@@ -191,8 +191,8 @@ class Emitter:
         if call.indices:
             shape = tuple(self.sizes[x.space] for x in call.indices)
             (seed,) = map(constant, call.arguments)
-            return self.body.assign(Constant(call.function, shape, seed), call.indices)
-        return self.body.assign(function_call(call, self.axes, self.sizes), ())
+            return self.code.assign(Constant(call.function, shape, seed), call.indices)
+        return self.code.assign(function_call(call, self.axes, self.sizes), ())
 
 
 def _indices(value: Value) -> tuple[Index, ...]:

@@ -81,7 +81,7 @@ class BlockCode:
         hessians = frozenset(n for n, leaf in self.whole.leaves.items() if leaf.kind == "H")
         poly = self.normal(result.value)
         shape = infer(poly, *sides(indices), self.square, self.tall, hessians)
-        elements = self.emitter().body.size(indices)
+        elements = self.emitter().code.size(indices)
         if isinstance(shape, LeafShape | GramShape | DenseShape) and elements > self.dense:
             have = f"{elements:.3g} entries, more than the {self.dense:.3g} that may be formed"
             if isinstance(shape, DenseShape) or result.lift:
@@ -146,7 +146,7 @@ class BlockCode:
         poly, whole = self.normal(value), Tensor(target.name, target.indices)
         streaming = _streaming(poly)
         resting = tuple(t for t in poly if t not in streaming)
-        elements = self.emitter().body.size(target.indices)
+        elements = self.emitter().code.size(target.indices)
         factor = _common(streaming, self.emitter()) if streaming else 1.0
         if factor != 1.0:
             body.append(_divided(whole, factor, elements))
@@ -168,7 +168,7 @@ class BlockCode:
         emitter = self.emitter(prefix)
         poly = self.normal(value)
         found = emitter.poly(poly, target.indices)
-        elements = emitter.body.size(target.indices)
+        elements = emitter.code.size(target.indices)
         named = _named(operand(found))
         body += emitter.lines
         body.append(Instruction((target.name,), named, target.indices, elements, free=True))

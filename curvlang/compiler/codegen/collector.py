@@ -1,4 +1,4 @@
-"""The body of a function while it is made: instructions under names of their own, none twice."""
+"""Collects the instructions of a function under names of their own, none twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from curvlang.ir.expr import Index
 
 
 @dataclass(slots=True)
-class Body:
+class Collector:
     """Collects instructions; the same operation is there once.
 
     Args:
