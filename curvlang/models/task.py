@@ -35,8 +35,8 @@ from curvlang.models.tracing.checks import (
     check_values,
 )
 from curvlang.models.tracing.half_precision import precision
-from curvlang.models.tracing.trace import OutsideError
 from curvlang.models.tracing.verify import EXAMPLES
+from curvlang.models.tracing.watching import OutsideError
 
 Result = TypeVar("Result")
 

@@ -26,7 +26,8 @@ from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, groups
 from curvlang.models.tracing.independence import spread
 from curvlang.models.tracing.leaves import leaves
-from curvlang.models.tracing.trace import OutsideError, input_shapes
+from curvlang.models.tracing.trace import input_shapes
+from curvlang.models.tracing.watching import OutsideError
 
 TRIED = 4
 """Examples with padding that are looked at."""

@@ -9,7 +9,7 @@ import pytest
 
 import curvlang as cv
 from curvlang.diagnostics.render import render
-from curvlang.models.tracing.trace import OutsideError
+from curvlang.models.tracing.watching import OutsideError
 
 TEXT = "curvature x = hessian |> kronecker_factor"
 

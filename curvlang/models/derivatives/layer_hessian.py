@@ -24,7 +24,7 @@ from curvlang.models.execution.substitution import functional_call
 from curvlang.models.layers import Layer
 from curvlang.models.losses.loss import Loss
 from curvlang.models.tracing.blocks import LayerBlock, groups, trainable
-from curvlang.models.tracing.trace import watching
+from curvlang.models.tracing.watching import watching
 
 MEMORY = 2**27
 """Bytes that the intermediate results of a batch may take together."""

@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from curvlang.models.execution.process_state import ALONE
+
 TABLES = ("_parameters", "_buffers")
 """Where a module holds its tensors."""
 
@@ -40,13 +42,18 @@ def functional_call(
 def substituted(model: nn.Module, values: Tensors) -> Iterator[None]:
     """The model computes with `values` in place of its tensors of these names, until the block ends.
 
-    A tensor is replaced wherever it is held, under whatever name: in a module that stands under two
+    One thread at a time. A tensor is replaced wherever it is held, under whatever name: in a module that stands under two
     names, and in modules that share it. What was there is put back in any case.
 
     Args:
         model: The model.
         values: Tensors by the names of `named_parameters()` and `named_buffers()`.
     """
+    with ALONE:
+        yield from _substituted(model, values)
+
+
+def _substituted(model: nn.Module, values: Tensors) -> Iterator[None]:
     modules = list(model.modules())
     before = [(vars(m), dict(vars(m)), [dict(vars(m)[t]) for t in TABLES]) for m in modules]
     chosen = _by_identity(model, values)

@@ -8,7 +8,6 @@ in `settled`, which puts all of these aside for as long as they run.
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
@@ -16,11 +15,11 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 from torch.utils import checkpoint
 
 from curvlang.models.execution.own_device import OwnDevice
+from curvlang.models.execution.process_state import ALONE, math_attention, without_cudnn
 from curvlang.models.execution.twice_differentiable import DefinitionMode
 
 Given = ParamSpec("Given")
@@ -30,16 +29,12 @@ DEVICES = ("cpu", "cuda", "mps", "xpu")
 """Kinds of device that have autocast."""
 
 
-_ONE = threading.RLock()
-"""Held while numbers are computed: hooks, parameters moved for a check and modes of torch are for one thread."""
-
-
 def settled(function: Callable[Given, Made]) -> Callable[Given, Made]:
     """The function, run in the settled state, by one thread at a time."""
 
     @wraps(function)
     def run(*args: Given.args, **kwargs: Given.kwargs) -> Made:
-        with _ONE, settled_state():
+        with settled_state():
             return function(*args, **kwargs)
 
     return run
@@ -47,8 +42,11 @@ def settled(function: Callable[Given, Made]) -> Callable[Given, Made]:
 
 @contextmanager
 def settled_state() -> Iterator[None]:
-    """Gradients recorded, no autocast or search for anomalies, compiled code run as written, no cache."""
-    with ExitStack() as stack:
+    """Gradients recorded, no autocast or search for anomalies, compiled code run as written, no cache.
+
+    One thread at a time: hooks, replaced parameters and some modes of torch are for one.
+    """
+    with ALONE, ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         if torch.is_anomaly_enabled():
@@ -77,12 +75,12 @@ def product_state(model: nn.Module) -> Iterator[None]:
     recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
     with ExitStack() as stack:
         stack.enter_context(settled_state())
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(math_attention())
         stack.enter_context(_dense_gradients(model))
         stack.enter_context(_constant_padding(model))
         stack.enter_context(DefinitionMode())
         if recurrent:
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            stack.enter_context(without_cudnn())
         yield
 
 

@@ -29,15 +29,7 @@ from curvlang.models.tracing.layer_block import scale_and_shift as scale_and_shi
 from curvlang.models.tracing.layer_block import trainable as trainable
 from curvlang.models.tracing.routing import picks_rows
 from curvlang.models.tracing.survey import CoveredLayer, Survey, check_mode, survey
-from curvlang.models.tracing.trace import (
-    Groups,
-    OutsideError,
-    Trace,
-    TracedLayer,
-    check_output,
-    input_shapes,
-    trace,
-)
+from curvlang.models.tracing.trace import Trace, check_output, input_shapes, trace
 from curvlang.models.tracing.untraced import runs_at_once
 from curvlang.models.tracing.verify import (
     EXAMPLES,
@@ -48,6 +40,7 @@ from curvlang.models.tracing.verify import (
     tolerance,
     unrunnable,
 )
+from curvlang.models.tracing.watching import Groups, OutsideError, TracedLayer
 
 
 def blocks(

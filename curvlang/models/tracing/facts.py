@@ -18,12 +18,8 @@ from curvlang.models.tracing.layer_block import (
     trainable,
 )
 from curvlang.models.tracing.survey import CoveredLayer, OutsideParameter, Survey
-from curvlang.models.tracing.trace import (
-    Groups,
-    Trace,
-    TracedLayer,
-    trace,
-)
+from curvlang.models.tracing.trace import Trace, trace
+from curvlang.models.tracing.watching import Groups, TracedLayer
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from curvlang.models.layers import Input, Layer
-from curvlang.models.tracing.trace import (
-    Groups,
-    Trace,
-    TracedLayer,
-    pull_back,
-)
+from curvlang.models.tracing.trace import Trace, pull_back
+from curvlang.models.tracing.watching import Groups, TracedLayer
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import vjp, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curvlang.models.execution.calls import exhausted
+from curvlang.models.execution.process_state import math_attention, silent
 from curvlang.models.execution.substitution import substituted
 
 CHUNK_BYTES = 2**26
@@ -139,8 +139,7 @@ def _together(model: nn.Module, X: Tensor, names: Sequence[str], columns: Tensor
     size = max(1, min(AT_ONCE, CHUNK_BYTES // max(1, each)))
     run = vmap(_of_one(model, point), chunk_size=size)
     # Fused attention kernels have no rule for two mappings; torch says so for every other rule it lacks.
-    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
-        warnings.simplefilter("ignore")
+    with silent(), math_attention():
         found: Gradients = run(X, columns)
     return {name: found[name].detach().flatten(2) for name in names}
 

@@ -12,7 +12,7 @@ from curvlang.models.layers import LAYERS
 from curvlang.models.losses.losses import LOSSES
 from curvlang.models.tracing.blocks import blocks
 from curvlang.models.tracing.leaves import columns, leaves, per_example_gradients
-from curvlang.models.tracing.trace import watching
+from curvlang.models.tracing.watching import watching
 from tests.models.support import assert_refused, drawn, normal
 from tests.oracles import dense
 
