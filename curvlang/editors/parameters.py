@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from curvlang.editors.document import Document
-from curvlang.editors.reading import Owner, Role, Word
+from curvlang.editors.reading import LINES, Owner, Role, Word
 from curvlang.language.bodies.transforms import parameter_of
 from curvlang.language.registry import (
     INVERSES,
@@ -25,8 +25,6 @@ CLAUSE = Parameter(
     Choice(tuple(OTHERS)), doc="what becomes of parameters that the stage does not fit"
 )
 """`others = …`, which every stage of the language takes."""
-LINES = ("lds", "protocol")
-"""Lines whose arguments are those of the LDS."""
 
 
 def entry_of(owner: Owner) -> Entry | None:

@@ -15,12 +15,15 @@ from enum import StrEnum
 from functools import lru_cache
 
 from curvlang.editors.vocabulary import COMMENT, INDEX, NAME, NUMBER, STRING, vocabulary
+from curvlang.language.registry.entry import NONE
 
 _TOKEN = re.compile(
     rf"(?P<comment>{COMMENT})|(?P<string>{STRING})|(?P<number>{NUMBER})"
     rf"|(?P<word>{NAME}'*)|(?P<mark>{'|'.join(map(re.escape, vocabulary().marks))}|[^\s\w])"
 )
 _INDEX = re.compile(INDEX)
+LINES = ("lds", "protocol")
+"""Lines whose arguments are those of the LDS."""
 _JOINERS = frozenset(["|>", "=", "->", "+", "-", "*", "/", "(", ",", ":"])
 """Marks behind which a word cannot start an item."""
 
@@ -411,7 +414,7 @@ class _Reader:
                 return found, self._named(found, token)
         if self.frame is Frame.BODY and (listed := self._listed()) is not None:
             return listed, self._named(listed, token)
-        if after[0] == "=":
+        if after[0] == "=" or self._starts_argument(token):
             return Role.ARGUMENT, Owner(Role.KEYWORD, self.measure, argument=token)
         if last.text == "=":
             return Role.VALUE, Owner(Role.KEYWORD, self.measure, argument=self.previous(2))
@@ -419,6 +422,11 @@ class _Reader:
             self.measure = token
             return Role.KEYWORD, None
         return Role.NAME, None
+
+    def _starts_argument(self, token: str) -> bool:
+        """Whether a word that nothing follows yet stands where a line has an argument's name."""
+        free = token != NONE and token not in self.known.keywords
+        return free and self.measure in LINES and self.previous() in (*LINES, ",")
 
     def _listed(self) -> Role | None:
         """The role of a further name of a study's line, behind `>` or a comma."""

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvlang.diagnostics.values import another_type, finite_number, whole_number
+from curvlang.diagnostics.values import another_type, whole_number
 from curvlang.evaluation.protocol import LDS
+from curvlang.language.checking.arguments import number
+from curvlang.language.registry import GRID
 
 
 def check_asked(
@@ -41,11 +43,11 @@ def sweep_of(damping: Any) -> tuple[float, ...]:
     """The grid of λ: one number, or several in a list, an array or a tensor.
 
     Raises:
-        SpecError: E0563 for none, and for what is not a number.
+        SpecError: E0563 for none, E0705 and E0707 for what is not a number of 0 or more.
     """
     if isinstance(damping, np.ndarray | Tensor):
         damping = damping.tolist()
     found = damping if isinstance(damping, list | tuple) else (damping,)
     if not found:
         raise another_type("damping", damping, "a number, or several", "`damping=(0.01, 0.1)`")
-    return tuple(finite_number(value, "damping") for value in found)
+    return tuple(number("damping", value, GRID) for value in found)

@@ -35,8 +35,8 @@ REFUSED = {
     "a curvature for its name": (lambda: cv.fit("kfac", T, curvature=OP), "E0563", "name"),
     "a protocol as a number": (lambda: cv.evaluate("ggn", T, protocol=5), "E0563", "cv.LDS("),
     "no damping": (lambda: cv.evaluate("ggn", T, damping=()), "E0563", "several"),
-    "subsets as text": (lambda: cv.LDS(subsets="many"), "E0563", "`subsets`"),
-    "half a retraining": (lambda: cv.LDS(retrains=1.5), "E0563", "`retrains`"),
+    "subsets as text": (lambda: cv.LDS(subsets="many"), "E0705", "`subsets = many`"),
+    "half a retraining": (lambda: cv.LDS(retrains=1.5), "E0705", "`retrains = 1.5`"),
     "a build without a seed": (
         lambda: T.replaced(build=lambda: network([3, 4, 3])), "E0563", "lambda seed",
     ),

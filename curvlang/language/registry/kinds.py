@@ -38,6 +38,8 @@ class Limits:
                 return f"{low}, {'at most' if above else 'below'} {self.most:g}"
             case (True, False, above, _):
                 return f"above {self.least:g}" if above else f"{self.least:g} or more"
+            case (False, True, _, below):
+                return f"{'below' if below else 'at most'} {self.most:g}"
             case _:
                 return "finite"
 
