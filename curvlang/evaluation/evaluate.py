@@ -11,23 +11,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curvlang.attribution.gradients import gradients
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Label, SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import NOWHERE
 from curvlang.evaluation.fidelity import (
+    Scoring,
     Setting,
-    forward_error,
+    forward_errors,
     measure,
-    sampled,
+    scores_at,
     settings,
     too_long,
 )
 from curvlang.evaluation.ground_truth import GroundTruth, ground_truth
 from curvlang.evaluation.judge import judge
 from curvlang.evaluation.left_out import kept_prefixes, left_out, notes_of
-from curvlang.evaluation.protocol import GRADIENTS, GRADIENTS_BY_PRODUCTS, LDS, SWEEP
+from curvlang.evaluation.protocol import GRADIENTS_BY_PRODUCTS, LDS, SWEEP
 from curvlang.evaluation.result import Result
 from curvlang.evaluation.steps import steps_of
 from curvlang.evaluation.summary import protocol_as_run, summary
@@ -39,7 +39,6 @@ from curvlang.models.losses.metric import Metric, QueryMetric, query_metric_on
 from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.combine import fit_curvature, fit_solver
-from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.fit import FittedStage, Progress, fit_chains
 from curvlang.runtime.others import without_ignored
 from curvlang.storage.cache import Cache
@@ -153,20 +152,22 @@ def evaluate_curvature(
                 progress=progress,
             )
             protocol = replace(protocol, subsets=len(truth.kept))
-    with clock("gradients"):
-        exact = accumulation_dtype(task.device)
-        train, query = gradients(task, "train").to(exact), gradients(task, "query", asked.cost)
-        query = query.to(exact)
-        known = all(x.spectrum_known for x in (goal, *(s.operator for s in stages)))
-        count = GRADIENTS if known else GRADIENTS_BY_PRODUCTS
-        sample = train[sampled(task.N, count, seed).to(train.device)]
-    limit = protocol.queries if protocol is not None else None
-    query = query[:limit] if limit else query
+    given = Scoring(
+        task=task,
+        cost=asked.cost,
+        chosen=chosen,
+        queries=None if protocol is None else protocol.queries,
+        seed=seed,
+        solver=fitted,
+        kept=None if truth is None else truth.kept,
+        shared=None if truth is not None else plain_shared(chosen, goal),
+        progress=progress,
+    )
     with clock("scores and errors"):
-        measured = measure(stages, goal, chosen, query, train, sample, progress, fitted)
-        forwards = [forward_error(s.operator, goal) for s in stages]
+        measured = measure(stages, goal, given)
+        forwards = forward_errors(stages, goal, given)
     with clock("LDS"):
-        judged = judge(measured, truth, protocol, len(query), progress)
+        judged = judge(measured, truth, protocol, given.rows, progress)
     shared = judged.shared if judged else plain_shared(chosen, goal)
     steps = steps_of(stages, chosen, measured, forwards, judged, shared, len(stages))
     result = Result(
@@ -176,7 +177,7 @@ def evaluate_curvature(
         task=summary(task, arguments or {}),
         inverse=described(inverse, solver),
         sweep=tuple(s.damping for s in chosen if s.damping is not None),
-        protocol=protocol_as_run(protocol, len(query)),
+        protocol=protocol_as_run(protocol, given.rows),
         ceiling=judged.ceiling if judged else None,
         steps=tuple(steps),
         comparisons=judged.comparisons(stages, shared) if judged else (),
@@ -187,9 +188,9 @@ def evaluate_curvature(
         + tuple(dict.fromkeys(stage.note for stage in stages if stage.note)),
     )
     last = {
-        s.label: m[shared].scores.cpu().numpy()  # type: ignore[union-attr]
-        for s, m in zip(stages, measured, strict=True)
-        if m[shared].scores is not None
+        s.label: scores.cpu().numpy()
+        for s, scores in zip(stages, scores_at(measured, shared), strict=True)
+        if scores is not None
     }
     final = last.get(stages[-1].label)
     if final is None:

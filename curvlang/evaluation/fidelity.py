@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from curvlang.attribution.gradients import gradients
 from curvlang.attribution.scores import product, scores
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.errors import cosine, influence_error, inverse_error
+from curvlang.evaluation.protocol import GRADIENTS, GRADIENTS_BY_PRODUCTS
 from curvlang.evaluation.result import Solve
+from curvlang.evaluation.statistics.lds import predictions
 from curvlang.language import default_inverse, swept, with_damping
 from curvlang.language.chain import InverseUse
+from curvlang.models.losses.loss import Loss
+from curvlang.models.task import Task
 from curvlang.operators import ExampleMean, Operator, SolveRecord
-from curvlang.runtime.fit import FittedStage
+from curvlang.runtime.execute import accumulation_dtype
+from curvlang.runtime.fit import FittedStage, Progress
 from curvlang.runtime.inverse import decomposed, invert
 from curvlang.runtime.solver import FittedSolver
 
@@ -35,6 +41,15 @@ TOO_LARGE = Code.E0603
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number; where it is estimated, its standard error and the probes or examples behind it."""
+
+    value: float
+    error: float | None = None
+    probes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """An inverse with every parameter set; `damping` is λ where the evaluation sweeps it."""
 
@@ -44,12 +59,23 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """One stage at one setting; a reason instead of numbers where the inverse is refused."""
+    """One stage at one setting; a reason instead of numbers where the inverse is refused.
 
-    scores: Tensor | None
-    inverse: float | None
-    influence: float | None
-    cosine: float | None
+    Args:
+        scores: `[Q, N]`.
+        predicted: Effects `[Q, K]` of leaving subsets out; None without subsets.
+        inverse: Inverse error.
+        influence: Influence error.
+        cosine: Of preconditioned gradients.
+        note: Why there are no numbers.
+        solve: What the solver took.
+    """
+
+    scores: Tensor | None = None
+    predicted: Tensor | None = None
+    inverse: Estimate | None = None
+    influence: float | None = None
+    cosine: float | None = None
     note: str = ""
     solve: Solve | None = None
 
@@ -65,7 +91,7 @@ def settings(use: InverseUse | None, sweep: Sequence[float]) -> tuple[Setting, .
     return tuple(Setting(with_damping(chosen, x), x) for x in sweep)
 
 
-def forward_error(operator: Operator, reference: Operator) -> float | None:
+def _forward_error(operator: Operator, reference: Operator) -> float | None:
     """‖C − H‖_F/‖H‖_F; None where one of the two is known by its products alone, or too large to form."""
     if not (operator.spectrum_known and reference.spectrum_known):
         return None
@@ -80,28 +106,73 @@ def forward_error(operator: Operator, reference: Operator) -> float | None:
         raise
 
 
+def forward_errors(
+    stages: Sequence[FittedStage], reference: Operator, given: Scoring
+) -> list[Estimate | None]:
+    """‖C − H‖_F/‖H‖_F of every stage; None where it is not known."""
+    found = [_forward_error(stage.operator, reference) for stage in stages]
+    return [None if x is None else Estimate(x) for x in found]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scoring:
+    """What is scored, and under which inverses.
+
+    Args:
+        task: Queries and training examples, in the precision of the analysis.
+        cost: What is asked of the queries.
+        chosen: Settings of the inverse.
+        queries: The first of the queries, as many as are scored; None for all.
+        seed: Of the training examples that the inverse error is averaged over, and of probes.
+        solver: The spec's `solve` line, for stages without structure.
+        kept: Members `[K, N]` of the subsets whose effects scores predict; None for no predictions.
+        shared: Without `kept`, the setting whose scores are wanted.
+        progress: Notified of every stage and setting.
+    """
+
+    task: Task
+    cost: Loss
+    chosen: Sequence[Setting]
+    queries: int | None = None
+    seed: int = 0
+    solver: FittedSolver | None = None
+    kept: Tensor | None = None
+    shared: int | None = None
+    progress: Progress | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many queries are scored."""
+        return min(self.queries or self.task.Q, self.task.Q)
+
+
+def predicted_effects(scores: Tensor, kept: Tensor | None) -> Tensor | None:
+    """Effects of leaving subsets out that scores `[Q, N]` predict, `[Q, K]`; None without subsets."""
+    return None if kept is None else predictions(scores.cpu(), kept)
+
+
+def scores_at(measured: Sequence[Sequence[Measured]], shared: int) -> list[Tensor | None]:
+    """Scores `[Q, N]` of every stage at one setting; None where the inverse is refused."""
+    return [row[shared].scores for row in measured]
+
+
 def measure(
-    stages: Sequence[FittedStage],
-    reference: Operator,
-    chosen: Sequence[Setting],
-    query: Tensor,
-    train: Tensor,
-    sample: Tensor,
-    progress: Callable[[str, int, int], None] | None = None,
-    solver: FittedSolver | None = None,
+    stages: Sequence[FittedStage], reference: Operator, given: Scoring
 ) -> list[list[Measured]]:
     """Every stage at every setting, against the reference at the same setting.
 
     Args:
         stages: Fitted stages of the chain.
         reference: H.
-        chosen: Settings of the inverse.
-        query: `[Q, P]` gradients of the queries' metric.
-        train: `[N, P]` gradients of the training losses.
-        sample: `[M, P]` training gradients that the inverse error is averaged over.
-        progress: Told about every stage and setting.
-        solver: The spec's `solve` line, for stages without structure.
+        given: What is scored.
     """
+    task, chosen, solver, progress = given.task, given.chosen, given.solver, given.progress
+    exact_kind = accumulation_dtype(task.device)
+    train = gradients(task, "train").to(exact_kind)
+    query = gradients(task, "query", given.cost)[: given.rows].to(exact_kind)
+    formed = all(x.spectrum_known for x in (reference, *(s.operator for s in stages)))
+    count = GRADIENTS if formed else GRADIENTS_BY_PRODUCTS
+    sample = train[sampled(task.N, count, given.seed).to(train.device)]
     rule = chosen[0].use
     work = len(chosen) * (len(query) + len(sample)) * len(train)
     forms = [
@@ -133,7 +204,7 @@ def measure(
         goal = _scored(target, setting, query, train, sample)
         for k, form in enumerate(forms):
             own = goal if form is target else _scored(form, setting, query, train, sample)
-            out[k].append(_compare(own, goal, reference, sample))
+            out[k].append(_compare(own, goal, reference, sample, given.kept))
             done += 1
             if progress is not None:
                 progress("scores", done, len(chosen) * len(forms))
@@ -206,15 +277,19 @@ def _summed(took: Sequence[SolveRecord], solver: FittedSolver | None) -> Solve |
     )
 
 
-def _compare(own: _Scored, goal: _Scored, reference: Operator, sample: Tensor) -> Measured:
+def _compare(
+    own: _Scored, goal: _Scored, reference: Operator, sample: Tensor, kept: Tensor | None
+) -> Measured:
     if own.scores is None or own.preconditioned is None:
-        return Measured(None, None, None, None, own.note)
-    inverse = inverse_error(reference, own.preconditioned, sample)
+        return Measured(note=own.note)
+    inverse = Estimate(inverse_error(reference, own.preconditioned, sample))
+    predicted = predicted_effects(own.scores, kept)
     if goal.scores is None or goal.preconditioned is None:
         note = f"no reference: {goal.note}"
-        return Measured(own.scores, inverse, None, None, note, own.solve)
+        return Measured(own.scores, predicted, inverse, note=note, solve=own.solve)
     return Measured(
         own.scores,
+        predicted,
         inverse,
         influence_error(own.scores, goal.scores),
         cosine(own.preconditioned, goal.preconditioned),

@@ -22,7 +22,6 @@ from curvlang.evaluation.statistics.lds import (
     constant_note,
     draw_resamples,
     percentile_interval,
-    predictions,
     verdict,
 )
 from curvlang.evaluation.statistics.spearman import spearman
@@ -72,14 +71,7 @@ def judge(
     effect = -outcome.mean(1).T.contiguous()
     resamples = draw_resamples(len(truth.kept), queries, protocol.bootstrap, protocol.seed + 1)
     level = 0.95
-    made: dict[int, Tensor] = {}
-
-    def predicted(scores: Tensor) -> Tensor:
-        if id(scores) not in made:
-            made[id(scores)] = predictions(scores.cpu(), truth.kept)
-        return made[id(scores)]
-
-    flat = [None if m.scores is None else predicted(m.scores) for row in measured for m in row]
+    flat = [m.predicted for row in measured for m in row]
     parts = _resampled(flat, effect, resamples, progress)
     values = [None if p is None else p.both for p in parts]
     width = len(measured[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from curvlang.evaluation.errors import shares
-from curvlang.evaluation.fidelity import Measured, Setting
+from curvlang.evaluation.fidelity import Estimate, Measured, Setting
 from curvlang.evaluation.judge import Judged
 from curvlang.evaluation.result import Point, Step
 from curvlang.operators import BlockDiagonal, Operator, Scaled, Stacked, Sum
@@ -16,13 +16,13 @@ def steps_of(
     stages: Sequence[FittedStage],
     chosen: Sequence[Setting],
     measured: list[list[Measured]],
-    forwards: list[float | None],
+    forwards: list[Estimate | None],
     judged: Judged | None,
     shared: int,
     path: int,
 ) -> Iterator[Step]:
     """Rows of the result; the first `path` stages are steps of one path and have shares."""
-    forward_shares = _path_shares(forwards, path)
+    forward_shares = _path_shares([_value(x) for x in forwards], path)
     columns = [_points(measured, judged, k, s, path) for k, s in enumerate(chosen)]
     for k, stage in enumerate(stages):
         points = tuple(column[k] for column in columns)
@@ -34,13 +34,17 @@ def steps_of(
             structures=dict(stage.structures),
             memory=stage.operator.memory(),
             passes=stage.passes,
-            forward=forwards[k],
+            forward=_value(forwards[k]),
             forward_share=forward_shares[k],
             points=points,
             best=max(scored)[1] if scored else None,
             shared=shared,
-            note=_unformed(stage, forwards[k]),
+            note=_unformed(stage, _value(forwards[k])),
         )
+
+
+def _value(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else estimate.value
 
 
 def _path_shares(values: list[float | None], path: int) -> list[float | None]:
@@ -62,7 +66,7 @@ def _points(
 ) -> list[Point]:
     """One setting's points down the chain, with shares of what the chain adds in all."""
     column = [row[k] for row in measured]
-    inverse = _path_shares([m.inverse for m in column], path)
+    inverse = _path_shares([_value(m.inverse) for m in column], path)
     influence = _path_shares([m.influence for m in column], path)
     lds = [None if judged is None else judged.intervals[j][k] for j in range(len(column))]
     lds_shares = _path_shares([None if x is None else x.estimate for x in lds], path)
@@ -70,7 +74,7 @@ def _points(
     return [
         Point(
             setting.damping,
-            m.inverse,
+            _value(m.inverse),
             inverse[j],
             m.influence,
             influence[j],

@@ -14,16 +14,19 @@ from curvlang.attribution.gradients import gradients
 from curvlang.evaluation import measures
 from curvlang.evaluation.evaluate import Clock, described, plain_shared, product_notes
 from curvlang.evaluation.fidelity import (
+    Estimate,
     Measured,
+    Scoring,
     Setting,
-    forward_error,
+    forward_errors,
     measure,
-    sampled,
+    predicted_effects,
+    scores_at,
     settings,
 )
 from curvlang.evaluation.ground_truth import GroundTruth, ground_truth
 from curvlang.evaluation.judge import Judged, judge
-from curvlang.evaluation.protocol import GRADIENTS, GRADIENTS_BY_PRODUCTS, LDS, SWEEP
+from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.evaluation.result import Point, Result, Step
 from curvlang.evaluation.statistics.comparison import Resampled
 from curvlang.evaluation.statistics.datamodel import datamodel_ceiling
@@ -184,10 +187,7 @@ class _Scoring:
         train, query = (gradients(task, part).to(exact) for part in ("train", "query"))
         if self.protocol is not None and self.protocol.queries:
             query = query[: self.protocol.queries]
-        known = all(x.spectrum_known for x in (self.goal, *(s.operator for s in self.stages)))
-        count = GRADIENTS if known else GRADIENTS_BY_PRODUCTS
-        sample = train[sampled(task.N, count, self.seed).to(train.device)]
-        forwards = [forward_error(s.operator, self.goal) for s in self.stages]
+        forwards = forward_errors(self.stages, self.goal, self._scoring(None))
         ready, goal = _decomposed(self.stages, self.goal)
         given = baselines.Setting(self.base, task, train, query, self.seed)
         others = [baselines.baseline_scores(b, given) for b in self.study.baselines]
@@ -196,15 +196,31 @@ class _Scoring:
         queries: tuple[Attributed, ...] = ()
         for k, inverse in enumerate(self.study.inverses or (None,)):
             chosen = settings(inverse, self.study.damping or SWEEP)
-            measured = measure(ready, goal, chosen, query, train, sample, self.progress)
+            scoring = self._scoring(inverse)
+            measured = measure(ready, goal, scoring)
             # A baseline knows no inverse: its scores are the same at every setting.
-            measured += [[Measured(x, None, None, None)] * len(chosen) for x in others]
+            for x in others:
+                alone = Measured(x, predicted_effects(x, scoring.kept))
+                measured.append([alone] * len(chosen))
             judged = judge(measured, self.truth, self.protocol, len(query), self.progress)
             results.append(self._result(inverse, measured, judged, forwards, len(query)))
             if judged is not None:
                 values |= _stacked(judged.parts, k)
                 queries = queries or self._attributed(measured, judged, chosen)
         return tuple(results), values, (spectra(ready), queries)
+
+    def _scoring(self, inverse: InverseUse | None) -> Scoring:
+        chosen = settings(inverse, self.study.damping or SWEEP)
+        return Scoring(
+            task=self.task,
+            cost=self.task.loss,
+            chosen=chosen,
+            queries=None if self.protocol is None else self.protocol.queries,
+            seed=self.seed,
+            kept=None if self.truth is None else self.truth.kept,
+            shared=None if self.truth is not None else plain_shared(chosen, self.goal),
+            progress=self.progress,
+        )
 
     def _attributed(
         self, measured: list[list[Measured]], judged: Judged, chosen: Sequence[Setting]
@@ -217,7 +233,7 @@ class _Scoring:
         if seen is None or not known:
             return ()
         best = -max(known)[1]
-        part, scores = judged.parts[best][at], measured[best][at].scores
+        part, scores = judged.parts[best][at], scores_at(measured, at)[best]
         assert part is not None
         assert scores is not None
         quality = part.queries.float().cpu().numpy()
@@ -229,7 +245,7 @@ class _Scoring:
         inverse: InverseUse | None,
         measured: list[list[Measured]],
         judged: Judged | None,
-        forwards: list[float | None],
+        forwards: list[Estimate | None],
         queries: int,
     ) -> Result:
         chosen = settings(inverse, self.study.damping or SWEEP)
