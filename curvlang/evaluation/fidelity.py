@@ -42,11 +42,10 @@ TOO_LARGE = Code.E0603
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number; where it is estimated, its standard error and the probes or examples behind it."""
+    """A number, with its standard error where it is estimated."""
 
     value: float
     error: float | None = None
-    probes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Measured:
+class Fidelity:
     """One stage at one setting; a reason instead of numbers where the inverse is refused.
 
     Args:
@@ -120,7 +119,7 @@ class Scoring:
 
     Args:
         task: Queries and training examples, in the precision of the analysis.
-        cost: What is asked of the queries.
+        cost: What the queries are scored by.
         chosen: Settings of the inverse.
         queries: The first of the queries, as many as are scored; None for all.
         seed: Of the training examples that the inverse error is averaged over, and of probes.
@@ -151,14 +150,14 @@ def predicted_effects(scores: Tensor, kept: Tensor | None) -> Tensor | None:
     return None if kept is None else predictions(scores.cpu(), kept)
 
 
-def scores_at(measured: Sequence[Sequence[Measured]], shared: int) -> list[Tensor | None]:
+def scores_at(measured: Sequence[Sequence[Fidelity]], shared: int) -> list[Tensor | None]:
     """Scores `[Q, N]` of every stage at one setting; None where the inverse is refused."""
     return [row[shared].scores for row in measured]
 
 
 def measure(
     stages: Sequence[FittedStage], reference: Operator, given: Scoring
-) -> list[list[Measured]]:
+) -> list[list[Fidelity]]:
     """Every stage at every setting, against the reference at the same setting.
 
     Args:
@@ -198,7 +197,7 @@ def measure(
         if exact
         else forms[known or 0]
     )
-    out: list[list[Measured]] = [[] for _ in stages]
+    out: list[list[Fidelity]] = [[] for _ in stages]
     done = 0
     for setting in chosen:
         goal = _scored(target, setting, query, train, sample)
@@ -279,15 +278,15 @@ def _summed(took: Sequence[SolveRecord], solver: FittedSolver | None) -> Solve |
 
 def _compare(
     own: _Scored, goal: _Scored, reference: Operator, sample: Tensor, kept: Tensor | None
-) -> Measured:
+) -> Fidelity:
     if own.scores is None or own.preconditioned is None:
-        return Measured(note=own.note)
+        return Fidelity(note=own.note)
     inverse = Estimate(inverse_error(reference, own.preconditioned, sample))
     predicted = predicted_effects(own.scores, kept)
     if goal.scores is None or goal.preconditioned is None:
         note = f"no reference: {goal.note}"
-        return Measured(own.scores, predicted, inverse, note=note, solve=own.solve)
-    return Measured(
+        return Fidelity(own.scores, predicted, inverse, note=note, solve=own.solve)
+    return Fidelity(
         own.scores,
         predicted,
         inverse,

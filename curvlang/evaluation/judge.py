@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from curvlang.evaluation.fidelity import Measured
+from curvlang.evaluation.fidelity import Fidelity
 from curvlang.evaluation.ground_truth import GroundTruth
 from curvlang.evaluation.protocol import LDS
 from curvlang.evaluation.result import Comparison
@@ -58,7 +58,7 @@ class Judged:
 
 
 def judge(
-    measured: list[list[Measured]],
+    measured: list[list[Fidelity]],
     truth: GroundTruth | None,
     protocol: LDS | None,
     queries: int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from curvlang.evaluation.errors import shares
-from curvlang.evaluation.fidelity import Estimate, Measured, Setting
+from curvlang.evaluation.fidelity import Estimate, Fidelity, Setting
 from curvlang.evaluation.judge import Judged
 from curvlang.evaluation.result import Point, Step
 from curvlang.operators import BlockDiagonal, Operator, Scaled, Stacked, Sum
@@ -15,7 +15,7 @@ from curvlang.runtime.fit import FittedStage
 def steps_of(
     stages: Sequence[FittedStage],
     chosen: Sequence[Setting],
-    measured: list[list[Measured]],
+    measured: list[list[Fidelity]],
     forwards: list[Estimate | None],
     judged: Judged | None,
     shared: int,
@@ -62,7 +62,7 @@ def _unformed(stage: FittedStage, forward: float | None) -> str:
 
 
 def _points(
-    measured: list[list[Measured]], judged: Judged | None, k: int, setting: Setting, path: int
+    measured: list[list[Fidelity]], judged: Judged | None, k: int, setting: Setting, path: int
 ) -> list[Point]:
     """One setting's points down the chain, with shares of what the chain adds in all."""
     column = [row[k] for row in measured]

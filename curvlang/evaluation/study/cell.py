@@ -15,7 +15,7 @@ from curvlang.evaluation import measures
 from curvlang.evaluation.evaluate import Clock, described, plain_shared, product_notes
 from curvlang.evaluation.fidelity import (
     Estimate,
-    Measured,
+    Fidelity,
     Scoring,
     Setting,
     forward_errors,
@@ -200,7 +200,7 @@ class _Scoring:
             measured = measure(ready, goal, scoring)
             # A baseline knows no inverse: its scores are the same at every setting.
             for x in others:
-                alone = Measured(x, predicted_effects(x, scoring.kept))
+                alone = Fidelity(x, predicted_effects(x, scoring.kept))
                 measured.append([alone] * len(chosen))
             judged = judge(measured, self.truth, self.protocol, len(query), self.progress)
             results.append(self._result(inverse, measured, judged, forwards, len(query)))
@@ -223,7 +223,7 @@ class _Scoring:
         )
 
     def _attributed(
-        self, measured: list[list[Measured]], judged: Judged, chosen: Sequence[Setting]
+        self, measured: list[list[Fidelity]], judged: Judged, chosen: Sequence[Setting]
     ) -> tuple[Attributed, ...]:
         """By the curvature with the largest LDS at the shared setting; none without images."""
         seen = pictures(self.cell.task, self.task)
@@ -243,7 +243,7 @@ class _Scoring:
     def _result(
         self,
         inverse: InverseUse | None,
-        measured: list[list[Measured]],
+        measured: list[list[Fidelity]],
         judged: Judged | None,
         forwards: list[Estimate | None],
         queries: int,
