@@ -28,7 +28,7 @@ from curvlang.language import analyse, load_studies, used_files
 from curvlang.language.chain import Spec, Study
 from curvlang.reporting.notation import duration
 from curvlang.reporting.study.folder import FORMATS, check_study_folder, write_study
-from curvlang.reporting.study.table import show_study
+from curvlang.reporting.study.terminal import show_study
 from curvlang.storage.cache import Cache
 from curvlang.version import VERSION
 

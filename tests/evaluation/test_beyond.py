@@ -26,8 +26,8 @@ from curvlang.evaluation.study.files import CellFolder
 from curvlang.evaluation.study.run import gather, run_missing, work_of
 from curvlang.language import loads
 from curvlang.models.builtin import task_from
-from curvlang.reporting.study.html import study_html
-from curvlang.reporting.study.table import study_text
+from curvlang.reporting.study.page import study_html
+from curvlang.reporting.study.terminal import study_text
 from curvlang.storage.cache import Cache
 from curvlang.training.subsets import leave_class_out, leave_one_out
 from tests.evaluation.study.test_study import SPEC

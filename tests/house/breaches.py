@@ -13,11 +13,11 @@ BREACHES: dict[str, set[str]] = {
     },
     "no file twice in a room": {
         "curvlang.evaluation.result and curvlang.evaluation.study.result",
-        "curvlang.reporting.figures.figures and curvlang.reporting.study.figures",
-        "curvlang.reporting.html and curvlang.reporting.study.html",
-        "curvlang.reporting.study.table and curvlang.reporting.table",
-        "curvlang.reporting.study.view and curvlang.reporting.view",
-        "curvlang.reporting.study.words and curvlang.reporting.words",
+        "curvlang.reporting.figures.figures and curvlang.reporting.study.group_figures",
+        "curvlang.reporting.html and curvlang.reporting.study.page",
+        "curvlang.reporting.study.terminal and curvlang.reporting.table",
+        "curvlang.reporting.study.cells and curvlang.reporting.view",
+        "curvlang.reporting.study.findings and curvlang.reporting.words",
     },
     "no class twice in a room": {
         "Options in curvlang.cli.eval and curvlang.cli.study",

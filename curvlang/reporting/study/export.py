@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.study.result import Group, StudyResult
 from curvlang.reporting.notation import value
-from curvlang.reporting.study.view import (
+from curvlang.reporting.study.cells import (
     curve,
     errors,
     group_title,
@@ -21,7 +21,7 @@ from curvlang.reporting.study.view import (
     quality,
     steps,
 )
-from curvlang.reporting.study.words import facts, notes, pair_sentence, title, verdict
+from curvlang.reporting.study.findings import facts, notes, pair_sentence, title, verdict
 from curvlang.reporting.view import Column, Panel
 
 Cells = Sequence[object]

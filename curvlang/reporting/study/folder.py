@@ -12,8 +12,8 @@ from curvlang.evaluation.result_file import dumps
 from curvlang.evaluation.study.files import CELLS
 from curvlang.evaluation.study.result import StudyResult
 from curvlang.reporting.study.export import csv_tables, markdown
-from curvlang.reporting.study.figures import study_drawings
-from curvlang.reporting.study.html import study_html
+from curvlang.reporting.study.group_figures import study_drawings
+from curvlang.reporting.study.page import study_html
 from curvlang.storage.atomic import Destination, probe
 from curvlang.storage.leftovers import unfinished
 from curvlang.storage.swap import clear_inside, recover, write_folder

@@ -9,7 +9,7 @@ from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.study.result import Group, StudyResult
 from curvlang.reporting.figures.style import SOFT, Drawing, drawn, ends, settings, short_name
 from curvlang.reporting.notation import setting
-from curvlang.reporting.study.words import place, spot_of
+from curvlang.reporting.study.findings import place, spot_of
 
 MANY = 8
 """Methods from which on they are listed."""

@@ -13,7 +13,7 @@ from curvlang.evaluation.study.spectra import WHOLE, Spectrum, ranks
 from curvlang.reporting.figures.panels import log_ticks, method_handles, panels
 from curvlang.reporting.figures.style import Drawing, drawn, settings, style
 from curvlang.reporting.notation import correlation, setting
-from curvlang.reporting.study.words import values_text
+from curvlang.reporting.study.findings import values_text
 
 MOST_PANELS = 12
 MOST_ROWS = 6

@@ -13,7 +13,7 @@ from curvlang.evaluation.study.run import gather, run_missing, work_of
 from curvlang.evaluation.study.spectra import WHOLE, ranks, spectra
 from curvlang.language import curvature_named, loads
 from curvlang.models.data.images import pictures
-from curvlang.reporting.study.figures import study_drawings
+from curvlang.reporting.study.group_figures import study_drawings
 from curvlang.storage.cache import Cache
 
 SPEC = """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from curvlang.evaluation.study.result import Group, StudyResult
 from curvlang.reporting.figures.style import Drawing
 from curvlang.reporting.html import Grid, environment, flat, grid_of, pictures
-from curvlang.reporting.study.view import (
+from curvlang.reporting.study.cells import (
     curve,
     errors,
     group_title,
@@ -20,7 +20,7 @@ from curvlang.reporting.study.view import (
     quality,
     steps,
 )
-from curvlang.reporting.study.words import facts, notes, pair_sentence, title, verdict
+from curvlang.reporting.study.findings import facts, notes, pair_sentence, title, verdict
 
 _WIDE = 6.0
 """Inches from which a figure takes the page's whole width."""

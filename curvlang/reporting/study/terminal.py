@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from curvlang.evaluation.study.result import Group, StudyResult
-from curvlang.reporting.study.view import (
+from curvlang.reporting.study.cells import (
     curve,
     errors,
     group_title,
@@ -21,7 +21,7 @@ from curvlang.reporting.study.view import (
     quality,
     steps,
 )
-from curvlang.reporting.study.words import facts, notes, title, verdict
+from curvlang.reporting.study.findings import facts, notes, title, verdict
 from curvlang.reporting.table import fill, fit, listed, pairs, printed, text, titled
 
 

@@ -33,10 +33,10 @@ from curvlang.reporting.figures.style import (
     style,
 )
 from curvlang.reporting.notation import known, setting, value
+from curvlang.reporting.study.cells import inverse_name
+from curvlang.reporting.study.findings import place, spot_of
 from curvlang.reporting.study.forest import MANY, lds_of_methods
 from curvlang.reporting.study.models import attributed_queries, spectra_by_block
-from curvlang.reporting.study.view import inverse_name
-from curvlang.reporting.study.words import place, spot_of
 
 _NO_LDS = "No models were retrained in this study, so there is no LDS to draw."
 
