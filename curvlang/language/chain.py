@@ -354,7 +354,6 @@ class Spec:
     curvatures: Mapping[str, Curvature]
     inverses: Mapping[str, Inverse]
     evaluations: tuple[Evaluation, ...]
-    shipped_inverses: Mapping[str, Inverse] = field(default_factory=dict)
     others: Mapping[str, Curvature] = field(default_factory=dict)
     laws: tuple[Law, ...] = ()
     studies: Mapping[str, Study] = field(default_factory=dict)

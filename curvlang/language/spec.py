@@ -29,7 +29,7 @@ from curvlang.language.checking.chains import Chains, register_labels
 from curvlang.language.checking.check_laws import LawChecker
 from curvlang.language.checking.check_solver import check_solver
 from curvlang.language.checking.check_study import Cells, StudyChecker
-from curvlang.language.checking.inverses import check_inverse, check_use, typed
+from curvlang.language.checking.inverses import check_inverse, check_use
 from curvlang.language.checking.names import Names, collect
 from curvlang.language.collector import Collector, EnoughError
 from curvlang.language.registry import LDS, PARTS, SOURCES
@@ -103,11 +103,8 @@ class SpecChecker:
                 Span(source, 0, 0),
                 ("write `curvature mine = hessian |> drop_residual`",),
             )
-        shipped = {n: typed(d) for n, d in self.names.inverses.items()}
         laws = self._laws(file, chains)
-        return Spec(
-            source, curvatures, inverses, tuple(evaluations), shipped, laws=laws, studies=studies
-        )
+        return Spec(source, curvatures, inverses, tuple(evaluations), laws=laws, studies=studies)
 
     def _laws(self, file: s.File, chains: Chains) -> tuple[Law, ...]:
         """The laws of the file, about its own curvatures and those that it sees."""

@@ -78,12 +78,11 @@ def _identity(delta: Tensor, z: Tensor, h: Tensor) -> Tensor:
 class Activation:
     """An elementwise function and its derivative.
 
-    `keeps` says whether z is needed for the derivative, `doubled` whether `apply` takes 2z on the CPU.
+    `doubled` says whether `apply` takes 2z on the CPU.
     """
 
     apply: Callable[[Tensor], Tensor]
     derivative: Derivative
-    keeps: bool = False
     doubled: bool = False
 
 
@@ -104,10 +103,10 @@ ACTIVATIONS: Mapping[type[nn.Module], Activation] = {
     nn.Tanh: Activation(_apply_tanh, _tanh, doubled=True),
     nn.ReLU: Activation(torch.Tensor.relu_, _relu),
     nn.Sigmoid: Activation(torch.Tensor.sigmoid_, _sigmoid),
-    nn.SiLU: Activation(functional.silu, _silu, True),
-    nn.GELU: Activation(functional.gelu, _gelu, True),
-    nn.ELU: Activation(functional.elu, _elu, True),
-    nn.Softplus: Activation(functional.softplus, _softplus, True),
+    nn.SiLU: Activation(functional.silu, _silu),
+    nn.GELU: Activation(functional.gelu, _gelu),
+    nn.ELU: Activation(functional.elu, _elu),
+    nn.Softplus: Activation(functional.softplus, _softplus),
     nn.Identity: Activation(lambda z: z, _identity),
 }
 

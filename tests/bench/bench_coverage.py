@@ -14,7 +14,7 @@ import sys
 import torch
 from torch import Tensor
 
-from curvlang.evaluation.statistics.comparison import Resampled, over_models
+from curvlang.evaluation.statistics.comparison import Resampled, between_models
 from curvlang.evaluation.statistics.lds import (
     bootstrap_parts,
     draw_resamples,
@@ -85,7 +85,9 @@ def model_coverage(runs: int, models: int, between: float, within: float) -> flo
         own = between * torch.randn(models, 1, generator=generator, dtype=torch.float64)
         common = within * torch.randn(1, 1, generator=generator, dtype=torch.float64)
         spread = within * torch.randn(1, 500, generator=generator, dtype=torch.float64)
-        low, high = percentile_interval(over_models(own + common + spread, seed=run), 0.95)
+        low, high = percentile_interval(
+            (values := own + common + spread).mean(0) + between_models(values, seed=run), 0.95
+        )
         inside += low <= 0 <= high
     return inside / runs
 

@@ -40,7 +40,6 @@ from curvlang.language.syntax.formatter import format_text
 from curvlang.language.syntax.nodes import TransformDef
 from curvlang.language.syntax.parser import parse
 from curvlang.testing import assert_compiled_equals_interpreted, compare, programs
-from curvlang.testing.comparison import run_compiled
 from curvlang.testing.expressions import Expressions, Index, Scope
 
 SHORT = settings(
@@ -294,5 +293,5 @@ def test_powers_of_contractions(size, batch, exponent):
 def test_what_cannot_be_compiled_is_refused(body, code):
     size = {"n": 3, "t": 2, "r": 2, "o": 2, "i": 2, "c": 1, "p": 2}
     with pytest.raises(SpecError) as found:
-        run_compiled(layer(body), size, 2)
+        compare(layer(body), size, 2)
     assert [d.code for d in found.value.diagnostics] == [code]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 import curvlang as cv
@@ -27,7 +30,7 @@ from curvlang.evaluation.study.run import gather, run_missing, work_of
 from curvlang.language import loads
 from curvlang.models.builtin import task_from
 from curvlang.reporting.study.page import study_html
-from curvlang.reporting.study.terminal import study_text
+from curvlang.reporting.study.terminal import show_study
 from curvlang.storage.cache import Cache
 from curvlang.training.subsets import leave_class_out, leave_one_out
 from tests.evaluation.study.test_study import SPEC
@@ -216,7 +219,9 @@ def test_a_study_with_baselines_and_measures(tmp_path):
         "brittleness", "mislabelled", "proximal_response"
     ]  # fmt: skip
     assert all(0 <= x.estimate <= 1 for row in group.measures[1].values for x in row if x)
-    shown = study_text(result)
+    file = io.StringIO()
+    show_study(result, Console(file=file, width=100, color_system=None))
+    shown = file.getvalue()
     assert "proximal response" in shown
     assert "gradient_cosine" in shown
     assert "mislabelled" in study_html(result, (), text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from curvlang.language import registry
 from curvlang.language.checking.arguments import completed
 from curvlang.models import builtin
 from curvlang.models.data.data import Data
+from curvlang.models.losses.loss import Loss
+from curvlang.models.tracing.layer_block import LayerBlock
+from curvlang.models.tracing.leaves import columns, leaves
 
 EXACT = 1e-10
 """Float64, sums of at most a few thousand terms of order one: rounding stays near 1e-14."""
@@ -169,3 +172,14 @@ def defaults(model: str, **given: object) -> dict[str, Any]:
     found: dict[str, Any] = completed(model, given, registry.MODELS[model])
     del found["weights"]
     return found
+
+
+def per_example_gradients(
+    model: nn.Module, loss: Loss, X: Tensor, y: Tensor, blocks: Sequence[LayerBlock]
+) -> Tensor:
+    """∇ℓ_n over all parameters, [B, P], from `a` and `e`."""
+    given = leaves(model, loss, X, y, blocks, {"a", "e"})
+    as_columns = {
+        name: {"a": leaf["a"], "g": leaf["e"].unsqueeze(-3)} for name, leaf in given.items()
+    }
+    return columns(blocks, as_columns).squeeze(1)

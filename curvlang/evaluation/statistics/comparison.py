@@ -72,11 +72,6 @@ class Resampled:
         return self.queries.mean() + scale * (self.both - self.both.mean())
 
 
-def over_models(values: Tensor, *, seed: int = 0, level: float = LEVEL) -> Tensor:
-    """The hierarchical bootstrap of a mean over models, `[…, B]`: its mean and `between_models`."""
-    return values.mean(0) + between_models(values, seed=seed, level=level)
-
-
 def between_models(values: Tensor, *, seed: int = 0, level: float = LEVEL) -> Tensor:
     """What drawing models adds to every resample of a mean over models, `[…, B]`.
 
@@ -106,7 +101,7 @@ def between_models(values: Tensor, *, seed: int = 0, level: float = LEVEL) -> Te
 
 
 def widening(models: int, level: float = LEVEL) -> float:
-    """C of `over_models`: what S drawn models lack in spread and in tails."""
+    """C of `between_models`: what S drawn models lack in spread and in tails."""
     tail = (1 + level) / 2
     quantile = float(student.ppf(tail, models - 1) / student.ppf(tail, 10**9))
     return sqrt(models / (models - 1)) * quantile

@@ -63,7 +63,6 @@ class Walker:
     scope: MutableMapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(MODEL_LEAVES))
     columns: bool = False
     layered: bool = False
-    broken: bool = False
     spaces: dict[str, str] = field(default_factory=dict)
     former: dict[str, str] = field(default_factory=dict)
     count: int = 0
@@ -114,11 +113,9 @@ class Walker:
     def step(self, use: s.Use) -> None:
         """Check one stage and put it at the end of the chain."""
         if not self.known(use):
-            self.broken = True
             return
         stage = self._builtin(use) if use.name in STAGES else self._written(use)
         if stage is None:
-            self.broken = True
             return
         self.stages.append(stage)
         self.labels.append(label_of(tuple(self.stages), stage.name))
@@ -129,7 +126,6 @@ class Walker:
                 Label(use.span, "one too many"),
                 ("`repeat` inside a transform does a thing many times",),
             )
-            self.broken = True
 
     def _builtin(self, use: s.Use) -> Stage | None:
         given = self._arguments(use, STAGES[use.name])

@@ -30,11 +30,6 @@ def explain(found: Unexpected) -> Diagnostic:
     return next((d for d in (m.rule(found) for m in MISTAKES) if d is not None), _plain(found))
 
 
-def mistake_of(found: Unexpected) -> str:
-    """The name of that mistake; empty where none in the table looks like it."""
-    return next((m.name for m in MISTAKES if m.rule(found) is not None), "")
-
-
 def _plain(found: Unexpected) -> Diagnostic:
     return found.say(Code.E0101, f"`{found.text}` cannot stand here", found.wanted)
 

@@ -198,14 +198,3 @@ def loss_hessian(model: nn.Module, loss: Loss, X: Tensor, y: Tensor) -> Tensor:
     """L_ncd = ∂²ℓ_n/∂f_c∂f_d at the model's outputs, [B, F, F]."""
     with torch.no_grad():
         return loss.hessian(model(X), y)
-
-
-def per_example_gradients(
-    model: nn.Module, loss: Loss, X: Tensor, y: Tensor, blocks: Sequence[LayerBlock]
-) -> Tensor:
-    """∇ℓ_n over all parameters, [B, P], from `a` and `e`."""
-    given = leaves(model, loss, X, y, blocks, {"a", "e"})
-    as_columns = {
-        name: {"a": leaf["a"], "g": leaf["e"].unsqueeze(-3)} for name, leaf in given.items()
-    }
-    return columns(blocks, as_columns).squeeze(1)

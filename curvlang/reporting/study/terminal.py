@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 
 from rich.console import Console, RenderableType
@@ -28,13 +27,6 @@ from curvlang.reporting.table import fill, fit, listed, pairs, printed, text, ti
 def show_study(result: StudyResult, console: Console) -> None:
     """Print the study on a console, in the width and the character set that it has."""
     printed(list(_parts(result, console)), console)
-
-
-def study_text(result: StudyResult, width: int = 100) -> str:
-    """The study as plain text, lines of at most `width` characters."""
-    file = io.StringIO()
-    show_study(result, Console(file=file, width=width, force_terminal=False, color_system=None))
-    return file.getvalue()
 
 
 def _parts(result: StudyResult, console: Console) -> Iterator[RenderableType]:

@@ -11,9 +11,9 @@ from torch import nn
 from curvlang.models.layers import LAYERS
 from curvlang.models.losses.losses import LOSSES
 from curvlang.models.tracing.blocks import blocks
-from curvlang.models.tracing.leaves import columns, leaves, per_example_gradients
+from curvlang.models.tracing.leaves import columns, leaves
 from curvlang.models.tracing.watching import watching
-from tests.models.support import assert_refused, drawn, normal
+from tests.models.support import assert_refused, drawn, normal, per_example_gradients
 from tests.oracles import dense
 
 LAW = 1e-9

@@ -7,8 +7,14 @@ from torch.nn import functional
 
 from curvlang.models.losses.losses import LOSSES
 from curvlang.models.tracing.blocks import blocks
-from curvlang.models.tracing.leaves import per_example_gradients
-from tests.models.support import CASES, Tied, assert_equal, assert_refused, cases
+from tests.models.support import (
+    CASES,
+    Tied,
+    assert_equal,
+    assert_refused,
+    cases,
+    per_example_gradients,
+)
 from tests.oracles import dense
 
 

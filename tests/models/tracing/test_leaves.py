@@ -18,7 +18,6 @@ from curvlang.models.tracing.leaves import (
     jacobian,
     leaves,
     loss_hessian,
-    per_example_gradients,
 )
 from tests.models.support import (
     CASES,
@@ -30,6 +29,7 @@ from tests.models.support import (
     drawn,
     loss_names,
     normal,
+    per_example_gradients,
 )
 from tests.oracles import dense
 
