@@ -15,6 +15,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Interrupted, SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.protocol import LDS
+from curvlang.models.content import own_code
 from curvlang.models.fingerprint import digest, parameter_parts
 from curvlang.models.losses.loss import Loss
 from curvlang.models.losses.metric import Metric, QueryMetric, query_metric_on
@@ -30,6 +31,7 @@ from curvlang.training.subsets import (
     leave_class_out,
     leave_one_out,
 )
+from curvlang.training.truth_cache import truth_cache
 
 SCHEMA = "ground-truth-3"
 """Changes whenever the same key would mean other numbers."""
@@ -88,6 +90,13 @@ def ground_truth(
     protocol = replace(protocol, subsets=len(kept))
     asked = None if metric == "loss" else query_metric_on(metric, task)
     key = _key(task, protocol, init_seed, asked)
+    cache = truth_cache(
+        cache,
+        task.device,
+        key,
+        lambda: _key(task, protocol, init_seed, asked, by_name=True),
+        _own_code(task, asked),
+    )
     cost = None if asked is None else asked.cost
     found: dict[tuple[int, int], Tensor] = {}
     missing: list[tuple[int, int]] = []
@@ -213,18 +222,32 @@ def _read(cache: Cache, key: str, r: int, unit: int, count: int) -> Tensor | Non
     return None
 
 
-def _key(task: Task, protocol: LDS, init_seed: int, asked: QueryMetric | None = None) -> str:
+def _key(
+    task: Task,
+    protocol: LDS,
+    init_seed: int,
+    asked: QueryMetric | None = None,
+    *,
+    by_name: bool = False,
+) -> str:
     """What the losses depend on, and nothing else: not K, not R.
 
-    `build`, the loss and the metric count by what they give, the first model's parameters before
-    training and values at fixed outputs: two functions cannot be compared.
+    `build` counts by what it gives, the first model's parameters before training; the loss and the
+    metric by their content, and by values at fixed outputs.
+
+    Args:
+        task: The task.
+        protocol: Of retraining.
+        init_seed: Of the first model.
+        asked: The metric, where it is not the loss.
+        by_name: The key of earlier versions, for which own code counted by its name alone.
     """
     assert task.build is not None
     first, second = (_init_seed(protocol, init_seed, k, 0) for k in (0, 1))
     shared = init_seed if protocol.initialisation == "shared" else None
     parts = (
         SCHEMA,
-        task.data_fingerprint(),
+        task.data_fingerprint(by_name=by_name),
         _initial(task.build, first, second, task.train[0]),
         loss_values(task.loss, task),
         repr(task.recipe),
@@ -232,8 +255,20 @@ def _key(task: Task, protocol: LDS, init_seed: int, asked: QueryMetric | None = 
         str(task.dtype),
         *([] if protocol.groups == "random" else [protocol.groups]),
         *(() if asked is None else (asked.name, loss_values(asked.cost, task))),
+        *(() if by_name or asked is None else _content(asked.cost)),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _content(loss: Loss) -> tuple[str, ...]:
+    """What a loss is beyond its name, where it is the user's."""
+    return () if loss.identity == repr(loss) else (loss.identity,)
+
+
+def _own_code(task: Task, asked: QueryMetric | None) -> str:
+    """All content of the user's that the numbers depend on."""
+    costs = (task.loss,) if asked is None else (task.loss, asked.cost)
+    return "\n".join([*own_code(task.model), *(cost.identity for cost in costs)])
 
 
 def _initial(build: Build, seed: int, other: int, x: Tensor) -> str:

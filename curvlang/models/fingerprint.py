@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 
 import torch
@@ -22,7 +23,8 @@ def digest(*parts: Tensor | str) -> str:
 
 def model_parts(model: nn.Module) -> Iterator[str]:
     """The architecture as text: the module tree, the types' full names, what is trainable."""
-    yield repr(model)
+    # A user's `__repr__` may show functions with their addresses, which differ in every process.
+    yield re.sub(r" at 0x[0-9a-fA-F]+", "", repr(model))
     for name, module in model.named_modules():
         yield f"{name} {_kind(type(module))}"
     for name, p in model.named_parameters():

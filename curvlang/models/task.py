@@ -14,6 +14,7 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
 from curvlang.language.checking.arguments import number
 from curvlang.language.registry import OPTIMISERS
+from curvlang.models.content import own_code
 from curvlang.models.data.adapt import adapt
 from curvlang.models.data.collect import Pair, Source
 from curvlang.models.execution.copies import copied, differentiable, recordable, unwrapped
@@ -302,13 +303,18 @@ class Task:
             p.requires_grad_(name in names and p.requires_grad)
         return self.with_model(model)
 
-    def data_fingerprint(self) -> str:
-        """SHA-256 of data, architecture, loss, recipe and weight decay, parameters left out."""
+    def data_fingerprint(self, *, by_name: bool = False) -> str:
+        """SHA-256 of data, architecture, loss, recipe and weight decay, parameters left out.
+
+        Args:
+            by_name: Own code counts by its name alone, as it did in earlier versions.
+        """
         return digest(
             *self.train,
             *self.query,
             *model_parts(self.model),
-            repr(self.loss),
+            *(() if by_name else own_code(self.model)),
+            repr(self.loss) if by_name else self.loss.identity,
             repr(self.recipe),
             repr(self.weight_decay),
             *(() if self.mask is None else (self.mask,)),

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,19 @@ class Cache:
         with self._destination.refusals(_DIGEST + len(payload)):
             write(self._path(key, name), hashlib.sha256(payload).digest() + payload)
 
+    def names(self, key: str) -> list[str]:
+        """Under which names a key keeps something."""
+        return sorted(x.stem for x in self._path(key, "x").parent.glob("*.bin"))
+
+    def rename(self, key: str, old: str, new: str) -> None:
+        """Keep what is there under another name; nothing happens where another process has done so.
+
+        Raises:
+            MachineError: As `put` does.
+        """
+        with self._destination.refusals(), suppress(FileNotFoundError):
+            self._path(key, old).replace(self._path(key, new))
+
     def probe(self) -> None:
         """Refuse a folder that nothing can be written to before hours go into what it will keep.
 
@@ -119,6 +133,19 @@ class Cache:
             if folder.is_relative_to(self.root) and folder != self.root:
                 _remove_empty(folder)
         return len(files), held
+
+
+class Unkept(Cache):
+    """A cache that keeps nothing."""
+
+    def get(self, key: str, name: str) -> None:
+        """Nothing is there."""
+
+    def put(self, key: str, name: str, value: Array) -> None:
+        """Nothing is written."""
+
+    def probe(self) -> None:
+        """Nothing will be written."""
 
 
 def _unreadable(path: Path, error: OSError) -> Diagnostic:

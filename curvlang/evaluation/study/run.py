@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from curvlang.diagnostics.codes import Code
@@ -189,6 +190,8 @@ def _key(study: Study, cell: StudyCell, seed: int, protocol: LDS | None, machine
         SCHEMA,
         machine.version,
         str(machine.dtype),
+        machine.device.type,
+        torch.__version__.partition("+")[0],
         _content(machine.fresh(cell.task, seed)),
         seed,
         repr(protocol),

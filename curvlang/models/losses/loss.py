@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.content import content_or_token, full_name, is_own
 
 
 class Loss(ABC):
@@ -19,6 +20,14 @@ class Loss(ABC):
 
     __slots__ = ()
     name: ClassVar[str]
+
+    @property
+    def identity(self) -> str:
+        """What decides its numbers, for fingerprints: every setting, and its code where that is the user's."""
+        kind = type(self)
+        return (
+            f"{full_name(kind)} {content_or_token(self)}" if is_own(kind.__module__) else repr(self)
+        )
 
     @abstractmethod
     def validate(self, shape: Sequence[int], y: Tensor, dtype: torch.dtype) -> None:

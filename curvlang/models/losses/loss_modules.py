@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.content import full_name
 from curvlang.models.fingerprint import digest
 from curvlang.models.losses.cross_entropy import CrossEntropy
 from curvlang.models.losses.elementwise_losses import BinaryCrossEntropy, MeanSquaredError
@@ -99,7 +100,7 @@ def loss_of_module(
                 return BinaryCrossEntropy(_numbers(module.pos_weight))
         case _:
             pass
-    return AutodiffLoss(of_one_example(module, outputs, targets), _named(module))
+    return AutodiffLoss(of_one_example(module, outputs, targets), shown_name(module))
 
 
 def of_one_example(module: Function, outputs: Tensor | None, targets: Tensor | None) -> Function:
@@ -205,16 +206,16 @@ def _number(function: Function, f: Tensor, y: Tensor) -> Tensor | None:
         return None
 
 
-def _named(module: nn.Module | Function) -> str:
-    """A name that holds the settings: losses of one name count as the same."""
+def shown_name(module: nn.Module | Function) -> str:
+    """A name for tables that holds the settings of modules of torch and of partial functions."""
     if isinstance(module, partial):
         shown = [
             *map(_shown, module.args),
             *(f"{k}={_shown(v)}" for k, v in module.keywords.items()),
         ]
-        return f"{_named(module.func)}({', '.join(shown)})"
+        return f"{shown_name(module.func)}({', '.join(shown)})"
     if not isinstance(module, nn.Module):
-        return f"{module.__module__}.{getattr(module, '__qualname__', type(module).__qualname__)}"
+        return full_name(module if hasattr(module, "__qualname__") else type(module))
     own: dict[str, Any] = {k: v for k, v in vars(module).items() if not k.startswith("_")}
     own |= dict(module.named_parameters()) | dict(module.named_buffers())
     own.pop("training", None)
@@ -225,11 +226,18 @@ def _named(module: nn.Module | Function) -> str:
 
 
 def _shown(value: object) -> str:
-    if not isinstance(value, Tensor):
-        return repr(value) if isinstance(value, str | int | float | tuple) else type(value).__name__
-    if value.numel() <= SHOWN:
-        return str(value.detach().tolist())
-    return f"{list(value.shape)} {digest(value.detach())[:12]}"
+    match value:
+        case Tensor():
+            if value.numel() <= SHOWN:
+                return str(value.detach().tolist())
+            return f"{list(value.shape)} {digest(value.detach())[:12]}"
+        case str() | int() | float():
+            return repr(value)
+        case tuple() if all(isinstance(x, str | int | float) for x in value):
+            return repr(value)
+        case _:
+            named = hasattr(value, "__qualname__")
+            return full_name(value) if named else type(value).__name__
 
 
 def _numbers(weight: Tensor | None) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ from curvlang.models.arguments import arguments, placed
 from curvlang.models.losses.cross_entropy import CrossEntropy
 from curvlang.models.losses.elementwise_losses import BinaryCrossEntropy, MeanSquaredError
 from curvlang.models.losses.loss import Loss
-from curvlang.models.losses.loss_modules import loss_of_module, takes_batches
+from curvlang.models.losses.loss_modules import loss_of_module, shown_name, takes_batches
 from curvlang.models.losses.user_loss import AutodiffLoss, Function
 
 LOSSES: Mapping[str, Loss] = {
@@ -54,7 +54,7 @@ def loss_named(
     if takes_batches(loss):
         return loss_of_module(loss, outputs, targets)  # type: ignore[arg-type]
     if not isinstance(loss, str):
-        return AutodiffLoss(loss, _name(loss))
+        return AutodiffLoss(loss, shown_name(loss))
     named("loss", loss, registry.LOSSES)
     return LOSSES[loss]
 
@@ -83,15 +83,6 @@ def loss_from(part: Part) -> Loss:
     loss = LOSSES[part.name]
     with placed(part.span):
         return replace(loss, **values) if values else loss  # type: ignore[type-var]
-
-
-def _name(function: Function) -> str:
-    """The function's full name; where it has none (a `partial`), how it is shown."""
-    qualified = getattr(function, "__qualname__", None)
-    if qualified is None:
-        return repr(function)
-    own = function.__module__ in (None, "__main__")
-    return str(qualified) if own else f"{function.__module__}.{qualified}"
 
 
 __all__ = [

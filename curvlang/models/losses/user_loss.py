@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Generator, Tensor
@@ -14,6 +14,7 @@ from torch.func import grad, jacrev, vjp, vmap
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import CurvlangError
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.content import content_or_token
 from curvlang.models.execution.calls import exhausted, whole_text
 from curvlang.models.execution.twice_differentiable import DefinitionMode
 from curvlang.models.losses.loss import Loss, flat, show_dtype, unfit, uniform
@@ -36,7 +37,7 @@ class AutodiffLoss(Loss):
 
     Args:
         function: f (the model's output for one example) and y (its target) to a number.
-        name: For tables and fingerprints; two functions of one name count as the same loss.
+        name: For tables; fingerprints hold the function's content, too.
     """
 
     function: Function
@@ -44,6 +45,16 @@ class AutodiffLoss(Loss):
 
     def __repr__(self) -> str:
         return f"AutodiffLoss({self.name})"
+
+    @property
+    def identity(self) -> str:
+        """The name, and what the function is, where that is not all in the name."""
+        inner: Any = self.function
+        while hasattr(inner, "func") or hasattr(inner, "function"):
+            inner = inner.func if hasattr(inner, "func") else inner.function
+        kind = inner if hasattr(inner, "__qualname__") else type(inner)
+        named = (kind.__module__ or "").partition(".")[0] in ("torch", "curvlang")
+        return repr(self) if named else f"{self!r} {content_or_token(self.function)}"
 
     def validate(self, shape: Sequence[int], y: Tensor, dtype: torch.dtype) -> None:
         """The function gives one finite number for the first example, and has a gradient there.
