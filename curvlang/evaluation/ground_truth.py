@@ -13,7 +13,8 @@ from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Interrupted, SpecError
-from curvlang.diagnostics.refusal import refusal
+from curvlang.diagnostics.refusal import label_at, refusal
+from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.evaluation.protocol import LDS
 from curvlang.models.content import own_code
 from curvlang.models.fingerprint import digest, parameter_parts
@@ -288,12 +289,15 @@ def _initial(build: Build, seed: int, other: int, x: Tensor) -> str:
             notes=("a retraining that cannot be repeated cannot be kept or resumed",),
         )
     if seed != other and first == third:
+        span: Span = getattr(build, "span", NOWHERE)
         raise refusal(
             Code.E0753,
             "`build` makes the same model for every seed, and LDS retrains from fresh "
             "initialisations",
             "let it draw the parameters: a network that is trained already is no start",
             "where all trainings are to start alike, say so: `initialisation = shared`",
+            *(["or leave the LDS out, on the command line by `--no-lds`"] if span.end else []),
+            labels=label_at(span, "the same for every seed"),
         )
     return first
 

@@ -22,7 +22,8 @@ def task_text(text: str, name: str) -> TaskSpec:
     Raises:
         SpecError: With every problem found.
     """
-    return _evaluation(text, name, "evaluate hessian on ", "").task
+    found = _evaluation(text, name, "evaluate hessian on ", "").task
+    return replace(found, span=_whole(name, text))
 
 
 def task_in(spec: Spec, text: str) -> TaskSpec:
@@ -53,7 +54,7 @@ def part_text(kind: str, text: str, name: str) -> Part:
         text, name, f"task given {{ {before} {kind} ", f" {after} }} evaluate hessian on given"
     ).task
     found: Part = getattr(task, kind)
-    return replace(found, span=Span(Source(name, text), 0, len(text)))
+    return replace(found, span=_whole(name, text))
 
 
 def inverse_text(text: str, name: str, declared: str = "") -> InverseUse:
@@ -67,7 +68,7 @@ def inverse_text(text: str, name: str, declared: str = "") -> InverseUse:
     before = f"{declared}\nevaluate hessian with " if declared else "evaluate hessian with "
     found = _evaluation(text, name, before, " on digits").inverse
     assert found is not None
-    return found
+    return replace(found, span=_whole(name, text))
 
 
 def declared_inverses(spec: Spec) -> str:
@@ -106,7 +107,12 @@ def solver_text(text: str, name: str, inverse: str = "") -> Solver:
     clause = f"with {inverse} " if inverse else ""
     found = _evaluation(text, name, f"evaluate hessian {clause}on digits {{ solve ", " }").solver
     assert found is not None
-    return found
+    return replace(found, span=_whole(name, text))
+
+
+def _whole(name: str, text: str) -> Span:
+    """All of a text that was given by itself."""
+    return Span(Source(name, text), 0, len(text))
 
 
 def _evaluation(text: str, name: str, before: str, after: str) -> Evaluation:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from curvlang.diagnostics.diagnostic import Label, SpecError
+from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.language.chain import Part
 from curvlang.language.checking.arguments import completed, named
@@ -34,10 +34,11 @@ def placed(span: Span) -> Iterator[None]:
     try:
         yield
     except SpecError as error:
-        found = [
-            d
-            if d.labels or span is NOWHERE
-            else replace(d, labels=(Label(span, "asked for here"),))
-            for d in error.diagnostics
-        ]
-        raise SpecError(found) from error
+        labels = (Label(span, "requested here"),)
+        raise SpecError([located(d, labels) for d in error.diagnostics]) from error
+
+
+def located(diagnostic: Diagnostic, labels: Sequence[Label]) -> Diagnostic:
+    """A diagnostic without a place at these, those left out that no text wrote."""
+    there = tuple(x for x in labels if x.span is not NOWHERE)
+    return diagnostic if diagnostic.labels else replace(diagnostic, labels=there)

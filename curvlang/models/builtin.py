@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.diagnostic import Label, SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.diagnostics.source import NOWHERE
+from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.language import registry
 from curvlang.language.chain import Part, TaskSpec
 from curvlang.language.user_files import code_in
@@ -22,7 +23,7 @@ from curvlang.models.architectures.cnn import cnn
 from curvlang.models.architectures.decoder import decoder
 from curvlang.models.architectures.mlp import mlp
 from curvlang.models.architectures.weights import with_weights
-from curvlang.models.arguments import arguments, placed
+from curvlang.models.arguments import arguments, located, placed
 from curvlang.models.data.characters import characters
 from curvlang.models.data.data import Data, digits
 from curvlang.models.data.diabetes import diabetes
@@ -85,6 +86,11 @@ class Build:
     part: Part
     data: Data
 
+    @property
+    def span(self) -> Span:
+        """Where the model is written."""
+        return self.part.span
+
     def __call__(self, seed: int) -> nn.Module:
         """The model whose parameters a generator with this seed draws."""
         values = arguments(self.part, "model", registry.MODELS)
@@ -135,7 +141,7 @@ def task_from(
         function = spec.model.arguments["function"]
         origin = Origin(f"as given by `python({function})`, for every seed alike; not trained here")
     given = data.given
-    with placed(spec.data.span):
+    with _placed_in(spec):
         task = Task(
             model,
             loss,
@@ -148,6 +154,33 @@ def task_from(
             **(given.options if given else {}),
         )
     return task.to(dtype=dtype, device=device)
+
+
+_OF_MODEL = (
+    Code.E0403, Code.E0410, Code.E0413, Code.E0417, Code.E0425, Code.E0792,
+)  # fmt: skip
+"""What is wrong with a model, whatever the examples."""
+_OF_LOSS = (Code.E0580, Code.E0581, Code.E0582, Code.E0587, Code.E0799)
+_OF_BOTH = (Code.E0405, Code.E0406, Code.E0408, Code.E0420, Code.E0422)
+"""What does not go together: examples and a model."""
+
+
+@contextmanager
+def _placed_in(spec: TaskSpec) -> Iterator[None]:
+    """Give refusals of a task the place of the lines that they are about."""
+    data, model = (Label(x.span, "requested here") for x in (spec.data, spec.model))
+
+    def labels(code: Code) -> tuple[Label, ...]:
+        if code in _OF_MODEL:
+            return (model,)
+        if code in _OF_LOSS:
+            return (Label(spec.loss.span, "requested here"),)
+        return (data, replace(model, message="by this model")) if code in _OF_BOTH else (data,)
+
+    try:
+        yield
+    except SpecError as error:
+        raise SpecError([located(d, labels(d.code)) for d in error.diagnostics]) from error
 
 
 def _given_alike(build: Build, model: nn.Module, seed: int) -> bool:

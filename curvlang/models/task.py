@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
+from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.diagnostics.values import another_type
 from curvlang.language.checking.arguments import number
 from curvlang.language.registry import OPTIMISERS
@@ -355,6 +356,12 @@ class MovedBuild:
         self.build = build
         self.dtype = dtype
         self.device = device
+
+    @property
+    def span(self) -> Span:
+        """Where the model is written, if a text wrote it."""
+        found: Span = getattr(self.build, "span", NOWHERE)
+        return found
 
     def __call__(self, seed: int) -> nn.Module:
         """A fresh model."""

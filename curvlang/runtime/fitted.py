@@ -33,7 +33,7 @@ from curvlang.operators import (
 )
 from curvlang.operators.iterative.iteration import Progress, Report
 from curvlang.runtime.inverse import invert
-from curvlang.runtime.solver import FittedSolver
+from curvlang.runtime.solver import NOT_KEPT, FittedSolver
 from curvlang.storage.tensors import unusable
 
 
@@ -355,7 +355,8 @@ def load_fitted(path: str | Path) -> FittedOperator:
         None
         if kept.solver is None
         else FittedSolver.read(kept.solver, others.get("preconditioner")),
-        declared=kept.declared,
+        NOT_KEPT,
+        kept.declared,
     )
 
 

@@ -18,6 +18,14 @@ from curvlang.operators import ConjugateGradients, ExampleMean, Neumann, Operato
 from curvlang.operators.iterative.iteration import Progress, Report, at_least
 
 
+def _not_kept(_: torch.Tensor) -> NoReturn:
+    raise AssertionError("the examples of an operator in a file are not there")
+
+
+NOT_KEPT = ExampleMean(0, _not_kept)
+"""In place of the training examples of an operator that was read from a file."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedSolver:
     """A solver and the operator whose damped inverse it is preconditioned with.
@@ -77,6 +85,14 @@ class FittedSolver:
                 )
             case "neumann":
                 batch = None if given["batch"] == "all" else _int(given["batch"])
+                if batch is not None and by_example is NOT_KEPT:
+                    raise refusal(
+                        Code.E0622,
+                        f"`batch = {batch}` draws training examples, and an operator that was read "
+                        "from a file has none",
+                        "fit the curvature again, `cv.fit(spec, task)`, or use `batch = all`",
+                        labels=label_at(self.solver.span, "requested here"),
+                    )
                 if batch is not None and by_example is None:
                     raise refusal(
                         Code.E0622,

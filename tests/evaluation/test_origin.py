@@ -146,7 +146,10 @@ def test_a_file_of_weights_is_named(folder):
 def test_lds_does_not_start_from_a_trained_network(folder, capsys):
     arguments = [*options("trained"), "--quick", "--out", "run"]
     assert run(["eval", "mine.cv", *arguments]) == 2
-    assert "E0753" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "E0753" in shown
+    assert '\n 1 | python("origin_net:trained")' in shown
+    assert "--no-lds" in shown
 
 
 def test_a_model_given_in_python_is_as_given():

@@ -206,6 +206,16 @@ def test_solvers_refuse_what_they_cannot():
     assert solver.inverse(free, 1.0).structure == "ConjugateGradients"
 
 
+def test_minibatches_of_an_operator_from_a_file_are_refused_for_that_reason(tmp_path):
+    some, line = small(), "neumann(batch = 2)"
+    cv.fit("ggn", some).save(tmp_path / "op.safetensors")
+    op = cv.load_operator(tmp_path / "op.safetensors")
+    with pytest.raises(SpecError, match="read from a file") as refused:
+        cv.influence(op, some, inverse="tikhonov(damping = 1)", solve=line)
+    (found,) = refused.value.diagnostics
+    assert found.labels[0].span.source.text == line
+
+
 def test_a_spec_with_a_solver_fits_its_preconditioner():
     text = """evaluate ggn with tikhonov(damping = 1e-1) on digits {
   solve cg(preconditioner = mine)

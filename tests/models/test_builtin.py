@@ -6,9 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import Source, Span
 from curvlang.language.chain import Part, TaskSpec
+from curvlang.models import builtin
 from curvlang.models.architectures.mlp import ACTIVATIONS, mlp
 from curvlang.models.builtin import recipe_from, task_from
 from curvlang.models.recipe import Recipe
@@ -144,3 +147,18 @@ def test_what_a_spec_gets_wrong_is_shown_at_its_line(code, part, name, arguments
 def test_shares_that_leave_a_class_out_are_refused() -> None:
     assert_refused("E0412", lambda: data_set("digits", test=0.001), "0.1")
     assert recipe_from(Part("sgd", {})) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("code", "lines"),
+    [("E0413", ["model"]), ("E0405", ["data", "model"]), ("E0407", ["data"]), ("E0580", ["loss"])],
+)
+def test_what_is_wrong_with_a_task_stands_at_the_lines_that_it_is_about(monkeypatch, code, lines):
+    def refused(*_, **__):
+        raise refusal(Code[code], "something is wrong", "change it")
+
+    monkeypatch.setattr(builtin, "Task", refused)
+    with pytest.raises(SpecError) as caught:
+        task_from(SPEC)
+    (found,) = caught.value.diagnostics
+    assert [x.span for x in found.labels] == [getattr(SPEC, line).span for line in lines]
