@@ -19,8 +19,8 @@ from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.language import registry
 from curvlang.language.chain import Part, TaskSpec
 from curvlang.language.user_files import code_in
-from curvlang.models.architectures.cnn import cnn
-from curvlang.models.architectures.decoder import decoder
+from curvlang.models.architectures.cnn import Convolutions, cnn
+from curvlang.models.architectures.decoder import DecoderSizes, decoder
 from curvlang.models.architectures.mlp import mlp
 from curvlang.models.architectures.weights import with_weights
 from curvlang.models.arguments import arguments, located, placed
@@ -28,7 +28,7 @@ from curvlang.models.data.characters import characters
 from curvlang.models.data.data import Data, digits
 from curvlang.models.data.diabetes import diabetes
 from curvlang.models.data.random_data import random_data
-from curvlang.models.files.file_data import file_data
+from curvlang.models.files.file_data import FileColumns, file_data
 from curvlang.models.fingerprint import digest, parameter_parts
 from curvlang.models.losses.losses import loss_from
 from curvlang.models.recipe import Recipe
@@ -36,14 +36,17 @@ from curvlang.models.task import Origin, Task
 from curvlang.models.user_code import user_data, user_model
 
 
-def _mlp(data: Data, generator: Generator, positions: str, **values: Any) -> nn.Module:
+def _mlp(
+    data: Data, generator: Generator, positions: str, hidden: Sequence[int], **values: Any
+) -> nn.Module:
     # A single position has no axis of its own, and nothing to be averaged over.
     kept = positions if data.positions > 1 else "kept"
-    return mlp(data.inputs, data.outputs, generator=generator, positions=kept, **values)
+    widths = [data.inputs, *hidden, data.outputs]
+    return mlp(widths, generator=generator, positions=kept, **values)
 
 
 def _cnn(data: Data, generator: Generator, **values: Any) -> nn.Module:
-    return cnn(data.shape, data.outputs, generator=generator, **values)
+    return cnn(data.shape, data.outputs, Convolutions(**values), generator)
 
 
 def _decoder(data: Data, generator: Generator, **values: Any) -> nn.Module:
@@ -53,7 +56,7 @@ def _decoder(data: Data, generator: Generator, **values: Any) -> nn.Module:
             f"`decoder` reads numbers of tokens [N, T], not examples of shape {list(data.shape)}",
             "write `data characters`",
         )
-    return decoder(data.outputs, data.shape[0], generator=generator, **values)
+    return decoder(data.outputs, data.shape[0], DecoderSizes(**values), generator)
 
 
 def _python(data: Data, generator: Generator, function: str, **values: Any) -> nn.Module:
@@ -217,7 +220,7 @@ def _data(part: Part, loss: str) -> Data:
     with placed(part.span):
         match part.name:
             case "file":
-                return make(**values, loss=loss, folder=folder_of(part))
+                return make(FileColumns(**values), loss, folder_of(part))
             case "python":
                 return make(values.pop("function"), values, loss)
             case _:

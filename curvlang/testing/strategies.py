@@ -34,7 +34,7 @@ def models(draw: st.DrawFn, inputs: int = 3, outputs: int = 3) -> nn.Sequential:
     hidden = draw(st.lists(st.integers(1, 4), max_size=2))
     activation = draw(st.sampled_from(everything().activations))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
-    return mlp(inputs, outputs, hidden, activation, draw(st.booleans()), generator).double()
+    return mlp([inputs, *hidden, outputs], activation, draw(st.booleans()), generator).double()
 
 
 @functools.cache

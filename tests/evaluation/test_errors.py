@@ -25,7 +25,7 @@ PROTOCOL = cv.LDS(subsets=8, retrains=2, bootstrap=20)
 
 
 def build(seed):
-    return mlp(4, 3, [3], "tanh", True, torch.Generator().manual_seed(seed)).double()
+    return mlp([4, 3, 3], "tanh", True, torch.Generator().manual_seed(seed)).double()
 
 
 def small_task(loss="cross_entropy", perfect=False):
@@ -190,7 +190,7 @@ def test_the_engine_and_the_evaluation_agree_on_the_sign(tmp_path):
     decay = 0.1
 
     def make(seed):
-        return mlp(3, 1, [], "identity", False, torch.Generator().manual_seed(seed)).double()
+        return mlp([3, 1], "identity", False, torch.Generator().manual_seed(seed)).double()
 
     task = cv.Task(
         fitted_linear(ridge_solution(X, y, decay)),

@@ -30,7 +30,6 @@ CALLED_FROM_OUTSIDE = {
     "stable_name": "`curvlang.models.fingerprint`, by `getattr`",
     "compute_mode": "torch.cdist, an argument of the function that this one replaces",
     "inplace": "torch.celu, an argument of the function that this one replaces",
-    "size_average": "torch's losses, an argument of the function that this one replaces",
     "read_result": "users: reads the result that `curvlang eval` wrote",
     "grids": "the template of a study's page",
     "EQUALS": "the parser, by its value",

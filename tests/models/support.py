@@ -16,6 +16,7 @@ from curvlang.language import registry
 from curvlang.language.checking.arguments import completed
 from curvlang.models import builtin
 from curvlang.models.data.data import Data
+from curvlang.models.files.file_data import FileColumns
 from curvlang.models.losses.loss import Loss
 from curvlang.models.tracing.layer_block import LayerBlock
 from curvlang.models.tracing.leaves import columns, leaves
@@ -164,7 +165,7 @@ def data_set(name: str, **given: object) -> Data:
 def file_data(path: str, loss: str = "cross_entropy", **given: object) -> Data:
     """Data of a file in the working folder, other parameters as the table has them."""
     values = completed("file", {"path": path, **given}, registry.DATA["file"])
-    return builtin.DATA["file"](**values, loss=loss, folder=Path())
+    return builtin.DATA["file"](FileColumns(**values), loss, Path())
 
 
 def defaults(model: str, **given: object) -> dict[str, Any]:

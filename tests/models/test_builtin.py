@@ -81,7 +81,7 @@ def test_models_follow_the_seed_and_leave_the_global_one_alone() -> None:
 
 
 def test_initialisation_is_uniform_with_linears_bound() -> None:
-    model = mlp(100, 50, [400], "tanh", True, generator=torch.Generator().manual_seed(0))
+    model = mlp([100, 400, 50], "tanh", True, generator=torch.Generator().manual_seed(0))
     for layer in (model[0], model[2]):
         bound = 1 / math.sqrt(layer.in_features)
         for p in layer.parameters():
@@ -94,7 +94,7 @@ def test_initialisation_is_uniform_with_linears_bound() -> None:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("hidden", [[], [3], [3, 2]])
 def test_models_have_the_widths_asked_for(activation, hidden) -> None:
-    model = mlp(4, 2, hidden, activation, bias=True)
+    model = mlp([4, *hidden, 2], activation, bias=True)
     assert model(torch.zeros(5, 4)).shape == (5, 2)
     assert len(model) == 2 * len(hidden) + 1
 

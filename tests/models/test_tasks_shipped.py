@@ -9,8 +9,8 @@ from torch import nn
 import curvlang as cv
 from curvlang.evaluation.ground_truth import ground_truth
 from curvlang.language import task_text
-from curvlang.models.architectures.cnn import cnn
-from curvlang.models.architectures.decoder import decoder
+from curvlang.models.architectures.cnn import Convolutions, cnn
+from curvlang.models.architectures.decoder import DecoderSizes, decoder
 from curvlang.models.builtin import task_from
 from curvlang.models.data.characters import ALPHABET, characters, spelt, text
 from curvlang.models.data.diabetes import diabetes
@@ -77,7 +77,10 @@ def test_characters_are_the_text_and_what_follows():
 
 def test_the_decoder_looks_back_only():
     model = decoder(
-        27, 8, **defaults("decoder", width=4, layers=2), generator=torch.Generator().manual_seed(1)
+        27,
+        8,
+        DecoderSizes(**defaults("decoder", width=4, layers=2)),
+        torch.Generator().manual_seed(1),
     ).double()
     X = torch.randint(0, 27, (2, 8), generator=torch.Generator().manual_seed(0))
     changed = X.clone()
@@ -95,7 +98,9 @@ def test_images_are_the_flat_digits():
 
 
 def test_groups_and_norms_are_in_the_model():
-    model = cnn((1, 8, 8), 10, **defaults("cnn", channels=(4, 8), groups=2, norm="group"))
+    model = cnn(
+        (1, 8, 8), 10, Convolutions(**defaults("cnn", channels=(4, 8), groups=2, norm="group"))
+    )
     kinds = [m for m in model if isinstance(m, nn.Conv2d | nn.GroupNorm)]
     assert [type(m).__name__ for m in kinds] == ["Conv2d", "GroupNorm"] * 2
     assert [m.groups for m in kinds if isinstance(m, nn.Conv2d)] == [1, 2]
@@ -112,15 +117,23 @@ def test_diabetes_is_standardised_by_its_training_part():
 
 
 def test_what_does_not_fit_is_refused():
-    assert_refused("E0412", lambda: cnn((64,), 10, **defaults("cnn")), "layout = image")
     assert_refused(
-        "E0412", lambda: cnn((1, 8, 8), 10, **defaults("cnn", channels=(4, 4, 4, 4))), "halves"
+        "E0412", lambda: cnn((64,), 10, Convolutions(**defaults("cnn"))), "layout = image"
     )
     assert_refused(
-        "E0412", lambda: cnn((1, 8, 8), 10, **defaults("cnn", channels=(3, 4), groups=2)), "divides"
+        "E0412",
+        lambda: cnn((1, 8, 8), 10, Convolutions(**defaults("cnn", channels=(4, 4, 4, 4)))),
+        "halves",
     )
     assert_refused(
-        "E0412", lambda: decoder(5, 4, **defaults("decoder", width=5)), "divides the width"
+        "E0412",
+        lambda: cnn((1, 8, 8), 10, Convolutions(**defaults("cnn", channels=(3, 4), groups=2))),
+        "divides",
+    )
+    assert_refused(
+        "E0412",
+        lambda: decoder(5, 4, DecoderSizes(**defaults("decoder", width=5))),
+        "divides the width",
     )
     assert_refused("E0412", lambda: data_set("characters", context=4000), "context such as 8")
     assert_refused("E0412", lambda: data_set("characters", test=1e-5), "such as 0.1")

@@ -76,7 +76,7 @@ def data(loss, n=30, q=5):
 def test_equals_the_loop(loss, activation, generic):
     def build(seed):
         g = torch.Generator().manual_seed(seed)
-        return mlp(6, 3, [5, 4], activation, True, g).double()
+        return mlp([6, 5, 4, 3], activation, True, g).double()
 
     train, query = data(loss)
     recipe = cv.Recipe(lr=0.05, momentum=0.6, batch=4, epochs=3, weight_decay=0.01)
@@ -96,7 +96,7 @@ def test_equals_the_loop(loss, activation, generic):
 
 def test_no_momentum_no_bias_one_short_batch():
     def build(seed):
-        return mlp(6, 3, [4], "tanh", False, torch.Generator().manual_seed(seed)).double()
+        return mlp([6, 4, 3], "tanh", False, torch.Generator().manual_seed(seed)).double()
 
     train, query = data("cross_entropy")
     members = torch.zeros(1, 30, dtype=torch.bool)
@@ -109,7 +109,7 @@ def test_no_momentum_no_bias_one_short_batch():
 
 def small_task(lr=0.05, build=None):
     def make(seed):
-        return mlp(6, 3, [4], "tanh", False, torch.Generator().manual_seed(seed)).double()
+        return mlp([6, 4, 3], "tanh", False, torch.Generator().manual_seed(seed)).double()
 
     train, query = data("cross_entropy")
     recipe = cv.Recipe(lr=lr, batch=4, epochs=2)
@@ -213,7 +213,7 @@ def test_shared_initialisation_starts_every_model_alike(tmp_path):
 
     def make(seed):
         seeds.append(seed)
-        return mlp(6, 3, [4], "tanh", False, torch.Generator().manual_seed(seed)).double()
+        return mlp([6, 4, 3], "tanh", False, torch.Generator().manual_seed(seed)).double()
 
     protocol = cv.LDS(subsets=4, retrains=2, initialisation="shared")
     ground_truth(small_task(build=make), protocol, 7, cache=Cache(tmp_path))
@@ -236,7 +236,7 @@ def test_any_module_evaluates(tmp_path):
     class Odd(nn.Module):
         def __init__(self, seed):
             super().__init__()
-            self.net = mlp(6, 3, [4], "tanh", True, torch.Generator().manual_seed(seed))
+            self.net = mlp([6, 4, 3], "tanh", True, torch.Generator().manual_seed(seed))
 
         def forward(self, x):
             return self.net(x) * 2

@@ -24,7 +24,7 @@ SIZES = (17, 9, 3, 16)  # against batches of 4: a rest of 1, of 1, less than one
 def builder(hidden, bias):
     def build(seed):
         g = torch.Generator().manual_seed(seed)
-        return mlp(6, 3, hidden, "tanh", bias, g).double()
+        return mlp([6, *hidden, 3], "tanh", bias, g).double()
 
     return build
 
@@ -94,7 +94,7 @@ def test_neighbours_and_chunks_do_not_matter(generic):
 
 def test_float32_curves_stay_within_what_is_promised():
     def build(seed):
-        return mlp(6, 3, [5], "tanh", True, torch.Generator().manual_seed(seed))
+        return mlp([6, 5, 3], "tanh", True, torch.Generator().manual_seed(seed))
 
     train, query = (
         tuple(x.float() if x.is_floating_point() else x for x in p) for p in data("cross_entropy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
@@ -66,12 +67,11 @@ class Block(nn.Module):
         return found
 
 
-class Decoder(nn.Module):
-    """Numbers of tokens [B, T] to logits [B, T, C].
+@dataclass(frozen=True, slots=True)
+class DecoderSizes:
+    """The blocks of a decoder.
 
     Args:
-        tokens: C, size of the vocabulary.
-        context: T at most.
         width: Features of a position.
         heads: Heads of attention.
         layers: Blocks.
@@ -79,23 +79,34 @@ class Decoder(nn.Module):
         activation: A name in `ACTIVATIONS`.
     """
 
+    width: int
+    heads: int
+    layers: int
+    hidden: int
+    activation: str
+
+
+class Decoder(nn.Module):
+    """Numbers of tokens [B, T] to logits [B, T, C].
+
+    Args:
+        tokens: C, size of the vocabulary.
+        context: T at most.
+        sizes: Of its blocks.
+    """
+
     stable_name = "curvlang.models.decoder.Decoder"
 
-    def __init__(
-        self,
-        tokens: int,
-        context: int,
-        width: int,
-        heads: int,
-        layers: int,
-        hidden: int,
-        activation: str,
-    ) -> None:
+    def __init__(self, tokens: int, context: int, sizes: DecoderSizes) -> None:
         super().__init__()
+        width = sizes.width
         self.tokens = nn.Embedding(tokens, width)
         self.positions = nn.Embedding(context, width)
         self.blocks = nn.Sequential(
-            *(Block(width, heads, hidden, activation) for _ in range(layers))
+            *(
+                Block(width, sizes.heads, sizes.hidden, sizes.activation)
+                for _ in range(sizes.layers)
+            )
         )
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, tokens, bias=False)
@@ -111,11 +122,7 @@ class Decoder(nn.Module):
 def decoder(
     tokens: int,
     context: int,
-    width: int,
-    heads: int,
-    layers: int,
-    hidden: int,
-    activation: str,
+    sizes: DecoderSizes,
     generator: Generator | None = None,
 ) -> Decoder:
     """A decoder whose parameters a generator draws; None for a new one with seed 0.
@@ -123,13 +130,11 @@ def decoder(
     Raises:
         SpecError: E0412 for heads that do not divide the width.
     """
-    if width % heads:
+    if sizes.width % sizes.heads:
         raise refusal(
             Code.E0412,
-            f"`heads = {heads}` does not divide `width = {width}`",
+            f"`heads = {sizes.heads}` does not divide `width = {sizes.width}`",
             "take a number of heads that divides the width",
         )
     generator = Generator().manual_seed(0) if generator is None else generator
-    return drawn(
-        lambda: Decoder(tokens, context, width, heads, layers, hidden, activation), generator
-    ).eval()
+    return drawn(lambda: Decoder(tokens, context, sizes), generator).eval()

@@ -48,9 +48,7 @@ class Pooling(nn.Module):
 
 
 def mlp(
-    inputs: int,
-    outputs: int,
-    hidden: Sequence[int],
+    widths: Sequence[int],
     activation: str,
     bias: bool,
     generator: Generator | None = None,
@@ -61,16 +59,13 @@ def mlp(
     Weights and biases are uniform in ±1/√fan_in, which is `nn.Linear`'s own initialisation.
 
     Args:
-        inputs: Features of an example.
-        outputs: Outputs of the model.
-        hidden: Width of every hidden layer; may be empty.
+        widths: Features of an example, the width of every hidden layer, and the model's outputs.
         activation: A name in `ACTIVATIONS`.
         bias: Whether the layers have biases.
         generator: Where the parameters are drawn from; None for a new one with seed 0. The
             global seed is neither read nor changed.
         positions: A word in `POOLING`, for inputs [B, T, inputs]: what the loss sees of T.
     """
-    widths = [inputs, *hidden, outputs]
     generator = Generator().manual_seed(0) if generator is None else generator
     layers: list[nn.Module] = []
     for d_in, d_out in pairwise(widths):

@@ -7,6 +7,7 @@ bags of embeddings, the hard sigmoid and the multi-class hinge have none.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -57,64 +58,45 @@ def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     return functional.hardtanh(input + 3, 0.0, 6.0) / 6
 
 
-def _embedding_bag(
-    input: Tensor,
-    weight: Tensor,
-    offsets: Tensor | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2,
-    scale_grad_by_freq: bool = False,
-    mode: str = "mean",
-    sparse: bool = False,
-    per_sample_weights: Tensor | None = None,
-    include_last_offset: bool = False,
-    padding_idx: int | None = None,
-) -> Tensor:
-    """Sum, mean or maximum of the embeddings of every row; other forms are left to torch."""
-    if input.dim() != 2 or offsets is not None or max_norm is not None or mode == "max":
-        plain: Tensor = functional.embedding_bag(
-            input,
-            weight,
-            offsets,
-            max_norm,
-            norm_type,
-            scale_grad_by_freq,
-            mode,
-            sparse,
-            per_sample_weights,
-            include_last_offset,
-            padding_idx,
-        )
+def _arguments(function: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
+    """The arguments of a call of torch's function by name, with its defaults."""
+    call = signature(function).bind(*args, **kwargs)
+    call.apply_defaults()
+    return call.arguments
+
+
+def _embedding_bag(*args: Any, **kwargs: Any) -> Tensor:
+    """Sum or mean of the embeddings of every row; other forms are left to torch."""
+    given = _arguments(functional.embedding_bag, args, kwargs)
+    rows, weight, mode = given["input"], given["weight"], given["mode"]
+    other = given["offsets"] is not None or given["max_norm"] is not None or mode == "max"
+    if rows.dim() != 2 or other:
+        plain: Tensor = functional.embedding_bag(*args, **kwargs)
         return plain
-    rows = weight[input]
-    counted = torch.ones_like(input, dtype=weight.dtype)
-    if padding_idx is not None:
-        counted = (input != padding_idx % len(weight)).to(weight.dtype)
-    scale = counted if per_sample_weights is None else counted * per_sample_weights
-    total = (rows * scale.unsqueeze(-1)).sum(1)
+    counted = torch.ones_like(rows, dtype=weight.dtype)
+    if given["padding_idx"] is not None:
+        counted = (rows != given["padding_idx"] % len(weight)).to(weight.dtype)
+    weights = given["per_sample_weights"]
+    scale = counted if weights is None else counted * weights
+    total: Tensor = (weight[rows] * scale.unsqueeze(-1)).sum(1)
     return total if mode == "sum" else total / counted.sum(1, keepdim=True).clamp_min(1)
 
 
-def _multi_margin_loss(
-    input: Tensor,
-    target: Tensor,
-    p: int = 1,
-    margin: float = 1.0,
-    weight: Tensor | None = None,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-) -> Tensor:
+def _multi_margin_loss(*args: Any, **kwargs: Any) -> Tensor:
     """Σ_{c≠y} max(0, margin − f_y + f_c)^p / C."""
-    f, y = (input, target) if input.dim() == 2 else (input.unsqueeze(0), target.reshape(1))
+    given = _arguments(functional.multi_margin_loss, args, kwargs)
+    single = given["input"].dim() != 2
+    f = given["input"].unsqueeze(0) if single else given["input"]
+    y = given["target"].reshape(1) if single else given["target"]
     own = f.gather(1, y.unsqueeze(1))
-    each = (margin - own + f).clamp_min(0) ** p
+    each = (given["margin"] - own + f).clamp_min(0) ** given["p"]
+    weight = given["weight"]
     each = each if weight is None else each * weight[y].unsqueeze(1)
     others = torch.arange(f.shape[1], device=f.device) != y.unsqueeze(1)
-    loss = (each * others).sum(1) / f.shape[1]
-    if reduction == "none":
-        return loss if input.dim() == 2 else loss.squeeze(0)
-    return loss.mean() if reduction == "mean" else loss.sum()
+    loss: Tensor = (each * others).sum(1) / f.shape[1]
+    if given["reduction"] == "none":
+        return loss.squeeze(0) if single else loss
+    return loss.mean() if given["reduction"] == "mean" else loss.sum()
 
 
 DEFINITIONS: Mapping[Any, Callable[..., Tensor]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,26 +26,12 @@ PARTS = {"train": "train", "query": "query", "test": "query"}
 """Words of a `split` column, and the part that each means."""
 
 
-def file_data(
-    path: str,
-    inputs: Sequence[str],
-    target: Sequence[str],
-    query: str,
-    split: str,
-    test: float,
-    seed: int,
-    scale: str,
-    *,
-    loss: str,
-    folder: Path,
-) -> Data:
-    """Training examples and queries from columns of a file.
-
-    Under `cross_entropy` the target is one column of class numbers, or of texts, which become the
-    numbers of their alphabetical order; under every other loss it is one or more columns of numbers.
+@dataclass(frozen=True, slots=True)
+class FileColumns:
+    """What is read of a file.
 
     Args:
-        path: npz, csv, tsv, parquet or safetensors; relative to `folder`.
+        path: npz, csv, tsv, parquet or safetensors.
         inputs: Columns that the model reads, joined along the features; `all` for every column
             but target and split.
         target: Columns of the target.
@@ -53,6 +40,26 @@ def file_data(
         test: Share of the rows that become queries, where neither of the two is given.
         seed: Of that choice.
         scale: `standard` for inputs of zero mean and unit variance over the training part.
+    """
+
+    path: str
+    inputs: Sequence[str]
+    target: Sequence[str]
+    query: str
+    split: str
+    test: float
+    seed: int
+    scale: str
+
+
+def file_data(chosen: FileColumns, loss: str, folder: Path) -> Data:
+    """Training examples and queries from columns of a file.
+
+    Under `cross_entropy` the target is one column of class numbers, or of texts, which become the
+    numbers of their alphabetical order; under every other loss it is one or more columns of numbers.
+
+    Args:
+        chosen: The file, its columns, and how its rows are split.
         loss: The task's loss, by name.
         folder: Where relative paths start.
 
@@ -64,27 +71,27 @@ def file_data(
         SpecError: E0552 for a file that cannot be read, E0553 for columns that are not there or
             not what is asked of them, E0554 for NaN or infinite numbers, E0412 for the share.
     """
-    if query != NONE and split != NONE:
+    if chosen.query != NONE and chosen.split != NONE:
         raise refusal(Code.E0553, "`query` and `split` both say what the queries are", "give one")
-    main = folder / path
+    main = folder / chosen.path
     table = read_table(main)
-    where = _FileRequest(main, tuple(target), None if split == NONE else split)
-    X, y = where.read(table, inputs)
-    if query == NONE:
+    where = _FileRequest(main, tuple(chosen.target), None if chosen.split == NONE else chosen.split)
+    X, y = where.read(table, chosen.inputs)
+    if chosen.query == NONE:
         (y,) = _targets([(where, y)], loss)
-        rows, held = _split(where, table, len(X), test, seed)
-        return _data((X[rows], y[rows]), (X[held], y[held]), loss, scale)
-    other = _FileRequest(folder / query, tuple(target), None)
-    Xq, yq = other.read(read_table(other.path), inputs)
+        rows, held = _split(where, table, len(X), chosen.test, chosen.seed)
+        return _data((X[rows], y[rows]), (X[held], y[held]), loss, chosen.scale)
+    other = _FileRequest(folder / chosen.query, tuple(chosen.target), None)
+    Xq, yq = other.read(read_table(other.path), chosen.inputs)
     if X.shape[1:] != Xq.shape[1:]:
         raise refusal(
             Code.E0553,
-            f"`{path}` has examples of shape {list(X.shape[1:])} and `{query}` of "
+            f"`{chosen.path}` has examples of shape {list(X.shape[1:])} and `{chosen.query}` of "
             f"{list(Xq.shape[1:])}",
             "give both files the same columns",
         )
     y, yq = _targets([(where, y), (other, yq)], loss)
-    return _data((X, y), (Xq, yq), loss, scale)
+    return _data((X, y), (Xq, yq), loss, chosen.scale)
 
 
 def _targets(parts: Sequence[tuple[_FileRequest, Column]], loss: str) -> list[Tensor]:

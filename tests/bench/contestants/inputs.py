@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import curvlang as cv
-from curvlang.models.architectures.decoder import Decoder
+from curvlang.models.architectures.decoder import Decoder, DecoderSizes
 from tests.bench.contest import Sizes
 
 DAMPING = 1e-2
@@ -43,9 +43,10 @@ def network(sizes: Sizes) -> nn.Module:
         case "decoder":
             width = sizes["width"]
             return Decoder(
-                tokens=sizes["tokens"], context=sizes["context"], width=width,
-                heads=sizes["heads"], layers=sizes["layers"], hidden=4 * width, activation="gelu",
-            )  # fmt: skip
+                sizes["tokens"],
+                sizes["context"],
+                DecoderSizes(width, sizes["heads"], sizes["layers"], 4 * width, "gelu"),
+            )
         case "residual":
             c = sizes["channels"]
             stem = nn.Conv2d(3, c, 3, padding=1)

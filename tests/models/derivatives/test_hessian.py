@@ -85,7 +85,7 @@ def test_vectors_of_another_length_are_refused() -> None:
 @pytest.mark.parametrize("bias", [False, True])
 def test_every_activation_of_the_built_in_model(activation, bias) -> None:
     generator = torch.Generator().manual_seed(0)
-    model = mlp(4, 3, [5, 2], activation, bias, generator).double()
+    model = mlp([4, 5, 2, 3], activation, bias, generator).double()
     X = normal((N, 4), generator)
     y = torch.randint(0, 3, (N,), generator=generator)
     found = hessian_dense(model, LOSSES["cross_entropy"], X, y)
@@ -102,7 +102,7 @@ def test_every_activation_of_the_built_in_model(activation, bias) -> None:
 )
 def test_any_mlp_over_any_positions(widths, bias, positions, loss_name, seed) -> None:
     generator = torch.Generator().manual_seed(seed)
-    model = mlp(widths[0], widths[-1], widths[1:-1], "tanh", bias, generator).double()
+    model = mlp(widths, "tanh", bias, generator).double()
     X = normal((2, *positions, widths[0]), generator)
     shape = (2, *positions, widths[-1])
     if loss_name == "cross_entropy":
@@ -171,7 +171,7 @@ def test_models_whose_examples_mix_have_none() -> None:
 def test_piecewise_linear_networks_have_equal_layer_blocks(activation) -> None:
     """Hessian and GGN agree on each layer's own block for ReLU; not whole, and not for tanh."""
     generator = torch.Generator().manual_seed(1)
-    model = mlp(4, 3, [5, 4], activation, True, generator).double()
+    model = mlp([4, 5, 4, 3], activation, True, generator).double()
     X = normal((20, 4), generator)
     y = torch.randint(0, 3, (20,), generator=generator)
     loss = LOSSES["cross_entropy"]
