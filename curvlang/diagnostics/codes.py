@@ -108,6 +108,8 @@ class Code(StrEnum):
     E0341 = "E0341", "random numbers for every example", "compiler"
     E0343 = "E0343", "one name for a parameter and a tensor", "language"
     E0344 = "E0344", "a matrix without the value asked for", "runtime"
+    E0345 = "E0345", "a number that the lengths of a model make infinite or zero", "compiler"
+    E0346 = "E0346", "a number that rounds to zero", "language"
     E0401 = "E0401", "a stage does not fit some parameters", "runtime"
     E0403 = "E0403", "the model is not a fixed function", "models"
     E0405 = "E0405", "labels do not fit the model", "models"

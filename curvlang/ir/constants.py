@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from math import isfinite
@@ -17,6 +18,16 @@ ARITHMETIC: Mapping[BinaryOperator, Callable[[Any, Any], Any]] = {
     BinaryOperator.POWER: operator.pow,
 }
 """The elementwise operators, on whatever knows Python's own: numbers and tensors."""
+
+NUMERIC: Mapping[str, Callable[..., float]] = {
+    "sqrt": math.sqrt,
+    "exp": math.exp,
+    "log": math.log,
+    "abs": abs,
+    "max": max,
+    "min": min,
+}
+"""The elementwise functions, on numbers."""
 
 
 def constant(expr: Expr) -> float:

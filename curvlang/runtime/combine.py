@@ -14,6 +14,7 @@ from curvlang.language.sums import DECAY, states_decay, sum_text, weighted_chain
 from curvlang.models.task import Task
 from curvlang.operators import added, described, scaled
 from curvlang.runtime.fit import Ended, FittedStage, Progress, fit_chains
+from curvlang.runtime.guard import check_magnitude
 from curvlang.runtime.solver import FittedSolver
 from curvlang.runtime.static import regularised
 
@@ -61,6 +62,7 @@ def fit_combination(
     whole = added(parts)
     if not states_decay(curvature):
         whole = regularised(whole, task)
+    check_magnitude(whole, curvature.name, curvature.span)
     return FittedStage(
         curvature.name,
         sum_text(curvature),

@@ -24,7 +24,7 @@ from curvlang.operators import BlockDiagonal, ExampleMean, Operator, described
 from curvlang.runtime.alignment import Aligned, varying
 from curvlang.runtime.assemble import operators
 from curvlang.runtime.execute import Execution
-from curvlang.runtime.guard import check_parts, check_sums
+from curvlang.runtime.guard import check_magnitude, check_parts, check_sums
 from curvlang.runtime.limits.footprint import reads_hessian
 from curvlang.runtime.others import ignoring
 from curvlang.runtime.positions import position_weights
@@ -301,6 +301,7 @@ def _stage(result: Result, run: _Run) -> FittedStage:
     else:
         whole = _direct_sum(run.prepared.blocks[result.partition], built)
         structures = dict(described(whole))
+    check_magnitude(whole, result.stage, result.span)
     if not run.bare:
         whole = regularised(whole, run.static.task)
     by_example = run.static.by_example(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from math import inf, isfinite
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.models.derivatives.products import hessian_product
 from curvlang.models.losses.finite import all_finite, check_examples_finite, in_part
 from curvlang.models.task import Task
+from curvlang.operators import BlockDiagonal, Kronecker, Operator, Scaled, Sum
 
 SOUND = "the loss and the gradient of every example are"
 
@@ -44,6 +46,35 @@ def check_parts(parts: Mapping[str, Tensor], block: str, stage: str, span: Span)
             span,
             "the sums over the examples that it is made of are finite",
         )
+
+
+def check_magnitude(op: Operator, what: str, span: Span) -> None:
+    """Entries of an operator and their sums are finite, not only the numbers that it is made of.
+
+    Raises:
+        SpecError: E0421 at the stage or the sum.
+    """
+    if not isfinite(_magnitude(op) * op.size):
+        raise not_finite(f"`{what}`", span, "the numbers that it is made of are finite")
+
+
+def _magnitude(op: Operator) -> float:
+    """A bound on every entry."""
+    match op:
+        case Scaled(factor=factor, operator=inner):
+            return abs(float(factor)) * _magnitude(inner)
+        case Sum(terms=terms):
+            return sum(map(_magnitude, terms))
+        case BlockDiagonal(parts=parts):
+            return max(map(_magnitude, parts), default=0.0)
+        case Kronecker(left=left, right=right):
+            return _largest(left) * _largest(right)
+        case _:
+            return max(map(_largest, op.tensors()), default=0.0)
+
+
+def _largest(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(x, inf)) if x.is_floating_point() and x.numel() else 0.0
 
 
 def check_hessian(entries: Tensor, tasks: Sequence[Task]) -> None:

@@ -179,3 +179,26 @@ def test_a_formula_that_is_not_finite(formula):
     assert found.code == "E0421"
     assert FORMULAS[formula] in found.headline
     assert found.labels[0].span.text == "odd"
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("curvature x = 1e308 * identity + 1e308 * identity", False),
+        ("curvature x = 1e100 * kfac + 1e100 * kfac", True),
+        (
+            "transform mine {\n needs A[i,i'], G[o,o']\n B[i,i'] = A[i,i'] * 1e150\n"
+            " D[o,o'] = G[o,o'] * exp(400)\n yield C[o,i,o',i'] = D[o,o'] * B[i,i']\n}\n"
+            "curvature x = kfac |> mine",
+            False,
+        ),
+    ],
+)
+def test_multiples_too_large_to_add_up(text, fits):
+    given = task(unit)
+    if fits:
+        assert math.isfinite(float(cv.fit(cv.loads(text), given).trace()))
+        return
+    with pytest.raises(SpecError) as caught:
+        cv.fit(cv.loads(text), given)
+    assert caught.value.diagnostics[0].code in ("E0421", "E0423")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeAlias, assert_never
 
+from curvlang.compiler.algebra.coefficient import raised, times
 from curvlang.ir.constants import constant
 from curvlang.ir.expr import (
     Apply,
@@ -191,19 +192,13 @@ class _Normaliser:
         if len(poly) != 1 or not float(exponent).is_integer():
             return self._opaque(poly, exponent)
         (term,) = poly
-        if term.coefficient == 0.0:
-            return self._opaque(poly, exponent)
         factors = tuple(
             factor
             for component in components(term, self.unit)
             for factor in self._component(component, exponent)
         )
         powers = _powers(Counter({s: int(k * exponent) for s, k in term.sizes}))
-        try:
-            coefficient = term.coefficient**exponent
-        except OverflowError:
-            return self._opaque(poly, exponent)
-        return (Term(coefficient, powers, (), factors),)
+        return (Term(raised(term.coefficient, exponent), powers, (), factors),)
 
     def _opaque(self, poly: Poly, exponent: float) -> Poly:
         return (Term(factors=(Power(poly, exponent),)),)
@@ -218,7 +213,7 @@ class _Normaliser:
 
 def scale(poly: Poly, factor: float) -> Poly:
     """Every term times a number."""
-    return tuple(replace(term, coefficient=term.coefficient * factor) for term in poly)
+    return tuple(replace(term, coefficient=times(term.coefficient, factor)) for term in poly)
 
 
 def multiply(x: Poly, y: Poly) -> Poly:
@@ -234,7 +229,7 @@ def multiply(x: Poly, y: Poly) -> Poly:
     powers.update(dict(right.sizes))
     return (
         Term(
-            left.coefficient * right.coefficient,
+            times(left.coefficient, right.coefficient),
             _powers(powers),
             left.summed + right.summed,
             left.factors + right.factors,

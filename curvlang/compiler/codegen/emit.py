@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite, prod
+from functools import reduce
 from typing import assert_never
 
+from curvlang.compiler.algebra.coefficient import evaluated, finite, raised, times
 from curvlang.compiler.algebra.normal_form import (
     Elementwise,
     Factor,
@@ -35,9 +36,7 @@ from curvlang.compiler.codegen.instructions import (
     View,
     lettering,
 )
-from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.refusal import refusal
-from curvlang.ir.constants import constant
+from curvlang.ir.constants import NUMERIC, constant
 from curvlang.ir.expr import Call, Delta, Index, Ref
 
 Value = Tensor | float
@@ -71,26 +70,25 @@ class Emitter:
         """The instructions so far."""
         return self.code.lines
 
-    def poly(self, poly: Poly, out: tuple[Index, ...], *, data: int = 0) -> Tensor:
-        """A sum of contractions with its indices in the given order.
+    def poly(self, poly: Poly, out: tuple[Index, ...]) -> Tensor:
+        """A sum of contractions with its indices in the given order."""
+        return self._spread(self.partial(poly, out), out)
 
-        `data` is the power of N left out of every term, applied once by the caller.
-        """
-        found = self.partial(poly, out, data=data)
+    def _spread(self, found: Value, out: tuple[Index, ...]) -> Tensor:
         if isinstance(found, Tensor) and found.indices == out:
             return found
         (argument,), output = self._arguments([found], out)
         shape = tuple(self.sizes[x.space] for x in out)
         return self.code.assign(View(argument, output, shape), out, view=bool(out))
 
-    def partial(self, poly: Poly, out: tuple[Index, ...], *, data: int = 0) -> Value:
+    def partial(self, poly: Poly, out: tuple[Index, ...]) -> Value:
         """A sum of contractions over those of the given indices that it has, in their order."""
-        parts = [self._scaled(term, out, data) for term in poly]
+        parts = [self._scaled(term, out) for term in poly]
         if len(parts) == 1:
             return parts[0]
         numbers = [x for x in parts if not isinstance(x, Tensor)]
         if len(numbers) == len(parts):
-            return _finite(sum(numbers, 0.0))
+            return finite(sum(numbers, 0.0))
         union = tuple(x for x in out if any(x in _indices(part) for part in parts))
         # A piece that lacks an index of the others is spread over it by the addition.
         return self._pointwise("+", parts, union, flops=(len(parts) - 1) * self.code.size(union))
@@ -110,24 +108,22 @@ class Emitter:
         operation = Pointwise(function, *self._arguments(values, out))
         return self.code.assign(operation, out, flops=flops)
 
-    def _scaled(
-        self, term: Term, out: tuple[Index, ...], data: int, *, ordered: bool = True
-    ) -> Value:
+    def _scaled(self, term: Term, out: tuple[Index, ...], *, ordered: bool = True) -> Value:
         found = self.term(term, tuple(x for x in out if x in term.free), ordered=ordered)
-        factor = self.coefficient(term, data)
+        factor = self.coefficient(term)
         if factor == 1.0:
             return found
         if not isinstance(found, Tensor):
-            return _finite(found * factor)
+            return times(found, factor)
         return self._pointwise("*", [found, factor], found.indices, self.code.size(found.indices))
 
-    def coefficient(self, term: Term, data: int = 0) -> float:
-        """A term's number with the sizes of its means; `data` powers of N taken out."""
+    def coefficient(self, term: Term) -> float:
+        """A term's number with the sizes of its means."""
         value = term.coefficient
         for space, power in term.sizes:
             length = self.total if space == "n" else self.sizes[space]
-            value *= float(length) ** (power - (data if space == "n" else 0))
-        return _finite(value)
+            value = times(value, raised(float(length), power))
+        return value
 
     def term(self, term: Term, out: tuple[Index, ...], *, ordered: bool = True) -> Value:
         """One contraction, without its coefficient.
@@ -139,7 +135,7 @@ class Emitter:
         found = [self._own(self.factor(f), term, shared, alone) for f in term.factors]
         numbers = [x for x in found if not isinstance(x, Tensor)]
         if len(numbers) == len(found):
-            return _finite(prod(numbers, start=1.0))
+            return reduce(times, numbers, 1.0)
         values = [x for x in found if not _indices(x)]
         tensors = [x for x in found if isinstance(x, Tensor) and x.indices]
         if tensors:
@@ -169,6 +165,8 @@ class Emitter:
                 value = self._free(base)
                 if exponent == 1.0:
                     return value
+                if not isinstance(value, Tensor):
+                    return raised(value, exponent)
                 own = _indices(value)
                 return self._pointwise("^", [value, exponent], own, self.code.size(own))
             case Elementwise(function=function, arguments=arguments):
@@ -176,6 +174,9 @@ class Emitter:
                 # An argument that lacks an index of the other is spread over it by torch: its length,
                 # which for `n` changes from batch to batch, is not written.
                 values = [self.partial(poly, out) for poly in arguments]
+                numbers = [x for x in values if not isinstance(x, Tensor)]
+                if len(numbers) == len(values):
+                    return evaluated(NUMERIC[function], *numbers)
                 return self._pointwise(function, values, out, self.code.size(out))
             case _:
                 assert_never(factor)
@@ -183,8 +184,9 @@ class Emitter:
     def _free(self, poly: Poly) -> Value:
         """A sum of contractions over its free indices; one alone in the order it comes out in."""
         if len(poly) == 1:
-            return self._scaled(poly[0], poly_free(poly), 0, ordered=False)
-        return self.poly(poly, poly_free(poly))
+            return self._scaled(poly[0], poly_free(poly), ordered=False)
+        found = self.partial(poly, poly_free(poly))
+        return self._spread(found, poly_free(poly)) if isinstance(found, Tensor) else found
 
     def _call(self, call: Call) -> Tensor:
         """Random entries, or a function that gives a number."""
@@ -197,13 +199,3 @@ class Emitter:
 
 def _indices(value: Value) -> tuple[Index, ...]:
     return value.indices if isinstance(value, Tensor) else ()
-
-
-def _finite(value: float) -> float:
-    if isfinite(value):
-        return value
-    raise refusal(
-        Code.E0423,
-        "the numbers of several statements multiply to one that is not finite",
-        "divide where numbers are large, before they are multiplied",
-    )

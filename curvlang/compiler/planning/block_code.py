@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
+from curvlang.compiler.algebra.coefficient import CoefficientError
 from curvlang.compiler.algebra.normal_form import Poly, Term, normalise, reads
 from curvlang.compiler.algebra.structure import (
     DenseShape,
@@ -35,7 +37,8 @@ from curvlang.compiler.planning.passes import Schedule
 from curvlang.compiler.planning.plan import ResultPlan, inside
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Label, SpecError
-from curvlang.diagnostics.refusal import refusal
+from curvlang.diagnostics.refusal import label_at, refusal
+from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import Call, Define, Expr, Target, Yield
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.ir.indices import names
@@ -92,7 +95,8 @@ class BlockCode:
     def normal(self, expr: Expr) -> Poly:
         key = (id(expr), self.unit)
         if key not in self._normal:
-            self._normal[key] = expr, normalise(expr, self.unit)
+            with _placed(expr.span):
+                self._normal[key] = expr, normalise(expr, self.unit)
         return self._normal[key][1]
 
     def emitter(self, prefix: str = "x") -> Emitter:
@@ -106,7 +110,9 @@ class BlockCode:
             streaming = _streaming(self.normal(value))
             if streaming:
                 before = len(emitter.lines)
-                returned[target.name] = emitter.poly(_bare(streaming), target.indices).name
+                with _placed(value.span):
+                    found = emitter.poly(_bare(streaming), target.indices)
+                returned[target.name] = found.name
                 needed |= reads(streaming)
                 parts.append(Part(target, value, tuple(emitter.lines[before:])))
         lines = {line.target: line for line in fused(emitter.lines, returned.values())}
@@ -119,11 +125,13 @@ class BlockCode:
         needed: set[str] = set()
         defined: dict[str, str] = {}
         for target, value in self._sums(number):
-            needed |= self._divide(target, value, body)
+            with _placed(value.span):
+                needed |= self._divide(target, value, body)
             defined[target.name] = target.name
         for k, (level, define) in enumerate(self.whole.finished):
             if level == number:
-                needed |= self._define(define, body, f"y{k}_") - set(defined)
+                with _placed(define.span):
+                    needed |= self._define(define, body, f"y{k}_") - set(defined)
                 defined |= {t.name: t.name for t in define.targets if t.name != "_"}
         return function(f"after_{number}", needed, defined, body)
 
@@ -184,7 +192,8 @@ class BlockCode:
                 if basis is not None:
                     found.take(f"basis.{k}", basis.name)
         else:
-            found.add(shape, result.target.indices)
+            with _placed(result.span):
+                found.add(shape, result.target.indices)
         return ResultPlan(shape, found.function(), level)
 
 
@@ -202,6 +211,20 @@ def _bases(whole: Schedule, sizes: Mapping[str, int]) -> tuple[frozenset[str], f
                 rows, columns = (sizes[x.space] for x in target.indices)
                 (square if rows == columns else tall).add(target.name)
     return frozenset(square), frozenset(tall)
+
+
+@contextmanager
+def _placed(span: Span) -> Iterator[None]:
+    """Refuse a coefficient that cannot be computed with at the statement that it is in."""
+    try:
+        yield
+    except CoefficientError as error:
+        raise refusal(
+            Code.E0345,
+            f"for the lengths of this model's spaces, a number of this statement {error}",
+            "look for a length in a divisor or an exponent, and for a logarithm of a ratio of lengths",
+            labels=label_at(span, "with these lengths"),
+        ) from error
 
 
 def _too_large(result: Yield, have: str) -> SpecError:

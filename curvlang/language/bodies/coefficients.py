@@ -1,14 +1,14 @@
-"""Numbers of a formula that are not finite: divisions by zero, logarithms of 0, overflow."""
+"""Numbers of a formula that cannot be computed with: divisions by zero, overflow, products that round to 0."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
-from curvlang.ir.constants import ARITHMETIC
+from curvlang.ir.constants import ARITHMETIC, NUMERIC
 from curvlang.ir.expr import (
     Apply,
     Binary,
@@ -18,71 +18,91 @@ from curvlang.ir.expr import (
     Expr,
     Negate,
     Number,
+    Reduce,
+    Ref,
     Yield,
 )
 from curvlang.ir.indices import children
 
-FUNCTIONS: Mapping[str, Callable[..., float]] = {
-    "sqrt": math.sqrt,
-    "exp": math.exp,
-    "log": math.log,
-    "abs": abs,
-    "max": max,
-    "min": min,
-}
-"""The elementwise functions of numbers."""
-
 
 @dataclass(frozen=True, slots=True)
-class _Scaled:
+class Scaled:
     """A number times what is not known yet; the number alone where `alone`."""
 
     number: float = 1.0
     alone: bool = False
 
 
-OPEN = _Scaled()
+OPEN = Scaled()
 """What nothing is known of."""
 
 
-def check_coefficients(body: Sequence[BodyStatement]) -> list[Diagnostic]:
-    """The innermost expressions of a body whose number is not finite."""
+def check_coefficients(
+    body: Sequence[BodyStatement], known: dict[str, Scaled] | None = None
+) -> list[Diagnostic]:
+    """The innermost expressions of a body whose number is not finite, or rounds to zero.
+
+    Args:
+        body: Its statements; a tensor that one defines carries its number into those after it.
+        known: Numbers of tensors of the stages before; those of this one are added.
+    """
     problems: list[Diagnostic] = []
+    known = {} if known is None else known
     for statement in body:
-        if isinstance(statement, Define | Yield):
-            _scaled(statement.value, problems)
+        match statement:
+            case Define(targets=(target,)):
+                known[target.name] = _scaled(statement.value, known, problems)
+            case Define(targets=targets):
+                known |= dict.fromkeys((t.name for t in targets), OPEN)
+            case Yield(target=target):
+                known[target.name] = _scaled(statement.value, known, problems)
+            case _:
+                pass
     return problems
 
 
-def _scaled(expr: Expr, problems: list[Diagnostic]) -> _Scaled:
-    parts = [_scaled(part, problems) for part in children(expr)]
+def _scaled(expr: Expr, known: Mapping[str, Scaled], problems: list[Diagnostic]) -> Scaled:
+    parts = [_scaled(part, known, problems) for part in children(expr)]
+    if isinstance(expr, Ref):
+        return known.get(expr.name, OPEN)
     try:
         found = _combined(expr, parts)
     except (ZeroDivisionError, OverflowError, ValueError):
-        found = _Scaled(math.inf)
+        found = Scaled(math.inf)
     if isinstance(found.number, complex) or not math.isfinite(found.number):
         problems.append(_refused(expr))
+        return OPEN
+    if not found.number and _multiplies(expr) and all(x.number for x in parts):
+        problems.append(_rounded(expr))
         return OPEN
     return found
 
 
-def _combined(expr: Expr, parts: Sequence[_Scaled]) -> _Scaled:
+def _multiplies(expr: Expr) -> bool:
+    """Whether numbers other than zero have a result other than zero."""
+    signs = (BinaryOperator.MULTIPLY, BinaryOperator.DIVIDE, BinaryOperator.POWER)
+    return isinstance(expr, Binary) and expr.operator in signs
+
+
+def _combined(expr: Expr, parts: Sequence[Scaled]) -> Scaled:
     """The number of an expression from those of its parts."""
     match expr, parts:
         case Number(value=value), _:
-            return _Scaled(value, alone=True)
+            return Scaled(value, alone=True)
+        case Reduce(), [x]:
+            return Scaled(x.number)
         case Negate(), [x]:
-            return _Scaled(-x.number, x.alone)
+            return Scaled(-x.number, x.alone)
         case Binary(operator=BinaryOperator.MULTIPLY | BinaryOperator.DIVIDE as sign), [x, y]:
-            return _Scaled(ARITHMETIC[sign](x.number, y.number), x.alone and y.alone)
+            return Scaled(ARITHMETIC[sign](x.number, y.number), x.alone and y.alone)
         case Binary(operator=BinaryOperator.POWER as sign), [x, y] if y.alone:
             # A number before a base is taken to the power with it; its sign stands with the base.
             base = x.number if x.alone else abs(x.number)
-            return _Scaled(ARITHMETIC[sign](base, y.number), x.alone)
+            return Scaled(ARITHMETIC[sign](base, y.number), x.alone)
         case Binary(operator=sign), [x, y] if x.alone and y.alone:
-            return _Scaled(ARITHMETIC[sign](x.number, y.number), alone=True)
+            return Scaled(ARITHMETIC[sign](x.number, y.number), alone=True)
         case Apply(function=function), _ if parts and all(x.alone for x in parts):
-            return _Scaled(FUNCTIONS[function](*(x.number for x in parts)), alone=True)
+            return Scaled(NUMERIC[function](*(x.number for x in parts)), alone=True)
         case _:
             return OPEN
 
@@ -93,4 +113,13 @@ def _refused(expr: Expr) -> Diagnostic:
         "a number of this formula is not finite",
         (Label(expr.span, "divided by zero, or too large to be computed with"),),
         ("take the zero out of the divisor, or give a parameter another value",),
+    )
+
+
+def _rounded(expr: Expr) -> Diagnostic:
+    return Diagnostic(
+        Code.E0346,
+        "a number of this formula rounds to zero",
+        (Label(expr.span, "below the smallest number above zero, 4.9e-324"),),
+        ("scale by a larger number",),
     )

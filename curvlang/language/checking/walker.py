@@ -11,7 +11,7 @@ from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import BodyStatement, Define, Project, Target
-from curvlang.language.bodies.coefficients import check_coefficients
+from curvlang.language.bodies.coefficients import Scaled, check_coefficients
 from curvlang.language.bodies.fold_numbers import check_numbers
 from curvlang.language.bodies.letters import (
     COLUMNS,
@@ -65,6 +65,7 @@ class Walker:
     layered: bool = False
     spaces: dict[str, str] = field(default_factory=dict)
     former: dict[str, str] = field(default_factory=dict)
+    numbers: dict[str, Scaled] = field(default_factory=dict)
     count: int = 0
 
     def _too_much(self, span: Span) -> None:
@@ -91,6 +92,7 @@ class Walker:
             scope=ChainMap({}, self.scope),
             spaces=dict(self.spaces),
             former=dict(self.former),
+            numbers=dict(self.numbers),
         )
 
     def inherit(self, start: Chain) -> bool:
@@ -108,6 +110,7 @@ class Walker:
         if stage.builtin:
             self._builtin_scope(stage.name)
         else:
+            check_coefficients(stage.body, self.numbers)
             self._defines(stage.needs, stage.body, stage.name)
 
     def step(self, use: s.Use) -> None:
@@ -197,7 +200,7 @@ class Walker:
             self._too_much(use.span)
             return None
         body = self.readings.read(transform, given)
-        for problem in (*check_numbers(body), *check_coefficients(body)):
+        for problem in (*check_numbers(body), *check_coefficients(body, self.numbers)):
             at = Label(use.span, "with these arguments")
             both = replace(problem, labels=(*problem.labels, at))
             if problem not in self.problems and both not in self.problems:

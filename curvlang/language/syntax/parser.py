@@ -121,9 +121,11 @@ def _unreadable(item: Tree[Token], source: Source) -> Diagnostic | None:
             glued = _glued(node, source)
             if glued is not None:
                 return glued
-            if node.type == "NUMBER" and not isfinite(float(node)):
+            if node.type == "NUMBER":
                 start = node.start_pos or 0
-                return _too_large(Span(source, start, start + len(node)))
+                wrong = _number(node, Span(source, start, start + len(node)))
+                if wrong is not None:
+                    return wrong
             continue
         if depth > DEEPEST:
             return _nested(Span(source, node.meta.start_pos, node.meta.end_pos))
@@ -152,13 +154,24 @@ def _word(character: str) -> bool:
     return character == "_" or character.isalnum()
 
 
-def _too_large(span: Span) -> Diagnostic:
-    return Diagnostic(
-        Code.E0116,
-        "a number is larger than any that can be computed with",
-        (Label(span, "above 1.8e308"),),
-        ("write a smaller one",),
-    )
+def _number(text: str, span: Span) -> Diagnostic | None:
+    """What is wrong with a number that no computer has."""
+    value, mantissa = float(text), text.lower().partition("e")[0]
+    if not isfinite(value):
+        return Diagnostic(
+            Code.E0116,
+            "a number is larger than any that can be computed with",
+            (Label(span, "above 1.8e308"),),
+            ("write a smaller one",),
+        )
+    if value == 0.0 and mantissa.strip("0."):
+        return Diagnostic(
+            Code.E0346,
+            "a number rounds to zero",
+            (Label(span, "below the smallest number above zero, 4.9e-324"),),
+            ("write a larger one, or 0",),
+        )
+    return None
 
 
 def _nested(span: Span) -> Diagnostic:

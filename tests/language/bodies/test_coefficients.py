@@ -19,6 +19,60 @@ def text(formula, given=""):
     return TEXT.format(formula=formula, given=given)
 
 
+ACROSS = {
+    f"B[i,i'] = 1e200 * {A}\n  V[i,i'] = 1e200 * B[i,i']": "1e200 * B[i,i']",
+    "W = 1e200\n  V = W * W": "W * W",
+    "W = 1 - 1\n  V = 1 / W": "1 / W",
+    f"W = 0\n  V[i,i'] = {A} / W": f"{A} / W",
+    "b[n,t,i] = 1e200 * a[n,t,i]\n  V[i] = mean[n,t] b[n,t,i]^2": "b[n,t,i]^2",
+    f"B[i,i'] = sum[i''] 1e200 * {A} * A[i'',i']\n  V[i,i'] = B[i,i']^2": "B[i,i']^2",
+}
+"""Statements whose numbers meet in a later one."""
+ROUNDED = {
+    f"V[i,i'] = 1e-200 * {A} * 1e-200": f"1e-200 * {A} * 1e-200",
+    f"V[i,i'] = (1e-200 * {A})^2": f"(1e-200 * {A})^2",
+    f"V[i,i'] = 1e-200 * {A} / 1e200": f"1e-200 * {A} / 1e200",
+    "b[n,t,i] = 1e-200 * a[n,t,i]\n  V[i] = mean[n,t] b[n,t,i] * b[n,t,i]": "b[n,t,i] * b[n,t,i]",
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "statements", "place"),
+    [
+        *(("E0423", *pair) for pair in ACROSS.items()),
+        *(("E0346", *pair) for pair in ROUNDED.items()),
+    ],
+)
+def test_numbers_of_statements_meet(code, statements, place):
+    (found,) = check_text(text(A).replace("  yield", f"  {statements}\n  yield"), "mine.cv")
+    assert (found.code, found.labels[0].span.text) == (code, place)
+
+
+STAGES = """transform again {{
+  needs C[o,i,o',i']
+  yield C[o,i,o',i'] = {number} * C[o,i,o',i']
+}}
+curvature once = block_ggn |> again
+curvature twice = once |> again
+curvature halved = twice |> again |> again
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [("1e200", "E0423"), ("1e-200", "E0346")])
+def test_numbers_of_stages_meet(number, code):
+    found = check_text(STAGES.format(number=number), "mine.cv")
+    assert [d.code for d in found] == [code] * len(found)
+    span = found[0].labels[1].span
+    assert span.source.position(span.start)[0] == 6
+    assert check_text(STAGES.format(number="1e-20"), "mine.cv") == []
+
+
+def test_a_literal_that_rounds_to_zero():
+    found, *_ = check_text(text(f"1e-400 * {A}"), "mine.cv")
+    assert (found.code, found.labels[0].span.text) == ("E0346", "1e-400")
+    assert check_text(text(f"0.0e-400 * {A} + 4.9e-324 * {A}"), "mine.cv") == []
+
+
 BROKEN = {
     f"1 / 0 * {A}": "1 / 0",
     f"{A} / 0": "A[i,i'] / 0",
