@@ -35,6 +35,7 @@ from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, check_batch
 from curvlang.models.tracing.half_precision import exact_leaves
+from curvlang.models.tracing.leaves import LeafRequest
 from curvlang.operators import Operator
 from curvlang.runtime.alignment import varying
 from curvlang.runtime.limits.memory import available
@@ -351,7 +352,7 @@ def leaf_batches(
         with in_part(task.model, X, part, done):
             if task.facts.picks:
                 check_batch(task.model, X, layers, number)
-            found = exact_leaves(task.model, loss, X, y, layers, {"a", "e"})
+            found = exact_leaves(task.model, loss, X, y, layers, LeafRequest({"a", "e"}))
         done += len(X)
         for b in layers:
             if b.positions == 1 != found[b.name]["a"].shape[-2]:

@@ -29,7 +29,7 @@ from curvlang.models.layers.embedding import Embedding
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.models.tracing.half_precision import exact_leaves
-from curvlang.models.tracing.leaves import Fisher
+from curvlang.models.tracing.leaves import Fisher, LeafRequest
 from curvlang.operators import (
     BlockDiagonal,
     CholeskyInverse,
@@ -199,8 +199,10 @@ def _timed(
     X, y = next(task.batches(size))
     generator = torch.Generator(device=task.device).manual_seed(0)
 
+    request = LeafRequest(wants, fisher, generator)
+
     def run() -> object:
-        return exact_leaves(task.model, task.loss, X, y, blocks, wants, fisher, generator)
+        return exact_leaves(task.model, task.loss, X, y, blocks, request)
 
     return fastest(run, task.device)
 

@@ -25,7 +25,7 @@ from curvlang.models.layers.one_hot import OneHot
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, groups
 from curvlang.models.tracing.independence import spread
-from curvlang.models.tracing.leaves import leaves
+from curvlang.models.tracing.leaves import LeafRequest, leaves
 from curvlang.models.tracing.trace import input_shapes
 from curvlang.models.tracing.watching import OutsideError
 
@@ -245,7 +245,7 @@ def _looked_at(task: Task, blocks: Sequence[LayerBlock], mask: Tensor, decoder: 
     def inputs(given: Tensor | None) -> Mapping[str, Mapping[str, Input]] | None:
         if given is None:
             return None
-        return leaves(task.model, task.loss, given, y, blocks, {"a"})
+        return leaves(task.model, task.loss, given, y, blocks, LeafRequest({"a"}))
 
     T = mask.shape[1]
     foreign = _foreign(task, X, decoder)
@@ -260,7 +260,12 @@ def _looked_at(task: Task, blocks: Sequence[LayerBlock], mask: Tensor, decoder: 
         mask,
         rows.to(mask.device),
         leaves(
-            task.model, task.loss, X, _unlabelled(task, y, mask[rows], foreign), blocks, {"a", "e"}
+            task.model,
+            task.loss,
+            X,
+            _unlabelled(task, y, mask[rows], foreign),
+            blocks,
+            LeafRequest({"a", "e"}),
         ),
         inputs(_replaced(task, X, ~mask[rows], decoder)),
         inputs(foreign),

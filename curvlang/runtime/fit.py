@@ -20,6 +20,7 @@ from curvlang.models.losses.finite import in_part
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, check_batch
 from curvlang.models.tracing.half_precision import exact_jacobian, exact_leaves, exact_loss_hessian
+from curvlang.models.tracing.leaves import LeafRequest
 from curvlang.operators import BlockDiagonal, ExampleMean, Operator, described
 from curvlang.runtime.alignment import Aligned, varying
 from curvlang.runtime.assemble import operators
@@ -244,9 +245,7 @@ class _Batch:
                     self.x,
                     self.y,
                     self.prepared.blocks[partition],
-                    wants,
-                    fisher or Fisher(),
-                    self.generator,
+                    LeafRequest(wants, fisher or Fisher(), self.generator),
                 )
             for block in self.prepared.blocks[partition]:
                 self.known[key][block.name] |= self._weights(block)

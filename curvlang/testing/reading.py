@@ -28,7 +28,7 @@ from curvlang.language.sums import DECAY, states_decay, weighted_chains
 from curvlang.models.execution.substitution import functional_call
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, trainable
-from curvlang.models.tracing.leaves import columns, leaves, loss_hessian
+from curvlang.models.tracing.leaves import LeafRequest, columns, leaves, loss_hessian
 from curvlang.models.tracing.leaves import jacobian as output_jacobian
 from curvlang.runtime.fit import pass_seed
 
@@ -108,9 +108,10 @@ def _drawn(
     if program.fisher is not None:
         generator = torch.Generator(device=task.device).manual_seed(seed)
         wants = {"a", "g"} | (kinds & {"e"})
-        found = leaves(task.model, task.loss, X, y, layers, wants, program.fisher, generator)
+        request = LeafRequest(wants, program.fisher, generator)
     else:
-        found = leaves(task.model, task.loss, X, y, layers, {"a"} | (kinds & {"e"}))
+        request = LeafRequest({"a"} | (kinds & {"e"}))
+    found = leaves(task.model, task.loss, X, y, layers, request)
     if program.partition is not Partition.MODEL:
         return found
     whole = {}

@@ -27,8 +27,6 @@ BREACHES: dict[str, set[str]] = {
         "curvlang.evaluation.evaluate.evaluate_curvature",
         "curvlang.evaluation.ground_truth._train_missing",
         "curvlang.evaluation.steps.steps_of",
-        "curvlang.models.tracing.half_precision.exact_leaves",
-        "curvlang.models.tracing.leaves.leaves",
         "curvlang.reporting.runfolder.write_run",
         "curvlang.runtime.combine.fit_combination",
         "curvlang.runtime.fit._one_pass",

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 import curvlang as cv
-from curvlang.compiler.derive.program import Fisher
 from curvlang.models.tracing.blocks import blocks
-from curvlang.models.tracing.leaves import leaves
+from curvlang.models.tracing.leaves import LeafRequest, leaves
 from tests.oracles import dense
 from tests.small import network, task
 
@@ -29,9 +28,7 @@ def setting(positions):
         t.loss,
         *t.train,
         blocks(t.model, t.train[0][:1], "layer"),
-        {"a", "g"},
-        Fisher(),
-        None,
+        LeafRequest({"a", "g"}),
     )
     return t, {k: (v["a"].double().numpy(), v["g"].double().numpy()) for k, v in found.items()}
 

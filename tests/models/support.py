@@ -19,7 +19,7 @@ from curvlang.models.data.data import Data
 from curvlang.models.files.file_data import FileColumns
 from curvlang.models.losses.loss import Loss
 from curvlang.models.tracing.layer_block import LayerBlock
-from curvlang.models.tracing.leaves import columns, leaves
+from curvlang.models.tracing.leaves import LeafRequest, columns, leaves
 
 EXACT = 1e-10
 """Float64, sums of at most a few thousand terms of order one: rounding stays near 1e-14."""
@@ -179,7 +179,7 @@ def per_example_gradients(
     model: nn.Module, loss: Loss, X: Tensor, y: Tensor, blocks: Sequence[LayerBlock]
 ) -> Tensor:
     """∇ℓ_n over all parameters, [B, P], from `a` and `e`."""
-    given = leaves(model, loss, X, y, blocks, {"a", "e"})
+    given = leaves(model, loss, X, y, blocks, LeafRequest({"a", "e"}))
     as_columns = {
         name: {"a": leaf["a"], "g": leaf["e"].unsqueeze(-3)} for name, leaf in given.items()
     }

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import curvlang as cv
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.models.tracing.blocks import apart, blocks
-from curvlang.models.tracing.leaves import leaves
+from curvlang.models.tracing.leaves import LeafRequest, leaves
 from curvlang.operators import MatrixFree, Stacked
 from tests.models.support import drawn, normal
 from tests.oracles import dense
@@ -241,9 +241,9 @@ def test_a_group_can_be_read_by_itself():
     ours, _ = pair("depthwise, two outputs each")
     layers = blocks(ours.model, ours.few)
     X, y = ours.train
-    together = leaves(ours.model, ours.loss, X, y, layers, {"a", "g", "e"})
+    together = leaves(ours.model, ours.loss, X, y, layers, LeafRequest({"a", "g", "e"}))
     single = [own for layer in layers for own in apart(layer)]
-    alone = leaves(ours.model, ours.loss, X, y, single, {"a", "g", "e"})
+    alone = leaves(ours.model, ours.loss, X, y, single, LeafRequest({"a", "g", "e"}))
     assert list(alone) == ["conv[0]", "conv[1]", "conv[2]", "head"]
     for k in range(3):
         for leaf in ("a", "g", "e"):

@@ -204,7 +204,7 @@ def test_no_row_of_the_vocabulary_is_formed():
     """A leaf of an embedding holds a few numbers for a token, however many tokens there are."""
     from curvlang.models.layers import OneHot
     from curvlang.models.tracing.blocks import blocks
-    from curvlang.models.tracing.leaves import leaves
+    from curvlang.models.tracing.leaves import LeafRequest, leaves
 
     model = nn.Sequential(nn.Embedding(100_000, 2), nn.Flatten(), nn.Linear(6, 2))
     tokens = torch.randint(0, 100_000, (4, 3), generator=torch.Generator().manual_seed(0))
@@ -214,7 +214,7 @@ def test_no_row_of_the_vocabulary_is_formed():
         tokens,
         torch.zeros(4, 2),
         blocks(model, tokens),
-        {"a"},
+        LeafRequest({"a"}),
     )
     a = found["0"]["a"]
     assert isinstance(a, OneHot)

@@ -15,7 +15,7 @@ from curvlang.models.execution.torch_state import settled
 from curvlang.models.layers import Input, OneHot
 from curvlang.models.losses.loss import Loss
 from curvlang.models.tracing.blocks import LayerBlock, column_rows
-from curvlang.models.tracing.leaves import leaves
+from curvlang.models.tracing.leaves import LeafRequest, leaves
 
 
 def ggn_of_layers(
@@ -56,7 +56,7 @@ def ggn_of_layers(
         for start in range(0, len(X), WHOLE.examples):
             rows = slice(start, start + WHOLE.examples)
             batch = X[rows].to(v.device), y[rows].to(v.device)
-            given = leaves(model, loss, *batch, layers, {"a", "g"})
+            given = leaves(model, loss, *batch, layers, LeafRequest({"a", "g"}))
             for k in range(0, columns, WHOLE.vectors):
                 found[:, k : k + WHOLE.vectors] += _batch(
                     layers, given, v[:, k : k + WHOLE.vectors]

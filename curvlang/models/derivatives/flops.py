@@ -23,7 +23,7 @@ from curvlang.models.execution.torch_state import product_state
 from curvlang.models.losses.loss import Loss
 from curvlang.models.tracing.blocks import LayerBlock, trainable
 from curvlang.models.tracing.half_precision import exact_leaves
-from curvlang.models.tracing.leaves import Columns
+from curvlang.models.tracing.leaves import Columns, LeafRequest
 
 PROBE = 2
 """Examples to count with: a product over one example would pass for an elementwise one."""
@@ -42,10 +42,10 @@ def leaves_flops(
     probe = _probe(model, X, y)
     generator = Generator(device=probe[0].device).manual_seed(0)
 
+    request = LeafRequest(wants) if fisher is None else LeafRequest(wants, fisher, generator)
+
     def run() -> object:
-        if fisher is None:
-            return exact_leaves(model, loss, *probe, blocks, wants)
-        return exact_leaves(model, loss, *probe, blocks, wants, fisher, generator)
+        return exact_leaves(model, loss, *probe, blocks, request)
 
     return _count(run) / len(probe[0])
 

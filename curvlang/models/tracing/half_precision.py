@@ -7,7 +7,7 @@ and squares of float16 numbers overflow above 255.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,8 @@ from torch import Generator, Tensor, nn
 from curvlang.models.losses.loss import Loss, identity
 from curvlang.models.tracing.blocks import LayerBlock, block_inputs, groups, trainable
 from curvlang.models.tracing.leaves import (
-    Columns,
     Fisher,
+    LeafRequest,
     Leaves,
     columns,
     leaves,
@@ -106,17 +106,15 @@ def exact_leaves(
     X: Tensor,
     y: Tensor,
     blocks: Sequence[LayerBlock],
-    wants: Set[str],
-    fisher: Columns = EXACT,
-    generator: Generator | None = None,
+    request: LeafRequest,
 ) -> Leaves:
     """`leaves`, in float32 where the model is in half precision; arguments as there."""
     kind = _kind(model)
     if kind not in HALF:
-        return leaves(model, loss, X, y, blocks, wants, fisher, generator)
+        return leaves(model, loss, X, y, blocks, request)
     lifted = loss if isinstance(loss, HalfPrecisionLoss) else HalfPrecisionLoss(loss, kind)
-    found = leaves(model, lifted, X, y, blocks, wants, fisher, generator)
-    drawn = lifted.gradient_by if fisher.kind == "empirical" else lifted.columns_by
+    found = leaves(model, lifted, X, y, blocks, request)
+    drawn = lifted.gradient_by if request.fisher.kind == "empirical" else lifted.columns_by
     return _converted(found, {"g": drawn, "e": lifted.gradient_by})
 
 
@@ -124,7 +122,7 @@ def exact_gradients(
     model: nn.Module, loss: Loss, X: Tensor, y: Tensor, blocks: Sequence[LayerBlock]
 ) -> Tensor:
     """∇ℓ_n over all parameters, [B, P], from `a` and `e`; float32 in half precision."""
-    given = exact_leaves(model, loss, X, y, blocks, {"a", "e"})
+    given = exact_leaves(model, loss, X, y, blocks, LeafRequest({"a", "e"}))
     shown = {name: {"a": x["a"], "g": x["e"].unsqueeze(-3)} for name, x in given.items()}
     return columns(blocks, shown).squeeze(1)
 

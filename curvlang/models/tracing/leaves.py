@@ -60,17 +60,30 @@ class Fisher:
     samples: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class LeafRequest:
+    """Which leaves of a batch are computed.
+
+    Args:
+        wants: Any of `a`, `g`, `e`.
+        fisher: Which columns `g` has.
+        generator: Where drawn labels come from; needed for `mc`.
+    """
+
+    wants: Set[str]
+    fisher: Columns = Fisher()
+    generator: Generator | None = None
+
+
 def leaves(
     model: nn.Module,
     loss: Loss,
     X: Tensor,
     y: Tensor,
     blocks: Sequence[LayerBlock],
-    wants: Set[str],
-    fisher: Columns = Fisher(),
-    generator: Generator | None = None,
+    request: LeafRequest,
 ) -> Leaves:
-    """The wanted leaves of one batch.
+    """The leaves of one batch.
 
     Args:
         model: The model, in the mode it is to be studied in.
@@ -78,14 +91,13 @@ def leaves(
         X: Inputs, [B, …].
         y: Targets.
         blocks: Blocks of the model.
-        wants: Any of `a`, `g`, `e`.
-        fisher: Which columns `g` has.
-        generator: Where drawn labels come from; needed for `mc`.
+        request: Which leaves.
 
     Returns:
-        For every block `a` [B, T, I], `g` [B, R, T, O], `e` [B, T, O], as wanted; an axis in front
-        for blocks of one shape.
+        For every block `a` [B, T, I], `g` [B, R, T, O], `e` [B, T, O], as requested; an axis in
+        front for blocks of one shape.
     """
+    wants, fisher, generator = request.wants, request.fisher, request.generator
     unknown = set(wants) - {"a", "g", "e"}
     if unknown:
         names = ", ".join(f"`{name}`" for name in sorted(unknown))

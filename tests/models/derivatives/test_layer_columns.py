@@ -8,7 +8,7 @@ import torch
 from curvlang.models.derivatives import layer_columns as by_layer
 from curvlang.models.derivatives.layer_columns import LayerColumns, is_gram, layer_columns
 from curvlang.models.tracing.blocks import blocks
-from curvlang.models.tracing.leaves import columns, leaves
+from curvlang.models.tracing.leaves import LeafRequest, columns, leaves
 from tests.small import network, task
 
 TOLERANCE = 1e-12  # sums of a few hundred products of numbers of size one
@@ -17,7 +17,7 @@ TOLERANCE = 1e-12  # sums of a few hundred products of numbers of size one
 def both(loss="cross_entropy", bias=True, positions=None, n=9):
     some = task(network([3, 4, 2, 3], bias=bias), loss, n=n, positions=positions)
     layers = blocks(some.model, some.train[0][:1])
-    given = leaves(some.model, some.loss, *some.train, layers, {"a", "g"})
+    given = leaves(some.model, some.loss, *some.train, layers, LeafRequest({"a", "g"}))
     return layer_columns(layers, given), columns(layers, given)
 
 

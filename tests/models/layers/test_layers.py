@@ -11,7 +11,7 @@ from torch import nn
 from curvlang.models.layers import LAYERS
 from curvlang.models.losses.losses import LOSSES
 from curvlang.models.tracing.blocks import blocks
-from curvlang.models.tracing.leaves import columns, leaves
+from curvlang.models.tracing.leaves import LeafRequest, columns, leaves
 from curvlang.models.tracing.watching import watching
 from tests.models.support import assert_refused, drawn, normal, per_example_gradients
 from tests.oracles import dense
@@ -34,7 +34,7 @@ def assert_law(model: nn.Module, X: torch.Tensor, seed: int = 0) -> None:
     assert torch.equal(places.sort().values, torch.arange(dense.flat(model).numel()))
     gradients = per_example_gradients(model, LOSSES["mse"], X, y, found)
     assert_near(gradients, dense.per_example_gradients(model, "mse", X, y))
-    j = columns(found, leaves(model, LOSSES["mse"], X, y, found, {"a", "g"}))
+    j = columns(found, leaves(model, LOSSES["mse"], X, y, found, LeafRequest({"a", "g"})))
     assert_near(torch.einsum("nrp,nrq->pq", j, j) / len(X), dense.ggn(model, "mse", X, y))
 
 

@@ -12,6 +12,7 @@ from curvlang.language.shipped import shipped
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import blocks
 from curvlang.models.tracing.half_precision import exact_leaves
+from curvlang.models.tracing.leaves import LeafRequest
 from curvlang.runtime.fit import fit_chains
 from curvlang.runtime.prepare import prepare
 from tests.models.language_model import batches, gpt2
@@ -187,7 +188,7 @@ def test_layers_with_one_input_share_it():
     y = torch.zeros(6, dtype=torch.int64)
     t = Task(Sum(), "cross_entropy", (X, y), (X, y))
     found = blocks(t.model, t.few)
-    given = exact_leaves(t.model, t.loss, X, y, found, {"a", "g"})
+    given = exact_leaves(t.model, t.loss, X, y, found, LeafRequest({"a", "g"}))
     inputs = [given[b.name]["a"] for b in found]
     assert inputs[0] is inputs[1]
     assert inputs[0].dtype == torch.float32

@@ -14,6 +14,7 @@ from curvlang.models.losses.losses import LOSSES
 from curvlang.models.tracing.blocks import blocks, trainable
 from curvlang.models.tracing.leaves import (
     Fisher,
+    LeafRequest,
     columns,
     jacobian,
     leaves,
@@ -48,7 +49,7 @@ def test_leaves_give_autograds_gradients_and_ggn(case, loss_name, by) -> None:
         per_example_gradients(model, loss, X, y, found),
         dense.per_example_gradients(model, loss_name, X, y),
     )
-    given = leaves(model, loss, X, y, found, {"a", "g", "e"})
+    given = leaves(model, loss, X, y, found, LeafRequest({"a", "g", "e"}))
     for block in found:
         leaf = given[block.name]
         R, T = case.make(1)[0](X)[0].numel(), block.positions
@@ -107,9 +108,11 @@ def test_batches_of_any_size_give_the_same_leaves(case) -> None:
     y = case.targets("cross_entropy", 7)
     found = blocks(model, X)
     loss = LOSSES["cross_entropy"]
-    whole = leaves(model, loss, X, y, found, {"a", "g", "e"})
+    whole = leaves(model, loss, X, y, found, LeafRequest({"a", "g", "e"}))
     cuts = ((0, 1), (1, 3), (3, 7))
-    parts = [leaves(model, loss, X[a:b], y[a:b], found, {"a", "g", "e"}) for a, b in cuts]
+    parts = [
+        leaves(model, loss, X[a:b], y[a:b], found, LeafRequest({"a", "g", "e"})) for a, b in cuts
+    ]
     for block in found:
         for leaf in ("a", "g", "e"):
             joined = torch.cat([part[block.name][leaf] for part in parts])
@@ -122,7 +125,7 @@ def test_empirical_columns_give_the_empirical_fisher_and_not_the_ggn(case) -> No
     y = case.targets("cross_entropy", N)
     found = blocks(model, X)
     fisher = Fisher("empirical")
-    given = leaves(model, LOSSES["cross_entropy"], X, y, found, {"a", "g"}, fisher)
+    given = leaves(model, LOSSES["cross_entropy"], X, y, found, LeafRequest({"a", "g"}, fisher))
     j_nrp = columns(found, given)
     empirical = torch.einsum("nrp,nrq->pq", j_nrp, j_nrp) / N
     assert_equal(empirical, dense.empirical_fisher(model, "cross_entropy", X, y))
@@ -137,9 +140,8 @@ def test_sampled_columns_converge_to_the_ggn() -> None:
     generator = torch.Generator().manual_seed(0)
     draws = []
     for _ in range(200):
-        given = leaves(
-            model, LOSSES["cross_entropy"], X, y, found, {"a", "g"}, Fisher("mc", 50), generator
-        )
+        request = LeafRequest({"a", "g"}, Fisher("mc", 50), generator)
+        given = leaves(model, LOSSES["cross_entropy"], X, y, found, request)
         j_nrp = columns(found, given)
         draws.append(torch.einsum("nrp,nrq->pq", j_nrp, j_nrp) / 2)
     stacked = torch.stack(draws)
@@ -153,7 +155,7 @@ def test_only_what_is_wanted_is_computed() -> None:
     y = CASES[0].targets("cross_entropy", N)
     found = blocks(model, X)
     for wants in ({"a"}, {"g"}, {"e"}, {"a", "e"}):
-        given = leaves(model, LOSSES["cross_entropy"], X, y, found, wants)
+        given = leaves(model, LOSSES["cross_entropy"], X, y, found, LeafRequest(wants))
         assert all(set(leaf) == wants for leaf in given.values())
         assert not any(t.requires_grad for leaf in given.values() for t in leaf.values())
 
@@ -163,7 +165,7 @@ def test_the_model_is_left_as_it_was() -> None:
     y = CASES[4].targets("cross_entropy", N)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     found = blocks(model, X)
-    leaves(model, LOSSES["cross_entropy"], X, y, found, {"a", "g"})
+    leaves(model, LOSSES["cross_entropy"], X, y, found, LeafRequest({"a", "g"}))
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
@@ -211,7 +213,7 @@ def test_wrong_requests_are_refused() -> None:
     loss = LOSSES["cross_entropy"]
 
     def ask(wants, fisher):
-        return lambda: leaves(model, loss, X, y, found, wants, fisher)
+        return lambda: leaves(model, loss, X, y, found, LeafRequest(wants, fisher))
 
     assert_refused("E0412", ask({"a", "b"}, Fisher()), "`b`")
     assert_refused("E0412", ask({"g"}, Fisher("mc", 2)), "generator")
