@@ -1,25 +1,297 @@
-"""Options that several commands take alike."""
+"""Options that several commands take: each is declared once, with its choices and what it excludes."""
 
 from __future__ import annotations
 
+import secrets
+from dataclasses import dataclass
+from enum import StrEnum
+from math import isfinite
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-DeviceOption = Annotated[str, typer.Option(help="`cpu`, `cuda`, or `auto`.")]
-DtypeOption = Annotated[str, typer.Option(help="`float32` or `float64` for the analysis.")]
-SeedOption = Annotated[
-    int, typer.Option(min=0, max=2**63 - 1, help="Of the initialisation and of sampling.")
+LARGEST_SEED = 2**63 - 1
+TASK, MACHINE, OUTPUT, SCORES = "Task", "Machine", "Output", "Scores"
+"""Headings of the help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Excludes:
+    """Parameters that cannot be given with an option."""
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str) -> None:
+        object.__setattr__(self, "names", names)
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """A parameter that an option is of no use without, and an example of it."""
+
+    name: str
+    example: str
+
+
+class Precision(StrEnum):
+    """Precisions of the analysis."""
+
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+
+
+class Metric(StrEnum):
+    """What is asked of a query."""
+
+    LOSS = "loss"
+    MARGIN = "margin"
+    LOGIT = "logit"
+
+
+class Group(StrEnum):
+    """Queries that are asked together."""
+
+    LABEL = "label"
+    ALL = "all"
+
+
+class Reduce(StrEnum):
+    """What is taken over a group."""
+
+    SUM = "sum"
+    MEAN = "mean"
+
+
+class Products(StrEnum):
+    """Precisions of products that are not the analysis's own."""
+
+    BFLOAT16 = "bfloat16"
+
+
+def seed(given: str | int) -> int:
+    """A whole number, or one that is drawn for `random`."""
+    text = str(given)
+    if text == "random":
+        return secrets.randbelow(2**31)
+    if not text.isdecimal() or int(text) > LARGEST_SEED:
+        raise typer.BadParameter(f"{text} is neither a whole number below 2^63 nor `random`")
+    return int(text)
+
+
+def positive(value: float | None) -> float | None:
+    """A number above 0."""
+    if value is not None and not (isfinite(value) and value > 0):
+        raise typer.BadParameter(f"must be a positive number (got {value:g})")
+    return value
+
+
+def share(value: float | None) -> float | None:
+    """A number between 0 and 1."""
+    if value is not None and not 0 < value < 1:
+        raise typer.BadParameter(f"must be between 0 and 1, both excluded (got {value:g})")
+    return value
+
+
+Spec = Annotated[
+    str, typer.Argument(metavar="SPEC", help="A path (`x.cv`, `x.cv:name`), or a shipped name.")
 ]
-MetricOption = Annotated[str, typer.Option(help="`loss`, `margin` or `logit` of a query.")]
-InverseOption = Annotated[
-    str | None, typer.Option(help="An inverse as a spec writes it: `pseudo(rtol = 1e-4)`.")
+Specs = Annotated[
+    list[str],
+    typer.Argument(metavar="SPEC...", help="Paths (`x.cv`, `x.cv:name`), or shipped names."),
 ]
-ResultOption = Annotated[bool, typer.Option("--json", help="The result alone, on standard output.")]
+
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        help="The task, as a spec writes it: `digits(hidden = [16])`.",
+        rich_help_panel=TASK,
+    ),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help="A file of examples (npz, csv, tsv, parquet, safetensors), a folder of "
+        '`save_to_disk`, or a data line: `file("x.csv", target = label)`.',
+        rich_help_panel=TASK,
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="A file of weights for the task's model (safetensors, pt), a folder of "
+        "`save_pretrained`, or a model line: `mlp(hidden = [32])`.",
+        rich_help_panel=TASK,
+    ),
+]
+PythonOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-python",
+        help="Functions that the spec names may be called.",
+        rich_help_panel=TASK,
+    ),
+]
+
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="`cpu`, `cuda`, `cuda:1`; `auto` is CUDA where there is any.",
+        rich_help_panel=MACHINE,
+    ),
+]
+DtypeOption = Annotated[
+    Precision,
+    typer.Option("--dtype", help="Precision of the analysis.", rich_help_panel=MACHINE),
+]
 MemoryOption = Annotated[
     str | None,
     typer.Option(
-        help="What a fit, and preconditioned queries, may hold: `2GiB`, `500MB`; what is free where not given."
+        "--memory",
+        metavar="AMOUNT",
+        help="What a fit, and preconditioned queries, may hold: `2GiB`, `500MB`; what is free "
+        "where not given.",
+        rich_help_panel=MACHINE,
     ),
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")]
+SeedOption = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        parser=seed,
+        metavar="NUMBER",
+        help="Of the initialisation and of sampling: a whole number, or `random`.",
+        rich_help_panel=MACHINE,
+    ),
+]
+
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="PATH",
+        help="Where the result is written: a folder (several results: their parent), or a score "
+        "file. [default: runs/NAME-HASH, scores.npy]",
+        rich_help_panel=OUTPUT,
+    ),
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="The result alone, as JSON on standard output.", rich_help_panel=OUTPUT
+    ),
+]
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="No notes and no progress.", rich_help_panel=OUTPUT),
+]
+QuickOption = Annotated[
+    bool, typer.Option("--quick", help="A small protocol, to try things: wide intervals.")
+]
+
+MetricOption = Annotated[
+    Metric, typer.Option("--metric", help="What is asked of a query.", rich_help_panel=SCORES)
+]
+InverseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--inverse",
+        metavar="INVERSE",
+        help="An inverse as a spec writes it: `pseudo(rtol = 1e-4)`.",
+        rich_help_panel=SCORES,
+    ),
+]
+DampingOption = Annotated[
+    float | None,
+    typer.Option(
+        "--damping",
+        metavar="NUMBER",
+        callback=positive,
+        help="λ of (C + λI)⁻¹, in place of the spec's inverse.",
+        rich_help_panel=SCORES,
+    ),
+    Excludes("inverse"),
+]
+PerLayerOption = Annotated[
+    bool,
+    typer.Option(
+        "--per-layer",
+        help="Scores of every layer; they add up to the total.",
+        rich_help_panel=SCORES,
+    ),
+]
+PerPositionOption = Annotated[
+    bool,
+    typer.Option(
+        "--per-position",
+        help="Scores of every output position of the examples.",
+        rich_help_panel=SCORES,
+    ),
+]
+GroupOption = Annotated[
+    Group | None,
+    typer.Option(
+        "--group",
+        help="Queries asked together: those of one label, or all.",
+        rich_help_panel=SCORES,
+    ),
+]
+ReduceOption = Annotated[
+    Reduce, typer.Option("--reduce", help="What is taken over a group.", rich_help_panel=SCORES)
+]
+ProductsOption = Annotated[
+    Products | None,
+    typer.Option(
+        "--products",
+        help="Faster products with training examples; says what it changes.",
+        rich_help_panel=SCORES,
+    ),
+]
+CompressOption = Annotated[
+    float | None,
+    typer.Option(
+        "--compress",
+        metavar="SHARE",
+        callback=share,
+        help="Share of every query that may be left out for a lower rank; says its bound.",
+        rich_help_panel=SCORES,
+    ),
+]
+OwnOption = Annotated[
+    bool,
+    typer.Option(
+        "--self",
+        help="Every training example against itself alone.",
+        rich_help_panel=SCORES,
+    ),
+    Excludes("per_layer", "per_position", "group", "queries", "metric", "products", "compress"),
+]
+TopOption = Annotated[
+    int,
+    typer.Option(
+        "--top",
+        min=0,
+        metavar="K",
+        show_default=False,
+        help="Show the K most helpful and most harmful examples of a query.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+QueriesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--queries",
+        metavar="NUMBERS",
+        help="Which queries `--top` shows: `0,4,7`; the first three where not given.",
+        rich_help_panel=OUTPUT,
+    ),
+    Needs("top", "--top 5"),
+]

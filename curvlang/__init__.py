@@ -1,7 +1,7 @@
 """curvlang: state a curvature approximation, compile it, and measure what each step of it costs.
 
-The language half (`load`, `loads`, `SpecError`) needs no torch; everything that computes numbers
-is imported when it is first named.
+The language half (`load`, `loads`, `check`, `SpecError`) needs no torch; everything that computes
+numbers is imported when it is first named. The command line is written on these names alone.
 """
 
 from __future__ import annotations
@@ -13,81 +13,160 @@ from typing import TYPE_CHECKING, Any
 from curvlang.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from curvlang.diagnostics.diagnostic import Diagnostic, MachineError, SpecError
+    from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, MachineError, SpecError
+    from curvlang.editors import serve as language_server
+    from curvlang.editors.vscode import write_extension
     from curvlang.evaluation.named_task import task
     from curvlang.evaluation.protocol import LDS
     from curvlang.evaluation.statistics.lds import lds
-    from curvlang.facade import compile_spec as compile
-    from curvlang.facade import evaluate, explain, fit, influence, self_influence, study, top
-    from curvlang.language import load, loads
+    from curvlang.evaluations import (
+        EvaluationRequest,
+        EvaluationSettings,
+        evaluate_requests,
+        evaluation_requests,
+        run_folders,
+    )
+    from curvlang.facade import (
+        benchmark,
+        covered,
+        evaluate,
+        explain,
+        explanations,
+        fit,
+        influence,
+        self_influence,
+        top,
+    )
+    from curvlang.language import load, loads, search
+    from curvlang.language.chain import Spec
+    from curvlang.language.spec_files import Checked, check, format_file
+    from curvlang.language.task_sources import TaskSource
     from curvlang.models.losses.losses import BinaryCrossEntropy, CrossEntropy
     from curvlang.models.losses.metric import Metric
     from curvlang.models.recipe import Recipe
     from curvlang.models.task import Task
     from curvlang.models.tracing.coverage import coverage
+    from curvlang.reporting.progress import Bars
+    from curvlang.reporting.report import Report
     from curvlang.runtime.fitted import FittedOperator
     from curvlang.runtime.fitted import load_fitted as load_operator
+    from curvlang.runtime.limits.memory import exhausted
+    from curvlang.runtime.setup import Setup
+    from curvlang.scoring import ScoreReport, ScoreRequest, Scoring, score_request
+    from curvlang.storage.cache import Cache
+    from curvlang.storage.score_file import check_score_file
+    from curvlang.studies import StudyRequest, StudyRun, study, study_folders, study_requests
+    from curvlang.testing.verdicts import LawReport, check_laws, small_task
 
-_WHERE = {
-    "BinaryCrossEntropy": ("curvlang.models.losses.losses", "BinaryCrossEntropy"),
-    "CrossEntropy": ("curvlang.models.losses.losses", "CrossEntropy"),
-    "Diagnostic": ("curvlang.diagnostics.diagnostic", "Diagnostic"),
-    "FittedOperator": ("curvlang.runtime.fitted", "FittedOperator"),
-    "LDS": ("curvlang.evaluation.protocol", "LDS"),
-    "MachineError": ("curvlang.diagnostics.diagnostic", "MachineError"),
-    "Metric": ("curvlang.models.losses.metric", "Metric"),
-    "Recipe": ("curvlang.models.recipe", "Recipe"),
-    "SpecError": ("curvlang.diagnostics.diagnostic", "SpecError"),
-    "Task": ("curvlang.models.task", "Task"),
-    "compile": ("curvlang.facade", "compile_spec"),
-    "coverage": ("curvlang.models.tracing.coverage", "coverage"),
-    "evaluate": ("curvlang.facade", "evaluate"),
-    "explain": ("curvlang.facade", "explain"),
-    "fit": ("curvlang.facade", "fit"),
-    "influence": ("curvlang.facade", "influence"),
-    "lds": ("curvlang.evaluation.statistics.lds", "lds"),
-    "load": ("curvlang.language", "load"),
-    "load_operator": ("curvlang.runtime.fitted", "load_fitted"),
-    "loads": ("curvlang.language", "loads"),
-    "task": ("curvlang.evaluation.named_task", "task"),
-    "self_influence": ("curvlang.facade", "self_influence"),
-    "study": ("curvlang.facade", "study"),
-    "top": ("curvlang.facade", "top"),
+_NAMES = {
+    "curvlang.diagnostics.diagnostic": "Diagnostic Interrupted MachineError SpecError",
+    "curvlang.editors.vscode": "write_extension",
+    "curvlang.evaluation.named_task": "task",
+    "curvlang.evaluation.protocol": "LDS",
+    "curvlang.evaluation.statistics.lds": "lds",
+    "curvlang.evaluations": (
+        "EvaluationRequest EvaluationSettings evaluate_requests evaluation_requests run_folders"
+    ),
+    "curvlang.facade": (
+        "benchmark covered evaluate explain explanations fit influence self_influence top"
+    ),
+    "curvlang.language": "load loads search",
+    "curvlang.language.chain": "Spec",
+    "curvlang.language.spec_files": "Checked check format_file",
+    "curvlang.language.task_sources": "TaskSource",
+    "curvlang.models.losses.losses": "BinaryCrossEntropy CrossEntropy",
+    "curvlang.models.losses.metric": "Metric",
+    "curvlang.models.recipe": "Recipe",
+    "curvlang.models.task": "Task",
+    "curvlang.models.tracing.coverage": "coverage",
+    "curvlang.reporting.progress": "Bars",
+    "curvlang.reporting.report": "Report",
+    "curvlang.runtime.fitted": "FittedOperator",
+    "curvlang.runtime.limits.memory": "exhausted",
+    "curvlang.runtime.setup": "Setup",
+    "curvlang.scoring": "ScoreReport ScoreRequest Scoring score_request",
+    "curvlang.storage.cache": "Cache",
+    "curvlang.storage.score_file": "check_score_file",
+    "curvlang.studies": "StudyRequest StudyRun study study_folders study_requests",
+    "curvlang.testing.verdicts": "LawReport check_laws small_task",
 }
+"""Public names by the module that defines them under that name."""
+_WHERE = {name: (module, name) for module, names in _NAMES.items() for name in names.split()} | {
+    "language_server": ("curvlang.editors", "serve"),
+    "load_operator": ("curvlang.runtime.fitted", "load_fitted"),
+}
+_FORMER = {
+    "compile": "`cv.explain(spec, task)` shows the plan and the code, `cv.fit(spec, task)` runs it"
+}
+"""Names that are gone, and what to use."""
 
 __all__ = [
     "LDS",
+    "Bars",
     "BinaryCrossEntropy",
+    "Cache",
+    "Checked",
     "CrossEntropy",
     "Diagnostic",
+    "EvaluationRequest",
+    "EvaluationSettings",
     "FittedOperator",
+    "Interrupted",
+    "LawReport",
     "MachineError",
     "Metric",
     "Recipe",
+    "Report",
+    "ScoreReport",
+    "ScoreRequest",
+    "Scoring",
+    "Setup",
+    "Spec",
     "SpecError",
+    "StudyRequest",
+    "StudyRun",
     "Task",
+    "TaskSource",
     "__version__",
-    "compile",
+    "benchmark",
+    "check",
+    "check_laws",
+    "check_score_file",
     "coverage",
+    "covered",
     "evaluate",
+    "evaluate_requests",
+    "evaluation_requests",
+    "exhausted",
     "explain",
+    "explanations",
     "fit",
+    "format_file",
     "influence",
+    "language_server",
     "lds",
     "load",
     "load_operator",
     "loads",
+    "run_folders",
+    "score_request",
+    "search",
     "self_influence",
+    "small_task",
     "study",
+    "study_folders",
+    "study_requests",
     "task",
     "top",
+    "write_extension",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
     if name not in _WHERE:
-        raise AttributeError(f"module `curvlang` has no attribute `{name}`")
+        instead = f": {_FORMER[name]}" if name in _FORMER else ""
+        raise AttributeError(f"module `curvlang` has no attribute `{name}`{instead}")
     module, attribute = _WHERE[name]
     # Packages that are imported on the way may draw numbers: the caller's stream goes on as it was.
     state = random.getstate()

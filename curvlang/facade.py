@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,38 +12,34 @@ from curvlang.attribution.influence import influence, self_influence
 from curvlang.attribution.top import top
 from curvlang.compiler.explain.explain import Explanation
 from curvlang.compiler.explain.explain_sum import explain_sum
+from curvlang.costs import benchmark as costs
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.evaluate import evaluate_curvature
 from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.evaluation.request_checks import check_asked, sweep_of
-from curvlang.evaluation.study.cell import Machine
-from curvlang.evaluation.study.files import CellFolder
-from curvlang.evaluation.study.result import StudyResult
-from curvlang.evaluation.study.run import gather, quick, run_missing, work_of
-from curvlang.language import (
-    curvature_named,
-    declared_inverses,
-    load,
-    load_study,
-    loads,
-    no_curvature,
-)
-from curvlang.language.chain import Chain, Combination, Curvature, Evaluation, Spec
-from curvlang.language.sums import sum_text, weighted_chains
+from curvlang.language import curvature_named, declared_inverses, inverse_text, load, loads
+from curvlang.language.chain import Chain, Combination, Curvature, Spec
+from curvlang.language.selection import chains_of, chosen, evaluation_of
+from curvlang.language.sums import sum_text
+from curvlang.language.task_sources import TaskSource
+from curvlang.models.builtin import task_from
 from curvlang.models.execution.torch_state import settled
 from curvlang.models.losses.metric import Metric
 from curvlang.models.task import Task, check_task
+from curvlang.models.tracing.coverage import coverage
+from curvlang.reporting.costs import CostReport
+from curvlang.reporting.coverage import CoverageReport
 from curvlang.reporting.progress import Bars
 from curvlang.reporting.provenance import provenance
 from curvlang.reporting.report import Report, Run, report
-from curvlang.reporting.study.folder import check_study_folder, write_study
 from curvlang.runtime.combine import fit_curvature, fit_solver
 from curvlang.runtime.fit import Progress
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.footprint import reads_hessian
 from curvlang.runtime.limits.memory import Memory, limited
-from curvlang.runtime.others import without_ignored
+from curvlang.runtime.others import misfits, without_ignored
 from curvlang.runtime.prepare import Prepared, model_flops, prepare
+from curvlang.runtime.setup import Setup
 from curvlang.storage.cache import Cache
 from curvlang.version import VERSION
 
@@ -53,26 +47,6 @@ from curvlang.version import VERSION
 def as_spec(spec: Spec | str | Path) -> Spec:
     """A spec, from itself, a path, or the name of one that ships."""
     return spec if isinstance(spec, Spec) else load(spec)
-
-
-def chosen(spec: Spec, curvature: str | None = None) -> Curvature:
-    """The curvature of a spec: the one named, else the one evaluated last, else the last one.
-
-    Raises:
-        SpecError: E0206 where the spec defines none of that name, or none at all.
-    """
-    evaluated = [e.curvature for e in spec.evaluations]
-    name = curvature or next(reversed([*spec.curvatures, *evaluated]), None)
-    if name is not None and name in evaluated:
-        return curvature_named(name, spec)
-    if name is None or name not in spec.curvatures:
-        raise no_curvature(spec, curvature)
-    return spec.curvatures[name]
-
-
-def evaluation_of(spec: Spec, curvature: Curvature) -> Evaluation | None:
-    """What the spec says about evaluating a curvature."""
-    return next((e for e in reversed(spec.evaluations) if e.curvature == curvature.name), None)
 
 
 @settled
@@ -243,77 +217,97 @@ def _explained(chains: list[Chain], task: Task, last: bool) -> tuple[Prepared, M
         return alone, model_flops(alone, task)
 
 
-compile_spec = explain
-"""The plan is what compiling gives; `str(plan)` is its explanation."""
+def explanations(
+    spec: Spec | str | Path, source: TaskSource | None = None, setup: Setup | None = None
+) -> Iterator[Explanation]:
+    """The plan of every curvature that a spec defines, each on the task that the spec names for it.
+
+    Args:
+        spec: A spec, a path, or the name of one that ships.
+        source: What replaces the task, or lines of it.
+        setup: Device, precision and memory.
+    """
+    whole, setup = as_spec(spec), setup or Setup()
+    defined = [*whole.curvatures] or [*dict.fromkeys(e.curvature for e in whole.evaluations)]
+    names: list[str | None] = [*defined] or [None]
+    for name in names:
+        task = _described(whole, chosen(whole, name), source, setup)
+        yield explain(whole, task, curvature=name, memory=setup.memory)
 
 
 @settled
-def study(
-    spec: str | Path,
-    folder: str | Path | None = None,
+def benchmark(
+    spec: Spec | str | Path,
+    task: Task | TaskSource | None = None,
     *,
-    small: bool = False,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float64,
-    cache: Cache | None = None,
-    allow_python: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> StudyResult:
-    """Run a study, or go on with it, and return what it found.
+    inverse: str | None = None,
+    setup: Setup | None = None,
+) -> CostReport:
+    """Fit, invert and score once: time and memory of every stage beside their prediction.
+
+    The model is not trained: its cost does not depend on its parameters.
 
     Args:
-        spec: A path, `path.cv:name`, or the name of a study that ships; the file has one study, or
-            one is named.
-        folder: The run folder, where finished cells are kept and the report is written; without one
-            nothing is kept but the ground truth in the cache.
-        small: One model a cell and a small protocol, as `--quick`.
-        device: Where it runs.
-        dtype: Precision of the analysis.
-        cache: Where retrained models are kept.
-        allow_python: Whether functions that the spec names may be called.
-        progress: Told what is done.
+        spec: A spec, a path, or the name of one that ships.
+        task: Model and data; or what replaces the task that the spec names, or lines of it.
+        inverse: An inverse as a spec writes it; the spec's where not given.
+        setup: Device, precision, memory and seed.
     """
-    whole, found = load_study(str(spec))
-    asked = quick(found) if small else found
-    machine = Machine(torch.device(device), dtype, cache, allow_python=allow_python)
-    work = work_of(asked, machine, small=small)
-    if folder is None:
-        with tempfile.TemporaryDirectory() as place:
-            store = CellFolder(Path(place))
-            run_missing(asked, work, store, machine, progress=progress)
-            return gather(asked, work, store)
-    place_ = Path(folder)
-    check_study_folder(place_)
-    store = CellFolder(place_)
-    run_missing(asked, work, store, machine, progress=progress)
-    result = gather(asked, work, store)
-    write_study(place_, result, whole.source.text)
-    return result
+    whole, setup = as_spec(spec), setup or Setup()
+    found = chosen(whole)
+    evaluation = evaluation_of(whole, found)
+    if not isinstance(task, Task):
+        task = _described(whole, found, task, setup)
+    use = evaluation.inverse if evaluation is not None else None
+    with limited(setup.memory):
+        return CostReport(
+            costs.benchmark(
+                found,
+                task.to(dtype=setup.dtype),
+                inverse=use if inverse is None else inverse_text(inverse, "<inverse>"),
+                solver=evaluation.solver if evaluation is not None else None,
+                seed=setup.seed,
+            )
+        )
 
 
-def chains_of(curvature: Curvature) -> tuple[Chain, ...]:
-    """The chains that a curvature is made of."""
-    return tuple(chain for _, chain in weighted_chains(curvature))
+@settled
+def covered(specs: Sequence[Spec], source: TaskSource) -> CoverageReport:
+    """The parameters of a task's model, by name and by layer type, and the stages that do not fit them.
+
+    The model is built and its first gradients are computed; nothing is trained.
+
+    Args:
+        specs: Whose curvatures are tried; the first one's file may define the task.
+        source: The task, or lines of it.
+    """
+    task = task_from(source.within(specs[0]), allow_python=source.allow_python)
+    chains = [c for x in specs for found in x.curvatures.values() for c in chains_of(found)]
+    found, problems = coverage(task.model, task), misfits(chains, task)
+    return CoverageReport(repr(task), found, source.model is not None, tuple(problems))
 
 
-def lds_of(scores: Any, kept: Any, outcome: Any, **options: Any) -> Any:
-    """See `curvlang.evaluation.statistics.lds.lds`."""
-    from curvlang.evaluation.statistics.lds import lds
-
-    return lds(scores, kept, outcome, **options)
+def _described(spec: Spec, curvature: Curvature, source: TaskSource | None, setup: Setup) -> Task:
+    """The task that a spec names for a curvature, its model not trained."""
+    source = source or TaskSource()
+    wanted = source.of(evaluation_of(spec, curvature))
+    task = task_from(wanted, seed=setup.seed, device=setup.device, allow_python=source.allow_python)
+    return task.to(dtype=setup.dtype)
 
 
 __all__ = [
     "as_spec",
+    "benchmark",
     "chains_of",
     "chosen",
+    "covered",
     "evaluate",
     "explain",
+    "explanations",
     "fit",
     "influence",
     "load",
     "loads",
     "self_influence",
-    "study",
     "top",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.task import Task
 
 Groups: TypeAlias = "Tensor | Sequence[Sequence[int]]"
 """Whole numbers [Q], one group's label for each query; or the indices of each group's queries."""
@@ -45,6 +46,28 @@ def group_members(groups: Groups, queries: int) -> list[tuple[object, list[int]]
             _REPAIR,
         )
     return list(enumerate(members))
+
+
+def label_groups(task: Task, by: str) -> tuple[Tensor, list[object]]:
+    """A number for every query, and what the groups are called.
+
+    Args:
+        task: Its queries.
+        by: `label` for a group of each class, `all` for one group.
+
+    Raises:
+        SpecError: E0591 for groups by label of queries that have no class.
+    """
+    y = task.query[1]
+    if by == "all":
+        return torch.zeros(task.Q, dtype=torch.int64), ["all"]
+    if y.ndim != 1 or y.is_floating_point():
+        raise refusal(
+            Code.E0591,
+            f"groups by label need one class for every query; targets have shape {list(y.shape)}",
+            "use `--group all`",
+        )
+    return y, [label for label, _ in group_members(y, task.Q)]
 
 
 def group_matrix(groups: Groups, reduce: str, queries: int) -> Tensor:

@@ -6,13 +6,15 @@ import torch
 
 from curvlang.language import task_text
 from curvlang.language.chain import TaskSpec
+from curvlang.language.task_sources import TaskSource
 from curvlang.models.builtin import task_from
 from curvlang.models.task import Task
+from curvlang.runtime.fit import Progress
 from curvlang.training.baseline import train_baseline
 
 
 def task(
-    text: str | TaskSpec,
+    text: str | TaskSpec | TaskSource,
     *,
     train: bool = False,
     seed: int = 0,
@@ -23,7 +25,8 @@ def task(
     """The task that a text such as `digits_cnn(groups = 2)` names, or that a spec describes.
 
     Args:
-        text: A task that ships, with arguments; or `spec.evaluations[0].task` of a spec.
+        text: A task that ships, with arguments; `spec.evaluations[0].task` of a
+            spec; or a `TaskSource`, for data and weights in files.
         train: Train its model by its recipe; otherwise it stays as the seed initialises it.
             A model with `weights` is not trained, nor one that a function gives for every seed alike.
         seed: Of the initialisation, and of the minibatches.
@@ -31,6 +34,20 @@ def task(
         device: Where both live.
         allow_python: Whether functions that the spec names may be called.
     """
-    spec = task_text(text, "<task>") if isinstance(text, str) else text
+    if isinstance(text, TaskSource):
+        spec, allow_python = text.of(None), allow_python or text.allow_python
+    else:
+        spec = task_text(text, "<task>") if isinstance(text, str) else text
     made = task_from(spec, seed=seed, dtype=dtype, device=device, allow_python=allow_python)
-    return train_baseline(made, seed) if train and not made.origin.trained else made
+    return trained(made, seed) if train else made
+
+
+def trained(fresh: Task, seed: int = 0, progress: Progress | None = None) -> Task:
+    """A task with a trained model: one that came with parameters as it is, else trained by its recipe.
+
+    Args:
+        fresh: A task whose model is initialised.
+        seed: Of the minibatches.
+        progress: Told what is done.
+    """
+    return fresh if fresh.origin.trained else train_baseline(fresh, seed, progress)

@@ -12,7 +12,7 @@ from curvlang.diagnostics.source import NOWHERE, Source
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.diagnostics.values import another_type
 from curvlang.ir.expr import Number
-from curvlang.language.chain import InverseUse, Spec, Study, TaskSpec
+from curvlang.language.chain import InverseUse, Spec, Study
 from curvlang.language.checking.arguments import number
 from curvlang.language.checking.names import used_files
 from curvlang.language.files import (
@@ -26,7 +26,6 @@ from curvlang.language.files import (
 from curvlang.language.registry import INVERSES
 from curvlang.language.shipped import Shipped, search, shipped
 from curvlang.language.spec import (
-    DEFAULT_TASK,
     analyse,
     curvature_named,
     errors,
@@ -109,11 +108,6 @@ def check_text(text: str, name: str = "<text>") -> list[Diagnostic]:
     return analyse(source)[1]
 
 
-def default_task() -> TaskSpec:
-    """The task of a spec that names none."""
-    return task_text(DEFAULT_TASK, "<default>")
-
-
 DEFAULT_INVERSE = "tikhonov"
 DAMPING = "damping"
 """The parameter that an evaluation sweeps."""
@@ -174,7 +168,6 @@ __all__ = [
     "curvature_named",
     "declared_inverses",
     "default_inverse",
-    "default_task",
     "inverse_kept",
     "inverse_read",
     "inverse_text",

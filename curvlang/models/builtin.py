@@ -18,7 +18,7 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.language import registry
 from curvlang.language.chain import Part, TaskSpec
-from curvlang.language.user_files import code_in
+from curvlang.language.task_sources import code_in
 from curvlang.models.architectures.cnn import Convolutions, cnn
 from curvlang.models.architectures.decoder import DecoderSizes, decoder
 from curvlang.models.architectures.mlp import mlp

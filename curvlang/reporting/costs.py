@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import io
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from curvlang.reporting.table import printed, ruled
 
 DISTURBED = 0.05
 """Share of the time spent waiting for a processor above which times are not to be trusted."""
+WIDTH = 110
+"""Columns that the table takes."""
 COLUMNS = (
     "stage",
     "FLOP",
@@ -28,7 +31,33 @@ COLUMNS = (
 )
 
 
-def show(found: Benchmark, console: Console) -> None:
+@dataclass(frozen=True, slots=True)
+class CostReport:
+    """The costs of a run, predicted and measured; printable."""
+
+    found: Benchmark
+
+    def show(self, console: Console | None = None) -> None:
+        """Print the table; on a narrower console its lines wrap whole."""
+        console = console or Console()
+        console.width = max(console.width, WIDTH)
+        _show(self.found, console)
+
+    def table(self) -> str:
+        """The table as plain text."""
+        file = io.StringIO()
+        self.show(Console(file=file, width=WIDTH, force_terminal=False, color_system=None))
+        return file.getvalue()
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers, plain."""
+        return _plain(self.found)
+
+    def __str__(self) -> str:
+        return self.table()
+
+
+def _show(found: Benchmark, console: Console) -> None:
     """Print the machine's rates, the stages, their sum, and what disturbed them."""
     table = ruled(console)
     for k, name in enumerate(COLUMNS):
@@ -89,7 +118,7 @@ def seconds(value: float) -> str:
     return f"{value / 1e-6:.3g} µs"
 
 
-def as_data(found: Benchmark) -> dict[str, Any]:
+def _plain(found: Benchmark) -> dict[str, Any]:
     """All numbers, plain."""
     return {
         "curvature": found.name,

@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import fsum
 
+from curvlang.diagnostics.diagnostic import Diagnostic
 from curvlang.models.tracing.coverage import Coverage, Row
+
+
+@dataclass(frozen=True, slots=True)
+class CoverageReport:
+    """The parameters of a task's model, and the stages of curvatures that do not fit them; printable.
+
+    Args:
+        task: The task in one line.
+        found: Every parameter.
+        weights: Whether the gradients are those of given weights.
+        problems: Every stage that would be refused in a run.
+    """
+
+    task: str
+    found: Coverage
+    weights: bool
+    problems: tuple[Diagnostic, ...]
+
+    def __str__(self) -> str:
+        at = "the weights given" if self.weights else "the model as it is initialised, not trained"
+        head = f"{self.task}, gradients at {at}"
+        return f"{head}\n\n{self.found}\n\n{by_type(self.found)}"
 
 
 def by_type(found: Coverage) -> str:

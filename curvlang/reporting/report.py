@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from html import escape
 from pathlib import Path
@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from curvlang.diagnostics.notebook import frame, html_table
 from curvlang.diagnostics.values import another_type
 from curvlang.evaluation.result import Point, Result, Step
 from curvlang.reporting.runfolder import write_run
-from curvlang.reporting.table import to_text
+from curvlang.reporting.table import show, to_text
 from curvlang.reporting.view import Column, Panel, chain, curve, steps
 from curvlang.reporting.words import comparison, header, notes, title
 
@@ -41,6 +42,11 @@ class Run:
     spec_text: str
     provenance: Mapping[str, object]
     times: Mapping[str, float]
+
+    @property
+    def models(self) -> Any:
+        """How many models were retrained, read from the cache, damaged; None without LDS."""
+        return self.provenance.get("models")
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -73,6 +79,22 @@ class Report(Result):
         """
         return to_text(self, width)
 
+    def show(self, console: Console | None = None) -> None:
+        """Print the tables, in the width and the character set that the console has."""
+        show(self.plain(), console or Console(highlight=False))
+
+    def solves(self) -> Iterator[str]:
+        """What the solver took at every step and λ, a line each."""
+        for step in self.steps:
+            for point in step.points:
+                if point.solve is not None:
+                    at = "" if point.damping is None else f" at λ = {point.damping:g}"
+                    yield (
+                        f"{step.label}{at}: {point.solve.method}, {point.solve.iterations} "
+                        f"iterations, {point.solve.products} products, residual "
+                        f"{point.solve.residual:.1e}"
+                    )
+
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` with a row for every step at every setting of the inverse.
 
@@ -82,11 +104,19 @@ class Report(Result):
         rows = [_row(step, point) for step in self.steps for point in step.points]
         return frame({name: [row[name] for row in rows] for name in (rows[0] if rows else ())})
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        step_scores: bool = False,
+        command: Sequence[str] = (),
+    ) -> Path:
         """Write the run folder that `curvlang eval` writes; read it with `read_result`.
 
         Args:
             folder: Where. A run folder of that name is replaced, anything else is left alone.
+            step_scores: Whether the scores of every step are written too.
+            command: The command line that asked for the run, if there was one.
 
         Returns:
             The folder, absolute.
@@ -103,7 +133,8 @@ class Report(Result):
             self.plain(),
             self.run.scores,
             self.run.spec_text,
-            self.run.provenance,
+            {**self.run.provenance, **({"command": [*command]} if command else {})},
+            step_scores=self.run.step_scores if step_scores else None,
             times=self.run.times,
         )
 

@@ -165,12 +165,12 @@ def test_self_influence_is_one_number_for_each_example(capsys):
     ],
 )
 def test_wrong_options_are_refused_before_the_work(options, code, folder, capsys, monkeypatch):
-    from curvlang.cli import scoring
+    from curvlang.evaluation import named_task
 
     def never(*args):
         raise AssertionError("a model was trained")
 
-    monkeypatch.setattr(scoring, "trained_task", never)
+    monkeypatch.setattr(named_task, "train_baseline", never)
     Path("file").write_text("mine")
     assert run(["influence", "kfac", *TASK, *options]) == 2
     assert f"error[{code}]" in capsys.readouterr().err

@@ -38,12 +38,12 @@ def left(folder):
 @pytest.fixture
 def untrained(monkeypatch):
     """Fails where any model is trained: a refusal must come first."""
-    from curvlang.cli import running
+    from curvlang.evaluation import named_task
 
     def never(*args):
         raise AssertionError("a model was trained")
 
-    monkeypatch.setattr(running, "trained_task", never)
+    monkeypatch.setattr(named_task, "train_baseline", never)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(

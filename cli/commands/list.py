@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict
 from itertools import groupby
 from typing import Annotated
 
 import typer
+from curvlang.cli.options import JsonOption
+from curvlang.cli.terminal import print_json
+
+import curvlang as cv
+from curvlang.diagnostics.suggestion import suggestion
+
+EXAMPLES = (
+    ("curvlang list", "everything, a line each"),
+    ("curvlang list kronecker inverse", "what has both words in its name, its line or its source"),
+)
 
 
 def command(
@@ -16,14 +25,12 @@ def command(
         list[str] | None,
         typer.Argument(metavar="[WORD]...", help="Show only what contains every word."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="All that is known, as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> int:
     """Specs, stages, transforms, inverses, tasks, data, models, losses, layers, laws: a line each."""
-    from curvlang.language import search
-
-    found = search(words or [])
+    found = cv.search(words or [])
     if as_json:
-        print(json.dumps([asdict(x) for x in found], indent=2, ensure_ascii=False))
+        print_json([asdict(x) for x in found])
         return 0
     if not found:
         print(_nothing(words or []))
@@ -40,10 +47,6 @@ def command(
 
 def _nothing(words: list[str]) -> str:
     """What to say where nothing is found: the nearest name, if there is one."""
-    from difflib import get_close_matches
-
-    from curvlang.language import shipped
-
-    near = get_close_matches(" ".join(words), [x.name for x in shipped()], 1, 0.6)
-    hint = f"; did you mean `{near[0]}`?" if near else ""
-    return f"nothing that ships contains {' and '.join(f'`{w}`' for w in words)}{hint}"
+    (hint,) = suggestion(" ".join(words), tuple(x.name for x in cv.search([])))
+    near = f"; {hint}" if hint.startswith("did you mean") else ""
+    return f"nothing that ships contains {' and '.join(f'`{w}`' for w in words)}{near}"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.refusal import refusal
+import curvlang as cv
+
+EXAMPLES = (
+    ("curvlang lsp", "what an editor starts; `docs/editors.md` sets it up"),
+    ("curvlang lsp --vscode curvlang-extension", "the extension for VS Code, into a folder"),
+)
 
 
 def command(
@@ -24,20 +27,10 @@ def command(
 ) -> int:
     """Diagnostics, hover, completion, definitions and formatting for an editor."""
     if vscode is not None:
-        from curvlang.editors.vscode import write_extension
-
-        for path in write_extension(vscode):
+        for path in cv.write_extension(vscode):
             print(path)
         return 0
-    if find_spec("pygls") is None:
-        raise refusal(
-            Code.E1001,
-            "the language server needs the package `pygls`",
-            "run `pip install 'curvlang[lsp]'`",
-        )
-    from curvlang.editors.server import serve
-
     if sys.stdin.isatty():
         print("waiting for an editor to speak to; `docs/editors.md` sets one up", file=sys.stderr)
-    serve()
+    cv.language_server()
     return 0

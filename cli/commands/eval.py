@@ -1,0 +1,99 @@
+"""`curvlang eval`: error, influence and LDS along the chain, on the spec's task."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+from curvlang.cli.options import (
+    DataOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    MemoryOption,
+    Metric,
+    MetricOption,
+    ModelOption,
+    OutOption,
+    Precision,
+    PythonOption,
+    QuickOption,
+    QuietOption,
+    SeedOption,
+    Specs,
+    TaskOption,
+)
+from curvlang.cli.terminal import print_json, show_notes, show_warnings
+
+import curvlang as cv
+
+EXAMPLES = (
+    ("curvlang eval ekfac --quick", "a first look: a small protocol, some ten seconds"),
+    ("curvlang eval kfac ekfac --no-lds --out runs/two", "two specs on one trained model"),
+    ("curvlang eval mine.cv --data flowers.csv --seed 3", "a spec of yours on your data"),
+)
+
+
+def command(
+    specs: Specs,
+    task: TaskOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    allow_python: PythonOption = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = Precision.FLOAT64,
+    memory: MemoryOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    quick: QuickOption = False,
+    no_lds: Annotated[bool, typer.Option("--no-lds", help="Errors and influence only.")] = False,
+    metric: MetricOption = Metric.LOSS,
+    as_json: JsonOption = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Also the solver's work, and the time of each part.")
+    ] = False,
+    quiet: QuietOption = False,
+    step_scores: Annotated[
+        bool, typer.Option("--step-scores", help="Also the scores of every step, to a file.")
+    ] = False,
+) -> int:
+    """Evaluate specs: structure, memory, error, share and LDS of every step of the chain."""
+    loaded = [cv.load(given) for given in specs]
+    setup = cv.Setup.named(device, dtype, memory, seed)
+    source = cv.TaskSource(task, data, model, allow_python)
+    settings = cv.EvaluationSettings(source, quick, not no_lds, metric, setup, step_scores)
+    asked = cv.evaluation_requests(loaded, settings)
+    folders = cv.run_folders(asked, out)
+    show_warnings(loaded, quiet)
+    found = []
+    with cv.Bars(quiet) as bars:
+        reports = cv.evaluate_requests(asked, cache=cv.Cache(), progress=bars)
+        for report, folder in zip(reports, folders, strict=True):
+            ran = ["curvlang", "eval", *sys.argv[2:]]
+            report.save(folder, step_scores=step_scores, command=ran)
+            found.append(report.to_json())
+            if not as_json:
+                report.show()
+            if not (as_json or quiet):
+                show_notes([*_notes(report, verbose), f"written to {folder}/ (open report.html)"])
+    if as_json:
+        print_json(found[0] if len(found) == 1 else found)
+    return 0
+
+
+def _notes(report: cv.Report, verbose: bool) -> Iterator[str]:
+    """Models retrained and read, and for `--verbose` what the solver took and the time of each part."""
+    models = report.run.models
+    if models is not None:
+        yield f"retrained {models['trained']} models, {models['from the cache']} from the cache"
+        if models["damaged files"]:
+            damaged = models["damaged files"]
+            yield (
+                f"damaged files of the cache, not used: {damaged}; their models were trained again"
+            )
+    if verbose:
+        yield from report.solves()
+        for name, seconds in report.run.times.items():
+            yield f"{name:>18}: {seconds:7.2f} s"

@@ -1,0 +1,67 @@
+"""`curvlang explain`: structure, passes, contractions, costs and code; nothing is run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from curvlang.cli.options import (
+    DataOption,
+    DeviceOption,
+    DtypeOption,
+    Excludes,
+    MemoryOption,
+    ModelOption,
+    Precision,
+    PythonOption,
+    TaskOption,
+)
+
+import curvlang as cv
+from curvlang.diagnostics.pages import page
+
+EXAMPLES = (
+    ("curvlang explain ekfac", "what is computed, in which passes, at which cost"),
+    ("curvlang explain kfac --task digits_cnn --no-code", "the same for another model"),
+    ("curvlang explain E0207", "what a diagnostic means, with an example"),
+)
+
+
+def command(
+    spec: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPEC",
+            help="A path (`x.cv`, `x.cv:name`), a shipped name, or the code of a diagnostic.",
+        ),
+    ],
+    task: TaskOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    allow_python: PythonOption = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = Precision.FLOAT64,
+    memory: MemoryOption = None,
+    latex: Annotated[
+        bool,
+        typer.Option("--latex", help="The derivation alone, as LaTeX (amsmath)."),
+        Excludes("code"),
+    ] = False,
+    code: Annotated[
+        bool, typer.Option("--code/--no-code", help="Whether the torch code is shown.")
+    ] = True,
+) -> int:
+    """Print the plan of a spec on its task: nothing is trained, nothing is fitted.
+
+    For the code of a diagnostic (`E0207`), print its page.
+    """
+    text = page(spec)
+    if text is not None:
+        print(text, end="")
+        return 0
+    source = cv.TaskSource(task, data, model, allow_python)
+    plans = cv.explanations(spec, source, cv.Setup.named(device, dtype, memory))
+    for number, plan in enumerate(plans):
+        print("\n" * bool(number), end="")
+        print(plan.latex() if latex else plan.text(code=code))
+    return 0

@@ -1,0 +1,127 @@
+"""`curvlang influence`: scores of queries against training examples, to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from curvlang.cli.options import (
+    CompressOption,
+    DampingOption,
+    DataOption,
+    DeviceOption,
+    DtypeOption,
+    GroupOption,
+    InverseOption,
+    JsonOption,
+    MemoryOption,
+    Metric,
+    MetricOption,
+    ModelOption,
+    OutOption,
+    OwnOption,
+    PerLayerOption,
+    PerPositionOption,
+    Precision,
+    ProductsOption,
+    PythonOption,
+    QueriesOption,
+    QuietOption,
+    Reduce,
+    ReduceOption,
+    SeedOption,
+    Spec,
+    TaskOption,
+    TopOption,
+)
+from curvlang.cli.terminal import print_json, show_lines, show_warnings
+
+import curvlang as cv
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
+
+EXAMPLES = (
+    ("curvlang influence ekfac --top 3", "scores.npy, and the extremes of three queries"),
+    (
+        "curvlang influence ekfac --damping 0.01 --per-layer --out scores.safetensors",
+        "a λ of yours; an array for every layer",
+    ),
+    ("curvlang influence kfac --self --out own.csv", "how far each loss rests on its own example"),
+)
+
+
+def command(
+    spec: Spec,
+    out: OutOption = None,
+    metric: MetricOption = Metric.LOSS,
+    damping: DampingOption = None,
+    inverse: InverseOption = None,
+    per_layer: PerLayerOption = False,
+    per_position: PerPositionOption = False,
+    own: OwnOption = False,
+    group: GroupOption = None,
+    reduce: ReduceOption = Reduce.SUM,
+    products: ProductsOption = None,
+    compress: CompressOption = None,
+    top: TopOption = 0,
+    queries: QueriesOption = None,
+    task: TaskOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    allow_python: PythonOption = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = Precision.FLOAT64,
+    memory: MemoryOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Train the task's model, fit the spec's curvature, and write influence scores to a file."""
+    file = out or Path("scores.npy")
+    cv.check_score_file(file, by_layer=per_layer)
+    loaded = cv.load(spec)
+    show_warnings([loaded], quiet)
+    asked = cv.score_request(
+        loaded,
+        cv.TaskSource(task, data, model, allow_python),
+        cv.Scoring(
+            metric,
+            damping,
+            inverse,
+            per_layer,
+            per_position,
+            own,
+            group,
+            reduce,
+            products,
+            compress,
+        ),
+        cv.Setup.named(device, dtype, memory, seed),
+    )
+    shown = _numbers(queries, asked.rows)
+    with cv.Bars(quiet) as bars:
+        report = asked.run(bars)
+    replaced = file.exists()
+    path = report.save(file)
+    if as_json:
+        print_json(report.to_json(top, shown) | {"file": str(path), "replaced": replaced})
+        return 0
+    if not quiet:
+        sizes = zip(report.axes, report.shape, strict=True)
+        where = f"{path}{' (replaced)' if replaced else ''}"
+        written = f"written to {where} [{', '.join(f'{axis} {n}' for axis, n in sizes)}]"
+        show_lines([*report.header(), written])
+    if top:
+        print(report.table(top, shown))
+    return 0
+
+
+def _numbers(text: str | None, rows: int) -> list[int] | None:
+    """`0,4,7` as numbers of queries or groups."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    wrong = [part for part in parts if not part.isdecimal() or int(part) >= rows]
+    if wrong:
+        headline = f"`--queries`: there is no query `{wrong[0]}`"
+        raise refusal(Code.E0708, headline, f"numbers are 0…{rows - 1}")
+    return [int(part) for part in parts]

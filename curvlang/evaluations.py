@@ -1,0 +1,307 @@
+"""Spec files evaluated as they ask for it: every curvature, on the task that the file names for it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from curvlang.compiler.derive.derive import describe_value
+from curvlang.diagnostics.diagnostic import Interrupted
+from curvlang.evaluation.evaluate import Evaluated, evaluate_curvature
+from curvlang.evaluation.named_task import trained
+from curvlang.evaluation.protocol import LDS, SWEEP, protocol_from
+from curvlang.language import curvature_named, load
+from curvlang.language.chain import Combination, Curvature, Evaluation, Spec, TaskSpec
+from curvlang.language.selection import chains_of, evaluated, evaluation_of
+from curvlang.language.task_sources import TaskSource
+from curvlang.models.builtin import absolute, is_trained, task_from
+from curvlang.models.losses.metric import asked_of
+from curvlang.models.task import Task
+from curvlang.reporting.provenance import provenance
+from curvlang.reporting.report import Report, Run, report
+from curvlang.reporting.runfolder import check_folder
+from curvlang.runtime.fit import Progress
+from curvlang.runtime.limits.memory import limited
+from curvlang.runtime.prepare import prepare
+from curvlang.runtime.setup import Setup
+from curvlang.storage.cache import Cache
+from curvlang.testing.notation import part_notation
+from curvlang.training.subsets import draw_subsets
+from curvlang.version import VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSettings:
+    """How spec files are evaluated, where they do not say so themselves.
+
+    Args:
+        source: What replaces their tasks, or lines of them.
+        quick: A small protocol, under half a minute on two cores.
+        lds: Whether models are retrained for the LDS.
+        metric: What the queries are asked for: `loss`, `margin` or `logit`.
+        setup: Device, precision, memory and seed.
+        step_scores: Whether run folders also hold the scores of every step.
+    """
+
+    source: TaskSource = TaskSource()
+    quick: bool = False
+    lds: bool = True
+    metric: str = "loss"
+    setup: Setup = Setup()
+    step_scores: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRequest:
+    """One curvature of a spec, to be evaluated.
+
+    Args:
+        spec: The spec.
+        curvature: The curvature.
+        settings: How.
+        task: What it is evaluated on.
+        protocol: How models are retrained; None for no LDS.
+    """
+
+    spec: Spec
+    curvature: Curvature
+    settings: EvaluationSettings
+    task: TaskSpec
+    protocol: LDS | None
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+        return self.curvature.name or "curvature"
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """What the spec says about evaluating it."""
+        return evaluation_of(self.spec, self.curvature)
+
+    @property
+    def hashed(self) -> str:
+        """The name and a hash of what was asked: the same question has the same run folder."""
+        asked = (
+            self.spec.source.text,
+            self.name,
+            self.task,
+            self.protocol,
+            self.settings.setup.seed,
+            _word(self.settings.setup.dtype),
+            *(() if self.settings.metric == "loss" else (self.settings.metric,)),
+            VERSION,
+        )
+        return f"{self.name}-{hashlib.sha256(repr(asked).encode()).hexdigest()[:8]}"
+
+    def command(self) -> list[str]:
+        """The command that repeats the run when given inside its folder."""
+        how = self.settings
+        one = f":{self.curvature.name}" if self.curvature.name in self.spec.curvatures else ""
+        fixed = [
+            "--seed",
+            str(how.setup.seed),
+            "--dtype",
+            _word(how.setup.dtype),
+            "--device",
+            str(how.setup.device),
+        ]
+        metric = [] if how.metric == "loss" else ["--metric", how.metric]
+        flags = (
+            ("--quick", how.quick),
+            ("--no-lds", not how.lds),
+            ("--step-scores", how.step_scores),
+        )
+        on = [flag for flag, given in flags if given]
+        return ["curvlang", "eval", f"spec.cv{one}", *self._source(), *fixed, *metric, *on]
+
+    def _source(self) -> list[str]:
+        """The task's options; lines of the spec that name files are given with whole paths."""
+        whole = self.settings.source
+        if whole.data is None and self.task.data.name == "file":
+            part = absolute(self.task.data, ("path", "query"))
+            whole = replace(whole, data=part_notation(part))
+        if whole.model is None and is_trained(self.task):
+            whole = replace(whole, model=part_notation(absolute(self.task.model, ("weights",))))
+        return whole.options()
+
+    def notes(self) -> tuple[str, ...]:
+        """What is printed below the result."""
+        quick = "--quick: a small protocol, for trying things; intervals are wide"
+        silent = "the spec names no evaluation: task, inverse and protocol are the defaults shown"
+        return (*((quick,) if self.settings.quick else ()), *(() if self.evaluation else (silent,)))
+
+
+def evaluation_requests(
+    specs: Sequence[Spec | str | os.PathLike[str]], settings: EvaluationSettings | None = None
+) -> tuple[EvaluationRequest, ...]:
+    """One request for every curvature that the specs define or evaluate.
+
+    Args:
+        specs: Specs, paths, or names of specs that ship.
+        settings: How they are evaluated where they do not say so; the defaults where not given.
+
+    Raises:
+        SpecError: With every problem of a spec or of the task's texts; E0206 for a spec without a
+            curvature.
+    """
+    how = settings or EvaluationSettings()
+    found = []
+    for spec in [x if isinstance(x, Spec) else load(x) for x in specs]:
+        for curvature in evaluated(spec):
+            evaluation = evaluation_of(spec, curvature)
+            task, protocol = how.source.of(evaluation), _protocol(evaluation, how)
+            found.append(EvaluationRequest(spec, curvature, how, task, protocol))
+    return tuple(found)
+
+
+def run_folders(asked: Sequence[EvaluationRequest], out: Path | None) -> list[Path]:
+    """The run folder of each request: `out` itself for one, a folder in it by name for several.
+
+    Without `out`, and where two of several have one name, the name is followed by a hash of what
+    was asked.
+
+    Raises:
+        SpecError: E0903, E0905 for a folder that could not be written after the work.
+        MachineError: E0802 where the disk is full.
+    """
+    names = [one.name for one in asked]
+    if out is None:
+        folders = [Path("runs") / one.hashed for one in asked]
+    elif len(asked) == 1:
+        folders = [out]
+    else:
+        folders = [out / (one.name if names.count(one.name) == 1 else one.hashed) for one in asked]
+    for folder in folders:
+        check_folder(folder)
+    return folders
+
+
+def evaluate_requests(
+    asked: Sequence[EvaluationRequest],
+    *,
+    cache: Cache | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Report]:
+    """A report for every request, in order; requests about one task share its trained model.
+
+    Args:
+        asked: What `evaluation_requests` gave.
+        cache: Where retrained models are kept.
+        progress: Told what is done.
+
+    Raises:
+        SpecError: Where a curvature does not fit its task, before any model is trained.
+        Interrupted: On Ctrl-C, with what is kept.
+    """
+    tasks: dict[str, Task] = {}
+    try:
+        for one in asked:
+            with limited(one.settings.setup.memory):
+                tasks[_key(one.task)] = _checked(one, tasks.get(_key(one.task)))
+        for one in asked:
+            start = time.perf_counter()
+            with limited(one.settings.setup.memory):
+                base = trained(tasks[_key(one.task)], one.settings.setup.seed, progress)
+                tasks[_key(one.task)] = base
+                training = time.perf_counter() - start
+                done = _evaluated(one, base, cache, progress)
+            done.times = {
+                "training": training,
+                **done.times,
+                "total": time.perf_counter() - start,
+            }
+            yield _report(one, done, base.to(dtype=one.settings.setup.dtype))
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as error:
+        where = (cache or Cache()).root
+        raise Interrupted(f"finished retraining is kept in `{where}`") from error
+
+
+def _key(task: TaskSpec) -> str:
+    """What a trained model depends on: requests that agree in it share one."""
+    return repr((task.name, task.data, task.model, task.loss, task.train))
+
+
+def _checked(one: EvaluationRequest, task: Task | None) -> Task:
+    """The task, not trained; refused where the layers, the memory or the protocol rule the work out."""
+    how = one.settings
+    fresh = task or task_from(
+        one.task, seed=how.setup.seed, device=how.setup.device, allow_python=how.source.allow_python
+    )
+    asked_of(how.metric, fresh.loss)
+    whole = isinstance(one.curvature, Combination)
+    prepare(list(chains_of(one.curvature)), fresh.to(dtype=how.setup.dtype), last=whole)
+    if one.protocol is not None:
+        draw_subsets(fresh.N, 1, one.protocol.keep, one.protocol.seed)
+    return fresh
+
+
+def _evaluated(
+    one: EvaluationRequest, base: Task, cache: Cache | None, progress: Progress | None
+) -> Evaluated:
+    evaluation, how = one.evaluation, one.settings
+    against = evaluation.error_against if evaluation is not None else None
+    return evaluate_curvature(
+        one.curvature,
+        base.to(dtype=how.setup.dtype),
+        truth_task=base,
+        reference=None if against is None else curvature_named(against, one.spec),
+        inverse=evaluation.inverse if evaluation is not None else None,
+        solver=evaluation.solver if evaluation is not None else None,
+        sweep=SWEEP,
+        protocol=one.protocol,
+        metric=how.metric,
+        seed=how.setup.seed,
+        init_seed=how.setup.seed,
+        cache=cache,
+        progress=progress,
+        version=VERSION,
+        arguments=one.task.arguments,
+        notes=one.notes(),
+    )
+
+
+def _report(one: EvaluationRequest, done: Evaluated, task: Task) -> Report:
+    how = one.settings
+    left = provenance(
+        done, one.spec, task, protocol=one.protocol, metric=how.metric, seed=how.setup.seed
+    )
+    whole = {**left, "repeat": one.command(), "task": _as_written(one.task, task)}
+    return report(
+        done.result,
+        Run(done.scores, done.step_scores, one.spec.source.text, whole, done.times),
+    )
+
+
+def _as_written(wanted: TaskSpec, task: Task) -> dict[str, object]:
+    """The task's lines with every argument, and where its parameters come from."""
+    parts = {
+        kind: {"name": part.name, **{k: describe_value(v) for k, v in part.arguments.items()}}
+        for kind, part in (
+            ("data", wanted.data),
+            ("model", wanted.model),
+            ("loss", wanted.loss),
+            ("train", wanted.train),
+        )
+    }
+    return {"name": wanted.name, **parts, "parameters": task.origin.text}
+
+
+def _protocol(evaluation: Evaluation | None, how: EvaluationSettings) -> LDS | None:
+    """The LDS protocol of the spec, else the default one; a small one where that is asked for."""
+    if not how.lds:
+        return None
+    found = protocol_from((evaluation.lds or {}) if evaluation is not None else {})
+    return found.quick() if how.quick else found
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

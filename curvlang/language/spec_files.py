@@ -1,0 +1,100 @@
+"""Spec files as a whole: everything that is wrong with one, and its formatted text."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.language import load
+from curvlang.language.chain import Spec
+from curvlang.language.files import read, split_name
+from curvlang.language.spec import analyse, errors
+from curvlang.language.syntax.formatter import format_source
+from curvlang.language.syntax.nodes import TaskDef
+from curvlang.language.syntax.parser import parse
+from curvlang.language.task_sources import code_in
+from curvlang.language.uses import task_in
+from curvlang.storage.leftovers import belongs_to, clear, hidden_name, locked
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A spec with everything there is to say about it.
+
+    Args:
+        name: The path or name as it was given.
+        spec: What could be read; None where that is nothing.
+        problems: Errors and warnings, in the order of the file.
+    """
+
+    name: str
+    spec: Spec | None
+    problems: tuple[Diagnostic, ...]
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is an error among the problems."""
+        return bool(errors(list(self.problems)))
+
+
+def check(given: Spec | str | os.PathLike[str], *, allow_python: bool = False) -> Checked:
+    """Every error and warning about a spec; nothing is raised for them.
+
+    Args:
+        given: A path (`x.cv`, `x.cv:name`), the name of a spec that ships, or a spec.
+        allow_python: Whether tasks of the file may name functions of the user's.
+    """
+    name = given.source.name if isinstance(given, Spec) else os.fspath(given)
+    try:
+        path, curvature = (name, None) if isinstance(given, Spec) else split_name(name)
+        spec, problems = analyse(given.source if isinstance(given, Spec) else read(path))
+        if curvature is not None and not problems:
+            load(name)
+    except SpecError as error:
+        return Checked(name, None, tuple(error.diagnostics))
+    if not errors(problems) and not allow_python:
+        problems = [*problems, *_functions(spec)]
+    return Checked(name, spec, tuple(problems))
+
+
+def _functions(spec: Spec) -> list[Diagnostic]:
+    """What the file's own tasks would run."""
+    file, _ = parse(spec.source)
+    names = [item.name for item in file.items if isinstance(item, TaskDef)]
+    return [d for name in names for d in code_in(task_in(spec, name))]
+
+
+def format_file(path: str | os.PathLike[str], *, write: bool = True) -> bool:
+    """Give a spec file the one format: white space only, comments kept.
+
+    Args:
+        path: The file.
+        write: Whether it is rewritten: all of it or nothing, its permissions kept.
+
+    Returns:
+        Whether its text is not in that format.
+
+    Raises:
+        SpecError: E0110 to E0115 where the file cannot be read, and for text that is not a spec.
+    """
+    source = read(os.fspath(path))
+    text = format_source(source)
+    if write and text != source.text:
+        _rewrite(Path(path), text)
+    return text != source.text
+
+
+def _rewrite(path: Path, text: str) -> None:
+    clear(path.parent, belongs_to(path))
+    part = hidden_name(path)
+    try:
+        with part.open("x", encoding="utf-8") as handle, locked(part):
+            handle.write(text)
+            handle.flush()
+            os.chmod(part, path.stat().st_mode)
+            os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

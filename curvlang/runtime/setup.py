@@ -1,0 +1,47 @@
+"""Where something is computed and from which random numbers: device, precision, memory, seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from curvlang.diagnostics.values import another_type
+from curvlang.operators import usable
+from curvlang.runtime.limits.memory import Memory
+
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+"""Precisions by their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Device, precision, memory and seed of a computation.
+
+    Args:
+        device: Where it runs.
+        dtype: Precision of the analysis.
+        memory: What a fit, and preconditioned queries, may hold: `"2 GiB"` or bytes; what is free
+            where not given.
+        seed: Of the initialisation and of sampling.
+    """
+
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float64
+    memory: Memory = None
+    seed: int = 0
+
+    @staticmethod
+    def named(
+        device: str = "auto", dtype: str = "float64", memory: Memory = None, seed: int = 0
+    ) -> Setup:
+        """The same from names: `auto` is CUDA where this machine has it.
+
+        Raises:
+            SpecError: E0708 for a device that cannot be used here, E0563 for another precision.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if dtype not in PRECISIONS:
+            raise another_type("dtype", dtype, "a precision", " or ".join(PRECISIONS))
+        return Setup(usable(device), PRECISIONS[dtype], memory, seed)

@@ -1,0 +1,288 @@
+"""Studies of spec files: run or gone on with, merged, reported, and written to a run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from curvlang.diagnostics.diagnostic import Interrupted
+from curvlang.diagnostics.values import another_type
+from curvlang.evaluation.result_file import plain
+from curvlang.evaluation.study.cell import Machine
+from curvlang.evaluation.study.files import CellFolder
+from curvlang.evaluation.study.result import CellFound, StudyResult
+from curvlang.evaluation.study.run import Shard, Work, gather, part, quick, run_missing, work_of
+from curvlang.language import load_studies, load_study, used_files
+from curvlang.language.chain import Spec, Study
+from curvlang.models.execution.torch_state import settled
+from curvlang.reporting.notation import duration
+from curvlang.reporting.study.folder import FORMATS, check_study_folder, write_study
+from curvlang.reporting.study.table import show_study
+from curvlang.runtime.fit import Progress
+from curvlang.runtime.limits.memory import limited
+from curvlang.runtime.setup import Setup
+from curvlang.storage.cache import Cache
+from curvlang.version import VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRun:
+    """A study that ran, or of which a part did.
+
+    Args:
+        result: What was found.
+        damaged_cells: Kept cells that were damaged, and run again.
+        damaged_files: Files of the cache that were damaged, and not used.
+    """
+
+    result: StudyResult
+    damaged_cells: int
+    damaged_files: int
+
+    def show(self, console: Console | None = None) -> None:
+        """Print the tables and the verdict."""
+        show_study(self.result, console or Console(highlight=False))
+
+    def notes(self) -> Iterator[str]:
+        """What was damaged, a line each."""
+        if self.damaged_cells:
+            yield f"damaged cells, not used and run again: {self.damaged_cells}"
+        if self.damaged_files:
+            yield f"damaged files of the cache, not used: {self.damaged_files}"
+
+    def to_json(self) -> Any:
+        """The content of `study.json`."""
+        return plain(self.result.to_json())
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRequest:
+    """A study of a spec file, to be run.
+
+    Args:
+        spec: The spec.
+        study: One of its studies.
+        setup: Device, precision and memory; the seeds are the study's.
+        quick: One model a cell and a small protocol.
+        allow_python: Whether functions that the spec names may be called.
+        cache: Where retrained models are kept.
+        command: The command line that asked for it, if there was one.
+        shard: A part of the work, `2/3`; the whole where not given.
+        formats: What is written beside the report: `md`, `csv`, `pdf`.
+
+    Raises:
+        SpecError: E0918 for another shard, E0563 for another format.
+    """
+
+    spec: Spec
+    study: Study
+    setup: Setup
+    quick: bool = False
+    allow_python: bool = False
+    cache: Cache | None = None
+    command: tuple[str, ...] = ()
+    shard: str | None = None
+    formats: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse parts and formats that do not exist."""
+        if self.shard is not None:
+            Shard.read(self.shard)
+        for name in self.formats:
+            if name not in FORMATS:
+                raise another_type("formats", name, "a format", " or ".join(FORMATS))
+
+    @property
+    def hashed(self) -> str:
+        """The name and a hash of what was asked: the same question has the same run folder."""
+        asked = (self.spec.source.text, self.study.name, self.quick, self._dtype, VERSION)
+        return f"{self.study.name}-{hashlib.sha256(repr(asked).encode()).hexdigest()[:8]}"
+
+    def run(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        told: Callable[[str], None] | None = None,
+        progress: Progress | None = None,
+    ) -> StudyRun:
+        """Run the cells that the folder does not hold, and write the report into it.
+
+        Args:
+            folder: The run folder, where finished cells are kept.
+            shard: A part of the work, `2/3`; the whole where not given.
+            formats: What is written beside the report: `md`, `csv`, `pdf`.
+            told: Callable[[str], None] a line about every finished cell.
+            progress: Told what is done inside a cell.
+
+        Raises:
+            SpecError: E0903 for a folder that holds files of others.
+            Interrupted: On Ctrl-C, after a report of the finished cells is written.
+        """
+        mine = None if self.shard is None else Shard.read(self.shard)
+        place = Path(folder)
+        check_study_folder(place)
+        work, store, machine = self._work(), CellFolder(place), self._machine()
+        teller = None if told is None else _teller(told)
+        try:
+            with limited(self.setup.memory):
+                run_missing(
+                    self._study, part(work, mine), store, machine, told=teller, progress=progress
+                )
+        except Interrupted as error:
+            self._write(work, store, place)
+            raise Interrupted(f"{error}; a report of them is in `{place}/`") from error
+        return self._write(work, store, place)
+
+    def report(self, folder: str | os.PathLike[str]) -> StudyRun:
+        """Run nothing: write the report of the cells that the folder holds.
+
+        Args:
+            folder: The run folder.
+        """
+        place = Path(folder)
+        check_study_folder(place)
+        return self._write(self._work(), CellFolder(place), place)
+
+    @property
+    def _study(self) -> Study:
+        return quick(self.study) if self.quick else self.study
+
+    @property
+    def _dtype(self) -> str:
+        return str(self.setup.dtype).removeprefix("torch.")
+
+    def _machine(self) -> Machine:
+        setup = self.setup
+        return Machine(setup.device, setup.dtype, self.cache, allow_python=self.allow_python)
+
+    def _work(self) -> tuple[Work, ...]:
+        return work_of(self._study, self._machine(), small=self.quick)
+
+    def _write(self, work: tuple[Work, ...], store: CellFolder, folder: Path) -> StudyRun:
+        notes = ("--quick: a small protocol and one model a cell; intervals are wide",)
+        result = gather(
+            self._study,
+            work,
+            store,
+            provenance=self._provenance(),
+            notes=notes if self.quick else (),
+        )
+        write_study(folder, result, self.spec.source.text, self.formats)
+        damaged = 0 if self.cache is None else len(self.cache.damaged)
+        return StudyRun(result, len(store.damaged), damaged)
+
+    def _provenance(self) -> dict[str, Any]:
+        """All that is needed to repeat the study."""
+        flags = ["--quick"] if self.quick else []
+        flags += ["--allow-python"] if self.allow_python else []
+        name = f"spec.cv:{self.study.name}"
+        return {
+            **({"command": [*self.command]} if self.command else {}),
+            "repeat": ["curvlang", "study", name, "--dtype", self._dtype, *flags],
+            "versions": {
+                "curvlang": VERSION,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
+            "spec": hashlib.sha256(self.spec.source.text.encode()).hexdigest(),
+            "used files": used_files(self.spec.source),
+            "device": str(self.setup.device),
+            "dtype": self._dtype,
+            "threads": torch.get_num_threads(),
+            "processors": os.cpu_count(),
+        }
+
+
+def study_requests(
+    spec: str | os.PathLike[str], asked: Setup | None = None, **options: Any
+) -> tuple[StudyRequest, ...]:
+    """A request for every study that a file states, or for the one named.
+
+    Args:
+        spec: A path, `path.cv:name`, or the name of a study that ships.
+        asked: Device, precision and memory.
+        options: Other fields of the request: `quick`, `shard`, `formats`, `cache` and so on.
+
+    Raises:
+        SpecError: With every problem of the file; E0919 where it states no such study.
+    """
+    whole, found = load_studies(os.fspath(spec))
+    return tuple(StudyRequest(whole, one, asked or Setup(), **options) for one in found)
+
+
+def study_folders(asked: Sequence[StudyRequest], out: Path | None) -> list[Path]:
+    """The run folder of each study: `out` itself for one, a folder in it by name for several.
+
+    Raises:
+        SpecError: E0903, E0905 for a folder that could not be written after the work.
+    """
+    if out is None:
+        folders = [Path("runs") / one.hashed for one in asked]
+    else:
+        folders = [out if len(asked) == 1 else out / one.study.name for one in asked]
+    for folder in folders:
+        check_study_folder(folder)
+    return folders
+
+
+def _teller(told: Callable[[str], None]) -> Callable[[int, int, Work, CellFound | None], None]:
+    """A line for each finished cell, with what is left at the pace so far."""
+    start = time.perf_counter()
+
+    def tell(k: int, total: int, work: Work, cell: CellFound | None) -> None:
+        if cell is None:
+            return
+        spent = time.perf_counter() - start
+        left = spent / (k + 1) * (total - k - 1)
+        rest = f", about {duration(left)} left" if left else ""
+        took = duration(sum(cell.seconds.values()))
+        told(f"cell {k + 1} of {total}: {work.title}, {took}{rest}")
+
+    return tell
+
+
+@settled
+def study(
+    spec: str | Path,
+    folder: str | Path | None = None,
+    *,
+    small: bool = False,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float64,
+    cache: Cache | None = None,
+    allow_python: bool = False,
+    progress: Progress | None = None,
+) -> StudyResult:
+    """Run a study, or go on with it, and return what it found.
+
+    Args:
+        spec: A path, `path.cv:name`, or the name of a study that ships; the file has one study, or
+            one is named.
+        folder: The run folder, where finished cells are kept and the report is written; without one
+            nothing is kept but the ground truth in the cache.
+        small: One model a cell and a small protocol, as `--quick`.
+        device: Where it runs.
+        dtype: Precision of the analysis.
+        cache: Where retrained models are kept.
+        allow_python: Whether functions that the spec names may be called.
+        progress: Told what is done.
+    """
+    whole, one = load_study(str(spec))
+    setup = Setup(torch.device(device), dtype)
+    asked = StudyRequest(whole, one, setup, quick=small, allow_python=allow_python, cache=cache)
+    if folder is not None:
+        return asked.run(folder, progress=progress).result
+    with tempfile.TemporaryDirectory() as place:
+        return asked.run(Path(place) / "study", progress=progress).result
