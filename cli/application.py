@@ -5,17 +5,19 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import EnumType
 from importlib import import_module
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import typer
-from curvlang.cli.interrupts import INTERRUPTS
-from curvlang.cli.options import MACHINE, OUTPUT, SCORES, TASK, Excludes, Needs
 from typer.core import TyperCommand
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
+
+from .interrupts import INTERRUPTS
+from .options import MACHINE, OUTPUT, SCORES, TASK, Excludes, Needs
 
 Example = tuple[str, str]
 """A command line, and what it is for."""
@@ -36,24 +38,38 @@ class Parser(TyperCommand):
     """A command whose help has a heading for each group of options, and examples at the end."""
 
     examples: tuple[Example, ...] = ()
+    command: Callable[..., int]
+
+    @property
+    def written(self) -> dict[str, str]:
+        """How each option is written, by the parameter that it becomes."""
+        parameters: list[Any] = list(self.params)
+        return {p.name: max((p.secondary_opts or p.opts), key=len) for p in parameters}
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command, unless its options exclude each other."""
+        check_conflicts(self.command, ctx.params, self.written)
+        return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The arguments, then the options, as in the overview of all commands."""
-        arguments = [p for p in self.get_params(ctx) if p.param_type_name == "argument"]
-        return [*(p.metavar or p.human_readable_name for p in arguments), "[OPTIONS]"]
+        parameters: list[Any] = list(self.get_params(ctx))
+        arguments = [p for p in parameters if p.param_type_name == "argument"]
+        return [*(p.metavar or p.name.upper() for p in arguments), "[OPTIONS]"]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Arguments, the command's own options, then the groups that commands share."""
         found: dict[str, list[tuple[str, str]]] = {heading: [] for heading in HEADINGS}
-        for param in self.get_params(ctx):
+        parameters: list[Any] = list(self.get_params(ctx))
+        for param in parameters:
             if param.param_type_name == "argument":
-                shown = param.metavar or param.human_readable_name
-                found["Arguments"].append((shown, getattr(param, "help", None) or ""))
+                shown = param.metavar or param.name.upper()
+                found["Arguments"].append((shown, param.help or ""))
                 continue
             record = param.get_help_record(ctx)
             if record is not None:
                 own = OUTPUT if param.name == "help" else "Options"
-                found[getattr(param, "rich_help_panel", None) or own].append(record)
+                found[param.rich_help_panel or own].append(record)
         for heading, records in found.items():
             if records:
                 with formatter.section(heading):
@@ -73,7 +89,7 @@ def parser_of(name: str) -> Parser:
     application = typer.Typer(add_completion=False, rich_markup_mode=None)
     application.command(name, cls=Parser)(_shielded(module.command))
     found: Any = typer.main.get_command(application)
-    found.examples = module.EXAMPLES
+    found.examples, found.command = module.EXAMPLES, module.command
     parser: Parser = found
     return parser
 
@@ -104,10 +120,11 @@ def _refused(name: str, error: Any) -> SpecError:
     param = getattr(error, "param", None)
     asked = f"`curvlang {name} --help` lists the options"
     if param is not None and type(error).__name__ == "BadParameter":
-        shown = param.opts[-1] if param.param_type_name == "option" else param.human_readable_name
-        choices = getattr(param.type, "choices", None)
-        reason = error.message.rstrip(".").replace("'", "`")
-        repair = f"use one of {', '.join(map(str, choices))}" if choices else asked
+        shown = param.opts[-1] if param.param_type_name == "option" else param.name.upper()
+        choices = _choices(name, param.name)
+        reason = error.message.removeprefix("Value error, ").rstrip(".").replace("'", "`")
+        repair = f"use one of {', '.join(choices)}" if choices else asked
+        reason = reason.replace("Input should be", "must be")
         joint = " " if reason.startswith("must ") else ": "
         return refusal(CODES.get(param.name, Code.E0708), f"`{shown}`{joint}{reason}", repair)
     unknown = getattr(error, "option_name", None)
@@ -119,14 +136,20 @@ def _refused(name: str, error: Any) -> SpecError:
     return refusal(Code.E0780, f"`curvlang {name}`: {reason[:1].lower()}{reason[1:]}", asked)
 
 
+def _choices(name: str, parameter: str) -> list[str]:
+    """The values of a parameter that takes some words alone."""
+    hint = get_type_hints(import_module(f"curvlang.cli.commands.{name}").command)[parameter]
+    kinds = [x for x in (hint, *get_args(hint)) if isinstance(x, EnumType)]
+    return [str(value) for kind in kinds for value in kind.__members__.values()]
+
+
 def _shielded(command: Callable[..., int]) -> Callable[..., int]:
-    """A command whose conflicts are refused, and whose Ctrl-C and closed pipe reach the caller."""
+    """A command whose Ctrl-C and closed pipe reach the caller with what they have to say."""
 
     @functools.wraps(command)
     def called(**options: Any) -> int:
         try:
             with INTERRUPTS.working():
-                check_conflicts(command, options)
                 return command(**options)
         except (KeyboardInterrupt, BrokenPipeError) as error:
             raise Shielded(error) from None
@@ -134,42 +157,40 @@ def _shielded(command: Callable[..., int]) -> Callable[..., int]:
     return called
 
 
-def check_conflicts(command: Callable[..., int], values: Mapping[str, Any]) -> None:
+def check_conflicts(
+    command: Callable[..., int], values: Mapping[str, Any], written: Mapping[str, str]
+) -> None:
     """Refuse options that exclude each other, and one without the one that it is about.
+
+    Args:
+        command: The command, at whose options the rules are declared.
+        values: What it is called with.
+        written: How each option is written.
 
     Raises:
         SpecError: E0708.
     """
     parameters = inspect.signature(command).parameters
     given = {name for name, value in values.items() if value != parameters[name].default}
-    for name, rule, option in rules_of(command):
-        if name not in given:
-            continue
+    for name, rule in rules_of(command):
         match rule:
-            case Excludes(names=others):
+            case Excludes(names=others) if name in given:
                 for other in (x for x in others if x in given):
-                    said = option[other]
                     raise refusal(
                         Code.E0708,
-                        f"`{option[name]}` and `{said}` exclude each other",
-                        f"leave `{said}` out",
+                        f"`{written[name]}` and `{written[other]}` exclude each other",
+                        f"leave `{written[other]}` out",
                     )
-            case Needs(name=other, example=example) if other not in given:
-                what = f"`{option[name]}` is about `{option[other]}`, which is not given"
+            case Needs(name=other, example=example) if name in given and other not in given:
+                what = f"`{written[name]}` is about `{written[other]}`, which is not given"
                 raise refusal(Code.E0708, what, f"add `{example}`")
             case _:
                 pass
 
 
-def rules_of(
-    command: Callable[..., int],
-) -> Iterator[tuple[str, Excludes | Needs, Mapping[str, str]]]:
-    """Every rule that is declared at an option of a command, and how its options are written."""
-    hints = get_type_hints(command, include_extras=True)
-    metadata = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
-    written = {
-        name: next((d for x in found for d in getattr(x, "param_decls", None) or ()), name)
-        for name, found in metadata.items()
-    }
-    for name, found in metadata.items():
-        yield from ((name, x, written) for x in found if isinstance(x, Excludes | Needs))
+def rules_of(command: Callable[..., int]) -> Iterator[tuple[str, Excludes | Needs]]:
+    """Every rule that is declared at an option of a command, with the option's parameter."""
+    for name, hint in get_type_hints(command, include_extras=True).items():
+        for found in getattr(hint, "__metadata__", ()):
+            if isinstance(found, Excludes | Needs):
+                yield name, found

@@ -7,13 +7,13 @@ import sys
 import warnings
 from collections.abc import Mapping
 
-from curvlang.cli.interrupts import CODE, INTERRUPTS
-from curvlang.cli.terminal import show_problems
-
 import curvlang as cv
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.suggestion import suggestion
+
+from .interrupts import CODE, INTERRUPTS
+from .terminal import show_problems
 
 COMMANDS: Mapping[str, str] = {
     "eval": "evaluate a spec: error, influence and LDS along the chain",
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run(given: list[str]) -> int:
     """Run a command and return its exit code: 0 done, 1 failed, 2 wrong input, 3 machine, 130."""
     if "_CURVLANG_COMPLETE" in os.environ:
-        from curvlang.cli.completions import complete
+        from .completions import complete
 
         return complete(list(COMMANDS))
     if not given or given[0] in ("--help", "-h", "help"):
@@ -120,7 +120,7 @@ def _invoke(name: str, rest: list[str]) -> int:
         listed = f"commands are {', '.join(COMMANDS)}"
         repairs = suggestion(name, COMMANDS) or (listed,)
         raise refusal(Code.E0780, f"there is no command `{name}`", *repairs)
-    from curvlang.cli.application import invoke
+    from .application import invoke
 
     # Threads that wait in a loop take the processor from those that work: on a machine shared
     # with others, or with fewer cores than threads, a run took four times as long.

@@ -34,39 +34,11 @@ class Needs:
     example: str
 
 
-class Precision(StrEnum):
-    """Precisions of the analysis."""
-
-    FLOAT32 = "float32"
-    FLOAT64 = "float64"
-
-
-class Metric(StrEnum):
-    """What is asked of a query."""
-
-    LOSS = "loss"
-    MARGIN = "margin"
-    LOGIT = "logit"
-
-
-class Group(StrEnum):
-    """Queries that are asked together."""
-
-    LABEL = "label"
-    ALL = "all"
-
-
-class Reduce(StrEnum):
-    """What is taken over a group."""
-
-    SUM = "sum"
-    MEAN = "mean"
-
-
-class Products(StrEnum):
-    """Precisions of products that are not the analysis's own."""
-
-    BFLOAT16 = "bfloat16"
+Precision = StrEnum("Precision", ["float32", "float64"])
+Metric = StrEnum("Metric", ["loss", "margin", "logit"])
+Group = StrEnum("Group", ["label", "all"])
+Reduce = StrEnum("Reduce", ["sum", "mean"])
+Products = StrEnum("Products", ["bfloat16"])
 
 
 def seed(given: str | int) -> int:
@@ -198,7 +170,10 @@ QuickOption = Annotated[
 ]
 
 MetricOption = Annotated[
-    Metric, typer.Option("--metric", help="What is asked of a query.", rich_help_panel=SCORES)
+    Metric,
+    typer.Option(
+        "--metric", help="The quantity of a query that scores are about.", rich_help_panel=SCORES
+    ),
 ]
 InverseOption = Annotated[
     str | None,

@@ -21,7 +21,7 @@ from curvlang.language.chain import Combination, Curvature, Evaluation, Spec, Ta
 from curvlang.language.selection import chains_of, evaluated, evaluation_of
 from curvlang.language.task_sources import TaskSource
 from curvlang.models.builtin import absolute, is_trained, task_from
-from curvlang.models.losses.metric import asked_of
+from curvlang.models.losses.metric import query_metric
 from curvlang.models.task import Task
 from curvlang.reporting.provenance import provenance
 from curvlang.reporting.report import Report, Run, report
@@ -194,7 +194,7 @@ def evaluate_requests(
     Args:
         asked: What `evaluation_requests` gave.
         cache: Where retrained models are kept.
-        progress: Told what is done.
+        progress: Notified of what is done.
 
     Raises:
         SpecError: Where a curvature does not fit its task, before any model is trained.
@@ -236,7 +236,7 @@ def _checked(one: EvaluationRequest, task: Task | None) -> Task:
     fresh = task or task_from(
         one.task, seed=how.setup.seed, device=how.setup.device, allow_python=how.source.allow_python
     )
-    asked_of(how.metric, fresh.loss)
+    query_metric(how.metric, fresh.loss)
     whole = isinstance(one.curvature, Combination)
     prepare(list(chains_of(one.curvature)), fresh.to(dtype=how.setup.dtype), last=whole)
     if one.protocol is not None:

@@ -29,11 +29,11 @@ from curvlang.language.task_sources import TaskSource
 from curvlang.models.builtin import task_from
 from curvlang.models.data.characters import spelt
 from curvlang.models.data.images import pictures
-from curvlang.models.losses.metric import Asked, asked_of
+from curvlang.models.losses.metric import QueryMetric, query_metric
 from curvlang.models.task import Task
 from curvlang.models.tracing.per_position import position_count
 from curvlang.operators.iterative.iteration import NotConverged
-from curvlang.reporting.examples import Looks, images, show_largest, show_top, texts
+from curvlang.reporting.examples import InputTexts, images, show_largest, show_top, texts
 from curvlang.runtime.fit import Progress
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.memory import limited
@@ -57,7 +57,7 @@ class Scoring:
     """Which scores: `score[q, n] = ∇m_qᵀ C⁻¹ ∇ℓ_n`, or a variant of it.
 
     Args:
-        metric: What is asked of the queries, m: `loss`, `margin` or `logit`.
+        metric: The quantity m of the queries: `loss`, `margin` or `logit`.
         damping: λ of `(C + λI)⁻¹`; the spec's inverse where not given.
         inverse: An inverse as a spec writes it, in place of the spec's.
         per_layer: Scores of every layer; they add up to the total.
@@ -117,7 +117,7 @@ class ScoreReport:
     groups: tuple[object, ...] | None
     task: Task
     sign: str
-    looks: Looks | None
+    looks: InputTexts | None
 
     @property
     def shape(self) -> list[int]:
@@ -216,7 +216,7 @@ class ScoreRequest:
         """Train the task's model where it was described, fit the curvature, and score.
 
         Args:
-            progress: Told what is done; shown on standard error where not given.
+            progress: Notified of what is done; shown on standard error where not given.
         """
         seed, scoring = self.setup.seed, self.scoring
         task = self.task if self.described is None else trained(self.task, seed, progress)
@@ -230,7 +230,7 @@ class ScoreRequest:
                     warnings.simplefilter("always", category)
                 arrays = _arrays(scoring, op, task, progress)
         labels = scoring.groups(task)
-        asked = asked_of(scoring.metric, task.loss)
+        asked = query_metric(scoring.metric, task.loss)
         notes = _notes(scoring, op, self.curvature.name or "curvature", task, asked)
         groups = None if labels is None else tuple(labels[1])
         looks = None if self.described is None else _looks(self.described, task)
@@ -272,7 +272,7 @@ def score_request(
         )
     with limited(setup.memory):
         prepare(list(chains_of(found)), task.to(dtype=setup.dtype), last=True)
-    asked_of(scoring.metric, task.loss)
+    query_metric(scoring.metric, task.loss)
     scoring.groups(task)
     if scoring.per_position:
         position_count(task)
@@ -306,7 +306,7 @@ def _arrays(
 
 
 def _notes(
-    scoring: Scoring, op: FittedOperator, name: str, task: Task, asked: Asked
+    scoring: Scoring, op: FittedOperator, name: str, task: Task, asked: QueryMetric
 ) -> dict[str, str]:
     """What the numbers mean, as it stands in the file where the format has a place for it."""
     if scoring.own:
@@ -353,7 +353,7 @@ def _noted(said: Sequence[warnings.WarningMessage]) -> dict[str, str]:
     return {key: "; ".join(dict.fromkeys(texts)) for key, texts in found.items()}
 
 
-def _looks(described: TaskSpec, task: Task) -> Looks | None:
+def _looks(described: TaskSpec, task: Task) -> InputTexts | None:
     """Images as images, text as text."""
     if described.data.name == "characters":
         return texts(task.train[0], task.query[0], spelt)

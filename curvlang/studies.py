@@ -28,7 +28,7 @@ from curvlang.language.chain import Spec, Study
 from curvlang.models.execution.torch_state import settled
 from curvlang.reporting.notation import duration
 from curvlang.reporting.study.folder import FORMATS, check_study_folder, write_study
-from curvlang.reporting.study.table import show_study
+from curvlang.reporting.study.terminal import show_study
 from curvlang.runtime.fit import Progress
 from curvlang.runtime.limits.memory import limited
 from curvlang.runtime.setup import Setup
@@ -123,7 +123,7 @@ class StudyRequest:
             shard: A part of the work, `2/3`; the whole where not given.
             formats: What is written beside the report: `md`, `csv`, `pdf`.
             told: Callable[[str], None] a line about every finished cell.
-            progress: Told what is done inside a cell.
+            progress: Notified of what is done inside a cell.
 
         Raises:
             SpecError: E0903 for a folder that holds files of others.
@@ -277,7 +277,7 @@ def study(
         dtype: Precision of the analysis.
         cache: Where retrained models are kept.
         allow_python: Whether functions that the spec names may be called.
-        progress: Told what is done.
+        progress: Notified of what is done.
     """
     whole, one = load_study(str(spec))
     setup = Setup(torch.device(device), dtype)

@@ -23,7 +23,7 @@ from curvlang.compiler.explain.listing import count
 from curvlang.compiler.planning.cost import elements, function_cost, known_elements
 from curvlang.compiler.planning.plan import BlockPlan, Plan
 from curvlang.diagnostics.source import Source
-from curvlang.language import default_task, load, shipped_files
+from curvlang.language import load, shipped_files
 from curvlang.language.chain import Chain, Law, Spec
 from curvlang.language.checking.names import shipped_names
 from curvlang.language.registry import SOURCES, STAGES
@@ -31,6 +31,7 @@ from curvlang.language.shipped import describe
 from curvlang.language.syntax.docs import doc_of
 from curvlang.language.syntax.nodes import BodySyntax, LawDef, TransformDef, When
 from curvlang.language.syntax.parser import parse
+from curvlang.language.task_sources import TaskSource
 from curvlang.models.builtin import task_from
 from curvlang.models.task import Task
 from curvlang.runtime.prepare import prepare
@@ -75,7 +76,7 @@ class Shipped:
 
 @cache
 def _task() -> Task:
-    return task_from(default_task())
+    return task_from(TaskSource().of(None))
 
 
 def shipped_specs() -> dict[str, Shipped]:

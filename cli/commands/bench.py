@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from curvlang.cli.options import (
+import curvlang as cv
+
+from ..options import (
     DataOption,
     DeviceOption,
     DtypeOption,
@@ -16,9 +18,7 @@ from curvlang.cli.options import (
     Spec,
     TaskOption,
 )
-from curvlang.cli.terminal import print_json
-
-import curvlang as cv
+from ..terminal import print_json
 
 EXAMPLES = (
     ("curvlang bench ekfac", "on the task that the spec names"),
@@ -33,7 +33,7 @@ def command(
     model: ModelOption = None,
     allow_python: PythonOption = False,
     device: DeviceOption = "auto",
-    dtype: DtypeOption = Precision.FLOAT64,
+    dtype: DtypeOption = Precision.float64,
     inverse: InverseOption = None,
     memory: MemoryOption = None,
     seed: SeedOption = 0,

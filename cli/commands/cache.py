@@ -15,19 +15,17 @@ EXAMPLES = (
 )
 
 
-class Action(StrEnum):
-    """What is done with the cache."""
-
-    SHOW = "show"
-    CLEAR = "clear"
+Action = StrEnum("Action", ["show", "clear"])
 
 
 def command(
-    action: Annotated[Action, typer.Argument(help="What to do.")] = Action.SHOW,
+    action: Annotated[
+        Action, typer.Argument(metavar="[show|clear]", help="What to do.")
+    ] = Action.show,
 ) -> int:
     """Show or clear what is kept: retrained ground truth."""
     cache = cv.Cache()
-    files, held = cache.clear() if action is Action.CLEAR else cache.size()
-    verb = "cleared" if action is Action.CLEAR else "kept"
+    files, held = cache.clear() if action is Action.clear else cache.size()
+    verb = "cleared" if action is Action.clear else "kept"
     print(f"{files} files, {held / 2**20:.1f} MiB {verb} in {cache.root}")
     return 0

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from curvlang.cli.options import (
+import curvlang as cv
+from curvlang.diagnostics.render import as_data
+
+from ..options import (
     DataOption,
     Excludes,
     JsonOption,
@@ -13,10 +16,7 @@ from curvlang.cli.options import (
     Specs,
     TaskOption,
 )
-from curvlang.cli.terminal import print_json, show_problems
-
-import curvlang as cv
-from curvlang.diagnostics.render import as_data
+from ..terminal import print_json, show_problems
 
 EXAMPLES = (
     ("curvlang check mine.cv yours.cv", "every problem of both files"),

@@ -6,7 +6,8 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from curvlang.cli.completions import current_shell, script
+
+from ..completions import current_shell, script
 
 EXAMPLES = (
     ('eval "$(curvlang completion bash)"', "a line of ~/.bashrc"),
@@ -14,17 +15,15 @@ EXAMPLES = (
 )
 
 
-class Shell(StrEnum):
-    """Shells that ask commands for completions."""
-
-    BASH = "bash"
-    ZSH = "zsh"
-    FISH = "fish"
+Shell = StrEnum("Shell", ["bash", "zsh", "fish"])
 
 
 def command(
     shell: Annotated[
-        Shell | None, typer.Argument(help="The shell; the one of $SHELL where not given.")
+        Shell | None,
+        typer.Argument(
+            metavar="[bash|zsh|fish]", help="The shell; the one of $SHELL where not given."
+        ),
     ] = None,
 ) -> int:
     """Print the script by which a shell completes commands and options of curvlang."""

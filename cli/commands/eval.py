@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from typing import Annotated
 
 import typer
-from curvlang.cli.options import (
+
+import curvlang as cv
+
+from ..options import (
     DataOption,
     DeviceOption,
     DtypeOption,
@@ -25,9 +28,7 @@ from curvlang.cli.options import (
     Specs,
     TaskOption,
 )
-from curvlang.cli.terminal import print_json, show_notes, show_warnings
-
-import curvlang as cv
+from ..terminal import print_json, show_notes, show_warnings
 
 EXAMPLES = (
     ("curvlang eval ekfac --quick", "a first look: a small protocol, some ten seconds"),
@@ -43,13 +44,13 @@ def command(
     model: ModelOption = None,
     allow_python: PythonOption = False,
     device: DeviceOption = "auto",
-    dtype: DtypeOption = Precision.FLOAT64,
+    dtype: DtypeOption = Precision.float64,
     memory: MemoryOption = None,
     seed: SeedOption = 0,
     out: OutOption = None,
     quick: QuickOption = False,
     no_lds: Annotated[bool, typer.Option("--no-lds", help="Errors and influence only.")] = False,
-    metric: MetricOption = Metric.LOSS,
+    metric: MetricOption = Metric.loss,
     as_json: JsonOption = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Also the solver's work, and the time of each part.")

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from curvlang.cli.options import (
+
+import curvlang as cv
+from curvlang.diagnostics.pages import page
+
+from ..options import (
     DataOption,
     DeviceOption,
     DtypeOption,
@@ -16,9 +20,6 @@ from curvlang.cli.options import (
     PythonOption,
     TaskOption,
 )
-
-import curvlang as cv
-from curvlang.diagnostics.pages import page
 
 EXAMPLES = (
     ("curvlang explain ekfac", "what is computed, in which passes, at which cost"),
@@ -40,7 +41,7 @@ def command(
     model: ModelOption = None,
     allow_python: PythonOption = False,
     device: DeviceOption = "auto",
-    dtype: DtypeOption = Precision.FLOAT64,
+    dtype: DtypeOption = Precision.float64,
     memory: MemoryOption = None,
     latex: Annotated[
         bool,

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from curvlang.cli.options import (
+import curvlang as cv
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
+
+from ..options import (
     CompressOption,
     DampingOption,
     DataOption,
@@ -33,11 +37,7 @@ from curvlang.cli.options import (
     TaskOption,
     TopOption,
 )
-from curvlang.cli.terminal import print_json, show_lines, show_warnings
-
-import curvlang as cv
-from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.refusal import refusal
+from ..terminal import print_json, show_lines, show_warnings
 
 EXAMPLES = (
     ("curvlang influence ekfac --top 3", "scores.npy, and the extremes of three queries"),
@@ -52,14 +52,14 @@ EXAMPLES = (
 def command(
     spec: Spec,
     out: OutOption = None,
-    metric: MetricOption = Metric.LOSS,
+    metric: MetricOption = Metric.loss,
     damping: DampingOption = None,
     inverse: InverseOption = None,
     per_layer: PerLayerOption = False,
     per_position: PerPositionOption = False,
     own: OwnOption = False,
     group: GroupOption = None,
-    reduce: ReduceOption = Reduce.SUM,
+    reduce: ReduceOption = Reduce.sum,
     products: ProductsOption = None,
     compress: CompressOption = None,
     top: TopOption = 0,
@@ -69,7 +69,7 @@ def command(
     model: ModelOption = None,
     allow_python: PythonOption = False,
     device: DeviceOption = "auto",
-    dtype: DtypeOption = Precision.FLOAT64,
+    dtype: DtypeOption = Precision.float64,
     memory: MemoryOption = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,

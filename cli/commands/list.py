@@ -8,11 +8,12 @@ from itertools import groupby
 from typing import Annotated
 
 import typer
-from curvlang.cli.options import JsonOption
-from curvlang.cli.terminal import print_json
 
 import curvlang as cv
 from curvlang.diagnostics.suggestion import suggestion
+
+from ..options import JsonOption
+from ..terminal import print_json
 
 EXAMPLES = (
     ("curvlang list", "everything, a line each"),

@@ -6,7 +6,10 @@ import sys
 from typing import Annotated
 
 import typer
-from curvlang.cli.options import (
+
+import curvlang as cv
+
+from ..options import (
     OUTPUT,
     DeviceOption,
     DtypeOption,
@@ -20,9 +23,7 @@ from curvlang.cli.options import (
     QuietOption,
     Spec,
 )
-from curvlang.cli.terminal import print_json, show_notes, show_warnings
-
-import curvlang as cv
+from ..terminal import print_json, show_notes, show_warnings
 
 EXAMPLES = (
     ("curvlang study depth --quick", "a study that ships, small"),
@@ -69,7 +70,7 @@ def command(
         ),
     ] = "",
     device: DeviceOption = "auto",
-    dtype: DtypeOption = Precision.FLOAT64,
+    dtype: DtypeOption = Precision.float64,
     memory: MemoryOption = None,
     allow_python: PythonOption = False,
     as_json: JsonOption = False,

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Annotated
 
 import typer
-from curvlang.cli.options import JsonOption, QuietOption, SeedOption, Specs, TaskOption
-from curvlang.cli.terminal import print_json
 
 import curvlang as cv
+
+from ..options import JsonOption, QuietOption, SeedOption, Specs, TaskOption
+from ..terminal import print_json
 
 EXAMPLES = (
     ("curvlang test ekfac", "every law of a spec that ships, on 50 small tasks each"),

@@ -48,6 +48,6 @@ def trained(fresh: Task, seed: int = 0, progress: Progress | None = None) -> Tas
     Args:
         fresh: A task whose model is initialised.
         seed: Of the minibatches.
-        progress: Told what is done.
+        progress: Notified of what is done.
     """
     return fresh if fresh.origin.trained else train_baseline(fresh, seed, progress)

@@ -9,14 +9,13 @@ from pathlib import Path
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.language import load
 from curvlang.language.chain import Spec
-from curvlang.language.files import read, split_name
+from curvlang.language.files import read, rewrite, split_name
 from curvlang.language.spec import analyse, errors
 from curvlang.language.syntax.formatter import format_source
 from curvlang.language.syntax.nodes import TaskDef
 from curvlang.language.syntax.parser import parse
 from curvlang.language.task_sources import code_in
 from curvlang.language.uses import task_in
-from curvlang.storage.leftovers import belongs_to, clear, hidden_name, locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +81,5 @@ def format_file(path: str | os.PathLike[str], *, write: bool = True) -> bool:
     source = read(os.fspath(path))
     text = format_source(source)
     if write and text != source.text:
-        _rewrite(Path(path), text)
+        rewrite(Path(path), text)
     return text != source.text
-
-
-def _rewrite(path: Path, text: str) -> None:
-    clear(path.parent, belongs_to(path))
-    part = hidden_name(path)
-    try:
-        with part.open("x", encoding="utf-8") as handle, locked(part):
-            handle.write(text)
-            handle.flush()
-            os.chmod(part, path.stat().st_mode)
-            os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

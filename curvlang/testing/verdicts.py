@@ -13,7 +13,7 @@ from curvlang.language import load
 from curvlang.language.chain import Property, Spec, TaskSpec
 from curvlang.language.law import PROPERTIES
 from curvlang.language.uses import task_in
-from curvlang.testing.check import EXAMPLES, Told, Verdict, check_spec
+from curvlang.testing.check import EXAMPLES, Progress, Verdict, check_spec
 
 LARGEST_TASK = 64
 """Examples of a task that laws are checked on: the direct reading forms every product."""
@@ -70,7 +70,7 @@ def check_laws(
     seed: int = 0,
     law: str = "",
     task: str | None = None,
-    progress: Told | None = None,
+    progress: Progress | None = None,
 ) -> LawReport:
     """Search counterexamples to the laws of a spec; the same seed finds the same.
 
@@ -80,7 +80,7 @@ def check_laws(
         seed: Of the search.
         law: Only laws whose text contains this.
         task: Check on this task alone, which may be one that the spec's file defines.
-        progress: Told about every task.
+        progress: Notified of every task.
 
     Raises:
         SpecError: E0750 where no law's text contains `law`, E0751 for a task that is too large.

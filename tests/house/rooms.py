@@ -54,10 +54,19 @@ ROOMS = (
     Room(7, "costs", "what a run will take and what it took"),
     Room(8, "reporting", "tables, figures, HTML", ("figures", "study")),
     Room(9, "facade", "everything that a user imports; `curvlang/__init__.py` names it"),
-    Room(10, "cli", "arguments in, the façade called, text out: one file per command"),
+    Room(10, "cli", "arguments in, the façade called, text out: one file per command",
+         ("commands",)),
 )  # fmt: skip
 
 BY_NAME = {room.name: room for room in ROOMS}
+FILES = {
+    "": "facade",
+    "evaluations": "facade",
+    "scoring": "facade",
+    "studies": "facade",
+    "__main__": "cli",
+}
+"""Files of `curvlang` itself, with the room that they belong to."""
 MOST_FILES = 16
 """Python files of one folder, `__init__.py` included."""
 
@@ -67,7 +76,7 @@ def room_of(module: str) -> Room | None:
     first = [*module.split("."), ""][1]
     if first == "version":
         return None
-    return BY_NAME.get(first or "facade")
+    return BY_NAME.get(FILES.get(first, first))
 
 
 def table() -> list[str]:
