@@ -140,7 +140,7 @@ def _choices(name: str, parameter: str) -> list[str]:
     """The values of a parameter that takes some words alone."""
     hint = get_type_hints(import_module(f"curvlang.cli.commands.{name}").command)[parameter]
     kinds = [x for x in (hint, *get_args(hint)) if isinstance(x, EnumType)]
-    return [str(value) for kind in kinds for value in kind.__members__.values()]
+    return [name for kind in kinds for name in kind.__members__]
 
 
 def _shielded(command: Callable[..., int]) -> Callable[..., int]:
