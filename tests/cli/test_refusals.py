@@ -40,7 +40,11 @@ WRONG = {
     "no source": ("curvature x = drop_residual |> block_diagonal", "E0205", "`hessian |>"),
     "cycle": ("curvature x = y |> flat\ncurvature y = x |> flat", "E0204", "x → y → x"),
     "twice": ("curvature x = hessian\ncurvature x = ggn", "E0201", "defined twice"),
-    "damping": ("evaluate kfac with tikhonov(damping = -1) on digits", "E0707", "must be 0 or more"),
+    "damping": (
+        "evaluate kfac with tikhonov(damping = -1) on digits",
+        "E0707",
+        "must be 0 or more",
+    ),
     "keep 0": ("evaluate kfac on digits { lds keep = 0 }", "E0707", "between 0 and 1"),
     "keep 1.5": ("evaluate kfac on digits { lds keep = 1.5 }", "E0707", "between 0 and 1"),
     "subsets 0": ("evaluate kfac on digits { lds subsets = 0 }", "E0707", "2 or more"),
