@@ -169,6 +169,7 @@ class Code(StrEnum):
     E0606 = "E0606", "sizes, precision or device do not fit", "operators"
     E0607 = "E0607", "a matrix with entries that are not finite", "operators"
     E0610 = "E0610", "a device that cannot be used", "operators"
+    E0611 = "E0611", "an operator whose parts do not fit", "operators"
     E0620 = "E0620", "the Neumann iteration diverges", "operators"
     E0621 = "E0621", "a preconditioner without an inverse", "runtime"
     E0622 = "E0622", "minibatches of what is no mean over examples", "runtime"

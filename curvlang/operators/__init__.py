@@ -2,7 +2,8 @@
 
 from curvlang.operators.addition import added, scaled
 from curvlang.operators.basic import CholeskyInverse, Dense, Diagonal, Eigen, Identity
-from curvlang.operators.combined import BlockDiagonal, Scaled, Sum, aligned, described
+from curvlang.operators.block_diagonal import BlockDiagonal, aligned, described
+from curvlang.operators.combined import Scaled, Sum
 from curvlang.operators.distance import RULES
 from curvlang.operators.files import StoredBlocks, load_operator, save
 from curvlang.operators.iterative.conjugate_gradients import ConjugateGradients
@@ -12,8 +13,9 @@ from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOu
 from curvlang.operators.low_rank import Gram, LowRank, low_rank
 from curvlang.operators.matrix_free import MatrixFree, estimate_trace
 from curvlang.operators.movement import moved, usable
-from curvlang.operators.operator import DISTANCES, Operator, Spectral, held_bytes, tikhonov
+from curvlang.operators.operator import DISTANCES, Operator, held_bytes
 from curvlang.operators.projected import Projected, projected
+from curvlang.operators.spectrum import Spectral, tikhonov
 from curvlang.operators.stacked import Stacked, stacked, stacked_from
 from curvlang.operators.vmapped import at_once
 

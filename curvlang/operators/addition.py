@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from curvlang.operators.basic import Identity
-from curvlang.operators.combined import BlockDiagonal, Scaled, Sum, aligned
+from curvlang.operators.block_diagonal import BlockDiagonal, aligned
+from curvlang.operators.combined import Scaled, Sum
 from curvlang.operators.operator import Operator
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from curvlang.operators.operator import Operator, Spectral, symmetric_eigh
+from curvlang.operators.operator import Operator
+from curvlang.operators.spectrum import Spectral, symmetric_eigh
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,18 +19,7 @@ class Dense(Operator):
 
     matrix: Tensor
     structure: ClassVar[str] = "Dense"
-
-    @property
-    def size(self) -> int:
-        return len(self.matrix)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.matrix.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.matrix.device
+    axes: ClassVar[Mapping[str, str]] = {"matrix": "PP"}
 
     def apply(self, v: Tensor) -> Tensor:
         return self.matrix @ v
@@ -53,9 +43,6 @@ class Dense(Operator):
     def spectral(self, function: Spectral) -> Operator:
         return self.spectral_form().spectral(function)
 
-    def tensors(self) -> Iterator[Tensor]:
-        yield self.matrix
-
     def describe(self) -> str:
         return f"Dense {self.size}×{self.size}"
 
@@ -67,18 +54,7 @@ class Eigen(Operator):
     vectors: Tensor
     values: Tensor
     structure: ClassVar[str] = "Eigen"
-
-    @property
-    def size(self) -> int:
-        return len(self.values)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.values.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.values.device
+    axes: ClassVar[Mapping[str, str]] = {"vectors": "PP", "values": "P"}
 
     def apply(self, v: Tensor) -> Tensor:
         return self.vectors @ (self.values[:, None] * (self.vectors.T @ v))
@@ -98,10 +74,6 @@ class Eigen(Operator):
     def spectral(self, function: Spectral) -> Operator:
         return Eigen(self.vectors, function(self.values))
 
-    def tensors(self) -> Iterator[Tensor]:
-        yield self.vectors
-        yield self.values
-
     def describe(self) -> str:
         return f"Eigen {self.size}×{self.size}"
 
@@ -115,18 +87,7 @@ class CholeskyInverse(Operator):
 
     root: Tensor
     structure: ClassVar[str] = "CholeskyInverse"
-
-    @property
-    def size(self) -> int:
-        return len(self.root)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.root.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.root.device
+    axes: ClassVar[Mapping[str, str]] = {"root": "PP"}
 
     def apply(self, v: Tensor) -> Tensor:
         half = torch.linalg.solve_triangular(self.root, v, upper=False)
@@ -149,9 +110,6 @@ class CholeskyInverse(Operator):
     def spectral(self, function: Spectral) -> Operator:
         return self.spectral_form().spectral(function)
 
-    def tensors(self) -> Iterator[Tensor]:
-        yield self.root
-
     def describe(self) -> str:
         return f"CholeskyInverse {self.size}×{self.size}"
 
@@ -162,18 +120,7 @@ class Diagonal(Operator):
 
     entries: Tensor
     structure: ClassVar[str] = "Diagonal"
-
-    @property
-    def size(self) -> int:
-        return len(self.entries)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.entries.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.entries.device
+    axes: ClassVar[Mapping[str, str]] = {"entries": "P"}
 
     def apply(self, v: Tensor) -> Tensor:
         return self.entries[:, None] * v
@@ -190,9 +137,6 @@ class Diagonal(Operator):
     def spectral(self, function: Spectral) -> Operator:
         return Diagonal(function(self.entries))
 
-    def tensors(self) -> Iterator[Tensor]:
-        yield self.entries
-
     def describe(self) -> str:
         return f"Diagonal {self.size}"
 
@@ -204,18 +148,15 @@ class Identity(Operator):
     scale: Tensor
     length: int
     structure: ClassVar[str] = "Identity"
+    axes: ClassVar[Mapping[str, str]] = {"scale": ""}
+
+    def misfit(self) -> str:
+        """A vector has an entry or more."""
+        return "" if self.length >= 1 else f"has the size {self.length}"
 
     @property
     def size(self) -> int:
         return self.length
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.scale.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.scale.device
 
     def apply(self, v: Tensor) -> Tensor:
         return self.scale * v
@@ -231,9 +172,6 @@ class Identity(Operator):
 
     def spectral(self, function: Spectral) -> Operator:
         return Identity(function(self.scale.reshape(1))[0], self.length)
-
-    def tensors(self) -> Iterator[Tensor]:
-        yield self.scale
 
     def describe(self) -> str:
         return f"{float(self.scale):.3g} · I {self.length}"

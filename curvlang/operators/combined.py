@@ -1,8 +1,8 @@
-"""Sums, multiples and direct sums: structures made of structures."""
+"""Sums and multiples of operators."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from curvlang.operators.basic import Dense, Diagonal, Identity
+from curvlang.operators.block_diagonal import BlockDiagonal, aligned
 from curvlang.operators.kronecker import EigenBasis, Kronecker
-from curvlang.operators.operator import Operator, Spectral, check_dense
+from curvlang.operators.operator import Operator, check_dense
+from curvlang.operators.spectrum import Spectral
 from curvlang.operators.vmapped import equal
 
 
@@ -26,18 +28,6 @@ class Scaled(Operator):
     @property
     def size(self) -> int:
         return self.operator.size
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.operator.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.operator.device
-
-    @property
-    def spectrum_known(self) -> bool:
-        return self.operator.spectrum_known
 
     def apply(self, v: Tensor) -> Tensor:
         return self.factor * self.operator.apply(v)
@@ -62,9 +52,6 @@ class Scaled(Operator):
         """f(c C) = (s ↦ f(c s))(C)."""
         return self.operator.spectral(lambda s: function(self.factor * s))
 
-    def tensors(self) -> Iterator[Tensor]:
-        yield from self.operator.tensors()
-
     def describe(self) -> str:
         return f"{self.factor:.3g} · ({self.operator.describe()})"
 
@@ -75,22 +62,18 @@ class Sum(Operator):
 
     terms: tuple[Operator, ...]
     structure: ClassVar[str] = "Sum"
+    mixed: ClassVar[bool] = True
+
+    def misfit(self) -> str:
+        """One term or more, all of one size."""
+        if not self.terms:
+            return "has no terms"
+        sizes = sorted({term.size for term in self.terms})
+        return f"has terms of sizes {', '.join(map(str, sizes))}" if len(sizes) > 1 else ""
 
     @property
     def size(self) -> int:
         return self.terms[0].size
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.terms[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.terms[0].device
-
-    @property
-    def spectrum_known(self) -> bool:
-        return all(term.spectrum_known for term in self.terms)
 
     def apply(self, v: Tensor) -> Tensor:
         # Products run in the model's precision, statistics in float64: each term in its own.
@@ -141,10 +124,6 @@ class Sum(Operator):
 
     def spectral(self, function: Spectral) -> Operator:
         return self.spectral_form().spectral(function)
-
-    def tensors(self) -> Iterator[Tensor]:
-        for term in self.terms:
-            yield from term.tensors()
 
     def describe(self) -> str:
         return " + ".join(term.describe() for term in self.terms)
@@ -217,136 +196,3 @@ def _block_sum(terms: Sequence[BlockDiagonal], shift: Tensor) -> Operator:
     return first.with_parts(
         part.each(added, *(t.parts[k] for t in others)) for k, part in enumerate(first.parts)
     )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BlockDiagonal(Operator):
-    """`⊕_k C_k`: block k acts on the entries `index[k]` of the parameter vector.
-
-    Args:
-        names: Of all blocks.
-        parts: The blocks in their order; blocks of one structure may be one part (`Stacked`).
-        places: For every part the entries that it acts on.
-    """
-
-    names: tuple[str, ...]
-    parts: tuple[Operator, ...]
-    places: tuple[Tensor, ...]
-    structure: ClassVar[str] = "BlockDiagonal"
-
-    @property
-    def blocks(self) -> tuple[Operator, ...]:
-        """Every block by itself."""
-        return tuple(unit for part in self.parts for unit in part.units())
-
-    @property
-    def index(self) -> tuple[Tensor, ...]:
-        """The entries that each block acts on."""
-        pairs = zip(self.parts, self.places, strict=True)
-        return tuple(own for part, index in pairs for own in index.reshape(part.count, -1))
-
-    def named_parts(self) -> Iterator[tuple[tuple[str, ...], Operator, Tensor]]:
-        """Every part with the names of its blocks and the entries that it acts on."""
-        start = 0
-        for part, index in zip(self.parts, self.places, strict=True):
-            yield self.names[start : start + part.count], part, index
-            start += part.count
-
-    def with_parts(self, parts: Iterable[Operator]) -> BlockDiagonal:
-        """Other parts in their places."""
-        return BlockDiagonal(self.names, tuple(parts), self.places)
-
-    def unstacked(self) -> BlockDiagonal:
-        """The same with one part for each block."""
-        return BlockDiagonal(self.names, self.blocks, self.index)
-
-    @property
-    def size(self) -> int:
-        return sum(part.size for part in self.parts)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.parts[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.parts[0].device
-
-    @property
-    def spectrum_known(self) -> bool:
-        return all(part.spectrum_known for part in self.parts)
-
-    def apply(self, v: Tensor) -> Tensor:
-        out = torch.empty_like(v)
-        for part, index in zip(self.parts, self.places, strict=True):
-            out[index] = part.apply(v[index])
-        return out
-
-    def same_blocks(self, other: BlockDiagonal) -> bool:
-        """Whether both cut the parameters into the same blocks, in the same order."""
-        if self.same_parts(other):
-            return True
-        return len(self.names) == len(other.names) and all(
-            torch.equal(x, y) for x, y in zip(self.index, other.index, strict=True)
-        )
-
-    def same_parts(self, other: BlockDiagonal) -> bool:
-        """Whether the same blocks are held as one in both."""
-        return [p.count for p in self.parts] == [p.count for p in other.parts] and all(
-            torch.equal(x, y) for x, y in zip(self.places, other.places, strict=True)
-        )
-
-    def _scatter(self, parts: Sequence[Tensor]) -> Tensor:
-        out = torch.empty(self.size, dtype=self.dtype, device=self.device)
-        for part, index in zip(parts, self.places, strict=True):
-            out[index] = part
-        return out
-
-    def diagonal(self) -> Tensor:
-        return self._scatter([part.diagonal() for part in self.parts])
-
-    def trace(self) -> Tensor:
-        return torch.stack([part.trace() for part in self.parts]).sum()
-
-    def frobenius(self) -> Tensor:
-        return torch.stack([part.frobenius() for part in self.parts]).norm()
-
-    def eigenvalues(self) -> Tensor:
-        return torch.cat([part.eigenvalues() for part in self.parts])
-
-    def spectral_form(self) -> Operator:
-        return self.with_parts(part.spectral_form() for part in self.parts)
-
-    def spectral(self, function: Spectral) -> Operator:
-        return self.with_parts(part.spectral(function) for part in self.parts)
-
-    def tensors(self) -> Iterator[Tensor]:
-        for part in self.parts:
-            yield from part.tensors()
-
-    def describe(self) -> str:
-        return " ⊕ ".join(
-            f"{_shown(names)}: {part.describe()}" for names, part, _ in self.named_parts()
-        )
-
-
-def described(operator: Operator) -> Iterator[tuple[str, str]]:
-    """The structure of every block by its name; one called `model` where there are no blocks."""
-    if not isinstance(operator, BlockDiagonal):
-        yield "model", operator.describe()
-        return
-    for names, part, _ in operator.named_parts():
-        text = part.first_unit().describe()
-        yield from ((name, text) for name in names)
-
-
-def _shown(names: tuple[str, ...]) -> str:
-    """The name of a block, or the first and the last of several."""
-    return names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
-
-
-def aligned(terms: Sequence[BlockDiagonal]) -> Sequence[BlockDiagonal]:
-    """Operators with the same blocks, with the same ones of them held as one."""
-    if all(t.same_parts(terms[0]) for t in terms):
-        return terms
-    return [t.unstacked() for t in terms]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from curvlang.operators.basic import Diagonal, Identity
-from curvlang.operators.combined import BlockDiagonal, aligned
+from curvlang.operators.block_diagonal import BlockDiagonal, aligned
 from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput
 from curvlang.operators.operator import DistanceRule, Operator
 from curvlang.operators.projected import Projected

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,11 +13,12 @@ from torch import Tensor
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.operators.basic import CholeskyInverse, Dense, Diagonal, Eigen, Identity
-from curvlang.operators.combined import BlockDiagonal, Scaled, Sum
+from curvlang.operators.block_diagonal import BlockDiagonal
+from curvlang.operators.combined import Scaled, Sum
 from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOutputEigen
 from curvlang.operators.low_rank import Gram, LowRank
 from curvlang.operators.matrix_free import MatrixFree
-from curvlang.operators.operator import Operator
+from curvlang.operators.operator import Operator, unchecked
 from curvlang.operators.projected import Projected
 from curvlang.operators.stacked import Stacked
 from curvlang.storage.tensors import (
@@ -203,7 +204,7 @@ def to_tree(operator: Operator, key: str, tensors: dict[str, Tensor]) -> dict[st
             )
 
 
-_PLAIN: Mapping[str, tuple[Callable[..., Operator], tuple[str, ...], tuple[str, ...]]] = {
+_PLAIN: Mapping[str, tuple[type[Operator], tuple[str, ...], tuple[str, ...]]] = {
     "Dense": (Dense, ("matrix",), ()),
     "Eigen": (Eigen, ("vectors", "values"), ()),
     "CholeskyInverse": (CholeskyInverse, ("root",), ()),
@@ -218,25 +219,39 @@ _PLAIN: Mapping[str, tuple[Callable[..., Operator], tuple[str, ...], tuple[str, 
 }
 
 
-def from_tree(tree: dict[str, Any], tensors: Mapping[str, Tensor]) -> Operator:
-    """The operator that `to_tree` wrote."""
+def from_tree(
+    tree: dict[str, Any], tensors: Mapping[str, Tensor], *, stack: bool = False
+) -> Operator:
+    """The operator that `to_tree` wrote.
+
+    Args:
+        tree: Its structure.
+        tensors: By the names in it.
+        stack: Whether it is what a `Stacked` holds, with an axis of blocks in front of its tensors.
+    """
     kind, key = tree["kind"], tree["key"]
+    below = lambda x: from_tree(x, tensors, stack=stack)  # noqa: E731
+    make = unchecked if stack else _made
     match kind:
         case "Scaled":
-            return Scaled(tree["factor"], from_tree(tree["inner"], tensors))
+            return make(Scaled, {"factor": tree["factor"], "operator": below(tree["inner"])})
         case "Projected":
-            left, right = (tensors.get(f"{key}.{side}") for side in ("left", "right"))
-            inner = from_tree(tree["inner"], tensors)
-            return Projected(inner, left, right, tensors[f"{key}.complement"])
+            own = {name: tensors.get(f"{key}.{name}") for name in ("left", "right", "complement")}
+            return make(Projected, {"inner": below(tree["inner"]), **own})
         case "Sum":
-            return Sum(tuple(from_tree(t, tensors) for t in tree["terms"]))
+            return make(Sum, {"terms": tuple(map(below, tree["terms"]))})
         case "Stacked":
-            return Stacked(from_tree(tree["inner"], tensors), tree["groups"], tree["length"])
+            inner = from_tree(tree["inner"], tensors, stack=True)
+            return Stacked(inner, tree["groups"], tree["length"])
         case "BlockDiagonal":
-            blocks = tuple(from_tree(b, tensors) for b in tree["blocks"])
+            blocks = tuple(map(below, tree["blocks"]))
             index = tuple(tensors[f"{key}.index.{k}"].to(torch.long) for k in range(len(blocks)))
             return BlockDiagonal(tuple(tree["names"]), blocks, index)
         case _:
-            make, names, values = _PLAIN[kind]
+            plain, names, values = _PLAIN[kind]
             given = {name: tensors.get(f"{key}.{name}") for name in names}
-            return make(**given, **{name: tree[name] for name in values})
+            return make(plain, {**given, **{name: tree[name] for name in values}})
+
+
+def _made(kind: type[Operator], values: Mapping[str, Any]) -> Operator:
+    return kind(**values)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from curvlang.operators.operator import Operator, Spectral, symmetric_eigh
+from curvlang.operators.operator import Operator
+from curvlang.operators.spectrum import Spectral, symmetric_eigh
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,18 +20,8 @@ class Kronecker(Operator):
     left: Tensor
     right: Tensor
     structure: ClassVar[str] = "Kronecker"
-
-    @property
-    def size(self) -> int:
-        return len(self.left) * len(self.right)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.left.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.left.device
+    axes: ClassVar[Mapping[str, str]] = {"left": "OO", "right": "II"}
+    rows: ClassVar[str] = "OI"
 
     def apply(self, v: Tensor) -> Tensor:
         """(G⊗A) vec(X) = vec(G X Aᵀ)."""
@@ -64,10 +55,6 @@ class Kronecker(Operator):
         """f(G⊗A) = (U⊗V) diag(f(s_G s_A)) (U⊗V)ᵀ."""
         return self.spectral_form().spectral(function)
 
-    def tensors(self) -> Iterator[Tensor]:
-        yield self.left
-        yield self.right
-
     def describe(self) -> str:
         o, i = len(self.left), len(self.right)
         return f"Kronecker {o}×{o} ⊗ {i}×{i}"
@@ -81,18 +68,8 @@ class EigenBasis(Operator):
     right: Tensor | None
     spectrum: Tensor
     structure: ClassVar[str] = "EigenBasis"
-
-    @property
-    def size(self) -> int:
-        return self.spectrum.numel()
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.spectrum.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.spectrum.device
+    axes: ClassVar[Mapping[str, str]] = {"left": "OO", "right": "II", "spectrum": "OI"}
+    rows: ClassVar[str] = "OI"
 
     def apply(self, v: Tensor) -> Tensor:
         """U (S ∘ (Uᵀ X V)) Vᵀ."""
@@ -114,13 +91,7 @@ class EigenBasis(Operator):
         return x if self.right is None else self.right @ x
 
     def diagonal(self) -> Tensor:
-        """U² S (V²)ᵀ with elementwise squares."""
-        found = self.spectrum
-        if self.left is not None:
-            found = self.left.square() @ found
-        if self.right is not None:
-            found = found @ self.right.square().T
-        return found.reshape(-1).clone()
+        return rotated_diagonal(self.left, self.right, self.spectrum)
 
     def trace(self) -> Tensor:
         """The basis is orthogonal: tr = Σ S."""
@@ -136,13 +107,19 @@ class EigenBasis(Operator):
         """F acts on S alone."""
         return EigenBasis(self.left, self.right, function(self.spectrum))
 
-    def tensors(self) -> Iterator[Tensor]:
-        yield from (t for t in (self.left, self.right, self.spectrum) if t is not None)
-
     def describe(self) -> str:
         o, i = self.spectrum.shape
         sides = ["I" if q is None else f"{n}×{n}" for q, n in ((self.left, o), (self.right, i))]
         return f"EigenBasis {sides[0]} ⊗ {sides[1]}"
+
+
+def rotated_diagonal(left: Tensor | None, right: Tensor | None, spectrum: Tensor) -> Tensor:
+    """The diagonal of (U ⊗ V) diag(S) (U ⊗ V)ᵀ: U² S (V²)ᵀ with elementwise squares."""
+    if left is not None:
+        spectrum = left.square() @ spectrum
+    if right is not None:
+        spectrum = spectrum @ right.square().T
+    return spectrum.reshape(-1).clone()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,18 +129,12 @@ class PerOutput(Operator):
     blocks: Tensor
     axis: str = "output"
     structure: ClassVar[str] = "PerOutput"
+    axes: ClassVar[Mapping[str, str]] = {"blocks": "UWW"}
+    rows: ClassVar[str] = "UW"
 
-    @property
-    def size(self) -> int:
-        return self.blocks.shape[0] * self.blocks.shape[1]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.blocks.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.blocks.device
+    def misfit(self) -> str:
+        """Units of a layer are its outputs or its inputs."""
+        return _axis_misfit(self.axis)
 
     def apply(self, v: Tensor) -> Tensor:
         return _batched(v, self.axis, len(self.blocks), lambda x: self.blocks @ x)
@@ -184,9 +155,6 @@ class PerOutput(Operator):
     def spectral(self, function: Spectral) -> Operator:
         return self.spectral_form().spectral(function)
 
-    def tensors(self) -> Iterator[Tensor]:
-        yield self.blocks
-
     def describe(self) -> str:
         count, width, _ = self.blocks.shape
         return f"{count} blocks {width}×{width}, one per {self.axis}"
@@ -200,18 +168,12 @@ class PerOutputEigen(Operator):
     values: Tensor
     axis: str = "output"
     structure: ClassVar[str] = "PerOutputEigen"
+    axes: ClassVar[Mapping[str, str]] = {"vectors": "UWW", "values": "UW"}
+    rows: ClassVar[str] = "UW"
 
-    @property
-    def size(self) -> int:
-        return self.values.numel()
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.values.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.values.device
+    def misfit(self) -> str:
+        """Units of a layer are its outputs or its inputs."""
+        return _axis_misfit(self.axis)
 
     def apply(self, v: Tensor) -> Tensor:
         def product(x: Tensor) -> Tensor:
@@ -232,13 +194,15 @@ class PerOutputEigen(Operator):
     def spectral(self, function: Spectral) -> Operator:
         return PerOutputEigen(self.vectors, function(self.values), self.axis)
 
-    def tensors(self) -> Iterator[Tensor]:
-        yield self.vectors
-        yield self.values
-
     def describe(self) -> str:
         count, width = self.values.shape
         return f"{count} decomposed blocks {width}×{width}, one per {self.axis}"
+
+
+def _axis_misfit(axis: str) -> str:
+    return (
+        "" if axis in ("output", "input") else f"has blocks per `{axis}`, not `output` or `input`"
+    )
 
 
 def _flatten(entries: Tensor, axis: str) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from curvlang.operators.basic import Dense
-from curvlang.operators.operator import Operator, Spectral, symmetric_eigh
+from curvlang.operators.operator import Operator
+from curvlang.operators.spectrum import Spectral, symmetric_eigh
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,18 +26,7 @@ class LowRank(Operator):
     values: Tensor
     complement: Tensor
     structure: ClassVar[str] = "LowRank"
-
-    @property
-    def size(self) -> int:
-        return len(self.basis)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.basis.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.basis.device
+    axes: ClassVar[Mapping[str, str]] = {"basis": "PK", "values": "K", "complement": ""}
 
     def apply(self, v: Tensor) -> Tensor:
         return self.basis @ ((self.values - self.complement)[:, None] * (self.basis.T @ v)) + (
@@ -63,11 +53,6 @@ class LowRank(Operator):
         both = function(torch.cat([self.values, self.complement.reshape(1)]))
         return LowRank(self.basis, both[:-1], both[-1])
 
-    def tensors(self) -> Iterator[Tensor]:
-        yield self.basis
-        yield self.values
-        yield self.complement
-
     def describe(self) -> str:
         rest = "" if float(self.complement) == 0 else " + complement"
         return f"LowRank {self.size}×{len(self.values)}{rest}"
@@ -88,18 +73,7 @@ class Gram(Operator):
 
     columns: Tensor
     structure: ClassVar[str] = "Gram"
-
-    @property
-    def size(self) -> int:
-        return len(self.columns)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.columns.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.columns.device
+    axes: ClassVar[Mapping[str, str]] = {"columns": "PK"}
 
     def apply(self, v: Tensor) -> Tensor:
         return self.columns @ (self.columns.T @ v)
@@ -122,9 +96,6 @@ class Gram(Operator):
 
     def spectral(self, function: Spectral) -> Operator:
         return self.spectral_form().spectral(function)
-
-    def tensors(self) -> Iterator[Tensor]:
-        yield self.columns
 
     def describe(self) -> str:
         return f"Gram {self.size}×{self.columns.shape[1]}"

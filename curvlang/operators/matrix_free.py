@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
-from curvlang.operators.operator import Operator, Spectral
+from curvlang.operators.operator import Operator
+from curvlang.operators.spectrum import Spectral
 
 _SUM = "sum the products you need instead (`op @ v`), or estimate it with `estimate_trace`"
 
@@ -71,9 +72,6 @@ class MatrixFree(Operator):
         if spectral is not None:
             return self.spectral(spectral)
         return ConjugateGradients(self, damping)
-
-    def tensors(self) -> Iterator[Tensor]:
-        return iter(())
 
     def describe(self) -> str:
         return f"MatrixFree {self.length}×{self.length}"

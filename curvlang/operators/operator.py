@@ -7,26 +7,25 @@ refuses with a reason.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from math import prod
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Label, SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type, finite_number
-from curvlang.operators.vmapped import at_once
-
-Spectral = Callable[[Tensor], Tensor]
-"""An elementwise function of eigenvalues."""
+from curvlang.operators.spectrum import Spectral, tikhonov
 
 DENSE_AT_MOST = 20_000
 """Rows of a matrix that may be formed in passing: 3 GiB in float64."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Operator(ABC):
     """A symmetric linear operator on vectors of length P, held by its structure.
 
@@ -35,21 +34,65 @@ class Operator(ABC):
 
     structure: ClassVar[str]
     """The structure's noun."""
+    axes: ClassVar[Mapping[str, str]] = {}
+    """A letter for each axis of the tensors it holds; the same letter is the same length."""
+    rows: ClassVar[str] = "P"
+    """The letters whose lengths multiply to P."""
+    mixed: ClassVar[bool] = False
+    """Whether its parts may be in several precisions, each converted to where it is needed."""
+
+    def __post_init__(self) -> None:
+        """Refuse parts that do not fit together.
+
+        Raises:
+            SpecError: E0611.
+        """
+        why = _unlike(self) or self.misfit()
+        if why:
+            raise refusal(
+                Code.E0611, f"an operator `{self.structure}` {why}", "make its parts fit each other"
+            )
+
+    def misfit(self) -> str:
+        """What is wrong between its parts, as the end of a sentence; empty where they fit."""
+        return ""
 
     @property
-    @abstractmethod
+    def lengths(self) -> dict[str, int]:
+        """The length of each letter in `axes`."""
+        return _lengths(self)[0]
+
+    @property
     def size(self) -> int:
         """P."""
+        known = self.lengths
+        return prod(known[axis] for axis in self.rows)
 
     @property
-    @abstractmethod
     def dtype(self) -> torch.dtype:
         """Precision of the tensors held."""
+        return next(self.held()).dtype
 
     @property
-    @abstractmethod
     def device(self) -> torch.device:
         """Where the tensors lie."""
+        return next(self.held()).device
+
+    def held(self) -> Iterator[Tensor | Operator]:
+        """The tensors and the operators that it is made of, in the order of its fields."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for x in value if isinstance(value, tuple) else (value,):
+                if isinstance(x, Tensor | Operator):
+                    yield x
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The numbers it holds; positions of entries are not among them."""
+        for x in self.held():
+            if isinstance(x, Operator):
+                yield from x.tensors()
+            elif x.is_floating_point():
+                yield x
 
     @abstractmethod
     def apply(self, v: Tensor) -> Tensor:
@@ -72,17 +115,13 @@ class Operator(ABC):
         """`f(C)` for an elementwise function of the eigenvalues; another structure."""
 
     @abstractmethod
-    def tensors(self) -> Iterator[Tensor]:
-        """The tensors it holds."""
-
-    @abstractmethod
     def describe(self) -> str:
         """The operator as mathematics: `Kronecker 16×16 ⊗ 64×64`."""
 
     @property
     def spectrum_known(self) -> bool:
         """Whether `spectral_form` exists: not so where any part is known by its products alone."""
-        return True
+        return all(x.spectrum_known for x in self.held() if isinstance(x, Operator))
 
     @property
     def count(self) -> int:
@@ -116,7 +155,7 @@ class Operator(ABC):
                 f"a vector of shape {tuple(v.shape)} does not fit an operator of size {self.size}",
                 f"give `v` the shape [{self.size}] or [{self.size}, k]",
             )
-        if v.dtype != self.dtype or v.device.type != self.device.type:
+        if v.dtype != self.dtype or v.device != self.device:
             raise refusal(
                 Code.E0606,
                 f"a vector in {_place(v)} does not fit an operator in {_place(self)}",
@@ -193,6 +232,8 @@ class Operator(ABC):
         return self.describe()
 
 
+Structure = TypeVar("Structure", bound=Operator)
+
 DistanceRule = Callable[[Any, Any], Tensor | None]
 """‖C − D‖_F of two operators without their entries; None where these two have too little in common."""
 
@@ -210,36 +251,61 @@ def held_bytes(*operators: Operator) -> int:
     return sum(storages.values())
 
 
-def tikhonov(damping: float) -> Spectral:
-    """S → 1/(s + λ); refused where s + λ is zero to rounding."""
-    damping = finite_number(damping, "damping")
-
-    def function(s: Tensor) -> Tensor:
-        shifted = s + damping
-        scale = float(s.abs().max().clamp(min=abs(damping))) if s.numel() else 0.0
-        if s.numel() and float(shifted.abs().min()) <= torch.finfo(s.dtype).eps * scale:
-            raise singular(
-                f"C + {damping:.3g} I", f"an eigenvalue equals −{damping:.3g} to rounding"
-            )
-        return shifted.reciprocal()
-
-    return function
-
-
-def singular(headline: str, why: str, labels: Sequence[Label] = ()) -> SpecError:
-    """The refusal of an inverse that rounding decides.
+def unchecked(kind: type[Structure], values: Mapping[str, Any]) -> Structure:
+    """A structure whose tensors have one axis more than it is checked for: what `Stacked` holds.
 
     Args:
-        headline: Which matrix is singular.
-        why: The eigenvalue that stands against it.
-        labels: Where the inverse is written.
+        kind: The structure.
+        values: Its fields.
     """
-    return refusal(
-        Code.E0601,
-        f"{headline}: {why}",
-        "use a larger damping, or `pseudo`, which leaves null directions out",
-        labels=labels,
-    )
+    made = object.__new__(kind)
+    for name, value in values.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+def check_whole(operator: Operator) -> None:
+    """Check an operator that was made unchecked, and all that it is made of.
+
+    Raises:
+        SpecError: E0611.
+    """
+    for x in operator.held():
+        if isinstance(x, Operator):
+            check_whole(x)
+    operator.__post_init__()
+
+
+def _unlike(operator: Operator) -> str:
+    """Axes, precisions or devices that differ, as the end of a sentence."""
+    _, wrong = _lengths(operator)
+    if wrong:
+        return wrong
+    held = list(operator.held())
+    numbers = [x for x in held if isinstance(x, Operator) or x.is_floating_point()]
+    kinds = {str(x.dtype).removeprefix("torch."): None for x in numbers}
+    if len(kinds) > 1 and not operator.mixed:
+        return f"has parts in {' and '.join(kinds)}"
+    places = dict.fromkeys(str(x.device) for x in held)
+    return f"has parts on {' and '.join(places)}" if len(places) > 1 else ""
+
+
+def _lengths(operator: Operator) -> tuple[dict[str, int], str]:
+    """The length of every letter, and the first tensor that has another one."""
+    known: dict[str, int] = {}
+    for name, axes in operator.axes.items():
+        tensor = getattr(operator, name)
+        if tensor is None:
+            continue
+        own = dict(zip(axes, tensor.shape, strict=False))
+        wanted = [known.setdefault(axis, own[axis]) for axis in axes if axis in own]
+        if len(axes) != tensor.ndim or list(tensor.shape) != wanted:
+            letters = ", ".join(axes)
+            return (
+                known,
+                f"has `{name}` of shape {list(tensor.shape)}, where [{letters}] fits its parts",
+            )
+    return known, ""
 
 
 def _place(held: Tensor | Operator) -> str:
@@ -255,25 +321,3 @@ def check_dense(size: int) -> None:
             f"the {size} × {size} matrix would have to be formed, more than {DENSE_AT_MOST} rows",
             "use products (`op @ v`), `op.trace()` or `op.diagonal()` instead",
         )
-
-
-def symmetric_eigh(matrix: Tensor, what: str) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and contiguous eigenvectors; a failure names the matrix instead of a retry."""
-
-    def decomposed(matrix: Tensor) -> tuple[Tensor, Tensor]:
-        if not bool(torch.isfinite(matrix).all()):
-            raise refusal(
-                Code.E0607,
-                f"{what} has entries that are not finite",
-                "look for a division by zero in the formula, or overflow in the data",
-            )
-        try:
-            values, vectors = torch.linalg.eigh(matrix)
-        except RuntimeError as error:
-            raise refusal(
-                Code.E0607, f"the eigendecomposition of {what} failed: {error}", "use float64"
-            ) from error
-        return values, vectors.contiguous()
-
-    found: tuple[Tensor, Tensor] = at_once(decomposed, matrix)
-    return found

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from curvlang.operators.basic import Diagonal, Identity
-from curvlang.operators.kronecker import EigenBasis, Kronecker
-from curvlang.operators.operator import Operator, Spectral
+from curvlang.operators.kronecker import EigenBasis, Kronecker, rotated_diagonal
+from curvlang.operators.operator import Operator
+from curvlang.operators.spectrum import Spectral
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +30,20 @@ class Projected(Operator):
     right: Tensor | None
     complement: Tensor
     structure: ClassVar[str] = "Projected"
+    axes: ClassVar[Mapping[str, str]] = {"left": "OM", "right": "IK", "complement": ""}
+
+    def misfit(self) -> str:
+        """Bases as wide as the inner operator is long, none wider than it is tall."""
+        bases = [x.shape for x in (self.left, self.right) if x is not None]
+        if not bases:
+            return "has no basis"
+        if any(wide < narrow for wide, narrow in bases):
+            return "has a basis with more columns than rows"
+        narrow = prod(shape[1] for shape in bases)
+        exact = len(bases) == 2
+        if self.inner.size != narrow if exact else self.inner.size % narrow:
+            return f"has bases of {narrow} columns for an inner operator of size {self.inner.size}"
+        return ""
 
     @property
     def shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -46,14 +62,6 @@ class Projected(Operator):
     def size(self) -> int:
         (o, _), (i, _) = self.shapes
         return o * i
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.inner.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.inner.device
 
     def into(self, v: Tensor) -> Tensor:
         """Bᵀ v = vec(Rᵀ X P) for columns `v [O·I, k]`."""
@@ -96,10 +104,10 @@ class Projected(Operator):
                 return Kronecker(_lift(self.left, g), _lift(self.right, a)).diagonal()
             case EigenBasis(left=u, right=v, spectrum=spectrum):
                 left, right = _after(self.left, u), _after(self.right, v)
-                return EigenBasis(left, right, spectrum).diagonal()
+                return rotated_diagonal(left, right, spectrum)
             case Diagonal() | Identity():
                 entries = self.inner.diagonal().reshape(m, j)
-                return EigenBasis(self.left, self.right, entries).diagonal()
+                return rotated_diagonal(self.left, self.right, entries)
             case _:
                 entries = self.inner.dense().reshape(m, j, m, j)
                 if self.right is not None:
@@ -140,11 +148,6 @@ class Projected(Operator):
     def same_space(self, other: Projected) -> bool:
         """Whether both project to the same columns."""
         return self.left is other.left and self.right is other.right
-
-    def tensors(self) -> Iterator[Tensor]:
-        yield from self.inner.tensors()
-        yield from (t for t in (self.left, self.right) if t is not None)
-        yield self.complement
 
     def describe(self) -> str:
         (o, m), (i, j) = self.shapes

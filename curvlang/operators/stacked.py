@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.operators.combined import BlockDiagonal
+from curvlang.operators.block_diagonal import BlockDiagonal
 from curvlang.operators.iterative.iteration import Iterative
 from curvlang.operators.matrix_free import MatrixFree
-from curvlang.operators.operator import Operator, Spectral
+from curvlang.operators.operator import Operator, check_whole, unchecked
+from curvlang.operators.spectrum import Spectral
 from curvlang.operators.vmapped import at_once
 
 _APART = (BlockDiagonal, Iterative, MatrixFree)
@@ -40,6 +41,17 @@ class Stacked(Operator):
     length: int
     structure: ClassVar[str] = "Stacked"
 
+    def misfit(self) -> str:
+        """An axis of length G in front of every tensor, and one block behind it."""
+        held = held_tensors(self.stack)
+        if self.groups < 1 or any(x.shape[:1] != (self.groups,) for x in held):
+            return f"has tensors without an axis of {self.groups} blocks in front"
+        unit = self.first_unit()
+        check_whole(unit)
+        return (
+            "" if unit.size == self.length else f"has blocks of {unit.size} rows, not {self.length}"
+        )
+
     @property
     def count(self) -> int:
         return self.groups
@@ -47,14 +59,6 @@ class Stacked(Operator):
     @property
     def size(self) -> int:
         return self.groups * self.length
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.stack.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.stack.device
 
     def apply(self, v: Tensor) -> Tensor:
         """Every block on its own part of the vectors."""
@@ -101,9 +105,6 @@ class Stacked(Operator):
 
     def first_unit(self) -> Operator:
         return _filled(self.stack, {id(x): x[0] for x in held_tensors(self.stack)})
-
-    def tensors(self) -> Iterator[Tensor]:
-        yield from self.stack.tensors()
 
     def describe(self) -> str:
         """The first block stands for all of them: they have one structure."""
@@ -158,7 +159,7 @@ def mapped(function: Callable[..., Tensor], given: Sequence[Any], *columns: Tens
 def held_tensors(operator: Operator) -> list[Tensor]:
     """The tensors of a structure in the order of its fields, each once."""
     found: dict[int, Tensor] = {}
-    for field in fields(operator):  # type: ignore[arg-type]
+    for field in fields(operator):
         value = getattr(operator, field.name)
         for x in value if isinstance(value, tuple) else (value,):
             if isinstance(x, Tensor):
@@ -179,7 +180,7 @@ def form(operator: Operator) -> object:
         if isinstance(value, tuple):
             return tuple(map(of, value))
         if isinstance(value, Operator):
-            own = tuple(of(getattr(value, field.name)) for field in fields(value))  # type: ignore[arg-type]
+            own = tuple(of(getattr(value, field.name)) for field in fields(value))
             return type(value), own
         return value
 
@@ -189,7 +190,7 @@ def form(operator: Operator) -> object:
 def _structures(operator: Operator) -> Iterator[Operator]:
     """An operator and all that it is made of."""
     yield operator
-    for field in fields(operator):  # type: ignore[arg-type]
+    for field in fields(operator):
         value = getattr(operator, field.name)
         for x in value if isinstance(value, tuple) else (value,):
             if isinstance(x, Operator):
@@ -206,7 +207,9 @@ def _filled(operator: Operator, tensors: Mapping[int, Tensor]) -> Operator:
             return tuple(map(of, value))
         return _filled(value, tensors) if isinstance(value, Operator) else value
 
-    return type(operator)(**{x.name: of(getattr(operator, x.name)) for x in fields(operator)})  # type: ignore[arg-type]
+    return unchecked(
+        type(operator), {x.name: of(getattr(operator, x.name)) for x in fields(operator)}
+    )
 
 
 def _all_tensors(given: Sequence[Any]) -> list[Tensor]:

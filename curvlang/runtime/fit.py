@@ -316,7 +316,8 @@ def _direct_sum(
     """All blocks in the order of the parameters."""
     names = tuple(name for b in shown for name in b.names)
     places = [p for b in shown for p in ([b.index] if len(built[b.name]) == 1 else b.places)]
-    return BlockDiagonal(names, tuple(x for b in shown for x in built[b.name]), tuple(places))
+    parts = tuple(x for b in shown for x in built[b.name])
+    return BlockDiagonal(names, parts, tuple(p.to(parts[0].device) for p in places))
 
 
 def _build(

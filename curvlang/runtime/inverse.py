@@ -33,7 +33,8 @@ from curvlang.operators import (
     stacked,
 )
 from curvlang.operators.iterative.iteration import Progress, Report
-from curvlang.operators.operator import symmetric_eigh
+from curvlang.operators.operator import unchecked
+from curvlang.operators.spectrum import symmetric_eigh
 from curvlang.runtime.solver import FittedSolver
 
 
@@ -120,10 +121,10 @@ def _by_cholesky(operator: Operator, damping: float, function: Spectral) -> Oper
     root, failed = torch.linalg.cholesky_ex(matrix)
     if bool(failed.any()):
         return None
-    found_one = CholeskyInverse(root)
     if isinstance(operator, Stacked):
-        return Stacked(found_one, operator.groups, operator.length)
-    return found_one
+        one = unchecked(CholeskyInverse, {"root": root})
+        return Stacked(one, operator.groups, operator.length)
+    return CholeskyInverse(root)
 
 
 def _has_entries(operator: Operator) -> bool:

@@ -191,7 +191,7 @@ class Static:
             return block(self._layer(result.partition, name).places[number])
         found = self.prepared.blocks[result.partition]
         names = tuple(name for b in found for name in b.names)
-        index = tuple(own for b in found for own in b.places)
+        index = tuple(own.to(task.device) for b in found for own in b.places)
         return BlockDiagonal(names, tuple(map(block, index)), index)
 
 

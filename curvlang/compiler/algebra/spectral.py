@@ -22,7 +22,7 @@ from curvlang.ir.indices import walk
 from curvlang.language.chain import InverseUse
 from curvlang.language.registry import INVERSES
 from curvlang.language.registry.kinds import misses
-from curvlang.operators.operator import singular
+from curvlang.operators.spectrum import singular
 
 _REMOVABLE = 1e-6
 """Relative change between probes around zero that still counts as one limit."""

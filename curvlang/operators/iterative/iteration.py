@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
-from curvlang.operators.operator import Operator, Spectral
+from curvlang.operators.operator import Operator
+from curvlang.operators.spectrum import Spectral
 
 _REPAIR = "apply it to the vectors you need (`op @ v`)"
 
@@ -61,6 +63,7 @@ class Iterative(Operator):
 
     operator: Operator
     damping: float
+    mixed: ClassVar[bool] = True
 
     @abstractmethod
     def solve(self, v: Tensor) -> Tensor:
@@ -81,14 +84,6 @@ class Iterative(Operator):
     def spectrum_known(self) -> bool:
         return False
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.operator.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.operator.device
-
     def residual(self, x: Tensor, v: Tensor) -> Tensor:
         """What is left of v: v − (C + λI) x."""
         return v - self.operator.apply(x) - self.damping * x
@@ -104,9 +99,6 @@ class Iterative(Operator):
 
     def spectral(self, function: Spectral) -> Operator:
         return self.spectral_form()
-
-    def tensors(self) -> Iterator[Tensor]:
-        yield from self.operator.tensors()
 
 
 def check_finite(values: Tensor) -> None:

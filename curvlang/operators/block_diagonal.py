@@ -1,0 +1,156 @@
+"""Direct sums: blocks on entries of the parameter vector that no two of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from curvlang.operators.operator import Operator
+from curvlang.operators.spectrum import Spectral
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockDiagonal(Operator):
+    """`⊕_k C_k`: block k acts on the entries `index[k]` of the parameter vector.
+
+    Args:
+        names: Of all blocks.
+        parts: The blocks in their order; blocks of one structure may be one part (`Stacked`).
+        places: For every part the entries that it acts on.
+    """
+
+    names: tuple[str, ...]
+    parts: tuple[Operator, ...]
+    places: tuple[Tensor, ...]
+    structure: ClassVar[str] = "BlockDiagonal"
+
+    def misfit(self) -> str:
+        """A place in the vector for every entry of every block, each of them once."""
+        sizes, count = [part.size for part in self.parts], sum(part.count for part in self.parts)
+        shapes = [list(index.shape) for index in self.places]
+        if count != len(self.names):
+            return f"has {len(self.names)} names for {count} blocks"
+        if shapes != [[size] for size in sizes] or not sizes:
+            return f"has blocks of sizes {sizes} at places of shapes {shapes}"
+        return _uncovered(torch.cat(self.places))
+
+    @property
+    def blocks(self) -> tuple[Operator, ...]:
+        """Every block by itself."""
+        return tuple(unit for part in self.parts for unit in part.units())
+
+    @property
+    def index(self) -> tuple[Tensor, ...]:
+        """The entries that each block acts on."""
+        pairs = zip(self.parts, self.places, strict=True)
+        return tuple(own for part, index in pairs for own in index.reshape(part.count, -1))
+
+    def named_parts(self) -> Iterator[tuple[tuple[str, ...], Operator, Tensor]]:
+        """Every part with the names of its blocks and the entries that it acts on."""
+        start = 0
+        for part, index in zip(self.parts, self.places, strict=True):
+            yield self.names[start : start + part.count], part, index
+            start += part.count
+
+    def with_parts(self, parts: Iterable[Operator]) -> BlockDiagonal:
+        """Other parts in their places."""
+        return BlockDiagonal(self.names, tuple(parts), self.places)
+
+    def unstacked(self) -> BlockDiagonal:
+        """The same with one part for each block."""
+        return BlockDiagonal(self.names, self.blocks, self.index)
+
+    @property
+    def size(self) -> int:
+        return sum(part.size for part in self.parts)
+
+    def apply(self, v: Tensor) -> Tensor:
+        out = torch.empty_like(v)
+        for part, index in zip(self.parts, self.places, strict=True):
+            out[index] = part.apply(v[index])
+        return out
+
+    def same_blocks(self, other: BlockDiagonal) -> bool:
+        """Whether both cut the parameters into the same blocks, in the same order."""
+        if self.same_parts(other):
+            return True
+        return len(self.names) == len(other.names) and all(
+            torch.equal(x, y) for x, y in zip(self.index, other.index, strict=True)
+        )
+
+    def same_parts(self, other: BlockDiagonal) -> bool:
+        """Whether the same blocks are held as one in both."""
+        return [p.count for p in self.parts] == [p.count for p in other.parts] and all(
+            torch.equal(x, y) for x, y in zip(self.places, other.places, strict=True)
+        )
+
+    def _scatter(self, parts: Sequence[Tensor]) -> Tensor:
+        out = torch.empty(self.size, dtype=self.dtype, device=self.device)
+        for part, index in zip(parts, self.places, strict=True):
+            out[index] = part
+        return out
+
+    def diagonal(self) -> Tensor:
+        return self._scatter([part.diagonal() for part in self.parts])
+
+    def trace(self) -> Tensor:
+        return torch.stack([part.trace() for part in self.parts]).sum()
+
+    def frobenius(self) -> Tensor:
+        return torch.stack([part.frobenius() for part in self.parts]).norm()
+
+    def eigenvalues(self) -> Tensor:
+        return torch.cat([part.eigenvalues() for part in self.parts])
+
+    def spectral_form(self) -> Operator:
+        return self.with_parts(part.spectral_form() for part in self.parts)
+
+    def spectral(self, function: Spectral) -> Operator:
+        return self.with_parts(part.spectral(function) for part in self.parts)
+
+    def describe(self) -> str:
+        return " ⊕ ".join(
+            f"{_shown(names)}: {part.describe()}" for names, part, _ in self.named_parts()
+        )
+
+
+def _uncovered(places: Tensor) -> str:
+    """What is wrong with positions that have to be each of 0 … P − 1 once, as the end of a sentence."""
+    if places.dtype != torch.long:
+        return f"has places of type {places.dtype}"
+    if places.is_meta or isinstance(places, FakeTensor):
+        return ""  # Shapes alone: there are no positions to look at.
+    size = len(places)
+    if bool((places < 0).any()) or bool((places >= size).any()):
+        return f"has places outside 0…{size - 1}"
+    covered = torch.zeros(size, dtype=torch.bool, device=places.device)
+    covered[places] = True
+    left = size - int(covered.sum())
+    return f"leaves {left} of {size} entries without a block, and has others twice" if left else ""
+
+
+def described(operator: Operator) -> Iterator[tuple[str, str]]:
+    """The structure of every block by its name; one called `model` where there are no blocks."""
+    if not isinstance(operator, BlockDiagonal):
+        yield "model", operator.describe()
+        return
+    for names, part, _ in operator.named_parts():
+        text = part.first_unit().describe()
+        yield from ((name, text) for name in names)
+
+
+def _shown(names: tuple[str, ...]) -> str:
+    """The name of a block, or the first and the last of several."""
+    return names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
+
+
+def aligned(terms: Sequence[BlockDiagonal]) -> Sequence[BlockDiagonal]:
+    """Operators with the same blocks, with the same ones of them held as one."""
+    if all(t.same_parts(terms[0]) for t in terms):
+        return terms
+    return [t.unstacked() for t in terms]

@@ -1,0 +1,72 @@
+"""Functions of a spectrum, and the decomposition that gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import Label, SpecError
+from curvlang.diagnostics.refusal import refusal
+from curvlang.diagnostics.values import finite_number
+from curvlang.operators.vmapped import at_once
+
+Spectral = Callable[[Tensor], Tensor]
+"""An elementwise function of eigenvalues."""
+
+
+def tikhonov(damping: float) -> Spectral:
+    """S → 1/(s + λ); refused where s + λ is zero to rounding."""
+    damping = finite_number(damping, "damping")
+
+    def function(s: Tensor) -> Tensor:
+        shifted = s + damping
+        scale = float(s.abs().max().clamp(min=abs(damping))) if s.numel() else 0.0
+        if s.numel() and float(shifted.abs().min()) <= torch.finfo(s.dtype).eps * scale:
+            raise singular(
+                f"C + {damping:.3g} I is singular",
+                f"an eigenvalue equals −{damping:.3g} to rounding",
+            )
+        return shifted.reciprocal()
+
+    return function
+
+
+def singular(headline: str, why: str, labels: Sequence[Label] = ()) -> SpecError:
+    """The refusal of an inverse that rounding decides.
+
+    Args:
+        headline: Which matrix is singular.
+        why: The eigenvalue that stands against it.
+        labels: Where the inverse is written.
+    """
+    return refusal(
+        Code.E0601,
+        f"{headline}: {why}",
+        "use a larger damping, or `pseudo`, which leaves null directions out",
+        labels=labels,
+    )
+
+
+def symmetric_eigh(matrix: Tensor, what: str) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and contiguous eigenvectors; a failure names the matrix instead of a retry."""
+
+    def decomposed(matrix: Tensor) -> tuple[Tensor, Tensor]:
+        if not bool(torch.isfinite(matrix).all()):
+            raise refusal(
+                Code.E0607,
+                f"{what} has entries that are not finite",
+                "look for a division by zero in the formula, or overflow in the data",
+            )
+        try:
+            values, vectors = torch.linalg.eigh(matrix)
+        except RuntimeError as error:
+            raise refusal(
+                Code.E0607, f"the eigendecomposition of {what} failed: {error}", "use float64"
+            ) from error
+        return values, vectors.contiguous()
+
+    found: tuple[Tensor, Tensor] = at_once(decomposed, matrix)
+    return found
