@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import math
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import PurePath
 from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
+import msgspec
 import numpy as np
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Label
+from curvlang.diagnostics.diagnostic import Label, SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import Source, Span
 from curvlang.evaluation.result import SCHEMA, Result
@@ -68,7 +70,7 @@ def _number(value: float) -> float | str | None:
     return value
 
 
-def loads(text: str, name: str = "result.json") -> Result:
+def loads(text: str | bytes, name: str = "result.json") -> Result:
     """Read a result from its JSON text.
 
     Args:
@@ -76,130 +78,91 @@ def loads(text: str, name: str = "result.json") -> Result:
         name: What messages call it.
 
     Raises:
-        SpecError: E0901 where it is not JSON, was written with another schema, or a field is
-            missing, unknown or of another type; the message names the field.
+        SpecError: E0901 where it is not JSON in UTF-8, was written with another schema, or a field
+            is missing, unknown or of another type; the message names the field.
     """
     try:
-        found = json.loads(text, parse_constant=_constant)
+        whole = text.decode("utf-8") if isinstance(text, bytes) else text
+        found = json.loads(whole, parse_constant=_constant)
     except json.JSONDecodeError as error:
-        where = Span(Source(name, text), error.pos, min(error.pos + 1, len(text)))
-        _refuse(f"`{name}` is not JSON", Label(where, error.msg))
-    except ValueError as error:
-        _refuse(f"`{name}` is not JSON: {error}")
+        where = Span(Source(name, error.doc), error.pos, min(error.pos + 1, len(error.doc)))
+        raise _refusal(f"`{name}` is not JSON", Label(where, error.msg)) from error
+    except UnicodeDecodeError as error:
+        raise _refusal(f"`{name}` is not text in UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise _refusal(f"`{name}` is not JSON: {error}") from error
     if not isinstance(found, dict) or "schema" not in found:
-        _refuse(f"`{name}` is not a result: it has no `schema`")
-    if found.pop("schema") != SCHEMA:
-        _refuse(f"`{name}` was written with another schema; this version reads schema {SCHEMA}")
-    result = decode(Result, found, "")
-    assert isinstance(result, Result)
+        raise _refusal(f"`{name}` is not a result: it has no `schema`")
+    if (schema := found.pop("schema")) != SCHEMA:
+        raise _refusal(f"`{name}` has schema {schema!r}; this version reads schema {SCHEMA}")
+    result: Result = decode(Result, found)
     _check(result)
     return result
 
 
-def decode(kind: Any, value: Any, where: str) -> Any:
-    """A JSON value as the type that a field asks for.
+class _Number:
+    """A number as JSON holds it: also null for NaN, and two texts for infinity."""
 
-    Args:
-        kind: A dataclass, `float`, `int`, `str`, `Any`, `X | None`, `tuple[X, ...]` or
-            `Mapping[str, X]`.
-        value: What JSON gave.
-        where: The path of the field, for messages.
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+
+def decode(kind: Any, value: object) -> Any:
+    """A JSON value as a dataclass: every field is there, has its type, and is one of the dataclass.
+
+    Raises:
+        SpecError: E0901 with the place of the field.
     """
-    if kind is Any:
-        return value
-    if is_dataclass(kind):
-        return _decode_dataclass(kind, value, where)
-    if kind in _SCALARS:
-        return _SCALARS[kind](value, where)
-    arguments = get_args(kind)
+    try:
+        strict = msgspec.convert(value, _strict(kind), dec_hook=_number_read)
+        plain_values = msgspec.to_builtins(strict, enc_hook=lambda number: number.value)
+        return msgspec.convert(plain_values, kind)
+    except msgspec.ValidationError as error:
+        reason, _, place = str(error).partition(" - at `$")
+        where = place.strip(".`")
+        raise _refusal(f"`{where}`: {reason}" if where else reason) from error
+
+
+@cache
+def _strict(kind: Any) -> Any:
+    """A field's type with every dataclass as one that takes its fields and no others."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind)
+        required = [(item.name, _strict(hints[item.name])) for item in fields(kind)]
+        return msgspec.defstruct(kind.__name__, required, forbid_unknown_fields=True)
+    if kind is float:
+        return _Number
+    inner = tuple(map(_strict, get_args(kind)))
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return None if value is None else decode(inner, value, where)
-    if origin is tuple:
-        items = value if isinstance(value, list) else _mismatch(where, "a list")
-        return tuple(decode(arguments[0], item, f"{where}[{k}]") for k, item in enumerate(items))
-    entries = value if isinstance(value, dict) else _mismatch(where, "an object")
-    return {name: decode(arguments[1], item, f"{where}.{name}") for name, item in entries.items()}
+        return Union[inner]  # noqa: UP007
+    return kind if origin is None else (dict if origin is Mapping else origin)[inner]
 
 
-def json_type(kind: Any) -> str:
-    """How the documentation names a field's type.
-
-    >>> json_type(tuple[float, ...]), json_type(int | None), json_type(Mapping[str, str])
-    ('list of number', 'integer or null', 'object of text')
-    """
-    names = {float: "number", int: "integer", str: "text", Any: "any"}
-    if kind in names:
-        return names[kind]
-    if is_dataclass(kind):
-        return str(getattr(kind, "__name__", kind))
-    arguments = get_args(kind)
-    match get_origin(kind):
-        case origin if origin in (Union, types.UnionType):
-            (inner,) = (argument for argument in arguments if argument is not type(None))
-            return f"{json_type(inner)} or null"
-        case origin if origin is tuple:
-            return f"list of {json_type(arguments[0])}"
-        case _:
-            return f"object of {json_type(arguments[1])}"
-
-
-def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
-    found = value if isinstance(value, dict) else _mismatch(where, "an object")
-    hints = get_type_hints(kind)
-    names = [item.name for item in fields(kind)]
-    dot = f"{where}." if where else ""
-    for name in found:
-        if name not in names:
-            _refuse(f"`{dot}{name}` is not a field of the schema")
-    for name in names:
-        if name not in found:
-            _refuse(f"`{dot}{name}` is missing")
-    return kind(**{name: decode(hints[name], found[name], f"{dot}{name}") for name in names})
-
-
-def _float(value: Any, where: str) -> float:
+def _number_read(kind: type, value: object) -> _Number:
     if value is None:
-        return math.nan
+        return _Number(math.nan)
     if value in ("Infinity", "-Infinity"):
-        return math.inf if value == "Infinity" else -math.inf
+        return _Number(math.inf if value == "Infinity" else -math.inf)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        _mismatch(where, "a number")
-    return float(value)
-
-
-def _int(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        _mismatch(where, "an integer")
-    return int(value)
-
-
-def _str(value: Any, where: str) -> str:
-    return value if isinstance(value, str) else _mismatch(where, "text")
-
-
-_SCALARS: dict[Any, Callable[[Any, str], Any]] = {float: _float, int: _int, str: _str}
+        raise ValueError(f"Expected a number, got `{type(value).__name__}`")
+    return _Number(float(value))
 
 
 def _check(result: Result) -> None:
     """What types cannot say: verdicts are words of the schema, indices point at something."""
     for k, comparison in enumerate(result.comparisons):
         if comparison.verdict not in VERDICTS:
-            _mismatch(f"comparisons[{k}].verdict", "one of " + ", ".join(VERDICTS))
+            raise _refusal(f"`comparisons[{k}].verdict` is not one of {', '.join(VERDICTS)}")
     for k, step in enumerate(result.steps):
         places = range(max(len(step.points), 1))
         if step.shared not in places or (step.best is not None and step.best not in places):
-            _mismatch(f"steps[{k}]", "consistent: `shared` or `best` points outside `points`")
+            raise _refusal(f"`steps[{k}]`: `shared` or `best` points outside `points`")
 
 
 def _constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
-def _mismatch(where: str, wanted: str) -> NoReturn:
-    _refuse(f"`{where}` is not {wanted}" if where else f"the result is not {wanted}")
-
-
-def _refuse(headline: str, *labels: Label) -> NoReturn:
-    raise refusal(Code.E0901, headline, _AGAIN, labels=labels)
+def _refusal(headline: str, *labels: Label) -> SpecError:
+    return refusal(Code.E0901, headline, _AGAIN, labels=labels)

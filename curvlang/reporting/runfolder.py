@@ -109,14 +109,12 @@ def read_result(path: str | os.PathLike[str]) -> Result:
     place = Path(path)
     file = place / RESULT if place.is_dir() else place
     try:
-        text = file.read_text(encoding="utf-8")
+        content = file.read_bytes()
     except OSError as error:
         raise refusal(
             Code.E0902, f"`{file}` cannot be read: {error.strerror}", "name a run folder"
         ) from error
-    except UnicodeDecodeError as error:
-        raise refusal(Code.E0901, f"`{file}` is not text in UTF-8", "name a run folder") from error
-    return loads(text, str(file))
+    return loads(content, str(file))
 
 
 def _check_scores(result: Result, scores: Mapping[str, Scores]) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.result import SCHEMA, Result
-from curvlang.evaluation.result_file import dumps, json_type, loads
+from curvlang.evaluation.result_file import dumps, loads
 from tests.reporting.example import EXAMPLES, digits
 
 PAGE = (Path(__file__).parents[2] / "docs" / "result.md").read_text("utf-8")
@@ -26,6 +27,19 @@ def documented():
         body = section.split("\n## ")[0]
         found[name] = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", body, re.MULTILINE))
     return found
+
+
+def json_type(kind):
+    """How the page names a field's type: `list of number`, `integer or null`, `object of text`."""
+    names = {float: "number", int: "integer", str: "text", Any: "any"}
+    if kind in names:
+        return names[kind]
+    if is_dataclass(kind):
+        return kind.__name__
+    inner = [json_type(x) for x in get_args(kind) if x not in (type(None), ...)]
+    if type(None) in get_args(kind):
+        return f"{inner[0]} or null"
+    return f"list of {inner[0]}" if get_origin(kind) is tuple else f"object of {inner[-1]}"
 
 
 def classes(kind, found):
@@ -98,11 +112,13 @@ def test_a_missing_and_an_unknown_field_are_named():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"schema": 99}, "another schema"),
-        ({"name": 3}, "`name` is not text"),
-        ({"sweep": [0.1, True]}, "`sweep[1]` is not a number"),
-        ({"steps": {}}, "`steps` is not a list"),
-        ({"ceiling": 0.7}, "`ceiling` is not an object"),
+        ({"schema": 99}, "`result.json` has schema 99; this version reads schema 2"),
+        ({"schema": "2"}, "has schema '2'"),
+        ({"name": 3}, "`name`: Expected `str`, got `int`"),
+        ({"sweep": [0.1, True]}, "`sweep[1]`: Expected a number, got `bool`"),
+        ({"sweep": [0.1, "NaN"]}, "`sweep[1]`: Expected a number, got `str`"),
+        ({"steps": {}}, "`steps`: Expected `array`, got `object`"),
+        ({"ceiling": 0.7}, "`ceiling`: Expected `object | null`, got `float`"),
     ],
 )
 def test_wrong_values_are_named(change, words):
@@ -110,7 +126,22 @@ def test_wrong_values_are_named(change, words):
         loads(json.dumps({**json.loads(dumps(digits().to_json())), **change}))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"schema": 1, "name": NaN}'])
-def test_what_is_no_result_is_refused(text):
-    with pytest.raises(SpecError):
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "3", '{"schema": 2, "name": NaN}', b"\xff", b"\xff\xfe{\0", "[" * 100_000],
+)
+def test_what_is_not_a_result_is_refused(text):
+    with pytest.raises(SpecError, match="E0901"):
         loads(text)
+
+
+def test_numbers_that_json_does_not_have_are_read_where_numbers_stand():
+    data = json.loads(dumps(EXAMPLES["digits"]().to_json()))
+    data["ceiling"] = {"estimate": None, "low": "-Infinity", "high": "Infinity"}
+    data["sweep"] = [1, 0.5]
+    found = loads(json.dumps(data))
+    assert math.isnan(found.ceiling.estimate)
+    assert (found.ceiling.low, found.ceiling.high) == (-math.inf, math.inf)
+    assert [*map(type, found.sweep)] == [float, float]
+    data["ceiling"] = None
+    assert loads(json.dumps(data)).ceiling is None

@@ -67,7 +67,7 @@ class CellFolder:
             content = json.loads(text)
             if hashlib.sha256(arrays).hexdigest() != content["arrays"]:
                 raise ValueError("checksum")
-            cell = decode(CellFound, content["cell"], "")
+            cell = decode(CellFound, content["cell"])
             with np.load(io.BytesIO(arrays), allow_pickle=False) as held:
                 values = {name: held[name] for name in held.files}
         except (ValueError, KeyError, TypeError, SpecError):
