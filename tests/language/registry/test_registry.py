@@ -39,8 +39,11 @@ from curvlang.language.registry import (
 from curvlang.language.registry.kinds import taken
 from curvlang.language.shipped import describe, shipped
 from curvlang.models import builtin
+from curvlang.models.architectures.cnn import Convolutions
+from curvlang.models.architectures.decoder import DecoderSizes
 from curvlang.models.architectures.mlp import ACTIVATIONS, POOLING
 from curvlang.models.data.fields import IGNORED
+from curvlang.models.files.file_data import FileColumns
 from curvlang.models.losses import losses
 from curvlang.models.losses.metric import CLASS_METRICS
 
@@ -85,9 +88,16 @@ def test_every_entry_is_built_and_nothing_else():
 def test_data_is_built_from_its_parameters(name):
     if name == "python":
         assert keywords(builtin.DATA[name]) == {"function", "arguments", "loss"}
+    elif name == "file":
+        assert {f.name for f in dataclasses.fields(FileColumns)} == set(DATA[name].parameters)
     else:
-        found = keywords(builtin.DATA[name], ("loss", "folder"))
-        assert found == set(DATA[name].parameters)
+        assert keywords(builtin.DATA[name]) == set(DATA[name].parameters)
+
+
+@pytest.mark.parametrize(("name", "made"), [("cnn", Convolutions), ("decoder", DecoderSizes)])
+def test_models_are_built_from_their_parameters(name, made):
+    fields = {f.name for f in dataclasses.fields(made)}
+    assert fields == set(MODELS[name].parameters) - {"weights"}
 
 
 @pytest.mark.parametrize("name", sorted(BASELINES))
