@@ -8,7 +8,6 @@ from enum import IntEnum
 from pathlib import Path
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Diagnostic
 from curvlang.diagnostics.source import Source, Span
 from curvlang.editors.document import Document
 from curvlang.editors.parameters import parameters_of
@@ -21,6 +20,7 @@ from curvlang.language.chain import Chain
 from curvlang.language.checking.chains import Chains
 from curvlang.language.checking.walker import Walker
 from curvlang.language.law import MEASURES, PROPERTIES
+from curvlang.language.problems import Problems
 from curvlang.language.registry import NAMED, SOLVERS, SOURCES, STAGES, Parameter
 from curvlang.language.registry.kinds import CurvatureName, words_of
 from curvlang.language.shipped import about
@@ -185,7 +185,7 @@ def _chain_start(words: list[Word]) -> int | None:
 
 def _walker(document: Document, chain: s.CurvatureDef) -> Walker | None:
     """What follows the chain from its end on; None where it has mistakes itself, or is a sum."""
-    problems: list[Diagnostic] = []
+    problems = Problems()
     chains = Chains(document.names, problems)
     made = chains.curvature(chain)
     walker = Walker(document.names, problems, chains.readings)
@@ -194,7 +194,7 @@ def _walker(document: Document, chain: s.CurvatureDef) -> Walker | None:
 
 def _unfit(walker: Walker, stage: str, span: Span) -> str | None:
     """Why a stage cannot stand at the end of a chain; None where it can."""
-    problems: list[Diagnostic] = []
+    problems = Problems()
     walker.fork(problems).step(s.Use(stage, (), span, span))
     # A stage that only lacks values for its own parameters stands in the right place.
     misplaced = [p for p in problems if p.code not in (Code.E0704, Code.E0211)]

@@ -21,6 +21,7 @@ from curvlang.ir.functions import FUNCTIONS, MAKERS, TensorFunction
 from curvlang.language.chain import Chain, Combination, Curvature
 from curvlang.language.checking.chains import Chains
 from curvlang.language.law import MEASURES, PROPERTIES
+from curvlang.language.problems import Problems
 from curvlang.language.registry import NAMED, SOLVERS, SOURCES, STAGES, Entry
 from curvlang.language.shipped import describe, facts, signature
 from curvlang.language.sums import weighted_chains
@@ -237,7 +238,7 @@ def _listed(word: str, every: tuple[Bound, ...], binding: Binding) -> str:
 
 
 def _curvature(document: Document, found: s.CurvatureDef) -> str:
-    made = Chains(document.names, []).curvature(found)
+    made = Chains(document.names, Problems()).curvature(found)
     lines = [_code(found.span.text), doc_of(found), _structure(made), _where(found)]
     return "\n\n".join(x for x in lines if x)
 

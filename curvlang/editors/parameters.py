@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from curvlang.editors.document import Document
 from curvlang.editors.reading import LINES, Owner, Role, Word
 from curvlang.language.bodies.transforms import parameter_of
+from curvlang.language.problems import Problems
 from curvlang.language.registry import (
     INVERSES,
     LDS,
@@ -57,5 +58,5 @@ def parameters_of(document: Document, owner: Owner) -> Mapping[str, Parameter]:
 
 
 def _of_task(argument: s.Argument) -> Parameter:
-    default = value(argument.value, {}, [])
+    default = value(argument.value, {}, Problems())
     return Parameter(Truth() if isinstance(default, bool) else Anything(), default)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
@@ -31,7 +31,7 @@ from curvlang.language.checking.check_solver import check_solver
 from curvlang.language.checking.check_study import Cells, StudyChecker
 from curvlang.language.checking.inverses import check_inverse, check_use
 from curvlang.language.checking.names import Names, collect
-from curvlang.language.collector import Collector, EnoughError
+from curvlang.language.problems import Collector, EnoughError
 from curvlang.language.registry import LDS, PARTS, SOURCES
 from curvlang.language.syntax import nodes as s
 from curvlang.language.syntax.parser import parse
@@ -53,7 +53,7 @@ def analyse(source: Source) -> tuple[Spec, list[Diagnostic]]:
         return Spec(source, {}, {}, ()), collected.shown(stopped=True)
 
 
-def errors(problems: list[Diagnostic]) -> list[Diagnostic]:
+def errors(problems: Sequence[Diagnostic]) -> list[Diagnostic]:
     """The errors among diagnostics."""
     return [p for p in problems if p.severity is Severity.ERROR]
 
@@ -97,7 +97,7 @@ class SpecChecker:
                 case _:
                     assert_never(item)
         if not file.items and not self.problems:
-            self._say(
+            self.problems.say(
                 Code.E0106,
                 "the file defines nothing",
                 Span(source, 0, 0),
@@ -132,7 +132,7 @@ class SpecChecker:
         """An `evaluate` block with every default of its task filled in."""
         before = self.problems.errors
         if item.curvature not in self.names.curvatures and item.curvature not in SOURCES:
-            self._say(
+            self.problems.say(
                 Code.E0206,
                 f"unknown curvature `{item.curvature}`",
                 item.name_span,
@@ -150,14 +150,14 @@ class SpecChecker:
         against = None if item.against is None else item.against.name
         if against is not None and against not in (*SOURCES, *self.names.curvatures):
             assert item.against is not None
-            self._say(
+            self.problems.say(
                 Code.E0206,
                 f"unknown curvature `{against}`",
                 item.against.span,
                 suggestion(against, (*SOURCES, *self.names.curvatures)),
             )
         if item.influence not in (None, ("test", "train")):
-            self._say(
+            self.problems.say(
                 Code.E0713,
                 f"influence of `{item.influence[0]}` on `{item.influence[1]}` is not computed",
                 item.span,
@@ -179,7 +179,7 @@ class SpecChecker:
         """A task by name with arguments, which may read the `outer` names of a sweep."""
         definition = self.names.tasks.get(use.name)
         if definition is None:
-            self._say(
+            self.problems.say(
                 Code.E0711,
                 f"unknown task `{use.name}`",
                 use.name_span if use.name_span is not NOWHERE else use.span,
@@ -206,7 +206,7 @@ class SpecChecker:
                 scope[parameter.name] = made
         for argument in given:
             if argument.name not in known:
-                self._say(
+                self.problems.say(
                     Code.E0703,
                     f"`{definition.name}` has no parameter `{argument.name}`",
                     argument.span,
@@ -228,12 +228,12 @@ class SpecChecker:
         found: dict[str, Part] = {}
         for kind, use in definition.parts:
             if kind in found:
-                self._say(
+                self.problems.say(
                     Code.E0714, f"the task states `{kind}` twice", use.span, ("leave one out",)
                 )
             entry = PARTS[kind].get(use.name)
             if entry is None:
-                self._say(
+                self.problems.say(
                     Code.E0715,
                     f"unknown {'optimiser' if kind == 'train' else kind} `{use.name}`",
                     use.name_span,
@@ -246,7 +246,7 @@ class SpecChecker:
             found[kind] = Part(use.name, values, use.span)
         missing = [kind for kind in PARTS if kind not in {k for k, _ in definition.parts}]
         if missing:
-            self._say(
+            self.problems.say(
                 Code.E0716,
                 f"the task `{definition.name}` lacks `{'`, `'.join(missing)}`",
                 definition.name_span,
@@ -264,9 +264,6 @@ class SpecChecker:
                     first = Label(places[name], problem.labels[0].message)
                     rest = Label(argument.span, "used here")
                     self.problems[k] = replace(problem, labels=(first, rest))
-
-    def _say(self, code: Code, headline: str, span: Span, help_: tuple[str, ...] = ()) -> None:
-        self.problems.append(Diagnostic(code, headline, (Label(span),), help_))
 
 
 def curvature_named(name: str, spec: Spec | None = None) -> Curvature:

@@ -11,9 +11,9 @@ from curvlang.diagnostics.source import Span
 from curvlang.ir.constants import ARITHMETIC
 from curvlang.ir.expr import Binary, BinaryOperator, Expr, Negate, Number, Ref
 from curvlang.language.chain import Value
+from curvlang.language.problems import Problems
 from curvlang.language.syntax.nodes import ListValue, Text, ValueSyntax
 
-Problems = list[Diagnostic]
 _SHOWN = 8
 """Entries of a list that a message shows."""
 LONGEST_LIST = 10_000
@@ -102,13 +102,11 @@ def _arithmetic(
 
 
 def _not_constant(expr: Expr, problems: Problems) -> Value | None:
-    problems.append(
-        Diagnostic(
-            Code.E0701,
-            "this is not a value",
-            (Label(expr.span, "expected a number, a word, a list or a text"),),
-            ("a value is made of numbers, words and parameters in scope",),
-        )
+    problems.say(
+        Code.E0701,
+        "this is not a value",
+        Label(expr.span, "expected a number, a word, a list or a text"),
+        ("a value is made of numbers, words and parameters in scope",),
     )
     return None
 

@@ -18,8 +18,8 @@ from curvlang.editors.hover import hover
 from curvlang.editors.positions import Lines
 from curvlang.editors.symbols import occurrences, outline
 from curvlang.language import check_text, load, loads
-from curvlang.language.collector import MOST_SHOWN
 from curvlang.language.files import LARGEST
+from curvlang.language.problems import MOST_SHOWN
 from curvlang.language.syntax.formatter import format_source, format_text
 from tests.language.shapes import SHAPES, YIELD, each, transform
 

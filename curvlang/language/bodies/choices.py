@@ -9,6 +9,7 @@ from math import prod
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.suggestion import suggestion
+from curvlang.language.problems import Problems
 from curvlang.language.syntax import nodes as s
 
 MOST_READINGS = 64
@@ -21,9 +22,7 @@ ANOTHER = "\0"
 Options = Mapping[str, tuple[str, ...]]
 
 
-def choices(
-    definition: s.TransformDef, size: int, problems: list[Diagnostic]
-) -> Iterator[dict[str, str]]:
+def choices(definition: s.TransformDef, size: int, problems: Problems) -> Iterator[dict[str, str]]:
     """The words of each reading: all combinations where they are few, else every branch once.
 
     Args:
@@ -44,7 +43,7 @@ def choices(
     yield from (first | x for x in made)
 
 
-def _options(definition: s.TransformDef, problems: list[Diagnostic]) -> Options:
+def _options(definition: s.TransformDef, problems: Problems) -> Options:
     """The words that each parameter can have, of those that a `when` asks for."""
     known = {p.name: p for p in definition.parameters}
     asked: dict[str, set[str]] = {}
@@ -53,12 +52,12 @@ def _options(definition: s.TransformDef, problems: list[Diagnostic]) -> Options:
         if parameter is None:
             headline = f"`when` asks for `{statement.parameter}`, which is no parameter here"
             help_ = suggestion(statement.parameter, known)
-            problems.append(Diagnostic(Code.E0218, headline, (Label(statement.span),), help_))
+            problems.say(Code.E0218, headline, statement.span, help_)
             continue
         if parameter.words and statement.word not in parameter.words:
             headline = f"`{statement.parameter}` is never `{statement.word}`"
             help_ = suggestion(statement.word, parameter.words)
-            problems.append(Diagnostic(Code.E0706, headline, (Label(statement.span),), help_))
+            problems.say(Code.E0706, headline, statement.span, help_)
         asked.setdefault(statement.parameter, set()).add(statement.word)
     return {
         name: tuple(sorted(set(known[name].words) or (found | {ANOTHER})))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.diagnostics.diagnostic import Label
 from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import (
@@ -35,6 +35,7 @@ from curvlang.language.bodies.letters import (
     Scope,
     letters,
 )
+from curvlang.language.problems import Problems
 
 MOST_SUGGESTED = 50
 """Mistakes of one transform for which the nearest name is looked up."""
@@ -53,7 +54,7 @@ class ExpressionChecker:
         self.scalars = set(scalars)
         self.parameters = scalars
         self.spaces: set[str] = set(MODEL_LETTERS)
-        self.problems: list[Diagnostic] = []
+        self.problems = Problems()
         self.free = FreeIndices()
         self.written: dict[str, tuple[Index, ...]] = {}
         for target in needs:
@@ -80,11 +81,10 @@ class ExpressionChecker:
                 for index in (left, right):
                     self._space(index, expr.span)
                 if left.space != right.space:
-                    self._say(
+                    self.problems.say(
                         Code.E0305,
                         f"`identity` has both indices in one space, not `{left}` and `{right}`",
-                        expr.span,
-                        "two spaces",
+                        Label(expr.span, "two spaces"),
                     )
             case Negate(operand=operand):
                 self._visit(operand)
@@ -93,11 +93,10 @@ class ExpressionChecker:
             case Apply(function=function, arguments=arguments):
                 wanted = 2 if function in ("max", "min") else 1
                 if len(arguments) != wanted:
-                    self._say(
+                    self.problems.say(
                         Code.E0309,
                         f"`{function}` takes {wanted} argument{'s' if wanted > 1 else ''}",
-                        expr.span,
-                        f"{len(arguments)} given",
+                        Label(expr.span, f"{len(arguments)} given"),
                     )
                 for argument in arguments:
                     self._visit(argument)
@@ -107,11 +106,10 @@ class ExpressionChecker:
                 inside = self.free(body)
                 for index in indices:
                     if index not in inside:
-                        self._say(
+                        self.problems.say(
                             Code.E0315,
                             f"`{expr.kind}[{index}]` reduces over an index that nothing inside has",
-                            expr.span,
-                            f"no `{index}` in here",
+                            Label(expr.span, f"no `{index}` in here"),
                             _close_index(index, inside),
                         )
             case Call():
@@ -122,11 +120,10 @@ class ExpressionChecker:
     def _call(self, call: Call) -> None:
         if call.function in MAKERS:
             if not call.indices:
-                self._say(
+                self.problems.say(
                     Code.E0308,
                     f"`{call.function}` needs the indices of the tensor it makes",
-                    call.span,
-                    "no indices",
+                    Label(call.span, "no indices"),
                     (f"write `{call.function}[k,i](0)`",),
                 )
             for index in call.indices:
@@ -136,20 +133,18 @@ class ExpressionChecker:
             return
         if call.function not in FUNCTIONS:
             known = (*FUNCTIONS, *MAKERS, *ELEMENTWISE, "sum", "mean")
-            self._say(
+            self.problems.say(
                 Code.E0316,
                 f"unknown function `{call.function}`",
-                call.span,
-                "",
+                Label(call.span),
                 suggestion(call.function, known),
             )
             return
         if FUNCTIONS[call.function].results:
-            self._say(
+            self.problems.say(
                 Code.E0308,
                 f"`{call.function}` gives whole tensors and stands alone on the right",
-                call.span,
-                "inside an expression",
+                Label(call.span, "inside an expression"),
                 (f"first `B[…] = {call.function}(A)`, then use `B`",),
             )
             return
@@ -169,11 +164,10 @@ class ExpressionChecker:
         cut = tensor.cut or 1
         if not tensor.cut and len(argument) != 2 and function.argument != "*":
             written = ",".join(map(str, self.written.get(tensor.name, ())))
-            self._say(
+            self.problems.say(
                 Code.E0306,
                 f"`{call.function}` takes a matrix, and this has {len(argument)} indices",
-                call.span,
-                "not a matrix",
+                Label(call.span, "not a matrix"),
                 (f"say which indices are rows, as in `{tensor.name}[{written}]` with a `|` inside",)
                 if len(argument) > 2
                 else (),
@@ -181,12 +175,11 @@ class ExpressionChecker:
             return None
         rows, columns = argument[:cut], argument[cut:]
         if function.argument == "xx" and rows != columns:
-            self._say(
+            self.problems.say(
                 Code.E0306,
                 f"`{call.function}` takes a square matrix of one space, "
                 f"and this is over `{','.join(rows)}` and `{','.join(columns)}`",
-                call.span,
-                "rows and columns differ",
+                Label(call.span, "rows and columns differ"),
             )
             return None
         return {"x": rows, "y": columns}
@@ -208,11 +201,10 @@ class ExpressionChecker:
                     return self.scope[name]
                 return self._grouped(name, indices, call.arguments[0].span)
             case _:
-                self._say(
+                self.problems.say(
                     Code.E0308,
                     f"`{call.function}` takes a tensor as a whole",
-                    call.span,
-                    "an expression or an indexed tensor",
+                    Label(call.span, "an expression or an indexed tensor"),
                     (
                         f"give the tensor a name first, then write `{call.function}(A)`, or "
                         f"`{call.function}(A[o,i | k])` to say which indices are rows",
@@ -226,21 +218,19 @@ class ExpressionChecker:
         if sorted(indices) == sorted(written):
             return tuple(x.space for x in indices)
         shown = ",".join(map(str, written))
-        self._say(
+        self.problems.say(
             Code.E0327,
             f"`{name}` is read as a matrix by its own indices `{shown}`, each of them once",
-            span,
-            "other indices",
+            Label(span, "other indices"),
             (f"put a `|` between the rows and the columns of `{name}[{shown}]`",),
         )
         return None
 
     def _arity(self, call: Call, wanted: int) -> None:
-        self._say(
+        self.problems.say(
             Code.E0309,
             f"`{call.function}` takes {wanted} argument{'s' if wanted > 1 else ''}",
-            call.span,
-            f"{len(call.arguments)} given",
+            Label(call.span, f"{len(call.arguments)} given"),
         )
 
     def _seed(self, call: Call) -> None:
@@ -251,21 +241,19 @@ class ExpressionChecker:
             if not isinstance(node, Number | Binary | Negate) and not (
                 isinstance(node, Ref) and node.name in self.parameters and not node.indices
             ):
-                self._say(
+                self.problems.say(
                     Code.E0309,
                     f"the seed of `{call.function}` is a number or a parameter",
-                    node.span,
-                    "not a number",
+                    Label(node.span, "not a number"),
                 )
                 return
 
     def _ref(self, ref: Ref) -> None:
         if ref.cut:
-            self._say(
+            self.problems.say(
                 Code.E0328,
                 "`|` splits a tensor into rows and columns only as a function's argument",
-                ref.span,
-                "an entry has plain indices",
+                Label(ref.span, "an entry has plain indices"),
                 ("write commas, or give it to a function as in `orthonormal(Y[o,i | k])`",),
             )
             return
@@ -276,21 +264,19 @@ class ExpressionChecker:
             return
         spaces = self.scope[ref.name]
         if len(spaces) != len(ref.indices):
-            self._say(
+            self.problems.say(
                 Code.E0305,
                 f"`{ref.name}` has {len(spaces)} indices (`{','.join(spaces)}`), "
                 f"not {len(ref.indices)}",
-                ref.span,
-                f"written with {len(ref.indices)}",
+                Label(ref.span, f"written with {len(ref.indices)}"),
             )
             return
         for index, space in zip(ref.indices, spaces, strict=True):
             if index.space != space:
-                self._say(
+                self.problems.say(
                     Code.E0305,
                     f"`{ref.name}` has the space `{space}` where `{index}` stands",
-                    ref.span,
-                    f"`{','.join(spaces)}` is how it was defined",
+                    Label(ref.span, f"`{','.join(spaces)}` is how it was defined"),
                     (f"write `{space}` there",),
                 )
 
@@ -302,21 +288,19 @@ class ExpressionChecker:
             case BinaryOperator.ADD | BinaryOperator.SUBTRACT:
                 if not (left <= right or right <= left):
                     names = ", ".join(f"`{x}`" for x in sorted(left ^ right))
-                    self._say(
+                    self.problems.say(
                         Code.E0317,
                         f"the two sides of `{expr.operator}` have different indices: {names}",
-                        expr.span,
-                        "one side lacks them",
+                        Label(expr.span, "one side lacks them"),
                         ("give both sides the same free indices",),
                     )
             case BinaryOperator.POWER:
                 inside = {x.name for x in walk(expr.right) if isinstance(x, Ref)}
                 if right or not inside <= self.parameters:
-                    self._say(
+                    self.problems.say(
                         Code.E0318,
                         "an exponent is a number",
-                        expr.right.span,
-                        "not a constant",
+                        Label(expr.right.span, "not a constant"),
                         ("for the power of a matrix write `power(A, 1/2)`",),
                     )
             case BinaryOperator.MULTIPLY | BinaryOperator.DIVIDE:
@@ -326,11 +310,10 @@ class ExpressionChecker:
 
     def _space(self, index: Index, span: Span) -> None:
         if index.space not in self.spaces:
-            self._say(
+            self.problems.say(
                 Code.E0304,
                 f"the index `{index}` names no space",
-                span,
-                "",
+                Label(span),
                 (
                     *suggestion(index.space, tuple(sorted(self.spaces))),
                     f"or declare it: `space {index.space} = 16`",
@@ -346,24 +329,21 @@ class ExpressionChecker:
             # A text with that many mistakes is helped by none of them.
             few = len(self.problems) < MOST_SUGGESTED
             help_ = suggestion(name, (*self.scope, *self.scalars)) if few else ()
-        self._say(
-            Code.E0319, f"unknown tensor `{name}`", span, "not in `needs`, not defined", help_
+        self.problems.say(
+            Code.E0319,
+            f"unknown tensor `{name}`",
+            Label(span, "not in `needs`, not defined"),
+            help_,
         )
 
     def _twice(self, indices: Sequence[Index], span: Span) -> None:
         for index in (x for x, count in Counter(indices).items() if count > 1):
-            self._say(
+            self.problems.say(
                 Code.E0320,
                 f"the index `{index}` stands twice",
-                span,
-                "",
+                Label(span),
                 (f"write the second one with a prime: `{index}'`",),
             )
-
-    def _say(
-        self, code: Code, headline: str, span: Span, label: str, help_: tuple[str, ...] = ()
-    ) -> None:
-        self.problems.append(Diagnostic(code, headline, (Label(span, label),), help_))
 
 
 def _close_index(index: Index, inside: Sequence[Index]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import Project, Ref, Space, Yield
 from curvlang.ir.indices import walk
 from curvlang.language.chain import Value
+from curvlang.language.problems import Problems
 from curvlang.language.syntax import nodes as s
 from curvlang.language.values import value
 
@@ -27,7 +28,7 @@ CHECKED_ROUNDS = 2
 
 def rounds(repeat: s.Repeat, given: Mapping[str, Value], most: int = MOST_ROUNDS) -> int:
     """How often a body is unrolled; a count that is refused elsewhere counts as `most`."""
-    found = value(repeat.count, given, [])
+    found = value(repeat.count, given, Problems())
     whole = isinstance(found, int) and not isinstance(found, bool)
     return min(found, most) if whole and found > 0 else min(most, CHECKED_ROUNDS)  # type: ignore[type-var,operator,return-value]
 
@@ -37,10 +38,10 @@ def check_repeats(definition: s.TransformDef) -> list[Diagnostic]:
     known = {p.name: p for p in definition.parameters}
     defaults: dict[str, Value] = {}
     for parameter in definition.parameters:
-        made = None if parameter.default is None else value(parameter.default, {}, [])
+        made = None if parameter.default is None else value(parameter.default, {}, Problems())
         if made is not None:
             defaults[parameter.name] = made
-    problems: list[Diagnostic] = []
+    problems = Problems()
     for repeat in repeats(definition.body):
         problems += _names(repeat, known)
         problems += [_inside(x, repeat) for x in _once(repeat.body)]
@@ -61,12 +62,12 @@ def check_rounds(
         places: Where a value is given, by name of its parameter.
         outer: Rounds of the repetitions around.
     """
-    problems: list[Diagnostic] = []
+    problems = Problems()
     for repeat in repeats(body, nested=False):
         read = [x.name for x in walk(repeat.count) if isinstance(x, Ref)]
         if any(name not in given for name in read):
             continue
-        found: list[Diagnostic] = []
+        found = Problems()
         count = value(repeat.count, given, found)
         place = next((places[name] for name in read if name in places), None)
         if found or count is None:

@@ -54,11 +54,10 @@ class TensorChecker(ExpressionChecker):
         ):
             self._function(statement, value)
         elif len(statement.targets) > 1:
-            self._say(
+            self.problems.say(
                 Code.E0301,
                 "several names on the left need a function of several results",
-                statement.span,
-                "one tensor comes from the right",
+                Label(statement.span, "one tensor comes from the right"),
                 ("use one name, or `eigh(A)` or `svd(A)` on the right",),
             )
         else:
@@ -71,11 +70,15 @@ class TensorChecker(ExpressionChecker):
         letter = statement.letter
         if letter in self.spaces or not letter.isalpha():
             what = MODEL_LETTERS.get(letter, "in use already")
-            self._say(
+            self.problems.say(
                 Code.E0307,
                 f"`space` makes a new index space, and `{letter}` is taken",
-                statement.span,
-                f"`{letter}`: {what}" if letter.isalpha() else "primes name no space of their own",
+                Label(
+                    statement.span,
+                    f"`{letter}`: {what}"
+                    if letter.isalpha()
+                    else "primes name no space of their own",
+                ),
                 ("use a letter of its own, such as `k`",),
             )
         for node in walk(statement.length):
@@ -89,11 +92,10 @@ class TensorChecker(ExpressionChecker):
         self.declared.add(letter)
 
     def _length(self, span: Span, label: str) -> None:
-        self._say(
+        self.problems.say(
             Code.E0323,
             "the length of a space is made of numbers, parameters and sizes",
-            span,
-            label,
+            Label(span, label),
             ("for example `space k = min(rank, size[i])`",),
         )
 
@@ -101,11 +103,10 @@ class TensorChecker(ExpressionChecker):
         """A projection: a letter of parameters, a new letter, a basis with orthonormal columns."""
         old, new, basis = statement.old, statement.new, statement.basis
         if old not in PROJECTED:
-            self._say(
+            self.problems.say(
                 Code.E0324,
                 f"`{old}` is not projected: only `i` and `o` of a layer, and `p` of the model, are",
-                statement.span,
-                MODEL_LETTERS.get(old, f"`{old}` is no space of parameters"),
+                Label(statement.span, MODEL_LETTERS.get(old, f"`{old}` is no space of parameters")),
             )
         elif old in self.projected:
             self.problems.append(
@@ -118,11 +119,10 @@ class TensorChecker(ExpressionChecker):
             )
         self.projected.setdefault(old, statement.span)
         if new in MODEL_LETTERS or new == old:
-            self._say(
+            self.problems.say(
                 Code.E0307,
                 f"a projection leads into a new space, and `{new}` is taken",
-                statement.span,
-                f"`{new}`: {MODEL_LETTERS.get(new, 'the space itself')}",
+                Label(statement.span, f"`{new}`: {MODEL_LETTERS.get(new, 'the space itself')}"),
                 (f"declare a space: `space k = min(16, size[{old}])`",),
             )
         elif new not in self.spaces:
@@ -136,19 +136,17 @@ class TensorChecker(ExpressionChecker):
         wanted = (statement.old, statement.new)
         if self.scope[basis.name] != wanted:
             have = ",".join(self.scope[basis.name])
-            self._say(
+            self.problems.say(
                 Code.E0305,
                 f"the basis of this projection is over `{','.join(wanted)}`, "
                 f"and `{basis.name}` is over `{have}`",
-                basis.span,
-                "rows of the old space, columns of the new one",
+                Label(basis.span, "rows of the old space, columns of the new one"),
             )
         elif basis.name not in self.orthonormal:
-            self._say(
+            self.problems.say(
                 Code.E0326,
                 f"the columns of `{basis.name}` are not known to be orthonormal",
-                basis.span,
-                "a projection is lifted back by the transpose of its basis",
+                Label(basis.span, "a projection is lifted back by the transpose of its basis"),
                 (f"write `Q[{','.join(wanted)}] = orthonormal({basis.name})` and project by `Q`",),
             )
 
@@ -156,11 +154,10 @@ class TensorChecker(ExpressionChecker):
         """A yield: `C[o,i,o',i']`, or `C[p,p']` for the whole model."""
         target = statement.target
         if target.indices not in ROWS:
-            self._say(
+            self.problems.say(
                 Code.E0302,
                 "a yield states the entries of the block",
-                target.span,
-                "rows, then the same columns with primes",
+                Label(target.span, "rows, then the same columns with primes"),
                 ("write `yield C[o,i,o',i'] = …`, or `yield C[p,p'] = …` for the whole model",),
             )
         self._sides(target, statement.value)
@@ -182,30 +179,27 @@ class TensorChecker(ExpressionChecker):
         left, right = set(target.indices), set(self.free(value))
         for index in sorted(right - left):
             place = _place(value, index)
-            self._say(
+            self.problems.say(
                 Code.E0303,
                 f"the index `{index}` is free on the right and absent on the left",
-                place,
-                f"`{index}` is not summed",
+                Label(place, f"`{index}` is not summed"),
                 (
                     f"add `sum[{index}]` (or `mean[{index}]`) in front, or `{index}` to the left side",
                 ),
             )
         for index in sorted(left - right):
             if index.space not in self.spaces:
-                self._say(
+                self.problems.say(
                     Code.E0304,
                     f"the index `{index}` names no space",
-                    target.span,
-                    "nothing on the right has it",
+                    Label(target.span, "nothing on the right has it"),
                     suggestion(index.space, tuple(sorted(self.spaces))),
                 )
                 continue
-            self._say(
+            self.problems.say(
                 Code.E0304,
                 f"the index `{index}` stands on the left and nowhere on the right",
-                target.span,
-                f"`{index}` has no meaning here",
+                Label(target.span, f"`{index}` has no meaning here"),
                 (f"use `{index}` on the right, or leave it out",),
             )
 
@@ -215,11 +209,10 @@ class TensorChecker(ExpressionChecker):
         if groups is None:
             return
         if len(statement.targets) > len(function.results):
-            self._say(
+            self.problems.say(
                 Code.E0301,
                 f"`{call.function}` gives {len(function.results)} tensors",
-                statement.span,
-                f"{len(statement.targets)} names for them",
+                Label(statement.span, f"{len(statement.targets)} names for them"),
             )
             return
         for k, (target, result) in enumerate(
@@ -235,12 +228,11 @@ class TensorChecker(ExpressionChecker):
         """Check one result's indices; the space a function makes takes the letter written there."""
         wanted = [space for letter in result for space in groups.get(letter, (None,))]
         if len(target.indices) != len(wanted):
-            self._say(
+            self.problems.say(
                 Code.E0305,
                 f"this result of `{call.function}` has {len(wanted)} "
                 f"ind{'ices' if len(wanted) > 1 else 'ex'}",
-                target.span,
-                f"`{target.name}` is written with {len(target.indices)}",
+                Label(target.span, f"`{target.name}` is written with {len(target.indices)}"),
             )
             return False
         fine = True
@@ -248,11 +240,10 @@ class TensorChecker(ExpressionChecker):
             if space is None:
                 fine &= self._makes(index.space, target, call, groups)
             elif space != index.space:
-                self._say(
+                self.problems.say(
                     Code.E0305,
                     f"`{target.name}` has the space `{space}` here, not `{index.space}`",
-                    target.span,
-                    f"expected `{space}`",
+                    Label(target.span, f"expected `{space}`"),
                 )
                 fine = False
         return fine
@@ -268,11 +259,10 @@ class TensorChecker(ExpressionChecker):
         ):
             return True
         what = MODEL_LETTERS.get(letter, "the matrix itself" if taken else "of another length")
-        self._say(
+        self.problems.say(
             Code.E0307,
             f"`{call.function}` makes a new space here, and `{letter}` is taken",
-            target.span,
-            f"`{letter}`: {what}",
+            Label(target.span, f"`{letter}`: {what}"),
             ("use a letter of its own, such as `k`",),
         )
         return False

@@ -17,6 +17,7 @@ from curvlang.language.bodies.fold_numbers import check_numbers
 from curvlang.language.bodies.repeats import CHECKED_ROUNDS, MOST_ROUNDS, check_repeats, rounds
 from curvlang.language.bodies.tensors import TensorChecker
 from curvlang.language.chain import Value
+from curvlang.language.problems import Problems
 from curvlang.language.registry import Parameter
 from curvlang.language.registry.kinds import Anything, Choice, Integer, Kind, Real, Truth
 from curvlang.language.syntax import nodes as s
@@ -56,7 +57,7 @@ def yields_model(body: Sequence[s.BodySyntax]) -> bool | None:
 
 def parameter_of(declared: s.ParameterSyntax) -> Parameter:
     """What a value of a transform's parameter has to be."""
-    default = None if declared.default is None else value(declared.default, {}, [])
+    default = None if declared.default is None else value(declared.default, {}, Problems())
     kinds: Mapping[str, Kind] = {
         "int": Integer(),
         "float": Real(),
@@ -130,27 +131,23 @@ def _tensor_names(body: Sequence[s.BodySyntax]) -> set[str]:
 
 def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
     """Everything that can be wrong inside one transform, wherever it will stand."""
-    problems: list[Diagnostic] = []
+    problems = Problems()
     for parameter in definition.parameters:
         if parameter.type not in _TYPES:
-            problems.append(
-                Diagnostic(
-                    Code.E0217,
-                    f"unknown type `{parameter.type}`",
-                    (Label(parameter.span),),
-                    ("types are `int`, `float`, `bool`, or words such as `{expand, reduce}`",),
-                )
+            problems.say(
+                Code.E0217,
+                f"unknown type `{parameter.type}`",
+                parameter.span,
+                ("types are `int`, `float`, `bool`, or words such as `{expand, reduce}`",),
             )
         if parameter.words and parameter.default is not None:
             default = value(parameter.default, {}, problems)
             if default not in parameter.words:
-                problems.append(
-                    Diagnostic(
-                        Code.E0706,
-                        f"`{parameter.name} = {default}` is not one of its own words",
-                        (Label(parameter.span),),
-                        suggestion(str(default), parameter.words),
-                    )
+                problems.say(
+                    Code.E0706,
+                    f"`{parameter.name} = {default}` is not one of its own words",
+                    parameter.span,
+                    suggestion(str(default), parameter.words),
                 )
     problems += _twofold(definition)
     wrong = check_repeats(definition)
@@ -219,13 +216,11 @@ def _check_body(
                 assert_never(statement)
     projection = next((x for x in body if isinstance(x, Project)), None)
     if yields and projection is not None:
-        checker.problems.append(
-            Diagnostic(
-                Code.E0221,
-                f"`{definition.name}` projects and yields",
-                (Label(projection.span, "its curvature is the one before it, projected"),),
-                ("leave the yield out, or put it into a transform that stands after this one",),
-            )
+        checker.problems.say(
+            Code.E0221,
+            f"`{definition.name}` projects and yields",
+            Label(projection.span, "its curvature is the one before it, projected"),
+            ("leave the yield out, or put it into a transform that stands after this one",),
         )
         return
     defines_leaf = any(
@@ -233,11 +228,9 @@ def _check_body(
     )
     if yields != 1 and not (yields == 0 and (defines_leaf or projection is not None)):
         what = "never yields" if yields == 0 else f"yields {yields} times"
-        checker.problems.append(
-            Diagnostic(
-                Code.E0219,
-                f"`{definition.name}` {what}",
-                (Label(definition.name_span),),
-                ("a transform yields the entries of the block once: `yield C[o,i,o',i'] = …`",),
-            )
+        checker.problems.say(
+            Code.E0219,
+            f"`{definition.name}` {what}",
+            definition.name_span,
+            ("a transform yields the entries of the block once: `yield C[o,i,o',i'] = …`",),
         )

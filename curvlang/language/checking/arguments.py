@@ -11,6 +11,7 @@ from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.language.chain import Value
+from curvlang.language.problems import Problems
 from curvlang.language.registry.entry import Entry, Parameter
 from curvlang.language.registry.kinds import (
     Choice,
@@ -22,7 +23,7 @@ from curvlang.language.registry.kinds import (
     taken,
 )
 from curvlang.language.syntax.nodes import Argument, Use
-from curvlang.language.values import Problems, show, value
+from curvlang.language.values import show, value
 
 
 def checked(name: str, given: object, parameter: Parameter, span: Span = NOWHERE) -> Value:
@@ -115,7 +116,7 @@ def completed(
         SpecError: E0703 for an unknown name, E0704 for a missing value, and as `checked`.
     """
     found: dict[str, Value] = dict(entry.defaults)
-    problems: Problems = []
+    problems = Problems()
     for name, raw in given.items():
         parameter = entry.parameters.get(name)
         if parameter is None and entry.open:
@@ -198,7 +199,7 @@ def _unknown(owner: str, name: str, entry: Entry, span: Span) -> Diagnostic:
     return replace(_problem(Code.E0703, f"`{owner}` {headline}", span), help=help_)
 
 
-def _missing(owner: str, given: Mapping[str, object], entry: Entry, span: Span) -> Problems:
+def _missing(owner: str, given: Mapping[str, object], entry: Entry, span: Span) -> list[Diagnostic]:
     lacking = (k for k, p in entry.parameters.items() if p.default is None and k not in given)
     return [
         _problem(
@@ -211,7 +212,7 @@ def _missing(owner: str, given: Mapping[str, object], entry: Entry, span: Span) 
     ]
 
 
-def _alone(values: Mapping[str, Value], entry: Entry, span: Span) -> Problems:
+def _alone(values: Mapping[str, Value], entry: Entry, span: Span) -> list[Diagnostic]:
     """Parameters that say something only with another one, where that is 0."""
     stated = (
         k for k, p in entry.parameters.items() if p.needs and values[k] and not values[p.needs]

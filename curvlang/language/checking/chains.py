@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity
+from curvlang.diagnostics.diagnostic import Label, Severity
 from curvlang.diagnostics.source import NOWHERE
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.language.bodies.readings import Readings
@@ -14,6 +14,7 @@ from curvlang.language.chain import Chain, Combination, Curvature, Stage, Weight
 from curvlang.language.checking.labels import LABELS
 from curvlang.language.checking.names import Names, shipped_names
 from curvlang.language.checking.walker import LONGEST_CHAIN, Walker
+from curvlang.language.problems import Problems
 from curvlang.language.registry import SOURCES, STAGES, WEIGHTS
 from curvlang.language.sums import weighted_chains
 from curvlang.language.syntax import nodes as s
@@ -33,7 +34,7 @@ class Chains:
     """
 
     names: Names
-    problems: list[Diagnostic] = field(default_factory=list)
+    problems: Problems = field(default_factory=Problems)
     readings: Readings = field(default_factory=Readings)
     _done: dict[str, Curvature | None] = field(default_factory=dict)
     _open: list[str] = field(default_factory=list)
@@ -43,7 +44,7 @@ class Chains:
         name = definition.name
         if name not in self._done:
             if len(self._open) > LONGEST_CHAIN:
-                self._say(
+                self.problems.say(
                     Code.E0223,
                     f"a curvature starts from another at most {LONGEST_CHAIN} times over",
                     Label(definition.name_span, "too many before it"),
@@ -82,7 +83,7 @@ class Chains:
         """Whether a sum, sums inside it multiplied out, has few enough terms."""
         count = sum(1 for _, part in made.terms for _ in weighted_chains(part))
         if count > MOST_TERMS:
-            self._say(
+            self.problems.say(
                 Code.E0234,
                 f"a sum of curvatures has at most {MOST_TERMS} terms, and this one has {count}",
                 Label(made.span, "with the terms of the sums that it names"),
@@ -95,7 +96,7 @@ class Chains:
         for word in term.names:
             if word.text not in WEIGHTS:
                 known = ", ".join(f"`{x}` ({meaning})" for x, meaning in WEIGHTS.items())
-                self._say(
+                self.problems.say(
                     Code.E0212,
                     f"a curvature is multiplied by a number or a value of the task, "
                     f"not by `{word.text}`",
@@ -106,7 +107,7 @@ class Chains:
                     ),
                 )
         if not isfinite(term.weight):
-            self._say(
+            self.problems.say(
                 Code.E0212,
                 "a curvature is multiplied by a finite number",
                 Label(term.span, "this weight is none"),
@@ -123,7 +124,7 @@ class Chains:
         if isinstance(start, Combination):
             if not chain.stages:
                 return replace(start, name=name)
-            self._say(
+            self.problems.say(
                 Code.E0213,
                 "a sum of curvatures has no stages after it",
                 Label(chain.stages[0].span, "a stage reads what one chain defines"),
@@ -150,7 +151,7 @@ class Chains:
         name = source.name
         if name in self._open and not (name == self._open[-1] and self._shipped_twin(name)):
             circle = " → ".join([*self._open[self._open.index(name) :], name])
-            self._say(
+            self.problems.say(
                 Code.E0204,
                 f"`{name}` is defined by itself: {circle}",
                 Label(source.span, "closes the circle"),
@@ -164,14 +165,14 @@ class Chains:
         if name in SOURCES:
             return Chain(name, (Stage(name, {}, span=source.span),), (name,))
         if name in STAGES or name in self.names.transforms:
-            self._say(
+            self.problems.say(
                 Code.E0205,
                 f"a chain starts from a curvature, and `{name}` is a stage",
                 Label(source.span, "no source before it"),
                 (f"write `hessian |> {name}`",),
             )
             return None
-        self._say(
+        self.problems.say(
             Code.E0206,
             f"unknown curvature `{name}`",
             Label(source.span),
@@ -181,9 +182,6 @@ class Chains:
 
     def _shipped_twin(self, name: str) -> bool:
         return name in SOURCES
-
-    def _say(self, code: Code, headline: str, label: Label, help_: tuple[str, ...] = ()) -> None:
-        self.problems.append(Diagnostic(code, headline, (label,), help_))
 
 
 def register_labels() -> None:

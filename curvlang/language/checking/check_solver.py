@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.diagnostics.diagnostic import Diagnostic
 from curvlang.diagnostics.refusal import label_at
 from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
@@ -12,9 +12,9 @@ from curvlang.language.checking.arguments import arguments
 from curvlang.language.checking.chains import Chains
 from curvlang.language.checking.inverses import shift
 from curvlang.language.checking.names import Names
+from curvlang.language.problems import Problems
 from curvlang.language.registry import NONE, SOLVERS
 from curvlang.language.syntax import nodes as s
-from curvlang.language.values import Problems
 
 
 def check_solver(
@@ -32,7 +32,7 @@ def check_solver(
     entry = SOLVERS.get(use.name)
     if entry is None:
         headline = f"unknown solver `{use.name}`"
-        _say(problems, Code.E0734, headline, use.name_span, suggestion(use.name, SOLVERS))
+        problems.say(Code.E0734, headline, use.name_span, suggestion(use.name, SOLVERS))
         return None
     before = len(problems)
     if inverse is not None and shift(inverse.inverse) is None:
@@ -73,12 +73,6 @@ def _preconditioner(
     if definition is None:
         span = next((a.span for a in use.arguments if a.name == "preconditioner"), use.span)
         near = suggestion(name, (*names.curvatures, NONE))
-        _say(problems, Code.E0206, f"unknown curvature `{name}`", span, near)
+        problems.say(Code.E0206, f"unknown curvature `{name}`", span, near)
         return None
     return chains.curvature(definition)
-
-
-def _say(
-    problems: Problems, code: Code, headline: str, span: Span, help_: tuple[str, ...] = ()
-) -> None:
-    problems.append(Diagnostic(code, headline, (Label(span),), help_))

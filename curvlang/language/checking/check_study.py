@@ -27,7 +27,7 @@ from curvlang.language.checking.arguments import arguments, checked
 from curvlang.language.checking.chains import Chains
 from curvlang.language.checking.inverses import check_use
 from curvlang.language.checking.names import Names
-from curvlang.language.collector import Collector
+from curvlang.language.problems import Collector
 from curvlang.language.registry import (
     BASELINES,
     GRID,
@@ -43,7 +43,6 @@ from curvlang.language.registry.kinds import CurvatureName
 from curvlang.language.syntax import nodes as s
 from curvlang.language.values import show, value
 
-Problems = list[Diagnostic]
 TaskOf = Callable[[s.Use, Mapping[str, Value]], TaskSpec | None]
 """A task use with the swept values in scope, checked."""
 
@@ -96,7 +95,7 @@ class StudyChecker:
         baselines = self._parts(item.baselines, BASELINES, "baseline")
         measures = self._parts(item.measures, MEASURES, "measure")
         if baselines and item.silent is not None:
-            self._say(
+            self.problems.say(
                 Code.E0920,
                 "baselines are judged by the LDS, and `protocol none` leaves it out",
                 item.baselines[0].span,
@@ -128,7 +127,7 @@ class StudyChecker:
     def _curvatures(self, item: s.StudyDef) -> tuple[tuple[Curvature, ...], tuple[Curvature, ...]]:
         for sign in item.signs:
             if sign.text != ">":
-                self._say(
+                self.problems.say(
                     Code.E0911,
                     f"the curvatures of a path stand with `>` between them, not `{sign.text}`",
                     sign.span,
@@ -148,7 +147,7 @@ class StudyChecker:
                 )
             first.setdefault(word.text, word.span)
         if not first:
-            self._say(
+            self.problems.say(
                 Code.E0913,
                 f"the study `{item.name}` names no curvature",
                 item.name_span,
@@ -171,7 +170,7 @@ class StudyChecker:
                 continue
             text = " ".join(use.span.text.split())
             if text in found:
-                self._say(
+                self.problems.say(
                     Code.E0914, f"the inverse `{text}` stands twice", use.span, ("leave one out",)
                 )
             found[text] = use
@@ -186,10 +185,12 @@ class StudyChecker:
             entry = table.get(use.name)
             if entry is None:
                 help_ = suggestion(use.name, table)
-                self._say(Code.E0920, f"unknown {kind} `{use.name}`", use.name_span, help_)
+                self.problems.say(Code.E0920, f"unknown {kind} `{use.name}`", use.name_span, help_)
                 continue
             if use.name in found:
-                self._say(Code.E0920, f"`{use.name}` stands twice", use.span, ("leave one out",))
+                self.problems.say(
+                    Code.E0920, f"`{use.name}` stands twice", use.span, ("leave one out",)
+                )
             values = arguments(use, entry, {}, self.problems)
             curvature = self._named_in(use, entry, values)
             found[use.name] = Part(use.name, values, use.span, curvature)
@@ -242,11 +243,11 @@ class StudyChecker:
         for sweep in item.sweeps:
             name = sweep.name.text
             if name in axes:
-                self._say(
+                self.problems.say(
                     Code.E0914, f"`{name}` is swept twice", sweep.name.span, ("leave one out",)
                 )
             if name not in used:
-                self._say(
+                self.problems.say(
                     Code.E0915,
                     f"`{name}` is swept, and neither the task nor the protocol reads it",
                     sweep.name.span,
@@ -262,7 +263,7 @@ class StudyChecker:
             return ()
         if not isinstance(made, tuple) or not made:
             what = "an empty list" if made == () else f"`{show(made)}`"
-            self._say(
+            self.problems.say(
                 Code.E0914,
                 f"`{name}` takes its values from a list, not from {what}",
                 given.span,
@@ -271,7 +272,7 @@ class StudyChecker:
             return ()
         twice = next((x for x, count in Counter(made).items() if count > 1), None)
         if twice is not None:
-            self._say(
+            self.problems.say(
                 Code.E0914,
                 f"`{show(twice)}` stands twice in a list",
                 given.span,
@@ -284,7 +285,7 @@ class StudyChecker:
     ) -> None:
         count = prod(map(len, axes.values())) * max(1, len(seeds))
         if count > MOST_CELLS:
-            self._say(
+            self.problems.say(
                 Code.E0917,
                 f"the study `{item.name}` has {count} cells; at most {MOST_CELLS} are run",
                 item.name_span,
@@ -293,7 +294,7 @@ class StudyChecker:
             return
         self.cells.count += count
         if self.cells.count > MOST_CELLS_OF_FILE:
-            self._say(
+            self.problems.say(
                 Code.E0917,
                 f"the studies of this file have {self.cells.count} cells up to here; "
                 f"at most {MOST_CELLS_OF_FILE} are run",
@@ -303,7 +304,7 @@ class StudyChecker:
             return
         values = prod(map(len, axes.values())) * self._values(item)
         if values > MOST_VALUES:
-            self._say(
+            self.problems.say(
                 Code.E0917,
                 f"the cells of the study `{item.name}` state {values} values; "
                 f"at most {MOST_VALUES} are read",
@@ -325,7 +326,7 @@ class StudyChecker:
     ) -> Iterator[StudyCell]:
         silent = item.silent is not None
         if item.silent is not None and item.silent.text != "none":
-            self._say(
+            self.problems.say(
                 Code.E0916,
                 f"`protocol {item.silent.text}` is no protocol",
                 item.silent.span,
@@ -349,15 +350,12 @@ class StudyChecker:
         """Several seeds of a model that comes with its weights would be one model."""
         given = [c for c in cells if c.task.model.arguments.get("weights", NONE) != NONE]
         if given and len(seeds) > 1 and item.seeds is not None:
-            self._say(
+            self.problems.say(
                 Code.E0921,
                 f"the model comes with its weights: {len(seeds)} seeds would be one model",
                 item.seeds.span,
                 ("leave `seeds` out",),
             )
-
-    def _say(self, code: Code, headline: str, span: Span, help_: tuple[str, ...]) -> None:
-        self.problems.append(Diagnostic(code, headline, (Label(span),), help_))
 
 
 def _size(given: s.ValueSyntax) -> int:

@@ -26,10 +26,11 @@ from curvlang.ir.functions import ELEMENTWISE, SPECTRUM
 from curvlang.ir.indices import children
 from curvlang.language.chain import Inverse, InverseUse
 from curvlang.language.checking.arguments import checked
+from curvlang.language.problems import Problems
 from curvlang.language.registry import INVERSES, Parameter
 from curvlang.language.registry.kinds import Real, limits_of
 from curvlang.language.syntax import nodes as s
-from curvlang.language.values import Problems, value
+from curvlang.language.values import value
 
 FACTORS = 2
 """Arguments of a function of the factors' eigenvalues."""
@@ -77,7 +78,7 @@ def check_use(
     definition = known.get(use.name)
     if definition is None:
         headline = f"unknown inverse `{use.name}`"
-        checker.say(Code.E0712, headline, use.name_span, suggestion(use.name, known))
+        checker.problems.say(Code.E0712, headline, use.name_span, suggestion(use.name, known))
         return None
     inverse = typed(definition)
     given: dict[str, Expr] = {}
@@ -85,10 +86,10 @@ def check_use(
         if argument.name not in inverse.parameters:
             headline = f"`{use.name}` has no parameter `{argument.name}`"
             near = suggestion(argument.name, inverse.parameters)
-            checker.say(Code.E0703, headline, argument.span, near or ("leave it out",))
+            checker.problems.say(Code.E0703, headline, argument.span, near or ("leave it out",))
         elif argument.name in given:
             headline = f"`{argument.name}` is given twice"
-            checker.say(Code.E0702, headline, argument.span, ("leave one out",))
+            checker.problems.say(Code.E0702, headline, argument.span, ("leave one out",))
         elif checker.within(argument) and not isinstance(argument.value, s.Text | s.ListValue):
             checker.formula(argument.value, inverse.arguments)
             checker.number(argument.value, argument.name, inverse.arguments)
@@ -96,7 +97,9 @@ def check_use(
     for name, default in inverse.parameters.items():
         if default is None and name not in given:
             headline = f"`{use.name}` needs a value for `{name}`"
-            checker.say(Code.E0704, headline, use.span, (f"write `{use.name}({name} = …)`",))
+            checker.problems.say(
+                Code.E0704, headline, use.span, (f"write `{use.name}({name} = …)`",)
+            )
     return InverseUse(inverse, given, use.span)
 
 
@@ -156,20 +159,20 @@ class InverseChecker:
     problems: Problems
 
     def say(self, code: Code, headline: str, span: Span, help_: tuple[str, ...] = ()) -> None:
-        self.problems.append(Diagnostic(code, headline, (Label(span),), help_))
+        self.problems.say(code, headline, span, help_)
 
     def form(self, definition: s.InverseDef) -> None:
         """One or two arguments, and every name once."""
         arguments = definition.arguments
         if len(arguments) > FACTORS:
-            self.say(
+            self.problems.say(
                 Code.E0732,
                 "an inverse is a function of one eigenvalue, or of two factors' eigenvalues",
                 arguments[FACTORS].span,
                 ("write `s -> …`, or `g, a -> …` for a Kronecker product G ⊗ A",),
             )
         if len(arguments) == FACTORS and definition.per_block:
-            self.say(
+            self.problems.say(
                 Code.E0732,
                 "a function of the factors' eigenvalues is read per block anyway",
                 definition.name_span,
@@ -193,9 +196,11 @@ class InverseChecker:
             case Ref(name=name, indices=()):
                 if name not in known:
                     near = suggestion(name, tuple(sorted(known)))
-                    self.say(Code.E0719, f"unknown name `{name}` in an inverse", expr.span, near)
+                    self.problems.say(
+                        Code.E0719, f"unknown name `{name}` in an inverse", expr.span, near
+                    )
             case Ref() | Delta() | Size() | Reduce():
-                self.say(
+                self.problems.say(
                     Code.E0730,
                     "an inverse is a formula in eigenvalues, without indices",
                     expr.span,
@@ -221,7 +226,7 @@ class InverseChecker:
         if call.function not in SPECTRUM or call.indices:
             headline = f"unknown function `{call.function}` in an inverse"
             near = suggestion(call.function, (*ELEMENTWISE, *SPECTRUM))
-            self.say(Code.E0316, headline, call.span, near)
+            self.problems.say(Code.E0316, headline, call.span, near)
         elif len(call.arguments) != 1:
             self._arity(call.function, "one number", call.span)
 
@@ -232,7 +237,9 @@ class InverseChecker:
             first = node.arguments[0] if node.arguments else None
             if given != 3 or not isinstance(first, Call) or first.function not in _CONDITIONS:
                 help_ = ("write `if x < y then … else …`",)
-                self.say(Code.E0316, "`where` is not a function of the language", node.span, help_)
+                self.problems.say(
+                    Code.E0316, "`where` is not a function of the language", node.span, help_
+                )
         elif node.function in ("max", "min") and given != 2:
             self._arity(node.function, "one or two numbers", node.span)
         elif node.function not in ("max", "min") and given != 1:
@@ -240,13 +247,13 @@ class InverseChecker:
 
     def _arity(self, function: str, wanted: str, span: Span) -> None:
         help_ = (f"for example `{function}(s{', 1e-3' if 'two' in wanted else ''})`",)
-        self.say(Code.E0733, f"`{function}` takes {wanted}", span, help_)
+        self.problems.say(Code.E0733, f"`{function}` takes {wanted}", span, help_)
 
     def number(self, expr: Expr, name: str, arguments: tuple[str, ...]) -> None:
         """A parameter is one number: eigenvalues stand in it inside reductions only."""
         if _moves(expr, arguments):
             first = arguments[0]
-            self.say(
+            self.problems.say(
                 Code.E0731,
                 f"`{name}` is one number, and an eigenvalue is many",
                 expr.span,
@@ -256,7 +263,7 @@ class InverseChecker:
     def within(self, argument: s.Argument) -> bool:
         """Whether what is known of a value without a spectrum lets it be a number in its limits."""
         parameter = INVERSES.get(argument.name, Parameter(Real()))
-        formula: Problems = []
+        formula = Problems()
         known = value(argument.value, {}, formula)
         if isinstance(argument.value, Ref) and isinstance(known, str):
             return True

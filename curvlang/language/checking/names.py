@@ -12,6 +12,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity, SpecError
 from curvlang.diagnostics.source import Source
 from curvlang.language.files import read, shipped_files
+from curvlang.language.problems import Problems
 from curvlang.language.registry import SOURCES, STAGES
 from curvlang.language.syntax import nodes as s
 from curvlang.language.syntax.parser import parse
@@ -44,7 +45,7 @@ class Names:
 
     def add(self, items: Iterable[s.Item], *, over: bool) -> list[Diagnostic]:
         """Take definitions in; `over` lets them stand in front of what is there already."""
-        problems: list[Diagnostic] = []
+        problems = Problems()
         seen: dict[tuple[type, str], Named] = {}
         for item in items:
             if not isinstance(item, s.CurvatureDef | s.TransformDef | s.InverseDef | s.TaskDef):
@@ -95,7 +96,7 @@ def shipped_copy() -> Names:
 def collect(file: s.File, source: Source) -> tuple[Names, list[Diagnostic]]:
     """The names that a file sees, with diagnostics for clashes, shadows and missing files."""
     names = shipped_copy()
-    problems: list[Diagnostic] = []
+    problems = Problems()
     _used(file, source, names, problems, {os.path.realpath(source.name): False})
     if not source.name.startswith("<shipped>"):
         problems += _shadows(file)
@@ -104,7 +105,7 @@ def collect(file: s.File, source: Source) -> tuple[Names, list[Diagnostic]]:
 
 
 def _used(
-    file: s.File, source: Source, names: Names, problems: list[Diagnostic], done: dict[str, bool]
+    file: s.File, source: Source, names: Names, problems: Problems, done: dict[str, bool]
 ) -> None:
     """Take in the files that a file uses, each once.
 

@@ -7,7 +7,7 @@ from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.diagnostics.diagnostic import Label
 from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import BodyStatement, Define, Project, Target
@@ -35,6 +35,7 @@ from curvlang.language.chain import Chain, Stage, Value
 from curvlang.language.checking.arguments import arguments
 from curvlang.language.checking.labels import label_of
 from curvlang.language.checking.names import Names
+from curvlang.language.problems import Problems
 from curvlang.language.registry import OTHERS, SOURCES, STAGES, Entry
 from curvlang.language.syntax import nodes as s
 from curvlang.language.values import value
@@ -56,7 +57,7 @@ class Walker:
     """
 
     names: Names
-    problems: list[Diagnostic]
+    problems: Problems
     readings: Readings
     stages: list[Stage] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
@@ -73,7 +74,7 @@ class Walker:
         if self.readings.full:
             return
         self.readings.full = True
-        self._say(
+        self.problems.say(
             Code.E0235,
             f"the chains of this file have more than {MOST_OPERATIONS} operations, "
             "rounds and shared beginnings counted in each",
@@ -81,7 +82,7 @@ class Walker:
             ("`repeat` fewer rounds, or put some of the curvatures into a file of their own",),
         )
 
-    def fork(self, problems: list[Diagnostic]) -> Walker:
+    def fork(self, problems: Problems) -> Walker:
         """Another one at the same place of the chain; what it takes in stays its own."""
         return replace(
             self,
@@ -123,7 +124,7 @@ class Walker:
         self.stages.append(stage)
         self.labels.append(label_of(tuple(self.stages), stage.name))
         if len(self.stages) == LONGEST_CHAIN + 1:
-            self._say(
+            self.problems.say(
                 Code.E0223,
                 f"a chain has at most {LONGEST_CHAIN} stages",
                 Label(use.span, "one too many"),
@@ -149,7 +150,7 @@ class Walker:
         if given.get("fisher") in ("exact", "empirical") and any(
             a.name == "samples" for a in use.arguments
         ):
-            self._say(
+            self.problems.say(
                 Code.E0211,
                 f"`samples` has no meaning with `fisher = {given['fisher']}`",
                 Label(use.span),
@@ -172,7 +173,7 @@ class Walker:
                 pass
 
     def _order(self, use: s.Use, headline: str) -> None:
-        self._say(
+        self.problems.say(
             Code.E0210,
             headline,
             Label(use.span, "out of order"),
@@ -220,7 +221,7 @@ class Walker:
             walker.readings = self.readings
             stage = walker._written(s.Use(made, (), argument.span, argument.span))
             return None if stage is None else (stage,)
-        self._say(
+        self.problems.say(
             Code.E0214,
             f"`others = {made}` names no transformation",
             Label(argument.span),
@@ -249,7 +250,7 @@ class Walker:
         if model_yield is not None and model_yield == self.layered:
             what = "the whole model" if model_yield else "a block per layer"
             wrong, right = ("after", "before") if model_yield else ("before", "after")
-            self._say(
+            self.problems.say(
                 Code.E0216,
                 f"`{use.name}` yields {what} and stands {wrong} `block_diagonal`",
                 Label(use.span),
@@ -279,7 +280,7 @@ class Walker:
         else:
             help_ = f"define `{target.name}` in a stage before line {line}"
         meaning = MEANING.get(target.name, f"`{target.name}` of an earlier stage")
-        self._say(
+        self.problems.say(
             Code.E0207,
             f"`{use.name}` needs `{shown}`, which no stage before it defines",
             Label(use.name_span, f"needs {meaning}"),
@@ -309,7 +310,7 @@ class Walker:
         ]
         if replaced:
             letter, by = replaced[0]
-            self._say(
+            self.problems.say(
                 Code.E0220,
                 f"`{use.name}` needs `{written(target)}`, which was computed before `{by}` "
                 f"replaced `{letter}`",
@@ -324,7 +325,7 @@ class Walker:
             for index, space, other in zip(target.indices, have, want, strict=False)
             if not other and space in current
         ]
-        self._say(
+        self.problems.say(
             Code.E0215,
             f"`{use.name}` needs `{written(target)}`, and here it is `{target.name}[{shown}]`",
             Label(use.name_span, "other index spaces"),
@@ -342,7 +343,7 @@ class Walker:
             return True
         what = "a layer's features" if wrong.old != "p" else "the whole model's parameters"
         right = "before" if wrong.old == "p" else "after"
-        self._say(
+        self.problems.say(
             Code.E0216,
             f"`{use.name}` projects {what} and stands {'after' if self.layered else 'before'} "
             "`block_diagonal`",
@@ -384,20 +385,17 @@ class Walker:
         if use.name in STAGES or use.name in self.names.transforms:
             return True
         if use.name in SOURCES or use.name in self.names.curvatures:
-            self._say(
+            self.problems.say(
                 Code.E0208,
                 f"`{use.name}` is a curvature, not a stage",
                 Label(use.span),
                 (f"start a chain from it: `curvature mine = {use.name} |> …`",),
             )
         else:
-            self._say(
+            self.problems.say(
                 Code.E0209,
                 f"unknown transformation `{use.name}`",
                 Label(use.name_span),
                 suggestion(use.name, (*STAGES, *self.names.transforms)),
             )
         return False
-
-    def _say(self, code: Code, headline: str, label: Label, help_: tuple[str, ...] = ()) -> None:
-        self.problems.append(Diagnostic(code, headline, (label,), help_))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Source, Span
+from curvlang.language.problems import Problems
 from curvlang.language.syntax.mistakes import explain
 from curvlang.language.syntax.nodes import File, Item
 from curvlang.language.syntax.tables import parser
@@ -30,7 +31,7 @@ def parse(source: Source) -> tuple[File, list[Diagnostic]]:
     After a mistake, reading goes on at the next line that starts with a top-level keyword.
     """
     items: list[Item] = []
-    problems: list[Diagnostic] = []
+    problems = Problems()
     start, size = 0, len(source.text)
     while start < size and len(problems) < MOST_ERRORS:
         found, at, problem = _read(source, start, size)

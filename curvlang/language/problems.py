@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from curvlang.diagnostics.diagnostic import Diagnostic, Severity
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity
+from curvlang.diagnostics.source import Span
 
 MOST_SHOWN = 100
 """Different errors after which checking stops: who corrects those runs it again."""
@@ -17,8 +19,19 @@ class EnoughError(Exception):
     """Raised where the limit is reached; `analyse` catches it."""
 
 
-class Collector(list[Diagnostic]):
-    """A list of diagnostics that counts its errors and raises `EnoughError` at the limit."""
+class Problems(list[Diagnostic]):
+    """Diagnostics found so far, in order."""
+
+    def say(
+        self, code: Code, headline: str, place: Span | Label, help_: tuple[str, ...] = ()
+    ) -> None:
+        """One more, at a place; a label says something about it."""
+        label = place if isinstance(place, Label) else Label(place)
+        self.append(Diagnostic(code, headline, (label,), help_))
+
+
+class Collector(Problems):
+    """Diagnostics of a file: counts the errors and raises `EnoughError` at the limit."""
 
     def __init__(self, found: Iterable[Diagnostic] = ()) -> None:
         super().__init__()
