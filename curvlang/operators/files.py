@@ -12,6 +12,7 @@ from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
+from curvlang.diagnostics.values import another_type
 from curvlang.operators.basic import CholeskyInverse, Dense, Diagonal, Eigen, Identity
 from curvlang.operators.block_diagonal import BlockDiagonal
 from curvlang.operators.combined import Scaled, Sum
@@ -49,6 +50,8 @@ def save(
         notes: Plain values to keep with it.
         others: Operators that belong to it, by name.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise another_type("path", path, "a path", '`op.save("mine.safetensors")`')
     tensors: dict[str, Tensor] = {}
     every = {"op": operator, **(others or {})}
     trees = {name: to_tree(one, name, tensors) for name, one in every.items()}
@@ -121,6 +124,8 @@ _MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, Recur
 
 
 def _read(path: str | Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
+    if not isinstance(path, str | os.PathLike):
+        raise another_type("path", path, "a path", '`cv.load_operator("mine.safetensors")`')
     tensors, text = read_sealed(Path(path))
     written = text.get("format")
     if written not in READ:

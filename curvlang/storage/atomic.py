@@ -149,6 +149,7 @@ def probe(target: Path) -> None:
     Raises:
         OSError: Where the system refuses.
     """
+    target = Path(os.path.realpath(target))
     if os.path.ismount(target):
         raise OSError(errno.EBUSY, "it is a mount point, which cannot be replaced")
     above = next(place for place in target.absolute().parents if place.exists())

@@ -69,7 +69,11 @@ class Cache:
         if hashlib.sha256(payload).digest() != digest:
             self.damaged.append(str(path))
             return None
-        found: Array = np.load(io.BytesIO(payload), allow_pickle=False)
+        try:
+            found: Array = np.lib.format.read_array(io.BytesIO(payload), allow_pickle=False)
+        except ValueError:
+            self.damaged.append(str(path))
+            return None
         return found
 
     def put(self, key: str, name: str, value: Array) -> None:

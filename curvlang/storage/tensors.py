@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -50,7 +51,7 @@ def write_sealed(path: Path, tensors: Mapping[str, Tensor], text: Mapping[str, A
         SpecError: E0605 where the system does not let it be written.
         MachineError: E0802 where the disk is full.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         raise unusable(
             f"the operator file `{path}` cannot be written: it is a folder",
             f"name a file in it, or write `{path}/` for a folder of one file for each block",
@@ -104,9 +105,9 @@ def read_sealed(path: Path) -> tuple[Mapping[str, Tensor], Text]:
     Raises:
         SpecError: E0605 where it is missing or damaged, or written by something else.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         return _read_folder(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise unusable(f"there is no operator file `{path}`", "check the path")
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -125,7 +126,7 @@ def read_sealed(path: Path) -> tuple[Mapping[str, Tensor], Text]:
 
 def is_sealed_folder(path: Path) -> bool:
     """Whether a folder is one that `write_sealed_folder` wrote, damaged or not."""
-    return (path / MANIFEST).is_file()
+    return os.path.isfile(path / MANIFEST)
 
 
 class TensorFolder(Mapping[str, Tensor]):
@@ -197,7 +198,7 @@ def _read_folder(path: Path) -> tuple[TensorFolder, Text]:
 
 def _check_replaceable(path: Path) -> None:
     """A folder is ours to replace where it holds nothing but a manifest and tensors."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return
     foreign = sorted(x.name for x in path.iterdir() if x.name != MANIFEST and x.suffix != SUFFIX)
     if foreign or not (is_sealed_folder(path) or not any(path.iterdir())):

@@ -230,6 +230,24 @@ def test_folders_and_files_of_others_stay(tmp_path):
     assert {p.read_text() for p in tmp_path.rglob("*") if p.is_file()} == {"mine"}
 
 
+def test_paths_that_are_none(tmp_path):
+    op = cv.fit("kfac", task())
+    for path in (None, 3, b"x"):
+        with pytest.raises(cv.SpecError, match=r"E0563.*`path`"):
+            op.save(path)
+        with pytest.raises(cv.SpecError, match=r"E0563.*`path`"):
+            cv.load_operator(path)
+    for path in (tmp_path / ("x" * 300), f"{tmp_path}/{'x' * 300}/", "/proc/x", "/proc/x/"):
+        for asked in (op.save, cv.load_operator):
+            with pytest.raises(cv.SpecError, match="E0605"):
+                asked(path)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "data")
+    op.save(link)
+    assert link.is_symlink()
+    assert torch.equal(cv.load_operator(tmp_path / "data").dense(), op.dense())
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,34 @@ def grammar() -> str:
 
 @lru_cache(maxsize=1)
 def parser() -> Lark:
-    """The parser: from the tables that ship where they fit this grammar and this lark, else built."""
-    text = grammar()
-    return load((resources.files("curvlang.grammars") / FILE).read_bytes(), text) or build(text)
+    """The parser: from the tables that ship where they fit this grammar and this lark, else built.
+
+    Damage is said once; the tables of another release of lark are not used, as they were not made for it.
+    """
+    text, held = grammar(), shipped()
+    found = load(held, text)
+    if found is None and not _of_another_lark(held):
+        warnings.warn(
+            f"the file `{FILE}` is damaged or missing: its content is computed again by every "
+            "command, which takes a second; install curvlang again",
+            stacklevel=2,
+        )
+    return found or build(text)
+
+
+def shipped() -> bytes:
+    """The tables that ship; nothing where their file is missing."""
+    try:
+        return (resources.files("curvlang.grammars") / FILE).read_bytes()
+    except OSError:
+        return b""
+
+
+def _of_another_lark(tables: bytes) -> bool:
+    words = tables.partition(b"\n")[0].split()
+    return (
+        len(words) == 3 and words[0] == b"lark" and words[1].decode("ascii", "replace") != release()
+    )
 
 
 def build(text: str, *, strict: bool = False) -> Lark:
@@ -60,12 +86,16 @@ def load(tables: bytes, text: str) -> Lark | None:
 
 def key(text: str, body: bytes) -> bytes:
     """What stands in front of tables; other for each grammar, version of lark, and byte of them."""
-    from lark import __version__
-
-    release = ".".join(__version__.split(".")[:2])
     made = hashlib.sha256(text.encode())
     made.update(body)
-    return f"lark {release} {made.hexdigest()}".encode()
+    return f"lark {release()} {made.hexdigest()}".encode()
+
+
+def release() -> str:
+    """The release of lark that is installed, as tables name it."""
+    from lark import __version__
+
+    return ".".join(__version__.split(".")[:2])
 
 
 def _numbered(held: dict[str, Any]) -> dict[int, Any]:

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from importlib import resources
 
 import pytest
@@ -43,13 +44,33 @@ def test_damaged_tables_and_those_of_another_grammar_are_not_read():
         assert load(other, grammar()) is None
 
 
-def test_damaged_tables_are_built(monkeypatch):
-    monkeypatch.setattr(tables, "load", lambda *_: None)
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda held: b"", 1),
+        (lambda held: held[:-2], 1),
+        (lambda held: b"x" + held, 1),
+        (lambda held: held.replace(b"lark 1.", b"lark 0.", 1), 0),
+    ],
+)
+def test_damaged_tables_are_built_which_is_said_once(change, said, monkeypatch):
+    held = change(written(grammar()))
+    monkeypatch.setattr(tables, "shipped", lambda: held)
     parser.cache_clear()
     try:
-        assert parser().parse("curvature x = ggn") == build(grammar()).parse("curvature x = ggn")
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                found = parser().parse("curvature x = ggn")
+        assert found == build(grammar()).parse("curvature x = ggn")
+        assert ["damaged or missing" in str(x.message) for x in told] == [True] * said
     finally:
         parser.cache_clear()
+
+
+def test_a_missing_file_is_no_tables(monkeypatch):
+    monkeypatch.setattr(tables, "FILE", "none.tables")
+    assert tables.shipped() == b""
 
 
 class Trap:
