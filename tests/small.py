@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import curvlang as cv
+from curvlang.attribution.gradients import gradient_batches
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "identity": nn.Identity}
 
@@ -35,6 +36,11 @@ def task(model, loss, n=7, positions=None, d_in=3, seed=0, reduce=None):
         out = model(X)
     y = targets(loss, out.shape, g)
     return cv.Task(model, loss=loss, train=(X, y), query=(X[:3], y[:3]))
+
+
+def gradients(task, part):
+    """Gradients of every example's loss, `[n, P]`: small enough to hold at once."""
+    return torch.cat(list(gradient_batches(task, task.loss, part)))
 
 
 def layer_block(matrix, op, name):

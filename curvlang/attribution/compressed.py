@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvlang.attribution.factored import Scored, largest_gradient, leaf_batches
+from curvlang.attribution.blocks import Scored, largest_gradient
+from curvlang.attribution.passes import leaf_batches
 from curvlang.attribution.score_orders import (
     Held,
     Outer,
@@ -78,8 +79,9 @@ def _combined(queries: Held, share: float) -> Compressed:
 
 def score_bound(task: Task, given: Sequence[Scored], found: Mapping[str, Compressed]) -> Tensor:
     """By how much the scores of compressed queries may be off, `[Q, N]`: Σ over blocks of both norms."""
+    layers = [x.layer for x in given]
     parts = []
-    for _, rows in leaf_batches(task, task.loss, given, "train", largest_gradient(given)):
+    for _, rows in leaf_batches(task, task.loss, layers, "train", largest_gradient(given)):
         total: Tensor | None = None
         for x in given:
             a, e = x.rotated(*rows[x.layer.name])

@@ -1,4 +1,4 @@
-"""Baselines that no curvature stands behind: scores of other kinds, judged by the same ground truth.
+"""Curvature-free baselines: scores of other kinds, judged by the same ground truth.
 
 Every baseline gives scores `[Q, N]` in the convention of influence: positive where training on n
 should lower the query's loss. The gradient's dot product is the curvature `identity`.
@@ -6,14 +6,14 @@ should lower the query's loss. The gradient's dot product is the curvature `iden
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from curvlang.attribution.gradients import gradients
+from curvlang.attribution.gradients import gradient_batches
 from curvlang.attribution.metagradient import metagradient_scores
 from curvlang.attribution.source import check_source, source_scores
 from curvlang.diagnostics.codes import Code
@@ -35,27 +35,40 @@ class Setting:
     Args:
         base: The trained task in the precision of training.
         task: The same in the precision of the analysis.
-        train: `[N, P]` gradients of the training losses.
-        query: `[Q, P]` gradients of the queries' losses, as many as are scored.
+        queries: How many of the queries are scored, from the first.
         seed: Of the model's initialisation.
     """
 
     base: Task
     task: Task
-    train: Tensor
-    query: Tensor
+    queries: int
     seed: int
+
+    @property
+    def scored(self) -> Task:
+        """The task with the queries that are scored."""
+        return _first(self.task, self.queries)
+
+
+def _first(task: Task, queries: int) -> Task:
+    X, y = task.query
+    return task.replaced(query=(X[:queries], y[:queries]))
 
 
 def gradient_cosine(given: Setting) -> Tensor:
     """∇m_q · ∇ℓ_n / (‖∇m_q‖ ‖∇ℓ_n‖): which way, not how far; a zero gradient has no way."""
-    return _unit(given.query) @ _unit(given.train).T
+    return _cosines(given, _gradients)
 
 
 def representation_cosine(given: Setting) -> Tensor:
     """Cosine of what enters the last module that has parameters, in the order of definition."""
-    train, query = (_representation(given.task, part) for part in ("train", "query"))
-    return _unit(query[: len(given.query)]) @ _unit(train).T
+    return _cosines(given, _representations)
+
+
+def _cosines(given: Setting, rows_of: Callable[[Task, str], Iterator[Tensor]]) -> Tensor:
+    """Cosines of the queries' rows and those of the training examples, a batch of these at a time."""
+    query = _unit(torch.cat(list(rows_of(given.scored, "query"))))
+    return torch.cat([query @ _unit(rows).T for rows in rows_of(given.task, "train")], 1)
 
 
 def projected_ensemble(given: Setting, models: int, dimension: int, seed: int) -> Tensor:
@@ -78,17 +91,15 @@ def projected_ensemble(given: Setting, models: int, dimension: int, seed: int) -
         raise without_classes("`projected_ensemble` needs the margin of a class", given.task)
     if min(dimension, given.task.P) >= given.task.N:
         raise _too_wide(given.task, dimension)
-    kernel = given.train.new_zeros(len(given.query), len(given.train))
-    weight = given.train.new_zeros(len(given.train))
+    exact = accumulation_dtype(given.task.device)
+    kernel = torch.zeros(given.queries, given.task.N, dtype=exact, device=given.task.device)
+    weight = kernel.new_zeros(given.task.N)
     for m in range(models):
-        task, train, query = _member(given, m)
-        doubt = _doubt(task, "train").to(train)
-        phi = _project(_margin(train, doubt), dimension, derived_seed(seed, 11, m))
-        ask = _project(
-            _margin(query, _doubt(task, "query").to(query)[: len(query)]),
-            dimension,
-            derived_seed(seed, 11, m),
-        )
+        task = _member(given, m)
+        project = _projection(task, dimension, derived_seed(seed, 11, m))
+        doubt = _doubt(task, "train").to(exact)
+        phi = _features(task, "train", doubt, project)
+        ask = _features(task, "query", _doubt(task, "query").to(exact), project)
         kernel += ask @ torch.linalg.solve(phi.T @ phi, phi.T) / models
         weight += doubt / models
     return kernel * weight
@@ -101,9 +112,9 @@ def metagradient(given: Setting, models: int) -> Tensor:
         given: Its task needs `build` and `recipe`.
         models: Trainings, the evaluated one the first.
     """
-    queries = torch.arange(len(given.query), device=given.task.device)
+    queries = torch.arange(given.queries, device=given.task.device)
     found = [metagradient_scores(given.task, queries, seed) for seed in _seeds(given, models)]
-    return torch.stack(found).mean(0).to(given.train)
+    return torch.stack(found).mean(0).to(accumulation_dtype(given.task.device))
 
 
 def source(
@@ -120,10 +131,10 @@ def source(
     """
     cuts = (segments, checkpoints)
     found = [
-        source_scores(given.base, given.task, len(given.query), seed, curvature, cuts)
+        source_scores(given.base, given.task, given.queries, seed, curvature, cuts)
         for seed in _seeds(given, models)
     ]
-    return torch.stack(found).mean(0).to(given.train)
+    return torch.stack(found).mean(0).to(accumulation_dtype(given.task.device))
 
 
 BASELINES: Mapping[str, Callable[..., Tensor]] = {
@@ -146,7 +157,7 @@ def check_baselines(parts: Sequence[Part], task: Task, given: bool) -> None:
     Args:
         parts: The baselines of a study.
         task: Before training.
-        given: Whether its model came with its weights: how they were trained nobody knows.
+        given: Whether its model came with its weights: how they were trained is not known.
 
     Raises:
         SpecError: E0509 where the training cannot be followed.
@@ -190,32 +201,37 @@ def _unit(rows: Tensor) -> Tensor:
     return torch.nn.functional.normalize(rows, dim=-1)
 
 
-def _representation(task: Task, part: str) -> Tensor:
-    """`[n, D]` inputs of the last module with parameters of its own, flattened."""
+def _gradients(task: Task, part: str) -> Iterator[Tensor]:
+    """Gradients of the losses, `[B, P]`."""
+    exact = accumulation_dtype(task.device)
+    return (v.to(exact) for v in gradient_batches(task, task.loss, part))
+
+
+def _representations(task: Task, part: str) -> Iterator[Tensor]:
+    """`[B, D]` inputs of the last module with parameters of its own, flattened."""
     own = [m for m in task.model.modules() if any(True for _ in m.parameters(recurse=False))]
     found: list[Tensor] = []
 
     def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         found.append(inputs[0].detach().flatten(1))
 
-    handle = own[-1].register_forward_pre_hook(keep)
-    try:
-        with torch.no_grad():
-            for x, _ in task.batches(512, part):
+    for x, _ in task.batches(512, part):
+        handle = own[-1].register_forward_pre_hook(keep)
+        try:
+            with torch.no_grad():
                 task.model(x)
-    finally:
-        handle.remove()
-    return torch.cat(found).to(accumulation_dtype(task.device))
+        finally:
+            handle.remove()
+        yield torch.cat(found).to(accumulation_dtype(task.device))
+        found.clear()
 
 
-def _member(given: Setting, number: int) -> tuple[Task, Tensor, Tensor]:
+def _member(given: Setting, number: int) -> Task:
     """The evaluated model, then models trained alike from other seeds."""
     if number == 0:
-        return given.task, given.train, given.query
+        return given.scored
     base = train_baseline(given.base, _seed(given, number))
-    task = base.to(dtype=given.task.dtype)
-    train, query = (gradients(task, part).to(given.train) for part in ("train", "query"))
-    return task, train, query[: len(given.query)]
+    return _first(base.to(dtype=given.task.dtype), given.queries)
 
 
 def _doubt(task: Task, part: str) -> Tensor:
@@ -231,14 +247,25 @@ def _margin(gradient: Tensor, doubt: Tensor) -> Tensor:
     return torch.where(sure[:, None], 0.0, -gradient / torch.where(sure, 1.0, doubt)[:, None])
 
 
-def _project(rows: Tensor, dimension: int, seed: int) -> Tensor:
-    """Rows times a standard normal matrix; as they are where they are no longer than that."""
-    size = rows.shape[1]
-    if dimension >= size:
-        return rows
+def _projection(task: Task, dimension: int, seed: int) -> Tensor | None:
+    """A standard normal matrix `[P, dimension]`; None where gradients are no longer than that."""
+    if dimension >= task.P:
+        return None
     generator = torch.Generator().manual_seed(seed)
-    matrix = torch.randn(size, dimension, generator=generator, dtype=torch.float64)
-    return rows @ (matrix / dimension**0.5).to(rows)
+    matrix = torch.randn(task.P, dimension, generator=generator, dtype=torch.float64)
+    exact = accumulation_dtype(task.device)
+    return matrix.div_(dimension**0.5).to(task.device, exact)
+
+
+def _features(task: Task, part: str, doubt: Tensor, matrix: Tensor | None) -> Tensor:
+    """Projected gradients of the margin, a batch of gradients at a time."""
+    found: list[Tensor] = []
+    done = 0
+    for v in _gradients(task, part):
+        rows = _margin(v, doubt[done : done + len(v)])
+        found.append(rows if matrix is None else rows @ matrix)
+        done += len(v)
+    return torch.cat(found)
 
 
 def _not_trained_here(part: Part) -> SpecError:

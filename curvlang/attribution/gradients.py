@@ -1,18 +1,20 @@
-"""Gradients of examples over all parameters, batch by batch or all at once."""
+"""Gradients of examples over all parameters, a batch at a time; they and scores are finite, or the example is named."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-from curvlang.attribution.finite_scores import check_gradients
-from curvlang.models.losses.finite import in_part
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
+from curvlang.models.losses.finite import all_finite, check_examples_finite, in_part
 from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import check_batch
 from curvlang.models.tracing.half_precision import exact_gradients
+from curvlang.operators import Operator
 
 GRADIENT_BYTES = 2**28
 """Per-example gradients that are held at once."""
@@ -39,18 +41,72 @@ def gradient_batches(task: Task, loss: Loss, part: str) -> Iterator[Tensor]:
         done += len(v)
 
 
-def gradients(task: Task, part: str, cost: Loss | None = None) -> Tensor:
-    """Gradients of every example's loss, `[N, P]` for `train`, `[Q, P]` for `query`.
+def query_gradients(task: Task, cost: Loss, weights: Tensor | None = None) -> Tensor:
+    """Gradients of every query `[Q, P]`, or of groups of them `[G, P]`, added up by weights `[G, Q]`."""
+    if weights is None:
+        return torch.cat(list(gradient_batches(task, cost, "query")))
+    total = torch.zeros(len(weights), task.P, dtype=task.precision, device=task.device)
+    done = 0
+    for v in gradient_batches(task, cost, "query"):
+        total += weights[:, done : done + len(v)] @ v
+        done += len(v)
+    return total
 
-    Args:
-        task: Model and data.
-        part: `train` or `query`.
-        cost: What the examples are asked for in place of their loss.
-    """
-    return torch.cat(list(gradient_batches(task, cost or task.loss, part)))
+
+def product(operator: Operator, rows: Tensor) -> Tensor:
+    """C v for every row v of `[n, P]`, computed in the operator's precision, returned in the rows'."""
+    return (operator @ rows.to(operator.dtype).T).T.to(rows.dtype)
 
 
 def batch_size(task: Task, columns: int = 1) -> int:
     """Examples whose gradients, `columns` of them each, are held at once."""
     size = torch.empty((), dtype=task.precision).element_size()
     return max(1, min(MOST, GRADIENT_BYTES // (size * task.P * columns)))
+
+
+def check_scores(
+    scores: Iterable[Tensor],
+    task: Task,
+    cost: Loss | None = None,
+    parts: Iterable[str] = ("query", "train"),
+) -> None:
+    """Scores are finite.
+
+    Args:
+        scores: All of them.
+        task: The examples they are between.
+        cost: What the queries were asked for; their loss where not given.
+        parts: The parts they are between.
+
+    Raises:
+        SpecError: E0420 naming an example of a part, else E0794.
+    """
+    if all(map(all_finite, scores)):
+        return
+    for part in parts:
+        loss = task.loss if part == "train" or cost is None else cost
+        check_examples_finite(task.model, loss, *task.part(part), part)
+    raise refusal(
+        Code.E0794,
+        "scores are not finite, though the loss and the gradient of every example are",
+        "give a larger `damping`; where numbers are very large, compute in float64: "
+        "`task.to(dtype=torch.float64)`",
+    )
+
+
+def check_gradients(v: Tensor, task: Task, loss: Loss, part: str, start: int) -> None:
+    """Gradients [B, P] of consecutive examples, from the number `start` on, are finite.
+
+    Raises:
+        SpecError: E0420, else E0794.
+    """
+    if all_finite(v):
+        return
+    X, y = (x[start : start + len(v)] for x in task.part(part))
+    check_examples_finite(task.model, loss, X, y, part, list(range(start, start + len(v))))
+    raise refusal(
+        Code.E0794,
+        f"a gradient of the examples {start} to {start + len(v) - 1} of `{part}` is not finite, "
+        "though autograd's is",
+        "numbers are very large: compute in float64, `task.to(dtype=torch.float64)`",
+    )

@@ -35,8 +35,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from curvlang.attribution.gradients import gradients
-from curvlang.attribution.scores import product, scores
+from curvlang.attribution.factored import scores_together, whole_queries
+from curvlang.attribution.gradients import product, query_gradients
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
@@ -88,12 +88,15 @@ def source_scores(
             without a known spectrum, or with one that grows without bound.
     """
     trajectory, last = segments(base, task, seed, *cuts)
-    ask = gradients(last, "query")[:queries].to(accumulation_dtype(task.device))
+    first = last.replaced(query=(last.query[0][:queries], last.query[1][:queries]))
+    ask = query_gradients(first, last.loss).to(accumulation_dtype(task.device))
     found = ask.new_zeros(len(ask), task.N)
     for segment in reversed(trajectory):
-        train = _mean([gradients(point, "train") for point in segment.points], ask)
         h = _fitted(curvature, segment.points, seed).spectral_form()
-        found += scores(h.spectral(accumulated(segment.time)), ask, train)
+        moved = product(h.spectral(accumulated(segment.time)), ask)
+        for point in segment.points:
+            queries_here = whole_queries(h, moved, point)
+            found += scores_together(point, [queries_here])[0].to(found) / len(segment.points)
         ask = product(h.spectral(propagated(segment.time)), ask)
         _check_bounded(ask, curvature)
     return found
@@ -172,14 +175,6 @@ def _at(task: Task, theta: State) -> Task:
             if name in theta:
                 parameter.copy_(theta[name])
     return task.with_model(model)
-
-
-def _mean(parts: list[Tensor], like: Tensor) -> Tensor:
-    """The mean in the precision of another tensor."""
-    total = parts[0].to(like)
-    for part in parts[1:]:
-        total = total + part.to(like)
-    return total / len(parts)
 
 
 def _fitted(curvature: Curvature, points: tuple[Task, ...], seed: int) -> Operator:

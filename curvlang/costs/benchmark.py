@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from curvlang.attribution.factored import scored_blocks
-from curvlang.attribution.influence import scored_by
+from curvlang.attribution.blocks import scored_blocks
+from curvlang.attribution.scorer import scored_by
 from curvlang.compiler.derive.program import Partition
 from curvlang.compiler.planning.cost import Cost
 from curvlang.costs.predicted import (

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from curvlang.attribution.factored import Scored, batch_size, scored_elements
+from curvlang.attribution.blocks import Scored
+from curvlang.attribution.passes import batch_size, scored_elements
 from curvlang.attribution.score_orders import rank_of, rotates_back
 from curvlang.compiler.codegen.function import Function
 from curvlang.compiler.codegen.instructions import Call

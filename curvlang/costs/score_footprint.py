@@ -6,13 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from curvlang.attribution.factored import (
-    Scored,
-    batch_size,
-    largest_gradient,
-    queries_at_once,
-    scored_elements,
-)
+from curvlang.attribution.blocks import Scored, largest_gradient, whole_blocks
+from curvlang.attribution.factored import queries_at_once
+from curvlang.attribution.passes import batch_size, scored_elements
 from curvlang.attribution.score_orders import AT_ONCE, one_number, rank_of
 from curvlang.models.task import Task
 from curvlang.operators import CholeskyInverse, Operator, held_bytes
@@ -60,7 +56,7 @@ def scores_phase(
         numbers = sum(x.layer.d_out + x.layer.d_in if x.by_leaves else x.layer.size for x in given)
         queries = own * rows * numbers
         return Phase("scores", {**held, "queries": queries, **_batch(given, task, rows)})
-    whole = [Scored(b, None, None, None, inverse) for b in task.blocks()]
+    whole = whole_blocks(inverse, task)
     cast = _EXACT if own != _EXACT else 0
     queries = task.Q * task.P * (cast + own + _EXACT)
     return Phase("scores", {**held, "queries": queries, **_batch(whole, task, task.Q)})

@@ -1,40 +1,120 @@
-"""How far two curvatures' scores and preconditioned gradients agree."""
+"""How far two curvatures agree: errors of products, of norms, of preconditioned gradients; shares of a path."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from curvlang.attribution.scores import product
-from curvlang.evaluation.statistics.spearman import spearman
+from curvlang.attribution.gradients import product
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.operators.operator import Operator
 
+TOO_LARGE = "E0603"
+"""The refusal of a matrix with more rows than are formed."""
+PROBES = 32
+"""Random vectors behind an estimated norm."""
+FEWEST = 8
+"""Fewer probes than that are no estimate of an error."""
+AT_ONCE = 8
+"""Probes that are multiplied at once."""
 
-def influence_error(found: Tensor, reference: Tensor) -> float:
-    """1 − Spearman of the scores against the reference's, mean over queries."""
-    return float(1 - spearman(found, reference).mean())
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number; where it is estimated, its standard error and the probes or gradients behind it."""
+
+    value: float
+    error: float | None = None
+    probes: int | None = None
 
 
-def cosine(found: Tensor, reference: Tensor) -> float:
-    """Mean cosine between rows: preconditioned gradients `[n, P]` of two curvatures."""
-    return float(torch.nn.functional.cosine_similarity(found, reference, dim=-1).mean())
+def cosines(found: Tensor, reference: Tensor) -> Tensor:
+    """Cosine of each row with the reference's: preconditioned gradients `[n, P]` of two curvatures."""
+    return torch.nn.functional.cosine_similarity(found, reference, dim=-1)
 
 
-def inverse_error(reference: Operator, preconditioned: Tensor, gradients: Tensor) -> float:
-    """Mean over examples of ‖H C⁻¹v − v‖² / ‖v‖²; rows of zero gradient are left out.
+def residuals(reference: Operator, preconditioned: Tensor, gradients: Tensor) -> Tensor:
+    """‖H C⁻¹v − v‖² of each row.
 
     Args:
         reference: H.
         preconditioned: `[n, P]` rows C⁻¹v.
         gradients: `[n, P]` rows v.
     """
-    norms = gradients.square().sum(-1)
+    return (product(reference, preconditioned) - gradients).square().sum(-1)
+
+
+def inverse_error(residual: Tensor, norms: Tensor, *, estimated: bool) -> Estimate:
+    """Mean over examples of ‖H C⁻¹v − v‖² / ‖v‖²; rows of zero gradient are left out.
+
+    Args:
+        residual: `[n]`, the numerators.
+        norms: `[n]`, the denominators.
+        estimated: Whether the standard error of the mean is told: where n is small.
+    """
     kept = norms > 0
-    residual = product(reference, preconditioned) - gradients
-    return float((residual.square().sum(-1)[kept] / norms[kept]).mean()) if kept.any() else 0.0
+    values = residual[kept] / norms[kept]
+    mean = float(values.mean()) if len(values) else 0.0
+    if not estimated or len(values) < 2:
+        return Estimate(mean)
+    return Estimate(mean, float(values.std() / len(values) ** 0.5), len(values))
+
+
+def exact_forward_error(operator: Operator, reference: Operator) -> Estimate | None:
+    """‖C − H‖_F/‖H‖_F from the structures; None where they do not give it."""
+    if operator is reference:
+        return Estimate(0.0)
+    if not (operator.spectrum_known and reference.spectrum_known):
+        return None
+    try:
+        return Estimate(float(operator.distance(reference) / reference.frobenius()))
+    except SpecError as error:
+        # The two structures have no rule in common, and their entries do not fit.
+        if {d.code for d in error.diagnostics} == {TOO_LARGE}:
+            return None
+        raise
+
+
+def estimated_forward_errors(
+    operators: Sequence[Operator], reference: Operator, probes: int, seed: int
+) -> list[Estimate]:
+    """‖C − H‖_F/‖H‖_F of every C from products with vectors of random signs, the same for all.
+
+    E‖Mz‖² = ‖M‖_F² (Hutchinson 1990). The standard error of the ratio of both means is by the delta
+    method: numerator and denominator are of the same probes.
+
+    Args:
+        operators: Every C.
+        reference: H.
+        probes: Vectors.
+        seed: Of their signs.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    squares: list[list[Tensor]] = [[] for _ in operators]
+    whole: list[Tensor] = []
+    for start in range(0, probes, AT_ONCE):
+        shape = (min(AT_ONCE, probes - start), reference.size)
+        signs = 2.0 * torch.randint(0, 2, shape, generator=generator) - 1.0
+        z = signs.to(reference.device, torch.float64)
+        wanted = product(reference, z)
+        whole.append(wanted.square().sum(1))
+        for own, operator in zip(squares, operators, strict=True):
+            own.append((product(operator, z) - wanted).square().sum(1))
+    return [_ratio(torch.cat(own), torch.cat(whole)) for own in squares]
+
+
+def _ratio(above: Tensor, below: Tensor) -> Estimate:
+    """√(mean above / mean below) with its standard error."""
+    a, b = float(above.mean()), float(below.mean())
+    if not a or not b:
+        return Estimate(0.0 if not a else float("inf"), 0.0, len(above))
+    value = (a / b) ** 0.5
+    spread = float((above / a - below / b).std()) / len(above) ** 0.5
+    return Estimate(value, value * spread / 2, len(above))
 
 
 LEAST_WHOLE = 0.1

@@ -1,26 +1,39 @@
-"""Errors, scores and LDS of every stage of a chain at every setting of the inverse."""
+"""Errors, scores and predicted effects of every stage of a chain at every setting of the inverse.
+
+Nothing of N × P numbers is held: scores are streamed (`attribution.scorer`), a few queries at a time under
+all inverses at once, and reduced as they come; gradients of the sampled examples go through in batches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from curvlang.attribution.gradients import gradients
-from curvlang.attribution.scores import product, scores
-from curvlang.diagnostics.codes import Code
+from curvlang.attribution.gradients import gradient_batches, product
+from curvlang.attribution.scorer import Scorer
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.evaluation.errors import cosine, influence_error, inverse_error
+from curvlang.evaluation.errors import (
+    FEWEST,
+    PROBES,
+    Estimate,
+    cosines,
+    estimated_forward_errors,
+    exact_forward_error,
+    inverse_error,
+    residuals,
+)
 from curvlang.evaluation.protocol import GRADIENTS, GRADIENTS_BY_PRODUCTS
 from curvlang.evaluation.result import Solve
 from curvlang.evaluation.statistics.lds import predictions
+from curvlang.evaluation.statistics.spearman import spearman
 from curvlang.language import default_inverse, swept, with_damping
 from curvlang.language.chain import InverseUse
 from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
-from curvlang.operators import ExampleMean, Operator, SolveRecord
+from curvlang.operators import BlockDiagonal, ExampleMean, Operator, SolveRecord
 from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.fit import FittedStage, Progress
 from curvlang.runtime.inverse import decomposed, invert
@@ -34,18 +47,13 @@ UNASKED = 1e13
 """Floating-point operations that are spent on a stage without a `solve` line: minutes on two cores."""
 UNASKED_ON_DEVICE = 1e15
 """The same where an accelerator computes them."""
-
-
-TOO_LARGE = Code.E0603
-"""The refusal of a matrix with more rows than are formed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A number, with its standard error where it is estimated."""
-
-    value: float
-    error: float | None = None
+ESTIMATED = 2e12
+"""Operations that estimated norms may take, and inverse errors by products likewise: a count, not a time,
+so that results do not depend on the machine."""
+KEPT = 2**28
+"""Bytes up to which scores at every setting stay in memory; beyond, those of one setting do."""
+PIECE = 2**25
+"""Bytes of the sampled gradients that are preconditioned at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,63 +62,6 @@ class Setting:
 
     use: InverseUse
     damping: float | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Fidelity:
-    """One stage at one setting; a reason instead of numbers where the inverse is refused.
-
-    Args:
-        scores: `[Q, N]`.
-        predicted: Effects `[Q, K]` of leaving subsets out; None without subsets.
-        inverse: Inverse error.
-        influence: Influence error.
-        cosine: Of preconditioned gradients.
-        note: Why there are no numbers.
-        solve: What the solver took.
-    """
-
-    scores: Tensor | None = None
-    predicted: Tensor | None = None
-    inverse: Estimate | None = None
-    influence: float | None = None
-    cosine: float | None = None
-    note: str = ""
-    solve: Solve | None = None
-
-
-def settings(use: InverseUse | None, sweep: Sequence[float]) -> tuple[Setting, ...]:
-    """The inverse at every λ of the sweep where the spec leaves its damping open, else as it is.
-
-    Without an inverse the default one is swept.
-    """
-    chosen = use if use is not None else default_inverse()
-    if not swept(chosen):
-        return (Setting(chosen),)
-    return tuple(Setting(with_damping(chosen, x), x) for x in sweep)
-
-
-def _forward_error(operator: Operator, reference: Operator) -> float | None:
-    """‖C − H‖_F/‖H‖_F; None where one of the two is known by its products alone, or too large to form."""
-    if not (operator.spectrum_known and reference.spectrum_known):
-        return None
-    if operator is reference:
-        return 0.0
-    try:
-        return float(operator.distance(reference) / reference.frobenius())
-    except SpecError as error:
-        # The two structures have no rule in common, and their entries do not fit.
-        if {d.code for d in error.diagnostics} == {TOO_LARGE}:
-            return None
-        raise
-
-
-def forward_errors(
-    stages: Sequence[FittedStage], reference: Operator, given: Scoring
-) -> list[Estimate | None]:
-    """‖C − H‖_F/‖H‖_F of every stage; None where it is not known."""
-    found = [_forward_error(stage.operator, reference) for stage in stages]
-    return [None if x is None else Estimate(x) for x in found]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,6 +77,7 @@ class Scoring:
         solver: The spec's `solve` line, for stages without structure.
         kept: Members `[K, N]` of the subsets whose effects scores predict; None for no predictions.
         shared: Without `kept`, the setting whose scores are wanted.
+        unasked: Labels of stages known by products alone that are there to be compared with.
         progress: Notified of every stage and setting.
     """
 
@@ -137,12 +89,52 @@ class Scoring:
     solver: FittedSolver | None = None
     kept: Tensor | None = None
     shared: int | None = None
+    unasked: frozenset[str] = frozenset()
     progress: Progress | None = None
 
     @property
     def rows(self) -> int:
         """How many queries are scored."""
         return min(self.queries or self.task.Q, self.task.Q)
+
+    @property
+    def scored(self) -> Task:
+        """The task with these queries."""
+        X, y = self.task.query
+        return self.task.replaced(query=(X[: self.rows], y[: self.rows]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fidelity:
+    """One stage at one setting; a reason instead of numbers where the inverse is refused.
+
+    Args:
+        source: Gives scores `[Q, N]`: those in memory, or computed again; None where there are none.
+        predicted: Effects `[Q, K]` of leaving subsets out; None without subsets.
+        inverse: Inverse error.
+        influence: Influence error.
+        cosine: Of preconditioned gradients.
+        note: Why there are no numbers.
+        solve: What the solver took.
+    """
+
+    source: Callable[[], Tensor] | None = None
+    predicted: Tensor | None = None
+    inverse: Estimate | None = None
+    influence: float | None = None
+    cosine: float | None = None
+    note: str = ""
+    solve: Solve | None = None
+
+    @property
+    def scores(self) -> Tensor | None:
+        """`[Q, N]`; computed again where many settings did not fit into memory."""
+        return None if self.source is None else self.source()
+
+
+def without_inverse(scores: Tensor, kept: Tensor | None) -> Fidelity:
+    """A method that knows no inverse: its scores are the same at every setting."""
+    return Fidelity(lambda: scores, predicted_effects(scores, kept))
 
 
 def predicted_effects(scores: Tensor, kept: Tensor | None) -> Tensor | None:
@@ -155,6 +147,48 @@ def scores_at(measured: Sequence[Sequence[Fidelity]], shared: int) -> list[Tenso
     return [row[shared].scores for row in measured]
 
 
+def settings(use: InverseUse | None, sweep: Sequence[float]) -> tuple[Setting, ...]:
+    """The inverse at every λ of the sweep where the spec leaves its damping open, else as it is.
+
+    Without an inverse the default one is swept.
+    """
+    chosen = use if use is not None else default_inverse()
+    if not swept(chosen):
+        return (Setting(chosen),)
+    return tuple(Setting(with_damping(chosen, x), x) for x in sweep)
+
+
+def forward_errors(
+    stages: Sequence[FittedStage], reference: Operator, given: Scoring
+) -> list[Estimate | None]:
+    """‖C − H‖_F/‖H‖_F of every stage, exact where the structures give it, else estimated by products.
+
+    None where products would take more than `ESTIMATED` operations.
+    """
+    found = [exact_forward_error(stage.operator, reference) for stage in stages]
+    open_ = [k for k, x in enumerate(found) if x is None]
+    each = sum(product_count(x) for x in (reference, *(stages[k].operator for k in open_)))
+    probes = min(PROBES, affordable(each, given.task))
+    if open_ and probes >= FEWEST:
+        operators = [stages[k].operator for k in open_]
+        estimates = estimated_forward_errors(operators, reference, probes, given.seed)
+        for k, estimate in zip(open_, estimates, strict=True):
+            found[k] = estimate
+    return found
+
+
+def product_count(operator: Operator) -> int:
+    """Passes over the data that a product with a vector takes."""
+    if operator.spectrum_known:
+        return 0
+    return len(operator.names) if isinstance(operator, BlockDiagonal) else 1
+
+
+def affordable(each: int, task: Task) -> int:
+    """How many vectors can be multiplied, `each` products for one, within `ESTIMATED` operations."""
+    return int(ESTIMATED // max(1, each * FLOPS * task.P * task.N))
+
+
 def measure(
     stages: Sequence[FittedStage], reference: Operator, given: Scoring
 ) -> list[list[Fidelity]]:
@@ -165,67 +199,234 @@ def measure(
         reference: H.
         given: What is scored.
     """
-    task, chosen, solver, progress = given.task, given.chosen, given.solver, given.progress
-    exact_kind = accumulation_dtype(task.device)
-    train = gradients(task, "train").to(exact_kind)
-    query = gradients(task, "query", given.cost)[: given.rows].to(exact_kind)
-    formed = all(x.spectrum_known for x in (reference, *(s.operator for s in stages)))
-    count = GRADIENTS if formed else GRADIENTS_BY_PRODUCTS
-    sample = train[sampled(task.N, count, given.seed).to(train.device)]
-    rule = chosen[0].use
-    work = len(chosen) * (len(query) + len(sample)) * len(train)
-    forms = [
-        _Form(
-            decomposed(s.operator, rule, solver),
-            solver,
-            s.by_example,
-            too_long(s.operator, solver, work),
-        )
-        for s in stages
+    forms, target = _forms(stages, reference, given)
+    table = [[_Attempt(form, setting) for setting in given.chosen] for form in forms]
+    sample = _Sample(given, reference, stages)
+    sample.compare(table[: len(stages)], table[target])
+    _score(table, table[target], given)
+    return [
+        [own.result(goal, sample) for own, goal in zip(row, table[target], strict=True)]
+        for row in table[: len(stages)]
     ]
-    known = next((k for k, s in enumerate(stages) if s.operator is reference), None)
-    # What errors are measured against is exact where it can be, whatever solves the stages.
-    exact = known is None or (solver is not None and reference.spectrum_known)
-    own_solver = None if reference.spectrum_known else solver
-    target = (
-        _Form(
-            decomposed(reference, rule, own_solver),
-            own_solver,
-            None,
-            too_long(reference, own_solver, work),
-        )
-        if exact
-        else forms[known or 0]
-    )
-    out: list[list[Fidelity]] = [[] for _ in stages]
-    done = 0
-    for setting in chosen:
-        goal = _scored(target, setting, query, train, sample)
-        for k, form in enumerate(forms):
-            own = goal if form is target else _scored(form, setting, query, train, sample)
-            out[k].append(_compare(own, goal, reference, sample, given.kept))
-            done += 1
-            if progress is not None:
-                progress("scores", done, len(chosen) * len(forms))
-    return out
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Scored:
-    scores: Tensor | None
-    preconditioned: Tensor | None
-    note: str = ""
-    solve: Solve | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Form:
-    """An operator ready to be inverted at every setting."""
+    """An operator ready to be inverted at every setting, or why it is not to be."""
 
     operator: Operator
     solver: FittedSolver | None = None
     by_example: ExampleMean | None = None
     skipped: str = ""
+
+
+def _forms(
+    stages: Sequence[FittedStage], reference: Operator, given: Scoring
+) -> tuple[list[_Form], int]:
+    """The stages, the reference behind them unless it is one of them, and its place."""
+    rule, solver = given.chosen[0].use, given.solver
+    forms = [
+        _Form(
+            decomposed(s.operator, rule, solver),
+            solver,
+            s.by_example,
+            _skipped(s.operator, given, asked=s.label not in given.unasked),
+        )
+        for s in stages
+    ]
+    known = next((k for k, s in enumerate(stages) if s.operator is reference), None)
+    # What errors are measured against is exact where it can be, whatever solves the stages.
+    if known is not None and not (solver is not None and reference.spectrum_known):
+        return forms, known
+    own = None if reference.spectrum_known else solver
+    why = _skipped(reference, given, asked=False)
+    return [*forms, _Form(decomposed(reference, rule, own), own, None, why)], len(forms)
+
+
+def _skipped(operator: Operator, given: Scoring, *, asked: bool) -> str:
+    """Why an operator is not inverted; empty where it is."""
+    if operator.spectrum_known or given.solver is not None:
+        return ""
+    if not asked:
+        return "known by products alone; a line `solve cg` in the evaluation gives its scores"
+    vectors = given.rows + GRADIENTS_BY_PRODUCTS
+    return too_long(operator, given.solver, len(given.chosen) * vectors * given.task.N)
+
+
+class _Attempt:
+    """The inverse of a form at a setting, with what is found under it; a reason where it is refused."""
+
+    def __init__(self, form: _Form, setting: Setting) -> None:
+        self.solver = form.solver
+        self.took: list[SolveRecord] = []
+        self.note = form.skipped
+        self.inverse: Operator | None = None
+        self.errors: list[Tensor] = []
+        self.cosines: list[Tensor] = []
+        self.agreement: list[Tensor] = []
+        self.predicted: list[Tensor] = []
+        self.source: Callable[[], Tensor] | None = None
+        if not self.note:
+            with self:
+                self.inverse = invert(
+                    form.operator,
+                    setting.use,
+                    form.solver,
+                    by_example=form.by_example,
+                    report=self.took.append,
+                )
+
+    def __enter__(self) -> None:
+        """A refused inverse (singular, or indefinite under conjugate gradients) is a result.
+
+        It is about this setting, shown with its reason; the other settings stand.
+        """
+
+    def __exit__(self, kind: object, error: object, trace: object) -> bool:
+        if not isinstance(error, SpecError):
+            return False
+        self.refuse(error)
+        return True
+
+    def refuse(self, error: SpecError) -> None:
+        """Keep the reason alone."""
+        self.note = "; ".join(d.headline for d in error.diagnostics)
+        self.inverse = self.source = None
+
+    def preconditioned(self, v: Tensor) -> Tensor | None:
+        """C⁻¹v for rows v; None where it is refused."""
+        if self.inverse is None:
+            return None
+        with self:
+            return product(self.inverse, v)
+        return None
+
+    def result(self, goal: _Attempt, sample: _Sample) -> Fidelity:
+        """What was found, against the reference at the same setting."""
+        if self.inverse is None:
+            return Fidelity(note=self.note)
+        error = sample.error(self.errors) if self.errors else None
+        predicted = torch.cat(self.predicted) if self.predicted else None
+        solve = _summed(self.took, self.solver)
+        if goal.inverse is None:
+            note = f"no reference: {goal.note}"
+            return Fidelity(self.source, predicted, error, note=note, solve=solve)
+        influence = float(1 - torch.cat(self.agreement).mean()) if self.agreement else None
+        cosine = float(torch.cat(self.cosines).mean()) if self.cosines else None
+        return Fidelity(self.source, predicted, error, influence, cosine, "", solve)
+
+
+class _Sample:
+    """Training gradients that the inverse error is averaged over, a few at a time."""
+
+    def __init__(self, given: Scoring, reference: Operator, stages: Sequence[FittedStage]) -> None:
+        formed = all(x.spectrum_known for x in (reference, *(s.operator for s in stages)))
+        self.reference = reference
+        self.estimated = not reference.spectrum_known
+        count = GRADIENTS if formed else GRADIENTS_BY_PRODUCTS
+        if self.estimated:
+            count = min(count, affordable(len(stages) * len(given.chosen), given.task))
+        self.task = given.task.examples(
+            sampled(given.task.N, count, given.seed).to(given.task.device)
+        )
+        self.norms: list[Tensor] = []
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Gradients `[B, P]`, at most `PIECE` bytes of them."""
+        exact = accumulation_dtype(self.task.device)
+        rows = max(1, PIECE // (8 * self.task.P))
+        for v in gradient_batches(self.task, self.task.loss, "train"):
+            for piece in v.split(rows):
+                yield piece.to(exact)
+
+    def compare(self, table: Sequence[Sequence[_Attempt]], target: Sequence[_Attempt]) -> None:
+        """Residuals and cosines of every attempt."""
+        for v in self:
+            self.norms.append(v.square().sum(-1))
+            for k, goal in enumerate(target):
+                wanted = goal.preconditioned(v)
+                for row in table:
+                    own = row[k]
+                    found = wanted if own is goal else own.preconditioned(v)
+                    if found is None:
+                        continue
+                    own.errors.append(residuals(self.reference, found, v))
+                    if wanted is not None:
+                        own.cosines.append(cosines(found, wanted))
+
+    def error(self, residual: Sequence[Tensor]) -> Estimate:
+        """The inverse error, with its standard error where H is known by products."""
+        return inverse_error(
+            torch.cat(list(residual)), torch.cat(self.norms), estimated=self.estimated
+        )
+
+
+def _score(table: Sequence[Sequence[_Attempt]], target: Sequence[_Attempt], given: Scoring) -> None:
+    """Scores under every inverse where they are needed: reduced as they come, kept where they fit."""
+    wanted = [
+        (own, target[k])
+        for row in table
+        for k, own in enumerate(row)
+        if own.inverse is not None
+        and (
+            target[k].inverse is not None
+            or given.kept is not None
+            or given.shared is None
+            or k == given.shared
+        )
+    ]
+    task = given.scored
+    scorer = Scorer(
+        task, given.cost, [x.inverse for x, _ in wanted if x.inverse is not None], given.progress
+    )
+    fits = 8 * len(wanted) * task.Q * task.N <= KEPT
+    last = None if given.shared is None else [row[given.shared] for row in table]
+    kept: dict[int, list[Tensor]] = {
+        id(x): [] for x, _ in wanted if fits or (last is not None and x in last)
+    }
+    for turn in scorer if wanted else ():
+        scores = {id(x): found for (x, _), found in zip(wanted, turn, strict=True)}
+        for own, goal in wanted:
+            found = scores[id(own)]
+            if isinstance(found, SpecError):
+                own.refuse(found)
+                continue
+            if id(own) in kept:
+                kept[id(own)].append(found)
+            _reduce(own, found, scores.get(id(goal)), given.kept)
+    for own, _ in wanted:
+        if own.inverse is not None:
+            parts = kept.get(id(own))
+            own.source = _source(own.inverse, task, given.cost, parts)
+
+
+def _reduce(
+    own: _Attempt, found: Tensor, wanted: Tensor | SpecError | None, kept: Tensor | None
+) -> None:
+    if isinstance(wanted, Tensor):
+        own.agreement.append(spearman(found, wanted))
+    predicted = predicted_effects(found, kept)
+    if predicted is not None:
+        own.predicted.append(predicted)
+
+
+def _source(
+    inverse: Operator, task: Task, cost: Loss, parts: list[Tensor] | None
+) -> Callable[[], Tensor]:
+    """Gives scores: those that were kept, or the same again."""
+    if parts is not None:
+        scores = torch.cat(parts) if len(parts) > 1 else parts[0]
+        parts.clear()
+        return lambda: scores
+
+    def again() -> Tensor:
+        found = [x for (x,) in Scorer(task, cost, [inverse])]
+        refused = [x for x in found if isinstance(x, SpecError)]
+        if refused:
+            raise refused[0]
+        return torch.cat([x for x in found if isinstance(x, Tensor)])
+
+    return again
 
 
 def too_long(operator: Operator, solver: FittedSolver | None, work: int) -> str:
@@ -247,23 +448,6 @@ def too_long(operator: Operator, solver: FittedSolver | None, work: int) -> str:
     )
 
 
-def _scored(form: _Form, setting: Setting, query: Tensor, train: Tensor, sample: Tensor) -> _Scored:
-    if form.skipped:
-        return _Scored(None, None, form.skipped)
-    took: list[SolveRecord] = []
-    try:
-        inverse = invert(
-            form.operator, setting.use, form.solver, by_example=form.by_example, report=took.append
-        )
-        found = scores(inverse, query, train)
-        preconditioned = product(inverse, sample)
-        return _Scored(found, preconditioned, "", _summed(took, form.solver))
-    except SpecError as error:
-        # A refused inverse (singular, or indefinite under conjugate gradients) is a result about
-        # this setting, shown with its reason; the other settings stand.
-        return _Scored(None, None, "; ".join(d.headline for d in error.diagnostics))
-
-
 def _summed(took: Sequence[SolveRecord], solver: FittedSolver | None) -> Solve | None:
     """What the solves of one stage at one setting took together; None for closed forms."""
     if not took:
@@ -273,27 +457,6 @@ def _summed(took: Sequence[SolveRecord], solver: FittedSolver | None) -> Solve |
         max(x.iterations for x in took),
         sum(x.products for x in took),
         max(x.residual for x in took),
-    )
-
-
-def _compare(
-    own: _Scored, goal: _Scored, reference: Operator, sample: Tensor, kept: Tensor | None
-) -> Fidelity:
-    if own.scores is None or own.preconditioned is None:
-        return Fidelity(note=own.note)
-    inverse = Estimate(inverse_error(reference, own.preconditioned, sample))
-    predicted = predicted_effects(own.scores, kept)
-    if goal.scores is None or goal.preconditioned is None:
-        note = f"no reference: {goal.note}"
-        return Fidelity(own.scores, predicted, inverse, note=note, solve=own.solve)
-    return Fidelity(
-        own.scores,
-        predicted,
-        inverse,
-        influence_error(own.scores, goal.scores),
-        cosine(own.preconditioned, goal.preconditioned),
-        "",
-        own.solve,
     )
 
 

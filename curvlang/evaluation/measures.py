@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvlang.attribution.gradients import gradients
-from curvlang.attribution.scores import product
+from curvlang.attribution.gradients import gradient_batches, product, query_gradients
+from curvlang.attribution.scorer import Scorer, self_scores
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.brittleness import (
     flip_share,
@@ -79,10 +79,9 @@ def mislabelled(given: Given, share: float, seed: int) -> Table:
     wrong, changed = mislabel(given.base, share, seed)
     base = train_baseline(changed, given.seed)
     task = base.to(dtype=given.task.dtype)
-    train = gradients(task, "train").to(torch.float64)
 
     def one(inverse: Operator) -> Interval:
-        own = (train * product(inverse, train)).sum(1)
+        own = self_scores(inverse, task, "train")
         return auc(own[wrong.to(own.device)], own[~wrong.to(own.device)], seed)
 
     return _table(given.fit(task), given.chosen, one)
@@ -142,7 +141,10 @@ def proximal_response(given: Given, examples: int, steps: int, seed: int) -> Tab
     """
     rng = np.random.default_rng([seed, 22])
     rows = torch.from_numpy(rng.permutation(given.task.N)[:examples].copy())
-    train, query = (gradients(given.task, part).to(torch.float64) for part in ("train", "query"))
+    task = given.task
+    few = gradient_batches(task.examples(rows), task.loss, "train")
+    left_out = torch.cat(list(few)).to(torch.float64)
+    query = query_gradients(task, task.loss).to(torch.float64)
     out: Table = [[] for _ in given.stages]
     for setting in given.chosen:
         if setting.damping is None or setting.damping <= 0:
@@ -150,7 +152,7 @@ def proximal_response(given: Given, examples: int, steps: int, seed: int) -> Tab
                 row.append(None)
             continue
         response = proximal_losses(given.task, rows, setting.damping, steps)
-        agreed = _table(given.stages, [setting], _predicted(query, train[rows], response, seed))
+        agreed = _table(given.stages, [setting], _predicted(query, left_out, response, seed))
         for row, (value,) in zip(out, agreed, strict=True):
             row.append(value)
     return out
@@ -228,9 +230,9 @@ def brittleness(given: Given, share: float, queries: int, retrains: int, seed: i
         SpecError: E0508 where there are no classes or no query is right.
     """
     rows = right_queries(given.task, queries)
-    train = gradients(given.task, "train").to(torch.float64)
-    query = gradients(given.task, "query").to(torch.float64)[rows.to(train.device)]
-    places, kept = [], []
+    X, y = given.task.query
+    own = given.task.replaced(query=(X[rows.to(X.device)], y[rows.to(y.device)]))
+    places, inverses = [], []
     for k, stage in enumerate(given.stages):
         for j, setting in enumerate(given.chosen):
             try:
@@ -239,10 +241,17 @@ def brittleness(given: Given, share: float, queries: int, retrains: int, seed: i
                 # A refused inverse has no scores, here as in the study's own table.
                 continue
             places.append((k, j))
-            kept.append(without_supporters(product(inverse, query) @ train.T, share))
+            inverses.append(inverse)
+    columns = zip(*Scorer(own, own.loss, inverses), strict=True) if inverses else ()
+    scored = {
+        place: torch.cat([x for x in column if isinstance(x, Tensor)])
+        for place, column in zip(places, columns, strict=True)
+        if all(isinstance(x, Tensor) for x in column)
+    }
+    kept = [without_supporters(scores, share) for scores in scored.values()]
     out: Table = [[None] * len(given.chosen) for _ in given.stages]
     found = flipped(given.base, rows, kept, retrains, seed) if kept else []
-    for (k, j), mistakes in zip(places, found, strict=True):
+    for (k, j), mistakes in zip(scored, found, strict=True):
         out[k][j] = flip_share(mistakes, seed)
     return out
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from curvlang.evaluation.errors import shares
-from curvlang.evaluation.fidelity import Estimate, Fidelity, Setting
+from curvlang.evaluation.errors import Estimate, shares
+from curvlang.evaluation.fidelity import Fidelity, Setting
 from curvlang.evaluation.judge import Judged
 from curvlang.evaluation.result import Point, Step
 from curvlang.operators import BlockDiagonal, Operator, Scaled, Stacked, Sum

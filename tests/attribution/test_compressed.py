@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import curvlang as cv
+from curvlang.attribution.blocks import scored_blocks
 from curvlang.attribution.compressed import compressed, score_bound
-from curvlang.attribution.factored import block_queries, block_scores, scored_blocks
-from curvlang.attribution.influence import CompressedQueries
+from curvlang.attribution.factored import block_queries, block_scores
 from curvlang.attribution.score_orders import Outer, Ranked, Shared
+from curvlang.attribution.scorer import CompressedQueries
 from tests.attribution.test_factored import CHAINS, tasks
 from tests.runtime.test_layers import fit
 

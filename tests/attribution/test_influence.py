@@ -192,7 +192,7 @@ def test_groups_add_up_or_average_their_queries():
 def test_nothing_depends_on_how_the_data_go_through(monkeypatch):
     task = made(positions=2, n=11)
     op = cv.fit("ekfac", task)
-    from curvlang.attribution import factored, gradients
+    from curvlang.attribution import gradients, passes
 
     def everything(chunk):
         return (
@@ -203,7 +203,7 @@ def test_nothing_depends_on_how_the_data_go_through(monkeypatch):
 
     whole = everything(4096)
     monkeypatch.setattr(gradients, "MOST", 4)
-    monkeypatch.setattr(factored, "MOST", 4)
+    monkeypatch.setattr(passes, "MOST", 4)
     for one, other in zip(whole, everything(2), strict=True):
         assert_equal(one, other)
     monkeypatch.setattr(gradients, "GRADIENT_BYTES", 1)

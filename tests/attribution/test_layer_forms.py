@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import curvlang as cv
-from curvlang.attribution.factored import block_queries, block_scores, scored_blocks
-from curvlang.attribution.influence import CompressedQueries, ReducedPrecision, scored_by
+from curvlang.attribution.blocks import scored_blocks
+from curvlang.attribution.factored import block_queries, block_scores
 from curvlang.attribution.score_orders import (
     Held,
     Outer,
@@ -17,6 +17,7 @@ from curvlang.attribution.score_orders import (
     factored_spectrum,
     formed_gradients,
 )
+from curvlang.attribution.scorer import CompressedQueries, ReducedPrecision, Request, scored_by
 from curvlang.costs.predicted import predicted_scores, rotations, score_ranks
 from curvlang.models.layers import OneHot
 from curvlang.models.tracing.blocks import apart
@@ -217,7 +218,7 @@ def test_direct_sums_of_any_structure(name, kind):
     _, query, train = plain(fit("identity", t), t)
     wanted = query @ inverse.dense() @ train.T
     assert_equal(scored_by(inverse, t, t.loss), wanted)
-    parts = scored_by(inverse, t, t.loss, per_layer=True)
+    parts = scored_by(inverse, t, t.loss, Request(per_layer=True))
     assert_equal(torch.stack(list(parts.values())).sum(0), wanted)
 
 
@@ -228,7 +229,7 @@ def test_what_is_no_direct_sum_is_not_cut():
     assert scored_blocks(full, t) is None
     assert scored_blocks(Sum((one, full)), t) is None
     with pytest.raises(cv.SpecError, match="E0710"):
-        scored_by(full, t, t.loss, per_layer=True)
+        scored_by(full, t, t.loss, Request(per_layer=True))
 
 
 def test_a_spectrum_of_one_number_has_rank_one():

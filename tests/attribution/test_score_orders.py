@@ -8,7 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import curvlang as cv
 from curvlang.attribution import score_orders
-from curvlang.attribution.factored import block_queries, scored_blocks
+from curvlang.attribution.blocks import scored_blocks
+from curvlang.attribution.factored import block_queries
 from curvlang.attribution.score_orders import (
     Factors,
     Held,

@@ -12,9 +12,7 @@ from torch import nn
 import curvlang as cv
 from curvlang.attribution import source
 from curvlang.attribution.curvature_free import Setting, baseline_scores, check_baselines
-from curvlang.attribution.gradients import gradients
 from curvlang.attribution.metagradient import metagradient_scores
-from curvlang.attribution.scores import scores as influence_scores
 from curvlang.attribution.source import accumulated, segments, source_scores
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.language import curvature_named, loads
@@ -23,6 +21,7 @@ from curvlang.runtime.inverse import invert
 from curvlang.training.baseline import train_baseline
 from curvlang.training.orders import Orders, learning_rate
 from curvlang.training.subsets import derived_seed
+from tests.small import gradients
 
 EXACT = 1e-9
 
@@ -191,11 +190,8 @@ def test_one_segment_is_the_shipped_inverse_for_stopped_training():
     (point,) = one.points
     inverse = f"truncated_training(lr = {one.time!r}, steps = 1)"
     rule = loads(f"evaluate ggn with {inverse} on digits").evaluations[0].inverse
-    applied = influence_scores(
-        invert(cv.fit("ggn", point).operator, rule),
-        gradients(end, "query"),
-        gradients(point, "train"),
-    )
+    inverse = invert(cv.fit("ggn", point).operator, rule)
+    applied = gradients(end, "query") @ inverse.dense() @ gradients(point, "train").T
     assert distance(scores(task), applied) < EXACT
 
 
@@ -235,8 +231,7 @@ def test_several_models_and_sums_of_curvatures():
     text = "curvature half = 0.5 * ggn + 0.5 * ekfac study s { curvatures ggn baselines source(curvature = half, segments = 2, checkpoints = 1, models = 2) }"  # fmt: skip
     (part,) = loads(text).studies["s"].baselines
     task = network()
-    train, query = (gradients(task, x) for x in ("train", "query"))
-    found = baseline_scores(part, Setting(task, task, train, query, 0))
+    found = baseline_scores(part, Setting(task, task, task.Q, 0))
     seeds = (0, derived_seed(0, 10, 1))
     each = [source_scores(task, task, task.Q, x, part.curvature, (2, 1)) for x in seeds]
     assert distance(found, (each[0] + each[1]) / 2) < EXACT

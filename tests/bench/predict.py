@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from curvlang.attribution.factored import scored_blocks
+from curvlang.attribution.blocks import scored_blocks
 from curvlang.compiler.derive.program import Partition
 from curvlang.compiler.planning.cost import Cost, total
 from curvlang.costs.predicted import predicted_fit, predicted_scores, score_ranks

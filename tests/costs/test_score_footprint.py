@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import curvlang as cv
-from curvlang.attribution.factored import scored_blocks
-from curvlang.attribution.influence import scored_by
+from curvlang.attribution.blocks import scored_blocks
+from curvlang.attribution.scorer import Request, scored_by
 from curvlang.costs.predicted import inverted_matrices
 from curvlang.costs.score_footprint import inverse_phase, scores_phase
 from curvlang.language import task_text
@@ -72,6 +72,6 @@ def test_scores_are_added_up_and_not_held_by_block():
     inverse = cv.fit("kfac", task).inverse(0.01).operator
     matrix = 8 * task.Q * task.N
     whole = peak_bytes(lambda: scored_by(inverse, task, task.loss))
-    apart = peak_bytes(lambda: scored_by(inverse, task, task.loss, per_layer=True))
+    apart = peak_bytes(lambda: scored_by(inverse, task, task.loss, Request(per_layer=True)))
     assert whole < 8 * matrix
     assert apart > whole + 10 * matrix

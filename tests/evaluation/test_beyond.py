@@ -17,7 +17,6 @@ from curvlang.attribution.curvature_free import (
     projected_ensemble,
     representation_cosine,
 )
-from curvlang.attribution.gradients import gradients
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.brittleness import flip_share, flipped, without_supporters
 from curvlang.evaluation.ground_truth import ground_truth
@@ -34,6 +33,7 @@ from curvlang.reporting.study.terminal import show_study
 from curvlang.storage.cache import Cache
 from curvlang.training.subsets import leave_class_out, leave_one_out
 from tests.evaluation.study.test_study import SPEC
+from tests.small import gradients
 
 EXACT = 1e-10
 
@@ -46,8 +46,7 @@ def small():
     X = torch.randn(60, 4, generator=g, dtype=torch.float64)
     y = torch.randint(0, 3, (60,), generator=g)
     task = cv.Task(model, "cross_entropy", (X[:50], y[:50]), (X[50:], y[50:]))
-    train, query = (gradients(task, part) for part in ("train", "query"))
-    return Setting(task, task, train, query, 0)
+    return Setting(task, task, task.Q, 0)
 
 
 def test_one_example_or_one_class_is_left_out(tmp_path):
@@ -81,7 +80,7 @@ def test_the_engine_retrains_on_them(tmp_path):
 
 
 def test_cosines_are_cosines(small):
-    a, b = small.query.numpy(), small.train.numpy()
+    a, b = (gradients(small.task, part).numpy() for part in ("query", "train"))
     by_hand = a @ b.T / np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
     assert np.abs(gradient_cosine(small).numpy() - by_hand).max() <= EXACT
     hidden = torch.tanh(small.task.model[0](small.task.train[0])).detach()
@@ -119,7 +118,7 @@ def test_a_projection_wider_than_the_data_is_refused(small):
         small.task.model, "cross_entropy",
         tuple(t[:20] for t in small.task.train), small.task.query,
     )  # fmt: skip
-    given = Setting(few, few, small.train[:20], small.query, 0)
+    given = Setting(few, few, few.Q, 0)
     with pytest.raises(SpecError, match="E0795"):
         projected_ensemble(given, 1, 256, 0)
 

@@ -10,19 +10,18 @@ import torch
 from numpy.typing import NDArray
 
 from curvlang.attribution import curvature_free as baselines
-from curvlang.attribution.gradients import gradients
 from curvlang.evaluation import measures
+from curvlang.evaluation.errors import Estimate
 from curvlang.evaluation.evaluate import Clock, described, plain_shared, product_notes
 from curvlang.evaluation.fidelity import (
-    Estimate,
     Fidelity,
     Scoring,
     Setting,
     forward_errors,
     measure,
-    predicted_effects,
     scores_at,
     settings,
+    without_inverse,
 )
 from curvlang.evaluation.ground_truth import GroundTruth, ground_truth
 from curvlang.evaluation.judge import Judged, judge
@@ -44,7 +43,6 @@ from curvlang.models.data.images import pictures
 from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.combine import fit_combination
-from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.fit import FittedStage, Progress, fit_chains
 from curvlang.runtime.inverse import unstructured
 from curvlang.runtime.others import without_ignored
@@ -183,13 +181,10 @@ class _Scoring:
 
     def run(self) -> tuple[tuple[Result, ...], Values, Shown]:
         """A result for every inverse, with the resampled LDS behind its intervals; what is shown."""
-        task, exact = self.task, accumulation_dtype(self.task.device)
-        train, query = (gradients(task, part).to(exact) for part in ("train", "query"))
-        if self.protocol is not None and self.protocol.queries:
-            query = query[: self.protocol.queries]
-        forwards = forward_errors(self.stages, self.goal, self._scoring(None))
+        plain = self._scoring(None)
+        forwards = forward_errors(self.stages, self.goal, plain)
         ready, goal = _decomposed(self.stages, self.goal)
-        given = baselines.Setting(self.base, task, train, query, self.seed)
+        given = baselines.Setting(self.base, self.task, plain.rows, self.seed)
         others = [baselines.baseline_scores(b, given) for b in self.study.baselines]
         results: list[Result] = []
         values: Values = {}
@@ -200,10 +195,9 @@ class _Scoring:
             measured = measure(ready, goal, scoring)
             # A baseline knows no inverse: its scores are the same at every setting.
             for x in others:
-                alone = Fidelity(x, predicted_effects(x, scoring.kept))
-                measured.append([alone] * len(chosen))
-            judged = judge(measured, self.truth, self.protocol, len(query), self.progress)
-            results.append(self._result(inverse, measured, judged, forwards, len(query)))
+                measured.append([without_inverse(x, scoring.kept)] * len(chosen))
+            judged = judge(measured, self.truth, self.protocol, plain.rows, self.progress)
+            results.append(self._result(inverse, measured, judged, forwards, plain.rows))
             if judged is not None:
                 values |= _stacked(judged.parts, k)
                 queries = queries or self._attributed(measured, judged, chosen)

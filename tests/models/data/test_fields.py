@@ -12,11 +12,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import curvlang as cv
-from curvlang.attribution.gradients import gradients
 from curvlang.models.execution.packed import layout_of, packed
 from curvlang.training.retrain import retrain
 from tests.models.language_model import batches, gpt2
 from tests.models.support import assert_refused
+from tests.small import gradients
 from tests.training.test_retrain import reference_loop
 
 CLOSE = 1e-9  # float64

@@ -1,0 +1,115 @@
+"""Blocks of C⁻¹ with the layers they belong to, and what of a layer meets them in which basis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from curvlang.attribution.layer_forms import block_shape, form_of, layers_for, split, splits
+from curvlang.attribution.score_orders import rotates_back
+from curvlang.models.layers import Input, OneHot
+from curvlang.models.task import Task
+from curvlang.models.tracing.blocks import LayerBlock
+from curvlang.operators import Operator
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """A block of C⁻¹ with the layer that it belongs to.
+
+    Args:
+        layer: The layer's block.
+        left: U over outputs; None for the identity.
+        right: V over inputs; None for the identity.
+        spectrum: S [O, I], or [G, O, I]; None where C⁻¹ has another structure.
+        operator: C⁻¹ of the block.
+    """
+
+    layer: LayerBlock
+    left: Tensor | None
+    right: Tensor | None
+    spectrum: Tensor | None
+    operator: Operator
+
+    @property
+    def by_leaves(self) -> bool:
+        """Whether inputs and output gradients are less than the gradient, and scores follow from them."""
+        return self.spectrum is not None and self.layer.positions == self.layer.count == 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a gradient: [O, I], or [G, O, I]."""
+        return block_shape(self.layer)
+
+    def seen(self, a: Input, e: Tensor, in_basis: bool) -> tuple[Input, Tensor]:
+        """Inputs and output gradients as queries want them."""
+        if in_basis:
+            return self.rotated(a, e)
+        return a, e
+
+    def rotated(self, a: Input, e: Tensor) -> tuple[Input, Tensor]:
+        """Inputs [B, T, I] and output gradients [B, T, O] in the basis."""
+        if self.layer.count > 1:
+            assert isinstance(a, Tensor)
+            a = a if self.right is None else a @ self.right.unsqueeze(1)
+            return a, e if self.left is None else e @ self.left.unsqueeze(1)
+        if self.right is not None:
+            a = torch.einsum("nti,ik->ntk", a, self.right)
+        # With one position inputs and output gradients are kept as they are, and indices written out.
+        if isinstance(a, OneHot) and self.layer.positions == 1:
+            a = a.dense()
+        return a, e if self.left is None else e @ self.left
+
+    def rotates_back(self, queries: int, examples: int) -> bool:
+        """Whether queries leave the basis, by `score_orders.rotates_back`."""
+        if self.left is None or self.right is None:
+            return False
+        sizes = self.left.shape[-1], self.right.shape[-1]
+        return rotates_back(queries, examples, self.layer.positions, *sizes)
+
+    def back(self, gradients: Tensor) -> Tensor:
+        """Gradients [Q, *shape] of the basis as the layer has them, in their place."""
+        assert self.left is not None
+        assert self.right is not None
+        for g in gradients:
+            g.copy_(self.left @ g @ self.right.mT)
+        return gradients
+
+    def preconditioned(self, gradients: Tensor) -> Tensor:
+        """C⁻¹ in the basis applied to gradients [Q, *shape]; in their place where it is diagonal."""
+        if self.spectrum is not None:
+            return gradients.mul_(self.spectrum)
+        flat = gradients.flatten(1).to(self.operator.dtype)
+        return (self.operator @ flat.T).T.reshape(gradients.shape).to(gradients.dtype)
+
+
+def scored_blocks(operator: Operator, task: Task) -> tuple[Scored, ...] | None:
+    """The blocks of C⁻¹ with their layers; None where C⁻¹ is no direct sum over layers or parameters."""
+    for by in ("layer", "parameter") if splits(operator) else ():
+        layers = layers_for(operator, task.blocks(by))
+        parts = None if layers is None else split(operator, layers)
+        if layers is not None and parts is not None:
+            pairs = zip(layers, parts, strict=True)
+            return tuple(_scored(layer, part, task.precision) for layer, part in pairs)
+    return None
+
+
+def _scored(layer: LayerBlock, part: Operator, dtype: torch.dtype) -> Scored:
+    found = form_of(part, block_shape(layer))
+    if found is None:
+        return Scored(layer, None, None, None, part)
+    found = found.to(dtype)
+    return Scored(layer, found.left, found.right, found.spectrum, part)
+
+
+def whole_blocks(inverse: Operator, task: Task) -> tuple[Scored, ...]:
+    """The layers under a C⁻¹ that is one matrix: a score is the sum of their products all the same."""
+    return tuple(Scored(b, None, None, None, inverse) for b in task.blocks())
+
+
+def largest_gradient(given: Sequence[Scored]) -> int:
+    """Numbers in the largest gradient of the blocks whose gradients are formed."""
+    return max((x.layer.size for x in given if not x.by_leaves), default=0)

@@ -1,0 +1,63 @@
+"""Passes over the examples of a task: what every layer shows of them, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from curvlang.models.layers import Input
+from curvlang.models.losses.finite import in_part
+from curvlang.models.losses.loss import Loss
+from curvlang.models.task import Task
+from curvlang.models.tracing.blocks import LayerBlock, check_batch
+from curvlang.models.tracing.half_precision import exact_leaves
+from curvlang.models.tracing.leaves import LeafRequest
+from curvlang.runtime.alignment import varying
+
+HELD = 2**27
+"""Bytes that the largest intermediate result of a batch may take."""
+MOST = 1024
+"""Examples that go through the model at once."""
+
+
+def leaf_batches(
+    task: Task, loss: Loss, layers: Sequence[LayerBlock], part: str, formed: int
+) -> Iterator[tuple[int, dict[str, tuple[Input, Tensor]]]]:
+    """Inputs and output gradients of every block, batch by batch.
+
+    Args:
+        task: Model and data.
+        loss: Of which gradients are taken.
+        layers: The blocks.
+        part: `train` or `query`.
+        formed: Numbers for every example that the caller forms at once of a block.
+    """
+    done = 0
+    batches = task.batches(batch_size(layers, task.precision, formed), part)
+    for number, (X, y) in enumerate(batches):
+        with in_part(task.model, X, part, done):
+            if task.facts.picks:
+                check_batch(task.model, X, layers, number)
+            found = exact_leaves(task.model, loss, X, y, layers, LeafRequest({"a", "e"}))
+        done += len(X)
+        for b in layers:
+            if b.positions == 1 != found[b.name]["a"].shape[-2]:
+                raise varying(b.layer)
+        yield len(X), {b.name: (found[b.name]["a"], found[b.name]["e"]) for b in layers}
+
+
+def scored_elements(layers: Sequence[LayerBlock], queries: int) -> int:
+    """Numbers for every training example: its gradient with several positions, else its scores.
+
+    With one position `score_orders` bounds what is made of the queries by itself.
+    """
+    return max(b.size if b.positions > 1 or b.count > 1 else queries for b in layers)
+
+
+def batch_size(layers: Sequence[LayerBlock], dtype: torch.dtype, formed: int) -> int:
+    """Examples such that leaves and the largest intermediate result stay within `HELD`."""
+    size = torch.empty((), dtype=dtype).element_size()
+    held = sum(b.leaf_elements for b in layers)
+    return max(1, min(MOST, HELD // (size * max(held, formed))))
