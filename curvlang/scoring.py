@@ -13,12 +13,8 @@ import torch
 from torch import Tensor
 
 from curvlang.attribution.groups import label_groups
-from curvlang.attribution.influence import (
-    CompressedQueries,
-    ReducedPrecision,
-    influence,
-    self_influence,
-)
+from curvlang.attribution.influence import influence, self_influence
+from curvlang.attribution.scorer import CompressedQueries, ReducedPrecision
 from curvlang.attribution.top import Neighbour, Top, largest, top
 from curvlang.evaluation.named_task import trained
 from curvlang.facade import as_spec, fit

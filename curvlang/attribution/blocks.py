@@ -87,7 +87,7 @@ class Scored:
 
 
 def scored_blocks(operator: Operator, task: Task) -> tuple[Scored, ...] | None:
-    """The blocks of C⁻¹ with their layers; None where C⁻¹ is no direct sum over layers or parameters."""
+    """The blocks of C⁻¹ with their layers; None where C⁻¹ does not split over layers or parameters."""
     for by in ("layer", "parameter") if splits(operator) else ():
         layers = layers_for(operator, task.blocks(by))
         parts = None if layers is None else split(operator, layers)

@@ -172,7 +172,7 @@ def _compressed(
     if not 0 < share < 1:
         raise refusal(
             Code.E0594,
-            f"`compress = {share:g}` is no share of a query",
+            f"`compress = {share:g}` is not a share of a query",
             "give a number between 0 and 1, `1e-3`",
         )
     found = {name: compressed(u, share) for name, u in queries.items()}

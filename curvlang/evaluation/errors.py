@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from curvlang.attribution.gradients import product
+from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.operators.operator import Operator
 
-TOO_LARGE = "E0603"
+TOO_LARGE = Code.E0603
 """The refusal of a matrix with more rows than are formed."""
 PROBES = 32
 """Random vectors behind an estimated norm."""
 FEWEST = 8
-"""Fewer probes than that are no estimate of an error."""
+"""With fewer probes nothing is estimated."""
 AT_ONCE = 8
 """Probes that are multiplied at once."""
 
