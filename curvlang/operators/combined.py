@@ -14,7 +14,7 @@ from curvlang.operators.block_diagonal import BlockDiagonal, aligned
 from curvlang.operators.kronecker import EigenBasis, Kronecker
 from curvlang.operators.operator import Operator, check_dense
 from curvlang.operators.spectrum import Spectral
-from curvlang.operators.vmapped import equal
+from curvlang.operators.vmapped import equal, same
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,12 +172,10 @@ def _shared_basis(terms: Sequence[Operator]) -> EigenBasis | None:
         return None
     total = first.spectrum
     for term in terms[1:]:
-        same = (
-            isinstance(term, EigenBasis) and term.left is first.left and term.right is first.right
-        )
-        if not same:
+        if not isinstance(term, EigenBasis):
             return None
-        assert isinstance(term, EigenBasis)
+        if not (same(term.left, first.left) and same(term.right, first.right)):
+            return None
         total = total + term.spectrum
     return EigenBasis(first.left, first.right, total)
 

@@ -14,6 +14,7 @@ from curvlang.operators.basic import Diagonal, Identity
 from curvlang.operators.kronecker import EigenBasis, Kronecker, rotated_diagonal
 from curvlang.operators.operator import Operator
 from curvlang.operators.spectrum import Spectral
+from curvlang.operators.vmapped import same
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,7 +148,7 @@ class Projected(Operator):
 
     def same_space(self, other: Projected) -> bool:
         """Whether both project to the same columns."""
-        return self.left is other.left and self.right is other.right
+        return same(self.left, other.left) and same(self.right, other.right)
 
     def describe(self) -> str:
         (o, m), (i, j) = self.shapes

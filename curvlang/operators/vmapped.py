@@ -41,6 +41,11 @@ def at_once(function: Callable[[Tensor], Any], x: Tensor) -> Any:
     return _AtOnce.apply(function, x)
 
 
+def same(x: Tensor | None, y: Tensor | None) -> bool:
+    """Whether two bases are one: the same tensor, equal numbers, or both the identity (None)."""
+    return x is y or (x is not None and y is not None and equal(x, y))
+
+
 def equal(x: Tensor, y: Tensor) -> bool:
     """Whether two tensors are the same number by number, in every matrix of a stack."""
     if x.shape != y.shape:

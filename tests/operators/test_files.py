@@ -12,7 +12,9 @@ from curvlang.language import shipped
 from curvlang.operators import (
     BlockDiagonal,
     Dense,
+    EigenBasis,
     StoredBlocks,
+    Sum,
     load_operator,
     save,
     stacked,
@@ -289,3 +291,27 @@ def test_any_byte_that_changes_is_noticed(tmp_path):
         path.write_bytes(other)
         with pytest.raises(cv.SpecError, match="E0605"):
             cv.load_operator(path)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_basis_that_two_files_share_is_one(count, tmp_path):
+    """A sum of two curvatures in one eigenbasis stays in it, also where each came from its own file."""
+    g = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
+    bases = [(torch.linalg.qr(draw(3, 3)).Q, torch.linalg.qr(draw(2, 2)).Q) for _ in range(count)]
+    found = []
+    for name in "ab":
+        blocks = [EigenBasis(u, v, draw(3, 2).square()) for u, v in bases]
+        op = blocks[0] if count == 1 else stacked(blocks)
+        save(op, tmp_path / name)
+        found += [op, load_operator(tmp_path / name)[0]]
+    first, first_read, second, second_read = found
+    inverses = [
+        one.each(lambda *x: Sum(x).spectral_form(), other).inverse(0.1)
+        for one, other in ((first, second), (first_read, second_read), (first, second_read))
+    ]
+    wanted = (first.dense() + second.dense() + 0.1 * torch.eye(6 * count)).inverse()
+    for inverse in inverses:
+        assert isinstance(inverse if count == 1 else inverse.stack, EigenBasis)
+        assert torch.equal(inverse.dense(), inverses[0].dense())
+        assert torch.allclose(inverse.dense(), wanted)
