@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 import curvlang as cv
@@ -12,9 +13,23 @@ from curvlang.reporting.runfolder import FILES, STEP_SCORES, read_result
 
 TEXT = (Path(__file__).parents[2] / "docs/python.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-ELSEWHERE = {"compile", "study", "task", "CrossEntropy", "BinaryCrossEntropy", "Metric", "load"}
+ELSEWHERE = {"study", "task", "CrossEntropy", "BinaryCrossEntropy", "Metric", "load"}
 """What other pages show."""
-TYPES = {"Diagnostic", "FittedOperator", "MachineError", "__version__"}
+TYPES = {
+    "Checked",
+    "Diagnostic",
+    "EvaluationRequest",
+    "FittedOperator",
+    "LawReport",
+    "MachineError",
+    "Report",
+    "ScoreReport",
+    "ScoreRequest",
+    "Spec",
+    "StudyRequest",
+    "StudyRun",
+    "__version__",
+}
 
 
 def test_the_page_runs(tmp_path, monkeypatch, capsys):
@@ -43,6 +58,11 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
 def test_every_public_name_stands_on_a_page():
     for name in set(cv.__all__) - ELSEWHERE - TYPES:
         assert re.search(rf"\bcv\.{name}\b", TEXT), name
+
+
+def test_a_former_name_says_what_to_use():
+    with pytest.raises(AttributeError, match=r"cv\.explain\(spec, task\)"):
+        cv.compile  # noqa: B018
 
 
 def test_every_method_of_an_operator_is_shown():
