@@ -27,6 +27,7 @@ from curvlang.models.derivatives.flops import hessian_flops, leaves_flops
 from curvlang.models.derivatives.layer_columns import gram_flops
 from curvlang.models.derivatives.product_methods import hessian_way
 from curvlang.models.layers.embedding import Embedding
+from curvlang.models.losses.draws import Draws
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.models.tracing.half_precision import exact_leaves
@@ -198,9 +199,7 @@ def _timed(
     task: Task, blocks: Sequence[LayerBlock], fisher: Fisher, wants: set[str], size: int
 ) -> float:
     X, y = next(task.batches(size))
-    generator = torch.Generator(device=task.device).manual_seed(0)
-
-    request = LeafRequest(wants, fisher, generator)
+    request = LeafRequest(wants, fisher, Draws(0))
 
     def run() -> object:
         return exact_leaves(task.model, task.loss, X, y, blocks, request)

@@ -16,6 +16,7 @@ from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.ir.expr import Yield
 from curvlang.language.chain import Chain
 from curvlang.models.derivatives.layer_columns import layer_columns
+from curvlang.models.losses.draws import Draws
 from curvlang.models.losses.finite import in_part
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, check_batch
@@ -173,13 +174,12 @@ def _one_pass(
     kept: Kept,
     progress: Progress | None,
 ) -> None:
-    generator = torch.Generator(device=tasks[0].device).manual_seed(pass_seed(seed, number))
     active = [e for e in executions if e.plan.passes >= number]
     adding = [e for e in active if e.plan.adds(number)]
     done, total = 0, sum(task.N for task in tasks)
     batches = ((task, x, y) for task in tasks for x, y in task.batches(size))
     for place, (task, x, y) in enumerate(batches if adding else ()):
-        shared = _Batch(task, prepared, x, y, generator, done % task.N)
+        shared = _Batch(task, prepared, x, y, Draws(seed, number, done), done % task.N)
         if number == 1 and prepared.picks:
             with in_part(task.model, x, "train", shared.start):
                 check_batch(task.model, x, prepared.blocks[Partition.LAYER], place)
@@ -201,11 +201,6 @@ def _leaves(
     return found
 
 
-def pass_seed(seed: int, number: int) -> int:
-    """Every pass draws its own labels: one draw for a basis and its spectrum would bias both."""
-    return (seed * 1_000_003 + number) % 2**63
-
-
 @dataclass(slots=True)
 class _Batch:
     """Leaves of one batch, each computed once for all programs that read it."""
@@ -214,7 +209,7 @@ class _Batch:
     prepared: Prepared
     x: Tensor
     y: Tensor
-    generator: torch.Generator
+    draws: Draws
     start: int = 0
     known: dict[tuple[Partition, Fisher | None, bool], dict[str, dict[str, Tensor]]] = field(
         default_factory=dict
@@ -245,7 +240,7 @@ class _Batch:
                     self.x,
                     self.y,
                     self.prepared.blocks[partition],
-                    LeafRequest(wants, fisher or Fisher(), self.generator),
+                    LeafRequest(wants, fisher or Fisher(), self.draws),
                 )
             for block in self.prepared.blocks[partition]:
                 self.known[key][block.name] |= self._weights(block)

@@ -26,11 +26,11 @@ from curvlang.ir.interpreter import interpret
 from curvlang.language.chain import Chain, Curvature
 from curvlang.language.sums import DECAY, states_decay, weighted_chains
 from curvlang.models.execution.substitution import functional_call
+from curvlang.models.losses.draws import Draws
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, trainable
 from curvlang.models.tracing.leaves import LeafRequest, columns, leaves, loss_hessian
 from curvlang.models.tracing.leaves import jacobian as output_jacobian
-from curvlang.runtime.fit import pass_seed
 
 Array = NDArray[np.float64]
 Known = dict[str, tuple[Array, tuple[Index, ...]]]
@@ -84,7 +84,7 @@ def _places(
 ) -> Iterator[tuple[Tensor, Known, dict[str, int]]]:
     """For every block its place, its leaves in every pass, and the sizes of its spaces."""
     passes = range(1, _passes(program) + 1)
-    draws = {k: _drawn(program, layers, task, pass_seed(seed, k)) for k in passes}
+    draws = {k: _drawn(program, layers, task, Draws(seed, k)) for k in passes}
     if program.partition is Partition.MODEL:
         places = {"model": torch.arange(task.P, device=task.device)}
     else:
@@ -100,15 +100,14 @@ def _places(
 
 
 def _drawn(
-    program: Program, layers: tuple[LayerBlock, ...], task: Task, seed: int
+    program: Program, layers: tuple[LayerBlock, ...], task: Task, draws: Draws
 ) -> dict[str, dict[str, Tensor]]:
     """The leaves of all examples at once, by block; labels drawn as one pass draws them."""
     kinds = {leaf.kind for leaf in program.leaves.values()}
     X, y = task.train
     if program.fisher is not None:
-        generator = torch.Generator(device=task.device).manual_seed(seed)
         wants = {"a", "g"} | (kinds & {"e"})
-        request = LeafRequest(wants, program.fisher, generator)
+        request = LeafRequest(wants, program.fisher, draws)
     else:
         request = LeafRequest({"a"} | (kinds & {"e"}))
     found = leaves(task.model, task.loss, X, y, layers, request)

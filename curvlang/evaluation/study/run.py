@@ -21,6 +21,8 @@ from curvlang.evaluation.study.merge import merge
 from curvlang.evaluation.study.result import CellFound, FirstModel, StudyResult
 from curvlang.language import default_inverse
 from curvlang.language.chain import Chain, Curvature, Part, Study, StudyCell
+from curvlang.language.law import sampled
+from curvlang.models.losses.draws import VERSION as DRAWS
 from curvlang.models.task import Task
 from curvlang.version import VERSION
 
@@ -202,8 +204,15 @@ def _key(study: Study, cell: StudyCell, seed: int, protocol: LDS | None, machine
         dict(cell.values),
         study.name,
         [_part(p) for p in (*study.baselines, *study.measures)],
+        *([f"draws {DRAWS}"] if any(map(sampled, _read(study))) else ()),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+def _read(study: Study) -> list[Curvature]:
+    """Every curvature that the study fits."""
+    named = (part.curvature for part in (*study.baselines, *study.measures))
+    return [*study.curvatures, *(c for c in named if c is not None)]
 
 
 def _part(part: Part) -> tuple[object, ...]:

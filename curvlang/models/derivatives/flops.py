@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
@@ -20,6 +20,7 @@ from curvlang.models.derivatives.layer_hessian import hessian_by_layers
 from curvlang.models.derivatives.product_methods import FORWARD
 from curvlang.models.derivatives.products import hessian_product
 from curvlang.models.execution.torch_state import product_state
+from curvlang.models.losses.draws import Draws
 from curvlang.models.losses.loss import Loss
 from curvlang.models.tracing.blocks import LayerBlock, trainable
 from curvlang.models.tracing.half_precision import exact_leaves
@@ -40,9 +41,7 @@ def leaves_flops(
     """Operations for one example: a forward pass, and the columns' batched backward pass."""
     wants = {"a"} | ({"g"} if fisher is not None else set())
     probe = _probe(model, X, y)
-    generator = Generator(device=probe[0].device).manual_seed(0)
-
-    request = LeafRequest(wants) if fisher is None else LeafRequest(wants, fisher, generator)
+    request = LeafRequest(wants) if fisher is None else LeafRequest(wants, fisher, Draws(0))
 
     def run() -> object:
         return exact_leaves(model, loss, *probe, blocks, request)

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.language.checking.arguments import OPEN, settle
 from curvlang.language.registry import LOSSES
+from curvlang.models.losses.draws import Draws
 from curvlang.models.losses.loss import (
     Loss,
     flat,
     show_dtype,
     show_shape,
     unfit,
-    uniform,
 )
 
 
@@ -162,12 +162,12 @@ class CrossEntropy(Loss):
         blocks = torch.diag_embed(root) - log_p.exp().unsqueeze(-1) * root.unsqueeze(-2)
         return self._matrices(blocks * self._scale(f, y).sqrt()[..., None, None])
 
-    def sample(self, f: Tensor, y: Tensor, generator: Generator, samples: int) -> Tensor:
+    def sample(self, f: Tensor, y: Tensor, draws: Draws, samples: int) -> Tensor:
         """√W_t (p_t − onehot(z_t)) with z_t drawn from p_t, independently at every position."""
         p = torch.softmax(self.logits(f), -1)
         B, T, C = p.shape
         steps = p.to(torch.float64).cumsum(-1)
-        u = uniform((B, T, samples), generator, f) * steps[..., -1:]
+        u = draws.uniform(B, T, samples, f.device) * steps[..., -1:]
         z = torch.searchsorted(steps, u, right=True).clamp_max(C - 1)
         columns = p.unsqueeze(2) - _one_hot(z, p)
         columns = columns * (self._scale(f, y) / samples).sqrt()[..., None, None]

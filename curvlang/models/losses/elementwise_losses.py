@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import functional
 
 from curvlang.language.checking.arguments import OPEN, settle
 from curvlang.language.registry import LOSSES
+from curvlang.models.losses.draws import Draws
 from curvlang.models.losses.loss import (
     Loss,
     flat,
@@ -20,7 +21,6 @@ from curvlang.models.losses.loss import (
     show_dtype,
     show_shape,
     unfit,
-    uniform,
 )
 
 
@@ -54,10 +54,10 @@ class MeanSquaredError(Loss):
         """√(2/F) I."""
         return identity(f) * math.sqrt(2 / flat(f).shape[1])
 
-    def sample(self, f: Tensor, y: Tensor, generator: Generator, samples: int) -> Tensor:
+    def sample(self, f: Tensor, y: Tensor, draws: Draws, samples: int) -> Tensor:
         """√(2/F) times standard normal numbers."""
         B, F = flat(f).shape
-        normal: Tensor = torch.special.ndtri(uniform((B, F, samples), generator, f))
+        normal: Tensor = torch.special.ndtri(draws.uniform(B, F, samples, f.device))
         return normal.to(f.dtype) * math.sqrt(2 / (F * samples))
 
 
@@ -126,11 +126,11 @@ class BinaryCrossEntropy(Loss):
         """diag(√((1 − y + u y) σ(f) σ(−f) / F))."""
         return torch.diag_embed(self._curvature(f, y).sqrt())
 
-    def sample(self, f: Tensor, y: Tensor, generator: Generator, samples: int) -> Tensor:
+    def sample(self, f: Tensor, y: Tensor, draws: Draws, samples: int) -> Tensor:
         """√((1 − y + u y)/F) (σ(f) − z), z drawn from σ(f): the Hessian has 1/F, not 1/F²."""
         p = torch.sigmoid(flat(f))
         B, F = p.shape
-        z = (uniform((B, F, samples), generator, f) < p.unsqueeze(-1)).to(f.dtype)
+        z = (draws.uniform(B, F, samples, f.device) < p.unsqueeze(-1)).to(f.dtype)
         scale = (self._mass(f, y) / (F * samples)).sqrt()
         return (p.unsqueeze(-1) - z) * scale.unsqueeze(-1)
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.content import content_or_token, full_name, is_own
+from curvlang.models.losses.draws import Draws
 
 
 class Loss(ABC):
@@ -63,11 +64,11 @@ class Loss(ABC):
         return outputs
 
     @abstractmethod
-    def sample(self, f: Tensor, y: Tensor, generator: Generator, samples: int) -> Tensor:
+    def sample(self, f: Tensor, y: Tensor, draws: Draws, samples: int) -> Tensor:
         """Random columns s, divided by √samples, with E[Σ_r s sᵀ] = Λ_n: shape [B, F, samples].
 
-        Numbers are drawn example by example on the generator's device, so that neither the batch
-        size nor the model's device changes them.
+        Numbers are drawn by counter for every example, so that neither the batch size nor the
+        device changes them.
         """
 
     def hessian_product(self, f: Tensor, y: Tensor, u: Tensor) -> Tensor:
@@ -75,12 +76,6 @@ class Loss(ABC):
         tangent = u.reshape(f.shape)
         found: Tensor = torch.func.jvp(lambda z: self.gradient(z, y), (f,), (tangent,))[1]
         return found
-
-
-def uniform(shape: Sequence[int], generator: Generator, like: Tensor) -> Tensor:
-    """Uniform float64 numbers in (0, 1), drawn on the generator's device."""
-    u = torch.rand(tuple(shape), generator=generator, device=generator.device, dtype=torch.float64)
-    return u.clamp_min(2.0**-54).to(like.device)
 
 
 def flat(f: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.func import grad, jacrev, vjp, vmap
 
 from curvlang.diagnostics.codes import Code
@@ -17,7 +17,8 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.models.content import content_or_token
 from curvlang.models.execution.calls import exhausted, whole_text
 from curvlang.models.execution.twice_differentiable import DefinitionMode
-from curvlang.models.losses.loss import Loss, flat, show_dtype, unfit, uniform
+from curvlang.models.losses.draws import Draws
+from curvlang.models.losses.loss import Loss, flat, show_dtype, unfit
 
 Function: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """The outputs and the target of one example to its loss, a number."""
@@ -285,11 +286,11 @@ class AutodiffLoss(Loss):
         S: Tensor = vectors * root
         return S
 
-    def sample(self, f: Tensor, y: Tensor, generator: Generator, samples: int) -> Tensor:
+    def sample(self, f: Tensor, y: Tensor, draws: Draws, samples: int) -> Tensor:
         """S times standard normal numbers: the function says nothing about how labels fall."""
         S = self.factor(f, y)
         normal: Tensor = torch.special.ndtri(
-            uniform((S.shape[0], S.shape[2], samples), generator, f)
+            draws.uniform(S.shape[0], S.shape[2], samples, f.device)
         )
         return torch.matmul(S, normal.to(f.dtype)).div(math.sqrt(samples))
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
+from curvlang.models.losses.draws import Draws
 from curvlang.models.losses.loss import Loss, identity
 from curvlang.models.tracing.blocks import LayerBlock, block_inputs, groups, trainable
 from curvlang.models.tracing.leaves import (
@@ -91,9 +92,9 @@ class HalfPrecisionLoss(Loss):
         """As the loss itself."""
         return self.loss.columns(outputs)
 
-    def sample(self, f: Tensor, y: Tensor, generator: Generator, samples: int) -> Tensor:
+    def sample(self, f: Tensor, y: Tensor, draws: Draws, samples: int) -> Tensor:
         """Random columns, lifted."""
-        return self._columns(f, self.loss.sample(widened(f), widened(y), generator, samples))
+        return self._columns(f, self.loss.sample(widened(f), widened(y), draws, samples))
 
     def _columns(self, f: Tensor, found: Tensor) -> Tensor:
         self.columns_by = _factors(found, self.dtype)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.losses.draws import Draws
 from curvlang.models.losses.finite import check_losses
 from curvlang.models.losses.loss import Loss, flat
 from curvlang.models.tracing.blocks import (
@@ -67,12 +68,12 @@ class LeafRequest:
     Args:
         wants: Any of `a`, `g`, `e`.
         fisher: Which columns `g` has.
-        generator: Where drawn labels come from; needed for `mc`.
+        draws: Where drawn labels come from; needed for `mc`.
     """
 
     wants: Set[str]
     fisher: Columns = Fisher()
-    generator: Generator | None = None
+    draws: Draws | None = None
 
 
 def leaves(
@@ -97,7 +98,7 @@ def leaves(
         For every block `a` [B, T, I], `g` [B, R, T, O], `e` [B, T, O], as requested; an axis in
         front for blocks of one shape.
     """
-    wants, fisher, generator = request.wants, request.fisher, request.generator
+    wants, fisher = request.wants, request.fisher
     unknown = set(wants) - {"a", "g", "e"}
     if unknown:
         names = ", ".join(f"`{name}`" for name in sorted(unknown))
@@ -111,7 +112,7 @@ def leaves(
         f = found.output.detach()
         check_losses(loss, f, y)
         parts = {
-            "g": columns_at_output(loss, f, y, fisher, generator) if "g" in wants else None,
+            "g": columns_at_output(loss, f, y, fisher, request.draws) if "g" in wants else None,
             "e": loss.gradient(f, y).unsqueeze(-1) if "e" in wants else None,
         }
         _add_cotangents(result, model, X, blocks, found, parts)
@@ -119,7 +120,7 @@ def leaves(
 
 
 def columns_at_output(
-    loss: Loss, f: Tensor, y: Tensor, fisher: Columns, generator: Generator | None
+    loss: Loss, f: Tensor, y: Tensor, fisher: Columns, draws: Draws | None
 ) -> Tensor:
     """Columns of the loss-curvature factor at the model's output, [B, F, R]."""
     match fisher.kind:
@@ -127,13 +128,13 @@ def columns_at_output(
             return loss.factor(f, y)
         case "empirical":
             return loss.gradient(f, y).unsqueeze(-1)
-        case "mc" if generator is not None and fisher.samples >= 1:
-            return loss.sample(f, y, generator, fisher.samples)
+        case "mc" if draws is not None and fisher.samples >= 1:
+            return loss.sample(f, y, draws, fisher.samples)
         case "mc":
             raise refusal(
                 Code.E0412,
-                "drawn labels need a generator and at least one sample",
-                "pass `generator=torch.Generator().manual_seed(…)` and `samples >= 1`",
+                "drawn labels need `draws` and at least one sample",
+                "pass `draws=Draws(seed)` and `samples >= 1`",
             )
         case _:
             raise refusal(

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import curvlang as cv
+from curvlang.models.losses.draws import Draws
 from curvlang.models.losses.losses import loss_named
 from curvlang.models.losses.resolve import ClassAxis
 from tests.models.support import EXACT, assert_equal, assert_refused
@@ -137,7 +138,7 @@ def test_sampled_columns_of_channels_first_have_the_hessian_as_second_moment():
     loss, model, x, y = RIGHT["channels first, C = T"]
     found = loss_named(loss, model(x), y)
     f = model(x).detach()
-    columns = found.sample(f, y, torch.Generator().manual_seed(0), 40_000)
+    columns = found.sample(f, y, Draws(0), 40_000)
     wanted = found.hessian(f, y)
     assert float((columns @ columns.mT - wanted).norm()) < 0.05 * float(wanted.norm())
     last = loss_named("cross_entropy").hessian(f, y)

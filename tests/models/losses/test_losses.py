@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from curvlang.models.losses.draws import Draws
 from curvlang.models.losses.losses import LOSSES, BinaryCrossEntropy, CrossEntropy, loss_named
 from curvlang.models.losses.user_loss import AutodiffLoss
 from tests.models.support import (
@@ -68,7 +69,7 @@ def test_a_factor_without_its_correction_is_no_factor() -> None:
 def test_sampled_columns_have_the_hessian_as_second_moment(loss_name, shape) -> None:
     loss = LOSSES[loss_name]
     f, y = batch(loss_name, shape)
-    columns = loss.sample(f, y, torch.Generator().manual_seed(3), DRAWS)
+    columns = loss.sample(f, y, Draws(3), DRAWS)
     assert columns.shape == (shape[0], f[0].numel(), DRAWS)
     assert_second_moment(columns, loss.hessian(f, y))
     with pytest.raises(AssertionError):
@@ -88,11 +89,10 @@ def assert_second_moment(columns: Tensor, expected: Tensor) -> None:
 def test_drawn_labels_do_not_depend_on_the_batches(loss_name) -> None:
     loss = LOSSES[loss_name]
     f, y = batch(loss_name, (7, 3, 4))
-    whole = loss.sample(f, y, torch.Generator().manual_seed(5), 2)
-    generator = torch.Generator().manual_seed(5)
-    parts = [loss.sample(f[a:b], y[a:b], generator, 2) for a, b in ((0, 1), (1, 3), (3, 7))]
+    whole = loss.sample(f, y, Draws(5), 2)
+    parts = [loss.sample(f[a:b], y[a:b], Draws(5, start=a), 2) for a, b in ((0, 1), (1, 3), (3, 7))]
     assert_equal(torch.cat(parts), whole)
-    other = loss.sample(f, y, torch.Generator().manual_seed(6), 2)
+    other = loss.sample(f, y, Draws(6), 2)
     assert_different(other, whole)
 
 
@@ -142,7 +142,7 @@ def test_ignored_positions_take_no_part(positions) -> None:
     assert_equal(loss.gradient(f, y), slope.flatten(1))
     S = loss.factor(f, y)
     assert_equal(S @ S.mT, loss.hessian(f, y))
-    columns = loss.sample(f, y, torch.Generator().manual_seed(0), DRAWS)
+    columns = loss.sample(f, y, Draws(0), DRAWS)
     # Whole-matrix convergence: entries of rare classes are too skewed for a z-score of their own.
     found = columns @ columns.mT
     assert float((found - loss.hessian(f, y)).norm()) < 0.1 * float(loss.hessian(f, y).norm())
@@ -160,7 +160,7 @@ def test_user_loss_equals_the_built_in_one() -> None:
     assert_equal(theirs.hessian(f, y), ours.hessian(f, y))
     S = theirs.factor(f, y)
     assert_equal(S @ S.mT, ours.hessian(f, y))
-    columns = theirs.sample(f[:1], y[:1], torch.Generator().manual_seed(0), DRAWS)
+    columns = theirs.sample(f[:1], y[:1], Draws(0), DRAWS)
     assert_second_moment(columns, ours.hessian(f[:1], y[:1]))
 
 
@@ -202,7 +202,7 @@ def test_settings_of_cross_entropy_are_torchs(loss) -> None:
     assert_equal(loss.per_example(f, y), torchs(loss, f, y))
     assert_derivatives(loss, f, y)
     assert_different(loss.per_example(f, y), CrossEntropy(loss.positions).per_example(f, y))
-    columns = loss.sample(f[:2], y[:2], torch.Generator().manual_seed(3), DRAWS)
+    columns = loss.sample(f[:2], y[:2], Draws(3), DRAWS)
     # Rare classes are too skewed for a z-score of their own entries: the whole matrix.
     wanted = loss.hessian(f[:2], y[:2])
     assert float((columns @ columns.mT - wanted).norm()) < 0.05 * float(wanted.norm())
@@ -236,7 +236,7 @@ def test_positive_weights_of_soft_labels_are_torchs(weight) -> None:
     assert_equal(loss.per_example(f, y), torch.stack([rule(f[n], y[n]) for n in range(4)]))
     assert_derivatives(loss, f, y)
     f, y = batch("bce_with_logits", (2, 3))
-    columns = loss.sample(f, y, torch.Generator().manual_seed(3), DRAWS)
+    columns = loss.sample(f, y, Draws(3), DRAWS)
     assert_second_moment(columns, loss.hessian(f, y))
     with pytest.raises(AssertionError):
         assert_second_moment(1.2 * columns, loss.hessian(f, y))

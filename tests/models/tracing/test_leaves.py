@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from curvlang.models.losses.draws import Draws
 from curvlang.models.losses.losses import LOSSES
 from curvlang.models.tracing.blocks import blocks, trainable
 from curvlang.models.tracing.leaves import (
@@ -137,10 +138,9 @@ def test_sampled_columns_converge_to_the_ggn() -> None:
     model, X = CASES[1].make(2)
     y = CASES[1].targets("cross_entropy", 2)
     found = blocks(model, X)
-    generator = torch.Generator().manual_seed(0)
     draws = []
-    for _ in range(200):
-        request = LeafRequest({"a", "g"}, Fisher("mc", 50), generator)
+    for k in range(200):
+        request = LeafRequest({"a", "g"}, Fisher("mc", 50), Draws(k))
         given = leaves(model, LOSSES["cross_entropy"], X, y, found, request)
         j_nrp = columns(found, given)
         draws.append(torch.einsum("nrp,nrq->pq", j_nrp, j_nrp) / 2)
@@ -216,5 +216,5 @@ def test_wrong_requests_are_refused() -> None:
         return lambda: leaves(model, loss, X, y, found, LeafRequest(wants, fisher))
 
     assert_refused("E0412", ask({"a", "b"}, Fisher()), "`b`")
-    assert_refused("E0412", ask({"g"}, Fisher("mc", 2)), "generator")
+    assert_refused("E0412", ask({"g"}, Fisher("mc", 2)), "draws")
     assert_refused("E0412", ask({"g"}, Fisher("true")), "`empirical`")
