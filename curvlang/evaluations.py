@@ -13,26 +13,25 @@ import torch
 
 from curvlang.compiler.derive.derive import describe_value
 from curvlang.diagnostics.diagnostic import Interrupted
-from curvlang.evaluation.evaluate import Evaluated, evaluate_curvature
-from curvlang.evaluation.named_task import trained
-from curvlang.evaluation.protocol import LDS, SWEEP, protocol_from
-from curvlang.language import curvature_named, load
-from curvlang.language.chain import Combination, Curvature, Evaluation, Spec, TaskSpec
-from curvlang.language.selection import chains_of, evaluated, evaluation_of
+from curvlang.evaluation.experiment import Outcome, experiment
+from curvlang.evaluation.preflight import check
+from curvlang.evaluation.protocol import LDS, protocol_from
+from curvlang.evaluation.question import Question, Run, question_of
+from curvlang.language import load
+from curvlang.language.chain import Curvature, Evaluation, Spec, TaskSpec
+from curvlang.language.selection import evaluated, evaluation_of
 from curvlang.language.task_sources import TaskSource
-from curvlang.models.builtin import absolute, is_trained, task_from
-from curvlang.models.losses.metric import query_metric
+from curvlang.models.builtin import absolute, is_trained
 from curvlang.models.task import Task
 from curvlang.reporting.provenance import provenance
-from curvlang.reporting.report import Report, Run, report
+from curvlang.reporting.report import Report, report_of
 from curvlang.reporting.runfolder import check_folder
 from curvlang.runtime.fit import Progress
 from curvlang.runtime.limits.memory import limited
-from curvlang.runtime.prepare import prepare
 from curvlang.runtime.setup import Setup
 from curvlang.storage.cache import Cache
 from curvlang.testing.notation import part_notation
-from curvlang.training.subsets import draw_subsets
+from curvlang.training.baseline import trained
 from curvlang.version import VERSION
 
 
@@ -131,6 +130,21 @@ class EvaluationRequest:
             whole = replace(whole, model=part_notation(absolute(self.task.model, ("weights",))))
         return whole.options()
 
+    def question(self) -> Question:
+        """What is compared."""
+        return question_of(
+            self.spec,
+            self.curvature,
+            metric=self.settings.metric,
+            arguments=self.task.arguments,
+            notes=self.notes(),
+        )
+
+    def run(self, cache: Cache | None = None, progress: Progress | None = None) -> Run:
+        """How it is compared."""
+        how = self.settings
+        return Run(how.setup, self.protocol, cache, progress, how.source.allow_python)
+
     def notes(self) -> tuple[str, ...]:
         """What is printed below the result."""
         quick = "--quick: a small protocol, for trying things; intervals are wide"
@@ -204,20 +218,22 @@ def evaluate_requests(
     try:
         for one in asked:
             with limited(one.settings.setup.memory):
-                tasks[_key(one.task)] = _checked(one, tasks.get(_key(one.task)))
+                fresh = tasks.setdefault(_key(one.task), one.run().fresh(one.task))
+                check(one.question(), fresh, one.run())
         for one in asked:
             start = time.perf_counter()
-            with limited(one.settings.setup.memory):
-                base = trained(tasks[_key(one.task)], one.settings.setup.seed, progress)
+            run = one.run(cache, progress)
+            with limited(run.setup.memory):
+                base = trained(tasks[_key(one.task)], run.seed, progress)
                 tasks[_key(one.task)] = base
                 training = time.perf_counter() - start
-                done = _evaluated(one, base, cache, progress)
+                done = experiment(one.question(), base, run)
             done.times = {
                 "training": training,
                 **done.times,
                 "total": time.perf_counter() - start,
             }
-            yield _report(one, done, base.to(dtype=one.settings.setup.dtype))
+            yield _report(one, done, run)
     except Interrupted:
         raise
     except KeyboardInterrupt as error:
@@ -230,55 +246,10 @@ def _key(task: TaskSpec) -> str:
     return repr((task.name, task.data, task.model, task.loss, task.train))
 
 
-def _checked(one: EvaluationRequest, task: Task | None) -> Task:
-    """The task, not trained; refused where the layers, the memory or the protocol rule the work out."""
-    how = one.settings
-    fresh = task or task_from(
-        one.task, seed=how.setup.seed, device=how.setup.device, allow_python=how.source.allow_python
-    )
-    query_metric(how.metric, fresh.loss)
-    whole = isinstance(one.curvature, Combination)
-    prepare(list(chains_of(one.curvature)), fresh.to(dtype=how.setup.dtype), last=whole)
-    if one.protocol is not None:
-        draw_subsets(fresh.N, 1, one.protocol.keep, one.protocol.seed)
-    return fresh
-
-
-def _evaluated(
-    one: EvaluationRequest, base: Task, cache: Cache | None, progress: Progress | None
-) -> Evaluated:
-    evaluation, how = one.evaluation, one.settings
-    against = evaluation.error_against if evaluation is not None else None
-    return evaluate_curvature(
-        one.curvature,
-        base.to(dtype=how.setup.dtype),
-        truth_task=base,
-        reference=None if against is None else curvature_named(against, one.spec),
-        inverse=evaluation.inverse if evaluation is not None else None,
-        solver=evaluation.solver if evaluation is not None else None,
-        sweep=SWEEP,
-        protocol=one.protocol,
-        metric=how.metric,
-        seed=how.setup.seed,
-        init_seed=how.setup.seed,
-        cache=cache,
-        progress=progress,
-        version=VERSION,
-        arguments=one.task.arguments,
-        notes=one.notes(),
-    )
-
-
-def _report(one: EvaluationRequest, done: Evaluated, task: Task) -> Report:
-    how = one.settings
-    left = provenance(
-        done, one.spec, task, protocol=one.protocol, metric=how.metric, seed=how.setup.seed
-    )
-    whole = {**left, "repeat": one.command(), "task": _as_written(one.task, task)}
-    return report(
-        done.result,
-        Run(done.scores, done.step_scores, one.spec.source.text, whole, done.times),
-    )
+def _report(one: EvaluationRequest, done: Outcome, run: Run) -> Report:
+    left = provenance(done, one.spec, run, one.settings.metric)
+    whole = {**left, "repeat": one.command(), "task": _as_written(one.task, done.bench.base)}
+    return report_of(done, one.spec, whole)
 
 
 def _as_written(wanted: TaskSpec, task: Task) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Unpack
 
 import torch
 
@@ -13,35 +14,34 @@ from curvlang.attribution.top import top
 from curvlang.compiler.explain.explain import Explanation
 from curvlang.compiler.explain.explain_sum import explain_sum
 from curvlang.costs import benchmark as costs
-from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.evaluation.evaluate import evaluate_curvature
+from curvlang.evaluation.experiment import experiment
+from curvlang.evaluation.preflight import check
 from curvlang.evaluation.protocol import LDS, SWEEP
+from curvlang.evaluation.question import Run, Wording, question_of, reworded
 from curvlang.evaluation.request_checks import check_asked, sweep_of
-from curvlang.language import curvature_named, declared_inverses, inverse_text, load, loads
+from curvlang.language import declared_inverses, inverse_text, load, loads
 from curvlang.language.chain import Chain, Combination, Curvature, Spec
 from curvlang.language.selection import chains_of, chosen, evaluation_of
 from curvlang.language.sums import sum_text
 from curvlang.language.task_sources import TaskSource
 from curvlang.models.builtin import task_from
 from curvlang.models.execution.torch_state import settled
-from curvlang.models.losses.metric import Metric
 from curvlang.models.task import Task, check_task
 from curvlang.models.tracing.coverage import coverage
 from curvlang.reporting.costs import CostReport
 from curvlang.reporting.coverage import CoverageReport
 from curvlang.reporting.progress import Bars
 from curvlang.reporting.provenance import provenance
-from curvlang.reporting.report import Report, Run, report
+from curvlang.reporting.report import Report, report_of
 from curvlang.runtime.combine import fit_curvature, fit_solver
 from curvlang.runtime.fit import Progress
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.footprint import reads_hessian
 from curvlang.runtime.limits.memory import Memory, limited
 from curvlang.runtime.others import misfits, without_ignored
-from curvlang.runtime.prepare import Prepared, model_flops, prepare
+from curvlang.runtime.prepare import Prepared, has_hessian, model_flops, prepare
 from curvlang.runtime.setup import Setup
 from curvlang.storage.cache import Cache
-from curvlang.version import VERSION
 
 
 def as_spec(spec: Spec | str | Path) -> Spec:
@@ -110,7 +110,6 @@ def evaluate(
     task: Task,
     *,
     protocol: LDS | None = None,
-    metric: str | Metric = "loss",
     curvature: str | None = None,
     damping: float | Sequence[float] = SWEEP,
     seed: int = 0,
@@ -118,6 +117,7 @@ def evaluate(
     cache: Cache | None = None,
     memory: Memory = None,
     progress: Progress | None = None,
+    **words: Unpack[Wording],
 ) -> Report:
     """Error and influence of every step of a spec's chain, and LDS where a protocol is given.
 
@@ -125,7 +125,6 @@ def evaluate(
         spec: A spec, a path, or the name of one that ships.
         task: A trained model with its data; LDS needs its `build` and `recipe`.
         protocol: How to retrain; None for no LDS.
-        metric: What the queries are asked for, in scores and after retraining.
         curvature: Which of the spec's curvatures.
         damping: λ of the default inverse, or several.
         seed: Of sampled labels and gradients.
@@ -133,43 +132,32 @@ def evaluate(
         cache: Where retrained models are kept.
         memory: What the fit may hold; what is free where not given.
         progress: Told what is done; shown on standard error where not given.
+        **words: In place of what the spec says, or beside it: `metric` (what the queries are asked for, in
+            scores and after retraining), `reference` (the curvature that errors are measured
+            against), `inverse` (one, or several: the report's `run.others` has the results under
+            the further ones), `solve`, and the `baselines` and `measures` of a study.
+
+    Raises:
+        SpecError: Where something cannot be evaluated; before anything is fitted or retrained where
+            that can be known.
     """
     check_task(task)
     check_asked(seed=seed, dtype=dtype, protocol=protocol, curvature=curvature)
-    sweep = sweep_of(damping)
     whole = as_spec(spec)
-    found = chosen(whole, curvature)
-    evaluation = evaluation_of(whole, found)
-    inverse = evaluation.inverse if evaluation is not None else None
-    reference = None
-    if evaluation is not None and evaluation.error_against is not None:
-        reference = curvature_named(evaluation.error_against, whole)
+    changes = {"sweep": sweep_of(damping), **reworded(whole, words)}
+    question = question_of(whole, chosen(whole, curvature), **changes)
     with limited(memory), Bars() as bars:
-        analysed = task.to(dtype=dtype)
-        done = evaluate_curvature(
-            found,
-            analysed,
-            truth_task=task,
-            reference=reference,
-            inverse=inverse,
-            solver=evaluation.solver if evaluation is not None else None,
-            sweep=sweep,
-            protocol=protocol,
-            metric=metric,
-            seed=seed,
-            cache=cache,
-            progress=progress or bars,
-            version=VERSION,
-        )
+        run = Run(Setup(task.device, dtype, memory, seed), protocol, cache, progress or bars)
+        check(question, task, run)
+        done = experiment(question, task, run)
     if done.truth is not None and done.truth.damaged:
         warnings.warn(
             f"damaged files of the cache, not used: {len(done.truth.damaged)}; their models were "
             "trained again",
             stacklevel=2,
         )
-    left = provenance(done, whole, analysed, protocol=protocol, metric=metric, seed=seed)
-    run = Run(done.scores, done.step_scores, whole.source.text, left, done.times)
-    return report(done.result, run)
+    left = provenance(done, whole, run, question.metric)
+    return report_of(done, whole, left)
 
 
 @settled
@@ -205,16 +193,12 @@ def explain(
 def _explained(chains: list[Chain], task: Task, last: bool) -> tuple[Prepared, Mapping[str, int]]:
     """The plans of every step, and what the model itself costs.
 
-    Of the last step alone where the model has no Hessian, which steps before it need and it does not.
+    Of the last step alone where steps before it need a Hessian and the model has none.
     """
     prepared = prepare(chains, task, last=last)
-    try:
-        return prepared, model_flops(prepared, task)
-    except SpecError:
-        alone = prepare(chains, task, last=True)
-        if any(map(reads_hessian, alone.plans)):
-            raise
-        return alone, model_flops(alone, task)
+    if not last and any(map(reads_hessian, prepared.plans)) and not has_hessian(task):
+        prepared = prepare(chains, task, last=True)
+    return prepared, model_flops(prepared, task)
 
 
 def explanations(

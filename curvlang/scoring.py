@@ -16,7 +16,6 @@ from curvlang.attribution.groups import label_groups
 from curvlang.attribution.influence import influence, self_influence
 from curvlang.attribution.scorer import CompressedQueries, ReducedPrecision
 from curvlang.attribution.top import Neighbour, Top, largest, top
-from curvlang.evaluation.named_task import trained
 from curvlang.facade import as_spec, fit
 from curvlang.language import default_inverse
 from curvlang.language.chain import Curvature, Spec, TaskSpec
@@ -36,6 +35,7 @@ from curvlang.runtime.limits.memory import limited
 from curvlang.runtime.prepare import prepare
 from curvlang.runtime.setup import Setup
 from curvlang.storage.score_file import Scores, write_scores
+from curvlang.training.baseline import trained
 from curvlang.version import VERSION
 
 SHOWN = 3

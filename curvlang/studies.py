@@ -8,9 +8,9 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -18,11 +18,11 @@ from rich.console import Console
 
 from curvlang.diagnostics.diagnostic import Interrupted
 from curvlang.diagnostics.values import another_type
+from curvlang.evaluation.question import Run, Wording, reworded
 from curvlang.evaluation.result_file import plain
-from curvlang.evaluation.study.cell import Machine
 from curvlang.evaluation.study.files import CellFolder
-from curvlang.evaluation.study.result import CellFound, StudyResult
 from curvlang.evaluation.study.run import Shard, Work, gather, part, quick, run_missing, work_of
+from curvlang.evaluation.study.study_result import Cell, StudyResult
 from curvlang.language import load_studies, load_study, used_files
 from curvlang.language.chain import Spec, Study
 from curvlang.models.execution.torch_state import settled
@@ -80,6 +80,8 @@ class StudyRequest:
         command: The command line that asked for it, if there was one.
         shard: A part of the work, `2/3`; the whole where not given.
         formats: What is written beside the report: `md`, `csv`, `pdf`.
+        words: What the language has no words for in a study: `metric`, `reference`, `solve`; or in
+            place of what it says.
 
     Raises:
         SpecError: E0918 for another shard, E0563 for another format.
@@ -94,6 +96,7 @@ class StudyRequest:
     command: tuple[str, ...] = ()
     shard: str | None = None
     formats: tuple[str, ...] = ()
+    words: Wording = field(default_factory=Wording)
 
     def __post_init__(self) -> None:
         """Refuse parts and formats that do not exist."""
@@ -106,7 +109,8 @@ class StudyRequest:
     @property
     def hashed(self) -> str:
         """The name and a hash of what was asked: the same question has the same run folder."""
-        asked = (self.spec.source.text, self.study.name, self.quick, self._dtype, VERSION)
+        words = (repr(self.words),) if self.words else ()
+        asked = (self.spec.source.text, self.study.name, self.quick, self._dtype, VERSION, *words)
         return f"{self.study.name}-{hashlib.sha256(repr(asked).encode()).hexdigest()[:8]}"
 
     def run(
@@ -132,13 +136,11 @@ class StudyRequest:
         mine = None if self.shard is None else Shard.read(self.shard)
         place = Path(folder)
         check_study_folder(place)
-        work, store, machine = self._work(), CellFolder(place), self._machine()
+        work, store = self._work(), CellFolder(place)
         teller = None if told is None else _teller(told)
         try:
             with limited(self.setup.memory):
-                run_missing(
-                    self._study, part(work, mine), store, machine, told=teller, progress=progress
-                )
+                run_missing(part(work, mine), store, self._run(progress), told=teller)
         except Interrupted as error:
             self._write(work, store, place)
             raise Interrupted(f"{error}; a report of them is in `{place}/`") from error
@@ -162,12 +164,12 @@ class StudyRequest:
     def _dtype(self) -> str:
         return str(self.setup.dtype).removeprefix("torch.")
 
-    def _machine(self) -> Machine:
-        setup = self.setup
-        return Machine(setup.device, setup.dtype, self.cache, allow_python=self.allow_python)
+    def _run(self, progress: Progress | None = None) -> Run:
+        return Run(self.setup, None, self.cache, progress, self.allow_python)
 
     def _work(self) -> tuple[Work, ...]:
-        return work_of(self._study, self._machine(), small=self.quick)
+        changes = reworded(self.spec, self.words) if self.words else {}
+        return work_of(self._study, self._run(), small=self.quick, **changes)
 
     def _write(self, work: tuple[Work, ...], store: CellFolder, folder: Path) -> StudyRun:
         notes = ("--quick: a small protocol and one model a cell; intervals are wide",)
@@ -237,11 +239,11 @@ def study_folders(asked: Sequence[StudyRequest], out: Path | None) -> list[Path]
     return folders
 
 
-def _teller(told: Callable[[str], None]) -> Callable[[int, int, Work, CellFound | None], None]:
+def _teller(told: Callable[[str], None]) -> Callable[[int, int, Work, Cell | None], None]:
     """A line for each finished cell, with what is left at the pace so far."""
     start = time.perf_counter()
 
-    def tell(k: int, total: int, work: Work, cell: CellFound | None) -> None:
+    def tell(k: int, total: int, work: Work, cell: Cell | None) -> None:
         if cell is None:
             return
         spent = time.perf_counter() - start
@@ -264,6 +266,7 @@ def study(
     cache: Cache | None = None,
     allow_python: bool = False,
     progress: Progress | None = None,
+    **words: Unpack[Wording],
 ) -> StudyResult:
     """Run a study, or go on with it, and return what it found.
 
@@ -278,10 +281,14 @@ def study(
         cache: Where retrained models are kept.
         allow_python: Whether functions that the spec names may be called.
         progress: Notified of what is done.
+        **words: As for `evaluate`: `metric`, `reference` and `solve`, for which a study has no
+            lines, and others in place of its lines.
     """
     whole, one = load_study(str(spec))
     setup = Setup(torch.device(device), dtype)
-    asked = StudyRequest(whole, one, setup, quick=small, allow_python=allow_python, cache=cache)
+    asked = StudyRequest(
+        whole, one, setup, quick=small, allow_python=allow_python, cache=cache, words=words
+    )
     if folder is not None:
         return asked.run(folder, progress=progress).result
     with tempfile.TemporaryDirectory() as place:

@@ -69,18 +69,22 @@ def command(
     folders = cv.run_folders(asked, out)
     show_warnings(loaded, quiet)
     found = []
+    problems: list[cv.Diagnostic] = []
     with cv.Bars(quiet) as bars:
         reports = cv.evaluate_requests(asked, cache=cv.Cache(), progress=bars)
         for report, folder in zip(reports, folders, strict=True):
             ran = ["curvlang", "eval", *sys.argv[2:]]
             report.save(folder, step_scores=step_scores, command=ran)
             found.append(report.to_json())
+            problems += report.run.problem.diagnostics if report.run.problem else []
             if not as_json:
                 report.show()
             if not (as_json or quiet):
                 show_notes([*_notes(report, verbose), f"written to {folder}/ (open report.html)"])
     if as_json:
         print_json(found[0] if len(found) == 1 else found)
+    if problems:
+        raise cv.SpecError(problems)
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Interrupted, SpecError
+from curvlang.diagnostics.diagnostic import Interrupted
 from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.evaluation.protocol import LDS
@@ -32,6 +32,7 @@ from curvlang.training.subsets import (
     leave_class_out,
     leave_one_out,
 )
+from curvlang.training.training import check_trainable, training_of
 from curvlang.training.truth_cache import truth_cache
 
 SCHEMA = "ground-truth-3"
@@ -85,44 +86,44 @@ def ground_truth(
             where its models are not decided by their seeds, E0753 where the seed decides nothing.
     """
     cache = cache or Cache()
-    if task.build is None or task.recipe is None:
-        raise _not_trainable(task)
+    check_trainable(task, "LDS", "leave LDS out")
     kept = members(task, protocol)
-    protocol = replace(protocol, subsets=len(kept))
     asked = None if metric == "loss" else query_metric_on(metric, task)
-    key = _key(task, protocol, init_seed, asked)
+    rule = replace(protocol, subsets=len(kept))
+    key = _key(task, rule, init_seed, asked)
     cache = truth_cache(
         cache,
         task.device,
         key,
-        lambda: _key(task, protocol, init_seed, asked, by_name=True),
+        lambda: _key(task, rule, init_seed, asked, by_name=True),
         _own_code(task, asked),
     )
     cost = None if asked is None else asked.cost
-    found: dict[tuple[int, int], Tensor] = {}
-    missing: list[tuple[int, int]] = []
-    for r in range(protocol.retrains):
-        for unit in range(-(-protocol.subsets // UNIT)):
-            held = _read(cache, key, r, unit, min(UNIT, protocol.subsets - unit * UNIT))
-            if held is None:
-                missing.append((r, unit))
-            else:
-                found[r, unit] = held
+    work = _Retraining(task, rule, init_seed, kept, cost, key, cache)
+    found = {unit: held for unit in work.units if (held := work.read(*unit)) is not None}
     reused = sum(len(v) for v in found.values())
+    missing = [unit for unit in work.units if unit not in found]
     if missing:
         cache.probe()
-    _train_missing(
-        task, protocol, init_seed, cost, kept, key, cache, missing, found, reused, progress
-    )
+        found |= work.train(missing, reused, progress)
     outcome = torch.stack(
-        [
-            torch.cat([found[r, u] for u in range(-(-protocol.subsets // UNIT))])
-            for r in range(protocol.retrains)
-        ],
+        [torch.cat([found[u] for u in work.units if u[0] == r]) for r in range(protocol.retrains)],
         dim=1,
     )
-    total = protocol.subsets * protocol.retrains
-    return GroundTruth(kept, outcome, total - reused, reused, tuple(cache.damaged))
+    return GroundTruth(kept, outcome, work.total - reused, reused, tuple(cache.damaged))
+
+
+def check_retraining(
+    task: Task, protocol: LDS, init_seed: int, metric: str | Metric = "loss"
+) -> None:
+    """Refuse, before anything is trained, what could not be retrained after it.
+
+    Raises:
+        SpecError: E0502, E0503, E0507, E0508, E0590, E0753; see `ground_truth`.
+    """
+    check_trainable(task, "LDS", "leave LDS out")
+    members(task, protocol)
+    _key(task, protocol, init_seed, None if metric == "loss" else query_metric_on(metric, task))
 
 
 def members(task: Task, protocol: LDS) -> Tensor:
@@ -136,64 +137,91 @@ def members(task: Task, protocol: LDS) -> Tensor:
             return draw_subsets(task.N, protocol.subsets, protocol.keep, protocol.seed)
 
 
-def _train_missing(
-    task: Task,
-    protocol: LDS,
-    init_seed: int,
-    cost: Loss | None,
-    kept: Tensor,
-    key: str,
-    cache: Cache,
-    missing: list[tuple[int, int]],
-    found: dict[tuple[int, int], Tensor],
-    reused: int,
-    progress: Progress | None,
-) -> None:
-    """Train missing units, several in one stack, and keep each as soon as its stack is done."""
-    assert task.build is not None
-    assert task.recipe is not None
-    total = protocol.subsets * protocol.retrains
-    done = reused
-    waiting, at_once = list(missing), 1
-    while waiting:
-        units, waiting = waiting[:at_once], waiting[at_once:]
-        started = time.monotonic()
-        rows = [
-            (r, k) for r, u in units for k in range(u * UNIT, min((u + 1) * UNIT, protocol.subsets))
-        ]
-        told = _reporter(progress, done, len(rows), total)
+Unit = tuple[int, int]
+"""A repetition, and the number of a file of subsets."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Retraining:
+    """Models of all subsets and repetitions, in units that are kept."""
+
+    task: Task
+    protocol: LDS
+    init_seed: int
+    kept: Tensor
+    cost: Loss | None
+    key: str
+    cache: Cache
+
+    @property
+    def total(self) -> int:
+        """Models in all."""
+        return self.protocol.subsets * self.protocol.retrains
+
+    @property
+    def units(self) -> list[Unit]:
+        """All units in their order."""
+        count = -(-self.protocol.subsets // UNIT)
+        return [(r, u) for r in range(self.protocol.retrains) for u in range(count)]
+
+    def subsets(self, unit: int) -> range:
+        """The subsets of a unit."""
+        return range(unit * UNIT, min((unit + 1) * UNIT, self.protocol.subsets))
+
+    def read(self, r: int, unit: int) -> Tensor | None:
+        """A unit's losses; a longer unit of an earlier, larger run serves as well."""
+        count = len(self.subsets(unit))
+        for held in range(count, UNIT + 1):
+            value = self.cache.get(self.key, f"r{r}-u{unit}-{held}")
+            if value is not None:
+                return torch.from_numpy(np.ascontiguousarray(value[:count]))
+        return None
+
+    def train(
+        self, missing: Sequence[Unit], done: int, progress: Progress | None
+    ) -> dict[Unit, Tensor]:
+        """Train units, several in one stack, and keep each as soon as its stack is done."""
+        found: dict[Unit, Tensor] = {}
+        waiting, at_once = list(missing), 1
+        while waiting:
+            units, waiting = waiting[:at_once], waiting[at_once:]
+            started = time.monotonic()
+            try:
+                new = self._stack(units, done, progress)
+            except KeyboardInterrupt as error:
+                raise Interrupted(
+                    f"{done} of {self.total} models are retrained and kept in `{self.cache.root}`"
+                ) from error
+            found |= new
+            done += sum(map(len, new.values()))
+            at_once = _units_at_once(self.task, (time.monotonic() - started) / len(units))
+            if progress is not None:
+                progress("retraining", done, self.total)
+        return found
+
+    def _stack(
+        self, units: Sequence[Unit], done: int, progress: Progress | None
+    ) -> dict[Unit, Tensor]:
+        """Train some units at once and keep them."""
+        rows = [(r, k) for r, u in units for k in self.subsets(u)]
+        told = _reporter(progress, done, len(rows), self.total)
         # A stack of one takes other kernels, which round otherwise: a model trained alone after
         # a kill would differ from the same model trained among others.
         stack = rows * 2 if len(rows) == 1 else rows
-        try:
-            result = retrain(
-                task.build,
-                task.loss,
-                task.train,
-                task.query,
-                kept[[k for _, k in stack]],
-                task.recipe,
-                [_init_seed(protocol, init_seed, k, r) for r, k in stack],
-                [derived_seed(protocol.seed, 2, k, r) for r, k in stack],
-                progress=told,
-                asked=cost,
-            )
-            _refuse_diverged(result.diverged[: len(rows)], rows, task)
-            losses = result.query_loss.double().cpu()
-            at = 0
-            for r, u in units:
-                count = min(UNIT, protocol.subsets - u * UNIT)
-                found[r, u] = losses[at : at + count]
-                cache.put(key, f"r{r}-u{u}-{count}", found[r, u].numpy())
-                at += count
-                done += count
-        except KeyboardInterrupt as error:
-            raise Interrupted(
-                f"{done} of {total} models are retrained and kept in `{cache.root}`"
-            ) from error
-        at_once = _units_at_once(task, (time.monotonic() - started) / len(units))
-        if progress is not None:
-            progress("retraining", done, total)
+        training = training_of(
+            self.task,
+            self.kept[[k for _, k in stack]],
+            [_init_seed(self.protocol, self.init_seed, k, r) for r, k in stack],
+            [derived_seed(self.protocol.seed, 2, k, r) for r, k in stack],
+            self.cost,
+        )
+        result = retrain(training, progress=told)
+        _refuse_diverged(result.diverged[: len(rows)], rows, self.task)
+        sizes = [len(self.subsets(u)) for _, u in units]
+        parts = result.query_loss[: len(rows)].double().cpu().split(sizes)
+        for (r, u), losses in zip(units, parts, strict=True):
+            self.cache.put(self.key, f"r{r}-u{u}-{len(losses)}", losses.numpy())
+        return dict(zip(units, parts, strict=True))
 
 
 def _units_at_once(task: Task, seconds: float) -> int:
@@ -212,15 +240,6 @@ def _reporter(
 
 def _init_seed(protocol: LDS, shared: int, k: int, r: int) -> int:
     return shared if protocol.initialisation == "shared" else derived_seed(protocol.seed, 1, k, r)
-
-
-def _read(cache: Cache, key: str, r: int, unit: int, count: int) -> Tensor | None:
-    """A unit's losses; a longer unit of an earlier, larger run serves as well."""
-    for held in range(count, UNIT + 1):
-        value = cache.get(key, f"r{r}-u{unit}-{held}")
-        if value is not None:
-            return torch.from_numpy(np.ascontiguousarray(value[:count]))
-    return None
 
 
 def _key(
@@ -310,16 +329,6 @@ def loss_values(loss: Loss, task: Task) -> str:
         generator = torch.Generator().manual_seed(0)
         f = torch.randn((len(x), *like.shape[1:]), generator=generator).to(like)
         return digest(loss.per_example(f, y))
-
-
-def _not_trainable(task: Task) -> SpecError:
-    lacks = [n for n, v in (("build", task.build), ("recipe", task.recipe)) if v is None]
-    return refusal(
-        Code.E0503,
-        f"LDS retrains the model, and the task lacks {' and '.join(f'`{x}`' for x in lacks)}",
-        "give `Task(…, build=make_model, recipe=Recipe(…))`, where `make_model(seed)` returns "
-        "a fresh model, or leave LDS out",
-    )
 
 
 def _refuse_diverged(diverged: Tensor, rows: list[tuple[int, int]], task: Task) -> None:

@@ -1,10 +1,10 @@
-"""LDS of every stage at every setting, with the resampled values that comparisons are made of."""
+"""LDS of every row at every setting, with the resampled values that comparisons are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import combinations, pairwise
 
 import numpy as np
 from torch import Tensor
@@ -14,7 +14,7 @@ from curvlang.evaluation.ground_truth import GroundTruth
 from curvlang.evaluation.protocol import LDS
 from curvlang.evaluation.result import Comparison
 from curvlang.evaluation.statistics.ceiling import noise_ceiling
-from curvlang.evaluation.statistics.comparison import Resampled
+from curvlang.evaluation.statistics.comparison import LEVEL, Score, ScoreSamples, all_pairs
 from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.statistics.lds import (
     Resamples,
@@ -22,99 +22,119 @@ from curvlang.evaluation.statistics.lds import (
     constant_note,
     draw_resamples,
     percentile_interval,
-    verdict,
 )
 from curvlang.evaluation.statistics.spearman import spearman
-from curvlang.runtime.fit import FittedStage, Progress
+from curvlang.runtime.fit import Progress
+
+Cells = list[list[Fidelity]]
+"""`[rows][settings]`."""
 
 
 @dataclass(slots=True, eq=False)
-class Judged:
-    """LDS of every step at every setting, and the resampled values behind the intervals."""
+class Judgement:
+    """LDS of every row at every setting of an inverse, on shared resamples.
 
-    estimates: list[list[float | None]]
+    Args:
+        samples: `[rows][settings]`; None without scores.
+        intervals: The estimates with their intervals, likewise.
+        constant: What is said of queries that count as 0, likewise.
+        ceiling: The noise ceiling of the ground truth.
+        shared: The setting at which rows are compared: that of the largest mean LDS.
+    """
+
+    samples: list[list[ScoreSamples | None]]
     intervals: list[list[Interval | None]]
-    values: list[list[Tensor | None]]
-    parts: list[list[Resampled | None]]
     constant: list[list[str]]
     ceiling: Interval | None
     shared: int
-    level: float
 
-    def comparisons(self, stages: Sequence[FittedStage], shared: int) -> tuple[Comparison, ...]:
-        """Each step against the one before it, and the last against the first, all paired."""
-        pairs = [(k, k - 1) for k in range(1, len(stages))]
-        if len(stages) > 2:
-            pairs.append((len(stages) - 1, 0))
-        out = []
-        for later, earlier in pairs:
-            a, b = self.values[later][shared], self.values[earlier][shared]
-            x, y = self.estimates[later][shared], self.estimates[earlier][shared]
-            if a is None or b is None or x is None or y is None:
-                continue
-            interval, word = verdict(a - b, x - y, self.level)
-            out.append(Comparison(stages[later].label, stages[earlier].label, interval, word))
-        return tuple(out)
+    def comparisons(self, labels: Sequence[str]) -> tuple[Comparison, ...]:
+        """Each step against the one before it, and the last against the first, at the shared setting.
+
+        The differences are those of a study of this one model: paired, corrected for all pairs of the
+        rows together.
+
+        Args:
+            labels: Of the steps, which are the first rows.
+        """
+        scores = [self.score(k, label) for k, label in enumerate(labels)]
+        known = [k for k in reversed(range(len(labels))) if scores[k] is not None]
+        found = dict(
+            zip(
+                combinations(known, 2),
+                all_pairs([s for k in known if (s := scores[k])]),
+                strict=True,
+            )
+        )
+        wanted = [(later, earlier) for earlier, later in pairwise(range(len(labels)))]
+        if len(labels) > 2:
+            wanted.append((len(labels) - 1, 0))
+        return tuple(
+            Comparison(pair.first, pair.second, pair.difference, pair.verdict)
+            for at in wanted
+            if (pair := found.get(at)) is not None
+        )
+
+    def score(self, row: int, label: str) -> Score | None:
+        """The LDS of a row at the shared setting with its resamples."""
+        part, interval = self.samples[row][self.shared], self.intervals[row][self.shared]
+        if part is None or interval is None:
+            return None
+        return Score(label, interval.estimate, part, part.both.new_zeros(len(part.both)))
 
 
 def judge(
-    measured: list[list[Fidelity]],
-    truth: GroundTruth | None,
-    protocol: LDS | None,
+    cells: Cells,
+    truth: GroundTruth,
+    protocol: LDS,
     queries: int,
     progress: Progress | None,
-) -> Judged | None:
-    """LDS of every stage at every setting, all on the same resamples; None without ground truth."""
-    if truth is None or protocol is None:
-        return None
+) -> Judgement:
+    """LDS of every row at every setting, all on the same resamples.
+
+    Args:
+        cells: Predicted effects.
+        truth: Retrained models.
+        protocol: How they were retrained.
+        queries: How many are scored.
+        progress: Notified of what is done.
+    """
     outcome = truth.outcome[:, :, :queries]
     effect = -outcome.mean(1).T.contiguous()
     resamples = draw_resamples(len(truth.kept), queries, protocol.bootstrap, protocol.seed + 1)
-    level = 0.95
-    flat = [m.predicted for row in measured for m in row]
-    parts = _resampled(flat, effect, resamples, progress)
-    values = [None if p is None else p.both for p in parts]
-    width = len(measured[0])
-    estimates = [None if p is None else float(p.queries.mean()) for p in parts]
-    intervals = [
-        None if v is None or e is None else Interval(e, *percentile_interval(v, level))
-        for e, v in zip(estimates, values, strict=True)
+    known = list({id(m.predicted): m.predicted for row in cells for m in row}.values())
+    drawn = _resampled([p for p in known if p is not None], effect, resamples, progress)
+    table = [[m.predicted for m in row] for row in cells]
+    samples = [[None if p is None else drawn[id(p)] for p in row] for row in table]
+    intervals = [[None if s is None else _interval(s) for s in row] for row in samples]
+    constant = [["" if p is None else constant_note(p, effect) for p in row] for row in table]
+    ceiling = noise_ceiling(outcome, resamples, level=LEVEL, seed=protocol.seed)
+    return Judgement(samples, intervals, constant, ceiling, shared_setting(intervals))
+
+
+def _interval(samples: ScoreSamples) -> Interval:
+    return Interval(float(samples.queries.mean()), *percentile_interval(samples.both, LEVEL))
+
+
+def shared_setting(intervals: Sequence[Sequence[Interval | None]]) -> int:
+    """The setting of the largest mean LDS, among those at which the most rows have scores."""
+    columns = [
+        [x.estimate for x in column if x is not None] for column in zip(*intervals, strict=True)
     ]
-
-    constant = ["" if p is None else constant_note(p, effect) for p in flat]
-
-    def rows(items: list[Any]) -> list[list[Any]]:
-        return [items[k : k + width] for k in range(0, len(items), width)]
-
-    table = rows(estimates)
-    scored = [row for row in table if any(x is not None for x in row)]
-    means = [
-        np.mean([row[k] for row in scored])
-        if all(row[k] is not None for row in scored)
-        else -np.inf
-        for k in range(width)
-    ]
-    ceiling = noise_ceiling(outcome, resamples, level=level, seed=protocol.seed)
-    shared = int(np.argmax(means))
-    return Judged(
-        table, rows(intervals), rows(values), rows(parts), rows(constant), ceiling, shared, level
-    )
+    most = max(map(len, columns))
+    means = [np.mean(c) if c and len(c) == most else -np.inf for c in columns]
+    return int(np.argmax(means))
 
 
 def _resampled(
-    flat: Sequence[Tensor | None],
-    effect: Tensor,
-    resamples: Resamples,
-    progress: Progress | None,
-) -> list[Resampled | None]:
-    """Resampled scores of all predictions; the same prediction at several settings is judged once."""
-    known = list({id(p): p for p in flat if p is not None}.values())
+    known: Sequence[Tensor], effect: Tensor, resamples: Resamples, progress: Progress | None
+) -> dict[int, ScoreSamples]:
+    """Resampled scores of each prediction, by its identity."""
     pairs = _in_parts(known, effect, resamples, progress)
-    drawn = {
-        id(p): Resampled(both, subsets, spearman(p, effect))
+    return {
+        id(p): ScoreSamples(both, subsets, spearman(p, effect))
         for p, (both, subsets) in zip(known, pairs, strict=True)
     }
-    return [None if p is None else drawn[id(p)] for p in flat]
 
 
 def _in_parts(

@@ -1,11 +1,11 @@
-"""Steps of a chain that an evaluation leaves out: dense matrices that nobody asked for, and are long in the making."""
+"""Steps of an evaluation that are left out: dense matrices that nobody asked for and that take long."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 
 from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.evaluation.question import REFERENCE, Question
 from curvlang.language.chain import Chain, Curvature
 from curvlang.models.derivatives.flops import hessian_flops
 from curvlang.models.derivatives.product_methods import hessian_way
@@ -16,49 +16,49 @@ BUDGET = 5e12
 that what is evaluated does not depend on the machine."""
 DECOMPOSED = 10
 """Operations of an eigendecomposition of n rows, in n³."""
+DENSE = ("hessian", "drop_residual", "block_diagonal")
+"""Stages that leave dense matrices."""
 
 
-def left_out(curvature: Curvature, reference: Curvature | None, task: Task) -> dict[str, str]:
-    """Labels of the steps that are left out, each with the reason.
+def left_out(question: Question, task: Task) -> dict[str, str]:
+    """Names of the steps that are left out, each with the reason.
 
-    The last step of a chain is what is evaluated, and a reference that is named is asked for: both stay.
+    The curvatures in question, and a reference that is named, stay. The Hessian counts as a step where it is
+    the reference by default alone.
 
     Args:
-        curvature: What is evaluated.
-        reference: What errors are measured against, where the spec says so.
+        question: What is compared.
         task: Model and data; a few examples are run.
     """
-    asked = {None if reference is None else reference.name}
-    if not isinstance(curvature, Chain):
-        # A sum has no steps: the Hessian beside it is the reference alone.
-        hessian = Chain("hessian", (), ("hessian",))
-        return {} if reference is not None else dict(_long(hessian, 1, task))
-    asked.add(curvature.labels[-1])
-    last = len(curvature.stages) - 1
-    return {k: why for k, why in _long(curvature, last, task) if k not in asked}
+    steps = {c.name: c for c in question.curvatures if c.name not in question.subjects}
+    if question.reference is not None:
+        steps.pop(question.reference.name, None)
+    elif REFERENCE not in {c.name for c in question.curvatures}:
+        steps[REFERENCE] = Chain(REFERENCE, (), (REFERENCE,))
+    reasons = {name: _long(step, task) for name, step in steps.items()}
+    return {name: why for name, why in reasons.items() if why}
 
 
-def _long(chain: Chain, count: int, task: Task) -> Iterator[tuple[str, str]]:
-    """Built-in steps whose dense matrices take more than the budget, the first `count` of a chain."""
-    names = [stage.name for stage in chain.stages] or ["hessian"]
+def _long(step: Curvature, task: Task) -> str:
+    """Why a built-in step takes more than the budget; empty where it does not."""
+    if not isinstance(step, Chain):
+        return ""
+    stages = [stage.name for stage in step.stages] or [REFERENCE]
+    if not set(stages) <= set(DENSE):
+        return ""
     sizes = [task.P]
-    for name, label in list(zip(names, chain.labels, strict=True))[:count]:
-        if name == "block_diagonal":
-            sizes = [
-                block.size // block.count for block in task.blocks() for _ in range(block.count)
-            ]
-        elif name not in ("hessian", "drop_residual"):
-            return
-        operations: float = DECOMPOSED * sum(size**3 for size in sizes)
-        if name == "hessian":
-            try:
-                operations += _hessian(task, operations)
-            except SpecError as error:
-                yield label, error.diagnostics[0].headline
-                continue
-        if operations > BUDGET:
-            rows = f"{max(sizes)} rows" if len(sizes) == 1 else f"up to {max(sizes)} rows"
-            yield label, f"dense matrices of {rows}, {operations:.1g} operations"
+    if "block_diagonal" in stages:
+        sizes = [block.size // block.count for block in task.blocks() for _ in range(block.count)]
+    operations: float = DECOMPOSED * sum(size**3 for size in sizes)
+    if stages[-1] == REFERENCE:
+        try:
+            operations += _hessian(task, operations)
+        except SpecError as error:
+            return error.diagnostics[0].headline
+    if operations <= BUDGET:
+        return ""
+    rows = f"{max(sizes)} rows" if len(sizes) == 1 else f"up to {max(sizes)} rows"
+    return f"dense matrices of {rows}, {operations:.1g} operations"
 
 
 def _hessian(task: Task, known: float) -> float:
@@ -71,15 +71,6 @@ def _hessian(task: Task, known: float) -> float:
         return 0.0
     way = hessian_way(task.model, task.loss, *task.train)
     return task.N * hessian_flops(task.model, task.loss, *task.train, task.blocks(), way)
-
-
-def kept_prefixes(chain: Chain, without: Mapping[str, str]) -> list[Chain]:
-    """The chain up to every step that is kept."""
-    return [
-        replace(chain, stages=chain.stages[: k + 1], labels=chain.labels[: k + 1])
-        for k, label in enumerate(chain.labels)
-        if label not in without
-    ]
 
 
 def notes_of(without: Mapping[str, str], label: str) -> tuple[str, ...]:

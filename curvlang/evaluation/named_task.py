@@ -9,8 +9,7 @@ from curvlang.language.chain import TaskSpec
 from curvlang.language.task_sources import TaskSource
 from curvlang.models.builtin import task_from
 from curvlang.models.task import Task
-from curvlang.runtime.fit import Progress
-from curvlang.training.baseline import train_baseline
+from curvlang.training.baseline import trained
 
 
 def task(
@@ -40,14 +39,3 @@ def task(
         spec = task_text(text, "<task>") if isinstance(text, str) else text
     made = task_from(spec, seed=seed, dtype=dtype, device=device, allow_python=allow_python)
     return trained(made, seed) if train else made
-
-
-def trained(fresh: Task, seed: int = 0, progress: Progress | None = None) -> Task:
-    """A task with a trained model: one that came with parameters as it is, else trained by its recipe.
-
-    Args:
-        fresh: A task whose model is initialised.
-        seed: Of the minibatches.
-        progress: Notified of what is done.
-    """
-    return fresh if fresh.origin.trained else train_baseline(fresh, seed, progress)

@@ -1,31 +1,46 @@
-"""Rows of a result: what each stage is, its errors, its LDS, and its share of the path's total."""
+"""Rows of a result: what each is, its errors, its LDS, and its share of the path's total."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from curvlang.evaluation.errors import Estimate, shares
 from curvlang.evaluation.fidelity import Fidelity, Setting
-from curvlang.evaluation.judge import Judged
+from curvlang.evaluation.judge import Judgement
 from curvlang.evaluation.result import Point, Step
+from curvlang.language.chain import InverseUse, Part
 from curvlang.operators import BlockDiagonal, Operator, Scaled, Stacked, Sum
 from curvlang.runtime.fit import FittedStage
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Column:
+    """All rows under one inverse.
+
+    Args:
+        use: The inverse; None for the default one.
+        settings: Its settings.
+        cells: What was measured, `[rows][settings]`, the baselines last.
+        judgement: The LDS; None without one.
+        shared: The setting at which rows are compared.
+    """
+
+    use: InverseUse | None
+    settings: tuple[Setting, ...]
+    cells: list[list[Fidelity]]
+    judgement: Judgement | None
+    shared: int
+
+
 def steps_of(
-    stages: Sequence[FittedStage],
-    chosen: Sequence[Setting],
-    measured: list[list[Fidelity]],
-    forwards: list[Estimate | None],
-    judged: Judged | None,
-    shared: int,
-    path: int,
+    stages: Sequence[FittedStage], column: Column, forwards: Sequence[Estimate | None], path: int
 ) -> Iterator[Step]:
-    """Rows of the result; the first `path` stages are steps of one path and have shares."""
-    forward_shares = _path_shares([_value(x) for x in forwards], path)
-    columns = [_points(measured, judged, k, s, path) for k, s in enumerate(chosen)]
+    """Rows of the curvatures; the first `path` of them are steps of one path and have shares."""
+    forward_shares = _path_shares([value_of(x) for x in forwards], path)
+    columns = [_points(column, k, len(stages), path) for k in range(len(column.settings))]
     for k, stage in enumerate(stages):
-        points = tuple(column[k] for column in columns)
+        points = tuple(points[k] for points in columns)
         scored = [(p.lds.estimate, at) for at, p in enumerate(points) if p.lds is not None]
         yield Step(
             label=stage.label,
@@ -34,16 +49,30 @@ def steps_of(
             structures=dict(stage.structures),
             memory=stage.operator.memory(),
             passes=stage.passes,
-            forward=_value(forwards[k]),
+            forward=value_of(forwards[k]),
             forward_share=forward_shares[k],
             points=points,
             best=max(scored)[1] if scored else None,
-            shared=shared,
-            note=_unformed(stage, _value(forwards[k])),
+            shared=column.shared,
+            note=_unformed(stage, value_of(forwards[k])),
         )
 
 
-def _value(estimate: Estimate | None) -> float | None:
+def baseline_steps(parts: Sequence[Part], column: Column) -> Iterator[Step]:
+    """A row for each baseline, the last rows of the column: its LDS alone."""
+    judgement = column.judgement
+    if judgement is None:
+        return
+    for k, part in enumerate(parts, len(column.cells) - len(parts)):
+        points = tuple(
+            Point(x.damping, lds=judgement.intervals[k][at], note=judgement.constant[k][at])
+            for at, x in enumerate(column.settings)
+        )
+        yield Step(part.name, part.name, "baseline", {}, 0, 0, None, None, points, 0, column.shared)
+
+
+def value_of(estimate: Estimate | None) -> float | None:
+    """The number alone."""
     return None if estimate is None else estimate.value
 
 
@@ -61,30 +90,29 @@ def _unformed(stage: FittedStage, forward: float | None) -> str:
     return f"no forward error: known by products alone ({stage.operator.size} rows are not formed)"
 
 
-def _points(
-    measured: list[list[Fidelity]], judged: Judged | None, k: int, setting: Setting, path: int
-) -> list[Point]:
-    """One setting's points down the chain, with shares of what the chain adds in all."""
-    column = [row[k] for row in measured]
-    inverse = _path_shares([_value(m.inverse) for m in column], path)
-    influence = _path_shares([m.influence for m in column], path)
-    lds = [None if judged is None else judged.intervals[j][k] for j in range(len(column))]
+def _points(column: Column, at: int, rows: int, path: int) -> list[Point]:
+    """One setting's points down the rows, with shares of what the path adds in all."""
+    cells = [row[at] for row in column.cells[:rows]]
+    judged = column.judgement
+    lds = [None if judged is None else judged.intervals[k][at] for k in range(rows)]
+    constant = ["" if judged is None else judged.constant[k][at] for k in range(rows)]
+    inverse = _path_shares([value_of(m.inverse) for m in cells], path)
+    influence = _path_shares([m.influence for m in cells], path)
     lds_shares = _path_shares([None if x is None else x.estimate for x in lds], path)
-    constant = ["" if judged is None else judged.constant[j][k] for j in range(len(column))]
     return [
         Point(
-            setting.damping,
-            _value(m.inverse),
-            inverse[j],
+            column.settings[at].damping,
+            value_of(m.inverse),
+            inverse[k],
             m.influence,
-            influence[j],
+            influence[k],
             m.cosine,
-            lds[j],
-            lds_shares[j],
-            "; ".join(x for x in (m.note, constant[j]) if x),
+            lds[k],
+            lds_shares[k],
+            "; ".join(x for x in (m.note, constant[k]) if x),
             m.solve,
         )
-        for j, m in enumerate(column)
+        for k, m in enumerate(cells)
     ]
 
 

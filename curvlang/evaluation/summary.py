@@ -12,16 +12,13 @@ from curvlang.evaluation.protocol import LDS
 from curvlang.evaluation.result import Protocol, TaskSummary
 from curvlang.models.task import Task
 
+BATCH = 512
+"""Examples that go through the model at once."""
+
 
 def summary(task: Task, arguments: Mapping[str, Any]) -> TaskSummary:
     """Sizes, recipe and quality of the trained model."""
-    with torch.no_grad():
-        train = task.loss.per_example(task.model(task.train[0]), task.train[1])
-        outputs = task.model(task.query[0])
-        query = task.loss.per_example(outputs, task.query[1])
-    accuracy = None
-    if task.loss.name == "cross_entropy":
-        accuracy = float((outputs.argmax(-1) == task.query[1]).double().mean())
+    train, query = (_quality(task, part) for part in ("train", "query"))
     return TaskSummary(
         name=task.name,
         arguments=dict(arguments),
@@ -30,13 +27,26 @@ def summary(task: Task, arguments: Mapping[str, Any]) -> TaskSummary:
         train_examples=task.N,
         query_examples=task.Q,
         parameters=task.P,
-        train_loss=float(train.mean()),
-        query_loss=float(query.mean()),
-        query_accuracy=accuracy,
+        train_loss=train[0],
+        query_loss=query[0],
+        query_accuracy=query[1],
         recipe=None if task.recipe is None else task.recipe.settings,
         weight_decay=task.weight_decay,
         origin=task.origin.text,
     )
+
+
+def _quality(task: Task, part: str) -> tuple[float, float | None]:
+    """The mean loss of a part, batch by batch, and the share of right classes where there are classes."""
+    losses, right = [], []
+    with torch.no_grad():
+        for x, y in task.batches(BATCH, part):
+            outputs = task.model(x)
+            losses.append(task.loss.per_example(outputs, y))
+            if task.loss.name == "cross_entropy":
+                right.append(outputs.argmax(-1) == y)
+    accuracy = float(torch.cat(right).double().mean()) if right else None
+    return float(torch.cat(losses).mean()), accuracy
 
 
 def _describe(task: Task) -> str:

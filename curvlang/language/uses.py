@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from curvlang.diagnostics.codes import Code
@@ -113,6 +113,34 @@ def solver_text(text: str, name: str, inverse: str = "") -> Solver:
 def _whole(name: str, text: str) -> Span:
     """All of a text that was given by itself."""
     return Span(Source(name, text), 0, len(text))
+
+
+def study_lines(spec: Spec, kind: str, texts: Sequence[str]) -> tuple[Part, ...]:
+    """The `baselines` or `measures` that texts such as `source(curvature = ekfac)` state.
+
+    Args:
+        spec: Whose file they may name curvatures of.
+        kind: `baselines` or `measures`.
+        texts: One for each.
+
+    Raises:
+        SpecError: With every problem found.
+    """
+    if not texts:
+        return ()
+    text = ", ".join(texts)
+    before = (
+        f"{spec.source.text}\nstudy asked_for {{\n  task digits\n  curvatures hessian\n  {kind} "
+    )
+    wrapped = Source(f"<{kind}>", f"{before}{text}\n}}")
+    found, problems = analyse(wrapped)
+    own, first = Source(wrapped.name, text), len(before)
+    if errors(problems):
+        raise SpecError(_in_text(errors(problems), wrapped, own, first))
+    parts: tuple[Part, ...] = getattr(found.studies["asked_for"], kind)
+    return tuple(
+        replace(x, span=Span(own, x.span.start - first, x.span.end - first)) for x in parts
+    )
 
 
 def _evaluation(text: str, name: str, before: str, after: str) -> Evaluation:

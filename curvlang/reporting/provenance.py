@@ -10,8 +10,8 @@ from dataclasses import asdict
 import numpy as np
 import torch
 
-from curvlang.evaluation.evaluate import Evaluated
-from curvlang.evaluation.protocol import LDS
+from curvlang.evaluation.experiment import Outcome
+from curvlang.evaluation.question import Run
 from curvlang.language import used_files
 from curvlang.language.chain import Spec
 from curvlang.models.losses.metric import Metric, query_metric
@@ -19,25 +19,16 @@ from curvlang.models.task import Task
 from curvlang.version import VERSION
 
 
-def provenance(
-    done: Evaluated,
-    spec: Spec,
-    task: Task,
-    *,
-    protocol: LDS | None,
-    metric: str | Metric,
-    seed: int,
-) -> dict[str, object]:
+def provenance(done: Outcome, spec: Spec, run: Run, metric: str | Metric) -> dict[str, object]:
     """What any evaluation leaves, from the command line or from Python.
 
     Args:
         done: The evaluation.
         spec: The spec as run.
-        task: Trained model and data, in the precision of the analysis.
-        protocol: How models were retrained; None for no LDS.
+        run: How it was run.
         metric: What the queries were asked for.
-        seed: Of sampled labels and gradients.
     """
+    task = done.bench.base.to(dtype=run.precision)
     return {
         "versions": {
             "curvlang": VERSION,
@@ -46,7 +37,7 @@ def provenance(
             "numpy": np.__version__,
         },
         "used files": used_files(spec.source),
-        "seed": seed,
+        "seed": run.seed,
         "device": str(task.device),
         "dtype": str(task.precision).removeprefix("torch."),
         "threads": torch.get_num_threads(),
@@ -55,14 +46,14 @@ def provenance(
         "inverse": done.result.inverse,
         "sweep": list(done.result.sweep),
         "metric": metric if isinstance(metric, str) else query_metric(metric, task.loss).name,
-        "protocol": None if protocol is None else asdict(protocol),
+        "protocol": None if run.protocol is None else asdict(run.protocol),
         "hashes": _hashes(done, spec, task),
         "seconds": {name: round(value, 3) for name, value in done.times.items()},
         "models": _models(done),
     }
 
 
-def _hashes(done: Evaluated, spec: Spec, task: Task) -> dict[str, str]:
+def _hashes(done: Outcome, spec: Spec, task: Task) -> dict[str, str]:
     found = {
         "spec": hashlib.sha256(spec.source.text.encode()).hexdigest(),
         "data": task.data_fingerprint(),
@@ -75,7 +66,7 @@ def _hashes(done: Evaluated, spec: Spec, task: Task) -> dict[str, str]:
     return found
 
 
-def _models(done: Evaluated) -> dict[str, int] | None:
+def _models(done: Outcome) -> dict[str, int] | None:
     if done.truth is None:
         return None
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.notebook import frame, html_table
 from curvlang.diagnostics.values import another_type
+from curvlang.evaluation.experiment import Outcome
+from curvlang.evaluation.measures.grid import MeasureTable
 from curvlang.evaluation.result import Point, Result, Step
+from curvlang.language.chain import Spec
 from curvlang.reporting.runfolder import write_run
 from curvlang.reporting.table import show, to_text
 from curvlang.reporting.view import Column, Panel, chain, curve, steps
@@ -26,7 +30,7 @@ WIDTH = 100
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Run:
+class Record:
     """What stands behind a result.
 
     Args:
@@ -35,13 +39,20 @@ class Run:
         spec_text: The spec as run.
         provenance: What would repeat the run.
         times: Seconds of each part.
+        problem: Why there are no scores.
+        others: The results under further inverses.
+        measures: Ground truths beyond the LDS by name, a table of curvatures and settings for every
+            inverse.
     """
 
-    scores: NDArray[np.float64]
+    scores: NDArray[np.float64] | None
     step_scores: Mapping[str, NDArray[np.float64]]
     spec_text: str
     provenance: Mapping[str, object]
     times: Mapping[str, float]
+    problem: SpecError | None = None
+    others: tuple[Result, ...] = ()
+    measures: Mapping[str, tuple[MeasureTable, ...]] = field(default_factory=dict)
 
     @property
     def models(self) -> Any:
@@ -56,7 +67,7 @@ class Report(Result):
     `print(report)` shows the tables of `curvlang eval`; its fields are those of `Result`.
     """
 
-    run: Run = field(kw_only=True)
+    run: Record = field(kw_only=True)
 
     def __eq__(self, other: object) -> bool:
         """Equal to a result with the same fields, whatever run stands behind either."""
@@ -68,7 +79,14 @@ class Report(Result):
 
     @property
     def scores(self) -> NDArray[np.float64]:
-        """`[Q, N]` of the curvature itself, at the setting that all steps are compared at."""
+        """`[Q, N]` of the curvature itself, at the setting that all steps are compared at.
+
+        Raises:
+            SpecError: E0506 where it has none: its inverse is refused at every setting.
+        """
+        if self.run.scores is None:
+            assert self.run.problem is not None
+            raise self.run.problem
         return self.run.scores
 
     def table(self, width: int = WIDTH) -> str:
@@ -156,9 +174,22 @@ class Report(Result):
         return "".join(_html(self))
 
 
-def report(result: Result, run: Run) -> Report:
+def report(result: Result, run: Record) -> Report:
     """A result as it shows itself."""
     return Report(**{item.name: getattr(result, item.name) for item in fields(Result)}, run=run)
+
+
+def report_of(done: Outcome, spec: Spec, left: Mapping[str, object]) -> Report:
+    """What an evaluation found, as it shows itself.
+
+    Args:
+        done: The evaluation.
+        spec: The spec as run.
+        left: What would repeat it.
+    """
+    text = spec.source.text
+    record = Record(done.scores, done.step_scores, text, left, done.times, done.problem)
+    return report(done.result, replace(record, others=done.results[1:], measures=done.measures))
 
 
 def _row(step: Step, point: Point) -> dict[str, object]:

@@ -34,7 +34,7 @@ FILES = frozenset({RESULT, SCORES, STEP_SCORES, SPEC, PROVENANCE, REPORT})
 def write_run(
     folder: str | os.PathLike[str],
     result: Result,
-    scores: Scores,
+    scores: Scores | None,
     spec_text: str,
     provenance: Mapping[str, object],
     *,
@@ -49,7 +49,7 @@ def write_run(
     Args:
         folder: Where; folders above it are made.
         result: Becomes `result.json` (schema in `docs/result.md`) and `report.html`.
-        scores: [Q, N], becomes `scores.npy`.
+        scores: [Q, N], becomes `scores.npy`; None where the curvature has none.
         spec_text: The spec as run, becomes `spec.cv`.
         provenance: Plain values, becomes `provenance.json`.
         step_scores: Scores [Q, N] by label of the step, becomes `step_scores.npz`.
@@ -64,20 +64,22 @@ def write_run(
         MachineError: E0802 where the disk is full, with what was needed and what is free.
     """
     target = Path(os.path.realpath(folder))
-    _check_scores(result, {"scores": scores, **(step_scores or {})})
+    own = {} if scores is None else {"scores": scores}
+    _check_scores(result, {**own, **(step_scores or {})})
     _check_labels(result, step_scores or {})
     report = to_html(result, spec_text=spec_text, provenance=provenance, times=times)
     contents: dict[str, Content] = {
         RESULT: dumps(result.to_json()).encode(),
-        SCORES: partial(write_npy, array=scores),
         SPEC: spec_text.encode(),
         PROVENANCE: dumps(provenance).encode(),
         REPORT: report.encode(),
     }
+    if scores is not None:
+        contents[SCORES] = partial(write_npy, array=scores)
     if step_scores:
         contents[STEP_SCORES] = partial(write_npz, arrays=step_scores)
     needed = sum(len(content) for content in contents.values() if isinstance(content, bytes))
-    needed += sum(array.nbytes for array in (scores, *(step_scores or {}).values()))
+    needed += sum(array.nbytes for array in (*own.values(), *(step_scores or {}).values()))
     with _destination(target).refusals(needed):
         _check_replaceable(target)
         write_folder(target, contents)

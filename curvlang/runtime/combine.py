@@ -8,6 +8,7 @@ has said what it wants, and nothing is added.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from curvlang.language.chain import Chain, Combination, Curvature, Solver
 from curvlang.language.sums import DECAY, states_decay, sum_text, weighted_chains
@@ -100,3 +101,29 @@ def fit_solver(
         return None if solver is None else FittedSolver(solver)
     found = fit_curvature(solver.preconditioner, task, seed=seed, progress=progress)[-1].operator
     return FittedSolver(solver, found.spectral_form() if found.spectrum_known else found)
+
+
+def fit_all(
+    curvatures: Sequence[Curvature],
+    task: Task,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[FittedStage, ...]:
+    """Several whole curvatures, their chains in one shared run over the data, each under its name.
+
+    Args:
+        curvatures: Chains and combinations.
+        task: Model, loss and data.
+        seed: Seeds the sampled labels of every pass.
+        progress: Told about every batch.
+    """
+    chains = [c for c in curvatures if isinstance(c, Chain)]
+    together = iter(fit_chains(chains, task, seed=seed, last=True, progress=progress))
+    fitted = [
+        next(together)[-1]
+        if isinstance(c, Chain)
+        else fit_combination(c, task, seed=seed, progress=progress)
+        for c in curvatures
+    ]
+    return tuple(replace(x, label=c.name) for x, c in zip(fitted, curvatures, strict=True))

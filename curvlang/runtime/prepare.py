@@ -20,6 +20,7 @@ from curvlang.compiler.planning.plan import (
     plan_of,
 )
 from curvlang.compiler.planning.planner import plan
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.language.chain import Chain
 from curvlang.models.derivatives.flops import hessian_flops, leaves_flops
 from curvlang.models.derivatives.product_methods import WORDS, hessian_way
@@ -167,6 +168,16 @@ def _in_memory(
         memory //= 4
         plans = planned(max(1, memory))
     return plans
+
+
+def has_hessian(task: Task) -> bool:
+    """Whether a task's model has second derivatives; a few examples are run."""
+    task = task.exact()
+    try:
+        hessian_way(task.model, task.loss, *task.train)
+    except SpecError:
+        return False
+    return True
 
 
 def model_flops(prepared: Prepared, task: Task) -> dict[str, int]:

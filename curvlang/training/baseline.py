@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from curvlang.models.task import Origin, Task
 from curvlang.training.built import built
 from curvlang.training.retrain import retrain
 from curvlang.training.subsets import derived_seed
+from curvlang.training.training import all_members, training_of
 
 
 def train_baseline(
@@ -28,27 +30,14 @@ def train_baseline(
         progress: Told about every epoch.
 
     Raises:
-        SpecError: E0504 where training diverges.
+        SpecError: E0503 for a task without `build` or `recipe`, E0504 where training diverges.
     """
-    assert task.build is not None
-    assert task.recipe is not None
-    recipe = task.recipe
-
-    def told(done: int, total: int) -> None:
-        if progress is not None:
-            progress("training", done, total)
-
+    training = training_of(task, all_members(task), [seed], [derived_seed(seed, 3)])
+    recipe = training.recipe
     found = retrain(
-        task.build,
-        task.loss,
-        task.train,
-        task.query,
-        torch.ones(1, task.N, dtype=torch.bool),
-        recipe,
-        [seed],
-        [derived_seed(seed, 3)],
+        training,
         keep_parameters=True,
-        progress=told,
+        progress=None if progress is None else partial(progress, "training"),
     )
     if bool(found.diverged[0]):
         first, last = (float(found.curve[0, k]) for k in (0, -1))
@@ -59,7 +48,7 @@ def train_baseline(
             "a diverged model has no influence scores",
         )
     assert found.parameters is not None
-    (model,) = built(task.build, [seed], task.train[0])
+    (model,) = built(training.build, [seed], task.train[0])
     filled = _filled(model, {n: p[0] for n, p in found.parameters.items()})
     return task.with_model(filled, _trained_by(recipe, found.curve[0]))
 
@@ -68,6 +57,19 @@ def diverged(headline: str, recipe: Recipe, note: str) -> SpecError:
     """The refusal of models whose losses grew without bound in training."""
     repair = f"lower the learning rate (`lr = {recipe.lr:g}`)"
     return refusal(Code.E0504, headline, repair, notes=(note,))
+
+
+def trained(
+    fresh: Task, seed: int = 0, progress: Callable[[str, int, int], None] | None = None
+) -> Task:
+    """A task with a trained model: one that came with parameters as it is, else trained by its recipe.
+
+    Args:
+        fresh: A task whose model is initialised.
+        seed: Of the initialisation and of the minibatches.
+        progress: Notified of every epoch.
+    """
+    return fresh if fresh.origin.trained else train_baseline(fresh, seed, progress)
 
 
 def _trained_by(recipe: Recipe, curve: torch.Tensor) -> Origin:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.execution.calls import run_model
 from curvlang.models.execution.copies import copied, unwrapped
 from curvlang.models.task import Build, MovedBuild
+from curvlang.models.tracing.independence import tolerance
 from curvlang.models.tracing.survey import check_mode
 
 _EVAL = "call `.eval()` on the model in `build`: models are trained as they are evaluated"
+_LIKE = "let `build` make the model that the task is about, untrained"
 
 
 def built(build: Build, seeds: Sequence[int], x: Tensor) -> list[nn.Module]:
@@ -89,10 +91,10 @@ def check_built(models: Sequence[nn.Module], x: Tensor) -> None:
         try:
             check_mode(model)
         except SpecError as error:
-            raise _in_build(error) from None
+            raise _in_build(error, _EVAL) from None
     model = models[0]
     first, again = _called(model, x), _called(model, x)
-    if not _close(first, again):
+    if not alike(first, again):
         raise refusal(
             Code.E0752,
             "a model of `build` gives another output when it is called again on the same input",
@@ -100,13 +102,13 @@ def check_built(models: Sequence[nn.Module], x: Tensor) -> None:
         )
     if model.training:
         with_eval = _called(copied(model).eval(), x)
-        if not _close(first, with_eval):
+        if not alike(first, with_eval):
             raise refusal(
                 Code.E0752,
                 "`build` returns a model in training mode, and its outputs depend on the mode",
                 _EVAL,
             )
-    if not _close(_called(model, x[:1]), first[:1]):
+    if not alike(_called(model, x[:1]), first[:1]):
         raise refusal(
             Code.E0752,
             "the output of a model of `build` for an example depends on the batch that it is in",
@@ -114,28 +116,29 @@ def check_built(models: Sequence[nn.Module], x: Tensor) -> None:
         )
 
 
-def _in_build(error: SpecError) -> SpecError:
+def _in_build(error: SpecError, repair: str) -> SpecError:
     """The same refusal, about the function that made the model."""
     found = error.diagnostics[0]
     headline = found.headline.replace("the model is", "`build` returns a model")
-    return refusal(Code.E0752, headline, _EVAL, notes=found.notes)
+    headline = headline.replace("the model's `forward`", "a model of `build`")
+    return refusal(Code.E0752, headline, repair, notes=found.notes)
 
 
 def _called(model: nn.Module, x: Tensor) -> Tensor:
     try:
-        with torch.no_grad():
-            found: Tensor = model(x)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise refusal(
-            Code.E0752,
-            f"a model of `build` cannot read the training inputs, of shape {list(x.shape[1:])} each",
-            "let `build` make the model that the task is about, untrained",
-            notes=(str(error).strip().partition("\n")[0],),
-        ) from error
+        found: Tensor = run_model(model, x, "train")
+    except SpecError as error:
+        raise _in_build(error, _LIKE) from error
     return found
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    """Whether two outputs are the same but for rounding."""
-    limit = 10 * torch.finfo(a.dtype).eps ** 0.5
-    return bool((a - b).norm() <= limit * torch.maximum(a.norm(), b.norm()))
+def alike(a: Tensor, b: Tensor, floor: float = 0.0) -> bool:
+    """Whether two tensors are the same but for the rounding of a deep model.
+
+    Args:
+        a: One.
+        b: The other.
+        floor: A size below which a difference says nothing.
+    """
+    size = max(float(a.norm()), float(b.norm())) + floor
+    return float((a - b).norm()) <= tolerance(b.dtype) * size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,24 +11,21 @@ from torch import Tensor, nn
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.copies import copied
-from curvlang.models.losses.loss import Loss
 from curvlang.models.losses.losses import LOSSES, CrossEntropy
-from curvlang.models.recipe import Recipe
-from curvlang.training.built import check_built
+from curvlang.models.tracing.independence import tolerance
+from curvlang.training.built import alike, check_built
 from curvlang.training.one_by_one import ModulesInTurn, OneByOne
 from curvlang.training.stacked_any import StackedModules
 from curvlang.training.stacked_mlp import StackedMLP, read_layers
+from curvlang.training.training import Pair, Training
 
 Stack = StackedMLP | StackedModules | ModulesInTurn
-Pair = tuple[Tensor, Tensor]
 
 PROBED = 4
 """Examples per model that an engine is tried on."""
 
 
-def engine(
-    models: Sequence[nn.Module], loss: Loss, recipe: Recipe, train: Pair, *, generic: bool = False
-) -> Stack:
+def engine(models: Sequence[nn.Module], training: Training, *, generic: bool = False) -> Stack:
     """The fastest engine whose gradients are those of each model by itself.
 
     Before the run two of the models are trained for a step by the engine and by a plain loop: losses
@@ -37,14 +34,13 @@ def engine(
 
     Args:
         models: Fresh models, which the engine trains.
-        loss: The loss.
-        recipe: Its optimiser takes the steps.
-        train: Training examples.
+        training: Its loss, its optimiser and its examples.
         generic: Leave the engine for perceptrons out.
 
     Raises:
         SpecError: E0403, E0408, E0410 for models that are no function of one example.
     """
+    loss, recipe, train = training.rule, training.recipe, training.train
     few = _few(train)
     check_built(models, few[0][0])
     pair = [models[0], models[-1]]
@@ -90,7 +86,7 @@ def _difference(
         said = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
         return f"`torch.func` cannot run them as one: {said}"
     for name, value in wanted.items():
-        if name in found and not _close(found[name], value, wanted):
+        if name in found and not _agree(found[name], value, wanted):
             return f"run as one, they give another {name}"
     return ""
 
@@ -119,11 +115,10 @@ def _tried(stack: Stack, few: Pair, lr: float) -> dict[str, Tensor]:
     return found
 
 
-def _close(a: Tensor, b: Tensor, whole: dict[str, Tensor]) -> bool:
+def _agree(found: Tensor, wanted: Tensor, whole: Mapping[str, Tensor]) -> bool:
     """Whether two tensors agree but for rounding, which is that of the largest of them all."""
-    if not bool(torch.isfinite(b).all()):
+    if not bool(torch.isfinite(wanted).all()):
         # A training that diverges at once does so in any engine.
         return True
-    limit = 10 * torch.finfo(b.dtype).eps ** 0.5
     largest = max(float(x.norm()) for x in whole.values() if bool(torch.isfinite(x).all()))
-    return bool((a - b).norm() <= limit * (float(b.norm()) + limit * largest))
+    return alike(found, wanted, tolerance(wanted.dtype) * largest)

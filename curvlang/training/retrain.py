@@ -10,13 +10,11 @@ from torch import Tensor
 
 from curvlang.models.execution.torch_state import settled
 from curvlang.models.losses.loss import Loss
-from curvlang.models.losses.losses import loss_named
-from curvlang.models.recipe import Recipe
-from curvlang.models.task import Build
 from curvlang.training.built import built
 from curvlang.training.engines import Stack, engine
 from curvlang.training.orders import Orders, learning_rate
 from curvlang.training.stacked_mlp import StackedMLP
+from curvlang.training.training import Training
 
 DIVERGED = 100.0
 """Growth of the loss from the first minibatch to the last epoch that is no training any more."""
@@ -46,122 +44,96 @@ class Retrained:
 
 @settled
 def retrain(
-    build: Build,
-    loss: str | Loss,
-    train: tuple[Tensor, Tensor],
-    query: tuple[Tensor, Tensor],
-    members: Tensor,
-    recipe: Recipe,
-    init_seeds: Sequence[int],
-    order_seeds: Sequence[int],
+    training: Training,
     *,
     keep_parameters: bool = False,
     progress: Progress | None = None,
     chunk: int = CHUNK,
     generic: bool = False,
-    asked: Loss | None = None,
 ) -> Retrained:
-    """Train one model per row of `members`.
+    """Train every model of a training.
 
     Args:
-        build: A fresh model for a seed.
-        loss: A loss, or its name.
-        train: Training examples `(X [N, …], y [N, …])`.
-        query: Queries.
-        members: `[M, N]` of bool: the subset of each model.
-        recipe: How to train.
-        init_seeds: Seed of each model's initialisation.
-        order_seeds: Seed of each model's minibatches.
+        training: The models, each with its subset and seeds.
         keep_parameters: Whether the trained parameters are returned.
         progress: Told about the steps done, in model-steps.
         chunk: Models in one stack.
         generic: Use the path for any module also where the faster one applies.
-        asked: What the queries are asked for in place of their loss.
 
     Returns:
         Query losses, curves, and which models diverged; one model's numbers do not depend on
         which others are trained beside it, beyond rounding.
     """
-    sizes = members.sum(1)
-    parts: dict[int, Retrained] = {}
-    rule = loss_named(loss)
-    total = len(members) * recipe.epochs
-    done = 0
+    sizes = training.members.sum(1)
+    epochs = training.recipe.epochs
+    total, done = len(sizes) * epochs, 0
+    parts: list[Retrained] = []
     order: list[Tensor] = []
     for size in sizes.unique().tolist():
         alike = (sizes == size).nonzero()[:, 0]
         for rows in alike.split(chunk):
-            told = None
-            if progress is not None:
-                told = _offset(progress, done, total, len(rows))
-            parts[len(order)] = _train_stack(
-                build,
-                rule,
-                train,
-                query,
-                members[rows],
-                recipe,
-                [init_seeds[k] for k in rows.tolist()],
-                [order_seeds[k] for k in rows.tolist()],
-                keep_parameters,
-                told,
-                generic,
-                asked,
-            )
+            told = None if progress is None else _offset(progress, done, total, len(rows))
+            stack = _Stack.of(training.rows(rows), generic)
+            parts.append(stack.trained(told, keep_parameters))
             order.append(rows)
-            done += len(rows) * recipe.epochs
-    return _in_order([parts[k] for k in range(len(order))], torch.cat(order))
+            done += len(rows) * epochs
+    return _in_order(parts, torch.cat(order))
 
 
 def _offset(progress: Progress, done: int, total: int, models: int) -> Callable[[int], None]:
     return lambda epoch: progress(done + epoch * models, total)
 
 
-def _train_stack(
-    build: Build,
-    loss: Loss,
-    train: tuple[Tensor, Tensor],
-    query: tuple[Tensor, Tensor],
-    members: Tensor,
-    recipe: Recipe,
-    init_seeds: Sequence[int],
-    order_seeds: Sequence[int],
-    keep_parameters: bool,
-    told: Callable[[int], None] | None,
-    generic: bool,
-    asked: Loss | None,
-) -> Retrained:
-    x, y = train
-    models = built(build, init_seeds, x)
-    dtype = next(p.dtype for p in models[0].parameters() if p.requires_grad)
-    names = [n for n, p in models[0].named_parameters() if p.requires_grad]
-    with torch.no_grad():
-        stack = engine(models, loss, recipe, train, generic=generic)
-    # Inference mode saves a twentieth of the time; `torch.func` does not run under it.
-    fast = isinstance(stack, StackedMLP)
-    with torch.inference_mode() if fast else torch.no_grad():
-        places = torch.stack([row.nonzero()[:, 0] for row in members.cpu()])
-        orders = Orders(places, order_seeds, recipe.batch)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stack:
+    """Models with subsets of one size, trained at once."""
+
+    training: Training
+    engine: Stack
+    names: Sequence[str]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, training: Training, generic: bool) -> _Stack:
+        models = built(training.build, training.init_seeds, training.train[0])
+        trained = {n: p for n, p in models[0].named_parameters() if p.requires_grad}
+        with torch.no_grad():
+            found = engine(models, training, generic=generic)
+        return cls(training, found, tuple(trained), next(iter(trained.values())).dtype)
+
+    def trained(self, told: Callable[[int], None] | None, keep_parameters: bool) -> Retrained:
+        # Inference mode saves a twentieth of the time; `torch.func` does not run under it.
+        fast = isinstance(self.engine, StackedMLP)
+        with torch.inference_mode() if fast else torch.no_grad():
+            curve, start = self._epochs(told)
+            query_loss = _query_losses(self.engine, self.training.asked, self.training.query)
+            diverged = ~(torch.isfinite(curve).all(1) & torch.isfinite(query_loss).all(1))
+            if start is not None:
+                diverged |= curve[:, -1] > DIVERGED * start
+            kept = self.engine.parameters(self.names) if keep_parameters else None
+        parameters = None if kept is None else {n: p.clone() for n, p in kept.items()}
+        return Retrained(query_loss.clone(), curve.clone(), diverged.clone(), parameters)
+
+    def _epochs(self, told: Callable[[int], None] | None) -> tuple[Tensor, Tensor | None]:
+        """Mean losses `[M, epochs]`, and those of the first step; None without an epoch."""
+        recipe, (x, y) = self.training.recipe, self.training.train
+        members = self.training.members.cpu()
+        places = torch.stack([row.nonzero()[:, 0] for row in members])
+        orders = Orders(places, self.training.order_seeds, recipe.batch)
         steps = orders.steps * recipe.epochs
-        curve = torch.zeros(len(models), recipe.epochs, dtype=dtype, device=x.device)
+        curve = torch.zeros(len(members), recipe.epochs, dtype=self.dtype, device=x.device)
+        start = None
         for epoch in range(recipe.epochs):
             drawn = orders.epoch().to(x.device)
             for k in range(orders.steps):
                 lr = learning_rate(recipe, epoch * orders.steps + k, steps)
-                stack.step(_rows(x, drawn[k]), _rows(y, drawn[k]), lr)
-            losses = stack.losses()
+                self.engine.step(_rows(x, drawn[k]), _rows(y, drawn[k]), lr)
+            losses = self.engine.losses()
             curve[:, epoch] = losses.mean(0)
-            if epoch == 0:
-                start = losses[0]
+            start = losses[0] if start is None else start
             if told is not None:
                 told(epoch + 1)
-        query_loss = _query_losses(stack, asked or loss, query)
-        diverged = ~(torch.isfinite(curve).all(1) & torch.isfinite(query_loss).all(1))
-        if recipe.epochs:
-            diverged |= curve[:, -1] > DIVERGED * start
-        kept = stack.parameters(names) if keep_parameters else None
-    parameters = None if kept is None else {n: p.clone() for n, p in kept.items()}
-    return Retrained(query_loss.clone(), curve.clone(), diverged.clone(), parameters)
+        return curve, start
 
 
 def _rows(x: Tensor, places: Tensor) -> Tensor:

@@ -18,12 +18,13 @@ from curvlang.attribution.curvature_free import (
     representation_cosine,
 )
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.evaluation.brittleness import flip_share, flipped, without_supporters
 from curvlang.evaluation.ground_truth import ground_truth
-from curvlang.evaluation.measures import auc, mislabel, proximal_losses
+from curvlang.evaluation.measures.brittleness import flip_share, flipped, without_supporters
+from curvlang.evaluation.measures.mislabelled import auc, mislabel
+from curvlang.evaluation.measures.proximal import proximal_losses
 from curvlang.evaluation.protocol import LDS
+from curvlang.evaluation.question import Run
 from curvlang.evaluation.statistics.spearman import spearman
-from curvlang.evaluation.study.cell import Machine
 from curvlang.evaluation.study.files import CellFolder
 from curvlang.evaluation.study.run import gather, run_missing, work_of
 from curvlang.language import loads
@@ -204,9 +205,9 @@ def test_a_study_with_baselines_and_measures(tmp_path):
         )
     )
     study = loads(text).studies["tiny_depth"]
-    machine = Machine(torch.device("cpu"), torch.float64, Cache(tmp_path / "cache"))
+    machine = Run(cache=Cache(tmp_path / "cache"))
     store, work = CellFolder(tmp_path), work_of(study, machine)
-    run_missing(study, work, store, machine)
+    run_missing(work, store, machine)
     result = gather(study, work, CellFolder(tmp_path))
     group = result.groups[0]
     assert [r.label for r in group.rows][-2:] == ["gradient_cosine", "projected_ensemble"]

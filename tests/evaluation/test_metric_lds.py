@@ -14,6 +14,7 @@ from curvlang.storage.cache import Cache
 from curvlang.training.baseline import train_baseline
 from curvlang.training.retrain import retrain
 from curvlang.training.subsets import derived_seed
+from curvlang.training.training import Training
 from tests.models.support import assert_different, assert_equal, assert_refused
 from tests.small import network
 
@@ -59,11 +60,7 @@ def test_outcomes_are_the_metric_of_the_retrained_models(metric, generic, tmp_pa
         monkeypatch.setattr(engines, "read_layers", lambda model: None)
     protocol = cv.LDS(subsets=3, retrains=1)
     truth = ground_truth(task, protocol, 0, metric=metric, cache=Cache(tmp_path))
-    found = retrain(
-        task.build, task.loss, task.train, task.query, truth.kept, task.recipe,
-        [derived_seed(0, 1, k, 0) for k in range(3)], [derived_seed(0, 2, k, 0) for k in range(3)],
-        keep_parameters=True,
-    )  # fmt: skip
+    found = retrain(Training(task.build, task.loss, task.train, task.query, truth.kept, task.recipe, [derived_seed(0, 1, k, 0) for k in range(3)], [derived_seed(0, 2, k, 0) for k in range(3)]), keep_parameters=True)  # fmt: skip
     for k in range(3):
         state = {name: p[k] for name, p in found.parameters.items()}
         f = torch.func.functional_call(task.model, state, (task.query[0],)).detach()

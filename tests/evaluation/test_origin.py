@@ -105,10 +105,20 @@ def test_the_final_training_loss_is_that_of_the_last_epoch(folder):
     assert not task.origin.trained
     from curvlang.training.retrain import retrain
     from curvlang.training.subsets import derived_seed
+    from curvlang.training.training import Training
 
     whole = torch.ones(1, task.N, dtype=torch.bool)
     curve = retrain(
-        task.build, task.loss, task.train, task.query, whole, task.recipe, [0], [derived_seed(0, 3)]
+        Training(
+            task.build,
+            task.loss,
+            task.train,
+            task.query,
+            whole,
+            task.recipe,
+            [0],
+            [derived_seed(0, 3)],
+        )
     ).curve
     assert found == f"{float(curve[0, -1]):.3g}"
 

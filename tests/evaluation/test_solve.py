@@ -237,10 +237,12 @@ def test_long_solves_are_run_only_where_the_spec_asks(monkeypatch):
     """The limits are made small: every stage is known by products, and too long."""
     from curvlang.evaluation import fidelity as chain
     from curvlang.runtime import combine
+    from curvlang.runtime.limits import planned
 
     some = small()
-    fit = combine.fit_chains
+    fit, prepare = combine.fit_chains, planned.prepare
     monkeypatch.setattr(combine, "fit_chains", lambda *a, **k: fit(*a, **{**k, "dense": 1}))
+    monkeypatch.setattr(planned, "prepare", lambda *a, **k: prepare(*a, **{**k, "dense": 1}))
     monkeypatch.setattr(chain, "UNASKED", 1.0)
     with pytest.raises(SpecError, match=r"E0506.*`ggn`.*ask for it by a line `solve cg`"):
         cv.evaluate("ggn", some)

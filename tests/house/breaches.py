@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 BREACHES: dict[str, set[str]] = {
-    "no file twice in a room": {
-        "curvlang.evaluation.result and curvlang.evaluation.study.result",
-    },
     "at most 6 parameters": {
         "curvlang.compiler.planning.planner._blocks",
         "curvlang.compiler.planning.planner.plan",
-        "curvlang.evaluation.evaluate.evaluate_curvature",
-        "curvlang.evaluation.ground_truth._train_missing",
-        "curvlang.evaluation.steps.steps_of",
         "curvlang.reporting.runfolder.write_run",
         "curvlang.runtime.combine.fit_combination",
         "curvlang.runtime.fit._one_pass",
         "curvlang.runtime.fit.fit_chains",
         "curvlang.runtime.prepare.prepare",
-        "curvlang.training.retrain._train_stack",
-        "curvlang.training.retrain.retrain",
-    },
-    "no function above 60 lines": {
-        "curvlang.evaluation.evaluate.evaluate_curvature",
     },
     "plain words": {
         "curvlang/attribution/factored.py: is asked of",
@@ -51,14 +40,9 @@ BREACHES: dict[str, set[str]] = {
         "curvlang/editors/reading.py: is no",
         "curvlang/editors/symbols.py: is no",
         "curvlang/evaluation/errors.py: is no",
-        "curvlang/evaluation/evaluate.py: Told",
-        "curvlang/evaluation/evaluate.py: asked for their",
-        "curvlang/evaluation/evaluate.py: stands in front of",
         "curvlang/evaluation/ground_truth.py: Told",
         "curvlang/evaluation/ground_truth.py: is no",
         "curvlang/evaluation/left_out.py: nobody",
-        "curvlang/evaluation/measures.py: anew",
-        "curvlang/evaluation/measures.py: are no",
         "curvlang/evaluation/result_file.py: is no",
         "curvlang/evaluation/steps.py: that of the blocks where there are",
         "curvlang/evaluation/study/run.py: Told",
@@ -137,7 +121,6 @@ BREACHES: dict[str, set[str]] = {
         "docs/architecture.md: are no",
         "docs/architecture.md: is asked of",
         "docs/architecture.md: nobody",
-        "docs/architecture.md: stands behind",
         "docs/diagnostics/E0202.md: stands in front of",
         "docs/diagnostics/E0218.md: is no",
         "docs/diagnostics/E0231.md: is no",

@@ -50,7 +50,7 @@ ROOMS = (
          "the training"),
     Room(6, "testing", "public Hypothesis strategies and laws"),
     Room(7, "evaluation", "one engine: errors, ground truth, LDS, comparisons; studies",
-         ("statistics", "study")),
+         ("measures", "statistics", "study")),
     Room(7, "costs", "what a run will take and what it took"),
     Room(8, "reporting", "tables, figures, HTML", ("figures", "study")),
     Room(9, "facade", "everything that a user imports; `curvlang/__init__.py` names it"),

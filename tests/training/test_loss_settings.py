@@ -9,6 +9,7 @@ from curvlang.models.builtin import task_from
 from curvlang.models.losses.losses import CrossEntropy
 from curvlang.models.recipe import Recipe
 from curvlang.training.retrain import retrain
+from curvlang.training.training import Training
 from tests.models.support import assert_different, assert_equal
 from tests.oracles import dense
 from tests.small import network
@@ -45,10 +46,7 @@ def test_retraining_minimises_the_loss_with_its_settings():
     members = torch.ones(2, 12, dtype=torch.bool)
 
     def retrained(loss):
-        return retrain(
-            lambda seed: network([3, 4, 3], seed=seed), loss, (X, y), (X, y), members, recipe,
-            [0, 1], [0, 1], keep_parameters=True,
-        ).parameters["0.weight"]  # fmt: skip
+        return retrain(Training(lambda seed: network([3, 4, 3], seed=seed), loss, (X, y), (X, y), members, recipe, [0, 1], [0, 1]), keep_parameters=True).parameters["0.weight"]  # fmt: skip
 
     model = network([3, 4, 3], seed=0)
     step = torch.optim.SGD(model.parameters(), lr=0.1)

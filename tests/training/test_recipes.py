@@ -16,6 +16,7 @@ from curvlang.language.registry.kinds import words_of
 from curvlang.models.losses.losses import loss_named
 from curvlang.training.orders import learning_rate
 from curvlang.training.retrain import retrain
+from curvlang.training.training import Training
 from tests.training.test_retrain import data, reference_loop
 from tests.training.test_retrain_grid import builder, subsets
 
@@ -48,10 +49,7 @@ def test_equals_the_loop(optimiser, schedule, warmup, clip, generic):
     recipe = replace(recipe, **options)
     members = subsets((17, 9))
     seeds = [0, 1]
-    found = retrain(
-        build, "cross_entropy", train, query, members, recipe, seeds, seeds,
-        generic=generic, keep_parameters=True,
-    )  # fmt: skip
+    found = retrain(Training(build, "cross_entropy", train, query, members, recipe, seeds, seeds), generic=generic, keep_parameters=True)  # fmt: skip
     for k in seeds:
         curve, model = reference_loop(build, "cross_entropy", train, members[k], recipe, k, k)
         assert float((found.curve[k] - curve).abs().max()) <= CLOSE
@@ -71,7 +69,9 @@ def test_the_options_matter():
     ][:4] + [*OPTIMISERS.values()][1:]  # fmt: skip
     outcomes = [
         retrain(
-            build, "cross_entropy", train, query, subsets((17,)), replace(base, **c), [0], [0]
+            Training(
+                build, "cross_entropy", train, query, subsets((17,)), replace(base, **c), [0], [0]
+            )
         ).query_loss
         for c in changes
     ]
@@ -110,7 +110,9 @@ def test_a_stack_of_any_modules_trains_alike():
     recipe = cv.Recipe(0.01, batch=4, epochs=2, optimiser="adam", clip=1.0)
     members = subsets((17, 9))
     train, query = (X, y), (X[:4], y[:4])
-    found = retrain(Tokens, "cross_entropy", train, query, members, recipe, [0, 1], [0, 1])
+    found = retrain(
+        Training(Tokens, "cross_entropy", train, query, members, recipe, [0, 1], [0, 1])
+    )
     for k in (0, 1):
         curve, _ = reference_loop(Tokens, "cross_entropy", train, members[k], recipe, k, k)
         assert float((found.curve[k] - curve).abs().max()) <= CLOSE

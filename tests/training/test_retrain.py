@@ -19,6 +19,7 @@ from curvlang.training.one_by_one import OneByOne
 from curvlang.training.orders import epoch_order, learning_rate, steps_per_epoch
 from curvlang.training.retrain import retrain
 from curvlang.training.subsets import draw_subsets
+from curvlang.training.training import Training
 from tests.small import targets
 
 EXACT = 1e-9  # float64, the same products in another order
@@ -84,7 +85,7 @@ def test_equals_the_loop(loss, activation, generic):
     for k, size in enumerate((17, 9, 17)):
         members[k, torch.randperm(30, generator=torch.Generator().manual_seed(k))[:size]] = True
     found = retrain(
-        build, loss, train, query, members, recipe, [1, 2, 3], [4, 5, 6], generic=generic
+        Training(build, loss, train, query, members, recipe, [1, 2, 3], [4, 5, 6]), generic=generic
     )
     for k in range(3):
         curve, model = reference_loop(build, loss, train, members[k], recipe, k + 1, k + 4)
@@ -102,7 +103,7 @@ def test_no_momentum_no_bias_one_short_batch():
     members = torch.zeros(1, 30, dtype=torch.bool)
     members[0, :5] = True
     recipe = cv.Recipe(lr=0.1, batch=32, epochs=4, schedule="constant")
-    found = retrain(build, "cross_entropy", train, query, members, recipe, [0], [0])
+    found = retrain(Training(build, "cross_entropy", train, query, members, recipe, [0], [0]))
     curve, _ = reference_loop(build, "cross_entropy", train, members[0], recipe, 0, 0)
     assert float((found.curve[0] - curve).abs().max()) <= EXACT
 
@@ -195,9 +196,9 @@ def test_slow_models_are_kept_unit_by_unit(tmp_path, monkeypatch):
     stacks = []
     from curvlang.evaluation import ground_truth as module
 
-    def counted(*args, **kwargs):
-        stacks.append(len(args[4]))
-        return retrain(*args, **kwargs)
+    def counted(training, **kwargs):
+        stacks.append(len(training.members))
+        return retrain(training, **kwargs)
 
     monkeypatch.setattr(module, "retrain", counted)
     ground_truth(small_task(), cv.LDS(subsets=60, retrains=1), 0, cache=Cache(tmp_path / "fast"))
@@ -289,7 +290,9 @@ def test_models_that_do_not_stack_are_trained_one_by_one(kind, optimiser):
     kept = draw_subsets(len(train[0]), 3, 0.5, 0)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        found = retrain(build, "cross_entropy", train, query, kept, recipe, [1, 2, 3], [4, 5, 6])
+        found = retrain(
+            Training(build, "cross_entropy", train, query, kept, recipe, [1, 2, 3], [4, 5, 6])
+        )
     reasons = [str(w.message) for w in said if w.category is OneByOne]
     assert len(reasons) == (kind == "branch")
     assert all("one by one" in reason and "data-dependent" in reason for reason in reasons)

@@ -15,6 +15,7 @@ from curvlang.models.losses.losses import CrossEntropy, loss_named
 from curvlang.storage.cache import Cache
 from curvlang.training.retrain import retrain
 from curvlang.training.subsets import derived_seed
+from curvlang.training.training import Training
 from tests.training.test_retrain import EXACT, data, reference_loop
 
 LOSSES = ["cross_entropy", "mse", "bce_with_logits"]
@@ -49,7 +50,7 @@ def test_equals_the_loop_everywhere(loss, hidden, bias, momentum, decay, schedul
     members = subsets()
     recipe = cv.Recipe(0.05, momentum, 4, 2, schedule, decay)
     seeds = range(len(members))
-    found = retrain(build, loss, train, query, members, recipe, [*seeds], [*seeds])
+    found = retrain(Training(build, loss, train, query, members, recipe, [*seeds], [*seeds]))
     for k in seeds:
         curve, model = reference_loop(build, loss, train, members[k], recipe, k, k)
         assert float((found.curve[k] - curve).abs().max()) <= EXACT
@@ -66,14 +67,16 @@ def test_neighbours_and_chunks_do_not_matter(generic):
 
     def outcome(rows, chunk):
         return retrain(
-            build,
-            "cross_entropy",
-            train,
-            query,
-            members[rows],
-            recipe,
-            [seeds[k] for k in rows],
-            [seeds[k] + 50 for k in rows],
+            Training(
+                build,
+                "cross_entropy",
+                train,
+                query,
+                members[rows],
+                recipe,
+                [seeds[k] for k in rows],
+                [seeds[k] + 50 for k in rows],
+            ),
             chunk=chunk,
             generic=generic,
             keep_parameters=True,
@@ -101,7 +104,7 @@ def test_float32_curves_stay_within_what_is_promised():
     )
     recipe = cv.Recipe(0.05, 0.0, 4, 40)
     members = subsets((16, 16))
-    found = retrain(build, "cross_entropy", train, query, members, recipe, [0, 1], [0, 1])
+    found = retrain(Training(build, "cross_entropy", train, query, members, recipe, [0, 1], [0, 1]))
     for k in range(2):
         curve, _ = reference_loop(build, "cross_entropy", train, members[k], recipe, k, k)
         assert float((found.curve[k] - curve).abs().max()) <= 1e-4
@@ -185,14 +188,16 @@ def test_no_epochs_leave_the_initial_models(tmp_path):
     build = builder([3], True)
     task = task_of(build, recipe=cv.Recipe(epochs=0))
     found = retrain(
-        build,
-        task.loss,
-        task.train,
-        task.query,
-        torch.ones(2, 20).bool(),
-        task.recipe,
-        [4, 5],
-        [0, 0],
+        Training(
+            build,
+            task.loss,
+            task.train,
+            task.query,
+            torch.ones(2, 20).bool(),
+            task.recipe,
+            [4, 5],
+            [0, 0],
+        )
     )
     assert found.curve.shape == (2, 0)
     assert not bool(found.diverged.any())
@@ -208,9 +213,11 @@ def test_divergence_is_found_whether_it_overflows_or_not(lr, loss):
     build, (train, query) = builder([], False), data(loss)
     recipe = cv.Recipe(lr, batch=10, epochs=4, schedule="constant")
     members = torch.ones(2, 30, dtype=torch.bool)
-    found = retrain(build, loss, train, query, members, recipe, [0, 1], [0, 1])
+    found = retrain(Training(build, loss, train, query, members, recipe, [0, 1], [0, 1]))
     assert bool(found.diverged.all())
     fine = retrain(
-        build, loss, train, query, members, cv.Recipe(0.05, batch=10, epochs=4), [0, 1], [0, 1]
+        Training(
+            build, loss, train, query, members, cv.Recipe(0.05, batch=10, epochs=4), [0, 1], [0, 1]
+        )
     )
     assert not bool(fine.diverged.any())

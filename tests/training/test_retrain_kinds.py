@@ -20,6 +20,7 @@ from curvlang.training.one_by_one import ModulesInTurn, OneByOne
 from curvlang.training.retrain import retrain
 from curvlang.training.stacked_any import StackedModules
 from curvlang.training.stacked_mlp import StackedMLP
+from curvlang.training.training import Training
 from tests.training.test_retrain import reference_loop
 
 EXACT = 1e-8  # float64, the same sums in another order, over eight steps
@@ -315,7 +316,8 @@ def trained(build, recipe, members=None):
     train, query = data()
     members = torch.ones(2, 16, dtype=torch.bool) if members is None else members
     return retrain(
-        build, "cross_entropy", train, query, members, recipe, [1, 2], [3, 4], keep_parameters=True
+        Training(build, "cross_entropy", train, query, members, recipe, [1, 2], [3, 4]),
+        keep_parameters=True,
     )
 
 
@@ -343,6 +345,10 @@ def test_equals_the_plain_loop(make, optimiser):
                 assert float((found.parameters[name][k] - parameter.detach()).abs().max()) <= EXACT
 
 
+def engine_for(models, loss, train):
+    return engine(models, Training(plain, loss, train, train, None, RECIPES["sgd"], [], []))
+
+
 @pytest.mark.parametrize(
     ("make", "wanted"),
     [
@@ -360,7 +366,7 @@ def test_equals_the_plain_loop(make, optimiser):
 @pytest.mark.filterwarnings("ignore::curvlang.training.one_by_one.OneByOne")
 def test_the_fast_engine_takes_what_it_knows_and_nothing_else(make, wanted):
     models = [seeded(make)(seed) for seed in (1, 2)]
-    found = engine(models, loss_named("cross_entropy"), RECIPES["sgd"], data()[0])
+    found = engine_for(models, "cross_entropy", data()[0])
     assert type(found) is wanted
 
 
@@ -374,7 +380,7 @@ def test_a_wrong_fast_engine_is_found_out(monkeypatch):
 
     monkeypatch.setattr(StackedMLP, "_forward", wrong)
     models = [seeded(plain)(seed) for seed in (1, 2)]
-    found = engine(models, loss_named("cross_entropy"), RECIPES["sgd"], data()[0])
+    found = engine_for(models, "cross_entropy", data()[0])
     assert type(found) is StackedModules
 
 
@@ -382,7 +388,7 @@ def test_a_hook_on_all_modules_is_seen():
     handle = nn.modules.module.register_module_forward_hook(lambda m, args, out: out * 0.9)
     try:
         models = [seeded(plain)(seed) for seed in (1, 2)]
-        assert type(engine(models, loss_named("mse"), RECIPES["sgd"], one_hot())) is StackedModules
+        assert type(engine_for(models, "mse", one_hot())) is StackedModules
     finally:
         handle.remove()
 
@@ -449,7 +455,11 @@ def normalising():
         (OwnMode, "E0752", "its outputs depend on the mode"),
         (Noisy, "E0752", "another output when it is called again"),
         (Centred, "E0752", "depends on the batch"),
-        (lambda: nn.Linear(7, 3), "E0752", "cannot read the training inputs"),
+        (
+            lambda: nn.Linear(7, 3),
+            "E0752",
+            "a model of `build` raises `RuntimeError` on the inputs of `train`",
+        ),
         (lambda: None, "E0752", "returned a `NoneType`"),
     ],
 )

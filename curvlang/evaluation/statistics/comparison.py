@@ -40,7 +40,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Resampled:
+class ScoreSamples:
     """A score under resampling: subsets and queries `[B]`, subsets alone `[B]`, each query's `[Q]`.
 
     Differences of scores are differences of all three.
@@ -50,8 +50,8 @@ class Resampled:
     subsets: Tensor
     queries: Tensor
 
-    def __sub__(self, other: Resampled) -> Resampled:
-        return Resampled(
+    def __sub__(self, other: ScoreSamples) -> ScoreSamples:
+        return ScoreSamples(
             self.both - other.both, self.subsets - other.subsets, self.queries - other.queries
         )
 
@@ -134,7 +134,7 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scored:
+class Score:
     """A method's LDS, the mean over models: the estimate, its resamples, the λ it was taken at.
 
     `between` is what drawing models adds to each resample, `[B]`.
@@ -142,18 +142,18 @@ class Scored:
 
     name: str
     estimate: float
-    within: Resampled
+    within: ScoreSamples
     between: Tensor
     at: float | None = None
 
     @property
     def values(self) -> Tensor:
-        """Resampled values `[B]` over models, subsets and queries."""
+        """ScoreSamples values `[B]` over models, subsets and queries."""
         return self.within.corrected() + self.between
 
-    def __sub__(self, other: Scored) -> Scored:
+    def __sub__(self, other: Score) -> Score:
         """The paired difference."""
-        return Scored(
+        return Score(
             f"{self.name} - {other.name}",
             self.estimate - other.estimate,
             self.within - other.within,
@@ -165,7 +165,7 @@ class Scored:
         return Interval(self.estimate, *percentile_interval(self.values, level))
 
 
-def all_pairs(methods: Sequence[Scored], level: float = LEVEL) -> tuple[Pair, ...]:
+def all_pairs(methods: Sequence[Score], level: float = LEVEL) -> tuple[Pair, ...]:
     """Every pair of methods, in the order given, corrected together."""
     pairs = list(combinations(methods, 2))
     found = [first - second for first, second in pairs]

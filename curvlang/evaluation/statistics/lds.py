@@ -185,10 +185,3 @@ def bootstrap_parts(
         out[:, rows] = (values * weight).sum(2)
         alone[:, rows] = values.mean(2)
     return out, alone
-
-
-def verdict(difference: Tensor, estimate: float, level: float) -> tuple[Interval, str]:
-    """A paired difference's interval, and in words what it allows to say."""
-    low, high = percentile_interval(difference, level)
-    word = "better" if low > 0 else "worse" if high < 0 else "cannot be told apart"
-    return Interval(estimate, low, high), word

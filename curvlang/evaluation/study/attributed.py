@@ -46,7 +46,7 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class Attributed:
+class Attribution:
     """A query with its most helpful and most harmful training examples under one curvature."""
 
     curvature: str
@@ -56,14 +56,14 @@ class Attributed:
     harmful: tuple[Image, ...]
 
 
-def attributed(
+def attributions(
     curvature: str,
     damping: float | None,
     scores: Tensor,
     quality: NDArray[np.float32],
     task: Task,
     seen: tuple[Tensor, Tensor],
-) -> tuple[Attributed, ...]:
+) -> tuple[Attribution, ...]:
     """The queries with the largest LDS, the best first, then those with the smallest, the worst last.
 
     Args:
@@ -80,7 +80,7 @@ def attributed(
     chosen = list(dict.fromkeys([*order[:count], *order[len(order) - count :]]))
     train, query = seen
     return tuple(
-        Attributed(
+        Attribution(
             curvature,
             damping,
             _image(q, float(quality[q]), query, task.query[1]),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.result_file import decode, dumps
-from curvlang.evaluation.study.result import CellFound
+from curvlang.evaluation.study.study_result import Cell
 from curvlang.storage.arrays import write_npz
 from curvlang.storage.atomic import Destination, write
 
@@ -35,9 +35,9 @@ class CellFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(os.path.realpath(folder)) / CELLS
         self.damaged: list[str] = []
-        self._held: dict[str, tuple[CellFound, Values]] = {}
+        self._held: dict[str, tuple[Cell, Values]] = {}
 
-    def get(self, key: str) -> tuple[CellFound, Values] | None:
+    def get(self, key: str) -> tuple[Cell, Values] | None:
         """A finished cell, or None where it is absent or damaged."""
         if key not in self._held:
             found = self._read(key)
@@ -46,7 +46,7 @@ class CellFolder:
             self._held[key] = found
         return self._held[key]
 
-    def put(self, key: str, cell: CellFound, values: Values) -> None:
+    def put(self, key: str, cell: Cell, values: Values) -> None:
         """Keep a cell: first its arrays, then the file that names their checksum."""
         buffer = io.BytesIO()
         write_npz(buffer, values)
@@ -56,7 +56,7 @@ class CellFolder:
         write_file(self.folder / f"{key}.json", dumps(content).encode())
         self._held[key] = (cell, values)
 
-    def _read(self, key: str) -> tuple[CellFound, Values] | None:
+    def _read(self, key: str) -> tuple[Cell, Values] | None:
         place = self.folder / f"{key}.json"
         try:
             text = place.read_text("utf-8")
@@ -67,7 +67,7 @@ class CellFolder:
             content = json.loads(text)
             if hashlib.sha256(arrays).hexdigest() != content["arrays"]:
                 raise ValueError("checksum")
-            cell = decode(CellFound, content["cell"])
+            cell = decode(Cell, content["cell"])
             with np.load(io.BytesIO(arrays), allow_pickle=False) as held:
                 values = {name: held[name] for name in held.files}
         except (ValueError, KeyError, TypeError, SpecError):
@@ -77,7 +77,7 @@ class CellFolder:
         return cell, values
 
 
-def _json(cell: CellFound) -> object:
+def _json(cell: Cell) -> object:
     from dataclasses import asdict
 
     return asdict(cell)

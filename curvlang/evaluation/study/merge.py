@@ -15,13 +15,13 @@ from curvlang.evaluation.errors import shares
 from curvlang.evaluation.result import Point, Result, Step
 from curvlang.evaluation.statistics.comparison import (
     Pair,
-    Resampled,
-    Scored,
+    Score,
+    ScoreSamples,
     all_pairs,
     between_models,
 )
 from curvlang.evaluation.statistics.interval import Interval
-from curvlang.evaluation.study.result import CellFound, Group, Measured, Row, Share, Spot
+from curvlang.evaluation.study.study_result import Cell, Group, Measure, Row, Share, Spot
 
 Values = Mapping[str, NDArray[np.float32]]
 
@@ -36,12 +36,12 @@ class _Stack:
 
     results: Sequence[Result]
     estimates: NDArray[np.float64] | None
-    within: Resampled | None
+    within: ScoreSamples | None
     between: Tensor | None
     shared: int
     path: int
 
-    def scored(self, method: int, setting: int) -> Scored | None:
+    def scored(self, method: int, setting: int) -> Score | None:
         """The LDS of a method at a setting with its resamples."""
         if self.estimates is None or self.within is None or self.between is None:
             return None
@@ -50,10 +50,10 @@ class _Stack:
             return None
         step, w = self.results[0].steps[method], self.within
         at = (method, setting)
-        return Scored(
+        return Score(
             step.label,
             estimate,
-            Resampled(w.both[at], w.subsets[at], w.queries[at]),
+            ScoreSamples(w.both[at], w.subsets[at], w.queries[at]),
             self.between[at],
             step.points[setting].damping,
         )
@@ -65,7 +65,7 @@ class _Stack:
         return int(np.nanargmax(self.estimates[method]))
 
 
-def merge(cells: Sequence[tuple[CellFound, Values]], path: int, inverse: int) -> Group:
+def merge(cells: Sequence[tuple[Cell, Values]], path: int, inverse: int) -> Group:
     """One group from the models of a cell, all with the same values.
 
     Args:
@@ -118,14 +118,19 @@ def _stack(results: Sequence[Result], values: Sequence[Values], inverse: int, pa
         torch.from_numpy(np.stack([v[f"{name}-{inverse}"] for v in values])).double()
         for name in ("both", "subsets", "queries")
     )
-    within = Resampled(both.mean(0), subsets.mean(0), queries.mean(0))
+    within = ScoreSamples(both.mean(0), subsets.mean(0), queries.mean(0))
     return _Stack(results, estimates, within, between_models(both), shared, path)
 
 
-def _measured(cells: Sequence[CellFound], name: str, inverse: int) -> Measured:
+def _measured(cells: Sequence[Cell], name: str, inverse: int) -> Measure:
     tables = [cell.measures[name][inverse] for cell in cells]
-    rows = [list(zip(*rows, strict=True)) for rows in zip(*tables, strict=True)]
-    return Measured(name, tuple(tuple(_mean_interval(x) for x in row) for row in rows))
+    values = [table.values for table in tables]
+    rows = [list(zip(*rows, strict=True)) for rows in zip(*values, strict=True)]
+    return Measure(
+        name,
+        tuple(tuple(_mean_interval(x) for x in row) for row in rows),
+        tuple(dict.fromkeys(note for table in tables for note in table.notes)),
+    )
 
 
 def _pairs(stack: _Stack) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
@@ -140,7 +145,7 @@ def _pairs(stack: _Stack) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
     return all_pairs(shared), all_pairs(best)
 
 
-def _row(stack: _Stack, method: int, cells: Sequence[CellFound]) -> Row:
+def _row(stack: _Stack, method: int, cells: Sequence[Cell]) -> Row:
     steps = [r.steps[method] for r in stack.results]
     step = steps[0]
     forwards = [s.forward for s in steps if s.forward is not None]
@@ -167,10 +172,17 @@ def _spot(stack: _Stack, method: int, setting: int, points: Sequence[Point]) -> 
         inverse=_mean([p.inverse for p in points]),
         influence=_mean([p.influence for p in points]),
         cosine=_mean([p.cosine for p in points]),
-        lds=None if scored is None else _possible(scored.interval()),
+        lds=_lds(scored, points),
         per_seed=tuple(seeds) if len(seeds) == len(points) else (),
         note="; ".join(dict.fromkeys(p.note for p in points if p.note)),
     )
+
+
+def _lds(scored: Score | None, points: Sequence[Point]) -> Interval | None:
+    """Of one model its own interval, as `curvlang eval` prints it; of several that of their mean."""
+    if scored is None or len(points) == 1:
+        return points[0].lds
+    return _possible(scored.interval())
 
 
 def _possible(lds: Interval) -> Interval:
@@ -210,7 +222,7 @@ def _path(stack: _Stack, measure: Callable[[Step], float | None]) -> list[float 
     return list(shares(means))
 
 
-def _change(before: Scored | None, after: Scored | None) -> Interval | None:
+def _change(before: Score | None, after: Score | None) -> Interval | None:
     if before is None or after is None:
         return None
     return (after - before).interval()

@@ -15,18 +15,20 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Interrupted
 from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.ground_truth import loss_values
-from curvlang.evaluation.protocol import LDS, SWEEP, protocol_from
-from curvlang.evaluation.study.cell import Machine, run_cell
+from curvlang.evaluation.protocol import LDS, protocol_from
+from curvlang.evaluation.question import Question, Run, question_of_study
+from curvlang.evaluation.study.cell import check_cell, run_cell
 from curvlang.evaluation.study.merge import merge
-from curvlang.evaluation.study.result import CellFound, FirstModel, StudyResult
+from curvlang.evaluation.study.study_result import Cell, FirstModel, StudyResult
 from curvlang.language import default_inverse
 from curvlang.language.chain import Chain, Curvature, Part, Study, StudyCell
 from curvlang.language.law import sampled
 from curvlang.models.losses.draws import VERSION as DRAWS
+from curvlang.models.losses.metric import query_metric
 from curvlang.models.task import Task
 from curvlang.version import VERSION
 
-SCHEMA = "study-cell-3"
+SCHEMA = "study-cell-4"
 """Changes whenever the same key would mean other numbers."""
 
 Values = Mapping[str, NDArray[np.float32]]
@@ -35,10 +37,10 @@ Values = Mapping[str, NDArray[np.float32]]
 class Store(Protocol):
     """Where finished cells are kept by name, each written whole or not at all."""
 
-    def get(self, key: str) -> tuple[CellFound, Values] | None:
+    def get(self, key: str) -> tuple[Cell, Values] | None:
         """A finished cell, or None."""
 
-    def put(self, key: str, cell: CellFound, values: Values) -> None:
+    def put(self, key: str, cell: Cell, values: Values) -> None:
         """Keep a cell."""
 
 
@@ -52,6 +54,11 @@ class Work:
     protocol: LDS | None
     key: str
     truth: str
+    question: Question
+
+    def run(self, how: Run) -> Run:
+        """How this model is trained and evaluated."""
+        return _seeded(how, self.seed, self.protocol)
 
     @property
     def title(self) -> str:
@@ -89,16 +96,26 @@ def quick(study: Study) -> Study:
     return replace(study, seeds=study.seeds[:1])
 
 
-def work_of(study: Study, machine: Machine, *, small: bool = False) -> tuple[Work, ...]:
-    """Every model of every cell, those with the same ground truth next to each other."""
+def work_of(study: Study, run: Run, *, small: bool = False, **changes: Any) -> tuple[Work, ...]:
+    """Every model of every cell, those with the same ground truth next to each other.
+
+    Args:
+        study: The study.
+        run: How cells are run.
+        small: A small protocol.
+        **changes: Fields of the questions (`evaluation.question.Question`) that the language has no
+            words for.
+    """
     found = []
     for place, cell in enumerate(study.cells):
+        question = question_of_study(study, cell.task, **changes)
         protocol = None if cell.lds is None else protocol_from(cell.lds)
         if protocol is not None and small:
             protocol = protocol.quick()
         for seed in study.seeds:
-            key = _key(study, cell, seed, protocol, machine)
-            found.append(Work(place, cell, seed, protocol, key, _truth(cell, seed, protocol)))
+            key = _key(question, cell, _seeded(run, seed, protocol))
+            truth = _truth(cell, seed, protocol)
+            found.append(Work(place, cell, seed, protocol, key, truth, question))
     return tuple(found)
 
 
@@ -111,20 +128,26 @@ def part(work: Sequence[Work], shard: Shard | None) -> tuple[Work, ...]:
     return tuple(w for w in work if w.truth in mine)
 
 
-Told = Callable[[int, int, Work, CellFound | None], None]
+Told = Callable[[int, int, Work, Cell | None], None]
 """Told which of how many is about to run (no cell yet), and again with what was found."""
 
 
 def run_missing(
-    study: Study,
     work: Sequence[Work],
     store: Store,
-    machine: Machine,
+    run: Run,
     *,
     told: Told | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
 ) -> int:
     """Run what the store does not hold; every finished cell is kept at once.
+
+    All that can be refused is refused before the first model is trained.
+
+    Args:
+        work: Cells of a study.
+        store: Where finished cells are.
+        run: How cells are run; each has its own seed and protocol.
+        told: Notified before each cell and after it.
 
     Returns:
         How many cells were run.
@@ -133,11 +156,13 @@ def run_missing(
         Interrupted: On Ctrl-C, with what is kept.
     """
     missing = [w for w in work if store.get(w.key) is None]
+    for item in {w.place: w for w in reversed(missing)}.values():
+        check_cell(item.question, item.cell, item.run(run))
     for k, item in enumerate(missing):
         if told is not None:
             told(k, len(missing), item, None)
         try:
-            cell, values = run_cell(study, item.cell, item.seed, item.protocol, machine, progress)
+            cell, values = run_cell(item.question, item.cell, item.run(run))
         except KeyboardInterrupt as error:
             kept = len(work) - len(missing) + k
             raise Interrupted(f"{kept} of {len(work)} cells of the study are kept") from error
@@ -186,33 +211,35 @@ def gather(
     )
 
 
-def _key(study: Study, cell: StudyCell, seed: int, protocol: LDS | None, machine: Machine) -> str:
+def _seeded(run: Run, seed: int, protocol: LDS | None) -> Run:
+    return replace(run, setup=replace(run.setup, seed=seed), protocol=protocol)
+
+
+def _key(question: Question, cell: StudyCell, run: Run) -> str:
     """All that decides a cell's numbers, and nothing else: not the other cells, not the seeds."""
+    fresh, metric = run.fresh(cell.task), question.metric
+    name = metric if isinstance(metric, str) else query_metric(metric, fresh.loss).cost.identity
     parts = (
         SCHEMA,
-        machine.version,
-        str(machine.dtype),
-        machine.device.type,
+        VERSION,
+        str(run.precision),
+        torch.device(run.setup.device).type,
         torch.__version__.partition("+")[0],
-        _content(machine.fresh(cell.task, seed)),
-        seed,
-        repr(protocol),
-        [(c.name, _curvature(c)) for c in study.curvatures],
-        len(study.path),
-        repr(study.inverses or default_inverse()),
-        study.damping or SWEEP,
+        _content(fresh),
+        run.seed,
+        repr(run.protocol),
+        [(c.name, _curvature(c)) for c in question.curvatures],
+        question.path,
+        repr(tuple(x or default_inverse() for x in question.inverses)),
+        question.sweep,
         dict(cell.values),
-        study.name,
-        [_part(p) for p in (*study.baselines, *study.measures)],
-        *([f"draws {DRAWS}"] if any(map(sampled, _read(study))) else ()),
+        question.name,
+        [_part(p) for p in (*question.baselines, *question.measures)],
+        (name, repr(question.solver)),
+        None if question.reference is None else _curvature(question.reference),
+        *([f"draws {DRAWS}"] if any(map(sampled, question.chains())) else ()),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
-
-
-def _read(study: Study) -> list[Curvature]:
-    """Every curvature that the study fits."""
-    named = (part.curvature for part in (*study.baselines, *study.measures))
-    return [*study.curvatures, *(c for c in named if c is not None)]
 
 
 def _part(part: Part) -> tuple[object, ...]:

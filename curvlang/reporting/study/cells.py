@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from curvlang.diagnostics.amounts import size
 from curvlang.evaluation.statistics.interval import Interval
-from curvlang.evaluation.study.result import Group, Row, StudyResult
+from curvlang.evaluation.study.study_result import Group, Row, StudyResult
 from curvlang.reporting.notation import MISSING, bounds, correlation, quantity, setting, share
 from curvlang.reporting.study.findings import heading, place, signed, spot_of
 from curvlang.reporting.view import Column, Panel

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 
 from curvlang.evaluation.statistics.interval import Interval
-from curvlang.evaluation.study.result import Group, StudyResult
+from curvlang.evaluation.study.study_result import Group, StudyResult
 from curvlang.reporting.notation import value
 from curvlang.reporting.study.cells import (
     curve,

@@ -12,7 +12,7 @@ from typing import Any
 
 from curvlang.evaluation.statistics.comparison import Pair
 from curvlang.evaluation.statistics.interval import Interval
-from curvlang.evaluation.study.result import Group, Row, Spot, StudyResult
+from curvlang.evaluation.study.study_result import Group, Row, Spot, StudyResult
 from curvlang.reporting.notation import (
     MISSING,
     bounds,

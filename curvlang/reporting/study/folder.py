@@ -10,7 +10,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.result_file import dumps
 from curvlang.evaluation.study.files import CELLS
-from curvlang.evaluation.study.result import StudyResult
+from curvlang.evaluation.study.study_result import StudyResult
 from curvlang.reporting.study.export import csv_tables, markdown
 from curvlang.reporting.study.group_figures import study_drawings
 from curvlang.reporting.study.page import study_html

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from curvlang.evaluation.statistics.interval import Interval
-from curvlang.evaluation.study.result import Group, StudyResult
+from curvlang.evaluation.study.study_result import Group, StudyResult
 from curvlang.reporting.figures.style import SOFT, Drawing, drawn, ends, settings, short_name
 from curvlang.reporting.notation import setting
 from curvlang.reporting.study.findings import place, spot_of

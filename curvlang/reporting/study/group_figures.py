@@ -21,7 +21,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from curvlang.evaluation.statistics.interval import Interval
-from curvlang.evaluation.study.result import Group, Row, StudyResult
+from curvlang.evaluation.study.study_result import Group, Row, StudyResult
 from curvlang.reporting.figures.panels import log_ticks, method_handles, panels
 from curvlang.reporting.figures.style import (
     INK,

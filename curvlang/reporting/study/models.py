@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from curvlang.evaluation.study.attributed import NEIGHBOURS, Attributed, Image
-from curvlang.evaluation.study.result import FirstModel, StudyResult
+from curvlang.evaluation.study.attributed import NEIGHBOURS, Attribution, Image
 from curvlang.evaluation.study.spectra import WHOLE, Spectrum, ranks
+from curvlang.evaluation.study.study_result import FirstModel, StudyResult
 from curvlang.reporting.figures.panels import log_ticks, method_handles, panels
 from curvlang.reporting.figures.style import Drawing, drawn, settings, style
 from curvlang.reporting.notation import correlation, setting
@@ -99,17 +99,17 @@ def attributed_queries(result: StudyResult) -> Drawing:
         return drawn(name, title, caption, figure)
 
 
-def _rows(found: Sequence[Attributed], result: StudyResult) -> Sequence[Attributed]:
+def _rows(found: Sequence[Attribution], result: StudyResult) -> Sequence[Attribution]:
     """All queries of one model; of several models the best and the worst."""
     return found if len(result.first_models) == 1 or len(found) < 2 else (found[0], found[-1])
 
 
-def _method(found: Attributed) -> str:
+def _method(found: Attribution) -> str:
     at = "" if found.damping is None else f" (λ = {setting(found.damping)})"
     return f"{found.curvature}{at}"
 
 
-def _row(row: list[Axes], model: FirstModel, found: Attributed, result: StudyResult) -> None:
+def _row(row: list[Axes], model: FirstModel, found: Attribution, result: StudyResult) -> None:
     place = f"{values_text(model.values)}\n" if result.axes else ""
     _image(row[0], found.query, f"{place}LDS {correlation(found.query.score)}")
     row[0].set_ylabel("query", fontsize=8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from curvlang.evaluation.study.result import Group, StudyResult
+from curvlang.evaluation.study.study_result import Group, StudyResult
 from curvlang.reporting.figures.style import Drawing
 from curvlang.reporting.html import Grid, environment, flat, grid_of, pictures
 from curvlang.reporting.study.cells import (

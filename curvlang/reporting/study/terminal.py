@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from curvlang.evaluation.study.result import Group, StudyResult
+from curvlang.evaluation.study.study_result import Group, StudyResult
 from curvlang.reporting.study.cells import (
     curve,
     errors,

@@ -11,6 +11,7 @@ from curvlang.models.builtin import task_from
 from curvlang.training.orders import Orders, learning_rate
 from curvlang.training.retrain import retrain
 from curvlang.training.subsets import draw_subsets
+from curvlang.training.training import Training
 from tests.bench.contest import Results, Sizes, Turn
 from tests.training.test_retrain import reference_loop
 
@@ -40,10 +41,7 @@ def ours(sizes: Sizes) -> Turn:
     task = case.task
 
     def turn(watch: Watch) -> Results:
-        found = retrain(
-            task.build, "cross_entropy", task.train, task.query, case.kept, task.recipe,
-            case.seeds, case.seeds,
-        )  # fmt: skip
+        found = retrain(Training(task.build, "cross_entropy", task.train, task.query, case.kept, task.recipe, case.seeds, case.seeds))  # fmt: skip
         watch("training")
         return case.results(found.curve)
 

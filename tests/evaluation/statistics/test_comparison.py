@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from curvlang.evaluation.statistics.comparison import (
-    Resampled,
-    Scored,
+    Score,
+    ScoreSamples,
     all_pairs,
     between_models,
     holm,
@@ -40,8 +40,8 @@ def test_holm_is_the_step_down_rule(values):
 def scored(name, estimate, seed, spread=0.01):
     g = torch.Generator().manual_seed(seed)
     values = estimate + spread * torch.randn(1000, generator=g)
-    return Scored(
-        name, estimate, Resampled(values, values, torch.full((2,), estimate)), torch.zeros(1000)
+    return Score(
+        name, estimate, ScoreSamples(values, values, torch.full((2,), estimate)), torch.zeros(1000)
     )
 
 
@@ -95,7 +95,7 @@ def test_the_pigeonhole_bootstrap_is_scaled_to_the_variance_of_a_two_way_mean():
         table = torch.randn(Q, K, generator=g, dtype=torch.float64)
         drawn = draw_resamples(K, Q, 400, seed)
         k, q = drawn.subsets.double() / K, drawn.queries.double() / Q
-        found = Resampled(((q @ table) * k).sum(1), (table.mean(0) * k).sum(1), table.mean(1))
+        found = ScoreSamples(((q @ table) * k).sum(1), (table.mean(0) * k).sum(1), table.mean(1))
         ratios.append([float(found.both.var()) * K * Q, float(found.corrected().var()) * K * Q])
     both, corrected = np.mean(ratios, axis=0)
     assert 2.5 < both < 3.5

@@ -6,14 +6,15 @@ import numpy as np
 import torch
 
 import curvlang as cv
-from curvlang.evaluation.study.attributed import attributed
-from curvlang.evaluation.study.cell import Machine, fit_together
+from curvlang.evaluation.question import Run
+from curvlang.evaluation.study.attributed import attributions
 from curvlang.evaluation.study.files import CellFolder
 from curvlang.evaluation.study.run import gather, run_missing, work_of
 from curvlang.evaluation.study.spectra import WHOLE, ranks, spectra
 from curvlang.language import curvature_named, loads
 from curvlang.models.data.images import pictures
 from curvlang.reporting.study.group_figures import study_drawings
+from curvlang.runtime.combine import fit_all
 from curvlang.storage.cache import Cache
 
 SPEC = """
@@ -45,7 +46,7 @@ def test_ranks_are_spread_and_end_at_both_ends():
 def test_spectra_are_those_of_the_dense_matrices():
     task = cv.task("digits(hidden = [3])").to(dtype=torch.float64)
     names = ("hessian", "block_ggn", "kfac")
-    stages, _ = fit_together([curvature_named(n) for n in names], task, 0, None)
+    stages = fit_all([curvature_named(n) for n in names], task)
     found = {(s.curvature, s.part): s for s in spectra(stages)}
     assert set(found) == {(n, WHOLE) for n in names} | {
         (n, part) for n in names[1:] for part in stages[1].operator.names
@@ -74,7 +75,7 @@ def test_best_and_worst_queries_with_their_neighbours():
     scores = torch.randn(task.Q, task.N, generator=torch.Generator().manual_seed(1))
     quality = np.linspace(-1, 1, task.Q, dtype=np.float32)
     quality[-1] = np.nan
-    found = attributed("kfac", 0.1, scores, quality, task, seen)
+    found = attributions("kfac", 0.1, scores, quality, task, seen)
     Q = task.Q
     assert [a.query.index for a in found] == [Q - 2, Q - 3, 1, 0]
     for item in found:
@@ -87,7 +88,7 @@ def test_best_and_worst_queries_with_their_neighbours():
 
 
 def test_the_report_draws_them_and_says_why_it_cannot(tmp_path):
-    machine = Machine(torch.device("cpu"), torch.float64, Cache(tmp_path / "cache"))
+    machine = Run(cache=Cache(tmp_path / "cache"))
     shown = _drawings("shown", machine, tmp_path)
     assert shown["spectra"].svg
     assert shown["attributed"].svg
@@ -99,7 +100,7 @@ def test_the_report_draws_them_and_says_why_it_cannot(tmp_path):
 
 
 def test_many_methods_are_listed_by_name(tmp_path):
-    machine = Machine(torch.device("cpu"), torch.float64, Cache(tmp_path / "cache"))
+    machine = Run(cache=Cache(tmp_path / "cache"))
     many = _drawings("many", machine, tmp_path)
     few = _drawings("unseen", machine, tmp_path)
     assert "lds-methods" not in few
@@ -112,7 +113,7 @@ def _drawings(name, machine, folder):
     study = loads(SPEC).studies[name]
     store = CellFolder(folder / name)
     work = work_of(study, machine)
-    run_missing(study, work, store, machine)
+    run_missing(work, store, machine)
     # Read back from the disk, as a second run does.
     result = gather(study, work, CellFolder(folder / name))
     assert result.done == result.cells

@@ -6,12 +6,11 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 import curvlang as cv
 from curvlang.diagnostics.diagnostic import Interrupted, SpecError
+from curvlang.evaluation.question import Run
 from curvlang.evaluation.study import run as study_run
-from curvlang.evaluation.study.cell import Machine
 from curvlang.evaluation.study.files import CellFolder
 from curvlang.evaluation.study.merge import merge
 from curvlang.evaluation.study.run import Shard, gather, part, quick, run_missing, work_of
@@ -46,14 +45,14 @@ def study():
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory):
     cache = Cache(tmp_path_factory.mktemp("cache"))
-    return Machine(torch.device("cpu"), torch.float64, cache)
+    return Run(cache=cache)
 
 
 @pytest.fixture(scope="module")
 def whole(study, machine, tmp_path_factory):
     store = CellFolder(tmp_path_factory.mktemp("whole"))
     work = work_of(study, machine)
-    assert run_missing(study, work, store, machine) == 4
+    assert run_missing(work, store, machine) == 4
     return store, work
 
 
@@ -103,7 +102,7 @@ def test_models_of_a_cell_share_the_ground_truth(whole):
 def test_a_second_run_does_nothing_and_gives_the_same(study, whole, machine):
     store, work = whole
     again = CellFolder(store.folder.parent)
-    assert run_missing(study, work, again, machine) == 0
+    assert run_missing(work, again, machine) == 0
     first, second = (gather(study, work, s).to_json() for s in (store, again))
     assert json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
 
@@ -115,9 +114,9 @@ def test_shards_make_the_whole(study, whole, machine, tmp_path):
     assert not {w.truth for w in parts[0]} & {w.truth for w in parts[1]}
     folder = CellFolder(tmp_path)
     for piece in parts:
-        run_missing(study, piece, folder, machine)
+        run_missing(piece, folder, machine)
     merged = CellFolder(tmp_path)
-    assert run_missing(study, work, merged, machine) == 0
+    assert run_missing(work, merged, machine) == 0
     one, other = (gather(study, work, s) for s in (store, merged))
     assert [g.pairs for g in one.groups] == [g.pairs for g in other.groups]
 
@@ -136,11 +135,11 @@ def test_a_killed_study_keeps_what_is_done(study, whole, machine, tmp_path, monk
     monkeypatch.setattr(study_run, "run_cell", stops)
     store = CellFolder(tmp_path)
     with pytest.raises(Interrupted, match="1 of 4 cells"):
-        run_missing(study, work, store, machine)
+        run_missing(work, store, machine)
     partial = gather(study, work, CellFolder(tmp_path))
     assert (partial.done, partial.cells, len(partial.groups)) == (1, 4, 2)
     monkeypatch.setattr(study_run, "run_cell", original)
-    assert run_missing(study, work, CellFolder(tmp_path), machine) == 3
+    assert run_missing(work, CellFolder(tmp_path), machine) == 3
 
 
 def test_damaged_cells_are_run_again(study, whole, machine, tmp_path):
@@ -169,7 +168,7 @@ def test_a_study_without_protocol_measures_errors_alone(machine, tmp_path):
     text = SPEC.replace("protocol   subsets = 12, retrains = 2, bootstrap = 50", "protocol none")
     study = loads(text.replace("seeds      2", "seeds 1")).studies["tiny_depth"]
     store, work = CellFolder(tmp_path), work_of(study, machine)
-    run_missing(study, work, store, machine)
+    run_missing(work, store, machine)
     group = gather(study, work, store).groups[0]
     assert group.protocol is None
     assert group.pairs == ()

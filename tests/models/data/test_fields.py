@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 import curvlang as cv
 from curvlang.models.execution.packed import layout_of, packed
 from curvlang.training.retrain import retrain
+from curvlang.training.training import Training
 from tests.models.language_model import batches, gpt2
 from tests.models.support import assert_refused
 from tests.small import gradients
@@ -201,7 +202,9 @@ def test_retraining_equals_the_loop():
     members = torch.ones(2, 12, dtype=torch.bool)
     members[1, 8:] = False
     X, y = task.train
-    found = retrain(task.build, task.loss, (X, y), (X, y), members, recipe, [3, 4], [5, 6])
+    found = retrain(
+        Training(task.build, task.loss, (X, y), (X, y), members, recipe, [3, 4], [5, 6])
+    )
     for k in (0, 1):
         curve, _ = reference_loop(
             task.build, "cross_entropy", (X, y), members[k], recipe, 3 + k, 5 + k
@@ -320,9 +323,7 @@ def test_gpt2_is_scored_and_retrained():
         own.append(torch.cat([g.flatten() for g in grads]))
     # transformers computes its loss in float32, whatever the model's precision.
     assert float((gradients(wide, "train") - torch.stack(own)).abs().max()) <= 1e-5
-    found = retrain(
-        task.build, task.loss, task.train, task.query, torch.ones(2, 12).bool(), recipe, [1, 2], [1, 2]
-    )  # fmt: skip
+    found = retrain(Training(task.build, task.loss, task.train, task.query, torch.ones(2, 12).bool(), recipe, [1, 2], [1, 2]))  # fmt: skip
     curve, _ = reference_loop(
         task.build, "cross_entropy", task.train, torch.ones(12).bool(), recipe, 1, 1
     )
@@ -392,7 +393,16 @@ def test_a_residual_network_is_scored_and_retrained():
     scores = cv.influence(cv.fit(spec, wide), wide, damping=0.1)
     assert bool(torch.isfinite(scores).all())
     found = retrain(
-        task.build, task.loss, task.train, task.query, torch.ones(1, 12).bool(), recipe, [1], [1]
+        Training(
+            task.build,
+            task.loss,
+            task.train,
+            task.query,
+            torch.ones(1, 12).bool(),
+            recipe,
+            [1],
+            [1],
+        )
     )
     curve, _ = reference_loop(
         task.build, "cross_entropy", task.train, torch.ones(12).bool(), recipe, 1, 1

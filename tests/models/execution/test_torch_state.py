@@ -189,6 +189,7 @@ def test_compiled_models_are_differentiated_as_written(how):
 
 def test_retrained_models_may_be_compiled():
     from curvlang.training.retrain import retrain
+    from curvlang.training.training import Training
 
     def build(seed):
         torch.manual_seed(seed)
@@ -197,7 +198,9 @@ def test_retrained_models_may_be_compiled():
     X, y = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
     keep, recipe = torch.ones(2, 6, dtype=torch.bool), cv.Recipe(lr=0.5, batch=6, epochs=3)
     found = [
-        retrain(how, "cross_entropy", (X, y), (X, y), keep, recipe, [1, 2], [1, 2]).query_loss
+        retrain(
+            Training(how, "cross_entropy", (X, y), (X, y), keep, recipe, [1, 2], [1, 2])
+        ).query_loss
         for how in (build, lambda seed: torch.compile(build(seed), backend="eager"))
     ]
     assert_equal(*found, 1e-6)

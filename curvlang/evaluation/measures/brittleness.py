@@ -7,21 +7,23 @@ prediction with few removals.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from curvlang.attribution.scorer import Scorer
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
+from curvlang.evaluation.measures.grid import RESAMPLES, Grid, MeasureInput
 from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.statistics.lds import percentile_interval
 from curvlang.models.losses.losses import CrossEntropy
 from curvlang.models.task import Task
 from curvlang.training.retrain import retrain
 from curvlang.training.subsets import derived_seed, without_classes
-
-RESAMPLES = 200
+from curvlang.training.training import training_of
 
 
 class Mistake(CrossEntropy):
@@ -32,14 +34,23 @@ class Mistake(CrossEntropy):
         return (f.argmax(self.axis) != y).to(f.dtype)
 
 
+def check_classes(task: Task) -> None:
+    """Refuse a loss without classes.
+
+    Raises:
+        SpecError: E0508.
+    """
+    if task.loss.name != "cross_entropy":
+        raise without_classes("`brittleness` flips predicted classes", task)
+
+
 def right_queries(task: Task, count: int) -> Tensor:
     """The first `count` queries whose class the model predicts.
 
     Raises:
         SpecError: E0508 where the loss has no classes, E0796 where no query is right.
     """
-    if task.loss.name != "cross_entropy":
-        raise without_classes("`brittleness` flips predicted classes", task)
+    check_classes(task)
     with torch.no_grad():
         rule = Mistake(axis=getattr(task.loss, "axis", -1))
         wrong = [rule.per_example(task.model(x), y) for x, y in task.batches(512, "query")]
@@ -71,22 +82,17 @@ def flipped(
         retrains: R.
         seed: Of initialisations and orders.
     """
-    assert base.build is not None
-    assert base.recipe is not None
     members = torch.cat([k.repeat_interleave(retrains, 0) for k in kept])
     runs = [(q, r) for _ in kept for q in range(len(rows)) for r in range(retrains)]
     query = tuple(t[rows.to(t.device)] for t in base.query)
-    found = retrain(
-        base.build,
-        base.loss,
-        base.train,
-        (query[0], query[1]),
+    training = training_of(
+        base,
         members,
-        base.recipe,
         [derived_seed(seed, 41, r) for _, r in runs],
         [derived_seed(seed, 42, q, r) for q, r in runs],
-        asked=Mistake(axis=getattr(base.loss, "axis", -1)),
+        Mistake(axis=getattr(base.loss, "axis", -1)),
     )
+    found = retrain(replace(training, query=(query[0], query[1])))
     own = found.query_loss[torch.arange(len(runs)), torch.tensor([q for q, _ in runs])]
     shares = own.double().cpu().reshape(len(kept), len(rows), retrains).mean(2)
     return list(shares)
@@ -106,3 +112,40 @@ def _none_right(task: Task) -> SpecError:
         f"the model of `{task.name}` predicts no query's class, so that none can flip",
         "train it longer, or leave `brittleness` out",
     )
+
+
+def brittleness(given: MeasureInput, share: float, queries: int, retrains: int, seed: int) -> Grid:
+    """Share of right predictions that flip when the highest scores are removed.
+
+    For each of the first queries that the model predicts rightly, a share of the training examples
+    is left out, those of the highest scores, and the model is trained R times again; the prediction
+    flips where most of them are wrong. More flips: better supporters found.
+
+    Raises:
+        SpecError: E0508 where there are no classes or no query is right.
+    """
+    rows = right_queries(given.task, queries)
+    X, y = given.task.query
+    some = given.task.replaced(query=(X[rows.to(X.device)], y[rows.to(y.device)]))
+    grid = Grid(given.stages, given.chosen)
+    places, inverses = [], []
+    for k, stage in enumerate(given.stages):
+        for j, setting in enumerate(given.chosen):
+            try:
+                inverses.append(given.inverse(stage, setting))
+                places.append((k, j))
+            except SpecError as error:
+                grid.refused(k, j, error)
+    turns = list(Scorer(some, given.metric, inverses)) if inverses else []
+    scored: dict[tuple[int, int], Tensor] = {}
+    for (k, j), column in zip(places, zip(*turns, strict=True), strict=True):
+        refused = [x for x in column if isinstance(x, SpecError)]
+        if refused:
+            grid.refused(k, j, refused[0])
+        else:
+            scored[k, j] = torch.cat([x for x in column if isinstance(x, Tensor)])
+    kept = [without_supporters(scores, share) for scores in scored.values()]
+    found = flipped(given.base, rows, kept, retrains, seed) if kept else []
+    for (k, j), mistakes in zip(scored, found, strict=True):
+        grid.values[k][j] = flip_share(mistakes, seed)
+    return grid

@@ -9,21 +9,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from curvlang.evaluation.measures.grid import MeasureTable
 from curvlang.evaluation.result import Protocol, Result, TaskSummary
 from curvlang.evaluation.statistics.comparison import Pair
 from curvlang.evaluation.statistics.interval import Interval
-from curvlang.evaluation.study.attributed import Attributed
+from curvlang.evaluation.study.attributed import Attribution
 from curvlang.evaluation.study.spectra import Spectrum
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True, slots=True)
-class CellFound:
+class Cell:
     """One trained model of one cell, evaluated: a result for every inverse of the study.
 
     `additive` is the datamodel ceiling; `flops` what fitting each curvature alone takes, with the
-    model's own passes; `measures` holds `[inverse][curvature][setting]` of each; `trained` of
+    model's own passes; `measures` holds a table of each for every inverse; `trained` of
     `trained + reused` retrained models were new. `spectra` and `attributed` are what the report
     draws of a single model.
     """
@@ -36,11 +37,9 @@ class CellFound:
     seconds: Mapping[str, float]
     trained: int = 0
     reused: int = 0
-    measures: Mapping[str, tuple[tuple[tuple[Interval | None, ...], ...], ...]] = field(
-        default_factory=dict
-    )
+    measures: Mapping[str, tuple[MeasureTable, ...]] = field(default_factory=dict)
     spectra: tuple[Spectrum, ...] = ()
-    attributed: tuple[Attributed, ...] = ()
+    attributed: tuple[Attribution, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +91,12 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """A measure beyond the LDS: `[curvature][setting]`, averaged over models."""
+class Measure:
+    """A measure beyond the LDS: `[curvature][setting]`, averaged over models; `notes` say what is missing."""
 
     name: str
     values: tuple[tuple[Interval | None, ...], ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Group:
     pairs: tuple[Pair, ...]
     best_pairs: tuple[Pair, ...]
     seconds: float
-    measures: tuple[Measured, ...] = ()
+    measures: tuple[Measure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class FirstModel:
     values: Mapping[str, Any]
     seed: int
     spectra: tuple[Spectrum, ...]
-    attributed: tuple[Attributed, ...]
+    attributed: tuple[Attribution, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,385 @@
+"""The engine: one trained model evaluated, for `curvlang eval` and for a cell of a study alike.
+
+Curvatures are fitted in one run, scored under every inverse, and judged by models that are retrained
+last: what has no scores costs no retraining. `preflight.check` comes before all of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curvlang.attribution import curvature_free as baselines
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.evaluation.errors import Estimate
+from curvlang.evaluation.fidelity import (
+    Fidelity,
+    Scoring,
+    Setting,
+    forward_errors,
+    measure,
+    scores_at,
+    settings,
+    without_inverse,
+)
+from curvlang.evaluation.ground_truth import GroundTruth, ground_truth, members
+from curvlang.evaluation.judge import judge
+from curvlang.evaluation.left_out import notes_of
+from curvlang.evaluation.measures.grid import MeasureInput, MeasureTable
+from curvlang.evaluation.measures.tables import measure_tables
+from curvlang.evaluation.preflight import Plan, no_scores, plan_of
+from curvlang.evaluation.protocol import GRADIENTS_BY_PRODUCTS, LDS
+from curvlang.evaluation.question import Question, Run
+from curvlang.evaluation.result import Result
+from curvlang.evaluation.steps import Column, baseline_steps, steps_of
+from curvlang.evaluation.summary import protocol_as_run, summary
+from curvlang.language import default_inverse, swept
+from curvlang.language.chain import InverseUse, Solver
+from curvlang.language.checking.inverses import shift
+from curvlang.models.losses.metric import QueryMetric, query_metric_on
+from curvlang.models.task import Task
+from curvlang.operators import Operator
+from curvlang.runtime.combine import fit_all, fit_solver
+from curvlang.runtime.fit import FittedStage
+from curvlang.runtime.inverse import unstructured
+from curvlang.runtime.others import without_ignored
+from curvlang.runtime.solver import FittedSolver
+from curvlang.version import VERSION
+
+
+class Clock:
+    """Seconds by name of what was done under it."""
+
+    def __init__(self) -> None:
+        self.times: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to a name."""
+        start = time.perf_counter()
+        yield
+        self.times[name] = self.times.get(name, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """A trained model with its fitted curvatures: what inverses are scored on.
+
+    Args:
+        base: The trained task in the precision of training.
+        task: The same in the precision of the analysis, as the curvatures see it.
+        stages: Fitted curvatures, one for each row.
+        goal: What errors are measured against.
+        goal_label: What it is called.
+        solver: The solver with its preconditioner fitted.
+    """
+
+    base: Task
+    task: Task
+    stages: tuple[FittedStage, ...]
+    goal: Operator
+    goal_label: str
+    solver: FittedSolver | None = None
+
+    def decomposed(self) -> Bench:
+        """Matrices without structure as Q diag(s) Qᵀ, once for all inverses; the reference stays it."""
+        made: dict[int, Operator] = {}
+
+        def form(operator: Operator) -> Operator:
+            if not (operator.spectrum_known and unstructured(operator)):
+                return operator
+            if id(operator) not in made:
+                made[id(operator)] = operator.spectral_form()
+            return made[id(operator)]
+
+        stages = tuple(replace(s, operator=form(s.operator)) for s in self.stages)
+        return replace(self, stages=stages, goal=form(self.goal))
+
+
+@dataclass(slots=True, eq=False)
+class Outcome:
+    """What an evaluation found: a result for every inverse, and what they were made from.
+
+    Args:
+        results: One for each inverse.
+        columns: Scores and LDS of every row under each inverse.
+        bench: The fitted curvatures, dense matrices decomposed.
+        protocol: How models were retrained, with as many subsets as there were; None without.
+        truth: Retrained models.
+        measures: Ground truths beyond the LDS, each `[inverse][curvature][setting]`.
+        times: Seconds of each part.
+        problem: Why no curvature in question has scores; None where it has.
+    """
+
+    results: tuple[Result, ...]
+    columns: tuple[Column, ...]
+    bench: Bench
+    protocol: LDS | None
+    truth: GroundTruth | None
+    measures: dict[str, tuple[MeasureTable, ...]] = field(default_factory=dict)
+    times: dict[str, float] = field(default_factory=dict)
+    problem: SpecError | None = None
+
+    @property
+    def result(self) -> Result:
+        """The result under the first inverse."""
+        return self.results[0]
+
+    @property
+    def step_scores(self) -> dict[str, NDArray[np.float64]]:
+        """Scores `[Q, N]` under the first inverse at the shared setting, by row; of rows that have any."""
+        column = self.columns[0]
+        found = scores_at(column.cells, column.shared)
+        return {
+            stage.label: x.cpu().numpy()
+            for stage, x in zip(self.bench.stages, found, strict=False)
+            if x is not None
+        }
+
+    @property
+    def scores(self) -> NDArray[np.float64] | None:
+        """`[Q, N]` of the last curvature, likewise; None where it has none."""
+        return self.step_scores.get(self.bench.stages[-1].label)
+
+
+def experiment(question: Question, base: Task, run: Run) -> Outcome:
+    """Fit, score, retrain and judge.
+
+    Args:
+        question: What is compared.
+        base: The trained task in the precision of training.
+        run: How.
+
+    Raises:
+        SpecError: Where a curvature does not fit the model, or training diverges.
+    """
+    clock = Clock()
+    task = without_ignored(question.chains(), base.to(dtype=run.precision))
+    asked = query_metric_on(question.metric, task)
+    plan = plan_of(question, task)
+    with clock("fit"):
+        bench = _fitted(question, plan, base, task, run)
+    # A solver is for matrices without structure: then they stay as they are.
+    ready = bench.decomposed() if question.solver is None else bench
+    work = _Work(question, run, ready, asked)
+    with clock("scores and errors"):
+        columns = work.columns()
+        forwards = forward_errors(bench.stages, bench.goal, work.scoring(()))
+    problem = work.problem(columns)
+    truth, protocol = None, run.protocol
+    if protocol is not None and problem is None:
+        with clock("baselines"):
+            columns = work.with_baselines(columns)
+        with clock("ground truth"):
+            truth = ground_truth(
+                base,
+                protocol,
+                run.seed,
+                metric=question.metric,
+                cache=run.cache,
+                progress=run.progress,
+            )
+        protocol = replace(protocol, subsets=len(truth.kept))
+        with clock("LDS"):
+            columns = [_judged(c, truth, protocol, work.rows, run) for c in columns]
+    with clock("measures"):
+        measures = work.measures() if problem is None else {}
+    notes = (*question.notes, *_notes(asked, plan, bench))
+    if run.protocol is not None and truth is None:
+        protocol = None
+        notes = (*notes, "nothing was retrained, since no curvature in question has scores")
+    parts = _Parts(question, bench, forwards, protocol, work.rows, notes)
+    results = tuple(parts.result(c) for c in columns)
+    return Outcome(results, tuple(columns), ready, protocol, truth, measures, clock.times, problem)
+
+
+def _fitted(question: Question, plan: Plan, base: Task, task: Task, run: Run) -> Bench:
+    """Every curvature of the plan, fitted in one run."""
+    found = fit_all(plan.fitted, task, seed=run.seed, progress=run.progress)
+    places = [c.name for c in plan.fitted]
+    goal = found[places.index(plan.reference.name)]
+    return Bench(
+        base,
+        task,
+        found[: len(plan.curvatures)],
+        goal.operator,
+        goal.label,
+        fit_solver(question.solver, task, seed=run.seed),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """The parts of an evaluation after its curvatures are fitted."""
+
+    question: Question
+    run: Run
+    bench: Bench
+    asked: QueryMetric
+
+    @property
+    def rows(self) -> int:
+        """How many queries are scored."""
+        return self.scoring(()).rows
+
+    def scoring(self, chosen: Sequence[Setting]) -> Scoring:
+        """What is scored at some settings."""
+        protocol, bench = self.run.protocol, self.bench
+        kept = None if protocol is None else members(bench.base, protocol)
+        return Scoring(
+            task=bench.task,
+            cost=self.asked.cost,
+            chosen=chosen,
+            queries=None if protocol is None else protocol.queries,
+            seed=self.run.seed,
+            solver=bench.solver,
+            kept=kept,
+            shared=plain_shared(chosen, bench.goal) if kept is None else None,
+            progress=self.run.progress,
+        )
+
+    def columns(self) -> list[Column]:
+        """Every curvature at every setting of every inverse."""
+        found = []
+        for use in self.question.inverses:
+            chosen = settings(use, self.question.sweep)
+            cells = measure(self.bench.stages, self.bench.goal, self.scoring(chosen))
+            shared = plain_shared(chosen, self.bench.goal)
+            found.append(Column(use, chosen, cells, None, shared))
+        return found
+
+    def problem(self, columns: Sequence[Column]) -> SpecError | None:
+        """Why no curvature in question has scores under any inverse; None where one has."""
+        reason = None
+        for column in columns:
+            for stage, row in zip(self.bench.stages, column.cells, strict=True):
+                if stage.label not in self.question.subjects:
+                    continue
+                if any(map(has_scores, row)):
+                    return None
+                note = row[column.shared].note
+                reason = no_scores(stage.label, note, stage.operator.spectrum_known, stage.span)
+        return reason
+
+    def with_baselines(self, columns: Sequence[Column]) -> list[Column]:
+        """The columns with a row for each baseline: the same scores at every setting of every inverse."""
+        if not self.question.baselines:
+            return list(columns)
+        bench, scoring = self.bench, self.scoring(())
+        given = baselines.Setting(bench.base, bench.task, scoring.rows, self.run.seed)
+        found = [
+            without_inverse(baselines.baseline_scores(part, given), scoring.kept)
+            for part in self.question.baselines
+        ]
+        return [
+            replace(c, cells=[*c.cells, *([x] * len(c.settings) for x in found)]) for c in columns
+        ]
+
+    def measures(self) -> dict[str, tuple[MeasureTable, ...]]:
+        """Every measure under every inverse."""
+        question, bench, run = self.question, self.bench, self.run
+        if not question.measures:
+            return {}
+        curvatures = [c for c in question.curvatures if c.name in {s.label for s in bench.stages}]
+
+        def fit(other: Task) -> tuple[FittedStage, ...]:
+            stages = fit_all(curvatures, other, seed=run.seed)
+            return replace(bench, stages=stages, goal=stages[0].operator).decomposed().stages
+
+        given = MeasureInput(
+            bench.base, bench.task, bench.stages, fit, (), run.seed, bench.solver, self.asked.cost
+        )
+        uses = [settings(use, question.sweep) for use in question.inverses]
+        return measure_tables(question.measures, given, uses)
+
+
+def has_scores(cell: Fidelity) -> bool:
+    """Whether an inverse was not refused."""
+    return any(x is not None for x in (cell.source, cell.predicted, cell.inverse))
+
+
+def _judged(column: Column, truth: GroundTruth, protocol: LDS, queries: int, run: Run) -> Column:
+    judgement = judge(column.cells, truth, protocol, queries, run.progress)
+    return replace(column, judgement=judgement, shared=judgement.shared)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Parts:
+    """What the results of all inverses have in common."""
+
+    question: Question
+    bench: Bench
+    forwards: list[Estimate | None]
+    protocol: LDS | None
+    queries: int
+    notes: tuple[str, ...]
+
+    def result(self, column: Column) -> Result:
+        """The result under one inverse."""
+        question, judgement = self.question, column.judgement
+        stages = self.bench.stages
+        path = min(question.path - len(question.curvatures) + len(stages), len(stages))
+        labels = [s.label for s in stages[:path]]
+        return Result(
+            name=question.name,
+            version=VERSION,
+            reference=self.bench.goal_label,
+            task=summary(self.bench.task, question.arguments),
+            inverse=described(column.use, question.solver),
+            sweep=tuple(s.damping for s in column.settings if s.damping is not None),
+            protocol=protocol_as_run(self.protocol, self.queries),
+            ceiling=judgement.ceiling if judgement else None,
+            steps=(
+                *steps_of(stages, column, self.forwards, path),
+                *baseline_steps(question.baselines, column),
+            ),
+            comparisons=judgement.comparisons(labels) if judgement else (),
+            notes=self.notes,
+        )
+
+
+def _notes(asked: QueryMetric, plan: Plan, bench: Bench) -> tuple[str, ...]:
+    metric = f"the metric of the queries is their {asked.name}: positive where {asked.sign}"
+    return (
+        *((metric,) if asked.name != "loss" else ()),
+        *notes_of(plan.without, bench.goal_label),
+        *product_notes(bench.stages),
+        *dict.fromkeys(stage.note for stage in bench.stages if stage.note),
+    )
+
+
+def described(inverse: InverseUse | None, solver: Solver | None) -> str:
+    """The inverse as the spec writes it, or as the default stands in the prelude."""
+    use = inverse if inverse is not None else default_inverse()
+    text = (
+        " ".join(use.span.text.split()) if inverse is not None else f"{use.inverse.name} (default)"
+    )
+    if swept(use):
+        text += ": (C + λI)⁻¹" if shift(use.inverse) is not None else ""
+    return text if solver is None else f"{text}, solved by {' '.join(solver.span.text.split())}"
+
+
+def plain_shared(chosen: Sequence[Setting], goal: Operator) -> int:
+    """Without LDS: the λ of the sweep nearest to a tenth of the mean size of an eigenvalue."""
+    if len(chosen) <= 1 or not goal.spectrum_known:
+        return len(chosen) // 2
+    target = 0.1 * float(goal.eigenvalues().abs().mean())
+    logs = [abs(np.log(s.damping or 1e-300) - np.log(max(target, 1e-300))) for s in chosen]
+    return int(np.argmin(logs))
+
+
+def product_notes(stages: Sequence[FittedStage]) -> tuple[str, ...]:
+    """What is said of stages that are known by their products alone."""
+    unknown = [s.label for s in stages if not s.operator.spectrum_known]
+    if not unknown:
+        return ()
+    names = ", ".join(f"`{x}`" for x in unknown)
+    return (
+        f"the inverse error is averaged over {GRADIENTS_BY_PRODUCTS} gradients: known by products "
+        f"alone, too large to form, are {names}",
+    )

@@ -1,0 +1,1 @@
+"""Ground truths beyond subsets: each gives one number with its interval for every curvature."""

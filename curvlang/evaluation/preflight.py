@@ -1,0 +1,160 @@
+"""All that can refuse an evaluation, asked before anything is trained, fitted or retrained.
+
+Layers and memory, by the plans of every curvature; every inverse and the solver, on operators that have
+the structure of the plans; the metric, the protocol, the baselines and the measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from curvlang.attribution.curvature_free import check_baselines
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import label_at, refusal
+from curvlang.diagnostics.source import Span
+from curvlang.evaluation.fidelity import Setting, settings, too_long
+from curvlang.evaluation.ground_truth import check_retraining
+from curvlang.evaluation.left_out import left_out
+from curvlang.evaluation.measures.tables import check_measures
+from curvlang.evaluation.protocol import GRADIENTS_BY_PRODUCTS
+from curvlang.evaluation.question import REFERENCE, Question, Run
+from curvlang.language import curvature_named
+from curvlang.language.chain import Curvature, Solver
+from curvlang.models.losses.metric import query_metric_on
+from curvlang.models.task import Task
+from curvlang.operators import ExampleMean, Operator
+from curvlang.runtime.inverse import invert
+from curvlang.runtime.limits.planned import planned
+from curvlang.runtime.others import without_ignored
+from curvlang.runtime.solver import FittedSolver
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What will be fitted.
+
+    Args:
+        curvatures: Those that have rows.
+        reference: What errors are measured against; fitted beside them where it has no row.
+        without: Steps that are left out, each with the reason.
+    """
+
+    curvatures: tuple[Curvature, ...]
+    reference: Curvature
+    without: Mapping[str, str]
+
+    @property
+    def fitted(self) -> tuple[Curvature, ...]:
+        """Every curvature of the run, each once."""
+        names = {c.name for c in self.curvatures}
+        return (*self.curvatures, *(() if self.reference.name in names else (self.reference,)))
+
+
+def plan_of(question: Question, task: Task) -> Plan:
+    """Which curvatures are fitted, and which steps are left out."""
+    without = left_out(question, task)
+    kept = tuple(c for c in question.curvatures if c.name not in without)
+    known = {c.name: c for c in kept}
+    if question.reference is not None:
+        reference = known.get(question.reference.name, question.reference)
+    elif without and REFERENCE not in known:
+        reference = kept[0]
+    else:
+        reference = known.get(REFERENCE) or curvature_named(REFERENCE)
+    return Plan(kept, reference, without)
+
+
+def check(question: Question, fresh: Task, run: Run) -> None:
+    """Refuse what cannot be evaluated, at no cost beyond a few examples.
+
+    Args:
+        question: What is compared.
+        fresh: The task; its model need not be trained.
+        run: How it is evaluated.
+
+    Raises:
+        SpecError: For a metric, a protocol, a baseline or a measure that the task does not have, a
+            curvature that does not fit the model, an inverse that no curvature has.
+        MachineError: Where a plan needs more memory than there is.
+    """
+    task = without_ignored(question.chains(), fresh.to(dtype=run.precision))
+    query_metric_on(question.metric, task)
+    if run.protocol is not None:
+        check_retraining(fresh, run.protocol, run.seed, question.metric)
+    elif question.baselines:
+        raise _without_protocol(question.baselines[0].span)
+    check_baselines(question.baselines, fresh, fresh.origin.trained)
+    check_measures(question.measures, fresh)
+    plan = plan_of(question, task)
+    found = dict(zip((c.name for c in plan.fitted), planned(plan.fitted, task), strict=True))
+    solver = planned_solver(question.solver, task)
+    subjects = {name: x for name, x in found.items() if name in question.subjects}
+    queries = (run.protocol.queries if run.protocol is not None else None) or task.Q
+    for use in question.inverses:
+        chosen = settings(use, question.sweep)
+        work = len(chosen) * (queries + GRADIENTS_BY_PRODUCTS) * task.N
+        _check_inverse(chosen, subjects, solver, work)
+
+
+def planned_solver(solver: Solver | None, task: Task) -> FittedSolver | None:
+    """A solver whose preconditioner has its structure and no numbers."""
+    if solver is None or solver.preconditioner is None:
+        return None if solver is None else FittedSolver(solver)
+    return FittedSolver(solver, planned((solver.preconditioner,), task)[0])
+
+
+def _check_inverse(
+    chosen: Sequence[Setting],
+    subjects: Mapping[str, Operator],
+    solver: FittedSolver | None,
+    work: int,
+) -> None:
+    """Refuse an inverse that no curvature has at any setting: with the reason of the last one."""
+    problem: SpecError | None = None
+    for name, operator in subjects.items():
+        try:
+            reason = too_long(operator, solver, work)
+            if reason:
+                raise no_scores(name, reason, operator.spectrum_known)
+            for setting in chosen:
+                try_inverse(operator, setting, solver)
+        except SpecError as error:
+            problem = error
+        else:
+            return
+    if problem is not None:
+        raise problem
+
+
+def try_inverse(operator: Operator, setting: Setting, solver: FittedSolver | None) -> None:
+    """Invert an operator that has a structure and no numbers.
+
+    Raises:
+        SpecError: Where the structure does not allow the inverse or the solver.
+    """
+    invert(operator, setting.use, solver, by_example=ExampleMean(1, lambda _: operator))
+
+
+def no_scores(name: str, reason: str, spectrum_known: bool, span: Span | None = None) -> SpecError:
+    """A curvature in question has no scores where all are compared."""
+    solved = (
+        f"write `evaluate {name} with tikhonov(damping = 0.1) on … {{ solve cg }}` into a "
+        "spec; `curvlang eval SPEC --verbose` shows what it took"
+    )
+    return refusal(
+        Code.E0506,
+        f"`{name}` has no scores at the shared setting: {reason}",
+        "use a larger damping, or another inverse" if spectrum_known else solved,
+        labels=() if span is None else label_at(span, "this stage"),
+    )
+
+
+def _without_protocol(span: Span) -> SpecError:
+    return refusal(
+        Code.E0510,
+        "baselines are judged by the LDS, and there is no protocol",
+        "leave out the baselines, or state a protocol",
+        labels=label_at(span),
+    )
