@@ -30,7 +30,7 @@ class TruthCache(Cache):
         self.damaged = cache.damaged
         self._whole = cache
         release = torch.__version__.partition("+")[0]
-        self.place = f"{device.type}, torch {release}"
+        self.place = f"{device.type}-torch{release}"
 
     def get(self, key: str, name: str) -> Array | None:
         """As `Cache.get`."""

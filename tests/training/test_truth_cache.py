@@ -57,7 +57,7 @@ def test_what_an_earlier_version_kept_is_used_and_gets_its_place(tmp_path):
     first, notes = said(lambda: truth(tmp_path))
     assert (first.trained, notes) == (2, [])
     (kept,) = tmp_path.rglob("*.bin")
-    assert kept.name == f"r0-u0-2@cpu, torch {torch.__version__.partition('+')[0]}.bin"
+    assert kept.name == f"r0-u0-2@cpu-torch{torch.__version__.partition('+')[0]}.bin"
     kept.rename(kept.with_name("r0-u0-2.bin"))
     again, notes = said(lambda: truth(tmp_path))
     assert (again.trained, again.reused, notes) == (0, 2, [])
@@ -81,8 +81,8 @@ def test_another_release_of_torch_starts_over_and_says_so_once(tmp_path, monkeyp
     assert other.trained == 2
     (note,) = notes
     assert note == (
-        f"models are retrained: the ground truth that is kept is of cpu, torch {now}, "
-        "not of cpu, torch 99.1.0"
+        f"models are retrained: the ground truth that is kept is of cpu-torch{now}, "
+        "not of cpu-torch99.1.0"
     )
     again, notes = said(lambda: truth(tmp_path))
     assert (again.trained, notes) == (0, [])
