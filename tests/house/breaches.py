@@ -94,8 +94,6 @@ BREACHES: dict[str, set[str]] = {
         "curvlang/operators/projected.py: that is None",
         "curvlang/reporting/report.py: stands behind",
         "curvlang/reporting/runfolder.py: is no",
-        "curvlang/reporting/study/group_figures.py: is no",
-        "curvlang/reporting/study/models.py: are no",
         "curvlang/runtime/combine.py: Told",
         "curvlang/runtime/fit.py: Nobody",
         "curvlang/runtime/fit.py: Told",

@@ -87,7 +87,7 @@ def shares(result: StudyResult) -> Drawing:
     name, title = "shares", "Shares of the path's error and LDS"
     caption = (
         "Of what the path adds in all, from its first curvature to its last; below zero, the step "
-        "repairs. Where the steps all but cancel there is no bar: the whole is no measure of its parts."
+        "repairs. Where the steps all but cancel there is no bar: shares of such a total would mean nothing."
     )
     groups = [g for g in result.groups if len(g.shares) > 1]
     if not groups:

@@ -81,7 +81,7 @@ def attributed_queries(result: StudyResult) -> Drawing:
     name, title = "attributed", "Best and worst attributed queries"
     found = [(m, a) for m in result.first_models for a in _rows(m.attributed, result)][:MOST_ROWS]
     if not found:
-        reason = "There is no LDS of single queries, or the inputs are no images."
+        reason = "There is no LDS of single queries, or the inputs are not images."
         return Drawing(name, title, "", None, reason)
     damped = [a for _, a in found if a.damping is not None]
     names = ", ".join(dict.fromkeys(_method(a) for _, a in found))
