@@ -71,7 +71,7 @@ def fit(
         dtype: Precision of the passes over the data; the task's where not given. Sums of statistics, and
             what follows from them, are in float64 on a processor whatever it is.
         memory: What the fit may hold, `"2 GiB"` or bytes; what is free where not given.
-        progress: Told what is done; shown on standard error where not given.
+        progress: Called as work proceeds; by default progress is shown on standard error.
 
     Returns:
         A structured operator on all P parameters, in the order of `task.parameters`.
@@ -131,7 +131,7 @@ def evaluate(
         dtype: Precision of the analysis; the retraining keeps the task's own.
         cache: Where retrained models are kept.
         memory: What the fit may hold; what is free where not given.
-        progress: Told what is done; shown on standard error where not given.
+        progress: Called as work proceeds; by default progress is shown on standard error.
         **words: In place of what the spec says, or beside it: `metric` (what the queries are asked for, in
             scores and after retraining), `reference` (the curvature that errors are measured
             against), `inverse` (one, or several: the report's `run.others` has the results under

@@ -123,7 +123,7 @@ TABLES: Mapping[str, Mapping[str, Callable[[], Iterable[str]]]] = {
 
 
 def renewed(page: str) -> str:
-    """The text of a page with every table between its marks made anew."""
+    """The text of a page with every table between its marks renewed."""
     text = (DOCS / page).read_text("utf-8")
     for name, rows in TABLES[page].items():
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"

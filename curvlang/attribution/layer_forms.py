@@ -76,7 +76,7 @@ def _of_parts(
 
 
 def split(operator: Operator, layers: Sequence[LayerBlock]) -> list[Operator] | None:
-    """The part of an operator on every layer's block; None where it is no direct sum over them.
+    """The part of an operator on every layer's block; None where it is not a direct sum over them.
 
     Args:
         operator: On all parameters.

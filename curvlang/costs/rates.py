@@ -1,6 +1,6 @@
 """How fast this machine is, measured: products, decompositions and copies of several sizes.
 
-A rate is no single number: a product of two 8 × 8 matrices is all overhead, one of 1024 × 1024 is
+A rate is not a single number: a product of two 8 × 8 matrices is all overhead, one of 1024 × 1024 is
 all arithmetic. Times between the sizes measured are interpolated on logarithmic axes; below the
 smallest size a call takes as long as the smallest one, above the largest the rate stays.
 """

@@ -172,7 +172,7 @@ def _chain_before(text: str, item: Item, word: Word) -> s.CurvatureDef | None:
 
 
 def _chain_start(words: list[Word]) -> int | None:
-    """Back over brackets that are closed, to the mark that the chain's source stands behind."""
+    """Back over brackets that are closed, to the mark before the chain's source."""
     depth = 0
     for k in range(len(words) - 1, -1, -1):
         mark = words[k].text if words[k].role is Role.MARK else ""

@@ -107,7 +107,7 @@ class Item:
 
     @property
     def end(self) -> int:
-        """Behind its last word that is no comment."""
+        """Behind its last word that is not a comment."""
         return next((w.end for w in reversed(self.words) if w.role is not Role.COMMENT), self.start)
 
 
@@ -158,7 +158,7 @@ def read(text: str) -> Reading:
 
 
 def _following(tokens: list[tuple[str, str, int]]) -> list[tuple[str, int]]:
-    """For each token the next one that is no comment, and where it starts."""
+    """For each token the next one that is not a comment, and where it starts."""
     found: list[tuple[str, int]] = []
     after = ("", -1)
     for kind, token, start in reversed(tokens):

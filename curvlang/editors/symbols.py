@@ -97,7 +97,7 @@ def rename(document: Document, word: Word, name: str) -> list[Word]:
             Code.E1003, f"`{word.text}` is not defined in this file", labels=(_at(document, word),)
         )
     if re.fullmatch(NAME, name) is None or name in vocabulary().keywords:
-        raise refusal(Code.E1004, f"`{name}` is no name", labels=(_at(document, word),))
+        raise refusal(Code.E1004, f"`{name}` cannot be a name", labels=(_at(document, word),))
     if any(w.text == name for w in _near(document, word)):
         raise refusal(Code.E1004, f"`{name}` is taken here", labels=(_at(document, word),))
     after = Document(document.name, replaced(document.text, found, name))

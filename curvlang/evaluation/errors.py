@@ -125,7 +125,7 @@ LEAST_WHOLE = 0.1
 def shares(values: list[float | None]) -> Iterator[float | None]:
     """(e_k − e_{k−1}) / (e_last − e_first) for every step; the first step has none.
 
-    Where the steps all but cancel, the whole is no measure for its parts: no step has a share.
+    Where the steps nearly cancel, their sum does not measure them: no step has a share.
     """
     known = [v for v in values if v is not None]
     total = known[-1] - known[0] if len(known) == len(values) and known else 0.0

@@ -313,7 +313,7 @@ def _initial(build: Build, seed: int, other: int, x: Tensor) -> str:
             Code.E0753,
             "`build` makes the same model for every seed, and LDS retrains from fresh "
             "initialisations",
-            "let it draw the parameters: a network that is trained already is no start",
+            "let it draw the parameters: a trained network cannot be the start",
             "where all trainings are to start alike, say so: `initialisation = shared`",
             *(["or leave the LDS out, on the command line by `--no-lds`"] if span.end else []),
             labels=label_at(span, "the same for every seed"),

@@ -32,7 +32,7 @@ def dumps(value: object) -> str:
     r"""JSON with sorted keys: the same value gives the same text.
 
     Raises:
-        TypeError: Where something is no plain value (a tensor, an object).
+        TypeError: Where something is not a plain value (a tensor, an object).
 
     >>> dumps({"b": float("nan"), "a": (1, 0.5)})
     '{\n  "a": [\n    1,\n    0.5\n  ],\n  "b": null\n}\n'

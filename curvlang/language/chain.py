@@ -26,7 +26,7 @@ class Stage:
 
     `body` is empty for built-in stages (`hessian`, `drop_residual`, `block_diagonal`); the
     compiler knows those by name. `others` is the clause for parameters that the stage does not
-    fit: the word `ignore` (they are no part of the problem) or `keep` (they stay as they are before
+    fit: the word `ignore` (they are left out of the problem) or `keep` (they stay as they are before
     the stage), or the stages to use there instead (as a one-stage tuple).
     """
 
@@ -319,7 +319,7 @@ class Study:
         inverses: What C⁻¹ means, one after the other; empty for the default inverse.
         damping: λ grid of inverses that leave their `damping` open; None for the default grid.
         seeds: Of the model's initialisation, one trained model each.
-        baselines: Scores that no curvature stands behind, judged beside the curvatures.
+        baselines: Curvature-free scores, compared beside the curvatures.
         measures: Ground truths beyond the LDS.
         span: Where it stands.
     """

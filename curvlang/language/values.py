@@ -26,7 +26,7 @@ def value(syntax: ValueSyntax, scope: Mapping[str, Value], problems: Problems) -
     """The value that an argument states; None (and a diagnostic) where it has none.
 
     Args:
-        syntax: What stands behind the `=`.
+        syntax: The text after the `=`.
         scope: Parameters of the surrounding definition, by name.
         problems: Collects diagnostics.
     """

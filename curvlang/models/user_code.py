@@ -113,7 +113,7 @@ def _found(function: str) -> Callable[..., Any]:
     module, colon, name = function.partition(":")
     if not colon or not module or not name:
         raise _wrong(
-            function, "is no `package.module:function`", 'write `python("my_models:make")`'
+            function, "is not a `package.module:function`", 'write `python("my_models:make")`'
         )
     with _working_folder():
         try:
@@ -130,7 +130,7 @@ def _found(function: str) -> Callable[..., Any]:
             raise _wrong(function, f"`{module}` has no `{name}`", "give the function's name")
         made = getattr(made, part)
     if not callable(made):
-        raise _wrong(function, "is no function", "give the name of a function")
+        raise _wrong(function, "is not a function", "give the name of a function")
     found: Callable[..., Any] = made
     return found
 

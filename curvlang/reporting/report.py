@@ -31,7 +31,7 @@ WIDTH = 100
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """What stands behind a result.
+    """How a result was made.
 
     Args:
         scores: `[Q, N]` of the curvature itself at the shared setting.
@@ -70,7 +70,7 @@ class Report(Result):
     run: Record = field(kw_only=True)
 
     def __eq__(self, other: object) -> bool:
-        """Equal to a result with the same fields, whatever run stands behind either."""
+        """Equal to a result with the same fields, whichever runs made them."""
         if not isinstance(other, Result):
             return NotImplemented
         return all(getattr(self, f.name) == getattr(other, f.name) for f in fields(Result))

@@ -138,7 +138,7 @@ def _check_labels(result: Result, scores: Mapping[str, Scores]) -> None:
     for name in scores:
         if name not in labels:
             raise refusal(
-                Code.E0904, f"`{name}` is no step of the result", f"use {', '.join(labels)}"
+                Code.E0904, f"`{name}` is not a step of the result", f"use {', '.join(labels)}"
             )
 
 

@@ -1,4 +1,4 @@
-"""The tables as plain text cells, before anybody draws them: the terminal and the page read these.
+"""The tables as plain text cells, before they are drawn: the terminal and the page read these.
 
 A `Panel` is one table; the first column of every panel names the step. The chain comes as
 several panels (what each step is, its errors, its LDS), which a wide terminal joins.

@@ -37,8 +37,8 @@ def fit_combination(
         task: Model, loss and data.
         seed: Seeds the sampled labels of every pass.
         batch: Examples per batch; chosen by the plan otherwise.
-        progress: Told about every batch.
-        ended: Told about every stage of the run.
+        progress: Called after every batch.
+        ended: Called after every stage of the run.
         points: The task at several models, as `fit_chains` takes them.
     """
     terms = list(weighted_chains(curvature))
@@ -116,7 +116,7 @@ def fit_all(
         curvatures: Chains and combinations.
         task: Model, loss and data.
         seed: Seeds the sampled labels of every pass.
-        progress: Told about every batch.
+        progress: Called after every batch.
     """
     chains = [c for c in curvatures if isinstance(c, Chain)]
     together = iter(fit_chains(chains, task, seed=seed, last=True, progress=progress))

@@ -86,7 +86,7 @@ def fit_chains(
         dense: Entries that a matrix without other structure may have.
         last: Fit whole chains only; what only their prefixes need is not computed.
         keep: Bytes that leaves may take between passes; a share of the free memory otherwise.
-        progress: Told about every batch.
+        progress: Called after every batch.
         bare: Whether to leave the task's L2 term out: the curvature of the mean loss alone.
         ended: Told the name of every stage of the run when it has ended.
         points: The task at several models of one kind, in place of its own: every mean over examples

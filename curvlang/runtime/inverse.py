@@ -59,7 +59,7 @@ def invert(
         use: The inverse with its arguments.
         solver: The spec's `solve` line; None for the closed form where there is one.
         by_example: Where the solver's minibatches come from.
-        report: Told what every solve took.
+        report: Receives the record of every solve.
         progress: Told how a solve goes.
 
     Raises:
@@ -220,9 +220,9 @@ def _reason(block: Operator) -> str:
         case EigenBasis():
             return "its spectrum is not a product of two"
         case Sum(terms=terms) if any(isinstance(t, Kronecker) for t in terms):
-            return "G ⊗ A plus another term (weight decay?) is no product"
+            return "G ⊗ A plus another term (weight decay?) is not a product"
         case _:
-            return "it is no product G ⊗ A"
+            return "it is not a product G ⊗ A"
 
 
 def _solved(

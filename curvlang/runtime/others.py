@@ -1,4 +1,4 @@
-"""Parameters that are no matrix of a layer: what the chains of a run do with them, or a refusal."""
+"""Parameters outside any layer's weight matrix: what the chains of a run do with them, or a refusal."""
 
 from __future__ import annotations
 

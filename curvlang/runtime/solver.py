@@ -72,7 +72,7 @@ class FittedSolver:
             operator: C.
             damping: λ.
             by_example: Where minibatches come from.
-            report: Told what every solve took.
+            report: Receives the record of every solve.
             progress: Told how a solve goes.
         """
         given = self.solver.arguments
@@ -119,7 +119,7 @@ class FittedSolver:
                 raise AssertionError(f"no solver `{name}`")
 
     def refuse(self, use: InverseUse) -> NoReturn:
-        """Refuse an inverse that is no linear system."""
+        """Refuse an inverse that is not a linear system."""
         raise SpecError(another_equation(self.solver.name, self.solver.span, use))
 
     def _approximate_inverse(self, damping: float) -> Operator | None:

@@ -51,7 +51,7 @@ UNIVERSAL = {
     "any_order": 1e-9,
     "repeatable": 1e-12,
 }
-"""Tolerance of the laws that nobody has to write: rounding times a few thousand."""
+"""Tolerance of the laws that hold without being written: rounding times a few thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ def check_spec(
         seed: Of the search.
         law: Only laws whose text contains this.
         task: Check on this one task instead of drawing any.
-        progress: Told about every task.
+        progress: Called after every task.
 
     Raises:
         SpecError: E0750 where no law's text contains `law`; and where a curvature cannot be

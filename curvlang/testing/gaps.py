@@ -93,7 +93,7 @@ def _dampings(matrix: Tensor) -> Iterator[float]:
 def disagreement(op: Operator) -> Gap:
     """The largest relative difference of a verb from the same verb of the dense matrix.
 
-    A verb that the structure refuses by a diagnostic is no disagreement.
+    A verb that the structure refuses by a diagnostic is not a disagreement.
     """
     gaps = []
     floor = NOISE * magnitude(op)

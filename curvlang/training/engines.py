@@ -38,7 +38,7 @@ def engine(models: Sequence[nn.Module], training: Training, *, generic: bool = F
         generic: Leave the engine for perceptrons out.
 
     Raises:
-        SpecError: E0403, E0408, E0410 for models that are no function of one example.
+        SpecError: E0403, E0408, E0410 for models whose output for an example depends on other examples.
     """
     loss, recipe, train = training.rule, training.recipe, training.train
     few = _few(train)

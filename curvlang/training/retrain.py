@@ -17,7 +17,7 @@ from curvlang.training.stacked_mlp import StackedMLP
 from curvlang.training.training import Training
 
 DIVERGED = 100.0
-"""Growth of the loss from the first minibatch to the last epoch that is no training any more."""
+"""Growth of the loss from the first minibatch to the last epoch from which a training counts as diverged."""
 
 Progress = Callable[[int, int], None]
 

@@ -65,7 +65,7 @@ def leave_class_out(targets: Tensor) -> Tensor:
     """Members of one subset for each class `[C, N]`: all examples but those of the class.
 
     Raises:
-        SpecError: E0508 where the targets are no classes.
+        SpecError: E0508 where the targets are not classes.
     """
     if not are_classes(targets):
         raise refusal(

@@ -105,7 +105,7 @@ def test_compressed_queries_say_their_bound(capsys):
     off = np.abs(np.load("scores.npy") - wanted).max()
     assert 0 < off <= 1.05 * float(said.split()[-1])
     assert run(["influence", "ekfac", *TASK, "--compress", "2"]) == 2
-    assert "is no share" in capsys.readouterr().err
+    assert "is not a share" in capsys.readouterr().err
 
 
 def test_json_stands_alone_on_standard_output(capsys):

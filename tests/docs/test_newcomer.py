@@ -221,7 +221,7 @@ def test_what_they_claim_holds():
 
 
 def test_a_factor_for_each_class_of_the_label_is_refused():
-    """Labels are no tensor of the language; the columns are the classes that it knows."""
+    """Labels are not tensors of the language; the columns are the classes that it knows."""
     text = """transform per_label {
   needs a[n,t,i], g[n,r,t,o], y[n,c]
   G[c,o,o'] = mean[n] sum[r,t] y[n,c] * g[n,r,t,o] * g[n,r,t,o']

@@ -100,7 +100,7 @@ def test_scores_that_do_not_fit_are_refused(tmp_path):
     for wrong in (SCORES.T, SCORES[0], SCORES[:, :-1]):
         with pytest.raises(SpecError, match="has shape"):
             write_run(tmp_path / "run", digits(), wrong, "", {})
-    with pytest.raises(SpecError, match="is no step"):
+    with pytest.raises(SpecError, match="is not a step"):
         write(tmp_path / "run", step_scores={"kfak": SCORES})
     assert list(tmp_path.iterdir()) == []
 

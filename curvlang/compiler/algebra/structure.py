@@ -386,11 +386,11 @@ def _eigenbasis(
         bases.append(pair[0])
         used.extend(pair)
     if not used or axes[0] == axes[1]:
-        # Both sides may run along one axis, Σ_k U[o,k] V[i,k] s[k] …: that is no Kronecker basis.
+        # Both sides may run along one axis, Σ_k U[o,k] V[i,k] s[k] …: that is not a Kronecker basis.
         return None
     left_over = list(inner.factors)
     for factor in used:
-        # One of each: vectors that stand there twice are no basis.
+        # One of each: vectors that occur twice are not a basis.
         left_over.remove(factor)
     rest = tuple(left_over)
     spectrum = replace(inner, factors=rest, summed=tuple(x for x in inner.summed if x not in axes))

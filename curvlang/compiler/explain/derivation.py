@@ -38,7 +38,7 @@ _SCOPE = {
 class StageDerivation:
     """One stage: the result, its structure in the first block, and the pass after which it is known.
 
-    `beside` is what parameters are that are no matrix of a layer, where a model has any.
+    `beside` is the same for parameters outside any layer's weight matrix, where a model has any.
     """
 
     result: Result
@@ -95,7 +95,7 @@ def derivation(stages: Sequence[StageDerivation]) -> Iterator[str]:
             yield f"         lifted back by {_lift(result.value)}"
         yield f"       {structure_name(stage.shape)}: {stage.shape.reason}; {_known(stage)}"
         if stage.beside is not None:
-            yield f"       parameters that are no matrix of a layer: {_others(stage.beside)}"
+            yield f"       parameters outside any layer's weight matrix: {_others(stage.beside)}"
 
 
 def _others(stage: StageDerivation) -> str:

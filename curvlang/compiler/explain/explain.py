@@ -18,7 +18,7 @@ _STAGES = ("curvature", "stage", "structure", "passes")
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The plans of a run and what every stage of every chain comes to. Printable.
+    """The plans of a run and the result of every stage of every chain. Printable.
 
     Args:
         plans: One for each program.
@@ -26,7 +26,7 @@ class Explanation:
         headline: What is explained, on what.
         model: Operations of the model itself by what they are for, over the whole run.
         memory: Predicted bytes by phase of the run, and what they are.
-        notes: Lines above the derivation: what a sum of curvatures comes to.
+        notes: Lines above the derivation: the result of a sum of curvatures.
     """
 
     plans: tuple[Plan, ...]

@@ -1,4 +1,4 @@
-"""Which stages fit parameters that are no matrix of a layer: scales and shifts, tied and bare ones.
+"""Which stages fit parameters outside any layer's weight matrix: scales and shifts, tied and bare ones.
 
 Of such a parameter the layer gradient is known, Σ_t g[n,r,t,o] a[n,t,i], and nothing else: `a` and `g`
 by themselves, and what is an input and what an output, have no meaning. A stage fits where it reads

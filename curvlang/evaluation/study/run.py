@@ -79,14 +79,14 @@ class Shard:
         """`2/3`.
 
         Raises:
-            SpecError: E0918 where the text is no part of a whole.
+            SpecError: E0918 where the text is not a part of a whole.
         """
         first, slash, second = text.partition("/")
         if slash and first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second):
             return Shard(int(first), int(second))
         raise refusal(
             Code.E0918,
-            f"`--shard {text}` is no part of a whole",
+            f"`--shard {text}` is not a part of a whole",
             "write `--shard 1/3`, `--shard 2/3` and `--shard 3/3` on three machines",
         )
 

@@ -50,7 +50,7 @@ def _options(definition: s.TransformDef, problems: Problems) -> Options:
     for statement in _whens(definition.body):
         parameter = known.get(statement.parameter)
         if parameter is None:
-            headline = f"`when` asks for `{statement.parameter}`, which is no parameter here"
+            headline = f"`when` asks for `{statement.parameter}`, which is not a parameter here"
             help_ = suggestion(statement.parameter, known)
             problems.say(Code.E0218, headline, statement.span, help_)
             continue

@@ -21,7 +21,7 @@ class Readings:
     """The bodies of transforms with choices made and rounds unrolled.
 
     Args:
-        operations: What the stages of all chains have come to so far.
+        operations: Operations of the stages of all chains so far.
         full: Whether it has been said that they come to too much.
     """
 

@@ -73,7 +73,7 @@ def check_rounds(
         if found or count is None:
             problems += found
         elif not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            problems.append(_count(f"{_shown(count)} is no number of rounds", repeat, place))
+            problems.append(_count(f"{_shown(count)} is not a number of rounds", repeat, place))
         elif count * outer > MOST_ROUNDS:
             inside = f" inside {outer}" if outer > 1 else ""
             problems.append(_count(f"{count}{inside} rounds are too many", repeat, place))
@@ -118,10 +118,10 @@ def _names(repeat: s.Repeat, known: Mapping[str, s.ParameterSyntax]) -> Iterator
         if not isinstance(node, Ref) or node.name in whole:
             continue
         if node.name in known:
-            headline = f"the rounds of `repeat` are a whole number, and `{node.name}` is none"
+            headline = f"the rounds of `repeat` are a whole number, and `{node.name}` is not one"
             help_: tuple[str, ...] = (f"declare `{node.name}: int = …`",)
         else:
-            headline = f"`repeat` asks for `{node.name}`, which is no parameter here"
+            headline = f"`repeat` asks for `{node.name}`, which is not a parameter here"
             help_ = suggestion(node.name, whole) or (f"add a parameter `{node.name}: int = 10`",)
         yield Diagnostic(Code.E0232, headline, (Label(node.span, "how many rounds?"),), help_)
 

@@ -83,7 +83,7 @@ class TensorChecker(ExpressionChecker):
             )
         for node in walk(statement.length):
             if isinstance(node, Ref) and (node.indices or node.name not in self.parameters):
-                self._length(node.span, f"`{node.name}` is no number that is known before the data")
+                self._length(node.span, f"`{node.name}` is not known before the data is read")
             elif isinstance(node, Call | Reduce | Delta):
                 self._length(node.span, "computed from data")
             elif isinstance(node, Size):
@@ -106,7 +106,9 @@ class TensorChecker(ExpressionChecker):
             self.problems.say(
                 Code.E0324,
                 f"`{old}` is not projected: only `i` and `o` of a layer, and `p` of the model, are",
-                Label(statement.span, MODEL_LETTERS.get(old, f"`{old}` is no space of parameters")),
+                Label(
+                    statement.span, MODEL_LETTERS.get(old, f"`{old}` is not a space of parameters")
+                ),
             )
         elif old in self.projected:
             self.problems.append(

@@ -328,7 +328,7 @@ class StudyChecker:
         if item.silent is not None and item.silent.text != "none":
             self.problems.say(
                 Code.E0916,
-                f"`protocol {item.silent.text}` is no protocol",
+                f"`protocol {item.silent.text}` is not a protocol",
                 item.silent.span,
                 ("write `protocol subsets = 100, retrains = 20`, or `protocol none`",),
             )

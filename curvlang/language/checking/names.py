@@ -44,7 +44,7 @@ class Names:
                 return self.tasks  # type: ignore[return-value]
 
     def add(self, items: Iterable[s.Item], *, over: bool) -> list[Diagnostic]:
-        """Take definitions in; `over` lets them stand in front of what is there already."""
+        """Take definitions in; `over` lets them shadow earlier ones."""
         problems = Problems()
         seen: dict[tuple[type, str], Named] = {}
         for item in items:
@@ -175,7 +175,7 @@ def used_files(source: Source) -> dict[str, str]:
 
 
 def _shadows(file: s.File) -> list[Diagnostic]:
-    """A warning for every name that stands in front of a shipped one with another meaning."""
+    """A warning for every name that shadows a shipped one with another meaning."""
     shipped = shipped_names()
     found = []
     for item in file.items:
@@ -187,7 +187,7 @@ def _shadows(file: s.File) -> list[Diagnostic]:
             found.append(
                 Diagnostic(
                     Code.E0202,
-                    f"`{item.name}` stands in front of the shipped one of that name",
+                    f"`{item.name}` shadows the shipped one of that name",
                     (Label(item.name_span),),
                     ("give it another name, so that readers know which is meant",),
                     (),

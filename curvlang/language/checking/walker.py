@@ -144,7 +144,7 @@ class Walker:
             self._order(use, f"`{use.name}` takes the Hessian or the Gauss–Newton matrix only")
             return None
         if given is None:
-            # What stands behind it is read as if its arguments were right: one mistake is one message.
+            # What follows it is read as if its arguments were right: one mistake is one message.
             self._builtin_scope(use.name)
             return None
         if given.get("fisher") in ("exact", "empirical") and any(

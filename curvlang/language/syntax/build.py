@@ -101,7 +101,7 @@ class Builder:
                     weight *= float(first) / divisor if divisor else inf
                 case _:
                     weight *= float(first)
-        # One value for all that is no number: two readings of one text are equal.
+        # One value for all that is not a number: two readings of one text are equal.
         whole = weight if isfinite(weight) else inf
         return s.WeightedChain(whole, self._chain(chain), tuple(names), self.span(tree))
 

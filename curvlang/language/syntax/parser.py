@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _ITEM = re.compile(rf"(?:^|(?<=[\n\r]))(?:{'|'.join(KEYWORDS)})\b")
 MOST_ERRORS = 20
-"""Mistakes of syntax that are reported; a file with more is no spec, or broken at the first."""
+"""Mistakes of syntax that are reported; a file with more is not a spec, or breaks at the first."""
 DEEPEST = 200
 """Nesting that is read; nothing that is written on paper comes near it."""
 

@@ -85,7 +85,7 @@ def load(tables: bytes, text: str) -> Lark | None:
 
 
 def key(text: str, body: bytes) -> bytes:
-    """What stands in front of tables; other for each grammar, version of lark, and byte of them."""
+    """The first line of a file of tables; it differs for each grammar, version of lark, and byte of them."""
     made = hashlib.sha256(text.encode())
     made.update(body)
     return f"lark {release()} {made.hexdigest()}".encode()

@@ -114,7 +114,7 @@ def _pickled(path: Path) -> Any:
     except UnpicklingError as error:
         raise _refused(
             path,
-            "it holds objects other than tensors, or is no torch file",
+            "it holds objects other than tensors, or is not a torch file",
             _SAVE,
             "it is read with `weights_only=True`, so that no code in it is run",
         ) from error

@@ -10,7 +10,7 @@ from curvlang.models.task import Task
 
 
 def pictures(spec: TaskSpec, task: Task) -> tuple[Tensor, Tensor] | None:
-    """Training and query inputs [N, H, W] or [N, C, H, W]; None where they are no images.
+    """Training and query inputs [N, H, W] or [N, C, H, W]; None where they are not images.
 
     Digits are given as they were scanned, whatever they are scaled to.
     """

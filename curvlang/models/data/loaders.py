@@ -162,7 +162,7 @@ def _drawn(loader: DataLoader[Any]) -> Iterator[int]:
 
 
 def _place(item: Any) -> int:
-    """A number; -1 for any other key, which is no place in an order."""
+    """A number; -1 for any other key, which is not a place in an order."""
     try:
         return int(item)
     except (TypeError, ValueError):

@@ -16,7 +16,7 @@ from curvlang.models.execution.calls import exhausted
 from curvlang.models.execution.packed import layout_in
 
 Look = Callable[[str, Tensor, int], None]
-"""Told the name of a table, what it is asked for, and how many rows it has."""
+"""Called with the name of a table, the row requested, and the number of rows."""
 
 
 @contextmanager
@@ -113,7 +113,7 @@ def _same(given: Tensor, x: Tensor) -> bool:
 
 
 def _outside(x: Tensor, size: int) -> bool:
-    """Whether an entry is no row of a table."""
+    """Whether an entry is not a row of a table."""
     low, high = torch.aminmax(x)
     return int(low) < 0 or int(high) >= size
 

@@ -91,7 +91,7 @@ class LayerColumns(StandIn):
 def layer_columns(
     layers: Sequence[LayerBlock], given: Mapping[str, Mapping[str, Any]]
 ) -> LayerColumns | Tensor:
-    """The columns by their layers; formed where an input is no dense tensor."""
+    """The columns by their layers; formed where an input is not a dense tensor."""
     if all(isinstance(given[b.name]["a"], Tensor) for b in layers):
         return LayerColumns(layers, given)
     return columns(layers, {b.name: dict(given[b.name]) for b in layers})

@@ -69,7 +69,7 @@ def file_data(chosen: FileColumns, loss: str, folder: Path) -> Data:
 
     Raises:
         SpecError: E0552 for a file that cannot be read, E0553 for columns that are not there or
-            not what is asked of them, E0554 for NaN or infinite numbers, E0412 for the share.
+            of another kind than requested, E0554 for NaN or infinite numbers, E0412 for the share.
     """
     if chosen.query != NONE and chosen.split != NONE:
         raise refusal(Code.E0553, "`query` and `split` both say what the queries are", "give one")
@@ -106,7 +106,7 @@ def _targets(parts: Sequence[tuple[_FileRequest, Column]], loss: str) -> list[Te
 
 
 class _FileRequest:
-    """A file with what is asked of it, for reading and for messages."""
+    """A file with the columns requested of it, for reading and for messages."""
 
     def __init__(self, path: Path, target: tuple[str, ...], split: str | None) -> None:
         self.path = path
@@ -167,7 +167,7 @@ class _FileRequest:
             bad = next((k for k, cell in enumerate(column) if not _is_number(cell)), 0)
             shown = _shown(column[bad]) if column and column[bad] else "nothing"
             self.refuse(
-                f"column `{name}` has {shown} at row {bad + 1}, which is no number",
+                f"column `{name}` has {shown} at row {bad + 1}, which is not a number",
                 "leave the column out of `inputs`, or write numbers",
             )
         if column.is_floating_point():
@@ -209,7 +209,7 @@ class _FileRequest:
                 row = int(odd.to(torch.uint8).argmax())
                 self.refuse(
                     f"`{shown}` has {float(y.reshape(len(y), -1)[row, 0]):g} at row {row + 1}, "
-                    "which is no class number",
+                    "which is not a class number",
                     "give class numbers, or write `loss mse` for a regression",
                 )
         self._classes_in_range(y.double() if y.is_floating_point() else y)

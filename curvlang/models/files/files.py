@@ -64,7 +64,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def check_file(path: Path, code: Code, repair: str) -> None:
-    """Refuse what is no file: a folder, a pipe, a device, a name that no file can have.
+    """Refuse what is not a file: a folder, a pipe, a device, a name that no file can have.
 
     Args:
         path: What is to be read.
@@ -96,7 +96,7 @@ def _safetensors(path: Path) -> Table:
             with safe_open(path, framework="pt") as held:
                 names = list(held.keys())
         except SafetensorError as error:
-            raise unreadable(path, f"it is no safetensors file ({error})") from error
+            raise unreadable(path, f"it is not a safetensors file ({error})") from error
     return Table(names, lambda name: _tensor(path, name))
 
 

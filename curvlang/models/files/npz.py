@@ -33,7 +33,7 @@ def read_npz(path: Path) -> Table:
     """The arrays of an npz file.
 
     Raises:
-        SpecError: E0552 for another file, a damaged one, and members that are no arrays.
+        SpecError: E0552 for another file, a damaged one, and members that are not arrays.
     """
     with parsing(path, _SAVE), path.open("rb") as file:
         if file.read(len(_MAGIC)) == _MAGIC:
@@ -42,7 +42,7 @@ def read_npz(path: Path) -> Table:
             members = [info.filename for info in archive.infolist()]
     odd = next((name for name in members if not name.endswith(_SUFFIX)), None)
     if odd is not None:
-        raise unreadable(path, f"`{odd}` in it is no array", _SAVE)
+        raise unreadable(path, f"`{odd}` in it is not an array", _SAVE)
     names = [name.removesuffix(_SUFFIX) for name in members]
     if len(set(names)) < len(names):
         raise unreadable(path, "two arrays in it have one name", "give each its own name")

@@ -28,7 +28,7 @@ class InProjection(Linear):
         return None
 
     def dense_rows(self, module: nn.Module) -> bool:
-        """It is no module's output."""
+        """No module returns it."""
         return False
 
 
@@ -39,5 +39,5 @@ class OutProjection(Linear):
     folds = False
 
     def dense_rows(self, module: nn.Module) -> bool:
-        """It is no module's output."""
+        """No module returns it."""
         return False

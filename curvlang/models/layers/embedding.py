@@ -20,7 +20,7 @@ class Embedding(Layer):
     folds = True
 
     def refuses(self, module: nn.Module) -> str | None:
-        """Rows that a forward pass changes, and gradients that are no gradients."""
+        """Rows that a forward pass changes, and gradients that are scaled by frequency."""
         if getattr(module, "max_norm", None) is not None:
             return "`max_norm` changes the weight in the forward pass"
         if getattr(module, "scale_grad_by_freq", False):
@@ -53,7 +53,7 @@ class EmbeddingBag(Embedding):
     folds = False
 
     def refuses(self, module: nn.Module) -> str | None:
-        """The largest entry of a bag is no linear function of the rows."""
+        """The largest entry of a bag is not a linear function of the rows."""
         if module.mode == "max":
             return '`mode="max"` is not linear in the rows'
         return super().refuses(module)

@@ -1,1 +1,1 @@
-"""Losses per example, and what is asked of a query."""
+"""Losses per example, and the metrics of queries."""

@@ -85,7 +85,7 @@ def check_examples_finite(
 
     Args:
         model: The model.
-        loss: The loss, or what is asked of queries.
+        loss: The loss, or the queries' metric.
         X: Inputs, anywhere; they are read in batches.
         y: Targets.
         part: `train` or `query`, for the message.

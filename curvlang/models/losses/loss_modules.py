@@ -142,7 +142,7 @@ def _check_module(module: nn.Module | Function, soft: bool) -> None:
             Code.E0582,
             f"`{kind}(weight=…)` divides a batch by the weights of its classes",
             f'use {shown}`reduction="sum"`',
-            notes=("its mean is no mean of losses that the examples have by themselves",),
+            notes=("its mean is not the mean of the losses of single examples",),
         )
 
 

@@ -44,7 +44,7 @@ def loss_named(
 
     Raises:
         SpecError: E0715 for an unknown name, E0411 for a value that is not a loss, E0582 for a
-            module of torch whose objective is no mean over the examples, E0587 for one with
+            module of torch whose objective is not a mean over the examples, E0587 for one with
             parameters.
     """
     if isinstance(loss, Loss):

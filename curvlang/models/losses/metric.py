@@ -1,4 +1,4 @@
-"""What is asked of a query: its loss, the margin or the logit of its class, or a user's function.
+"""The metric of a query: its loss, the margin or the logit of its class, or a user's function.
 
 A metric is turned into a **cost**, a function of outputs and target that falls where the query
 improves. Scores are of the cost, so that one sign holds for all of them: positive where training

@@ -29,7 +29,7 @@ TARGETS = 64
 """Most times that this is done; targets beyond them fail where the loss is used."""
 
 NEGATIVE = 1e-6
-"""An eigenvalue below −NEGATIVE times the largest is no rounding: the loss is not convex."""
+"""An eigenvalue below −NEGATIVE times the largest is not rounding: the loss is not convex."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +280,9 @@ class AutodiffLoss(Loss):
                 Code.E0799,
                 f"`{self.name}` is not convex in the model's outputs here",
                 "use `fisher = empirical`, or a curvature without `drop_residual`",
-                notes=("its Hessian at the outputs has negative eigenvalues, so it is no S Sᵀ",),
+                notes=(
+                    "its Hessian at the outputs has negative eigenvalues, so it cannot be written S Sᵀ",
+                ),
             )
         root: Tensor = eigenvalues.clamp_min(0).sqrt().unsqueeze(-2)
         S: Tensor = vectors * root

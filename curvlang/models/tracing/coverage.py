@@ -166,7 +166,7 @@ def _check_model(model: object) -> None:
 
 
 def _check_same(model: nn.Module, task: Task) -> None:
-    """The task's model is the one that is asked about, or the copy of it that takes tensors."""
+    """The task's model is the given one, or its copy that takes tensors."""
     own = {name: p.shape for name, p in model.named_parameters()}
     if own != {name: p.shape for name, p in task.model.named_parameters()}:
         raise refusal(

@@ -46,7 +46,7 @@ class LayerBlock:
         plain: Whether the layer's output is [B, T, O] in another order and nothing else.
         shares: The first block with the same input, columns and d_out; empty for that one.
         count: G, how many blocks of one shape these are.
-        group: Which of its layer's groups a single block is; None where it is no group.
+        group: Which of its layer's groups a single block is; None where it is not a group.
     """
 
     name: str
@@ -215,7 +215,7 @@ def bare_at_once(blocks: Sequence[LayerBlock]) -> bool:
 
 
 def scale_and_shift(module: nn.Module) -> str:
-    """Why the parameters of a normalisation are no matrix of a layer."""
+    """Why the parameters of a normalisation are outside any layer's weight matrix."""
     return f"{type(module).__name__} has a scale and a shift, not a matrix"
 
 

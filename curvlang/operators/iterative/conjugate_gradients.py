@@ -37,8 +37,8 @@ class ConjugateGradients(Iterative):
         preconditioner: A positive definite approximation of (C + λI)⁻¹; None for none.
         tolerance: Relative residual at which a right-hand side is done.
         iterations: Products with C at most, per right-hand side.
-        report: Told what every solve took.
-        progress: Told after every iteration, with the largest relative residual.
+        report: Receives the record of every solve.
+        progress: Called after every iteration, with the largest relative residual.
     """
 
     operator: Operator

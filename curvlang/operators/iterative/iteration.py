@@ -35,7 +35,7 @@ class SolveRecord:
 
 Report = Callable[[SolveRecord], None]
 Progress = Callable[[str, int, int], None]
-"""Told what is done, how much of it, and of how much; behind `: ` stands how it goes."""
+"""Called with what is being done, how much is done, and of how much; details follow a `: `."""
 
 
 class NotConverged(UserWarning):

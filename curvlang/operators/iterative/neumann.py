@@ -31,7 +31,7 @@ UNCONVERGED = 1e-2
 _FLOOR = 1e3
 """Residuals below this multiple of rounding may grow: they are rounding."""
 _GROWTH = 1e8
-"""Growth of a minibatch iteration that is no noise."""
+"""Growth of a minibatch iteration beyond its noise."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,8 +51,8 @@ class Neumann(Iterative):
         by_example: Where minibatches come from; needed with a batch.
         batch: Examples per step, all where None.
         seed: Of the order in which examples are drawn, the same in every solve.
-        report: Told what every solve took.
-        progress: Told after every step, with the largest relative residual.
+        report: Receives the record of every solve.
+        progress: Called after every step, with the largest relative residual.
     """
 
     operator: Operator

@@ -41,7 +41,7 @@ class Phase:
 def blocks_read(program: Program, blocks: Sequence[LayerBlock]) -> tuple[LayerBlock, ...]:
     """The blocks of a partition that a program is read for.
 
-    Where a model has parameters that are no matrix of a layer, they have programs of their own.
+    Where a model has parameters outside any layer's weight matrix, they have programs of their own.
     """
     return tuple(b for b in blocks if b.factored is not program.others)
 

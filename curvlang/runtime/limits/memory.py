@@ -43,7 +43,7 @@ def limited(memory: Memory) -> Iterator[None]:
     A limit inside another is the smaller of both.
 
     Raises:
-        SpecError: E0804 for what is no amount.
+        SpecError: E0804 for what is not an amount.
     """
     if memory is None:
         yield
@@ -71,7 +71,7 @@ def amount(memory: int | str) -> int:
     if count < 1:
         raise refusal(
             Code.E0804,
-            f"`memory = {memory}` is no amount of memory",
+            f"`memory = {memory}` is not an amount of memory",
             'write a number of bytes, or a number and a unit: "2 GiB", "500 MB"',
         )
     return count

@@ -31,9 +31,9 @@ def errors(text):
 
 
 MISTAKES = {
-    "zero": (transform(f"repeat 0 {ROUND}"), "E0231", "0 is no number of rounds"),
-    "negative": (transform(f"repeat -2 {ROUND}"), "E0231", "-2 is no number of rounds"),
-    "fraction": (transform(f"repeat 2.5 {ROUND}"), "E0231", "2.5 is no number of rounds"),
+    "zero": (transform(f"repeat 0 {ROUND}"), "E0231", "0 is not a number of rounds"),
+    "negative": (transform(f"repeat -2 {ROUND}"), "E0231", "-2 is not a number of rounds"),
+    "fraction": (transform(f"repeat 2.5 {ROUND}"), "E0231", "2.5 is not a number of rounds"),
     "too many": (transform(f"repeat 101 {ROUND}"), "E0231", "101 rounds are too many"),
     "nested": (
         transform(f"repeat 20 {{ repeat 20 {ROUND} }}"),
@@ -43,7 +43,7 @@ MISTAKES = {
     "unknown": (transform(f"repeat runds {ROUND}", "(rounds: int = 3)"), "E0232", "did you mean `rounds`"),
     "no parameters": (transform(f"repeat rounds {ROUND}"), "E0232", "add a parameter `rounds: int = 10`"),
     "a fractional parameter": (transform(f"repeat x {ROUND}", "(x: float = 3)"), "E0232", "declare `x: int"),
-    "default": (transform(f"repeat k {ROUND}", "(k: int = 0)"), "E0231", "0 is no number of rounds"),
+    "default": (transform(f"repeat k {ROUND}", "(k: int = 0)"), "E0231", "0 is not a number of rounds"),
     "given": (use(f"repeat k {ROUND}", "(k: int = 3)", "(k = 1000)"), "E0231", "given here"),
     "yield": (
         transform("repeat 2 { yield C[o,i,o',i'] = identity[o,o'] * A[i,i'] }"),

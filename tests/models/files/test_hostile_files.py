@@ -186,7 +186,7 @@ def test_archives_that_lie(where, at, value):
 def test_members_that_are_no_arrays_and_names_that_come_twice():
     good = ("X.npy", member(HEADERS[0].replace("1000000000000, 4", "3, 4"), b"\0" * 48))
     Path("x.npz").write_bytes(archive([("readme.txt", b"hello"), good]))
-    assert_refused("E0552", lambda: read_table(Path("x.npz")), "`readme.txt` in it is no array")
+    assert_refused("E0552", lambda: read_table(Path("x.npz")), "`readme.txt` in it is not an array")
     Path("x.npz").write_bytes(archive([("X.npy", pickle.dumps([1]))]))
     assert_refused("E0552", lambda: read_table(Path("x.npz"))["X"], "cannot be read")
     with pytest.warns(UserWarning, match="Duplicate"):

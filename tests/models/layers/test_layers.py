@@ -196,7 +196,7 @@ def test_an_encoder_layer_with_its_fast_path() -> None:
 
 
 class Language(nn.Module):
-    """Tied embedding, places that are no examples, a bare vector, a layer called twice."""
+    """Tied embedding, places that are not examples, a bare vector, a layer called twice."""
 
     def __init__(self, *, leading: bool) -> None:
         super().__init__()
