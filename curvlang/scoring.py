@@ -14,10 +14,11 @@ from torch import Tensor
 
 from curvlang.attribution.groups import label_groups
 from curvlang.attribution.influence import influence, self_influence
+from curvlang.attribution.inverses import inverted
 from curvlang.attribution.scorer import CompressedQueries, ReducedPrecision
 from curvlang.attribution.top import Neighbour, Top, largest, top
 from curvlang.facade import as_spec, fit
-from curvlang.language import default_inverse
+from curvlang.language import declared_inverses, default_inverse
 from curvlang.language.chain import Curvature, Spec, TaskSpec
 from curvlang.language.selection import chains_of, chosen, evaluation_of
 from curvlang.language.task_sources import TaskSource
@@ -27,12 +28,14 @@ from curvlang.models.data.images import pictures
 from curvlang.models.losses.metric import QueryMetric, query_metric
 from curvlang.models.task import Task
 from curvlang.models.tracing.per_position import position_count
+from curvlang.operators import ExampleMean
 from curvlang.operators.iterative.iteration import NotConverged
 from curvlang.reporting.examples import InputTexts, images, show_largest, show_top, texts
 from curvlang.runtime.fit import Progress
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.memory import limited
-from curvlang.runtime.prepare import prepare
+from curvlang.runtime.limits.planned import planned, planned_solver
+from curvlang.runtime.others import without_ignored
 from curvlang.runtime.setup import Setup
 from curvlang.storage.score_file import Scores, write_scores
 from curvlang.training.baseline import trained
@@ -267,12 +270,31 @@ def score_request(
             described, seed=setup.seed, device=setup.device, allow_python=source.allow_python
         )
     with limited(setup.memory):
-        prepare(list(chains_of(found)), task.to(dtype=setup.dtype), last=True)
+        _check_inverse(whole, found, task.to(dtype=setup.dtype), scoring)
     query_metric(scoring.metric, task.loss)
     scoring.groups(task)
     if scoring.per_position:
         position_count(task)
     return ScoreRequest(whole, found, task, scoring, setup, described)
+
+
+def _check_inverse(spec: Spec, curvature: Curvature, task: Task, scoring: Scoring) -> None:
+    """Refuse a curvature that is not covered or does not fit into memory, and an inverse that it does not have.
+
+    The inverse is tried on an operator of the planned structure, before anything is trained or fitted.
+    """
+    seen, said = without_ignored(chains_of(curvature), task), evaluation_of(spec, curvature)
+    (operator,) = planned((curvature,), seen)
+    unfitted = FittedOperator(
+        operator,
+        seen.parameters,
+        None if said is None else said.inverse,
+        curvature.name,
+        planned_solver(None if said is None else said.solver, seen),
+        ExampleMean(1, lambda _: operator),
+        declared_inverses(spec),
+    )
+    inverted(unfitted, seen, damping=scoring.damping, inverse=scoring.inverse)
 
 
 def _arrays(

@@ -21,11 +21,13 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.language.chain import Curvature, Part
 from curvlang.models.arguments import placed
+from curvlang.models.losses.metric import Metric
 from curvlang.models.task import Task
 from curvlang.runtime.execute import accumulation_dtype
 from curvlang.training.baseline import train_baseline
 from curvlang.training.replay import check_followed, not_followed
 from curvlang.training.subsets import derived_seed, without_classes
+from curvlang.training.training import check_trainable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,10 +89,7 @@ def projected_ensemble(given: Setting, models: int, dimension: int, seed: int) -
     Raises:
         SpecError: E0508 where the loss has no margin, E0795 where the projection is too wide for N.
     """
-    if given.task.loss.name != "cross_entropy":
-        raise without_classes("`projected_ensemble` needs the margin of a class", given.task)
-    if min(dimension, given.task.P) >= given.task.N:
-        raise _too_wide(given.task, dimension)
+    check_ensemble(given.task, dimension)
     exact = accumulation_dtype(given.task.device)
     kernel = torch.zeros(given.queries, given.task.N, dtype=exact, device=given.task.device)
     weight = kernel.new_zeros(given.task.N)
@@ -151,33 +150,57 @@ FOLLOWING = ("metagradient", "source")
 """Baselines that go through the training again."""
 
 
-def check_baselines(parts: Sequence[Part], task: Task, given: bool) -> None:
+def check_baselines(
+    parts: Sequence[Part], task: Task, given: bool, metric: str | Metric = "loss"
+) -> None:
     """Refuse, before anything is trained, what could not be scored after it.
 
     Args:
-        parts: The baselines of a study.
-        task: Before training.
+        parts: The baselines.
+        task: Its model need not be trained.
         given: Whether its model came with its weights: how they were trained is not known.
+        metric: What the queries are scored by.
 
     Raises:
-        SpecError: E0509 where the training cannot be followed.
+        SpecError: E0503 where the model cannot be trained again, E0508 and E0795 where
+            `projected_ensemble` does not apply, E0509 where the training cannot be followed, E0511
+            for another metric than the loss.
     """
-    for part in (p for p in parts if p.name in FOLLOWING):
+    for part in parts:
         with placed(part.span):
-            _check_followed(part, task, given)
+            if metric != "loss":
+                raise _of_the_loss(part)
+            if part.name in FOLLOWING:
+                _check_followed(part, task, given)
+            elif part.name == "projected_ensemble":
+                check_ensemble(task, part.arguments["dimension"])
+                if part.arguments["models"] != 1:
+                    check_trainable(task, f"`{part.name}`")
 
 
 def _check_followed(part: Part, task: Task, given: bool) -> None:
     if given:
         raise _not_trained_here(part)
-    if task.recipe is None:
-        return
+    check_trainable(task, f"`{part.name}`")
+    assert task.recipe is not None
     check_followed(part.name, task.recipe)
     if part.name == "source":
         segments, checkpoints = (part.arguments[x] for x in ("segments", "checkpoints"))
         assert isinstance(segments, int)
         assert isinstance(checkpoints, int)
         check_source(task, segments, checkpoints)
+
+
+def check_ensemble(task: Task, dimension: Any) -> None:
+    """Refuse a task that `projected_ensemble` does not apply to.
+
+    Raises:
+        SpecError: E0508 where the loss has no margin, E0795 where the projection is too wide for N.
+    """
+    if task.loss.name != "cross_entropy":
+        raise without_classes("`projected_ensemble` needs the margin of a class", task)
+    if min(dimension, task.P) >= task.N:
+        raise _too_wide(task, dimension)
 
 
 def baseline_scores(part: Part, given: Setting) -> Tensor:
@@ -266,6 +289,14 @@ def _features(task: Task, part: str, doubt: Tensor, matrix: Tensor | None) -> Te
         found.append(rows if matrix is None else rows @ matrix)
         done += len(v)
     return torch.cat(found)
+
+
+def _of_the_loss(part: Part) -> SpecError:
+    return refusal(
+        Code.E0511,
+        f"the baseline `{part.name}` scores the loss of the queries, and the metric is another one",
+        "leave it out, or take `loss` as the metric",
+    )
 
 
 def _not_trained_here(part: Part) -> SpecError:

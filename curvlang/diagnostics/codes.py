@@ -139,6 +139,7 @@ class Code(StrEnum):
     E0508 = "E0508", "classes are needed", "training"
     E0509 = "E0509", "a method that follows the training, and cannot", "training"
     E0510 = "E0510", "baselines without a protocol", "evaluation"
+    E0511 = "E0511", "a baseline of the loss alone", "attribution"
     E0550 = "E0550", "a function that may not run", "language"
     E0551 = "E0551", "a function that does not do what it must", "models"
     E0552 = "E0552", "a file of examples that cannot be read", "models"

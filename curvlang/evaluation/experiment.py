@@ -271,7 +271,9 @@ class _Work:
         if not self.question.baselines:
             return list(columns)
         bench, scoring = self.bench, self.scoring(())
-        given = baselines.Setting(bench.base, bench.task, scoring.rows, self.run.seed)
+        own = bench.base.origin.seed
+        seed = self.run.seed if own is None else own
+        given = baselines.Setting(bench.base, bench.task, scoring.rows, seed)
         found = [
             without_inverse(baselines.baseline_scores(part, given), scoring.kept)
             for part in self.question.baselines

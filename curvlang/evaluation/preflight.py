@@ -21,12 +21,12 @@ from curvlang.evaluation.measures.tables import check_measures
 from curvlang.evaluation.protocol import GRADIENTS_BY_PRODUCTS
 from curvlang.evaluation.question import REFERENCE, Question, Run
 from curvlang.language import curvature_named
-from curvlang.language.chain import Curvature, Solver
+from curvlang.language.chain import Curvature
 from curvlang.models.losses.metric import query_metric_on
 from curvlang.models.task import Task
 from curvlang.operators import ExampleMean, Operator
 from curvlang.runtime.inverse import invert
-from curvlang.runtime.limits.planned import planned
+from curvlang.runtime.limits.planned import planned, planned_solver
 from curvlang.runtime.others import without_ignored
 from curvlang.runtime.solver import FittedSolver
 
@@ -85,7 +85,8 @@ def check(question: Question, fresh: Task, run: Run) -> None:
         check_retraining(fresh, run.protocol, run.seed, question.metric)
     elif question.baselines:
         raise _without_protocol(question.baselines[0].span)
-    check_baselines(question.baselines, fresh, fresh.origin.trained)
+    given = fresh.origin.trained and fresh.origin.seed is None
+    check_baselines(question.baselines, fresh, given, question.metric)
     check_measures(question.measures, fresh)
     plan = plan_of(question, task)
     found = dict(zip((c.name for c in plan.fitted), planned(plan.fitted, task), strict=True))
@@ -96,13 +97,6 @@ def check(question: Question, fresh: Task, run: Run) -> None:
         chosen = settings(use, question.sweep)
         work = len(chosen) * (queries + GRADIENTS_BY_PRODUCTS) * task.N
         _check_inverse(chosen, subjects, solver, work)
-
-
-def planned_solver(solver: Solver | None, task: Task) -> FittedSolver | None:
-    """A solver whose preconditioner has its structure and no numbers."""
-    if solver is None or solver.preconditioner is None:
-        return None if solver is None else FittedSolver(solver)
-    return FittedSolver(solver, planned((solver.preconditioner,), task)[0])
 
 
 def _check_inverse(

@@ -54,10 +54,12 @@ class Origin:
         text: For people.
         trained: Whether the model is studied as it is; otherwise it is trained first where a command
             trains models.
+        seed: Of the initialisation of a model that was trained here.
     """
 
     text: str
     trained: bool = True
+    seed: int | None = None
 
 
 class Task:

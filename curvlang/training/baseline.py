@@ -50,7 +50,7 @@ def train_baseline(
     assert found.parameters is not None
     (model,) = built(training.build, [seed], task.train[0])
     filled = _filled(model, {n: p[0] for n, p in found.parameters.items()})
-    return task.with_model(filled, _trained_by(recipe, found.curve[0]))
+    return task.with_model(filled, _trained_by(recipe, found.curve[0], seed))
 
 
 def diverged(headline: str, recipe: Recipe, note: str) -> SpecError:
@@ -72,14 +72,16 @@ def trained(
     return fresh if fresh.origin.trained else train_baseline(fresh, seed, progress)
 
 
-def _trained_by(recipe: Recipe, curve: torch.Tensor) -> Origin:
+def _trained_by(recipe: Recipe, curve: torch.Tensor, seed: int) -> Origin:
     """How the model was trained and where its loss ended."""
     if not recipe.epochs:
-        return Origin("as initialised: trained here for no epoch")
+        return Origin("as initialised: trained here for no epoch", seed=seed)
     said = {k: f"{v:g}" if isinstance(v, float) else v for k, v in recipe.settings.items()}
     name = said.pop("optimiser")
     given = ", ".join(f"{k} = {v}" for k, v in said.items())
-    return Origin(f"trained here by {name}({given}); final training loss {float(curve[-1]):.3g}")
+    return Origin(
+        f"trained here by {name}({given}); final training loss {float(curve[-1]):.3g}", seed=seed
+    )
 
 
 def _filled(model: nn.Module, values: dict[str, torch.Tensor]) -> nn.Module:

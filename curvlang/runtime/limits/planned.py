@@ -24,7 +24,7 @@ from curvlang.compiler.algebra.structure import (
 )
 from curvlang.compiler.derive.program import Partition, Result
 from curvlang.compiler.planning.plan import BlockPlan
-from curvlang.language.chain import Chain, Combination, Curvature
+from curvlang.language.chain import Chain, Combination, Curvature, Solver
 from curvlang.language.sums import DECAY, states_decay, weighted_chains
 from curvlang.models.task import Task
 from curvlang.operators import (
@@ -44,6 +44,7 @@ from curvlang.operators import (
 )
 from curvlang.operators.low_rank import LowRank
 from curvlang.runtime.prepare import Prepared, prepare
+from curvlang.runtime.solver import FittedSolver
 from curvlang.runtime.static import regularised
 
 VALUE = 0.7316
@@ -70,6 +71,13 @@ def planned(curvatures: Sequence[Curvature], task: Task) -> tuple[Operator, ...]
         regularised(next(together), task) if isinstance(c, Chain) else _combination(c, task)
         for c in curvatures
     )
+
+
+def planned_solver(solver: Solver | None, task: Task) -> FittedSolver | None:
+    """A solver whose preconditioner has its structure and no numbers."""
+    if solver is None or solver.preconditioner is None:
+        return None if solver is None else FittedSolver(solver)
+    return FittedSolver(solver, planned((solver.preconditioner,), task)[0])
 
 
 def _chains(chains: Sequence[Chain], task: Task) -> list[Operator]:
