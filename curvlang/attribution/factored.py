@@ -69,7 +69,7 @@ class QueryGradients:
 
     Args:
         task: The queries.
-        cost: What is asked of them.
+        cost: The queries' metric, lower is better.
         inverses: Every C⁻¹ that will be applied to them, once each.
         weights: [G, Q] of the queries in every group; None for the queries themselves.
     """

@@ -90,7 +90,7 @@ def influence(
     Args:
         operator: A fitted curvature.
         task: Queries and training examples.
-        metric: What is asked of the queries: `loss`, `margin`, `logit`, or a `Metric`. Where a
+        metric: The metric of the queries: `loss`, `margin`, `logit`, or a `Metric`. Where a
             metric is better when higher, m is its negative, so that the sign says the same.
         damping: λ of `(C + λI)⁻¹`; the spec's inverse where not given.
         inverse: An inverse as a spec writes it, `pseudo(rtol = 1e-4)`.
@@ -110,7 +110,7 @@ def influence(
             `1e-3`. A `CompressedQueries` warning says by how much scores may be off at most.
         memory: What preconditioned queries and scores may hold, `"2 GiB"` or bytes: queries that do
             not fit take turns, and the training examples are read in each.
-        progress: Told how many training examples are scored.
+        progress: Called with the number of training examples scored so far.
 
     Raises:
         SpecError: E0590 to E0592 for a metric, groups or positions that the task does not have,
@@ -149,7 +149,7 @@ def self_influence(
         damping: λ.
         inverse: An inverse as a spec writes it.
         solve: A solver as a spec writes it.
-        progress: Told how many examples are scored.
+        progress: Called with the number of examples scored so far.
     """
     task = seen_by(operator, task)
     ready = inverted(

@@ -37,7 +37,7 @@ CALIBRATED = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A stage. What nothing foretells is None: seconds and bytes of memory.
+    """A stage. Seconds and bytes of memory that cannot be predicted are None.
 
     `moved` are bytes read and written by generated code; `memory` and `peak` bytes held at most.
     """

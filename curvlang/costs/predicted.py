@@ -54,7 +54,7 @@ _Product = tuple[float, float, int]
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """A stage: its cost and the seconds that follow from it; None where nothing foretells them.
+    """A stage: its cost and the seconds predicted from it; None where they cannot be predicted.
 
     `batches` says how often the stage goes through the model, or 1.
     """

@@ -64,7 +64,7 @@ class Rates:
         return interpolated(self.decompositions, flops)
 
     def make(self, moved: float) -> float:
-        """Seconds of one elementwise call that reads and writes this many bytes, its result made anew."""
+        """Seconds of one elementwise call that reads and writes this many bytes and allocates its result."""
         return interpolated(self.made, moved)
 
     def copy(self, moved: float) -> float:
@@ -267,7 +267,7 @@ def _status(name: str) -> int:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begin to measure the peak anew; without effect where the system keeps one peak per process."""
+    """Restart the measurement of the peak; without effect where the system keeps one peak per process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return

@@ -84,7 +84,7 @@ class _Pen:
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """The characters `start:end` of a line, marked; `message` stands behind the mark."""
+    """The characters `start:end` of a line, marked; `message` follows the mark."""
 
     line: int
     start: int

@@ -25,7 +25,7 @@ def suggestion(name: str, known: Mapping[str, object] | tuple[str, ...]) -> tupl
 def _candidates(name: str, known: tuple[str, ...]) -> list[str]:
     """The names that share most pairs of letters with one: few, however many there are."""
     if len(name) > LONGEST_NAME:
-        # Comparing two long names takes time that grows with their product; nobody mistypes such.
+        # Comparing two long names takes time that grows with their product; a name of that length was not mistyped.
         return []
     if len(known) <= _COMPARED:
         return [x for x in known if len(x) <= LONGEST_NAME]

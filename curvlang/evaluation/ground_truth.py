@@ -79,7 +79,7 @@ def ground_truth(
         metric: What the queries are asked for after retraining; its negative where it is better
             when higher.
         cache: Where finished units are kept.
-        progress: Told how many models are done.
+        progress: Called with the number of models done.
 
     Raises:
         SpecError: E0503 where the task cannot be retrained, E0504 where a model diverges, E0507

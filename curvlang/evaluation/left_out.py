@@ -1,4 +1,4 @@
-"""Steps of an evaluation that are left out: dense matrices that nobody asked for and that take long."""
+"""Steps of an evaluation that are left out: dense matrices that were not requested and take long."""
 
 from __future__ import annotations
 

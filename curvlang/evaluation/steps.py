@@ -117,7 +117,7 @@ def _points(column: Column, at: int, rows: int, path: int) -> list[Point]:
 
 
 def _common_structure(operator: Operator) -> str:
-    """The structure's word: that of the blocks where there are any."""
+    """The structure's word, of its blocks where there are any."""
     if isinstance(operator, BlockDiagonal):
         words = dict.fromkeys(_noun(part) for part in operator.parts)
         return " / ".join(words) + " blocks" if len(words) > 1 else f"{next(iter(words))} blocks"

@@ -38,10 +38,10 @@ Kept = dict[tuple[int, int], dict[str, dict[str, Tensor]]]
 """Leaves between passes, by plan and batch, then by block and name."""
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
+"""Called with what is being done, how much of it is done, and how much there is."""
 
 Ended = Callable[[str], None]
-"""Told that a stage of a run has ended: `plan`, `Hessian`, `pass 1`, `after pass 1`, …, `results`."""
+"""Called when a stage of a run has ended: `plan`, `Hessian`, `pass 1`, `after pass 1`, …, `results`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +88,7 @@ def fit_chains(
         keep: Bytes that leaves may take between passes; a share of the free memory otherwise.
         progress: Called after every batch.
         bare: Whether to leave the task's L2 term out: the curvature of the mean loss alone.
-        ended: Told the name of every stage of the run when it has ended.
+        ended: Called with the name of every stage of the run when it has ended.
         points: The task at several models of one kind, in place of its own: every mean over examples
             is then over all examples at all of them, as if each were C examples.
 
@@ -141,7 +141,7 @@ def _fitted(
 
 
 def _untold(stage: str) -> None:
-    """Nobody asks."""
+    """Does nothing: no progress was requested."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -266,8 +266,8 @@ class FittedOperator:
         Args:
             damping: λ, added to the matrix exactly.
             spectral: An elementwise function of the eigenvalues.
-            report: Told what every solve took, where products are solved with.
-            progress: Told how a solve goes.
+            report: Receives the record of every solve, where there are any.
+            progress: Called after every step of a solve.
         """
         if spectral is not None:
             found = self.operator.inverse(spectral=spectral)

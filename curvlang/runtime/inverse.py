@@ -60,7 +60,7 @@ def invert(
         solver: The spec's `solve` line; None for the closed form where there is one.
         by_example: Where the solver's minibatches come from.
         report: Receives the record of every solve.
-        progress: Told how a solve goes.
+        progress: Called after every step of a solve.
 
     Raises:
         SpecError: Where the structure does not allow the inverse, by name and with the reason.

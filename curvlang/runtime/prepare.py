@@ -45,10 +45,10 @@ BATCH_SHARE = 8
 BATCH_BYTES = 2**30
 SMALL_BATCH = 2**27
 """On a processor a batch takes no more than this besides its sums: larger ones were slower, since their
-memory is asked of the system anew each time."""
+free memory is read from the system each time."""
 BESIDE_SUMS = 4
 """Where what a batch adds up is large itself, a batch may take this many times as much: every batch makes it
-anew and adds it to what is there."""
+again and adds it to what is there."""
 KEPT_SHARE = 4
 """Leaves that are kept between passes may take a quarter of the memory that is available."""
 

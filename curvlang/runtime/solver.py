@@ -73,7 +73,7 @@ class FittedSolver:
             damping: λ.
             by_example: Where minibatches come from.
             report: Receives the record of every solve.
-            progress: Told how a solve goes.
+            progress: Called after every step of a solve.
         """
         given = self.solver.arguments
         approximate = self._approximate_inverse(damping)

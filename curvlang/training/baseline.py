@@ -27,7 +27,7 @@ def train_baseline(
     Args:
         task: With `build` and `recipe`.
         seed: Of the initialisation; the minibatches have a seed derived from it.
-        progress: Told about every epoch.
+        progress: Called after every epoch.
 
     Raises:
         SpecError: E0503 for a task without `build` or `recipe`, E0504 where training diverges.

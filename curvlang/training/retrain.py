@@ -56,7 +56,7 @@ def retrain(
     Args:
         training: The models, each with its subset and seeds.
         keep_parameters: Whether the trained parameters are returned.
-        progress: Told about the steps done, in model-steps.
+        progress: Called with the steps done, in model-steps.
         chunk: Models in one stack.
         generic: Use the path for any module also where the faster one applies.
 

@@ -20,14 +20,14 @@ WORDS: dict[str, str] = {
     r"\bstand(?:s|ing)? in front of\b": "precedes, or shadows",
     r"\bstood in front of\b": "preceded, or shadowed",
     r"\b(?:is|are) (?:told|asked) (?:of|how|what|about)\b": "is notified, receives",
-    r"\bthat (?:is|are) none\b": "is not a …",
+    r"\bthat (?:is|are) (?-i:none)\b": "is not a …",
     r"\bstands? behind\b": "follows, or names what it is",
     r"\basked for their\b": "the metric of the queries",
-    r"\bTold\b": "the receiver of a progress report",
+    r"\b(?-i:Told)\b(?! apart)": "the receiver of a progress report",
 }
 """Pattern to what standard English has in its place."""
 
-_PATTERNS = [re.compile(word if word == r"\bTold\b" else f"(?i:{word})") for word in WORDS]
+_PATTERNS = [re.compile(f"(?i:{word})") for word in WORDS]
 
 
 def prose_of(text: str) -> Iterator[str]:

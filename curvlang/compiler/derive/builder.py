@@ -25,7 +25,7 @@ JOINT, OWN = "position_weight", "own_position_weight"
 MODEL_BLOCK = Target("C", (P, P2))
 LAYER_BLOCK = Target("C", (O, I, O2, I2))
 MARK = "\0"
-"""Stands in front of names that must not meet others until they have their final ones."""
+"""Prefix of names that must not collide with others until they have their final ones."""
 
 
 @dataclass(slots=True)

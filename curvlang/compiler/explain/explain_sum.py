@@ -1,4 +1,4 @@
-"""What a sum of curvatures comes to, before anything runs: its structure and how it is inverted.
+"""A sum of curvatures before anything runs: the structure of its result and how it is inverted.
 
 In: the last result of every term. Out: lines for `curvlang explain`. The rules are those of
 `operators.Sum.spectral_form`, read off the structures of the plan.
@@ -27,7 +27,7 @@ def explain_sum(text: str, results: Sequence[Result], plans: Sequence[Plan]) -> 
 
     Args:
         text: The sum as the language writes it, multiplied out.
-        results: What every term comes to.
+        results: The result of every term.
         plans: The plans that compute them.
     """
     shapes = [_shape(r, plans) for r in results]

@@ -128,7 +128,7 @@ def _naive_term(term: Term, sizes: Mapping[str, int]) -> int:
 
 
 def _naive_factor(factor: Factor, points: int, sizes: Mapping[str, int]) -> int:
-    """A power or a function is evaluated anew at every point of the loop nest around it."""
+    """A power or a function is evaluated again at every point of the loop nest around it."""
     match factor:
         case Power(base=base):
             inside: tuple[Poly, ...] = (base,)

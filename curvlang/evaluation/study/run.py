@@ -128,8 +128,8 @@ def part(work: Sequence[Work], shard: Shard | None) -> tuple[Work, ...]:
     return tuple(w for w in work if w.truth in mine)
 
 
-Told = Callable[[int, int, Work, Cell | None], None]
-"""Told which of how many is about to run (no cell yet), and again with what was found."""
+WorkProgress = Callable[[int, int, Work, Cell | None], None]
+"""Called before each piece of work (no cell yet), and again with its result."""
 
 
 def run_missing(
@@ -137,7 +137,7 @@ def run_missing(
     store: Store,
     run: Run,
     *,
-    told: Told | None = None,
+    told: WorkProgress | None = None,
 ) -> int:
     """Run what the store does not hold; every finished cell is kept at once.
 

@@ -27,7 +27,7 @@ from curvlang.operators.iterative.iteration import (
 from curvlang.operators.operator import Operator
 
 UNCONVERGED = 1e-2
-"""Relative residual above which a solution is not what was asked for, and a warning says so."""
+"""Relative residual above which a solution is too inaccurate, which a warning says."""
 _FLOOR = 1e3
 """Residuals below this multiple of rounding may grow: they are rounding."""
 _GROWTH = 1e8
