@@ -218,7 +218,8 @@ def evaluate_requests(
     try:
         for one in asked:
             with limited(one.settings.setup.memory):
-                fresh = tasks.setdefault(_key(one.task), one.run().fresh(one.task))
+                fresh = tasks.get(_key(one.task)) or one.run().fresh(one.task)
+                tasks[_key(one.task)] = fresh
                 check(one.question(), fresh, one.run())
         for one in asked:
             start = time.perf_counter()

@@ -13,51 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.notebook import frame, html_table
 from curvlang.diagnostics.values import another_type
 from curvlang.evaluation.experiment import Outcome
-from curvlang.evaluation.measures.grid import MeasureTable
 from curvlang.evaluation.result import Point, Result, Step
 from curvlang.language.chain import Spec
-from curvlang.reporting.runfolder import write_run
+from curvlang.reporting.runfolder import Record, write_run
 from curvlang.reporting.table import show, to_text
 from curvlang.reporting.view import Column, Panel, chain, curve, steps
 from curvlang.reporting.words import comparison, header, notes, title
 
 WIDTH = 100
 """Characters of a line of the tables where no width is given."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Record:
-    """How a result was made.
-
-    Args:
-        scores: `[Q, N]` of the curvature itself at the shared setting.
-        step_scores: The same for every step, by label.
-        spec_text: The spec as run.
-        provenance: What would repeat the run.
-        times: Seconds of each part.
-        problem: Why there are no scores.
-        others: The results under further inverses.
-        measures: Ground truths beyond the LDS by name, a table of curvatures and settings for every
-            inverse.
-    """
-
-    scores: NDArray[np.float64] | None
-    step_scores: Mapping[str, NDArray[np.float64]]
-    spec_text: str
-    provenance: Mapping[str, object]
-    times: Mapping[str, float]
-    problem: SpecError | None = None
-    others: tuple[Result, ...] = ()
-    measures: Mapping[str, tuple[MeasureTable, ...]] = field(default_factory=dict)
-
-    @property
-    def models(self) -> Any:
-        """How many models were retrained, read from the cache, damaged; None without LDS."""
-        return self.provenance.get("models")
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -78,7 +45,7 @@ class Report(Result):
     __hash__ = None  # type: ignore[assignment]
 
     @property
-    def scores(self) -> NDArray[np.float64]:
+    def scores(self) -> NDArray[np.floating[Any]]:
         """`[Q, N]` of the curvature itself, at the setting that all steps are compared at.
 
         Raises:
@@ -146,15 +113,13 @@ class Report(Result):
         """
         if not isinstance(folder, str | os.PathLike):
             raise another_type("folder", folder, "a path", '`result.save("runs/mine")`')
-        return write_run(
-            folder,
-            self.plain(),
-            self.run.scores,
-            self.run.spec_text,
-            {**self.run.provenance, **({"command": [*command]} if command else {})},
-            step_scores=self.run.step_scores if step_scores else None,
-            times=self.run.times,
+        said = {"command": [*command]} if command else {}
+        kept = replace(
+            self.run,
+            provenance={**self.run.provenance, **said},
+            step_scores=self.run.step_scores if step_scores else {},
         )
+        return write_run(folder, self.plain(), kept)
 
     def plain(self) -> Result:
         """The result alone, as `read_result` reads it back."""

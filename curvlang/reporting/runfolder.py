@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
+from curvlang.evaluation.measures.grid import MeasureTable
 from curvlang.evaluation.result import Result
 from curvlang.evaluation.result_file import dumps, loads
 from curvlang.reporting.html import to_html
@@ -31,16 +34,39 @@ REPORT = "report.html"
 FILES = frozenset({RESULT, SCORES, STEP_SCORES, SPEC, PROVENANCE, REPORT})
 
 
-def write_run(
-    folder: str | os.PathLike[str],
-    result: Result,
-    scores: Scores | None,
-    spec_text: str,
-    provenance: Mapping[str, object],
-    *,
-    step_scores: Mapping[str, Scores] | None = None,
-    times: Mapping[str, float] | None = None,
-) -> Path:
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """How a result was made.
+
+    Args:
+        scores: `[Q, N]` of the curvature itself at the shared setting, becomes `scores.npy`; None where
+            it has none.
+        step_scores: The same for every step, by label, becomes `step_scores.npz`.
+        spec_text: The spec as run, becomes `spec.cv`.
+        provenance: What would repeat the run, in plain values, becomes `provenance.json`.
+        times: Seconds of each part, for the report.
+        problem: Why there are no scores.
+        others: The results under further inverses.
+        measures: Ground truths beyond the LDS by name, a table of curvatures and settings for every
+            inverse.
+    """
+
+    scores: Scores | None
+    step_scores: Mapping[str, Scores] = field(default_factory=dict)
+    spec_text: str = ""
+    provenance: Mapping[str, object] = field(default_factory=dict)
+    times: Mapping[str, float] = field(default_factory=dict)
+    problem: SpecError | None = None
+    others: tuple[Result, ...] = ()
+    measures: Mapping[str, tuple[MeasureTable, ...]] = field(default_factory=dict)
+
+    @property
+    def models(self) -> Any:
+        """How many models were retrained, read from the cache, damaged; None without LDS."""
+        return self.provenance.get("models")
+
+
+def write_run(folder: str | os.PathLike[str], result: Result, run: Record) -> Path:
     """Write a run folder: complete, or not at all.
 
     The files are written into a hidden sibling and flushed to the disk; then it takes the
@@ -49,11 +75,7 @@ def write_run(
     Args:
         folder: Where; folders above it are made.
         result: Becomes `result.json` (schema in `docs/result.md`) and `report.html`.
-        scores: [Q, N], becomes `scores.npy`; None where the curvature has none.
-        spec_text: The spec as run, becomes `spec.cv`.
-        provenance: Plain values, becomes `provenance.json`.
-        step_scores: Scores [Q, N] by label of the step, becomes `step_scores.npz`.
-        times: Seconds of each phase, for the report.
+        run: Becomes the other files.
 
     Returns:
         The folder, absolute.
@@ -64,22 +86,24 @@ def write_run(
         MachineError: E0802 where the disk is full, with what was needed and what is free.
     """
     target = Path(os.path.realpath(folder))
-    own = {} if scores is None else {"scores": scores}
-    _check_scores(result, {**own, **(step_scores or {})})
-    _check_labels(result, step_scores or {})
-    report = to_html(result, spec_text=spec_text, provenance=provenance, times=times)
+    own = {} if run.scores is None else {"scores": run.scores}
+    _check_scores(result, {**own, **run.step_scores})
+    _check_labels(result, run.step_scores)
+    report = to_html(
+        result, spec_text=run.spec_text, provenance=run.provenance, times=run.times or None
+    )
     contents: dict[str, Content] = {
         RESULT: dumps(result.to_json()).encode(),
-        SPEC: spec_text.encode(),
-        PROVENANCE: dumps(provenance).encode(),
+        SPEC: run.spec_text.encode(),
+        PROVENANCE: dumps(run.provenance).encode(),
         REPORT: report.encode(),
     }
-    if scores is not None:
-        contents[SCORES] = partial(write_npy, array=scores)
-    if step_scores:
-        contents[STEP_SCORES] = partial(write_npz, arrays=step_scores)
+    if run.scores is not None:
+        contents[SCORES] = partial(write_npy, array=run.scores)
+    if run.step_scores:
+        contents[STEP_SCORES] = partial(write_npz, arrays=run.step_scores)
     needed = sum(len(content) for content in contents.values() if isinstance(content, bytes))
-    needed += sum(array.nbytes for array in (*own.values(), *(step_scores or {}).values()))
+    needed += sum(array.nbytes for array in (*own.values(), *run.step_scores.values()))
     with _destination(target).refusals(needed):
         _check_replaceable(target)
         write_folder(target, contents)

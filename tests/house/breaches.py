@@ -6,7 +6,6 @@ BREACHES: dict[str, set[str]] = {
     "at most 6 parameters": {
         "curvlang.compiler.planning.planner._blocks",
         "curvlang.compiler.planning.planner.plan",
-        "curvlang.reporting.runfolder.write_run",
         "curvlang.runtime.combine.fit_combination",
         "curvlang.runtime.fit._one_pass",
         "curvlang.runtime.fit.fit_chains",

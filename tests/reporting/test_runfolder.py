@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from curvlang.diagnostics.diagnostic import MachineError, SpecError
-from curvlang.reporting.runfolder import FILES, check_folder, read_result, write_run
+from curvlang.reporting.runfolder import FILES, Record, check_folder, read_result, write_run
 from curvlang.storage.leftovers import locked
 from tests.reporting.example import digits
 
@@ -18,9 +18,8 @@ SCORES = np.arange(180.0 * 1617).reshape(180, 1617)
 
 
 def write(folder, result=None, **extra):
-    return write_run(
-        folder, result or digits(), SCORES, "curvature x = hessian\n", {"seed": 0}, **extra
-    )
+    run = Record(SCORES, spec_text="curvature x = hessian\n", provenance={"seed": 0}, **extra)
+    return write_run(folder, result or digits(), run)
 
 
 def test_what_is_in_it(tmp_path):
@@ -99,7 +98,7 @@ def test_looking_first_leaves_nothing(tmp_path):
 def test_scores_that_do_not_fit_are_refused(tmp_path):
     for wrong in (SCORES.T, SCORES[0], SCORES[:, :-1]):
         with pytest.raises(SpecError, match="has shape"):
-            write_run(tmp_path / "run", digits(), wrong, "", {})
+            write_run(tmp_path / "run", digits(), Record(wrong))
     with pytest.raises(SpecError, match="is not a step"):
         write(tmp_path / "run", step_scores={"kfak": SCORES})
     assert list(tmp_path.iterdir()) == []

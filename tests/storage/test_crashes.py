@@ -10,7 +10,7 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.study.files import write_file
 from curvlang.operators import Diagonal
 from curvlang.operators.files import load_operator, save
-from curvlang.reporting.runfolder import FILES, check_folder, write_run
+from curvlang.reporting.runfolder import FILES, Record, check_folder, write_run
 from curvlang.reporting.study import folder as study_folder
 from curvlang.reporting.study.folder import check_study_folder, write_study
 from curvlang.storage import swap
@@ -129,7 +129,7 @@ def test_a_run_folder(tmp_path, monkeypatch):
 
     def write(new):
         check_folder(folder)
-        write_run(folder, digits(), SCORES + new, "", {}, step_scores={"kfac": SCORES})
+        write_run(folder, digits(), Record(SCORES + new, {"kfac": SCORES}))
 
     monkeypatch.setattr("curvlang.reporting.runfolder.to_html", lambda *args, **options: "page")
     assert assert_whole_at_every_crash(monkeypatch, write, folder, []) > 20
