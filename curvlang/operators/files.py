@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
 from curvlang.operators.basic import CholeskyInverse, Dense, Diagonal, Eigen, Identity
@@ -22,18 +23,15 @@ from curvlang.operators.matrix_free import MatrixFree
 from curvlang.operators.operator import Operator, unchecked
 from curvlang.operators.projected import Projected
 from curvlang.operators.stacked import Stacked
-from curvlang.storage.tensors import (
+from curvlang.storage.tensor_folder import (
     is_sealed_folder,
-    read_sealed,
-    unusable,
-    write_sealed,
+    read_sealed_folder,
     write_sealed_folder,
 )
+from curvlang.storage.tensors import read_sealed, unusable, write_sealed
 
 FORMAT = 3
-"""Counts changes of the tree below and of how tensors lie in a file."""
-READ = (2, 3)
-"""Formats that are read; a file of another one is refused."""
+"""Counts changes of the tree below and of how tensors lie in a file: another number is refused."""
 
 
 def save(
@@ -93,15 +91,11 @@ class StoredBlocks(Mapping[str, Operator]):
         self._tensors, text = _read(path)
         try:
             tree = text["trees"]["op"]
-            whole = {"names": ["model"], "blocks": [tree]}
-            found = tree if tree["kind"] == "BlockDiagonal" else whole
-            counts = [
-                part["groups"] if part["kind"] == "Stacked" else 1 for part in found["blocks"]
-            ]
-            places = [
-                (part, k) for part, n in zip(found["blocks"], counts, strict=True) for k in range(n)
-            ]
-            self._places = dict(zip(found["names"], places, strict=True))
+            direct = tree["kind"] == "BlockDiagonal"
+            names = tree["names"] if direct else ["model"]
+            parts = tree["parts"] if direct else [tree]
+            places = [(part, k) for part in parts for k in range(part.get("groups", 1))]
+            self._places = dict(zip(names, places, strict=True))
         except _MALFORMED as error:
             _malformed(path, error)
 
@@ -126,12 +120,12 @@ _MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, Recur
 def _read(path: str | Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
     if not isinstance(path, str | os.PathLike):
         raise another_type("path", path, "a path", '`cv.load_operator("mine.safetensors")`')
-    tensors, text = read_sealed(Path(path))
+    read = read_sealed_folder if os.path.isdir(path) else read_sealed
+    tensors, text = read(Path(path))
     written = text.get("format")
-    if written not in READ:
-        known = " and ".join(map(str, READ))
+    if written != FORMAT:
         raise unusable(
-            f"`{path}` has format {written}, and this version of curvlang reads {known}",
+            f"`{path}` has format {written}, and this version of curvlang reads {FORMAT}",
             "save it again with `op.save`, or read it with the version that wrote it",
         )
     return tensors, text
@@ -144,88 +138,38 @@ def _malformed(path: str | Path, error: BaseException) -> NoReturn:
 
 
 def to_tree(operator: Operator, key: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """An operator as plain values; its tensors are put under names that begin with `key`.
+    """An operator as plain values: its kind and its fields, tensors by their names.
+
+    Args:
+        operator: Any structure that holds tensors.
+        key: What the names of its tensors begin with.
+        tensors: Filled with them.
 
     Raises:
         SpecError: E0603 for a structure that holds no tensors of its own.
     """
+    if operator.structure not in STRUCTURES:
+        raise _without_tensors(operator)
 
-    def put(**named: Tensor | None) -> dict[str, Any]:
-        for name, tensor in named.items():
-            if tensor is not None:
-                tensors[f"{key}.{name}"] = tensor
-        return {"kind": operator.structure, "key": key}
+    def kept(value: object, name: str) -> object:
+        match value:
+            case Tensor():
+                tensors[name] = value
+                return {"tensor": name}
+            case Operator():
+                return to_tree(value, name, tensors)
+            case tuple():
+                return [kept(item, f"{name}.{k}") for k, item in enumerate(value)]
+            case _:
+                return value
 
-    match operator:
-        case Dense(matrix=matrix):
-            return put(matrix=matrix)
-        case Eigen(vectors=vectors, values=values):
-            return put(vectors=vectors, values=values)
-        case CholeskyInverse(root=root):
-            return put(root=root)
-        case Diagonal(entries=entries):
-            return put(entries=entries)
-        case Identity(scale=scale, length=length):
-            return {**put(scale=scale), "length": length}
-        case Kronecker(left=left, right=right):
-            return put(left=left, right=right)
-        case EigenBasis(left=left, right=right, spectrum=spectrum):
-            return put(left=left, right=right, spectrum=spectrum)
-        case PerOutput(blocks=blocks, axis=axis):
-            return {**put(blocks=blocks), "axis": axis}
-        case PerOutputEigen(vectors=vectors, values=values, axis=axis):
-            return {**put(vectors=vectors, values=values), "axis": axis}
-        case LowRank(basis=basis, values=values, complement=complement):
-            return put(basis=basis, values=values, complement=complement)
-        case Gram(columns=columns):
-            return put(columns=columns)
-        case Projected(inner=inner, left=left, right=right, complement=complement):
-            made = put(left=left, right=right, complement=complement)
-            return {**made, "inner": to_tree(inner, f"{key}.0", tensors)}
-        case Scaled(factor=factor, operator=inner):
-            return {**put(), "factor": factor, "inner": to_tree(inner, f"{key}.0", tensors)}
-        case Sum(terms=terms):
-            parts = [to_tree(t, f"{key}.{k}", tensors) for k, t in enumerate(terms)]
-            return {**put(), "terms": parts}
-        case Stacked(stack=stack, groups=groups, length=length):
-            sizes = {"groups": groups, "length": length}
-            return {**put(), **sizes, "inner": to_tree(stack, f"{key}.0", tensors)}
-        case BlockDiagonal(names=names, parts=parts, places=places):
-            written = [to_tree(part, f"{key}.{k}", tensors) for k, part in enumerate(parts)]
-            for k, positions in enumerate(places):
-                tensors[f"{key}.index.{k}"] = positions
-            return {**put(), "names": list(names), "blocks": written}
-        case MatrixFree():
-            raise refusal(
-                Code.E0603,
-                "a matrix-free operator can be neither saved nor moved: it multiplies by running the model",
-                "fit it where it is used, in the precision that is wanted: `cv.fit(spec, task, dtype=…)`",
-            )
-        case _:
-            raise refusal(
-                Code.E0603,
-                f"an inverse by {operator.structure} can be neither saved nor moved: it holds no tensors",
-                "save or move the curvature, with which its solver is kept, and take the inverse afterwards",
-            )
-
-
-_PLAIN: Mapping[str, tuple[type[Operator], tuple[str, ...], tuple[str, ...]]] = {
-    "Dense": (Dense, ("matrix",), ()),
-    "Eigen": (Eigen, ("vectors", "values"), ()),
-    "CholeskyInverse": (CholeskyInverse, ("root",), ()),
-    "Diagonal": (Diagonal, ("entries",), ()),
-    "Identity": (Identity, ("scale",), ("length",)),
-    "Kronecker": (Kronecker, ("left", "right"), ()),
-    "EigenBasis": (EigenBasis, ("left", "right", "spectrum"), ()),
-    "PerOutput": (PerOutput, ("blocks",), ("axis",)),
-    "PerOutputEigen": (PerOutputEigen, ("vectors", "values"), ("axis",)),
-    "LowRank": (LowRank, ("basis", "values", "complement"), ()),
-    "Gram": (Gram, ("columns",), ()),
-}
+    held = {f.name: getattr(operator, f.name) for f in fields(operator)}
+    made = {name: kept(value, f"{key}.{name}") for name, value in held.items()}
+    return {"kind": operator.structure, **made}
 
 
 def from_tree(
-    tree: dict[str, Any], tensors: Mapping[str, Tensor], *, stack: bool = False
+    tree: Mapping[str, Any], tensors: Mapping[str, Tensor], *, stack: bool = False
 ) -> Operator:
     """The operator that `to_tree` wrote.
 
@@ -234,29 +178,57 @@ def from_tree(
         tensors: By the names in it.
         stack: Whether it is what a `Stacked` holds, with an axis of blocks in front of its tensors.
     """
-    kind, key = tree["kind"], tree["key"]
-    below = lambda x: from_tree(x, tensors, stack=stack)  # noqa: E731
-    make = unchecked if stack else _made
-    match kind:
-        case "Scaled":
-            return make(Scaled, {"factor": tree["factor"], "operator": below(tree["inner"])})
-        case "Projected":
-            own = {name: tensors.get(f"{key}.{name}") for name in ("left", "right", "complement")}
-            return make(Projected, {"inner": below(tree["inner"]), **own})
-        case "Sum":
-            return make(Sum, {"terms": tuple(map(below, tree["terms"]))})
-        case "Stacked":
-            inner = from_tree(tree["inner"], tensors, stack=True)
-            return Stacked(inner, tree["groups"], tree["length"])
-        case "BlockDiagonal":
-            blocks = tuple(map(below, tree["blocks"]))
-            index = tuple(tensors[f"{key}.index.{k}"].to(torch.long) for k in range(len(blocks)))
-            return BlockDiagonal(tuple(tree["names"]), blocks, index)
-        case _:
-            plain, names, values = _PLAIN[kind]
-            given = {name: tensors.get(f"{key}.{name}") for name in names}
-            return make(plain, {**given, **{name: tree[name] for name in values}})
+    kind = STRUCTURES[tree["kind"]]
+    inside = stack or kind is Stacked
+
+    def read(value: Any) -> Any:
+        match value:
+            case {"tensor": name}:
+                return tensors[name]
+            case {"kind": _}:
+                return from_tree(value, tensors, stack=inside)
+            case list():
+                return tuple(map(read, value))
+            case _:
+                return value
+
+    given = {name: read(value) for name, value in tree.items() if name != "kind"}
+    return unchecked(kind, given) if stack else kind(**given)
 
 
-def _made(kind: type[Operator], values: Mapping[str, Any]) -> Operator:
-    return kind(**values)
+STRUCTURES: Mapping[str, type[Operator]] = {
+    kind.structure: kind
+    for kind in (
+        Dense,
+        Eigen,
+        CholeskyInverse,
+        Diagonal,
+        Identity,
+        Kronecker,
+        EigenBasis,
+        PerOutput,
+        PerOutputEigen,
+        LowRank,
+        Gram,
+        Projected,
+        Scaled,
+        Sum,
+        Stacked,
+        BlockDiagonal,
+    )
+}
+"""What can be kept: every field is a tensor, an operator, a plain value, or a tuple of them."""
+
+
+def _without_tensors(operator: Operator) -> SpecError:
+    if isinstance(operator, MatrixFree):
+        return refusal(
+            Code.E0603,
+            "a matrix-free operator can be neither saved nor moved: it multiplies by running the model",
+            "fit it where it is used, in the precision that is wanted: `cv.fit(spec, task, dtype=…)`",
+        )
+    return refusal(
+        Code.E0603,
+        f"an inverse by {operator.structure} can be neither saved nor moved: it holds no tensors",
+        "save or move the curvature, with which its solver is kept, and take the inverse afterwards",
+    )

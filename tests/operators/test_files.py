@@ -20,8 +20,9 @@ from curvlang.operators import (
     stacked,
 )
 from curvlang.operators.files import to_tree
-from curvlang.storage import tensors
-from curvlang.storage.tensors import read_sealed, write_sealed, write_sealed_folder
+from curvlang.storage import tensor_folder
+from curvlang.storage.tensor_folder import read_sealed_folder, write_sealed_folder
+from curvlang.storage.tensors import read_sealed, write_sealed
 from tests.operators.zoo import zoo
 from tests.small import network
 from tests.small import task as small
@@ -155,8 +156,7 @@ def test_axes_lie_in_memory_as_they_did(axes, tmp_path):
     held = torch.arange(24.0).reshape(2, 3, 4).permute(axes)
     write_sealed(tmp_path / "x", {"a.x": held, "a.y": held, "b.z": held.mT}, {})
     write_sealed_folder(tmp_path / "y", {"a.x": held, "a.y": held, "b.z": held.mT}, {})
-    for path in ("x", "y"):
-        found, _ = read_sealed(tmp_path / path)
+    for found, _ in (read_sealed(tmp_path / "x"), read_sealed_folder(tmp_path / "y")):
         assert torch.equal(found["a.x"], held)
         assert found["a.x"].stride() == held.stride()
         assert found["a.y"] is found["a.x"]
@@ -169,13 +169,19 @@ def test_blocks_are_read_one_at_a_time(tmp_path, monkeypatch):
     op = BlockDiagonal(("a", "c", "b"), (stacked([one[0], one[2]]), one[1]), places)
     save(op, f"{tmp_path}/op/")
     asked = []
-    read = tensors._tensors
-    monkeypatch.setattr(tensors, "_tensors", lambda path: asked.append(path.name) or read(path))
+    read = tensor_folder.tensors_in
+    monkeypatch.setattr(
+        tensor_folder, "tensors_in", lambda path: asked.append(path.name) or read(path)
+    )
     blocks = StoredBlocks(tmp_path / "op")
     assert (list(blocks), len(blocks), asked) == (["a", "c", "b"], 3, [])
     for name, scale in (("a", 1), ("b", 2), ("c", 3)):
         assert torch.equal(blocks[name].dense(), scale * torch.eye(2))
-    assert asked == ["op.0.0.safetensors", "op.1.safetensors", "op.0.0.safetensors"]
+    assert asked == [
+        "op.parts.0.stack.safetensors",
+        "op.parts.1.safetensors",
+        "op.parts.0.stack.safetensors",
+    ]
     with pytest.raises(KeyError):
         blocks["d"]
     save(one[2], f"{tmp_path}/op/")
@@ -257,9 +263,15 @@ def test_paths_that_are_none(tmp_path):
         {"trees": {}, "notes": {}},
         {"format": 3, "notes": {}},
         {"format": 3, "trees": {"op": 3}, "notes": {}},
-        {"format": 3, "trees": {"op": {"kind": "None", "key": "op"}}, "notes": {}},
-        {"format": 3, "trees": {"op": {"kind": "Dense", "key": "x", "scale": 2}}, "notes": {}},
-        {"format": 3, "trees": {"op": {"kind": "Dense", "key": "op"}}, "notes": {"label": 1}},
+        {"format": 3, "trees": {"op": {"kind": "Dense", "scale": 2}}, "notes": {}},
+        {"format": 2, "trees": {}, "notes": {}},
+        {"format": 3, "trees": {"op": {"kind": "None"}}, "notes": {}},
+        {"format": 3, "trees": {"op": {"kind": "Dense", "matrix": {"tensor": "x"}}}, "notes": {}},
+        {
+            "format": 3,
+            "trees": {"op": {"kind": "Dense", "matrix": {"tensor": "op.matrix"}}},
+            "notes": {"label": 1},
+        },
     ],
 )
 def test_a_sealed_text_that_no_operator_wrote(text, tmp_path):
