@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from string import ascii_letters
 
 import torch
@@ -32,15 +31,16 @@ _UNITS = {"": 1, "b": 1} | {
 }
 
 
-_LIMIT: ContextVar[int | None] = ContextVar("curvlang_memory", default=None)
-"""Bytes that a run may hold."""
+_LIMITS: list[int] = []
+"""Limits that hold now, in bytes: those of the process, whose threads share its memory."""
 
 
 @contextmanager
 def limited(memory: Memory) -> Iterator[None]:
     """Plan everything inside to stay within an amount of memory; None changes nothing.
 
-    A limit inside another is the smaller of both.
+    It holds for the process, other threads included, until the block ends. Of several limits the
+    smallest holds.
 
     Raises:
         SpecError: E0804 for what is not an amount.
@@ -48,14 +48,16 @@ def limited(memory: Memory) -> Iterator[None]:
     if memory is None:
         yield
         return
-    wanted, outer = amount(memory), _LIMIT.get()
-    if outer is not None:
-        wanted = min(wanted, outer)
-    token = _LIMIT.set(wanted)
+    wanted = amount(memory)
+    _LIMITS.append(wanted)
     try:
         yield
     finally:
-        _LIMIT.reset(token)
+        _LIMITS.remove(wanted)
+
+
+def _limit() -> int | None:
+    return min(tuple(_LIMITS), default=None)
 
 
 def amount(memory: int | str) -> int:
@@ -90,21 +92,25 @@ def _bytes(text: str) -> int:
 
 def available(device: torch.device) -> int:
     """Bytes that can still be allocated on a device, under the user's limit."""
-    limit = _LIMIT.get()
+    limit = _limit()
     free = int(_free(device) * _SHARE)
     return free if limit is None else min(free, limit)
 
 
 def _free(device: torch.device) -> int:
-    """Bytes that nothing holds: those of the machine, or of the control group if that has fewer."""
+    """Bytes that nothing holds: those of the machine, or of the control group if that has fewer.
+
+    Of a GPU also what torch has taken from the driver and uses for nothing at the moment.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     return free_memory()
 
 
 def left(device: torch.device) -> str:
     """What is left, as a sentence's end: `2.1 GiB are free`."""
-    limit, have = _LIMIT.get(), available(device)
+    limit, have = _limit(), available(device)
     if limit is None or have < limit:
         return f"{gibibytes(have)} are free"
     return f"`memory` allows {gibibytes(limit)}"
@@ -133,7 +139,7 @@ def require(needed: int, device: torch.device, purpose: str, repairs: Iterable[s
 
 
 def _last_repair() -> str:
-    free = "free memory on the machine" if _LIMIT.get() is None else "allow more `memory`"
+    free = "free memory on the machine" if _limit() is None else "allow more `memory`"
     return f"use a smaller model, or {free}"
 
 

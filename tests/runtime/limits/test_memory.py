@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -128,3 +130,36 @@ def test_large_sums_are_made_for_many_examples_at_once():
     wide = task(network([3, 100, 36, 10]), "cross_entropy", n=300)
     (plan,) = prepare(chains_of(chosen(cv.load("ggn"))), wide, last=True).plans
     assert plan.batch > 100
+
+
+def test_a_limit_holds_in_threads_and_ends_with_its_block():
+    def seen():
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(available, CPU).result()
+
+    free = seen()
+    with limited(2**20):
+        assert seen() == 2**20
+        with limited(2**10):
+            assert seen() == 2**10
+        assert seen() == 2**20
+    assert seen() > 2**20
+    assert free > 2**20
+
+
+def test_limits_of_threads_that_overlap_leave_nothing_behind():
+    first, second = limited(2**20), limited(2**10)
+    first.__enter__()
+    second.__enter__()
+    assert available(CPU) == 2**10
+    first.__exit__(None, None, None)
+    assert available(CPU) == 2**10
+    second.__exit__(None, None, None)
+    assert available(CPU) > 2**20
+
+
+def test_what_torch_keeps_for_reuse_on_a_gpu_is_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 10_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 700)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 300)
+    assert available(torch.device("cuda:0")) == int(0.8 * (1000 + 700 - 300))
