@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -25,6 +26,49 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
+class Edit:
+    """A change of a text: other characters in place of a span, for a reason."""
+
+    span: Span
+    text: str
+    title: str
+
+
+class Repair(str):
+    """A repair that an editor can make, for a diagnostic's `help`.
+
+    Args:
+        sentence: The repair in words.
+        new: What is written.
+        old: What it is written in place of, at the first label that has it; empty for all of the label.
+        span: The place itself, where it is not a label's.
+    """
+
+    new: str
+    old: str
+    span: Span | None
+
+    def __new__(cls, sentence: str, new: str, *, old: str = "", span: Span | None = None) -> Repair:
+        """The sentence, with what it changes."""
+        made = super().__new__(cls, sentence)
+        made.new, made.old, made.span = new, old, span
+        return made
+
+    def edit(self, labels: tuple[Label, ...]) -> Edit | None:
+        """The change, in the text of the labels; None where they do not show what is replaced."""
+        if self.span is not None:
+            return Edit(self.span, self.new, str(self))
+        word = re.compile(rf"(?<!\w){re.escape(self.old)}(?!\w)" if self.old else r"(?s).+")
+        for label in labels:
+            found = word.search(label.span.text)
+            if found is not None:
+                start = label.span.start + found.start()
+                span = Span(label.span.source, start, start + len(found[0]))
+                return Edit(span, self.new, str(self))
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnostic:
     """What is wrong, where, and what to do.
 
@@ -32,7 +76,7 @@ class Diagnostic:
         code: A stable code such as `E0207`; the registry of codes is `diagnostics/codes.py`.
         headline: One line that says what is wrong, with names in backticks.
         labels: Places, the primary one first; empty when there is no text (a missing file).
-        help: The repair, one sentence each.
+        help: The repair, one sentence each; a `Repair` where an editor can make it.
         notes: Facts that explain the reason.
         severity: Error unless said otherwise.
     """
@@ -43,3 +87,9 @@ class Diagnostic:
     help: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     severity: Severity = Severity.ERROR
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The repairs that an editor can make."""
+        repairs = (x.edit(self.labels) for x in self.help if isinstance(x, Repair))
+        return tuple(x for x in repairs if x is not None)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 
+from curvlang.diagnostics.record import Repair
+
 LONGEST_NAME = 60
 """Characters of a name for which a near one is searched."""
 _COMPARED = 40
@@ -17,7 +19,7 @@ def suggestion(name: str, known: Mapping[str, object] | tuple[str, ...]) -> tupl
     """The nearest known name as a repair, or the list of names where there are few."""
     near = get_close_matches(name, _candidates(name, tuple(known)), 1, 0.6)
     if near:
-        return (f"did you mean `{near[0]}`?",)
+        return (Repair(f"did you mean `{near[0]}`?", near[0], old=name),)
     names = list(dict.fromkeys(known))
     return (f"known: {', '.join(f'`{x}`' for x in names[:12])}",) if names else ()
 

@@ -90,6 +90,35 @@ def _diagnostic(
     )
 
 
+def actions(
+    document: Document, uri: str, lines: Lines, asked: tuple[int, int]
+) -> list[types.CodeAction]:
+    """Quick fixes of what is wrong in a range of characters, each with its diagnostic."""
+    start, end = asked
+    found = []
+    for problem in document.problems:
+        shown = _diagnostic(problem, document, uri, lines)
+        places = [x.span for x in (*problem.labels, *problem.edits)]
+        own = [x for x in places if x.source.name == document.name]
+        if not any(x.start <= end and start <= x.end for x in own):
+            continue
+        for edit in problem.edits:
+            if edit.span.source.name == document.name:
+                change = types.TextEdit(
+                    span_range(lines, edit.span.start, edit.span.end), edit.text
+                )
+                found.append(
+                    types.CodeAction(
+                        title=edit.title,
+                        kind=types.CodeActionKind.QuickFix,
+                        diagnostics=[shown],
+                        edit=types.WorkspaceEdit(changes={uri: [change]}),
+                        is_preferred=True,
+                    )
+                )
+    return found
+
+
 def message(problem: Diagnostic, primary: Label | None) -> str:
     """Headline, reason, notes and repair, a line each."""
     reason = [primary.message] if primary is not None and primary.message else []

@@ -227,6 +227,19 @@ def on_formatting(ls: CvServer, params: types.DocumentFormattingParams) -> list[
     return [types.TextEdit(text.range(0, len(text.document.text)), made)]
 
 
+@server.feature(
+    types.TEXT_DOCUMENT_CODE_ACTION,
+    types.CodeActionOptions(code_action_kinds=[types.CodeActionKind.QuickFix]),
+)
+@guarded
+def on_code_action(ls: CvServer, params: types.CodeActionParams) -> list[types.CodeAction]:
+    """The repairs of the diagnostics in a range that an editor can make."""
+    uri = params.text_document.uri
+    text = ls.open_text(uri)
+    asked = text.offset(params.range.start), text.offset(params.range.end)
+    return messages.actions(text.document, uri, text.lines, asked)
+
+
 @server.feature(types.TEXT_DOCUMENT_PREPARE_RENAME)
 @guarded
 def on_prepare_rename(ls: CvServer, params: types.PrepareRenameParams) -> types.Range | None:

@@ -8,6 +8,7 @@ from typing import assert_never
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity, SpecError
+from curvlang.diagnostics.record import Repair
 from curvlang.diagnostics.source import NOWHERE, Source, Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import Ref
@@ -141,7 +142,9 @@ class SpecChecker:
         for line in item.repeated:
             labels = (Label(line.span, "again here"), Label(line.first, "first here"))
             headline = f"`{line.word}` stands twice in one evaluation"
-            self.problems.append(Diagnostic(Code.E0718, headline, labels, ("leave one out",)))
+            self.problems.append(
+                Diagnostic(Code.E0718, headline, labels, (Repair("leave one out", ""),))
+            )
         inverse = None
         if item.inverse is not None:
             inverse = check_use(item.inverse, self.names.inverses, self.problems)
@@ -229,7 +232,10 @@ class SpecChecker:
         for kind, use in definition.parts:
             if kind in found:
                 self.problems.say(
-                    Code.E0714, f"the task states `{kind}` twice", use.span, ("leave one out",)
+                    Code.E0714,
+                    f"the task states `{kind}` twice",
+                    use.span,
+                    (Repair("leave one out", ""),),
                 )
             entry = PARTS[kind].get(use.name)
             if entry is None:
@@ -246,11 +252,14 @@ class SpecChecker:
             found[kind] = Part(use.name, values, use.span)
         missing = [kind for kind in PARTS if kind not in {k for k, _ in definition.parts}]
         if missing:
+            line = f"{missing[0]} {next(iter(PARTS[missing[0]]))}"
+            end = definition.span.end - 1
+            closing = Span(definition.span.source, end, end)
             self.problems.say(
                 Code.E0716,
                 f"the task `{definition.name}` lacks `{'`, `'.join(missing)}`",
                 definition.name_span,
-                (f"add a line such as `{missing[0]} {next(iter(PARTS[missing[0]]))}`",),
+                (Repair(f"add a line such as `{line}`", f"  {line}\n", span=closing),),
             )
         return found if set(found) == set(PARTS) else None
 

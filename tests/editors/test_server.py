@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from curvlang.editors.positions import Lines
 from curvlang.language.files import shipped_files
 from curvlang.language.syntax.formatter import format_text
 
@@ -324,6 +325,79 @@ def test_formatting_and_outline(editor):
     )
     assert [x.name for x in found] == ["mine", "half", "third", "mine"]
     assert [x.name for x in found[1].children] == ["V", "B"]
+
+
+FIXES = {
+    "a curvature": ("evaluate kfca on digits\n", "kfca", "evaluate kfac on digits\n"),
+    "a stage": ("curvature x = hessian |> drop_residul\n", "drop_residul", "curvature x = hessian |> drop_residual\n"),
+    "a parameter": ("curvature x = ggn |> block_diagonal(bye = layer)\n", "bye", "curvature x = ggn |> block_diagonal(by = layer)\n"),
+    "a word": ("curvature x = hessian |> drop_residual(fisher = exat)\n", "exat", "curvature x = hessian |> drop_residual(fisher = exact)\n"),
+    "an inverse": ("evaluate kfac with tikhonv on digits\n", "tikhonv", "evaluate kfac with tikhonov on digits\n"),
+    "a task": ("evaluate kfac on digts\n", "digts", "evaluate kfac on digits\n"),
+    "a keyword": ("curvatur x = ggn\n", "curvatur", "curvature x = ggn\n"),
+    "a pipe": ("curvature x = hessian | drop_residual\n", "|", "curvature x = hessian |> drop_residual\n"),
+    "an arrow": ("curvature x = hessian => drop_residual\n", "=>", "curvature x = hessian |> drop_residual\n"),
+    "a power": ("transform x {\n  s = 2 ** 3\n}\n", "**", "transform x {\n  s = 2 ^ 3\n}\n"),
+    "a product": ("transform x {\n  s = 2 · 3\n}\n", "·", "transform x {\n  s = 2 * 3\n}\n"),
+    "a missing product": ("transform x {\n  needs a[n,t,i]\n  B[n,t,i] = 2 a[n,t,i]\n}\n", "a[n,t,i]\n}", "transform x {\n  needs a[n,t,i]\n  B[n,t,i] = 2 * a[n,t,i]\n}\n"),
+    "a word too many": ("transform x {\n  let s = 2\n}\n", "let", "transform x {\n   s = 2\n}\n"),
+    "a comment": ("// mine\ncurvature x = ggn\n", "//", "# mine\ncurvature x = ggn\n"),
+    "an open block": ("transform x {\n  s = 1\n", "1", "transform x {\n  s = 1\n}\n\n"),
+    "a missing part": (
+        "task t {\n  data digits\n  model mlp\n  loss cross_entropy\n}\n", "t {",
+        "task t {\n  data digits\n  model mlp\n  loss cross_entropy\n  train sgd\n}\n",
+    ),
+    "a part twice": (
+        "task t {\n  data digits\n  model mlp\n  loss cross_entropy\n  loss mse\n  train sgd\n}\n", "loss mse",
+        "task t {\n  data digits\n  model mlp\n  loss cross_entropy\n  \n  train sgd\n}\n",
+    ),
+    "a line twice": (
+        "evaluate kfac on digits {\n  lds subsets = 4\n  lds subsets = 8\n}\n", "lds subsets = 8",
+        "evaluate kfac on digits {\n  lds subsets = 4\n  \n}\n",
+    ),
+}  # fmt: skip
+"""A text, where its mistake stands, and the text after the quick fix."""
+
+
+def fixes(editor, uri, text, words):
+    place = position(text, words)
+    found = editor.run(
+        editor.client.text_document_code_action_async(
+            types.CodeActionParams(
+                text_document=types.TextDocumentIdentifier(uri),
+                range=types.Range(place, place),
+                context=types.CodeActionContext(diagnostics=[]),
+            )
+        )
+    )
+    return found or []
+
+
+def applied(text, change):
+    lines = Lines(text, types.PositionEncodingKind.Utf16)
+    start, end = (lines.offset(x.line, x.character) for x in (change.range.start, change.range.end))
+    return text[:start] + change.new_text + text[end:]
+
+
+@pytest.mark.parametrize(("text", "words", "wanted"), FIXES.values(), ids=FIXES)
+def test_a_mistake_has_a_quick_fix(editor, text, words, wanted):
+    uri, found = editor.open(text, "fix.cv")
+    assert found
+    action, *_ = fixes(editor, uri, text, words)
+    assert action.kind == types.CodeActionKind.QuickFix
+    assert action.title in "\n".join(d.message for d in action.diagnostics)
+    (change,) = action.edit.changes[uri]
+    made = applied(text, change)
+    assert made == wanted
+    left = {d.code for d in editor.changed(uri, 2, made)}
+    assert action.diagnostics[0].code not in left
+
+
+def test_a_good_place_has_no_quick_fix(editor):
+    text = "# kfca\ncurvature x = ggn\n\ncurvature y = gnn\n"
+    uri, _ = editor.open(text, "good.cv")
+    assert fixes(editor, uri, text, "x = ggn") == []
+    assert [x.title for x in fixes(editor, uri, text, "gnn")] == ["did you mean `ggn`?"]
 
 
 def test_it_lives_on_while_a_text_is_typed(editor):

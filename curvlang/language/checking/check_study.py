@@ -10,6 +10,7 @@ from math import prod
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.record import Repair
 from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import Binary, Expr, Negate, Ref
@@ -87,7 +88,9 @@ class StudyChecker:
         for line in item.repeated:
             labels = (Label(line.span, "again here"), Label(line.first, "first here"))
             headline = f"`{line.word}` stands twice in one study"
-            self.problems.append(Diagnostic(Code.E0718, headline, labels, ("leave one out",)))
+            self.problems.append(
+                Diagnostic(Code.E0718, headline, labels, (Repair("leave one out", ""),))
+            )
         path, others = self._curvatures(item)
         inverses = self._inverses(item)
         damping = self._damping(item)

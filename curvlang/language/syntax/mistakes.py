@@ -9,6 +9,8 @@ from difflib import get_close_matches
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic
+from curvlang.diagnostics.record import Repair
+from curvlang.diagnostics.source import Span
 from curvlang.language.syntax.unexpected import KEYWORDS, Unexpected
 
 
@@ -44,26 +46,34 @@ def _end(found: Unexpected) -> Diagnostic | None:
 def _open_block(found: Unexpected) -> Diagnostic | None:
     if found.kind != "end" or "RBRACE" not in found.expected:
         return None
-    return found.say(Code.E0103, "the file ends inside `{ … }`", ("close the block with `}`",))
+    return found.say(
+        Code.E0103,
+        "the file ends inside `{ … }`",
+        (Repair("close the block with `}`", "\n}\n", span=found.end),),
+    )
 
 
 def _sign(
-    signs: str, code: Code, headline: str, help_: str
+    signs: str, code: Code, headline: str, help_: str, instead: str | None = None
 ) -> Callable[[Unexpected], Diagnostic | None]:
-    """A rule for a mark of other languages, alone or with the mark before it."""
+    """A rule for a mark of other languages, alone or with the mark before it; `instead` is written for it."""
     wanted = tuple(signs.split())
 
     def rule(found: Unexpected) -> Diagnostic | None:
         shown = next((x for x in found.marks if x in wanted), None)
-        return None if shown is None else found.say(code, headline.format(shown), (help_,))
+        if shown is None:
+            return None
+        span = None if instead is None else found.place(shown)
+        repair = help_ if instead is None or span is None else Repair(help_, instead, span=span)
+        return found.say(code, headline.format(shown), (repair,))
 
     return rule
 
 
 def _word(
-    words: str, code: Code, headline: str, help_: str
+    words: str, code: Code, headline: str, help_: str, instead: str | None = None
 ) -> Callable[[Unexpected], Diagnostic | None]:
-    """A rule for a word of other languages, standing here or just before."""
+    """A rule for a word of other languages, standing here or just before; `instead` is written for it."""
     wanted = tuple(words.split())
 
     def rule(found: Unexpected) -> Diagnostic | None:
@@ -72,7 +82,10 @@ def _word(
         at = len(found.before) - len(found.last)
         before = Unexpected("token", found.last, found.expected, found.source, at)
         place = next((x for x in (found, before) if x.text in wanted), None)
-        return None if place is None else place.say(code, headline.format(place.text), (help_,))
+        if place is None:
+            return None
+        repair = help_ if instead is None else Repair(help_, instead, old=place.text)
+        return place.say(code, headline.format(place.text), (repair,))
 
     return rule
 
@@ -113,7 +126,9 @@ def _product(found: Unexpected) -> Diagnostic | None:
         start = len(found.before) - len(near) + gap.start(2)
         at = Unexpected("token", second, found.expected, found.source, start)
         headline = f"`{second}` follows `{first}` with nothing between them"
-        return at.say(Code.E0104, headline, ("multiplication is always written: put `*` there",))
+        sentence = "multiplication is always written: put `*` there"
+        repair = Repair(sentence, "* ", span=Span(found.source, start, start))
+        return at.say(Code.E0104, headline, (repair,))
     return None
 
 
@@ -153,7 +168,11 @@ def _keyword(found: Unexpected) -> Diagnostic | None:
     near = get_close_matches(found.text, KEYWORDS, 1, 0.7)
     if not near:
         return None
-    return found.say(Code.E0101, f"`{found.text}` starts no item", (f"did you mean `{near[0]}`?",))
+    return found.say(
+        Code.E0101,
+        f"`{found.text}` starts no item",
+        (Repair(f"did you mean `{near[0]}`?", near[0]),),
+    )
 
 
 _BODY = "transform x {\n  needs a[n,t,i]\n  "
@@ -163,29 +182,35 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "pipe",
         "curvature x = hessian | ggn",
-        _sign("| |>", Code.E0102, "`{}` is not an operator", "join stages by `|>`"),
+        _sign("| |>", Code.E0102, "`{}` is not an operator", "join stages by `|>`", "|>"),
     ),
     Mistake(
         "arrow",
         "curvature x = hessian => drop_residual",
-        _sign("=> >> ->", Code.E0102, "`{}` joins no stages", "join stages by `|>`"),
+        _sign("=> >> ->", Code.E0102, "`{}` joins no stages", "join stages by `|>`", "|>"),
     ),
     Mistake(
         "power",
         _BODY + "s = 2 ** 3",
-        _sign("**", Code.E0104, "`{}` is not an operator", "write powers with `^`"),
+        _sign("**", Code.E0104, "`{}` is not an operator", "write powers with `^`", "^"),
     ),
     Mistake(
         "comparison",
         _BODY + "s == 2",
         _sign(
-            "==", Code.E0104, "`{}` compares, and this is a definition", "define with a single `=`"
+            "==",
+            Code.E0104,
+            "`{}` compares, and this is a definition",
+            "define with a single `=`",
+            "=",
         ),
     ),
     Mistake(
         "walrus",
         _BODY + "s := 2",
-        _sign(":=", Code.E0104, "`{}` is not how a name is defined", "define with a single `=`"),
+        _sign(
+            ":=", Code.E0104, "`{}` is not how a name is defined", "define with a single `=`", "="
+        ),
     ),
     Mistake(
         "typographic quote",
@@ -195,6 +220,7 @@ MISTAKES: tuple[Mistake, ...] = (
             Code.E0102,
             "`{}` is a typographic quote",
             'texts stand between straight quotes, `"…"`',
+            '"',
         ),
     ),
     Mistake("open text", 'transform x {\n  "doc\n}', _open_text),
@@ -221,7 +247,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "product sign",
         _BODY + "s = 2 · 3",
-        _sign("· × ⋅", Code.E0102, "`{}` is not an operator", "multiply with `*`"),
+        _sign("· × ⋅", Code.E0102, "`{}` is not an operator", "multiply with `*`", "*"),
     ),
     Mistake(
         "matrix product",
@@ -241,12 +267,13 @@ MISTAKES: tuple[Mistake, ...] = (
             Code.E0102,
             "`{}` separates nothing here",
             "statements need no separator: leave it out",
+            "",
         ),
     ),
     Mistake(
         "comment",
         "// my approximation\ncurvature x = ggn",
-        _sign("// % /*", Code.E0102, "`{}` starts no comment", "comments start with `#`"),
+        _sign("// % /*", Code.E0102, "`{}` starts no comment", "comments start with `#`", "#"),
     ),
     Mistake(
         "subscript of LaTeX",
@@ -262,6 +289,7 @@ MISTAKES: tuple[Mistake, ...] = (
             Code.E0101,
             "`{}` is not needed",
             "a definition is its name, `=`, and the right side",
+            "",
         ),
     ),
     Mistake(
@@ -272,6 +300,7 @@ MISTAKES: tuple[Mistake, ...] = (
             Code.E0101,
             "a transform does not `{}`, it yields",
             "write `yield C[o,i,o',i'] = …`",
+            "yield",
         ),
     ),
     Mistake(

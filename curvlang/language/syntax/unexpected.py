@@ -94,6 +94,18 @@ class Unexpected:
         following = self.source.text[self.at + len(self.text) :][:1]
         return self.text + following, self.last[-1:] + self.text, self.text
 
+    def place(self, mark: str) -> Span | None:
+        """Where one of these marks stands; None where white space is inside it."""
+        for start in (self.at, self.at + len(self.text) - len(mark)):
+            if start >= 0 and self.source.text.startswith(mark, start):
+                return Span(self.source, start, start + len(mark))
+        return None
+
+    @property
+    def end(self) -> Span:
+        """The end of the text before here, without white space."""
+        return Span(self.source, len(self.before), len(self.before))
+
     @property
     def wanted(self) -> tuple[str, ...]:
         """What could stand here, as a repair."""
