@@ -98,7 +98,7 @@ def actions(
     found = []
     for problem in document.problems:
         shown = _diagnostic(problem, document, uri, lines)
-        places = [x.span for x in (*problem.labels, *problem.edits)]
+        places = [*(x.span for x in problem.labels), *(x.span for x in problem.edits)]
         own = [x for x in places if x.source.name == document.name]
         if not any(x.start <= end and start <= x.end for x in own):
             continue
