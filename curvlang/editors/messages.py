@@ -1,4 +1,4 @@
-"""What the editor half finds, as the values of the Language Server Protocol."""
+"""Completions, hovers, problems and edits as values of the Language Server Protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parameters of what an argument belongs to: of the table, or of a definition."""
+"""The parameters of the stage, part or line that an argument belongs to, from the table or a definition."""
 
 from __future__ import annotations
 

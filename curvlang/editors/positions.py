@@ -49,7 +49,7 @@ class Lines:
 
     @cached_property
     def _before(self) -> Sequence[int]:
-        """Code units in front of every offset: many are asked for on one long line."""
+        """Code units before every offset: one long line is read at many of them."""
         if self.text.isascii():
             return range(len(self.text) + 1)
         counts = (units(character, self.encoding) for character in self.text)

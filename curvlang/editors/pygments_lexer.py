@@ -32,7 +32,7 @@ _BRACKETS = "()[]{},:"
 
 
 def _rules() -> dict[str, list[Any]]:
-    """States: `root`, and `indices` inside the bracket behind a tensor's name."""
+    """States: `root`, and `indices` inside the bracket after a tensor's name."""
     words = vocabulary()
     keyword = one_of((*words.items, *words.words))
     reduction = rf"({one_of(words.reductions)})"

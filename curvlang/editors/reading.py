@@ -1,4 +1,4 @@
-"""Every word of a text with its role, found from the marks around it: half-written text has them too.
+"""Every word of a text with its role, found from the marks around it, in half-written text too.
 
 The parser refuses what is broken; an editor shows text that is broken most of the time. Roles come
 from one walk over the tokens of each item, so they are right wherever the text up to there is.
@@ -25,7 +25,7 @@ _INDEX = re.compile(INDEX)
 LINES = ("lds", "protocol")
 """Lines whose arguments are those of the LDS."""
 _JOINERS = frozenset(["|>", "=", "->", "+", "-", "*", "/", "(", ",", ":"])
-"""Marks behind which a word cannot start an item."""
+"""Marks after which a word cannot start an item."""
 
 
 class Role(StrEnum):
@@ -113,7 +113,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The items of a text, in order; comments in front of the first one are in no item."""
+    """The items of a text, in order; comments before the first one belong to none."""
 
     text: str
     items: tuple[Item, ...]
@@ -124,7 +124,7 @@ class Reading:
         return self.items[at - 1] if at else None
 
     def word_at(self, offset: int) -> Word | None:
-        """The word that an offset stands in or behind; a mark only where no word touches."""
+        """The word that an offset is in or just after; a mark only where no word touches."""
         item = self.item_at(offset)
         touching = [] if item is None else [w for w in item.words if w.start <= offset <= w.end]
         return min(touching, key=lambda w: (w.role is Role.MARK, -w.start), default=None)
@@ -292,7 +292,7 @@ class _Reader:
         return None if around is None or around.frame is Frame.BODY else around.owner
 
     def _argument(self, name: str) -> Owner:
-        """Remember which argument the values behind `=` belong to."""
+        """Remember which argument the values after `=` belong to."""
         opened = self.open[-1].around
         assert opened is not None
         assert opened.owner is not None
@@ -409,7 +409,7 @@ class _Reader:
     def _in_other(self, token: str, after: tuple[str, int]) -> tuple[Role, Owner | None]:
         last = self.before[-1]
         if last.role is Role.KEYWORD:
-            found = self._behind(last.text)
+            found = self._after(last.text)
             if found is not None:
                 return found, self._named(found, token)
         if self.frame is Frame.BODY and (listed := self._listed()) is not None:
@@ -429,7 +429,7 @@ class _Reader:
         return free and self.measure in LINES and self.previous() in (*LINES, ",")
 
     def _listed(self) -> Role | None:
-        """The role of a further name of a study's line, behind `>` or a comma."""
+        """The role of a further name of a study's line, after `>` or a comma."""
         match self.measure, self.previous():
             case ("path", ">") | ("curvatures", ","):
                 return Role.CURVATURE
@@ -444,7 +444,7 @@ class _Reader:
         """A baseline or a measure belongs to the line that it stands in."""
         return Owner(role, token, self.measure) if role is Role.PART else None
 
-    def _behind(self, keyword: str) -> Role | None:
+    def _after(self, keyword: str) -> Role | None:
         match keyword:
             case "evaluate" | "against" | "than" | "path" | "curvatures":
                 return Role.CURVATURE

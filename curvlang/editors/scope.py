@@ -56,7 +56,7 @@ def bound(item: Item, text: str) -> tuple[Bound, ...]:
 
 
 def _target(words: Sequence[Word], at: int) -> tuple[tuple[str, ...], int] | None:
-    """The indices of a target that starts at a word, and the position behind it."""
+    """The indices of a target that starts at a word, and the position after it."""
     if at >= len(words) or words[at].role is not Role.TENSOR:
         return None
     if at + 1 >= len(words) or words[at + 1].text != "[":
@@ -81,7 +81,7 @@ def _needs(words: Sequence[Word], at: int) -> list[Bound]:
 
 
 def _left_side(words: Sequence[Word], equals: int, text: str) -> list[Bound]:
-    """The targets in front of a `=`, the last one first until no comma joins them."""
+    """The targets before a `=`, the last one first until no comma joins them."""
     found: list[Bound] = []
     end = equals
     line = _line(text, words[equals].start)
@@ -100,7 +100,7 @@ def _left_side(words: Sequence[Word], equals: int, text: str) -> list[Bound]:
 
 
 def _start_of_target(words: Sequence[Word], end: int) -> int | None:
-    """Where the target that ends in front of `end` starts."""
+    """Where the target that ends before `end` starts."""
     if words[end - 1].text != "]":
         return end - 1 if words[end - 1].role is Role.TENSOR else None
     at = end - 2
@@ -134,7 +134,7 @@ def in_scope(item: Item, text: str, offset: int) -> dict[str, Bound]:
 
 
 def _goes_on(before: Sequence[Word]) -> bool:
-    """Whether an expression is still open: behind an operator, or behind `sum[…]`."""
+    """Whether an expression is still open: after an operator, or after `sum[…]`."""
     if not before or before[-1].text in ("=", "+", "-", "*", "/", "^", "(", ","):
         return True
     opening = next((k for k in range(len(before) - 1, 0, -1) if before[k].text == "["), 0)

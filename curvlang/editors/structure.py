@@ -1,4 +1,4 @@
-"""The structure of every step of a chain, found by the compiler on a small layer: nothing is run."""
+"""The structure of every step of a chain, found by the compiler on a small layer without running anything."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The TextMate grammar, written from the vocabulary: `python -m curvlang.editors.textmate`.
 
 The written file ships as `curvlang.grammars/curvlang.tmLanguage.json`; a test compares the two, so
-that a change of the language's grammar cannot leave the editors behind.
+that editors follow a change of the language's grammar.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The words and marks of the language, read off its grammar: highlighters never lag behind it."""
+"""The words and marks of the language, read from its grammar, so that highlighters agree with it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Vocabulary:
         items: Words that start a definition.
         words: Other words, wherever they stand.
         lines: Words that start a line of a block and are ordinary names elsewhere.
-        reductions: `sum` and `mean`, words in front of a bracket.
+        reductions: `sum` and `mean`, words before a bracket.
         functions: Tensor functions and elementwise ones.
         marks: Operators and brackets, longest first.
     """

@@ -111,7 +111,7 @@ Curvature: TypeAlias = Chain | Combination
 class Inverse:
     """`inverse tikhonov(damping = 0.1 * mean(s)): s -> 1 / (s + damping)`.
 
-    `body` is an elementwise expression in the arguments, the parameters and the `bindings` behind
+    `body` is an elementwise expression in the arguments, the parameters and the `bindings` after
     `where`, all as `Ref`s; a binding may name those before it. One argument is an eigenvalue of the curvature; two are the
     eigenvalues of the factors G and A of a Kronecker product. `mean(x)`, `max(x)`, `min(x)` are
     `Call`s over the spectrum: of the whole curvature, or of the block where `per_block` says so
@@ -255,7 +255,7 @@ class Law:
         text: The law as its spec writes it, on one line.
         bound: Tolerance of a law for all tasks, threshold of one that some task must show.
         blocks: Whether curvatures of the whole model are compared on each layer's block alone.
-        columns: The kind of columns it is stated for, which replaces that of the chains.
+        columns: The kind of columns it is stated for, which replaces the kind of the chains.
         universal: Whether it holds for every curvature without being written.
         span: Where it stands.
     """

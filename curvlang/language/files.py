@@ -67,7 +67,7 @@ def read(given: str) -> Source:
         raise refusal(Code.E0111, f"`{given}` is a folder, not a spec", "name a `.cv` file in it")
     try:
         with path.open("rb") as file:
-            # A device or a pipe has no size that could be asked for.
+            # A device or a pipe has no size.
             data = file.read(LARGEST + 1)
             size = max(os.fstat(file.fileno()).st_size, len(data))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What is wrong with a file, collected up to a limit, so that broken texts are answered soon."""
+"""Diagnostics of a text, collected up to a limit, so that broken files are answered soon."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Collector(Problems):
 
     def shown(self, *, stopped: bool) -> list[Diagnostic]:
         """Every diagnostic once; the last one says where checking has stopped."""
-        # A task is checked where it stands and again where it is used: said once.
+        # A task is checked where it stands and again where it is used: shown once.
         every = list(dict.fromkeys(self))
         if stopped:
             last = every[-1]

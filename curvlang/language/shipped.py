@@ -1,4 +1,4 @@
-"""Everything that ships, with its signature, one line about it and where it stands."""
+"""Everything that ships, with its signature, one line about it and where it is defined."""
 
 from __future__ import annotations
 

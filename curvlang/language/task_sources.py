@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import NOWHERE
 from curvlang.language.chain import Evaluation, Part, Spec, TaskSpec
+from curvlang.language.checking.arguments import completed
 from curvlang.language.registry import DATA, MODELS
 from curvlang.language.spec import DEFAULT_TASK
-from curvlang.language.uses import part_text, task_in, task_text
+from curvlang.language.uses import part_text, task_in, task_text, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,10 @@ def code_in(task: TaskSpec) -> list[Diagnostic]:
 
 def _data(text: str) -> Part:
     """The data line; a path alone means that file with the defaults of `file`."""
-    return part_text("data", f'file("{text}")' if _is_path(text) else text, "<--data>")
+    if not _is_path(text):
+        return part_text("data", text, "<--data>")
+    span = whole("<--data>", text)
+    return Part("file", completed("file", {"path": text}, DATA["file"], span), span)
 
 
 def _data_name(data: Part) -> str:
@@ -108,8 +111,9 @@ def _model(text: str, own: Part) -> Part:
     """The model line; a path alone means weights for the task's own model."""
     if not _is_path(text):
         return part_text("model", text, "<--model>")
-    weights: Any = str(Path(text).resolve())
-    return replace(own, arguments={**own.arguments, "weights": weights})
+    weights = str(Path(text).resolve())
+    span = whole("<--model>", text)
+    return replace(own, arguments={**own.arguments, "weights": weights}, span=span)
 
 
 def _is_path(text: str) -> bool:

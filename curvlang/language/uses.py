@@ -23,7 +23,7 @@ def task_text(text: str, name: str) -> TaskSpec:
         SpecError: With every problem found.
     """
     found = _evaluation(text, name, "evaluate hessian on ", "").task
-    return replace(found, span=_whole(name, text))
+    return replace(found, span=whole(name, text))
 
 
 def task_in(spec: Spec, text: str) -> TaskSpec:
@@ -54,7 +54,7 @@ def part_text(kind: str, text: str, name: str) -> Part:
         text, name, f"task given {{ {before} {kind} ", f" {after} }} evaluate hessian on given"
     ).task
     found: Part = getattr(task, kind)
-    return replace(found, span=_whole(name, text))
+    return replace(found, span=whole(name, text))
 
 
 def inverse_text(text: str, name: str, declared: str = "") -> InverseUse:
@@ -63,12 +63,12 @@ def inverse_text(text: str, name: str, declared: str = "") -> InverseUse:
     Args:
         text: The use.
         name: What messages call it.
-        declared: Declarations of inverses that it may name beside those that ship.
+        declared: Declarations of inverses that it may name besides those that ship.
     """
     before = f"{declared}\nevaluate hessian with " if declared else "evaluate hessian with "
     found = _evaluation(text, name, before, " on digits").inverse
     assert found is not None
-    return replace(found, span=_whole(name, text))
+    return replace(found, span=whole(name, text))
 
 
 def declared_inverses(spec: Spec) -> str:
@@ -107,10 +107,10 @@ def solver_text(text: str, name: str, inverse: str = "") -> Solver:
     clause = f"with {inverse} " if inverse else ""
     found = _evaluation(text, name, f"evaluate hessian {clause}on digits {{ solve ", " }").solver
     assert found is not None
-    return replace(found, span=_whole(name, text))
+    return replace(found, span=whole(name, text))
 
 
-def _whole(name: str, text: str) -> Span:
+def whole(name: str, text: str) -> Span:
     """All of a text that was given by itself."""
     return Span(Source(name, text), 0, len(text))
 
@@ -163,7 +163,7 @@ def _in_text(
         )
         return replace(label, span=Span(given, start, end))
 
-    def told(problem: Diagnostic) -> Diagnostic:
+    def shown(problem: Diagnostic) -> Diagnostic:
         found = replace(problem, labels=tuple(map(moved, problem.labels)))
         return _unfinished(found, given) if problem.code in ENDS and past(problem) else found
 
@@ -171,7 +171,7 @@ def _in_text(
         own = [label.span for label in problem.labels if label.span.source == wrapped]
         return any(span.start - offset >= len(given.text.rstrip()) for span in own)
 
-    return [told(problem) for problem in problems]
+    return [shown(problem) for problem in problems]
 
 
 def _unfinished(problem: Diagnostic, given: Source) -> Diagnostic:

@@ -1,4 +1,4 @@
-"""Which words the parameters of a transform take in its check, so that every branch is read."""
+"""The words for which a transform is checked, so that every branch of its choices is read."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def choices(definition: s.TransformDef, size: int, problems: Problems) -> Iterat
 def _options(definition: s.TransformDef, problems: Problems) -> Options:
     """The words that each parameter can have, of those that a `when` asks for."""
     known = {p.name: p for p in definition.parameters}
-    asked: dict[str, set[str]] = {}
+    wanted: dict[str, set[str]] = {}
     for statement in _whens(definition.body):
         parameter = known.get(statement.parameter)
         if parameter is None:
@@ -58,10 +58,10 @@ def _options(definition: s.TransformDef, problems: Problems) -> Options:
             headline = f"`{statement.parameter}` is never `{statement.word}`"
             help_ = suggestion(statement.word, parameter.words)
             problems.say(Code.E0706, headline, statement.span, help_)
-        asked.setdefault(statement.parameter, set()).add(statement.word)
+        wanted.setdefault(statement.parameter, set()).add(statement.word)
     return {
         name: tuple(sorted(set(known[name].words) or (found | {ANOTHER})))
-        for name, found in asked.items()
+        for name, found in wanted.items()
     }
 
 

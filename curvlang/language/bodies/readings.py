@@ -1,4 +1,4 @@
-"""Transforms read with the arguments of a stage, each once, and how much a file may come to."""
+"""Transforms with the arguments of a stage written in, each made once, and the limit for a file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`repeat COUNT { … }`: how often, and everything that can be wrong with it.
 
 A repetition is unrolled when a stage is specialised, so that nothing after it knows of rounds: the
-names of the last round are what the statements behind it read.
+names of the last round are what the statements after it read.
 """
 
 from __future__ import annotations
@@ -129,11 +129,11 @@ def _names(repeat: s.Repeat, known: Mapping[str, s.ParameterSyntax]) -> Iterator
 def _inside(found: Once, repeat: s.Repeat) -> Diagnostic:
     match found:
         case Yield():
-            word, help_ = "yield", "a transform yields once: put it behind the closing brace"
+            word, help_ = "yield", "a transform yields once: put it after the closing brace"
         case Space():
-            word, help_ = "space", "a space is made once: put it in front of `repeat`"
+            word, help_ = "space", "a space is made once: put it before `repeat`"
         case Project():
-            word, help_ = "project", "a transform projects once: put it behind the closing brace"
+            word, help_ = "project", "a transform projects once: put it after the closing brace"
         case _:
             assert_never(found)
     head = Span(repeat.span.source, repeat.span.start, repeat.count.span.end)

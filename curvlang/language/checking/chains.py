@@ -20,7 +20,7 @@ from curvlang.language.sums import weighted_chains
 from curvlang.language.syntax import nodes as s
 
 MOST_TERMS = 100
-"""Terms of a sum, those of the sums inside it multiplied out."""
+"""Terms of a sum, with sums inside it multiplied out."""
 
 
 @dataclass(slots=True)

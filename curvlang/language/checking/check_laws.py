@@ -1,4 +1,4 @@
-"""Laws from syntax to typed: curvatures resolved, words known, conditions that leave a task."""
+"""Laws, checked: curvatures resolved, words known, conditions that leave a task."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class LawChecker:
                 self._count += len(words) * (1 if subject is not None else len(self.own))
             case _:
                 self._count += 1
-        # Said once: the laws after it are too many for the same reason.
+        # Reported once: the laws after it are too many for the same reason.
         if before <= MOST_LAWS < self._count:
             self.problems.say(
                 Code.E0119,
@@ -180,7 +180,7 @@ class LawChecker:
     def _compare(
         self, item: s.LawDef, made: Comparison, left: s.Measurement, right: s.Measurement
     ) -> None:
-        """Sides of one kind; sampled labels where a mean over them is asked for."""
+        """Sides of one kind; sampled labels where a law states a mean over them."""
         shapes = [_kind(made.left), _kind(made.right)]
         if shapes[0] != shapes[1]:
             self.problems.say(Code.E0743, f"`{made.left}` is {shapes[0]} and `{made.right}` is {shapes[1]}", right.span, ("put the same measure on both sides",))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Inverse declarations and their uses, checked: every name known, every formula elementwise."""
+"""Inverses, checked: every name known, every formula elementwise, every argument in its limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names for the prefixes of a chain: those of the shipped curvatures with the same stages."""
+"""Names for the prefixes of a chain: shipped curvatures with the same stages."""
 
 from __future__ import annotations
 

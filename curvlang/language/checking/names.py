@@ -107,14 +107,14 @@ def collect(file: s.File, source: Source) -> tuple[Names, list[Diagnostic]]:
 def _used(
     file: s.File, source: Source, names: Names, problems: Problems, done: dict[str, bool]
 ) -> None:
-    """Take in the files that a file uses, each once.
+    """Add the definitions of the files that a file uses, each once.
 
     Args:
         file: What the file says.
         source: Its text.
         names: Takes the definitions.
         problems: Collects diagnostics.
-        done: By path whether a file has been taken in, or is one of those being read.
+        done: By path whether a file has been added, or is being read.
     """
     for item in file.items:
         if not isinstance(item, s.UseFile):
@@ -141,7 +141,7 @@ def _used(
 
 
 def _unused(item: s.UseFile, done: bool | None, count: int) -> Diagnostic | None:
-    """Why a file is not taken in, where that is a mistake."""
+    """Why a file is not read, where that is a mistake."""
     if done is False:
         return Diagnostic(
             Code.E0203,

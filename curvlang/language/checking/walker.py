@@ -41,7 +41,7 @@ from curvlang.language.syntax import nodes as s
 from curvlang.language.values import value
 
 LONGEST_CHAIN = 100
-"""Stages of a chain, and curvatures that start from each other: nothing on paper comes near it."""
+"""Stages of a chain, and curvatures that start from each other; chains on paper are far shorter."""
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class Walker:
     count: int = 0
 
     def _too_much(self, span: Span) -> None:
-        """Said once: the chains after this one are too much for the same reason."""
+        """Report it once: the chains after this one are too much for the same reason."""
         if self.readings.full:
             return
         self.readings.full = True
@@ -83,7 +83,7 @@ class Walker:
         )
 
     def fork(self, problems: Problems) -> Walker:
-        """Another one at the same place of the chain; what it takes in stays its own."""
+        """A copy at the same place of the chain; what it adds does not change this one."""
         return replace(
             self,
             problems=problems,
@@ -97,7 +97,7 @@ class Walker:
         )
 
     def inherit(self, start: Chain) -> bool:
-        """Start from a typed chain, unless the file comes to too much with it."""
+        """Start from a typed chain, unless the file has too many operations with it."""
         if not self.readings.inherits(start.stages):
             self._too_much(start.span)
             return False

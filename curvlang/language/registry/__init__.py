@@ -1,8 +1,8 @@
-"""The table of all that ships: stages, data, models, losses, training, solvers, baselines, measures.
+"""The table of parameters: stages, data, models, losses, training, solvers, baselines, measures.
 
-Kinds, limits, defaults and a line about every parameter stand here once. What is written in a spec, in
-Python or on the command line is checked by it, built from it, and shown from it by editors and docs. Pure
-data, no torch; the code behind a name is in the room that builds it.
+Kinds, limits, defaults and a line about every parameter are here, once. Values from a spec, from Python
+or from the command line are checked by the table and built from it; editors and documents show it. Pure
+data, no torch; the code for a name is in the room that builds it.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ BASELINES: Mapping[str, Entry] = {
         {"models": _MODELS},
     ),
 }
-"""Scores that a study compares with those of curvatures."""
+"""Curvature-free scores that a study compares with the curvatures."""
 
 MEASURES: Mapping[str, Entry] = {
     "mislabelled": Entry(
@@ -91,7 +91,7 @@ MEASURES: Mapping[str, Entry] = {
         },
     ),
 }
-"""Ground truths of a study beside retraining on subsets."""
+"""Ground truths of a study besides retraining on subsets."""
 
 SEEDS = Parameter(Integer(Limits(1, 100)), 1, "models of a cell, each of its own seed")
 SEED = seed("a model of a cell")

@@ -32,7 +32,7 @@ MODELS: Mapping[str, Entry] = {
         },
     ),
     "cnn": Entry(
-        "3 × 3 convolutions, each halved by average pooling, and a linear layer behind",
+        "3 × 3 convolutions, each halved by average pooling, and a linear layer",
         {
             "channels": Parameter(
                 NumberList(COUNT, empty=False), (8, 16), "channels of the convolutions"

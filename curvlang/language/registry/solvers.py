@@ -46,4 +46,4 @@ INVERSES: Mapping[str, Parameter] = {
     "steps": Parameter(NOT_NEGATIVE, doc="steps of the training"),
     "relative": Parameter(NOT_NEGATIVE, doc="λ as a share of the mean eigenvalue"),
 }
-"""What parameters of inverses are by their names, whatever inverse has them; a value is a formula."""
+"""Parameters of inverses by name, the same in every inverse; a value is a formula."""

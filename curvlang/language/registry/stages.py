@@ -1,4 +1,4 @@
-"""Sources and built-in stages of a chain, and the words that stand beside them."""
+"""Sources and built-in stages of a chain, and the words that go with them."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ class Builder:
         return tuple(self.argument(x) for x in tree.children if isinstance(x, Tree))
 
     def argument(self, tree: Tree[Token]) -> s.Argument:
-        """`name = value`; a text in front of a part's arguments has the name ``."""
+        """`name = value`; a text before a part's arguments has the name ``."""
         if tree.data == "path":
             text = s.Text(_unquote(tree.children[0]), self.span(tree))
             return s.Argument("", text, self.span(tree))

@@ -174,7 +174,7 @@ def _lists(tokens: list[tuple[str, str]], at: int) -> bool:
 
 
 def _glued(tokens: list[tuple[str, str]], at: int) -> bool:
-    """Whether a bracket stands right behind its name: `eigh(A)`, `A[i]`, `random_normal[k](0)`."""
+    """Whether a bracket follows its name directly: `eigh(A)`, `A[i]`, `random_normal[k](0)`."""
     kind, before = tokens[at - 1]
     if kind == "word":
         return not _lists(tokens, at) and before not in (

@@ -23,7 +23,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class ListValue:
-    """`[16, 16]`, or `[16] * 8` with `times` the expression behind the star."""
+    """`[16, 16]`, or `[16] * 8` with `times` the expression after the star."""
 
     items: tuple[ValueSyntax, ...]
     times: Expr | None = None

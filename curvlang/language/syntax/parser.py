@@ -1,4 +1,4 @@
-"""Text to syntax tree; a mistake is reported with its place, and reading goes on at the next item."""
+"""Text to syntax tree; a mistake is reported with its place, and reading continues at the next item."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEEPEST = 200
 def parse(source: Source) -> tuple[File, list[Diagnostic]]:
     """The items that could be read, and a diagnostic for each place that could not.
 
-    After a mistake, reading goes on at the next line that starts with a top-level keyword.
+    After a mistake, reading continues at the next line that starts with a top-level keyword.
     """
     items: list[Item] = []
     problems = Problems()
@@ -135,7 +135,7 @@ def _unreadable(item: Tree[Token], source: Source) -> Diagnostic | None:
 
 
 def _glued(token: Token, source: Source) -> Diagnostic | None:
-    """A keyword and the word behind it with nothing between them: `curvaturex`, `within1e-9`."""
+    """A keyword and the word after it with nothing between them: `curvaturex`, `within1e-9`."""
     start = token.start_pos or 0
     if not (start and _word(token[:1]) and _word(source.text[start - 1])):
         return None

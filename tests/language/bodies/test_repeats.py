@@ -48,7 +48,7 @@ MISTAKES = {
     "yield": (
         transform("repeat 2 { yield C[o,i,o',i'] = identity[o,o'] * A[i,i'] }"),
         "E0233",
-        "behind the closing brace",
+        "after the closing brace",
     ),
     "space": (
         transform("repeat 2 { space k = 2\n B[i,k] = random_normal[i,k](0) }"),
