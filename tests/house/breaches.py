@@ -11,6 +11,5 @@ BREACHES: dict[str, set[str]] = {
         "curvlang.runtime.fit.fit_chains",
         "curvlang.runtime.prepare.prepare",
     },
-    "plain words": {
-    },
+    "plain words": {},
 }
