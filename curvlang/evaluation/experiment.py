@@ -7,7 +7,7 @@ last: what has no scores costs no retraining. `preflight.check` comes before all
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -194,7 +194,10 @@ def experiment(question: Question, base: Task, run: Run) -> Outcome:
         protocol = None
         notes = (*notes, "nothing was retrained, since no curvature in question has scores")
     parts = _Parts(question, bench, forwards, protocol, work.rows, notes)
-    results = tuple(parts.result(c) for c in columns)
+    results = tuple(
+        parts.result(c, {name: tables[k] for name, tables in measures.items()})
+        for k, c in enumerate(columns)
+    )
     return Outcome(results, tuple(columns), ready, protocol, truth, measures, clock.times, problem)
 
 
@@ -321,7 +324,7 @@ class _Parts:
     queries: int
     notes: tuple[str, ...]
 
-    def result(self, column: Column) -> Result:
+    def result(self, column: Column, measures: Mapping[str, MeasureTable]) -> Result:
         """The result under one inverse."""
         question, judgement = self.question, column.judgement
         stages = self.bench.stages
@@ -341,8 +344,25 @@ class _Parts:
                 *baseline_steps(question.baselines, column),
             ),
             comparisons=judgement.comparisons(labels) if judgement else (),
-            notes=self.notes,
+            notes=(*self.notes, *_measured(measures, column, stages)),
         )
+
+
+def _measured(
+    measures: Mapping[str, MeasureTable], column: Column, stages: Sequence[FittedStage]
+) -> Iterator[str]:
+    """Measures at the shared setting, a line each, and why some are missing."""
+    damping = column.settings[column.shared].damping
+    at = "" if damping is None else f" at λ = {damping:g}"
+    for name, table in measures.items():
+        values = [
+            f"`{stage.label}` {x.estimate:.3f} [{x.low:.3f}, {x.high:.3f}]"
+            for stage, row in zip(stages, table.values, strict=True)
+            if (x := row[column.shared]) is not None
+        ]
+        if values:
+            yield f"{name}{at}: {', '.join(values)}"
+        yield from (f"{name}: {note}" for note in table.notes)
 
 
 def _notes(asked: QueryMetric, plan: Plan, bench: Bench) -> tuple[str, ...]:

@@ -62,11 +62,13 @@ class Report(Result):
         Args:
             width: Characters that a line may have.
         """
-        return to_text(self, width)
+        return "\n\n".join(to_text(x, width) for x in (self, *self.run.others))
 
     def show(self, console: Console | None = None) -> None:
         """Print the tables, in the width and the character set that the console has."""
-        show(self.plain(), console or Console(highlight=False))
+        console = console or Console(highlight=False)
+        for result in (self.plain(), *self.run.others):
+            show(result, console)
 
     def solves(self) -> Iterator[str]:
         """What the solver took at every step and λ, a line each."""
@@ -136,7 +138,7 @@ class Report(Result):
         return self.table()
 
     def _repr_html_(self) -> str:
-        return "".join(_html(self))
+        return "".join(piece for x in (self, *self.run.others) for piece in _html(x))
 
 
 def report(result: Result, run: Record) -> Report:

@@ -41,6 +41,8 @@ def proximal_response(given: MeasureInput, examples: int, steps: int, seed: int)
     grid = Grid(given.stages, given.chosen)
     for j, setting in enumerate(given.chosen):
         if setting.damping is None or setting.damping <= 0:
+            for row in range(len(given.stages)):
+                grid.reasons[row][j] = "there is no response without a positive λ of the setting"
             continue
         response = proximal_losses(given.task, rows, setting.damping, steps, given.metric)
 

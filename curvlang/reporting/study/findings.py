@@ -277,3 +277,5 @@ def _cautions(result: StudyResult) -> Iterator[str]:
             said = dict.fromkeys(s.note for s in row.spots if s.note)
             for note in said:
                 yield f"{heading(group)}, `{row.label}`: {note}"
+        for item in group.measures:
+            yield from (f"{heading(group)}, {item.name}: {note}" for note in item.notes)
