@@ -11,5 +11,4 @@ BREACHES: dict[str, set[str]] = {
         "curvlang.runtime.fit.fit_chains",
         "curvlang.runtime.prepare.prepare",
     },
-    "plain words": {},
 }

@@ -14,7 +14,7 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.editors.completion import complete
 from curvlang.editors.document import Document
 from curvlang.editors.hover import hover
-from curvlang.evaluation import measures
+from curvlang.evaluation.measures import tables as measures
 from curvlang.evaluation.protocol import protocol_from
 from curvlang.evaluation.request_checks import sweep_of
 from curvlang.language import check_text, part_text
