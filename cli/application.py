@@ -26,7 +26,7 @@ CODES = {"metric": Code.E0590}
 """Options whose choices Python has too, with the code that it refuses others by."""
 
 
-class Shielded(Exception):  # noqa: N818
+class ShieldedError(Exception):
     """Carries an exception past the command-line library, which has its own way with it."""
 
     def __init__(self, cause: BaseException) -> None:
@@ -106,7 +106,7 @@ def invoke(name: str, rest: Sequence[str]) -> int:
         code = parser_of(name).main([*rest], prog_name=f"curvlang {name}", standalone_mode=False)
     except usage as error:
         raise _refused(name, error) from None
-    except Shielded as error:
+    except ShieldedError as error:
         raise error.cause from None
     except typer.Abort:
         raise KeyboardInterrupt from None
@@ -152,7 +152,7 @@ def _shielded(command: Callable[..., int]) -> Callable[..., int]:
             with INTERRUPTS.working():
                 return command(**options)
         except (KeyboardInterrupt, BrokenPipeError) as error:
-            raise Shielded(error) from None
+            raise ShieldedError(error) from None
 
     return called
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     )
     from curvlang.language import load, loads, search
     from curvlang.language.chain import Spec
-    from curvlang.language.spec_files import Checked, check, format_file
+    from curvlang.language.spec_files import CheckedFile, check, format_file
     from curvlang.language.task_sources import TaskSource
     from curvlang.models.losses.losses import BinaryCrossEntropy, CrossEntropy
     from curvlang.models.losses.metric import Metric
@@ -72,7 +72,7 @@ _NAMES = {
     ),
     "curvlang.language": "load loads search",
     "curvlang.language.chain": "Spec",
-    "curvlang.language.spec_files": "Checked check format_file",
+    "curvlang.language.spec_files": "CheckedFile check format_file",
     "curvlang.language.task_sources": "TaskSource",
     "curvlang.models.losses.losses": "BinaryCrossEntropy CrossEntropy",
     "curvlang.models.losses.metric": "Metric",
@@ -105,7 +105,7 @@ __all__ = [
     "Bars",
     "BinaryCrossEntropy",
     "Cache",
-    "Checked",
+    "CheckedFile",
     "CrossEntropy",
     "Diagnostic",
     "EvaluationRequest",

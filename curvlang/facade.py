@@ -39,7 +39,7 @@ from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.footprint import reads_hessian
 from curvlang.runtime.limits.memory import Memory, limited
 from curvlang.runtime.others import misfits, without_ignored
-from curvlang.runtime.prepare import Prepared, has_hessian, model_flops, prepare
+from curvlang.runtime.prepare import Preparation, has_hessian, model_flops, prepare
 from curvlang.runtime.setup import Setup
 from curvlang.storage.cache import Cache
 
@@ -190,7 +190,9 @@ def explain(
     )
 
 
-def _explained(chains: list[Chain], task: Task, last: bool) -> tuple[Prepared, Mapping[str, int]]:
+def _explained(
+    chains: list[Chain], task: Task, last: bool
+) -> tuple[Preparation, Mapping[str, int]]:
     """The plans of every step, and what the model itself costs.
 
     Of the last step alone where steps before it need a Hessian and the model has none.

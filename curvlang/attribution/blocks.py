@@ -17,7 +17,7 @@ from curvlang.operators import Operator
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scored:
+class ScoredBlock:
     """A block of C⁻¹ with the layer that it belongs to.
 
     Args:
@@ -86,7 +86,7 @@ class Scored:
         return (self.operator @ flat.T).T.reshape(gradients.shape).to(gradients.dtype)
 
 
-def scored_blocks(operator: Operator, task: Task) -> tuple[Scored, ...] | None:
+def scored_blocks(operator: Operator, task: Task) -> tuple[ScoredBlock, ...] | None:
     """The blocks of C⁻¹ with their layers; None where C⁻¹ does not split over layers or parameters."""
     for by in ("layer", "parameter") if splits(operator) else ():
         layers = layers_for(operator, task.blocks(by))
@@ -97,19 +97,19 @@ def scored_blocks(operator: Operator, task: Task) -> tuple[Scored, ...] | None:
     return None
 
 
-def _scored(layer: LayerBlock, part: Operator, dtype: torch.dtype) -> Scored:
+def _scored(layer: LayerBlock, part: Operator, dtype: torch.dtype) -> ScoredBlock:
     found = form_of(part, block_shape(layer))
     if found is None:
-        return Scored(layer, None, None, None, part)
+        return ScoredBlock(layer, None, None, None, part)
     found = found.to(dtype)
-    return Scored(layer, found.left, found.right, found.spectrum, part)
+    return ScoredBlock(layer, found.left, found.right, found.spectrum, part)
 
 
-def whole_blocks(inverse: Operator, task: Task) -> tuple[Scored, ...]:
+def whole_blocks(inverse: Operator, task: Task) -> tuple[ScoredBlock, ...]:
     """The layers under a C⁻¹ that is one matrix: a score is the sum of their products all the same."""
-    return tuple(Scored(b, None, None, None, inverse) for b in task.blocks())
+    return tuple(ScoredBlock(b, None, None, None, inverse) for b in task.blocks())
 
 
-def largest_gradient(given: Sequence[Scored]) -> int:
+def largest_gradient(given: Sequence[ScoredBlock]) -> int:
     """Numbers in the largest gradient of the blocks whose gradients are formed."""
     return max((x.layer.size for x in given if not x.by_leaves), default=0)

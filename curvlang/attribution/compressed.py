@@ -15,14 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvlang.attribution.blocks import Scored, largest_gradient
+from curvlang.attribution.blocks import ScoredBlock, largest_gradient
 from curvlang.attribution.passes import leaf_batches
 from curvlang.attribution.score_orders import (
-    Held,
+    DenseQueries,
     Outer,
     Queries,
-    Ranked,
-    Shared,
+    RankQueries,
+    SharedQueries,
     factored_spectrum,
     formed_gradients,
     largest_rank,
@@ -35,14 +35,14 @@ COLUMNS = 2**16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Compressed:
+class LowRankQueries:
     """Queries of a block, and ‖u_q − ũ_q‖_F of each `[Q]`."""
 
     queries: Queries
     discarded: Tensor
 
 
-def compressed(queries: Queries, share: float) -> Compressed:
+def compressed(queries: Queries, share: float) -> LowRankQueries:
     """Queries of the lowest rank that leaves out at most `share` of each; as they are if none pays.
 
     Args:
@@ -54,13 +54,13 @@ def compressed(queries: Queries, share: float) -> Compressed:
         if factors is not None:
             rest = queries.spectrum.double() - factors.left.T.double() @ factors.right.double()
             squares = (queries.e.double().square() @ rest.square()) * queries.a.double().square()
-            return Compressed(Ranked(queries.a, queries.e, factors), squares.sum(1).sqrt())
-    if isinstance(queries, Held):
+            return LowRankQueries(RankQueries(queries.a, queries.e, factors), squares.sum(1).sqrt())
+    if isinstance(queries, DenseQueries):
         return _combined(queries, share)
-    return Compressed(queries, torch.zeros(queries.count, dtype=torch.float64))
+    return LowRankQueries(queries, torch.zeros(queries.count, dtype=torch.float64))
 
 
-def _combined(queries: Held, share: float) -> Compressed:
+def _combined(queries: DenseQueries, share: float) -> LowRankQueries:
     """Queries as combinations of the leading directions of their Gram matrix."""
     flat = queries.gradients.flatten(1)
     gram = sum(part.double() @ part.double().T for part in flat.split(COLUMNS, 1))
@@ -71,13 +71,17 @@ def _combined(queries: Held, share: float) -> Compressed:
     whole = share**2 * gram.diagonal()
     count = int((left_out <= whole[:, None]).all(0).sum())
     if count == 0:
-        return Compressed(queries, torch.zeros(len(flat), dtype=torch.float64, device=flat.device))
+        return LowRankQueries(
+            queries, torch.zeros(len(flat), dtype=torch.float64, device=flat.device)
+        )
     kept = vectors[:, count:].to(flat.dtype)
-    rows = Held((kept.T @ flat).view(-1, *queries.gradients.shape[1:]), queries.in_basis)
-    return Compressed(Shared(kept, rows), left_out[:, count - 1].sqrt())
+    rows = DenseQueries((kept.T @ flat).view(-1, *queries.gradients.shape[1:]), queries.in_basis)
+    return LowRankQueries(SharedQueries(kept, rows), left_out[:, count - 1].sqrt())
 
 
-def score_bound(task: Task, given: Sequence[Scored], found: Mapping[str, Compressed]) -> Tensor:
+def score_bound(
+    task: Task, given: Sequence[ScoredBlock], found: Mapping[str, LowRankQueries]
+) -> Tensor:
     """By how much the scores of compressed queries may be off, `[Q, N]`: Σ over blocks of both norms."""
     layers = [x.layer for x in given]
     parts = []

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvlang.attribution.blocks import Scored, largest_gradient, whole_blocks
+from curvlang.attribution.blocks import ScoredBlock, largest_gradient, whole_blocks
 from curvlang.attribution.passes import leaf_batches, scored_elements
 from curvlang.attribution.score_orders import (
-    Held,
+    DenseQueries,
     Queries,
     by_leaves,
     formed_gradients,
@@ -45,14 +45,14 @@ QUERIES_SHARE = 4
 
 Counted = Callable[[int], None]
 """Notified how many examples more are scored."""
-Blocks = tuple[Scored, ...]
+Blocks = tuple[ScoredBlock, ...]
 """C⁻¹ by layers."""
 _Basis = tuple[str, int, int, bool]
 """A layer, its basis, and whether inputs and output gradients are kept in place of gradients."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Preconditioned:
+class Preconditioner:
     """C⁻¹ by layers, and the queries that it is applied to."""
 
     blocks: Blocks
@@ -87,7 +87,7 @@ class QueryGradients:
         for group in by_layers(inverses).values():
             self._read(cost, [inverses[k] for k in group])
 
-    def _basis(self, x: Scored) -> _Basis:
+    def _basis(self, x: ScoredBlock) -> _Basis:
         return x.layer.name, id(x.left), id(x.right), self.weights is None and x.by_leaves
 
     def _read(self, cost: Loss, inverses: Sequence[Blocks]) -> None:
@@ -111,7 +111,7 @@ class QueryGradients:
                 self._add(basis, x, slice(done, done + size), *x.rotated(*rows[x.layer.name]))
             done += size
 
-    def _add(self, basis: _Basis, x: Scored, own: slice, a: Input, e: Tensor) -> None:
+    def _add(self, basis: _Basis, x: ScoredBlock, own: slice, a: Input, e: Tensor) -> None:
         if basis[-1]:
             assert isinstance(a, Tensor)
             self._leaves[basis].append((a[:, 0], e[:, 0]))
@@ -123,7 +123,7 @@ class QueryGradients:
         else:
             torch.bmm(e.mT, a, out=self._held[basis][own])
 
-    def under(self, blocks: Blocks, *, ranked: bool = True) -> Preconditioned:
+    def under(self, blocks: Blocks, *, ranked: bool = True) -> Preconditioner:
         """The queries under one of the inverses, as the order of its products wants them.
 
         Args:
@@ -131,9 +131,9 @@ class QueryGradients:
             ranked: Whether spectra may be factored, to rounding.
         """
         pairs = self.task.Q * self.task.N if ranked else 0
-        return Preconditioned(blocks, {x.layer.name: self._under(x, pairs) for x in blocks})
+        return Preconditioner(blocks, {x.layer.name: self._under(x, pairs) for x in blocks})
 
-    def _under(self, x: Scored, pairs: int) -> Queries:
+    def _under(self, x: ScoredBlock, pairs: int) -> Queries:
         # What the last inverse has used is let go block by block: both forms never stand side by side.
         basis = self._basis(x)
         self._uses[basis] -= 1
@@ -151,8 +151,8 @@ class QueryGradients:
         found = x.preconditioned(own)
         # Back from the basis unless inputs are indices, which only rotate cheaply.
         if x.layer.name in self._hot or not x.rotates_back(len(found), self.task.N):
-            return Held(found)
-        return Held(x.back(found), in_basis=False)
+            return DenseQueries(found)
+        return DenseQueries(x.back(found), in_basis=False)
 
 
 def by_layers(inverses: Sequence[Blocks]) -> dict[tuple[str, ...], list[int]]:
@@ -176,7 +176,7 @@ def block_queries(
     return dict(found.queries)
 
 
-def whole_queries(inverse: Operator, moved: Tensor, task: Task) -> Preconditioned:
+def whole_queries(inverse: Operator, moved: Tensor, task: Task) -> Preconditioner:
     """Preconditioned queries [Q, P] by layer, for a C⁻¹ that is one matrix.
 
     No gradient over all parameters is formed of a training example: a score is the sum over layers
@@ -184,15 +184,15 @@ def whole_queries(inverse: Operator, moved: Tensor, task: Task) -> Preconditione
     """
     blocks = whole_blocks(inverse, task)
     queries = {
-        x.layer.name: Held(
+        x.layer.name: DenseQueries(
             moved[:, x.layer.index].to(task.precision).view(-1, *x.shape), in_basis=False
         )
         for x in blocks
     }
-    return Preconditioned(blocks, queries)
+    return Preconditioner(blocks, queries)
 
 
-def queries_at_once(task: Task, given: Sequence[Scored]) -> int:
+def queries_at_once(task: Task, given: Sequence[ScoredBlock]) -> int:
     """Queries whose preconditioned gradients take a share of what is available; one at least."""
     size = torch.empty((), dtype=task.precision).element_size()
     each = size * sum(x.layer.size for x in given if not x.by_leaves)
@@ -219,7 +219,7 @@ def block_scores(
             are accumulated in float32 at least.
         apart: Scores by the block's name, or their sum over all blocks under no name.
     """
-    asked = Preconditioned(given, queries)
+    asked = Preconditioner(given, queries)
     if not apart:
         return {"": scores_together(task, [asked], told, products)[0]}
     found = [_zeros(task, asked, x.layer.count, x.operator.dtype) for x in given]
@@ -239,7 +239,7 @@ def block_scores(
 
 def scores_together(
     task: Task,
-    asked: Sequence[Preconditioned],
+    asked: Sequence[Preconditioner],
     told: Counted | None = None,
     products: torch.dtype | None = None,
 ) -> list[Tensor]:
@@ -273,7 +273,7 @@ class _Rotations:
         self.plain = a, e
         self._known: dict[tuple[int, int, bool], tuple[Input, Tensor]] = {}
 
-    def of(self, x: Scored, in_basis: bool) -> tuple[Input, Tensor]:
+    def of(self, x: ScoredBlock, in_basis: bool) -> tuple[Input, Tensor]:
         """As queries of a block want them."""
         key = id(x.left), id(x.right), in_basis
         if key not in self._known:
@@ -285,12 +285,12 @@ def _digits(dtype: torch.dtype) -> int:
     return torch.finfo(dtype).bits
 
 
-def _zeros(task: Task, asked: Preconditioned, groups: int, dtype: torch.dtype) -> Tensor:
+def _zeros(task: Task, asked: Preconditioner, groups: int, dtype: torch.dtype) -> Tensor:
     return torch.zeros(groups, asked.count, task.N, dtype=dtype, device=task.device)
 
 
 def _batches(
-    task: Task, asked: Sequence[Preconditioned], told: Counted | None
+    task: Task, asked: Sequence[Preconditioner], told: Counted | None
 ) -> Iterator[tuple[slice, dict[str, tuple[Input, Tensor]]]]:
     """The training examples, in batches that fit every inverse of the same layers."""
     layers = [x.layer for x in asked[0].blocks]
@@ -331,7 +331,7 @@ def block_self_scores(task: Task, given: Blocks, part: str, told: Counted | None
     return torch.cat(found)
 
 
-def _self_scores(x: Scored, a: Input, e: Tensor) -> Tensor:
+def _self_scores(x: ScoredBlock, a: Input, e: Tensor) -> Tensor:
     if x.by_leaves:
         assert x.spectrum is not None
         assert isinstance(a, Tensor)

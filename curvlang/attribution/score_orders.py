@@ -110,7 +110,7 @@ def _trimmed(factors: Factors, S: Tensor, tolerance: float) -> Factors:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Held:
+class DenseQueries:
     """Preconditioned gradients.
 
     Args:
@@ -126,9 +126,9 @@ class Held:
         """Queries, or groups of them."""
         return len(self.gradients)
 
-    def ready(self, kind: torch.dtype) -> Held:
+    def ready(self, kind: torch.dtype) -> DenseQueries:
         """With what goes into the large products in their precision."""
-        return Held(self.gradients.to(kind), self.in_basis)
+        return DenseQueries(self.gradients.to(kind), self.in_basis)
 
     def against(self, a: Input, e: Tensor, kind: torch.dtype) -> Tensor:
         """Scores [Q, B] for inputs [B, T, I] and output gradients [B, T, O]; products in `kind`.
@@ -232,7 +232,7 @@ class Outer(_Leaves):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ranked(_Leaves):
+class RankQueries(_Leaves):
     """Inputs [Q, I] and output gradients [Q, O] of the queries, with factors of S."""
 
     factors: Factors
@@ -253,11 +253,11 @@ class Ranked(_Leaves):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shared:
+class SharedQueries:
     """Queries that are combinations `weights` [Q, r] of r rows."""
 
     weights: Tensor
-    rows: Held
+    rows: DenseQueries
 
     @property
     def count(self) -> int:
@@ -269,9 +269,9 @@ class Shared:
         """As their rows are."""
         return self.rows.in_basis
 
-    def ready(self, kind: torch.dtype) -> Shared:
+    def ready(self, kind: torch.dtype) -> SharedQueries:
         """With the rows in the precision of the large products."""
-        return Shared(self.weights, self.rows.ready(kind))
+        return SharedQueries(self.weights, self.rows.ready(kind))
 
     def against(self, a: Input, e: Tensor, kind: torch.dtype) -> Tensor:
         """Scores [Q, B] from the products of the rows."""
@@ -282,7 +282,7 @@ class Shared:
         return self.weights @ self.rows.by_group(a, e, kind).to(self.weights.dtype)
 
 
-Queries = Held | Outer | Ranked | Shared
+Queries = DenseQueries | Outer | RankQueries | SharedQueries
 
 
 def _inner(moved: Tensor, v: Tensor) -> Tensor:
@@ -322,7 +322,7 @@ def rank_of(spectrum: Tensor, pairs: int) -> Factors | None:
     return factored_spectrum(spectrum, rounding(spectrum.dtype), most)
 
 
-def by_leaves(a: Tensor, e: Tensor, spectrum: Tensor, pairs: int) -> Outer | Ranked:
+def by_leaves(a: Tensor, e: Tensor, spectrum: Tensor, pairs: int) -> Outer | RankQueries:
     """The cheaper order for queries with one position: `a` [Q, I], `e` [Q, O]."""
     factors = rank_of(spectrum, pairs)
-    return Outer(a, e, spectrum) if factors is None else Ranked(a, e, factors)
+    return Outer(a, e, spectrum) if factors is None else RankQueries(a, e, factors)

@@ -16,7 +16,7 @@ from curvlang.attribution.factored import (
     QUERIES_SHARE,
     Blocks,
     Counted,
-    Preconditioned,
+    Preconditioner,
     QueryGradients,
     block_queries,
     block_scores,
@@ -354,7 +354,7 @@ class Scorer:
         group: range,
         told: Counted | None,
     ) -> list[Tensor | SpecError]:
-        asked: list[Preconditioned | SpecError] = []
+        asked: list[Preconditioner | SpecError] = []
         known = [x for k in group if (x := blocks[k]) is not None]
         gradients = QueryGradients(some, self.cost, known) if known else None
         whole = None
@@ -370,7 +370,7 @@ class Scorer:
                     asked.append(whole_queries(inverse, moved, some))
             except SpecError as refused:
                 asked.append(refused)
-        ready = [x for x in asked if isinstance(x, Preconditioned)]
+        ready = [x for x in asked if isinstance(x, Preconditioner)]
         scores = iter(scores_together(some, ready, told) if ready else ())
         return [x if isinstance(x, SpecError) else self._checked(next(scores)) for x in asked]
 

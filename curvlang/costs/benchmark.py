@@ -10,7 +10,7 @@ from curvlang.attribution.scorer import scored_by
 from curvlang.compiler.derive.program import Partition
 from curvlang.compiler.planning.cost import Cost
 from curvlang.costs.predicted import (
-    Predicted,
+    StagePrediction,
     inverted_matrices,
     predicted_fit,
     predicted_inverse,
@@ -27,7 +27,7 @@ from curvlang.operators import Operator
 from curvlang.runtime.combine import fit_curvature, fit_solver
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.others import without_ignored
-from curvlang.runtime.prepare import Prepared, prepare
+from curvlang.runtime.prepare import Preparation, prepare
 
 WARM = 4
 """Examples of the runs that tell what a stage takes however few examples there are."""
@@ -115,8 +115,8 @@ def benchmark(
 
 
 def _foretold(
-    prepared: Prepared, task: Task, operators: tuple[Operator, Operator], rates: Rates
-) -> dict[str, Predicted]:
+    prepared: Preparation, task: Task, operators: tuple[Operator, Operator], rates: Rates
+) -> dict[str, StagePrediction]:
     """Every stage that has a prediction; `operators` are the curvature and its inverse."""
     fitted, inverted = operators
     found = {p.name: p for p in predicted_fit(prepared, task, rates)}
@@ -188,7 +188,7 @@ def _small(task: Task) -> Task:
 
 
 def _row(
-    stage: str, told: Predicted | None, beyond: float, watch: Watch, held: dict[str, int]
+    stage: str, told: StagePrediction | None, beyond: float, watch: Watch, held: dict[str, int]
 ) -> Row:
     """A stage; `beyond` are seconds that every batch of it takes besides its work."""
     cost = Cost() if told is None else told.cost

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from curvlang.attribution.blocks import Scored
+from curvlang.attribution.blocks import ScoredBlock
 from curvlang.attribution.passes import batch_size, scored_elements
 from curvlang.attribution.score_orders import rank_of, rotates_back
 from curvlang.compiler.codegen.function import Function
@@ -44,7 +44,7 @@ from curvlang.operators import (
     aligned,
 )
 from curvlang.runtime.limits.footprint import gram_by_layers, reads_hessian
-from curvlang.runtime.prepare import Prepared
+from curvlang.runtime.prepare import Preparation
 
 PROBES = (4, 64)
 """Examples of the batches on which the model is timed."""
@@ -53,7 +53,7 @@ _Product = tuple[float, float, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Predicted:
+class StagePrediction:
     """A stage: its cost and the seconds predicted from it; None where they cannot be predicted.
 
     `batches` says how often the stage goes through the model, or 1.
@@ -65,7 +65,7 @@ class Predicted:
     batches: int = 1
 
 
-def predicted_fit(prepared: Prepared, task: Task, rates: Rates | None) -> list[Predicted]:
+def predicted_fit(prepared: Preparation, task: Task, rates: Rates | None) -> list[StagePrediction]:
     """Every stage of a fit, in the order and by the names under which `fit_chains` tells them.
 
     Args:
@@ -73,13 +73,13 @@ def predicted_fit(prepared: Prepared, task: Task, rates: Rates | None) -> list[P
         task: Model and data; the model is timed on a few examples.
         rates: The machine's; None for costs alone.
     """
-    found: list[Predicted] = []
+    found: list[StagePrediction] = []
     if any(map(reads_hessian, prepared.plans)):
         layers = prepared.blocks[Partition.LAYER]
         exact = task.exact()
         given = (exact.model, exact.loss, *exact.train)
         one = hessian_flops(*given, layers, hessian_way(*given))
-        found.append(Predicted("Hessian", Cost(round(one * task.N), 8 * task.P**2), None))
+        found.append(StagePrediction("Hessian", Cost(round(one * task.N), 8 * task.P**2), None))
     for number in range(1, max((p.passes for p in prepared.plans), default=0) + 1):
         found.append(_pass(prepared, task, number, rates))
         found.append(_between(prepared.plans, number, rates))
@@ -87,7 +87,7 @@ def predicted_fit(prepared: Prepared, task: Task, rates: Rates | None) -> list[P
     return found
 
 
-def _pass(prepared: Prepared, task: Task, number: int, rates: Rates | None) -> Predicted:
+def _pass(prepared: Preparation, task: Task, number: int, rates: Rates | None) -> StagePrediction:
     """The model once for every set of leaves, and the generated code of every block."""
     active = [p for p in prepared.plans if p.passes >= number and p.adds(number)]
     cost, seconds = Cost(), 0.0
@@ -112,7 +112,7 @@ def _pass(prepared: Prepared, task: Task, number: int, rates: Rates | None) -> P
                 code = _code_seconds(function, known, dtype, rates, block.count)
                 seconds += share * (code + sums)
     batches = max((p.batches for p in active), default=1)
-    return Predicted(f"pass {number}", cost, seconds if rates is not None else None, batches)
+    return StagePrediction(f"pass {number}", cost, seconds if rates is not None else None, batches)
 
 
 def _gram_seconds(p: Plan, layers: Sequence[LayerBlock], task: Task, rates: Rates) -> float:
@@ -122,7 +122,7 @@ def _gram_seconds(p: Plan, layers: Sequence[LayerBlock], task: Task, rates: Rate
     return sum(rates.product(f, task.precision) for f in products) + rates.copy(moved)
 
 
-def _between(plans: Sequence[Plan], number: int, rates: Rates | None) -> Predicted:
+def _between(plans: Sequence[Plan], number: int, rates: Rates | None) -> StagePrediction:
     """What is finished once a pass is done: decompositions, in float64."""
     pairs = [(p, b.finish[number], b) for p in plans if p.passes >= number for b in p.blocks]
     cost, seconds = Cost(), 0.0
@@ -131,10 +131,10 @@ def _between(plans: Sequence[Plan], number: int, rates: Rates | None) -> Predict
         cost += function_cost(function, known, 8).times(block.count)
         if rates is not None:
             seconds += _code_seconds(function, known, torch.float64, rates, block.count)
-    return Predicted(f"after pass {number}", cost, seconds if rates is not None else None)
+    return StagePrediction(f"after pass {number}", cost, seconds if rates is not None else None)
 
 
-def _results(plans: Sequence[Plan], rates: Rates | None) -> Predicted:
+def _results(plans: Sequence[Plan], rates: Rates | None) -> StagePrediction:
     cost, seconds = Cost(), 0.0
     for p in plans:
         for block in p.blocks:
@@ -143,7 +143,7 @@ def _results(plans: Sequence[Plan], rates: Rates | None) -> Predicted:
                 cost += function_cost(result.code, known, 8).times(block.count)
                 if rates is not None:
                     seconds += _code_seconds(result.code, known, torch.float64, rates, block.count)
-    return Predicted("results", cost, seconds if rates is not None else None)
+    return StagePrediction("results", cost, seconds if rates is not None else None)
 
 
 def _code_seconds(
@@ -207,7 +207,9 @@ def _timed(
     return fastest(run, task.device)
 
 
-def predicted_inverse(operator: Operator, inverse: Operator, rates: Rates | None) -> Predicted:
+def predicted_inverse(
+    operator: Operator, inverse: Operator, rates: Rates | None
+) -> StagePrediction:
     """What the inverse of a fitted curvature asks for.
 
     Args:
@@ -222,7 +224,7 @@ def predicted_inverse(operator: Operator, inverse: Operator, rates: Rates | None
         if rates is not None:
             exact = rates.product(flops, torch.float64)
             seconds += rates.decomposition(flops) if decomposed else exact
-    return Predicted("inverse", cost, None if rates is None else seconds)
+    return StagePrediction("inverse", cost, None if rates is None else seconds)
 
 
 def inverted_matrices(operator: Operator, inverse: Operator) -> Iterator[tuple[int, bool]]:
@@ -248,14 +250,14 @@ def inverted_matrices(operator: Operator, inverse: Operator) -> Iterator[tuple[i
             return
 
 
-def rotations(given: Sequence[Scored] | None) -> tuple[bool, ...] | None:
+def rotations(given: Sequence[ScoredBlock] | None) -> tuple[bool, ...] | None:
     """Whether each part of an inverse has a basis that inputs are rotated to; None without blocks."""
     if given is None:
         return None
     return tuple(x.left is not None or x.right is not None for x in given)
 
 
-def score_ranks(given: Sequence[Scored] | None, task: Task) -> tuple[int | None, ...] | None:
+def score_ranks(given: Sequence[ScoredBlock] | None, task: Task) -> tuple[int | None, ...] | None:
     """Ranks with which the spectra of an inverse are multiplied; None for one taken as it is."""
     if given is None:
         return None
@@ -275,7 +277,7 @@ def predicted_scores(
     blocks: Sequence[LayerBlock],
     rates: Rates | None,
     ranks: Sequence[int | None] | None = None,
-) -> Predicted:
+) -> StagePrediction:
     """Scores of all queries against all training examples; the search for ranks is not counted.
 
     Args:
@@ -301,14 +303,14 @@ def predicted_scores(
         round(size * sum(m for _, m, _ in products)),
     )
     if rates is None:
-        return Predicted("scores", cost, None)
+        return StagePrediction("scores", cost, None)
     batches = -(-N // batch)
     seconds = model_seconds(task, blocks, ProgramFisher(kind="empirical"), batch, N + Q)
     for flops, moved, side in products:
         exact = rates.product(flops / batches, task.precision, side)
         call = max(exact, rates.make(moved * size / batches))
         seconds += batches * (call + rates.call)
-    return Predicted("scores", cost, seconds, batches)
+    return StagePrediction("scores", cost, seconds, batches)
 
 
 def _block_products(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from curvlang.attribution.blocks import Scored, largest_gradient, whole_blocks
+from curvlang.attribution.blocks import ScoredBlock, largest_gradient, whole_blocks
 from curvlang.attribution.factored import queries_at_once
 from curvlang.attribution.passes import batch_size, scored_elements
 from curvlang.attribution.score_orders import AT_ONCE, one_number, rank_of
@@ -39,7 +39,7 @@ def inverse_phase(
 
 
 def scores_phase(
-    operator: Operator, inverse: Operator, given: Sequence[Scored] | None, task: Task
+    operator: Operator, inverse: Operator, given: Sequence[ScoredBlock] | None, task: Task
 ) -> Phase:
     """Memory while all queries are scored against all training examples, the sum over blocks.
 
@@ -62,7 +62,7 @@ def scores_phase(
     return Phase("scores", {**held, "queries": queries, **_batch(whole, task, task.Q)})
 
 
-def _batch(given: Sequence[Scored], task: Task, rows: int) -> dict[str, int]:
+def _batch(given: Sequence[ScoredBlock], task: Task, rows: int) -> dict[str, int]:
     """What is held while a batch of training examples meets some queries."""
     own = torch.empty((), dtype=task.precision).element_size()
     layers = [x.layer for x in given]
@@ -82,7 +82,7 @@ def _batch(given: Sequence[Scored], task: Task, rows: int) -> dict[str, int]:
     }
 
 
-def _cast(x: Scored, size: int) -> int:
+def _cast(x: ScoredBlock, size: int) -> int:
     """Bytes of a block's basis and spectrum in the precision of the passes, where it is another one."""
     if size == _EXACT:
         return 0
@@ -90,7 +90,7 @@ def _cast(x: Scored, size: int) -> int:
     return size * sum(1 if one_number(t) else t.numel() for t in parts)
 
 
-def _piece(x: Scored, rows: int, batch: int, size: int, pairs: int) -> int:
+def _piece(x: ScoredBlock, rows: int, batch: int, size: int, pairs: int) -> int:
     """Bytes that are made of a few queries at a time, with one position."""
     O, I = x.layer.d_out, x.layer.d_in
     factors = None

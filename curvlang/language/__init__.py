@@ -24,7 +24,7 @@ from curvlang.language.files import (
     split_name,
 )
 from curvlang.language.registry import INVERSES
-from curvlang.language.shipped import Shipped, search, shipped
+from curvlang.language.shipped import ShippedName, search, shipped
 from curvlang.language.spec import (
     analyse,
     curvature_named,
@@ -162,7 +162,7 @@ __all__ = [
     "DEFAULT_INVERSE",
     "PRELUDE",
     "Label",
-    "Shipped",
+    "ShippedName",
     "analyse",
     "check_text",
     "curvature_named",

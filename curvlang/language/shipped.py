@@ -44,7 +44,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shipped:
+class ShippedName:
     """Something that ships.
 
     Args:
@@ -62,7 +62,7 @@ class Shipped:
     where: str = ""
 
 
-def shipped() -> list[Shipped]:
+def shipped() -> list[ShippedName]:
     """Everything that ships, by kind."""
     names = shipped_names()
     found = [_written("curvature", d) for d in names.curvatures.values()]
@@ -72,16 +72,16 @@ def shipped() -> list[Shipped]:
     found += [_written("task", d) for d in names.tasks.values()]
     for kind, table in TABLES.items():
         found += [_entry(kind, n, e) for n, e in table.items()]
-    found += [Shipped("layer", n, doc, n) for n, doc in LAYERS.items()]
+    found += [ShippedName("layer", n, doc, n) for n, doc in LAYERS.items()]
     found += list(_studies())
-    found += [Shipped("law", n, doc, f"law {n}") for n, doc in PROPERTIES.items()]
-    found += [Shipped("measure", "lds", LDS.doc, f"lds {_parameters(LDS)}")]
+    found += [ShippedName("law", n, doc, f"law {n}") for n, doc in PROPERTIES.items()]
+    found += [ShippedName("measure", "lds", LDS.doc, f"lds {_parameters(LDS)}")]
     found += [_entry("measure", n, e) for n, e in MEASURES.items()]
-    found += [Shipped("measure", n, doc, f"{n}(…)") for n, doc in LAW_MEASURES.items()]
+    found += [ShippedName("measure", n, doc, f"{n}(…)") for n, doc in LAW_MEASURES.items()]
     return found
 
 
-def _studies() -> Iterator[Shipped]:
+def _studies() -> Iterator[ShippedName]:
     """The studies that ship: `depth`, or `residual:residual_width` where a file states several."""
     for file, text in shipped_studies().items():
         items = [x for x in parse(Source(file, text))[0].items if isinstance(x, StudyDef)]
@@ -89,25 +89,25 @@ def _studies() -> Iterator[Shipped]:
             name = file if len(items) == 1 else f"{file}:{item.name}"
             line, _ = item.span.source.position(item.span.start)
             where = f"studies/{file}.cv:{line}"
-            yield Shipped("study", name, item.doc, f"curvlang study {name}", where)
+            yield ShippedName("study", name, item.doc, f"curvlang study {name}", where)
 
 
-def search(words: Sequence[str]) -> list[Shipped]:
+def search(words: Sequence[str]) -> list[ShippedName]:
     """What contains every one of the words, in its kind, name, line, signature or place."""
     wanted = [word.lower() for word in words]
     return [x for x in shipped() if all(word in _text(x) for word in wanted)]
 
 
-def _text(x: Shipped) -> str:
+def _text(x: ShippedName) -> str:
     return f"{x.kind} {x.name} {x.doc} {x.signature} {x.where}".lower()
 
 
-def _written(kind: str, definition: Named) -> Shipped:
+def _written(kind: str, definition: Named) -> ShippedName:
     source = definition.span.source
     line, _ = source.position(definition.span.start)
     where = f"{source.name.removeprefix('<shipped>/')}:{line}"
     signature = _header(definition)
-    return Shipped(kind, definition.name, doc_of(definition) or signature, signature, where)
+    return ShippedName(kind, definition.name, doc_of(definition) or signature, signature, where)
 
 
 def _header(definition: Named) -> str:
@@ -123,8 +123,8 @@ def _header(definition: Named) -> str:
     return " ".join(text[:cut].split()).partition(" ")[2]
 
 
-def _entry(kind: str, name: str, entry: Entry) -> Shipped:
-    return Shipped(kind, name, entry.doc, signature(name, entry))
+def _entry(kind: str, name: str, entry: Entry) -> ShippedName:
+    return ShippedName(kind, name, entry.doc, signature(name, entry))
 
 
 def signature(name: str, entry: Entry) -> str:

@@ -19,7 +19,7 @@ from curvlang.language.uses import task_in
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedFile:
     """A spec with everything there is to say about it.
 
     Args:
@@ -38,7 +38,7 @@ class Checked:
         return bool(errors(list(self.problems)))
 
 
-def check(given: Spec | str | os.PathLike[str], *, allow_python: bool = False) -> Checked:
+def check(given: Spec | str | os.PathLike[str], *, allow_python: bool = False) -> CheckedFile:
     """Every error and warning about a spec; nothing is raised for them.
 
     Args:
@@ -52,10 +52,10 @@ def check(given: Spec | str | os.PathLike[str], *, allow_python: bool = False) -
         if curvature is not None and not problems:
             load(name)
     except SpecError as error:
-        return Checked(name, None, tuple(error.diagnostics))
+        return CheckedFile(name, None, tuple(error.diagnostics))
     if not errors(problems) and not allow_python:
         problems = [*problems, *_functions(spec)]
-    return Checked(name, spec, tuple(problems))
+    return CheckedFile(name, spec, tuple(problems))
 
 
 def _functions(spec: Spec) -> list[Diagnostic]:

@@ -44,7 +44,7 @@ ROUNDING = 1e4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Aligned:
+class Alignment:
     """The positions of one call of a layer.
 
     Args:
@@ -93,7 +93,7 @@ class _Mask:
     moved: Sequence[tuple[int, Mapping[str, Mapping[str, Input]]]]
 
 
-def alignments(task: Task, blocks: Sequence[LayerBlock]) -> dict[str, tuple[Aligned, ...]]:
+def alignments(task: Task, blocks: Sequence[LayerBlock]) -> dict[str, tuple[Alignment, ...]]:
     """For every layer the positions of its calls, one behind the other.
 
     Args:
@@ -107,7 +107,7 @@ def alignments(task: Task, blocks: Sequence[LayerBlock]) -> dict[str, tuple[Alig
     masks = [_looked_at(task, shown, *given) for given in _masks(task)]
     shapes = input_shapes(task.model, task.few, groups(shown))
     by_name = {block.name: block.layer for block in shown}
-    found: dict[str, tuple[Aligned, ...]] = {}
+    found: dict[str, tuple[Alignment, ...]] = {}
     for block in shown:
         if block.layer in found:
             continue
@@ -151,15 +151,17 @@ def _calls(block: LayerBlock, shapes: Sequence[torch.Size]) -> tuple[tuple[int, 
     return ((block.positions // len(shapes),),) * len(shapes)
 
 
-def _aligned(block: LayerBlock, dims: Sequence[int], own: slice, masks: Sequence[_Mask]) -> Aligned:
+def _aligned(
+    block: LayerBlock, dims: Sequence[int], own: slice, masks: Sequence[_Mask]
+) -> Alignment:
     """How the positions of one call stand to the masks."""
     size = prod(dims)
     for given in masks:
         places = _candidates(dims, given.mask.shape[1])
         found = _chosen(block, places, own, given) if places else None
         if found is not None:
-            return Aligned(size, given.mask, *found)
-    return Aligned(size)
+            return Alignment(size, given.mask, *found)
+    return Alignment(size)
 
 
 def _candidates(dims: Sequence[int], length: int) -> tuple[tuple[int, int], ...]:

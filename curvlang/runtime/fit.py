@@ -23,14 +23,14 @@ from curvlang.models.tracing.blocks import LayerBlock, check_batch
 from curvlang.models.tracing.half_precision import exact_jacobian, exact_leaves, exact_loss_hessian
 from curvlang.models.tracing.leaves import LeafRequest
 from curvlang.operators import BlockDiagonal, ExampleMean, Operator, described
-from curvlang.runtime.alignment import Aligned, varying
+from curvlang.runtime.alignment import Alignment, varying
 from curvlang.runtime.assemble import operators
 from curvlang.runtime.execute import Execution
 from curvlang.runtime.guard import check_magnitude, check_parts, check_sums
 from curvlang.runtime.limits.footprint import reads_hessian
 from curvlang.runtime.others import ignoring
 from curvlang.runtime.positions import position_weights
-from curvlang.runtime.prepare import Prepared, prepare
+from curvlang.runtime.prepare import Preparation, prepare
 from curvlang.runtime.static import Static, regularised
 from curvlang.runtime.vanishing import reads_curvature
 
@@ -108,7 +108,7 @@ def fit_chains(
 
 
 def _fitted(
-    prepared: Prepared,
+    prepared: Preparation,
     tasks: Sequence[Task],
     seed: int,
     progress: Progress | None,
@@ -148,7 +148,7 @@ def _untold(stage: str) -> None:
 class _Run:
     """What the stages of a run are assembled from."""
 
-    prepared: Prepared
+    prepared: Preparation
     static: Static
     executions: Mapping[int, Execution]
     bare: bool
@@ -158,14 +158,14 @@ class _Run:
         return self.executions[id(self.prepared.plan_of(result))]
 
 
-def _span(prepared: Prepared, plan: Plan) -> Span:
+def _span(prepared: Preparation, plan: Plan) -> Span:
     """Where the last stage that a plan computes was asked for."""
     results = [r for chain in prepared.chains for r in chain if prepared.plan_of(r) is plan]
     return results[-1].span if results else NOWHERE
 
 
 def _one_pass(
-    prepared: Prepared,
+    prepared: Preparation,
     executions: Sequence[Execution],
     tasks: Sequence[Task],
     number: int,
@@ -206,7 +206,7 @@ class _Batch:
     """Leaves of one batch, each computed once for all programs that read it."""
 
     task: Task
-    prepared: Prepared
+    prepared: Preparation
     x: Tensor
     y: Tensor
     draws: Draws
@@ -257,7 +257,7 @@ class _Batch:
         if not self.prepared.aligned:
             return {}
         rows = slice(self.start, self.start + len(self.x))
-        calls = self.prepared.aligned.get(block.layer, (Aligned(block.positions),))
+        calls = self.prepared.aligned.get(block.layer, (Alignment(block.positions),))
         like = torch.empty((), dtype=self.task.precision, device=self.task.device)
         return position_weights(calls, rows, self.task.N, like, block.count)
 
@@ -316,7 +316,7 @@ def _direct_sum(
 
 
 def _build(
-    result: Result, block: BlockPlan, execution: Execution, static: Static, prepared: Prepared
+    result: Result, block: BlockPlan, execution: Execution, static: Static, prepared: Preparation
 ) -> tuple[Operator, ...]:
     value: Yield = result.value
     parts = execution.result(block, value)

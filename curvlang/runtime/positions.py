@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from curvlang.compiler.derive.builder import JOINT, OWN
-from curvlang.runtime.alignment import Aligned
+from curvlang.runtime.alignment import Alignment
 
 
 def position_weights(
-    calls: Sequence[Aligned], rows: slice, examples: int, like: Tensor, count: int = 1
+    calls: Sequence[Alignment], rows: slice, examples: int, like: Tensor, count: int = 1
 ) -> dict[str, Tensor]:
     """Weights [B, T] of a block's positions in a mean over all of them, and over an example's own.
 
@@ -34,7 +34,7 @@ def position_weights(
     return {kind: w.expand(count, *w.shape) for kind, w in weights.items()}
 
 
-def _total(call: Aligned, examples: int) -> int:
+def _total(call: Alignment, examples: int) -> int:
     """Positions that count over all examples."""
     if call.mask is None:
         return examples * call.positions

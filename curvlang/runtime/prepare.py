@@ -26,7 +26,7 @@ from curvlang.models.derivatives.flops import hessian_flops, leaves_flops
 from curvlang.models.derivatives.product_methods import WORDS, hessian_way
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, bare_at_once, bare_names
-from curvlang.runtime.alignment import Aligned, alignments, check_lengths, has_padding
+from curvlang.runtime.alignment import Alignment, alignments, check_lengths, has_padding
 from curvlang.runtime.limits.columns import column_count, require_columns
 from curvlang.runtime.limits.footprint import (
     Phase,
@@ -54,7 +54,7 @@ KEPT_SHARE = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
+class Preparation:
     """Plans for the chains of a run, and the blocks of the model they are made for.
 
     `picks` says whether the model picks rows by their values (`models.routing`).
@@ -67,7 +67,7 @@ class Prepared:
     blocks: Mapping[Partition, tuple[LayerBlock, ...]]
     phases: tuple[Phase, ...]
     picks: bool = False
-    aligned: Mapping[str, Sequence[Aligned]] = field(default_factory=dict)
+    aligned: Mapping[str, Sequence[Alignment]] = field(default_factory=dict)
 
     def plan_of(self, result: Result) -> Plan:
         """The plan that computes a result."""
@@ -83,7 +83,7 @@ def prepare(
     last: bool = False,
     keep: int | None = None,
     points: int = 1,
-) -> Prepared:
+) -> Preparation:
     """Derive and plan the chains for a task; reads one example, computes nothing.
 
     Args:
@@ -139,7 +139,7 @@ def prepare(
     if any(program.partition is not Partition.MODEL for program in programs):
         check_lengths(task, found[Partition.LAYER])
     aligned = alignments(task, found[Partition.LAYER]) if padded else {}
-    return Prepared(programs, results, plans, found, phases, task.facts.picks, aligned)
+    return Preparation(programs, results, plans, found, phases, task.facts.picks, aligned)
 
 
 def _in_memory(
@@ -180,7 +180,7 @@ def has_hessian(task: Task) -> bool:
     return True
 
 
-def model_flops(prepared: Prepared, task: Task) -> dict[str, int]:
+def model_flops(prepared: Preparation, task: Task) -> dict[str, int]:
     """Operations of the model itself over a whole run, by what they are for."""
     found: dict[str, int] = {}
     task = task.exact()

@@ -26,7 +26,7 @@ from curvlang.operators import BlockDiagonal, ExampleMean, Identity, MatrixFree,
 from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.guard import check_hessian, guarded
 from curvlang.runtime.limits.memory import require
-from curvlang.runtime.prepare import Prepared
+from curvlang.runtime.prepare import Preparation
 from curvlang.runtime.vanishing import warn_of_zero
 
 
@@ -37,7 +37,7 @@ class Static:
     half precision. `zero` says that the Gauss-Newton matrix is zero, where it is.
     """
 
-    def __init__(self, tasks: Sequence[Task], prepared: Prepared) -> None:
+    def __init__(self, tasks: Sequence[Task], prepared: Preparation) -> None:
         self.tasks = tasks
         self.task = tasks[0]
         self.prepared = prepared

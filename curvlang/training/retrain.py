@@ -26,7 +26,7 @@ CHUNK = 125
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Retrained:
+class TrainedModels:
     """M trained models, seen through the queries.
 
     Args:
@@ -50,7 +50,7 @@ def retrain(
     progress: Progress | None = None,
     chunk: int = CHUNK,
     generic: bool = False,
-) -> Retrained:
+) -> TrainedModels:
     """Train every model of a training.
 
     Args:
@@ -67,7 +67,7 @@ def retrain(
     sizes = training.members.sum(1)
     epochs = training.recipe.epochs
     total, done = len(sizes) * epochs, 0
-    parts: list[Retrained] = []
+    parts: list[TrainedModels] = []
     order: list[Tensor] = []
     for size in sizes.unique().tolist():
         alike = (sizes == size).nonzero()[:, 0]
@@ -101,7 +101,7 @@ class _Stack:
             found = engine(models, training, generic=generic)
         return cls(training, found, tuple(trained), next(iter(trained.values())).dtype)
 
-    def trained(self, told: Callable[[int], None] | None, keep_parameters: bool) -> Retrained:
+    def trained(self, told: Callable[[int], None] | None, keep_parameters: bool) -> TrainedModels:
         # Inference mode saves a twentieth of the time; `torch.func` does not run under it.
         fast = isinstance(self.engine, StackedMLP)
         with torch.inference_mode() if fast else torch.no_grad():
@@ -112,7 +112,7 @@ class _Stack:
                 diverged |= curve[:, -1] > DIVERGED * start
             kept = self.engine.parameters(self.names) if keep_parameters else None
         parameters = None if kept is None else {n: p.clone() for n, p in kept.items()}
-        return Retrained(query_loss.clone(), curve.clone(), diverged.clone(), parameters)
+        return TrainedModels(query_loss.clone(), curve.clone(), diverged.clone(), parameters)
 
     def _epochs(self, told: Callable[[int], None] | None) -> tuple[Tensor, Tensor | None]:
         """Mean losses `[M, epochs]`, and those of the first step; None without an epoch."""
@@ -152,14 +152,14 @@ def _query_losses(stack: Stack, loss: Loss, query: tuple[Tensor, Tensor]) -> Ten
     return flat.reshape(models, -1)
 
 
-def _in_order(parts: Sequence[Retrained], order: Tensor) -> Retrained:
+def _in_order(parts: Sequence[TrainedModels], order: Tensor) -> TrainedModels:
     """Put the stacks' models back where their subsets stood."""
     back = order.argsort()
     kept = None
     if parts[0].parameters is not None:
         states = [p.parameters for p in parts if p.parameters is not None]
         kept = {n: torch.cat([s[n] for s in states])[back] for n in states[0]}
-    return Retrained(
+    return TrainedModels(
         torch.cat([p.query_loss for p in parts])[back],
         torch.cat([p.curve for p in parts])[back],
         torch.cat([p.diverged for p in parts])[back],

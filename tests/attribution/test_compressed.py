@@ -11,7 +11,7 @@ import curvlang as cv
 from curvlang.attribution.blocks import scored_blocks
 from curvlang.attribution.compressed import compressed, score_bound
 from curvlang.attribution.factored import block_queries, block_scores
-from curvlang.attribution.score_orders import Outer, Ranked, Shared
+from curvlang.attribution.score_orders import Outer, RankQueries, SharedQueries
 from curvlang.attribution.scorer import CompressedQueries
 from tests.attribution.test_factored import CHAINS, tasks
 from tests.runtime.test_layers import fit
@@ -44,7 +44,7 @@ def test_the_bound_holds_for_every_score(name, wide):
     exact = block_queries(task, task.loss, given, None, ranked=False)
     found = {key: compressed(u, 1e-3) for key, u in exact.items()}
     kinds = {type(x.queries) for x in found.values()}
-    assert (Ranked if name == "wide" else Shared) in kinds
+    assert (RankQueries if name == "wide" else SharedQueries) in kinds
     wanted = torch.stack(list(block_scores(task, given, exact).values())).sum(0)
     parts = block_scores(task, given, {key: x.queries for key, x in found.items()})
     off = (torch.stack(list(parts.values())).sum(0) - wanted).abs()

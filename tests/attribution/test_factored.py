@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import curvlang as cv
 from curvlang.attribution import scorer
-from curvlang.attribution.blocks import Scored, scored_blocks
+from curvlang.attribution.blocks import ScoredBlock, scored_blocks
 from curvlang.attribution.factored import (
     QUERIES_SHARE,
     block_queries,
@@ -100,7 +100,7 @@ def test_queries_meet_training_examples_in_either_basis(monkeypatch, name, back)
     gradients = [dense.per_example_gradients(t.model, t.loss.name, *x) for x in (t.query, t.train)]
     wanted = gradients[0] @ inverse @ gradients[1].T
     monkeypatch.setattr(
-        Scored, "rotates_back", lambda self, queries, examples: back and self.right is not None
+        ScoredBlock, "rotates_back", lambda self, queries, examples: back and self.right is not None
     )
     assert_close(cv.influence(op, t, damping=DAMPING), wanted)
     with pytest.warns(CompressedQueries):

@@ -11,9 +11,9 @@ import curvlang as cv
 from curvlang.attribution.blocks import scored_blocks
 from curvlang.attribution.factored import block_queries, block_scores
 from curvlang.attribution.score_orders import (
-    Held,
+    DenseQueries,
     Outer,
-    Ranked,
+    RankQueries,
     factored_spectrum,
     formed_gradients,
 )
@@ -235,7 +235,7 @@ def test_what_is_no_direct_sum_is_not_cut():
 def test_a_spectrum_of_one_number_has_rank_one():
     """The score of a layer is the product of two inner products: no query is preconditioned."""
     t = tasks()["one position"]
-    for chain, kind in (("identity", Ranked), ("diagonal", Outer)):
+    for chain, kind in (("identity", RankQueries), ("diagonal", Outer)):
         given = scored_blocks(fit(WITHOUT_BLOCKS[chain], t).inverse(DAMPING).operator, t)
         assert given is not None
         queries = block_queries(t, t.loss, given, None)
@@ -283,7 +283,7 @@ def test_rows_of_an_embedding_are_read(kind):
     index = torch.randint(0, 30, (4, 3, 2), generator=g)
     a = OneHot(index, torch.rand(4, 3, 2, generator=g, dtype=kind), 30)
     e, u = torch.randn(4, 3, 5, generator=g, dtype=kind), torch.randn(6, 5, 30, dtype=kind)
-    held = Held(u, in_basis=False)
+    held = DenseQueries(u, in_basis=False)
     found, wanted = held.against(a, e, kind), held.against(a.dense(), e, kind)
     assert torch.allclose(found, wanted, rtol=0, atol=1e-4 if kind == torch.float32 else 1e-12)
     assert formed_gradients(a, e).shape == (4, 5, 30)

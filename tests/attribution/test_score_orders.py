@@ -11,10 +11,10 @@ from curvlang.attribution import score_orders
 from curvlang.attribution.blocks import scored_blocks
 from curvlang.attribution.factored import block_queries
 from curvlang.attribution.score_orders import (
+    DenseQueries,
     Factors,
-    Held,
     Outer,
-    Ranked,
+    RankQueries,
     by_leaves,
     factored_spectrum,
     rank_of,
@@ -49,15 +49,15 @@ def test_all_orders_agree(shape, at_once, monkeypatch):
     x, d, a, e = leaves(*shape)
     wanted = torch.einsum("mk,qm,qk,nm,nk->qn", S, d, x, e[:, 0], a[:, 0])
     u, s, v = torch.linalg.svd(S, full_matrices=False)
-    held = Held(torch.einsum("mk,qm,qk->qmk", S, d, x))
-    for order in (held, Outer(x, d, S), Ranked(x, d, Factors((u * s).T, v, 0.0))):
+    held = DenseQueries(torch.einsum("mk,qm,qk->qmk", S, d, x))
+    for order in (held, Outer(x, d, S), RankQueries(x, d, Factors((u * s).T, v, 0.0))):
         assert order.count == Q
         assert_close(order.against(a, e, S.dtype), wanted)
 
 
 def test_a_group_of_positions_is_held():
     x, d, a, e = leaves(6, 9)
-    held = Held(torch.einsum("qm,qk->qmk", d, x))
+    held = DenseQueries(torch.einsum("qm,qk->qmk", d, x))
     two = held.against(torch.cat([a, a], 1), torch.cat([e, -0.5 * e], 1), a.dtype)
     assert_close(two, 0.5 * held.against(a, e, a.dtype))
 
@@ -90,7 +90,7 @@ def test_ranked_scores_in_single_precision_are_off_by_rounding():
     S = smooth(128, 160, torch.float32)
     x, d, a, e = leaves(128, 160, torch.float32)
     order = by_leaves(x, d, S, 10**6)
-    assert isinstance(order, Ranked)
+    assert isinstance(order, RankQueries)
     leaf = [v.double() for v in (d, x, e[:, 0], a[:, 0])]
     wanted = torch.einsum("mk,qm,qk,nm,nk->qn", S.double(), *leaf)
     size = torch.einsum("mk,qm,qk,nm,nk->qn", S.double(), *(v.abs() for v in leaf))
@@ -112,7 +112,7 @@ def test_operations_are_those_said(shape):
     inner, outer = min(O, I), max(O, I)
     thick = 2 * Q * B * inner * outer + 2 * Q * B * inner
     assert counted(Outer(x, d, S)) == thick
-    assert counted(Held(torch.einsum("qm,qk->qmk", d, x))) == thick
+    assert counted(DenseQueries(torch.einsum("qm,qk->qmk", d, x))) == thick
     ranked = by_leaves(x, d, S, 10**6)
     assert counted(ranked) == 2 * Q * B * len(ranked.factors.left) * (O + I) < thick / 2
 
@@ -155,5 +155,5 @@ def test_queries_take_the_place_of_their_leaves(wide):
     queries = block_queries(wide, wide.loss, given, None)
     for x in given:
         u = queries[x.layer.name]
-        assert isinstance(u, Outer | Ranked)
+        assert isinstance(u, Outer | RankQueries)
         assert u.a.numel() + u.e.numel() == wide.Q * (x.layer.d_out + x.layer.d_in)

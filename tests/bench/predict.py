@@ -15,7 +15,7 @@ from curvlang.facade import chains_of, chosen, fit
 from curvlang.language import load
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
-from curvlang.runtime.prepare import Prepared, prepare
+from curvlang.runtime.prepare import Preparation, prepare
 from tests.bench.contest import Sizes
 from tests.bench.contestants.attribution import DAMPING
 from tests.bench.contestants.inputs import task
@@ -54,5 +54,5 @@ def _ranks(spec: str, made: Task, layers: Sequence[LayerBlock]) -> tuple[int | N
     return score_ranks(scored_blocks(inverse.operator, made), made)
 
 
-def _prepared(spec: str, made: Task) -> Prepared:
+def _prepared(spec: str, made: Task) -> Preparation:
     return prepare(list(chains_of(chosen(load(spec)))), made, last=True)

@@ -16,7 +16,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 ELSEWHERE = {"study", "task", "CrossEntropy", "BinaryCrossEntropy", "Metric", "load"}
 """What other pages show."""
 TYPES = {
-    "Checked",
+    "CheckedFile",
     "Diagnostic",
     "EvaluationRequest",
     "FittedOperator",

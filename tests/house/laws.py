@@ -5,14 +5,19 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-import curvlang
 from tests.house.imports import Texts, at_import, imported, parsed
 from tests.house.rooms import MOST_FILES, room_of
 
 MOST_PARAMETERS = 6
 MOST_LINES = 500
+STRUCTURES = ("Projected", "Scaled", "Stacked", "StackedMLP", "Unexpected")
+"""Operators as mathematics names them, and nouns of this form."""
+PARTICIPLE = (
+    r"\w+[^e]ed|Asked|Built|Drawn|Found|Given|Held|Kept|Known|Made|Meant|Read|Seen|Shown|Sought|Told|"
+    r"Written|Wanted"
+)
 MOST_LINES_OF_A_FUNCTION = 60
 """Without the docstring. Most have 2 to 25."""
 
@@ -122,6 +127,21 @@ def classes_twice(texts: Texts) -> Iterator[str]:
     yield from (f"{k[1]} in {' and '.join(x)}" for k, x in places.items() if len(x) > 1)
 
 
+def participles(texts: Texts) -> Iterator[str]:
+    """Classes that are named as participles: `Told`, `Measured`. Types are nouns."""
+    for name, text in texts.items():
+        for node in ast.walk(parsed(text)):
+            if not isinstance(node, ast.ClassDef) or node.name in STRUCTURES:
+                continue
+            words = re.findall(r"[A-Z][a-z]+", node.name) or [node.name]
+            bases = {ast.unparse(base) for base in node.bases}
+            if re.fullmatch(PARTICIPLE, words[-1]) and not bases & {
+                "KeyboardInterrupt",
+                "UserWarning",
+            }:
+                yield f"{name}.{node.name}"
+
+
 def codes_as_text(texts: Texts) -> Iterator[str]:
     """Codes of diagnostics that are written as texts: the registry is the one place where they are."""
     for name, text in texts.items():
@@ -139,21 +159,20 @@ def twice(names: Iterable[str]) -> Iterator[str]:
     yield from (name for name, count in Counter(names).items() if count > 1)
 
 
-def parameters(texts: Texts) -> Iterator[str]:
+def parameters(texts: Texts, offered: Collection[str] = ()) -> Iterator[str]:
     """Functions with more than six parameters, but for what a user calls with named options.
 
-    These are the commands of the shell, and the functions and classes that `curvlang` offers.
+    These are the commands of the shell, and the functions and classes `offered` by `curvlang`.
     """
     for name, text in texts.items():
         command = name.startswith("curvlang.cli.")
         for owner, node in _functions(parsed(text)):
             given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             count = sum(x.arg not in ("self", "cls") for x in given)
-            offered = owner if node.name == "__init__" else node.name
-            if count > MOST_PARAMETERS and not (
-                offered in curvlang.__all__ or (command and node.name == "command")
-            ):
-                yield ".".join(filter(None, (name, owner, node.name)))
+            place = ".".join(filter(None, (name, owner, node.name)))
+            exempt = place in offered or (command and node.name == "command")
+            if count > MOST_PARAMETERS and not exempt:
+                yield place
 
 
 def _functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:

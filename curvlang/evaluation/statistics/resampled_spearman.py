@@ -23,7 +23,7 @@ AT_ONCE = 2**18
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sorted:
+class SortedSample:
     """A sample `[Q, K]` sorted once: the order, its inverse, and where groups of ties end.
 
     `tied` says of each query whether it has ties; `first` and `last` are None where none has.
@@ -36,7 +36,7 @@ class Sorted:
     last: Tensor | None
 
 
-def sort(values: Tensor) -> Sorted:
+def sort(values: Tensor) -> SortedSample:
     """Sort along the last axis of `[Q, K]`."""
     ordered, order = values.sort(dim=1, stable=True)
     numbers = torch.arange(values.shape[1], device=values.device).expand_as(order)
@@ -44,12 +44,12 @@ def sort(values: Tensor) -> Sorted:
     same = ordered[:, 1:] == ordered[:, :-1]
     tied = tuple(same.any(1).tolist())
     if not any(tied):
-        return Sorted(order, place, tied, None, None)
+        return SortedSample(order, place, tied, None, None)
     edge = torch.ones_like(same[:, :1])
     starts, ends = torch.cat([edge, ~same], 1), torch.cat([~same, edge], 1)
     first = torch.where(starts, numbers, 0).cummax(1).values
     last = torch.where(ends, numbers, values.shape[1] - 1).flip(1).cummin(1).values.flip(1)
-    return Sorted(order, place, tied, first, last)
+    return SortedSample(order, place, tied, first, last)
 
 
 class Resampling:
@@ -113,7 +113,7 @@ class Rows:
     last: Tensor | None
 
 
-def in_rows(sample: Sorted, other: Sorted) -> Rows:
+def in_rows(sample: SortedSample, other: SortedSample) -> Rows:
     """A sample in blocks, with its items' rows in another."""
     K = sample.order.shape[1]
     blocks = -(-K // BLOCK)

@@ -26,19 +26,19 @@ from curvlang.ir.indices import children
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled:
+class ScaledTerm:
     """A number times what is not known yet; the number alone where `alone`."""
 
     number: float = 1.0
     alone: bool = False
 
 
-OPEN = Scaled()
+OPEN = ScaledTerm()
 """What nothing is known of."""
 
 
 def check_coefficients(
-    body: Sequence[BodyStatement], known: dict[str, Scaled] | None = None
+    body: Sequence[BodyStatement], known: dict[str, ScaledTerm] | None = None
 ) -> list[Diagnostic]:
     """The innermost expressions of a body whose number is not finite, or rounds to zero.
 
@@ -61,14 +61,14 @@ def check_coefficients(
     return problems
 
 
-def _scaled(expr: Expr, known: Mapping[str, Scaled], problems: list[Diagnostic]) -> Scaled:
+def _scaled(expr: Expr, known: Mapping[str, ScaledTerm], problems: list[Diagnostic]) -> ScaledTerm:
     parts = [_scaled(part, known, problems) for part in children(expr)]
     if isinstance(expr, Ref):
         return known.get(expr.name, OPEN)
     try:
         found = _combined(expr, parts)
     except (ZeroDivisionError, OverflowError, ValueError):
-        found = Scaled(math.inf)
+        found = ScaledTerm(math.inf)
     if isinstance(found.number, complex) or not math.isfinite(found.number):
         problems.append(_refused(expr))
         return OPEN
@@ -84,25 +84,25 @@ def _multiplies(expr: Expr) -> bool:
     return isinstance(expr, Binary) and expr.operator in signs
 
 
-def _combined(expr: Expr, parts: Sequence[Scaled]) -> Scaled:
+def _combined(expr: Expr, parts: Sequence[ScaledTerm]) -> ScaledTerm:
     """The number of an expression from those of its parts."""
     match expr, parts:
         case Number(value=value), _:
-            return Scaled(value, alone=True)
+            return ScaledTerm(value, alone=True)
         case Reduce(), [x]:
-            return Scaled(x.number)
+            return ScaledTerm(x.number)
         case Negate(), [x]:
-            return Scaled(-x.number, x.alone)
+            return ScaledTerm(-x.number, x.alone)
         case Binary(operator=BinaryOperator.MULTIPLY | BinaryOperator.DIVIDE as sign), [x, y]:
-            return Scaled(ARITHMETIC[sign](x.number, y.number), x.alone and y.alone)
+            return ScaledTerm(ARITHMETIC[sign](x.number, y.number), x.alone and y.alone)
         case Binary(operator=BinaryOperator.POWER as sign), [x, y] if y.alone:
             # A number before a base is taken to the power with it; its sign stands with the base.
             base = x.number if x.alone else abs(x.number)
-            return Scaled(ARITHMETIC[sign](base, y.number), x.alone)
+            return ScaledTerm(ARITHMETIC[sign](base, y.number), x.alone)
         case Binary(operator=sign), [x, y] if x.alone and y.alone:
-            return Scaled(ARITHMETIC[sign](x.number, y.number), alone=True)
+            return ScaledTerm(ARITHMETIC[sign](x.number, y.number), alone=True)
         case Apply(function=function), _ if parts and all(x.alone for x in parts):
-            return Scaled(NUMERIC[function](*(x.number for x in parts)), alone=True)
+            return ScaledTerm(NUMERIC[function](*(x.number for x in parts)), alone=True)
         case _:
             return OPEN
 

@@ -11,7 +11,7 @@ from curvlang.diagnostics.diagnostic import Label
 from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import BodyStatement, Define, Project, Target
-from curvlang.language.bodies.coefficients import Scaled, check_coefficients
+from curvlang.language.bodies.coefficients import ScaledTerm, check_coefficients
 from curvlang.language.bodies.fold_numbers import check_numbers
 from curvlang.language.bodies.letters import (
     COLUMNS,
@@ -66,7 +66,7 @@ class Walker:
     layered: bool = False
     spaces: dict[str, str] = field(default_factory=dict)
     former: dict[str, str] = field(default_factory=dict)
-    numbers: dict[str, Scaled] = field(default_factory=dict)
+    numbers: dict[str, ScaledTerm] = field(default_factory=dict)
     count: int = 0
 
     def _too_much(self, span: Span) -> None:

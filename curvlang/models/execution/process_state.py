@@ -20,7 +20,7 @@ ALONE = threading.RLock()
 """Held while a model itself is changed: its parameters replaced, its modules moved or marked."""
 
 
-class Held:
+class ProcessSetting:
     """A setting of the process, changed for as long as one thread or more asks for it.
 
     Args:
@@ -66,11 +66,11 @@ def _silent() -> Iterator[None]:
         yield
 
 
-without_fast_path = Held(_without_fast_path)
+without_fast_path = ProcessSetting(_without_fast_path)
 """Attention through its parts: the fused kernel of inference calls none of them."""
-math_attention = Held(lambda: sdpa_kernel(SDPBackend.MATH))
+math_attention = ProcessSetting(lambda: sdpa_kernel(SDPBackend.MATH))
 """Attention that can be differentiated twice and mapped twice: fused kernels cannot."""
-without_cudnn = Held(lambda: torch.backends.cudnn.flags(enabled=False))
+without_cudnn = ProcessSetting(lambda: torch.backends.cudnn.flags(enabled=False))
 """Recurrent layers by operations that can be differentiated twice."""
-silent = Held(_silent)
+silent = ProcessSetting(_silent)
 """No warnings of torch about rules of `vmap` that it lacks."""

@@ -26,7 +26,7 @@ EXAMPLES = 3
 """How many examples are tried; more than one, so that mixing shows."""
 
 
-class Shown(Protocol):
+class BlockView(Protocol):
     """What the checks read of a block."""
 
     @property
@@ -124,7 +124,7 @@ def _backward(f: Tensor, own: Sequence[Tensor], direction: Tensor) -> Sequence[T
 
 
 def mismatched(
-    found: Trace, blocks: Sequence[Shown], rebuilt: Rebuilt, known: LoneGradients
+    found: Trace, blocks: Sequence[BlockView], rebuilt: Rebuilt, known: LoneGradients
 ) -> set[str]:
     """Layers whose `a` and `g` do not give the gradients that autograd gives.
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
-from curvlang.models.execution.process_state import Held, without_fast_path
+from curvlang.models.execution.process_state import ProcessSetting, without_fast_path
 from curvlang.models.layers import Layer
 
 
@@ -166,4 +166,4 @@ def _replaced_linear() -> Iterator[None]:
         functional.linear = plain
 
 
-_watched_linear = Held(_replaced_linear)
+_watched_linear = ProcessSetting(_replaced_linear)

@@ -43,7 +43,7 @@ from curvlang.operators import (
     scaled,
 )
 from curvlang.operators.low_rank import LowRank
-from curvlang.runtime.prepare import Prepared, prepare
+from curvlang.runtime.prepare import Preparation, prepare
 from curvlang.runtime.solver import FittedSolver
 from curvlang.runtime.static import regularised
 
@@ -95,7 +95,7 @@ def _combination(curvature: Combination, task: Task) -> Operator:
     return whole if states_decay(curvature) else regularised(whole, task)
 
 
-def _whole(result: Result, prepared: Prepared, task: Task) -> Operator:
+def _whole(result: Result, prepared: Preparation, task: Task) -> Operator:
     """The operator of a result, the blocks of other parameters beside it."""
     parts = [result, *([result.beside] if result.beside is not None else [])]
     made = {

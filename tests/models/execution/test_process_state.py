@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from curvlang.models.execution.process_state import Held, math_attention
+from curvlang.models.execution.process_state import ProcessSetting, math_attention
 from curvlang.models.execution.substitution import functional_call
 from curvlang.models.execution.torch_state import product_state
 from curvlang.models.layers import OUT_PROJECTION, layer_of
@@ -119,7 +119,7 @@ def test_a_setting_is_changed_once_and_put_back_once():
         def __exit__(self, *_):
             made.append("off")
 
-    held = Held(Change)
+    held = ProcessSetting(Change)
     with held(), held():
         assert made == ["on"]
     assert made == ["on", "off"]
