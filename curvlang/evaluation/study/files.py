@@ -59,18 +59,17 @@ class CellFolder:
     def _read(self, key: str) -> tuple[Cell, Values] | None:
         place = self.folder / f"{key}.json"
         try:
-            text = place.read_text("utf-8")
+            text = place.read_bytes()
             arrays = place.with_suffix(".npz").read_bytes()
-        except FileNotFoundError:
-            return None
-        try:
             content = json.loads(text)
             if hashlib.sha256(arrays).hexdigest() != content["arrays"]:
                 raise ValueError("checksum")
             cell = decode(Cell, content["cell"])
             with np.load(io.BytesIO(arrays), allow_pickle=False) as held:
                 values = {name: held[name] for name in held.files}
-        except (ValueError, KeyError, TypeError, SpecError):
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, SpecError):
             # Kept files are a cache: the cell is run again, and the command says so.
             self.damaged.append(str(place))
             return None

@@ -96,7 +96,7 @@ def test_the_report_draws_them_and_says_why_it_cannot(tmp_path):
     unseen = _drawings("unseen", machine, tmp_path)
     assert unseen["spectra"].svg
     assert unseen["attributed"].svg is None
-    assert "no images" in unseen["attributed"].reason
+    assert "not images" in unseen["attributed"].reason
 
 
 def test_many_methods_are_listed_by_name(tmp_path):
