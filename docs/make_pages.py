@@ -21,7 +21,7 @@ from curvlang.compiler.explain.derivation import StageDerivation, derivation, la
 from curvlang.compiler.explain.explain import Explanation
 from curvlang.compiler.explain.listing import count
 from curvlang.compiler.planning.cost import elements, function_cost, known_elements
-from curvlang.compiler.planning.plan import BlockPlan, Plan
+from curvlang.compiler.planning.plan import BlockPlan, Limits, Plan
 from curvlang.diagnostics.source import Source
 from curvlang.language import load, shipped_files
 from curvlang.language.chain import Chain, Law, Spec
@@ -60,13 +60,13 @@ class Shipped:
     @cached_property
     def derived(self) -> tuple[StageDerivation, ...]:
         """Every stage of the chain, with its structure in the first block."""
-        whole = prepare([self.chain], _task(), batch=BATCH)
+        whole = prepare([self.chain], _task(), limits=Limits(batch=BATCH))
         return Explanation(whole.plans, whole.chains).stages()
 
     @cached_property
     def plans(self) -> tuple[Plan, ...]:
         """Plans of the last stage alone."""
-        return prepare([self.chain], _task(), batch=BATCH, last=True).plans
+        return prepare([self.chain], _task(), last=True, limits=Limits(batch=BATCH)).plans
 
     def source(self) -> str:
         """The file without its laws and comments."""

@@ -180,9 +180,9 @@ def _at(task: Task, theta: State) -> Task:
 def _fitted(curvature: Curvature, points: tuple[Task, ...], seed: int) -> Operator:
     """The curvature of the examples at all models of a segment; its spectrum must be known."""
     if isinstance(curvature, Chain):
-        ((*_, stage),) = fit_chains([curvature], points[0], seed=seed, last=True, points=points)
+        ((*_, stage),) = fit_chains([curvature], points, seed=seed, last=True)
     else:
-        stage = fit_combination(curvature, points[0], seed=seed, points=points)
+        stage = fit_combination(curvature, points, seed=seed)
     if not stage.operator.spectrum_known:
         raise _no_spectrum(curvature, points[0])
     return stage.operator

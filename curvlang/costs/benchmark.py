@@ -153,8 +153,18 @@ def _beyond(run: _Run, task: Task, rates: Rates) -> dict[str, float]:
 
 
 @dataclass(frozen=True, slots=True)
+class _Stages:
+    """Reports the stages of a fit, and none of its batches."""
+
+    ended: Callable[[str], None]
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """A batch."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Run:
-    """All stages on a task; each told when it ends."""
+    """All stages on a task; each is reported when it ends."""
 
     curvature: Curvature
     inverse: InverseUse | None
@@ -167,7 +177,9 @@ class _Run:
         return [chain for _, chain in weighted_chains(self.curvature)]
 
     def __call__(self, task: Task, ended: Callable[[str], None]) -> tuple[Operator, Operator]:
-        stage = fit_curvature(self.curvature, task, seed=self.seed, last=True, ended=ended)[-1]
+        stage = fit_curvature(
+            self.curvature, task, seed=self.seed, last=True, progress=_Stages(ended)
+        )[-1]
         solver = fit_solver(self.solver, task, seed=self.seed)
         if solver is not None:
             ended("solver")

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from curvlang.compiler.planning.plan import Limits
+from curvlang.compiler.planning.planner import DEFAULT
 from curvlang.language.chain import Chain, Combination, Curvature, Solver
 from curvlang.language.sums import DECAY, states_decay, sum_text, weighted_chains
 from curvlang.models.task import Task
 from curvlang.operators import added, described, scaled
-from curvlang.runtime.fit import Ended, FittedStage, Progress, fit_chains
+from curvlang.runtime.fit import FittedStage, Progress, fit_chains, fit_losses
 from curvlang.runtime.guard import check_magnitude
 from curvlang.runtime.solver import FittedSolver
 from curvlang.runtime.static import regularised
@@ -22,47 +24,34 @@ from curvlang.runtime.static import regularised
 
 def fit_combination(
     curvature: Combination,
-    task: Task,
+    task: Task | Sequence[Task],
     *,
     seed: int = 0,
-    batch: int | None = None,
     progress: Progress | None = None,
-    ended: Ended | None = None,
-    points: Sequence[Task] = (),
+    limits: Limits = DEFAULT,
 ) -> FittedStage:
     """The weighted sum of the last stages of its chains, as one stage.
 
     Args:
         curvature: The combination; sums inside sums are multiplied out.
-        task: Model, loss and data.
+        task: Model, loss and data, or the task at several models, as `fit_chains` takes them.
         seed: Seeds the sampled labels of every pass.
-        batch: Examples per batch; chosen by the plan otherwise.
         progress: Called after every batch.
-        ended: Called after every stage of the run.
-        points: The task at several models, as `fit_chains` takes them.
+        limits: Of the plan.
     """
     terms = list(weighted_chains(curvature))
     chains = [chain for _, chain in terms]
-    fitted = fit_chains(
-        chains,
-        task,
-        seed=seed,
-        batch=batch,
-        last=True,
-        progress=progress,
-        bare=True,
-        ended=ended,
-        points=points,
-    )
+    fitted = fit_losses(chains, task, seed=seed, last=True, progress=progress, limits=limits)
     last = [stages[-1] for stages in fitted]
-    values = {DECAY: task.weight_decay}
+    one = task if isinstance(task, Task) else task[0]
+    values = {DECAY: one.weight_decay}
     parts = [
         scaled(weight.value(values), stage.operator)
         for (weight, _), stage in zip(terms, last, strict=True)
     ]
     whole = added(parts)
     if not states_decay(curvature):
-        whole = regularised(whole, task)
+        whole = regularised(whole, one)
     check_magnitude(whole, curvature.name, curvature.span)
     return FittedStage(
         curvature.name,
@@ -82,15 +71,12 @@ def fit_curvature(
     seed: int = 0,
     last: bool = False,
     progress: Progress | None = None,
-    ended: Ended | None = None,
 ) -> tuple[FittedStage, ...]:
     """Every stage of a chain, or its `last` alone; a combination is one stage, the weighted sum."""
     if isinstance(curvature, Chain):
-        (stages,) = fit_chains(
-            [curvature], task, seed=seed, last=last, progress=progress, ended=ended
-        )
+        (stages,) = fit_chains([curvature], task, seed=seed, last=last, progress=progress)
         return stages
-    return (fit_combination(curvature, task, seed=seed, progress=progress, ended=ended),)
+    return (fit_combination(curvature, task, seed=seed, progress=progress),)
 
 
 def fit_solver(

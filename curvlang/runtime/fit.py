@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from curvlang.compiler.algebra.structure import LeafShape
 from curvlang.compiler.derive.program import Fisher, Partition, Program, Result
-from curvlang.compiler.planning.plan import DENSE_AT_MOST, BlockPlan, Plan
+from curvlang.compiler.planning.plan import BlockPlan, Limits, Plan
+from curvlang.compiler.planning.planner import DEFAULT
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.ir.expr import Yield
 from curvlang.language.chain import Chain
@@ -40,8 +41,16 @@ Kept = dict[tuple[int, int], dict[str, dict[str, Tensor]]]
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
-Ended = Callable[[str], None]
-"""Called when a stage of a run has ended: `plan`, `Hessian`, `pass 1`, `after pass 1`, …, `results`."""
+
+@runtime_checkable
+class StageProgress(Protocol):
+    """Progress that also learns when a stage of the run has ended."""
+
+    def __call__(self, what: str, done: int, total: int, /) -> None:
+        """As `Progress`."""
+
+    def ended(self, stage: str) -> None:
+        """Called with `plan`, `Hessian`, `pass 1`, `after pass 1`, …, `results`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,84 +73,85 @@ class FittedStage:
 
 def fit_chains(
     chains: Sequence[Chain],
-    task: Task,
+    task: Task | Sequence[Task],
     *,
     seed: int = 0,
-    batch: int | None = None,
-    dense: int = DENSE_AT_MOST,
     last: bool = False,
-    keep: int | None = None,
     progress: Progress | None = None,
-    bare: bool = False,
-    ended: Ended | None = None,
-    points: Sequence[Task] = (),
+    limits: Limits = DEFAULT,
 ) -> tuple[tuple[FittedStage, ...], ...]:
     """Fit every prefix of every chain on a task, with one shared run over the data per pass.
 
     Args:
         chains: Typed chains.
-        task: Model, loss and data; its precision is the precision of the passes.
+        task: Model, loss and data; its precision is the precision of the passes. Several are the task
+            at several models of one kind: every mean over examples is then over all examples at all
+            of them, as if each were C examples.
         seed: Seeds the sampled labels of every pass.
-        batch: Examples per batch; chosen by the plan otherwise.
-        dense: Entries that a matrix without other structure may have.
         last: Fit whole chains only; what only their prefixes need is not computed.
-        keep: Bytes that leaves may take between passes; a share of the free memory otherwise.
         progress: Called after every batch.
-        bare: Whether to leave the task's L2 term out: the curvature of the mean loss alone.
-        ended: Called with the name of every stage of the run when it has ended.
-        points: The task at several models of one kind, in place of its own: every mean over examples
-            is then over all examples at all of them, as if each were C examples.
+        limits: Of the plan.
 
     Returns:
         For each chain the fitted stages in order.
     """
-    tasks = tuple(points) or (task,)
+    fitted = fit_losses(chains, task, seed=seed, last=last, progress=progress, limits=limits)
+    one = task if isinstance(task, Task) else task[0]
+    return tuple(
+        tuple(replace(x, operator=regularised(x.operator, one)) for x in stages)
+        for stages in fitted
+    )
+
+
+def fit_losses(
+    chains: Sequence[Chain],
+    task: Task | Sequence[Task],
+    *,
+    seed: int = 0,
+    last: bool = False,
+    progress: Progress | None = None,
+    limits: Limits = DEFAULT,
+) -> tuple[tuple[FittedStage, ...], ...]:
+    """What `fit_chains` does, for the curvature of the mean loss alone, without the task's L2 term."""
+    tasks = (task,) if isinstance(task, Task) else tuple(task)
 
     def run() -> tuple[tuple[FittedStage, ...], ...]:
-        prepared = prepare(
-            chains, tasks[0], batch=batch, dense=dense, last=last, keep=keep, points=len(tasks)
-        )
-        return _fitted(prepared, tasks, seed, progress, bare, ended or _untold)
+        prepared = prepare(chains, tasks[0], last=last, limits=limits, points=len(tasks))
+        return _fitted(prepared, tasks, seed, progress)
 
     # Who ignores parameters has them taken out of the task before the fit: the caller begins again.
     return run() if ignoring(chains) else tasks[0].retried(run)
 
 
 def _fitted(
-    prepared: Preparation,
-    tasks: Sequence[Task],
-    seed: int,
-    progress: Progress | None,
-    bare: bool,
-    ended: Ended,
+    prepared: Preparation, tasks: Sequence[Task], seed: int, progress: Progress | None
 ) -> tuple[tuple[FittedStage, ...], ...]:
     """Run the plans over the data, pass by pass."""
+
+    def ended(stage: str) -> None:
+        if isinstance(progress, StageProgress):
+            progress.ended(stage)
+
     ended("plan")
     static = Static(tasks, prepared)
-    executions = [
+    executions = tuple(
         Execution(p, static.task.precision, static.task.device, static.leaves_of(p))
         for p in prepared.plans
-    ]
+    )
     if any(map(reads_hessian, prepared.plans)):
         ended("Hessian")
-    passes = max((p.passes for p in prepared.plans), default=0)
-    size = prepared.plans[0].batch if prepared.plans else 1
-    kept: Kept = {}
-    for number in range(1, passes + 1):
-        _one_pass(prepared, executions, tasks, number, size, seed, kept, progress)
+    passes = _Passes(prepared, executions, tuple(tasks), seed, progress)
+    for number in range(1, max((p.passes for p in prepared.plans), default=0) + 1):
+        passes.run(number)
         ended(f"pass {number}")
         for execution in executions:
             check_sums(execution.sums, tasks, _span(prepared, execution.plan))
             execution.close(number)
         ended(f"after pass {number}")
-    run = _Run(prepared, static, dict(zip(map(id, prepared.plans), executions, strict=True)), bare)
+    run = _Run(prepared, static, dict(zip(map(id, prepared.plans), executions, strict=True)))
     found = tuple(tuple(_stage(r, run) for r in chain) for chain in prepared.chains)
     ended("results")
     return found
-
-
-def _untold(stage: str) -> None:
-    """Does nothing: no progress was requested."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,7 +161,6 @@ class _Run:
     prepared: Preparation
     static: Static
     executions: Mapping[int, Execution]
-    bare: bool
 
     def execution(self, result: Result) -> Execution:
         """What has computed a result."""
@@ -164,41 +173,45 @@ def _span(prepared: Preparation, plan: Plan) -> Span:
     return results[-1].span if results else NOWHERE
 
 
-def _one_pass(
-    prepared: Preparation,
-    executions: Sequence[Execution],
-    tasks: Sequence[Task],
-    number: int,
-    size: int,
-    seed: int,
-    kept: Kept,
-    progress: Progress | None,
-) -> None:
-    active = [e for e in executions if e.plan.passes >= number]
-    adding = [e for e in active if e.plan.adds(number)]
-    done, total = 0, sum(task.N for task in tasks)
-    batches = ((task, x, y) for task in tasks for x, y in task.batches(size))
-    for place, (task, x, y) in enumerate(batches if adding else ()):
-        shared = _Batch(task, prepared, x, y, Draws(seed, number, done), done % task.N)
-        if number == 1 and prepared.picks:
-            with in_part(task.model, x, "train", shared.start):
-                check_batch(task.model, x, prepared.blocks[Partition.LAYER], place)
-        for execution in adding:
-            execution.feed(number, _leaves(execution.plan, place, number, shared, kept))
-        done += len(x)
-        if progress is not None:
-            progress(f"pass {number}", done, total)
+@dataclass(slots=True)
+class _Passes:
+    """The passes over the data, and the leaves that are kept from one to the next."""
 
+    prepared: Preparation
+    executions: tuple[Execution, ...]
+    tasks: tuple[Task, ...]
+    seed: int
+    progress: Progress | None
+    kept: Kept = field(default_factory=dict)
 
-def _leaves(
-    plan: Plan, place: int, number: int, shared: _Batch, kept: Kept
-) -> dict[str, dict[str, Tensor]]:
-    """A batch's leaves: those kept from the pass before, given up in the last one, or fresh ones."""
-    key = (id(plan), place)
-    found = kept.pop(key) if key in kept else shared.leaves_for(plan.program)
-    if plan.kept and number < plan.passes:
-        kept[key] = found
-    return found
+    def run(self, number: int) -> None:
+        """One pass: every batch, to all that adds something up."""
+        prepared = self.prepared
+        adding = [e for e in self.executions if e.plan.passes >= number and e.plan.adds(number)]
+        done, total = 0, sum(task.N for task in self.tasks)
+        size = prepared.plans[0].batch
+        batches = ((task, x, y) for task in self.tasks for x, y in task.batches(size))
+        for place, (task, x, y) in enumerate(batches if adding else ()):
+            draws = Draws(self.seed, number, done)
+            shared = _Batch(task, prepared, x, y, draws, done % task.N)
+            if number == 1 and prepared.picks:
+                with in_part(task.model, x, "train", shared.start):
+                    check_batch(task.model, x, prepared.blocks[Partition.LAYER], place)
+            for execution in adding:
+                execution.feed(number, self._leaves(execution.plan, place, number, shared))
+            done += len(x)
+            if self.progress is not None:
+                self.progress(f"pass {number}", done, total)
+
+    def _leaves(
+        self, plan: Plan, place: int, number: int, shared: _Batch
+    ) -> dict[str, dict[str, Tensor]]:
+        """A batch's leaves: those kept from the pass before, given up in the last one, or new ones."""
+        key, kept = (id(plan), place), self.kept
+        found = kept.pop(key) if key in kept else shared.leaves_for(plan.program)
+        if plan.kept and number < plan.passes:
+            kept[key] = found
+        return found
 
 
 @dataclass(slots=True)
@@ -296,8 +309,6 @@ def _stage(result: Result, run: _Run) -> FittedStage:
         whole = _direct_sum(run.prepared.blocks[result.partition], built)
         structures = dict(described(whole))
     check_magnitude(whole, result.stage, result.span)
-    if not run.bare:
-        whole = regularised(whole, run.static.task)
     by_example = run.static.by_example(result)
     note = run.static.zero if reads_curvature(result.fisher) else ""
     return FittedStage(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -15,11 +15,12 @@ from curvlang.compiler.planning.plan import (
     BATCH_AT_MOST,
     DENSE_AT_MOST,
     Geometry,
+    Limits,
     Plan,
     keeping,
     plan_of,
 )
-from curvlang.compiler.planning.planner import plan
+from curvlang.compiler.planning.planner import DEFAULT, plan
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.language.chain import Chain
 from curvlang.models.derivatives.flops import hessian_flops, leaves_flops
@@ -78,10 +79,8 @@ def prepare(
     chains: Sequence[Chain],
     task: Task,
     *,
-    batch: int | None = None,
-    dense: int = DENSE_AT_MOST,
     last: bool = False,
-    keep: int | None = None,
+    limits: Limits = DEFAULT,
     points: int = 1,
 ) -> Preparation:
     """Derive and plan the chains for a task; reads one example, computes nothing.
@@ -89,10 +88,8 @@ def prepare(
     Args:
         chains: Typed chains.
         task: Model, loss and data.
-        batch: Examples per batch; chosen by the plan otherwise.
-        dense: Entries that a matrix without other structure may have.
         last: Plan whole chains only, without what only their prefixes need.
-        keep: Bytes that leaves may take between passes; a share of the free memory otherwise.
+        limits: Of batches, matrices and what is kept between passes.
         points: Models that every example is seen at.
 
     Raises:
@@ -115,25 +112,25 @@ def prepare(
 
     def planned(memory: int) -> tuple[Plan, ...]:
         def of_size(size: int | None) -> tuple[Plan, ...]:
+            own = replace(limits, batch=size)
             return tuple(
-                plan(program, g, total, memory=memory, itemsize=itemsize, batch=size, dense=dense)
+                plan(program, g, total, memory=memory, itemsize=itemsize, limits=own)
                 for program, g in zip(programs, geometries, strict=True)
             )
 
-        first = of_size(batch)
+        first = of_size(limits.batch)
         smallest = min((p.batch for p in first), default=1)
         return first if all(p.batch == smallest for p in first) else of_size(smallest)
 
     have = available(task.device)
     plans = _in_memory(planned, lambda p: footprint(p, found, task), task.device, have)
-    if keep is None:
-        room = have - largest(footprint(plans, found, task)).bytes
-        keep = max(0, min(have // KEPT_SHARE, room))
-    plans = keeping(plans, keep)
+    room = have - largest(footprint(plans, found, task)).bytes
+    share = max(0, min(have // KEPT_SHARE, room))
+    plans = keeping(plans, share if limits.keep is None else limits.keep)
     require_columns(plans, found, task, outputs)
     phases = footprint(plans, found, task)
     worst = largest(phases)
-    again = partial(prepare, task=task, batch=batch, dense=dense, last=last, points=points)
+    again = partial(prepare, task=task, last=last, limits=limits, points=points)
     ways = lighter(chains, plans, found, task, again)
     require(worst.bytes, task.device, f"this run ({worst.name})", ways)
     if any(program.partition is not Partition.MODEL for program in programs):

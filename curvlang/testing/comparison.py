@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from curvlang.compiler.algebra.structure import Shape
 from curvlang.compiler.derive.derive import derive
 from curvlang.compiler.derive.program import Partition, Program
-from curvlang.compiler.planning.plan import Geometry, Plan
+from curvlang.compiler.planning.plan import Geometry, Limits, Plan
 from curvlang.compiler.planning.planner import plan
 from curvlang.ir.expr import Index, Yield
 from curvlang.ir.interpreter import interpret
@@ -81,7 +81,9 @@ def assert_compiled_equals_interpreted(
 
 def _plan(program: Program, sizes: Mapping[str, int], batch: int) -> Plan:
     inner = {k: v for k, v in sizes.items() if k != "n" and _has(program, k)}
-    return plan(program, [Geometry("x", inner)], sizes["n"], memory=10**9, batch=batch)
+    return plan(
+        program, [Geometry("x", inner)], sizes["n"], memory=10**9, limits=Limits(batch=batch)
+    )
 
 
 def _leaves(

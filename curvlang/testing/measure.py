@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from curvlang.compiler.planning.plan import Limits
 from curvlang.language.chain import (
     Chain,
     Combination,
@@ -94,12 +95,13 @@ def fitted(
     curvature: Curvature, task: Task, *, seed: int = 0, batch: int | None = None
 ) -> Operator:
     """The operator of a curvature, its last stage alone."""
+    limits = Limits(batch=batch)
     match curvature:
         case Chain():
-            ((stage,),) = fit_chains([curvature], task, seed=seed, batch=batch, last=True)
+            ((stage,),) = fit_chains([curvature], task, seed=seed, last=True, limits=limits)
             return stage.operator
         case Combination():
-            return fit_combination(curvature, task, seed=seed, batch=batch).operator
+            return fit_combination(curvature, task, seed=seed, limits=limits).operator
 
 
 def measure(law: Law, draw: Draw, bench: Bench) -> Gap:

@@ -10,6 +10,7 @@ from curvlang.cli.main import run
 
 import curvlang as cv
 from curvlang.compiler.planning.cost import total
+from curvlang.compiler.planning.plan import Limits
 from curvlang.costs.predicted import predicted_fit
 from curvlang.costs.rates import measured_rates
 from curvlang.facade import chains_of, chosen
@@ -62,11 +63,21 @@ def test_the_inverse_may_be_another_one(capsys):
 def test_a_matrix_known_by_products_reads_no_data_in_its_fit():
     """Nothing is foretold of what conjugate gradients will ask for."""
     given = task(network([3, 4, 3], "tanh"), "cross_entropy", n=6)
-    prepared = prepare(list(chains_of(chosen(load("ggn")))), given, last=True, dense=10)
+    prepared = prepare(
+        list(chains_of(chosen(load("ggn")))), given, last=True, limits=Limits(dense=10)
+    )
     (first, *_) = predicted_fit(prepared, given, measured_rates(torch.device("cpu")))
     assert first.name == "pass 1"
     assert first.cost.flops == first.cost.bytes == 0
     assert not first.seconds
+
+
+class Stages:
+    def __init__(self, ended):
+        self.ended = ended
+
+    def __call__(self, what, done, total):
+        pass
 
 
 @pytest.mark.parametrize("spec", ["kfac", "ekfac", "ekfac_mc", "ggn", "hessian", "tkfac"])
@@ -74,7 +85,7 @@ def test_what_is_predicted_is_what_a_fit_tells(spec):
     given = task(network([3, 4, 3], "tanh"), "cross_entropy", n=6)
     chains = list(chains_of(chosen(load(spec))))
     told = []
-    fit_chains(chains, given, last=True, ended=told.append)
+    fit_chains(chains, given, last=True, progress=Stages(told.append))
     predictions = predicted_fit(prepare(chains, given, last=True), given, None)
     assert told == ["plan", *(p.name for p in predictions)]
     assert all(p.seconds is None for p in predictions)

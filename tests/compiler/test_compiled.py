@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curvlang.compiler.derive.derive import derive
-from curvlang.compiler.planning.plan import Geometry
+from curvlang.compiler.planning.plan import Geometry, Limits
 from curvlang.compiler.planning.planner import plan
 from curvlang.ir.expr import Index
 from curvlang.ir.interpreter import interpret
@@ -72,7 +72,9 @@ def compiled_and_read(name, sizes, batch, seed):
     programs, _ = derive([chain])
     program = next(p for p in programs if p.partition == "layer")
     inner = {k: v for k, v in sizes.items() if k != "n"}
-    made = plan(program, [Geometry("x", inner)], sizes["n"], memory=10**8, batch=batch)
+    made = plan(
+        program, [Geometry("x", inner)], sizes["n"], memory=10**8, limits=Limits(batch=batch)
+    )
     run = Execution(made, torch.float64, torch.device("cpu"))
     kinds = {leaf: info.kind for leaf, info in program.leaves.items()}
     for number in range(1, made.passes + 1):
@@ -140,6 +142,6 @@ def test_one_position_never_forms_per_example_gradients():
     program = next(p for p in programs if p.partition == "layer")
     for positions, formed in ((1, False), (5, True)):
         sizes = {"t": positions, "r": 3, "o": 20, "i": 30}
-        made = plan(program, [Geometry("x", sizes)], 64, memory=10**9, batch=64)
+        made = plan(program, [Geometry("x", sizes)], 64, memory=10**9, limits=Limits(batch=64))
         second = made.blocks[0].passes[1]
         assert (second.largest >= 64 * 20 * 30) is formed

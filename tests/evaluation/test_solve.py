@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import curvlang as cv
+from curvlang.compiler.planning.plan import Limits
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.fidelity import settings
 from curvlang.evaluation.result_file import dumps
@@ -142,7 +143,7 @@ def test_a_solver_that_cannot_keeps_the_exact_reference():
 
 def products(some, name):
     """The chain's last stage known by its products alone, and its fitted parts."""
-    (stages,) = fit_chains([cv.load(name).curvatures[name]], some, dense=1)
+    (stages,) = fit_chains([cv.load(name).curvatures[name]], some, limits=Limits(dense=1))
     return stages[-1]
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import curvlang as cv
+from curvlang.compiler.planning.plan import Limits
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
 from curvlang.runtime.fit import fit_chains
@@ -36,7 +37,7 @@ def gap(a, b):
 
 def fitted(name, t, batch=3):
     """The last stage of a shipped chain, from uneven batches."""
-    (stages,) = fit_chains(list(chains_of(chosen(load(name)))), t, batch=batch)
+    (stages,) = fit_chains(list(chains_of(chosen(load(name)))), t, limits=Limits(batch=batch))
     return dict(zip(stages[-1].operator.names, stages[-1].operator.blocks, strict=True))
 
 
@@ -216,7 +217,13 @@ def test_one_position_never_forms_per_example_gradients(name):
         program.partition, program.fisher, program.leaves, program.definitions, program.results[1:]
     )
     n, r, o, i = 64, 3, 20, 30
-    made = plan(kept, [Geometry("x", {"t": 1, "r": r, "o": o, "i": i})], n, memory=10**9, batch=n)
+    made = plan(
+        kept,
+        [Geometry("x", {"t": 1, "r": r, "o": o, "i": i})],
+        n,
+        memory=10**9,
+        limits=Limits(batch=n),
+    )
     assert made.blocks[0].passes[0].largest <= n * max(r * o, i)
 
 

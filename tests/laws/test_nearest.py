@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import curvlang as cv
+from curvlang.compiler.planning.plan import Limits
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load, loads
 from curvlang.runtime.fit import fit_chains
@@ -39,7 +40,9 @@ def text(rounds):
 
 
 def nearest(t, rounds, **options):
-    (stages,) = fit_chains(list(chains_of(chosen(loads(text(rounds))))), t, **options)
+    (stages,) = fit_chains(
+        list(chains_of(chosen(loads(text(rounds))))), t, limits=Limits(**options)
+    )
     operator = stages[-1].operator
     return dict(zip(operator.names, operator.blocks, strict=True))
 
@@ -162,7 +165,11 @@ def test_one_position_never_forms_per_example_gradients():
     program = next(p for p in programs if p.partition == "layer")
     n, r, o, i = 64, 3, 20, 30
     made = plan(
-        program, [Geometry("x", {"t": 1, "r": r, "o": o, "i": i})], n, memory=10**9, batch=n
+        program,
+        [Geometry("x", {"t": 1, "r": r, "o": o, "i": i})],
+        n,
+        memory=10**9,
+        limits=Limits(batch=n),
     )
     assert made.passes == 21
     for function in made.blocks[0].passes[1:]:

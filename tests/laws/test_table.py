@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import curvlang as cv
+from curvlang.compiler.planning.plan import Limits
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
 from curvlang.runtime.fit import fit_chains
@@ -37,7 +38,7 @@ def random_task(shape, activation, bias, loss, n, seed, positions=None):
 
 
 def fitted(name, t, batch=None):
-    (stages,) = fit_chains(list(chains_of(chosen(load(name)))), t, batch=batch)
+    (stages,) = fit_chains(list(chains_of(chosen(load(name)))), t, limits=Limits(batch=batch))
     return [stage.operator for stage in stages]
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 import curvlang as cv
+from curvlang.compiler.planning.plan import Limits
 from curvlang.facade import chains_of, chosen
 from curvlang.models.tracing.blocks import blocks
 from curvlang.runtime.alignment import alignments
@@ -138,7 +139,7 @@ def test_calls_of_different_lengths(batch):
     t = task(twice, l=nn.Linear(D, D))
     seen = inputs_of(t.model, lambda: t.model(t.train[0]), ["l"])["l"]
     chains = list(chains_of(chosen(cv.loads(FOOF))))
-    ((stage,),) = fit_chains(chains, t, batch=batch, last=True)
+    ((stage,),) = fit_chains(chains, t, last=True, limits=Limits(batch=batch))
     halves = torch.ones(N, 2, dtype=torch.bool)
     assert_factor(stage.operator.blocks[0], "", factor(t.model.l, seen, [MASK, halves]))
 

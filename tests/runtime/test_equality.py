@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import curvlang as cv
+from curvlang.compiler.planning.plan import Limits
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
 from curvlang.runtime.fit import fit_chains
@@ -30,7 +31,9 @@ def assert_close(a, b, tolerance):
 @pytest.mark.parametrize("batch", [None, 3])
 def test_hessian_ggn_and_blocks_equal_autodiff(loss, widths, bias, batch):
     t = task(network(widths, bias=bias), loss)
-    (stages,) = fit_chains(list(chains_of(chosen(load("block_ggn")))), t, batch=batch)
+    (stages,) = fit_chains(
+        list(chains_of(chosen(load("block_ggn")))), t, limits=Limits(batch=batch)
+    )
     H = dense.hessian(t.model, loss, *t.train)
     G = dense.ggn(t.model, loss, *t.train)
     assert_close(stages[0].operator.dense(), H, EXACT)
@@ -64,8 +67,8 @@ def test_batches_and_order_do_not_matter(name):
     model = network([3, 4, 3])
     t = task(model, "cross_entropy", n=9)
     chain = list(chains_of(chosen(load(name))))
-    (whole,) = fit_chains(chain, t, batch=9)
-    (split,) = fit_chains(chain, t, batch=2)
+    (whole,) = fit_chains(chain, t, limits=Limits(batch=9))
+    (split,) = fit_chains(chain, t, limits=Limits(batch=2))
     order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
     shuffled = cv.Task(
         model, loss="cross_entropy", train=(t.train[0][order], t.train[1][order]), query=t.query
@@ -90,7 +93,7 @@ def test_too_large_matrices_become_products():
     t = task(network([3, 4, 3]), "cross_entropy")
     chain = list(chains_of(chosen(load("block_ggn"))))
     (formed,) = fit_chains(chain, t)
-    (free,) = fit_chains(chain, t, dense=10)
+    (free,) = fit_chains(chain, t, limits=Limits(dense=10))
     v = torch.randn(t.P, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for a, b in zip(formed, free, strict=True):
         assert_close(b.operator @ v, a.operator @ v, PEER)

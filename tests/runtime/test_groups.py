@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import curvlang as cv
+from curvlang.compiler.planning.plan import Limits
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.models.tracing.blocks import apart, blocks
 from curvlang.models.tracing.leaves import LeafRequest, leaves
@@ -229,7 +230,7 @@ def test_blocks_that_are_too_large_to_form_are_products():
 
     ours, _ = pair("groups of several channels")
     chain = loads("curvature c = hessian |> drop_residual |> block_diagonal(by = layer)")
-    (stages,) = fit_chains([chain.curvatures["c"]], ours, dense=500, last=True)
+    (stages,) = fit_chains([chain.curvatures["c"]], ours, last=True, limits=Limits(dense=500))
     whole = stages[-1].operator
     ggn = dense.ggn(ours.model, "cross_entropy", *ours.train)
     assert sum(isinstance(block, MatrixFree) for block in whole.blocks) == 2

@@ -7,6 +7,7 @@ import torch
 
 from curvlang.compiler.explain.explain import Explanation
 from curvlang.compiler.explain.listing import binary
+from curvlang.compiler.planning.plan import Limits
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
 from curvlang.runtime.fit import fit_chains
@@ -28,7 +29,7 @@ def forwards(name, t, **options):
         count += len(given[0]) > 1
 
     handle = t.model.register_forward_pre_hook(seen)
-    fit_chains(chain(name)[-1:], t, batch=4, dense=10**9, **options)
+    fit_chains(chain(name)[-1:], t, limits=Limits(batch=4, dense=10**9, **options))
     handle.remove()
     return count
 
@@ -36,8 +37,8 @@ def forwards(name, t, **options):
 @pytest.mark.parametrize("name", ["ekfac", "ekfac_empirical", "nearest_kronecker"])
 def test_kept_and_recomputed_give_the_same_bits(name):
     t = task(network([3, 4, 3]), "cross_entropy", n=9)
-    (kept,) = fit_chains(chain(name), t, batch=4)
-    (again,) = fit_chains(chain(name), t, batch=4, keep=0)
+    (kept,) = fit_chains(chain(name), t, limits=Limits(batch=4))
+    (again,) = fit_chains(chain(name), t, limits=Limits(batch=4, keep=0))
     for a, b in zip(kept, again, strict=True):
         assert torch.equal(a.operator.dense(), b.operator.dense())
 
@@ -63,7 +64,9 @@ def test_the_plan_says_so():
     # a [9,1,4] and g [9,3,1,4], then a [9,1,5] and g [9,3,1,3]; in float64.
     assert need == 8 * 9 * (4 + 12 + 5 + 9)
     assert f"leaves kept between passes, {binary(need)}" in text(kept)
-    assert "leaves recomputed in each pass" in text(prepare(chain("ekfac"), t, keep=need - 1))
+    assert "leaves recomputed in each pass" in text(
+        prepare(chain("ekfac"), t, limits=Limits(keep=need - 1))
+    )
     once = text(prepare(chain("kfac"), t))
     assert "leaves kept" not in once
     assert "leaves recomputed" not in once

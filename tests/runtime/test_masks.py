@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import curvlang as cv
+from curvlang.compiler.planning.plan import Limits
 from tests.models.support import drawn, normal
 from tests.runtime.test_layers import assert_close
 
@@ -76,7 +77,7 @@ def test_factors_of_sequences_of_many_lengths(sharing, batch):
     model, X, y, mask = data(LENGTHS)
     t = cv.Task(model, "cross_entropy", (X, y), (X[:2], y[:2]), mask=mask)
     spec = cv.loads(f"curvature m = block_ggn |> foof(sharing = {sharing})")
-    (stages,) = fit_chains(list(chains_of(chosen(spec))), t, batch=batch)
+    (stages,) = fit_chains(list(chains_of(chosen(spec))), t, limits=Limits(batch=batch))
     block = stages[-1].operator.blocks[0].dense()
     assert_close(block[:4, :4], factor(sharing == "expand"))
 

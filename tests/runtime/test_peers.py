@@ -15,6 +15,7 @@ from curvlinops import EKFACLinearOperator, KFACInverseLinearOperator, KFACLinea
 from curvlinops.kfac import FisherType, KFACType
 
 import curvlang as cv
+from curvlang.compiler.planning.plan import Limits
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
 from curvlang.runtime.fit import fit_chains
@@ -80,7 +81,7 @@ def outputs_under_the_square(t, loss, name):
 @pytest.mark.parametrize("name", FISHER)
 def test_factors_inverses_and_scores_equal_curvlinops(loss, bias, hidden, name):
     t = binary_task(HIDDEN[hidden], bias, loss)
-    (stages,) = fit_chains(list(chains_of(chosen(load(name)))), t, batch=3)
+    (stages,) = fit_chains(list(chains_of(chosen(load(name)))), t, limits=Limits(batch=3))
     assert [s.operator.blocks[0].structure for s in stages[-2:]] == ["Kronecker", "EigenBasis"]
     eye = torch.eye(t.P, dtype=torch.float64)
     C = outputs_under_the_square(t, loss, name)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import curvlang as cv
+from curvlang.compiler.planning.plan import Limits
 from curvlang.language import curvature_named, loads
 from curvlang.runtime.combine import fit_combination
 from curvlang.runtime.fit import fit_chains
@@ -30,7 +31,7 @@ def points():
 
 def fitted(name, points, **options):
     chain = curvature_named(name)
-    return fit_chains([chain], points[0], last=True, points=points, **options)[0][-1].operator
+    return fit_chains([chain], points, last=True, limits=Limits(**options))[0][-1].operator
 
 
 @pytest.mark.parametrize("name", ["hessian", "ggn", "block_ggn", "diagonal", "per_output"])
@@ -70,7 +71,7 @@ def test_factors_are_means_and_moments_are_taken_in_their_basis(points):
 
 def test_sums_of_curvatures_are_fitted_alike(points):
     half = loads("curvature half = 0.5 * ggn + 0.5 * kfac").curvatures["half"]
-    found = fit_combination(half, points[0], points=points).operator.dense()
+    found = fit_combination(half, points).operator.dense()
     wanted = (fitted("ggn", points).dense() + fitted("kfac", points).dense()) / 2
     assert float((found - wanted).norm() / wanted.norm()) < EXACT
 

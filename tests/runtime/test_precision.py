@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import curvlang as cv
+from curvlang.compiler.planning.plan import Limits
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
@@ -20,7 +21,7 @@ SPECS = ["hessian", "ggn", "block_ggn", "block_hessian", "kfac", "kfac_reduce", 
 
 
 def stages_of(name, t, **options):
-    (stages,) = fit.fit_chains(list(chains_of(chosen(load(name)))), t, **options)
+    (stages,) = fit.fit_chains(list(chains_of(chosen(load(name)))), t, limits=Limits(**options))
     return stages
 
 

@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import curvlang as cv
+from curvlang.compiler.planning.plan import Limits
 from curvlang.diagnostics.diagnostic import Severity
 from curvlang.diagnostics.render import render
 from curvlang.language import check_text, load, loads
 from curvlang.language.chain import Combination, Weight
 from curvlang.language.sums import is_identity, sum_text
-from curvlang.runtime.fit import fit_chains
+from curvlang.runtime.fit import fit_losses
 from tests.small import network, task
 
 EXACT = 1e-10  # only the order of summation differs
@@ -124,7 +125,7 @@ def test_the_best_rule_applies(expression):
 def test_products_stay_products():
     t = decayed()
     names = [load(x).curvatures[x] for x in ("ggn", "kfac")]
-    fitted = fit_chains(names, t, dense=10, last=True, bare=True)
+    fitted = fit_losses(names, t, last=True, limits=Limits(dense=10))
     free, kfac = (stages[-1].operator for stages in fitted)
     from curvlang.operators import Identity, added, scaled
 

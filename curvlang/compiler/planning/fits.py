@@ -28,7 +28,7 @@ from curvlang.compiler.algebra.structure import (
 )
 from curvlang.compiler.derive.derive import derive
 from curvlang.compiler.derive.program import Partition
-from curvlang.compiler.planning.plan import Geometry
+from curvlang.compiler.planning.plan import Geometry, Limits
 from curvlang.compiler.planning.planner import plan
 from curvlang.ir.expr import (
     Binary,
@@ -91,10 +91,9 @@ def unfit(chain: Chain) -> Unfit | None:
 def first_unfit(chain: Chain) -> int | None:
     """Number of the first stage that does not fit; None where all do."""
     programs, (results,) = derive([chain])
+    limits = Limits(batch=2, dense=UNLIMITED)
     plans = {
-        p.key: plan(
-            p, [Geometry("layer", LAYER)], EXAMPLES, memory=UNLIMITED, batch=2, dense=UNLIMITED
-        )
+        p.key: plan(p, [Geometry("layer", LAYER)], EXAMPLES, memory=UNLIMITED, limits=limits)
         for p in programs
         if p.partition is not Partition.MODEL
     }

@@ -23,6 +23,22 @@ DENSE_AT_MOST = 12_000**2
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a plan may take.
+
+    Args:
+        batch: Examples per batch; chosen by the memory where None.
+        dense: Entries that a matrix without other structure may have; above, the Hessian and
+            Gram matrices are kept as products with vectors, anything else is refused.
+        keep: Bytes that leaves may take between passes; a share of the free memory where None.
+    """
+
+    batch: int | None = None
+    dense: int = DENSE_AT_MOST
+    keep: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Geometry:
     """A block's name and the sizes of its spaces by letter (`i` with the bias column).
 

@@ -6,7 +6,7 @@ In: programs and the sizes of the blocks. Out: plans.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from curvlang.compiler.derive.lengths import lengths
 from curvlang.compiler.derive.program import Program
@@ -14,13 +14,16 @@ from curvlang.compiler.planning.block_code import BlockCode, Normal
 from curvlang.compiler.planning.passes import Schedule, schedule
 from curvlang.compiler.planning.plan import (
     BATCH_AT_MOST,
-    DENSE_AT_MOST,
     BlockPlan,
     Geometry,
+    Limits,
     Plan,
     batch_bytes,
 )
 from curvlang.compiler.planning.sharing import shared
+
+DEFAULT = Limits()
+"""As large as the memory allows."""
 
 
 def plan(
@@ -30,8 +33,7 @@ def plan(
     *,
     memory: int,
     itemsize: int = 8,
-    batch: int | None = None,
-    dense: int = DENSE_AT_MOST,
+    limits: Limits = DEFAULT,
 ) -> Plan:
     """Plan a program over blocks.
 
@@ -41,44 +43,44 @@ def plan(
         total: Training examples N.
         memory: Bytes that leaves and intermediate results of one batch may take together.
         itemsize: Bytes of a number in the passes.
-        batch: Examples per batch; from `memory` when not given.
-        dense: Entries that a matrix without other structure may have; above, the Hessian and
-            Gram matrices are kept as products with vectors, anything else is refused.
+        limits: Of a batch and of matrices.
     """
-    whole = schedule(program)
-    chosen = batch or min(total, BATCH_AT_MOST)
-    normal: Normal = {}
+    maker = _Maker(program, schedule(program), total, memory // itemsize, limits.dense)
+    chosen = limits.batch or min(total, BATCH_AT_MOST)
     while True:
-        blocks = _blocks(
-            program, whole, geometries, total, chosen, memory // itemsize, dense, normal
-        )
-        need = batch_bytes(whole, blocks, chosen, itemsize)
-        if batch is not None or need <= memory or chosen == 1:
-            return Plan(program.partition, program, whole, blocks, total, chosen, itemsize)
+        blocks = maker.blocks(geometries, chosen)
+        need = batch_bytes(maker.whole, blocks, chosen, itemsize)
+        if limits.batch is not None or need <= memory or chosen == 1:
+            return Plan(program.partition, program, maker.whole, blocks, total, chosen, itemsize)
         chosen = max(1, min(chosen - 1, chosen * memory // need))
 
 
-def _blocks(
-    program: Program,
-    whole: Schedule,
-    geometries: Sequence[Geometry],
-    total: int,
-    batch: int,
-    limit: int,
-    dense: int,
-    normal: Normal,
-) -> tuple[BlockPlan, ...]:
-    """Plans of all blocks; those of one size have one plan."""
-    made: dict[tuple[tuple[tuple[str, int], ...], int], BlockPlan] = {}
-    found = []
-    for geometry in geometries:
-        key = tuple(sorted(geometry.sizes.items())), geometry.count
-        if key not in made:
-            sizes = lengths(program, {**geometry.sizes, "n": batch}, geometry.name)
-            maker = BlockCode(whole, sizes, total, max(1, limit // geometry.count), dense, normal)
-            passes = tuple(maker.pass_function(k) for k in range(1, whole.passes + 1))
-            finish = tuple(maker.finish_function(k) for k in range(whole.passes + 1))
-            made[key] = BlockPlan(geometry, sizes, passes, finish, maker.results)
-        block = replace(made[key], geometry=geometry)
-        found.append(shared(block, whole) if geometry.shares else block)
-    return tuple(found)
+@dataclass(slots=True)
+class _Maker:
+    """Makes plans of blocks; those of one size have one plan, and normal forms are found once."""
+
+    program: Program
+    whole: Schedule
+    total: int
+    limit: int
+    dense: int
+    normal: Normal = field(default_factory=dict)
+
+    def blocks(self, geometries: Sequence[Geometry], batch: int) -> tuple[BlockPlan, ...]:
+        made: dict[tuple[tuple[tuple[str, int], ...], int], BlockPlan] = {}
+        found = []
+        for geometry in geometries:
+            key = tuple(sorted(geometry.sizes.items())), geometry.count
+            if key not in made:
+                made[key] = self._block(geometry, batch)
+            block = replace(made[key], geometry=geometry)
+            found.append(shared(block, self.whole) if geometry.shares else block)
+        return tuple(found)
+
+    def _block(self, geometry: Geometry, batch: int) -> BlockPlan:
+        sizes = lengths(self.program, {**geometry.sizes, "n": batch}, geometry.name)
+        limit = max(1, self.limit // geometry.count)
+        code = BlockCode(self.whole, sizes, self.total, limit, self.dense, self.normal)
+        passes = tuple(code.pass_function(k) for k in range(1, self.whole.passes + 1))
+        finish = tuple(code.finish_function(k) for k in range(self.whole.passes + 1))
+        return BlockPlan(geometry, sizes, passes, finish, code.results)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from curvlang.compiler.derive.derive import derive
 from curvlang.compiler.explain.explain import Explanation
-from curvlang.compiler.planning.plan import Geometry
+from curvlang.compiler.planning.plan import Geometry, Limits
 from curvlang.compiler.planning.planner import plan
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.ir.expr import Define, Index
@@ -90,7 +90,9 @@ def made(chain, sizes, batch=None, **options):
     programs, results = derive([chain], **options)
     program = next(p for p in programs if p.partition == "layer")
     inner = {k: v for k, v in sizes.items() if k != "n"}
-    found = plan(program, [Geometry("x", inner)], sizes["n"], memory=10**8, batch=batch)
+    found = plan(
+        program, [Geometry("x", inner)], sizes["n"], memory=10**8, limits=Limits(batch=batch)
+    )
     return program, found, results
 
 

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import curvlang as cv
 from curvlang.compiler.derive.program import Partition
 from curvlang.compiler.planning.cost import function_cost, known_elements
+from curvlang.compiler.planning.plan import Limits
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
 from curvlang.runtime.fit import fit_chains
@@ -61,13 +62,13 @@ class Decompositions(TorchFunctionMode):
 def run(name, task):
     """The operator's blocks, products counted by torch, decompositions."""
     with FlopCounterMode(display=False) as flops, Decompositions() as calls:
-        (stages,) = fit_chains(chain(name), task, last=True, batch=4)
+        (stages,) = fit_chains(chain(name), task, last=True, limits=Limits(batch=4))
     return stages[-1].operator, flops.get_total_flops(), calls.count
 
 
 def planned(name, task):
     """Operations of products in all passes, and of all code between them."""
-    (plan,) = prepare(chain(name), task, last=True, batch=4).plans
+    (plan,) = prepare(chain(name), task, last=True, limits=Limits(batch=4)).plans
     passes = sum(x.flops for b in plan.blocks for f in b.passes for x in f.lines if x.side)
     between = sum(
         function_cost(f, known_elements(plan, b), 8).flops for b in plan.blocks for f in b.finish

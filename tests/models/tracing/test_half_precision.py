@@ -8,6 +8,7 @@ from torch import nn
 
 import curvlang as cv
 from curvlang.compiler.derive.program import Partition
+from curvlang.compiler.planning.plan import Limits
 from curvlang.language.shipped import shipped
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import blocks
@@ -158,7 +159,8 @@ def test_other_losses(loss):
 def test_products_with_matrices_that_are_not_formed(spec):
     half, exact = pair(torch.bfloat16)
     found, wanted = (
-        fit_chains([_chain(spec)], t, dense=1, last=True)[0][-1].operator for t in (half, exact)
+        fit_chains([_chain(spec)], t, last=True, limits=Limits(dense=1))[0][-1].operator
+        for t in (half, exact)
     )
     assert found.structure == wanted.structure == "MatrixFree"
     assert found.dtype == torch.float32

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import curvlang as cv
+from curvlang.compiler.planning.plan import Limits
 from curvlang.diagnostics.render import render
 from curvlang.facade import chains_of, chosen
 from curvlang.models.losses import losses
@@ -54,7 +55,9 @@ def test_products_form_no_columns(monkeypatch):
 
     monkeypatch.setattr(losses.CrossEntropy, "factor", never)
     monkeypatch.setattr(losses.CrossEntropy, "hessian", never)
-    ((stage,),) = fit_chains(chains_of(chosen(cv.load("ggn"))), task, dense=10, last=True)
+    ((stage,),) = fit_chains(
+        chains_of(chosen(cv.load("ggn"))), task, last=True, limits=Limits(dense=10)
+    )
     op = stage.operator
     assert op.structure == "MatrixFree"
     v = torch.randn(task.P, dtype=torch.float64)

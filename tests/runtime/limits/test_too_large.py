@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import curvlang as cv
+from curvlang.compiler.planning.plan import Limits
 from curvlang.facade import chains_of, chosen
 from curvlang.runtime.fit import fit_chains
 from tests.small import network, task
@@ -24,8 +25,10 @@ curvature x = hessian |> drop_residual(fisher = empirical) |> block_diagonal(by 
 
 
 def fitted(tail, t, dense=None):
-    limits = {} if dense is None else {"dense": dense}
-    ((stage,),) = fit_chains(chains_of(chosen(cv.loads(WEIGHED + tail))), t, last=True, **limits)
+    limits = Limits() if dense is None else Limits(dense=dense)
+    ((stage,),) = fit_chains(
+        chains_of(chosen(cv.loads(WEIGHED + tail))), t, last=True, limits=limits
+    )
     return stage.operator
 
 
