@@ -99,7 +99,7 @@ def benchmark(
     prepared = prepare(run.chains, task, last=True)
     watch = Watch(task.device)
     operators = run(task, watch)
-    foretold = _foretold(prepared, task, operators, rates)
+    predicted = _predicted(prepared, task, operators, rates)
     fitted, inverted = operators
     phases = (
         *prepared.phases,
@@ -108,7 +108,7 @@ def benchmark(
     )
     held = {phase.name: phase.bytes for phase in phases}
     rows = tuple(
-        _row(stage, foretold.get(stage), beyond.get(stage, 0.0), watch, held)
+        _row(stage, predicted.get(stage), beyond.get(stage, 0.0), watch, held)
         for stage in watch.seconds
     )
     return Benchmark(curvature.name, repr(task), rows, rates, watch.disturbed)
@@ -144,10 +144,10 @@ def _beyond(run: _Run, task: Task, rates: Rates) -> dict[str, float]:
         return {}
     watch = Watch(task.device)
     operators = run(task, watch)
-    foretold = _foretold(prepare(run.chains, task, last=True), task, operators, rates)
+    predicted = _predicted(prepare(run.chains, task, last=True), task, operators, rates)
     return {
         name: max(0.0, watch.seconds[name] - (told.seconds or 0.0))
-        for name, told in foretold.items()
+        for name, told in predicted.items()
         if name in watch.seconds
     }
 

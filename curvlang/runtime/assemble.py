@@ -9,7 +9,7 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from curvlang.compiler.algebra.structure import (
+from curvlang.compiler.algebra.shapes import (
     BlocksShape,
     DenseShape,
     DiagonalShape,

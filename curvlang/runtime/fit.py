@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from curvlang.compiler.algebra.structure import LeafShape
+from curvlang.compiler.algebra.shapes import LeafShape
 from curvlang.compiler.derive.program import Fisher, Partition, Program, Result
 from curvlang.compiler.planning.plan import BlockPlan, Limits, Plan
 from curvlang.compiler.planning.planner import DEFAULT

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from curvlang.compiler.algebra.structure import GramShape, LeafShape
+from curvlang.compiler.algebra.shapes import GramShape, LeafShape
 from curvlang.compiler.derive.program import Partition, Result
 from curvlang.compiler.planning.plan import DENSE_AT_MOST, Plan
 from curvlang.diagnostics.codes import Code

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from curvlang.compiler.algebra.structure import Shape
+from curvlang.compiler.algebra.shapes import Shape
 from curvlang.compiler.derive.derive import derive
 from curvlang.compiler.derive.program import Partition, Program
 from curvlang.compiler.planning.plan import Geometry, Limits, Plan

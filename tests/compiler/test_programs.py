@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from curvlang.compiler.algebra.normal_form import Delta, Elementwise, Power, normalise
+from curvlang.compiler.algebra.normal_form import Delta, normalise
+from curvlang.compiler.algebra.terms import Elementwise, Power
 from curvlang.compiler.codegen.instructions import AxisSum, Pointwise, names_read
 from curvlang.compiler.derive.derive import derive
 from curvlang.compiler.explain.explain import Explanation

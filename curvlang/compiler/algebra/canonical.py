@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from curvlang.compiler.algebra.normal_form import (
+from curvlang.compiler.algebra.terms import (
     Elementwise,
     Factor,
     Poly,

@@ -10,12 +10,20 @@ the power of a product is the product of powers.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
-from typing import TypeAlias, assert_never
+from typing import assert_never
 
 from curvlang.compiler.algebra.coefficient import raised, times
+from curvlang.compiler.algebra.terms import (
+    Elementwise,
+    Factor,
+    Poly,
+    Power,
+    Term,
+    factor_indices,
+    rename_factor,
+)
 from curvlang.ir.constants import constant
 from curvlang.ir.expr import (
     Apply,
@@ -32,89 +40,10 @@ from curvlang.ir.expr import (
     Ref,
     Size,
 )
-from curvlang.ir.indices import free_indices, rename
+from curvlang.ir.indices import rename
 
 _BOUND = 1_000
 """Bound indices get this many primes and more, so that no written index collides with them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Power:
-    """`base ^ exponent`, elementwise; exponent 1 keeps a sum inside a product together."""
-
-    base: Poly
-    exponent: float
-
-
-@dataclass(frozen=True, slots=True)
-class Elementwise:
-    """`exp`, `log`, `sqrt`, `abs`, `max`, `min` of expressions."""
-
-    function: str
-    arguments: tuple[Poly, ...]
-
-
-Factor: TypeAlias = Ref | Delta | Call | Power | Elementwise
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """`coefficient · Π size^power · Σ_summed Π factors`."""
-
-    coefficient: float = 1.0
-    sizes: tuple[tuple[str, int], ...] = ()
-    summed: tuple[Index, ...] = ()
-    factors: tuple[Factor, ...] = ()
-
-    @property
-    def free(self) -> tuple[Index, ...]:
-        """Free indices in order of appearance."""
-        found = (x for factor in self.factors for x in factor_indices(factor))
-        return tuple(dict.fromkeys(x for x in found if x not in self.summed))
-
-
-Poly: TypeAlias = tuple[Term, ...]
-
-
-def poly_free(poly: Poly) -> tuple[Index, ...]:
-    """Free indices of a sum of contractions."""
-    return tuple(dict.fromkeys(x for term in poly for x in term.free))
-
-
-def factor_indices(factor: Factor) -> tuple[Index, ...]:
-    """Free indices of a factor, repetitions kept for `A[i,i]`."""
-    match factor:
-        case Ref(indices=indices) | Call(indices=indices):
-            return indices
-        case Delta(left=left, right=right):
-            return (left, right)
-        case Power(base=base):
-            return poly_free(base)
-        case Elementwise(arguments=arguments):
-            return tuple(dict.fromkeys(x for poly in arguments for x in poly_free(poly)))
-        case _:
-            assert_never(factor)
-
-
-def reads(poly: Poly) -> frozenset[str]:
-    """Names of the tensors that a sum of contractions reads."""
-    return frozenset(name for term in poly for f in term.factors for name in _factor_reads(f))
-
-
-def _factor_reads(factor: Factor) -> Iterable[str]:
-    match factor:
-        case Ref(name=name):
-            return (name,)
-        case Delta():
-            return ()
-        case Call(arguments=arguments):
-            return tuple(x.name for x in arguments if isinstance(x, Ref))
-        case Power(base=base):
-            return reads(base)
-        case Elementwise(arguments=arguments):
-            return frozenset(name for poly in arguments for name in reads(poly))
-        case _:
-            assert_never(factor)
 
 
 def normalise(expr: Expr, unit: frozenset[str] = frozenset()) -> Poly:
@@ -289,35 +218,6 @@ def eliminate_deltas(term: Term) -> Term:
     return term
 
 
-def rename_factor(factor: Factor, mapping: dict[Index, Index]) -> Factor:
-    """Rename free indices of a factor; bound ones never collide, having numbers of their own."""
-    match factor:
-        case Ref() | Delta() | Call():
-            renamed = rename(factor, mapping)
-            assert isinstance(renamed, Ref | Delta | Call)
-            return renamed
-        case Power(base=base):
-            return replace(factor, base=rename_poly(base, mapping))
-        case Elementwise(arguments=arguments):
-            return replace(factor, arguments=tuple(rename_poly(p, mapping) for p in arguments))
-        case _:
-            assert_never(factor)
-
-
-def rename_poly(poly: Poly, mapping: dict[Index, Index]) -> Poly:
-    """Rename free indices of every term."""
-    return tuple(
-        replace(
-            term,
-            factors=tuple(
-                rename_factor(f, {a: b for a, b in mapping.items() if a not in term.summed})
-                for f in term.factors
-            ),
-        )
-        for term in poly
-    )
-
-
 def data_reductions(expr: Expr) -> bool:
     """Whether an expression reduces over examples anywhere."""
     from curvlang.ir.indices import walk
@@ -326,22 +226,3 @@ def data_reductions(expr: Expr) -> bool:
         isinstance(node, Reduce) and any(x.space == "n" for x in node.indices)
         for node in walk(expr)
     )
-
-
-__all__ = [
-    "Elementwise",
-    "Factor",
-    "Poly",
-    "Power",
-    "Term",
-    "components",
-    "constant",
-    "data_reductions",
-    "factor_indices",
-    "free_indices",
-    "multiply",
-    "normalise",
-    "poly_free",
-    "reads",
-    "rename_poly",
-]

@@ -9,165 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
-from typing import TypeAlias, assert_never
 
 from curvlang.compiler.algebra.canonical import canonical_term, mirrored
-from curvlang.compiler.algebra.normal_form import (
-    Elementwise,
+from curvlang.compiler.algebra.halves import merged, split_product
+from curvlang.compiler.algebra.normal_form import components
+from curvlang.compiler.algebra.shapes import (
+    BlocksShape,
+    DenseShape,
+    DiagonalShape,
+    EigenBasisShape,
+    GramShape,
+    IdentityShape,
+    KroneckerShape,
+    LeafShape,
+    LowRankShape,
+    Shape,
+    SumShape,
+    lifted,
+)
+from curvlang.compiler.algebra.terms import (
     Factor,
     Poly,
-    Power,
     Term,
-    components,
-    factor_indices,
     rename_poly,
 )
-from curvlang.ir.expr import Call, Delta, Index, Ref
-
-MOST_SHARED = 4
-"""Axes that the two halves of a product are tried to share: a pass sums over `n,r,t`, rarely more."""
-
-
-@dataclass(frozen=True, slots=True)
-class IdentityShape:
-    """`scale · I`."""
-
-    scale: Poly
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class DiagonalShape:
-    """Entries over the row indices."""
-
-    entries: Poly
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class KroneckerShape:
-    """`left ⊗ right`, left over `o,o'`, right over `i,i'`."""
-
-    left: Poly
-    right: Poly
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class EigenBasisShape:
-    """`(U ⊗ V) diag(S) (U ⊗ V)ᵀ`; a basis that is `None` is the identity."""
-
-    left: Ref | None
-    right: Ref | None
-    spectrum: Poly
-    axes: tuple[Index, Index]
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class BlocksShape:
-    """One block per output (entries `[o,i,i']`) or per input (`[i,o,o']`): `unit` says which."""
-
-    axis: Index
-    unit: str
-    entries: Poly
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class LowRankShape:
-    """`Σ_k W[row,k] s[k] W[row',k]`."""
-
-    factor: Poly
-    spectrum: Poly
-    axes: tuple[Index, ...]
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class LeafShape:
-    """The Hessian leaf itself, whole or restricted to a block."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Halves:
-    """`Σ_axes half[row,axes] · middle[axes] · half[column,axes]`, with the half written in rows."""
-
-    half: Term
-    middle: Term
-    axes: tuple[Index, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GramShape:
-    """A mean over examples of outer products, accumulated as entries or kept as a product."""
-
-    entries: Poly
-    halves: Halves
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class DenseShape:
-    """Every entry."""
-
-    entries: Poly
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ProductShape:
-    """A matrix known only by its products with vectors, since its entries do not fit."""
-
-    source: LeafShape | GramShape
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class SumShape:
-    """A sum of structures."""
-
-    terms: tuple[Shape, ...]
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ProjectedShape:
-    """`(R ⊗ P) inner (R ⊗ P)ᵀ` with orthonormal columns; one basis per row index or None."""
-
-    inner: Shape
-    bases: tuple[Ref | None, ...]
-    indices: tuple[Index, ...]
-    reason: str
-
-
-Shape: TypeAlias = (
-    ProjectedShape
-    | IdentityShape
-    | DiagonalShape
-    | KroneckerShape
-    | EigenBasisShape
-    | BlocksShape
-    | LowRankShape
-    | LeafShape
-    | GramShape
-    | DenseShape
-    | ProductShape
-    | SumShape
-)
-
-
-def lifted(
-    inner: Shape, bases: tuple[Ref | None, ...], indices: tuple[Index, ...]
-) -> ProjectedShape:
-    """The structure of what a projection lifts back, over the inner indices."""
-    names = " ⊗ ".join("I" if b is None else b.name for b in bases)
-    reason = f"lifted by {names}, whose columns are orthonormal; inside, {inner.reason}"
-    return ProjectedShape(inner, bases, indices, reason)
+from curvlang.ir.expr import Delta, Index, Ref
 
 
 def infer(
@@ -245,62 +111,6 @@ def _gram(term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...]) -> Sh
     return GramShape((term,), halves, reason)
 
 
-def split_product(term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...]) -> Halves | None:
-    """Read a contraction as a factor times its own transpose, sharing as few axes as possible."""
-    shared = _shared(term)
-    for size in range(1, min(MOST_SHARED, len(shared)) + 1):
-        for axes in combinations(shared, size):
-            halves = _split_at(term, rows, columns, axes)
-            if halves is not None:
-                return halves
-    return None
-
-
-def _shared(term: Term) -> tuple[Index, ...]:
-    """Bound indices that a factor and its mirror image could share: on two factors that are alike."""
-    kinds: dict[Index, list[object]] = {x: [] for x in term.summed}
-    for factor in term.factors:
-        for index in dict.fromkeys(factor_indices(factor)):
-            if index in kinds:
-                kinds[index].append(_kind(factor))
-    return tuple(x for x, found in kinds.items() if len(set(found)) < len(found))
-
-
-def _kind(factor: Factor) -> object:
-    match factor:
-        case Ref(name=name):
-            return name
-        case Power(exponent=exponent):
-            return exponent
-        case Elementwise(function=function) | Call(function=function):
-            return function
-        case Delta():
-            return Delta
-        case _:
-            assert_never(factor)
-
-
-def _split_at(
-    term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], axes: tuple[Index, ...]
-) -> Halves | None:
-    inner = replace(term, summed=tuple(x for x in term.summed if x not in axes))
-    parts: dict[str, list[Term]] = {"row": [], "column": [], "none": []}
-    for part in components(inner, frozenset()):
-        at_row, at_column = set(part.free) & set(rows), set(part.free) & set(columns)
-        if at_row and at_column:
-            return None
-        parts["row" if at_row else "column" if at_column else "none"].append(part)
-    half, other = _merge(parts["row"]), _merge(parts["column"])
-    (other_half,) = rename_poly((other,), dict(zip(columns, rows, strict=True)))
-    if set(half.free) & set(rows) != set(rows) or canonical_term(half) != canonical_term(
-        other_half
-    ):
-        return None
-    middle = replace(_merge(parts["none"]), coefficient=term.coefficient, sizes=term.sizes)
-    used = tuple(x for x in axes if x in half.free)
-    return Halves(half, middle, axes) if set(used) == set(axes) else None
-
-
 def _deltas(
     term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...]
 ) -> tuple[tuple[Index, Index], ...]:
@@ -350,20 +160,11 @@ def _kronecker(
         {x for p in side for x in p.free} != {rows[k], columns[k]} for k, side in enumerate(sides)
     ):
         return None
-    left = replace(_merge(sides[0] + scalars), coefficient=term.coefficient, sizes=term.sizes)
+    left = replace(merged(sides[0] + scalars), coefficient=term.coefficient, sizes=term.sizes)
     reason = (
         f"the factors over {rows[0]},{columns[0]} and over {rows[1]},{columns[1]} share no index"
     )
-    return KroneckerShape((left,), (_merge(sides[1]),), reason)
-
-
-def _merge(parts: Sequence[Term]) -> Term:
-    return Term(
-        1.0,
-        (),
-        tuple(x for part in parts for x in part.summed),
-        tuple(f for part in parts for f in part.factors),
-    )
+    return KroneckerShape((left,), (merged(sides[1]),), reason)
 
 
 def _eigenbasis(
@@ -386,11 +187,11 @@ def _eigenbasis(
         bases.append(pair[0])
         used.extend(pair)
     if not used or axes[0] == axes[1]:
-        # Both sides may run along one axis, Σ_k U[o,k] V[i,k] s[k] …: that is not a Kronecker basis.
+        # Both sides may run along one axis, Σ_k U[o,k] V[i,k] s[k] …: no Kronecker basis then.
         return None
     left_over = list(inner.factors)
     for factor in used:
-        # One of each: vectors that occur twice are not a basis.
+        # One of each: vectors that appear twice do not form a basis.
         left_over.remove(factor)
     rest = tuple(left_over)
     spectrum = replace(inner, factors=rest, summed=tuple(x for x in inner.summed if x not in axes))
@@ -447,21 +248,3 @@ def _low_rank(
     return LowRankShape(
         (halves.half,), (halves.middle,), halves.axes, "a factor times its transpose"
     )
-
-
-__all__ = [
-    "BlocksShape",
-    "DenseShape",
-    "DiagonalShape",
-    "EigenBasisShape",
-    "GramShape",
-    "IdentityShape",
-    "KroneckerShape",
-    "LeafShape",
-    "LowRankShape",
-    "ProductShape",
-    "ProjectedShape",
-    "Shape",
-    "SumShape",
-    "infer",
-]

@@ -13,7 +13,7 @@ from functools import reduce
 from typing import assert_never
 
 from curvlang.compiler.algebra.coefficient import evaluated, finite, raised, times
-from curvlang.compiler.algebra.normal_form import (
+from curvlang.compiler.algebra.terms import (
     Elementwise,
     Factor,
     Poly,

@@ -1,4 +1,4 @@
-"""The derivation of a block formula, stage by stage: what each stage defines, states, and comes to."""
+"""The derivation of a block formula, stage by stage: what each stage defines and states, and its result."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-from curvlang.compiler.algebra.structure import (
+from curvlang.compiler.algebra.shapes import (
     BlocksShape,
     DenseShape,
     DiagonalShape,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from curvlang.compiler.algebra.structure import (
+from curvlang.compiler.algebra.shapes import (
     DiagonalShape,
     EigenBasisShape,
     IdentityShape,

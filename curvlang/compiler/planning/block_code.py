@@ -7,17 +7,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from curvlang.compiler.algebra.coefficient import CoefficientError
-from curvlang.compiler.algebra.normal_form import Poly, Term, normalise, reads
-from curvlang.compiler.algebra.structure import (
+from curvlang.compiler.algebra.normal_form import normalise
+from curvlang.compiler.algebra.shapes import (
     DenseShape,
     GramShape,
     LeafShape,
     ProductShape,
     ProjectedShape,
     Shape,
-    infer,
     lifted,
 )
+from curvlang.compiler.algebra.structure import infer
+from curvlang.compiler.algebra.terms import Poly, Term, reads
 from curvlang.compiler.codegen.calls import function_lines
 from curvlang.compiler.codegen.emit import Emitter
 from curvlang.compiler.codegen.function import Function, Part, function

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from curvlang.compiler.algebra.normal_form import Poly, reads
-from curvlang.compiler.algebra.structure import (
+from curvlang.compiler.algebra.shapes import (
     BlocksShape,
     DenseShape,
     DiagonalShape,
@@ -20,6 +19,7 @@ from curvlang.compiler.algebra.structure import (
     Shape,
     SumShape,
 )
+from curvlang.compiler.algebra.terms import Poly, reads
 from curvlang.compiler.codegen.emit import Emitter
 from curvlang.compiler.codegen.function import Function, function
 from curvlang.ir.expr import Index

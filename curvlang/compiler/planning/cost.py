@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from curvlang.compiler.algebra.normal_form import (
+from curvlang.compiler.algebra.terms import (
     Elementwise,
     Factor,
     Poly,

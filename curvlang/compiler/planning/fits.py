@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from curvlang.compiler.algebra.structure import (
+from curvlang.compiler.algebra.shapes import (
     BlocksShape,
     DenseShape,
     DiagonalShape,

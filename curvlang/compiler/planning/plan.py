@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from curvlang.compiler.algebra.structure import ProjectedShape, Shape
+from curvlang.compiler.algebra.shapes import ProjectedShape, Shape
 from curvlang.compiler.codegen.function import Function
 from curvlang.compiler.derive.program import Fisher, Partition, Program, Result
 from curvlang.compiler.planning.passes import Schedule

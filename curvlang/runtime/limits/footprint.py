@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from curvlang.compiler.algebra.structure import GramShape, LeafShape
+from curvlang.compiler.algebra.shapes import GramShape, LeafShape
 from curvlang.compiler.codegen.instructions import Gram
 from curvlang.compiler.derive.program import Fisher, Partition, Program
 from curvlang.compiler.planning.cost import elements
