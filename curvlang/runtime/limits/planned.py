@@ -7,7 +7,7 @@ from typing import assert_never
 
 import torch
 
-from curvlang.compiler.algebra.structure import (
+from curvlang.compiler.algebra.shapes import (
     BlocksShape,
     DenseShape,
     DiagonalShape,

@@ -9,6 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import curvlang as cv
+from curvlang.compiler.planning.plan import Limits
 from curvlang.facade import chains_of, chosen
 from curvlang.models.losses.draws import Draws, philox
 from curvlang.runtime.fit import fit_chains
@@ -124,7 +125,9 @@ def test_a_sampled_curvature_does_not_depend_on_the_batches(spec):
 
     def fitted(batch, seed):
         chains = chains_of(chosen(cv.load(spec)))
-        return fit_chains(chains, some, batch=batch, seed=seed)[0][-1].operator.dense()
+        return fit_chains(chains, some, seed=seed, limits=Limits(batch=batch))[0][
+            -1
+        ].operator.dense()
 
     whole = fitted(40, 3)
     scale = float(whole.abs().max())
