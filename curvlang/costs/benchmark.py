@@ -114,7 +114,7 @@ def benchmark(
     return Benchmark(curvature.name, repr(task), rows, rates, watch.disturbed)
 
 
-def _foretold(
+def _predicted(
     prepared: Preparation, task: Task, operators: tuple[Operator, Operator], rates: Rates
 ) -> dict[str, StagePrediction]:
     """Every stage that has a prediction; `operators` are the curvature and its inverse."""
