@@ -22,7 +22,7 @@ from curvlang.language.registry import (
     SOLVERS,
     STAGES,
 )
-from curvlang.language.registry.kinds import limits_of, type_of
+from curvlang.language.registry.kind_words import limits_of, type_of
 from curvlang.language.shipped import shipped
 from curvlang.language.values import show
 

@@ -22,7 +22,8 @@ from curvlang.language.checking.walker import Walker
 from curvlang.language.law import MEASURES, PROPERTIES
 from curvlang.language.problems import Problems
 from curvlang.language.registry import NAMED, SOLVERS, SOURCES, STAGES, Parameter
-from curvlang.language.registry.kinds import CurvatureName, words_of
+from curvlang.language.registry.kind_words import words_of
+from curvlang.language.registry.kinds import CurvatureName
 from curvlang.language.shipped import about
 from curvlang.language.syntax import nodes as s
 from curvlang.language.syntax.parser import parse

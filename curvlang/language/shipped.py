@@ -26,7 +26,7 @@ from curvlang.language.registry import (
     Entry,
     Parameter,
 )
-from curvlang.language.registry.kinds import limits_of, type_of
+from curvlang.language.registry.kind_words import limits_of, type_of
 from curvlang.language.syntax.docs import doc_of
 from curvlang.language.syntax.nodes import StudyDef
 from curvlang.language.syntax.parser import parse

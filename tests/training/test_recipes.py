@@ -12,7 +12,7 @@ from torch import nn
 import curvlang as cv
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.language.registry import OPTIMISERS as TABLE
-from curvlang.language.registry.kinds import words_of
+from curvlang.language.registry.kind_words import words_of
 from curvlang.models.losses.losses import loss_named
 from curvlang.training.orders import learning_rate
 from curvlang.training.retrain import retrain

@@ -13,15 +13,8 @@ from curvlang.diagnostics.suggestion import suggestion
 from curvlang.language.chain import Value
 from curvlang.language.problems import Problems
 from curvlang.language.registry.entry import Entry, Parameter
-from curvlang.language.registry.kinds import (
-    Choice,
-    CurvatureName,
-    OtherTypeError,
-    example_of,
-    misses,
-    noun,
-    taken,
-)
+from curvlang.language.registry.kind_words import example_of, noun
+from curvlang.language.registry.kinds import Choice, CurvatureName, OtherTypeError, misses, taken
 from curvlang.language.syntax.nodes import Argument, Use
 from curvlang.language.values import show, value
 

@@ -28,7 +28,8 @@ from curvlang.language.chain import Inverse, InverseUse
 from curvlang.language.checking.arguments import checked
 from curvlang.language.problems import Problems
 from curvlang.language.registry import INVERSES, Parameter
-from curvlang.language.registry.kinds import Real, limits_of
+from curvlang.language.registry.kind_words import limits_of
+from curvlang.language.registry.kinds import Real
 from curvlang.language.syntax import nodes as s
 from curvlang.language.values import value
 

@@ -15,6 +15,7 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.language.checking.arguments import checked
 from curvlang.language.registry import NAMED, SOLVERS, STAGES, Parameter
 from curvlang.language.registry.common import COUNT, POSITIVE, SHARE
+from curvlang.language.registry.kind_words import example_of, limits_of
 from curvlang.language.registry.kinds import (
     Anything,
     Choice,
@@ -27,8 +28,6 @@ from curvlang.language.registry.kinds import (
     Real,
     String,
     Truth,
-    example_of,
-    limits_of,
     misses,
     taken,
 )
