@@ -72,7 +72,7 @@ def read(given: str) -> Source:
             size = max(os.fstat(file.fileno()).st_size, len(data))
     except OSError as error:
         raise refusal(
-            Code.E0115, f"`{given}` cannot be read: {error.strerror}", "check its rights"
+            Code.E0115, f"`{given}` cannot be read: {error.strerror}", "check its permissions"
         ) from error
     if size > LARGEST:
         raise refusal(

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 _DIGEST = 32
 _OURS = ("??/*/*.bin", "??/*/*.part", "*.tables", "*.part")
 """What curvlang and its earlier versions write below the root: nothing else there is deleted."""
-_NOTE = "what was kept before is unharmed: run the same command to go on"
+_NOTE = "finished work is kept: run the same command to go on"
 
 
 def default_root() -> Path:

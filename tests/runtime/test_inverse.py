@@ -188,7 +188,7 @@ def test_poles_are_refused_wherever_they_are() -> None:
 
 def test_parameters_that_make_no_sense_on_a_spectrum_are_refused() -> None:
     negative = Diagonal(torch.tensor([-3.0, 1.0], dtype=torch.float64))
-    with pytest.raises(SpecError, match=r"`damping` of the inverse `tikhonov` comes out as -0\.1"):
+    with pytest.raises(SpecError, match=r"`damping` of the inverse `tikhonov` evaluates to -0\.1"):
         invert(negative, inverse_text("tikhonov", "x"))
     with pytest.raises(SpecError, match="E0330"):
         invert(negative, inverse_text("tikhonov(damping = 1 / 0)", "x"))

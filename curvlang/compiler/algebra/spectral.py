@@ -170,7 +170,7 @@ def _check_poles(use: InverseUse, at: Callable[[Tensor], Tensor], s: Tensor, fou
 
 
 def _check_parameter(use: InverseUse, name: str, found: float) -> None:
-    shown = f"`{name}` of the inverse `{use.inverse.name}` comes out as {found:.3g}"
+    shown = f"`{name}` of the inverse `{use.inverse.name}` evaluates to {found:.3g}"
     if found != found or found in (float("inf"), float("-inf")):
         raise refusal(Code.E0330, shown, f"give `{name}` a number", labels=label_at(use.span))
     must = misses(found, INVERSES[name].kind) if name in INVERSES else ""

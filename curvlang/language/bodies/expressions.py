@@ -312,7 +312,7 @@ class ExpressionChecker:
         if index.space not in self.spaces:
             self.problems.say(
                 Code.E0304,
-                f"the index `{index}` names no space",
+                f"the index `{index}` belongs to no index space",
                 Label(span),
                 (
                     *suggestion(index.space, tuple(sorted(self.spaces))),

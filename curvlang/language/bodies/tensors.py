@@ -193,7 +193,7 @@ class TensorChecker(ExpressionChecker):
             if index.space not in self.spaces:
                 self.problems.say(
                     Code.E0304,
-                    f"the index `{index}` names no space",
+                    f"the index `{index}` belongs to no index space",
                     Label(target.span, "nothing on the right has it"),
                     suggestion(index.space, tuple(sorted(self.spaces))),
                 )

@@ -110,7 +110,7 @@ class Chains:
             self.problems.say(
                 Code.E0212,
                 "a curvature is multiplied by a finite number",
-                Label(term.span, "this weight is none"),
+                Label(term.span, "this weight is not a finite number"),
                 ("write the number itself, as in `0.1 * diagonal`",),
             )
         return Weight(term.weight, tuple(sorted(word.text for word in term.names)))

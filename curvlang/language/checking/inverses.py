@@ -256,7 +256,7 @@ class InverseChecker:
             first = arguments[0]
             self.problems.say(
                 Code.E0731,
-                f"`{name}` is one number, and an eigenvalue is many",
+                f"`{name}` is one number, and there are many eigenvalues",
                 expr.span,
                 (f"write `mean({first})`, `max({first})` or `min({first})`",),
             )

@@ -128,7 +128,7 @@ class Walker:
                 Code.E0223,
                 f"a chain has at most {LONGEST_CHAIN} stages",
                 Label(use.span, "one too many"),
-                ("`repeat` inside a transform does a thing many times",),
+                ("use `repeat` inside a transform for steps that recur",),
             )
 
     def _builtin(self, use: s.Use) -> Stage | None:

@@ -170,7 +170,7 @@ def _keyword(found: Unexpected) -> Diagnostic | None:
         return None
     return found.say(
         Code.E0101,
-        f"`{found.text}` starts no item",
+        f"`{found.text}` does not start a definition",
         (Repair(f"did you mean `{near[0]}`?", near[0]),),
     )
 
@@ -187,7 +187,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "arrow",
         "curvature x = hessian => drop_residual",
-        _sign("=> >> ->", Code.E0102, "`{}` joins no stages", "join stages by `|>`", "|>"),
+        _sign("=> >> ->", Code.E0102, "`{}` does not join stages", "join stages by `|>`", "|>"),
     ),
     Mistake(
         "power",
@@ -265,7 +265,7 @@ MISTAKES: tuple[Mistake, ...] = (
         _sign(
             ";",
             Code.E0102,
-            "`{}` separates nothing here",
+            "`{}` is not needed between statements",
             "statements need no separator: leave it out",
             "",
         ),
@@ -273,12 +273,16 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "comment",
         "// my approximation\ncurvature x = ggn",
-        _sign("// % /*", Code.E0102, "`{}` starts no comment", "comments start with `#`", "#"),
+        _sign(
+            "// % /*", Code.E0102, "`{}` does not start a comment", "comments start with `#`", "#"
+        ),
     ),
     Mistake(
         "subscript of LaTeX",
         _BODY + "s = a_{nti}",
-        _sign("_{ \\", Code.E0102, "`{}` is of LaTeX", "indices stand in brackets: `a[n,t,i]`"),
+        _sign(
+            "_{ \\", Code.E0102, "`{}` is LaTeX notation", "indices stand in brackets: `a[n,t,i]`"
+        ),
     ),
     Mistake("character", "curvature x = hessian ? ggn", _character),
     Mistake(
@@ -309,7 +313,7 @@ MISTAKES: tuple[Mistake, ...] = (
         _word(
             "at over using for",
             Code.E0101,
-            "`{}` joins nothing here",
+            "`{}` is not part of an evaluation",
             "write `evaluate NAME with INVERSE on TASK`",
         ),
     ),

@@ -161,7 +161,7 @@ def _number(text: str, span: Span) -> Diagnostic | None:
     if not isfinite(value):
         return Diagnostic(
             Code.E0116,
-            "a number is larger than any that can be computed with",
+            "the number is too large for float64",
             (Label(span, "above 1.8e308"),),
             ("write a smaller one",),
         )

@@ -59,7 +59,7 @@ def _singular(function: str, error: Exception) -> SpecError:
     reason = str(error).partition("\n")[0]
     return refusal(
         Code.E0344,
-        f"`{function}` met a matrix that it has no value for",
+        f"`{function}` is not defined for this matrix",
         "add a multiple of the identity, as in `A[i,i'] + 0.01 * identity[i,i']`",
         notes=(reason,),
     )
