@@ -260,10 +260,10 @@ def test_the_refusal_says_where_and_why() -> None:
     assert render(refused.value.diagnostics) == (
         "error[E0791]: `factored` needs two Kronecker factors, and `0` is EigenBasis: "
         "its spectrum is not a product of two\n"
-        "  --> <inverse>:1:23\n"
+        "  --> <inverse>:1:1\n"
         "   |\n"
-        " 1 | evaluate hessian with factored(damping = 1e-2) on digits\n"
-        "   |                       ^^^^^^^^^^^^^^^^^^^^^^^^\n"
+        " 1 | factored(damping = 1e-2)\n"
+        "   | ^^^^^^^^^^^^^^^^^^^^^^^^\n"
         "   |\n"
         "   = help: use `tikhonov(damping = …)`, which adds λ to the matrix whatever its structure"
     )
