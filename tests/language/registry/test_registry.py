@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ from curvlang.language.registry import (
 )
 from curvlang.language.registry.kinds import taken
 from curvlang.language.shipped import describe, shipped
+from curvlang.language.values import show
 from curvlang.models import builtin
 from curvlang.models.architectures.cnn import Convolutions
 from curvlang.models.architectures.decoder import DecoderSizes
@@ -245,3 +247,19 @@ def test_a_wrong_value_has_one_wording(kind, name, key, value, python):
 def test_limits_of_grids_and_inverses():
     assert SEEDS.default == taken(1, SEEDS.kind)
     assert GRID.kind == INVERSES["damping"].kind
+
+
+def test_defaults_that_pages_write_by_hand_are_the_tables():
+    text = (DOCS / "studies.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(baselines|measures) (\w+)\(([^)]*)\)` ", text, re.MULTILINE)
+    assert {name for _, name, _ in rows} >= {"mislabelled", "brittleness", "source"}
+    for kind, name, inside in rows:
+        defaults = NAMED[kind][name].defaults
+        for key, value in re.findall(r"(\w+) = ([^,]+)", inside):
+            assert show(defaults.get(key, value)) == value, (name, key)
+    tasks = (DOCS / "tasks.md").read_text("utf-8")
+    for key, value in re.findall(r"`test = ([\d.]+), seed = (\d)`", tasks):
+        assert (float(key), int(value)) == (
+            DATA["file"].defaults["test"],
+            DATA["file"].defaults["seed"],
+        )
