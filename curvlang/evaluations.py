@@ -43,7 +43,7 @@ class EvaluationSettings:
         source: What replaces their tasks, or lines of them.
         quick: A small protocol, under half a minute on two cores.
         lds: Whether models are retrained for the LDS.
-        metric: What the queries are asked for: `loss`, `margin` or `logit`.
+        metric: The quantity of the queries: `loss`, `margin` or `logit`.
         setup: Device, precision, memory and seed.
         step_scores: Whether run folders also hold the scores of every step.
     """
@@ -86,7 +86,7 @@ class EvaluationRequest:
 
     @property
     def hashed(self) -> str:
-        """The name and a hash of what was asked: the same question has the same run folder."""
+        """The name and a hash of the question: the same question has the same run folder."""
         asked = (
             self.spec.source.text,
             self.name,
@@ -178,8 +178,8 @@ def evaluation_requests(
 def run_folders(asked: Sequence[EvaluationRequest], out: Path | None) -> list[Path]:
     """The run folder of each request: `out` itself for one, a folder in it by name for several.
 
-    Without `out`, and where two of several have one name, the name is followed by a hash of what
-    was asked.
+    Without `out`, and where two of several have one name, the name is followed by a hash of
+    the question.
 
     Raises:
         SpecError: E0903, E0905 for a folder that could not be written after the work.
@@ -268,7 +268,7 @@ def _as_written(wanted: TaskSpec, task: Task) -> dict[str, object]:
 
 
 def _protocol(evaluation: Evaluation | None, how: EvaluationSettings) -> LDS | None:
-    """The LDS protocol of the spec, else the default one; a small one where that is asked for."""
+    """The LDS protocol of the spec, else the default one; a small one where that is requested."""
     if not how.lds:
         return None
     found = protocol_from((evaluation.lds or {}) if evaluation is not None else {})

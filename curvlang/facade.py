@@ -86,10 +86,10 @@ def fit(
     rule = evaluation.inverse if evaluation is not None else None
     solver = evaluation.solver if evaluation is not None else None
 
-    def run(told: Progress) -> FittedOperator:
+    def run(shown: Progress) -> FittedOperator:
         seen = without_ignored(chains_of(found), task)
-        stage = fit_curvature(found, seen, seed=seed, last=True, progress=told)[-1]
-        solved = fit_solver(solver, seen, seed=seed, progress=told)
+        stage = fit_curvature(found, seen, seed=seed, last=True, progress=shown)[-1]
+        solved = fit_solver(solver, seen, seed=seed, progress=shown)
         return FittedOperator(
             stage.operator,
             seen.parameters,

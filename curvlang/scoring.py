@@ -187,7 +187,7 @@ class ScoreReport:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreRequest:
-    """Scores that are asked for and can be computed: everything that is refused has been.
+    """A request for scores that can be computed: what could be refused has been checked.
 
     Args:
         spec: The spec.

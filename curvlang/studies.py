@@ -108,7 +108,7 @@ class StudyRequest:
 
     @property
     def hashed(self) -> str:
-        """The name and a hash of what was asked: the same question has the same run folder."""
+        """The name and a hash of the question: the same question has the same run folder."""
         words = (repr(self.words),) if self.words else ()
         asked = (self.spec.source.text, self.study.name, self.quick, self._dtype, VERSION, *words)
         return f"{self.study.name}-{hashlib.sha256(repr(asked).encode()).hexdigest()[:8]}"
@@ -117,7 +117,7 @@ class StudyRequest:
         self,
         folder: str | os.PathLike[str],
         *,
-        told: Callable[[str], None] | None = None,
+        notify: Callable[[str], None] | None = None,
         progress: Progress | None = None,
     ) -> StudyRun:
         """Run the cells that the folder does not hold, and write the report into it.
@@ -126,7 +126,7 @@ class StudyRequest:
             folder: The run folder, where finished cells are kept.
             shard: A part of the work, `2/3`; the whole where not given.
             formats: What is written beside the report: `md`, `csv`, `pdf`.
-            told: Callable[[str], None] a line about every finished cell.
+            notify: Called with a line about every finished cell.
             progress: Notified of what is done inside a cell.
 
         Raises:
@@ -137,7 +137,7 @@ class StudyRequest:
         place = Path(folder)
         check_study_folder(place)
         work, store = self._work(), CellFolder(place)
-        teller = None if told is None else _teller(told)
+        teller = None if notify is None else _teller(notify)
         try:
             with limited(self.setup.memory):
                 run_missing(part(work, mine), store, self._run(progress), told=teller)
@@ -208,20 +208,20 @@ class StudyRequest:
 
 
 def study_requests(
-    spec: str | os.PathLike[str], asked: Setup | None = None, **options: Any
+    spec: str | os.PathLike[str], setup: Setup | None = None, **options: Any
 ) -> tuple[StudyRequest, ...]:
     """A request for every study that a file states, or for the one named.
 
     Args:
         spec: A path, `path.cv:name`, or the name of a study that ships.
-        asked: Device, precision and memory.
+        setup: Device, precision and memory.
         options: Other fields of the request: `quick`, `shard`, `formats`, `cache` and so on.
 
     Raises:
         SpecError: With every problem of the file; E0919 where it states no such study.
     """
     whole, found = load_studies(os.fspath(spec))
-    return tuple(StudyRequest(whole, one, asked or Setup(), **options) for one in found)
+    return tuple(StudyRequest(whole, one, setup or Setup(), **options) for one in found)
 
 
 def study_folders(asked: Sequence[StudyRequest], out: Path | None) -> list[Path]:
@@ -239,7 +239,7 @@ def study_folders(asked: Sequence[StudyRequest], out: Path | None) -> list[Path]
     return folders
 
 
-def _teller(told: Callable[[str], None]) -> Callable[[int, int, Work, Cell | None], None]:
+def _teller(notify: Callable[[str], None]) -> Callable[[int, int, Work, Cell | None], None]:
     """A line for each finished cell, with what is left at the pace so far."""
     start = time.perf_counter()
 
@@ -250,7 +250,7 @@ def _teller(told: Callable[[str], None]) -> Callable[[int, int, Work, Cell | Non
         left = spent / (k + 1) * (total - k - 1)
         rest = f", about {duration(left)} left" if left else ""
         took = duration(sum(cell.seconds.values()))
-        told(f"cell {k + 1} of {total}: {work.title}, {took}{rest}")
+        notify(f"cell {k + 1} of {total}: {work.title}, {took}{rest}")
 
     return tell
 

@@ -95,8 +95,8 @@ def command(
             if report:
                 run = one.report(folder)
             else:
-                told = None if quiet else lambda line: show_notes([line])
-                run = one.run(folder, told=told, progress=bars)
+                notify = None if quiet else lambda line: show_notes([line])
+                run = one.run(folder, notify=notify, progress=bars)
             found.append(run.to_json())
             if not as_json:
                 run.show()
