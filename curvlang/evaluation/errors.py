@@ -20,7 +20,7 @@ PROBES = 32
 """Random vectors behind an estimated norm."""
 FEWEST = 8
 """With fewer probes nothing is estimated."""
-AT_ONCE = 8
+AT_ONCE = 16
 """Probes that are multiplied at once."""
 
 

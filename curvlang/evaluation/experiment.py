@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curvlang.attribution import curvature_free as baselines
+from curvlang.compiler.planning.plan import Limits
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.errors import Estimate
 from curvlang.evaluation.fidelity import (
@@ -77,6 +78,7 @@ class Bench:
         goal: What errors are measured against.
         goal_label: What it is called.
         solver: The solver with its preconditioner fitted.
+        unasked: Labels of stages known by products alone that are there to be compared with.
     """
 
     base: Task
@@ -85,6 +87,7 @@ class Bench:
     goal: Operator
     goal_label: str
     solver: FittedSolver | None = None
+    unasked: frozenset[str] = frozenset()
 
     def decomposed(self) -> Bench:
         """Matrices without structure as Q diag(s) Qᵀ, once for all inverses; the reference stays it."""
@@ -203,16 +206,22 @@ def experiment(question: Question, base: Task, run: Run) -> Outcome:
 
 def _fitted(question: Question, plan: Plan, base: Task, task: Task, run: Run) -> Bench:
     """Every curvature of the plan, fitted in one run."""
-    found = fit_all(plan.fitted, task, seed=run.seed, progress=run.progress)
-    places = [c.name for c in plan.fitted]
-    goal = found[places.index(plan.reference.name)]
+    fitted = {
+        stage.label: stage
+        for stage in (
+            *fit_all(plan.formed, task, seed=run.seed, progress=run.progress),
+            *fit_all(plan.multiplied, task, seed=run.seed, limits=Limits(dense=1)),
+        )
+    }
+    goal = fitted[plan.reference.name]
     return Bench(
         base,
         task,
-        found[: len(plan.curvatures)],
+        tuple(fitted[c.name] for c in plan.curvatures),
         goal.operator,
         goal.label,
         fit_solver(question.solver, task, seed=run.seed),
+        frozenset(plan.steps.by_products),
     )
 
 
@@ -242,7 +251,8 @@ class _Work:
             seed=self.run.seed,
             solver=bench.solver,
             kept=kept,
-            shared=plain_shared(chosen, bench.goal) if kept is None else None,
+            shared=plain_shared(chosen, bench) if kept is None else None,
+            unasked=bench.unasked,
             progress=self.run.progress,
         )
 
@@ -252,7 +262,7 @@ class _Work:
         for use in self.question.inverses:
             chosen = settings(use, self.question.sweep)
             cells = measure(self.bench.stages, self.bench.goal, self.scoring(chosen))
-            shared = plain_shared(chosen, self.bench.goal)
+            shared = plain_shared(chosen, self.bench)
             found.append(Column(use, chosen, cells, None, shared))
         return found
 
@@ -369,7 +379,7 @@ def _notes(asked: QueryMetric, plan: Plan, bench: Bench) -> tuple[str, ...]:
     metric = f"the metric of the queries is their {asked.name}: positive where {asked.sign}"
     return (
         *((metric,) if asked.name != "loss" else ()),
-        *notes_of(plan.without, bench.goal_label),
+        *notes_of(plan.steps, bench.goal_label),
         *product_notes(bench.stages),
         *dict.fromkeys(stage.note for stage in bench.stages if stage.note),
     )
@@ -386,11 +396,15 @@ def described(inverse: InverseUse | None, solver: Solver | None) -> str:
     return text if solver is None else f"{text}, solved by {' '.join(solver.span.text.split())}"
 
 
-def plain_shared(chosen: Sequence[Setting], goal: Operator) -> int:
-    """Without LDS: the λ of the sweep nearest to a tenth of the mean size of an eigenvalue."""
-    if len(chosen) <= 1 or not goal.spectrum_known:
+def plain_shared(chosen: Sequence[Setting], bench: Bench) -> int:
+    """Without LDS: the λ of the sweep nearest to a tenth of the mean size of an eigenvalue.
+
+    Of the reference, or of the last curvature where the reference is known by its products alone.
+    """
+    known = [x for x in (bench.goal, bench.stages[-1].operator) if x.spectrum_known]
+    if len(chosen) <= 1 or not known:
         return len(chosen) // 2
-    target = 0.1 * float(goal.eigenvalues().abs().mean())
+    target = 0.1 * float(known[0].eigenvalues().abs().mean())
     logs = [abs(np.log(s.damping or 1e-300) - np.log(max(target, 1e-300))) for s in chosen]
     return int(np.argmin(logs))
 
@@ -402,6 +416,6 @@ def product_notes(stages: Sequence[FittedStage]) -> tuple[str, ...]:
         return ()
     names = ", ".join(f"`{x}`" for x in unknown)
     return (
-        f"the inverse error is averaged over {GRADIENTS_BY_PRODUCTS} gradients: known by products "
-        f"alone, too large to form, are {names}",
+        f"the inverse error is averaged over at most {GRADIENTS_BY_PRODUCTS} gradients: known by "
+        f"products alone are {names}",
     )

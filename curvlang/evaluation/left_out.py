@@ -1,10 +1,16 @@
-"""Steps of an evaluation that are left out: dense matrices that were not requested and take long."""
+"""Dense steps of an evaluation that were not requested and take long: they are not formed.
+
+They stay as what they are multiplied with, and errors against them are estimates; what has no products
+either is left out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.evaluation.errors import PROBES
 from curvlang.evaluation.question import REFERENCE, Question
 from curvlang.language.chain import Chain, Curvature
 from curvlang.models.derivatives.flops import hessian_flops
@@ -20,8 +26,21 @@ DENSE = ("hessian", "drop_residual", "block_diagonal")
 """Stages that leave dense matrices."""
 
 
-def left_out(question: Question, task: Task) -> dict[str, str]:
-    """Names of the steps that are left out, each with the reason.
+@dataclass(frozen=True, slots=True)
+class Unformed:
+    """Names of the steps whose matrices are not formed, each with the reason.
+
+    Args:
+        by_products: Those that are multiplied with.
+        absent: Those that have no products either.
+    """
+
+    by_products: Mapping[str, str]
+    absent: Mapping[str, str]
+
+
+def unformed(question: Question, task: Task) -> Unformed:
+    """The steps whose dense matrices are not formed.
 
     The curvatures in question, and a reference that is named, stay. The Hessian counts as a step where it is
     the reference by default alone.
@@ -35,8 +54,30 @@ def left_out(question: Question, task: Task) -> dict[str, str]:
         steps.pop(question.reference.name, None)
     elif REFERENCE not in {c.name for c in question.curvatures}:
         steps[REFERENCE] = Chain(REFERENCE, (), (REFERENCE,))
-    reasons = {name: _long(step, task) for name, step in steps.items()}
-    return {name: why for name, why in reasons.items() if why}
+    by_products: dict[str, str] = {}
+    absent: dict[str, str] = {}
+    for name, step in steps.items():
+        if not (why := _long(step, task)):
+            continue
+        if (missing := _without_products(step, task)) is None:
+            by_products[name] = why
+        else:
+            absent[name] = missing
+    return Unformed(by_products, absent)
+
+
+def _without_products(step: Curvature, task: Task) -> str | None:
+    """Why a step that is not formed has no products either; None where it has."""
+    assert isinstance(step, Chain)
+    drops = [stage for stage in step.stages if stage.name == "drop_residual"]
+    if not drops:
+        try:
+            hessian_way(task.model, task.loss, *task.train)
+        except SpecError as error:
+            return error.diagnostics[0].headline
+    elif (fisher := drops[-1].arguments.get("fisher", "exact")) != "exact":
+        return f"a matrix of columns `fisher = {fisher}` has no products"
+    return None
 
 
 def _long(step: Curvature, task: Task) -> str:
@@ -73,17 +114,28 @@ def _hessian(task: Task, known: float) -> float:
     return task.N * hessian_flops(task.model, task.loss, *task.train, task.blocks(), way)
 
 
-def notes_of(without: Mapping[str, str], label: str) -> tuple[str, ...]:
-    """What is said of steps that are left out.
+def notes_of(steps: Unformed, label: str) -> tuple[str, ...]:
+    """What is said of steps that are not formed.
 
     Args:
-        without: The steps and their reasons.
-        label: What errors are measured against instead.
+        steps: The steps and their reasons.
+        label: What errors are measured against.
     """
-    if not without:
-        return ()
-    steps = "; ".join(f"`{name}` ({why})" for name, why in without.items())
-    return (
-        f"left out, since they were not asked for: {steps}; errors are against `{label}`. To ask: "
-        "`error against hessian` in an `evaluate` block, or evaluate the step itself",
-    )
+    found = []
+    if steps.by_products:
+        found.append(
+            f"not asked for and not formed, but multiplied with: {_listed(steps.by_products)}; errors "
+            "with ± are estimates with their standard error, forward errors from at most "
+            f"{PROBES} random vectors"
+        )
+    if steps.absent:
+        found.append(
+            f"left out, since they were not asked for: {_listed(steps.absent)}; errors are against "
+            f"`{label}`. To ask: `error against hessian` in an `evaluate` block, or evaluate the step "
+            "itself"
+        )
+    return tuple(found)
+
+
+def _listed(steps: Mapping[str, str]) -> str:
+    return "; ".join(f"`{name}` ({why})" for name, why in steps.items())

@@ -16,7 +16,7 @@ from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.diagnostics.source import Span
 from curvlang.evaluation.fidelity import Setting, settings, too_long
 from curvlang.evaluation.ground_truth import check_retraining
-from curvlang.evaluation.left_out import left_out
+from curvlang.evaluation.left_out import Unformed, unformed
 from curvlang.evaluation.measures.tables import check_measures
 from curvlang.evaluation.protocol import GRADIENTS_BY_PRODUCTS
 from curvlang.evaluation.question import REFERENCE, Question, Run
@@ -38,12 +38,12 @@ class Plan:
     Args:
         curvatures: Those that have rows.
         reference: What errors are measured against; fitted beside them where it has no row.
-        without: Steps that are left out, each with the reason.
+        steps: Steps whose dense matrices are not formed.
     """
 
     curvatures: tuple[Curvature, ...]
     reference: Curvature
-    without: Mapping[str, str]
+    steps: Unformed
 
     @property
     def fitted(self) -> tuple[Curvature, ...]:
@@ -51,19 +51,29 @@ class Plan:
         names = {c.name for c in self.curvatures}
         return (*self.curvatures, *(() if self.reference.name in names else (self.reference,)))
 
+    @property
+    def formed(self) -> tuple[Curvature, ...]:
+        """Those that are fitted as they are."""
+        return tuple(c for c in self.fitted if c.name not in self.steps.by_products)
+
+    @property
+    def multiplied(self) -> tuple[Curvature, ...]:
+        """Those that are known by their products alone, unasked."""
+        return tuple(c for c in self.fitted if c.name in self.steps.by_products)
+
 
 def plan_of(question: Question, task: Task) -> Plan:
     """Which curvatures are fitted, and which steps are left out."""
-    without = left_out(question, task)
-    kept = tuple(c for c in question.curvatures if c.name not in without)
+    steps = unformed(question, task)
+    kept = tuple(c for c in question.curvatures if c.name not in steps.absent)
     known = {c.name: c for c in kept}
     if question.reference is not None:
         reference = known.get(question.reference.name, question.reference)
-    elif without and REFERENCE not in known:
+    elif REFERENCE in steps.absent:
         reference = kept[0]
     else:
         reference = known.get(REFERENCE) or curvature_named(REFERENCE)
-    return Plan(kept, reference, without)
+    return Plan(kept, reference, steps)
 
 
 def check(question: Question, fresh: Task, run: Run) -> None:
@@ -89,7 +99,7 @@ def check(question: Question, fresh: Task, run: Run) -> None:
     check_baselines(question.baselines, fresh, given, question.metric)
     check_measures(question.measures, fresh)
     plan = plan_of(question, task)
-    found = dict(zip((c.name for c in plan.fitted), planned(plan.fitted, task), strict=True))
+    found = dict(zip((c.name for c in plan.formed), planned(plan.formed, task), strict=True))
     solver = planned_solver(question.solver, task)
     subjects = {name: x for name, x in found.items() if name in question.subjects}
     queries = (run.protocol.queries if run.protocol is not None else None) or task.Q

@@ -34,7 +34,8 @@ class Point:
 
     `inverse`: mean of ‖H C⁻¹v − v‖²/‖v‖². `influence`: 1 − Spearman against the reference's scores.
     `cosine`: of the preconditioned gradients against the reference's. `lds`: None without LDS.
-    `solve` says what a solver took; None for closed forms. The shares are of the path's total (numerics, section 3); None at the first step.
+    Where H is known by its products alone, `inverse_standard_error` is that of the mean over
+    `inverse_gradients`. `solve` says what a solver took; None for closed forms. The shares are of the path's total (numerics, section 3); None at the first step.
     """
 
     damping: float | None
@@ -47,6 +48,8 @@ class Point:
     lds_share: float | None = None
     note: str = ""
     solve: Solve | None = None
+    inverse_standard_error: float | None = None
+    inverse_gradients: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Step:
     (`drop_residual(fisher = mc)`), `structures` maps each block to its structure
     (`0.weight` -> `Kronecker 16×16 ⊗ 64×64`), `structure` is the common word, `memory` the bytes
     that the operator holds, `passes` how often the data is read up to here. `forward` is
-    ‖C − H‖_F/‖H‖_F. `points` follow the sweep; `best` and `shared` index into it.
+    ‖C − H‖_F/‖H‖_F; where it is estimated, with its standard error and the random vectors behind it. `points` follow the sweep; `best` and `shared` index into it.
     """
 
     label: str
@@ -72,6 +75,8 @@ class Step:
     best: int | None = None
     shared: int = 0
     note: str = ""
+    forward_standard_error: float | None = None
+    forward_probes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

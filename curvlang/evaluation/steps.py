@@ -10,7 +10,7 @@ from curvlang.evaluation.fidelity import Fidelity, Setting
 from curvlang.evaluation.judge import Judgement
 from curvlang.evaluation.result import Point, Step
 from curvlang.language.chain import InverseUse, Part
-from curvlang.operators import BlockDiagonal, Operator, Scaled, Stacked, Sum
+from curvlang.operators import BlockDiagonal, MatrixFree, Operator, Scaled, Stacked, Sum
 from curvlang.runtime.fit import FittedStage
 
 
@@ -39,7 +39,7 @@ def steps_of(
     """Rows of the curvatures; the first `path` of them are steps of one path and have shares."""
     forward_shares = _path_shares([value_of(x) for x in forwards], path)
     columns = [_points(column, k, len(stages), path) for k in range(len(column.settings))]
-    for k, stage in enumerate(stages):
+    for k, (stage, forward) in enumerate(zip(stages, forwards, strict=True)):
         points = tuple(points[k] for points in columns)
         scored = [(p.lds.estimate, at) for at, p in enumerate(points) if p.lds is not None]
         yield Step(
@@ -49,12 +49,14 @@ def steps_of(
             structures=dict(stage.structures),
             memory=stage.operator.memory(),
             passes=stage.passes,
-            forward=value_of(forwards[k]),
+            forward=value_of(forward),
+            forward_standard_error=None if forward is None else forward.error,
+            forward_probes=None if forward is None else forward.probes,
             forward_share=forward_shares[k],
             points=points,
             best=max(scored)[1] if scored else None,
             shared=column.shared,
-            note=_unformed(stage, value_of(forwards[k])),
+            note=_unformed(stage, value_of(forward)),
         )
 
 
@@ -86,8 +88,11 @@ def _unformed(stage: FittedStage, forward: float | None) -> str:
     if forward is not None:
         return ""
     if stage.operator.spectrum_known:
-        return "no forward error: the reference is known by products alone"
-    return f"no forward error: known by products alone ({stage.operator.size} rows are not formed)"
+        return "no forward error: the reference is known by products alone, and they take too long"
+    return (
+        f"no forward error: known by products alone ({stage.operator.size} rows are not formed), "
+        "and they take too long"
+    )
 
 
 def _points(column: Column, at: int, rows: int, path: int) -> list[Point]:
@@ -111,6 +116,8 @@ def _points(column: Column, at: int, rows: int, path: int) -> list[Point]:
             lds_shares[k],
             "; ".join(x for x in (m.note, constant[k]) if x),
             m.solve,
+            None if m.inverse is None else m.inverse.error,
+            None if m.inverse is None else m.inverse.probes,
         )
         for k, m in enumerate(cells)
     ]
@@ -129,6 +136,8 @@ def _noun(operator: Operator) -> str:
     match operator:
         case Sum(terms=terms):
             return " + ".join(map(_noun, terms))
+        case MatrixFree():
+            return "by products"
         case Scaled(operator=inner) | Stacked(stack=inner):
             return _noun(inner)
         case _:

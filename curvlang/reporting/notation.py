@@ -115,6 +115,17 @@ def setting(damping: float) -> str:
     return _sign(f"{damping:.0f}" if abs(damping) >= 999.5 else f"{damping:.3g}")
 
 
+def with_error(value: float | None, error: float | None) -> str:
+    """A quantity with its standard error where it is estimated.
+
+    >>> with_error(0.769, None), with_error(0.769, 0.0123), with_error(None, None)
+    ('.769', '.769 ± .012', '–')
+    """
+    if value is None or not error:
+        return quantity(value)
+    return f"{quantity(value)} ± {quantity(error)}"
+
+
 def duration(seconds: float) -> str:
     """A time span in the unit that fits it.
 

@@ -20,6 +20,7 @@ from curvlang.reporting.notation import (
     quantity,
     setting,
     share,
+    with_error,
 )
 from curvlang.reporting.words import at_shared, has_lds, interval_name, shared_damping
 
@@ -109,8 +110,8 @@ def _what(result: Result) -> Panel:
 
 def _errors(result: Result) -> tuple[Panel, Panel, Panel]:
     points = _shared_points(result)
-    forward = [step.forward for step in result.steps]
-    inverse = [point.inverse for point in points]
+    forward = tuple(with_error(s.forward, s.forward_standard_error) for s in result.steps)
+    inverse = tuple(with_error(p.inverse, p.inverse_standard_error) for p in points)
     influence = [point.influence for point in points]
     forward_shares = _shares([step.forward_share for step in result.steps])
     inverse_shares = _shares([point.inverse_share for point in points])
@@ -118,8 +119,8 @@ def _errors(result: Result) -> tuple[Panel, Panel, Panel]:
     cosine = Column("cosine", tuple(correlation(point.cosine) for point in points))
     title, place = f"error against {result.reference}", shared_damping(result)
     return (
-        Panel(title, (_quantities("forward", forward), *forward_shares), place),
-        Panel(title, (_quantities("inverse", inverse), *inverse_shares), place),
+        Panel(title, (Column("forward", forward), *forward_shares), place),
+        Panel(title, (Column("inverse", inverse), *inverse_shares), place),
         Panel(title, (_quantities("influence", influence), *influence_shares, cosine), place),
     )
 

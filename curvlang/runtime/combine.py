@@ -95,6 +95,7 @@ def fit_all(
     *,
     seed: int = 0,
     progress: Progress | None = None,
+    limits: Limits = DEFAULT,
 ) -> tuple[FittedStage, ...]:
     """Several whole curvatures, their chains in one shared run over the data, each under its name.
 
@@ -103,13 +104,14 @@ def fit_all(
         task: Model, loss and data.
         seed: Seeds the sampled labels of every pass.
         progress: Called after every batch.
+        limits: Of the plan.
     """
     chains = [c for c in curvatures if isinstance(c, Chain)]
-    together = iter(fit_chains(chains, task, seed=seed, last=True, progress=progress))
+    together = iter(fit_chains(chains, task, seed=seed, last=True, progress=progress, limits=limits))
     fitted = [
         next(together)[-1]
         if isinstance(c, Chain)
-        else fit_combination(c, task, seed=seed, progress=progress)
+        else fit_combination(c, task, seed=seed, progress=progress, limits=limits)
         for c in curvatures
     ]
     return tuple(replace(x, label=c.name) for x, c in zip(fitted, curvatures, strict=True))

@@ -9,11 +9,12 @@ from scipy.stats import spearmanr
 from torch import nn
 
 import curvlang as cv
-from curvlang.evaluation.errors import shares
+from curvlang.evaluation.errors import estimated_forward_errors, shares
 from curvlang.evaluation.ground_truth import ground_truth
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
 from curvlang.models.architectures.mlp import mlp
+from curvlang.operators import Dense, Diagonal
 from curvlang.runtime.fit import fit_chains
 from curvlang.storage.cache import Cache
 from tests.oracles import dense
@@ -206,3 +207,19 @@ def test_the_engine_and_the_evaluation_agree_on_the_sign(tmp_path):
     )
     assert all(point.lds.estimate > 0.9 for step in result.steps for point in step.points)
     assert result.ceiling.estimate > 0.999
+
+
+def test_the_standard_error_is_the_spread_over_seeds():
+    """Estimates of many seeds scatter around the exact value as their standard errors say."""
+    g = torch.Generator().manual_seed(0)
+    half = torch.randn(20, 20, generator=g, dtype=torch.float64)
+    H = Dense(half @ half.T)
+    C = Diagonal(H.diagonal())
+    exact = float(C.distance(H) / H.frobenius())
+    found = [estimated_forward_errors([C], H, 32, seed)[0] for seed in range(100)]
+    values = torch.tensor([x.value for x in found])
+    said = torch.tensor([x.error for x in found])
+    assert abs(float(values.mean()) - exact) < 4 * float(values.std()) / 10
+    assert 0.7 < float(values.std() / said.mean()) < 1.4
+    assert estimated_forward_errors([H, C], H, 32, 0)[0].value == 0
+    assert all(x.probes == 32 for x in found)
