@@ -326,13 +326,17 @@ class _Sample:
         count = GRADIENTS if formed else GRADIENTS_BY_PRODUCTS
         if self.estimated:
             count = min(count, affordable(len(stages) * len(given.chosen), given.task))
-        self.task = given.task.examples(
-            sampled(given.task.N, count, given.seed).to(given.task.device)
-        )
+        # Where products take too long even for two gradients, there is no inverse error.
+        self.task: Task | None = None
+        if count >= min(2, given.task.N):
+            rows = sampled(given.task.N, count, given.seed)
+            self.task = given.task.examples(rows.to(given.task.device))
         self.norms: list[Tensor] = []
 
     def __iter__(self) -> Iterator[Tensor]:
         """Gradients `[B, P]`, at most `PIECE` bytes of them."""
+        if self.task is None:
+            return
         exact = accumulation_dtype(self.task.device)
         rows = max(1, PIECE // (8 * self.task.P))
         for v in gradient_batches(self.task, self.task.loss, "train"):

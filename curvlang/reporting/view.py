@@ -74,12 +74,14 @@ def joined(panels: Sequence[Panel]) -> Panel:
 def curve(result: Result) -> Panel | None:
     """LDS of every step at every λ, the best of each row strong; the influence error without LDS.
 
-    None where the inverse has no λ to sweep.
+    None where the inverse has no λ to sweep, and where nothing is known along it.
     """
     if not result.sweep:
         return None
     if has_lds(result):
         return _curve(result, "LDS by λ", lds_of, correlation, max)
+    if not any(known(point.influence) for step in result.steps for point in step.points):
+        return None
     title = f"influence error by λ (1 − Spearman against {result.reference})"
     return _curve(result, title, lambda point: point.influence, quantity, min)
 

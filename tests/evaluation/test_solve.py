@@ -250,14 +250,19 @@ def test_long_solves_are_run_only_where_the_spec_asks(monkeypatch):
     asked = "evaluate ggn with tikhonov(damping = 1) on digits {\n  solve cg\n}"
     result = cv.evaluate(spec(asked), some)
     assert all(s.points[0].solve is not None for s in result.steps)
-    assert all(s.forward is None for s in result.steps)
-    assert any("averaged over 20 gradients" in note for note in result.notes)
+    assert all(s.forward is not None for s in result.steps)
+    assert any("averaged over at most 20 gradients" in note for note in result.notes)
+    structured = cv.evaluate("kfac", some, damping=(1.0,))
+    assert structured.steps[-1].points[0].inverse is not None
+    assert structured.steps[-1].forward_standard_error > 0
+    monkeypatch.setattr(chain, "ESTIMATED", 1.0)
     structured = cv.evaluate("kfac", some, damping=(1.0,))
     hessian, _, _, kfac = structured.steps
     assert "not inverted" in hessian.points[0].note
-    assert kfac.points[0].inverse is not None
+    assert kfac.points[0].inverse is None
+    assert hessian.forward == 0
     assert "the reference is known by products alone" in kfac.note
-    assert f"{some.P} rows are not formed" in hessian.note
+    assert f"{some.P} rows are not formed" in structured.steps[1].note
     assert "no reference: not inverted" in kfac.points[0].note
     monkeypatch.setattr(chain, "UNASKED", 1e13)
     for step in cv.evaluate("ggn", some, damping=(1.0,)).steps:
