@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.evaluation.errors import PROBES
 from curvlang.evaluation.question import REFERENCE, Question
 from curvlang.language.chain import Chain, Curvature
 from curvlang.models.derivatives.flops import hessian_flops
@@ -125,8 +124,7 @@ def notes_of(steps: Unformed, label: str) -> tuple[str, ...]:
     if steps.by_products:
         found.append(
             f"not asked for and not formed, but multiplied with: {_listed(steps.by_products)}; errors "
-            "with ± are estimates with their standard error, forward errors from at most "
-            f"{PROBES} random vectors"
+            "against them are estimates"
         )
     if steps.absent:
         found.append(

@@ -185,7 +185,8 @@ def _signed(interval: Interval) -> str:
 
 def notes(result: Result) -> tuple[str, ...]:
     """The evaluation's notes, then every missing number's reason, then cautions; none twice."""
-    found = [*result.notes, *_own_notes(result), *_absences(result), *_cautions(result)]
+    said = (*result.notes, *_estimates(result), *_own_notes(result))
+    found = [*said, *_absences(result), *_cautions(result)]
     return tuple(dict.fromkeys(found))
 
 
@@ -201,6 +202,17 @@ def _own_notes(result: Result) -> Iterator[str]:
             if point.note:
                 where = "" if point.damping is None else f" at λ = {setting(point.damping)}"
                 yield f"`{step.label}`{where}: {point.note}"
+
+
+def _estimates(result: Result) -> Iterator[str]:
+    """What stands behind errors that are estimates."""
+    probes = [step.forward_probes for step in result.steps if step.forward_probes]
+    points = [point for step in result.steps for point in step.points]
+    counts = [point.inverse_gradients for point in points if point.inverse_gradients]
+    behind = [f"forward errors are from {max(probes)} random vectors"] if probes else []
+    behind += [f"inverse errors from {max(counts)} gradients"] if counts else []
+    if behind:
+        yield f"± is one standard error: {', '.join(behind)}"
 
 
 def _absences(result: Result) -> Iterator[str]:

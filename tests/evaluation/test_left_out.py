@@ -33,6 +33,9 @@ def test_what_is_long_and_not_asked_for_is_known_by_its_products(small):
     assert labels(result) == ["hessian", "ggn", "block_ggn", "kfac", "ekfac"]
     assert result.reference == "hessian"
     (note,) = [x for x in result.notes if "not formed" in x]
+    assert "± is one standard error: forward errors are from 32 random vectors" in to_text(
+        result, 300
+    )
     assert "`hessian` (dense matrices of 31 rows" in note
     hessian, ggn, block, _, ekfac = result.steps
     assert (hessian.structure, ggn.structure) == ("by products", "by products")
