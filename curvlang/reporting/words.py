@@ -205,7 +205,7 @@ def _own_notes(result: Result) -> Iterator[str]:
 
 
 def _estimates(result: Result) -> Iterator[str]:
-    """What stands behind errors that are estimates."""
+    """How errors that are estimates were made."""
     probes = [step.forward_probes for step in result.steps if step.forward_probes]
     points = [point for step in result.steps for point in step.points]
     counts = [point.inverse_gradients for point in points if point.inverse_gradients]
