@@ -107,7 +107,9 @@ def fit_all(
         limits: Of the plan.
     """
     chains = [c for c in curvatures if isinstance(c, Chain)]
-    together = iter(fit_chains(chains, task, seed=seed, last=True, progress=progress, limits=limits))
+    together = iter(
+        fit_chains(chains, task, seed=seed, last=True, progress=progress, limits=limits)
+    )
     fitted = [
         next(together)[-1]
         if isinstance(c, Chain)
