@@ -82,7 +82,7 @@ def assert_scores_are_of_autodiffs_gradients(scope):
 
 def test_the_query_types_run(capsys):
     scope: dict[str, object] = {}
-    (code,) = blocks("What is asked of a query", "python")
+    (code,) = blocks("The metric of a query", "python")
     exec(code, scope)
     assert scope["classes"].shape[1] == 40
     assert scope["own"].shape == (40,)
