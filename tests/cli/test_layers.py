@@ -64,12 +64,12 @@ def test_convolutions_embeddings_and_norms_are_evaluated(name):
 
 @pytest.mark.parametrize("name", SPECS)
 def test_norms_without_a_clause_are_refused_before_the_training(name, capsys, monkeypatch):
-    from curvlang.evaluation import named_task
+    from curvlang.training import baseline
 
-    def never(*args):
+    def never(*args, **options):
         raise AssertionError("a model was trained")
 
-    monkeypatch.setattr(named_task, "train_baseline", never)
+    monkeypatch.setattr(baseline, "train_baseline", never)
     for command, out in (("eval", "run"), ("influence", "s.npy")):
         assert run([command, "kfac", "--task", _task(name), "-q", "--out", out]) == 2
         shown = capsys.readouterr().err

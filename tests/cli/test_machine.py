@@ -38,12 +38,12 @@ def left(folder):
 @pytest.fixture
 def untrained(monkeypatch):
     """Fails where any model is trained: a refusal must come first."""
-    from curvlang.evaluation import named_task
+    from curvlang.training import baseline
 
-    def never(*args):
+    def never(*args, **options):
         raise AssertionError("a model was trained")
 
-    monkeypatch.setattr(named_task, "train_baseline", never)
+    monkeypatch.setattr(baseline, "train_baseline", never)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
