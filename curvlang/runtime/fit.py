@@ -46,9 +46,6 @@ Progress = Callable[[str, int, int], None]
 class StageProgress(Protocol):
     """Progress that also learns when a stage of the run has ended."""
 
-    def __call__(self, what: str, done: int, total: int, /) -> None:
-        """As `Progress`."""
-
     def ended(self, stage: str) -> None:
         """Called with `plan`, `Hessian`, `pass 1`, `after pass 1`, …, `results`."""
 
@@ -127,10 +124,11 @@ def _fitted(
     prepared: Preparation, tasks: Sequence[Task], seed: int, progress: Progress | None
 ) -> tuple[tuple[FittedStage, ...], ...]:
     """Run the plans over the data, pass by pass."""
+    listener: object = progress
 
     def ended(stage: str) -> None:
-        if isinstance(progress, StageProgress):
-            progress.ended(stage)
+        if isinstance(listener, StageProgress):
+            listener.ended(stage)
 
     ended("plan")
     static = Static(tasks, prepared)

@@ -130,8 +130,8 @@ class Emitter:
 
         Where the order of the indices is left open, no axis is moved.
         """
-        shared = Counter(x for f in term.factors for x in set(factor_indices(f)))
         alone = len(term.factors) == 1
+        shared = Counter(x for f in term.factors if not alone for x in set(factor_indices(f)))
         found = [self._own(self.factor(f), term, shared, alone) for f in term.factors]
         numbers = [x for x in found if not isinstance(x, Tensor)]
         if len(numbers) == len(found):

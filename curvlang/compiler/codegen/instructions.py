@@ -199,12 +199,13 @@ def names_read(operation: Operation) -> tuple[str, ...]:
 def lettering(indices: Iterable[Index]) -> dict[Index, str]:
     """A letter for every index, the space's own where it can be."""
     found: dict[Index, str] = {}
-    for index in indices:
-        if index not in found:
-            first = index.space[0]
-            wishes = [first, *_LETTERS] if first in _LETTERS else _LETTERS
-            taken = found.values()
-            found[index] = next(x for x in wishes if x not in taken)
+    used = ""
+    for index in dict.fromkeys(indices):
+        letter = index.space[0]
+        if letter in used or letter not in _LETTERS:
+            letter = next(x for x in _LETTERS if x not in used)
+        found[index] = letter
+        used += letter
     return found
 
 
