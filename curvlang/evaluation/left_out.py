@@ -26,7 +26,7 @@ DENSE = ("hessian", "drop_residual", "block_diagonal")
 
 
 @dataclass(frozen=True, slots=True)
-class Unformed:
+class UnformedMatrix:
     """Names of the steps whose matrices are not formed, each with the reason.
 
     Args:
@@ -38,7 +38,7 @@ class Unformed:
     absent: Mapping[str, str]
 
 
-def unformed(question: Question, task: Task) -> Unformed:
+def unformed(question: Question, task: Task) -> UnformedMatrix:
     """The steps whose dense matrices are not formed.
 
     The curvatures in question, and a reference that is named, stay. The Hessian counts as a step where it is
@@ -62,7 +62,7 @@ def unformed(question: Question, task: Task) -> Unformed:
             by_products[name] = why
         else:
             absent[name] = missing
-    return Unformed(by_products, absent)
+    return UnformedMatrix(by_products, absent)
 
 
 def _without_products(step: Curvature, task: Task) -> str | None:
@@ -113,7 +113,7 @@ def _hessian(task: Task, known: float) -> float:
     return task.N * hessian_flops(task.model, task.loss, *task.train, task.blocks(), way)
 
 
-def notes_of(steps: Unformed, label: str) -> tuple[str, ...]:
+def notes_of(steps: UnformedMatrix, label: str) -> tuple[str, ...]:
     """What is said of steps that are not formed.
 
     Args:

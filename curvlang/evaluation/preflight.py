@@ -16,7 +16,7 @@ from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.diagnostics.source import Span
 from curvlang.evaluation.fidelity import Setting, settings, too_long
 from curvlang.evaluation.ground_truth import check_retraining
-from curvlang.evaluation.left_out import Unformed, unformed
+from curvlang.evaluation.left_out import UnformedMatrix, unformed
 from curvlang.evaluation.measures.tables import check_measures
 from curvlang.evaluation.protocol import GRADIENTS_BY_PRODUCTS
 from curvlang.evaluation.question import REFERENCE, Question, Run
@@ -43,7 +43,7 @@ class Plan:
 
     curvatures: tuple[Curvature, ...]
     reference: Curvature
-    steps: Unformed
+    steps: UnformedMatrix
 
     @property
     def fitted(self) -> tuple[Curvature, ...]:

@@ -82,7 +82,8 @@ def test_what_means_the_same_is_taken():
 
 def test_files_that_cannot_be_written_are_refused(tmp_path):
     assert_refused("E0605", lambda: OP.save(tmp_path), "name a file")
-    assert_refused("E0605", lambda: OP.save(tmp_path / "no" / "x.safetensors"), "folder")
+    (tmp_path / "file").write_text("")
+    assert_refused("E0605", lambda: OP.save(tmp_path / "file" / "x.safetensors"), "name another")
     assert list(tmp_path.iterdir()) == []
     result = cv.evaluate("identity", T)
     assert_refused("E0563", lambda: result.save(None), "runs/mine")
