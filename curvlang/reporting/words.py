@@ -191,17 +191,26 @@ def notes(result: Result) -> tuple[str, ...]:
 
 
 def _own_notes(result: Result) -> Iterator[str]:
+    """The notes of steps and settings; steps that share one are named together."""
+    places: dict[str, list[str]] = {}
     for step in result.steps:
-        if step.note:
-            yield f"`{step.label}`: {step.note}"
-        said = {point.note for point in step.points}
-        if len(said) == 1 and len(step.points) > 1:
-            yield from (f"`{step.label}`: {note}" for note in said if note)
-            continue
-        for point in step.points:
-            if point.note:
-                where = "" if point.damping is None else f" at λ = {setting(point.damping)}"
-                yield f"`{step.label}`{where}: {point.note}"
+        for where, note in _step_notes(step):
+            places.setdefault(note, []).append(f"`{step.label}`{where}")
+    yield from (f"{', '.join(where)}: {note}" for note, where in places.items())
+
+
+def _step_notes(step: Step) -> Iterator[tuple[str, str]]:
+    """Where a step has a note, and the note; one for all settings where they have the same."""
+    if step.note:
+        yield "", step.note
+    said = {point.note for point in step.points}
+    if len(said) == 1 and len(step.points) > 1:
+        yield from (("", note) for note in said if note)
+        return
+    for point in step.points:
+        if point.note:
+            at = "" if point.damping is None else f" at λ = {setting(point.damping)}"
+            yield at, point.note
 
 
 def _estimates(result: Result) -> Iterator[str]:
