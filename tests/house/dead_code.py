@@ -11,7 +11,6 @@ CALLED_FROM_OUTSIDE = {
     "__getattr__": "Python, for public names",
     "__dir__": "Python, for public names",
     "__iadd__": "Python, for `+=`",
-    "__call__": "Python, for calls",
     "__class__": "Python, for `isinstance`",
     "_value_": "the standard library's `enum`",
     "_repr_html_": "notebooks",
