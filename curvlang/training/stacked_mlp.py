@@ -290,7 +290,8 @@ class StackedMLP:
     def _gradients(self, updates: Sequence[tuple[int, Tensor, Tensor]]) -> dict[str, Tensor]:
         """Σ_b δ_b h_bᵀ and Σ_b δ_b of every layer, by the names of `_state`."""
         weights = {f"w{k}": torch.bmm(delta, h.mT) for k, delta, h in updates}
-        return weights | {f"b{k}": delta.sum(2, keepdim=True) for k, delta, _ in updates}
+        biases = ((k, delta) for k, delta, _ in updates if self.biases[k] is not None)
+        return weights | {f"b{k}": delta.sum(2, keepdim=True) for k, delta in biases}
 
     def _forward(self, h: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Inputs and pre-activations of every layer, features first."""
