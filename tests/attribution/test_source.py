@@ -14,6 +14,7 @@ from curvlang.attribution import source
 from curvlang.attribution.curvature_free import Setting, baseline_scores, check_baselines
 from curvlang.attribution.metagradient import metagradient_scores
 from curvlang.attribution.source import accumulated, segments, source_scores
+from curvlang.compiler.planning.plan import Limits
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.language import curvature_named, loads
 from curvlang.runtime.fit import fit_chains
@@ -287,7 +288,7 @@ def test_curvatures_that_are_refused(monkeypatch):
     with pytest.raises(SpecError, match="E0797") as caught:
         source_scores(task, task, task.Q, 0, steep, (1, 1))
     assert "overflow" in str(caught.value)
-    monkeypatch.setattr(source, "fit_chains", partial(fit_chains, dense=1))
+    monkeypatch.setattr(source, "fit_chains", partial(fit_chains, limits=Limits(dense=1)))
     with pytest.raises(SpecError, match="E0797") as caught:
         scores(network())
     assert "products alone" in str(caught.value)

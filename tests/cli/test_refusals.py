@@ -50,7 +50,7 @@ WRONG = {
     "subsets 0": ("evaluate kfac on digits { lds subsets = 0 }", "E0707", "2 or more"),
     "subsets 1.5": ("evaluate kfac on digits { lds subsets = 1.5 }", "E0705", "whole number"),
     "epochs": ("evaluate kfac on digits(epochs = -1)", "E0707", "`epochs = -1`"),
-    "infinite": ("evaluate kfac on digits(lr = 1e999)", "E0116", "larger than any"),
+    "infinite": ("evaluate kfac on digits(lr = 1e999)", "E0116", "too large for float64"),
     "type": ("evaluate kfac on digits(lr = fast)", "E0705", "expected a number"),
     "deep": ("curvature x = " + "(" * 5000 + "hessian" + ")" * 5000, "E0108", "200 deep"),
 }

@@ -69,7 +69,7 @@ def test_a_random_seed_is_printed(capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["true.cv", "--seed", "x"], "no seed"),
+        (["true.cv", "--seed", "x"], "neither a whole number"),
         (["true.cv", "-k", "nothing"], "no law contains"),
         (["true.cv", "--task", "digits"], "too large for laws"),
         (["true.cv", "--task", "digit"], "did you mean `digits`"),

@@ -196,7 +196,7 @@ def test_sums_are_multiplied_out_as_text():
 MISTAKES = {
     "another name": ("curvature x = kfac + lr * identity", "names that may stand here: `weight_decay`"),
     "division by zero": ("curvature x = 1/0 * kfac", "finite number"),
-    "too large": ("curvature x = 1e999 * kfac", "larger than any"),
+    "too large": ("curvature x = 1e999 * kfac", "too large for float64"),
     "stage after a sum": ("curvature x = (kfac + diagonal) |> eigen_correct", "put the stage into the terms"),
     "stage after a named sum": ("curvature m = kfac + diagonal\ncurvature x = m |> eigen_correct", "put the stage"),
     "stage after a multiple": ("curvature x = (2 * kfac) |> eigen_correct", "put the stage into the terms"),
