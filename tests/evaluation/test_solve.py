@@ -242,8 +242,12 @@ def test_long_solves_are_run_only_where_the_spec_asks(monkeypatch):
 
     some = small()
     fit, prepare = combine.fit_chains, planned.prepare
-    monkeypatch.setattr(combine, "fit_chains", lambda *a, **k: fit(*a, **{**k, "dense": 1}))
-    monkeypatch.setattr(planned, "prepare", lambda *a, **k: prepare(*a, **{**k, "dense": 1}))
+    monkeypatch.setattr(
+        combine, "fit_chains", lambda *a, **k: fit(*a, **{**k, "limits": Limits(dense=1)})
+    )
+    monkeypatch.setattr(
+        planned, "prepare", lambda *a, **k: prepare(*a, **{**k, "limits": Limits(dense=1)})
+    )
     monkeypatch.setattr(chain, "UNASKED", 1.0)
     with pytest.raises(SpecError, match=r"E0506.*`ggn`.*ask for it by a line `solve cg`"):
         cv.evaluate("ggn", some)

@@ -50,10 +50,9 @@ def test_the_analysis_in_float32_gives_the_same_table():
         assert abs(a.points[-1].cosine - b.points[-1].cosine) <= 1e-5
 
 
-def test_blocks_of_a_hessian_too_large_to_form_keep_their_precision(monkeypatch):
+def test_blocks_of_a_hessian_too_large_to_form_keep_their_precision():
     t = task(network([3, 4, 3]), "cross_entropy")
     H = dense.hessian(t.model, "cross_entropy", *t.train)
-    monkeypatch.setattr(fit, "DENSE_AT_MOST", t.P**2 - 1)
     block = stages_of("block_hessian", t, dense=t.P**2 - 1)[-1].operator
     assert [b.structure for b in block.blocks] == ["Dense", "Dense"]
     for op, index in zip(block.blocks, block.index, strict=True):

@@ -130,6 +130,6 @@ def test_lines_where_there_is_no_terminal(monkeypatch, capsys):
 
 def test_python_shows_progress_by_itself(monkeypatch, capsys):
     monkeypatch.setattr(shown, "EVERY", 0.0)
-    own = small(network([3, 4, 3]), "cross_entropy")
+    own = small(network([3, 4, 3]), "cross_entropy", n=3000)
     cv.evaluate("ekfac", own)
     assert "scores: " in capsys.readouterr().err
