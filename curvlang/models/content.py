@@ -1,7 +1,8 @@
 """Functions, objects and classes as text that says what they are: equal content, equal text, in every process.
 
 A function counts by its name, its code, its constants, its defaults, what it closes over and the
-globals it reads. Code of installed packages counts by its name alone.
+globals it reads, also those that it reads from the user's other modules. A class counts by all that
+its body defines. Code of installed packages counts by its name alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from enum import Enum
-from functools import partial
+from functools import cached_property, partial, partialmethod
 from pathlib import PurePath
 from types import (
     BuiltinFunctionType,
@@ -19,6 +20,8 @@ from types import (
     CellType,
     CodeType,
     FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
     MethodType,
     ModuleType,
 )
@@ -34,6 +37,29 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), ran
 _TORCHS = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format)
 _BUILTIN = (BuiltinFunctionType, BuiltinMethodType, np.ufunc)
 _READS = {"LOAD_GLOBAL", "LOAD_NAME"}
+_DESCRIPTORS = (GetSetDescriptorType, MemberDescriptorType)
+_MADE_BY_PYTHON = frozenset(
+    [
+        "__module__",
+        "__dict__",
+        "__weakref__",
+        "__doc__",
+        "__qualname__",
+        "__annotations__",
+        "__firstlineno__",
+        "__static_attributes__",
+        "__abstractmethods__",
+        "_abc_impl",
+        "__dataclass_fields__",
+        "__dataclass_params__",
+        "__match_args__",
+        "__parameters__",
+        "__orig_bases__",
+    ]
+)
+"""Names in a class's body that follow from the rest, or say nothing of what it does."""
+_MADE_BY_TORCH = frozenset(vars(nn.Module()))
+"""Attributes of every module: its parameters, buffers and modules count elsewhere, its hooks by themselves."""
 
 
 class UnknownContentError(Exception):
@@ -84,13 +110,16 @@ def is_own(module: str | None) -> bool:
 
 
 def own_code(model: nn.Module) -> Iterator[str]:
-    """The code of a model's own modules: their classes, and functions that they hold."""
+    """The code of a model's own modules, what they hold besides tensors, and the hooks of all modules."""
     for name, module in model.named_modules():
         kind = type(module)
+        hooks = [list(v.values()) for k, v in vars(module).items() if k.endswith("_hooks") and v]
+        held = {k: v for k, v in vars(module).items() if k not in _MADE_BY_TORCH}
         if not is_own(kind.__module__) or "stable_name" in vars(kind):
-            continue
-        functions = {k: v for k, v in vars(module).items() if callable(v)}
-        yield f"{name} {content_or_token([kind, functions])}"
+            held = {k: v for k, v in held.items() if isinstance(v, FunctionType | MethodType)}
+            if not hooks and not held:
+                continue
+        yield f"{name} {content_or_token([kind, held, hooks])}"
 
 
 class _Reader:
@@ -156,18 +185,26 @@ class _Reader:
 
     def _function(self, value: FunctionType) -> Iterator[Tensor | str]:
         yield full_name(value)
-        if not is_own(value.__module__):
+        # `functools.wraps` gives a function another one's `__module__`: its globals are its own.
+        if not is_own(value.__globals__.get("__name__")):
             return
-        read = sorted(_globals_read(value.__code__) & set(value.__globals__))
         held = [value.__code__, value.__defaults__, value.__kwdefaults__, value.__closure__]
-        yield from self._each("function", [*held, {x: value.__globals__[x] for x in read}])
+        names = _names(value.__code__)
+        read = sorted(_globals_read(value.__code__) & set(value.__globals__))
+        found = {x: _from_modules(value.__globals__[x], names, set()) for x in read}
+        local = sorted(_imports(value.__code__) & set(sys.modules))
+        found |= {f"import {x}": _from_modules(sys.modules[x], names, set()) for x in local}
+        yield from self._each("function", [*held, found])
 
     def _class(self, value: type) -> Iterator[Tensor | str]:
         yield full_name(value)
         if is_own(value.__module__):
-            code = (FunctionType, staticmethod, classmethod, property)
-            methods = {k: v for k, v in sorted(vars(value).items()) if isinstance(v, code)}
-            yield from self._each("class", [value.__bases__, methods])
+            body = {
+                k: v
+                for k, v in sorted(vars(value).items())
+                if k not in _MADE_BY_PYTHON and not isinstance(v, _DESCRIPTORS)
+            }
+            yield from self._each("class", [value.__bases__, body])
 
     def _object(self, value: Any) -> Iterator[Tensor | str]:
         """By what copying and pickling would take of it."""
@@ -176,6 +213,12 @@ class _Reader:
             return
         if isinstance(value, staticmethod | classmethod):
             yield from self.parts(value.__func__)
+            return
+        if isinstance(value, cached_property):
+            yield from self.parts(value.func)
+            return
+        if isinstance(value, partialmethod):
+            yield from self._each("method", [value.func, value.args, value.keywords])
             return
         try:
             reduced = value.__reduce_ex__(4)
@@ -190,7 +233,11 @@ class _Reader:
         make, given, *state = reduced
         held = [x if isinstance(x, dict | tuple | None) else list(x) for x in state[:1]]
         rest = [None if x is None else list(x) for x in state[1:3]]
-        yield from self._each("object", [make, given, *held, *rest])
+        # What `__getstate__` leaves out decides results as well.
+        whole = (
+            [vars(value)] if is_own(type(value).__module__) and hasattr(value, "__dict__") else []
+        )
+        yield from self._each("object", [make, given, *held, *rest, *whole])
 
 
 def _filled(cell: CellType) -> bool:
@@ -203,5 +250,28 @@ def _filled(cell: CellType) -> bool:
 def _globals_read(code: CodeType) -> set[str]:
     """Names that a function, or a function inside it, reads from its module."""
     own = {str(x.argval) for x in dis.get_instructions(code) if x.opname in _READS}
-    inner = (x for x in code.co_consts if isinstance(x, CodeType))
-    return own.union(*(_globals_read(x) for x in inner))
+    return own.union(*(_globals_read(x) for x in _inner(code)))
+
+
+def _imports(code: CodeType) -> set[str]:
+    """Modules that a function, or a function inside it, imports."""
+    own = {str(x.argval) for x in dis.get_instructions(code) if x.opname == "IMPORT_NAME"}
+    return own.union(*(_imports(x) for x in _inner(code)))
+
+
+def _names(code: CodeType) -> set[str]:
+    """Names of globals and attributes in a function and in functions inside it."""
+    return set(code.co_names).union(*(_names(x) for x in _inner(code)))
+
+
+def _inner(code: CodeType) -> Iterator[CodeType]:
+    return (x for x in code.co_consts if isinstance(x, CodeType))
+
+
+def _from_modules(value: object, names: set[str], seen: set[int]) -> object:
+    """A value; of a module of the user's, what a function reads from it."""
+    if not isinstance(value, ModuleType) or not is_own(value.__name__) or id(value) in seen:
+        return value
+    seen.add(id(value))
+    read = sorted(names & set(vars(value)))
+    return {x: _from_modules(vars(value)[x], names, seen) for x in read}

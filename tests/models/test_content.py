@@ -9,17 +9,20 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from torch import nn
 
 import curvlang as cv
-from curvlang.models.content import UnknownContentError, content, is_own
+from curvlang.models.content import ONLY_HERE, UnknownContentError, content, is_own, own_code
 from curvlang.models.losses.losses import loss_named
+from curvlang.models.losses.user_loss import AutodiffLoss
 
 ROOT = Path(__file__).parents[2]
 DELTA = 10.0
+shared = ModuleType("replaced by the test that reads it")
 
 
 def huber(f, y, delta=1.0):
@@ -200,3 +203,128 @@ def test_fingerprints_know_own_code():
     first, second, other = (x.data_fingerprint() for x in own)
     assert first == second != other
     assert own[0].data_fingerprint(by_name=True) == own[1].data_fingerprint(by_name=True)
+
+
+class WithSlope(nn.Module):
+    slope = 0.1
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return nn.functional.leaky_relu(self.layer(x), self.slope)
+
+
+def model_of(change):
+    """A model that is alike in its representation and its parameters, whatever is changed."""
+    torch.manual_seed(0)
+    model = WithSlope()
+    change(model)
+    return "\n".join(own_code(model))
+
+
+def hooked(number):
+    def change(model):
+        model.layer.register_forward_hook(lambda module, args, out: out * number)
+
+    return change
+
+
+def test_models_are_told_apart_by_what_their_classes_instances_and_hooks_hold(monkeypatch):
+    plain = model_of(lambda model: None)
+    assert plain == model_of(lambda model: None)
+    assert model_of(hooked(2.0)) == model_of(hooked(2.0))
+    assert len({plain, model_of(hooked(2.0)), model_of(hooked(3.0))}) == 3
+    assert model_of(lambda model: setattr(model, "slope", 0.3)) != plain
+    monkeypatch.setattr(WithSlope, "slope", -1.0)
+    assert model_of(lambda model: None) != plain
+
+
+def test_what_is_read_from_own_modules_counts(monkeypatch):
+    config = ModuleType("own_config")
+    config.__file__ = str(ROOT / "own_config.py")
+    config.SCALE = 2.0
+    config.unused = 1
+    config.inner = ModuleType("own_config.inner")
+    config.inner.DEEP = 1.0
+    config.inner.__file__ = config.__file__
+    config.inner.back = config
+    monkeypatch.setitem(sys.modules, "own_config", config)
+    monkeypatch.setitem(sys.modules, "own_config.inner", config.inner)
+
+    def local(f, y):
+        import own_config
+
+        return own_config.SCALE * own_config.inner.DEEP * huber(f, y)
+
+    def fresh(f, y):
+        return shared.SCALE * huber(f, y)
+
+    monkeypatch.setitem(globals(), "shared", config)
+    before = content(local), content(fresh)
+    config.unused = 2
+    assert before == (content(local), content(fresh))
+    config.SCALE = 3.0
+    after = content(local), content(fresh)
+    assert before[0] != after[0]
+    assert before[1] != after[1]
+    config.inner.DEEP = 4.0
+    assert content(local) != after[0]
+
+
+class Forgetful:
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __getstate__(self):
+        return {}
+
+    def __call__(self, f, y):
+        return self.scale * huber(f, y)
+
+
+class Wrapping:
+    def __init__(self, scale):
+        self.func = nn.functional.mse_loss
+        self.scale = scale
+
+    def __call__(self, f, y):
+        return self.scale * self.func(f, y)
+
+
+def wrapped(scale):
+    return functools.wraps(nn.functional.mse_loss)(lambda f, y: scale * huber(f, y))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Forgetful,
+        Wrapping,
+        wrapped,
+        lambda k: nn.HuberLoss(reduction="sum", delta=k).forward,
+    ],
+)
+def test_a_loss_is_told_apart_by_more_than_a_name_it_carries(make):
+    def identity(k):
+        return AutodiffLoss(make(k), "same").identity
+
+    assert identity(1.0) != identity(2.0)
+
+
+class Squares(nn.Module):
+    def __init__(self, scale: float):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, f, y):
+        return self.scale * ((f - y) ** 2).sum()
+
+
+def test_a_scripted_module_is_kept_by_no_process():
+    assert ONLY_HERE in AutodiffLoss(torch.jit.script(Squares(1.0)), "same").identity
+
+
+def test_names_of_torch_say_all():
+    assert AutodiffLoss(nn.functional.mse_loss, "mse").identity == "AutodiffLoss(mse)"

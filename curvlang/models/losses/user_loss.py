@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import BuiltinFunctionType, FunctionType
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import grad, jacrev, vjp, vmap
 
 from curvlang.diagnostics.codes import Code
@@ -51,11 +54,9 @@ class AutodiffLoss(Loss):
     def identity(self) -> str:
         """The name, and what the function is, where that is not all in the name."""
         inner: Any = self.function
-        while hasattr(inner, "func") or hasattr(inner, "function"):
-            inner = inner.func if hasattr(inner, "func") else inner.function
-        kind = inner if hasattr(inner, "__qualname__") else type(inner)
-        named = (kind.__module__ or "").partition(".")[0] in ("torch", "curvlang")
-        return repr(self) if named else f"{self!r} {content_or_token(self.function)}"
+        while isinstance(inner, partial) or (hasattr(inner, "function") and _ours(type(inner))):
+            inner = inner.func if isinstance(inner, partial) else inner.function
+        return repr(self) if _known(inner) else f"{self!r} {content_or_token(self.function)}"
 
     def validate(self, shape: Sequence[int], y: Tensor, dtype: torch.dtype) -> None:
         """The function gives one finite number for the first example, and has a gradient there.
@@ -308,3 +309,21 @@ def _under_vmap(error: BaseException) -> str:
     if "calling .item()" in str(error):
         return "it calls `.item()`, or branches on the value of a tensor"
     return _reason(error)
+
+
+def _ours(value: Any) -> bool:
+    """Whether a function or class stands under its name in torch or curvlang."""
+    module, name = str(value.__module__), value.__qualname__
+    found = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return module.partition(".")[0] in ("torch", "curvlang") and found is value
+
+
+def _known(value: Any) -> bool:
+    """Whether a name says all: a function of torch or curvlang, or a loss module, which is named with its settings."""
+    if isinstance(value, torch.jit.ScriptModule):
+        return False
+    if isinstance(value, FunctionType | BuiltinFunctionType):
+        return _ours(value)
+    return isinstance(value, nn.Module) and _ours(type(value))
