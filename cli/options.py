@@ -220,7 +220,9 @@ GroupOption = Annotated[
     ),
 ]
 ReduceOption = Annotated[
-    Reduce, typer.Option("--reduce", help="What is taken over a group.", rich_help_panel=SCORES)
+    Reduce,
+    typer.Option("--reduce", help="What is taken over a group.", rich_help_panel=SCORES),
+    Needs("group", "--group label"),
 ]
 ProductsOption = Annotated[
     Products | None,
@@ -247,7 +249,16 @@ OwnOption = Annotated[
         help="Every training example against itself alone.",
         rich_help_panel=SCORES,
     ),
-    Excludes("per_layer", "per_position", "group", "queries", "metric", "products", "compress"),
+    Excludes(
+        "per_layer",
+        "per_position",
+        "group",
+        "reduce",
+        "queries",
+        "metric",
+        "products",
+        "compress",
+    ),
 ]
 TopOption = Annotated[
     int,

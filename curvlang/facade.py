@@ -18,7 +18,7 @@ from curvlang.evaluation.experiment import experiment
 from curvlang.evaluation.preflight import check
 from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.evaluation.question import Run, Wording, question_of, reworded
-from curvlang.evaluation.request_checks import check_asked, sweep_of
+from curvlang.evaluation.request_checks import check_asked, check_swept, sweep_of
 from curvlang.language import declared_inverses, inverse_text, load, loads
 from curvlang.language.chain import Chain, Combination, Curvature, Spec
 from curvlang.language.selection import chains_of, chosen, evaluation_of
@@ -145,6 +145,7 @@ def evaluate(
     check_asked(seed=seed, dtype=dtype, protocol=protocol, curvature=curvature)
     whole = as_spec(spec)
     changes = {"sweep": sweep_of(damping), **reworded(whole, words)}
+    check_swept(damping, changes.get("inverses", ()))
     question = question_of(whole, chosen(whole, curvature), **changes)
     with limited(memory), Bars() as bars:
         run = Run(Setup(task.device, dtype, memory, seed), protocol, cache, progress or bars)

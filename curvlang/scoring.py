@@ -5,18 +5,26 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from curvlang.attribution.groups import label_groups
+from curvlang.attribution.groups import check_reduce, label_groups
 from curvlang.attribution.influence import influence, self_influence
 from curvlang.attribution.inverses import inverted
-from curvlang.attribution.scorer import CompressedQueries, ReducedPrecision
+from curvlang.attribution.scorer import (
+    CompressedQueries,
+    ReducedPrecision,
+    check_share,
+    require_scores,
+)
 from curvlang.attribution.top import Neighbour, Top, largest, top
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
+from curvlang.diagnostics.values import finite_number
 from curvlang.facade import as_spec, fit
 from curvlang.language import declared_inverses, default_inverse
 from curvlang.language.chain import Curvature, Spec, TaskSpec
@@ -28,7 +36,7 @@ from curvlang.models.data.images import pictures
 from curvlang.models.losses.metric import QueryMetric, query_metric
 from curvlang.models.task import Task
 from curvlang.models.tracing.per_position import position_count
-from curvlang.operators import ExampleMean
+from curvlang.operators import BlockDiagonal, ExampleMean, Operator
 from curvlang.operators.iterative.iteration import NotConverged
 from curvlang.reporting.examples import InputTexts, images, show_largest, show_top, texts
 from curvlang.runtime.fit import Progress
@@ -49,6 +57,16 @@ NOTED = {
     NotConverged: "solver",
 }
 """Warnings that become notes of the scores, and under which word; others are shown as they come."""
+WITH_QUERIES = (
+    "metric",
+    "per_layer",
+    "per_position",
+    "group",
+    "reduce",
+    "products",
+    "compress",
+)
+"""Of a scoring, what is about queries, which self-influence has none of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +97,25 @@ class Scoring:
     products: str | None = None
     compress: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse words that mean nothing here, and what would be ignored.
+
+        Raises:
+            SpecError: E0591 for groups, E0594 for products and low rank, E0708 for two that exclude
+                each other.
+        """
+        if self.own:
+            _check_alone(self)
+        check_reduce(self.group, self.reduce)
+        if self.products not in (None, "bfloat16"):
+            raise refusal(
+                Code.E0594,
+                f"there are no products in `{self.products}`",
+                "use `bfloat16`, or leave `products` out",
+            )
+        if self.compress is not None:
+            check_share(finite_number(self.compress, "compress"))
+
     @property
     def axes(self) -> tuple[str, ...]:
         """The axes of the scores."""
@@ -94,6 +131,23 @@ class Scoring:
             SpecError: E0591 for groups by label of queries that have no class.
         """
         return None if self.group is None else label_groups(task, self.group)
+
+
+def _check_alone(scoring: Scoring) -> None:
+    """Refuse what self-influence has no use for.
+
+    Raises:
+        SpecError: E0708.
+    """
+    for field in fields(scoring):
+        value = getattr(scoring, field.name)
+        if field.name in WITH_QUERIES and value != field.default:
+            raise refusal(
+                Code.E0708,
+                f"`own` and `{field.name}` exclude each other: each example is scored against "
+                "itself alone",
+                f"leave `{field.name}` out",
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -259,6 +313,7 @@ def score_request(
     Raises:
         SpecError: With every problem of the spec and the task; E0590 to E0592 for a metric or
             positions that the task does not have.
+        MachineError: E0801 for scores that do not fit into memory.
     """
     whole, scoring, setup = as_spec(spec), scoring or Scoring(), setup or Setup()
     found = chosen(whole, curvature)
@@ -270,15 +325,30 @@ def score_request(
             described, seed=setup.seed, device=setup.device, allow_python=source.allow_python
         )
     with limited(setup.memory):
-        _check_inverse(whole, found, task.to(dtype=setup.dtype), scoring)
-    query_metric(scoring.metric, task.loss)
-    scoring.groups(task)
-    if scoring.per_position:
-        position_count(task)
-    return ScoreRequest(whole, found, task, scoring, setup, described)
+        inverse = _check_inverse(whole, found, task.to(dtype=setup.dtype), scoring)
+        query_metric(scoring.metric, task.loss)
+        request = ScoreRequest(whole, found, task, scoring, setup, described)
+        _check_size(request, inverse)
+    return request
 
 
-def _check_inverse(spec: Spec, curvature: Curvature, task: Task, scoring: Scoring) -> None:
+def _check_size(request: ScoreRequest, inverse: Operator) -> None:
+    """Refuse scores that do not fit into memory, whatever their computation takes beside them.
+
+    Raises:
+        SpecError: E0591 and E0592 for groups or positions that the task does not have.
+        MachineError: E0801.
+    """
+    task, scoring = request.task, request.scoring
+    positions = position_count(task) if scoring.per_position else 1
+    layers = 1
+    if scoring.per_layer and isinstance(inverse, BlockDiagonal):
+        layers = len(inverse.blocks)
+    if not scoring.own:
+        require_scores(task, request.rows, layers * task.N * positions, gradients=False)
+
+
+def _check_inverse(spec: Spec, curvature: Curvature, task: Task, scoring: Scoring) -> Operator:
     """Refuse a curvature that is not covered or does not fit into memory, and an inverse that it does not have.
 
     The inverse is tried on an operator of the planned structure, before anything is trained or fitted.
@@ -294,7 +364,8 @@ def _check_inverse(spec: Spec, curvature: Curvature, task: Task, scoring: Scorin
         ExampleMean(1, lambda _: operator),
         declared_inverses(spec),
     )
-    inverted(unfitted, seen, damping=scoring.damping, inverse=scoring.inverse)
+    found = inverted(unfitted, seen, damping=scoring.damping, inverse=scoring.inverse)
+    return found.operator
 
 
 def _arrays(

@@ -14,6 +14,7 @@ from curvlang.models.task import Task
 
 Groups: TypeAlias = "Tensor | Sequence[Sequence[int]]"
 """Whole numbers [Q], one group's label for each query; or the indices of each group's queries."""
+REDUCTIONS = ("sum", "mean")
 _REPAIR = "give a whole number for every query, or lists of the queries' indices"
 
 
@@ -48,6 +49,28 @@ def group_members(groups: Groups, queries: int) -> list[tuple[object, list[int]]
     return list(enumerate(members))
 
 
+def check_reduce(group: str | None, reduce: str) -> None:
+    """Refuse words for groups that there are none of, and what is taken over a group without one.
+
+    Raises:
+        SpecError: E0591.
+    """
+    if group not in (None, "label", "all"):
+        raise refusal(
+            Code.E0591, f"queries are grouped by `label` or `all`, not `{group}`", "use one of them"
+        )
+    if reduce not in REDUCTIONS:
+        raise refusal(
+            Code.E0591, f"groups are reduced by `sum` or `mean`, not `{reduce}`", "use one of them"
+        )
+    if group is None and reduce != "sum":
+        raise refusal(
+            Code.E0591,
+            f"`reduce = {reduce}` is about groups of queries, and there are none",
+            "add `group`: `label` or `all`",
+        )
+
+
 def label_groups(task: Task, by: str) -> tuple[Tensor, list[object]]:
     """A number for every query, and what the groups are called.
 
@@ -72,7 +95,7 @@ def label_groups(task: Task, by: str) -> tuple[Tensor, list[object]]:
 
 def group_matrix(groups: Groups, reduce: str, queries: int) -> Tensor:
     """Weights `[G, Q]` that add up the queries of each group, or average them."""
-    if reduce not in ("sum", "mean"):
+    if reduce not in REDUCTIONS:
         raise refusal(Code.E0591, f"groups are reduced by `sum` or `mean`, not `{reduce}`", _REPAIR)
     members = group_members(groups, queries)
     weights = torch.zeros(len(members), queries, dtype=torch.float64)

@@ -100,7 +100,7 @@ def scored_by(
     given = None if request.per_position else scored_blocks(inverse, task)
     layers = sum(x.layer.count for x in given or ()) if request.per_layer else 1
     T = position_count(task) if request.per_position else 1
-    _require(task, request.rows(task), layers * task.N * T, gradients=given is None)
+    require_scores(task, request.rows(task), layers * task.N * T, gradients=given is None)
     if given is not None:
         found = _in_turns(given, task, cost, request)
     else:
@@ -109,7 +109,7 @@ def scored_by(
     return found if request.per_layer else found[""]
 
 
-def _require(task: Task, rows: int, each: int, *, gradients: bool) -> None:
+def require_scores(task: Task, rows: int, each: int, *, gradients: bool) -> None:
     """Refuse scores that do not fit: `each` numbers for every row, and the rows' own gradients.
 
     Raises:
@@ -165,16 +165,25 @@ def _by_blocks(
     return block_scores(task, given, queries, told, products, apart=request.per_layer)
 
 
-def _compressed(
-    task: Task, given: Blocks, queries: Mapping[str, Queries], share: float
-) -> dict[str, Queries]:
-    """Queries of low rank; a warning says what that may change."""
+def check_share(share: float) -> None:
+    """Refuse a `compress` that is not a share.
+
+    Raises:
+        SpecError: E0594.
+    """
     if not 0 < share < 1:
         raise refusal(
             Code.E0594,
             f"`compress = {share:g}` is not a share of a query",
             "give a number between 0 and 1, `1e-3`",
         )
+
+
+def _compressed(
+    task: Task, given: Blocks, queries: Mapping[str, Queries], share: float
+) -> dict[str, Queries]:
+    """Queries of low rank; a warning says what that may change."""
+    check_share(share)
     found = {name: compressed(u, share) for name, u in queries.items()}
     bound = float(score_bound(task, given, found).max())
     warnings.warn(

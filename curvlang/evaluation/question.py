@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 import torch
 
+from curvlang.diagnostics.values import another_type
 from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.language import (
     curvature_named,
@@ -35,6 +36,8 @@ from curvlang.runtime.fit import Progress
 from curvlang.runtime.setup import Setup
 from curvlang.storage.cache import Cache
 
+STUDY_LINES = {"baselines": "gradient_cosine", "measures": "mislabelled"}
+"""Lines of a study that an evaluation takes as texts, with an example of each."""
 REFERENCE = "hessian"
 """What errors are measured against where nothing else is named."""
 
@@ -151,15 +154,27 @@ class Wording(TypedDict, total=False):
 
     `reference` is the curvature that errors are measured against; `inverse` one use such as
     `tikhonov(damping = 1e-3)`, or several; `solve` a solver, `cg(tolerance = 1e-6)`; `baselines` and
-    `measures` lines of a study, `source(curvature = ekfac)`.
+    `measures` one line of a study, `source(curvature = ekfac)`, or several.
     """
 
     metric: str | Metric
     reference: str | None
     inverse: str | Sequence[str] | None
     solve: str | None
-    baselines: Sequence[str]
-    measures: Sequence[str]
+    baselines: str | Sequence[str]
+    measures: str | Sequence[str]
+
+
+def _texts(name: str, given: Any, example: str) -> tuple[str, ...]:
+    """One text or several.
+
+    Raises:
+        SpecError: E0563 for anything else.
+    """
+    found = (given,) if isinstance(given, str) else given
+    if not isinstance(found, list | tuple) or not all(isinstance(x, str) for x in found):
+        raise another_type(name, given, "a text, or several", f'`{name}="{example}"`')
+    return tuple(found)
 
 
 def reworded(spec: Spec, words: Wording) -> dict[str, Any]:
@@ -173,14 +188,16 @@ def reworded(spec: Spec, words: Wording) -> dict[str, Any]:
     if reference is not None:
         found["reference"] = curvature_named(reference, spec)
     if inverse is not None:
-        texts = [inverse] if isinstance(inverse, str) else inverse
+        texts = _texts("inverse", inverse, "pseudo")
+        if not texts:
+            raise another_type("inverse", inverse, "an inverse, or several", '`inverse="pseudo"`')
         declared = declared_inverses(spec)
         found["inverses"] = tuple(inverse_text(x, "<inverse>", declared) for x in texts)
     if solve is not None:
         found["solver"] = solver_text(solve, "<solve>")
-    for kind in ("baselines", "measures"):
-        if words.get(kind):
-            found[kind] = study_lines(spec, kind, words[kind])
+    for kind, example in STUDY_LINES.items():
+        if given := words.get(kind):
+            found[kind] = study_lines(spec, kind, _texts(kind, given, example))
     return found
 
 

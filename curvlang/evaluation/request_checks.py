@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type, whole_number
-from curvlang.evaluation.protocol import LDS
+from curvlang.evaluation.protocol import LDS, SWEEP
+from curvlang.language import swept
+from curvlang.language.chain import InverseUse
 from curvlang.language.checking.arguments import number
 from curvlang.language.registry import GRID
 
@@ -37,6 +42,25 @@ def check_asked(
         )
     if not isinstance(curvature, str | None):
         raise another_type("curvature", curvature, "a curvature's name", '`curvature="mine"`')
+
+
+def check_swept(damping: Any, inverses: Sequence[InverseUse | None]) -> None:
+    """Refuse λ that none of the inverses leaves open.
+
+    Args:
+        damping: What was asked for; `SWEEP` where it was not.
+        inverses: Those given in place of the spec's; none where they are the spec's.
+
+    Raises:
+        SpecError: E0709.
+    """
+    given = [x for x in inverses if x is not None]
+    if damping is not SWEEP and given and not any(map(swept, given)):
+        raise refusal(
+            Code.E0709,
+            "both `damping` and `inverse` are given, and the inverse leaves no damping open",
+            'give one; or leave the damping open, `inverse="tikhonov"`',
+        )
 
 
 def sweep_of(damping: Any) -> tuple[float, ...]:

@@ -22,6 +22,8 @@ from curvlang.reporting.notation import (
     settings,
 )
 
+BASELINE = "baseline"
+"""The structure of rows that are scores alone, without a curvature."""
 LOW_CEILING = 0.5
 """Below this split-half reliability, differences of LDS are mostly noise of the retraining."""
 
@@ -232,7 +234,8 @@ def _absences(result: Result) -> Iterator[str]:
         point = at_shared(step)
         if missing and not step.note and not (point and point.note):
             yield f"`{step.label}`: {missing} not computed, and the evaluation gave no reason"
-    if undefined := sorted({name for step in result.steps[1:] for name in _unshared(step)}):
+    steps = [step for step in result.steps[1:] if step.structure != BASELINE]
+    if undefined := sorted({name for step in steps for name in _unshared(step)}):
         yield (
             f"– as a share ({', '.join(undefined)}): the path's total, its last value minus its "
             "first, is zero or not known"
@@ -240,15 +243,16 @@ def _absences(result: Result) -> Iterator[str]:
 
 
 def _missing(step: Step, *, lds: bool) -> Iterator[str]:
+    """What a row should have and has not; a baseline has scores alone, hence no errors."""
     point = at_shared(step) or Point(None)
-    if not known(step.forward):
-        yield "forward error"
-    if not known(point.inverse):
-        yield "inverse error"
-    if not known(point.influence):
-        yield "influence error"
-    if not known(point.cosine):
-        yield "cosine"
+    errors = {
+        "forward error": step.forward,
+        "inverse error": point.inverse,
+        "influence error": point.influence,
+        "cosine": point.cosine,
+    }
+    if step.structure != BASELINE:
+        yield from (name for name, value in errors.items() if not known(value))
     if lds and (point.lds is None or not known(point.lds.estimate)):
         yield "LDS"
 

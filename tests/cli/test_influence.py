@@ -143,6 +143,27 @@ def test_self_influence_is_one_number_for_each_example(capsys):
     assert [one["train"] for one in shown] == np.argsort(-found)[:2].tolist()
 
 
+@pytest.fixture
+def untrained(monkeypatch):
+    """Fails where a model is trained."""
+    from curvlang.training import baseline
+
+    def never(*args, **options):
+        raise AssertionError("a model was trained")
+
+    monkeypatch.setattr(baseline, "train_baseline", never)
+
+
+@pytest.mark.parametrize("options", [[], ["--per-layer", "--out", "s.safetensors"]])
+def test_scores_that_do_not_fit_are_refused_before_the_work(options, capsys, untrained):
+    """180 × 1617 numbers of eight bytes, for each of two layers."""
+    memory = "4MB" if options else "2MB"
+    assert run(["influence", "kfac", *TASK, "--memory", memory, *options]) == 3
+    shown = capsys.readouterr().err
+    assert "error[E0801]" in shown
+    assert "scoring 180 queries" in shown
+
+
 @pytest.mark.parametrize(
     ("options", "code"),
     [
@@ -160,17 +181,13 @@ def test_self_influence_is_one_number_for_each_example(capsys):
         (["--top", "1", "--queries", "180"], "E0708"),
         (["--damping", "-1"], "E0708"),
         (["--damping", "1", "--inverse", "pseudo"], "E0708"),
+        (["--reduce", "mean"], "E0708"),
         (["--self", "--per-layer"], "E0708"),
+        (["--self", "--reduce", "mean"], "E0708"),
         (["--self", "--top", "1", "--queries", "1"], "E0708"),
     ],
 )
-def test_wrong_options_are_refused_before_the_work(options, code, folder, capsys, monkeypatch):
-    from curvlang.training import baseline
-
-    def never(*args, **options):
-        raise AssertionError("a model was trained")
-
-    monkeypatch.setattr(baseline, "train_baseline", never)
+def test_wrong_options_are_refused_before_the_work(options, code, folder, capsys, untrained):
     Path("file").write_text("mine")
     assert run(["influence", "kfac", *TASK, *options]) == 2
     assert f"error[{code}]" in capsys.readouterr().err

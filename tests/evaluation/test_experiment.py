@@ -130,7 +130,7 @@ def test_a_measure_says_why_it_has_no_value(trained, cache):
         protocol=PROTOCOL,
         cache=cache,
         inverse="factored(damping = 0.1)",
-        measures=["mislabelled"],
+        measures="mislabelled",
     )
     (table,) = report.run.measures["mislabelled"]
     assert [row[0] is None for row in table.values] == [True, True, True, False]

@@ -35,6 +35,19 @@ REFUSED = {
     "a curvature for its name": (lambda: cv.fit("kfac", T, curvature=OP), "E0563", "name"),
     "a protocol as a number": (lambda: cv.evaluate("ggn", T, protocol=5), "E0563", "cv.LDS("),
     "no damping": (lambda: cv.evaluate("ggn", T, damping=()), "E0563", "several"),
+    "no inverse": (lambda: cv.evaluate("ggn", T, inverse=[]), "E0563", "several"),
+    "an inverse as a number": (lambda: cv.evaluate("ggn", T, inverse=1), "E0563", "several"),
+    "a baseline as one text": (
+        lambda: cv.evaluate("ggn", T, baselines="gradient_cosine"), "E0510", "gradient_cosine",
+    ),
+    "a baseline as a number": (lambda: cv.evaluate("ggn", T, baselines=1), "E0563", "several"),
+    "λ beside an inverse that has its own": (
+        lambda: cv.evaluate("ggn", T, damping=0.1, inverse="tikhonov(damping = 0.5)"),
+        "E0709", "leaves no damping open",
+    ),
+    "λ beside an inverse without one": (
+        lambda: cv.evaluate("ggn", T, damping=(0.1, 1), inverse="pseudo"), "E0709", "damping",
+    ),
     "subsets as text": (lambda: cv.LDS(subsets="many"), "E0705", "`subsets = many`"),
     "half a retraining": (lambda: cv.LDS(retrains=1.5), "E0705", "`retrains = 1.5`"),
     "a build without a seed": (
@@ -66,6 +79,8 @@ def test_what_means_the_same_is_taken():
     assert OP.to("cpu").operator.device == torch.device("cpu")
     assert str(cv.top(SCORES.numpy(), 2, T)) == str(cv.top(SCORES, 2, T))
     assert cv.evaluate("identity", T, damping=0.1).sweep == (0.1,)
+    for inverse in ("tikhonov", ["tikhonov", "pseudo"]):
+        assert cv.evaluate("identity", T, damping=0.1, inverse=inverse).sweep == (0.1,)
     for damping in ([0.1, 1], np.array([0.1, 1.0]), torch.tensor([0.1, 1.0], dtype=torch.float64)):
         sweep = cv.evaluate("identity", T, damping=damping).sweep
         assert all(type(value) is float for value in sweep)
