@@ -278,6 +278,23 @@ def test_powers_of_contractions(size, batch, exponent):
 
 
 @pytest.mark.parametrize(
+    "entry",
+    [
+        "A[i,i] * (1e-200 * 1e-200 + 1)",
+        "A[i,i] / (1 - 1e-200 * 1e-200)",
+        "A[i,i] - 1e-200 * A[i,i] * 1e-200",
+        "1e-200 * (1e-150 * A[i,i] + 1e190 * A[i,i]) * 1e10",
+        "max(1e-200 * 1e-200, 1) * A[i,i]",
+        "exp(1e-200 * 1e-200) * A[i,i]",
+        "1e-300 * A[i,i] / (1e-150 * trace(A)) * 1e150",
+    ],
+)
+def test_a_term_that_rounds_to_zero_beside_another(entry):
+    size = {"n": 3, "t": 2, "r": 2, "o": 2, "i": 2, "c": 1, "p": 2}
+    assert_compiled_equals_interpreted(layer(A + "\n" + DIAGONAL + entry), size, 2)
+
+
+@pytest.mark.parametrize(
     ("body", "code"),
     [
         (KRON + "(mean[n,r,t] g[n,r,t,o] * random_normal[o'](1)) * identity[i,i']", "E0334"),

@@ -10,6 +10,10 @@ class CoefficientError(ArithmeticError):
     """A coefficient that is not finite, or that is zero by rounding; the text says which."""
 
 
+class RoundingError(CoefficientError):
+    """A coefficient that is zero by rounding: as a term beside others it changes nothing."""
+
+
 def times(left: float, right: float) -> float:
     """The product.
 
@@ -19,7 +23,7 @@ def times(left: float, right: float) -> float:
     """
     found = finite(left * right)
     if not found and left and right:
-        raise CoefficientError("rounds to zero")
+        raise RoundingError("rounds to zero")
     return found
 
 
@@ -27,7 +31,7 @@ def raised(base: float, exponent: float) -> float:
     """The power."""
     found = evaluated(pow, base, exponent)
     if not found and base:
-        raise CoefficientError("rounds to zero")
+        raise RoundingError("rounds to zero")
     return found
 
 

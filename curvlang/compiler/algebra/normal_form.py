@@ -10,11 +10,13 @@ the power of a product is the product of powers.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import assert_never
 
-from curvlang.compiler.algebra.coefficient import raised, times
+from curvlang.compiler.algebra.coefficient import RoundingError, raised, times
 from curvlang.compiler.algebra.terms import (
     Elementwise,
     Factor,
@@ -74,7 +76,7 @@ class _Normaliser:
             case Binary(operator=operator, left=left, right=right):
                 return self._binary(operator, left, right)
             case Apply(function=function, arguments=arguments):
-                polys = tuple(self.normalise(x) for x in arguments)
+                polys = tuple(self._argument(function, x) for x in arguments)
                 return (Term(factors=(Elementwise(function, polys),)),)
             case Reduce(kind=kind, indices=indices, body=body):
                 return self._reduce(kind, indices, body)
@@ -82,12 +84,13 @@ class _Normaliser:
                 assert_never(expr)
 
     def _binary(self, operator: BinaryOperator, left: Expr, right: Expr) -> Poly:
+        if operator is BinaryOperator.ADD:
+            return _sum(lambda: self.normalise(left), lambda: self.normalise(right))
+        if operator is BinaryOperator.SUBTRACT:
+            negative = lambda: scale(self.normalise(right), -1.0)  # noqa: E731
+            return _sum(lambda: self.normalise(left), negative)
         x = self.normalise(left)
         match operator:
-            case BinaryOperator.ADD:
-                return x + self.normalise(right)
-            case BinaryOperator.SUBTRACT:
-                return x + scale(self.normalise(right), -1.0)
             case BinaryOperator.MULTIPLY:
                 # The right side is normalised afresh, so its bound indices differ from the left's.
                 return multiply(x, self.normalise(right))
@@ -97,6 +100,15 @@ class _Normaliser:
                 return self.power(x, constant(right))
             case _:
                 assert_never(operator)
+
+    def _argument(self, function: str, expr: Expr) -> Poly:
+        """An argument of a function; one that rounds to zero is zero where zero means something."""
+        try:
+            return self.normalise(expr)
+        except RoundingError:
+            if function not in ("exp", "max", "min"):
+                raise
+            return (Term(0.0),)
 
     def _reduce(self, kind: ReductionKind, indices: tuple[Index, ...], body: Expr) -> Poly:
         bound = {x: Index(x.space, next(self.counter)) for x in indices}
@@ -142,7 +154,25 @@ class _Normaliser:
 
 def scale(poly: Poly, factor: float) -> Poly:
     """Every term times a number."""
-    return tuple(replace(term, coefficient=times(term.coefficient, factor)) for term in poly)
+
+    def one(term: Term) -> Poly:
+        return (replace(term, coefficient=times(term.coefficient, factor)),)
+
+    return _sum(*(partial(one, term) for term in poly))
+
+
+def _sum(*parts: Callable[[], Poly]) -> Poly:
+    """The terms of all parts, without those that round to zero beside others that do not."""
+    found: list[Term] = []
+    lost: RoundingError | None = None
+    for part in parts:
+        try:
+            found += part()
+        except RoundingError as error:
+            lost = error
+    if lost is not None and not any(term.coefficient for term in found):
+        raise lost
+    return tuple(found)
 
 
 def multiply(x: Poly, y: Poly) -> Poly:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
@@ -14,12 +14,15 @@ from curvlang.ir.expr import (
     Binary,
     BinaryOperator,
     BodyStatement,
+    Call,
     Define,
+    Delta,
     Expr,
     Negate,
     Number,
     Reduce,
     Ref,
+    Size,
     Yield,
 )
 from curvlang.ir.indices import children
@@ -27,14 +30,30 @@ from curvlang.ir.indices import children
 
 @dataclass(frozen=True, slots=True)
 class ScaledTerm:
-    """A number times what is not known yet; the number alone where `alone`."""
+    """A number times a tensor of the model; the number alone where `alone`.
+
+    Attributes:
+        number: The number.
+        alone: Whether nothing stands beside it.
+        known: Whether the number is all the scale there is: no function of data, no sum of tensors.
+        rounded: Where numbers other than zero became this zero.
+    """
 
     number: float = 1.0
     alone: bool = False
+    known: bool = True
+    rounded: tuple[Diagnostic, ...] = ()
+
+    @property
+    def zero(self) -> bool:
+        """Whether it is certainly zero."""
+        return self.known and not self.number
 
 
-OPEN = ScaledTerm()
-"""What nothing is known of."""
+LEAF = ScaledTerm()
+"""A tensor of the model."""
+OPEN = ScaledTerm(known=False)
+"""What nothing is known of: its scale may cancel any number."""
 
 
 def check_coefficients(
@@ -51,31 +70,44 @@ def check_coefficients(
     for statement in body:
         match statement:
             case Define(targets=(target,)):
-                known[target.name] = _scaled(statement.value, known, problems)
+                known[target.name] = _whole(statement.value, known, problems)
             case Define(targets=targets):
                 known |= dict.fromkeys((t.name for t in targets), OPEN)
             case Yield(target=target):
-                known[target.name] = _scaled(statement.value, known, problems)
+                known[target.name] = _whole(statement.value, known, problems)
             case _:
                 pass
     return problems
 
 
+def _whole(expr: Expr, known: Mapping[str, ScaledTerm], problems: list[Diagnostic]) -> ScaledTerm:
+    """The number of a right side, which may not round to zero as a whole."""
+    found = _scaled(expr, known, problems)
+    problems += found.rounded
+    return OPEN if found.rounded else found
+
+
 def _scaled(expr: Expr, known: Mapping[str, ScaledTerm], problems: list[Diagnostic]) -> ScaledTerm:
     parts = [_scaled(part, known, problems) for part in children(expr)]
     if isinstance(expr, Ref):
-        return known.get(expr.name, OPEN)
+        return known.get(expr.name, LEAF)
+    rounded = tuple(x for part in parts for x in part.rounded)
     try:
         found = _combined(expr, parts)
     except (ZeroDivisionError, OverflowError, ValueError):
         found = ScaledTerm(math.inf)
     if isinstance(found.number, complex) or not math.isfinite(found.number):
-        problems.append(_refused(expr))
+        problems += rounded or (_refused(expr),)
         return OPEN
-    if not found.number and _multiplies(expr) and all(x.number for x in parts):
-        problems.append(_rounded(expr))
-        return OPEN
-    return found
+    if isinstance(expr, Call):
+        problems += rounded
+        return found
+    if not found.zero:
+        # What is added to a number that rounds to zero stays.
+        return found
+    if not rounded and _multiplies(expr) and not any(x.zero for x in parts):
+        rounded = (_rounded(expr),)
+    return replace(found, rounded=rounded)
 
 
 def _multiplies(expr: Expr) -> bool:
@@ -86,25 +118,44 @@ def _multiplies(expr: Expr) -> bool:
 
 def _combined(expr: Expr, parts: Sequence[ScaledTerm]) -> ScaledTerm:
     """The number of an expression from those of its parts."""
+    alone = all(x.alone for x in parts)
     match expr, parts:
         case Number(value=value), _:
             return ScaledTerm(value, alone=True)
+        case Delta() | Size(), _:
+            return LEAF
         case Reduce(), [x]:
-            return ScaledTerm(x.number)
+            return ScaledTerm(x.number, known=x.known)
         case Negate(), [x]:
-            return ScaledTerm(-x.number, x.alone)
-        case Binary(operator=BinaryOperator.MULTIPLY | BinaryOperator.DIVIDE as sign), [x, y]:
-            return ScaledTerm(ARITHMETIC[sign](x.number, y.number), x.alone and y.alone)
-        case Binary(operator=BinaryOperator.POWER as sign), [x, y] if y.alone:
+            return ScaledTerm(-x.number, x.alone, x.known)
+        case Binary(operator=BinaryOperator.MULTIPLY), [x, y]:
+            if x.zero or y.zero:
+                return ScaledTerm(0.0, alone)
+            return ScaledTerm(x.number * y.number, alone) if x.known and y.known else OPEN
+        case Binary(operator=BinaryOperator.DIVIDE), [x, y]:
+            if x.zero or y.zero or (x.known and y.alone):
+                return ScaledTerm(x.number / y.number, alone)
+            # The scale of a tensor may leave with a divisor of data, however either is written.
+            return OPEN
+        case Binary(operator=BinaryOperator.POWER as sign), [x, y] if x.known and y.alone:
+            if not x.alone and x.number and y.number < 0:
+                return OPEN
             # A number before a base is taken to the power with it; its sign stands with the base.
             base = x.number if x.alone else abs(x.number)
             return ScaledTerm(ARITHMETIC[sign](base, y.number), x.alone)
-        case Binary(operator=sign), [x, y] if x.alone and y.alone:
-            return ScaledTerm(ARITHMETIC[sign](x.number, y.number), alone=True)
-        case Apply(function=function), _ if parts and all(x.alone for x in parts):
-            return ScaledTerm(NUMERIC[function](*(x.number for x in parts)), alone=True)
+        case Binary(operator=BinaryOperator.ADD | BinaryOperator.SUBTRACT as sign), [x, y] if (
+            _certain(parts)
+        ):
+            return ScaledTerm(ARITHMETIC[sign](x.number, y.number), alone)
+        case Apply(function=function), _ if _certain(parts):
+            return ScaledTerm(NUMERIC[function](*(x.number for x in parts)), alone)
         case _:
             return OPEN
+
+
+def _certain(parts: Sequence[ScaledTerm]) -> bool:
+    """Whether every part is a number, or a tensor of zeros."""
+    return all(x.alone or x.zero for x in parts)
 
 
 def _refused(expr: Expr) -> Diagnostic:

@@ -58,7 +58,7 @@ class Readings:
         """The statements of a stage."""
         key = (id(transform), *((k, type(v), v) for k, v in sorted(given.items())))
         if key not in self._done:
-            self._done[key] = specialise(transform.body, given)
+            self._done[key] = specialise(transform.body, given, needs=transform.needs)
         return self._done[key]
 
     def takes(self, operations: int) -> bool:

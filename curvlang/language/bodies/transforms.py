@@ -70,7 +70,10 @@ def parameter_of(declared: s.ParameterSyntax) -> Parameter:
 
 
 def specialise(
-    body: Sequence[s.BodySyntax], given: Mapping[str, Value], most: int = MOST_ROUNDS
+    body: Sequence[s.BodySyntax],
+    given: Mapping[str, Value],
+    most: int = MOST_ROUNDS,
+    needs: Sequence[Target] = (),
 ) -> tuple[BodyStatement, ...]:
     """The body with `when` decided, `repeat` unrolled and number parameters written in.
 
@@ -79,8 +82,9 @@ def specialise(
         given: Values of its parameters.
         most: Rounds of a repetition whose count is unknown; those inside its later rounds are
             read once.
+        needs: Tensors of the stages before, for which no number is written in.
     """
-    tensors = _tensor_names(body)
+    tensors = _tensor_names(body) | {t.name for t in needs}
     numbers: Numbers = {
         name: ((), Number(float(v)))
         for name, v in given.items()

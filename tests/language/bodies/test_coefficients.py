@@ -33,6 +33,13 @@ ROUNDED = {
     f"V[i,i'] = (1e-200 * {A})^2": f"(1e-200 * {A})^2",
     f"V[i,i'] = 1e-200 * {A} / 1e200": f"1e-200 * {A} / 1e200",
     "b[n,t,i] = 1e-200 * a[n,t,i]\n  V[i] = mean[n,t] b[n,t,i] * b[n,t,i]": "b[n,t,i] * b[n,t,i]",
+    f"V[i,i'] = {A} * 1e-200 * 1e-200": f"{A} * 1e-200 * 1e-200",
+    f"V[i,i'] = 3 * mean[i''] {A} * A[i'',i'] * (1e-200 * 1e-200) / trace(A)": "1e-200 * 1e-200",
+    f"V[i,i'] = {A} / (1e-200 * 1e-200)": "1e-200 * 1e-200",
+    f"V[i,i'] = {A} * max(1e-200 * 1e-200, 0)": "1e-200 * 1e-200",
+    f"V[i,i'] = {A} * sqrt(1e-200 * 1e-200 + 0)": "1e-200 * 1e-200",
+    f"V[i,i'] = abs(1e-200 * {A} * 1e-200)": f"1e-200 * {A} * 1e-200",
+    "E = 1e-200 * 1e-200\n  V = 1 + E": "1e-200 * 1e-200",
 }
 
 
@@ -46,6 +53,26 @@ ROUNDED = {
 def test_numbers_of_statements_meet(code, statements, place):
     (found,) = check_text(text(A).replace("  yield", f"  {statements}\n  yield"), "mine.cv")
     assert (found.code, found.labels[0].span.text) == (code, place)
+
+
+NORMALISED = (
+    *(
+        f"B[i,i'] = {A}\n  repeat 100 {{ B[i,i'] = {number} * B[i,i'] / {size} }}"
+        for number in ("1e-4", "1e4")
+        for size in ("norm(B)", "trace(B)", "(sum[i] B[i,i])")
+    ),
+    f"S[i,i'] = 1e-200 * {A}\n  Q[i,i'] = S[i,i'] / trace(S)\n  B[i,i'] = 1e-150 * Q[i,i']",
+    f"S[i,i'] = 1e200 * {A}\n  S[i,i'] = S[i,i'] + S[i,i']\n  B[i,i'] = 1e200 * (S[i,i'] / S[i,i'])",
+    f"S[i,i'] = 1e200 * {A}\n  W = trace(S)\n  B[i,i'] = 1e200 * (S[i,i'] * W^(0 - 1))",
+    f"S[i,i'] = 1e200 * {A}\n  D[i,i'] = max(abs(S[i,i']), 1)\n  B[i,i'] = 1e200 * (S[i,i'] / D[i,i'])",
+)
+"""The scale of a tensor leaves it with what it is divided by."""
+
+
+@pytest.mark.parametrize("statements", NORMALISED)
+def test_what_is_divided_by_data_has_no_known_number(statements):
+    used = text("B[i,i']").replace("  yield", f"  {statements}\n  yield")
+    assert check_text(used, "mine.cv") == []
 
 
 STAGES = """transform again {{
@@ -65,6 +92,11 @@ def test_numbers_of_stages_meet(number, code):
     span = found[0].labels[1].span
     assert span.source.position(span.start)[0] == 6
     assert check_text(STAGES.format(number="1e-20"), "mine.cv") == []
+
+
+def test_stages_that_normalise_have_no_known_number():
+    number = "1e-170 / (sum[o,i] C[o,i,o,i])"
+    assert check_text(STAGES.format(number=number), "mine.cv") == []
 
 
 def test_a_literal_that_rounds_to_zero():
@@ -87,6 +119,10 @@ BROKEN = {
     f"{A} / (1 - 1)": f"{A} / (1 - 1)",
     f"{A} + 0 * log(0) * {A}": "log(0)",
     f"max(1 / 0, 1) * {A}": "1 / 0",
+    f"{A} * 1e308 * 1e10": f"{A} * 1e308 * 1e10",
+    f"{A} + {A} * 1e308 * 1e10": f"{A} * 1e308 * 1e10",
+    f"trace(A) / 0 * {A}": "trace(A) / 0",
+    f"{A} / (0 * trace(A))": f"{A} / (0 * trace(A))",
 }
 
 
@@ -122,6 +158,11 @@ def test_parameters_are_read_with_their_values(formula, given):
         (f"exp(0 - 1000) * {A}", ""),
         (f"{A} / (trace(A) - trace(A))", ""),
         (f"log({A} - 100)", ""),
+        (f"{A} * (1e-200 * 1e-200 + 1)", ""),
+        (f"{A} / (1 - 1e-200 * 1e-200)", ""),
+        (f"{A} + 1e-200 * 1e-200 * {A}", ""),
+        (f"max(1e-200 * 1e-200, 1) * {A}", ""),
+        (f"exp(1e-200 * 1e-200) * {A}", ""),
         (f"sqrt(4) * {A} / log(2) * max(1, 0) * abs(0 - 1)", ""),
     ],
 )
