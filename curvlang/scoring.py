@@ -18,12 +18,12 @@ from curvlang.attribution.inverses import inverted
 from curvlang.attribution.scorer import (
     CompressedQueries,
     ReducedPrecision,
+    check_products,
     check_share,
+    no_use,
     require_scores,
 )
 from curvlang.attribution.top import Neighbour, Top, largest, top
-from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import finite_number
 from curvlang.facade import as_spec, fit
 from curvlang.language import declared_inverses, default_inverse
@@ -101,18 +101,13 @@ class Scoring:
         """Refuse words that mean nothing here, and what would be ignored.
 
         Raises:
-            SpecError: E0591 for groups, E0594 for products and low rank, E0708 for two that exclude
-                each other.
+            SpecError: E0591 for groups, E0594 for products and low rank, E0595 for what
+                self-influence has no use for.
         """
         if self.own:
             _check_alone(self)
         check_reduce(self.group, self.reduce)
-        if self.products not in (None, "bfloat16"):
-            raise refusal(
-                Code.E0594,
-                f"there are no products in `{self.products}`",
-                "use `bfloat16`, or leave `products` out",
-            )
+        check_products(self.products)
         if self.compress is not None:
             check_share(finite_number(self.compress, "compress"))
 
@@ -137,17 +132,12 @@ def _check_alone(scoring: Scoring) -> None:
     """Refuse what self-influence has no use for.
 
     Raises:
-        SpecError: E0708.
+        SpecError: E0595.
     """
     for field in fields(scoring):
         value = getattr(scoring, field.name)
         if field.name in WITH_QUERIES and value != field.default:
-            raise refusal(
-                Code.E0708,
-                f"`own` and `{field.name}` exclude each other: each example is scored against "
-                "itself alone",
-                f"leave `{field.name}` out",
-            )
+            raise no_use(field.name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

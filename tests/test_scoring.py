@@ -15,12 +15,12 @@ REFUSED = {
     "groups of no name": ({"group": "nope"}, "E0591", "`label` or `all`"),
     "reduced to nothing": ({"group": "all", "reduce": "max"}, "E0591", "`sum` or `mean`"),
     "reduced without groups": ({"reduce": "mean"}, "E0591", "add `group`"),
-    "own by label": ({"own": True, "group": "label"}, "E0708", "leave `group` out"),
-    "own by layer": ({"own": True, "per_layer": True}, "E0708", "`per_layer`"),
-    "own by position": ({"own": True, "per_position": True}, "E0708", "`per_position`"),
-    "own, compressed": ({"own": True, "compress": 0.1}, "E0708", "`compress`"),
-    "own, of margins": ({"own": True, "metric": "margin"}, "E0708", "`metric`"),
-    "own in low precision": ({"own": True, "products": "bfloat16"}, "E0708", "`products`"),
+    "own by label": ({"own": True, "group": "label"}, "E0595", "leave `group` out"),
+    "own by layer": ({"own": True, "per_layer": True}, "E0595", "`per_layer`"),
+    "own by position": ({"own": True, "per_position": True}, "E0595", "`per_position`"),
+    "own, compressed": ({"own": True, "compress": 0.1}, "E0595", "`compress`"),
+    "own, of margins": ({"own": True, "metric": "margin"}, "E0595", "`metric`"),
+    "own in low precision": ({"own": True, "products": "bfloat16"}, "E0595", "`products`"),
 }
 
 

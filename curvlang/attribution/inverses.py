@@ -48,6 +48,11 @@ def _of_another_model(why: str) -> SpecError:
     )
 
 
+def two_inverses(why: str = "", repair: str = "give one") -> SpecError:
+    """The refusal of a damping beside an inverse."""
+    return refusal(Code.E0709, f"both `damping` and `inverse` are given{why}", repair)
+
+
 def inverted(
     operator: FittedOperator | Operator,
     task: Task,
@@ -68,7 +73,7 @@ def inverted(
         else FittedOperator(operator, task.parameters)
     )
     if damping is not None and inverse is not None:
-        raise refusal(Code.E0709, "both `damping` and `inverse` are given", "give one")
+        raise two_inverses()
     if inverse is not None or solve is not None:
         rule = fitted.rule
         if inverse is not None:

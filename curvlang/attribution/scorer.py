@@ -179,6 +179,29 @@ def check_share(share: float) -> None:
         )
 
 
+def check_products(name: str | None) -> None:
+    """Refuse products in a precision that scores do not have.
+
+    Raises:
+        SpecError: E0594.
+    """
+    if name not in (None, "bfloat16"):
+        raise refusal(
+            Code.E0594,
+            f"there are no products in `{name}`",
+            "use `bfloat16`, or leave `products` out",
+        )
+
+
+def no_use(option: str) -> SpecError:
+    """The refusal of an option beside `own`."""
+    return refusal(
+        Code.E0595,
+        f"`own` and `{option}` exclude each other: each example is scored against itself alone",
+        f"leave `{option}` out",
+    )
+
+
 def _compressed(
     task: Task, given: Blocks, queries: Mapping[str, Queries], share: float
 ) -> dict[str, Queries]:

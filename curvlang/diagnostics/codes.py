@@ -163,6 +163,7 @@ class Code(StrEnum):
     E0592 = "E0592", "scores by position without positions", "models"
     E0593 = "E0593", "top examples of something other than scores", "attribution"
     E0594 = "E0594", "scores without products in another precision", "attribution"
+    E0595 = "E0595", "an option that self-influence has no use for", "attribution"
     E0601 = "E0601", "a singular matrix", "operators"
     E0602 = "E0602", "a log-determinant of a matrix that is not positive", "operators"
     E0603 = "E0603", "an operation that a structure does not have", "operators"

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.refusal import refusal
+from curvlang.attribution.inverses import two_inverses
 from curvlang.diagnostics.values import another_type, whole_number
 from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.language import swept
@@ -56,9 +55,8 @@ def check_swept(damping: Any, inverses: Sequence[InverseUse | None]) -> None:
     """
     given = [x for x in inverses if x is not None]
     if damping is not SWEEP and given and not any(map(swept, given)):
-        raise refusal(
-            Code.E0709,
-            "both `damping` and `inverse` are given, and the inverse leaves no damping open",
+        raise two_inverses(
+            ", and the inverse leaves no damping open",
             'give one; or leave the damping open, `inverse="tikhonov"`',
         )
 
