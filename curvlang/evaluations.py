@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from curvlang.compiler.derive.derive import describe_value
 from curvlang.diagnostics.diagnostic import Interrupted
 from curvlang.evaluation.experiment import Outcome, experiment
@@ -22,6 +20,7 @@ from curvlang.language.chain import Curvature, Evaluation, Spec, TaskSpec
 from curvlang.language.selection import evaluated, evaluation_of
 from curvlang.language.task_sources import TaskSource
 from curvlang.models.builtin import absolute, is_trained
+from curvlang.models.losses.loss import show_dtype
 from curvlang.models.task import Task
 from curvlang.reporting.provenance import provenance
 from curvlang.reporting.report import Report, report_of
@@ -93,7 +92,7 @@ class EvaluationRequest:
             self.task,
             self.protocol,
             self.settings.setup.seed,
-            _word(self.settings.setup.dtype),
+            show_dtype(self.settings.setup.dtype),
             *(() if self.settings.metric == "loss" else (self.settings.metric,)),
             VERSION,
         )
@@ -107,7 +106,7 @@ class EvaluationRequest:
             "--seed",
             str(how.setup.seed),
             "--dtype",
-            _word(how.setup.dtype),
+            show_dtype(how.setup.dtype),
             "--device",
             str(how.setup.device),
         ]
@@ -273,7 +272,3 @@ def _protocol(evaluation: Evaluation | None, how: EvaluationSettings) -> LDS | N
         return None
     found = protocol_from((evaluation.lds or {}) if evaluation is not None else {})
     return found.quick() if how.quick else found
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

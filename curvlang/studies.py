@@ -26,6 +26,7 @@ from curvlang.evaluation.study.study_result import Cell, StudyResult
 from curvlang.language import load_studies, load_study, used_files
 from curvlang.language.chain import Spec, Study
 from curvlang.models.execution.torch_state import settled
+from curvlang.models.losses.loss import show_dtype
 from curvlang.reporting.notation import duration
 from curvlang.reporting.study.folder import FORMATS, check_study_folder, write_study
 from curvlang.reporting.study.terminal import show_study
@@ -110,7 +111,14 @@ class StudyRequest:
     def hashed(self) -> str:
         """The name and a hash of the question: the same question has the same run folder."""
         words = (repr(self.words),) if self.words else ()
-        asked = (self.spec.source.text, self.study.name, self.quick, self._dtype, VERSION, *words)
+        asked = (
+            self.spec.source.text,
+            self.study.name,
+            self.quick,
+            show_dtype(self.setup.dtype),
+            VERSION,
+            *words,
+        )
         return f"{self.study.name}-{hashlib.sha256(repr(asked).encode()).hexdigest()[:8]}"
 
     def run(
@@ -124,8 +132,6 @@ class StudyRequest:
 
         Args:
             folder: The run folder, where finished cells are kept.
-            shard: A part of the work, `2/3`; the whole where not given.
-            formats: What is written beside the report: `md`, `csv`, `pdf`.
             notify: Called with a line about every finished cell.
             progress: Notified of what is done inside a cell.
 
@@ -160,10 +166,6 @@ class StudyRequest:
     def _study(self) -> Study:
         return quick(self.study) if self.quick else self.study
 
-    @property
-    def _dtype(self) -> str:
-        return str(self.setup.dtype).removeprefix("torch.")
-
     def _run(self, progress: Progress | None = None) -> Run:
         return Run(self.setup, None, self.cache, progress, self.allow_python)
 
@@ -191,7 +193,7 @@ class StudyRequest:
         name = f"spec.cv:{self.study.name}"
         return {
             **({"command": [*self.command]} if self.command else {}),
-            "repeat": ["curvlang", "study", name, "--dtype", self._dtype, *flags],
+            "repeat": ["curvlang", "study", name, "--dtype", show_dtype(self.setup.dtype), *flags],
             "versions": {
                 "curvlang": VERSION,
                 "python": platform.python_version(),
@@ -201,7 +203,7 @@ class StudyRequest:
             "spec": hashlib.sha256(self.spec.source.text.encode()).hexdigest(),
             "used files": used_files(self.spec.source),
             "device": str(self.setup.device),
-            "dtype": self._dtype,
+            "dtype": show_dtype(self.setup.dtype),
             "threads": torch.get_num_threads(),
             "processors": os.cpu_count(),
         }

@@ -59,15 +59,19 @@ def check_reduce(group: str | None, reduce: str) -> None:
         raise refusal(
             Code.E0591, f"queries are grouped by `label` or `all`, not `{group}`", "use one of them"
         )
-    if reduce not in REDUCTIONS:
-        raise refusal(
-            Code.E0591, f"groups are reduced by `sum` or `mean`, not `{reduce}`", "use one of them"
-        )
+    _check_reduction(reduce)
     if group is None and reduce != "sum":
         raise refusal(
             Code.E0591,
             f"`reduce = {reduce}` is about groups of queries, and there are none",
             "add `group`: `label` or `all`",
+        )
+
+
+def _check_reduction(reduce: str) -> None:
+    if reduce not in REDUCTIONS:
+        raise refusal(
+            Code.E0591, f"groups are reduced by `sum` or `mean`, not `{reduce}`", "use one of them"
         )
 
 
@@ -95,8 +99,7 @@ def label_groups(task: Task, by: str) -> tuple[Tensor, list[object]]:
 
 def group_matrix(groups: Groups, reduce: str, queries: int) -> Tensor:
     """Weights `[G, Q]` that add up the queries of each group, or average them."""
-    if reduce not in REDUCTIONS:
-        raise refusal(Code.E0591, f"groups are reduced by `sum` or `mean`, not `{reduce}`", _REPAIR)
+    _check_reduction(reduce)
     members = group_members(groups, queries)
     weights = torch.zeros(len(members), queries, dtype=torch.float64)
     for row, (_, group) in zip(weights, members, strict=True):

@@ -38,7 +38,7 @@ from curvlang.attribution.score_orders import Queries
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.models.losses.loss import Loss
+from curvlang.models.losses.loss import Loss, show_dtype
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.models.tracing.per_position import position_count, position_gradients
@@ -155,9 +155,8 @@ def _by_blocks(
     products = request.products
     if products is not None and products != task.precision:
         error = product_error(task, given, queries, products)
-        name = str(products).removeprefix("torch.")
         warnings.warn(
-            f"products in {name}: scores of {min(PROBED, task.N)} training examples differ by at "
+            f"products in {show_dtype(products)}: scores of {min(PROBED, task.N)} training examples differ by at "
             f"most {error:.1g} of the largest",
             ReducedPrecision,
             stacklevel=2,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from curvlang.attribution import curvature_free as baselines
 from curvlang.compiler.planning.plan import Limits
@@ -169,7 +170,8 @@ def experiment(question: Question, base: Task, run: Run) -> Outcome:
         bench = _fitted(question, plan, base, task, run)
     # A solver is for matrices without structure: then they stay as they are.
     ready = bench.decomposed() if question.solver is None else bench
-    work = _Work(question, run, ready, asked)
+    kept = None if run.protocol is None else members(base, run.protocol)
+    work = _Work(question, run, ready, asked, kept)
     with clock("scores and errors"):
         columns = work.columns()
         forwards = forward_errors(bench.stages, bench.goal, work.scoring(()))
@@ -233,16 +235,16 @@ class _Work:
     run: Run
     bench: Bench
     asked: QueryMetric
+    kept: Tensor | None
 
     @property
     def rows(self) -> int:
         """How many queries are scored."""
         return self.scoring(()).rows
 
-    def scoring(self, chosen: Sequence[Setting]) -> Scoring:
-        """What is scored at some settings."""
+    def scoring(self, chosen: Sequence[Setting], shared: int | None = None) -> Scoring:
+        """What is scored at some settings; scores of the shared one are wanted in any case."""
         protocol, bench = self.run.protocol, self.bench
-        kept = None if protocol is None else members(bench.base, protocol)
         return Scoring(
             task=bench.task,
             cost=self.asked.cost,
@@ -250,8 +252,8 @@ class _Work:
             queries=None if protocol is None else protocol.queries,
             seed=self.run.seed,
             solver=bench.solver,
-            kept=kept,
-            shared=plain_shared(chosen, bench) if kept is None else None,
+            kept=self.kept,
+            shared=shared if self.kept is None else None,
             unasked=bench.unasked,
             progress=self.run.progress,
         )
@@ -261,8 +263,8 @@ class _Work:
         found = []
         for use in self.question.inverses:
             chosen = settings(use, self.question.sweep)
-            cells = measure(self.bench.stages, self.bench.goal, self.scoring(chosen))
             shared = plain_shared(chosen, self.bench)
+            cells = measure(self.bench.stages, self.bench.goal, self.scoring(chosen, shared))
             found.append(Column(use, chosen, cells, None, shared))
         return found
 
@@ -283,12 +285,12 @@ class _Work:
         """The columns with a row for each baseline: the same scores at every setting of every inverse."""
         if not self.question.baselines:
             return list(columns)
-        bench, scoring = self.bench, self.scoring(())
+        bench = self.bench
         own = bench.base.origin.seed
         seed = self.run.seed if own is None else own
-        given = baselines.Setting(bench.base, bench.task, scoring.rows, seed)
+        given = baselines.Setting(bench.base, bench.task, self.rows, seed)
         found = [
-            without_inverse(baselines.baseline_scores(part, given), scoring.kept)
+            without_inverse(baselines.baseline_scores(part, given), self.kept)
             for part in self.question.baselines
         ]
         return [

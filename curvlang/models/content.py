@@ -10,7 +10,7 @@ from __future__ import annotations
 import dis
 import secrets
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from enum import Enum
 from functools import cached_property, partial, partialmethod
 from pathlib import PurePath
@@ -189,10 +189,11 @@ class _Reader:
         if not is_own(value.__globals__.get("__name__")):
             return
         held = [value.__code__, value.__defaults__, value.__kwdefaults__, value.__closure__]
-        names = _names(value.__code__)
-        read = sorted(_globals_read(value.__code__) & set(value.__globals__))
+        codes = [*_codes(value.__code__)]
+        names = {x for code in codes for x in code.co_names}
+        read = sorted(_operands(codes, _READS) & set(value.__globals__))
         found = {x: _from_modules(value.__globals__[x], names, set()) for x in read}
-        local = sorted(_imports(value.__code__) & set(sys.modules))
+        local = sorted(_operands(codes, {"IMPORT_NAME"}) & set(sys.modules))
         found |= {f"import {x}": _from_modules(sys.modules[x], names, set()) for x in local}
         yield from self._each("function", [*held, found])
 
@@ -247,25 +248,18 @@ def _filled(cell: CellType) -> bool:
         return False
 
 
-def _globals_read(code: CodeType) -> set[str]:
-    """Names that a function, or a function inside it, reads from its module."""
-    own = {str(x.argval) for x in dis.get_instructions(code) if x.opname in _READS}
-    return own.union(*(_globals_read(x) for x in _inner(code)))
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """The code of a function, and of the functions inside it."""
+    yield code
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _codes(inner)
 
 
-def _imports(code: CodeType) -> set[str]:
-    """Modules that a function, or a function inside it, imports."""
-    own = {str(x.argval) for x in dis.get_instructions(code) if x.opname == "IMPORT_NAME"}
-    return own.union(*(_imports(x) for x in _inner(code)))
-
-
-def _names(code: CodeType) -> set[str]:
-    """Names of globals and attributes in a function and in functions inside it."""
-    return set(code.co_names).union(*(_names(x) for x in _inner(code)))
-
-
-def _inner(code: CodeType) -> Iterator[CodeType]:
-    return (x for x in code.co_consts if isinstance(x, CodeType))
+def _operands(codes: Sequence[CodeType], opcodes: Set[str]) -> set[str]:
+    """What instructions of some kinds are about: the globals that are read, the modules that are imported."""
+    found = (x for code in codes for x in dis.get_instructions(code))
+    return {str(x.argval) for x in found if x.opname in opcodes}
 
 
 def _from_modules(value: object, names: set[str], seen: set[int]) -> object:

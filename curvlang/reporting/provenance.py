@@ -14,6 +14,7 @@ from curvlang.evaluation.experiment import Outcome
 from curvlang.evaluation.question import Run
 from curvlang.language import used_files
 from curvlang.language.chain import Spec
+from curvlang.models.losses.loss import show_dtype
 from curvlang.models.losses.metric import Metric, query_metric
 from curvlang.models.task import Task
 from curvlang.version import VERSION
@@ -39,7 +40,7 @@ def provenance(done: Outcome, spec: Spec, run: Run, metric: str | Metric) -> dic
         "used files": used_files(spec.source),
         "seed": run.seed,
         "device": str(task.device),
-        "dtype": str(task.precision).removeprefix("torch."),
+        "dtype": show_dtype(task.precision),
         "threads": torch.get_num_threads(),
         "processors": os.cpu_count(),
         "task": {"model": repr(task), "parameters": task.origin.text},

@@ -54,21 +54,11 @@ class Unit:
         return name
 
     def unused(self, wish: str) -> str:
-        name, number = wish, 1
-        while name in self.taken:
-            number += 1
-            name = f"{wish}_{number}"
-        self.taken.add(name)
-        return name
+        return _numbered(f"{wish}_", wish, self.taken)
 
     def letter(self, wish: str) -> str:
         """A name for a new space: the letter, with a number where it is taken."""
-        name, number = wish, 1
-        while name in self.letters:
-            number += 1
-            name = f"{wish}{number}"
-        self.letters.add(name)
-        return name
+        return _numbered(wish, wish, self.letters)
 
     def space(self, wish: str, length: Expr, statement: Space) -> str:
         """Intern a declared space."""
@@ -136,6 +126,16 @@ class Units(dict[Key, Unit]):
     def __missing__(self, key: Key) -> Unit:
         self[key] = Unit(*key)
         return self[key]
+
+
+def _numbered(mark: str, wish: str, taken: set[str]) -> str:
+    """The name that is asked for, now taken; where it was, `mark` with the first free number from 2 on."""
+    name, number = wish, 1
+    while name in taken:
+        number += 1
+        name = f"{mark}{number}"
+    taken.add(name)
+    return name
 
 
 LEAVES: dict[Partition, dict[str, tuple[Index, ...]]] = {
