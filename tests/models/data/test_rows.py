@@ -20,7 +20,7 @@ class Numbered(StoredRows):
 
     def read(self, places: Places) -> Tensor:
         self.count += len(places)
-        return X[list(places)]
+        return X[torch.tensor([int(k) for k in places], dtype=torch.int64)]
 
 
 INDICES = (
