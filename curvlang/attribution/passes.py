@@ -13,8 +13,9 @@ from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, check_batch
 from curvlang.models.tracing.half_precision import exact_leaves
-from curvlang.models.tracing.leaves import LeafRequest
+from curvlang.models.tracing.leaves import Fisher, LeafRequest
 from curvlang.runtime.alignment import varying
+from curvlang.runtime.limits.activations import activation_bytes
 
 HELD = 2**27
 """Bytes that the largest intermediate result of a batch may take."""
@@ -35,7 +36,7 @@ def leaf_batches(
         formed: Numbers for every example that the caller forms at once of a block.
     """
     done = 0
-    batches = task.batches(batch_size(layers, task.precision, formed), part)
+    batches = task.batches(batch_size(task, layers, formed), part)
     for number, (X, y) in enumerate(batches):
         with in_part(task.model, X, part, done):
             if task.facts.picks:
@@ -56,8 +57,14 @@ def scored_elements(layers: Sequence[LayerBlock], queries: int) -> int:
     return max(b.size if b.positions > 1 or b.count > 1 else queries for b in layers)
 
 
-def batch_size(layers: Sequence[LayerBlock], dtype: torch.dtype, formed: int) -> int:
-    """Examples such that leaves and the largest intermediate result stay within `HELD`."""
-    size = torch.empty((), dtype=dtype).element_size()
+def batch_size(task: Task, layers: Sequence[LayerBlock], formed: int) -> int:
+    """Examples such that the model, its leaves and the largest intermediate result stay within `HELD`."""
+    size = torch.empty((), dtype=task.precision).element_size()
     held = sum(b.leaf_elements for b in layers)
-    return max(1, min(MOST, HELD // (size * max(held, formed))))
+    each = max(size * max(held, formed), model_bytes(task, layers))
+    return max(1, min(MOST, HELD // each))
+
+
+def model_bytes(task: Task, layers: Sequence[LayerBlock]) -> int:
+    """What the model holds for an example while its inputs and output gradients are computed."""
+    return activation_bytes(task, task.loss, layers, Fisher("empirical"), MOST)

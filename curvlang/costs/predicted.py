@@ -291,7 +291,7 @@ def predicted_scores(
     size = torch.empty((), dtype=task.precision).element_size()
     one = leaves_flops(task.model, task.loss, *task.train, blocks, ProgramFisher(kind="empirical"))
     products: list[_Product] = []
-    batch = min(N, batch_size(blocks, task.precision, scored_elements(blocks, Q)))
+    batch = min(N, batch_size(task, blocks, scored_elements(blocks, Q)))
     bases = rotated or [False] * len(blocks)
     for layer, basis, rank in zip(blocks, bases, ranks or [None] * len(blocks), strict=True):
         products += _block_products(layer, basis, N, Q, rank)

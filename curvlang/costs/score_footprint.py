@@ -8,7 +8,7 @@ import torch
 
 from curvlang.attribution.blocks import ScoredBlock, largest_gradient, whole_blocks
 from curvlang.attribution.factored import queries_at_once
-from curvlang.attribution.passes import batch_size, scored_elements
+from curvlang.attribution.passes import batch_size, model_bytes, scored_elements
 from curvlang.attribution.score_orders import AT_ONCE, one_number, rank_of
 from curvlang.models.task import Task
 from curvlang.operators import CholeskyInverse, Operator, held_bytes
@@ -66,17 +66,19 @@ def _batch(given: Sequence[ScoredBlock], task: Task, rows: int) -> dict[str, int
     """What is held while a batch of training examples meets some queries."""
     own = torch.empty((), dtype=task.precision).element_size()
     layers = [x.layer for x in given]
-    batch = min(task.N, batch_size(layers, task.precision, scored_elements(layers, rows)))
-    together = max(batch, min(rows, batch_size(layers, task.precision, 0)))
+    batch = min(task.N, batch_size(task, layers, scored_elements(layers, rows)))
+    together = max(batch, min(rows, batch_size(task, layers, 0)))
     leaves = sum(b.leaf_elements for b in layers)
     rotated = max(b.leaf_elements for b in layers)
     flat = [b for b in layers if b.positions == b.count == 1]
     formed = largest_gradient(given) if len(flat) < len(layers) else 0
     pairs = task.Q * task.N
     piece = max((_piece(x, rows, batch, own, pairs) for x in given if x.layer in flat), default=0)
+    formed_bytes = own * together * (leaves + rotated)
     return {
         "bases": sum(_cast(x, own) for x in given),
-        "leaves": own * together * (leaves + rotated),
+        "leaves": formed_bytes,
+        "model": max(0, together * model_bytes(task, layers) - formed_bytes),
         "products": max(own * batch * formed, piece) + _EXACT * rows * batch,
         "scores": _EXACT * task.Q * task.N,
     }

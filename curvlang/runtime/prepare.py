@@ -28,6 +28,7 @@ from curvlang.models.derivatives.product_methods import WORDS, hessian_way
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, bare_at_once, bare_names
 from curvlang.runtime.alignment import Alignment, alignments, check_lengths, has_padding
+from curvlang.runtime.limits.activations import activation_bytes
 from curvlang.runtime.limits.columns import column_count, require_columns
 from curvlang.runtime.limits.footprint import (
     Phase,
@@ -109,13 +110,21 @@ def prepare(
         outputs = task.model(task.few[:1]).numel()
     geometries = [_geometries(program, found, task, outputs) for program in programs]
     total = points * task.N
+    at_once = limits.batch or min(total, BATCH_AT_MOST)
+    models = [_model_bytes(program, found, task, at_once) for program in programs]
 
     def planned(memory: int) -> tuple[Plan, ...]:
         def of_size(size: int | None) -> tuple[Plan, ...]:
-            own = replace(limits, batch=size)
             return tuple(
-                plan(program, g, total, memory=memory, itemsize=itemsize, limits=own)
-                for program, g in zip(programs, geometries, strict=True)
+                plan(
+                    program,
+                    g,
+                    total,
+                    memory=memory,
+                    itemsize=itemsize,
+                    limits=replace(limits, batch=size, model=held),
+                )
+                for program, g, held in zip(programs, geometries, models, strict=True)
             )
 
         first = of_size(limits.batch)
@@ -207,6 +216,17 @@ def _by_themselves(blocks: Sequence[LayerBlock]) -> str:
         "all examples of a batch at once" if bare_at_once(blocks) else "one example after the other"
     )
     return f"; again for {count} parameter{'s' * (count > 1)} outside any layer, {how}"
+
+
+def _model_bytes(
+    program: Program, found: Mapping[Partition, tuple[LayerBlock, ...]], task: Task, examples: int
+) -> int:
+    """What the model holds for an example while a program's leaves are computed."""
+    if not any(leaf.per_example for leaf in program.leaves.values()):
+        return 0
+    layers = program.partition is not Partition.PARAMETER
+    read = found[Partition.LAYER if layers else program.partition]
+    return activation_bytes(task, task.loss, read, program.fisher, examples)
 
 
 def _blocks_of(task: Task) -> dict[Partition, tuple[LayerBlock, ...]]:

@@ -176,8 +176,8 @@ def test_batches_hold_what_is_formed_and_no_more():
     layers = [x.layer for x in scored_blocks(flat.operator, tasks()["one position"]) or ()]
     assert scored_elements(layers, 1) == 1
     assert scored_elements(layers, 100) == 100
-    assert batch_size(layers, torch.float64, 1) == 1024
-    assert batch_size(layers, torch.float64, 2**22) == 4
+    assert batch_size(tasks()["one position"], layers, 1) == 1024
+    assert batch_size(tasks()["one position"], layers, 2**22) == 4
     t = tasks()["language"]
     several = fit(CHAINS["ekfac"], t).inverse(DAMPING)
     layers = [x.layer for x in scored_blocks(several.operator, t) or ()]

@@ -31,11 +31,13 @@ class Limits:
         dense: Entries that a matrix without other structure may have; above, the Hessian and
             Gram matrices are kept as products with vectors, anything else is refused.
         keep: Bytes that leaves may take between passes; a share of the free memory where None.
+        model: Bytes that the model holds for one example while its leaves are computed, they included.
     """
 
     batch: int | None = None
     dense: int = DENSE_AT_MOST
     keep: int | None = None
+    model: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,8 @@ class Plan:
     """The plan of one program over all blocks of its partition.
 
     `kept` says what becomes of the leaves between passes: bytes of all batches that are kept, 0
-    where they are computed again in each pass, None where one pass is all there is.
+    where they are computed again in each pass, None where one pass is all there is. `model` is
+    what `Limits.model` was.
     """
 
     partition: Partition
@@ -100,6 +103,7 @@ class Plan:
     batch: int
     itemsize: int = 8
     kept: int | None = None
+    model: int = 0
 
     @property
     def reads(self) -> tuple[Partition, Fisher | None]:

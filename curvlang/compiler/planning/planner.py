@@ -49,9 +49,20 @@ def plan(
     chosen = limits.batch or min(total, BATCH_AT_MOST)
     while True:
         blocks = maker.blocks(geometries, chosen)
-        need = batch_bytes(maker.whole, blocks, chosen, itemsize)
+        # While code runs on the leaves, what the model held beside them is gone.
+        need = max(batch_bytes(maker.whole, blocks, chosen, itemsize), chosen * limits.model)
         if limits.batch is not None or need <= memory or chosen == 1:
-            return Plan(program.partition, program, maker.whole, blocks, total, chosen, itemsize)
+            whole = maker.whole
+            return Plan(
+                program.partition,
+                program,
+                whole,
+                blocks,
+                total,
+                chosen,
+                itemsize,
+                model=limits.model,
+            )
         chosen = max(1, min(chosen - 1, chosen * memory // need))
 
 

@@ -138,10 +138,11 @@ def _pass(
         _leaves(p, blocks) for p in _distinct(active) if p.reads not in kept_leaves
     )
     work = max((_work(p, blocks, number) for p in active), default=0)
-    return Phase(
-        f"pass {number}",
-        {"Hessian": kept, "statistics": known + sums, "leaves": leaves, "code": work},
-    )
+    # Beside the leaves: the code runs when the model has let go of everything else.
+    own = max((p.batch * p.model for p in active), default=0)
+    batch = max((_leaves(p, blocks) for p in active), default=0)
+    parts = {"Hessian": kept, "statistics": known + sums, "leaves": leaves, "code": work}
+    return Phase(f"pass {number}", {**parts, "model": max(0, own - batch - work)})
 
 
 def sum_bytes(p: Plan) -> tuple[int, ...]:
