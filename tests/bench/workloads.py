@@ -111,6 +111,14 @@ WORKLOADS = (
         "h", "`curvlang eval` of every shipped spec on the digits",
         {"specs": 100, "lds": 1}, {"specs": 2, "lds": 0}, _SHIPPED,
     ),
+    Workload(
+        "i", "EK-FAC of a decoder of GPT-2's size, 12 × 768 wide, 64 × 128 tokens, 16 queries",
+        {"kind": "decoder", "tokens": 1024, "context": 128, "width": 768, "heads": 12, "layers": 12,
+         "N": 64, "Q": 16},
+        {"kind": "decoder", "tokens": 16, "context": 8, "width": 24, "heads": 2, "layers": 2,
+         "N": 16, "Q": 4},
+        {name: entry for name, entry in _SEQUENCES.items() if name != "hand"},
+    ),
 )  # fmt: skip
 
 
