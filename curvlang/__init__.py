@@ -46,11 +46,11 @@ if TYPE_CHECKING:
     from curvlang.models.recipe import Recipe
     from curvlang.models.task import Task
     from curvlang.models.tracing.coverage import coverage
-    from curvlang.reporting.progress import Bars
     from curvlang.reporting.report import Report
     from curvlang.runtime.fitted import FittedOperator
     from curvlang.runtime.fitted import load_fitted as load_operator
     from curvlang.runtime.limits.memory import exhausted
+    from curvlang.runtime.progress.display import Bars
     from curvlang.runtime.setup import Setup
     from curvlang.scoring import ScoreReport, ScoreRequest, Scoring, score_request
     from curvlang.storage.cache import Cache
@@ -79,10 +79,10 @@ _NAMES = {
     "curvlang.models.recipe": "Recipe",
     "curvlang.models.task": "Task",
     "curvlang.models.tracing.coverage": "coverage",
-    "curvlang.reporting.progress": "Bars",
     "curvlang.reporting.report": "Report",
     "curvlang.runtime.fitted": "FittedOperator",
     "curvlang.runtime.limits.memory": "exhausted",
+    "curvlang.runtime.progress.display": "Bars",
     "curvlang.runtime.setup": "Setup",
     "curvlang.scoring": "ScoreReport ScoreRequest Scoring score_request",
     "curvlang.storage.cache": "Cache",

@@ -25,8 +25,9 @@ from curvlang.models.task import Task
 from curvlang.reporting.provenance import provenance
 from curvlang.reporting.report import Report, report_of
 from curvlang.reporting.runfolder import check_folder
-from curvlang.runtime.fit import Progress
 from curvlang.runtime.limits.memory import limited
+from curvlang.runtime.progress.display import shown
+from curvlang.runtime.progress.listeners import Progress, ProgressOption
 from curvlang.runtime.setup import Setup
 from curvlang.storage.cache import Cache
 from curvlang.testing.notation import part_notation
@@ -200,45 +201,53 @@ def evaluate_requests(
     asked: Sequence[EvaluationRequest],
     *,
     cache: Cache | None = None,
-    progress: Progress | None = None,
+    progress: ProgressOption = True,
 ) -> Iterator[Report]:
     """A report for every request, in order; requests about one task share its trained model.
 
     Args:
         asked: What `evaluation_requests` gave.
         cache: Where retrained models are kept.
-        progress: Notified of what is done.
+        progress: Shown on standard error; `False` for nothing, or a function that is called as work
+            proceeds (`curvlang.runtime.progress`).
 
     Raises:
         SpecError: Where a curvature does not fit its task, before any model is trained.
         Interrupted: On Ctrl-C, with what is kept.
     """
-    tasks: dict[str, Task] = {}
     try:
-        for one in asked:
-            with limited(one.settings.setup.memory):
-                fresh = tasks.get(_key(one.task)) or one.run().fresh(one.task)
-                tasks[_key(one.task)] = fresh
-                check(one.question(), fresh, one.run())
-        for one in asked:
-            start = time.perf_counter()
-            run = one.run(cache, progress)
-            with limited(run.setup.memory):
-                base = trained(tasks[_key(one.task)], run.seed, progress)
-                tasks[_key(one.task)] = base
-                training = time.perf_counter() - start
-                done = experiment(one.question(), base, run)
-            done.times = {
-                "training": training,
-                **done.times,
-                "total": time.perf_counter() - start,
-            }
-            yield _report(one, done, run)
+        with shown(progress, "cv.evaluate_requests") as told:
+            yield from _evaluated(asked, cache, told)
     except Interrupted:
         raise
     except KeyboardInterrupt as error:
         where = (cache or Cache()).root
         raise Interrupted(f"finished retraining is kept in `{where}`") from error
+
+
+def _evaluated(
+    asked: Sequence[EvaluationRequest], cache: Cache | None, progress: Progress | None
+) -> Iterator[Report]:
+    tasks: dict[str, Task] = {}
+    for one in asked:
+        with limited(one.settings.setup.memory):
+            fresh = tasks.get(_key(one.task)) or one.run().fresh(one.task)
+            tasks[_key(one.task)] = fresh
+            check(one.question(), fresh, one.run())
+    for one in asked:
+        start = time.perf_counter()
+        run = one.run(cache, progress)
+        with limited(run.setup.memory):
+            base = trained(tasks[_key(one.task)], run.seed, progress)
+            tasks[_key(one.task)] = base
+            training = time.perf_counter() - start
+            done = experiment(one.question(), base, run)
+        done.times = {
+            "training": training,
+            **done.times,
+            "total": time.perf_counter() - start,
+        }
+        yield _report(one, done, run)
 
 
 def _key(task: TaskSpec) -> str:

@@ -14,6 +14,7 @@ from curvlang.attribution.top import top
 from curvlang.compiler.explain.explain import Explanation
 from curvlang.compiler.explain.explain_sum import explain_sum
 from curvlang.costs import benchmark as costs
+from curvlang.costs.forecast import seconds_of_fit
 from curvlang.evaluation.experiment import experiment
 from curvlang.evaluation.preflight import check
 from curvlang.evaluation.protocol import LDS, SWEEP
@@ -30,16 +31,16 @@ from curvlang.models.task import Task, check_task
 from curvlang.models.tracing.coverage import coverage
 from curvlang.reporting.costs import CostReport
 from curvlang.reporting.coverage import CoverageReport
-from curvlang.reporting.progress import Bars
 from curvlang.reporting.provenance import provenance
 from curvlang.reporting.report import Report, report_of
 from curvlang.runtime.combine import fit_curvature, fit_solver
-from curvlang.runtime.fit import Progress
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.footprint import reads_hessian
 from curvlang.runtime.limits.memory import Memory, limited
 from curvlang.runtime.others import misfits, without_ignored
 from curvlang.runtime.prepare import Preparation, has_hessian, model_flops, prepare
+from curvlang.runtime.progress.display import shown
+from curvlang.runtime.progress.listeners import Progress, ProgressOption
 from curvlang.runtime.setup import Setup
 from curvlang.storage.cache import Cache
 
@@ -58,7 +59,7 @@ def fit(
     seed: int = 0,
     dtype: torch.dtype | None = None,
     memory: Memory = None,
-    progress: Progress | None = None,
+    progress: ProgressOption = True,
 ) -> FittedOperator:
     """Fit a spec's curvature on a task.
 
@@ -71,7 +72,8 @@ def fit(
         dtype: Precision of the passes over the data; the task's where not given. Sums of statistics, and
             what follows from them, are in float64 on a processor whatever it is.
         memory: What the fit may hold, `"2 GiB"` or bytes; what is free where not given.
-        progress: Called as work proceeds; by default progress is shown on standard error.
+        progress: Shown on standard error; `False` for nothing, or a function that is called as work
+            proceeds (`curvlang.runtime.progress`).
 
     Returns:
         A structured operator on all P parameters, in the order of `task.parameters`.
@@ -86,10 +88,10 @@ def fit(
     rule = evaluation.inverse if evaluation is not None else None
     solver = evaluation.solver if evaluation is not None else None
 
-    def run(shown: Progress) -> FittedOperator:
+    def run(told: Progress | None) -> FittedOperator:
         seen = without_ignored(chains_of(found), task)
-        stage = fit_curvature(found, seen, seed=seed, last=True, progress=shown)[-1]
-        solved = fit_solver(solver, seen, seed=seed, progress=shown)
+        stage = fit_curvature(found, seen, seed=seed, last=True, progress=told)[-1]
+        solved = fit_solver(solver, seen, seed=seed, progress=told)
         return FittedOperator(
             stage.operator,
             seen.parameters,
@@ -100,8 +102,8 @@ def fit(
             declared_inverses(whole),
         )
 
-    with limited(memory), Bars() as bars:
-        return task.retried(lambda: run(progress or bars))
+    with limited(memory), shown(progress, "cv.fit", forecast=seconds_of_fit) as told:
+        return task.retried(lambda: run(told))
 
 
 @settled
@@ -116,7 +118,7 @@ def evaluate(
     dtype: torch.dtype = torch.float64,
     cache: Cache | None = None,
     memory: Memory = None,
-    progress: Progress | None = None,
+    progress: ProgressOption = True,
     **words: Unpack[Wording],
 ) -> Report:
     """Error and influence of every step of a spec's chain, and LDS where a protocol is given.
@@ -131,7 +133,8 @@ def evaluate(
         dtype: Precision of the analysis; the retraining keeps the task's own.
         cache: Where retrained models are kept.
         memory: What the fit may hold; what is free where not given.
-        progress: Called as work proceeds; by default progress is shown on standard error.
+        progress: Shown on standard error; `False` for nothing, or a function that is called as work
+            proceeds (`curvlang.runtime.progress`).
         **words: In place of what the spec says, or beside it: `metric` (what the queries are asked for, in
             scores and after retraining), `reference` (the curvature that errors are measured
             against), `inverse` (one, or several: the report's `run.others` has the results under
@@ -147,8 +150,8 @@ def evaluate(
     changes = {"sweep": sweep_of(damping), **reworded(whole, words)}
     check_swept(damping, changes.get("inverses", ()))
     question = question_of(whole, chosen(whole, curvature), **changes)
-    with limited(memory), Bars() as bars:
-        run = Run(Setup(task.device, dtype, memory, seed), protocol, cache, progress or bars)
+    with limited(memory), shown(progress, "cv.evaluate") as told:
+        run = Run(Setup(task.device, dtype, memory, seed), protocol, cache, told)
         check(question, task, run)
         done = experiment(question, task, run)
     if done.truth is not None and done.truth.damaged:

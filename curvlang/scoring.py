@@ -39,11 +39,12 @@ from curvlang.models.tracing.per_position import position_count
 from curvlang.operators import BlockDiagonal, ExampleMean, Operator
 from curvlang.operators.iterative.iteration import NotConverged
 from curvlang.reporting.examples import InputTexts, images, show_largest, show_top, texts
-from curvlang.runtime.fit import Progress
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.memory import limited
 from curvlang.runtime.limits.planned import planned, planned_solver
 from curvlang.runtime.others import without_ignored
+from curvlang.runtime.progress.display import shown
+from curvlang.runtime.progress.listeners import Progress, ProgressOption
 from curvlang.runtime.setup import Setup
 from curvlang.storage.score_file import Scores, write_scores
 from curvlang.training.baseline import trained
@@ -255,12 +256,17 @@ class ScoreRequest:
         labels = self.scoring.groups(self.task)
         return self.task.Q if labels is None else len(labels[1])
 
-    def run(self, progress: Progress | None = None) -> ScoreReport:
+    def run(self, progress: ProgressOption = True) -> ScoreReport:
         """Train the task's model where it was described, fit the curvature, and score.
 
         Args:
-            progress: Notified of what is done; shown on standard error where not given.
+            progress: Shown on standard error; `False` for nothing, or a function that is called as
+                work proceeds.
         """
+        with shown(progress, "cv.score_request") as told:
+            return self._run(told)
+
+    def _run(self, progress: Progress | None) -> ScoreReport:
         seed, scoring = self.setup.seed, self.scoring
         task = self.task if self.described is None else trained(self.task, seed, progress)
         task = task.to(dtype=self.setup.dtype)

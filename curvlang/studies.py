@@ -30,8 +30,9 @@ from curvlang.models.losses.loss import show_dtype
 from curvlang.reporting.notation import duration
 from curvlang.reporting.study.folder import FORMATS, check_study_folder, write_study
 from curvlang.reporting.study.terminal import show_study
-from curvlang.runtime.fit import Progress
 from curvlang.runtime.limits.memory import limited
+from curvlang.runtime.progress.display import shown
+from curvlang.runtime.progress.listeners import Progress, ProgressOption
 from curvlang.runtime.setup import Setup
 from curvlang.storage.cache import Cache
 from curvlang.version import VERSION
@@ -126,14 +127,15 @@ class StudyRequest:
         folder: str | os.PathLike[str],
         *,
         notify: Callable[[str], None] | None = None,
-        progress: Progress | None = None,
+        progress: ProgressOption = True,
     ) -> StudyRun:
         """Run the cells that the folder does not hold, and write the report into it.
 
         Args:
             folder: The run folder, where finished cells are kept.
             notify: Called with a line about every finished cell.
-            progress: Notified of what is done inside a cell.
+            progress: What is done inside a cell, shown on standard error; `False` for nothing, or a
+                function that is called as work proceeds.
 
         Raises:
             SpecError: E0903 for a folder that holds files of others.
@@ -145,8 +147,8 @@ class StudyRequest:
         work, store = self._work(), CellFolder(place)
         teller = None if notify is None else _teller(notify)
         try:
-            with limited(self.setup.memory):
-                run_missing(part(work, mine), store, self._run(progress), told=teller)
+            with limited(self.setup.memory), shown(progress, "cv.study") as told:
+                run_missing(part(work, mine), store, self._run(told), told=teller)
         except Interrupted as error:
             self._write(work, store, place)
             raise Interrupted(f"{error}; a report of them is in `{place}/`") from error
@@ -267,7 +269,7 @@ def study(
     dtype: torch.dtype = torch.float64,
     cache: Cache | None = None,
     allow_python: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressOption = True,
     **words: Unpack[Wording],
 ) -> StudyResult:
     """Run a study, or go on with it, and return what it found.
@@ -282,7 +284,8 @@ def study(
         dtype: Precision of the analysis.
         cache: Where retrained models are kept.
         allow_python: Whether functions that the spec names may be called.
-        progress: Notified of what is done.
+        progress: Shown on standard error; `False` for nothing, or a function that is called as work
+            proceeds (`curvlang.runtime.progress`).
         **words: As for `evaluate`: `metric`, `reference` and `solve`, for which a study has no
             lines, and others in place of its lines.
     """

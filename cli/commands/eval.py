@@ -70,7 +70,7 @@ def command(
     show_warnings(loaded, quiet)
     found = []
     problems: list[cv.Diagnostic] = []
-    with cv.Bars(quiet) as bars:
+    with cv.Bars(quiet, "curvlang eval") as bars:
         reports = cv.evaluate_requests(asked, cache=cv.Cache(), progress=bars)
         for report, folder in zip(reports, folders, strict=True):
             ran = ["curvlang", "eval", *sys.argv[2:]]

@@ -98,7 +98,7 @@ def command(
         cv.Setup.named(device, dtype, memory, seed),
     )
     shown = _numbers(queries, asked.rows)
-    with cv.Bars(quiet) as bars:
+    with cv.Bars(quiet, "curvlang influence") as bars:
         report = asked.run(bars)
     replaced = file.exists()
     path = report.save(file)

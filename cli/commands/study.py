@@ -90,7 +90,7 @@ def command(
     folders = cv.study_folders(asked, out)
     show_warnings([asked[0].spec], quiet)
     found = []
-    with cv.Bars(quiet) as bars:
+    with cv.Bars(quiet, "curvlang study") as bars:
         for one, folder in zip(asked, folders, strict=True):
             if report:
                 run = one.report(folder)

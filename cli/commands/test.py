@@ -40,7 +40,7 @@ def command(
             cv.small_task(spec, task)
     reports = []
     for given, spec in loaded.items():
-        with cv.Bars(quiet or as_json) as bars:
+        with cv.Bars(quiet or as_json, "curvlang test") as bars:
             found = cv.check_laws(
                 spec, examples=examples, seed=seed, law=law, task=task, progress=bars
             )

@@ -14,9 +14,10 @@ from curvlang.models.execution.torch_state import settled
 from curvlang.models.losses.metric import Metric, query_metric_on
 from curvlang.models.task import Task
 from curvlang.operators import Operator
-from curvlang.runtime.fit import Progress
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.memory import Memory, limited
+from curvlang.runtime.progress.display import shown
+from curvlang.runtime.progress.listeners import ProgressOption
 
 
 class Options(TypedDict, total=False):
@@ -33,7 +34,7 @@ class Options(TypedDict, total=False):
     products: torch.dtype | None
     compress: float | None
     memory: Memory
-    progress: Progress | None
+    progress: ProgressOption
 
 
 @overload
@@ -83,7 +84,7 @@ def influence(
     products: torch.dtype | None = None,
     compress: float | None = None,
     memory: Memory = None,
-    progress: Progress | None = None,
+    progress: ProgressOption = True,
 ) -> Tensor | dict[str, Tensor]:
     """Influence scores `[Q, N]`: `∇m_qᵀ C⁻¹ ∇ℓ_n`, positive where training on n improves query q.
 
@@ -110,20 +111,22 @@ def influence(
             `1e-3`. A `CompressedQueries` warning says by how much scores may be off at most.
         memory: What preconditioned queries and scores may hold, `"2 GiB"` or bytes: queries that do
             not fit take turns, and the training examples are read in each.
-        progress: Called with the number of training examples scored so far.
+        progress: Shown on standard error; `False` for nothing, or a function that is called with the
+            number of training examples scored so far.
 
     Raises:
         SpecError: E0590 to E0592 for a metric, groups or positions that the task does not have,
             E0594 for `products` and `compress` where there are no blocks.
     """
     task = seen_by(operator, task)
-    ready = inverted(
-        operator, task, damping=damping, inverse=inverse, solve=solve, progress=progress
-    )
-    asked = query_metric_on(metric, task)
-    request = Request(per_layer, per_position, groups, reduce, chunk, products, compress, progress)
-    with limited(memory):
-        return task.retried(lambda: scored_by(ready.operator, task, asked.cost, request))
+    with shown(progress, "cv.influence") as told:
+        ready = inverted(
+            operator, task, damping=damping, inverse=inverse, solve=solve, progress=told
+        )
+        asked = query_metric_on(metric, task)
+        request = Request(per_layer, per_position, groups, reduce, chunk, products, compress, told)
+        with limited(memory):
+            return task.retried(lambda: scored_by(ready.operator, task, asked.cost, request))
 
 
 @settled
@@ -135,7 +138,7 @@ def self_influence(
     damping: float | None = None,
     inverse: str | None = None,
     solve: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressOption = True,
 ) -> Tensor:
     """`∇ℓ_nᵀ C⁻¹ ∇ℓ_n` of every example, `[N]`: how far an example's loss rests on itself alone.
 
@@ -149,10 +152,11 @@ def self_influence(
         damping: λ.
         inverse: An inverse as a spec writes it.
         solve: A solver as a spec writes it.
-        progress: Called with the number of examples scored so far.
+        progress: As for `influence`.
     """
     task = seen_by(operator, task)
-    ready = inverted(
-        operator, task, damping=damping, inverse=inverse, solve=solve, progress=progress
-    ).operator
-    return task.retried(lambda: self_scores(ready, task, part, progress))
+    with shown(progress, "cv.self_influence") as told:
+        ready = inverted(
+            operator, task, damping=damping, inverse=inverse, solve=solve, progress=told
+        ).operator
+        return task.retried(lambda: self_scores(ready, task, part, told))

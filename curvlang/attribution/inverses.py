@@ -11,8 +11,8 @@ from curvlang.language.checking.inverses import shift
 from curvlang.models.task import Task, check_task
 from curvlang.operators import Operator
 from curvlang.runtime.combine import fit_solver
-from curvlang.runtime.fit import Progress
 from curvlang.runtime.fitted import FittedOperator
+from curvlang.runtime.progress.listeners import Progress
 
 
 def seen_by(operator: FittedOperator | Operator, task: Task) -> Task:

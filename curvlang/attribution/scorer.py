@@ -43,8 +43,8 @@ from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.models.tracing.per_position import position_count, position_gradients
 from curvlang.operators import BlockDiagonal, Operator
-from curvlang.runtime.fit import Progress
 from curvlang.runtime.limits.memory import available, require
+from curvlang.runtime.progress.listeners import Progress
 
 TURN = 2**29
 """Bytes that scores of a few queries under several inverses, and these queries, may take."""

@@ -93,15 +93,25 @@ def interpolated(points: Points, work: float) -> float:
     return points[-1][1] * work / points[-1][0]
 
 
-def measured_rates(device: torch.device) -> Rates:
-    """Measure the machine: about a second."""
+def measured_rates(device: torch.device, held: int | None = None) -> Rates:
+    """Measure the machine: about a second.
+
+    Args:
+        device: Where.
+        held: Bytes that the measurement may take; larger sizes are then left out.
+    """
     kinds = (torch.float32, torch.float64)
+    most = math.inf if held is None else held
+    rows = [n for n in PRODUCTS if 3 * 8 * n * n <= most]
+    decomposed = [n for n in DECOMPOSED if 4 * 8 * n * n <= most]
+    copied = [size for size in COPIED if 2 * size <= most]
+    thin = min(THIN[0], most // (8 * THIN[1] * (THIN[1] + 2 * SIDES[-1])))
     return Rates(
-        {dtype: [_product(n, dtype, device) for n in PRODUCTS] for dtype in kinds},
-        {dtype: [_thin(side, dtype, device) for side in SIDES] for dtype in kinds},
-        [_decomposition(n, device) for n in DECOMPOSED],
-        [_copy(size, device) for size in COPIED],
-        [_made(size, device) for size in COPIED],
+        {dtype: [_product(n, dtype, device) for n in rows] for dtype in kinds},
+        {dtype: [_thin(side, dtype, device, int(thin)) for side in SIDES] for dtype in kinds},
+        [_decomposition(n, device) for n in decomposed],
+        [_copy(size, device) for size in copied],
+        [_made(size, device) for size in copied],
         _call(device),
     )
 
@@ -112,9 +122,9 @@ def _product(n: int, dtype: torch.dtype, device: torch.device) -> tuple[float, f
     return 2.0 * n**3, fastest(lambda: torch.mm(a, a, out=out), device)
 
 
-def _thin(side: int, dtype: torch.dtype, device: torch.device) -> tuple[float, float]:
+def _thin(side: int, dtype: torch.dtype, device: torch.device, count: int) -> tuple[float, float]:
     """Operations a second of [side, long] times [long, long], several at once, each of its own."""
-    count, long = THIN
+    long = THIN[1]
     a = torch.ones(count, side, long, dtype=dtype, device=device)
     b = torch.ones(count, long, long, dtype=dtype, device=device)
     out = torch.empty_like(a)

@@ -35,8 +35,9 @@ from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, ExampleMean, Operator, SolveRecord
 from curvlang.runtime.execute import accumulation_dtype
-from curvlang.runtime.fit import FittedStage, Progress
+from curvlang.runtime.fit import FittedStage
 from curvlang.runtime.inverse import decomposed, invert
+from curvlang.runtime.progress.listeners import Progress
 from curvlang.runtime.solver import FittedSolver
 
 FLOPS = 8

@@ -21,7 +21,7 @@ from curvlang.models.fingerprint import digest, parameter_parts
 from curvlang.models.losses.loss import Loss
 from curvlang.models.losses.metric import Metric, QueryMetric, query_metric_on
 from curvlang.models.task import Build, Task
-from curvlang.runtime.fit import Progress
+from curvlang.runtime.progress.listeners import Progress
 from curvlang.storage.cache import Cache
 from curvlang.training.baseline import diverged as refused_diverged
 from curvlang.training.built import built

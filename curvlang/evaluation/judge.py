@@ -24,7 +24,7 @@ from curvlang.evaluation.statistics.lds import (
     percentile_interval,
 )
 from curvlang.evaluation.statistics.spearman import spearman
-from curvlang.runtime.fit import Progress
+from curvlang.runtime.progress.listeners import Progress
 
 Cells = list[list[Fidelity]]
 """`[rows][settings]`."""

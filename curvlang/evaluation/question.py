@@ -32,7 +32,7 @@ from curvlang.language.uses import study_lines
 from curvlang.models.builtin import task_from
 from curvlang.models.losses.metric import Metric
 from curvlang.models.task import Task
-from curvlang.runtime.fit import Progress
+from curvlang.runtime.progress.listeners import Progress
 from curvlang.runtime.setup import Setup
 from curvlang.storage.cache import Cache
 

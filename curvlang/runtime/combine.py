@@ -16,8 +16,9 @@ from curvlang.language.chain import Chain, Combination, Curvature, Solver
 from curvlang.language.sums import DECAY, states_decay, sum_text, weighted_chains
 from curvlang.models.task import Task
 from curvlang.operators import added, described, scaled
-from curvlang.runtime.fit import FittedStage, Progress, fit_chains, fit_losses
+from curvlang.runtime.fit import FittedStage, fit_chains, fit_losses
 from curvlang.runtime.guard import check_magnitude
+from curvlang.runtime.progress.listeners import Progress
 from curvlang.runtime.solver import FittedSolver
 from curvlang.runtime.static import regularised
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,22 +32,12 @@ from curvlang.runtime.limits.footprint import reads_hessian
 from curvlang.runtime.others import ignoring
 from curvlang.runtime.positions import position_weights
 from curvlang.runtime.prepare import Preparation, prepare
+from curvlang.runtime.progress.listeners import PlanProgress, Progress, StageProgress
 from curvlang.runtime.static import Static, regularised
 from curvlang.runtime.vanishing import reads_curvature
 
 Kept = dict[tuple[int, int], dict[str, dict[str, Tensor]]]
 """Leaves between passes, by plan and batch, then by block and name."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
-
-
-@runtime_checkable
-class StageProgress(Protocol):
-    """Progress that also learns when a stage of the run has ended."""
-
-    def ended(self, stage: str) -> None:
-        """Called with `plan`, `Hessian`, `pass 1`, `after pass 1`, …, `results`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,6 +121,8 @@ def _fitted(
             listener.ended(stage)
 
     ended("plan")
+    if isinstance(listener, PlanProgress):
+        listener.planned(prepared, tasks[0])
     static = Static(tasks, prepared)
     executions = tuple(
         Execution(p, static.task.precision, static.task.device, static.leaves_of(p))

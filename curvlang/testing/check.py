@@ -32,6 +32,7 @@ from curvlang.language.law import (
     property_text,
     sampled,
 )
+from curvlang.runtime.progress.listeners import Progress
 from curvlang.testing.draws import Draw, draws, within
 from curvlang.testing.gaps import Gap
 from curvlang.testing.measure import Bench, measure
@@ -39,7 +40,6 @@ from curvlang.testing.notation import task_notation
 
 EXAMPLES = 50
 """Tasks that a law is tried on; a law about means of sampled curvatures takes a tenth."""
-Progress = Callable[[str, int, int], None]
 
 UNIVERSAL = {
     "as_written": 1e-9,

@@ -13,7 +13,9 @@ from curvlang.language import load
 from curvlang.language.chain import Property, Spec, TaskSpec
 from curvlang.language.law import PROPERTIES
 from curvlang.language.uses import task_in
-from curvlang.testing.check import EXAMPLES, Progress, Verdict, check_spec
+from curvlang.runtime.progress.display import shown
+from curvlang.runtime.progress.listeners import ProgressOption
+from curvlang.testing.check import EXAMPLES, Verdict, check_spec
 
 LARGEST_TASK = 64
 """Examples of a task that laws are checked on: the direct reading forms every product."""
@@ -70,7 +72,7 @@ def check_laws(
     seed: int = 0,
     law: str = "",
     task: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressOption = True,
 ) -> LawReport:
     """Search counterexamples to the laws of a spec; the same seed finds the same.
 
@@ -80,7 +82,8 @@ def check_laws(
         seed: Of the search.
         law: Only laws whose text contains this.
         task: Check on this task alone, which may be one that the spec's file defines.
-        progress: Notified of every task.
+        progress: Shown on standard error; `False` for nothing, or a function that is called as work
+            proceeds (`curvlang.runtime.progress`).
 
     Raises:
         SpecError: E0750 where no law's text contains `law`, E0751 for a task that is too large.
@@ -88,7 +91,8 @@ def check_laws(
     whole = spec if isinstance(spec, Spec) else load(spec)
     given = whole.source.name if isinstance(spec, Spec) else str(spec)
     one = None if task is None else small_task(whole, task)
-    found = check_spec(whole, examples=examples, seed=seed, law=law, task=one, progress=progress)
+    with shown(progress, "cv.check_laws") as told:
+        found = check_spec(whole, examples=examples, seed=seed, law=law, task=one, progress=told)
     return LawReport(given, found, examples, task)
 
 

@@ -11,7 +11,6 @@ from curvlang.cli.main import run
 import curvlang as cv
 from curvlang.operators import ConjugateGradients, Dense, Neumann
 from curvlang.operators.iterative.iteration import NotConverged
-from curvlang.reporting import progress as shown
 from tests.operators.zoo import spd
 from tests.small import network
 from tests.small import task as small
@@ -95,41 +94,3 @@ def test_the_command_shows_and_keeps_it(tmp_path, monkeypatch, capsys):
 
     with safe_open("s.safetensors", framework="pt") as file:
         assert "has not converged" in file.metadata()["solver"]
-
-
-class Clock:
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-def test_lines_where_there_is_no_terminal(monkeypatch, capsys):
-    clock = Clock()
-    monkeypatch.setattr(shown.time, "monotonic", clock)
-    with shown.Bars() as bars:
-        for k in range(101):
-            clock.now = float(k)
-            bars("retraining", k, 100)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "retraining: 10 of 100 after 10 s, about 90 s left"
-    assert len(lines) == 9
-    clock.now = 0.0
-    with shown.Bars() as bars:
-        bars("cg: residual 1.0e+00", 0, 50)
-        clock.now = 20.0
-        bars("cg: residual 3.0e-04", 7, 50)
-    assert capsys.readouterr().err == "cg: 7 of 50 after 20 s (residual 3.0e-04)\n"
-    with shown.Bars(quiet=True) as bars:
-        bars("x", 0, 9)
-        clock.now = 90.0
-        bars("x", 3, 9)
-    assert capsys.readouterr().err == ""
-
-
-def test_python_shows_progress_by_itself(monkeypatch, capsys):
-    monkeypatch.setattr(shown, "EVERY", 0.0)
-    own = small(network([3, 4, 3]), "cross_entropy", n=3000)
-    cv.evaluate("ekfac", own)
-    assert "scores: " in capsys.readouterr().err

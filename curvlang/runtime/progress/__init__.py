@@ -1,0 +1,1 @@
+"""Progress of long work: bars on a terminal, timed lines elsewhere, and in the log of a store."""
