@@ -56,6 +56,24 @@ class EvaluationSettings:
     step_scores: bool = False
 
 
+_QUICK = {
+    True: "--quick: a small protocol, for trying things; intervals are wide",
+    False: "--quick changes nothing without the LDS: it makes the protocol small",
+}
+
+
+def _silent(how: EvaluationSettings) -> str:
+    """What a spec without an evaluation leaves to the defaults, and the command line does not give."""
+    source = how.source
+    lines = source.data is not None or source.model is not None
+    task = [] if source.task is not None else ["the rest of the task" if lines else "task"]
+    parts = [*task, "inverse", *(["protocol"] if how.lds and not how.quick else [])]
+    if parts == ["inverse"]:
+        return "the spec names no evaluation: the inverse is the default shown"
+    named = f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"the spec names no evaluation: {named} are the defaults shown"
+
+
 @dataclass(frozen=True, slots=True)
 class EvaluationRequest:
     """One curvature of a spec, to be evaluated.
@@ -147,9 +165,11 @@ class EvaluationRequest:
 
     def notes(self) -> tuple[str, ...]:
         """What is printed below the result."""
-        quick = "--quick: a small protocol, for trying things; intervals are wide"
-        silent = "the spec names no evaluation: task, inverse and protocol are the defaults shown"
-        return (*((quick,) if self.settings.quick else ()), *(() if self.evaluation else (silent,)))
+        how = self.settings
+        return (
+            *((_QUICK[how.lds],) if how.quick else ()),
+            *(() if self.evaluation else (_silent(how),)),
+        )
 
 
 def evaluation_requests(

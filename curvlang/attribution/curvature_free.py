@@ -151,14 +151,13 @@ FOLLOWING = ("metagradient", "source")
 
 
 def check_baselines(
-    parts: Sequence[Part], task: Task, given: bool, metric: str | Metric = "loss"
+    parts: Sequence[Part], task: Task, metric: str | Metric = "loss"
 ) -> None:
     """Refuse, before anything is trained, what could not be scored after it.
 
     Args:
         parts: The baselines.
         task: Its model need not be trained.
-        given: Whether its model came with its weights: how they were trained is not known.
         metric: What the queries are scored by.
 
     Raises:
@@ -171,16 +170,16 @@ def check_baselines(
             if metric != "loss":
                 raise _of_the_loss(part)
             if part.name in FOLLOWING:
-                _check_followed(part, task, given)
+                _check_followed(part, task)
             elif part.name == "projected_ensemble":
                 check_ensemble(task, part.arguments["dimension"])
                 if part.arguments["models"] != 1:
                     check_trainable(task, f"`{part.name}`")
 
 
-def _check_followed(part: Part, task: Task, given: bool) -> None:
-    if given:
-        raise _not_trained_here(part)
+def _check_followed(part: Part, task: Task) -> None:
+    if task.origin.elsewhere:
+        raise _not_trained_here(part, task)
     check_trainable(task, f"`{part.name}`")
     assert task.recipe is not None
     check_followed(part.name, task.recipe)
@@ -299,11 +298,11 @@ def _of_the_loss(part: Part) -> SpecError:
     )
 
 
-def _not_trained_here(part: Part) -> SpecError:
+def _not_trained_here(part: Part, task: Task) -> SpecError:
     return not_followed(
         part.name,
-        "the model comes with its weights",
-        "leave it out, or leave out `weights`, so that the model is trained here",
+        f"the model was not trained here: its parameters are {task.origin.text}",
+        f"leave out the baseline, or {task.origin.instead}",
     )
 
 

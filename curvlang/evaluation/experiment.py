@@ -368,7 +368,7 @@ def _measured(
     at = "" if damping is None else f" at λ = {damping:g}"
     for name, table in measures.items():
         values = [
-            f"`{stage.label}` {x.estimate:.3f} [{x.low:.3f}, {x.high:.3f}]"
+            f"`{stage.label}` {x.estimate:.3f}" + (f" [{x.low:.3f}, {x.high:.3f}]" if x.has_ends else "")
             for stage, row in zip(stages, table.values, strict=True)
             if (x := row[column.shared]) is not None
         ]

@@ -95,8 +95,7 @@ def check(question: Question, fresh: Task, run: Run) -> None:
         check_retraining(fresh, run.protocol, run.seed, question.metric)
     elif question.baselines:
         raise _without_protocol(question.baselines[0].span)
-    given = fresh.origin.trained and fresh.origin.seed is None
-    check_baselines(question.baselines, fresh, given, question.metric)
+    check_baselines(question.baselines, fresh, question.metric)
     check_measures(question.measures, fresh)
     plan = plan_of(question, task)
     found = dict(zip((c.name for c in plan.formed), planned(plan.formed, task), strict=True))

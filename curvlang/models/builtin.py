@@ -139,10 +139,11 @@ def task_from(
         with placed(spec.model.span):
             path = folder_of(spec.model) / str(spec.model.arguments["weights"])
             model = with_weights(model, path)
-        origin = Origin(f"read from `{path}`")
+        origin = Origin(f"read from `{path}`", instead="leave out `weights`")
     elif spec.model.name == "python" and _given_alike(build, model, seed):
         function = spec.model.arguments["function"]
-        origin = Origin(f"as given by `python({function})`, for every seed alike; not trained here")
+        text = f"as given by `python({function})`, for every seed alike; not trained here"
+        origin = Origin(text, instead=f"let `{function}` make another initialisation for each seed")
     given = data.given
     with _placed_in(spec):
         task = Task(

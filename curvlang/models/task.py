@@ -55,11 +55,18 @@ class Origin:
         trained: Whether the model is studied as it is; otherwise it is trained first where a command
             trains models.
         seed: Of the initialisation of a model that was trained here.
+        instead: How to have a model that is trained here, for messages.
     """
 
     text: str
     trained: bool = True
     seed: int | None = None
+    instead: str = "make the task with `cv.task(…, train=True)`, which trains its model"
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the model was trained elsewhere, by steps that are not known."""
+        return self.trained and self.seed is None
 
 
 class Task:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from curvlang.evaluation.result import Comparison, Point, Protocol, Result, Step
-from curvlang.evaluation.statistics.interval import Interval
+from curvlang.evaluation.statistics.interval import Interval, one_query_note
 from curvlang.reporting.notation import (
     bounds,
     correlation,
@@ -104,9 +104,14 @@ def protocol_line(result: Result) -> str:
         return "not computed: no models were retrained"
     return (
         f"K = {protocol.subsets} subsets, {left_out(protocol)} and is retrained R = {protocol.retrains} times ({protocol.initialisation} "
-        f"initialisation), {protocol.queries} queries, seed {protocol.seed}; "
+        f"initialisation), {counted(protocol.queries, 'query', 'queries')}, seed {protocol.seed}; "
         f"{interval_name(result)} from {protocol.bootstrap} bootstrap resamples"
     )
+
+
+def counted(count: int, one: str, several: str) -> str:
+    """`1 query`, `20 queries`."""
+    return f"{count} {one if count == 1 else several}"
 
 
 def left_out(protocol: Protocol) -> str:
@@ -140,8 +145,9 @@ def interval_name(result: Result) -> str:
 
 
 def finding(result: Result) -> str:
-    """One sentence: how the measure that matters moves along the chain."""
-    found = [(s.label, p.lds.estimate) for s in result.steps if (p := at_shared(s)) and p.lds]
+    """One sentence: how the measure that matters moves along the chain, from its first step to its last."""
+    chain = [step for step in result.steps if step.structure != BASELINE]
+    found = [(s.label, p.lds.estimate) for s in chain if (p := at_shared(s)) and p.lds]
     if len(found) < 2 or not all(known(value) for _, value in found):
         return _forward_finding(result)
     where = shared_damping(result)
@@ -271,6 +277,8 @@ def _unshared(step: Step) -> Iterator[str]:
 
 def _cautions(result: Result) -> Iterator[str]:
     ceiling = result.ceiling
+    if result.protocol and has_lds(result) and (note := one_query_note(result.protocol.queries)):
+        yield note
     if result.protocol and ceiling and known(ceiling.estimate) and ceiling.estimate < LOW_CEILING:
         yield (
             f"the noise ceiling {correlation(ceiling.estimate)} is below {correlation(LOW_CEILING)}"

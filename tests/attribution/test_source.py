@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import curvlang as cv
@@ -17,6 +18,7 @@ from curvlang.attribution.source import accumulated, segments, source_scores
 from curvlang.compiler.planning.plan import Limits
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.language import curvature_named, loads
+from curvlang.models.task import Origin
 from curvlang.runtime.fit import fit_chains
 from curvlang.runtime.inverse import invert
 from curvlang.training.baseline import train_baseline
@@ -46,6 +48,11 @@ def regression(lr=0.1, epochs=20, count=12, **recipe):
         build(0), "mse", (X[:count], y[:count]), (X[count:], y[count:]),
         recipe=cv.Recipe(lr=lr, epochs=epochs, **given), build=build,
     )  # fmt: skip
+
+
+def untrained(**recipe):
+    """The same where it is trained before it is studied."""
+    return network(**recipe).replaced(origin=Origin("initialised", trained=False))
 
 
 def network(**recipe):
@@ -268,18 +275,35 @@ def test_trainings_that_are_refused(recipe, said):
 def test_they_are_refused_before_anything_is_trained(name):
     text = f"study s {{ task digits(epochs = 1) curvatures ggn baselines gradient_cosine, {name} }}"
     parts = loads(text).studies["s"].baselines
-    check_baselines(parts, network(), given=False)
-    adam = network()
+    check_baselines(parts, untrained())
+    adam = untrained()
     adam.recipe = cv.Recipe(optimiser="adam")
     with pytest.raises(SpecError, match="E0509"):
-        check_baselines(parts, adam, given=False)
+        check_baselines(parts, adam)
     with pytest.raises(SpecError, match="E0509") as caught:
-        check_baselines(parts, network(), given=True)
+        check_baselines(parts, network())
     assert caught.value.diagnostics[0].labels
-    check_baselines(parts[:1], adam, given=True)
+    assert "`weights`" not in str(caught.value)
+    assert "train=True" in str(caught.value)
+    check_baselines(parts[:1], network())
     if name.startswith("source"):
         with pytest.raises(SpecError, match="E0509"):
-            check_baselines(parts, network(batch=23), given=False)
+            check_baselines(parts, untrained(batch=23))
+
+
+def test_what_a_model_from_elsewhere_would_be_trained_by_is_said(tmp_path):
+    """The repair names the line that brought the parameters; a model that is trained is taken."""
+    parts = loads("study s { task digits curvatures ggn baselines metagradient }").studies["s"]
+    small = "random(examples = 9, inputs = 3, outputs = 3)"
+    spec = f"task own {{ data {small} model mlp(hidden = [2]WEIGHTS) loss cross_entropy train sgd(epochs = 1) }}\nevaluate kfac on own"
+    own = cv.task(loads(spec.replace("WEIGHTS", "")).evaluations[0].task, train=True)
+    check_baselines(parts.baselines, own)
+    save_file(own.model.state_dict(), tmp_path / "w.safetensors")
+    text = spec.replace("WEIGHTS", f', weights = "{tmp_path / "w.safetensors"}"')
+    given = cv.task(loads(text).evaluations[0].task)
+    with pytest.raises(SpecError, match="E0509") as caught:
+        check_baselines(parts.baselines, given)
+    assert "leave out `weights`" in str(caught.value)
 
 
 def test_curvatures_that_are_refused(monkeypatch):

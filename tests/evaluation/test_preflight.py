@@ -200,3 +200,29 @@ def test_what_is_planned_is_what_is_fitted():
     for own, stage in zip(planned([*curvatures, mix], given), fitted, strict=True):
         assert kinds(own) == kinds(stage.operator), stage.label
     assert torch.is_tensor(fitted[0].operator.trace())
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "task, inverse and protocol are the defaults shown"),
+        ({"lds": False}, "task and inverse are the defaults shown"),
+        ({"quick": True}, "task and inverse are the defaults shown"),
+        ({"source": cv.TaskSource(task="digits")}, "inverse and protocol are the defaults shown"),
+        ({"source": cv.TaskSource(task="digits"), "lds": False}, "the inverse is the default shown"),
+        (
+            {"source": cv.TaskSource(data="random(examples = 4)")},
+            "the rest of the task, inverse and protocol are the defaults shown",
+        ),
+    ],
+)
+def test_only_what_was_left_open_is_a_default(settings, said):
+    (one,) = cv.evaluation_requests(["kfac"], cv.EvaluationSettings(**settings))
+    assert one.notes()[-1] == f"the spec names no evaluation: {said}"
+
+
+def test_quick_says_what_it_does():
+    (one,) = cv.evaluation_requests(["kfac"], cv.EvaluationSettings(quick=True))
+    assert "small protocol" in one.notes()[0]
+    (one,) = cv.evaluation_requests(["kfac"], cv.EvaluationSettings(quick=True, lds=False))
+    assert one.notes()[0].startswith("--quick changes nothing without the LDS")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from curvlang.evaluation.result import Point, Step
-from curvlang.reporting.words import notes
+from curvlang.reporting.words import finding, header, notes
 from tests.reporting.example import digits, interval
 
 
@@ -33,3 +33,15 @@ def test_a_curvature_without_a_number_says_so(name):
     last = replace(whole.steps[-1], **{name: None})
     (more,) = set(notes(replace(whole, steps=(*whole.steps[:-1], last)))) - set(notes(whole))
     assert "forward" in more
+
+
+def test_the_finding_ends_at_the_last_curvature():
+    assert finding(with_baseline(interval(0.3))) == finding(digits())
+
+
+def test_one_query_is_told_where_intervals_are():
+    whole = digits()
+    one = replace(whole, protocol=replace(whole.protocol, queries=1))
+    (more,) = set(notes(one)) - set(notes(whole))
+    assert "over subsets alone" in more
+    assert ", 1 query, " in dict(header(one))["LDS"]

@@ -18,7 +18,7 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.measures.grid import RESAMPLES, Grid, MeasureInput
 from curvlang.evaluation.statistics.interval import Interval
-from curvlang.evaluation.statistics.lds import percentile_interval
+from curvlang.evaluation.statistics.lds import mean_over_queries
 from curvlang.models.losses.losses import CrossEntropy
 from curvlang.models.task import Task
 from curvlang.training.retrain import retrain
@@ -101,9 +101,7 @@ def flipped(
 def flip_share(mistakes: Tensor, seed: int) -> Interval:
     """Share of queries that most retrainings mistake, resampled over queries."""
     flips = (mistakes > 0.5).double()
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(0, len(flips), (RESAMPLES, len(flips)), generator=generator)
-    return Interval(float(flips.mean()), *percentile_interval(flips[drawn].mean(1), 0.95))
+    return mean_over_queries(flips, resamples=RESAMPLES, seed=seed)
 
 
 def _none_right(task: Task) -> SpecError:

@@ -16,6 +16,7 @@ from curvlang.runtime.inverse import invert
 from curvlang.runtime.solver import FittedSolver
 
 RESAMPLES = 200
+ONE_VALUE = "no interval, since a single query or example says nothing of the spread"
 Fit = Callable[[Task], Sequence[FittedStage]]
 """Fits the curvatures on a task, dense matrices decomposed."""
 
@@ -115,6 +116,9 @@ def fill(
     """`one` of every inverse at one setting."""
     for row, stage in enumerate(stages):
         try:
-            grid.values[row][column] = one(given.inverse(stage, given.chosen[column]))
+            value = one(given.inverse(stage, given.chosen[column]))
+            grid.values[row][column] = value
+            if not value.has_ends:
+                grid.reasons[row][column] = ONE_VALUE
         except SpecError as error:
             grid.refused(row, column, error)

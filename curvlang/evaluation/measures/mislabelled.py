@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import nan
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -66,9 +68,11 @@ def mislabel(task: Task, share: float, seed: int) -> tuple[Tensor, Task]:
 
 
 def auc(positive: Tensor, negative: Tensor, seed: int = 0) -> Interval:
-    """P(positive > negative) + P(equal)/2, with a bootstrap over both sides."""
+    """P(positive > negative) + P(equal)/2, with a bootstrap over both sides; none where one is single."""
     above = (positive[:, None] > negative[None]).double()
     above += 0.5 * (positive[:, None] == negative[None]).double()
+    if min(above.shape) < 2:
+        return Interval(float(above.mean()), nan, nan)
     generator = torch.Generator().manual_seed(seed)
 
     def counts(size: int) -> Tensor:

@@ -12,7 +12,7 @@ from curvlang.attribution.scorer import Scorer
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.measures.grid import RESAMPLES, Grid, MeasureInput, fill
 from curvlang.evaluation.statistics.interval import Interval
-from curvlang.evaluation.statistics.lds import percentile_interval
+from curvlang.evaluation.statistics.lds import mean_over_queries
 from curvlang.evaluation.statistics.spearman import spearman
 from curvlang.models.execution.substitution import functional_call
 from curvlang.models.losses.loss import Loss
@@ -107,7 +107,4 @@ def proximal_losses(
 def _agreement(scores: Tensor, response: Tensor, seed: int) -> Interval:
     """Rank agreement of scores `[Q, M]` with the response, intervals over queries."""
     per_query = spearman(scores.to(response), response)
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(0, len(per_query), (RESAMPLES, len(per_query)), generator=generator)
-    means = per_query.cpu()[drawn].mean(1)
-    return Interval(float(per_query.mean()), *percentile_interval(means, 0.95))
+    return mean_over_queries(per_query, resamples=RESAMPLES, seed=seed)

@@ -63,10 +63,12 @@ class ScoreSamples:
         Owen 2007), resampling one of them k + i or q + i: k + q + i is 2 (k + i) + 2 (q + i) minus
         the first. The deviations are scaled to it; never up, never below what one of them has.
         They stand around the score itself: a subset drawn twice shifts rank correlations, and a
-        percentile interval would carry the shift twice.
+        percentile interval would carry the shift twice. One query says nothing of the variance
+        over queries: what is left is k, over subsets for that query.
         """
         both, subsets = float(self.both.var()), float(self.subsets.var())
-        queries = float(self.queries.var()) / len(self.queries)
+        count = len(self.queries)
+        queries = float(self.queries.var()) / count if count > 1 else 0.0
         wanted = max(2 * (subsets + queries) - both, subsets, queries)
         scale = sqrt(min(1.0, wanted / both)) if both > 0 else 1.0
         return self.queries.mean() + scale * (self.both - self.both.mean())

@@ -9,6 +9,7 @@ with K: what it shows is a lower bound of what additive predictors can reach.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import nan
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ def datamodel_ceiling(
         seed: Of the partitions.
 
     Returns:
-        The score with its interval; None for fewer than 10 subsets.
+        The score with its interval, none for one query; None for fewer than 10 subsets.
     """
     y = (outcome.mean(1) if outcome.ndim == 3 else outcome).double()
     if len(kept) < FEWEST:
@@ -53,6 +54,8 @@ def datamodel_ceiling(
         for _ in range(4)  # partitions
     ]
     scores = torch.stack(rows)
+    if scores.shape[1] < 2:
+        return Interval(float(scores.mean()), nan, nan)
     drawn = torch.randint(0, scores.shape[1], (bootstrap, scores.shape[1]), generator=generator)
     which = torch.randint(0, len(scores), (bootstrap,), generator=generator)
     means = scores[which].gather(1, drawn).mean(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
-from curvlang.evaluation.statistics.interval import Interval
+from curvlang.evaluation.statistics.interval import Interval, one_query_note
 from curvlang.evaluation.statistics.resampled_spearman import AT_ONCE, correlations, in_rows, sort
 from curvlang.evaluation.statistics.spearman import spearman
 from curvlang.models.data.arrays import UnfitError, numbers
@@ -99,7 +100,8 @@ def lds(
 
     Returns:
         Spearman over subsets of the predicted effect and minus the outcome, averaged over queries:
-        a perfect predictor has +1, constant predictions 0 and a note.
+        a perfect predictor has +1, constant predictions 0 and a note. The interval of one query is
+        over subsets alone, with a note.
 
     Raises:
         SpecError: E0505 for shapes that do not fit or values that are not finite.
@@ -111,12 +113,13 @@ def lds(
     predicted = predictions(s, k).cpu()
     effect = -y.T.cpu()
     per_query = spearman(predicted, effect)
-    low = high = float("nan")
+    low = high = nan
     if bootstrap:
         resamples = draw_resamples(len(k), len(s), bootstrap, seed)
         values = bootstrap_scores([predicted], effect, resamples)
         low, high = percentile_interval(values[0], level)
-    note = constant_note(predicted, effect)
+    notes = [constant_note(predicted, effect), one_query_note(len(s)) if bootstrap else ""]
+    note = "; ".join(filter(None, notes))
     return LDSResult(float(per_query.mean()), low, high, per_query, note)
 
 
@@ -144,6 +147,17 @@ def _check(scores: Tensor, kept: Tensor, outcome: Tensor) -> None:
     for name, value in (("scores", scores), ("outcome", outcome)):
         if not bool(torch.isfinite(value).all()):
             raise refusal(Code.E0505, f"`{name}` has values that are not finite", "drop them")
+
+
+def mean_over_queries(per_query: Tensor, *, resamples: int, seed: int) -> Interval:
+    """The mean of a value of each query `[Q]`, resampled over queries; no interval for one query."""
+    values = per_query.double().cpu()
+    mean = float(values.mean())
+    if len(values) < 2:
+        return Interval(mean, nan, nan)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(0, len(values), (resamples, len(values)), generator=generator)
+    return Interval(mean, *percentile_interval(values[drawn].mean(1), 0.95))
 
 
 def percentile_interval(values: Tensor, level: float) -> tuple[float, float]:

@@ -32,7 +32,7 @@ LDS = Entry(
             "what a subset leaves out: a random share, one example, or one class",
         ),
         "seed": seed("subsets, initialisations, orders and the bootstrap"),
-        "bootstrap": Parameter(COUNT, 1000, "resamples for the intervals"),
+        "bootstrap": Parameter(AT_LEAST_TWO, 1000, "resamples for the intervals"),
     },
 )
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from curvlang.evaluation.statistics.comparison import Pair
-from curvlang.evaluation.statistics.interval import Interval
+from curvlang.evaluation.statistics.interval import Interval, one_query_note
 from curvlang.evaluation.study.study_result import Group, Row, Spot, StudyResult
 from curvlang.reporting.notation import (
     MISSING,
@@ -23,7 +23,7 @@ from curvlang.reporting.notation import (
     setting,
     value,
 )
-from curvlang.reporting.words import LOW_CEILING, left_out
+from curvlang.reporting.words import LOW_CEILING, counted, left_out
 
 TOLD_APART = "cannot be told apart"
 
@@ -79,7 +79,7 @@ def facts(group: Group) -> tuple[tuple[str, str], ...]:
             (
                 "LDS",
                 f"K = {p.subsets} subsets, {left_out(p)}, R = {p.retrains} "
-                f"({p.initialisation} initialisation), {p.queries} queries, "
+                f"({p.initialisation} initialisation), {counted(p.queries, 'query', 'queries')}, "
                 f"{100 * p.level:g} % intervals from {p.bootstrap} resamples",
             )
         )
@@ -254,6 +254,9 @@ def _cautions(result: StudyResult) -> Iterator[str]:
             "one model in a cell: its intervals are over subsets and queries and say nothing about "
             "other models of the task"
         )
+    yield from dict.fromkeys(
+        note for g in result.groups if g.protocol and (note := one_query_note(g.protocol.queries))
+    )
     if any(len(g.seeds) > 1 for g in result.groups if g.protocol):
         yield (
             "intervals: hierarchical bootstrap over models, subsets and queries, widened for the "

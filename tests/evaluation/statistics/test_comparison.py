@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
+from curvlang.evaluation.measures.mislabelled import auc
 from curvlang.evaluation.statistics.comparison import (
     Score,
     ScoreSamples,
@@ -21,7 +22,13 @@ from curvlang.evaluation.statistics.comparison import (
     widening,
 )
 from curvlang.evaluation.statistics.datamodel import datamodel_ceiling, ridge
-from curvlang.evaluation.statistics.lds import draw_resamples, percentile_interval
+from curvlang.evaluation.statistics.lds import (
+    bootstrap_parts,
+    draw_resamples,
+    mean_over_queries,
+    percentile_interval,
+)
+from curvlang.evaluation.statistics.spearman import spearman
 from curvlang.training.subsets import draw_subsets
 
 EXACT = 1e-10
@@ -100,6 +107,41 @@ def test_the_pigeonhole_bootstrap_is_scaled_to_the_variance_of_a_two_way_mean():
     both, corrected = np.mean(ratios, axis=0)
     assert 2.5 < both < 3.5
     assert 0.8 < corrected < 1.4
+
+
+def test_one_query_leaves_the_variance_over_subsets():
+    """Resampling one query is resampling subsets alone: the interval is theirs, not NaN."""
+    g = torch.Generator().manual_seed(0)
+    effect, good, bad = torch.randn(3, 1, 30, generator=g, dtype=torch.float64)
+    drawn = draw_resamples(30, 1, 400, 0)
+    made = []
+    for name, x in (("good", good + 2 * effect), ("bad", bad)):
+        both, subsets = (v[0] for v in bootstrap_parts([x], effect, drawn))
+        assert torch.equal(both, subsets)
+        within = ScoreSamples(both, subsets, spearman(x, effect))
+        moved = within.queries.mean() + both - both.mean()
+        assert torch.allclose(within.corrected(), moved, atol=EXACT)
+        made.append(Score(name, float(within.queries.mean()), within, torch.zeros(400)))
+    (pair,) = all_pairs(made)
+    assert pair.verdict == "better"
+    assert 0 < pair.p < 0.05
+    assert pair.difference.has_ends
+
+
+def test_a_mean_of_one_query_has_no_interval():
+    one = mean_over_queries(torch.tensor([0.25]), resamples=50, seed=0)
+    assert one.estimate == 0.25
+    assert not one.has_ends
+    several = mean_over_queries(torch.tensor([0.0, 1.0, 0.5]), resamples=50, seed=0)
+    assert several.has_ends
+    assert several.low < several.estimate == 0.5 < several.high
+    kept = draw_subsets(30, 20, 0.5, 0)
+    additive = datamodel_ceiling(kept, torch.randn(20, 1, generator=torch.Generator().manual_seed(0)))
+    assert additive is not None
+    assert not additive.has_ends
+    single = auc(torch.tensor([2.0]), torch.tensor([0.0, 1.0, 3.0]))
+    assert abs(single.estimate - 2 / 3) < EXACT
+    assert not single.has_ends
 
 
 @pytest.mark.parametrize("models", [3, 5])
