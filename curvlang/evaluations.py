@@ -12,7 +12,7 @@ from pathlib import Path
 from curvlang.compiler.derive.derive import describe_value
 from curvlang.diagnostics.diagnostic import Interrupted
 from curvlang.evaluation.experiment import Outcome, experiment
-from curvlang.evaluation.preflight import check
+from curvlang.evaluation.preflight import Plan, check
 from curvlang.evaluation.protocol import LDS, protocol_from
 from curvlang.evaluation.question import Question, Run, question_of
 from curvlang.language import load
@@ -249,19 +249,20 @@ def _evaluated(
     asked: Sequence[EvaluationRequest], cache: Cache | None, progress: Progress | None
 ) -> Iterator[Report]:
     tasks: dict[str, Task] = {}
+    plans: list[Plan] = []
     for one in asked:
         with limited(one.settings.setup.memory):
             fresh = tasks.get(_key(one.task)) or one.run().fresh(one.task)
             tasks[_key(one.task)] = fresh
-            check(one.question(), fresh, one.run())
-    for one in asked:
+            plans.append(check(one.question(), fresh, one.run()))
+    for one, plan in zip(asked, plans, strict=True):
         start = time.perf_counter()
         run = one.run(cache, progress)
         with limited(run.setup.memory):
             base = trained(tasks[_key(one.task)], run.seed, progress)
             tasks[_key(one.task)] = base
             training = time.perf_counter() - start
-            done = experiment(one.question(), base, run)
+            done = experiment(one.question(), base, run, plan)
         done.times = {
             "training": training,
             **done.times,

@@ -38,7 +38,7 @@ from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.footprint import reads_hessian
 from curvlang.runtime.limits.memory import Memory, limited
 from curvlang.runtime.others import misfits, without_ignored
-from curvlang.runtime.prepare import Preparation, has_hessian, model_flops, prepare
+from curvlang.runtime.prepare import Preparation, model_flops, prepare, way_of
 from curvlang.runtime.progress.display import shown
 from curvlang.runtime.progress.listeners import Progress, ProgressOption
 from curvlang.runtime.setup import Setup
@@ -152,8 +152,8 @@ def evaluate(
     question = question_of(whole, chosen(whole, curvature), **changes)
     with limited(memory), shown(progress, "cv.evaluate") as told:
         run = Run(Setup(task.device, dtype, memory, seed), protocol, cache, told)
-        check(question, task, run)
-        done = experiment(question, task, run)
+        plan = check(question, task, run)
+        done = experiment(question, task, run, plan)
     if done.truth is not None and done.truth.damaged:
         warnings.warn(
             f"damaged files of the cache, not used: {len(done.truth.damaged)}; their models were "
@@ -202,9 +202,12 @@ def _explained(
     Of the last step alone where steps before it need a Hessian and the model has none.
     """
     prepared = prepare(chains, task, last=last)
-    if not last and any(map(reads_hessian, prepared.plans)) and not has_hessian(task):
-        prepared = prepare(chains, task, last=True)
-    return prepared, model_flops(prepared, task)
+    way = None
+    if not last and any(map(reads_hessian, prepared.plans)):
+        way = way_of(task)
+        if way is None:
+            prepared = prepare(chains, task, last=True)
+    return prepared, model_flops(prepared, task, way)
 
 
 def explanations(

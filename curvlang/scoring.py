@@ -18,6 +18,8 @@ from curvlang.attribution.inverses import inverted
 from curvlang.attribution.scorer import (
     CompressedQueries,
     ReducedPrecision,
+    Request,
+    check_blocks,
     check_products,
     check_share,
     no_use,
@@ -360,8 +362,15 @@ def _check_inverse(spec: Spec, curvature: Curvature, task: Task, scoring: Scorin
         ExampleMean(1, lambda _: operator),
         declared_inverses(spec),
     )
-    found = inverted(unfitted, seen, damping=scoring.damping, inverse=scoring.inverse)
-    return found.operator
+    found = inverted(unfitted, seen, damping=scoring.damping, inverse=scoring.inverse).operator
+    products = None if scoring.products is None else torch.bfloat16
+    check_blocks(
+        found,
+        Request(
+            scoring.per_layer, scoring.per_position, products=products, compress=scoring.compress
+        ),
+    )
+    return found
 
 
 def _arrays(

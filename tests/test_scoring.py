@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import curvlang as cv
 from tests.small import network, task
@@ -42,3 +43,35 @@ def test_what_means_something_is_taken():
     ):
         report = cv.score_request("ekfac", small, scoring).run()
         assert tuple(report.axes) == scoring.axes
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "code"),
+    [
+        ("ggn", {"per_layer": True}, "E0710"),
+        ("hessian", {"per_layer": True, "per_position": True}, "E0710"),
+        ("ggn", {"products": "bfloat16"}, "E0594"),
+        ("ggn", {"compress": 1e-3}, "E0594"),
+        ("ekfac", {"compress": 1e-3, "per_position": True}, "E0594"),
+    ],
+)
+def test_what_a_structure_has_no_scores_for_is_refused_before_the_training(
+    spec, options, code, monkeypatch
+):
+    """The structure of C⁻¹ follows from the plan; the same is refused after a fit."""
+    small = task(network([3, 4, 3]), "cross_entropy", positions=2, reduce="sum")
+    monkeypatch.setattr("curvlang.scoring.fit", lambda *_, **__: pytest.fail("it is fitted"))
+    scoring = cv.Scoring(damping=0.1, **options)
+    with pytest.raises(cv.SpecError, match=code):
+        cv.score_request(spec, small, scoring)
+    words = options if "products" not in options else {"products": torch.bfloat16}
+    with pytest.raises(cv.SpecError, match=code):
+        cv.influence(cv.fit(spec, small), small, damping=0.1, **words)
+
+
+@pytest.mark.parametrize("spec", ["ekfac", "diagonal", "identity", "block_ggn", "kfac"])
+def test_what_has_blocks_is_scored_by_layer(spec):
+    small = task(network([3, 4, 3]), "cross_entropy")
+    options = {"per_layer": True, "compress": 1e-3}
+    report = cv.score_request(spec, small, cv.Scoring(damping=0.1, **options)).run()
+    assert len(report.arrays) >= 2

@@ -150,9 +150,7 @@ FOLLOWING = ("metagradient", "source")
 """Baselines that go through the training again."""
 
 
-def check_baselines(
-    parts: Sequence[Part], task: Task, metric: str | Metric = "loss"
-) -> None:
+def check_baselines(parts: Sequence[Part], task: Task, metric: str | Metric = "loss") -> None:
     """Refuse, before anything is trained, what could not be scored after it.
 
     Args:

@@ -34,6 +34,7 @@ from curvlang.attribution.gradients import (
     query_gradients,
 )
 from curvlang.attribution.groups import Groups, group_matrix, group_members
+from curvlang.attribution.layer_forms import splits
 from curvlang.attribution.score_orders import Queries
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
@@ -228,12 +229,7 @@ def _without_blocks(option: str, what: str, per_position: bool) -> SpecError:
 def _by_gradients(inverse: Operator, task: Task, cost: Loss, request: Request) -> dict[str, Tensor]:
     """Scores of a C⁻¹ that is one matrix, and scores by position."""
     parts = _parts(inverse, request.per_layer)
-    for option, what in (
-        ("products", "products in another precision"),
-        ("compress", "queries of low rank"),
-    ):
-        if getattr(request, option) is not None:
-            raise _without_blocks(option, what, request.per_position)
+    _check_options(request)
     query = query_gradients(task, cost, request.weights(task)).to(inverse.dtype)
     chunk = request.chunk
     moved = {
@@ -249,16 +245,45 @@ def _by_gradients(inverse: Operator, task: Task, cost: Loss, request: Request) -
     return {"": scores_together(task, [asked], counter(request.progress, task.N))[0]}
 
 
-def _parts(operator: Operator, per_layer: bool) -> dict[str, tuple[Operator, Tensor | slice]]:
-    """Blocks by name with their places, or the whole under no name."""
-    if not per_layer:
-        return {"": (operator, slice(None))}
+def check_blocks(inverse: Operator, request: Request) -> None:
+    """Refuse scores that only a curvature of blocks has.
+
+    The structure of C⁻¹ is enough: known before anything is fitted.
+
+    Raises:
+        SpecError: E0710 for scores by layer, E0594 for an option that scores by layers have.
+    """
+    whole = not splits(inverse)
+    if request.per_layer and (whole or request.per_position):
+        _check_layers(inverse)
+    if whole or request.per_position:
+        _check_options(request)
+
+
+def _check_options(request: Request) -> None:
+    for option, what in (
+        ("products", "products in another precision"),
+        ("compress", "queries of low rank"),
+    ):
+        if getattr(request, option) is not None:
+            raise _without_blocks(option, what, request.per_position)
+
+
+def _check_layers(operator: Operator) -> BlockDiagonal:
     if not isinstance(operator, BlockDiagonal):
         raise refusal(
             Code.E0710,
             "the curvature is one matrix, which has no scores per layer",
             "put `block_diagonal(by = layer)` into the chain",
         )
+    return operator
+
+
+def _parts(inverse: Operator, per_layer: bool) -> dict[str, tuple[Operator, Tensor | slice]]:
+    """Blocks by name with their places, or the whole under no name."""
+    if not per_layer:
+        return {"": (inverse, slice(None))}
+    operator = _check_layers(inverse)
     named = zip(operator.names, operator.blocks, operator.index, strict=True)
     return {name: (block, index) for name, block, index in named}
 

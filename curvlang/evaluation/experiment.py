@@ -34,7 +34,7 @@ from curvlang.evaluation.judge import judge
 from curvlang.evaluation.left_out import notes_of
 from curvlang.evaluation.measures.grid import MeasureInput, MeasureTable
 from curvlang.evaluation.measures.tables import measure_tables
-from curvlang.evaluation.preflight import Plan, no_scores, plan_of
+from curvlang.evaluation.preflight import Plan, no_scores
 from curvlang.evaluation.protocol import GRADIENTS_BY_PRODUCTS, LDS
 from curvlang.evaluation.question import Question, Run
 from curvlang.evaluation.result import Result
@@ -151,13 +151,14 @@ class Outcome:
         return self.step_scores.get(self.bench.stages[-1].label)
 
 
-def experiment(question: Question, base: Task, run: Run) -> Outcome:
+def experiment(question: Question, base: Task, run: Run, plan: Plan) -> Outcome:
     """Fit, score, retrain and judge.
 
     Args:
         question: What is compared.
         base: The trained task in the precision of training.
         run: How.
+        plan: What is fitted: of `preflight.check`.
 
     Raises:
         SpecError: Where a curvature does not fit the model, or training diverges.
@@ -165,7 +166,6 @@ def experiment(question: Question, base: Task, run: Run) -> Outcome:
     clock = Clock()
     task = without_ignored(question.chains(), base.to(dtype=run.precision))
     asked = query_metric_on(question.metric, task)
-    plan = plan_of(question, task)
     with clock("fit"):
         bench = _fitted(question, plan, base, task, run)
     # A solver is for matrices without structure: then they stay as they are.
@@ -368,7 +368,8 @@ def _measured(
     at = "" if damping is None else f" at λ = {damping:g}"
     for name, table in measures.items():
         values = [
-            f"`{stage.label}` {x.estimate:.3f}" + (f" [{x.low:.3f}, {x.high:.3f}]" if x.has_ends else "")
+            f"`{stage.label}` {x.estimate:.3f}"
+            + (f" [{x.low:.3f}, {x.high:.3f}]" if x.has_ends else "")
             for stage, row in zip(stages, table.values, strict=True)
             if (x := row[column.shared]) is not None
         ]

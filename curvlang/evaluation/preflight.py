@@ -76,13 +76,16 @@ def plan_of(question: Question, task: Task) -> Plan:
     return Plan(kept, reference, steps)
 
 
-def check(question: Question, fresh: Task, run: Run) -> None:
+def check(question: Question, fresh: Task, run: Run) -> Plan:
     """Refuse what cannot be evaluated, at no cost beyond a few examples.
 
     Args:
         question: What is compared.
         fresh: The task; its model need not be trained.
         run: How it is evaluated.
+
+    Returns:
+        What will be fitted, whatever the parameters of the trained model.
 
     Raises:
         SpecError: For a metric, a protocol, a baseline or a measure that the task does not have, a
@@ -106,6 +109,7 @@ def check(question: Question, fresh: Task, run: Run) -> None:
         chosen = settings(use, question.sweep)
         work = len(chosen) * (queries + GRADIENTS_BY_PRODUCTS) * task.N
         _check_inverse(chosen, subjects, solver, work)
+    return plan
 
 
 def _check_inverse(

@@ -176,23 +176,28 @@ def _in_memory(
     return plans
 
 
-def has_hessian(task: Task) -> bool:
-    """Whether a task's model has second derivatives; a few examples are run."""
+def way_of(task: Task) -> str | None:
+    """How products with a task's Hessian are formed; None without one. A few examples are run."""
     task = task.exact()
     try:
-        hessian_way(task.model, task.loss, *task.train)
+        return hessian_way(task.model, task.loss, *task.train)
     except SpecError:
-        return False
-    return True
+        return None
 
 
-def model_flops(prepared: Preparation, task: Task) -> dict[str, int]:
-    """Operations of the model itself over a whole run, by what they are for."""
+def model_flops(prepared: Preparation, task: Task, way: str | None = None) -> dict[str, int]:
+    """Operations of the model itself over a whole run, by what they are for.
+
+    Args:
+        prepared: The plans.
+        task: Model, loss and data.
+        way: Of products with the Hessian; tried where it is not given and there are such.
+    """
     found: dict[str, int] = {}
     task = task.exact()
     if any(map(reads_hessian, prepared.plans)) and task.P**2 <= DENSE_AT_MOST:
         layers = prepared.blocks[Partition.LAYER]
-        way = hessian_way(task.model, task.loss, *task.train)
+        way = way or hessian_way(task.model, task.loss, *task.train)
         one = hessian_flops(task.model, task.loss, *task.train, layers, way)
         found[f"the Hessian, {WORDS[way]}"] = round(one * task.N)
     passes: dict[tuple[Partition, Fisher | None], int] = {}

@@ -209,7 +209,10 @@ def test_what_is_planned_is_what_is_fitted():
         ({"lds": False}, "task and inverse are the defaults shown"),
         ({"quick": True}, "task and inverse are the defaults shown"),
         ({"source": cv.TaskSource(task="digits")}, "inverse and protocol are the defaults shown"),
-        ({"source": cv.TaskSource(task="digits"), "lds": False}, "the inverse is the default shown"),
+        (
+            {"source": cv.TaskSource(task="digits"), "lds": False},
+            "the inverse is the default shown",
+        ),
         (
             {"source": cv.TaskSource(data="random(examples = 4)")},
             "the rest of the task, inverse and protocol are the defaults shown",

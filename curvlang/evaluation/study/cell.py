@@ -38,10 +38,10 @@ def run_cell(question: Question, cell: StudyCell, run: Run) -> tuple[Cell, Value
         SpecError: Where a curvature does not fit the model, or training diverges.
     """
     clock, fresh = Clock(), run.fresh(cell.task)
-    check(question, fresh, run)
+    plan = check(question, fresh, run)
     with clock("training"):
         base = trained(fresh, run.seed, run.progress)
-    found = experiment(question, base, run)
+    found = experiment(question, base, run, plan)
     with clock("datamodel"):
         additive = _additive(found)
     with clock("cost"):

@@ -136,7 +136,9 @@ def test_a_mean_of_one_query_has_no_interval():
     assert several.has_ends
     assert several.low < several.estimate == 0.5 < several.high
     kept = draw_subsets(30, 20, 0.5, 0)
-    additive = datamodel_ceiling(kept, torch.randn(20, 1, generator=torch.Generator().manual_seed(0)))
+    additive = datamodel_ceiling(
+        kept, torch.randn(20, 1, generator=torch.Generator().manual_seed(0))
+    )
     assert additive is not None
     assert not additive.has_ends
     single = auc(torch.tensor([2.0]), torch.tensor([0.0, 1.0, 3.0]))
