@@ -22,6 +22,7 @@ from curvlang.attribution.scorer import (
     check_blocks,
     check_products,
     check_share,
+    layer_count,
     no_use,
     require_scores,
 )
@@ -38,7 +39,7 @@ from curvlang.models.data.images import pictures
 from curvlang.models.losses.metric import QueryMetric, query_metric
 from curvlang.models.task import Task
 from curvlang.models.tracing.per_position import position_count
-from curvlang.operators import BlockDiagonal, ExampleMean, Operator
+from curvlang.operators import ExampleMean, Operator
 from curvlang.operators.iterative.iteration import NotConverged
 from curvlang.reporting.examples import InputTexts, images, show_largest, show_top, texts
 from curvlang.runtime.fitted import FittedOperator
@@ -339,9 +340,7 @@ def _check_size(request: ScoreRequest, inverse: Operator) -> None:
     """
     task, scoring = request.task, request.scoring
     positions = position_count(task) if scoring.per_position else 1
-    layers = 1
-    if scoring.per_layer and isinstance(inverse, BlockDiagonal):
-        layers = len(inverse.blocks)
+    layers = layer_count(inverse, task) if scoring.per_layer else 1
     if not scoring.own:
         require_scores(task, request.rows, layers * task.N * positions, gradients=False)
 

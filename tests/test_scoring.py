@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import curvlang as cv
+from curvlang.attribution import scorer
 from tests.small import network, task
 
 REFUSED = {
@@ -75,3 +76,29 @@ def test_what_has_blocks_is_scored_by_layer(spec):
     options = {"per_layer": True, "compress": 1e-3}
     report = cv.score_request(spec, small, cv.Scoring(damping=0.1, **options)).run()
     assert len(report.arrays) >= 2
+
+
+@pytest.mark.parametrize("spec", ["ekfac", "diagonal", "identity", "mine"])
+@pytest.mark.parametrize("per_position", [False, True])
+def test_the_memory_of_scores_by_layer_is_counted(spec, per_position, monkeypatch):
+    """What is required before the work holds what comes back, with blocks and without."""
+    text = "curvature mine = kfac + diagonal"
+    small = task(network([3, 4, 3]), "cross_entropy", positions=2)
+    counted = []
+    monkeypatch.setattr(scorer, "require", lambda size, *_: counted.append(size))
+    scoring = cv.Scoring(damping=0.1, per_layer=True, per_position=per_position)
+    request = cv.score_request(cv.loads(text) if spec == "mine" else spec, small, scoring)
+    report = request.run()
+    held = sum(x.nbytes for x in report.arrays.values())
+    assert len(counted) == 2
+    assert all(size >= held for size in counted)
+
+
+@pytest.mark.parametrize("spec", ["identity", "diagonal"])
+def test_scores_by_layer_and_position_add_up(spec):
+    small = task(network([3, 4, 3]), "cross_entropy", positions=2)
+    op = cv.fit(spec, small)
+    by_layer = cv.influence(op, small, damping=0.1, per_layer=True, per_position=True)
+    total = sum(by_layer.values()).sum(-1)
+    assert torch.allclose(total, cv.influence(op, small, damping=0.1), atol=1e-12)
+    assert set(by_layer) == set(cv.influence(op, small, damping=0.1, per_layer=True))

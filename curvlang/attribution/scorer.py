@@ -34,16 +34,21 @@ from curvlang.attribution.gradients import (
     query_gradients,
 )
 from curvlang.attribution.groups import Groups, group_matrix, group_members
-from curvlang.attribution.layer_forms import splits
+from curvlang.attribution.layer_forms import split, splits
 from curvlang.attribution.score_orders import Queries
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.losses.loss import Loss, show_dtype
 from curvlang.models.task import Task
-from curvlang.models.tracing.blocks import LayerBlock
+from curvlang.models.tracing.blocks import LayerBlock, apart
 from curvlang.models.tracing.per_position import position_count, position_gradients
+<<<<<<< HEAD
 from curvlang.operators import BlockDiagonal, Operator
+=======
+from curvlang.operators import BlockDiagonal, Operator, Scaled, Sum
+from curvlang.runtime.fit import Progress
+>>>>>>> ca706f3 (The memory of scores by layer counts every layer, with blocks or without)
 from curvlang.runtime.limits.memory import available, require
 from curvlang.runtime.progress.listeners import Progress
 
@@ -99,7 +104,7 @@ def scored_by(
         request: Which scores, and how.
     """
     given = None if request.per_position else scored_blocks(inverse, task)
-    layers = sum(x.layer.count for x in given or ()) if request.per_layer else 1
+    layers = layer_count(inverse, task) if request.per_layer else 1
     T = position_count(task) if request.per_position else 1
     require_scores(task, request.rows(task), layers * task.N * T, gradients=given is None)
     if given is not None:
@@ -108,6 +113,19 @@ def scored_by(
         found = _by_gradients(inverse, task, cost, request)
     check_scores(found.values(), task, cost)
     return found if request.per_layer else found[""]
+
+
+def layer_count(inverse: Operator, task: Task) -> int:
+    """How many layers scores by layer are of: the blocks of C⁻¹, or all of the task's."""
+    match inverse:
+        case BlockDiagonal(names=names):
+            return len(names)
+        case Scaled(operator=inner):
+            return layer_count(inner, task)
+        case Sum(terms=terms):
+            return max(layer_count(term, task) for term in terms)
+        case _:
+            return sum(block.count for block in task.blocks())
 
 
 def require_scores(task: Task, rows: int, each: int, *, gradients: bool) -> None:
@@ -228,7 +246,7 @@ def _without_blocks(option: str, what: str, per_position: bool) -> SpecError:
 
 def _by_gradients(inverse: Operator, task: Task, cost: Loss, request: Request) -> dict[str, Tensor]:
     """Scores of a C⁻¹ that is one matrix, and scores by position."""
-    parts = _parts(inverse, request.per_layer)
+    parts = _parts(inverse, task, request.per_layer)
     _check_options(request)
     query = query_gradients(task, cost, request.weights(task)).to(inverse.dtype)
     chunk = request.chunk
@@ -254,8 +272,8 @@ def check_blocks(inverse: Operator, request: Request) -> None:
         SpecError: E0710 for scores by layer, E0594 for an option that scores by layers have.
     """
     whole = not splits(inverse)
-    if request.per_layer and (whole or request.per_position):
-        _check_layers(inverse)
+    if request.per_layer and whole:
+        raise _without_layers()
     if whole or request.per_position:
         _check_options(request)
 
@@ -269,23 +287,28 @@ def _check_options(request: Request) -> None:
             raise _without_blocks(option, what, request.per_position)
 
 
-def _check_layers(operator: Operator) -> BlockDiagonal:
-    if not isinstance(operator, BlockDiagonal):
-        raise refusal(
-            Code.E0710,
-            "the curvature is one matrix, which has no scores per layer",
-            "put `block_diagonal(by = layer)` into the chain",
-        )
-    return operator
+def _without_layers() -> SpecError:
+    return refusal(
+        Code.E0710,
+        "the curvature is one matrix, which has no scores per layer",
+        "put `block_diagonal(by = layer)` into the chain",
+    )
 
 
-def _parts(inverse: Operator, per_layer: bool) -> dict[str, tuple[Operator, Tensor | slice]]:
+def _parts(
+    inverse: Operator, task: Task, per_layer: bool
+) -> dict[str, tuple[Operator, Tensor | slice]]:
     """Blocks by name with their places, or the whole under no name."""
     if not per_layer:
         return {"": (inverse, slice(None))}
-    operator = _check_layers(inverse)
-    named = zip(operator.names, operator.blocks, operator.index, strict=True)
-    return {name: (block, index) for name, block, index in named}
+    if isinstance(inverse, BlockDiagonal):
+        named = zip(inverse.names, inverse.blocks, inverse.index, strict=True)
+        return {name: (block, index) for name, block, index in named}
+    layers = [own for block in task.blocks() for own in apart(block)]
+    parts = split(inverse, layers)
+    if parts is None:
+        raise _without_layers()
+    return {x.name: (part, x.index) for x, part in zip(layers, parts, strict=True)}
 
 
 def _against_training(
