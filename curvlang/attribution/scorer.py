@@ -43,12 +43,7 @@ from curvlang.models.losses.loss import Loss, show_dtype
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, apart
 from curvlang.models.tracing.per_position import position_count, position_gradients
-<<<<<<< HEAD
-from curvlang.operators import BlockDiagonal, Operator
-=======
 from curvlang.operators import BlockDiagonal, Operator, Scaled, Sum
-from curvlang.runtime.fit import Progress
->>>>>>> ca706f3 (The memory of scores by layer counts every layer, with blocks or without)
 from curvlang.runtime.limits.memory import available, require
 from curvlang.runtime.progress.listeners import Progress
 
