@@ -28,6 +28,7 @@ from curvlang.attribution.score_orders import (
     largest_rank,
 )
 from curvlang.models.layers import Input
+from curvlang.models.padding.spans import in_order
 from curvlang.models.task import Task
 
 COLUMNS = 2**16
@@ -84,8 +85,8 @@ def score_bound(
 ) -> Tensor:
     """By how much the scores of compressed queries may be off, `[Q, N]`: Σ over blocks of both norms."""
     layers = [x.layer for x in given]
-    parts = []
-    for _, rows in leaf_batches(task, task.loss, layers, "train", largest_gradient(given)):
+    places, parts = [], []
+    for own, rows in leaf_batches(task, task.loss, layers, "train", largest_gradient(given)):
         total: Tensor | None = None
         for x in given:
             a, e = x.rotated(*rows[x.layer.name])
@@ -93,8 +94,9 @@ def score_bound(
             more = torch.outer(found[x.layer.name].discarded.to(norms.device), norms)
             total = more if total is None else total.add_(more)
         assert total is not None
+        places.append(own)
         parts.append(total)
-    return torch.cat(parts, 1)
+    return in_order(places, parts, 1)
 
 
 def _norms(a: Input, e: Tensor) -> Tensor:

@@ -53,8 +53,7 @@ class Setting:
 
 
 def _first(task: Task, queries: int) -> Task:
-    X, y = task.query
-    return task.replaced(query=(X[:queries], y[:queries]))
+    return task.queries(slice(queries))
 
 
 def gradient_cosine(given: Setting) -> Tensor:

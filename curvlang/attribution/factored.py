@@ -34,6 +34,7 @@ from curvlang.attribution.score_orders import (
 )
 from curvlang.models.layers import Input, OneHot
 from curvlang.models.losses.loss import Loss
+from curvlang.models.padding.spans import count_of, in_order
 from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.limits.memory import available
@@ -81,7 +82,7 @@ class QueryGradients:
         self.weights = weights
         self.count = task.Q if weights is None else len(weights)
         self._held: dict[_Basis, Tensor] = {}
-        self._leaves: dict[_Basis, list[tuple[Tensor, Tensor]]] = {}
+        self._leaves: dict[_Basis, list[tuple[slice | Tensor, Tensor, Tensor]]] = {}
         self._hot: set[str] = set()
         self._uses = Counter(self._basis(x) for blocks in inverses for x in blocks)
         for group in by_layers(inverses).values():
@@ -103,22 +104,20 @@ class QueryGradients:
                 )
         layers = [x.layer for x in inverses[0]]
         formed = 0 if self.weights is None else max(map(largest_gradient, inverses))
-        done = 0
-        for size, rows in leaf_batches(self.task, cost, layers, "query", formed):
+        for own, rows in leaf_batches(self.task, cost, layers, "query", formed):
             for basis, x in based:
                 if not isinstance(rows[x.layer.name][0], Tensor):
                     self._hot.add(x.layer.name)
-                self._add(basis, x, slice(done, done + size), *x.rotated(*rows[x.layer.name]))
-            done += size
+                self._add(basis, x, own, *x.rotated(*rows[x.layer.name]))
 
-    def _add(self, basis: _Basis, x: ScoredBlock, own: slice, a: Input, e: Tensor) -> None:
+    def _add(self, basis: _Basis, x: ScoredBlock, own: slice | Tensor, a: Input, e: Tensor) -> None:
         if basis[-1]:
             assert isinstance(a, Tensor)
-            self._leaves[basis].append((a[:, 0], e[:, 0]))
+            self._leaves[basis].append((own, a[:, 0], e[:, 0]))
         elif self.weights is not None:
             flat = self._held[basis].flatten(1)
             flat.addmm_(self.weights[:, own].to(flat.dtype), formed_gradients(a, e).flatten(1))
-        elif x.layer.count > 1 or isinstance(a, OneHot):
+        elif x.layer.count > 1 or isinstance(a, OneHot) or isinstance(own, Tensor):
             self._held[basis][own] = formed_gradients(a, e)
         else:
             torch.bmm(e.mT, a, out=self._held[basis][own])
@@ -140,9 +139,9 @@ class QueryGradients:
         last = self._uses[basis] == 0
         if basis[-1]:
             parts = self._leaves[basis]
-            if len(parts) > 1:
-                parts[:] = [tuple(torch.cat(column) for column in zip(*parts, strict=True))]  # type: ignore[list-item]
-            a, e = parts[0]
+            rows, inputs, slopes = zip(*parts, strict=True)
+            a, e = in_order(rows, inputs), in_order(rows, slopes)
+            parts[:] = [(slice(0, len(a)), a, e)]
             if last:
                 del self._leaves[basis]
             assert x.spectrum is not None
@@ -291,16 +290,14 @@ def _zeros(task: Task, asked: Preconditioner, groups: int, dtype: torch.dtype) -
 
 def _batches(
     task: Task, asked: Sequence[Preconditioner], told: Counted | None
-) -> Iterator[tuple[slice, dict[str, tuple[Input, Tensor]]]]:
+) -> Iterator[tuple[slice | Tensor, dict[str, tuple[Input, Tensor]]]]:
     """The training examples, in batches that fit every inverse of the same layers."""
     layers = [x.layer for x in asked[0].blocks]
     formed = scored_elements(layers, max(u.count for u in asked))
-    done = 0
-    for size, rows in leaf_batches(task, task.loss, layers, "train", formed):
-        yield slice(done, done + size), rows
-        done += size
+    for own, rows in leaf_batches(task, task.loss, layers, "train", formed):
+        yield own, rows
         if told is not None:
-            told(size)
+            told(count_of(own))
 
 
 def product_error(
@@ -320,15 +317,17 @@ def block_self_scores(task: Task, given: Blocks, part: str, told: Counted | None
     """Σ over blocks of ∇ᵀ C⁻¹ ∇ of every example of a part, [N]."""
     layers = [x.layer for x in given]
     found: list[Tensor] = []
-    for size, rows in leaf_batches(task, task.loss, layers, part, largest_gradient(given)):
+    places: list[slice | Tensor] = []
+    for own, rows in leaf_batches(task, task.loss, layers, part, largest_gradient(given)):
         total = torch.zeros((), dtype=given[0].operator.dtype, device=task.device)
         for x in given:
             a, e = x.rotated(*rows[x.layer.name])
             total = total + _self_scores(x, a, e).to(total.dtype)
         found.append(total)
+        places.append(own)
         if told is not None:
-            told(size)
-    return torch.cat(found)
+            told(count_of(own))
+    return in_order(places, found)
 
 
 def _self_scores(x: ScoredBlock, a: Input, e: Tensor) -> Tensor:

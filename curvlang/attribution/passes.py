@@ -14,8 +14,8 @@ from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, check_batch
 from curvlang.models.tracing.half_precision import exact_leaves
 from curvlang.models.tracing.leaves import Fisher, LeafRequest
-from curvlang.runtime.alignment import varying
 from curvlang.runtime.limits.activations import activation_bytes
+from curvlang.runtime.positions.alignment import varying
 
 HELD = 2**27
 """Bytes that the largest intermediate result of a batch may take."""
@@ -25,8 +25,8 @@ MOST = 1024
 
 def leaf_batches(
     task: Task, loss: Loss, layers: Sequence[LayerBlock], part: str, formed: int
-) -> Iterator[tuple[int, dict[str, tuple[Input, Tensor]]]]:
-    """Inputs and output gradients of every block, batch by batch.
+) -> Iterator[tuple[slice | Tensor, dict[str, tuple[Input, Tensor]]]]:
+    """Inputs and output gradients of every block, batch by batch, with the numbers of its examples.
 
     Args:
         task: Model and data.
@@ -35,18 +35,20 @@ def leaf_batches(
         part: `train` or `query`.
         formed: Numbers for every example that the caller forms at once of a block.
     """
-    done = 0
-    batches = task.batches(batch_size(task, layers, formed), part)
-    for number, (X, y) in enumerate(batches):
-        with in_part(task.model, X, part, done):
+
+    def rows_at(share: float) -> int:
+        return batch_size(task, layers, formed, share)
+
+    for number, batch in enumerate(task.cut(rows_at, part)):
+        X = batch.X
+        with in_part(task.model, X, part, batch.start):
             if task.facts.picks:
                 check_batch(task.model, X, layers, number)
-            found = exact_leaves(task.model, loss, X, y, layers, LeafRequest({"a", "e"}))
-        done += len(X)
+            found = exact_leaves(task.model, loss, X, batch.y, layers, LeafRequest({"a", "e"}))
         for b in layers:
             if b.positions == 1 != found[b.name]["a"].shape[-2]:
                 raise varying(b.layer)
-        yield len(X), {b.name: (found[b.name]["a"], found[b.name]["e"]) for b in layers}
+        yield batch.rows, {b.name: (found[b.name]["a"], found[b.name]["e"]) for b in layers}
 
 
 def scored_elements(layers: Sequence[LayerBlock], queries: int) -> int:
@@ -57,12 +59,19 @@ def scored_elements(layers: Sequence[LayerBlock], queries: int) -> int:
     return max(b.size if b.positions > 1 or b.count > 1 else queries for b in layers)
 
 
-def batch_size(task: Task, layers: Sequence[LayerBlock], formed: int) -> int:
-    """Examples such that the model, its leaves and the largest intermediate result stay within `HELD`."""
+def batch_size(task: Task, layers: Sequence[LayerBlock], formed: int, share: float = 1.0) -> int:
+    """Examples such that the model, its leaves and the largest intermediate result stay within `HELD`.
+
+    Args:
+        task: The model.
+        layers: The blocks.
+        formed: Numbers for every example that are formed at once of a block.
+        share: Of all positions, those that the examples have.
+    """
     size = torch.empty((), dtype=task.precision).element_size()
     held = sum(b.leaf_elements for b in layers)
-    each = max(size * max(held, formed), model_bytes(task, layers))
-    return max(1, min(MOST, HELD // each))
+    each = max(share * max(size * held, model_bytes(task, layers)), size * formed)
+    return max(1, min(MOST, int(HELD // each)))
 
 
 def model_bytes(task: Task, layers: Sequence[LayerBlock]) -> int:

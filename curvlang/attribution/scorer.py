@@ -144,11 +144,10 @@ def _in_turns(given: Blocks, task: Task, cost: Loss, request: Request) -> dict[s
     rows, weights = request.rows(task), request.weights(task)
     at_once = rows if weights is not None else min(rows, queries_at_once(task, given))
     told = counter(request.progress, task.N * -(-rows // at_once))
-    X, y = task.query
     turns = []
     for start in range(0, rows, at_once):
         own = slice(start, start + at_once)
-        some = task if at_once == rows else task.replaced(query=(X[own], y[own]))
+        some = task if at_once == rows else task.queries(own)
         queries = block_queries(some, cost, given, weights, ranked=request.compress is None)
         if request.compress is not None:
             queries = _compressed(some, given, queries, request.compress)
@@ -393,14 +392,13 @@ class Scorer:
         blocks = [scored_blocks(x, self.task) for x in self.inverses]
         rows, together = self._sizes(blocks)
         groups = [range(k, min(k + together, len(blocks))) for k in range(0, len(blocks), together)]
-        X, y = self.task.query
         turns = range(0, self.task.Q, rows)
         told = counter(self.progress, self.task.N * len(turns) * len(groups))
         for start in turns:
             own = slice(start, start + rows)
             some = self.task
             if len(turns) > 1:
-                some = self.task.replaced(query=(X[own], y[own]))
+                some = self.task.queries(own)
             yield [x for group in groups for x in self._turn(some, blocks, group, told)]
 
     def _sizes(self, blocks: Sequence[Blocks | None]) -> tuple[int, int]:

@@ -88,7 +88,7 @@ def source_scores(
             without a known spectrum, or with one that grows without bound.
     """
     trajectory, last = segments(base, task, seed, *cuts)
-    first = last.replaced(query=(last.query[0][:queries], last.query[1][:queries]))
+    first = last.queries(slice(queries))
     ask = query_gradients(first, last.loss).to(accumulation_dtype(task.device))
     found = ask.new_zeros(len(ask), task.N)
     for segment in reversed(trajectory):

@@ -194,9 +194,7 @@ class _Run:
 
 
 def _small(task: Task) -> Task:
-    Xq, yq = task.query
-    few = task.examples(slice(WARM))
-    return few.replaced(query=(Xq[:WARM], yq[:WARM]))
+    return task.examples(slice(WARM)).queries(slice(WARM))
 
 
 def _row(

@@ -101,8 +101,7 @@ class Scoring:
     @property
     def scored(self) -> Task:
         """The task with these queries."""
-        X, y = self.task.query
-        return self.task.replaced(query=(X[: self.rows], y[: self.rows]))
+        return self.task.queries(slice(self.rows))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,6 +18,7 @@ from curvlang.language.registry import OPTIMISERS
 from curvlang.models.content import own_code
 from curvlang.models.data.adapt import adapt
 from curvlang.models.data.collect import Pair, Source
+from curvlang.models.data.fields import IGNORED
 from curvlang.models.execution.copies import copied, differentiable, recordable, unwrapped
 from curvlang.models.execution.packed import PackedBuild, is_packed, layout_in, packed
 from curvlang.models.execution.torch_state import settled
@@ -25,9 +26,18 @@ from curvlang.models.fingerprint import digest, model_parts, parameter_parts
 from curvlang.models.losses.loss import Loss
 from curvlang.models.losses.resolve import check_mean, loss_for
 from curvlang.models.losses.user_loss import Function
+from curvlang.models.padding.spans import Batch, RowsAt, spans_of
+from curvlang.models.padding.trial import Padding, tried
 from curvlang.models.recipe import Recipe
 from curvlang.models.task_arguments import check_arguments
-from curvlang.models.tracing.blocks import Facts, LayerBlock, blocks, facts_of, trainable
+from curvlang.models.tracing.blocks import (
+    Facts,
+    LayerBlock,
+    blocks,
+    facts_of,
+    groups,
+    trainable,
+)
 from curvlang.models.tracing.checks import (
     check_data,
     check_mask,
@@ -41,6 +51,8 @@ from curvlang.models.tracing.verify import EXAMPLES
 from curvlang.models.tracing.watching import OutsideError
 
 Result = TypeVar("Result")
+
+PARTS = ("train", "query")
 
 Build = Callable[[int], nn.Module]
 """A fresh, untrained model for a seed: what retraining starts from."""
@@ -93,7 +105,9 @@ class Task:
         mask: Which positions of the training examples count, [N, T] of bool; padding does not.
             Where not given: those of the field `attention_mask`, or all. Means over `t` are then
             over the positions that count, in the layers whose positions are the mask's; a decoder's
-            are those of the field `decoder_attention_mask`.
+            are those of the field `decoder_attention_mask`. Padding outside the first and the last of
+            them is left out of batches, where trying shows that nothing changes by it.
+        query_mask: Which positions of the queries count, [Q, T] of bool, likewise.
         labels: Of examples that are dicts, the target's field; `labels` or `label` where not given.
         inputs: Of examples that are dicts, the fields that the model reads; all where not given.
         shift_labels: Of dicts with a label for every position: whether a position predicts the
@@ -107,6 +121,7 @@ class Task:
 
     __slots__ = (
         "_facts",
+        "_padding",
         "build",
         "loss",
         "mask",
@@ -114,6 +129,7 @@ class Task:
         "name",
         "origin",
         "query",
+        "query_mask",
         "recipe",
         "train",
         "weight_decay",
@@ -132,6 +148,7 @@ class Task:
         name: str = "task",
         build: Build | None = None,
         mask: Tensor | None = None,
+        query_mask: Tensor | None = None,
         labels: str | None = None,
         inputs: Sequence[str] | None = None,
         shift_labels: bool | None = None,
@@ -144,6 +161,7 @@ class Task:
                 "name": name,
                 "build": build,
                 "mask": mask,
+                "query_mask": query_mask,
                 "labels": labels,
                 "inputs": inputs,
                 "shift_labels": shift_labels,
@@ -171,7 +189,9 @@ class Task:
         if found.wrapped and build is not None:
             self.build = PackedBuild(build, found.layout)
         self.mask = found.mask if mask is None else mask
+        self.query_mask = found.query_mask if query_mask is None else query_mask
         self._facts: Facts | None = None
+        self._padding: dict[str, Padding | None] = {}
         self._check()
         check_mean(loss, self.loss, self.model, self.train)
 
@@ -184,6 +204,8 @@ class Task:
             check_outputs(self.model, self.loss, pair, part)
         if self.mask is not None:
             check_mask(self.mask, self.N)
+        if self.query_mask is not None:
+            check_mask(self.query_mask, self.Q, "query")
 
     @property
     def N(self) -> int:
@@ -260,7 +282,7 @@ class Task:
 
     def part(self, part: str) -> Pair:
         """`train` or `query`."""
-        if part not in ("train", "query"):
+        if part not in PARTS:
             raise refusal(Code.E0412, f"a task has no part `{part}`", "use `train` or `query`")
         return self.train if part == "train" else self.query
 
@@ -271,6 +293,55 @@ class Task:
         X, y = self.part(part)
         for k in range(0, len(X), size):
             yield X[k : k + size].to(self.device), y[k : k + size].to(self.device)
+
+    def padding(self, part: str = "train") -> Padding | None:
+        """What is known of the padding of a part's rows, tried once; None where there is none."""
+        if part not in self._padding:
+            self._padding[part] = self._tried(part)
+        return self._padding[part]
+
+    def _tried(self, part: str) -> Padding | None:
+        mask = self.mask if part == "train" else self.query_mask
+        X, y = self.part(part)
+        if mask is None:
+            return None
+        counted = mask
+        if y.shape == mask.shape and y.dtype == torch.int64:
+            counted = mask | (y != getattr(self.loss, "ignore_index", IGNORED)).to(mask.device)
+        spans = spans_of(counted)
+        if spans is None:
+            return None
+        return tried(self.model, self.loss, X, y, spans, groups(self.blocks()))
+
+    def cut(
+        self,
+        rows_at: RowsAt,
+        part: str = "train",
+        within: range | None = None,
+        *,
+        whole: bool = False,
+    ) -> Iterator[Batch]:
+        """Batches on the model's device: consecutive rows, or rows of like length without their padding.
+
+        Args:
+            rows_at: How many rows make a batch that has this share of all positions.
+            part: `train` or `query`.
+            within: The rows that are read; all where not given.
+            whole: Whether rows keep their padding.
+        """
+        X, y = self.part(part)
+        within = range(len(X)) if within is None else within
+        padding = None if whole else self.padding(part)
+        if padding is None or padding.kept:
+            size = rows_at(1.0)
+            for k in range(within.start, within.stop, size):
+                rows = slice(k, min(k + size, within.stop))
+                yield Batch(X[rows].to(self.device), y[rows].to(self.device), rows)
+            return
+        spans = padding.spans
+        for chosen, window in spans.batches(lambda width: rows_at(width / spans.width), within):
+            less, targets = padding.cut(self.model, X[chosen], y[chosen], window)
+            yield Batch(less.to(self.device), targets.to(self.device), chosen, window)
 
     def to(
         self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
@@ -283,15 +354,21 @@ class Task:
             train=_moved(self.train, dtype, device),
             query=_moved(self.query, dtype, device),
             mask=None if self.mask is None else self.mask.to(device),
+            query_mask=None if self.query_mask is None else self.query_mask.to(device),
             build=None if self.build is None else MovedBuild(self.build, dtype, device),
         )
 
     def replaced(self, **changes: Any) -> Task:
         """The same task with other values of some of its arguments, by name; checked like any other."""
-        given = {name: getattr(self, name) for name in self.__slots__ if name != "_facts"}
+        given = {name: getattr(self, name) for name in self.__slots__ if name[0] != "_"}
+        if "query" in changes:
+            given["query_mask"] = None
         made = Task(**(given | changes))
         if made.model is self.model:
             made._facts = self._facts
+            for part in PARTS:
+                if made.part(part)[0] is self.part(part)[0] and part in self._padding:
+                    made._padding[part] = self._padding[part]
         return made
 
     def with_model(self, model: nn.Module, origin: Origin | None = None) -> Task:
@@ -304,7 +381,20 @@ class Task:
         """The same task with these training examples, in their order, and what counts of them."""
         X, y = self.train
         mask = None if self.mask is None else self.mask[places]
-        return self.replaced(train=(X[places], y[places]), mask=mask)
+        return self._some("train", places, train=(X[places], y[places]), mask=mask)
+
+    def queries(self, places: Tensor | slice) -> Task:
+        """The same task with these queries, in their order, and what counts of them."""
+        X, y = self.query
+        mask = None if self.query_mask is None else self.query_mask[places]
+        return self._some("query", places, query=(X[places], y[places]), query_mask=mask)
+
+    def _some(self, part: str, places: Tensor | slice, **changes: Any) -> Task:
+        made = self.replaced(**changes)
+        known = self._padding.get(part)
+        if known is not None and made.model is self.model:
+            made._padding[part] = known.at(places)
+        return made
 
     def restricted(self, names: Sequence[str]) -> Task:
         """The same task in which all parameters but these are constants."""

@@ -30,6 +30,7 @@ def check_arguments(given: dict[str, Any]) -> None:
     _check("labels", given, str, "the name of a field", '`labels="label"`')
     _check("shift_labels", given, bool, "True or False", "`shift_labels=True`")
     _check("mask", given, Tensor, "a tensor", "`mask=torch.tensor(…)`, [N, T] of bool")
+    _check("query_mask", given, Tensor, "a tensor", "`query_mask=torch.tensor(…)`, [Q, T] of bool")
     if given["build"] is not None and not _takes_one(given["build"]):
         raise another_type(
             "build", given["build"], "a function of a seed", "`build=lambda seed: make(seed)`"

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from curvlang.compiler.algebra.shapes import LeafShape
-from curvlang.compiler.derive.program import Fisher, Partition, Program, Result
+from curvlang.compiler.derive.program import Partition, Result
 from curvlang.compiler.planning.plan import BlockPlan, Limits, Plan
 from curvlang.compiler.planning.planner import DEFAULT
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.ir.expr import Yield
 from curvlang.language.chain import Chain
-from curvlang.models.derivatives.layer_columns import layer_columns
-from curvlang.models.losses.draws import Draws
 from curvlang.models.losses.finite import in_part
+from curvlang.models.padding.spans import Batch
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, check_batch
-from curvlang.models.tracing.half_precision import exact_jacobian, exact_leaves, exact_loss_hessian
-from curvlang.models.tracing.leaves import LeafRequest
 from curvlang.operators import BlockDiagonal, ExampleMean, Operator, described
-from curvlang.runtime.alignment import Alignment, varying
 from curvlang.runtime.assemble import operators
+from curvlang.runtime.batch_leaves import BatchLeaves
 from curvlang.runtime.execute import Execution
 from curvlang.runtime.guard import check_magnitude, check_parts, check_sums
 from curvlang.runtime.limits.footprint import reads_hessian
 from curvlang.runtime.others import ignoring
-from curvlang.runtime.positions import position_weights
 from curvlang.runtime.prepare import Preparation, prepare
 from curvlang.runtime.progress.listeners import PlanProgress, Progress, StageProgress
 from curvlang.runtime.static import Static, regularised
@@ -179,22 +173,28 @@ class _Passes:
         prepared = self.prepared
         adding = [e for e in self.executions if e.plan.passes >= number and e.plan.adds(number)]
         done, total = 0, sum(task.N for task in self.tasks)
-        size = prepared.plans[0].batch
-        batches = ((task, x, y) for task in self.tasks for x, y in task.batches(size))
-        for place, (task, x, y) in enumerate(batches if adding else ()):
-            draws = Draws(self.seed, number, done)
-            shared = _Batch(task, prepared, x, y, draws, done % task.N)
+        for place, (before, task, batch) in enumerate(self._batches() if adding else ()):
+            draws = batch.draws(self.seed, number, before)
+            shared = BatchLeaves(task, prepared, batch, draws)
             if number == 1 and prepared.picks:
-                with in_part(task.model, x, "train", shared.start):
-                    check_batch(task.model, x, prepared.blocks[Partition.LAYER], place)
+                with in_part(task.model, batch.X, "train", batch.start):
+                    check_batch(task.model, batch.X, prepared.blocks[Partition.LAYER], place)
             for execution in adding:
                 execution.feed(number, self._leaves(execution.plan, place, number, shared))
-            done += len(x)
+            done += len(batch)
             if self.progress is not None:
                 self.progress(f"pass {number}", done, total)
 
+    def _batches(self) -> Iterator[tuple[int, Task, Batch]]:
+        """The batches of every task, after how many examples of the tasks before it."""
+        before = 0
+        for task in self.tasks:
+            for batch in task.cut(self.prepared.rows_at, whole=self.prepared.whole):
+                yield before, task, batch
+            before += task.N
+
     def _leaves(
-        self, plan: Plan, place: int, number: int, shared: _Batch
+        self, plan: Plan, place: int, number: int, shared: BatchLeaves
     ) -> dict[str, dict[str, Tensor]]:
         """A batch's leaves: those kept from the pass before, given up in the last one, or new ones."""
         key, kept = (id(plan), place), self.kept
@@ -202,81 +202,6 @@ class _Passes:
         if plan.kept and number < plan.passes:
             kept[key] = found
         return found
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Leaves of one batch, each computed once for all programs that read it."""
-
-    task: Task
-    prepared: Preparation
-    x: Tensor
-    y: Tensor
-    draws: Draws
-    start: int = 0
-    known: dict[tuple[Partition, Fisher | None, bool], dict[str, dict[str, Tensor]]] = field(
-        default_factory=dict
-    )
-
-    def leaves_for(self, program: Program) -> dict[str, dict[str, Tensor]]:
-        kinds = {leaf.kind for leaf in program.leaves.values() if leaf.per_example}
-        if program.partition is Partition.MODEL:
-            return {"model": self._whole(program, kinds)}
-        by_block = self._layers(program.partition, program.fisher, "e" in kinds)
-        self._check_positions(program.partition, by_block)
-        names = {name: leaf.kind for name, leaf in program.leaves.items() if leaf.per_example}
-        return {
-            block: {name: given[kind] for name, kind in names.items()}
-            for block, given in by_block.items()
-        }
-
-    def _layers(
-        self, partition: Partition, fisher: Fisher | None, errors: bool
-    ) -> dict[str, dict[str, Tensor]]:
-        key = (partition, fisher, errors)
-        if key not in self.known:
-            wants = {"a"} | ({"g"} if fisher else set()) | ({"e"} if errors else set())
-            with in_part(self.task.model, self.x, "train", self.start):
-                self.known[key] = exact_leaves(
-                    self.task.model,
-                    self.task.loss,
-                    self.x,
-                    self.y,
-                    self.prepared.blocks[partition],
-                    LeafRequest(wants, fisher or Fisher(), self.draws),
-                )
-            for block in self.prepared.blocks[partition]:
-                self.known[key][block.name] |= self._weights(block)
-        return self.known[key]
-
-    def _check_positions(self, partition: Partition, known: dict[str, dict[str, Tensor]]) -> None:
-        """Layers have the positions that the plan's code is made for."""
-        for block in self.prepared.blocks[partition]:
-            if block.factored and known[block.name]["a"].shape[-2] != block.positions:
-                raise varying(block.layer)
-
-    def _weights(self, block: LayerBlock) -> dict[str, Tensor]:
-        """What every position of a layer counts in a mean, where some are padding."""
-        if not self.prepared.aligned:
-            return {}
-        rows = slice(self.start, self.start + len(self.x))
-        calls = self.prepared.aligned.get(block.layer, (Alignment(block.positions),))
-        like = torch.empty((), dtype=self.task.precision, device=self.task.device)
-        return position_weights(calls, rows, self.task.N, like, block.count)
-
-    def _whole(self, program: Program, kinds: set[str]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        layers = self.prepared.blocks[Partition.LAYER]
-        if "j" in kinds:
-            given = self._layers(Partition.LAYER, program.fisher, False)
-            found["j"] = layer_columns(layers, given)
-        if "J" in kinds:
-            found["J"] = exact_jacobian(self.task.model, self.x, layers)
-        if "L" in kinds:
-            found["L"] = exact_loss_hessian(self.task.model, self.task.loss, self.x, self.y)
-        return {
-            name: found[leaf.kind] for name, leaf in program.leaves.items() if leaf.kind in found
-        }
 
 
 def _stage(result: Result, run: _Run) -> FittedStage:

@@ -20,14 +20,13 @@ from curvlang.compiler.planning.plan import (
     keeping,
     plan_of,
 )
-from curvlang.compiler.planning.planner import DEFAULT, plan
+from curvlang.compiler.planning.planner import DEFAULT, fixed_share, plan
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.language.chain import Chain
 from curvlang.models.derivatives.flops import hessian_flops, leaves_flops
 from curvlang.models.derivatives.product_methods import WORDS, hessian_way
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, bare_at_once, bare_names
-from curvlang.runtime.alignment import Alignment, alignments, check_lengths, has_padding
 from curvlang.runtime.limits.activations import activation_bytes
 from curvlang.runtime.limits.columns import column_count, require_columns
 from curvlang.runtime.limits.footprint import (
@@ -41,6 +40,13 @@ from curvlang.runtime.limits.footprint import (
 from curvlang.runtime.limits.memory import available, require
 from curvlang.runtime.limits.repairs import lighter
 from curvlang.runtime.others import besides
+from curvlang.runtime.positions.alignment import (
+    Alignment,
+    alignments,
+    check_lengths,
+    follows,
+    has_padding,
+)
 
 BATCH_SHARE = 8
 """One batch may take an eighth of the memory that is available, and at most `BATCH_BYTES`."""
@@ -61,6 +67,8 @@ class Preparation:
 
     `picks` says whether the model picks rows by their values (`models.routing`).
     `aligned` says which positions of every layer count in means over positions, where some are padding.
+    `whole` says that rows keep their padding; where they do not, `fixed` is the share of a batch's bytes
+    that does not fall with the positions.
     """
 
     programs: tuple[Program, ...]
@@ -70,6 +78,13 @@ class Preparation:
     phases: tuple[Phase, ...]
     picks: bool = False
     aligned: Mapping[str, Sequence[Alignment]] = field(default_factory=dict)
+    whole: bool = True
+    fixed: float = 1.0
+
+    def rows_at(self, share: float) -> int:
+        """Examples of a batch that have a share of all positions."""
+        size = self.plans[0].batch
+        return max(size, min(BATCH_AT_MOST, int(size / (self.fixed + (1 - self.fixed) * share))))
 
     def plan_of(self, result: Result) -> Plan:
         """The plan that computes a result."""
@@ -145,7 +160,12 @@ def prepare(
     if any(program.partition is not Partition.MODEL for program in programs):
         check_lengths(task, found[Partition.LAYER])
     aligned = alignments(task, found[Partition.LAYER]) if padded else {}
-    return Preparation(programs, results, plans, found, phases, task.facts.picks, aligned)
+    padding = task.padding()
+    whole = padding is None or bool(padding.kept) or not follows(aligned, padding)
+    fixed = 1.0 if whole or limits.batch else max(map(fixed_share, plans), default=1.0)
+    return Preparation(
+        programs, results, plans, found, phases, task.facts.picks, aligned, whole, fixed
+    )
 
 
 def _in_memory(

@@ -5,6 +5,7 @@ In: programs and the sizes of the blocks. Out: plans.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -64,6 +65,26 @@ def plan(
                 model=limits.model,
             )
         chosen = max(1, min(chosen - 1, chosen * memory // need))
+
+
+LESS = 4
+"""How many times fewer positions `fixed_share` looks at."""
+
+
+def fixed_share(made: Plan) -> float:
+    """Of the bytes of a plan's batch, the share that stays where its examples have few positions."""
+    few = [
+        replace(b.geometry, sizes={**b.geometry.sizes, "t": max(1, b.geometry.sizes["t"] // LESS)})
+        for b in made.blocks
+        if "t" in b.geometry.sizes
+    ]
+    if len(few) < len(made.blocks):
+        return 1.0
+    maker = _Maker(made.program, made.schedule, made.total, sys.maxsize, sys.maxsize)
+    less = batch_bytes(made.schedule, maker.blocks(few, made.batch), made.batch, made.itemsize)
+    own = batch_bytes(made.schedule, made.blocks, made.batch, made.itemsize)
+    fixed = max(0.0, (LESS * less - own) / (LESS - 1))
+    return min(1.0, fixed / max(own, made.batch * made.model, 1))
 
 
 @dataclass(slots=True)

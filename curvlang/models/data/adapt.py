@@ -35,6 +35,7 @@ class TaskParts:
         train: Inputs and targets.
         query: Likewise.
         mask: Which positions of the training examples count; None for all.
+        query_mask: Those of the queries, likewise.
         wrapped: Whether `model` is a copy that packs or unpacks.
         layout: Where the fields of an example stand, where it has fields.
     """
@@ -43,6 +44,7 @@ class TaskParts:
     train: Pair
     query: Pair
     mask: Tensor | None = None
+    query_mask: Tensor | None = None
     wrapped: bool = False
     layout: Layout | None = None
 
@@ -147,7 +149,9 @@ def _from_fields(
     first, second = train.fields, query.fields
     _check_alike(first, second)
     check_fields(model, list(first))
-    both = layout_of({name: torch.cat([first[name], second[name]]) for name in first})
+    both = layout_of(
+        {name: torch.cat([first[name], second[name]]) for name in first}, _sequence(first)
+    )
     made = packed(model, both)
     X, Xq = both.pack(first, dtype), both.pack(second, dtype)
     y, yq = (t.to(dtype) if t.is_floating_point() else t for t in (train.y, query.y))
@@ -157,7 +161,15 @@ def _from_fields(
         yq = _aligned(yq, second, shift, "query")
     elif shift:
         raise _no_positions(shape, y)
-    return TaskParts(made, (X, y), (Xq, yq), _mask(first), True, both)
+    return TaskParts(made, (X, y), (Xq, yq), _mask(first), _mask(second), True, both)
+
+
+def _sequence(fields: dict[str, Tensor]) -> list[str]:
+    """The fields whose first axis is that of the attention mask; none where a decoder has another."""
+    mask = fields.get(MASK)
+    if mask is None or mask.ndim != 2 or any(name.startswith(DECODER) for name in fields):
+        return []
+    return [name for name, x in fields.items() if x.ndim > 1 and x.shape[1] == mask.shape[1]]
 
 
 def _with_decoder(model: nn.Module, side: _Side, shift: bool | None) -> _Side:
@@ -270,7 +282,13 @@ def _aligned(y: Tensor, fields: dict[str, Tensor], shift: bool | None, part: str
                 f"{counted} labels of `{part}` stand at positions that `{own}` leaves out",
                 f"set them to {IGNORED}: `labels[{own} == 0] = {IGNORED}`",
             )
-    return next_labels(y) if shift else y
+    if not shift:
+        return y
+    moved = next_labels(y)
+    if mask is None or mask.shape != y.shape:
+        return moved
+    # Padding before a row predicts nothing, also not the row's first token.
+    return moved.masked_fill(mask == 0, IGNORED)
 
 
 def _mask(fields: dict[str, Tensor]) -> Tensor | None:

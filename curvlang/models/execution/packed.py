@@ -31,11 +31,13 @@ class Layout:
         shapes: Of one example's field, by name, in order.
         kinds: `int64`, `bool` or `float` of each.
         largest: The largest absolute integer; floating-point rows must hold it exactly.
+        sequence: Names of the fields whose first axis is the positions: rows may have fewer of them.
     """
 
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
     kinds: tuple[str, ...]
     largest: int
+    sequence: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={list(shape)}" for name, shape in self.shapes)
@@ -53,11 +55,11 @@ class Layout:
         return torch.cat(flat, 1)
 
     def unpack(self, X: Tensor) -> dict[str, Tensor]:
-        """Rows [B, K] to fields [B, …]."""
+        """Rows [B, K] to fields [B, …]; of fewer columns where rows were cut to fewer positions."""
         self._check_exact(X.dtype)
         found: dict[str, Tensor] = {}
         at = 0
-        for (name, shape), kind in zip(self.shapes, self.kinds, strict=True):
+        for (name, shape), kind in zip(self._shapes_at(X.shape[1]), self.kinds, strict=True):
             size = prod(shape)
             # Contiguous, as a collated batch is: models call `.view` on their fields.
             part = X[:, at : at + size].reshape(X.shape[0], *shape).contiguous()
@@ -72,6 +74,31 @@ class Layout:
             found[name] = part
         return found
 
+    def cut(self, X: Tensor, window: slice) -> Tensor:
+        """Rows [B, K] of which the fields of `sequence` keep a window of their positions."""
+        at, kept = 0, []
+        for name, shape in self.shapes:
+            size = prod(shape)
+            own = slice(at, at + size)
+            if name in self.sequence:
+                each = prod(shape[1:])
+                own = slice(at + window.start * each, at + window.stop * each)
+            kept.append(X[:, own])
+            at += size
+        return torch.cat(kept, 1)
+
+    def _shapes_at(self, columns: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """The shapes of fields that stand in so many columns."""
+        missing = sum(prod(shape) for _, shape in self.shapes) - columns
+        if not missing:
+            return self.shapes
+        # All fields of `sequence` have been cut to one number of positions, which the columns tell.
+        fewer = missing // sum(prod(x[1:]) for name, x in self.shapes if name in self.sequence)
+        return tuple(
+            (name, (x[0] - fewer, *x[1:]) if name in self.sequence else x)
+            for name, x in self.shapes
+        )
+
     def _check_exact(self, dtype: torch.dtype) -> None:
         if dtype.is_floating_point and self.largest > 2 / torch.finfo(dtype).eps:
             raise refusal(
@@ -82,12 +109,12 @@ class Layout:
             )
 
 
-def layout_of(values: Mapping[str, Tensor]) -> Layout:
-    """Where the fields of these examples [N, …] stand."""
+def layout_of(values: Mapping[str, Tensor], sequence: Sequence[str] = ()) -> Layout:
+    """Where the fields of these examples [N, …] stand, and which of them have positions."""
     shapes = tuple((name, tuple(value.shape[1:])) for name, value in values.items())
     integers = [v for v in values.values() if not v.is_floating_point() and v.numel()]
     largest = max((int(v.to(torch.int64).abs().max()) for v in integers), default=0)
-    return Layout(shapes, tuple(map(_kind, values.values())), largest)
+    return Layout(shapes, tuple(map(_kind, values.values())), largest, tuple(sequence))
 
 
 def _kind(value: Tensor) -> str:

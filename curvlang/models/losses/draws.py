@@ -30,16 +30,21 @@ class Draws:
         number: Of the pass over the data: every pass draws its own, since one draw for a basis and its
             spectrum would bias both.
         start: The first example's number; those of the batch follow one by one.
+        rows: The examples' numbers from `start` on, where they do not follow one by one.
+        place: The number of the batch's first position in an example.
     """
 
     seed: int
     number: int = 0
     start: int = 0
+    rows: Tensor | None = None
+    place: int = 0
 
     def uniform(self, examples: int, places: int, samples: int, device: torch.device) -> Tensor:
         """Uniform float64 numbers in (0, 1) for every example, place in it and sample: [B, T, R]."""
-        example = torch.arange(self.start, self.start + examples, device=device).reshape(-1, 1, 1)
-        place = torch.arange(places, device=device).reshape(-1, 1)
+        own = torch.arange(examples, device=device) if self.rows is None else self.rows.to(device)
+        example = (self.start + own).reshape(-1, 1, 1)
+        place = torch.arange(self.place, self.place + places, device=device).reshape(-1, 1)
         sample = torch.arange(samples, device=device)
         shape = (examples, places, samples)
         counter = [x.expand(shape) for x in (example & _WORD, place, sample)]

@@ -42,21 +42,24 @@ class NotFiniteError(SpecError):
 
 
 @contextmanager
-def in_part(model: nn.Module, X: Tensor, part: str, start: int) -> Iterator[None]:
-    """Examples of a batch that starts at the number `start` of a part are named by the part.
+def in_part(model: nn.Module, X: Tensor, part: str, start: int | Tensor) -> Iterator[None]:
+    """Examples of a batch are named by their numbers in a part: from `start` on, or those given.
 
     What the model itself raises is refused by the example that it raises it on.
     """
+    number = (
+        (lambda k: int(start[k])) if isinstance(start, Tensor) else (lambda k: int(start) + int(k))
+    )
     try:
         yield
     except NotFiniteError as error:
-        found = [(start + k, what) for k, what in error.rows]
+        found = [(number(k), what) for k, what in error.rows]
         raise _refused(found, error.examples, f"`{part}`") from None
     except Exception as error:
         if not isinstance(error, CurvlangError) and not exhausted(error):
             device = next(model.parameters()).device
             for k in range(len(X)):
-                run_model(model, X[k : k + 1].to(device), f"{part}[{start + k}]")
+                run_model(model, X[k : k + 1].to(device), f"{part}[{number(k)}]")
         raise
 
 

@@ -100,24 +100,25 @@ def check_data(pair: Pair, part: str) -> None:
     _check_finite(y, f"targets of `{part}`", "drop or fill these examples")
 
 
-def check_mask(mask: Tensor, examples: int) -> None:
+def check_mask(mask: Tensor, examples: int, part: str = "train") -> None:
     """One word for every position of every example, and a position that counts in each.
 
     Raises:
         SpecError: E0416.
     """
+    name = "mask" if part == "train" else "query_mask"
     if mask.dtype != torch.bool or mask.dim() != 2 or mask.shape[0] != examples:
         raise refusal(
             Code.E0416,
-            f"`mask` is `{show_dtype(mask.dtype)}` of shape {list(mask.shape)} for {examples} "
-            "training examples",
-            "give [N, T] of bool: true where a position counts",
+            f"`{name}` is `{show_dtype(mask.dtype)}` of shape {list(mask.shape)} for {examples} "
+            + ("training examples" if part == "train" else "queries"),
+            f"give [{'N' if part == 'train' else 'Q'}, T] of bool: true where a position counts",
         )
     empty = (~mask.any(1)).nonzero().flatten()
     if len(empty):
         raise refusal(
             Code.E0416,
-            f"`mask` leaves no position of {len(empty)} examples (first: {int(empty[0])})",
+            f"`{name}` leaves no position of {len(empty)} examples (first: {int(empty[0])})",
             "drop these examples",
         )
 

@@ -13,8 +13,8 @@ import curvlang as cv
 from curvlang.compiler.planning.plan import Limits
 from curvlang.facade import chains_of, chosen
 from curvlang.models.tracing.blocks import blocks
-from curvlang.runtime.alignment import alignments
 from curvlang.runtime.fit import fit_chains
+from curvlang.runtime.positions.alignment import alignments
 
 N, T, D = 9, 4, 4
 LENGTHS = torch.tensor([1, 4, 3, 2, 4, 1, 1, 2, 3])

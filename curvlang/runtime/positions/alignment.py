@@ -22,6 +22,8 @@ from curvlang.models.data.fields import IGNORED
 from curvlang.models.execution.packed import layout_in
 from curvlang.models.layers import Input
 from curvlang.models.layers.one_hot import OneHot
+from curvlang.models.padding.spans import Batch
+from curvlang.models.padding.trial import Padding
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, groups
 from curvlang.models.tracing.independence import spread
@@ -59,11 +61,13 @@ class Alignment:
     before: int = 1
     after: int = 1
 
-    def counted(self, rows: slice, like: Tensor) -> Tensor:
+    def counted(self, batch: Batch, like: Tensor) -> Tensor:
         """1 for every position that counts, 0 for padding, [B, T']."""
         if self.mask is None:
-            return like.new_ones(rows.stop - rows.start, self.positions)
-        return laid(self.mask[rows].to(like), self.before, self.after)
+            return like.new_ones(len(batch), self.positions)
+        own = self.mask[batch.rows]
+        own = own if batch.window is None else own[:, batch.window]
+        return laid(own.to(like), self.before, self.after)
 
 
 def laid(mask: Tensor, before: int, after: int) -> Tensor:
@@ -131,6 +135,20 @@ def _masks(task: Task) -> Iterator[tuple[Tensor, bool]]:
         mask = layout.unpack(task.train[0])[DECODER + MASK]
         if mask.ndim == 2 and not bool((mask != 0).all()):
             yield mask.to(task.device) != 0, True
+
+
+def follows(aligned: Mapping[str, Sequence[Alignment]], padding: Padding) -> bool:
+    """Whether every layer whose positions are those of the rows has them by the mask too.
+
+    Elsewhere means over its positions would change with the padding that is left out.
+    """
+    scaled = padding.scaled or {}
+    return all(
+        len(calls) == len(scaled[layer])
+        and all((x.mask is not None) == own for x, own in zip(calls, scaled[layer], strict=True))
+        for layer, calls in aligned.items()
+        if layer in scaled
+    )
 
 
 def has_padding(task: Task) -> bool:

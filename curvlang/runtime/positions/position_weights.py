@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from curvlang.compiler.derive.builder import JOINT, OWN
-from curvlang.runtime.alignment import Alignment
+from curvlang.models.padding.spans import Batch
+from curvlang.runtime.positions.alignment import Alignment
 
 
 def position_weights(
-    calls: Sequence[Alignment], rows: slice, examples: int, like: Tensor, count: int = 1
+    calls: Sequence[Alignment], batch: Batch, examples: int, like: Tensor, count: int = 1
 ) -> dict[str, Tensor]:
     """Weights [B, T] of a block's positions in a mean over all of them, and over an example's own.
 
@@ -20,12 +21,12 @@ def position_weights(
 
     Args:
         calls: The positions of every call of the layer.
-        rows: The examples of the batch.
+        batch: The examples.
         examples: All of them.
         like: Has the weights' precision and device.
         count: How many blocks.
     """
-    counted = torch.cat([call.counted(rows, like) for call in calls], 1)
+    counted = torch.cat([call.counted(batch, like) for call in calls], 1)
     total = sum(map(_total, calls, [examples] * len(calls)))
     own = counted.sum(1, keepdim=True).clamp_min(1)
     weights = {JOINT: counted * (examples / total), OWN: counted / own}

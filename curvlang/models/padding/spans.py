@@ -1,0 +1,155 @@
+"""Where the own positions of every padded row begin and end, and batches of rows that are alike in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from curvlang.models.losses.draws import Draws
+
+ENOUGH = 2048
+"""Positions of a batch that is worth a pass of its own."""
+WASTED = 0.125
+"""Padding that such a batch may have, of its rows' own positions."""
+
+RowsAt = Callable[[float], int]
+"""How many rows make a batch that has a share of all positions."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Some examples of a part.
+
+    Args:
+        X: Inputs, [B, …].
+        y: Targets.
+        rows: The examples' numbers in the part.
+        window: The positions that are kept of them; None for all.
+    """
+
+    X: Tensor
+    y: Tensor
+    rows: slice | Tensor
+    window: slice | None = None
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def draws(self, seed: int, number: int, before: int = 0) -> Draws:
+        """Where the random numbers of its examples come from, in a pass with a number.
+
+        Args:
+            seed: Of the run.
+            number: Of the pass.
+            before: Examples of other parts that are counted before those of its own.
+        """
+        if isinstance(self.rows, slice):
+            return Draws(seed, number, before + self.rows.start)
+        place = 0 if self.window is None else self.window.start
+        return Draws(seed, number, before, self.rows, place)
+
+    @property
+    def start(self) -> int | Tensor:
+        """The first example's number, or those of all."""
+        return self.rows.start if isinstance(self.rows, slice) else self.rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spans:
+    """The positions of every row from the first that counts to the last; padding lies outside.
+
+    Args:
+        first: The first position of every row, [N].
+        stop: One behind the last, [N].
+        width: Positions of a padded row.
+    """
+
+    first: Tensor
+    stop: Tensor
+    width: int
+
+    @property
+    def lengths(self) -> Tensor:
+        """Positions of every row, [N]."""
+        return self.stop - self.first
+
+    @property
+    def share(self) -> float:
+        """Of all positions, those that are not padding."""
+        return float(self.lengths.double().mean()) / self.width
+
+    def at(self, rows: Tensor | slice) -> Spans:
+        """Those of some rows."""
+        return Spans(self.first[rows], self.stop[rows], self.width)
+
+    def window(self) -> slice:
+        """The positions that any of the rows has."""
+        return slice(int(self.first.min()), int(self.stop.max()))
+
+    def batches(
+        self, rows_at: Callable[[int], int], within: range
+    ) -> Iterator[tuple[Tensor, slice]]:
+        """Rows of like length together: their numbers in rising order, and the positions they need.
+
+        Args:
+            rows_at: How many rows of a width make a batch.
+            within: The rows that are cut into batches.
+        """
+        own = self.at(slice(within.start, within.stop))
+        order = torch.argsort(own.lengths, stable=True)
+        firsts, stops = own.first[order].tolist(), own.stop[order].tolist()
+        begin, low, high, filled = 0, self.width, 0, 0
+        for k, (first, stop) in enumerate(zip(firsts, stops, strict=True)):
+            wider = min(low, first), max(high, stop)
+            width = wider[1] - wider[0]
+            padding = (k - begin + 1) * width - filled - (stop - first)
+            wasteful = filled >= ENOUGH and padding > WASTED * filled
+            if k > begin and (wasteful or k - begin >= rows_at(width)):
+                yield _chosen(order[begin:k], within, low, high)
+                begin, wider, filled = k, (first, stop), 0
+            low, high = wider
+            filled += stop - first
+        if len(order):
+            yield _chosen(order[begin:], within, low, high)
+
+
+def _chosen(order: Tensor, within: range, low: int, high: int) -> tuple[Tensor, slice]:
+    return order.sort().values + within.start, slice(low, high)
+
+
+def spans_of(counted: Tensor) -> Spans | None:
+    """The spans of a mask [N, T]; None where every row fills all positions.
+
+    Args:
+        counted: True where a position counts; holes inside a row belong to it.
+    """
+    places = torch.arange(counted.shape[1], device=counted.device)
+    first = torch.where(counted, places, counted.shape[1]).amin(1).cpu()
+    stop = torch.where(counted, places + 1, 0).amax(1).cpu()
+    found = Spans(torch.minimum(first, stop), stop.clamp_min(1), counted.shape[1])
+    full = bool((found.lengths == counted.shape[1]).all())
+    return None if full else found
+
+
+def in_order(rows: Sequence[slice | Tensor], parts: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """What batches gave for their examples, in the order of the examples.
+
+    Args:
+        rows: Of every batch, the numbers of its examples.
+        parts: What it gave, with an entry for every example on `axis`.
+        axis: The examples' axis.
+    """
+    whole = parts[0] if len(parts) == 1 else torch.cat(list(parts), axis)
+    places = [own for own in rows if isinstance(own, Tensor)]
+    if not places:
+        return whole
+    order = torch.argsort(torch.cat(places))
+    return whole.index_select(axis, order.to(whole.device))
+
+
+def count_of(rows: slice | Tensor) -> int:
+    """How many examples a batch has."""
+    return int(rows.stop - rows.start) if isinstance(rows, slice) else len(rows)
