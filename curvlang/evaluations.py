@@ -11,6 +11,7 @@ from pathlib import Path
 
 from curvlang.compiler.derive.derive import describe_value
 from curvlang.diagnostics.diagnostic import Interrupted
+from curvlang.diagnostics.plain_arguments import validate_fields, validated
 from curvlang.evaluation.experiment import Outcome, experiment
 from curvlang.evaluation.preflight import Plan, check
 from curvlang.evaluation.protocol import LDS, protocol_from
@@ -54,6 +55,14 @@ class EvaluationSettings:
     metric: str = "loss"
     setup: Setup = Setup()
     step_scores: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is of another type.
+
+        Raises:
+            SpecError: E0563.
+        """
+        validate_fields(self)
 
 
 _QUICK = {
@@ -172,6 +181,7 @@ class EvaluationRequest:
         )
 
 
+@validated
 def evaluation_requests(
     specs: Sequence[Spec | str | os.PathLike[str]], settings: EvaluationSettings | None = None
 ) -> tuple[EvaluationRequest, ...]:
@@ -217,6 +227,7 @@ def run_folders(asked: Sequence[EvaluationRequest], out: Path | None) -> list[Pa
     return folders
 
 
+@validated
 def evaluate_requests(
     asked: Sequence[EvaluationRequest],
     *,

@@ -15,11 +15,12 @@ from curvlang.compiler.explain.explain import Explanation
 from curvlang.compiler.explain.explain_sum import explain_sum
 from curvlang.costs import benchmark as costs
 from curvlang.costs.forecast import seconds_of_fit
+from curvlang.diagnostics.plain_arguments import argument, validated
 from curvlang.evaluation.experiment import experiment
 from curvlang.evaluation.preflight import check
 from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.evaluation.question import Run, Wording, question_of, reworded
-from curvlang.evaluation.request_checks import check_asked, check_swept, sweep_of
+from curvlang.evaluation.request_checks import check_swept, sweep_of
 from curvlang.language import declared_inverses, inverse_text, load, loads
 from curvlang.language.chain import Chain, Combination, Curvature, Spec
 from curvlang.language.selection import chains_of, chosen, evaluation_of
@@ -79,7 +80,9 @@ def fit(
         A structured operator on all P parameters, in the order of `task.parameters`.
     """
     check_task(task)
-    check_asked(seed=seed, dtype=dtype, curvature=curvature)
+    seed, curvature = argument("seed", seed), argument("curvature", curvature)
+    if dtype not in (None, task.dtype, torch.bfloat16):
+        argument("dtype", dtype)
     whole = as_spec(spec)
     found = chosen(whole, curvature)
     evaluation = evaluation_of(whole, found)
@@ -107,6 +110,7 @@ def fit(
 
 
 @settled
+@validated
 def evaluate(
     spec: Spec | str | Path,
     task: Task,
@@ -145,7 +149,6 @@ def evaluate(
             that can be known.
     """
     check_task(task)
-    check_asked(seed=seed, dtype=dtype, protocol=protocol, curvature=curvature)
     whole = as_spec(spec)
     changes = {"sweep": sweep_of(damping), **reworded(whole, words)}
     check_swept(damping, changes.get("inverses", ()))
@@ -165,6 +168,7 @@ def evaluate(
 
 
 @settled
+@validated
 def explain(
     spec: Spec | str | Path, task: Task, *, curvature: str | None = None, memory: Memory = None
 ) -> Explanation:
@@ -210,6 +214,7 @@ def _explained(
     return prepared, model_flops(prepared, task, way)
 
 
+@validated
 def explanations(
     spec: Spec | str | Path, source: TaskSource | None = None, setup: Setup | None = None
 ) -> Iterator[Explanation]:
@@ -229,6 +234,7 @@ def explanations(
 
 
 @settled
+@validated
 def benchmark(
     spec: Spec | str | Path,
     task: Task | TaskSource | None = None,
@@ -265,6 +271,7 @@ def benchmark(
 
 
 @settled
+@validated
 def covered(specs: Sequence[Spec], source: TaskSource) -> CoverageReport:
     """The parameters of a task's model, by name and by layer type, and the stages that do not fit them.
 

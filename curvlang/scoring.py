@@ -27,6 +27,7 @@ from curvlang.attribution.scorer import (
     require_scores,
 )
 from curvlang.attribution.top import Neighbour, Top, largest, top
+from curvlang.diagnostics.plain_arguments import argument, validate_fields, validated
 from curvlang.diagnostics.values import finite_number
 from curvlang.facade import as_spec, fit
 from curvlang.language import declared_inverses, default_inverse
@@ -108,6 +109,7 @@ class Scoring:
             SpecError: E0591 for groups, E0594 for products and low rank, E0595 for what
                 self-influence has no use for.
         """
+        validate_fields(self)
         if self.own:
             _check_alone(self)
         check_reduce(self.group, self.reduce)
@@ -291,6 +293,7 @@ class ScoreRequest:
         )
 
 
+@validated
 def score_request(
     spec: Spec | str | Path,
     task: Task | TaskSource | None = None,
@@ -318,7 +321,7 @@ def score_request(
     found = chosen(whole, curvature)
     described = None
     if not isinstance(task, Task):
-        source = task or TaskSource()
+        source = argument("source", task) or TaskSource()
         described = source.of(evaluation_of(whole, found))
         task = task_from(
             described, seed=setup.seed, device=setup.device, allow_python=source.allow_python

@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 
 from curvlang.diagnostics.diagnostic import Interrupted
+from curvlang.diagnostics.plain_arguments import validate_fields, validated
 from curvlang.diagnostics.values import another_type
 from curvlang.evaluation.question import Run, Wording, reworded
 from curvlang.evaluation.result_file import plain
@@ -27,6 +28,7 @@ from curvlang.language import load_studies, load_study, used_files
 from curvlang.language.chain import Spec, Study
 from curvlang.models.execution.torch_state import settled
 from curvlang.models.losses.loss import show_dtype
+from curvlang.operators import usable
 from curvlang.reporting.notation import duration
 from curvlang.reporting.study.folder import FORMATS, check_study_folder, write_study
 from curvlang.reporting.study.terminal import show_study
@@ -102,6 +104,7 @@ class StudyRequest:
 
     def __post_init__(self) -> None:
         """Refuse parts and formats that do not exist."""
+        validate_fields(self)
         if self.shard is not None:
             Shard.read(self.shard)
         for name in self.formats:
@@ -211,6 +214,7 @@ class StudyRequest:
         }
 
 
+@validated
 def study_requests(
     spec: str | os.PathLike[str], setup: Setup | None = None, **options: Any
 ) -> tuple[StudyRequest, ...]:
@@ -260,6 +264,7 @@ def _teller(notify: Callable[[str], None]) -> Callable[[int, int, Work, Cell | N
 
 
 @settled
+@validated
 def study(
     spec: str | Path,
     folder: str | Path | None = None,
@@ -290,7 +295,7 @@ def study(
             lines, and others in place of its lines.
     """
     whole, one = load_study(str(spec))
-    setup = Setup(torch.device(device), dtype)
+    setup = Setup(usable(device), dtype)
     asked = StudyRequest(
         whole, one, setup, quick=small, allow_python=allow_python, cache=cache, words=words
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 from typing import TypeAlias
 
 import torch
@@ -34,7 +35,10 @@ def group_members(groups: Groups, queries: int) -> list[tuple[object, list[int]]
             )
         labels = groups.unique(sorted=True).tolist()
         return [(label, (groups == label).nonzero()[:, 0].tolist()) for label in labels]
-    members = [[int(k) for k in group] for group in groups]
+    try:
+        members = [[index(k) for k in group] for group in groups]
+    except TypeError as error:
+        raise refusal(Code.E0591, f"`{groups!r}` is not groups of queries", _REPAIR) from error
     if not members or not all(members):
         raise refusal(
             Code.E0591, "a group has no queries" if members else "there are no groups", _REPAIR
@@ -49,8 +53,13 @@ def group_members(groups: Groups, queries: int) -> list[tuple[object, list[int]]
     return list(enumerate(members))
 
 
-def check_reduce(group: str | None, reduce: str) -> None:
+def check_reduce(group: str | None, reduce: str, option: str = "group") -> None:
     """Refuse words for groups that there are none of, and what is taken over a group without one.
+
+    Args:
+        group: `label`, `all`, or None for no groups.
+        reduce: `sum` or `mean`.
+        option: What groups are asked for by.
 
     Raises:
         SpecError: E0591.
@@ -64,7 +73,7 @@ def check_reduce(group: str | None, reduce: str) -> None:
         raise refusal(
             Code.E0591,
             f"`reduce = {reduce}` is about groups of queries, and there are none",
-            "add `group`: `label` or `all`",
+            "add `group`: `label` or `all`" if option == "group" else f"add `{option}`",
         )
 
 

@@ -7,9 +7,11 @@ from typing import Literal, TypedDict, Unpack, overload
 import torch
 from torch import Tensor
 
-from curvlang.attribution.groups import Groups
+from curvlang.attribution.groups import Groups, check_reduce
 from curvlang.attribution.inverses import inverted, seen_by
-from curvlang.attribution.scorer import Request, scored_by, self_scores
+from curvlang.attribution.scorer import Request, check_share, scored_by, self_scores
+from curvlang.diagnostics.plain_arguments import validated
+from curvlang.diagnostics.values import another_type, finite_number
 from curvlang.models.execution.torch_state import settled
 from curvlang.models.losses.metric import Metric, query_metric_on
 from curvlang.models.task import Task
@@ -68,6 +70,7 @@ def influence(
 
 
 @settled
+@validated
 def influence(
     operator: FittedOperator | Operator,
     task: Task,
@@ -119,6 +122,7 @@ def influence(
             E0594 for `products` and `compress` where there are no blocks.
     """
     task = seen_by(operator, task)
+    _check_options(groups, reduce, products, compress)
     with shown(progress, "cv.influence") as told:
         ready = inverted(
             operator, task, damping=damping, inverse=inverse, solve=solve, progress=told
@@ -129,7 +133,25 @@ def influence(
             return task.retried(lambda: scored_by(ready.operator, task, asked.cost, request))
 
 
+def _check_options(
+    groups: Groups | None, reduce: str, products: torch.dtype | None, compress: float | None
+) -> None:
+    """Refuse what would be ignored, or is not a precision or a share.
+
+    Raises:
+        SpecError: E0563, E0591, E0594.
+    """
+    check_reduce(None if groups is None else "label", reduce, option="groups")
+    if products is not None and not (
+        isinstance(products, torch.dtype) and products.is_floating_point
+    ):
+        raise another_type("products", products, "a precision", "`products=torch.bfloat16`")
+    if compress is not None:
+        check_share(finite_number(compress, "compress"))
+
+
 @settled
+@validated
 def self_influence(
     operator: FittedOperator | Operator,
     task: Task,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.notebook import frame, html_table, text_table
+from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type, whole_number
 from curvlang.models.execution.packed import layout_in
@@ -97,6 +99,7 @@ class TopExamples(list[Top]):
         return html_table(HEAD, [_cells(*row) for row in self._rows()], right=RIGHT)
 
 
+@validated
 def top(
     scores: Tensor | NDArray[Any],
     k: int = 5,
@@ -129,7 +132,7 @@ def top(
             f"scores of shape {list(scores.shape)} and k = {k}",
             "give scores [Q, N], k ≥ 1",
         )
-    chosen = range(len(scores)) if queries is None else queries
+    chosen = range(len(scores)) if queries is None else _numbers(queries)
     outside = [q for q in chosen if not 0 <= q < len(scores)]
     if outside:
         raise refusal(
@@ -166,6 +169,17 @@ def largest(scores: Tensor, k: int = 5, task: Task | None = None) -> list[Neighb
         )
     order = torch.argsort(scores, stable=True, descending=True).tolist()
     return [_neighbour(n, scores, task) for n in order[:k]]
+
+
+def _numbers(queries: Sequence[int]) -> list[int]:
+    """The queries' numbers; truth values are none."""
+    try:
+        found = [index(q) for q in queries]
+    except TypeError:
+        found = []
+    if not found or any(isinstance(q, bool) for q in queries):
+        raise another_type("queries", queries, "a list of queries' numbers", "`queries=[0, 3]`")
+    return found
 
 
 def _tensor(scores: object) -> Tensor:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import torch
 
+from curvlang.diagnostics.plain_arguments import validated
+from curvlang.diagnostics.values import another_type
 from curvlang.language import task_text
 from curvlang.language.chain import TaskSpec
 from curvlang.language.task_sources import TaskSource
 from curvlang.models.builtin import task_from
 from curvlang.models.task import Task
+from curvlang.operators import usable
 from curvlang.training.baseline import trained
 
 
+@validated
 def task(
     text: str | TaskSpec | TaskSource,
     *,
@@ -32,7 +36,13 @@ def task(
         dtype: Precision of model and data; the training's too.
         device: Where both live.
         allow_python: Whether functions that the spec names may be called.
+
+    Raises:
+        SpecError: With every problem of the text; E0610 for a device that cannot be used here.
     """
+    if not isinstance(text, str | TaskSpec | TaskSource):
+        raise another_type("text", text, "a task's text", '`"digits(hidden = [16])"`')
+    device = usable(device)
     if isinstance(text, TaskSource):
         spec, allow_python = text.of(None), allow_python or text.allow_python
     else:

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 import torch
 
+from curvlang.diagnostics.plain_arguments import argument
 from curvlang.diagnostics.values import another_type
 from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.language import (
@@ -193,8 +194,8 @@ def reworded(spec: Spec, words: Wording) -> dict[str, Any]:
             raise another_type("inverse", inverse, "an inverse, or several", '`inverse="pseudo"`')
         declared = declared_inverses(spec)
         found["inverses"] = tuple(inverse_text(x, "<inverse>", declared) for x in texts)
-    if solve is not None:
-        found["solver"] = solver_text(solve, "<solve>")
+    if argument("solve", solve) is not None:
+        found["solver"] = solver_text(str(solve), "<solve>")
     for kind, example in STUDY_LINES.items():
         if given := words.get(kind):
             found[kind] = study_lines(spec, kind, _texts(kind, given, example))

@@ -1,4 +1,4 @@
-"""What a call asks for, checked before anything runs: precisions, seeds, grids of λ, protocols."""
+"""What a call asks for, checked before anything runs: grids of λ, and inverses that leave λ open."""
 
 from __future__ import annotations
 
@@ -6,41 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from curvlang.attribution.inverses import two_inverses
-from curvlang.diagnostics.values import another_type, whole_number
-from curvlang.evaluation.protocol import LDS, SWEEP
+from curvlang.diagnostics.values import another_type
+from curvlang.evaluation.protocol import SWEEP
 from curvlang.language import swept
 from curvlang.language.chain import InverseUse
 from curvlang.language.checking.arguments import number
 from curvlang.language.registry import GRID
-
-
-def check_asked(
-    *, seed: Any = 0, dtype: Any = None, protocol: Any = None, curvature: Any = None
-) -> None:
-    """Refuse what is of another type.
-
-    Args:
-        seed: A whole number.
-        dtype: A floating-point precision of torch, or None.
-        protocol: A `cv.LDS`, or None.
-        curvature: A curvature's name, or None.
-
-    Raises:
-        SpecError: E0563.
-    """
-    whole_number(seed, "seed", "0")
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise another_type("dtype", dtype, "a precision of torch", "`dtype=torch.float64`")
-    if not isinstance(protocol, LDS | None):
-        raise another_type(
-            "protocol", protocol, "a protocol", "`protocol=cv.LDS(subsets=100, retrains=5)`"
-        )
-    if not isinstance(curvature, str | None):
-        raise another_type("curvature", curvature, "a curvature's name", '`curvature="mine"`')
 
 
 def check_swept(damping: Any, inverses: Sequence[InverseUse | None]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from curvlang.diagnostics.source import Source
+from curvlang.diagnostics.values import another_type
 from curvlang.language.checking.names import Named, shipped_names
 from curvlang.language.files import shipped_studies
 from curvlang.language.law import MEASURES as LAW_MEASURES
@@ -94,6 +95,8 @@ def _studies() -> Iterator[ShippedName]:
 
 def search(words: Sequence[str]) -> list[ShippedName]:
     """What contains every one of the words, in its kind, name, line, signature or place."""
+    if not (isinstance(words, list | tuple) and all(isinstance(x, str) for x in words)):
+        raise another_type("words", words, "a list of words", '`["fisher"]`')
     wanted = [word.lower() for word in words]
     return [x for x in shipped() if all(word in _text(x) for word in wanted)]
 

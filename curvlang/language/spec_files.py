@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.plain_arguments import validated
 from curvlang.language import load
 from curvlang.language.chain import Spec
 from curvlang.language.files import read, rewrite, split_name
@@ -38,6 +39,7 @@ class CheckedFile:
         return bool(errors(list(self.problems)))
 
 
+@validated
 def check(given: Spec | str | os.PathLike[str], *, allow_python: bool = False) -> CheckedFile:
     """Every error and warning about a spec; nothing is raised for them.
 
@@ -65,6 +67,7 @@ def _functions(spec: Spec) -> list[Diagnostic]:
     return [d for name in names for d in code_in(task_in(spec, name))]
 
 
+@validated
 def format_file(path: str | os.PathLike[str], *, write: bool = True) -> bool:
     """Give a spec file the one format: white space only, comments kept.
 

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.plain_arguments import text, validate_fields
 from curvlang.diagnostics.source import NOWHERE
 from curvlang.language.chain import Evaluation, Part, Spec, TaskSpec
 from curvlang.language.checking.arguments import completed
 from curvlang.language.registry import DATA, MODELS
 from curvlang.language.spec import DEFAULT_TASK
 from curvlang.language.uses import part_text, task_in, task_text, whole
+
+_EXAMPLES = {"task": "digits", "data": "flowers.csv", "model": "weights.safetensors"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,16 @@ class TaskSource:
     data: str | None = None
     model: str | None = None
     allow_python: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is not a text.
+
+        Raises:
+            SpecError: E0563.
+        """
+        validate_fields(self)
+        for name, example in _EXAMPLES.items():
+            text(example)(name, getattr(self, name))
 
     @property
     def given(self) -> bool:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from curvlang.diagnostics.plain_arguments import validate_fields
 from curvlang.diagnostics.values import another_type
 from curvlang.operators import usable
-from curvlang.runtime.limits.memory import Memory
+from curvlang.runtime.limits.memory import Memory, amount
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 """Precisions by their names."""
@@ -30,6 +31,19 @@ class Setup:
     dtype: torch.dtype = torch.float64
     memory: Memory = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be computed with.
+
+        Raises:
+            SpecError: E0563 for another type or precision, E0610 for a device that cannot be used
+                here, E0707 for a negative seed, E0804 for what is not an amount of memory.
+        """
+        validate_fields(self)
+        if self.device != torch.device("cpu"):
+            object.__setattr__(self, "device", usable(self.device))
+        if self.memory is not None:
+            amount(self.memory)
 
     @staticmethod
     def named(

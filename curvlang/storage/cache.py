@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
+from curvlang.diagnostics.values import another_type
 from curvlang.storage.atomic import Destination, probe, write
 from curvlang.storage.leftovers import unfinished
 
@@ -45,8 +46,10 @@ class Cache:
         root: The folder; made when first written to.
     """
 
-    def __init__(self, root: Path | None = None) -> None:
-        self.root = default_root() if root is None else root
+    def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
+        if not isinstance(root, str | os.PathLike | None):
+            raise another_type("root", root, "a folder", '`cv.Cache("folder")`')
+        self.root = default_root() if root is None else Path(root)
         self.damaged: list[str] = []
 
     def _path(self, key: str, name: str) -> Path:

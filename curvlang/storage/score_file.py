@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.refusal import refusal
 from curvlang.storage.arrays import write_npy
 from curvlang.storage.atomic import Destination, probe, whole
@@ -52,6 +53,7 @@ class Scores:
         return sum(array.nbytes for array in self.arrays.values())
 
 
+@validated
 def check_score_file(path: str | os.PathLike[str], *, by_layer: bool = False) -> None:
     """Refuse, before the work, a file that could not be written after it.
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.refusal import refusal
+from curvlang.diagnostics.values import another_type
 from curvlang.language import load
 from curvlang.language.chain import Property, Spec, TaskSpec
 from curvlang.language.law import PROPERTIES
@@ -65,6 +67,7 @@ class LawReport:
         return self.table()
 
 
+@validated
 def check_laws(
     spec: Spec | str | Path,
     *,
@@ -88,6 +91,8 @@ def check_laws(
     Raises:
         SpecError: E0750 where no law's text contains `law`, E0751 for a task that is too large.
     """
+    if not isinstance(law, str):
+        raise another_type("law", law, "a text", '`law="equals"`')
     whole = spec if isinstance(spec, Spec) else load(spec)
     given = whole.source.name if isinstance(spec, Spec) else str(spec)
     one = None if task is None else small_task(whole, task)

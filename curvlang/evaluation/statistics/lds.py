@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.statistics.interval import Interval, one_query_note
 from curvlang.evaluation.statistics.resampled_spearman import AT_ONCE, correlations, in_rows, sort
@@ -79,6 +80,7 @@ def constant_note(predicted: Tensor, effect: Tensor) -> str:
     return " and ".join(parts) + " and count as 0" if parts else ""
 
 
+@validated
 def lds(
     scores: Any,
     kept: Any,
@@ -104,7 +106,8 @@ def lds(
         over subsets alone, with a note.
 
     Raises:
-        SpecError: E0505 for shapes that do not fit or values that are not finite.
+        SpecError: E0505 for shapes that do not fit or values that are not finite; E0563 and E0707
+            for resamples, a level or a seed of another type or out of range.
     """
     given = {"scores": scores, "kept": kept, "outcome": outcome}
     s, k, y = (_tensor(value, name) for name, value in given.items())
