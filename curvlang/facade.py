@@ -132,7 +132,7 @@ def evaluate(
         task: A trained model with its data; LDS needs its `build` and `recipe`.
         protocol: How to retrain; None for no LDS.
         curvature: Which of the spec's curvatures.
-        damping: λ of the default inverse, or several.
+        damping: λ of the inverses that leave it open, as the default one does; or several.
         seed: Of sampled labels and gradients.
         dtype: Precision of the analysis; the retraining keeps the task's own.
         cache: Where retrained models are kept.
@@ -151,8 +151,8 @@ def evaluate(
     check_task(task)
     whole = as_spec(spec)
     changes = {"sweep": sweep_of(damping), **reworded(whole, words)}
-    check_swept(damping, changes.get("inverses", ()))
     question = question_of(whole, chosen(whole, curvature), **changes)
+    check_swept(damping, question.inverses, named="inverses" in changes)
     with limited(memory), shown(progress, "cv.evaluate") as told:
         run = Run(Setup(task.device, dtype, memory, seed), protocol, cache, told)
         plan = check(question, task, run)

@@ -9,6 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from curvlang.attribution.inverses import two_inverses
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.diagnostics.values import another_type
 from curvlang.evaluation.protocol import SWEEP
 from curvlang.language import swept
@@ -17,22 +19,31 @@ from curvlang.language.checking.arguments import number
 from curvlang.language.registry import GRID
 
 
-def check_swept(damping: Any, inverses: Sequence[InverseUse | None]) -> None:
+def check_swept(damping: Any, inverses: Sequence[InverseUse | None], *, named: bool) -> None:
     """Refuse λ that none of the inverses leaves open.
 
     Args:
         damping: What was asked for; `SWEEP` where it was not.
-        inverses: Those given in place of the spec's; none where they are the spec's.
+        inverses: All of the evaluation; None is the default one, which leaves λ open.
+        named: Whether they were given in place of the spec's.
 
     Raises:
         SpecError: E0709.
     """
-    given = [x for x in inverses if x is not None]
-    if damping is not SWEEP and given and not any(map(swept, given)):
+    given = [x for x in inverses if x is not None and not swept(x)]
+    if damping is SWEEP or not given or len(given) < len(inverses):
+        return
+    if named:
         raise two_inverses(
             ", and the inverse leaves no damping open",
             'give one; or leave the damping open, `inverse="tikhonov"`',
         )
+    raise refusal(
+        Code.E0709,
+        "`damping` is given, and the spec's inverse leaves no damping open",
+        'leave `damping` out; or take another inverse, `inverse="tikhonov"`',
+        labels=label_at(given[0].span, "this inverse"),
+    )
 
 
 def sweep_of(damping: Any) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from curvlang.diagnostics.source import NOWHERE, Source
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.diagnostics.values import another_type
 from curvlang.ir.expr import Number
-from curvlang.language.chain import InverseUse, Spec, Study
+from curvlang.language.chain import DAMPING, InverseUse, Spec, Study
 from curvlang.language.checking.arguments import number
 from curvlang.language.checking.names import used_files
 from curvlang.language.files import (
@@ -109,8 +109,7 @@ def check_text(text: str, name: str = "<text>") -> list[Diagnostic]:
 
 
 DEFAULT_INVERSE = "tikhonov"
-DAMPING = "damping"
-"""The parameter that an evaluation sweeps."""
+"""The inverse of a spec that names none."""
 
 
 def default_inverse(damping: float | None = None) -> InverseUse:
@@ -131,7 +130,7 @@ def with_damping(use: InverseUse, damping: float) -> InverseUse:
 
 def swept(use: InverseUse) -> bool:
     """Whether an evaluation sweeps λ: the inverse has a `damping` that the spec gives no value to."""
-    return DAMPING in use.inverse.parameters and DAMPING not in use.arguments
+    return use.damping_open
 
 
 def _checked(source: Source) -> Spec:

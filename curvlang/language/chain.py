@@ -130,6 +130,10 @@ class Inverse:
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
+DAMPING = "damping"
+"""The parameter of inverses that an evaluation sweeps."""
+
+
 @dataclass(frozen=True, slots=True)
 class InverseUse:
     """An inverse with the arguments an evaluation gives it."""
@@ -137,6 +141,11 @@ class InverseUse:
     inverse: Inverse
     arguments: Mapping[str, Expr]
     span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    @property
+    def damping_open(self) -> bool:
+        """Whether it has a `damping` without a value: evaluations sweep it."""
+        return DAMPING in self.inverse.parameters and DAMPING not in self.arguments
 
 
 @dataclass(frozen=True, slots=True)

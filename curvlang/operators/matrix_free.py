@@ -12,7 +12,7 @@ from torch import Tensor
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.operators.operator import Operator
-from curvlang.operators.spectrum import Spectral
+from curvlang.operators.spectrum import Spectral, chosen
 
 _SUM = "sum the products you need instead (`op @ v`), or estimate it with `estimate_trace`"
 
@@ -69,8 +69,9 @@ class MatrixFree(Operator):
         """(C + λI)⁻¹ by conjugate gradients; any other spectral function is refused."""
         from curvlang.operators.iterative.conjugate_gradients import ConjugateGradients
 
-        if spectral is not None:
-            return self.spectral(spectral)
+        function = chosen(damping, spectral)
+        if function is not None:
+            return self.spectral(function)
         return ConjugateGradients(self, damping)
 
     def describe(self) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type, finite_number
-from curvlang.operators.spectrum import Spectral, tikhonov
+from curvlang.operators.spectrum import Spectral, chosen, tikhonov
 
 DENSE_AT_MOST = 20_000
 """Rows of a matrix that may be formed in passing: 3 GiB in float64."""
@@ -207,8 +207,12 @@ class Operator(ABC):
         return found
 
     def inverse(self, damping: float = 0.0, *, spectral: Spectral | None = None) -> Operator:
-        """(C + λI)⁻¹, λ added to the matrix exactly; or `f(C)` for a spectral function."""
-        return self.spectral(spectral or tikhonov(damping))
+        """(C + λI)⁻¹, λ added to the matrix exactly; or `f(C)` for a spectral function.
+
+        Raises:
+            SpecError: E0709 for both.
+        """
+        return self.spectral(chosen(damping, spectral) or tikhonov(damping))
 
     def memory(self) -> int:
         """Bytes of the tensors held, shared storage counted once."""

@@ -34,6 +34,21 @@ def tikhonov(damping: float) -> Spectral:
     return function
 
 
+def chosen(damping: float | None, spectral: Spectral | None) -> Spectral | None:
+    """The spectral function that is given; None where there is none.
+
+    Raises:
+        SpecError: E0709 for a damping beside it, which would be left out.
+    """
+    if spectral is not None and damping:
+        raise refusal(
+            Code.E0709,
+            "both `damping` and `spectral` are given",
+            "give one: the function takes λ in, `lambda s: 1 / (s + 0.1)`",
+        )
+    return spectral
+
+
 def singular(headline: str, why: str, labels: Sequence[Label] = ()) -> SpecError:
     """The refusal of an inverse that rounding decides.
 

@@ -268,9 +268,12 @@ class FittedOperator:
             spectral: An elementwise function of the eigenvalues.
             report: Receives the record of every solve, where there are any.
             progress: Called after every step of a solve.
+
+        Raises:
+            SpecError: E0709 for both a damping and a spectral function.
         """
         if spectral is not None:
-            found = self.operator.inverse(spectral=spectral)
+            found = self.operator.inverse(damping or 0.0, spectral=spectral)
         else:
             rule = self.rule or default_inverse()
             rule = rule if damping is None else default_inverse(damping)

@@ -102,3 +102,41 @@ def test_files_that_cannot_be_written_are_refused(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     result = cv.evaluate("identity", T)
     assert_refused("E0563", lambda: result.save(None), "runs/mine")
+
+
+FIXED = (
+    "curvature mine = ggn |> block_diagonal\nevaluate mine with tikhonov(damping = 0.5) on digits"
+)
+
+
+def test_a_damping_that_the_specs_inverse_leaves_no_room_for_is_refused():
+    """It would be ignored; where the spec leaves it open, or another inverse is given, it is swept."""
+    with pytest.raises(cv.SpecError, match="E0709") as caught:
+        cv.evaluate(cv.loads(FIXED), T, damping=0.1)
+    assert caught.value.diagnostics[0].labels
+    asked = {"damping": 0.1, "inverse": "tikhonov"}
+    assert cv.evaluate(cv.loads(FIXED), T, **asked).sweep == (0.1,)
+    for text in (
+        FIXED.replace("(damping = 0.5)", ""),
+        FIXED.replace("with tikhonov(damping = 0.5) ", ""),
+    ):
+        assert cv.evaluate(cv.loads(text), T, damping=0.1).sweep == (0.1,)
+    assert cv.evaluate(cv.loads(FIXED), T).sweep == ()
+
+
+def test_a_damping_beside_a_function_of_eigenvalues_is_refused():
+    whole = cv.fit("ggn", T)
+    for operator in (OP, OP.operator, whole.operator):
+        assert_refused(
+            "E0709", lambda x=operator: x.inverse(0.1, spectral=torch.exp), "λ", "give one"
+        )
+        assert operator.inverse(spectral=torch.exp).shape == operator.shape
+
+
+def test_a_grid_that_no_inverse_of_a_study_reads_is_refused():
+    text = "study s { task digits curvatures kfac inverses INVERSES damping [0.1, 1] }"
+    assert_refused("E0915", lambda: cv.loads(text.replace("INVERSES", "pseudo")), "`tikhonov`")
+    fixed = "pseudo, tikhonov(damping = 1)"
+    assert_refused("E0915", lambda: cv.loads(text.replace("INVERSES", fixed)), "`tikhonov`")
+    assert cv.loads(text.replace("INVERSES", "pseudo, factored")).studies["s"].damping == (0.1, 1)
+    assert cv.loads(text.replace("inverses INVERSES ", "")).studies["s"].damping == (0.1, 1)

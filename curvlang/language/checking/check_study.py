@@ -94,6 +94,7 @@ class StudyChecker:
         path, others = self._curvatures(item)
         inverses = self._inverses(item)
         damping = self._damping(item)
+        self._unused_damping(item, inverses)
         seeds = self._seeds(item)
         baselines = self._parts(item.baselines, BASELINES, "baseline")
         measures = self._parts(item.measures, MEASURES, "measure")
@@ -215,6 +216,17 @@ class StudyChecker:
             float(x)
             for x in self._each(found, "damping", GRID, item.damping)
             if isinstance(x, int | float)
+        )
+
+    def _unused_damping(self, item: s.StudyDef, inverses: tuple[InverseUse, ...]) -> None:
+        """A grid of λ that no inverse reads."""
+        if item.damping is None or not inverses or any(x.damping_open for x in inverses):
+            return
+        self.problems.say(
+            Code.E0915,
+            "`damping` is swept, and no inverse of the study leaves its damping open",
+            item.damping.span,
+            ("add an inverse without a `damping` of its own, `tikhonov`, or leave the line out",),
         )
 
     def _seeds(self, item: s.StudyDef) -> tuple[int, ...]:
