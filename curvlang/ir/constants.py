@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any
 
 from curvlang.ir.expr import Binary, BinaryOperator, Expr, Negate, Number
+
+SMALLEST = sys.float_info.min
+"""The smallest number above zero that has all its digits, 2.2e-308: products below it are zero by rounding."""
 
 ARITHMETIC: Mapping[BinaryOperator, Callable[[Any, Any], Any]] = {
     BinaryOperator.ADD: operator.add,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from math import isfinite
+
+from curvlang.ir.constants import SMALLEST
 
 
 class CoefficientError(ArithmeticError):
@@ -22,7 +25,7 @@ def times(left: float, right: float) -> float:
     curvlang.compiler.algebra.coefficient.CoefficientError: is not finite
     """
     found = finite(left * right)
-    if not found and left and right:
+    if abs(found) < SMALLEST and left and right:
         raise RoundingError("rounds to zero")
     return found
 
@@ -30,7 +33,7 @@ def times(left: float, right: float) -> float:
 def raised(base: float, exponent: float) -> float:
     """The power."""
     found = evaluated(pow, base, exponent)
-    if not found and base:
+    if abs(found) < SMALLEST and base:
         raise RoundingError("rounds to zero")
     return found
 
@@ -38,9 +41,12 @@ def raised(base: float, exponent: float) -> float:
 def evaluated(function: Callable[..., float], *numbers: float) -> float:
     """A function of numbers."""
     try:
-        return finite(function(*numbers))
+        found = finite(function(*numbers))
     except (ZeroDivisionError, OverflowError, ValueError):
         raise CoefficientError("is not finite") from None
+    if function is math.exp and found < SMALLEST:
+        raise RoundingError("rounds to zero")
+    return found
 
 
 def finite(value: float) -> float:

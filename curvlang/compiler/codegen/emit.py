@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import assert_never
 
-from curvlang.compiler.algebra.coefficient import evaluated, finite, raised, times
+from curvlang.compiler.algebra.coefficient import RoundingError, evaluated, finite, raised, times
 from curvlang.compiler.algebra.terms import (
     Elementwise,
     Factor,
@@ -83,7 +83,7 @@ class Emitter:
 
     def partial(self, poly: Poly, out: tuple[Index, ...]) -> Value:
         """A sum of contractions over those of the given indices that it has, in their order."""
-        parts = [self._scaled(term, out) for term in poly]
+        parts = self._terms(poly, out)
         if len(parts) == 1:
             return parts[0]
         numbers = [x for x in parts if not isinstance(x, Tensor)]
@@ -92,6 +92,21 @@ class Emitter:
         union = tuple(x for x in out if any(x in _indices(part) for part in parts))
         # A piece that lacks an index of the others is spread over it by the addition.
         return self._pointwise("+", parts, union, flops=(len(parts) - 1) * self.code.size(union))
+
+    def _terms(self, poly: Poly, out: tuple[Index, ...]) -> list[Value]:
+        """The terms of a sum, without those that round to zero beside others that do not."""
+        if len(poly) == 1:
+            return [self._scaled(poly[0], out)]
+        found: list[Value] = []
+        lost: RoundingError | None = None
+        for term in poly:
+            try:
+                found.append(self._scaled(term, out))
+            except RoundingError as error:
+                lost = error
+        if lost is not None and not any(isinstance(x, Tensor) or x for x in found):
+            raise lost
+        return found
 
     def _arguments(
         self, values: Sequence[Value], out: tuple[Index, ...]

@@ -13,7 +13,7 @@ from typing import assert_never
 from curvlang.compiler.derive.program import Program
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import label_at, refusal
-from curvlang.ir.constants import ARITHMETIC
+from curvlang.ir.constants import ARITHMETIC, NUMERIC
 from curvlang.ir.expr import (
     Apply,
     Binary,
@@ -31,15 +31,17 @@ from curvlang.ir.expr import (
     Space,
 )
 from curvlang.ir.functions import FUNCTIONS
-from curvlang.ir.interpreter import ELEMENTWISE
+
+LONGEST = 2.0**53
+"""Above it lengths are no longer whole numbers; no memory holds such a tensor."""
 
 
 def lengths(program: Program, given: Mapping[str, int], block: str) -> dict[str, int]:
     """Lengths of all spaces of a block.
 
     Raises:
-        SpecError: E0331 where a declared space has no entry, E0332 where it is longer than what a
-            function makes, E0333 where a matrix has more columns than rows.
+        SpecError: E0331 where a declared space has no entry, E0332 where it is longer than any tensor
+            or than what a function makes, E0333 where a matrix has more columns than rows.
     """
     sizes = dict(given)
     known = {name: leaf.indices for name, leaf in program.leaves.items()}
@@ -111,6 +113,14 @@ def _made(
 
 
 def _declared(statement: Space, value: float, block: str) -> int:
+    if not value < LONGEST:
+        raise refusal(
+            Code.E0332,
+            f"the space `{statement.letter}` is {value:.2g} long in block `{block}`, longer than any "
+            "tensor",
+            "declare a shorter one, for example `min(rank, size[i])`",
+            labels=label_at(statement.span, "with the lengths of this model's spaces"),
+        )
     length = floor(value)
     if length < 1:
         raise refusal(
@@ -138,14 +148,27 @@ def _value(expr: Expr, sizes: Mapping[str, int]) -> float:
         case Apply(function="max", arguments=arguments):
             return max(map(go, arguments))
         case Apply(function=function, arguments=(argument,)):
-            return float(ELEMENTWISE[function](go(argument)))
+            return _function(function, go(argument))
         case Ref() | Delta() | Reduce() | Call() | Apply():
             raise AssertionError("a length is made of numbers and sizes")
         case _:
             assert_never(expr)
 
 
+def _function(function: str, argument: float) -> float:
+    """A function of a length; NaN where it has no value."""
+    try:
+        return float(NUMERIC[function](argument))
+    except (OverflowError, ValueError):
+        return float("inf") if function == "exp" else float("nan")
+
+
 def _binary(operator: BinaryOperator, left: float, right: float) -> float:
     if operator is BinaryOperator.DIVIDE and not right:
         return float("inf")
-    return float(ARITHMETIC[operator](left, right))
+    try:
+        found = ARITHMETIC[operator](left, right)
+    except (OverflowError, ZeroDivisionError):
+        return float("inf")
+    # A root of a negative length has no real value.
+    return float("nan") if isinstance(found, complex) else float(found)

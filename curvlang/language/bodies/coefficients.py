@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
-from curvlang.ir.constants import ARITHMETIC, NUMERIC
+from curvlang.ir.constants import ARITHMETIC, NUMERIC, SMALLEST
 from curvlang.ir.expr import (
     Apply,
     Binary,
@@ -37,12 +37,16 @@ class ScaledTerm:
         alone: Whether nothing stands beside it.
         known: Whether the number is all the scale there is: no function of data, no sum of tensors.
         rounded: Where numbers other than zero became this zero.
+        written: The numbers that are written here, multiplied out, whatever data stands between them.
+        several: Whether it is a sum, of which `written` is the largest term's.
     """
 
     number: float = 1.0
     alone: bool = False
     known: bool = True
     rounded: tuple[Diagnostic, ...] = ()
+    written: float = 1.0
+    several: bool = False
 
     @property
     def zero(self) -> bool:
@@ -84,7 +88,9 @@ def _whole(expr: Expr, known: Mapping[str, ScaledTerm], problems: list[Diagnosti
     """The number of a right side, which may not round to zero as a whole."""
     found = _scaled(expr, known, problems)
     problems += found.rounded
-    return OPEN if found.rounded else found
+    if found.rounded or not found.known:
+        return OPEN
+    return replace(found, written=found.number if found.alone else 1.0, several=False)
 
 
 def _scaled(expr: Expr, known: Mapping[str, ScaledTerm], problems: list[Diagnostic]) -> ScaledTerm:
@@ -93,12 +99,13 @@ def _scaled(expr: Expr, known: Mapping[str, ScaledTerm], problems: list[Diagnost
         return known.get(expr.name, LEAF)
     rounded = tuple(x for part in parts for x in part.rounded)
     try:
-        found = _combined(expr, parts)
+        found = _multiplied_out(expr, parts, _combined(expr, parts))
     except (ZeroDivisionError, OverflowError, ValueError):
         found = ScaledTerm(math.inf)
-    if isinstance(found.number, complex) or not math.isfinite(found.number):
+    if not (_finite(found.number) and _finite(found.written)):
         problems += rounded or (_refused(expr),)
         return OPEN
+    found = _flushed(expr, parts, found)
     if isinstance(expr, Call):
         problems += rounded
         return found
@@ -113,7 +120,52 @@ def _scaled(expr: Expr, known: Mapping[str, ScaledTerm], problems: list[Diagnost
 def _multiplies(expr: Expr) -> bool:
     """Whether numbers other than zero have a result other than zero."""
     signs = (BinaryOperator.MULTIPLY, BinaryOperator.DIVIDE, BinaryOperator.POWER)
-    return isinstance(expr, Binary) and expr.operator in signs
+    exponential = isinstance(expr, Apply) and expr.function == "exp"
+    return exponential or (isinstance(expr, Binary) and expr.operator in signs)
+
+
+def _finite(number: object) -> bool:
+    return not isinstance(number, complex) and math.isfinite(number)  # type: ignore[arg-type]
+
+
+def _flushed(expr: Expr, parts: Sequence[ScaledTerm], found: ScaledTerm) -> ScaledTerm:
+    """A product below the smallest number that has all its digits is zero by rounding."""
+    if not _multiplies(expr):
+        return found
+    if found.known and abs(found.number) < SMALLEST:
+        return replace(found, number=0.0, written=0.0)
+    if abs(found.written) < SMALLEST and all(x.written for x in parts):
+        return ScaledTerm(0.0)
+    return found
+
+
+def _multiplied_out(expr: Expr, parts: Sequence[ScaledTerm], found: ScaledTerm) -> ScaledTerm:
+    """The expression with its written numbers as the compiler multiplies them out.
+
+    A number goes to every term of a sum; a sum beside a tensor stays together, its numbers inside.
+    """
+    if found.alone:
+        return replace(found, written=found.number)
+    match expr, parts:
+        case ((Negate() | Reduce()), [x]):
+            return replace(found, written=x.written, several=x.several)
+        case Binary(operator=BinaryOperator.MULTIPLY), [x, y]:
+            left = 1.0 if x.several and not y.alone else x.written
+            right = 1.0 if y.several and not x.alone else y.written
+            several = (x.several and y.alone) or (y.several and x.alone)
+            return replace(found, written=left * right, several=several)
+        case Binary(operator=BinaryOperator.DIVIDE), [x, y] if not y.zero:
+            left = 1.0 if x.several and not y.alone else x.written
+            right = 1.0 if y.several or not y.written else y.written
+            return replace(found, written=left / right, several=x.several and y.alone)
+        case Binary(operator=BinaryOperator.POWER), [x, y] if (
+            y.alone and not x.several and float(y.number).is_integer() and x.written
+        ):
+            return replace(found, written=ARITHMETIC[BinaryOperator.POWER](x.written, y.number))
+        case Binary(operator=BinaryOperator.ADD | BinaryOperator.SUBTRACT), [x, y]:
+            return replace(found, written=max(abs(x.written), abs(y.written)), several=True)
+        case _:
+            return found
 
 
 def _combined(expr: Expr, parts: Sequence[ScaledTerm]) -> ScaledTerm:
@@ -171,6 +223,6 @@ def _rounded(expr: Expr) -> Diagnostic:
     return Diagnostic(
         Code.E0346,
         "a number of this formula rounds to zero",
-        (Label(expr.span, "below the smallest number above zero, 4.9e-324"),),
+        (Label(expr.span, "below the smallest number that has all its digits, 2.2e-308"),),
         ("scale by a larger number",),
     )

@@ -9,6 +9,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Label, Severity
 from curvlang.diagnostics.source import NOWHERE
 from curvlang.diagnostics.suggestion import suggestion
+from curvlang.ir.constants import SMALLEST
 from curvlang.language.bodies.readings import Readings
 from curvlang.language.chain import Chain, Combination, Curvature, Stage, Weight
 from curvlang.language.checking.labels import LABELS
@@ -77,7 +78,24 @@ class Chains:
         if any(part is None for _, part in parts):
             return None
         made = Combination(name, tuple((w, p) for w, p in parts if p is not None), doc, body.span)
-        return made if self._short(made) else None
+        return made if self._short(made) and self._weighed(made) else None
+
+    def _weighed(self, made: Combination) -> bool:
+        """Whether every weight, sums inside the sum multiplied out, is a number to compute with."""
+        inner = [(w, *x) for w, part in made.terms for x in weighted_chains(part)]
+        for weight, own, chain in inner:
+            size = abs(weight.number * own.number)
+            if isfinite(size) and (size >= SMALLEST or 0 in (weight.number, own.number)):
+                continue
+            name, rounds = chain.labels[-1], size < SMALLEST
+            self.problems.say(
+                Code.E0346 if rounds else Code.E0423,
+                f"the weight of `{name}` in this sum {'rounds to zero' if rounds else 'is not finite'}",
+                Label(made.span, "with the weights of the sums that it names"),
+                (f"multiply `{name}` by a {'larger' if rounds else 'smaller'} number",),
+            )
+            return False
+        return True
 
     def _short(self, made: Combination) -> bool:
         """Whether a sum, sums inside it multiplied out, has few enough terms."""

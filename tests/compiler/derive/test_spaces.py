@@ -14,6 +14,7 @@ from curvlang.compiler.planning.plan import Geometry, Limits
 from curvlang.compiler.planning.planner import plan
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.ir.expr import Define, Index
+from curvlang.ir.functions import FUNCTIONS
 from curvlang.ir.interpreter import interpret
 from curvlang.language import loads
 from curvlang.operators import MatrixFree
@@ -237,3 +238,19 @@ def test_lengths_that_cannot_be_are_refused(body, code):
         made(chain, SIZES)
     assert "block `x`" in str(found.value)
     assert found.value.diagnostics[0].help
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_norms_of_very_large_and_small_entries(scale, dtype):
+    """Squares of the entries overflow or vanish; elsewhere no digit is other than torch's."""
+    scale = scale if dtype == torch.float64 else {1e200: 1e30, 1e-200: 1e-30}.get(scale, scale)
+    plain = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    found = FUNCTIONS["norm"].apply(torch, plain * scale)
+    assert abs(float(found) / scale / float(plain.double().norm()) - 1) < 1e-6
+    if scale == 1.0:
+        assert torch.equal(found, torch.linalg.norm(plain.reshape(-1)))
+    assert float(FUNCTIONS["norm"].apply(torch, torch.zeros(2, 2, dtype=dtype))) == 0.0
+    assert np.isclose(
+        FUNCTIONS["norm"].apply(np, (plain * scale).numpy()), float(found), rtol=1e-5, atol=0
+    )
