@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import curvlang as cv
 from curvlang.diagnostics.codes import Code
@@ -13,6 +13,7 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.suggestion import suggestion
 
 from .interrupts import CODE, INTERRUPTS
+from .ranks import Ranks, ranks
 from .terminal import show_problems
 
 COMMANDS: Mapping[str, str] = {
@@ -70,49 +71,67 @@ def run(given: list[str]) -> int:
         from .completions import complete
 
         return complete(list(COMMANDS))
+    place = ranks()
+    if not place.part(given[0] if given else ""):
+        return 0
     if not given or given[0] in ("--help", "-h", "help"):
         print(usage(), end="")
         return 0 if given else 2
     if given[0] in ("--version", "-V"):
         print(f"curvlang {cv.__version__}")
         return 0
-    return _guarded(given[0], given[1:])
+    return _guarded(given[0], given[1:], place)
 
 
-def _guarded(name: str, rest: list[str]) -> int:
+def _guarded(name: str, rest: list[str], place: Ranks) -> int:
     """A command's own exit code, or that of the error it ended with."""
     before, warnings.formatwarning = warnings.formatwarning, _plain_warning
     try:
-        return _invoke(name, rest)
-    except cv.SpecError as error:
-        show_problems(error.diagnostics)
-        return 2
-    except cv.MachineError as error:
-        show_problems(error.diagnostics)
-        return 3
+        with place.working():
+            return _invoke(name, rest)
     except BrokenPipeError:
         # The reader of a pipe has left (`curvlang list | head`): not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except cv.Interrupted as error:
-        print(f"\ninterrupted: {error}; run the same command to go on", file=sys.stderr)
-        return CODE
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return CODE
-    except Exception as error:
-        if INTERRUPTS.asked:
-            # A library has turned the Ctrl-C into an error of its own.
-            print("\ninterrupted", file=sys.stderr)
-            return CODE
-        # The language half raises no error of this kind, and imports no torch.
-        found = cv.exhausted(error) if "torch" in sys.modules else None
-        if found is None:
-            raise
-        show_problems(found.diagnostics)
-        return 3
+    except (Exception, KeyboardInterrupt) as error:
+        ending = _ending(error)
+        if ending is None:
+            if place.raises():
+                raise
+            return 1
+        code, words = ending
+        place.say(words)
+        return code
     finally:
         warnings.formatwarning = before
+
+
+Ending = tuple[int, Callable[[], None]]
+"""An exit code, and what prints why."""
+
+
+def _ending(error: BaseException) -> Ending | None:
+    """How a command ends that ended with an error; None for one that is a fault of ours."""
+    if isinstance(error, cv.Interrupted):
+        return CODE, lambda: _say(f"interrupted: {error}; run the same command to go on")
+    if isinstance(error, cv.SpecError | cv.MachineError) and not _of_another(error):
+        problems = error.diagnostics
+        return (2 if isinstance(error, cv.SpecError) else 3), lambda: show_problems(problems)
+    if INTERRUPTS.asked or isinstance(error, KeyboardInterrupt):
+        # A library, or another process, has turned the Ctrl-C into an error of its own.
+        return CODE, lambda: _say("interrupted")
+    # The language half raises no error of this kind, and imports no torch.
+    found = cv.exhausted(error) if "torch" in sys.modules else None
+    return None if found is None else (3, lambda: show_problems(found.diagnostics))
+
+
+def _of_another(error: cv.SpecError | cv.MachineError) -> bool:
+    """Whether a Ctrl-C that all processes were sent has come here as the error of another one."""
+    return INTERRUPTS.asked and any(d.code is Code.E0831 for d in error.diagnostics)
+
+
+def _say(text: str) -> None:
+    print(f"\n{text}", file=sys.stderr)
 
 
 def _invoke(name: str, rest: list[str]) -> int:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from curvlang.runtime.fitted import FittedOperator
     from curvlang.runtime.fitted import load_fitted as load_operator
     from curvlang.runtime.limits.memory import exhausted
+    from curvlang.runtime.processes.distributed import World, world
     from curvlang.runtime.progress.display import Bars
     from curvlang.runtime.setup import Setup
     from curvlang.scoring import ScoreReport, ScoreRequest, Scoring, score_request
@@ -82,6 +83,7 @@ _NAMES = {
     "curvlang.reporting.report": "Report",
     "curvlang.runtime.fitted": "FittedOperator",
     "curvlang.runtime.limits.memory": "exhausted",
+    "curvlang.runtime.processes.distributed": "World world",
     "curvlang.runtime.progress.display": "Bars",
     "curvlang.runtime.setup": "Setup",
     "curvlang.scoring": "ScoreReport ScoreRequest Scoring score_request",
@@ -127,6 +129,7 @@ __all__ = [
     "StudyRun",
     "Task",
     "TaskSource",
+    "World",
     "__version__",
     "benchmark",
     "check",
@@ -158,6 +161,7 @@ __all__ = [
     "study_requests",
     "task",
     "top",
+    "world",
     "write_extension",
 ]
 

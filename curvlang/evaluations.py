@@ -16,6 +16,7 @@ from curvlang.evaluation.experiment import Outcome, experiment
 from curvlang.evaluation.preflight import Plan, check
 from curvlang.evaluation.protocol import LDS, protocol_from
 from curvlang.evaluation.question import Question, Run, question_of
+from curvlang.evaluation.shared_training import trained
 from curvlang.language import load
 from curvlang.language.chain import Curvature, Evaluation, Spec, TaskSpec
 from curvlang.language.selection import evaluated, evaluation_of
@@ -32,7 +33,6 @@ from curvlang.runtime.progress.listeners import Progress, ProgressOption
 from curvlang.runtime.setup import Setup
 from curvlang.storage.cache import Cache
 from curvlang.testing.notation import part_notation
-from curvlang.training.baseline import trained
 from curvlang.version import VERSION
 
 

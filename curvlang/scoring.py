@@ -29,6 +29,7 @@ from curvlang.attribution.scorer import (
 from curvlang.attribution.top import Neighbour, Top, largest, top
 from curvlang.diagnostics.plain_arguments import argument, validate_fields, validated
 from curvlang.diagnostics.values import finite_number
+from curvlang.evaluation.shared_training import trained
 from curvlang.facade import as_spec, fit
 from curvlang.language import declared_inverses, default_inverse
 from curvlang.language.chain import Curvature, Spec, TaskSpec
@@ -51,7 +52,6 @@ from curvlang.runtime.progress.display import shown
 from curvlang.runtime.progress.listeners import Progress, ProgressOption
 from curvlang.runtime.setup import Setup
 from curvlang.storage.score_file import Scores, write_scores
-from curvlang.training.baseline import trained
 from curvlang.version import VERSION
 
 SHOWN = 3

@@ -28,6 +28,7 @@ from ..options import (
     Specs,
     TaskOption,
 )
+from ..ranks import ranks
 from ..terminal import print_json, show_notes, show_warnings
 
 EXAMPLES = (
@@ -73,8 +74,9 @@ def command(
     with cv.Bars(quiet, "curvlang eval") as bars:
         reports = cv.evaluate_requests(asked, cache=cv.Cache(), progress=bars)
         for report, folder in zip(reports, folders, strict=True):
-            ran = ["curvlang", "eval", *sys.argv[2:]]
-            report.save(folder, step_scores=step_scores, command=ran)
+            if ranks().first:
+                ran = ["curvlang", "eval", *sys.argv[2:]]
+                report.save(folder, step_scores=step_scores, command=ran)
             found.append(report.to_json())
             problems += report.run.problem.diagnostics if report.run.problem else []
             if not as_json:

@@ -37,6 +37,7 @@ from ..options import (
     TaskOption,
     TopOption,
 )
+from ..ranks import ranks
 from ..terminal import print_json, show_lines, show_warnings
 
 EXAMPLES = (
@@ -100,6 +101,8 @@ def command(
     shown = _numbers(queries, asked.rows)
     with cv.Bars(quiet, "curvlang influence") as bars:
         report = asked.run(bars)
+    if not ranks().first:
+        return 0
     replaced = file.exists()
     path = report.save(file)
     if as_json:

@@ -6,13 +6,13 @@ import torch
 
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.values import another_type
+from curvlang.evaluation.shared_training import trained
 from curvlang.language import task_text
 from curvlang.language.chain import TaskSpec
 from curvlang.language.task_sources import TaskSource
 from curvlang.models.builtin import task_from
 from curvlang.models.task import Task
 from curvlang.operators import usable
-from curvlang.training.baseline import trained
 
 
 @validated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -49,13 +50,16 @@ class Setup:
     def named(
         device: str = "auto", dtype: str = "float64", memory: Memory = None, seed: int = 0
     ) -> Setup:
-        """The same from names: `auto` is CUDA where this machine has it.
+        """The same from names: `auto` is CUDA where this machine has it, `cuda` the GPU of this process.
 
         Raises:
             SpecError: E0708 for a device that cannot be used here, E0563 for another precision.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda" and "LOCAL_RANK" in os.environ:
+            # Each process of a machine has a GPU of its own.
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
         if dtype not in PRECISIONS:
             raise another_type("dtype", dtype, "a precision", " or ".join(PRECISIONS))
         return Setup(usable(device), PRECISIONS[dtype], memory, seed)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
-from torch import nn
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
@@ -48,28 +47,32 @@ def train_baseline(
             "a diverged model has no influence scores",
         )
     assert found.parameters is not None
+    values = {n: p[0] for n, p in found.parameters.items()}
+    return filled(task, seed, values, _trained_by(recipe, found.curve[0], seed))
+
+
+def filled(task: Task, seed: int, values: Mapping[str, torch.Tensor], origin: Origin) -> Task:
+    """The task with a model of these parameters.
+
+    Args:
+        task: With `build`.
+        seed: Of the initialisation; what is not trained has its values.
+        values: Trained parameters by name.
+        origin: Where they come from.
+    """
+    training = training_of(task, all_members(task), [seed], [derived_seed(seed, 3)])
     (model,) = built(training.build, [seed], task.train[0])
-    filled = _filled(model, {n: p[0] for n, p in found.parameters.items()})
-    return task.with_model(filled, _trained_by(recipe, found.curve[0], seed))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in values:
+                parameter.copy_(values[name])
+    return task.with_model(model.eval(), origin)
 
 
 def diverged(headline: str, recipe: Recipe, note: str) -> SpecError:
     """The refusal of models whose losses grew without bound in training."""
     repair = f"lower the learning rate (`lr = {recipe.lr:g}`)"
     return refusal(Code.E0504, headline, repair, notes=(note,))
-
-
-def trained(
-    fresh: Task, seed: int = 0, progress: Callable[[str, int, int], None] | None = None
-) -> Task:
-    """A task with a trained model: one that came with parameters as it is, else trained by its recipe.
-
-    Args:
-        fresh: A task whose model is initialised.
-        seed: Of the initialisation and of the minibatches.
-        progress: Notified of every epoch.
-    """
-    return fresh if fresh.origin.trained else train_baseline(fresh, seed, progress)
 
 
 def _trained_by(recipe: Recipe, curve: torch.Tensor, seed: int) -> Origin:
@@ -82,11 +85,3 @@ def _trained_by(recipe: Recipe, curve: torch.Tensor, seed: int) -> Origin:
     return Origin(
         f"trained here by {name}({given}); final training loss {float(curve[-1]):.3g}", seed=seed
     )
-
-
-def _filled(model: nn.Module, values: dict[str, torch.Tensor]) -> nn.Module:
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in values:
-                parameter.copy_(values[name])
-    return model.eval()

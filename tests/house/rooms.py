@@ -42,8 +42,8 @@ ROOMS = (
     Room(4, "models", "layers as `a` and `g`; models that ship; rows of data; losses and factors; Jacobian "
          "and Hessian", ("layers", "architectures", "data", "files", "losses", "tracing", "execution",
                          "derivatives", "padding")),
-    Room(5, "runtime", "runs a plan: accumulators, batches, devices, precision, memory",
-         ("kernels", "limits", "positions", "progress")),
+    Room(5, "runtime", "runs a plan: accumulators, batches, devices, precision, memory, processes",
+         ("kernels", "limits", "positions", "processes", "progress")),
     Room(5, "training", "stacked retraining, orders of examples, subsets, replay"),
     Room(5, "editors", "highlighting, completion, the language server", ("extension",), torch=False),
     Room(6, "attribution", "scores, streamed; self-influence, groups, top examples, methods that follow "

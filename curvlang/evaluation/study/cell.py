@@ -9,6 +9,7 @@ from curvlang.evaluation.experiment import Clock, Outcome, experiment
 from curvlang.evaluation.fidelity import scores_at
 from curvlang.evaluation.preflight import check
 from curvlang.evaluation.question import Question, Run
+from curvlang.evaluation.shared_training import trained
 from curvlang.evaluation.statistics.comparison import ScoreSamples
 from curvlang.evaluation.statistics.datamodel import datamodel_ceiling
 from curvlang.evaluation.statistics.interval import Interval
@@ -20,7 +21,6 @@ from curvlang.language.sums import weighted_chains
 from curvlang.models.data.images import pictures
 from curvlang.models.task import Task
 from curvlang.runtime.prepare import model_flops, prepare
-from curvlang.training.baseline import trained
 
 Values = dict[str, NDArray[np.float32]]
 """Resampled LDS of inverse K: `both-K` and `subsets-K` `[methods, settings, B]`, `queries-K`."""

@@ -1,0 +1,1 @@
+"""Several processes as one run: who is there, what they tell each other, and how the data is cut."""

@@ -1,0 +1,252 @@
+"""The processes that work together: who is there, who owns what, and how tensors get from one to another.
+
+Every process runs the same program on the same task. A group that the caller initialised is used as it is;
+under `torchrun` one is made on the first call.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
+
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
+from curvlang.runtime.processes.link import JOINING, Link, patience
+
+Tensors = Mapping[str, Tensor]
+"""Tensors by name."""
+
+_LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables of a process that `torchrun` has started."""
+_links: list[Link] = []
+"""The link of the group there is now; at most one."""
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class World:
+    """The processes of a run, seen from one of them. One process alone is a world of size 1.
+
+    Args:
+        rank: Number of this process.
+        size: Number of processes.
+        link: To the others; None in a world of one.
+    """
+
+    rank: int = 0
+    size: int = 1
+    link: Link | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the process that prints and writes."""
+        return self.rank == 0
+
+    def owned(self, count: int, rank: int | None = None) -> range:
+        """The contiguous share of `count` units that a process works on; this one by default."""
+        own = self.rank if rank is None else rank
+        return range(own * count // self.size, (own + 1) * count // self.size)
+
+    def owner(self, unit: int, count: int) -> int:
+        """The process that works on one of `count` units."""
+        return next(r for r in range(self.size) if unit in self.owned(count, r))
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """Work that all processes enter together; an error inside ends it in all of them.
+
+        Keys of `tell` and `wait` belong to the innermost run. The others raise what failed: the same
+        diagnostic, or E0831 for an error of another kind.
+        """
+        if self.link is None:
+            yield
+            return
+        self.link.begin()
+        try:
+            yield
+        except BaseException as error:
+            self.link.end(error)
+            raise
+        else:
+            self.link.end(None)
+
+    def check(self) -> None:
+        """Raise what another process has failed with; costs next to nothing."""
+        if self.link is not None:
+            self.link.check()
+
+    def tell(self, key: str, value: str = "") -> None:
+        """Leave a short value under a key of this run."""
+        if self.link is not None:
+            self.link.tell(key, value)
+
+    def told(self, key: str) -> bool:
+        """Whether a value has been left under a key of this run; waits for nothing."""
+        return self.link is not None and self.link.told(key)
+
+    def claim(self, key: str) -> bool:
+        """Whether this process is the first that asks for a key of this run."""
+        return self.link is None or self.link.claim(key)
+
+    def wait(self, key: str, origin: int) -> str:
+        """The value that process `origin` leaves under a key.
+
+        Raises:
+            CurvlangError: What another process has failed with.
+            MachineError: E0830, E0832 where `origin` does not come or is lost.
+        """
+        return "" if self.link is None else self.link.wait(key, origin)
+
+    def exchange(self, key: str, value: str) -> tuple[str, ...]:
+        """The values of all processes under a key, by rank."""
+        if self.link is None:
+            return (value,)
+        self.tell(f"{key}/{self.rank}", value)
+        return tuple(
+            value if r == self.rank else self.wait(f"{key}/{r}", r) for r in range(self.size)
+        )
+
+    def send(self, key: str, tensors: Tensors, to: int) -> None:
+        """Give tensors to another process; returns once it has them."""
+        shapes = [
+            [n, list(x.shape), str(x.dtype).removeprefix("torch.")] for n, x in tensors.items()
+        ]
+        self.tell(f"{key}>{to}", json.dumps(shapes))
+        self.wait(f"{key}<{to}", to)
+        for x in tensors.values():
+            with _transfer(to):
+                dist.send(_carried(x).contiguous(), to)
+
+    def receive(self, key: str, origin: int, device: torch.device) -> dict[str, Tensor]:
+        """The tensors that process `origin` sends under a key."""
+        shapes = json.loads(self.wait(f"{key}>{self.rank}", origin))
+        self.tell(f"{key}<{self.rank}")
+        found = {}
+        for name, shape, dtype in shapes:
+            x = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+            carrier = _carried(x)
+            with _transfer(origin):
+                dist.recv(carrier, origin)
+            found[name] = carrier.to(device)
+        return found
+
+    def share(
+        self, key: str, tensors: Tensors | None, origin: int, device: torch.device
+    ) -> dict[str, Tensor]:
+        """The tensors of process `origin`, in all processes; each gives them on to two others.
+
+        Args:
+            key: Of this run, used once.
+            tensors: What is shared; only `origin` has it.
+            origin: Whose.
+            device: Where they are wanted.
+        """
+        place = (self.rank - origin) % self.size
+        if place:
+            above = ((place - 1) // 2 + origin) % self.size
+            tensors = self.receive(key, above, device)
+        assert tensors is not None
+        for below in (2 * place + 1, 2 * place + 2):
+            if below < self.size:
+                self.send(key, tensors, (below + origin) % self.size)
+        return dict(tensors)
+
+
+_ONE = World()
+
+
+def world() -> World:
+    """The processes that work together, as this one sees them.
+
+    Raises:
+        MachineError: E0830 where processes that `torchrun` announced do not come.
+    """
+    if _alone.get() or not dist.is_available():
+        return _ONE
+    if not dist.is_initialized():
+        if int(os.environ.get("WORLD_SIZE", "1")) < 2 or not set(_LAUNCHED) <= set(os.environ):
+            return _ONE
+        _initialise()
+    size = dist.get_world_size()
+    if size == 1:
+        return _ONE
+    link = _link(dist.get_rank(), size)
+    return World(link.rank, size, link)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Work of this process by itself, whatever group it is in: inside, the world has size 1."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
+def _initialise() -> None:
+    cuda = torch.cuda.is_available() and dist.is_nccl_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    limit = JOINING * patience()
+    try:
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(seconds=limit)
+        )
+    except (dist.DistError, RuntimeError) as error:
+        raise MachineError(
+            Diagnostic(
+                Code.E0830,
+                f"not all {os.environ['WORLD_SIZE']} processes have come within {limit:g} seconds",
+                notes=(" ".join(str(error).split())[:200],),
+                help=("start all of them, or fewer with `--nproc-per-node` and `--nnodes`",),
+            )
+        ) from error
+
+
+def _link(rank: int, size: int) -> Link:
+    """The link of the group there is, made once for each group."""
+    base = dist.distributed_c10d._get_default_store()
+    if _links and _links[0].base is base:
+        return _links[0]
+    for old in _links:
+        old.stop()
+    made = Link(base, PrefixStore("curvlang", base), rank, size, patience())
+    made.live()
+    _links[:] = [made]
+    return made
+
+
+def _carried(x: Tensor) -> Tensor:
+    """A tensor where the group can carry it: on a GPU between GPUs that share a group, else in memory."""
+    if x.device.type == "cuda" and "cuda:nccl" in dist.get_backend_config():
+        return x
+    if dist.get_backend() == "nccl":
+        return x.to(torch.device("cuda", torch.cuda.current_device()))
+    return x.cpu()
+
+
+@contextmanager
+def _transfer(rank: int) -> Iterator[None]:
+    """A broken connection is a process that has been lost."""
+    try:
+        yield
+    except (dist.DistError, RuntimeError) as error:
+        raise MachineError(
+            Diagnostic(
+                Code.E0832,
+                f"process {rank} was lost while tensors were sent",
+                notes=(" ".join(str(error).split())[:200],),
+                help=("look for its own output, then start the command again",),
+            )
+        ) from error
