@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import curvlang as cv
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 
 COMPUTING = ("fit", "influence", "eval", "bench", "study")
 """Commands that work in all processes together; of the others the first process answers alone."""
@@ -40,7 +43,7 @@ class Ranks:
         return self.rank == 0
 
     def part(self, command: str) -> bool:
-        """Whether this process has a part in a command; one that answers alone is told of no others."""
+        """Whether this process has a part in a command; one that answers alone knows no others."""
         if self.size > 1 and command not in COMPUTING:
             for name in VARIABLES:
                 os.environ.pop(name, None)
@@ -59,6 +62,7 @@ class Ranks:
             self._silence()
         self.world = cv.world()
         with self.world.run():
+            check_commands(self.world.exchange("command", shlex.join(sys.argv[1:])))
             yield
 
     def say(self, words: Callable[[], None]) -> None:
@@ -114,6 +118,24 @@ class Ranks:
             self._restore()
         words()
         sys.stderr.flush()
+
+
+def check_commands(given: Sequence[str]) -> None:
+    """Refuse processes that were given different commands: what they make would not belong together.
+
+    Args:
+        given: The command line of every process, by its number.
+
+    Raises:
+        SpecError: E0862.
+    """
+    for rank, text in enumerate(given):
+        if text != given[0]:
+            raise refusal(
+                Code.E0862,
+                f"process {rank} runs `curvlang {text}`, process 0 runs `curvlang {given[0]}`",
+                "start one command in all processes of a `torchrun`",
+            )
 
 
 def ranks() -> Ranks:

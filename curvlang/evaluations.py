@@ -13,10 +13,10 @@ from curvlang.compiler.derive.derive import describe_value
 from curvlang.diagnostics.diagnostic import Interrupted
 from curvlang.diagnostics.plain_arguments import validate_fields, validated
 from curvlang.evaluation.experiment import Outcome, experiment
+from curvlang.evaluation.named_task import trained
 from curvlang.evaluation.preflight import Plan, check
 from curvlang.evaluation.protocol import LDS, protocol_from
 from curvlang.evaluation.question import Question, Run, question_of
-from curvlang.evaluation.shared_training import trained
 from curvlang.language import load
 from curvlang.language.chain import Curvature, Evaluation, Spec, TaskSpec
 from curvlang.language.selection import evaluated, evaluation_of

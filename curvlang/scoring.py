@@ -29,7 +29,7 @@ from curvlang.attribution.scorer import (
 from curvlang.attribution.top import Neighbour, Top, largest, top
 from curvlang.diagnostics.plain_arguments import argument, validate_fields, validated
 from curvlang.diagnostics.values import finite_number
-from curvlang.evaluation.shared_training import trained
+from curvlang.evaluation.named_task import trained
 from curvlang.facade import as_spec, fit
 from curvlang.language import declared_inverses, default_inverse
 from curvlang.language.chain import Curvature, Spec, TaskSpec

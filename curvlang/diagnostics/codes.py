@@ -243,6 +243,7 @@ class Code(StrEnum):
     E0831 = "E0831", "another process has ended with an error", "runtime"
     E0832 = "E0832", "a process that was lost", "runtime"
     E0834 = "E0834", "the patience with other processes", "runtime"
+    E0862 = "E0862", "processes with different commands", "cli"
     E0901 = "E0901", "not a result file", "evaluation"
     E0902 = "E0902", "no result in the folder", "reporting"
     E0903 = "E0903", "a folder that is not a run", "reporting"

@@ -1,4 +1,4 @@
-"""A task by the text that names it, ready for Python."""
+"""A task by the text that names it, its model trained once: of several processes the first sends it to the others."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import torch
 
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.values import another_type
-from curvlang.evaluation.shared_training import trained
 from curvlang.language import task_text
 from curvlang.language.chain import TaskSpec
 from curvlang.language.task_sources import TaskSource
 from curvlang.models.builtin import task_from
-from curvlang.models.task import Task
+from curvlang.models.task import Origin, Task
 from curvlang.operators import usable
+from curvlang.runtime.processes.distributed import World, world
+from curvlang.runtime.progress.listeners import Progress
+from curvlang.training import baseline
+
+_MODEL, _ORIGIN = "trained model", "origin of the model"
+"""Keys by which processes wait for it."""
 
 
 @validated
@@ -49,3 +54,40 @@ def task(
         spec = task_text(text, "<task>") if isinstance(text, str) else text
     made = task_from(spec, seed=seed, dtype=dtype, device=device, allow_python=allow_python)
     return trained(made, seed) if train else made
+
+
+def trained(fresh: Task, seed: int = 0, progress: Progress | None = None) -> Task:
+    """A task with a trained model: one that came with parameters as it is, else trained by its recipe.
+
+    Every process has the same parameters, bit for bit.
+
+    Args:
+        fresh: A task whose model is initialised.
+        seed: Of the initialisation and of the minibatches.
+        progress: Notified of every epoch.
+    """
+    if fresh.origin.trained:
+        return fresh
+    place = world()
+    if place.size == 1:
+        return baseline.train_baseline(fresh, seed, progress)
+    with place.run():
+        return (
+            _sent(fresh, seed, place) if not place.first else _given(fresh, seed, place, progress)
+        )
+
+
+def _given(fresh: Task, seed: int, place: World, progress: Progress | None) -> Task:
+    """Train it, and send it to the others."""
+    task = baseline.train_baseline(fresh, seed, progress)
+    place.tell(_ORIGIN, task.origin.text)
+    parameters = {n: p.detach() for n, p in task.model.named_parameters()}
+    place.share(_MODEL, parameters, 0, task.device)
+    return task
+
+
+def _sent(fresh: Task, seed: int, place: World) -> Task:
+    """The model that the first process has trained."""
+    text = place.wait(_ORIGIN, 0)
+    parameters = place.share(_MODEL, None, 0, fresh.device)
+    return baseline.filled(fresh, seed, parameters, Origin(text, seed=seed))

@@ -24,6 +24,7 @@ TYPES = {
     "MachineError",
     "Report",
     "ScoreReport",
+    "World",
     "ScoreRequest",
     "Spec",
     "StudyRequest",

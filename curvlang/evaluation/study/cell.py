@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from curvlang.evaluation.experiment import Clock, Outcome, experiment
 from curvlang.evaluation.fidelity import scores_at
+from curvlang.evaluation.named_task import trained
 from curvlang.evaluation.preflight import check
 from curvlang.evaluation.question import Question, Run
-from curvlang.evaluation.shared_training import trained
 from curvlang.evaluation.statistics.comparison import ScoreSamples
 from curvlang.evaluation.statistics.datamodel import datamodel_ceiling
 from curvlang.evaluation.statistics.interval import Interval
