@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.diagnostics.refusal import refusal
+from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.diagnostics.values import another_type
 from curvlang.language import inverse_text, solver_text
+from curvlang.language.chain import InverseUse
 from curvlang.language.checking.inverses import shift
 from curvlang.models.task import Task, check_task
 from curvlang.operators import Operator
@@ -51,6 +52,16 @@ def _of_another_model(why: str) -> SpecError:
 def two_inverses(why: str = "", repair: str = "give one") -> SpecError:
     """The refusal of a damping beside an inverse."""
     return refusal(Code.E0709, f"both `damping` and `inverse` are given{why}", repair)
+
+
+def without_open_damping(use: InverseUse) -> SpecError:
+    """The refusal of a damping where the spec's own inverse has one."""
+    return refusal(
+        Code.E0709,
+        "`damping` is given, and the spec's inverse leaves no damping open",
+        'leave `damping` out; or take another inverse, `inverse="tikhonov"`',
+        labels=label_at(use.span, "this inverse"),
+    )
 
 
 def inverted(

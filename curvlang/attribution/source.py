@@ -44,6 +44,7 @@ from curvlang.language.chain import Chain, Curvature
 from curvlang.models.execution.copies import copied
 from curvlang.models.task import Task
 from curvlang.operators import Operator, Spectral
+from curvlang.operators.validation import trusting
 from curvlang.runtime.combine import fit_combination
 from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.fit import fit_chains
@@ -70,6 +71,7 @@ class Segment:
     points: tuple[Task, ...]
 
 
+@trusting()  # What overflows is refused below, with its reason.
 def source_scores(
     base: Task, task: Task, queries: int, seed: int, curvature: Curvature, cuts: tuple[int, int]
 ) -> Tensor:

@@ -47,7 +47,7 @@ def whole(low: int, example: int, high: int | None = None) -> Rule:
 def out_of_range(name: str, value: object, must: str, example: str) -> SpecError:
     """The refusal of a number that is too small or too large."""
     return refusal(
-        Code.E0707,
+        Code.E0874,
         f"`{name} = {value}` is out of range",
         f"it must be {must}",
         f"for example `{name}={example}`",
@@ -153,7 +153,7 @@ def argument(name: str, value: Any) -> Any:
     """The value of one argument, as the function wants it.
 
     Raises:
-        SpecError: E0563 for something of another type, E0707 for a number out of range.
+        SpecError: E0563 for something of another type, E0874 for a number out of range.
     """
     return ARGUMENTS[name](name, value)
 

@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from curvlang.attribution.inverses import two_inverses
-from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.refusal import label_at, refusal
+from curvlang.attribution.inverses import two_inverses, without_open_damping
 from curvlang.diagnostics.values import another_type
 from curvlang.evaluation.protocol import SWEEP
 from curvlang.language import swept
@@ -38,12 +36,7 @@ def check_swept(damping: Any, inverses: Sequence[InverseUse | None], *, named: b
             ", and the inverse leaves no damping open",
             'give one; or leave the damping open, `inverse="tikhonov"`',
         )
-    raise refusal(
-        Code.E0709,
-        "`damping` is given, and the spec's inverse leaves no damping open",
-        'leave `damping` out; or take another inverse, `inverse="tikhonov"`',
-        labels=label_at(given[0].span, "this inverse"),
-    )
+    raise without_open_damping(given[0])
 
 
 def sweep_of(damping: Any) -> tuple[float, ...]:

@@ -1,9 +1,8 @@
 """Structured operators: one page of identities each, closed under inverse."""
 
-from curvlang.operators.addition import added, scaled
 from curvlang.operators.basic import CholeskyInverse, Dense, Diagonal, Eigen, Identity
 from curvlang.operators.block_diagonal import BlockDiagonal, aligned, described
-from curvlang.operators.combined import Scaled, Sum
+from curvlang.operators.combined import Scaled, Sum, added, scaled
 from curvlang.operators.distance import RULES
 from curvlang.operators.files import StoredBlocks, load_operator, save
 from curvlang.operators.iterative.conjugate_gradients import ConjugateGradients

@@ -19,6 +19,7 @@ class Dense(Operator):
 
     matrix: Tensor
     structure: ClassVar[str] = "Dense"
+    symmetric: ClassVar[tuple[str, ...]] = ("matrix",)
     axes: ClassVar[Mapping[str, str]] = {"matrix": "PP"}
 
     def apply(self, v: Tensor) -> Tensor:

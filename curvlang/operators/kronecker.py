@@ -20,6 +20,7 @@ class Kronecker(Operator):
     left: Tensor
     right: Tensor
     structure: ClassVar[str] = "Kronecker"
+    symmetric: ClassVar[tuple[str, ...]] = ("left", "right")
     axes: ClassVar[Mapping[str, str]] = {"left": "OO", "right": "II"}
     rows: ClassVar[str] = "OI"
 
@@ -129,6 +130,7 @@ class PerOutput(Operator):
     blocks: Tensor
     axis: str = "output"
     structure: ClassVar[str] = "PerOutput"
+    symmetric: ClassVar[tuple[str, ...]] = ("blocks",)
     axes: ClassVar[Mapping[str, str]] = {"blocks": "UWW"}
     rows: ClassVar[str] = "UW"
 

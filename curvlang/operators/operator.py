@@ -20,6 +20,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type, finite_number
 from curvlang.operators.spectrum import Spectral, chosen, tikhonov
+from curvlang.operators.validation import asymmetric, infinite, wrong_kind
 
 DENSE_AT_MOST = 20_000
 """Rows of a matrix that may be formed in passing: 3 GiB in float64."""
@@ -38,20 +39,30 @@ class Operator(ABC):
     """A letter for each axis of the tensors it holds; the same letter is the same length."""
     rows: ClassVar[str] = "P"
     """The letters whose lengths multiply to P."""
+    symmetric: ClassVar[tuple[str, ...]] = ()
+    """The fields that hold symmetric matrices."""
     mixed: ClassVar[bool] = False
     """Whether its parts may be in several precisions, each converted to where it is needed."""
 
     def __post_init__(self) -> None:
-        """Refuse parts that do not fit together.
+        """Refuse parts that do not fit together, and numbers that no verb has an answer for.
 
         Raises:
-            SpecError: E0611.
+            SpecError: E0611 for parts, E0870 for values of another kind, E0607 for
+                entries that are not finite, E0871 for a matrix that is not symmetric.
         """
-        why = _unlike(self) or self.misfit()
-        if why:
-            raise refusal(
-                Code.E0611, f"an operator `{self.structure}` {why}", "make its parts fit each other"
-            )
+        kind = f"an operator `{self.structure}`"
+        if why := wrong_kind(self, Operator):
+            repair = "give tensors in float32 or float64, and operators"
+            raise refusal(Code.E0870, f"{kind} {why}", repair)
+        if why := _unlike(self) or self.misfit():
+            raise refusal(Code.E0611, f"{kind} {why}", "make its parts fit each other")
+        if why := infinite(self):
+            repair = "look for a division by zero or an overflow in what made them"
+            raise refusal(Code.E0607, f"{kind} {why}", repair)
+        if why := asymmetric(self):
+            repair = "give the symmetric part, `(M + M.T) / 2`"
+            raise refusal(Code.E0871, f"{kind} {why}", repair)
 
     def misfit(self) -> str:
         """What is wrong between its parts, as the end of a sentence; empty where they fit."""
@@ -210,7 +221,7 @@ class Operator(ABC):
         """(C + λI)⁻¹, λ added to the matrix exactly; or `f(C)` for a spectral function.
 
         Raises:
-            SpecError: E0709 for both.
+            SpecError: E0873 for both.
         """
         return self.spectral(chosen(damping, spectral) or tikhonov(damping))
 

@@ -42,7 +42,7 @@ def chosen(damping: float | None, spectral: Spectral | None) -> Spectral | None:
     """
     if spectral is not None and damping:
         raise refusal(
-            Code.E0709,
+            Code.E0873,
             "both `damping` and `spectral` are given",
             "give one: the function takes λ in, `lambda s: 1 / (s + 0.1)`",
         )

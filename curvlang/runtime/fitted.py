@@ -270,7 +270,7 @@ class FittedOperator:
             progress: Called after every step of a solve.
 
         Raises:
-            SpecError: E0709 for both a damping and a spectral function.
+            SpecError: E0873 for both a damping and a spectral function.
         """
         if spectral is not None:
             found = self.operator.inverse(damping or 0.0, spectral=spectral)

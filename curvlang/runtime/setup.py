@@ -38,7 +38,7 @@ class Setup:
 
         Raises:
             SpecError: E0563 for another type or precision, E0610 for a device that cannot be used
-                here, E0707 for a negative seed, E0804 for what is not an amount of memory.
+                here, E0874 for a negative seed, E0804 for what is not an amount of memory.
         """
         validate_fields(self)
         if self.device != torch.device("cpu"):

@@ -54,16 +54,16 @@ def test_every_plain_argument_is_looked_at_first(name, argument):
 
 
 REFUSED = {
-    "a negative seed": (lambda: cv.Setup(seed=-1), "E0707", "0 or more"),
-    "a seed beyond 64 bits": (lambda: cv.Setup(seed=2**64), "E0707", "at most"),
+    "a negative seed": (lambda: cv.Setup(seed=-1), "E0874", "0 or more"),
+    "a seed beyond 64 bits": (lambda: cv.Setup(seed=2**64), "E0874", "at most"),
     "a truth value": (lambda: cv.Setup(seed=True), "E0563", "integer"),
     "half a precision": (lambda: cv.Setup(dtype=torch.float16), "E0563", "torch.float64"),
     "half of a task": (lambda: cv.task("digits", dtype=torch.bfloat16), "E0563", "torch.float64"),
     "a device of no machine": (lambda: cv.Setup(device="tpu"), "E0610", "`cpu`"),
     "an amount of no unit": (lambda: cv.Setup(memory="lots"), "E0804", "GiB"),
-    "one resample": (lambda: cv.lds([[1.0]], [[1]], [[1.0]], bootstrap=1), "E0707", "2 or more"),
-    "a level of 1": (lambda: cv.lds([[1.0]], [[1]], [[1.0]], level=1), "E0707", "between 0 and 1"),
-    "no laws' examples": (lambda: cv.check_laws("kfac", examples=0), "E0707", "1 or more"),
+    "one resample": (lambda: cv.lds([[1.0]], [[1]], [[1.0]], bootstrap=1), "E0874", "2 or more"),
+    "a level of 1": (lambda: cv.lds([[1.0]], [[1]], [[1.0]], level=1), "E0874", "between 0 and 1"),
+    "no laws' examples": (lambda: cv.check_laws("kfac", examples=0), "E0874", "1 or more"),
     "an empty name": (lambda: cv.fit("kfac", T, curvature=""), "E0563", "`curvature`"),
     "passes in float16": (lambda: cv.fit("kfac", T, dtype=torch.float16), "E0563", "float32"),
     "a cache in a number": (lambda: cv.Cache(5), "E0563", "folder"),

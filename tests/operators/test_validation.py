@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import curvlang as cv
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.operators import (
     BlockDiagonal,
@@ -20,11 +21,15 @@ from curvlang.operators import (
     Operator,
     PerOutput,
     Projected,
+    Scaled,
     Stacked,
     Sum,
     stacked,
+    validation,
 )
+from curvlang.operators.movement import moved
 from tests.operators.zoo import NAMES, zoo
+from tests.small import network, task
 
 
 def made(operator, **other):
@@ -190,3 +195,82 @@ def test_every_structure_of_the_zoo_is_covered():
 def _leaves(kind):
     below = kind.__subclasses__()
     return [kind] if not below else [x for b in below for x in _leaves(b)]
+
+
+def nan(*shape):
+    return torch.full(shape, float("nan"), dtype=torch.float64)
+
+
+SKEW = torch.tensor([[1.0, 2.0], [0.0, 1.0]], dtype=torch.float64)
+VALUES = {
+    "integers": (lambda: Dense(torch.eye(3, dtype=torch.int64)), "E0870", "int64"),
+    "half precision": (lambda: Diagonal(torch.ones(3).half()), "E0870", "float16"),
+    "an array": (lambda: Dense(torch.eye(2).numpy()), "E0870", "`ndarray`"),
+    "no field": (lambda: Kronecker(None, torch.eye(2)), "E0870", "`NoneType`"),
+    "no term": (lambda: Sum((eye(2), None)), "E0870", "`NoneType`"),
+    "a matrix for an operator": (lambda: Sum((torch.eye(2), torch.eye(2))), "E0870", "`Tensor`"),
+    "a name for names": (lambda: BlockDiagonal("x", (eye(1),), at([0])), "E0870", "`str`"),
+    "a text for a number": (lambda: Scaled("2", eye(2)), "E0870", "`factor`"),
+    "a factor of nothing": (lambda: Scaled(float("nan"), eye(2)), "E0607", "`factor`"),
+    "entries of nothing": (lambda: Dense(nan(2, 2)), "E0607", "`matrix`"),
+    "an infinite entry": (
+        lambda: Diagonal(torch.tensor([1.0, float("inf")])),
+        "E0607",
+        "`entries`",
+    ),
+    "a basis of nothing": (lambda: EigenBasis(nan(2, 2), None, eye(2).matrix), "E0607", "`left`"),
+    "half a matrix": (lambda: Dense(SKEW), "E0871", "by up to 2"),
+    "half a factor": (lambda: Kronecker(eye(2).matrix, SKEW), "E0871", "`right`"),
+    "half a block": (lambda: PerOutput(torch.stack([eye(2).matrix, SKEW])), "E0871", "`blocks`"),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_values_that_no_verb_has_an_answer_for_are_refused(name):
+    make, code, word = VALUES[name]
+    with pytest.raises(SpecError, match=code) as caught:
+        make()
+    assert word in str(caught.value)
+    assert caught.value.diagnostics[0].help
+
+
+def test_what_rounding_makes_asymmetric_is_taken():
+    noisy = torch.eye(3) + 1e-6 * torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    assert Dense(noisy).size == 3
+    large = torch.full((2,), 1.7e308, dtype=torch.float64)
+    assert Diagonal(large).size == 2
+
+
+def test_lists_are_tuples():
+    whole = BlockDiagonal(["x", "y"], [eye(2), eye(2)], list(at([0, 1], [2, 3])))
+    assert isinstance(whole.parts, tuple)
+    assert torch.equal(Sum([whole, whole]).dense(), 2 * torch.eye(4, dtype=torch.float64))
+
+
+def test_the_engine_reads_no_entry_twice(monkeypatch):
+    """A fit, its inverse and its scores make operators of numbers that are known."""
+    own = task(network([3, 4, 3]), "cross_entropy")
+    monkeypatch.setattr(validation, "_finite", lambda _: pytest.fail("entries are read"))
+    op = cv.fit("ekfac", own)
+    assert cv.influence(op, own, damping=0.1).shape == (3, 7)
+    op.inverse(0.1)
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("spec", ["diagonal", "kfac", "ekfac", "block_ggn", "identity"])
+@pytest.mark.parametrize("factor", [1e50, 1e-60])
+def test_numbers_that_float32_does_not_hold_are_refused(spec, factor):
+    """Of the factor alone, of a part, and of products of parts."""
+    op = factor * cv.fit(spec, task(network([3, 4, 3]), "cross_entropy"))
+    with pytest.raises(SpecError, match="E0872") as caught:
+        op.to(torch.float32)
+    assert "float64" in str(caught.value)
+    back = ((1 / factor) * op).to(torch.float32)
+    assert abs(float(back.trace()) * factor / float(op.trace()) - 1) < 1e-5
+
+
+def test_products_of_factors_that_float32_does_not_hold():
+    left, right = 1e25 * eye(2).matrix, 1e25 * eye(3).matrix
+    with pytest.raises(SpecError, match="E0872"):
+        moved(Kronecker(left, right), torch.float32)
+    assert float(moved(Kronecker(left, right / 1e20), torch.float32).trace()) > 0

@@ -106,7 +106,7 @@ def lds(
         over subsets alone, with a note.
 
     Raises:
-        SpecError: E0505 for shapes that do not fit or values that are not finite; E0563 and E0707
+        SpecError: E0505 for shapes that do not fit or values that are not finite; E0563 and E0874
             for resamples, a level or a seed of another type or out of range.
     """
     given = {"scores": scores, "kept": kept, "outcome": outcome}

@@ -85,6 +85,8 @@ class Chains:
         inner = [(w, *x) for w, part in made.terms for x in weighted_chains(part)]
         for weight, own, chain in inner:
             size = abs(weight.number * own.number)
+            if not isfinite(weight.number):
+                return False  # It has been refused as a weight.
             if isfinite(size) and (size >= SMALLEST or 0 in (weight.number, own.number)):
                 continue
             name, rounds = chain.labels[-1], size < SMALLEST

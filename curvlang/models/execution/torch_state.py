@@ -21,6 +21,7 @@ from torch.utils import checkpoint
 from curvlang.models.execution.own_device import OwnDevice
 from curvlang.models.execution.process_state import ALONE, math_attention, without_cudnn
 from curvlang.models.execution.twice_differentiable import DefinitionMode
+from curvlang.operators.validation import trusting
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
@@ -47,6 +48,7 @@ def settled_state() -> Iterator[None]:
     One thread at a time: hooks, replaced parameters and some modes of torch are for one.
     """
     with ALONE, ExitStack() as stack:
+        stack.enter_context(trusting())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         if torch.is_anomaly_enabled():
