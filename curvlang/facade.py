@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
@@ -15,6 +15,9 @@ from curvlang.compiler.explain.explain import Explanation
 from curvlang.compiler.explain.explain_sum import explain_sum
 from curvlang.costs import benchmark as costs
 from curvlang.costs.forecast import seconds_of_fit
+from curvlang.costs.links import Processes, processes_of
+from curvlang.costs.rates import measured_rates
+from curvlang.costs.scaling import Cluster, predicted_scaling
 from curvlang.diagnostics.plain_arguments import argument, validated
 from curvlang.evaluation.experiment import experiment
 from curvlang.evaluation.preflight import check
@@ -34,6 +37,7 @@ from curvlang.reporting.costs import CostReport
 from curvlang.reporting.coverage import CoverageReport
 from curvlang.reporting.provenance import provenance
 from curvlang.reporting.report import Report, report_of
+from curvlang.reporting.scaling import ScalingReport
 from curvlang.runtime.combine import fit_curvature, fit_solver
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.footprint import reads_hessian
@@ -170,7 +174,13 @@ def evaluate(
 @settled
 @validated
 def explain(
-    spec: Spec | str | Path, task: Task, *, curvature: str | None = None, memory: Memory = None
+    spec: Spec | str | Path,
+    task: Task,
+    *,
+    curvature: str | None = None,
+    memory: Memory = None,
+    world: int | None = None,
+    link: str | None = None,
 ) -> Explanation:
     """The plan of a spec on a task: structure, passes, contractions, costs, code. Printable.
 
@@ -179,11 +189,19 @@ def explain(
         task: Model, loss and data.
         curvature: Which of the spec's curvatures.
         memory: What the fit may hold; what is free where not given.
+        world: A number of processes: also what the fit and all scores will take on so many, each as
+            fast as this machine, which is measured for it.
+        link: How fast they reach each other: `"100GB/s"`, `"10Gb/s"` in bits.
+
+    Raises:
+        SpecError: E0860, E0861 for a `link` that is not a rate, a `world` that is not a number of processes.
     """
     check_task(task)
+    processes = None if world is None else processes_of(world, link)
     found = chosen(as_spec(spec), curvature)
     task = without_ignored(chains_of(found), task)
     with limited(memory):
+        wanted = None if processes is None else _predicted(chains_of(found), task, processes)
         prepared, model = _explained(list(chains_of(found)), task, isinstance(found, Combination))
     last = [results[-1] for results in prepared.chains]
     return Explanation(
@@ -195,7 +213,15 @@ def explain(
         explain_sum(sum_text(found), last, prepared.plans)
         if isinstance(found, Combination)
         else (),
+        wanted,
     )
+
+
+def _predicted(chains: Iterable[Chain], task: Task, processes: Processes) -> ScalingReport:
+    """The fit of whole chains, and all scores, on a number of processes."""
+    cluster = Cluster(processes.size, processes.link, measured_rates(task.device))
+    prepared = prepare(list(chains), task, last=True)
+    return ScalingReport(predicted_scaling(prepared, task, cluster), processes.assumed)
 
 
 def _explained(
@@ -216,7 +242,12 @@ def _explained(
 
 @validated
 def explanations(
-    spec: Spec | str | Path, source: TaskSource | None = None, setup: Setup | None = None
+    spec: Spec | str | Path,
+    source: TaskSource | None = None,
+    setup: Setup | None = None,
+    *,
+    world: int | None = None,
+    link: str | None = None,
 ) -> Iterator[Explanation]:
     """The plan of every curvature that a spec defines, each on the task that the spec names for it.
 
@@ -224,13 +255,17 @@ def explanations(
         spec: A spec, a path, or the name of one that ships.
         source: What replaces the task, or lines of it.
         setup: Device, precision and memory.
+        world: A number of processes that the run is predicted for.
+        link: How fast they reach each other.
     """
     whole, setup = as_spec(spec), setup or Setup()
+    if world is not None:
+        processes_of(world, link)
     defined = [*whole.curvatures] or [*dict.fromkeys(e.curvature for e in whole.evaluations)]
     names: list[str | None] = [*defined] or [None]
     for name in names:
         task = _described(whole, chosen(whole, name), source, setup)
-        yield explain(whole, task, curvature=name, memory=setup.memory)
+        yield explain(whole, task, curvature=name, memory=setup.memory, world=world, link=link)
 
 
 @settled

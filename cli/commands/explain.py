@@ -14,16 +14,20 @@ from ..options import (
     DeviceOption,
     DtypeOption,
     Excludes,
+    JsonOption,
     MemoryOption,
     ModelOption,
+    Needs,
     Precision,
     PythonOption,
     TaskOption,
 )
+from ..terminal import print_json
 
 EXAMPLES = (
     ("curvlang explain ekfac", "what is computed, in which passes, at which cost"),
     ("curvlang explain kfac --task digits_cnn --no-code", "the same for another model"),
+    ("curvlang explain ekfac --world 8 --link 100GB/s", "also seconds and bytes on 8 processes"),
     ("curvlang explain E0207", "what a diagnostic means, with an example"),
 )
 
@@ -51,6 +55,22 @@ def command(
     code: Annotated[
         bool, typer.Option("--code/--no-code", help="Whether the torch code is shown.")
     ] = True,
+    world: Annotated[
+        int | None,
+        typer.Option(
+            "--world", metavar="NUMBER", help="Predict seconds and bytes on so many processes, too."
+        ),
+    ] = None,
+    link: Annotated[
+        str | None,
+        typer.Option(
+            "--link",
+            metavar="RATE",
+            help="How fast they reach each other: `100GB/s`, `10Gb/s`. [default: 12.5GB/s]",
+        ),
+        Needs("world", "--world 8"),
+    ] = None,
+    as_json: Annotated[JsonOption, Excludes("latex", "code")] = False,
 ) -> int:
     """Print the plan of a spec on its task: nothing is trained, nothing is fitted.
 
@@ -61,7 +81,12 @@ def command(
         print(text, end="")
         return 0
     source = cv.TaskSource(task, data, model, allow_python)
-    plans = cv.explanations(spec, source, cv.Setup.named(device, dtype, memory))
+    setup = cv.Setup.named(device, dtype, memory)
+    plans = cv.explanations(spec, source, setup, world=world, link=link)
+    if as_json:
+        found = [plan.to_json() for plan in plans]
+        print_json(found[0] if len(found) == 1 else found)
+        return 0
     for number, plan in enumerate(plans):
         print("\n" * bool(number), end="")
         print(plan.latex() if latex else plan.text(code=code))

@@ -134,6 +134,25 @@ def _between(plans: Sequence[Plan], number: int, rates: Rates | None) -> StagePr
     return StagePrediction(f"after pass {number}", cost, seconds if rates is not None else None)
 
 
+def decomposition_seconds(
+    plans: Sequence[Plan], number: int, rates: Rates | None
+) -> list[tuple[str, float]]:
+    """Seconds of what is finished after a pass, block by block: what owners are chosen by."""
+    return [
+        (
+            b.geometry.name,
+            0.0
+            if rates is None
+            else _code_seconds(
+                b.finish[number], known_elements(p, b), torch.float64, rates, b.count
+            ),
+        )
+        for p in plans
+        if p.passes >= number
+        for b in p.blocks
+    ]
+
+
 def _results(plans: Sequence[Plan], rates: Rates | None) -> StagePrediction:
     cost, seconds = Cost(), 0.0
     for p in plans:

@@ -243,6 +243,8 @@ class Code(StrEnum):
     E0831 = "E0831", "another process has ended with an error", "runtime"
     E0832 = "E0832", "a process that was lost", "runtime"
     E0834 = "E0834", "the patience with other processes", "runtime"
+    E0860 = "E0860", "the rate of a link", "costs"
+    E0861 = "E0861", "a number of processes", "costs"
     E0862 = "E0862", "processes with different commands", "cli"
     E0870 = "E0870", "a value of another kind in an operator", "operators"
     E0871 = "E0871", "an operator that is not symmetric", "operators"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from curvlang.compiler.derive.program import Result
 from curvlang.compiler.explain.derivation import StageDerivation, derivation, latex, structure_name
@@ -12,6 +12,17 @@ from curvlang.compiler.explain.listing import binary, cost_text, count, listing
 from curvlang.compiler.planning.cost import Cost, plan_cost, total
 from curvlang.compiler.planning.plan import Plan, first_plan, plan_of
 from curvlang.diagnostics.notebook import frame, html_folded, html_text, text_table
+
+
+class Prediction(Protocol):
+    """What more is predicted of the run, for a machine."""
+
+    def lines(self) -> Iterator[str]:
+        """As text."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers, plain."""
+
 
 _STAGES = ("curvature", "stage", "structure", "passes")
 
@@ -27,6 +38,7 @@ class Explanation:
         model: Operations of the model itself by what they are for, over the whole run.
         memory: Predicted bytes by phase of the run, and what they are.
         notes: Lines above the derivation: the result of a sum of curvatures.
+        prediction: Of seconds and bytes on a number of processes, where it was asked for.
     """
 
     plans: tuple[Plan, ...]
@@ -35,6 +47,7 @@ class Explanation:
     model: Mapping[str, int] = field(default_factory=dict)
     memory: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    prediction: Prediction | None = None
 
     @property
     def cost(self) -> Cost:
@@ -74,6 +87,17 @@ class Explanation:
     def text(self, *, code: bool = True) -> str:
         """The whole explanation, with the torch code or without."""
         return "\n".join(_explain(self, code)).rstrip()
+
+    def to_json(self) -> dict[str, Any]:
+        """Structures, operations, predicted memory, and the prediction for several processes, plain."""
+        return {
+            "what": self.headline,
+            "stages": [dict(zip(_STAGES, _stage(x), strict=True)) for x in self._all_stages()],
+            "passes": self.passes,
+            "flops": self.flops,
+            "memory": {name: dict(parts) for name, parts in self.memory.items()},
+            "prediction": None if self.prediction is None else self.prediction.to_json(),
+        }
 
     def __str__(self) -> str:
         """The whole explanation as plain text."""
@@ -119,6 +143,9 @@ def _explain(explanation: Explanation, code: bool) -> Iterator[str]:
         yield from derivation(explanation.stages(k))
         yield ""
     yield from _costs(explanation)
+    if explanation.prediction is not None:
+        yield from explanation.prediction.lines()
+        yield ""
     for plan in explanation.plans:
         yield from listing(plan, code=code)
 

@@ -58,12 +58,12 @@ def footprint(
     """
     phases: list[Phase] = []
     kept = _hessian(plans, blocks, task, phases)
-    known = [_finished(p, 0) for p in plans]
+    known = [finished_bytes(p, 0) for p in plans]
     for number in range(1, max((p.passes for p in plans), default=0) + 1):
         phases.append(_pass(plans, blocks, number, kept, sum(known)))
         for k, p in enumerate(plans):
             if p.passes >= number:
-                known[k] += _finished(p, number)
+                known[k] += finished_bytes(p, number)
     results = sum(_result_bytes(p) for p in plans)
     phases.append(Phase("results", {"Hessian": kept, "statistics": sum(known), "results": results}))
     return tuple(phases)
@@ -107,7 +107,7 @@ def _hessian(
     return whole + restricted
 
 
-def _finished(p: Plan, number: int) -> int:
+def finished_bytes(p: Plan, number: int) -> int:
     """Bytes of what is known once pass `number` is done (0: before any)."""
     found = 0
     for block in p.blocks:
