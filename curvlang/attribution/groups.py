@@ -103,7 +103,8 @@ def label_groups(task: Task, by: str) -> tuple[Tensor, list[object]]:
             f"groups by label need one class for every query; targets have shape {list(y.shape)}",
             "use `--group all`",
         )
-    return y, [label for label, _ in group_members(y, task.Q)]
+    labels = y[:]
+    return labels, [label for label, _ in group_members(labels, task.Q)]
 
 
 def group_matrix(groups: Groups, reduce: str, queries: int) -> Tensor:

@@ -65,7 +65,7 @@ def metagradient_scores(task: Task, queries: Tensor, seed: int) -> Tensor:
 
 def _query_gradients(task: Task, model: nn.Module, theta: State, queries: Tensor) -> State:
     """∇m_q by parameter, [Q, *shape]."""
-    x, y = task.query[0][queries], task.query[1][queries]
+    x, y = (part[queries].to(task.device) for part in task.query)
 
     def one(point: State, x: Tensor, y: Tensor) -> Tensor:
         f = functional_call(model, point, (x.unsqueeze(0),))

@@ -17,6 +17,7 @@ from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.evaluation.protocol import LDS
 from curvlang.models.content import own_code
+from curvlang.models.data.rows import Rows
 from curvlang.models.fingerprint import digest, parameter_parts
 from curvlang.models.losses.loss import Loss
 from curvlang.models.losses.metric import Metric, QueryMetric, query_metric_on
@@ -291,7 +292,7 @@ def _own_code(task: Task, asked: QueryMetric | None) -> str:
     return "\n".join([*own_code(task.model), *(cost.identity for cost in costs)])
 
 
-def _initial(build: Build, seed: int, other: int, x: Tensor) -> str:
+def _initial(build: Build, seed: int, other: int, x: Rows) -> str:
     """Digest of the parameters that a seed gives.
 
     Raises:
@@ -323,7 +324,7 @@ def _initial(build: Build, seed: int, other: int, x: Tensor) -> str:
 
 def loss_values(loss: Loss, task: Task) -> str:
     """Digest of a loss, or a metric, of a few training targets at random outputs."""
-    x, y = task.train[0][:PROBED], task.train[1][:PROBED]
+    x, y = (part[:PROBED].to(task.device) for part in task.train)
     with torch.no_grad():
         like = task.model(x[:1])
         generator = torch.Generator().manual_seed(0)

@@ -26,8 +26,10 @@ from curvlang.models.architectures.weights import with_weights
 from curvlang.models.arguments import arguments, located, placed
 from curvlang.models.data.characters import characters
 from curvlang.models.data.data import Data, digits
+from curvlang.models.data.derived_rows import mapped
 from curvlang.models.data.diabetes import diabetes
 from curvlang.models.data.random_data import random_data
+from curvlang.models.data.rows import Pair
 from curvlang.models.files.file_data import FileColumns, file_data
 from curvlang.models.fingerprint import digest, parameter_parts
 from curvlang.models.losses.losses import loss_from
@@ -239,9 +241,7 @@ def recipe_from(part: Part) -> Recipe:
         return Recipe(optimiser=part.name, **values)
 
 
-def _part(
-    name: str, pair: tuple[Tensor, Tensor], data: Data, model: nn.Module, loss: str
-) -> tuple[Tensor, Tensor]:
+def _part(name: str, pair: Pair, data: Data, model: nn.Module, loss: str) -> Pair:
     """Drawn targets, numbers as they are, and of classes one-hot numbers where the loss wants them."""
     X, y = pair
     if data.targets is not None:
@@ -249,4 +249,8 @@ def _part(
             return X, data.targets(name, loss, model(X).shape)
     if loss == "cross_entropy" or data.kind == "regression":
         return pair
-    return X, functional.one_hot(y, data.outputs).to(X.dtype)
+
+    def one_hot(y: Tensor) -> Tensor:
+        return functional.one_hot(y, data.outputs).to(X.dtype)
+
+    return X, mapped(y, one_hot, (*y.shape[1:], data.outputs), X.dtype)

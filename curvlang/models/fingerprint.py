@@ -5,20 +5,45 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from curvlang.models.data.rows import Rows, pieces
 
-def digest(*parts: Tensor | str) -> str:
-    """SHA-256 over tensors (type, shape, bytes) and texts, in order, as hexadecimal digits."""
-    state = hashlib.sha256()
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
+
+def digest(*parts: Rows | str, after: Hash | None = None) -> str:
+    """SHA-256 over rows (type, shape, bytes) and texts, in order, as hexadecimal digits.
+
+    Equal numbers give equal digests, whether they are in memory or on disk.
+
+    Args:
+        parts: Tensors, stored rows and texts.
+        after: What `hashed` gave of the parts before these.
+    """
+    return hashed(*parts, after=after).hexdigest()
+
+
+def hashed(*parts: Rows | str, after: Hash | None = None) -> Hash:
+    """The state of the digest after these parts, to go on from."""
+    state = hashlib.sha256() if after is None else after.copy()
     for part in parts:
-        head, content = _bytes(part)
         # Lengths first: no two different sequences of parts give the same stream.
-        state.update(f"{head}:{len(content)};".encode())
-        state.update(content)
-    return state.hexdigest()
+        if isinstance(part, str):
+            content = part.encode()
+            state.update(f"text:{len(content)};".encode())
+            state.update(content)
+            continue
+        size = part.shape.numel() * part.dtype.itemsize
+        state.update(f"{part.dtype}{tuple(part.shape)}:{size};".encode())
+        for piece in [part] if isinstance(part, Tensor) else (x for _, x in pieces(part)):
+            plain = piece.detach().cpu().contiguous()
+            state.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return state
 
 
 def model_parts(model: nn.Module) -> Iterator[str]:
@@ -41,11 +66,3 @@ def parameter_parts(model: nn.Module) -> Iterator[Tensor | str]:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         yield name
         yield tensor
-
-
-def _bytes(part: Tensor | str) -> tuple[str, bytes]:
-    if isinstance(part, str):
-        return "text", part.encode()
-    plain = part.detach().cpu().contiguous()
-    raw = plain.reshape(-1).view(torch.uint8).numpy()
-    return f"{part.dtype}{tuple(part.shape)}", raw.tobytes()

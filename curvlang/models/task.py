@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from operator import is_
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,14 @@ from curvlang.language.checking.arguments import number
 from curvlang.language.registry import OPTIMISERS
 from curvlang.models.content import own_code
 from curvlang.models.data.adapt import adapt
-from curvlang.models.data.collect import Pair, Source
+from curvlang.models.data.collect import Source
+from curvlang.models.data.derived_rows import cast, selected_pair
 from curvlang.models.data.fields import IGNORED
+from curvlang.models.data.rows import Examples, Pair, pieces
 from curvlang.models.execution.copies import copied, differentiable, recordable, unwrapped
 from curvlang.models.execution.packed import PackedBuild, is_packed, layout_in, packed
 from curvlang.models.execution.torch_state import settled
-from curvlang.models.fingerprint import digest, model_parts, parameter_parts
+from curvlang.models.fingerprint import digest, hashed, model_parts, parameter_parts
 from curvlang.models.losses.loss import Loss
 from curvlang.models.losses.resolve import check_mean, loss_for
 from curvlang.models.losses.user_loss import Function
@@ -49,6 +52,9 @@ from curvlang.models.tracing.checks import (
 from curvlang.models.tracing.half_precision import precision
 from curvlang.models.tracing.verify import EXAMPLES
 from curvlang.models.tracing.watching import OutsideError
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 Result = TypeVar("Result")
 
@@ -121,6 +127,7 @@ class Task:
 
     __slots__ = (
         "_facts",
+        "_hashed",
         "_padding",
         "build",
         "loss",
@@ -192,6 +199,7 @@ class Task:
         self.query_mask = found.query_mask if query_mask is None else query_mask
         self._facts: Facts | None = None
         self._padding: dict[str, Padding | None] = {}
+        self._hashed: tuple[tuple[int, ...], Hash] | None = None
         self._check()
         check_mean(loss, self.loss, self.model, self.train)
 
@@ -286,7 +294,7 @@ class Task:
             raise refusal(Code.E0412, f"a task has no part `{part}`", "use `train` or `query`")
         return self.train if part == "train" else self.query
 
-    def batches(self, size: int, part: str = "train") -> Iterator[Pair]:
+    def batches(self, size: int, part: str = "train") -> Iterator[Examples]:
         """Consecutive batches of at most `size` examples on the model's device."""
         if size < 1:
             raise refusal(Code.E0412, f"a batch of {size} examples", "batches hold 1 or more")
@@ -307,7 +315,9 @@ class Task:
             return None
         counted = mask
         if y.shape == mask.shape and y.dtype == torch.int64:
-            counted = mask | (y != getattr(self.loss, "ignore_index", IGNORED)).to(mask.device)
+            ignored = getattr(self.loss, "ignore_index", IGNORED)
+            labelled = torch.cat([labels != ignored for _, labels in pieces(y)])
+            counted = mask | labelled.to(mask.device)
         spans = spans_of(counted)
         if spans is None:
             return None
@@ -369,6 +379,8 @@ class Task:
             for part in PARTS:
                 if made.part(part)[0] is self.part(part)[0] and part in self._padding:
                     made._padding[part] = self._padding[part]
+        if all(map(is_, (*made.train, *made.query), (*self.train, *self.query))):
+            made._hashed = self._hashed
         return made
 
     def with_model(self, model: nn.Module, origin: Origin | None = None) -> Task:
@@ -379,15 +391,13 @@ class Task:
 
     def examples(self, places: Tensor | slice) -> Task:
         """The same task with these training examples, in their order, and what counts of them."""
-        X, y = self.train
         mask = None if self.mask is None else self.mask[places]
-        return self._some("train", places, train=(X[places], y[places]), mask=mask)
+        return self._some("train", places, train=selected_pair(self.train, places), mask=mask)
 
     def queries(self, places: Tensor | slice) -> Task:
         """The same task with these queries, in their order, and what counts of them."""
-        X, y = self.query
         mask = None if self.query_mask is None else self.query_mask[places]
-        return self._some("query", places, query=(X[places], y[places]), query_mask=mask)
+        return self._some("query", places, query=selected_pair(self.query, places), query_mask=mask)
 
     def _some(self, part: str, places: Tensor | slice, **changes: Any) -> Task:
         made = self.replaced(**changes)
@@ -410,15 +420,21 @@ class Task:
             by_name: Own code counts by its name alone, as it did in earlier versions.
         """
         return digest(
-            *self.train,
-            *self.query,
             *model_parts(self.model),
             *(() if by_name else own_code(self.model)),
             repr(self.loss) if by_name else self.loss.identity,
             repr(self.recipe),
             repr(self.weight_decay),
             *(() if self.mask is None else (self.mask,)),
+            after=self._hashed_data(),
         )
+
+    def _hashed_data(self) -> Hash:
+        """The digest's state after the examples; computed once, unless tensors have changed since."""
+        versions = tuple(x._version for x in (*self.train, *self.query) if isinstance(x, Tensor))
+        if self._hashed is None or self._hashed[0] != versions:
+            self._hashed = versions, hashed(*self.train, *self.query)
+        return self._hashed[1]
 
     def fingerprint(self) -> str:
         """SHA-256 of all that decides the task's numbers, parameters and buffers included."""
@@ -489,7 +505,5 @@ def _weight_decay(recipe: Recipe | None, given: float | None) -> float:
 
 
 def _moved(pair: Pair, dtype: torch.dtype, device: torch.device) -> Pair:
-    def move(x: Tensor) -> Tensor:
-        return x.to(device=device, dtype=dtype if x.is_floating_point() else x.dtype)
-
-    return move(pair[0]), move(pair[1])
+    """Stored examples stay on the host: batches are moved."""
+    return cast(pair[0], dtype, device), cast(pair[1], dtype, device)

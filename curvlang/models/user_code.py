@@ -16,9 +16,10 @@ from torch import nn
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.models.data.collect import Pair, examples_of
+from curvlang.models.data.collect import examples_of
 from curvlang.models.data.data import Data, RawExamples
 from curvlang.models.data.fields import Fields
+from curvlang.models.data.rows import Pair, largest
 
 RETURNED = {"train", "query", "labels", "inputs", "shift_labels"}
 """What a data function may return, by name."""
@@ -77,7 +78,7 @@ def _outputs(train: Pair, query: Pair, loss: str) -> int:
     """Classes under cross-entropy, else numbers of a target."""
     y, yq = train[1], query[1]
     if loss == "cross_entropy":
-        return 1 + max((int(x.max()) for x in (y, yq) if x.numel()), default=0)
+        return 1 + max(map(largest, (y, yq)))
     return int(y.shape[-1]) if y.ndim > 1 else 1
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from curvlang.attribution.top import Inputs, Neighbour, Top, first_of, target
 from curvlang.evaluation.study.attributed import gray
+from curvlang.models.data.rows import Rows
 
 GAP = "   "
 WIDTH = 96
@@ -30,12 +31,12 @@ class InputTexts:
     query: Callable[[int], list[str]]
 
 
-def images(train: Tensor, query: Tensor) -> InputTexts:
+def images(train: Rows, query: Rows) -> InputTexts:
     """Images [N, H, W] or [N, C, H, W]."""
     return InputTexts(lambda n: picture(train[n]), lambda q: picture(query[q]))
 
 
-def texts(train: Tensor, query: Tensor, spelt: Callable[[Tensor], str]) -> InputTexts:
+def texts(train: Rows, query: Rows, spelt: Callable[[Tensor], str]) -> InputTexts:
     """Sequences [N, T] of numbers that stand for text."""
     return InputTexts(lambda n: [f"“{spelt(train[n])}”"], lambda q: [f"“{spelt(query[q])}”"])
 

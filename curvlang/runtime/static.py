@@ -13,7 +13,8 @@ from curvlang.compiler.derive.program import Partition, Result
 from curvlang.compiler.planning.plan import DENSE_AT_MOST, Plan
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
-from curvlang.models.data.collect import Pair
+from curvlang.models.data.derived_rows import selected_pair
+from curvlang.models.data.rows import Pair, Rows
 from curvlang.models.derivatives.column_product import ggn_of_layers
 from curvlang.models.derivatives.hessian import hessian_dense
 from curvlang.models.derivatives.product_methods import ggn_way, hessian_way
@@ -154,17 +155,16 @@ class Static:
             return None
         if result.beside is not None and not has_products(result.beside):
             return None
-        task, (X, y) = self.task, self.exact[0].train
+        task, train = self.task, self.exact[0].train
 
         def of(rows: Tensor) -> Operator:
-            rows = rows.to(X.device)
-            found = self._products(result, None, X[rows], y[rows])
-            return regularised(found, task)
+            some = selected_pair(train, rows.to(train[0].device))
+            return regularised(self._products(result, None, *some), task)
 
         return ExampleMean(task.N, of)
 
     def _products(
-        self, result: Result, chosen: tuple[str, int] | None, X: Tensor, y: Tensor
+        self, result: Result, chosen: tuple[str, int] | None, X: Rows, y: Rows
     ) -> Operator:
         """One of the blocks of a name, or all of all names, on given examples."""
         task = self.task

@@ -104,7 +104,7 @@ def _drawn(
 ) -> dict[str, dict[str, Tensor]]:
     """The leaves of all examples at once, by block; labels drawn as one pass draws them."""
     kinds = {leaf.kind for leaf in program.leaves.values()}
-    X, y = task.train
+    X, y = task.train[0][:], task.train[1][:]
     if program.fisher is not None:
         wants = {"a", "g"} | (kinds & {"e"})
         request = LeafRequest(wants, program.fisher, draws)
@@ -243,7 +243,7 @@ def _hessian(task: Task) -> Tensor:
 
 
 def _gradients(task: Task) -> Iterator[Tensor]:
-    theta, (X, y) = _theta(task), task.train
+    theta, X, y = _theta(task), task.train[0][:], task.train[1][:]
     for x, target in zip(X, y, strict=True):
         z = theta.clone().requires_grad_()
         loss = task.loss.per_example(_outputs(task, z, x), target[None])[0]
@@ -252,7 +252,7 @@ def _gradients(task: Task) -> Iterator[Tensor]:
 
 def _gauss_newton(task: Task) -> Iterator[Tensor]:
     """J_nᵀ Λ_n J_n of every example."""
-    theta, (X, y) = _theta(task), task.train
+    theta, X, y = _theta(task), task.train[0][:], task.train[1][:]
     for x, target in zip(X, y, strict=True):
         f = _outputs(task, theta, x).detach()
         J = jacobian(lambda z, x=x: _outputs(task, z, x).reshape(-1), theta)

@@ -61,7 +61,7 @@ def filled(task: Task, seed: int, values: Mapping[str, torch.Tensor], origin: Or
         origin: Where they come from.
     """
     training = training_of(task, all_members(task), [seed], [derived_seed(seed, 3)])
-    (model,) = built(training.build, [seed], task.train[0])
+    (model,) = built(training.build, [seed], task.train[0], training.home)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in values:

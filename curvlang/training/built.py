@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.data.rows import Rows
 from curvlang.models.execution.calls import run_model
 from curvlang.models.execution.copies import copied, unwrapped
 from curvlang.models.task import Build, MovedBuild
@@ -19,8 +21,10 @@ _EVAL = "call `.eval()` on the model in `build`: models are trained as they are 
 _LIKE = "let `build` make the model that the task is about, untrained"
 
 
-def built(build: Build, seeds: Sequence[int], x: Tensor) -> list[nn.Module]:
-    """A model for each seed, on the inputs' device, in their precision where they have one.
+def built(
+    build: Build, seeds: Sequence[int], x: Rows, device: torch.device | None = None
+) -> list[nn.Module]:
+    """A model for each seed, in the inputs' precision where they have one.
 
     They are copies: a `build` may give the same module at every call, or the task's own.
 
@@ -28,6 +32,7 @@ def built(build: Build, seeds: Sequence[int], x: Tensor) -> list[nn.Module]:
         build: The task's.
         seeds: One per model.
         x: Training inputs.
+        device: Where the models are; where the inputs are, if None.
 
     Raises:
         SpecError: E0752 where `build` returns no module, or modules of several architectures.
@@ -43,7 +48,7 @@ def built(build: Build, seeds: Sequence[int], x: Tensor) -> list[nn.Module]:
                 "return a fresh `torch.nn.Module`: `def build(seed): …; return model.eval()`",
             )
         own = made if isinstance(build, MovedBuild) else copied(unwrapped(made))
-        models.append(own.to(device=x.device, dtype=dtype))
+        models.append(own.to(device=x.device if device is None else device, dtype=dtype))
     _check_alike(models, seeds)
     return models
 

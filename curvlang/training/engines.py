@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.data.rows import Examples
 from curvlang.models.execution.copies import copied
 from curvlang.models.losses.losses import LOSSES, CrossEntropy
 from curvlang.models.tracing.independence import tolerance
@@ -17,7 +18,7 @@ from curvlang.training.built import alike, check_built
 from curvlang.training.one_by_one import ModulesInTurn, OneByOne
 from curvlang.training.stacked_any import StackedModules
 from curvlang.training.stacked_mlp import StackedMLP, read_layers
-from curvlang.training.training import Pair, Training
+from curvlang.training.training import Training
 
 Stack = StackedMLP | StackedModules | ModulesInTurn
 
@@ -41,7 +42,7 @@ def engine(models: Sequence[nn.Module], training: Training, *, generic: bool = F
         SpecError: E0403, E0408, E0410 for models whose output for an example depends on other examples.
     """
     loss, recipe, train = training.rule, training.recipe, training.train
-    few = _few(train)
+    few = _few(training)
     check_built(models, few[0][0])
     pair = [models[0], models[-1]]
     plain = ModulesInTurn([copied(m) for m in pair], loss, recipe)
@@ -64,18 +65,20 @@ def engine(models: Sequence[nn.Module], training: Training, *, generic: bool = F
     return ModulesInTurn(models, loss, recipe)
 
 
-def _few(train: Pair) -> Pair:
+def _few(training: Training) -> Examples:
     """Other examples for each of two models, `[2, B, …]`."""
-    size = min(PROBED, len(train[0]))
-    places = torch.arange(2 * size, device=train[0].device) % len(train[0])
-    x, y = (part[places].reshape(2, size, *part.shape[1:]) for part in train)
+    size = min(PROBED, len(training.train[0]))
+    places = torch.arange(2 * size, device=training.train[0].device) % len(training.train[0])
+    x, y = (
+        part[places].to(training.home).reshape(2, size, *part.shape[1:]) for part in training.train
+    )
     return x, y
 
 
 def _difference(
     make: Callable[[Sequence[nn.Module]], Stack],
     pair: Sequence[nn.Module],
-    few: Pair,
+    few: Examples,
     lr: float,
     wanted: dict[str, Tensor],
 ) -> str:
@@ -104,7 +107,7 @@ def _checked(work: Callable[[], frozenset[str]]) -> frozenset[str]:
         ) from error
 
 
-def _tried(stack: Stack, few: Pair, lr: float) -> dict[str, Tensor]:
+def _tried(stack: Stack, few: Examples, lr: float) -> dict[str, Tensor]:
     """Losses and gradients before a step and after it, by what they are called in a message."""
     found: dict[str, Tensor] = {}
     for when in ("at the start", "after a step"):

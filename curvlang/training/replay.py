@@ -100,7 +100,7 @@ def followed(task: Task, model: nn.Module, seed: int) -> Iterator[Step]:
 
 def losses_at(task: Task, model: nn.Module, theta: State, rows: Tensor) -> Tensor:
     """Losses of training examples, [B]."""
-    x, y = task.train[0][rows], task.train[1][rows]
+    x, y = (part[rows].to(task.device) for part in task.train)
     return task.loss.per_example(functional_call(model, theta, (x,)), y)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from curvlang.models.data.rows import Rows, rows_at_once
 from curvlang.models.execution.torch_state import settled
 from curvlang.models.losses.loss import Loss
 from curvlang.training.built import built
@@ -95,7 +96,7 @@ class _Stack:
 
     @classmethod
     def of(cls, training: Training, generic: bool) -> _Stack:
-        models = built(training.build, training.init_seeds, training.train[0])
+        models = built(training.build, training.init_seeds, training.train[0], training.home)
         trained = {n: p for n, p in models[0].named_parameters() if p.requires_grad}
         with torch.no_grad():
             found = engine(models, training, generic=generic)
@@ -106,7 +107,7 @@ class _Stack:
         fast = isinstance(self.engine, StackedMLP)
         with torch.inference_mode() if fast else torch.no_grad():
             curve, start = self._epochs(told)
-            query_loss = _query_losses(self.engine, self.training.asked, self.training.query)
+            query_loss = _query_losses(self.engine, self.training)
             diverged = ~(torch.isfinite(curve).all(1) & torch.isfinite(query_loss).all(1))
             if start is not None:
                 diverged |= curve[:, -1] > DIVERGED * start
@@ -116,18 +117,19 @@ class _Stack:
 
     def _epochs(self, told: Callable[[int], None] | None) -> tuple[Tensor, Tensor | None]:
         """Mean losses `[M, epochs]`, and those of the first step; None without an epoch."""
-        recipe, (x, y) = self.training.recipe, self.training.train
+        recipe, (x, y), device = self.training.recipe, self.training.train, self.training.home
         members = self.training.members.cpu()
         places = torch.stack([row.nonzero()[:, 0] for row in members])
         orders = Orders(places, self.training.order_seeds, recipe.batch)
         steps = orders.steps * recipe.epochs
-        curve = torch.zeros(len(members), recipe.epochs, dtype=self.dtype, device=x.device)
+        curve = torch.zeros(len(members), recipe.epochs, dtype=self.dtype, device=device)
         start = None
         for epoch in range(recipe.epochs):
             drawn = orders.epoch().to(x.device)
             for k in range(orders.steps):
                 lr = learning_rate(recipe, epoch * orders.steps + k, steps)
-                self.engine.step(_rows(x, drawn[k]), _rows(y, drawn[k]), lr)
+                xs, ys = (_rows(rows, drawn[k]).to(device) for rows in (x, y))
+                self.engine.step(xs, ys, lr)
             losses = self.engine.losses()
             curve[:, epoch] = losses.mean(0)
             start = losses[0] if start is None else start
@@ -136,16 +138,28 @@ class _Stack:
         return curve, start
 
 
-def _rows(x: Tensor, places: Tensor) -> Tensor:
+def _rows(x: Rows, places: Tensor) -> Tensor:
     """Examples of every model's minibatch, `[M, B, …]`."""
-    return x.index_select(0, places.reshape(-1)).reshape(*places.shape, *x.shape[1:])
+    flat = places.reshape(-1)
+    found = x.index_select(0, flat) if isinstance(x, Tensor) else x[flat]
+    return found.reshape(*places.shape, *x.shape[1:])
 
 
-def _query_losses(stack: Stack, loss: Loss, query: tuple[Tensor, Tensor]) -> Tensor:
-    """`[M, Q]` losses of the queries."""
-    outputs = stack.outputs(query[0])
+def _query_losses(stack: Stack, training: Training) -> Tensor:
+    """`[M, Q]` losses of the queries, as many at once as a pass over all rows takes."""
+    step = rows_at_once(training.query[0])
+    whole = range(0, len(training.query[0]), step)
+    found = []
+    for start in whole:
+        x, y = (rows[start : start + step].to(training.home) for rows in training.query)
+        found.append(_losses(stack, training.asked, x, y))
+    return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+
+def _losses(stack: Stack, loss: Loss, x: Tensor, y: Tensor) -> Tensor:
+    outputs = stack.outputs(x)
     models = len(outputs)
-    labels = query[1].repeat(models, *[1] * (query[1].ndim - 1))
+    labels = y.repeat(models, *[1] * (y.ndim - 1))
     with torch.inference_mode(False), torch.no_grad():
         # A copy made here is an ordinary tensor, which a function under `torch.func` may read.
         flat = loss.per_example(outputs.reshape(-1, *outputs.shape[2:]).clone(), labels.clone())

@@ -9,6 +9,7 @@ from torch import Tensor
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.data.rows import Rows
 from curvlang.models.task import Task
 
 
@@ -42,7 +43,7 @@ def leave_one_out(examples: int, subsets: int, seed: int) -> Tensor:
     return kept
 
 
-def are_classes(targets: Tensor) -> bool:
+def are_classes(targets: Rows) -> bool:
     """Whether targets are one class number for every example."""
     return not targets.is_floating_point() and targets.ndim == 1
 
@@ -61,7 +62,7 @@ def without_classes(what: str, task: Task) -> SpecError:
     )
 
 
-def leave_class_out(targets: Tensor) -> Tensor:
+def leave_class_out(targets: Rows) -> Tensor:
     """Members of one subset for each class `[C, N]`: all examples but those of the class.
 
     Raises:
@@ -73,7 +74,8 @@ def leave_class_out(targets: Tensor) -> Tensor:
             "`groups = class` leaves out a class, and the targets are not class numbers",
             "use `groups = random` or `groups = one`",
         )
-    return torch.stack([targets != c for c in targets.unique()]).cpu()
+    labels = targets[:]
+    return torch.stack([labels != c for c in labels.unique()]).cpu()
 
 
 def derived_seed(*parts: int) -> int:

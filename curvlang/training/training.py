@@ -10,12 +10,11 @@ from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.data.rows import Pair, StoredRows
 from curvlang.models.losses.loss import Loss
 from curvlang.models.losses.losses import loss_named
 from curvlang.models.recipe import Recipe
 from curvlang.models.task import Build, Task
-
-Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +31,7 @@ class Training:
         init_seeds: Seed of each model's initialisation.
         order_seeds: Seed of each model's minibatches.
         metric: What the queries are asked for in place of their loss.
+        device: Where models are trained; where the examples are, if None.
     """
 
     build: Build
@@ -43,6 +43,12 @@ class Training:
     init_seeds: Sequence[int]
     order_seeds: Sequence[int]
     metric: Loss | None = None
+    device: torch.device | None = None
+
+    @property
+    def home(self) -> torch.device:
+        """Where models are trained."""
+        return self.train[0].device if self.device is None else self.device
 
     @property
     def rule(self) -> Loss:
@@ -89,7 +95,14 @@ def training_of(
         init_seeds,
         order_seeds,
         metric,
+        training_device(task),
     )
+
+
+def training_device(task: Task) -> torch.device:
+    """Where models of a task are trained: where its examples are, or, if they are stored, the model."""
+    X = task.train[0]
+    return task.device if isinstance(X, StoredRows) else X.device
 
 
 def all_members(task: Task) -> Tensor:

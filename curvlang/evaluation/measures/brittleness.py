@@ -19,6 +19,7 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.measures.grid import RESAMPLES, Grid, MeasureInput
 from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.statistics.lds import mean_over_queries
+from curvlang.models.data.derived_rows import selected_pair
 from curvlang.models.losses.losses import CrossEntropy
 from curvlang.models.task import Task
 from curvlang.training.retrain import retrain
@@ -84,7 +85,7 @@ def flipped(
     """
     members = torch.cat([k.repeat_interleave(retrains, 0) for k in kept])
     runs = [(q, r) for _ in kept for q in range(len(rows)) for r in range(retrains)]
-    query = tuple(t[rows.to(t.device)] for t in base.query)
+    query = selected_pair(base.query, rows.to(base.query[0].device))
     training = training_of(
         base,
         members,
@@ -92,7 +93,7 @@ def flipped(
         [derived_seed(seed, 42, q, r) for q, r in runs],
         Mistake(axis=getattr(base.loss, "axis", -1)),
     )
-    found = retrain(replace(training, query=(query[0], query[1])))
+    found = retrain(replace(training, query=query))
     own = found.query_loss[torch.arange(len(runs)), torch.tensor([q for q, _ in runs])]
     shares = own.double().cpu().reshape(len(kept), len(rows), retrains).mean(2)
     return list(shares)
@@ -123,8 +124,7 @@ def brittleness(given: MeasureInput, share: float, queries: int, retrains: int, 
         SpecError: E0508 where there are no classes or no query is right.
     """
     rows = right_queries(given.task, queries)
-    X, y = given.task.query
-    some = given.task.replaced(query=(X[rows.to(X.device)], y[rows.to(y.device)]))
+    some = given.task.queries(rows.to(given.task.query[0].device))
     grid = Grid(given.stages, given.chosen)
     places, inverses = [], []
     for k, stage in enumerate(given.stages):

@@ -56,11 +56,11 @@ def mislabel(task: Task, share: float, seed: int) -> tuple[Tensor, Task]:
     check_labels(task)
     x, y = task.train
     rng = np.random.default_rng([seed, 21])
-    classes = int(y.max()) + 1
+    labels = y[:].clone()
+    classes = int(labels.max()) + 1
     count = max(1, round(share * task.N))
     rows = torch.from_numpy(rng.permutation(task.N)[:count])
-    shift = torch.from_numpy(rng.integers(1, classes, count)).to(y)
-    labels = y.clone()
+    shift = torch.from_numpy(rng.integers(1, classes, count)).to(labels)
     labels[rows] = (labels[rows] + shift) % classes
     wrong = torch.zeros(task.N, dtype=torch.bool)
     wrong[rows] = True

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from curvlang.attribution.top import Neighbour, top
+from curvlang.models.data.rows import Pair, Rows
 from curvlang.models.task import Task
 
 QUERIES = 2
@@ -62,7 +63,7 @@ def attributions(
     scores: Tensor,
     quality: NDArray[np.float32],
     task: Task,
-    seen: tuple[Tensor, Tensor],
+    seen: Pair,
 ) -> tuple[Attribution, ...]:
     """The queries with the largest LDS, the best first, then those with the smallest, the worst last.
 
@@ -92,11 +93,11 @@ def attributions(
     )
 
 
-def _images(found: Sequence[Neighbour], seen: Tensor, task: Task) -> tuple[Image, ...]:
+def _images(found: Sequence[Neighbour], seen: Rows, task: Task) -> tuple[Image, ...]:
     return tuple(_image(n.index, n.score, seen, task.train[1]) for n in found)
 
 
-def _image(index: int, score: float, seen: Tensor, targets: Tensor) -> Image:
+def _image(index: int, score: float, seen: Rows, targets: Rows) -> Image:
     levels = _levels(seen[index])
     height, width = levels.shape
     target = float(targets[index].reshape(-1)[0])

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.models.data.collect import Pair, Source, examples_of
+from curvlang.models.data.collect import Source, examples_of
 from curvlang.models.data.decoder_inputs import (
     lacks_decoder_inputs,
     with_decoder_inputs,
 )
 from curvlang.models.data.fields import IGNORED, LABELS, Fields, next_labels, split_labels
+from curvlang.models.data.rows import Pair, Rows
 from curvlang.models.execution.calls import exhausted, run_model
 from curvlang.models.execution.packed import Layout, check_fields, is_packed, layout_of, packed
 from curvlang.models.losses.loss import show_shape
@@ -111,7 +112,7 @@ def _from_pairs(model: nn.Module, train: Pair, query: Pair) -> TaskParts:
     return TaskParts(packed(model, None), train, query, wrapped=True)
 
 
-def _returns_tensor(model: nn.Module, X: Tensor) -> bool:
+def _returns_tensor(model: nn.Module, X: Rows) -> bool:
     """Whether one example gives a tensor; a call that fails is refused later, with its reason."""
     p = next((p for p in model.parameters()), None)
     if p is None or X.ndim == 0 or not len(X) or is_packed(model):

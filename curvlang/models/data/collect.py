@@ -17,8 +17,8 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.arrays import UnfitError, is_array, is_table, numbers
 from curvlang.models.data.fields import LABELS, Fields, fields_of, joined_fields
 from curvlang.models.data.loaders import batches_of, items_of
+from curvlang.models.data.rows import Pair
 
-Pair: TypeAlias = tuple[Tensor, Tensor]
 Source: TypeAlias = (
     "Pair | Dataset[Any] | DataLoader[Any] | Mapping[str, Any] | Sequence[Any] | Fields"
 )

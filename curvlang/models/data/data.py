@@ -15,8 +15,8 @@ from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
-from curvlang.models.data.collect import Pair
 from curvlang.models.data.fields import Fields
+from curvlang.models.data.rows import Pair
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,8 +51,8 @@ class Data:
         given: Examples in the user's own form, in place of `train` and `query`.
     """
 
-    train: tuple[Tensor, Tensor]
-    query: tuple[Tensor, Tensor]
+    train: Pair
+    query: Pair
     outputs: int
     inputs: int
     kind: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import torch
@@ -52,6 +53,9 @@ class Rows(Protocol):
 
 Pair: TypeAlias = tuple[Rows, Rows]
 """Inputs and targets."""
+
+Examples: TypeAlias = tuple[Tensor, Tensor]
+"""Inputs and targets of some examples, in memory."""
 
 
 class StoredRows(ABC):
@@ -106,6 +110,14 @@ class StoredRows(ABC):
             self._known[what] = find()
         return cast(Value, self._known[what])
 
+    def has(self, what: str) -> bool:
+        """Whether that was found out."""
+        return what in self._known
+
+    def odd(self, what: str, is_odd: Callable[[Tensor], Tensor | None]) -> OddEntries | None:
+        """Entries that something is wrong with; looked for once."""
+        return self.known(what, lambda: _odd_entries(self, is_odd))
+
     def __repr__(self) -> str:
         kind = str(self.dtype).removeprefix("torch.")
         return f"{type(self).__name__}({list(self.shape)}, {kind})"
@@ -138,6 +150,13 @@ def places_of(index: slice | Tensor, size: int) -> Places:
     return torch.where(places < 0, places + size, places)
 
 
+def numbers_of(places: Places) -> Tensor:
+    """The places as numbers."""
+    if isinstance(places, Tensor):
+        return places
+    return torch.arange(places.start, places.stop, places.step)
+
+
 def rows_at_once(rows: Rows, limit: int = PIECE) -> int:
     """Consecutive rows that take no more than `limit` bytes together; at least one."""
     return max(1, limit // max(1, rows.shape[1:].numel() * rows.dtype.itemsize))
@@ -153,3 +172,58 @@ def pieces(rows: Rows, limit: int = PIECE) -> Iterator[tuple[int, Tensor]]:
 def known(rows: Rows, what: str, find: Callable[[], Value]) -> Value:
     """What is found out about all rows: once where they are stored, again where a tensor may have changed."""
     return rows.known(what, find) if isinstance(rows, StoredRows) else find()
+
+
+@dataclass(frozen=True, slots=True)
+class OddEntries:
+    """Entries of rows that something is wrong with.
+
+    Args:
+        count: How many.
+        place: Of the first of them: its row, and where it is in the row.
+        value: The first of them.
+    """
+
+    count: int
+    place: tuple[int, ...]
+    value: float
+
+    @property
+    def row(self) -> int:
+        """The first row that has one."""
+        return self.place[0]
+
+
+def odd_entries(
+    rows: Rows, what: str, is_odd: Callable[[Tensor], Tensor | None]
+) -> OddEntries | None:
+    """The entries of all rows that are odd; None where there are none.
+
+    Args:
+        rows: [N, …].
+        what: Names what is looked for: stored rows are looked at once.
+        is_odd: Of some rows: a mask of their shape, or None where nothing is odd.
+    """
+    if isinstance(rows, StoredRows):
+        return rows.odd(what, is_odd)
+    return _odd_entries(rows, is_odd)
+
+
+def _odd_entries(rows: Rows, is_odd: Callable[[Tensor], Tensor | None]) -> OddEntries | None:
+    count, first = 0, None
+    for start, piece in pieces(rows):
+        wrong = is_odd(piece)
+        if wrong is None or not bool(wrong.any()):
+            continue
+        count += int(wrong.sum())
+        if first is None:
+            at = wrong.reshape(-1).to(torch.uint8).argmax()
+            row, *rest = (int(k) for k in torch.unravel_index(at, piece.shape))
+            first = (start + row, *rest), piece.reshape(-1)[at].item()
+    return None if first is None else OddEntries(count, *first)
+
+
+def largest(rows: Rows) -> int:
+    """The largest of all integers; 0 where there are none."""
+    found = known(rows, "largest", lambda: [int(x.max()) for _, x in pieces(rows) if x.numel()])
+    return max(found, default=0)

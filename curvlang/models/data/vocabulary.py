@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.data.rows import Rows, known, pieces
 from curvlang.models.execution.calls import exhausted
 from curvlang.models.execution.packed import layout_in
 
@@ -20,7 +22,7 @@ Look = Callable[[str, Tensor, int], None]
 
 
 @contextmanager
-def checked_tokens(model: nn.Module, X: Tensor, few: Tensor, part: str) -> Iterator[None]:
+def checked_tokens(model: nn.Module, X: Rows, few: Tensor, part: str) -> Iterator[None]:
     """Compare whole columns of integers with the tables that look them up while `few` are run.
 
     Args:
@@ -32,7 +34,8 @@ def checked_tokens(model: nn.Module, X: Tensor, few: Tensor, part: str) -> Itera
     Raises:
         SpecError: E0422 naming the first example with a token outside a table.
     """
-    columns, shown = _integers(model, X), _integers(model, few)
+    shown = _integers(model, few)
+    columns = _Columns(model, X)
     found: dict[tuple[str, str], int] = {}
 
     def look(table: str, given: Tensor, size: int) -> None:
@@ -40,15 +43,51 @@ def checked_tokens(model: nn.Module, X: Tensor, few: Tensor, part: str) -> Itera
             if not _same(given, x):
                 continue
             if _outside(given, size):
-                raise _refused(columns[field], size, table, field, part)
-            if _outside(columns[field], size):
+                raise _refused(columns.odd(field, size), size, table, field, part)
+            if columns.odd(field, size).count:
                 found[table, field] = size
 
     with _watching(model if shown else nn.Module(), look):
         yield
     for (table, field), size in found.items():
-        if _reached(model, X, columns[field], size, few.device):
-            raise _refused(columns[field], size, table, field, part)
+        odd = columns.odd(field, size)
+        if _reached(model, X, odd.first, few.device):
+            raise _refused(odd, size, table, field, part)
+
+
+@dataclass(frozen=True, slots=True)
+class _OddTokens:
+    """Examples with tokens that a table does not have: how many, the first, and its first such token."""
+
+    count: int
+    first: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Columns:
+    """The integers of all examples, by field; all rows are looked at in turn."""
+
+    model: nn.Module
+    X: Rows
+
+    def odd(self, field: str, size: int) -> _OddTokens:
+        """Tokens of a field outside a table of `size` rows."""
+        what = f"tokens `{field}` of {layout_in(self.model)} in {size}"
+        return known(self.X, what, lambda: self._odd(field, size))
+
+    def _odd(self, field: str, size: int) -> _OddTokens:
+        count, first, token = 0, -1, 0
+        for start, piece in pieces(self.X):
+            x = _integers(self.model, piece)[field]
+            if not x.numel() or not _outside(x, size):
+                continue
+            rows = _rows(x, size)
+            count += len(rows)
+            if first < 0:
+                own = x[rows[0]].reshape(-1)
+                first, token = start + int(rows[0]), int(own[(own < 0) | (own >= size)][0])
+        return _OddTokens(count, first, token)
 
 
 @contextmanager
@@ -75,13 +114,12 @@ class _OutsideError(Exception):
     """A table is about to be asked for a row that it does not have."""
 
 
-def _reached(model: nn.Module, X: Tensor, column: Tensor, size: int, device: torch.device) -> bool:
+def _reached(model: nn.Module, X: Rows, first: int, device: torch.device) -> bool:
     """Whether the first example with such a token makes a table be asked for it.
 
     A model may bring tokens into range itself; and a table on a graphics processor that is asked for
     a row it does not have ends the process, so that the model is stopped before.
     """
-    first = int(_rows(column, size)[0])
 
     def look(table: str, given: Tensor, size: int) -> None:
         if _outside(given, size):
@@ -123,16 +161,12 @@ def _rows(x: Tensor, size: int) -> Tensor:
     return ((x < 0) | (x >= size)).reshape(len(x), -1).any(1).nonzero().flatten()
 
 
-def _refused(x: Tensor, size: int, table: str, field: str, part: str) -> SpecError:
-    rows = _rows(x, size)
-    first = int(rows[0])
-    own = x[first].reshape(-1)
-    value = int(own[(own < 0) | (own >= size)][0])
-    where = f"`{field}` of example {first}" if field else f"example {first}"
+def _refused(odd: _OddTokens, size: int, table: str, field: str, part: str) -> SpecError:
+    where = f"`{field}` of example {odd.first}" if field else f"example {odd.first}"
     return refusal(
         Code.E0422,
-        f"{where} of `{part}` has the token {value}; the table `{table or 'model'}` has the rows "
+        f"{where} of `{part}` has the token {odd.token}; the table `{table or 'model'}` has the rows "
         f"0…{size - 1}",
         "give the tokens of the model's own tokenizer, or a model with a larger table",
-        notes=(f"{len(rows)} examples have such tokens",) if len(rows) > 1 else (),
+        notes=(f"{odd.count} examples have such tokens",) if odd.count > 1 else (),
     )

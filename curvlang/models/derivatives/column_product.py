@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curvlang.models.data.rows import Rows
 from curvlang.models.derivatives.product_methods import ggn_way
 from curvlang.models.derivatives.products import WHOLE, Product, ggn_product
 from curvlang.models.execution.torch_state import settled
@@ -21,8 +22,8 @@ from curvlang.models.tracing.leaves import LeafRequest, leaves
 def ggn_of_layers(
     model: nn.Module,
     loss: Loss,
-    X: Tensor,
-    y: Tensor,
+    X: Rows,
+    y: Rows,
     layers: Sequence[LayerBlock],
     *,
     way: Callable[[], str | None] | None = None,

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
+from curvlang.models.data.rows import Rows
 from curvlang.models.derivatives.hessian import by_layers
 from curvlang.models.derivatives.layer_hessian import hessian_by_layers
 from curvlang.models.derivatives.product_methods import FORWARD
@@ -33,8 +34,8 @@ PROBE = 2
 def leaves_flops(
     model: nn.Module,
     loss: Loss,
-    X: Tensor,
-    y: Tensor,
+    X: Rows,
+    y: Rows,
     blocks: Sequence[LayerBlock],
     fisher: Columns | None,
 ) -> float:
@@ -50,7 +51,7 @@ def leaves_flops(
 
 
 def hessian_flops(
-    model: nn.Module, loss: Loss, X: Tensor, y: Tensor, blocks: Sequence[LayerBlock], way: str
+    model: nn.Module, loss: Loss, X: Rows, y: Rows, blocks: Sequence[LayerBlock], way: str
 ) -> float:
     """Operations of the dense Hessian for one example, by the way in which products are formed."""
     probe = _probe(model, X, y)
@@ -65,7 +66,7 @@ def hessian_flops(
     return P * _count(lambda: product(one)) / len(probe[0])
 
 
-def _probe(model: nn.Module, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _probe(model: nn.Module, X: Rows, y: Rows) -> tuple[Tensor, Tensor]:
     device = next(model.parameters()).device
     return X[:PROBE].to(device), y[:PROBE].to(device)
 

@@ -13,13 +13,13 @@ from curvlang.models.execution.substitution import functional_call
 from curvlang.models.losses.loss import Loss
 from curvlang.models.tracing.blocks import trainable
 
-Rows: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+RowProducts: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """X, y and vectors [k, P] to products summed over the batch, [k, P]."""
 
 Parameters: TypeAlias = dict[str, Tensor]
 
 
-def hessian_rows(model: nn.Module, loss: Loss) -> Rows:
+def hessian_rows(model: nn.Module, loss: Loss) -> RowProducts:
     """Σ_n ∇²ℓ_n v: a tangent of the gradient (forward over reverse), Pearlmutter 1994."""
 
     def one(theta: Parameters, X: Tensor, y: Tensor, v: Parameters) -> Parameters:
@@ -32,7 +32,7 @@ def hessian_rows(model: nn.Module, loss: Loss) -> Rows:
     return _rows(model, one)
 
 
-def ggn_rows(model: nn.Module, loss: Loss) -> Rows:
+def ggn_rows(model: nn.Module, loss: Loss) -> RowProducts:
     """Σ_n J_nᵀ Λ_n J_n v: a tangent, Λ at the outputs, and back."""
 
     def one(theta: Parameters, X: Tensor, y: Tensor, v: Parameters) -> Parameters:
@@ -63,7 +63,7 @@ def tangent(model: nn.Module, X: Tensor, v: Tensor) -> Tensor:
 
 def _rows(
     model: nn.Module, one: Callable[[Parameters, Tensor, Tensor, Parameters], Parameters]
-) -> Rows:
+) -> RowProducts:
     theta: Parameters = {name: p.detach() for name, p in trainable(model).items()}
     many = vmap(one, in_dims=(None, None, None, 0), randomness="error")
 

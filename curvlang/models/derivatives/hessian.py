@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from curvlang.models.data.rows import Rows
 from curvlang.models.derivatives.layer_hessian import (
     batch_elements,
     hessian_by_layers,
@@ -22,13 +23,14 @@ from curvlang.models.execution.torch_state import product_state
 from curvlang.models.losses.loss import Loss
 from curvlang.models.tracing.blocks import LayerBlock, blocks, trainable
 from curvlang.models.tracing.survey import check_mode
+from curvlang.models.tracing.verify import EXAMPLES
 
 
 def hessian_dense(
     model: nn.Module,
     loss: Loss,
-    X: Tensor,
-    y: Tensor,
+    X: Rows,
+    y: Rows,
     layers: Sequence[LayerBlock] | None = None,
     way: str | None = None,
 ) -> Tensor:
@@ -53,7 +55,7 @@ def hessian_dense(
             without second derivatives.
     """
     check_mode(model)
-    found = blocks(model, X) if layers is None else layers
+    found = blocks(model, X[:EXAMPLES]) if layers is None else layers
     way = hessian_way(model, loss, X, y) if way is None else way
     if way == FORWARD and by_layers(found):
         with product_state(model):
@@ -81,8 +83,8 @@ def hessian_elements(found: Sequence[LayerBlock], P: int, examples: int) -> int:
 def hessian_by_products(
     model: nn.Module,
     loss: Loss,
-    X: Tensor,
-    y: Tensor,
+    X: Rows,
+    y: Rows,
     way: str | None = None,
 ) -> Tensor:
     """The Hessian as its product with the identity, [P, P]."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
+from curvlang.models.data.rows import Rows
 from curvlang.models.execution.substitution import functional_call
 from curvlang.models.layers import Layer
 from curvlang.models.losses.loss import Loss
@@ -36,8 +37,8 @@ Deltas: TypeAlias = list[Tensor]
 def hessian_by_layers(
     model: nn.Module,
     loss: Loss,
-    X: Tensor,
-    y: Tensor,
+    X: Rows,
+    y: Rows,
     blocks: Sequence[LayerBlock],
     *,
     chunk: int | None = None,
@@ -59,7 +60,7 @@ def hessian_by_layers(
     half = next(iter(trainable(model).values())).new_zeros(P, P).detach()
     size = batch_size(blocks, half.element_size())
     for k in range(0, X.shape[0], size):
-        Xb, yb = (t[k : k + size].to(half.device) for t in (X, y))
+        Xb, yb = X[k : k + size].to(half.device), y[k : k + size].to(half.device)
         batch = _Batch(model, loss, Xb, yb, blocks)
         for u in range(len(batch.calls)):
             _add_use(half, batch, u, chunk)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.data.rows import Rows
 from curvlang.models.derivatives import forward, reverse
 from curvlang.models.derivatives.difference_quotient import (
     Reference,
@@ -28,7 +29,7 @@ from curvlang.models.derivatives.difference_quotient import (
     relative,
     tried,
 )
-from curvlang.models.derivatives.forward import Rows
+from curvlang.models.derivatives.forward import RowProducts
 from curvlang.models.execution.calls import whole_text
 from curvlang.models.execution.custom_backward import own_functions
 from curvlang.models.execution.torch_state import product_state
@@ -44,11 +45,11 @@ WORDS: Mapping[str, str] = {
 }
 """How a plan says which way products with the Hessian are formed."""
 
-HESSIANS: Mapping[str, Callable[[nn.Module, Loss], Rows]] = {
+HESSIANS: Mapping[str, Callable[[nn.Module, Loss], RowProducts]] = {
     FORWARD: forward.hessian_rows,
     REVERSE: reverse.hessian_rows,
 }
-GGNS: Mapping[str, Callable[[nn.Module, Loss], Rows]] = {
+GGNS: Mapping[str, Callable[[nn.Module, Loss], RowProducts]] = {
     FORWARD: forward.ggn_rows,
     REVERSE: reverse.ggn_rows,
 }
@@ -64,7 +65,7 @@ FIRST_DERIVATIVES = (
 )
 
 
-def hessian_way(model: nn.Module, loss: Loss, X: Tensor, y: Tensor) -> str:
+def hessian_way(model: nn.Module, loss: Loss, X: Rows, y: Rows) -> str:
     """The first way whose product with H is right: `FORWARD`, or `REVERSE`.
 
     Raises:
@@ -109,7 +110,7 @@ def _tried_ways(model: nn.Module, loss: Loss, few: tuple[Tensor, Tensor]) -> _Se
     return done
 
 
-def ggn_way(model: nn.Module, loss: Loss, X: Tensor, y: Tensor) -> str | None:
+def ggn_way(model: nn.Module, loss: Loss, X: Rows, y: Rows) -> str | None:
     """The first way whose product with the GGN is right; None where there is none."""
     few = _few(model, X, y)
     with product_state(model):
@@ -121,10 +122,10 @@ def ggn_way(model: nn.Module, loss: Loss, X: Tensor, y: Tensor) -> str | None:
     return None
 
 
-def _few(model: nn.Module, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _few(model: nn.Module, X: Rows, y: Rows) -> tuple[Tensor, Tensor]:
     """The first, the last and a middle example, on the model's device."""
     device = next(iter(trainable(model).values())).device
-    rows = sorted({0, len(X) // 2, len(X) - 1})[:EXAMPLES]
+    rows = torch.tensor(sorted({0, len(X) // 2, len(X) - 1})[:EXAMPLES])
     return X[rows].to(device), y[rows].to(device)
 
 
@@ -133,7 +134,7 @@ def precision(model: nn.Module) -> torch.dtype:
     return next(iter(trainable(model).values())).dtype
 
 
-def _gap(reference: Reference, rows: Rows, few: tuple[Tensor, Tensor]) -> float:
+def _gap(reference: Reference, rows: RowProducts, few: tuple[Tensor, Tensor]) -> float:
     """How far products are from the quotient, or H from symmetric; the smallest of a few trials."""
     best = math.inf
     for step, v, u in reference.directions():
@@ -151,7 +152,7 @@ def _gap(reference: Reference, rows: Rows, few: tuple[Tensor, Tensor]) -> float:
 
 
 def _ggn_gap(
-    model: nn.Module, loss: Loss, few: tuple[Tensor, Tensor], way: str, rows: Rows
+    model: nn.Module, loss: Loss, few: tuple[Tensor, Tensor], way: str, rows: RowProducts
 ) -> float:
     """How far J v is from the adjoint of plain backward passes, and G v from what follows."""
     X, y = few
@@ -179,7 +180,7 @@ def _tangent(
     return forward.tangent(model, X, v)
 
 
-def no_products(model: nn.Module, X: Tensor) -> SpecError:
+def no_products(model: nn.Module, X: Rows) -> SpecError:
     """The refusal of a model without tangents."""
     written = own_functions(model, X[:EXAMPLES].to(next(model.parameters()).device))
     return refusal(

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
-from curvlang.models.derivatives.forward import Rows
+from curvlang.models.data.rows import Rows
+from curvlang.models.derivatives.forward import RowProducts
 from curvlang.models.derivatives.product_methods import (
     GGNS,
     HESSIANS,
@@ -50,8 +51,8 @@ WHOLE = Portion()
 def hessian_product(
     model: nn.Module,
     loss: Loss,
-    X: Tensor,
-    y: Tensor,
+    X: Rows,
+    y: Rows,
     way: str | None = None,
     portion: Portion = WHOLE,
 ) -> Product:
@@ -75,8 +76,8 @@ def hessian_product(
 def ggn_product(
     model: nn.Module,
     loss: Loss,
-    X: Tensor,
-    y: Tensor,
+    X: Rows,
+    y: Rows,
     way: str | None = None,
     portion: Portion = WHOLE,
 ) -> Product:
@@ -93,7 +94,7 @@ def ggn_product(
     return _product(model, X, y, GGNS[chosen](model, loss), portion)
 
 
-def _product(model: nn.Module, X: Tensor, y: Tensor, rows_of: Rows, portion: Portion) -> Product:
+def _product(model: nn.Module, X: Rows, y: Rows, rows_of: RowProducts, portion: Portion) -> Product:
     P = sum(p.numel() for p in trainable(model).values())
     at_once = portion.vectors
 
@@ -115,8 +116,6 @@ def _product(model: nn.Module, X: Tensor, y: Tensor, rows_of: Rows, portion: Por
     return product
 
 
-def _batches(
-    X: Tensor, y: Tensor, size: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(X: Rows, y: Rows, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     for k in range(0, X.shape[0], size):
         yield X[k : k + size].to(device), y[k : k + size].to(device)

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from curvlang.models.derivatives.forward import Rows
+from curvlang.models.derivatives.forward import RowProducts
 from curvlang.models.derivatives.held import Constants
 from curvlang.models.losses.loss import Loss
 from curvlang.models.tracing.blocks import trainable
@@ -21,7 +21,7 @@ Pieces = Sequence[Tensor | None]
 """A tensor for each parameter; None where there is no path to it."""
 
 
-def hessian_rows(model: nn.Module, loss: Loss) -> Rows:
+def hessian_rows(model: nn.Module, loss: Loss) -> RowProducts:
     """Σ_n ∇²ℓ_n v: the gradient of ⟨∇ℓ, v⟩ (reverse over reverse)."""
     own = list(trainable(model).values())
 
@@ -33,7 +33,7 @@ def hessian_rows(model: nn.Module, loss: Loss) -> Rows:
     return rows
 
 
-def ggn_rows(model: nn.Module, loss: Loss) -> Rows:
+def ggn_rows(model: nn.Module, loss: Loss) -> RowProducts:
     """Σ_n J_nᵀ Λ_n J_n v: two backward passes give J v, a third one pulls Λ J v back."""
     own = list(trainable(model).values())
 

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from curvlang.models.data.rows import Pair, Rows
+
 M = TypeVar("M", bound=nn.Module)
 
 _TABLES = (list, dict, set, OrderedDict, defaultdict, deque)
@@ -61,10 +63,15 @@ def differentiable(model: nn.Module) -> nn.Module:
     return copied(model) if any(t.is_inference() for t in held) else model
 
 
-def recordable(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def recordable(pair: Pair) -> Pair:
     """Inputs and targets that autograd may keep: not made in inference mode, without a graph."""
-    X, y = (t.clone() if t.is_inference() else t.detach() if t.requires_grad else t for t in pair)
-    return X, y
+    return _recordable(pair[0]), _recordable(pair[1])
+
+
+def _recordable(rows: Rows) -> Rows:
+    if not isinstance(rows, Tensor):
+        return rows
+    return rows.clone() if rows.is_inference() else rows.detach() if rows.requires_grad else rows
 
 
 def copied(

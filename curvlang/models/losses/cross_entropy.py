@@ -13,6 +13,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.language.checking.arguments import OPEN, settle
 from curvlang.language.registry import LOSSES
+from curvlang.models.data.rows import Rows, odd_entries
 from curvlang.models.losses.draws import Draws
 from curvlang.models.losses.loss import (
     Loss,
@@ -56,7 +57,7 @@ class CrossEntropy(Loss):
                 Code.E0412, f"`axis` is -1 or 1, not `{self.axis}`", 'write `CrossEntropy("sum")`'
             )
 
-    def validate(self, shape: Sequence[int], y: Tensor, dtype: torch.dtype) -> None:
+    def validate(self, shape: Sequence[int], y: Rows, dtype: torch.dtype) -> None:
         """Labels are int64, one for every position, in 0…C-1."""
         if len(shape) < 2:
             raise unfit(self, f"outputs of shape {show_shape(shape)} have no class axis", "[B, C]")
@@ -81,7 +82,7 @@ class CrossEntropy(Loss):
         self._check_weight(shape)
         self._check_range(y, shape[self.axis], with_positions=len(shape) > 2)
 
-    def _other(self, shape: Sequence[int], y: Tensor) -> str:
+    def _other(self, shape: Sequence[int], y: Rows) -> str:
         """The way to say that the classes stand elsewhere, where the labels say that they do."""
         if self.axis == -1 and len(shape) > 2 and tuple(y.shape[1:]) == tuple(shape[2:]):
             return ", or axis 1 where the loss is `torch.nn.CrossEntropyLoss()`"
@@ -102,24 +103,27 @@ class CrossEntropy(Loss):
                 '`positions="sum"`, which keeps it',
             )
 
-    def _check_range(self, y: Tensor, classes: int, *, with_positions: bool) -> None:
-        ignored = y == self.ignore_index
-        wrong = (y < 0) | (y >= classes)
-        wrong = wrong & ~ignored if with_positions else wrong | ignored
-        if not bool(wrong.any()):
+    def _check_range(self, y: Rows, classes: int, *, with_positions: bool) -> None:
+        def is_odd(y: Tensor) -> Tensor:
+            ignored = y == self.ignore_index
+            wrong = (y < 0) | (y >= classes)
+            return wrong & ~ignored if with_positions else wrong | ignored
+
+        what = f"labels of {classes} classes, {self.ignore_index} left out: {with_positions}"
+        found = odd_entries(y, what, is_odd)
+        if found is None:
             return
-        first = int(flat(wrong).any(1).nonzero()[0])
-        value = int(y[wrong][0])
+        value = int(found.value)
         if value == self.ignore_index and 0 <= value < classes:
             raise unfit(
                 self,
-                f"example {first} has the label {value}, which `ignore_index` leaves out",
+                f"example {found.row} has the label {value}, which `ignore_index` leaves out",
                 "examples that have a loss, or another `ignore_index`",
             )
         raise unfit(
             self,
-            f"{int(wrong.sum())} labels lie outside 0…{classes - 1} "
-            f"(first: {value} at example {first})",
+            f"{found.count} labels lie outside 0…{classes - 1} "
+            f"(first: {value} at example {found.row})",
             f"labels in 0…{classes - 1}, or a model with an output for every class",
         )
 

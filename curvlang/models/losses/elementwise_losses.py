@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from curvlang.language.checking.arguments import OPEN, settle
 from curvlang.language.registry import LOSSES
+from curvlang.models.data.rows import Rows, odd_entries
 from curvlang.models.losses.draws import Draws
 from curvlang.models.losses.loss import (
     Loss,
@@ -30,7 +31,7 @@ class MeanSquaredError(Loss):
 
     name: ClassVar[str] = "mse"
 
-    def validate(self, shape: Sequence[int], y: Tensor, dtype: torch.dtype) -> None:
+    def validate(self, shape: Sequence[int], y: Rows, dtype: torch.dtype) -> None:
         """Targets have the outputs' shape and precision."""
         _check_targets(self, shape, y, dtype)
 
@@ -80,7 +81,7 @@ class BinaryCrossEntropy(Loss):
         """Refuse weights that leave no loss; they may come as a tensor or a list."""
         settle(self, self.name, LOSSES[self.name])
 
-    def validate(self, shape: Sequence[int], y: Tensor, dtype: torch.dtype) -> None:
+    def validate(self, shape: Sequence[int], y: Rows, dtype: torch.dtype) -> None:
         """Targets have the outputs' shape and precision and lie in [0, 1]."""
         _check_targets(self, shape, y, dtype)
         if self.pos_weight and len(self.pos_weight) not in (1, shape[-1]):
@@ -89,13 +90,12 @@ class BinaryCrossEntropy(Loss):
                 f"{len(self.pos_weight)} weights for {shape[-1]} outputs",
                 f"1 weight or {shape[-1]}",
             )
-        wrong = (y < 0) | (y > 1)
-        if bool(wrong.any()):
-            first = int(flat(wrong).any(1).nonzero()[0])
+        found = odd_entries(y, "targets in [0, 1]", lambda y: (y < 0) | (y > 1))
+        if found is not None:
             raise unfit(
                 self,
-                f"{int(wrong.sum())} targets lie outside [0, 1] "
-                f"(first: {float(y[wrong][0]):g} at example {first})",
+                f"{found.count} targets lie outside [0, 1] "
+                f"(first: {found.value:g} at example {found.row})",
                 "probabilities in [0, 1]",
             )
 
@@ -151,7 +151,7 @@ class BinaryCrossEntropy(Loss):
         return self._mass(f, y) * torch.sigmoid(z) * torch.sigmoid(-z) / z.shape[1]
 
 
-def _check_targets(loss: Loss, shape: Sequence[int], y: Tensor, dtype: torch.dtype) -> None:
+def _check_targets(loss: Loss, shape: Sequence[int], y: Rows, dtype: torch.dtype) -> None:
     """Targets of a regression: same shape as the outputs, same precision."""
     if y.ndim != len(shape) or tuple(y.shape[1:]) != tuple(shape[1:]):
         raise unfit(

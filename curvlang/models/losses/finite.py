@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import CurvlangError, SpecError
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.data.rows import Rows
 from curvlang.models.execution.calls import exhausted, run_model
 from curvlang.models.losses.loss import Loss
 
@@ -42,7 +43,7 @@ class NotFiniteError(SpecError):
 
 
 @contextmanager
-def in_part(model: nn.Module, X: Tensor, part: str, start: int | Tensor) -> Iterator[None]:
+def in_part(model: nn.Module, X: Rows, part: str, start: int | Tensor) -> Iterator[None]:
     """Examples of a batch are named by their numbers in a part: from `start` on, or those given.
 
     What the model itself raises is refused by the example that it raises it on.
@@ -79,7 +80,7 @@ def check_losses(loss: Loss, f: Tensor, y: Tensor) -> None:
 
 
 def check_examples_finite(
-    model: nn.Module, loss: Loss, X: Tensor, y: Tensor, part: str, places: list[int] | None = None
+    model: nn.Module, loss: Loss, X: Rows, y: Rows, part: str, places: list[int] | None = None
 ) -> None:
     """Outputs, losses and gradients of these examples are finite.
 
@@ -120,7 +121,7 @@ def _refused(found: list[tuple[int, str]], examples: int, part: str) -> SpecErro
     )
 
 
-def _not_finite(model: nn.Module, loss: Loss, X: Tensor, y: Tensor) -> Iterator[tuple[int, str]]:
+def _not_finite(model: nn.Module, loss: Loss, X: Rows, y: Rows) -> Iterator[tuple[int, str]]:
     """Every example that has something that is not finite, with what it is."""
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
     device = next(iter(own.values())).device

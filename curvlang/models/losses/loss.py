@@ -13,6 +13,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.content import content_or_token, full_name, is_own
+from curvlang.models.data.rows import Rows
 from curvlang.models.losses.draws import Draws
 
 
@@ -31,7 +32,7 @@ class Loss(ABC):
         )
 
     @abstractmethod
-    def validate(self, shape: Sequence[int], y: Tensor, dtype: torch.dtype) -> None:
+    def validate(self, shape: Sequence[int], y: Rows, dtype: torch.dtype) -> None:
         """Check targets against outputs.
 
         Args:

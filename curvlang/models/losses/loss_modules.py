@@ -15,6 +15,7 @@ from torch.nn import functional
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.content import full_name
+from curvlang.models.data.rows import Rows
 from curvlang.models.fingerprint import digest
 from curvlang.models.losses.cross_entropy import CrossEntropy
 from curvlang.models.losses.elementwise_losses import BinaryCrossEntropy, MeanSquaredError
@@ -67,7 +68,7 @@ def as_module(loss: Function | nn.Module) -> Function | nn.Module:
 
 
 def loss_of_module(
-    module: nn.Module | Function, outputs: Tensor | None = None, targets: Tensor | None = None
+    module: nn.Module | Function, outputs: Tensor | None = None, targets: Rows | None = None
 ) -> Loss:
     """What a loss of batches is for one example: its value for the batch of that example alone.
 
@@ -103,7 +104,7 @@ def loss_of_module(
     return AutodiffLoss(of_one_example(module, outputs, targets), shown_name(module))
 
 
-def of_one_example(module: Function, outputs: Tensor | None, targets: Tensor | None) -> Function:
+def of_one_example(module: Function, outputs: Tensor | None, targets: Rows | None) -> Function:
     """A loss of batches as a function of one example: of the batch of it alone, wherever that runs."""
     return module if _takes_one(module, outputs, targets) else BatchOfOneLoss(module)
 
@@ -167,14 +168,14 @@ def _check_weight(module: nn.Module | Function, outputs: Tensor | None) -> None:
     )
 
 
-def _probabilities(outputs: Tensor | None, targets: Tensor | None) -> bool:
+def _probabilities(outputs: Tensor | None, targets: Rows | None) -> bool:
     """Whether the targets are probabilities of classes, which torch's cross-entropy takes too."""
     if outputs is None or targets is None:
         return False
     return targets.is_floating_point() and targets.shape[1:] == outputs.shape[1:]
 
 
-def _class_axis(outputs: Tensor | None, targets: Tensor | None) -> int:
+def _class_axis(outputs: Tensor | None, targets: Rows | None) -> int:
     """Torch's axis 1 wherever labels fit so; else the last, as for positions flattened by hand."""
     if outputs is None or targets is None or outputs.ndim < 3:
         return -1
@@ -187,7 +188,7 @@ def _cross_entropy(module: nn.CrossEntropyLoss, axis: int) -> CrossEntropy:
     return CrossEntropy(positions, module.label_smoothing, module.ignore_index, weight, axis)
 
 
-def _takes_one(module: Function, outputs: Tensor | None, targets: Tensor | None) -> bool:
+def _takes_one(module: Function, outputs: Tensor | None, targets: Rows | None) -> bool:
     """Whether only one example without a batch axis can be read, not a batch of one."""
     if outputs is None or targets is None or not len(outputs) or not len(targets):
         return False

@@ -18,6 +18,7 @@ from curvlang.language import registry
 from curvlang.language.chain import Part
 from curvlang.language.checking.arguments import named
 from curvlang.models.arguments import arguments, placed
+from curvlang.models.data.rows import Rows
 from curvlang.models.losses.cross_entropy import CrossEntropy
 from curvlang.models.losses.elementwise_losses import BinaryCrossEntropy, MeanSquaredError
 from curvlang.models.losses.loss import Loss
@@ -33,7 +34,7 @@ LOSSES: Mapping[str, Loss] = {
 def loss_named(
     loss: str | Loss | Function | nn.Module,
     outputs: Tensor | None = None,
-    targets: Tensor | None = None,
+    targets: Rows | None = None,
 ) -> Loss:
     """The loss of that name; a `Loss` is itself, torch's are ours, a function is autodiff's.
 

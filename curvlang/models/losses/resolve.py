@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.models.data.collect import Pair
+from curvlang.models.data.rows import Pair, Rows, pieces
 from curvlang.models.execution.calls import exhausted
 from curvlang.models.losses.loss import Loss, flat, show_shape
 from curvlang.models.losses.loss_modules import as_module, takes_batches
@@ -75,7 +75,7 @@ class ClassAxis(UserWarning):
     """Labels fit classes on the last axis and on axis 1; which is read is said."""
 
 
-def _check_axis(outputs: Tensor, y: Tensor) -> None:
+def _check_axis(outputs: Tensor, y: Rows) -> None:
     """Say how the outputs are read where labels fit two readings of them.
 
     The name `cross_entropy` has its classes on the last axis; torch's modules have theirs on axis 1.
@@ -172,7 +172,7 @@ def _crossed(given: object, f: Tensor, y: Tensor, what: str) -> SpecError:
     )
 
 
-def _check_counts(module: object, y: Tensor) -> None:
+def _check_counts(module: object, y: Rows) -> None:
     """A mean over labels that count is one over examples only where all have as many of them.
 
     Raises:
@@ -180,10 +180,9 @@ def _check_counts(module: object, y: Tensor) -> None:
     """
     ignored = getattr(module, "ignore_index", None)
     mean = getattr(module, "reduction", "mean") == "mean"
-    if ignored is None or not mean or y.is_floating_point() or not y.numel():
+    if ignored is None or not mean or y.is_floating_point() or not y.shape.numel():
         return
-    counts = flat(torch.atleast_1d(y) != ignored).sum(1)
-    fewest, most = int(counts.min()), int(counts.max())
+    fewest, most = _fewest_and_most(y, ignored)
     if fewest == most:
         return
     name = type(module).__name__
@@ -197,13 +196,21 @@ def _check_counts(module: object, y: Tensor) -> None:
     )
 
 
-def _chosen(y: Tensor, model: nn.Module, X: Tensor) -> Tensor:
+def _fewest_and_most(y: Rows, ignored: int) -> tuple[int, int]:
+    """Labels that count of an example, at least and at most."""
+    if not y.ndim:
+        return 1, 1
+    counts = [flat(piece != ignored).sum(1) for _, piece in pieces(y)]
+    return min(int(x.min()) for x in counts), max(int(x.max()) for x in counts)
+
+
+def _chosen(y: Rows, model: nn.Module, X: Rows) -> Tensor:
     """Examples that differ: one of each label, the extremes of the targets, and some between."""
-    size = flat(y).double().sum(1)
+    size = torch.cat([flat(piece).double().sum(1) for _, piece in pieces(y)])
     some = torch.linspace(0, len(y) - 1, ROWS // 2).round().long()
     places = [*some.tolist(), int(size.argmin()), int(size.argmax())]
     if y.ndim == 1 and not y.is_floating_point():
-        values = y.tolist()
+        values = y[:].tolist()
         places += dict(zip(reversed(values), reversed(range(len(values))), strict=True)).values()
     f = _outputs(model, X[:1])
     fitting = ROWS if f is None else max(2, min(LABELS, NUMBERS // max(1, f.numel())))

@@ -18,6 +18,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import CurvlangError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.content import content_or_token
+from curvlang.models.data.rows import Rows
 from curvlang.models.execution.calls import exhausted, whole_text
 from curvlang.models.execution.twice_differentiable import DefinitionMode
 from curvlang.models.losses.draws import Draws
@@ -58,7 +59,7 @@ class AutodiffLoss(Loss):
             inner = inner.func if isinstance(inner, partial) else inner.function
         return repr(self) if _known(inner) else f"{self!r} {content_or_token(self.function)}"
 
-    def validate(self, shape: Sequence[int], y: Tensor, dtype: torch.dtype) -> None:
+    def validate(self, shape: Sequence[int], y: Rows, dtype: torch.dtype) -> None:
         """The function gives one finite number for the first example, and has a gradient there.
 
         It is tried at outputs drawn from (0, 1), where logarithms and roots are defined.
@@ -90,7 +91,7 @@ class AutodiffLoss(Loss):
         self.gradient(f.detach().unsqueeze(0), y[:1])
         self._check_targets(f.detach(), y)
 
-    def _check_targets(self, f: Tensor, y: Tensor) -> None:
+    def _check_targets(self, f: Tensor, y: Rows) -> None:
         """Every target has a finite loss, at the same outputs.
 
         Raises:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from curvlang.models.data.rows import Rows
 from curvlang.models.execution.calls import exhausted, whole_text
 from curvlang.models.execution.packed import layout_in
 from curvlang.models.execution.widened import run_widened, widest
@@ -49,9 +50,7 @@ class Padding:
         return less, y[:, window] if self.targets else y
 
 
-def tried(
-    model: nn.Module, loss: Loss, X: Tensor, y: Tensor, spans: Spans, layers: Groups
-) -> Padding:
+def tried(model: nn.Module, loss: Loss, X: Rows, y: Rows, spans: Spans, layers: Groups) -> Padding:
     """Try a few rows cut to their own positions, and say whether anything else than padding is lost.
 
     Args:
@@ -78,7 +77,7 @@ def tried(
 
 
 def _tried(
-    model: nn.Module, loss: Loss, X: Tensor, y: Tensor, padding: Padding, layers: Groups
+    model: nn.Module, loss: Loss, X: Rows, y: Rows, padding: Padding, layers: Groups
 ) -> Padding:
     """The padding with what a few rows have shown."""
     device = next(model.parameters()).device

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.models.data.collect import Pair
+from curvlang.models.data.rows import OddEntries, Pair, Rows, odd_entries
 from curvlang.models.data.vocabulary import checked_tokens
 from curvlang.models.execution.calls import run_model
 from curvlang.models.losses.finite import all_finite, check_examples_finite
@@ -88,7 +89,7 @@ def check_data(pair: Pair, part: str) -> None:
         SpecError: E0406, E0407.
     """
     X, y = pair
-    if X.dim() < 1 or y.dim() < 1 or X.shape[0] != y.shape[0]:
+    if X.ndim < 1 or y.ndim < 1 or X.shape[0] != y.shape[0]:
         raise refusal(
             Code.E0407,
             f"`{part}` has inputs of shape {list(X.shape)} and targets of shape {list(y.shape)}",
@@ -96,8 +97,8 @@ def check_data(pair: Pair, part: str) -> None:
         )
     if X.shape[0] == 0:
         raise refusal(Code.E0407, f"`{part}` is empty", "give at least one example")
-    _check_finite(X, f"inputs of `{part}`", "drop or fill these examples")
-    _check_finite(y, f"targets of `{part}`", "drop or fill these examples")
+    _check_rows(X, f"inputs of `{part}`")
+    _check_rows(y, f"targets of `{part}`")
 
 
 def check_mask(mask: Tensor, examples: int, part: str = "train") -> None:
@@ -153,26 +154,40 @@ def check_outputs(model: nn.Module, loss: Loss, pair: Pair, part: str) -> None:
             f"convert the inputs, `X.to(torch.{show_dtype(p.dtype)})`, or the model",
         )
     places = sorted(set(spread(EXAMPLES, len(X))))
-    few = X[places].to(p.device)
+    chosen = torch.tensor(places)
+    few = X[chosen].to(p.device)
     with checked_tokens(model, X, few, part):
         f = run_model(model, few, part)
     check_output(f, few.shape[0])
     loss.validate(f.shape, y, f.dtype)
-    check_examples_finite(model, loss, few, y[places], part, places)
+    check_examples_finite(model, loss, few, y[chosen], part, places)
     check_examples(model, few, f, X)
 
 
+def _check_rows(x: Rows, what: str) -> None:
+    """All rows are finite."""
+    odd = odd_entries(x, "finite", _not_finite)
+    if odd is not None:
+        raise _refused(what, odd, list(odd.place), "drop or fill these examples")
+
+
 def _check_finite(x: Tensor, what: str, repair: str) -> None:
+    """A tensor of any shape, also one number."""
+    odd = odd_entries(x.reshape(-1), "finite", _not_finite)
+    if odd is not None:
+        place = torch.unravel_index(torch.tensor(odd.row), x.shape)
+        raise _refused(what, odd, [int(k) for k in place], repair)
+
+
+def _not_finite(x: Tensor) -> Tensor | None:
     x = x.to(torch.float32) if x.is_floating_point() and x.element_size() == 1 else x
-    if all_finite(x):
-        return
-    wrong = ~torch.isfinite(x)
-    first = int(wrong.reshape(-1).to(torch.uint8).argmax())
-    place = [int(k) for k in torch.unravel_index(torch.tensor(first), x.shape)]
-    value = float(x.reshape(-1)[first])
-    shown = "NaN" if math.isnan(value) else "infinite"
-    raise refusal(
+    return None if all_finite(x) else ~torch.isfinite(x)
+
+
+def _refused(what: str, odd: OddEntries, place: list[int], repair: str) -> SpecError:
+    shown = "NaN" if math.isnan(odd.value) else "infinite"
+    return refusal(
         Code.E0406,
-        f"{what}: {int(wrong.sum())} values are NaN or infinite (first: {shown} at {place})",
+        f"{what}: {odd.count} values are NaN or infinite (first: {shown} at {place})",
         repair,
     )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curvlang.models.data.rows import Rows
 from curvlang.models.losses.draws import Draws
 from curvlang.models.losses.loss import Loss, identity
 from curvlang.models.tracing.blocks import LayerBlock, block_inputs, groups, trainable
@@ -66,7 +67,7 @@ class HalfPrecisionLoss(Loss):
         self.columns_by: Tensor | None = None
         self.gradient_by: Tensor | None = None
 
-    def validate(self, shape: Sequence[int], y: Tensor, dtype: torch.dtype) -> None:
+    def validate(self, shape: Sequence[int], y: Rows, dtype: torch.dtype) -> None:
         """As the loss itself."""
         self.loss.validate(shape, y, dtype)
 

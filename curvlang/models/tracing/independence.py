@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.data.rows import Rows
 from curvlang.models.execution.calls import exhausted, whole_text
 from curvlang.models.execution.widened import run_widened, widest
 from curvlang.models.tracing.trace import check_output
@@ -46,7 +47,7 @@ def spread(count: int, size: int) -> list[int]:
     return [round(k * (size - 1) / (count - 1)) for k in range(count)]
 
 
-def check_examples(model: nn.Module, X: Tensor, output: Tensor, pool: Tensor | None = None) -> None:
+def check_examples(model: nn.Module, X: Tensor, output: Tensor, pool: Rows | None = None) -> None:
     """The output is the same when asked for again, and for an example in any batch.
 
     Args:
@@ -168,10 +169,11 @@ def _check_repeats(asked: _Answers, X: Tensor) -> None:
             return
 
 
-def _check_neighbours(asked: _Answers, X: Tensor, pool: Tensor) -> None:
+def _check_neighbours(asked: _Answers, X: Tensor, pool: Rows) -> None:
     """Other examples in the places beside an example: first after it, then before it."""
     B = len(X)
-    others = pool[[k % len(pool) for k in spread(2 * B, len(pool) + 1)[1::2]]].to(X.device)
+    places = [k % len(pool) for k in spread(2 * B, len(pool) + 1)[1::2]]
+    others = pool[torch.tensor(places)].to(X.device)
     for kept in ([0], list(range(1, B))):
         if B == 1:
             return
@@ -180,13 +182,13 @@ def _check_neighbours(asked: _Answers, X: Tensor, pool: Tensor) -> None:
         _refuse(asked.model, asked.apart(X, kept, changed, kept), "beside other examples")
 
 
-def _check_sizes(asked: _Answers, X: Tensor, pool: Tensor) -> None:
+def _check_sizes(asked: _Answers, X: Tensor, pool: Rows) -> None:
     """Alone, in a pair and among more, in other places."""
     B = len(X)
     alone, pair = X[B - 1 :].clone(), X[[B - 1, 0]]
     _refuse(asked.model, asked.apart(X, [B - 1], alone, [0]), f"alone and in a batch of {B}")
     _refuse(asked.model, asked.apart(X, [B - 1, 0], pair, [0, 1]), f"in batches of 2 and {B}")
-    many = pool[spread(MANY, len(pool))].to(X.device)
+    many = pool[torch.tensor(spread(MANY, len(pool)))].to(X.device)
     many[[1, MANY - 2]] = X[[B - 1, 0]]
     _refuse(
         asked.model,

@@ -19,6 +19,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.adapt import DECODER, MASK
 from curvlang.models.data.fields import IGNORED
+from curvlang.models.data.rows import pieces
 from curvlang.models.execution.packed import layout_in
 from curvlang.models.layers import Input
 from curvlang.models.layers.one_hot import OneHot
@@ -132,9 +133,11 @@ def _masks(task: Task) -> Iterator[tuple[Tensor, bool]]:
         yield task.mask.to(task.device), False
     layout = layout_in(task.model)
     if layout is not None and DECODER + MASK in layout.names:
-        mask = layout.unpack(task.train[0])[DECODER + MASK]
-        if mask.ndim == 2 and not bool((mask != 0).all()):
-            yield mask.to(task.device) != 0, True
+        field = DECODER + MASK
+        parts = [layout.unpack(rows)[field] != 0 for _, rows in pieces(task.train[0])]
+        mask = torch.cat(parts)
+        if mask.ndim == 2 and not bool(mask.all()):
+            yield mask.to(task.device), True
 
 
 def follows(aligned: Mapping[str, Sequence[Alignment]], padding: Padding) -> bool:
@@ -389,7 +392,8 @@ def check_lengths(task: Task, blocks: Sequence[LayerBlock]) -> None:
             is made for one number of them.
     """
     watched = groups([block for block in blocks if block.factored])
-    X = task.train[0][sorted(set(spread(SHAPED, task.N)))].to(task.device)
+    few = torch.tensor(sorted(set(spread(SHAPED, task.N))))
+    X = task.train[0][few].to(task.device)
     whole = input_shapes(task.model, X, watched)
     odd: set[str] = set()
     for row in X.split(1):
