@@ -22,6 +22,7 @@ from curvlang.language.chain import Curvature, Evaluation, Spec, TaskSpec
 from curvlang.language.selection import evaluated, evaluation_of
 from curvlang.language.task_sources import TaskSource
 from curvlang.models.builtin import absolute, is_trained
+from curvlang.models.execution.torch_state import settled_state
 from curvlang.models.losses.loss import show_dtype
 from curvlang.models.task import Task
 from curvlang.reporting.provenance import provenance
@@ -262,14 +263,14 @@ def _evaluated(
     tasks: dict[str, Task] = {}
     plans: list[Plan] = []
     for one in asked:
-        with limited(one.settings.setup.memory):
+        with limited(one.settings.setup.memory), settled_state():
             fresh = tasks.get(_key(one.task)) or one.run().fresh(one.task)
             tasks[_key(one.task)] = fresh
             plans.append(check(one.question(), fresh, one.run()))
     for one, plan in zip(asked, plans, strict=True):
         start = time.perf_counter()
         run = one.run(cache, progress)
-        with limited(run.setup.memory):
+        with limited(run.setup.memory), settled_state():
             base = trained(tasks[_key(one.task)], run.seed, progress)
             tasks[_key(one.task)] = base
             training = time.perf_counter() - start

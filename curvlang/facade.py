@@ -30,7 +30,7 @@ from curvlang.language.selection import chains_of, chosen, evaluation_of
 from curvlang.language.sums import sum_text
 from curvlang.language.task_sources import TaskSource
 from curvlang.models.builtin import task_from
-from curvlang.models.execution.torch_state import settled
+from curvlang.models.execution.torch_state import settled, settled_state
 from curvlang.models.task import Task, check_task
 from curvlang.models.tracing.coverage import coverage
 from curvlang.reporting.costs import CostReport
@@ -264,7 +264,8 @@ def explanations(
     defined = [*whole.curvatures] or [*dict.fromkeys(e.curvature for e in whole.evaluations)]
     names: list[str | None] = [*defined] or [None]
     for name in names:
-        task = _described(whole, chosen(whole, name), source, setup)
+        with settled_state():
+            task = _described(whole, chosen(whole, name), source, setup)
         yield explain(whole, task, curvature=name, memory=setup.memory, world=world, link=link)
 
 

@@ -38,6 +38,7 @@ from curvlang.language.task_sources import TaskSource
 from curvlang.models.builtin import task_from
 from curvlang.models.data.characters import spelt
 from curvlang.models.data.images import pictures
+from curvlang.models.execution.torch_state import settled
 from curvlang.models.losses.metric import QueryMetric, query_metric
 from curvlang.models.task import Task
 from curvlang.models.tracing.per_position import position_count
@@ -261,6 +262,7 @@ class ScoreRequest:
         labels = self.scoring.groups(self.task)
         return self.task.Q if labels is None else len(labels[1])
 
+    @settled
     def run(self, progress: ProgressOption = True) -> ScoreReport:
         """Train the task's model where it was described, fit the curvature, and score.
 
@@ -293,6 +295,7 @@ class ScoreRequest:
         )
 
 
+@settled
 @validated
 def score_request(
     spec: Spec | str | Path,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
 from curvlang.models.execution.copies import copied
+from curvlang.models.execution.process_state import kept_streams
 from curvlang.models.execution.substitution import functional_call
 from curvlang.models.task import Task
 from curvlang.runtime.limits.memory import require
@@ -30,6 +31,7 @@ from curvlang.training.replay import (
 )
 
 
+@kept_streams()
 def metagradient_scores(task: Task, queries: Tensor, seed: int) -> Tensor:
     """−N ∂m_q/∂w_n, `[Q, N]`: positive where more weight on n lowers the query's loss.
 

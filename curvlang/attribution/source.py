@@ -42,6 +42,7 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.language.chain import Chain, Curvature
 from curvlang.models.execution.copies import copied
+from curvlang.models.execution.process_state import kept_streams
 from curvlang.models.task import Task
 from curvlang.operators import Operator, Spectral
 from curvlang.operators.validation import trusting
@@ -71,6 +72,7 @@ class Segment:
     points: tuple[Task, ...]
 
 
+@kept_streams()
 @trusting()  # What overflows is refused below, with its reason.
 def source_scores(
     base: Task, task: Task, queries: int, seed: int, curvature: Curvature, cuts: tuple[int, int]

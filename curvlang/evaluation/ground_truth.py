@@ -18,6 +18,7 @@ from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.evaluation.protocol import LDS
 from curvlang.models.content import own_code
 from curvlang.models.data.rows import Rows
+from curvlang.models.execution.process_state import kept_streams
 from curvlang.models.fingerprint import digest, parameter_parts
 from curvlang.models.losses.loss import Loss
 from curvlang.models.losses.metric import Metric, QueryMetric, query_metric_on
@@ -62,6 +63,7 @@ class GroundTruth:
     damaged: tuple[str, ...] = ()
 
 
+@kept_streams()
 def ground_truth(
     task: Task,
     protocol: LDS,

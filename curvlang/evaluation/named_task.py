@@ -10,6 +10,7 @@ from curvlang.language import task_text
 from curvlang.language.chain import TaskSpec
 from curvlang.language.task_sources import TaskSource
 from curvlang.models.builtin import task_from
+from curvlang.models.execution.torch_state import settled
 from curvlang.models.task import Origin, Task
 from curvlang.operators import usable
 from curvlang.runtime.processes.distributed import World, world
@@ -20,6 +21,7 @@ _MODEL, _ORIGIN = "trained model", "origin of the model"
 """Keys by which processes wait for it."""
 
 
+@settled
 @validated
 def task(
     text: str | TaskSpec | TaskSource,

@@ -22,6 +22,7 @@ from curvlang.evaluation.protocol import GRADIENTS_BY_PRODUCTS
 from curvlang.evaluation.question import REFERENCE, Question, Run
 from curvlang.language import curvature_named
 from curvlang.language.chain import Curvature
+from curvlang.models.execution.process_state import kept_streams
 from curvlang.models.losses.metric import query_metric_on
 from curvlang.models.task import Task
 from curvlang.operators import ExampleMean, Operator
@@ -76,6 +77,7 @@ def plan_of(question: Question, task: Task) -> Plan:
     return Plan(kept, reference, steps)
 
 
+@kept_streams()
 def check(question: Question, fresh: Task, run: Run) -> Plan:
     """Refuse what cannot be evaluated, at no cost beyond a few examples.
 

@@ -10,6 +10,7 @@ import torch
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.execution.process_state import kept_streams
 from curvlang.models.recipe import Recipe
 from curvlang.models.task import Origin, Task
 from curvlang.training.built import built
@@ -18,6 +19,7 @@ from curvlang.training.subsets import derived_seed
 from curvlang.training.training import all_members, training_of
 
 
+@kept_streams()
 def train_baseline(
     task: Task, seed: int, progress: Callable[[str, int, int], None] | None = None
 ) -> Task:

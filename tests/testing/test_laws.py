@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 import curvlang.testing as ct
 from curvlang.language import loads
 from curvlang.operators import Dense, Kronecker
+from curvlang.operators.operator import unchecked
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.testing.draws import within
 from curvlang.testing.strategies import space_of
 
-CROOKED = FittedOperator(Dense(torch.tensor([[1.0, 2.0], [0.0, 1.0]], dtype=torch.float64)), ("w",))
+SKEW = torch.tensor([[1.0, 2.0], [0.0, 1.0]], dtype=torch.float64)
+CROOKED = FittedOperator(unchecked(Dense, {"matrix": SKEW}), ("w",))
 few = settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
 
 

@@ -7,12 +7,14 @@ and put back by the last.
 
 from __future__ import annotations
 
+import random
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -47,6 +49,38 @@ class ProcessSetting:
                 self._count -= 1
                 if not self._count:
                     self._changed.close()
+
+
+@contextmanager
+def _kept_torch_stream() -> Iterator[None]:
+    """Torch's random numbers go on afterwards as if nothing had been drawn or seeded."""
+    own = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(own)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+kept_torch_stream = ProcessSetting(_kept_torch_stream)
+
+
+@contextmanager
+def kept_streams() -> Iterator[None]:
+    """Torch's, numpy's and Python's random numbers go on afterwards where they stood.
+
+    Around all calls of a user's `build` together: one that takes no heed of its seed is refused because its
+    models differ, and it would make the same one where every call began alike.
+    """
+    python, array = random.getstate(), np.random.get_state()
+    try:
+        with _kept_torch_stream():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(array)
 
 
 @contextmanager

@@ -19,7 +19,12 @@ from torch.nn.utils import parametrize
 from torch.utils import checkpoint
 
 from curvlang.models.execution.own_device import OwnDevice
-from curvlang.models.execution.process_state import ALONE, math_attention, without_cudnn
+from curvlang.models.execution.process_state import (
+    ALONE,
+    kept_torch_stream,
+    math_attention,
+    without_cudnn,
+)
 from curvlang.models.execution.twice_differentiable import DefinitionMode
 from curvlang.operators.validation import trusting
 
@@ -45,10 +50,13 @@ def settled(function: Callable[Given, Made]) -> Callable[Given, Made]:
 def settled_state() -> Iterator[None]:
     """Gradients recorded, no autocast or search for anomalies, compiled code run as written, no cache.
 
+    Torch's random numbers go on afterwards where the caller's were, whatever a user's code seeds inside.
+
     One thread at a time: hooks, replaced parameters and some modes of torch are for one.
     """
     with ALONE, ExitStack() as stack:
         stack.enter_context(trusting())
+        stack.enter_context(kept_torch_stream())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         if torch.is_anomaly_enabled():

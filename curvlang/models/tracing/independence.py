@@ -11,8 +11,7 @@ coarse numbers nor outputs of very different sizes hide one.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +23,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.rows import Rows
 from curvlang.models.execution.calls import exhausted, whole_text
+from curvlang.models.execution.process_state import kept_streams
 from curvlang.models.execution.widened import run_widened, widest
 from curvlang.models.tracing.trace import check_output
 
@@ -60,8 +60,7 @@ def check_examples(model: nn.Module, X: Tensor, output: Tensor, pool: Rows | Non
         SpecError: E0403 for an output that changes from call to call, E0408 for one of another
             form in a batch of another size, E0410 for examples that influence each other.
     """
-    devices = [X.device] if X.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices=devices), _streams_kept():
+    with torch.no_grad(), kept_streams():
         asked = _Answers(model, output.detach())
         asked.known[id(X)] = (X, output.detach())
         _check_repeats(asked, X)
@@ -260,14 +259,3 @@ def _random_state(device: torch.device) -> tuple[object, ...]:
     _, numbers, *rest = np.random.get_state(legacy=True)
     held = (*(state.numpy().tobytes() for state in states), np.asarray(numbers).tobytes())
     return (*held, *rest, random.getstate())
-
-
-@contextmanager
-def _streams_kept() -> Iterator[None]:
-    """Python's and NumPy's streams stand afterwards where they stood."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

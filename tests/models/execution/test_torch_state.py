@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -271,3 +273,65 @@ for name in curvlang.__all__:
 assert states() == before
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def drawn():
+    """The next number of every stream of the process, which stays where it is."""
+    with torch.random.fork_rng():
+        own = float(torch.rand(()))
+    python, array = random.getstate(), np.random.get_state()
+    found = own, random.random(), float(np.random.rand())
+    random.setstate(python)
+    np.random.set_state(array)
+    return found
+
+
+def seeding(seed):
+    """A `build` as people write it."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double().eval()
+
+
+def test_the_callers_random_numbers_go_on(tmp_path, monkeypatch):
+    """A `build` that seeds the process is called for retraining, for baselines, and for a task of a text."""
+    g = torch.Generator().manual_seed(0)
+    X, y = torch.randn(12, 3, generator=g).double(), torch.randint(0, 3, (12,), generator=g)
+    own = cv.Task(
+        seeding(0), "cross_entropy", (X, y), (X[:3], y[:3]), build=seeding,
+        recipe=cv.Recipe(lr=0.1, epochs=1, batch=4),
+    )  # fmt: skip
+    code = (
+        "import torch\n\ndef made():\n    torch.manual_seed(3)\n    return torch.nn.Linear(3, 3)\n"
+    )
+    (tmp_path / "seeding_model.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = """task own {
+      data random(examples = 6, inputs = 3, outputs = 3)
+      model python(function = "seeding_model:made")
+      loss cross_entropy
+      train sgd(epochs = 1, batch = 4)
+    }
+    evaluate kfac on own { lds subsets = 2, retrains = 1, bootstrap = 3, initialisation = shared }"""
+    spec, cache = cv.loads(text), cv.Cache(tmp_path / "cache")
+    source = cv.TaskSource(allow_python=True)
+    calls = {
+        "evaluate": lambda: cv.evaluate(
+            "kfac", own, protocol=cv.LDS(subsets=2, retrains=1, bootstrap=3), cache=cache
+        ),
+        "task": lambda: cv.task(spec.evaluations[0].task, train=True, allow_python=True),
+        "requests": lambda: list(
+            cv.evaluate_requests(
+                cv.evaluation_requests([spec], cv.EvaluationSettings(source)), cache=cache
+            )
+        ),
+        "scores": lambda: cv.score_request(spec, source, cv.Scoring(damping=0.1)).run(),
+        "explanations": lambda: list(cv.explanations(spec, source)),
+        "fit": lambda: cv.fit("ekfac_mc", own),
+    }
+    for name, call in calls.items():
+        before = drawn()
+        call()
+        assert drawn() == before, name
