@@ -22,7 +22,8 @@ from curvlang.models.execution.process_state import kept_streams
 from curvlang.models.fingerprint import digest, parameter_parts
 from curvlang.models.losses.loss import Loss
 from curvlang.models.losses.metric import Metric, QueryMetric, query_metric_on
-from curvlang.models.task import Build, Task
+from curvlang.models.origin import Build
+from curvlang.models.task import Task
 from curvlang.runtime.progress.listeners import Progress
 from curvlang.storage.cache import Cache
 from curvlang.training.baseline import diverged as refused_diverged

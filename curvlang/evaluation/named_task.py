@@ -11,7 +11,8 @@ from curvlang.language.chain import TaskSpec
 from curvlang.language.task_sources import TaskSource
 from curvlang.models.builtin import task_from
 from curvlang.models.execution.torch_state import settled
-from curvlang.models.task import Origin, Task
+from curvlang.models.origin import Origin
+from curvlang.models.task import Task
 from curvlang.operators import usable
 from curvlang.runtime.processes.distributed import World, world
 from curvlang.runtime.progress.listeners import Progress

@@ -33,8 +33,9 @@ from curvlang.models.data.rows import Pair
 from curvlang.models.files.file_data import FileColumns, file_data
 from curvlang.models.fingerprint import digest, parameter_parts
 from curvlang.models.losses.losses import loss_from
+from curvlang.models.origin import Origin
 from curvlang.models.recipe import Recipe
-from curvlang.models.task import Origin, Task
+from curvlang.models.task import Task
 from curvlang.models.user_code import user_data, user_model
 
 

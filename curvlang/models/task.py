@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from operator import is_
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
-from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.diagnostics.values import another_type
 from curvlang.language.checking.arguments import number
 from curvlang.language.registry import OPTIMISERS
@@ -29,6 +27,7 @@ from curvlang.models.fingerprint import digest, hashed, model_parts, parameter_p
 from curvlang.models.losses.loss import Loss
 from curvlang.models.losses.resolve import check_mean, loss_for
 from curvlang.models.losses.user_loss import Function
+from curvlang.models.origin import Build, MovedBuild, Origin
 from curvlang.models.padding.spans import Batch, RowsAt, spans_of
 from curvlang.models.padding.trial import Padding, tried
 from curvlang.models.recipe import Recipe
@@ -59,32 +58,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 PARTS = ("train", "query")
-
-Build = Callable[[int], nn.Module]
-"""A fresh, untrained model for a seed: what retraining starts from."""
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a model's parameters came from, as every result states it.
-
-    Args:
-        text: For people.
-        trained: Whether the model is studied as it is; otherwise it is trained first where a command
-            trains models.
-        seed: Of the initialisation of a model that was trained here.
-        instead: How to have a model that is trained here, for messages.
-    """
-
-    text: str
-    trained: bool = True
-    seed: int | None = None
-    instead: str = "make the task with `cv.task(…, train=True)`, which trains its model"
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether the model was trained elsewhere, by steps that are not known."""
-        return self.trained and self.seed is None
 
 
 class Task:
@@ -460,27 +433,6 @@ def check_task(task: object) -> None:
             "a `Task`",
             '`cv.Task(model, "cross_entropy", train=(X, y), query=(X, y))`',
         )
-
-
-class MovedBuild:
-    """A build whose models are copies of another precision or device."""
-
-    __slots__ = ("build", "device", "dtype")
-
-    def __init__(self, build: Build, dtype: torch.dtype, device: torch.device) -> None:
-        self.build = build
-        self.dtype = dtype
-        self.device = device
-
-    @property
-    def span(self) -> Span:
-        """Where the model is written, if a text wrote it."""
-        found: Span = getattr(self.build, "span", NOWHERE)
-        return found
-
-    def __call__(self, seed: int) -> nn.Module:
-        """A fresh model."""
-        return copied(unwrapped(self.build(seed)), self.dtype, self.device)
 
 
 def _given(source: Source | None, part: str) -> Source:

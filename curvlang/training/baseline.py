@@ -11,8 +11,9 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.process_state import kept_streams
+from curvlang.models.origin import Origin
 from curvlang.models.recipe import Recipe
-from curvlang.models.task import Origin, Task
+from curvlang.models.task import Task
 from curvlang.training.built import built
 from curvlang.training.retrain import retrain
 from curvlang.training.subsets import derived_seed

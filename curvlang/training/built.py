@@ -13,7 +13,7 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.rows import Rows
 from curvlang.models.execution.calls import run_model
 from curvlang.models.execution.copies import copied, unwrapped
-from curvlang.models.task import Build, MovedBuild
+from curvlang.models.origin import Build, MovedBuild
 from curvlang.models.tracing.independence import tolerance
 from curvlang.models.tracing.survey import check_mode
 

@@ -13,8 +13,9 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.rows import Pair, StoredRows
 from curvlang.models.losses.loss import Loss
 from curvlang.models.losses.losses import loss_named
+from curvlang.models.origin import Build
 from curvlang.models.recipe import Recipe
-from curvlang.models.task import Build, Task
+from curvlang.models.task import Task
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,7 +18,7 @@ from curvlang.attribution.source import accumulated, segments, source_scores
 from curvlang.compiler.planning.plan import Limits
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.language import curvature_named, loads
-from curvlang.models.task import Origin
+from curvlang.models.origin import Origin
 from curvlang.runtime.fit import fit_chains
 from curvlang.runtime.inverse import invert
 from curvlang.training.baseline import train_baseline
