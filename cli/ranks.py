@@ -120,6 +120,18 @@ class Ranks:
         sys.stderr.flush()
 
 
+def writes(result: str) -> bool:
+    """Whether this process writes a result; by then all processes have done their part of it.
+
+    Args:
+        result: Its name, of which a command has one.
+    """
+    place = ranks()
+    if place.size > 1:
+        cv.world().exchange(f"done: {result}", "")
+    return place.first
+
+
 def check_commands(given: Sequence[str]) -> None:
     """Refuse processes that were given different commands: what they make would not belong together.
 

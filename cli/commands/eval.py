@@ -28,7 +28,7 @@ from ..options import (
     Specs,
     TaskOption,
 )
-from ..ranks import ranks
+from ..ranks import writes
 from ..terminal import print_json, show_notes, show_warnings
 
 EXAMPLES = (
@@ -74,7 +74,7 @@ def command(
     with cv.Bars(quiet, "curvlang eval") as bars:
         reports = cv.evaluate_requests(asked, cache=cv.Cache(), progress=bars)
         for report, folder in zip(reports, folders, strict=True):
-            if ranks().first:
+            if writes(str(folder)):
                 ran = ["curvlang", "eval", *sys.argv[2:]]
                 report.save(folder, step_scores=step_scores, command=ran)
             found.append(report.to_json())

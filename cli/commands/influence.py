@@ -37,7 +37,7 @@ from ..options import (
     TaskOption,
     TopOption,
 )
-from ..ranks import ranks
+from ..ranks import writes
 from ..terminal import print_json, show_lines, show_warnings
 
 EXAMPLES = (
@@ -101,7 +101,7 @@ def command(
     shown = _numbers(queries, asked.rows)
     with cv.Bars(quiet, "curvlang influence") as bars:
         report = asked.run(bars)
-    if not ranks().first:
+    if not writes(str(file)):
         return 0
     replaced = file.exists()
     path = report.save(file)

@@ -99,6 +99,6 @@ def test_a_traceback_is_shown_by_one():
 
 def test_the_others_write_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("curvlang.cli.commands.influence.ranks", lambda: Ranks(1, 2))
+    monkeypatch.setattr("curvlang.cli.commands.influence.writes", lambda result: False)
     assert run([*SCORES, "--out", "x.npy"]) == 0
     assert not Path("x.npy").exists()

@@ -1,0 +1,66 @@
+"""What docs/scale.md shows is run as far as one machine goes, and its lines are written as it says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from curvlang.cli.main import run
+
+from curvlang.runtime.progress import lines
+from curvlang.runtime.progress.stages import Stages
+
+TEXT = (Path(__file__).parents[2] / "docs/scale.md").read_text("utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_the_prediction_has_the_rows_that_are_shown(capsys):
+    (command,) = blocks("sh")
+    _, *arguments = shlex.split(command)
+    assert run(arguments) == 0
+    said = capsys.readouterr().out
+    shown = next(x for x in blocks("text") if x.startswith("Prediction")).splitlines()
+    assert shown[0] in said
+    assert shown[1] in said
+    found = said[said.index("Prediction") :].splitlines()
+    for line in shown[2:]:
+        first = re.split(r"\s{2,}", line.strip())[0].split(" in `")[0]
+        first = re.sub(r"[\d.]+ (ms|s)\b.*", "", first)
+        assert any(x.strip().startswith(first) for x in found), line
+
+
+def test_the_jobs_command_runs_in_one_process(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for text in blocks("bash")[:2]:
+        _, arguments = text.replace("\\\n", " ").split("-m curvlang ")
+        small = ["--task", "digits(hidden = [2], epochs = 1)", "--quiet"]
+        assert run([*shlex.split(arguments), *small]) == 0
+        assert np.load("scores.npy").shape == (180, 1617)
+        Path("scores.npy").unlink()
+
+
+def test_the_line_of_a_log_is_the_one_that_is_shown(monkeypatch):
+    class Day(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 3, 1, 14, 0, 22)
+
+    monkeypatch.setattr(lines, "datetime", Day)
+    stages = Stages(0.0)
+    stages.report(0.0, "pass 1", 0, 5000)
+    stage = stages.report(34.0, "pass 1", 1200, 5000)
+    assert lines.line("curvlang fit, rank 0 of 4", stages, stage, 34.0) + "\n" in blocks("text")
+
+
+def test_a_day_has_as_many_lines_as_it_says():
+    now, count = 0.0, 0
+    while now < 24 * 3600:
+        now += lines.pause(now)
+        count += 1
+    assert 140 < count < 165
