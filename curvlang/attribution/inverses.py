@@ -95,13 +95,5 @@ def inverted(
         elif rule is not None and rule is not fitted.rule and shift(rule.inverse) is None:
             # The spec's solver is for the spec's inverse: a linear system, which this is not.
             solver = None
-        fitted = FittedOperator(
-            fitted.operator,
-            fitted.parameters,
-            rule,
-            fitted.label,
-            solver,
-            fitted.by_example,
-            fitted.declared,
-        )
+        fitted = fitted.replaced(rule=rule, solver=solver)
     return fitted.inverse(damping, progress=progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -68,6 +69,12 @@ class FittedOperator:
         self.solver = solver
         self.by_example = by_example
         self.declared = declared
+
+    def replaced(self, **changes: Any) -> FittedOperator:
+        """The same curvature with other values of some of its arguments, by name."""
+        names = inspect.signature(FittedOperator.__init__).parameters
+        given = {name: getattr(self, name) for name in names if name != "self"}
+        return FittedOperator(**(given | changes))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -202,14 +209,8 @@ class FittedOperator:
         solver = self.solver
         if solver is not None and solver.preconditioner is not None:
             solver = replace(solver, preconditioner=moved(solver.preconditioner, dtype, device))
-        return FittedOperator(
-            moved(self.operator, dtype, device),
-            self.parameters,
-            self.rule,
-            self.label,
-            solver,
-            declared=self.declared,
-        )
+        whole = moved(self.operator, dtype, device)
+        return self.replaced(operator=whole, solver=solver, by_example=None)
 
     @settled
     def dense(self) -> Tensor:

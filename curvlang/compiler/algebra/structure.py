@@ -7,7 +7,7 @@ the order of how much they know.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from curvlang.compiler.algebra.canonical import canonical_term, mirrored
@@ -95,9 +95,8 @@ def _term(term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], bases
     tied = _deltas(term, rows, columns)
     if len(tied) == len(rows):
         return _diagonal(term, rows, columns)
-    rules = [_eigenbasis, _kronecker, _blocks, _low_rank] if len(rows) == 2 else [_low_rank]
-    for rule in rules:
-        shape = rule(term, rows, columns, bases)
+    for rule in RULES:
+        shape = rule.find(term, rows, columns, bases) if len(rows) in rule.rows else None
         if shape is not None:
             return shape
     return DenseShape((term,), "no rule for structure fits the expression")
@@ -248,3 +247,29 @@ def _low_rank(
     return LowRankShape(
         (halves.half,), (halves.middle,), halves.axes, "a factor times its transpose"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule of structure.
+
+    Args:
+        example: Entries of a block that it fits.
+        structure: What they are found to be.
+        find: The structure of a term; None where the rule does not fit.
+        rows: For how many row indices: two of a layer's block, one of the whole model.
+    """
+
+    example: str
+    structure: str
+    find: Callable[[Term, tuple[Index, ...], tuple[Index, ...], _Bases], Shape | None]
+    rows: tuple[int, ...] = (2,)
+
+
+RULES = (
+    Rule("sum[k,j] U[o,j] * V[i,k] * S[j,k] * U[o',j] * V[i',k]", "EigenBasis", _eigenbasis),
+    Rule("B[o,o'] * A[i,i']", "Kronecker", _kronecker),
+    Rule("identity[o,o'] * D[o,i,i']", "PerOutput", _blocks),
+    Rule("sum[m] W[o,i,m] * W[o',i',m]", "LowRank", _low_rank, rows=(1, 2)),
+)
+"""The rules of structure; the first that fits wins: the order is that of how much they know."""
