@@ -71,8 +71,8 @@ kept_torch_stream = ProcessSetting(_kept_torch_stream)
 def kept_streams() -> Iterator[None]:
     """Torch's, numpy's and Python's random numbers go on afterwards where they stood.
 
-    Around all calls of a user's `build` together: one that takes no heed of its seed is refused because its
-    models differ, and it would make the same one where every call began alike.
+    Around all calls of a user's `build` together: one that ignores its seed is refused because its
+    models differ, and they would not where every call started from the same numbers.
     """
     python, array = random.getstate(), np.random.get_state()
     try:
