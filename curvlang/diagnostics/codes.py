@@ -243,6 +243,8 @@ class Code(StrEnum):
     E0831 = "E0831", "another process has ended with an error", "runtime"
     E0832 = "E0832", "a process that was lost", "runtime"
     E0834 = "E0834", "the patience with other processes", "runtime"
+    E0857 = "E0857", "rows whose fields differ in length, or that are empty", "models"
+    E0858 = "E0858", "rows of different lengths whose padding the model reads", "models"
     E0860 = "E0860", "the rate of a link", "costs"
     E0861 = "E0861", "a number of processes", "costs"
     E0862 = "E0862", "processes with different commands", "cli"

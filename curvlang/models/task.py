@@ -95,7 +95,7 @@ class Task:
 
     Raises:
         SpecError: E0403 and E0405 to E0409, E0411 to E0413, E0416, E0557, E0558, E0563,
-            E0564, E0582, E0586 and E0587, each with its repair.
+            E0564, E0582, E0586, E0587, E0857 and E0858, each with its repair.
     """
 
     __slots__ = (
@@ -174,6 +174,8 @@ class Task:
         self._padding: dict[str, Padding | None] = {}
         self._hashed: tuple[tuple[int, ...], Hash] | None = None
         self._check()
+        for part in PARTS if found.ragged else ():
+            _check_ragged(self.padding(part), part)
         check_mean(loss, self.loss, self.model, self.train)
 
     def _check(self) -> None:
@@ -432,6 +434,21 @@ def check_task(task: object) -> None:
             task,
             "a `Task`",
             '`cv.Task(model, "cross_entropy", train=(X, y), query=(X, y))`',
+        )
+
+
+def _check_ragged(padding: Padding | None, part: str) -> None:
+    """Rows that came in different lengths have the outputs that they have alone.
+
+    Raises:
+        SpecError: E0858.
+    """
+    if padding is not None and padding.read:
+        raise refusal(
+            Code.E0858,
+            f"rows of `{part}` have different lengths, and what the model gives depends on the padding",
+            "give a model that reads an `attention_mask` and leaves padding out, or rows of one length",
+            notes=(f"padding behind a row: {padding.kept}",),
         )
 
 

@@ -21,6 +21,7 @@ from curvlang.models.data.rows import Pair, Rows
 from curvlang.models.execution.calls import exhausted, run_model
 from curvlang.models.execution.packed import Layout, check_fields, is_packed, layout_of, packed
 from curvlang.models.losses.loss import show_shape
+from curvlang.models.padding.ragged_rows import PaddingRule, levelled, padding_token
 
 MASK = "attention_mask"
 DECODER = "decoder_"
@@ -39,6 +40,7 @@ class TaskParts:
         query_mask: Those of the queries, likewise.
         wrapped: Whether `model` is a copy that packs or unpacks.
         layout: Where the fields of an example stand, where it has fields.
+        ragged: Whether rows came in different lengths: their padding is ours.
     """
 
     model: nn.Module
@@ -48,6 +50,7 @@ class TaskParts:
     query_mask: Tensor | None = None
     wrapped: bool = False
     layout: Layout | None = None
+    ragged: bool = False
 
 
 def adapt(
@@ -83,6 +86,18 @@ def adapt(
         for source, part in ((train, "train"), (query, "query"))
     )
     match parts:
+        case (Fields() as first, Fields() as second) if first.ragged or second.ragged:
+            targets = LABELS if labels is None else (labels,)
+            rule = PaddingRule(MASK, targets, IGNORED, padding_token(model))
+            known = {"train": first.values, "query": second.values}
+            fields, sequence, counts = levelled(known, model, rule)
+            sides = [
+                _side(Fields(fields[part], found.unread), labels, inputs, part)
+                for part, found in (("train", first), ("query", second))
+            ]
+            made = _from_fields(model, sides[0], sides[1], dtype, shift_labels, sequence)
+            own = {part: None if bool(x.all()) else x for part, x in counts.items()}
+            return replace(made, mask=own["train"], query_mask=own["query"], ragged=True)
         case (Fields() as first, Fields() as second):
             sides = [
                 _side(found, labels, inputs, part)
@@ -142,7 +157,12 @@ def _side(found: Fields, labels: str | None, inputs: Sequence[str] | None, part:
 
 
 def _from_fields(
-    model: nn.Module, train: _Side, query: _Side, dtype: torch.dtype, shift: bool | None
+    model: nn.Module,
+    train: _Side,
+    query: _Side,
+    dtype: torch.dtype,
+    shift: bool | None,
+    sequence: Sequence[str] = (),
 ) -> TaskParts:
     if lacks_decoder_inputs(model, train.fields, train.y):
         train, query = (_with_decoder(model, side, shift) for side in (train, query))
@@ -151,7 +171,8 @@ def _from_fields(
     _check_alike(first, second)
     check_fields(model, list(first))
     both = layout_of(
-        {name: torch.cat([first[name], second[name]]) for name in first}, _sequence(first)
+        {name: torch.cat([first[name], second[name]]) for name in first},
+        [name for name in first if name in sequence] or _sequence(first),
     )
     made = packed(model, both)
     X, Xq = both.pack(first, dtype), both.pack(second, dtype)

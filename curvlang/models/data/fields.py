@@ -13,6 +13,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.arrays import RaggedError, UnfitError, numbers
+from curvlang.models.padding.ragged_rows import Columns, RaggedColumn, ragged_column
 
 LABELS = ("labels", "label")
 """Fields that hold the target where none is named."""
@@ -22,18 +23,23 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fields:
-    """All examples, field by field: tensors [N, …] of one N.
+    """All examples, field by field: tensors [N, …] of one N, or rows of different lengths.
 
     Args:
         values: The fields that were read.
         unread: Names of others, which were not asked for.
     """
 
-    values: Mapping[str, Tensor]
+    values: Columns
     unread: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.values.values()))) if self.values else 0
+
+    @property
+    def ragged(self) -> bool:
+        """Whether rows are of different lengths."""
+        return any(isinstance(value, RaggedColumn) for value in self.values.values())
 
 
 def fields_of(
@@ -77,7 +83,7 @@ def joined_fields(
     Raises:
         SpecError: E0557 where items have other fields than the first, or other shapes.
     """
-    found: dict[str, list[Tensor]] = {}
+    found: dict[str, list[Tensor | RaggedColumn]] = {}
     unread: tuple[str, ...] = ()
     for k, item in enumerate(items):
         if not isinstance(item, Mapping):
@@ -102,19 +108,29 @@ def joined_fields(
     return Fields(values, unread)
 
 
-def _concatenated(name: str, parts: Sequence[Tensor], part: str) -> Tensor:
-    shapes = {tuple(p.shape[1:]) for p in parts}
-    if len(shapes) > 1:
-        raise _ragged(name, shapes, part)
-    return torch.cat(list(parts))
+def _concatenated(
+    name: str, parts: Sequence[Tensor | RaggedColumn], part: str
+) -> Tensor | RaggedColumn:
+    whole = [p for p in parts if isinstance(p, Tensor)]
+    shapes = {tuple(p.shape[1:]) for p in whole}
+    if len(shapes) == 1 and len(whole) == len(parts):
+        return torch.cat(whole)
+    rows = [row for p in parts for row in (p if isinstance(p, Tensor) else p.rows)]
+    column = ragged_column(rows)
+    if column is None:
+        raise _ragged(name, {tuple(row.shape) for row in rows}, part)
+    return column
 
 
-def _column(name: str, value: Any, part: str) -> Tensor:
-    """Numbers [N, …] of a tensor, an array or nested lists."""
+def _column(name: str, value: Any, part: str) -> Tensor | RaggedColumn:
+    """Numbers [N, …] of a tensor, an array or nested lists; rows of different lengths as they are."""
     try:
         found = numbers(value)
     except RaggedError as error:
-        raise _ragged(name, error.shapes, part) from error
+        column = _rows(value)
+        if column is None:
+            raise _ragged(name, error.shapes, part) from error
+        return column
     except UnfitError as error:
         raise refusal(
             Code.E0557,
@@ -130,14 +146,21 @@ def _column(name: str, value: Any, part: str) -> Tensor:
     return found
 
 
+def _rows(value: Any) -> RaggedColumn | None:
+    """Rows that are numbers of different lengths; None for others."""
+    try:
+        rows = [numbers(row) for row in value]
+    except UnfitError:
+        return None
+    return ragged_column([row.to(torch.int64) if not row.numel() else row for row in rows])
+
+
 def _ragged(name: str, shapes: Collection[tuple[int, ...]], part: str) -> SpecError:
     shown = " and ".join(str(list(s)) for s in sorted(set(shapes))[:2])
     return refusal(
         Code.E0557,
         f"field `{name}` of `{part}` has examples of different shapes: {shown}",
-        'pad the examples to one length (a tokenizer\'s `padding="max_length"`), labels with -100'
-        if all(len(shape) == 1 for shape in shapes)
-        else "give all examples one shape",
+        "give all examples one shape, or one that differs in the first axis alone",
     )
 
 
@@ -154,12 +177,14 @@ def split_labels(found: Fields, labels: str | None, part: str) -> tuple[dict[str
     if not wanted or wanted[0] not in found.values:
         shown = f"no field `{labels}`" if labels is not None else "no field `labels` or `label`"
         raise refusal(Code.E0558, f"`{part}` has {shown}; it has {known}", 'name it: `labels="…"`')
-    rest = {name: value for name, value in found.values.items() if name != wanted[0]}
+    assert not found.ragged, "rows of different lengths are padded before"
+    plain = {name: x for name, x in found.values.items() if isinstance(x, Tensor)}
+    rest = {name: value for name, value in plain.items() if name != wanted[0]}
     if not rest and not found.unread:
         raise refusal(
             Code.E0557, f"`{part}` has no field but the labels", "give the model's inputs"
         )
-    return rest, found.values[wanted[0]]
+    return rest, plain[wanted[0]]
 
 
 def next_labels(y: Tensor) -> Tensor:

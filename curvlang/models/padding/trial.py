@@ -31,6 +31,7 @@ class Padding:
         spans: Where the rows' own positions are.
         targets: Whether targets have the rows' positions too.
         kept: Why rows keep all positions; empty where they are cut.
+        read: Whether that is because padding changes a row's loss or outputs.
         scaled: By layer, for every call, whether its positions are those of the rows.
     """
 
@@ -38,10 +39,11 @@ class Padding:
     targets: bool = False
     kept: str = ""
     scaled: dict[str, tuple[bool, ...]] | None = None
+    read: bool = False
 
     def at(self, rows: Tensor | slice) -> Padding:
         """That of some rows."""
-        return Padding(self.spans.at(rows), self.targets, self.kept, self.scaled)
+        return replace(self, spans=self.spans.at(rows))
 
     def cut(self, model: nn.Module, X: Tensor, y: Tensor, window: slice) -> tuple[Tensor, Tensor]:
         """Inputs and targets of some rows with the positions of a window."""
@@ -97,9 +99,11 @@ def _tried(
             # What a model or a loss raises on fewer positions says that it needs them all.
             if exhausted(error):
                 raise
-            return replace(padding, kept=f"row {row} does not run without: {whole_text(error)}")
+            return replace(
+                padding, kept=f"row {row} does not run without: {whole_text(error)}", read=True
+            )
         if why:
-            return replace(padding, kept=f"{why} of row {row} changes with it")
+            return replace(padding, kept=f"{why} of row {row} changes with it", read=True)
         if shares is None or (scaled is not None and shares != scaled):
             return replace(padding, kept="a layer has other positions than the rows")
         scaled = shares

@@ -259,9 +259,11 @@ def test_what_does_not_fit_is_refused_by_the_name_of_the_field():
     )
     texts = {**source, "text": np.array(["a"] * 10)}
     refused("E0557", "field `text` of `train` holds texts", train=texts)
-    ragged = [{"left": [1.0] * (3 + k % 2), "right": [0, 1], "label": 0} for k in range(4)]
-    refused("E0557", "field `left` of `train` has examples of different shapes: [3] and [4]",
-            "-100", train=ragged)  # fmt: skip
+    ragged = [{"left": [[1.0] * (3 + k % 2)] * 2, "right": [0, 1], "label": 0} for k in range(4)]
+    refused("E0557", "field `left` of `train` has examples of different shapes: [2, 3] and [2, 4]",
+            "in the first axis alone", train=ragged)  # fmt: skip
+    lacking = [{"left": [1.0] * (3 + k % 2), "right": [0, 1], "label": 0} for k in range(4)]
+    refused("E0557", "only one of `train` and `query`", "`flag`", train=lacking)
     odd = rows(source)
     del odd[4]["flag"]
     refused("E0557", "item 4 of `train`", "`flag`", train=odd)
