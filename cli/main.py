@@ -18,6 +18,7 @@ from .terminal import show_problems
 
 COMMANDS: Mapping[str, str] = {
     "eval": "evaluate a spec: error, influence and LDS along the chain",
+    "fit": "fit a curvature and keep it in a folder",
     "influence": "scores of your queries against the training examples, to a file",
     "study": "a sweep: tables, figures, and a verdict no stronger than its intervals",
     "check": "parse and check, no data",

@@ -145,6 +145,16 @@ SeedOption = Annotated[
     ),
 ]
 
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        metavar="DIR",
+        help="A folder that keeps the fit, and the model that was trained for it: what is there is not "
+        "computed again.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 OutOption = Annotated[
     Path | None,
     typer.Option(

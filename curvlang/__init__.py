@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         self_influence,
         top,
     )
+    from curvlang.fits import FitReport, FitRequest, fit_request, store_report
     from curvlang.language import load, loads, search
     from curvlang.language.chain import Spec
     from curvlang.language.spec_files import CheckedFile, check, format_file
@@ -48,11 +49,11 @@ if TYPE_CHECKING:
     from curvlang.models.tracing.coverage import coverage
     from curvlang.reporting.report import Report
     from curvlang.runtime.fitted import FittedOperator
-    from curvlang.runtime.fitted import load_fitted as load_operator
     from curvlang.runtime.limits.memory import exhausted
     from curvlang.runtime.processes.distributed import World, world
     from curvlang.runtime.progress.display import Bars
     from curvlang.runtime.setup import Setup
+    from curvlang.runtime.stored.operator import load as load_operator
     from curvlang.scoring import ScoreReport, ScoreRequest, Scoring, score_request
     from curvlang.storage.cache import Cache
     from curvlang.storage.score_file import check_score_file
@@ -71,6 +72,7 @@ _NAMES = {
     "curvlang.facade": (
         "benchmark covered evaluate explain explanations fit influence self_influence top"
     ),
+    "curvlang.fits": "FitReport FitRequest fit_request store_report",
     "curvlang.language": "load loads search",
     "curvlang.language.chain": "Spec",
     "curvlang.language.spec_files": "CheckedFile check format_file",
@@ -95,7 +97,7 @@ _NAMES = {
 """Public names by the module that defines them under that name."""
 _WHERE = {name: (module, name) for module, names in _NAMES.items() for name in names.split()} | {
     "language_server": ("curvlang.editors", "serve"),
-    "load_operator": ("curvlang.runtime.fitted", "load_fitted"),
+    "load_operator": ("curvlang.runtime.stored.operator", "load"),
 }
 _FORMER = {
     "compile": "`cv.explain(spec, task)` shows the plan and the code, `cv.fit(spec, task)` runs it"
@@ -112,6 +114,8 @@ __all__ = [
     "Diagnostic",
     "EvaluationRequest",
     "EvaluationSettings",
+    "FitReport",
+    "FitRequest",
     "FittedOperator",
     "Interrupted",
     "LawReport",
@@ -144,6 +148,7 @@ __all__ = [
     "explain",
     "explanations",
     "fit",
+    "fit_request",
     "format_file",
     "influence",
     "language_server",
@@ -156,6 +161,7 @@ __all__ = [
     "search",
     "self_influence",
     "small_task",
+    "store_report",
     "study",
     "study_folders",
     "study_requests",

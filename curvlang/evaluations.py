@@ -7,16 +7,17 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from curvlang.compiler.derive.derive import describe_value
 from curvlang.diagnostics.diagnostic import Interrupted
 from curvlang.diagnostics.plain_arguments import validate_fields, validated
 from curvlang.evaluation.experiment import Outcome, experiment
-from curvlang.evaluation.named_task import trained
 from curvlang.evaluation.preflight import Plan, check
 from curvlang.evaluation.protocol import LDS, protocol_from
 from curvlang.evaluation.question import Question, Run, question_of
+from curvlang.fits import check_store, trained_in
 from curvlang.language import load
 from curvlang.language.chain import Curvature, Evaluation, Spec, TaskSpec
 from curvlang.language.selection import evaluated, evaluation_of
@@ -29,10 +30,14 @@ from curvlang.reporting.provenance import provenance
 from curvlang.reporting.report import Report, report_of
 from curvlang.reporting.runfolder import check_folder
 from curvlang.runtime.limits.memory import limited
+from curvlang.runtime.limits.turns import results_on_disk
 from curvlang.runtime.progress.display import shown
 from curvlang.runtime.progress.listeners import Progress, ProgressOption
 from curvlang.runtime.setup import Setup
+from curvlang.runtime.stored.session import Use, kept_in
+from curvlang.runtime.stored.uses import use_of
 from curvlang.storage.cache import Cache
+from curvlang.storage.fits.store import unusable_store
 from curvlang.testing.notation import part_notation
 from curvlang.version import VERSION
 
@@ -203,6 +208,12 @@ def evaluation_requests(
             evaluation = evaluation_of(spec, curvature)
             task, protocol = how.source.of(evaluation), _protocol(evaluation, how)
             found.append(EvaluationRequest(spec, curvature, how, task, protocol))
+    if how.setup.store is not None and len(found) > 1:
+        names = ", ".join(one.name for one in found)
+        raise unusable_store(
+            f"a store is of one curvature, and {len(found)} are evaluated: {names}",
+            f"evaluate one with it: `curvlang eval {found[0].name} --store DIR`",
+        )
     return tuple(found)
 
 
@@ -263,24 +274,36 @@ def _evaluated(
     tasks: dict[str, Task] = {}
     plans: list[Plan] = []
     for one in asked:
-        with limited(one.settings.setup.memory), settled_state():
+        setup = one.settings.setup
+        on_disk = results_on_disk(setup.store is not None)
+        with limited(setup.memory), settled_state(), on_disk:
             fresh = tasks.get(_key(one.task)) or one.run().fresh(one.task)
             tasks[_key(one.task)] = fresh
+            check_store(setup, one.curvature, fresh)
             plans.append(check(one.question(), fresh, one.run()))
     for one, plan in zip(asked, plans, strict=True):
         start = time.perf_counter()
         run = one.run(cache, progress)
         with limited(run.setup.memory), settled_state():
-            base = trained(tasks[_key(one.task)], run.seed, progress)
+            store = run.setup.store
+            base = trained_in(store, tasks[_key(one.task)], run.seed, progress)
             tasks[_key(one.task)] = base
             training = time.perf_counter() - start
-            done = experiment(one.question(), base, run, plan)
+            with kept_in(store, partial(_use_of, one, base)):
+                done = experiment(one.question(), base, run, plan)
         done.times = {
             "training": training,
             **done.times,
             "total": time.perf_counter() - start,
         }
         yield _report(one, done, run)
+
+
+def _use_of(one: EvaluationRequest, base: Task) -> Use:
+    """What a store is opened for: every curvature of the evaluation."""
+    setup = one.settings.setup
+    task, chains = base.to(dtype=setup.dtype), one.question().chains()
+    return use_of(one.spec, one.curvature, task, setup.seed, chains)
 
 
 def _key(task: TaskSpec) -> str:

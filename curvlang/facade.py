@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -18,6 +20,7 @@ from curvlang.costs.forecast import seconds_of_fit
 from curvlang.costs.links import Processes, processes_of
 from curvlang.costs.rates import measured_rates
 from curvlang.costs.scaling import Cluster, predicted_scaling
+from curvlang.diagnostics.diagnostic import MachineError
 from curvlang.diagnostics.plain_arguments import argument, validated
 from curvlang.evaluation.experiment import experiment
 from curvlang.evaluation.preflight import check
@@ -42,11 +45,14 @@ from curvlang.runtime.combine import fit_curvature, fit_solver
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.footprint import reads_hessian
 from curvlang.runtime.limits.memory import Memory, limited
+from curvlang.runtime.limits.turns import results_on_disk
 from curvlang.runtime.others import misfits, without_ignored
 from curvlang.runtime.prepare import Preparation, model_flops, prepare, way_of
 from curvlang.runtime.progress.display import shown
 from curvlang.runtime.progress.listeners import Progress, ProgressOption
 from curvlang.runtime.setup import Setup
+from curvlang.runtime.stored.session import kept_in
+from curvlang.runtime.stored.uses import keep_operator, use_of
 from curvlang.storage.cache import Cache
 
 
@@ -64,6 +70,7 @@ def fit(
     seed: int = 0,
     dtype: torch.dtype | None = None,
     memory: Memory = None,
+    store: str | os.PathLike[str] | None = None,
     progress: ProgressOption = True,
 ) -> FittedOperator:
     """Fit a spec's curvature on a task.
@@ -77,11 +84,17 @@ def fit(
         dtype: Precision of the passes over the data; the task's where not given. Sums of statistics, and
             what follows from them, are in float64 on a processor whatever it is.
         memory: What the fit may hold, `"2 GiB"` or bytes; what is free where not given.
+        store: A folder that keeps the fit: what is there is not computed again, also by a run that was
+            interrupted or with another number of processes. Blocks are mapped from their files.
         progress: Shown on standard error; `False` for nothing, or a function that is called as work
             proceeds (`curvlang.runtime.progress`).
 
     Returns:
         A structured operator on all P parameters, in the order of `task.parameters`.
+
+    Raises:
+        SpecError: E0835 for a store of something else, E0836 to E0838 for one that cannot be used,
+            E0840 for a fit that cannot be kept.
     """
     check_task(task)
     seed, curvature = argument("seed", seed), argument("curvature", curvature)
@@ -94,9 +107,10 @@ def fit(
         task = task.to(dtype=dtype)
     rule = evaluation.inverse if evaluation is not None else None
     solver = evaluation.solver if evaluation is not None else None
+    chains = chains_of(found)
 
     def run(told: Progress | None) -> FittedOperator:
-        seen = without_ignored(chains_of(found), task)
+        seen = without_ignored(chains, task)
         stage = fit_curvature(found, seen, seed=seed, last=True, progress=told)[-1]
         solved = fit_solver(solver, seen, seed=seed, progress=told)
         return FittedOperator(
@@ -109,8 +123,15 @@ def fit(
             declared_inverses(whole),
         )
 
-    with limited(memory), shown(progress, "cv.fit", forecast=seconds_of_fit) as told:
-        return task.retried(lambda: run(told))
+    with (
+        limited(memory),
+        kept_in(store, partial(use_of, whole, found, task, seed)) as session,
+        shown(progress, "cv.fit", store=store, forecast=seconds_of_fit) as told,
+    ):
+        op = task.retried(lambda: run(told))
+        if session is not None:
+            keep_operator(session, op, found, task, seed)
+        return op
 
 
 @settled
@@ -181,6 +202,7 @@ def explain(
     memory: Memory = None,
     world: int | None = None,
     link: str | None = None,
+    store: str | os.PathLike[str] | None = None,
 ) -> Explanation:
     """The plan of a spec on a task: structure, passes, contractions, costs, code. Printable.
 
@@ -192,6 +214,7 @@ def explain(
         world: A number of processes: also what the fit and all scores will take on so many, each as
             fast as this machine, which is measured for it.
         link: How fast they reach each other: `"100GB/s"`, `"10Gb/s"` in bits.
+        store: Where the results will lie: they then take no memory.
 
     Raises:
         SpecError: E0860, E0861 for a `link` that is not a rate, a `world` that is not a number of processes.
@@ -200,7 +223,7 @@ def explain(
     processes = None if world is None else processes_of(world, link)
     found = chosen(as_spec(spec), curvature)
     task = without_ignored(chains_of(found), task)
-    with limited(memory):
+    with limited(memory), results_on_disk(store is not None):
         wanted = None if processes is None else _predicted(chains_of(found), task, processes)
         prepared, model = _explained(list(chains_of(found)), task, isinstance(found, Combination))
     last = [results[-1] for results in prepared.chains]
@@ -210,9 +233,14 @@ def explain(
         f"{found.name} on {task!r}",
         model,
         {phase.name: phase.parts for phase in prepared.phases},
-        explain_sum(sum_text(found), last, prepared.plans)
-        if isinstance(found, Combination)
-        else (),
+        (
+            *_turns(prepared),
+            *(
+                explain_sum(sum_text(found), last, prepared.plans)
+                if isinstance(found, Combination)
+                else ()
+            ),
+        ),
         wanted,
     )
 
@@ -224,6 +252,17 @@ def _predicted(chains: Iterable[Chain], task: Task, processes: Processes) -> Sca
     return ScalingReport(predicted_scaling(prepared, task, cluster), processes.assumed)
 
 
+def _turns(prepared: Preparation) -> Iterator[str]:
+    """What blocks in turns cost, where they do not fit together."""
+    count = len(prepared.turns)
+    if count:
+        passes = max(p.passes for p in prepared.plans)
+        yield (
+            f"the blocks take turns, since their statistics do not fit together: {count} groups, "
+            f"each with passes of its own, {count * passes} over the data in place of {passes}"
+        )
+
+
 def _explained(
     chains: list[Chain], task: Task, last: bool
 ) -> tuple[Preparation, Mapping[str, int]]:
@@ -231,7 +270,11 @@ def _explained(
 
     Of the last step alone where steps before it need a Hessian and the model has none.
     """
-    prepared = prepare(chains, task, last=last)
+    try:
+        prepared = prepare(chains, task, last=last)
+    except MachineError:
+        # Steps on the way may need more than there is: what is fitted is the last one alone.
+        prepared, last = prepare(chains, task, last=True), True
     way = None
     if not last and any(map(reads_hessian, prepared.plans)):
         way = way_of(task)
@@ -266,7 +309,15 @@ def explanations(
     for name in names:
         with settled_state():
             task = _described(whole, chosen(whole, name), source, setup)
-        yield explain(whole, task, curvature=name, memory=setup.memory, world=world, link=link)
+        yield explain(
+            whole,
+            task,
+            curvature=name,
+            memory=setup.memory,
+            world=world,
+            link=link,
+            store=setup.store,
+        )
 
 
 @settled

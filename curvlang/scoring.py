@@ -29,8 +29,8 @@ from curvlang.attribution.scorer import (
 from curvlang.attribution.top import Neighbour, Top, largest, top
 from curvlang.diagnostics.plain_arguments import argument, validate_fields, validated
 from curvlang.diagnostics.values import finite_number
-from curvlang.evaluation.named_task import trained
 from curvlang.facade import as_spec, fit
+from curvlang.fits import check_store, trained_in
 from curvlang.language import declared_inverses, default_inverse
 from curvlang.language.chain import Curvature, Spec, TaskSpec
 from curvlang.language.selection import chains_of, chosen, evaluation_of
@@ -48,6 +48,7 @@ from curvlang.reporting.examples import InputTexts, images, show_largest, show_t
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.memory import limited
 from curvlang.runtime.limits.planned import planned, planned_solver
+from curvlang.runtime.limits.turns import results_on_disk
 from curvlang.runtime.others import without_ignored
 from curvlang.runtime.progress.display import shown
 from curvlang.runtime.progress.listeners import Progress, ProgressOption
@@ -275,11 +276,18 @@ class ScoreRequest:
 
     def _run(self, progress: Progress | None) -> ScoreReport:
         seed, scoring = self.setup.seed, self.scoring
-        task = self.task if self.described is None else trained(self.task, seed, progress)
+        task = self.task
+        if self.described is not None:
+            task = trained_in(self.setup.store, task, seed, progress)
         task = task.to(dtype=self.setup.dtype)
         with limited(self.setup.memory):
             op = fit(
-                self.spec, task, curvature=self.curvature.name or None, seed=seed, progress=progress
+                self.spec,
+                task,
+                curvature=self.curvature.name or None,
+                seed=seed,
+                store=self.setup.store,
+                progress=progress,
             )
             with warnings.catch_warnings(record=True) as said:
                 for category in NOTED:
@@ -329,7 +337,8 @@ def score_request(
         task = task_from(
             described, seed=setup.seed, device=setup.device, allow_python=source.allow_python
         )
-    with limited(setup.memory):
+    check_store(setup, found, task)
+    with limited(setup.memory), results_on_disk(setup.store is not None):
         inverse = _check_inverse(whole, found, task.to(dtype=setup.dtype), scoring)
         query_metric(scoring.metric, task.loss)
         request = ScoreRequest(whole, found, task, scoring, setup, described)

@@ -26,6 +26,7 @@ from ..options import (
     QuietOption,
     SeedOption,
     Specs,
+    StoreOption,
     TaskOption,
 )
 from ..ranks import writes
@@ -47,6 +48,7 @@ def command(
     device: DeviceOption = "auto",
     dtype: DtypeOption = Precision.float64,
     memory: MemoryOption = None,
+    store: StoreOption = None,
     seed: SeedOption = 0,
     out: OutOption = None,
     quick: QuickOption = False,
@@ -63,7 +65,7 @@ def command(
 ) -> int:
     """Evaluate specs: structure, memory, error, share and LDS of every step of the chain."""
     loaded = [cv.load(given) for given in specs]
-    setup = cv.Setup.named(device, dtype, memory, seed)
+    setup = cv.Setup.named(device, dtype, memory, seed, store)
     source = cv.TaskSource(task, data, model, allow_python)
     settings = cv.EvaluationSettings(source, quick, not no_lds, metric, setup, step_scores)
     asked = cv.evaluation_requests(loaded, settings)
@@ -71,7 +73,7 @@ def command(
     show_warnings(loaded, quiet)
     found = []
     problems: list[cv.Diagnostic] = []
-    with cv.Bars(quiet, "curvlang eval") as bars:
+    with cv.Bars(quiet, "curvlang eval", store=store) as bars:
         reports = cv.evaluate_requests(asked, cache=cv.Cache(), progress=bars)
         for report, folder in zip(reports, folders, strict=True):
             if writes(str(folder)):

@@ -20,6 +20,7 @@ from ..options import (
     Needs,
     Precision,
     PythonOption,
+    StoreOption,
     TaskOption,
 )
 from ..terminal import print_json
@@ -47,6 +48,7 @@ def command(
     device: DeviceOption = "auto",
     dtype: DtypeOption = Precision.float64,
     memory: MemoryOption = None,
+    store: StoreOption = None,
     latex: Annotated[
         bool,
         typer.Option("--latex", help="The derivation alone, as LaTeX (amsmath)."),
@@ -81,7 +83,7 @@ def command(
         print(text, end="")
         return 0
     source = cv.TaskSource(task, data, model, allow_python)
-    setup = cv.Setup.named(device, dtype, memory)
+    setup = cv.Setup.named(device, dtype, memory, store=store)
     plans = cv.explanations(spec, source, setup, world=world, link=link)
     if as_json:
         found = [plan.to_json() for plan in plans]
@@ -90,4 +92,7 @@ def command(
     for number, plan in enumerate(plans):
         print("\n" * bool(number), end="")
         print(plan.latex() if latex else plan.text(code=code))
+    if store is not None:
+        setup = cv.Setup.named(device, dtype, memory, store=store)
+        print("", *cv.store_report(spec, source, setup), sep="\n")
     return 0

@@ -34,6 +34,7 @@ from ..options import (
     ReduceOption,
     SeedOption,
     Spec,
+    StoreOption,
     TaskOption,
     TopOption,
 )
@@ -72,6 +73,7 @@ def command(
     device: DeviceOption = "auto",
     dtype: DtypeOption = Precision.float64,
     memory: MemoryOption = None,
+    store: StoreOption = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -96,10 +98,10 @@ def command(
             products,
             compress,
         ),
-        cv.Setup.named(device, dtype, memory, seed),
+        cv.Setup.named(device, dtype, memory, seed, store),
     )
     shown = _numbers(queries, asked.rows)
-    with cv.Bars(quiet, "curvlang influence") as bars:
+    with cv.Bars(quiet, "curvlang influence", store=store) as bars:
         report = asked.run(bars)
     if not writes(str(file)):
         return 0

@@ -114,7 +114,7 @@ class Stacked(Operator):
 def stacked(units: Sequence[Operator]) -> Operator | None:
     """Blocks of one structure as one; None where their structures differ or do not stack."""
     first = units[0]
-    if len(units) < 2 or any(isinstance(x, _APART) for x in _structures(first)):
+    if len(units) < 2 or any(isinstance(x, _APART) for x in structures_in(first)):
         return None
     if any(form(unit) != form(first) for unit in units[1:]):
         return None
@@ -187,14 +187,14 @@ def form(operator: Operator) -> object:
     return of(operator)
 
 
-def _structures(operator: Operator) -> Iterator[Operator]:
+def structures_in(operator: Operator) -> Iterator[Operator]:
     """An operator and all that it is made of."""
     yield operator
     for field in fields(operator):
         value = getattr(operator, field.name)
         for x in value if isinstance(value, tuple) else (value,):
             if isinstance(x, Operator):
-                yield from _structures(x)
+                yield from structures_in(x)
 
 
 def _filled(operator: Operator, tensors: Mapping[int, Tensor]) -> Operator:

@@ -117,8 +117,8 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
         SpecError: E0903, E0905 as `write_run` does.
         MachineError: E0802.
     """
-    target = Path(os.path.realpath(folder))
-    with _destination(target).refusals():
+    with _destination(Path(folder)).refusals():
+        target = Path(os.path.realpath(folder))
         recover(target)
         _check_replaceable(target)
         probe(target)

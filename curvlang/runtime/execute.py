@@ -22,6 +22,8 @@ from curvlang.runtime.kernels.functions import namespace
 from curvlang.runtime.kernels.memo import Memo
 
 Tensors = dict[str, Tensor]
+Keep = Callable[[str, Tensors], None]
+"""Called with the name of a block and its statistics."""
 
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:
@@ -83,14 +85,33 @@ class Execution:
                     sums[key] = exact.clone() if exact is value else exact
         self._memo.release()
 
-    def close(self, number: int) -> None:
-        """Finish pass `number`: divide its sums, compute what follows from them."""
+    def close(
+        self,
+        number: int,
+        known: Mapping[str, Tensors] | None = None,
+        keep: Keep | None = None,
+    ) -> None:
+        """Finish pass `number`: divide its sums, compute what follows from them.
+
+        Args:
+            number: Of the pass.
+            known: What follows from it, by block, where that has been computed before.
+            keep: Given what follows from it, block by block: what later code reads.
+        """
         if number > self.plan.passes:
             return
         for block in self.plan.blocks:
-            self.values[block.geometry.name].update(self.sums[block.geometry.name])
-            self.sums[block.geometry.name] = {}
+            name = block.geometry.name
+            sums, self.sums[name] = self.sums[name], {}
+            if known and name in known:
+                self.values[name].update(known[name])
+                continue
+            self.values[name].update(sums)
             self._finish(block, number)
+            if keep is not None:
+                later = _read_later(block, number)
+                held = self.values[name]
+                keep(name, {x: held[x] for x in sorted(later & held.keys())})
         self._memo.release()
 
     def result(self, block: BlockPlan, value: Yield) -> Tensors:
@@ -134,6 +155,16 @@ class Execution:
             else:
                 self._compiled[key] = load_stacked(function, dtype, self.device, count)
         return self._compiled[key](**{name: given[name] for name in function.reads})
+
+
+def _read_later(block: BlockPlan, number: int) -> set[str]:
+    """Tensors that code after a pass reads."""
+    codes = (
+        *block.passes[number:],
+        *block.finish[number + 1 :],
+        *(result.code for result in block.results.values()),
+    )
+    return {name for code in codes for name in code.reads}
 
 
 def load(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
 from curvlang.compiler.algebra.shapes import LeafShape
+from curvlang.compiler.derive.derive import derive
 from curvlang.compiler.derive.program import Partition, Result
 from curvlang.compiler.planning.plan import BlockPlan, Limits, Plan
 from curvlang.compiler.planning.planner import DEFAULT
@@ -24,13 +26,16 @@ from curvlang.runtime.batch_leaves import BatchLeaves
 from curvlang.runtime.execute import Execution
 from curvlang.runtime.guard import check_magnitude, check_parts, check_sums
 from curvlang.runtime.limits.footprint import reads_hessian
-from curvlang.runtime.others import ignoring
+from curvlang.runtime.others import besides, ignoring
 from curvlang.runtime.prepare import Preparation, prepare
 from curvlang.runtime.progress.listeners import PlanProgress, Progress, StageProgress
-from curvlang.runtime.static import Static, regularised
+from curvlang.runtime.static import Static, known_by_example, regularised
+from curvlang.runtime.stored.keys import FitSettings
+from curvlang.runtime.stored.run_state import RunState
+from curvlang.runtime.stored.session import Keeper, KeptResult, Session, active
 from curvlang.runtime.vanishing import reads_curvature
 
-Kept = dict[tuple[int, int], dict[str, dict[str, Tensor]]]
+KeptLeaves = dict[tuple[int, int], dict[str, dict[str, Tensor]]]
 """Leaves between passes, by plan and batch, then by block and name."""
 
 
@@ -96,46 +101,168 @@ def fit_losses(
     """What `fit_chains` does, for the curvature of the mean loss alone, without the task's L2 term."""
     tasks = (task,) if isinstance(task, Task) else tuple(task)
 
+    wanted = _FitRequest(tasks, seed, last, limits, progress)
+    store = active()
+
     def run() -> tuple[tuple[FittedStage, ...], ...]:
-        prepared = prepare(chains, tasks[0], last=last, limits=limits, points=len(tasks))
-        return _fitted(prepared, tasks, seed, progress)
+        if store is None:
+            return _fitted(wanted.prepared(chains), wanted)
+        return _with_store(store, chains, wanted)
 
     # Who ignores parameters has them taken out of the task before the fit: the caller begins again.
     return run() if ignoring(chains) else tasks[0].retried(run)
 
 
-def _fitted(
-    prepared: Preparation, tasks: Sequence[Task], seed: int, progress: Progress | None
-) -> tuple[tuple[FittedStage, ...], ...]:
-    """Run the plans over the data, pass by pass."""
-    listener: object = progress
+@dataclass(frozen=True, slots=True, eq=False)
+class _FitRequest:
+    """How chains are fitted: the arguments of `fit_losses`."""
 
-    def ended(stage: str) -> None:
+    tasks: tuple[Task, ...]
+    seed: int
+    last: bool
+    limits: Limits
+    progress: Progress | None
+
+    def prepared(self, chains: Sequence[Chain]) -> Preparation:
+        """Plans for chains."""
+        points = len(self.tasks)
+        return prepare(chains, self.tasks[0], last=self.last, limits=self.limits, points=points)
+
+    def planned(self, prepared: Preparation) -> None:
+        """Tell who wants to know what is planned."""
+        self.ended("plan")
+        listener: object = self.progress
+        if isinstance(listener, PlanProgress):
+            listener.planned(prepared, self.tasks[0])
+
+    def ended(self, stage: str) -> None:
+        """Tell who wants to know that a stage has ended."""
+        listener: object = self.progress
         if isinstance(listener, StageProgress):
             listener.ended(stage)
 
-    ended("plan")
-    if isinstance(listener, PlanProgress):
-        listener.planned(prepared, tasks[0])
-    static = Static(tasks, prepared)
+
+def _with_store(
+    store: Session, chains: Sequence[Chain], wanted: _FitRequest
+) -> tuple[tuple[FittedStage, ...], ...]:
+    """What a store has is taken from it; the rest is fitted in one run, and kept."""
+    settings = FitSettings(wanted.seed, wanted.limits.dense)
+    keys = [store.keys(chain, wanted.tasks, wanted.last, settings) for chain in chains]
+    found = [store.kept(own, wanted.tasks[0]) for own in keys]
+    missing = [k for k, kept in enumerate(found) if kept is None]
+    made: Iterator[tuple[FittedStage, ...]] = iter(())
+    if missing:
+        own = [chains[k] for k in missing]
+        work = store.work([keys[k] for k in missing])
+        prepared = work.prepared(
+            lambda batch: replace(
+                wanted, limits=replace(wanted.limits, batch=batch or wanted.limits.batch)
+            ).prepared(own)
+        )
+        blocks = [[_layers(r, prepared) for r in chain] for chain in prepared.chains]
+        keeper = Keeper(store, work, [keys[k] for k in missing], blocks, wanted.tasks[0].device)
+        made = iter(_fitted(prepared, wanted, keeper))
+    return tuple(
+        next(made) if kept is None else _read_back(chain, kept, wanted)
+        for chain, kept in zip(chains, found, strict=True)
+    )
+
+
+def _read_back(
+    chain: Chain, kept: Sequence[KeptResult], wanted: _FitRequest
+) -> tuple[FittedStage, ...]:
+    """The stages of a chain that a store has."""
+    task = wanted.tasks[0]
+    (results,) = derive([chain], last=wanted.last, beside=besides([chain], task))[1]
+
+    def by_example(number: int) -> ExampleMean | None:
+        if not known_by_example(results[number]):
+            return None
+
+        def of(rows: Tensor) -> Operator:
+            prepared = wanted.prepared([chain])
+            found = Static(wanted.tasks, prepared).by_example(prepared.chains[0][number])
+            assert found is not None
+            return found.of(rows)
+
+        return ExampleMean(task.N, of)
+
+    return tuple(
+        FittedStage(
+            r.label, r.stage, x.operator, x.structures, x.passes, r.span, by_example(k), x.note
+        )
+        for k, (r, x) in enumerate(zip(results, kept, strict=True))
+    )
+
+
+def _fitted(
+    prepared: Preparation, wanted: _FitRequest, keeper: Keeper | None = None
+) -> tuple[tuple[FittedStage, ...], ...]:
+    """Run the plans over the data, pass by pass; where blocks take turns, turn by turn."""
+    wanted.planned(prepared)
+    built: dict[tuple[int, int], dict[str, tuple[Operator, ...]]] = {}
+    turns = [*prepared.in_turns()]
+    for number, turn in enumerate(turns):
+        state = None if keeper is None else keeper.work.turn(number, turn, keeper.device)
+        known = None if keeper is None else keeper.finished(number)
+        if known is not None:
+            run = _Run(turn, Static(wanted.tasks, turn), {})
+            for place, blocks in known.items():
+                built.setdefault(place, {}).update(blocks)
+            continue
+        run = _run(turn, wanted, state, f" (turn {number + 1} of {len(turns)})" * (len(turns) > 1))
+        for c, chain in enumerate(prepared.chains):
+            for k, result in enumerate(chain):
+                own = built.setdefault((c, k), {})
+                for name, block in _blocks(result, run):
+                    own[name] = block if keeper is None else keeper.kept((c, k), name, block)
+        if keeper is not None:
+            keeper.end_turn(number)
+    found = tuple(
+        tuple(_stage(result, built[c, k], run, prepared) for k, result in enumerate(chain))
+        for c, chain in enumerate(prepared.chains)
+    )
+    if keeper is not None:
+        keeper.finish([[_said(stage) for stage in stages] for stages in found])
+    wanted.ended("results")
+    return found
+
+
+def _layers(result: Result, prepared: Preparation) -> Sequence[LayerBlock]:
+    """The blocks of the parameters that a result has; none where it is one matrix."""
+    return () if result.partition is Partition.MODEL else prepared.blocks[result.partition]
+
+
+def _said(stage: FittedStage) -> dict[str, Any]:
+    """What a store says of a stage beside its blocks."""
+    return {"passes": stage.passes, "note": stage.note, "structures": dict(stage.structures)}
+
+
+def _run(prepared: Preparation, wanted: _FitRequest, state: RunState | None, turn: str) -> _Run:
+    """All passes for the blocks of a turn; what a store has of them is not computed again."""
+    static = Static(wanted.tasks, prepared)
     executions = tuple(
         Execution(p, static.task.precision, static.task.device, static.leaves_of(p))
         for p in prepared.plans
     )
     if any(map(reads_hessian, prepared.plans)):
-        ended("Hessian")
-    passes = _Passes(prepared, executions, tuple(tasks), seed, progress)
+        wanted.ended("Hessian")
+    passes = _Passes(
+        prepared, executions, wanted.tasks, wanted.seed, wanted.progress, state=state, turn=turn
+    )
     for number in range(1, max((p.passes for p in prepared.plans), default=0) + 1):
-        passes.run(number)
-        ended(f"pass {number}")
-        for execution in executions:
-            check_sums(execution.sums, tasks, _span(prepared, execution.plan))
-            execution.close(number)
-        ended(f"after pass {number}")
-    run = _Run(prepared, static, dict(zip(map(id, prepared.plans), executions, strict=True)))
-    found = tuple(tuple(_stage(r, run) for r in chain) for chain in prepared.chains)
-    ended("results")
-    return found
+        known = {} if state is None else state.statistics(number)
+        if state is None or not state.has_all(number, known):
+            passes.run(number)
+        wanted.ended(f"pass {number}")
+        for k, execution in enumerate(executions):
+            check_sums(execution.sums, wanted.tasks, _span(prepared, execution.plan))
+            own = {name: x for (plan, name), x in known.items() if plan == k}
+            execution.close(number, own, None if state is None else state.keeping(number, k))
+        if state is not None:
+            state.forget_sums(number)
+        wanted.ended(f"after pass {number}")
+    return _Run(prepared, static, dict(zip(map(id, prepared.plans), executions, strict=True)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,14 +293,20 @@ class _Passes:
     tasks: tuple[Task, ...]
     seed: int
     progress: Progress | None
-    kept: Kept = field(default_factory=dict)
+    kept: KeptLeaves = field(default_factory=dict)
+    state: RunState | None = None
+    turn: str = ""
 
     def run(self, number: int) -> None:
         """One pass: every batch, to all that adds something up."""
         prepared = self.prepared
         adding = [e for e in self.executions if e.plan.passes >= number and e.plan.adds(number)]
         done, total = 0, sum(task.N for task in self.tasks)
+        first = 0 if self.state is None else self.state.resumed(number, self._sums())
         for place, (before, task, batch) in enumerate(self._batches() if adding else ()):
+            if place < first:
+                done += len(batch)
+                continue
             draws = batch.draws(self.seed, number, before)
             shared = BatchLeaves(task, prepared, batch, draws)
             if number == 1 and prepared.picks:
@@ -183,7 +316,13 @@ class _Passes:
                 execution.feed(number, self._leaves(execution.plan, place, number, shared))
             done += len(batch)
             if self.progress is not None:
-                self.progress(f"pass {number}", done, total)
+                self.progress(f"pass {number}{self.turn}", done, total)
+            if self.state is not None:
+                self.state.keep(number, place + 1, self._sums(), done == total)
+
+    def _sums(self) -> list[dict[str, dict[str, Tensor]]]:
+        """What is added up, by plan, block and name."""
+        return [execution.sums for execution in self.executions]
 
     def _batches(self) -> Iterator[tuple[int, Task, Batch]]:
         """The batches of every task, after how many examples of the tasks before it."""
@@ -204,16 +343,29 @@ class _Passes:
         return found
 
 
-def _stage(result: Result, run: _Run) -> FittedStage:
-    """The operator of a result, the blocks of other parameters beside it."""
-    parts = [result, *([result.beside] if result.beside is not None else [])]
-    built: dict[str, tuple[Operator, ...]] = {}
-    level = 0
-    for part in parts:
+def _blocks(result: Result, run: _Run) -> Iterator[tuple[str, tuple[Operator, ...]]]:
+    """The blocks of a result that a turn has fitted, by name; those of other parameters as well."""
+    for part in _parts(result):
         execution = run.execution(part)
         for block in execution.plan.blocks:
+            found = _build(part, block, execution, run.static, run.prepared)
+            for operator in found:
+                check_magnitude(operator, result.stage, result.span)
+            yield block.geometry.name, found
+
+
+def _parts(result: Result) -> list[Result]:
+    return [result, *([result.beside] if result.beside is not None else [])]
+
+
+def _stage(
+    result: Result, built: Mapping[str, tuple[Operator, ...]], run: _Run, prepared: Preparation
+) -> FittedStage:
+    """A result as one operator."""
+    level = 0
+    for part in _parts(result):
+        for block in prepared.plan_of(part).blocks:
             found = block.results[part.value]
-            built[block.geometry.name] = _build(part, block, execution, run.static, run.prepared)
             # The Hessian is read off the data in a pass of its own.
             level = max(level, found.level, int(isinstance(found.shape, LeafShape)))
     whole: Operator
@@ -221,9 +373,8 @@ def _stage(result: Result, run: _Run) -> FittedStage:
         (whole,) = built["model"]
         structures: dict[str, str] = {"model": whole.describe()}
     else:
-        whole = _direct_sum(run.prepared.blocks[result.partition], built)
+        whole = _direct_sum(prepared.blocks[result.partition], built)
         structures = dict(described(whole))
-    check_magnitude(whole, result.stage, result.span)
     by_example = run.static.by_example(result)
     note = run.static.zero if reads_curvature(result.fisher) else ""
     return FittedStage(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -39,6 +39,7 @@ from curvlang.runtime.limits.footprint import (
 )
 from curvlang.runtime.limits.memory import available, require
 from curvlang.runtime.limits.repairs import lighter
+from curvlang.runtime.limits.turns import Blocks, Turn, in_turns, largest_turn, whole_plans
 from curvlang.runtime.others import besides
 from curvlang.runtime.positions.alignment import (
     Alignment,
@@ -69,6 +70,7 @@ class Preparation:
     `aligned` says which positions of every layer count in means over positions, where some are padding.
     `whole` says that rows keep their padding; where they do not, `fixed` is the share of a batch's bytes
     that does not fall with the positions.
+    `turns` are groups of blocks that are fitted one after the other, where all of them do not fit.
     """
 
     programs: tuple[Program, ...]
@@ -80,6 +82,14 @@ class Preparation:
     aligned: Mapping[str, Sequence[Alignment]] = field(default_factory=dict)
     whole: bool = True
     fixed: float = 1.0
+    turns: tuple[Turn, ...] = ()
+
+    def in_turns(self) -> Iterator[Preparation]:
+        """The same for each group of blocks that is fitted by itself; itself where there are none."""
+        if not self.turns:
+            yield self
+        for turn in self.turns:
+            yield replace(self, plans=turn.plans, blocks=turn.blocks, phases=turn.phases, turns=())
 
     def rows_at(self, share: float) -> int:
         """Examples of a batch that have a share of all positions."""
@@ -155,17 +165,44 @@ def prepare(
     phases = footprint(plans, found, task)
     worst = largest(phases)
     again = partial(prepare, task=task, last=last, limits=limits, points=points)
-    ways = lighter(chains, plans, found, task, again)
-    require(worst.bytes, task.device, f"this run ({worst.name})", ways)
+    turns: tuple[Turn, ...] = ()
+    if worst.bytes > have:
+        turns = _turns((planned(max(1, have // BATCH_SHARE)), plans), found, task, have)
+    if turns:
+        phases, plans = largest_turn(turns).phases, whole_plans(turns)
+    else:
+        ways = lighter(chains, plans, found, task, again)
+        require(worst.bytes, task.device, f"this run ({worst.name})", ways)
     if any(program.partition is not Partition.MODEL for program in programs):
         check_lengths(task, found[Partition.LAYER])
     aligned = alignments(task, found[Partition.LAYER]) if padded else {}
-    padding = task.padding()
-    whole = padding is None or bool(padding.kept) or not follows(aligned, padding)
+    whole = _padded_whole(task, aligned)
     fixed = 1.0 if whole or limits.batch else max(map(fixed_share, plans), default=1.0)
     return Preparation(
-        programs, results, plans, found, phases, task.facts.picks, aligned, whole, fixed
+        programs, results, plans, found, phases, task.facts.picks, aligned, whole, fixed, turns
     )
+
+
+def _padded_whole(task: Task, aligned: Mapping[str, Sequence[Alignment]]) -> bool:
+    """Whether batches keep all of their padding."""
+    padding = task.padding()
+    return padding is None or bool(padding.kept) or not follows(aligned, padding)
+
+
+def _turns(
+    tried: Sequence[tuple[Plan, ...]],
+    found: Mapping[Partition, tuple[LayerBlock, ...]],
+    task: Task,
+    have: int,
+) -> tuple[Turn, ...]:
+    """Groups of blocks that are fitted one after the other, by the first plans that can be cut so."""
+
+    def measured(plans: Sequence[Plan], blocks: Blocks) -> tuple[Phase, ...]:
+        return footprint(plans, blocks, task)
+
+    # Batches that were made small for all blocks at once need not be so small for some.
+    cut = (in_turns(keeping(plans, 0), found, measured, have) for plans in tried)
+    return next(filter(None, cut), ())
 
 
 def _in_memory(

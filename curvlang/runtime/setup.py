@@ -1,9 +1,10 @@
-"""Where something is computed and from which random numbers: device, precision, memory, seed."""
+"""Where something is computed and from which random numbers: device, precision, memory, seed, store."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -26,12 +27,14 @@ class Setup:
         memory: What a fit, and preconditioned queries, may hold: `"2 GiB"` or bytes; what is free
             where not given.
         seed: Of the initialisation and of sampling.
+        store: A folder that keeps what is fitted.
     """
 
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float64
     memory: Memory = None
     seed: int = 0
+    store: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse what nothing can be computed with.
@@ -48,7 +51,11 @@ class Setup:
 
     @staticmethod
     def named(
-        device: str = "auto", dtype: str = "float64", memory: Memory = None, seed: int = 0
+        device: str = "auto",
+        dtype: str = "float64",
+        memory: Memory = None,
+        seed: int = 0,
+        store: Path | None = None,
     ) -> Setup:
         """The same from names: `auto` is CUDA where this machine has it, `cuda` the GPU of this process.
 
@@ -62,4 +69,4 @@ class Setup:
             device = f"cuda:{os.environ['LOCAL_RANK']}"
         if dtype not in PRECISIONS:
             raise another_type("dtype", dtype, "a precision", " or ".join(PRECISIONS))
-        return Setup(usable(device), PRECISIONS[dtype], memory, seed)
+        return Setup(usable(device), PRECISIONS[dtype], memory, seed, store)

@@ -151,9 +151,7 @@ class Static:
 
     def by_example(self, result: Result) -> ExampleMean | None:
         """The same curvature on some examples alone; None where it has no products."""
-        if not has_products(result) or result.partition is Partition.PARAMETER:
-            return None
-        if result.beside is not None and not has_products(result.beside):
+        if not known_by_example(result):
             return None
         task, train = self.task, self.exact[0].train
 
@@ -205,6 +203,13 @@ def _mean(products: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], 
 def has_products(result: Result) -> bool:
     """Whether a result is the Hessian or the exact Gauss-Newton matrix, whole or in blocks."""
     return result.builtin and (result.fisher is None or result.fisher.kind == "exact")
+
+
+def known_by_example(result: Result) -> bool:
+    """Whether a result is known on some examples alone, by its products."""
+    if not has_products(result) or result.partition is Partition.PARAMETER:
+        return False
+    return result.beside is None or has_products(result.beside)
 
 
 def _refuse_without_products(result: Result) -> None:

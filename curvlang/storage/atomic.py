@@ -15,6 +15,8 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import CurvlangError, Diagnostic, MachineError, SpecError
 from curvlang.storage.leftovers import belongs_to, claimed, clear, hidden_name
 
+NUL = "\u2400"
+"""How messages show the character of that name."""
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -34,6 +36,13 @@ _KINDS = {
     "spec": _Kind(Code.E0822),
     "operator": _Kind(Code.E0605, "the operator file "),
     "folder": _Kind(Code.E0905, "", "name another folder", "name a folder on another disk"),
+    "store": _Kind(
+        Code.E0838,
+        "the store ",
+        "name another folder, or give yourself the right to write there",
+        "name a folder on another disk",
+        MachineError,
+    ),
     "cache": _Kind(
         Code.E0803,
         "the cache ",
@@ -50,7 +59,7 @@ class Destination:
 
     Args:
         path: The file or folder.
-        kind: `scores`, `spec`, `operator`, `folder` or `cache`.
+        kind: `scores`, `spec`, `operator`, `folder`, `store` or `cache`.
         note: What a full disk has left unharmed.
     """
 
@@ -70,8 +79,10 @@ class Destination:
             CurvlangError: With the code of the kind, anything else.
         """
         kind = _KINDS[self.kind]
-        shown = f"{kind.before}`{self.path}`"
+        shown = f"{kind.before}`{str(self.path).replace(chr(0), NUL)}`"
         try:
+            if "\0" in str(self.path):
+                raise OSError(errno.EINVAL, "a path cannot hold the character NUL")
             yield
         except OSError as refused:
             if refused.errno not in FULL:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -32,6 +32,8 @@ _NAMES = {
     torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
 NOTE = "an earlier file of that name is unchanged"
+FILL = "fill."
+"""What the names of tensors begin with that are there to fill a gap."""
 Text = dict[str, Any]
 
 
@@ -58,8 +60,13 @@ def write_sealed(path: Path, tensors: Mapping[str, Tensor], text: Mapping[str, A
     destination = Destination(path, "operator", NOTE)
     with destination.refusals(needed), whole(path) as part, part.open("rb+") as file:
         found = write_tensors(file, kept, held)
-        file.seek(_seal_in(file))
-        file.write(found.encode())
+        put_seal(file, found)
+
+
+def put_seal(file: IO[bytes], digest: str) -> None:
+    """Write a checksum in the place of its zeros."""
+    file.seek(_seal_in(file))
+    file.write(digest.encode())
 
 
 def read_sealed(path: Path) -> tuple[Mapping[str, Tensor], Text]:
@@ -71,9 +78,8 @@ def read_sealed(path: Path) -> tuple[Mapping[str, Tensor], Text]:
     if not os.path.isfile(path):
         raise unusable(f"there is no operator file `{path}`", "check the path")
     try:
-        with safe_open(str(path), framework="pt") as file:
-            text = json.loads((file.metadata() or {}).get(_KEY, "{}"))
-        if text and text["sha256"] == _digest(path):
+        text = text_of(path)
+        if text and text["sha256"] == digest_of(path):
             return restored(tensors_in(path), text["layout"]), text
     except UNREADABLE as error:
         damaged(path, error)
@@ -90,11 +96,23 @@ def sealed_text(content: Mapping[str, Any], indent: int | None = None) -> str:
     return json.dumps({**content, "sha256": BLANK}, sort_keys=True, indent=indent)
 
 
-def write_tensors(file: IO[bytes] | None, tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """Write tensors as safetensors does, one after another; the SHA-256 of what is written."""
+def write_tensors(
+    file: IO[bytes] | None, tensors: Mapping[str, Tensor], text: str = "", align: int = 8
+) -> str:
+    """Write tensors as safetensors does, one after another; the SHA-256 of what is written.
+
+    Args:
+        file: Where; None to take the checksum alone.
+        tensors: By name.
+        text: Kept in the header.
+        align: Where tensors may begin, in bytes: what is between them is filled.
+    """
     header: Text = {"__metadata__": {_KEY: text}} if text else {}
     start = 0
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    if align > 8:
+        tensors = _filled(order, tensors, align)
+        order = list(tensors)
     for name in order:
         tensor = tensors[name]
         ends = [start, start := start + tensor.nbytes]
@@ -104,7 +122,8 @@ def write_tensors(file: IO[bytes] | None, tensors: Mapping[str, Tensor], text: s
             "data_offsets": ends,
         }
     head = json.dumps(header, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
+    # Eight bytes with the length of the header come first.
+    head += b" " * (-(8 + len(head)) % align)
     state = hashlib.sha256()
     pieces: tuple[bytes | Tensor, ...] = (
         len(head).to_bytes(8, "little"),
@@ -117,6 +136,16 @@ def write_tensors(file: IO[bytes] | None, tensors: Mapping[str, Tensor], text: s
         if file is not None:
             file.write(raw)
     return state.hexdigest()
+
+
+def _filled(order: Sequence[str], tensors: Mapping[str, Tensor], align: int) -> dict[str, Tensor]:
+    """Tensors in their order, each followed by as many bytes as let the next begin where it may."""
+    found: dict[str, Tensor] = {}
+    for name in order:
+        found[name] = tensors[name]
+        if rest := -tensors[name].nbytes % align:
+            found[f"{FILL}{len(found)}"] = torch.zeros(rest, dtype=torch.uint8)
+    return found
 
 
 def _bytes(tensor: Tensor) -> memoryview:
@@ -139,7 +168,7 @@ def _seal_in(file: IO[bytes]) -> int:
     return 8 + seal(file.read(length))
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
     """SHA-256 of a file, as if its checksum were zeros."""
     with path.open("rb") as file:
         start = _seal_in(file)
@@ -149,6 +178,13 @@ def _digest(path: Path) -> str:
         while piece := file.read(1 << 24):
             state.update(piece)
     return state.hexdigest()
+
+
+def text_of(path: Path) -> Text:
+    """The text of a file; nothing else of it is read."""
+    with safe_open(str(path), framework="pt") as file:
+        found: Text = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+    return found
 
 
 def tensors_in(path: Path) -> dict[str, Tensor]:

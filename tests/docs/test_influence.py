@@ -54,7 +54,7 @@ def transformers(monkeypatch):
     """`transformers` reads torchvision where it is there, also one made for another torch."""
     try:
         importlib.import_module("torchvision")
-    except RuntimeError:
+    except (RuntimeError, ModuleNotFoundError):
         from transformers import utils
 
         for module in (utils, utils.import_utils):

@@ -31,7 +31,7 @@ ROOMS = (
     Room(1, "diagnostics", "what is wrong, where, what to do: data, one registry of codes, one refusal; "
          "rendered to text, colour or JSON", torch=False),
     Room(2, "storage", "bytes on disk: the atomic writer, the cache, sealed tensors, score files; "
-         "knows no mathematics"),
+         "knows no mathematics", ("fits",)),
     Room(2, "ir", "what the mathematics is: index spaces, tensor expressions, and a direct interpreter",
          torch=False),
     Room(3, "language", "text to syntax and back; names resolved, chains checked; `chain.py` is what the "
@@ -43,7 +43,7 @@ ROOMS = (
          "and Hessian", ("layers", "architectures", "data", "files", "losses", "tracing", "execution",
                          "derivatives", "padding")),
     Room(5, "runtime", "runs a plan: accumulators, batches, devices, precision, memory, processes",
-         ("kernels", "limits", "positions", "processes", "progress")),
+         ("kernels", "limits", "positions", "processes", "progress", "stored")),
     Room(5, "training", "stacked retraining, orders of examples, subsets, replay"),
     Room(5, "editors", "highlighting, completion, the language server", ("extension",), torch=False),
     Room(6, "attribution", "scores, streamed; self-influence, groups, top examples, methods that follow "
@@ -62,6 +62,7 @@ BY_NAME = {room.name: room for room in ROOMS}
 FILES = {
     "": "facade",
     "evaluations": "facade",
+    "fits": "facade",
     "scoring": "facade",
     "studies": "facade",
     "__main__": "cli",

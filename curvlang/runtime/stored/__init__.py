@@ -1,0 +1,1 @@
+"""Fits in a store: keys, blocks, sums in between, and the operator that is read back."""

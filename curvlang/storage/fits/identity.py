@@ -1,0 +1,100 @@
+"""What a store is of, and the refusal of one that is of something else, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
+
+FORMAT = 1
+"""Counts changes of how a store lies on the disk: another number is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What decides the numbers of a fit.
+
+    Args:
+        model: Hash of architecture, parameters and buffers.
+        data: Hash of the training examples and of which of their positions count.
+        objective: Hash of the loss and of the weight decay.
+        formula: Hash of the curvature with all that it is defined by.
+        curvature: The curvature's name.
+        task: What the task looks like, for messages.
+        seed: Of sampled columns.
+        dtype: Precision of the passes over the data.
+    """
+
+    model: str
+    data: str
+    objective: str
+    formula: str
+    curvature: str
+    task: str
+    seed: int
+    dtype: str
+
+    def plain(self) -> dict[str, Any]:
+        """By name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def check_identity(path: Path, kept: Identity, wanted: Identity) -> None:
+    """Refuse a store that is of something else.
+
+    Raises:
+        SpecError: E0835, with everything that differs.
+    """
+    found = list(_differences(kept, wanted))
+    if not found:
+        return
+    what = " and ".join(text for text, _ in found)
+    repairs = [repair for _, repair in found if repair]
+    raise refusal(
+        Code.E0835,
+        f"the store `{path}` is of {what}",
+        *repairs,
+        "name another folder; or delete this one, if it is of no use any more",
+        notes=(f"it holds `{kept.curvature}` of {kept.task}; asked is that of {wanted.task}",),
+    )
+
+
+def _differences(kept: Identity, wanted: Identity) -> Iterator[tuple[str, str]]:
+    """What differs, and what to write so that it does not."""
+    if kept.seed != wanted.seed:
+        yield f"another seed ({kept.seed}, not {wanted.seed})", _give("seed", kept.seed)
+    if kept.dtype != wanted.dtype:
+        # Data and parameters are other numbers in another precision: they cannot be compared.
+        yield f"another precision ({kept.dtype}, not {wanted.dtype})", _give("dtype", kept.dtype)
+    else:
+        if kept.data != wanted.data:
+            yield "other data (the training examples differ)", ""
+        if kept.model != wanted.model:
+            yield "another model (its architecture or its parameters differ)", ""
+    if kept.objective != wanted.objective:
+        yield "another loss or weight decay", ""
+    if kept.formula != wanted.formula:
+        same = kept.curvature == wanted.curvature
+        other = f"`{kept.curvature}`, not `{wanted.curvature}`"
+        yield f"another spec ({'its definition differs' if same else other})", ""
+
+
+def _give(name: str, value: object) -> str:
+    written = f"torch.{value}" if name == "dtype" else value
+    return f"give `--{name} {value}` (`{name}={written}` in Python)"
+
+
+def other_format(path: Path, manifest: Mapping[str, Any]) -> SpecError:
+    """The refusal of a store that another version has written."""
+    version = manifest.get("curvlang", "another one")
+    return refusal(
+        Code.E0836,
+        f"the store `{path}` has format {manifest.get('format')}, and this version of curvlang "
+        f"reads {FORMAT}",
+        f"use the version that wrote it ({version}), or name another folder",
+    )
