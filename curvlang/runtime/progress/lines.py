@@ -26,12 +26,14 @@ def pause(elapsed: float) -> float:
 def line(who: str, stages: Stages, stage: Stage, now: float) -> str:
     """`curvlang fit, pass 1: 1200 of 5000 after 34 s, about 107 s left, until 14:02:10`."""
     subject = ", ".join(x for x in (who, stage.name) if x)
-    counted = f"{stage.done} of {stage.total} after " if stage.total else ""
+    counted = "done after " if stage.over else ""
+    if stage.total:
+        counted = f"{stage.done} of {stage.total} after "
     text = f"{subject}: {counted}{now - stage.began:.0f} s"
     if stage.how:
         text += f" ({stage.how})"
     left = stage.left(now)
-    if left is not None and not stage.finished:
+    if left is not None and not (stage.finished or stage.over):
         source = "" if stage.rate(now) is not None else " by the plan"
         text += f", about {left:.0f} s left{source}, until {clock(left)}"
     whole = stages.left(now)

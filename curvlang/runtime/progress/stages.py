@@ -25,6 +25,7 @@ class Stage:
     since: tuple[float, int] | None = None
     """When the first report came, and what was done by then: a part of it may be kept from an earlier run."""
     said: bool = False
+    over: bool = False
 
     @property
     def finished(self) -> bool:
@@ -98,7 +99,7 @@ class Stages:
         self.over.add(name)
         self.idle = now
         if ended is not None:
-            self.present = None
+            ended.over, self.present = True, None
         self._begin_next(now)
         return ended
 

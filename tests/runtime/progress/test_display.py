@@ -92,6 +92,8 @@ def test_before_the_first_rate_the_plan_predicts_the_end(clock, capsys):
         bars.ended("pass 1")
         clock.now = 140.0
         bars._show(bars.stages.present, clock.now)
+        clock.now = 155.0
+        bars.ended("after pass 1")
     said = capsys.readouterr().err.splitlines()
     assert said == [
         "x, pass 1: 1 of 10 after 12 s, about 88 s left by the plan, until 23:01:40; "
@@ -100,6 +102,7 @@ def test_before_the_first_rate_the_plan_predicts_the_end(clock, capsys):
         "in all about 284 s left, until 23:05:24",
         "x, pass 1: 10 of 10 after 90 s; in all about 60 s left, until 23:02:30",
         "x, after pass 1: 50 s, about 10 s left by the plan, until 23:02:30",
+        "x, after pass 1: done after 65 s",
     ]
 
 
