@@ -14,6 +14,12 @@ from curvlang.reporting.costs import machine, seconds
 COLUMNS = ("computing", "sending", "sent", "held in each", "in a store")
 
 
+NOT_SHARED = (
+    "this version does not share passes and scores over processes yet: each does all of the work"
+)
+"""What a prediction for several processes leaves open."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScalingReport:
     """The part of an explanation that is about a number of processes.
@@ -45,6 +51,8 @@ class ScalingReport:
         yield from (f"  {line}" for line in table.splitlines())
         yield f"  {self._sum()}"
         yield f"  {self._bottleneck()}"
+        if cluster.size > 1:
+            yield f"  {NOT_SHARED}"
 
     def _sum(self) -> str:
         found = self.found
@@ -74,6 +82,7 @@ class ScalingReport:
             "seconds": found.seconds,
             "seconds_alone": found.alone,
             "bottleneck": {"kind": kind, "stage": stage.name},
+            "note": NOT_SHARED if found.cluster.size > 1 else "",
         }
 
 
