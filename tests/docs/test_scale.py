@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from curvlang.cli.main import run
 
+import curvlang as cv
 from curvlang.runtime.progress import lines
 from curvlang.runtime.progress.stages import Stages
 
@@ -43,6 +44,18 @@ def test_the_jobs_command_runs_in_one_process(tmp_path, monkeypatch):
         assert run([*shlex.split(arguments), *small]) == 0
         assert np.load("scores.npy").shape == (180, 1617)
         Path("scores.npy").unlink()
+
+
+def test_the_store_is_filled_and_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (text,) = blocks("console")
+    for line in text.splitlines():
+        _, *arguments = shlex.split(line)
+        assert run([*arguments, "--task", "digits(hidden = [2], epochs = 1)"]) == 0, line
+    assert "finished" in capsys.readouterr().out
+    kept = cv.load_operator("fits/ekfac")
+    assert np.load("scores.npy").shape == (180, 1617)
+    assert kept.shape == (64 * 2 + 2 * 10,) * 2
 
 
 def test_the_line_of_a_log_is_the_one_that_is_shown(monkeypatch):
