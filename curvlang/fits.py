@@ -11,6 +11,7 @@ from torch import Tensor
 
 from curvlang.compiler.derive.program import Partition
 from curvlang.diagnostics.amounts import size
+from curvlang.diagnostics.plain_arguments import validated
 from curvlang.evaluation.named_task import trained
 from curvlang.facade import as_spec, fit
 from curvlang.language.chain import Curvature, Spec
@@ -120,6 +121,7 @@ class FitRequest:
         return FitReport(op, self.curvature.name or "curvature", task, store)
 
 
+@validated
 def fit_request(
     spec: Spec | str | Path,
     task: Task | TaskSource | None = None,
@@ -227,6 +229,7 @@ def _keep_model(folder: Folder, key: str, task: Task) -> None:
     folder.put(key, tensors, {"origin": task.origin.text})
 
 
+@validated
 def store_report(
     spec: Spec | str | Path, source: TaskSource | None = None, setup: Setup | None = None
 ) -> list[str]:

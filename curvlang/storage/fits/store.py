@@ -133,7 +133,7 @@ class FitStore:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, str | os.PathLike):
-            raise another_type("store", path, "a path", '`store="fits/ekfac"`')
+            raise another_type("store", path, "a path", '`store="fits/mine"`')
         self.path = Path(path)
         self.damaged: list[str] = []
 
