@@ -28,7 +28,7 @@ from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.evaluation.question import Run, Wording, question_of, reworded
 from curvlang.evaluation.request_checks import check_swept, sweep_of
 from curvlang.language import declared_inverses, inverse_text, load, loads
-from curvlang.language.chain import Chain, Combination, Curvature, Spec
+from curvlang.language.chain import Chain, Combination, Curvature, Spec, TaskSpec
 from curvlang.language.selection import chains_of, chosen, evaluation_of
 from curvlang.language.sums import sum_text
 from curvlang.language.task_sources import TaskSource
@@ -375,11 +375,28 @@ def covered(specs: Sequence[Spec], source: TaskSource) -> CoverageReport:
 
 
 def _described(spec: Spec, curvature: Curvature, source: TaskSource | None, setup: Setup) -> Task:
-    """The task that a spec names for a curvature, its model not trained."""
-    source = source or TaskSource()
+    """The task that a spec names for a curvature, its model not trained, in the setup's precision."""
+    return named_task(spec, curvature, source, setup)[1].to(dtype=setup.dtype)
+
+
+def named_task(
+    spec: Spec, curvature: Curvature, source: TaskSource | None, setup: Setup
+) -> tuple[TaskSpec, Task]:
+    """The task that a spec names for a curvature: its description, and itself with an untrained model.
+
+    Args:
+        spec: The spec.
+        curvature: Its curvature.
+        source: What replaces the task, or lines of it.
+        setup: Device and seed.
+
+    Raises:
+        SpecError: With every problem of the description; E0563 for a source of another type.
+    """
+    source = argument("source", source) or TaskSource()
     wanted = source.of(evaluation_of(spec, curvature))
     task = task_from(wanted, seed=setup.seed, device=setup.device, allow_python=source.allow_python)
-    return task.to(dtype=setup.dtype)
+    return wanted, task
 
 
 __all__ = [

@@ -13,11 +13,10 @@ from curvlang.compiler.derive.program import Partition
 from curvlang.diagnostics.amounts import size
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.evaluation.named_task import trained
-from curvlang.facade import as_spec, fit
+from curvlang.facade import as_spec, fit, named_task
 from curvlang.language.chain import Curvature, Spec
-from curvlang.language.selection import chains_of, chosen, evaluation_of
+from curvlang.language.selection import chains_of, chosen
 from curvlang.language.task_sources import TaskSource
-from curvlang.models.builtin import task_from
 from curvlang.models.origin import Origin
 from curvlang.models.task import Task
 from curvlang.runtime.fitted import FittedOperator
@@ -146,13 +145,7 @@ def fit_request(
     whole, setup = as_spec(spec), setup or Setup()
     found = chosen(whole, curvature)
     if not isinstance(task, Task):
-        source = task or TaskSource()
-        task = task_from(
-            source.of(evaluation_of(whole, found)),
-            seed=setup.seed,
-            device=setup.device,
-            allow_python=source.allow_python,
-        )
+        _, task = named_task(whole, found, task, setup)
     check_store(setup, found, task)
     with limited(setup.memory), results_on_disk(setup.store is not None):
         planned((found,), without_ignored(chains_of(found), task.to(dtype=setup.dtype)))
@@ -245,10 +238,9 @@ def store_report(
     """
     setup = setup or Setup()
     assert setup.store is not None
-    whole, source = as_spec(spec), source or TaskSource()
+    whole = as_spec(spec)
     found = chosen(whole)
-    wanted = source.of(evaluation_of(whole, found))
-    task = task_from(wanted, seed=setup.seed, device=setup.device, allow_python=source.allow_python)
+    _, task = named_task(whole, found, source, setup)
     check_store(setup, found, task)
     return [*_state(FitStore(setup.store)), f"a finished fit takes {size(disk_bytes(found, task))}"]
 

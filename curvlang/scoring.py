@@ -27,15 +27,14 @@ from curvlang.attribution.scorer import (
     require_scores,
 )
 from curvlang.attribution.top import Neighbour, Top, largest, top
-from curvlang.diagnostics.plain_arguments import argument, validate_fields, validated
+from curvlang.diagnostics.plain_arguments import validate_fields, validated
 from curvlang.diagnostics.values import finite_number
-from curvlang.facade import as_spec, fit
+from curvlang.facade import as_spec, fit, named_task
 from curvlang.fits import check_store, trained_in
 from curvlang.language import declared_inverses, default_inverse
 from curvlang.language.chain import Curvature, Spec, TaskSpec
 from curvlang.language.selection import chains_of, chosen, evaluation_of
 from curvlang.language.task_sources import TaskSource
-from curvlang.models.builtin import task_from
 from curvlang.models.data.characters import spelt
 from curvlang.models.data.images import pictures
 from curvlang.models.execution.torch_state import settled
@@ -332,11 +331,7 @@ def score_request(
     found = chosen(whole, curvature)
     described = None
     if not isinstance(task, Task):
-        source = argument("source", task) or TaskSource()
-        described = source.of(evaluation_of(whole, found))
-        task = task_from(
-            described, seed=setup.seed, device=setup.device, allow_python=source.allow_python
-        )
+        described, task = named_task(whole, found, task, setup)
     check_store(setup, found, task)
     with limited(setup.memory), results_on_disk(setup.store is not None):
         inverse = _check_inverse(whole, found, task.to(dtype=setup.dtype), scoring)

@@ -93,6 +93,5 @@ def command(
         print("\n" * bool(number), end="")
         print(plan.latex() if latex else plan.text(code=code))
     if store is not None:
-        setup = cv.Setup.named(device, dtype, memory, store=store)
         print("", *cv.store_report(spec, source, setup), sep="\n")
     return 0

@@ -42,7 +42,7 @@ from curvlang.operators import (
     projected,
     stacked_from,
 )
-from curvlang.runtime.kernels.functions import SYMMETRY
+from curvlang.operators.validation import SYMMETRY
 
 Product = Callable[[LeafShape | GramShape], Operator]
 """Makes the matrix-free operator for a block whose entries do not fit."""

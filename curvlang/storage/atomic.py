@@ -15,6 +15,8 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import CurvlangError, Diagnostic, MachineError, SpecError
 from curvlang.storage.leftovers import belongs_to, claimed, clear, hidden_name
 
+RESUMED = "finished work is kept: run the same command to go on"
+"""What a full disk has left unharmed where a run can be gone on with."""
 NUL = "\u2400"
 """How messages show the character of that name."""
 FULL = {errno.ENOSPC, errno.EDQUOT}

@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
 from curvlang.diagnostics.values import another_type
-from curvlang.storage.atomic import Destination, probe, write
+from curvlang.storage.atomic import RESUMED, Destination, probe, write
 from curvlang.storage.leftovers import unfinished
 
 Array = NDArray[np.float64]
 _DIGEST = 32
 _OURS = ("??/*/*.bin", "??/*/*.part", "*.tables", "*.part")
 """What curvlang and its earlier versions write below the root: nothing else there is deleted."""
-_NOTE = "finished work is kept: run the same command to go on"
 
 
 def default_root() -> Path:
@@ -115,7 +114,7 @@ class Cache:
 
     @property
     def _destination(self) -> Destination:
-        return Destination(self.root, "cache", _NOTE)
+        return Destination(self.root, "cache", RESUMED)
 
     def _files(self) -> list[Path]:
         found = {p for pattern in _OURS for p in self.root.glob(pattern)}

@@ -14,23 +14,19 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from curvlang.storage.atomic import Destination, whole
+from curvlang.storage.atomic import RESUMED, Destination
 from curvlang.storage.tensors import (
     FILL,
     UNREADABLE,
     Text,
     digest_of,
-    laid_out,
-    put_seal,
     restored,
-    sealed_text,
     text_of,
-    write_tensors,
+    write_file,
 )
 
 ALIGN = 64
 """Bytes that the beginning of a tensor is a multiple of."""
-NOTE = "finished work is kept: run the same command to go on"
 
 
 class DamagedError(Exception):
@@ -48,15 +44,7 @@ def write_mapped(path: Path, tensors: Mapping[str, Tensor], text: Mapping[str, A
     Raises:
         MachineError: E0802 where the disk is full, E0838 where the system does not let it be written.
     """
-    kept, layout = laid_out(tensors)
-    held = sealed_text({**text, "layout": layout})
-    destination = Destination(path, "store", NOTE)
-    with (
-        destination.refusals(sum(tensor.nbytes for tensor in kept.values())),
-        whole(path) as part,
-        part.open("rb+") as file,
-    ):
-        put_seal(file, write_tensors(file, kept, held, align=ALIGN))
+    write_file(Destination(path, "store", RESUMED), tensors, text, ALIGN)
     return os.path.getsize(path)
 
 

@@ -54,19 +54,33 @@ def write_sealed(path: Path, tensors: Mapping[str, Tensor], text: Mapping[str, A
             f"the operator file `{path}` cannot be written: it is a folder",
             f"name a file in it, or write `{path}/` for a folder of one file for each block",
         )
+    write_file(Destination(path, "operator", NOTE), tensors, text)
+
+
+def write_file(
+    destination: Destination,
+    tensors: Mapping[str, Tensor],
+    text: Mapping[str, Any],
+    align: int = 8,
+) -> None:
+    """Write tensors with a text and a checksum of both, all or nothing.
+
+    Args:
+        destination: Where, and how it is refused.
+        tensors: By name.
+        text: Plain values, kept beside them.
+        align: Where tensors may begin, in bytes.
+
+    Raises:
+        CurvlangError: As the destination refuses.
+    """
     kept, layout = laid_out(tensors)
-    needed = sum(tensor.nbytes for tensor in kept.values())
     held = sealed_text({**text, "layout": layout})
-    destination = Destination(path, "operator", NOTE)
+    needed, path = sum(tensor.nbytes for tensor in kept.values()), destination.path
     with destination.refusals(needed), whole(path) as part, part.open("rb+") as file:
-        found = write_tensors(file, kept, held)
-        put_seal(file, found)
-
-
-def put_seal(file: IO[bytes], digest: str) -> None:
-    """Write a checksum in the place of its zeros."""
-    file.seek(_seal_in(file))
-    file.write(digest.encode())
+        digest = write_tensors(file, kept, held, align)
+        file.seek(_seal_in(file))
+        file.write(digest.encode())
 
 
 def read_sealed(path: Path) -> tuple[Mapping[str, Tensor], Text]:

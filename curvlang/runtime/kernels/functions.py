@@ -13,10 +13,8 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.ir.functions import FUNCTIONS, TensorFunction
 from curvlang.ir.interpreter import seeded_normal, seeded_sign
+from curvlang.operators.validation import SYMMETRY
 from curvlang.runtime.kernels.einsums import finite, gram, rotate, square_sum
-
-SYMMETRY = 1e-4
-"""Relative asymmetry above which a matrix is not what rounding makes of a symmetric one."""
 
 
 def _check(matrix: Tensor, function: str) -> Tensor:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-FOLDER = "log"
-"""Where the logs are in a store."""
+from curvlang.storage.fits.store import LOG
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,7 @@ class RankLog:
     @property
     def path(self) -> Path:
         """`DIR/log/rank-0.log`."""
-        return self.store / FOLDER / f"rank-{self.rank}.log"
+        return self.store / LOG / f"rank-{self.rank}.log"
 
     def write(self, text: str) -> None:
         """Append a line; a log that cannot be written stops no work."""

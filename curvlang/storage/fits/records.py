@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from curvlang.storage.atomic import Destination, write
-from curvlang.storage.mapped import NOTE, DamagedError
+from curvlang.storage.atomic import RESUMED, Destination, write
+from curvlang.storage.mapped import DamagedError
 
 KEY = "sha256"
 
@@ -26,7 +26,7 @@ def write_record(path: Path, values: Mapping[str, Any]) -> None:
     """
     whole = {**values, KEY: _checksum(values)}
     content = json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False).encode()
-    with Destination(path, "store", NOTE).refusals(len(content)):
+    with Destination(path, "store", RESUMED).refusals(len(content)):
         write(path, content)
 
 

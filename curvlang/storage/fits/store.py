@@ -24,27 +24,27 @@ from typing import Any
 
 from torch import Tensor
 
-from curvlang.diagnostics.amounts import size
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Diagnostic, MachineError, SpecError
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
-from curvlang.storage.atomic import Destination, probe
+from curvlang.storage.atomic import RESUMED, Destination, probe
 from curvlang.storage.fits.identity import FORMAT, Identity, check_identity, other_format
 from curvlang.storage.fits.lock import HOLDER, LOCK, at_work
 from curvlang.storage.fits.records import read_record, write_record
 from curvlang.storage.leftovers import unfinished
-from curvlang.storage.mapped import NOTE, DamagedError, read_mapped, write_mapped
+from curvlang.storage.mapped import DamagedError, read_mapped, write_mapped
 from curvlang.storage.swap import clear_inside
 from curvlang.storage.tensors import Text
 
 MANIFEST = "store.json"
 RESULT = "result.json"
 PLAN = "plan.json"
-_RESULTS, _WORK, _LOG = "results", "work", "log"
+_RESULTS, _WORK = "results", "work"
+LOG = "log"
 PRECONDITIONER = "preconditioner"
 MODEL = "model"
-_OURS = {MANIFEST, LOCK, HOLDER, _RESULTS, _WORK, _LOG, PRECONDITIONER, MODEL}
+_OURS = {MANIFEST, LOCK, HOLDER, _RESULTS, _WORK, LOG, PRECONDITIONER, MODEL}
 SUFFIX = ".safetensors"
 _LONGEST = 80
 
@@ -90,10 +90,6 @@ class Folder:
         except DamagedError as error:
             self._remove(error)
             return None
-
-    def has(self, name: str) -> bool:
-        """Whether there is a file of that name."""
-        return (self.path / (name + SUFFIX)).is_file()
 
     def inner(self, name: str) -> Folder:
         """A folder inside it."""
@@ -163,10 +159,6 @@ class FitStore:
                 )
                 yield f"run {place.name[:8]}, {part.parent.name}, {part.name}: {what}, {len(names)} files"
 
-    def log(self, rank: int) -> Path:
-        """The log of a process."""
-        return self.path / _LOG / f"rank-{rank}.log"
-
     def manifest(self) -> dict[str, Any] | None:
         """What the store is of; None where there is no store yet.
 
@@ -230,34 +222,17 @@ class FitStore:
         Raises:
             MachineError: E0802 where the disk is full, E0838 where the system refuses.
         """
-        with Destination(self.path, "store", NOTE).refusals():
+        with Destination(self.path, "store", RESUMED).refusals():
             probe(self.path / MANIFEST)
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Work on the store, alone: see `at_work`."""
         self._check_place()
-        with Destination(self.path, "store", NOTE).refusals():
+        with Destination(self.path, "store", RESUMED).refusals():
             self.path.mkdir(parents=True, exist_ok=True)
         with at_work(self.path):
             yield
-
-    def require(self, needed: int) -> None:
-        """Refuse, before the work, what would not fit on the disk.
-
-        Raises:
-            MachineError: E0802.
-        """
-        above = next(p for p in (self.path.absolute(), *self.path.absolute().parents) if p.exists())
-        free = shutil.disk_usage(above).free
-        if needed > free:
-            raise MachineError(
-                Diagnostic(
-                    Code.E0802,
-                    f"the store `{self.path}` would need {size(needed)}, and {size(free)} are free",
-                    help=("free some space, or name a folder on another disk",),
-                )
-            )
 
     def bytes(self) -> int:
         """On the disk."""

@@ -17,9 +17,9 @@ from curvlang.language.selection import chains_of, chosen
 from curvlang.runtime.execute import Execution
 from curvlang.runtime.limits.footprint import largest
 from curvlang.runtime.prepare import prepare
+from curvlang.runtime.progress.log import RankLog
 from curvlang.runtime.stored.session import StoreDamaged
 from curvlang.storage.fits.lock import StoreBusy, at_work
-from curvlang.storage.fits.store import FitStore
 from tests.runtime.stored.work import task
 
 SPECS = ("ekfac", "etkfac", "kfac", "diagonal", "hessian", "per_output", "low_rank", "ekfac_mc")
@@ -223,5 +223,5 @@ def test_predicted_bytes_are_those_on_the_disk(tmp_path):
 
 def test_the_log_of_a_process_is_in_the_store(tmp_path):
     cv.fit("kfac", task(), store=tmp_path / "s", progress=False)
-    assert FitStore(tmp_path / "s").log(0).is_file()
+    assert RankLog(tmp_path / "s", 0).path.is_file()
     assert Path(tmp_path / "s/log/rank-0.log").read_text()
