@@ -1,0 +1,496 @@
+"""Scores in a zarr store: written chunk by chunk, resumed after a kill, readable while it grows.
+
+A store is a group of zarr format 3. `scores` is one array, or a group with an array for every layer; numbers that
+are not there yet are NaN. `written` has an entry for every chunk: 0, or a checksum of the chunk's numbers
+that is written after them. A chunk whose numbers do not give its checksum counts as absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import product
+from math import ceil, prod
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
+from curvlang.storage.atomic import Destination
+
+SUFFIX = ".zarr"
+FORMAT = 1
+"""Of the store; a newer one is refused."""
+OURS = "curvlang_scores"
+"""The attribute by which a store of scores is known."""
+WRITTEN = "written"
+TOTAL = "scores"
+"""The array of scores, or the group of the layers' arrays."""
+ANOTHER = "name another store, or delete this one"
+_NOTE = "chunks that are written stay: run the same command to go on"
+
+Array = NDArray[Any]
+Chunk = tuple[int, ...]
+"""A chunk by its place along each axis that is cut."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoreLayout:
+    """What a store of scores holds.
+
+    Args:
+        names: Of the layers; empty for the total alone.
+        shape: Of every array.
+        chunks: Shape of a chunk; the axis of positions is never cut.
+        axes: Names of the axes: `query` or `group`, `train`, `position`.
+        dtype: Of the numbers.
+        content: What decides the numbers, in words or as a digest, by the name that a refusal calls it.
+        plan: Whole numbers that a later run goes on with.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    axes: tuple[str, ...]
+    dtype: str
+    content: Mapping[str, str]
+    plan: Mapping[str, int]
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Chunks along each axis that is cut."""
+        cut = zip(self.shape, self.chunks, self.axes, strict=True)
+        return tuple(ceil(n / size) for n, size, axis in cut if axis != "position")
+
+    @property
+    def all(self) -> list[Chunk]:
+        """Every chunk, the training examples fastest."""
+        return list(product(*map(range, self.grid)))
+
+    @property
+    def bytes(self) -> int:
+        """Of all numbers."""
+        return prod(self.shape) * max(1, len(self.names)) * np.dtype(self.dtype).itemsize
+
+    def place(self, chunk: Chunk) -> tuple[slice, ...]:
+        """Where a chunk lies."""
+        sizes = zip(chunk, self.chunks, self.shape, strict=False)
+        return tuple(slice(k * size, min((k + 1) * size, n)) for k, size, n in sizes)
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Whether a name is that of a zarr store."""
+    return os.fspath(path).rstrip("/").lower().endswith(SUFFIX)
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether a name is an address, `s3://bucket/scores.zarr`, and not a path."""
+    return "://" in os.fspath(path)
+
+
+def check_store(path: str | os.PathLike[str]) -> None:
+    """Refuse, before the work, what a store of scores cannot be written to.
+
+    Raises:
+        SpecError: E0880 where a package is missing, E0882 for something else in its place, E0884 for an
+            address that cannot be reached, E0585 where the system does not let it be written.
+    """
+    address = os.fspath(path)
+    _check_packages(address)
+    if is_remote(address):
+        _known(address)
+        return
+    place = Path(address)
+    if place.exists() and not place.is_dir():
+        raise refusal(
+            Code.E0882,
+            f"`{address}` is a file, and a zarr store is a folder",
+            "name another store, or remove the file",
+        )
+    with _refusals(address):
+        above = next(p for p in (place, *place.absolute().parents) if p.exists())
+        probe = above / f".{place.name}.{os.getpid()}.partial"
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    _known(address)
+
+
+def _check_packages(address: str) -> None:
+    if importlib.util.find_spec("zarr") is None:
+        raise refusal(
+            Code.E0880,
+            "zarr stores need `zarr`, which is not installed",
+            'install it with `pip install "curvlang[scale]"`, or write `.npy`',
+        )
+    if not is_remote(address):
+        return
+    import fsspec
+    from fsspec.registry import known_implementations
+
+    scheme = address.split("://")[0]
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+        wanted = known_implementations.get(scheme, {}).get("err", str(error))
+        raise refusal(
+            Code.E0880,
+            f"`{scheme}://` needs a package that is not installed: {wanted}",
+            "install it, or name a folder",
+        ) from error
+    except ValueError as error:
+        raise refusal(
+            Code.E0884,
+            f"`{address}`: the scheme `{scheme}://` is not known",
+            "use `s3://`, `gs://`, `az://` or another scheme of fsspec, or name a folder",
+        ) from error
+
+
+class ScoreStore:
+    """A store that is written and read; see `opened`.
+
+    Args:
+        address: Its path or address.
+        layout: What it holds.
+        group: The zarr group.
+    """
+
+    def __init__(self, address: str, layout: StoreLayout, group: Any) -> None:
+        self.address = address
+        self.layout = layout
+        self._group = group
+        names = [f"{TOTAL}/{_node(x)}" for x in layout.names] or [TOTAL]
+        self._arrays = dict(
+            zip(layout.names or (TOTAL,), (group[name] for name in names), strict=True)
+        )
+        self._written = group[WRITTEN]
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What the numbers mean."""
+        return {k: v for k, v in self._group.attrs.items() if isinstance(v, str)}
+
+    @property
+    def labels(self) -> dict[str, tuple[object, ...]]:
+        """What the positions of an axis are called, where they are not numbers."""
+        known = {axis: self._group.attrs.get(f"labels of {axis}") for axis in self.layout.axes}
+        return {axis: tuple(x) for axis, x in known.items() if x is not None}
+
+    def note(
+        self, notes: Mapping[str, str], labels: Mapping[str, Sequence[object]] | None = None
+    ) -> None:
+        """Add to what the numbers mean, as the other formats say it.
+
+        Args:
+            notes: Convention, inverse, task and the like.
+            labels: What the positions of an axis are called.
+        """
+        more = {f"labels of {axis}": list(found) for axis, found in (labels or {}).items()}
+        with _refusals(self.address):
+            self._group.attrs.update({**notes, **more})
+
+    def claimed(self) -> set[Chunk]:
+        """The chunks that have an entry, whether or not their numbers are whole."""
+        with _refusals(self.address):
+            found = np.asarray(self._written[...])
+        return {tuple(int(k) for k in chunk) for chunk in np.argwhere(found)}
+
+    def finished(self, among: Iterable[Chunk] | None = None) -> set[Chunk]:
+        """The chunks whose numbers are there and give their checksum.
+
+        Args:
+            among: The chunks that are looked at; all that have an entry where not given.
+        """
+        return {c for c in (self.claimed() if among is None else among) if self._whole(c)}
+
+    def _whole(self, chunk: Chunk) -> bool:
+        place = self.layout.place(chunk)
+        try:
+            parts = [np.asarray(array[place]) for array in self._arrays.values()]
+        except (OSError, ValueError):
+            # Half of a chunk: the process was killed, or the disk was full, while it was written.
+            return False
+        return int(np.asarray(self._written[chunk])) == _checksum(parts)
+
+    def write(self, chunk: Chunk, arrays: Mapping[str, Array]) -> None:
+        """Write one chunk of every array, then its entry.
+
+        Raises:
+            SpecError: E0585 or E0884 where the system does not let it be written.
+            MachineError: E0802 where the disk is full.
+        """
+        place = self.layout.place(chunk)
+        parts = [np.ascontiguousarray(arrays[name], self.layout.dtype) for name in self._arrays]
+        with _refusals(self.address, sum(x.nbytes for x in parts)):
+            for array, part in zip(self._arrays.values(), parts, strict=True):
+                array[place] = part
+            self._written[chunk] = np.uint64(_checksum(parts))
+
+    def rows(self, places: Sequence[int]) -> dict[str, Array]:
+        """Some entries of the first axis of every array, all others never read."""
+        with _refusals(self.address):
+            return {
+                name: np.stack([np.asarray(array[k]) for k in places])
+                for name, array in self._arrays.items()
+            }
+
+
+def known(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What a store says of itself: `content`, `layout`, `plan`; None where there is no store.
+
+    Raises:
+        SpecError: E0882 for something else in its place, or a store of a newer format.
+    """
+    address = os.fspath(path)
+    _check_packages(address)
+    group = _known(address)
+    if group is None:
+        return None
+    found: dict[str, Any] = dict(group.attrs[OURS])
+    return found
+
+
+def check_content(path: str | os.PathLike[str], content: Mapping[str, str]) -> None:
+    """Refuse a store of other scores.
+
+    Raises:
+        SpecError: E0881, by the name of what differs.
+    """
+    there = known(path)
+    if there is None:
+        return
+    for name in {**content, **there["content"]}:
+        own, other = content.get(name), there["content"].get(name)
+        if own != other:
+            shown = name if _digest(own) or _digest(other) else f"{name}: {other}, not {own}"
+            raise refusal(
+                Code.E0881,
+                f"`{os.fspath(path)}` holds scores of another {shown}",
+                ANOTHER,
+                notes=("a store is continued only with the scores that it was begun with",),
+            )
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str], layout: StoreLayout) -> Iterator[ScoreStore]:
+    """A store to write to: made where there is none, and held against other runs on this machine.
+
+    Args:
+        path: A folder, or an address of fsspec.
+        layout: What it will hold; of an existing store the same.
+
+    Raises:
+        SpecError: E0881 to E0885.
+        MachineError: E0802 where the disk is full.
+    """
+    address = os.fspath(path)
+    check_content(path, layout.content)
+    with _refusals(address, layout.bytes):
+        if not is_remote(address):
+            Path(address).mkdir(parents=True, exist_ok=True)
+    with _held(address):
+        yield _made(address, layout)
+
+
+def joined(path: str | os.PathLike[str], layout: StoreLayout) -> ScoreStore:
+    """The same store in a process beside the one that has opened it."""
+    import zarr
+
+    group = zarr.open_group(_place(os.fspath(path)), mode="r+")
+    return ScoreStore(os.fspath(path), layout, group)
+
+
+def _made(address: str, layout: StoreLayout) -> ScoreStore:
+    """The store with all its arrays; what a killed process has not made yet is made."""
+    import zarr
+
+    with _refusals(address, layout.bytes):
+        if not is_remote(address):
+            _clear(Path(address))
+        group = zarr.open_group(_place(address), mode="a", zarr_format=3)
+        if OURS not in group.attrs:
+            group.attrs.update({"axes": list(layout.axes), OURS: _record(layout)})
+        parent = group
+        if layout.names:
+            parent = group.require_group(TOTAL)
+        for name in layout.names or (TOTAL,):
+            if _node(name) not in parent:
+                parent.create_array(
+                    _node(name),
+                    shape=layout.shape,
+                    chunks=layout.chunks,
+                    dtype=layout.dtype,
+                    fill_value=float("nan"),
+                    compressors=None,
+                    dimension_names=layout.axes,
+                )
+        if WRITTEN not in group:
+            group.create_array(
+                WRITTEN,
+                shape=layout.grid,
+                chunks=(1,) * len(layout.grid),
+                dtype="uint64",
+                fill_value=0,
+                compressors=None,
+            )
+        return ScoreStore(address, layout, group)
+
+
+def _record(layout: StoreLayout) -> dict[str, Any]:
+    """What a later run goes on with."""
+    return {
+        "format": FORMAT,
+        "content": dict(layout.content),
+        "plan": dict(layout.plan),
+        "layers": list(layout.names),
+        "shape": list(layout.shape),
+        "chunks": list(layout.chunks),
+        "axes": list(layout.axes),
+        "dtype": layout.dtype,
+    }
+
+
+def layout_of(record: Mapping[str, Any]) -> StoreLayout:
+    """The layout of a store from what it says of itself."""
+    return StoreLayout(
+        tuple(record["layers"]),
+        tuple(record["shape"]),
+        tuple(record["chunks"]),
+        tuple(record["axes"]),
+        record["dtype"],
+        record["content"],
+        record["plan"],
+    )
+
+
+def _known(address: str) -> Any:
+    """The group of a store of scores; None where nothing is there yet."""
+    import zarr
+    from zarr.errors import ContainsArrayError, GroupNotFoundError
+
+    if not is_remote(address) and not _begun(Path(address)):
+        return None
+    try:
+        with _refusals(address):
+            group = zarr.open_group(_place(address), mode="r", zarr_format=3)
+    except (GroupNotFoundError, FileNotFoundError) as error:
+        if is_remote(address):
+            return None
+        raise _something_else(address) from error
+    except (ContainsArrayError, ValueError) as error:
+        raise _something_else(address) from error
+    record = group.attrs.get(OURS)
+    if not isinstance(record, Mapping) or "format" not in record:
+        raise _something_else(address)
+    if record["format"] > FORMAT:
+        raise refusal(
+            Code.E0882,
+            f"`{address}` has the format {record['format']}, and this version writes {FORMAT}",
+            "install a newer version of curvlang, or name another store",
+        )
+    return group
+
+
+def _something_else(address: str) -> SpecError:
+    return refusal(
+        Code.E0882, f"`{address}` holds something else than scores of curvlang", ANOTHER
+    )
+
+
+def _begun(folder: Path) -> bool:
+    """Whether a folder holds anything that is not the rest of a killed process."""
+    return folder.is_dir() and any(not _partial(x) for x in folder.iterdir())
+
+
+def _partial(path: Path) -> bool:
+    return path.suffix == ".partial"
+
+
+def _clear(folder: Path) -> None:
+    """Remove unfinished files of killed processes."""
+    for path in folder.rglob("*.partial"):
+        with suppress(OSError):
+            path.unlink()
+
+
+@contextmanager
+def _held(address: str) -> Iterator[None]:
+    """Keep other runs on this machine away; where the system has no locks all write the same numbers.
+
+    Raises:
+        SpecError: E0883.
+    """
+    if is_remote(address):
+        yield
+        return
+    from filelock import lock_descriptor
+
+    handle = None
+    try:
+        free = True
+        with suppress(OSError):
+            handle = os.open(address, os.O_RDONLY)
+            free = lock_descriptor(handle, blocking=False)
+        if not free:
+            raise refusal(
+                Code.E0883,
+                f"another run is writing `{address}`",
+                "wait until it has ended, or name another store",
+            )
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _place(address: str) -> Any:
+    """Where zarr finds a store."""
+    if not is_remote(address):
+        return address
+    from zarr.storage import FsspecStore
+
+    return FsspecStore.from_url(address)
+
+
+@contextmanager
+def _refusals(address: str, needed: int = 0) -> Iterator[None]:
+    if not is_remote(address):
+        with Destination(Path(address), "scores", _NOTE).refusals(needed):
+            yield
+        return
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise refusal(
+            Code.E0884,
+            f"`{address}` cannot be used: {error.strerror or error}",
+            "check the address and the right to write there, or name another store",
+        ) from error
+
+
+def _node(name: str) -> str:
+    """A layer's name as that of an array: a slash would make a folder."""
+    return quote(name, safe=" ()[],+=:@") or "%"
+
+
+def _digest(text: str | None) -> bool:
+    """Whether a part of the content is a digest, which says nothing to a reader."""
+    return text is None or (len(text) == 64 and set(text) <= set("0123456789abcdef"))
+
+
+def _checksum(parts: Sequence[Array]) -> int:
+    """Of the numbers of a chunk, never 0."""
+    state = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        state.update(np.ascontiguousarray(part))
+    return int.from_bytes(state.digest(), "little") | 1
