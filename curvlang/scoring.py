@@ -15,16 +15,13 @@ from torch import Tensor
 from curvlang.attribution.groups import check_reduce, label_groups
 from curvlang.attribution.influence import influence, self_influence
 from curvlang.attribution.inverses import inverted
-from curvlang.attribution.scorer import (
+from curvlang.attribution.scorer import check_products, layer_count, no_use, require_scores
+from curvlang.attribution.streams.stream import (
     CompressedQueries,
     ReducedPrecision,
     Request,
     check_blocks,
-    check_products,
     check_share,
-    layer_count,
-    no_use,
-    require_scores,
 )
 from curvlang.attribution.top import Neighbour, Top, largest, top
 from curvlang.diagnostics.plain_arguments import validate_fields, validated

@@ -17,14 +17,14 @@ examples, and products sum over it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from curvlang.attribution.blocks import ScoredBlock, largest_gradient, whole_blocks
-from curvlang.attribution.passes import leaf_batches, scored_elements
+from curvlang.attribution.passes import batch_size, leaf_batches, scored_elements
 from curvlang.attribution.score_orders import (
     DenseQueries,
     Queries,
@@ -32,9 +32,11 @@ from curvlang.attribution.score_orders import (
     formed_gradients,
     one_number,
 )
+from curvlang.attribution.streams.cut import ScoreCut, score_cut
+from curvlang.attribution.streams.gather import Counted, gathered
 from curvlang.models.layers import Input, OneHot
 from curvlang.models.losses.loss import Loss
-from curvlang.models.padding.spans import count_of, in_order
+from curvlang.models.padding.spans import in_order
 from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.limits.memory import available
@@ -44,8 +46,6 @@ PROBED = 32
 QUERIES_SHARE = 4
 """Preconditioned queries may take a quarter of the free memory; others wait for their turn."""
 
-Counted = Callable[[int], None]
-"""Notified how many examples more are scored."""
 Blocks = tuple[ScoredBlock, ...]
 """C⁻¹ by layers."""
 _Basis = tuple[str, int, int, bool]
@@ -198,11 +198,90 @@ def queries_at_once(task: Task, given: Sequence[ScoredBlock]) -> int:
     return max(1, available(task.device) // QUERIES_SHARE // each) if each else max(1, task.Q)
 
 
+class TrainingProducts:
+    """Preconditioned queries, ready to meet training examples: one pass for all inverses of the same layers.
+
+    Args:
+        task: The training examples.
+        asked: The inverses with their queries.
+        products: Precision of the factors in the large products; the task's where not given. Sums
+            are accumulated in float32 at least.
+        apart: Scores of every block by its name, or their sum over all blocks under no name.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        asked: Sequence[Preconditioner],
+        products: torch.dtype | None = None,
+        *,
+        apart: bool = False,
+    ) -> None:
+        self.task = task
+        self.asked = asked
+        self.apart = apart
+        self.kind = products or task.precision
+        self._groups = by_layers([u.blocks for u in asked])
+        self._ready = [
+            {name: u.ready(self.kind) for name, u in one.queries.items()} for one in asked
+        ]
+
+    @property
+    def cut(self) -> ScoreCut:
+        """The training examples in chunks."""
+        most = queries = 1
+        for number, group in enumerate(self._groups.values()):
+            own = [self.asked[k] for k in group]
+            layers = [x.layer for x in own[0].blocks]
+            size = batch_size(self.task, layers, _formed(own))
+            most = size if number == 0 else min(most, size)
+            queries = max(queries, *(u.count for u in own))
+        return score_cut(self.task.N, most, queries)
+
+    def over(self, within: range) -> list[dict[str, Tensor]]:
+        """Scores [Q, B] of some training examples under every inverse."""
+        found = [self._zeros(one, len(within)) for one in self.asked]
+        for group in self._groups.values():
+            own = [self.asked[k] for k in group]
+            for rows, shown in _batches(self.task, own, within):
+                for blocks in zip(*(one.blocks for one in own), strict=True):
+                    seen = _Rotations(*shown[blocks[0].layer.name])
+                    for x, k in zip(blocks, group, strict=True):
+                        self._add(found[k], x, seen, self._ready[k][x.layer.name], rows)
+        return found
+
+    def _zeros(self, one: Preconditioner, count: int) -> dict[str, Tensor]:
+        kinds = {name: x.operator.dtype for x in one.blocks for name in x.layer.names}
+        if not self.apart:
+            kinds = {"": max(kinds.values(), key=_digits)}
+        return {
+            name: torch.zeros(one.count, count, dtype=dtype, device=self.task.device)
+            for name, dtype in kinds.items()
+        }
+
+    def _add(
+        self,
+        found: dict[str, Tensor],
+        x: ScoredBlock,
+        seen: _Rotations,
+        u: Queries,
+        rows: slice | Tensor,
+    ) -> None:
+        a, e = seen.of(x, u.in_basis)
+        if not self.apart:
+            found[""][:, rows] += u.against(a, e, self.kind)
+        elif x.layer.count > 1:
+            assert isinstance(a, Tensor)
+            for name, scores in zip(x.layer.names, u.by_group(a, e, self.kind), strict=True):
+                found[name][:, rows] += scores
+        else:
+            found[x.layer.name][:, rows] += u.against(a, e, self.kind)
+
+
 def block_scores(
     task: Task,
     given: Blocks,
     queries: Mapping[str, Queries],
-    told: Counted | None = None,
     products: torch.dtype | None = None,
     *,
     apart: bool = True,
@@ -213,27 +292,11 @@ def block_scores(
         task: The training examples.
         given: The blocks.
         queries: Preconditioned queries of each.
-        told: Notified how many examples are scored.
-        products: Precision of the factors in the large products; the task's where not given. Sums
-            are accumulated in float32 at least.
-        apart: Scores by the block's name, or their sum over all blocks under no name.
+        products: As for `TrainingProducts`.
+        apart: Likewise.
     """
-    asked = Preconditioner(given, queries)
-    if not apart:
-        return {"": scores_together(task, [asked], told, products)[0]}
-    found = [_zeros(task, asked, x.layer.count, x.operator.dtype) for x in given]
-    kind = products or task.precision
-    ready = [queries[x.layer.name].ready(kind) for x in given]
-    for own, rows in _batches(task, [asked], told):
-        for x, u, whole in zip(given, ready, found, strict=True):
-            a, e = x.seen(*rows[x.layer.name], u.in_basis)
-            if x.layer.count > 1:
-                assert isinstance(a, Tensor)
-                whole[..., own] += u.by_group(a, e, kind)
-            else:
-                whole[0, :, own] += u.against(a, e, kind)
-    named = (zip(x.layer.names, whole, strict=True) for x, whole in zip(given, found, strict=True))
-    return {name: scores for pairs in named for name, scores in pairs}
+    found = TrainingProducts(task, [Preconditioner(given, queries)], products, apart=apart)
+    return found.over(range(task.N))[0]
 
 
 def scores_together(
@@ -242,27 +305,16 @@ def scores_together(
     told: Counted | None = None,
     products: torch.dtype | None = None,
 ) -> list[Tensor]:
-    """Scores [Q, N] under every inverse, summed over its blocks; one pass for all of the same layers.
+    """Scores [Q, N] under every inverse, summed over its blocks; in every process those of all.
 
     Args:
         task: The training examples.
         asked: The inverses with their queries.
         told: Notified how many examples are scored.
-        products: As for `block_scores`.
+        products: As for `TrainingProducts`.
     """
-    kind = products or task.precision
-    kinds = [max((x.operator.dtype for x in u.blocks), key=_digits) for u in asked]
-    found = [_zeros(task, u, 1, dtype)[0] for u, dtype in zip(asked, kinds, strict=True)]
-    for group in by_layers([u.blocks for u in asked]).values():
-        own = [asked[k] for k in group]
-        ready = [{name: u.ready(kind) for name, u in one.queries.items()} for one in own]
-        for rows, shown in _batches(task, own, told):
-            for blocks in zip(*(one.blocks for one in own), strict=True):
-                seen = _Rotations(*shown[blocks[0].layer.name])
-                for x, queries, k in zip(blocks, ready, group, strict=True):
-                    u = queries[x.layer.name]
-                    found[k][:, rows] += u.against(*seen.of(x, u.in_basis), kind)
-    return found
+    source = TrainingProducts(task, asked, products)
+    return [x[""] for x in gathered(source.over, source.cut, task.device, told=told)]
 
 
 class _Rotations:
@@ -284,20 +336,25 @@ def _digits(dtype: torch.dtype) -> int:
     return torch.finfo(dtype).bits
 
 
-def _zeros(task: Task, asked: Preconditioner, groups: int, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(groups, asked.count, task.N, dtype=dtype, device=task.device)
+def _formed(asked: Sequence[Preconditioner]) -> int:
+    """Numbers for every training example that inverses of the same layers form at once."""
+    return scored_elements([x.layer for x in asked[0].blocks], max(u.count for u in asked))
 
 
 def _batches(
-    task: Task, asked: Sequence[Preconditioner], told: Counted | None
+    task: Task, asked: Sequence[Preconditioner], within: range
 ) -> Iterator[tuple[slice | Tensor, dict[str, tuple[Input, Tensor]]]]:
-    """The training examples, in batches that fit every inverse of the same layers."""
+    """Some training examples, in batches that fit every inverse of the same layers, and their places among them."""
     layers = [x.layer for x in asked[0].blocks]
-    formed = scored_elements(layers, max(u.count for u in asked))
-    for own, rows in leaf_batches(task, task.loss, layers, "train", formed):
-        yield own, rows
-        if told is not None:
-            told(count_of(own))
+    for own, rows in leaf_batches(task, task.loss, layers, "train", _formed(asked), within):
+        yield _among(own, within), rows
+
+
+def _among(own: slice | Tensor, within: range) -> slice | Tensor:
+    """The places of examples among some consecutive ones."""
+    if isinstance(own, Tensor):
+        return own - within.start
+    return slice(own.start - within.start, own.stop - within.start)
 
 
 def product_error(
@@ -313,20 +370,18 @@ def product_error(
     return float((found - exact).abs().max() / exact.abs().max().clamp_min(1e-300))
 
 
-def block_self_scores(task: Task, given: Blocks, part: str, told: Counted | None = None) -> Tensor:
-    """Σ over blocks of ∇ᵀ C⁻¹ ∇ of every example of a part, [N]."""
+def block_self_scores(task: Task, given: Blocks, part: str, within: range) -> Tensor:
+    """Σ over blocks of ∇ᵀ C⁻¹ ∇ of some examples of a part, [B]."""
     layers = [x.layer for x in given]
     found: list[Tensor] = []
     places: list[slice | Tensor] = []
-    for own, rows in leaf_batches(task, task.loss, layers, part, largest_gradient(given)):
+    for own, rows in leaf_batches(task, task.loss, layers, part, largest_gradient(given), within):
         total = torch.zeros((), dtype=given[0].operator.dtype, device=task.device)
         for x in given:
             a, e = x.rotated(*rows[x.layer.name])
             total = total + _self_scores(x, a, e).to(total.dtype)
         found.append(total)
         places.append(own)
-        if told is not None:
-            told(count_of(own))
     return in_order(places, found)
 
 

@@ -22,11 +22,13 @@ MOST = 512
 """Examples that go through the model at once."""
 
 
-def gradient_batches(task: Task, loss: Loss, part: str) -> Iterator[Tensor]:
-    """Gradients `[B, P]` of a loss on consecutive examples of a part."""
+def gradient_batches(
+    task: Task, loss: Loss, part: str, within: range | None = None
+) -> Iterator[Tensor]:
+    """Gradients `[B, P]` of a loss on consecutive examples of a part, `within` some of them."""
     known, found = task.facts, task.blocks()
-    done = 0
-    for number, (x, y) in enumerate(task.batches(batch_size(task), part)):
+    done = 0 if within is None else within.start
+    for number, (x, y) in enumerate(task.batches(batch_size(task), part, within)):
 
         def of_batch(x: Tensor = x, y: Tensor = y, number: int = number) -> Tensor:
             layers = found if known is task.facts else task.blocks()

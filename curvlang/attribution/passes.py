@@ -24,7 +24,12 @@ MOST = 1024
 
 
 def leaf_batches(
-    task: Task, loss: Loss, layers: Sequence[LayerBlock], part: str, formed: int
+    task: Task,
+    loss: Loss,
+    layers: Sequence[LayerBlock],
+    part: str,
+    formed: int,
+    within: range | None = None,
 ) -> Iterator[tuple[slice | Tensor, dict[str, tuple[Input, Tensor]]]]:
     """Inputs and output gradients of every block, batch by batch, with the numbers of its examples.
 
@@ -34,12 +39,17 @@ def leaf_batches(
         layers: The blocks.
         part: `train` or `query`.
         formed: Numbers for every example that the caller forms at once of a block.
+        within: The examples that are read; all where not given.
     """
 
     def rows_at(share: float) -> int:
-        return batch_size(task, layers, formed, share)
+        size = batch_size(task, layers, formed, share)
+        if within is None:
+            return size
+        # Batches of one size: a last one of few examples takes as long to start as any other.
+        return -(-len(within) // -(-len(within) // size))
 
-    for number, batch in enumerate(task.cut(rows_at, part)):
+    for number, batch in enumerate(task.cut(rows_at, part, within)):
         X = batch.X
         with in_part(task.model, X, part, batch.start):
             if task.facts.picks:

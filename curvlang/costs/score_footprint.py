@@ -10,6 +10,7 @@ from curvlang.attribution.blocks import ScoredBlock, largest_gradient, whole_blo
 from curvlang.attribution.factored import queries_at_once
 from curvlang.attribution.passes import batch_size, model_bytes, scored_elements
 from curvlang.attribution.score_orders import AT_ONCE, one_number, rank_of
+from curvlang.attribution.streams.cut import score_cut
 from curvlang.models.task import Task
 from curvlang.operators import CholeskyInverse, Operator, held_bytes
 from curvlang.runtime.limits.footprint import Phase
@@ -66,7 +67,9 @@ def _batch(given: Sequence[ScoredBlock], task: Task, rows: int) -> dict[str, int
     """What is held while a batch of training examples meets some queries."""
     own = torch.empty((), dtype=task.precision).element_size()
     layers = [x.layer for x in given]
-    batch = min(task.N, batch_size(task, layers, scored_elements(layers, rows)))
+    most = batch_size(task, layers, scored_elements(layers, rows))
+    cut = score_cut(task.N, most, rows)
+    batch = min(cut.size, most)
     together = max(batch, min(rows, batch_size(task, layers, 0)))
     leaves = sum(b.leaf_elements for b in layers)
     rotated = max(b.leaf_elements for b in layers)
@@ -80,7 +83,7 @@ def _batch(given: Sequence[ScoredBlock], task: Task, rows: int) -> dict[str, int
         "leaves": formed_bytes,
         "model": max(0, together * model_bytes(task, layers) - formed_bytes),
         "products": max(own * batch * formed, piece) + _EXACT * rows * batch,
-        "scores": _EXACT * task.Q * task.N,
+        "scores": _EXACT * (task.Q * task.N + (rows * cut.size if cut.count > 1 else 0)),
     }
 
 

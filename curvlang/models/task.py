@@ -269,13 +269,17 @@ class Task:
             raise refusal(Code.E0412, f"a task has no part `{part}`", "use `train` or `query`")
         return self.train if part == "train" else self.query
 
-    def batches(self, size: int, part: str = "train") -> Iterator[Examples]:
-        """Consecutive batches of at most `size` examples on the model's device."""
+    def batches(
+        self, size: int, part: str = "train", within: range | None = None
+    ) -> Iterator[Examples]:
+        """Consecutive batches of at most `size` examples on the model's device, `within` some of them."""
         if size < 1:
             raise refusal(Code.E0412, f"a batch of {size} examples", "batches hold 1 or more")
         X, y = self.part(part)
-        for k in range(0, len(X), size):
-            yield X[k : k + size].to(self.device), y[k : k + size].to(self.device)
+        rows = range(len(X)) if within is None else within
+        for k in range(rows.start, rows.stop, size):
+            own = slice(k, min(k + size, rows.stop))
+            yield X[own].to(self.device), y[own].to(self.device)
 
     def padding(self, part: str = "train") -> Padding | None:
         """What is known of the padding of a part's rows, tried once; None where there is none."""

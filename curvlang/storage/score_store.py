@@ -133,8 +133,8 @@ def _check_packages(address: str) -> None:
         )
     if not is_remote(address):
         return
-    import fsspec
-    from fsspec.registry import known_implementations
+    import fsspec  # type: ignore[import-untyped]
+    from fsspec.registry import known_implementations  # type: ignore[import-untyped]
 
     scheme = address.split("://")[0]
     try:
@@ -390,19 +390,17 @@ def _known(address: str) -> Any:
     record = group.attrs.get(OURS)
     if not isinstance(record, Mapping) or "format" not in record:
         raise _something_else(address)
-    if record["format"] > FORMAT:
+    if record["format"] != FORMAT:
         raise refusal(
             Code.E0882,
             f"`{address}` has the format {record['format']}, and this version writes {FORMAT}",
-            "install a newer version of curvlang, or name another store",
+            "use the version of curvlang that wrote it, or name another store",
         )
     return group
 
 
 def _something_else(address: str) -> SpecError:
-    return refusal(
-        Code.E0882, f"`{address}` holds something else than scores of curvlang", ANOTHER
-    )
+    return refusal(Code.E0882, f"`{address}` holds something else than scores of curvlang", ANOTHER)
 
 
 def _begun(folder: Path) -> bool:
@@ -492,5 +490,5 @@ def _checksum(parts: Sequence[Array]) -> int:
     """Of the numbers of a chunk, never 0."""
     state = hashlib.blake2b(digest_size=8)
     for part in parts:
-        state.update(np.ascontiguousarray(part))
+        state.update(np.ascontiguousarray(part).data)
     return int.from_bytes(state.digest(), "little") | 1

@@ -17,7 +17,8 @@ from curvlang.attribution.score_orders import (
     factored_spectrum,
     formed_gradients,
 )
-from curvlang.attribution.scorer import CompressedQueries, ReducedPrecision, Request, scored_by
+from curvlang.attribution.scorer import scored_by
+from curvlang.attribution.streams.stream import CompressedQueries, ReducedPrecision, Request
 from curvlang.costs.predicted import predicted_scores, rotations, score_ranks
 from curvlang.models.layers import OneHot
 from curvlang.models.tracing.blocks import apart

@@ -1,0 +1,1 @@
+"""Scores as they come: cut into chunks, shared over processes, collected, written, or reduced to extremes."""
