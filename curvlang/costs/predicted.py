@@ -15,6 +15,7 @@ import torch
 from curvlang.attribution.blocks import ScoredBlock
 from curvlang.attribution.passes import batch_size, scored_elements
 from curvlang.attribution.score_orders import rank_of, rotates_back
+from curvlang.attribution.streams.cut import score_cut
 from curvlang.compiler.codegen.function import Function
 from curvlang.compiler.codegen.instructions import Call
 from curvlang.compiler.derive.program import Fisher as ProgramFisher
@@ -310,7 +311,8 @@ def predicted_scores(
     size = torch.empty((), dtype=task.precision).element_size()
     one = leaves_flops(task.model, task.loss, *task.train, blocks, ProgramFisher(kind="empirical"))
     products: list[_Product] = []
-    batch = min(N, batch_size(task, blocks, scored_elements(blocks, Q)))
+    most = batch_size(task, blocks, scored_elements(blocks, Q))
+    batch = min(score_cut(N, most, Q).size, most)
     bases = rotated or [False] * len(blocks)
     for layer, basis, rank in zip(blocks, bases, ranks or [None] * len(blocks), strict=True):
         products += _block_products(layer, basis, N, Q, rank)

@@ -59,8 +59,11 @@ def scores_phase(
         return Phase("scores", {**held, "queries": queries, **_batch(given, task, rows)})
     whole = whole_blocks(inverse, task)
     cast = _EXACT if own != _EXACT else 0
-    queries = task.Q * task.P * (cast + own + _EXACT)
-    return Phase("scores", {**held, "queries": queries, **_batch(whole, task, task.Q)})
+    rest = _batch(whole, task, task.Q)
+    # While queries are preconditioned they stand in two or three precisions, and no batch is there yet.
+    making = task.Q * task.P * (cast + own + _EXACT)
+    queries = max(task.Q * task.P * own, making - sum(rest.values()))
+    return Phase("scores", {**held, "queries": queries, **rest})
 
 
 def _batch(given: Sequence[ScoredBlock], task: Task, rows: int) -> dict[str, int]:
