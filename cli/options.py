@@ -165,6 +165,16 @@ OutOption = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+ScoresOption = Annotated[
+    str | None,
+    typer.Option(
+        "--out",
+        metavar="PATH",
+        help="The score file (`.npy`, `.safetensors`, `.csv`, `.parquet`), or a zarr store that goes on where a "
+        "run was stopped: `scores.zarr`, `s3://bucket/scores.zarr`. [default: scores.npy]",
+        rich_help_panel=OUTPUT,
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option(

@@ -54,7 +54,9 @@ if TYPE_CHECKING:
     from curvlang.runtime.progress.display import Bars
     from curvlang.runtime.setup import Setup
     from curvlang.runtime.stored.operator import load as load_operator
-    from curvlang.scoring import ScoreReport, ScoreRequest, Scoring, score_request
+    from curvlang.score_report import ScoreReport
+    from curvlang.score_words import Scoring
+    from curvlang.scoring import ScoreRequest, score_request
     from curvlang.storage.cache import Cache
     from curvlang.storage.score_file import check_score_file
     from curvlang.studies import StudyRequest, StudyRun, study, study_folders, study_requests
@@ -88,7 +90,9 @@ _NAMES = {
     "curvlang.runtime.processes.distributed": "World world",
     "curvlang.runtime.progress.display": "Bars",
     "curvlang.runtime.setup": "Setup",
-    "curvlang.scoring": "ScoreReport ScoreRequest Scoring score_request",
+    "curvlang.score_report": "ScoreReport",
+    "curvlang.score_words": "Scoring",
+    "curvlang.scoring": "ScoreRequest score_request",
     "curvlang.storage.cache": "Cache",
     "curvlang.storage.score_file": "check_score_file",
     "curvlang.studies": "StudyRequest StudyRun study study_folders study_requests",

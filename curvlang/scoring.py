@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from curvlang.attribution.groups import check_reduce, label_groups
 from curvlang.attribution.influence import influence, self_influence
 from curvlang.attribution.inverses import inverted
-from curvlang.attribution.scorer import check_products, layer_count, no_use, require_scores
+from curvlang.attribution.scorer import layer_count, require_scores
 from curvlang.attribution.streams.stream import (
     CompressedQueries,
     ReducedPrecision,
     Request,
     check_blocks,
-    check_share,
 )
-from curvlang.attribution.top import Neighbour, Top, largest, top
-from curvlang.diagnostics.plain_arguments import validate_fields, validated
-from curvlang.diagnostics.values import finite_number
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.plain_arguments import validated
+from curvlang.diagnostics.refusal import refusal
 from curvlang.facade import as_spec, fit, named_task
 from curvlang.fits import check_store, trained_in
 from curvlang.language import declared_inverses, default_inverse
@@ -40,197 +37,36 @@ from curvlang.models.task import Task
 from curvlang.models.tracing.per_position import position_count
 from curvlang.operators import ExampleMean, Operator
 from curvlang.operators.iterative.iteration import NotConverged
-from curvlang.reporting.examples import InputTexts, images, show_largest, show_top, texts
+from curvlang.reporting.examples import InputTexts, images, texts
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.memory import limited
 from curvlang.runtime.limits.planned import planned, planned_solver
 from curvlang.runtime.limits.turns import results_on_disk
 from curvlang.runtime.others import without_ignored
+from curvlang.runtime.processes.distributed import world
 from curvlang.runtime.progress.display import shown
 from curvlang.runtime.progress.listeners import Progress, ProgressOption
 from curvlang.runtime.setup import Setup
-from curvlang.storage.score_file import Scores, write_scores
+from curvlang.score_report import ScoreReport, StoredScores
+from curvlang.score_targets import (
+    Target,
+    finished_scores,
+    score_content,
+    stored_arrays,
+    streams_to,
+    written,
+)
+from curvlang.score_words import Scoring
+from curvlang.storage.score_file import check_score_file
+from curvlang.storage.score_store import ScoreStore, check_content, is_remote, is_store
 from curvlang.version import VERSION
 
-SHOWN = 3
-"""Queries whose top examples are shown where none are named."""
 NOTED = {
     ReducedPrecision: "precision",
     CompressedQueries: "precision",
     NotConverged: "solver",
 }
 """Warnings that become notes of the scores, and under which word; others are shown as they come."""
-WITH_QUERIES = (
-    "metric",
-    "per_layer",
-    "per_position",
-    "group",
-    "reduce",
-    "products",
-    "compress",
-)
-"""Of a scoring, what is about queries, which self-influence has none of."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scoring:
-    """Which scores: `score[q, n] = ∇m_qᵀ C⁻¹ ∇ℓ_n`, or a variant of it.
-
-    Args:
-        metric: The quantity m of the queries: `loss`, `margin` or `logit`.
-        damping: λ of `(C + λI)⁻¹`; the spec's inverse where not given.
-        inverse: An inverse as a spec writes it, in place of the spec's.
-        per_layer: Scores of every layer; they add up to the total.
-        per_position: Scores of every output position of the training examples.
-        own: Every training example against itself alone (self-influence).
-        group: Queries asked together: `label` (one group for each class) or `all`.
-        reduce: `sum` or `mean` over a group.
-        products: `bfloat16`: the precision of products with training examples.
-        compress: Share of every query that may be left out for a lower rank.
-    """
-
-    metric: str = "loss"
-    damping: float | None = None
-    inverse: str | None = None
-    per_layer: bool = False
-    per_position: bool = False
-    own: bool = False
-    group: str | None = None
-    reduce: str = "sum"
-    products: str | None = None
-    compress: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse words that mean nothing here, and what would be ignored.
-
-        Raises:
-            SpecError: E0591 for groups, E0594 for products and low rank, E0595 for what
-                self-influence has no use for.
-        """
-        validate_fields(self)
-        if self.own:
-            _check_alone(self)
-        check_reduce(self.group, self.reduce)
-        check_products(self.products)
-        if self.compress is not None:
-            check_share(finite_number(self.compress, "compress"))
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        """The axes of the scores."""
-        if self.own:
-            return ("train",)
-        first = "query" if self.group is None else "group"
-        return (first, "train", "position") if self.per_position else (first, "train")
-
-    def groups(self, task: Task) -> tuple[Tensor, list[object]] | None:
-        """A number for every query, and what the groups are called.
-
-        Raises:
-            SpecError: E0591 for groups by label of queries that have no class.
-        """
-        return None if self.group is None else label_groups(task, self.group)
-
-
-def _check_alone(scoring: Scoring) -> None:
-    """Refuse what self-influence has no use for.
-
-    Raises:
-        SpecError: E0595.
-    """
-    for field in fields(scoring):
-        value = getattr(scoring, field.name)
-        if field.name in WITH_QUERIES and value != field.default:
-            raise no_use(field.name)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ScoreReport:
-    """Scores with the task they are about; printable, and written to a file by `save`.
-
-    Args:
-        arrays: The scores under the name `scores`, or those of every layer under the layer's name.
-        axes: The names of their axes, in order.
-        notes: What the numbers mean: convention, sign, inverse, task.
-        groups: What the groups are called, where queries are asked together.
-        task: Queries and training examples.
-        sign: What a positive score says.
-        looks: What the inputs look like, where their numbers say little.
-    """
-
-    arrays: dict[str, Tensor]
-    axes: tuple[str, ...]
-    notes: dict[str, str]
-    groups: tuple[object, ...] | None
-    task: Task
-    sign: str
-    looks: InputTexts | None
-
-    @property
-    def shape(self) -> list[int]:
-        """Of each array."""
-        return list(next(iter(self.arrays.values())).shape)
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the scores: `.npy`, `.safetensors`, `.csv` or `.parquet`; all or nothing.
-
-        Args:
-            path: The file; an earlier one of that name is replaced.
-
-        Raises:
-            SpecError: E0583 to E0585 for a file that cannot be written.
-            MachineError: E0802 where the disk is full.
-        """
-        stored = {name: a.cpu().numpy() for name, a in self.arrays.items()}
-        named = {} if self.groups is None else {"group": self.groups}
-        return write_scores(Path(path), Scores(stored, self.axes, self.notes, named))
-
-    def top(self, k: int = 5, queries: Sequence[int] | None = None) -> list[Top]:
-        """The k most helpful and harmful training examples of some queries or groups.
-
-        From the total over layers and positions, which the parts add up to. Self-influence has
-        none: see `largest`.
-        """
-        if self.axes == ("train",) or not k:
-            return []
-        total = torch.stack([*self.arrays.values()]).sum(0)
-        total = total.sum(-1) if "position" in self.axes else total
-        rows = range(min(SHOWN, len(total))) if queries is None else queries
-        return top(total, k, self.task, queries=rows, grouped=self.groups is not None)
-
-    def largest(self, k: int = 5) -> list[Neighbour]:
-        """The k training examples with the largest self-influence; of other scores none."""
-        if self.axes != ("train",) or not k:
-            return []
-        return largest(self.arrays["scores"], k, self.task)
-
-    def table(self, k: int = 5, queries: Sequence[int] | None = None) -> str:
-        """The extremes as text, examples as what they look like."""
-        if self.axes == ("train",):
-            return show_largest(self.largest(k), self.looks)
-        return show_top(self.top(k, queries), self.looks, self.sign, self.groups)
-
-    def header(self) -> list[str]:
-        """What the numbers mean, a line each."""
-        always = ("curvature", "task", "parameters", "convention", "sign", "inverse")
-        known = [x for x in ("groups", "precision", "solver") if x in self.notes]
-        lines = [f"{key}: {self.notes[key]}" for key in (*always, *known)]
-        layers = [] if "scores" in self.arrays else [f"layers: {', '.join(self.arrays)}"]
-        return [*lines, *layers]
-
-    def to_json(self, k: int = 0, queries: Sequence[int] | None = None) -> dict[str, Any]:
-        """Notes, axes, shape and the extremes as plain values; the scores themselves are in the file."""
-        return {
-            **self.notes,
-            "axes": list(self.axes),
-            "shape": self.shape,
-            "arrays": list(self.arrays),
-            "top": [_plain(one) for one in self.top(k, queries)],
-            "largest": [_neighbour(one) for one in self.largest(k)],
-        }
-
-    def __str__(self) -> str:
-        return "\n".join([*self.header(), "", self.table()])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -244,6 +80,8 @@ class ScoreRequest:
         scoring: Which scores.
         setup: Device, precision, memory and seed.
         described: The task as a spec writes it; None where it was given as such.
+        out: Where scores are written while they are computed, and never held whole; None where they
+            are held.
     """
 
     spec: Spec
@@ -252,6 +90,7 @@ class ScoreRequest:
     scoring: Scoring
     setup: Setup
     described: TaskSpec | None
+    out: str | None = None
 
     @property
     def rows(self) -> int:
@@ -263,6 +102,8 @@ class ScoreRequest:
     def run(self, progress: ProgressOption = True) -> ScoreReport:
         """Train the task's model where it was described, fit the curvature, and score.
 
+        With a store whose scores are all there nothing is computed.
+
         Args:
             progress: Shown on standard error; `False` for nothing, or a function that is called as
                 work proceeds.
@@ -271,7 +112,13 @@ class ScoreRequest:
             return self._run(told)
 
     def _run(self, progress: Progress | None) -> ScoreReport:
-        seed, scoring = self.setup.seed, self.scoring
+        content: dict[str, str] = {}
+        if self.out is not None and is_store(self.out):
+            content = self.content()
+            store = finished_scores(self.out, content)
+            if store is not None:
+                return self._kept(store)
+        seed = self.setup.seed
         task = self.task
         if self.described is not None:
             task = trained_in(self.setup.store, task, seed, progress)
@@ -288,14 +135,52 @@ class ScoreRequest:
             with warnings.catch_warnings(record=True) as said:
                 for category in NOTED:
                     warnings.simplefilter("always", category)
-                arrays = _arrays(scoring, op, task, progress)
-        labels = scoring.groups(task)
-        asked = query_metric(scoring.metric, task.loss)
-        notes = _notes(scoring, op, self.curvature.name or "curvature", task, asked)
+                arrays, found = self._scores(op, task, content, progress)
+        notes = self._notes(op, task) | _noted(said)
+        for array in arrays.values():
+            if isinstance(array, StoredScores) and world().first:
+                array.store.note(notes)
+                break
+        return self._report(arrays, notes, task, found)
+
+    def content(self) -> dict[str, str]:
+        """What decides the numbers: a store of others is refused."""
+        return score_content(self.spec, self.curvature, self.task, self.scoring, self.setup)
+
+    def _scores(
+        self, op: FittedOperator, task: Task, content: dict[str, str], progress: Progress | None
+    ) -> tuple[Mapping[str, Tensor | StoredScores], tuple[int, int] | None]:
+        """The scores, and how many chunks of a store were there of how many."""
+        if self.out is None:
+            return _arrays(self.scoring, op, task, progress), None
+        labels = self.scoring.groups(task)
+        named = {} if labels is None else {"group": tuple(labels[1])}
+        target = Target(self.out, content, self.scoring.axes, named)
+        done = written(target, self.scoring, op, task, progress)
+        return done.arrays, (done.found, done.chunks) if is_store(self.out) else None
+
+    def _notes(self, op: FittedOperator, task: Task) -> dict[str, str]:
+        asked = query_metric(self.scoring.metric, task.loss)
+        return _notes(self.scoring, op, self.curvature.name or "curvature", task, asked)
+
+    def _kept(self, store: ScoreStore) -> ScoreReport:
+        """The report of a store in which all scores are."""
+        count = len(store.layout.all)
+        return self._report(stored_arrays(store), store.notes, self.task, (count, count))
+
+    def _report(
+        self,
+        arrays: Mapping[str, Tensor | StoredScores],
+        notes: dict[str, str],
+        task: Task,
+        found: tuple[int, int] | None,
+    ) -> ScoreReport:
+        labels = self.scoring.groups(task)
         groups = None if labels is None else tuple(labels[1])
         looks = None if self.described is None else _looks(self.described, task)
+        sign = query_metric(self.scoring.metric, task.loss).sign
         return ScoreReport(
-            arrays, scoring.axes, notes | _noted(said), groups, task, asked.sign, looks
+            arrays, self.scoring.axes, notes, groups, task, sign, looks, self.out, found
         )
 
 
@@ -308,6 +193,7 @@ def score_request(
     setup: Setup | None = None,
     *,
     curvature: str | None = None,
+    out: str | os.PathLike[str] | None = None,
 ) -> ScoreRequest:
     """Ask for scores; what the layers, the memory, the metric or the groups rule out is refused.
 
@@ -318,10 +204,14 @@ def score_request(
         scoring: Which scores; the plain ones where not given.
         setup: Device, precision, memory and seed.
         curvature: Which of the spec's curvatures; the one evaluated last where not given.
+        out: A zarr store (`scores.zarr`, `s3://bucket/scores.zarr`) or an npy file that scores are
+            written to while they are computed, so that they may be larger than memory. A store goes
+            on where a run was stopped.
 
     Raises:
         SpecError: With every problem of the spec and the task; E0590 to E0592 for a metric or
-            positions that the task does not have.
+            positions that the task does not have; E0583 to E0585 and E0880 to E0884 for an `out`
+            that cannot be written to, or a store of other scores.
         MachineError: E0801 for scores that do not fit into memory.
     """
     whole, scoring, setup = as_spec(spec), scoring or Scoring(), setup or Setup()
@@ -333,9 +223,30 @@ def score_request(
     with limited(setup.memory), results_on_disk(setup.store is not None):
         inverse = _check_inverse(whole, found, task.to(dtype=setup.dtype), scoring)
         query_metric(scoring.metric, task.loss)
-        request = ScoreRequest(whole, found, task, scoring, setup, described)
-        _check_size(request, inverse)
+        request = ScoreRequest(whole, found, task, scoring, setup, described, _target(out, scoring))
+        if request.out is None:
+            _check_size(request, inverse)
+    if request.out is not None and is_store(request.out):
+        check_content(request.out, request.content())
     return request
+
+
+def _target(out: str | os.PathLike[str] | None, scoring: Scoring) -> str | None:
+    """Where scores are written as they come.
+
+    Raises:
+        SpecError: E0583 for a format that is written in one piece, else what cannot be written to.
+    """
+    if out is None:
+        return None
+    check_score_file(out, by_layer=scoring.per_layer)
+    if not streams_to(out):
+        raise refusal(
+            Code.E0583,
+            f"`{os.fspath(out)}`: scores are written in parts to `.zarr` and `.npy` alone",
+            "name such a file, or leave `out` out and write `report.save(…)`",
+        )
+    return os.fspath(out) if is_remote(out) else os.path.abspath(out)
 
 
 def _check_size(request: ScoreRequest, inverse: Operator) -> None:
@@ -459,17 +370,3 @@ def _looks(described: TaskSpec, task: Task) -> InputTexts | None:
         return texts(task.train[0], task.query[0], spelt)
     seen = pictures(described, task)
     return None if seen is None else images(*seen)
-
-
-def _plain(one: Top) -> dict[str, Any]:
-    return {
-        "query": one.query,
-        "target": None if one.y is None else one.y.tolist(),
-        "helpful": [_neighbour(n) for n in one.helpful],
-        "harmful": [_neighbour(n) for n in one.harmful],
-    }
-
-
-def _neighbour(one: Neighbour) -> dict[str, Any]:
-    target = None if one.y is None else one.y.tolist()
-    return {"train": one.index, "score": one.score, "target": target}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import curvlang as cv
 from curvlang.diagnostics.codes import Code
@@ -21,7 +21,6 @@ from ..options import (
     Metric,
     MetricOption,
     ModelOption,
-    OutOption,
     OwnOption,
     PerLayerOption,
     PerPositionOption,
@@ -32,6 +31,7 @@ from ..options import (
     QuietOption,
     Reduce,
     ReduceOption,
+    ScoresOption,
     SeedOption,
     Spec,
     StoreOption,
@@ -51,9 +51,13 @@ EXAMPLES = (
 )
 
 
+STREAMED = (".npy", ".zarr")
+"""Formats that are written while scores are computed."""
+
+
 def command(
     spec: Spec,
-    out: OutOption = None,
+    out: ScoresOption = None,
     metric: MetricOption = Metric.loss,
     damping: DampingOption = None,
     inverse: InverseOption = None,
@@ -79,7 +83,7 @@ def command(
     quiet: QuietOption = False,
 ) -> int:
     """Train the task's model, fit the spec's curvature, and write influence scores to a file."""
-    file = out or Path("scores.npy")
+    file = out or "scores.npy"
     cv.check_score_file(file, by_layer=per_layer)
     loaded = cv.load(spec)
     show_warnings([loaded], quiet)
@@ -99,16 +103,17 @@ def command(
             compress,
         ),
         cv.Setup.named(device, dtype, memory, seed, store),
+        out=file if file.lower().rstrip("/").endswith(STREAMED) else None,
     )
     shown = _numbers(queries, asked.rows)
+    replaced = os.path.isfile(file)
     with cv.Bars(quiet, "curvlang influence", store=store) as bars:
         report = asked.run(bars)
-    if not writes(str(file)):
+    if not writes(file):
         return 0
-    replaced = file.exists()
-    path = report.save(file)
+    path = report.written or str(report.save(file))
     if as_json:
-        print_json(report.to_json(top, shown) | {"file": str(path), "replaced": replaced})
+        print_json(report.to_json(top, shown) | {"file": path, "replaced": replaced})
         return 0
     if not quiet:
         sizes = zip(report.axes, report.shape, strict=True)

@@ -133,13 +133,7 @@ def top(
             "give scores [Q, N], k ≥ 1",
         )
     chosen = range(len(scores)) if queries is None else _numbers(queries)
-    outside = [q for q in chosen if not 0 <= q < len(scores)]
-    if outside:
-        raise refusal(
-            Code.E0593,
-            f"there is no query {outside[0]}",
-            f"queries are numbered 0…{len(scores) - 1}",
-        )
+    check_queries(chosen, len(scores))
     rows = len(scores) if grouped or task is None else task.Q
     if task is not None and tuple(scores.shape) != (rows, task.N):
         raise refusal(
@@ -148,6 +142,35 @@ def top(
             "give scores [Q, N] of this task, or `grouped=True`",
         )
     return TopExamples(_of(q, scores[q], k, task, grouped) for q in chosen)
+
+
+def check_queries(chosen: Sequence[int], count: int) -> None:
+    """Refuse numbers that no query has.
+
+    Raises:
+        SpecError: E0593.
+    """
+    outside = [q for q in chosen if not 0 <= q < count]
+    if outside:
+        raise refusal(
+            Code.E0593, f"there is no query {outside[0]}", f"queries are numbered 0…{count - 1}"
+        )
+
+
+def top_of_rows(
+    rows: Sequence[int], scores: Tensor, k: int, task: Task | None, *, grouped: bool = False
+) -> TopExamples:
+    """As `top`, from the scores of these queries alone.
+
+    Args:
+        rows: The queries' numbers.
+        scores: Theirs, `[len(rows), N]`.
+        k: How many of each kind at most.
+        task: Gives the examples themselves.
+        grouped: Whether they are groups of queries.
+    """
+    pairs = zip(rows, scores, strict=True)
+    return TopExamples(_of(q, row, k, task, grouped) for q, row in pairs)
 
 
 def largest(scores: Tensor, k: int = 5, task: Task | None = None) -> list[Neighbour]:

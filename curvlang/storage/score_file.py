@@ -19,6 +19,7 @@ from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.refusal import refusal
 from curvlang.storage.arrays import write_npy
 from curvlang.storage.atomic import Destination, probe, whole
+from curvlang.storage.score_store import SUFFIX, check_store, is_store
 
 Array = NDArray[np.floating[Any]]
 
@@ -67,10 +68,13 @@ def check_score_file(path: str | os.PathLike[str], *, by_layer: bool = False) ->
             written.
         MachineError: E0802 where the disk is full.
     """
+    if is_store(path):
+        check_store(path)
+        return
     target = Path(path)
     suffix = target.suffix.lower()
     if suffix not in FORMATS:
-        known = ", ".join(f"`{name}`" for name in FORMATS)
+        known = ", ".join(f"`{name}`" for name in (*FORMATS, SUFFIX))
         what = f"the suffix `{suffix}`" if suffix else "no suffix"
         raise refusal(
             Code.E0583, f"`{target}` has {what}: the format is not known", f"use one of {known}"
@@ -79,7 +83,7 @@ def check_score_file(path: str | os.PathLike[str], *, by_layer: bool = False) ->
         raise refusal(
             Code.E0583,
             f"`{target}`: an npy file holds one array, and there is one for every layer",
-            "write `.safetensors`, `.csv` or `.parquet`",
+            "write `.zarr`, `.safetensors`, `.csv` or `.parquet`",
         )
     if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise refusal(
@@ -103,6 +107,12 @@ def write_scores(path: str | os.PathLike[str], scores: Scores) -> Path:
         SpecError: As `check_score_file`.
         MachineError: E0802 where the disk is full, with what was needed and what is free.
     """
+    if is_store(path):
+        raise refusal(
+            Code.E0583,
+            f"`{os.fspath(path)}`: a zarr store is written while scores are computed",
+            "name it before: `cv.score_request(…, out=…)`",
+        )
     check_score_file(path, by_layer=scores.by_layer)
     target = Path(os.path.abspath(path))
     with _destination(target).refusals(scores.bytes), whole(target) as part:

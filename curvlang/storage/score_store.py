@@ -234,13 +234,18 @@ class ScoreStore:
                 array[place] = part
             self._written[chunk] = np.uint64(_checksum(parts))
 
-    def rows(self, places: Sequence[int]) -> dict[str, Array]:
-        """Some entries of the first axis of every array, all others never read."""
+    def rows(self, name: str, places: Sequence[int]) -> Array:
+        """Some entries of the first axis of an array; no others are read.
+
+        Args:
+            name: Of the layer, or `scores`.
+            places: Which entries; all of them in one piece where they are all.
+        """
+        array = self._arrays[name]
         with _refusals(self.address):
-            return {
-                name: np.stack([np.asarray(array[k]) for k in places])
-                for name, array in self._arrays.items()
-            }
+            if list(places) == list(range(self.layout.shape[0])):
+                return np.asarray(array[...])
+            return np.stack([np.asarray(array[k]) for k in places])
 
 
 def known(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -300,11 +305,17 @@ def opened(path: str | os.PathLike[str], layout: StoreLayout) -> Iterator[ScoreS
         yield _made(address, layout)
 
 
-def joined(path: str | os.PathLike[str], layout: StoreLayout) -> ScoreStore:
-    """The same store in a process beside the one that has opened it."""
+def joined(path: str | os.PathLike[str], layout: StoreLayout, *, writes: bool = True) -> ScoreStore:
+    """A store that another process has opened, or that is only read.
+
+    Args:
+        path: A folder, or an address.
+        layout: What it holds.
+        writes: Whether it is written to.
+    """
     import zarr
 
-    group = zarr.open_group(_place(os.fspath(path)), mode="r+")
+    group = zarr.open_group(_place(os.fspath(path)), mode="r+" if writes else "r")
     return ScoreStore(os.fspath(path), layout, group)
 
 

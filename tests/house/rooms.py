@@ -47,7 +47,7 @@ ROOMS = (
     Room(5, "training", "stacked retraining, orders of examples, subsets, replay"),
     Room(5, "editors", "highlighting, completion, the language server", ("extension",), torch=False),
     Room(6, "attribution", "scores, streamed; self-influence, groups, top examples, methods that follow "
-         "the training"),
+         "the training", ("streams",)),
     Room(6, "testing", "public Hypothesis strategies and laws"),
     Room(7, "evaluation", "one engine: errors, ground truth, LDS, comparisons; studies",
          ("measures", "statistics", "study")),
@@ -63,6 +63,9 @@ FILES = {
     "": "facade",
     "evaluations": "facade",
     "fits": "facade",
+    "score_report": "facade",
+    "score_targets": "facade",
+    "score_words": "facade",
     "scoring": "facade",
     "studies": "facade",
     "__main__": "cli",

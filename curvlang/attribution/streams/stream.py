@@ -101,6 +101,11 @@ class ScoreBatch:
     train: slice
     scores: Mapping[str, Tensor]
 
+    @property
+    def place(self) -> tuple[slice, ...]:
+        """Where they lie among all scores."""
+        return (self.train,) if self.rows is None else (self.rows, self.train)
+
 
 class ScoreStream:
     """Scores under one inverse, as they come.
@@ -114,10 +119,18 @@ class ScoreStream:
         cost: What the queries are scored by.
         request: Which scores, and how.
         turn: Queries of a turn; as many as fit where not given.
+        size: Training examples of a chunk; by shapes where not given.
     """
 
     def __init__(
-        self, inverse: Operator, task: Task, cost: Loss, request: Request, turn: int | None = None
+        self,
+        inverse: Operator,
+        task: Task,
+        cost: Loss,
+        request: Request,
+        *,
+        turn: int | None = None,
+        size: int | None = None,
     ) -> None:
         self.inverse = inverse
         self.task = task
@@ -128,7 +141,7 @@ class ScoreStream:
         self._parts = None if self.given is not None else self._by_gradients()
         fits = self.rows if request.groups is not None else min(self.rows, self._fitting())
         self.turn = max(1, min(self.rows, turn or fits))
-        self.cut = self._cut()
+        self.cut = self._cut() if size is None else ScoreCut(task.N, size)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -143,6 +156,12 @@ class ScoreStream:
     def positions(self) -> int:
         """Output positions, where scores are by position; else 1."""
         return position_count(self.task) if self.request.per_position else 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all scores, or of each layer's."""
+        behind = (self.positions,) if self.request.per_position else ()
+        return (self.rows, self.cut.total, *behind)
 
     @property
     def turns(self) -> int:
@@ -249,28 +268,53 @@ class SelfStream:
         inverse: C⁻¹.
         task: Its examples.
         part: `train` or `query`.
+        size: Examples of a chunk; by shapes where not given.
     """
 
-    def __init__(self, inverse: Operator, task: Task, part: str = "train") -> None:
+    def __init__(
+        self, inverse: Operator, task: Task, part: str = "train", size: int | None = None
+    ) -> None:
         self.inverse = inverse
         self.task = task
         self.part = part
         self.given = scored_blocks(inverse, task)
         total = len(task.part(part)[0])
-        if self.given is None:
+        if size is not None:
+            self.cut = ScoreCut(total, size)
+        elif self.given is None:
             self.cut = score_cut(total, batch_size(task), 1)
         else:
             layers = [x.layer for x in self.given]
             formed = max((x.layer.size for x in self.given if not x.by_leaves), default=0)
             self.cut = score_cut(total, leaf_batch_size(task, layers, formed), 1)
 
-    def batches(self, chunks: Collection[int] | None = None) -> Iterator[ScoreBatch]:
-        """Scores of every chunk, or of some.
+    @property
+    def turns(self) -> int:
+        """There are no queries that could take turns."""
+        return 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all scores."""
+        return (self.cut.total,)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Scores are added up over layers."""
+        return ()
+
+    @property
+    def units(self) -> list[Unit]:
+        """Every chunk."""
+        return [(0, k) for k in range(self.cut.count)]
+
+    def batches(self, units: Collection[Unit] | None = None) -> Iterator[ScoreBatch]:
+        """Scores of every unit, or of some.
 
         Raises:
             SpecError: E0420 or E0794 for scores that are not finite.
         """
-        for k in range(self.cut.count) if chunks is None else sorted(chunks):
+        for _, k in self.units if units is None else sorted(units):
             within = self.cut.chunk(k)
             scores = self.source(within)
             check_scores([scores], self.task, parts=(self.part,))
@@ -285,6 +329,9 @@ class SelfStream:
             v = v.to(self.inverse.dtype)
             found.append((product(self.inverse, v) * v).sum(-1))
         return torch.cat(found)
+
+
+Stream = ScoreStream | SelfStream
 
 
 def _warn_of_products(

@@ -1,0 +1,313 @@
+"""Scores written as they are computed: to a zarr store that goes on where a run was stopped, or to an npy file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from curvlang.attribution.inverses import inverted, seen_by
+from curvlang.attribution.streams.relay import relayed
+from curvlang.attribution.streams.stream import (
+    Request,
+    ScoreBatch,
+    ScoreStream,
+    SelfStream,
+    Stream,
+)
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import Interrupted, SpecError
+from curvlang.diagnostics.refusal import refusal
+from curvlang.language import declared_inverses, default_inverse
+from curvlang.language.chain import Curvature, Spec
+from curvlang.language.selection import evaluation_of
+from curvlang.models.fingerprint import digest
+from curvlang.models.losses.loss import show_dtype
+from curvlang.models.losses.metric import query_metric_on
+from curvlang.models.task import Task
+from curvlang.runtime.fitted import FittedOperator
+from curvlang.runtime.processes.distributed import World, world
+from curvlang.runtime.progress.listeners import Progress
+from curvlang.runtime.setup import Setup
+from curvlang.runtime.stored.keys import TaskContent, identity_of_fit
+from curvlang.score_report import StoredScores
+from curvlang.score_words import Scoring
+from curvlang.storage.npy_parts import npy_parts
+from curvlang.storage.score_store import (
+    TOTAL,
+    Chunk,
+    ScoreStore,
+    StoreLayout,
+    is_store,
+    joined,
+    known,
+    layout_of,
+    opened,
+)
+
+_WORDS = ("metric", "damping", "inverse", "products", "compress")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """Where scores go, and what a store is told of them.
+
+    Args:
+        path: A file, a folder, or an address.
+        content: What decides the numbers, by name.
+        axes: Names of the axes.
+        labels: What the positions of an axis are called.
+    """
+
+    path: str
+    content: Mapping[str, str]
+    axes: tuple[str, ...]
+    labels: Mapping[str, tuple[object, ...]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreFile:
+    """Scores that lie on the disk.
+
+    Args:
+        arrays: By the layer's name, or under `scores`; rows are read when they are asked for.
+        found: Chunks that were there before.
+        chunks: All chunks.
+    """
+
+    arrays: Mapping[str, Tensor | StoredScores]
+    found: int
+    chunks: int
+
+
+def streams_to(path: str | os.PathLike[str]) -> bool:
+    """Whether a format is written in parts, so that scores may be larger than memory."""
+    return is_store(path) or os.fspath(path).lower().endswith(".npy")
+
+
+def score_content(
+    spec: Spec, curvature: Curvature, task: Task, scoring: Scoring, setup: Setup
+) -> dict[str, str]:
+    """What decides the numbers of scores, in words where they say something, else as a digest.
+
+    Of a model that is yet to be trained: its initialisation and its recipe.
+
+    Raises:
+        SpecError: E0840 where a part of the task cannot be recognised by another run.
+    """
+    content, said = TaskContent(task), evaluation_of(spec, curvature)
+    rule = None if said is None else said.inverse
+    solver = None if said is None else said.solver
+    own = default_inverse().inverse.name if rule is None else rule.span.text
+    try:
+        fitted = identity_of_fit(curvature, content, setup.seed)
+    except SpecError as error:
+        if error.diagnostics[0].code != Code.E0840:
+            raise
+        raise refusal(
+            Code.E0840,
+            "the scores cannot be kept in a store: the loss or the model holds an object whose content "
+            "cannot be read, such as an open file or a lock, so that no other run can recognise it",
+            "take the object out of the loss or the model, or write `.npy`",
+        ) from error
+    recipe = "" if task.origin.trained else repr(task.recipe)
+    mask = () if task.query_mask is None else (task.query_mask,)
+    found = {
+        "spec": fitted.formula,
+        "model": digest(fitted.model, recipe),
+        "training data": fitted.data,
+        "queries": digest(*task.query, *mask),
+        "loss": fitted.objective,
+        "seed": str(setup.seed),
+        "precision": show_dtype(setup.dtype),
+        "inverse of the spec": " ".join(own.split()),
+        "solver": "none" if solver is None else " ".join(solver.span.text.split()),
+        "definition of an inverse": digest(declared_inverses(spec)),
+        "kind": _kind(scoring),
+    }
+    return found | {name: str(getattr(scoring, name)) for name in _WORDS}
+
+
+def _kind(scoring: Scoring) -> str:
+    if scoring.own:
+        return "self-influence"
+    parts = [
+        "by layer" * scoring.per_layer,
+        "by position" * scoring.per_position,
+        "" if scoring.group is None else f"queries by {scoring.group}, {scoring.reduce}",
+    ]
+    return ", ".join(filter(None, parts)) or "plain"
+
+
+def finished_scores(path: str, content: Mapping[str, str]) -> ScoreStore | None:
+    """The store at a path, if all of these scores are in it; the first process looks."""
+    processes = world()
+    with processes.run():
+        whole = ""
+        if processes.first:
+            there = known(path)
+            if there is not None and there["content"] == dict(content):
+                store = joined(path, layout_of(there), writes=False)
+                whole = "1" if store.finished() == set(store.layout.all) else ""
+        if not processes.exchange("all scores are there", whole)[0]:
+            return None
+    record = known(path)
+    assert record is not None
+    return joined(path, layout_of(record), writes=False)
+
+
+def stored_arrays(store: ScoreStore) -> dict[str, Tensor | StoredScores]:
+    """The arrays of a store, by the layer's name or under `scores`."""
+    return {name: StoredScores(store, name) for name in store.layout.names or (TOTAL,)}
+
+
+def written(
+    target: Target, scoring: Scoring, op: FittedOperator, task: Task, progress: Progress | None
+) -> ScoreFile:
+    """Compute scores and write each chunk as soon as it is there.
+
+    Args:
+        target: Where.
+        scoring: Which scores.
+        op: The curvature.
+        task: Queries and training examples.
+        progress: Notified of what is done.
+
+    Raises:
+        SpecError: E0585, E0881 to E0884 where they cannot be written.
+        MachineError: E0802 where the disk is full.
+        Interrupted: Where chunks are kept that another run goes on with.
+    """
+    seen = seen_by(op, task)
+    ready = inverted(
+        op, seen, damping=scoring.damping, inverse=scoring.inverse, progress=progress
+    ).operator
+    plan: Mapping[str, int] = {}
+    if is_store(target.path) and (there := known(target.path)) is not None:
+        plan = there["plan"]
+
+    def stream() -> Stream:
+        if scoring.own:
+            return SelfStream(ready, seen, size=plan.get("chunk"))
+        labels = scoring.groups(task)
+        request = Request(
+            scoring.per_layer,
+            scoring.per_position,
+            None if labels is None else labels[0],
+            scoring.reduce,
+            products=None if scoring.products is None else torch.bfloat16,
+            compress=scoring.compress,
+        )
+        cost = query_metric_on(scoring.metric, seen).cost
+        sizes = {"turn": plan.get("turn"), "size": plan.get("chunk")}
+        return ScoreStream(ready, seen, cost, request, **sizes)
+
+    write = _to_store if is_store(target.path) else _to_npy
+    return seen.retried(lambda: write(target, stream(), progress))
+
+
+def _to_npy(target: Target, stream: Stream, progress: Progress | None) -> ScoreFile:
+    """Written by the first process; the others send it their chunks."""
+    processes, path = world(), Path(target.path)
+    chunks = len(stream.units)
+    with processes.run():
+        if processes.first:
+            with npy_parts(path, stream.shape, _dtype(stream)) as file:
+                for number, batch in enumerate(relayed(stream, processes), 1):
+                    (scores,) = batch.scores.values()
+                    file.write(batch.place, scores.cpu().numpy())
+                    _tell(progress, number, chunks)
+        else:
+            for _ in relayed(stream, processes):
+                raise AssertionError("the first process has the batches")
+    if not processes.first:
+        return ScoreFile({}, 0, chunks)
+    return ScoreFile({TOTAL: torch.from_numpy(np.load(path, mmap_mode="c"))}, 0, chunks)
+
+
+def _to_store(target: Target, stream: Stream, progress: Progress | None) -> ScoreFile:
+    """Every process writes the chunks that it computes: no other writes them."""
+    processes, layout = world(), _layout(target, stream)
+    with processes.run():
+        if not processes.first:
+            missing = [tuple(chunk) for chunk in json.loads(processes.wait("missing", 0))]
+            store = joined(target.path, layout)
+            _fill(store, stream, _share(missing, processes), _silent)
+            processes.exchange("written", "")
+            return ScoreFile(stored_arrays(store), 0, len(layout.all))
+        with opened(target.path, layout) as store:
+            store.note({}, target.labels)
+            found = store.finished()
+            missing = [chunk for chunk in layout.all if chunk not in found]
+            processes.tell("missing", json.dumps(missing))
+            share = _share(missing, processes)
+
+            def told(done: int) -> None:
+                whole = len(found) + done * len(missing) // max(1, len(share))
+                _tell(progress, whole, len(layout.all))
+
+            _fill(store, stream, share, told)
+            processes.exchange("written", "")
+        return ScoreFile(stored_arrays(store), len(found), len(layout.all))
+
+
+def _share(missing: list[Chunk], processes: World) -> list[Chunk]:
+    own = processes.owned(len(missing))
+    return missing[own.start : own.stop]
+
+
+def _silent(done: int) -> None:
+    """The first process says what is done."""
+
+
+def _fill(
+    store: ScoreStore, stream: Stream, chunks: list[Chunk], told: Callable[[int], None]
+) -> None:
+    """Compute some chunks, and write each when it is there."""
+    units = [(0, *chunk) if len(chunk) == 1 else chunk for chunk in chunks]
+    done = 0
+    try:
+        for batch in stream.batches([(turn, k) for turn, k in units]):
+            store.write(chunks[done], _named(batch))
+            done += 1
+            told(done)
+    except KeyboardInterrupt as error:
+        whole = len(store.claimed())
+        raise Interrupted(
+            f"{whole} of {len(store.layout.all)} chunks of scores are in `{store.address}`"
+        ) from error
+
+
+def _named(batch: ScoreBatch) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
+    return {name or TOTAL: scores.cpu().numpy() for name, scores in batch.scores.items()}
+
+
+def _layout(target: Target, stream: Stream) -> StoreLayout:
+    """What a store of a stream holds: a chunk for every turn of the queries and chunk of the examples."""
+    turn = 1 if isinstance(stream, SelfStream) else stream.turn
+    first = () if isinstance(stream, SelfStream) else (turn,)
+    behind = stream.shape[len(first) + 1 :]
+    return StoreLayout(
+        stream.names,
+        stream.shape,
+        (*first, stream.cut.size, *behind),
+        target.axes,
+        _dtype(stream),
+        target.content,
+        {"turn": turn, "chunk": stream.cut.size},
+    )
+
+
+def _dtype(stream: Stream) -> str:
+    return show_dtype(stream.inverse.dtype)
+
+
+def _tell(progress: Progress | None, done: int, total: int) -> None:
+    if progress is not None:
+        progress("scores", done, total)
