@@ -156,22 +156,12 @@ StoreOption = Annotated[
     ),
 ]
 OutOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="PATH",
-        help="Where the result is written: a folder (several results: their parent), or a score "
-        "file. [default: runs/NAME-HASH, scores.npy]",
-        rich_help_panel=OUTPUT,
-    ),
-]
-ScoresOption = Annotated[
     str | None,
     typer.Option(
         "--out",
         metavar="PATH",
-        help="The score file (`.npy`, `.safetensors`, `.csv`, `.parquet`), or a zarr store that goes on where a "
-        "run was stopped: `scores.zarr`, `s3://bucket/scores.zarr`. [default: scores.npy]",
+        help="Where the result is written: a folder (several results: their parent), a score file, or "
+        "a store of scores (`scores.zarr`). [default: runs/NAME-HASH, scores.npy]",
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         influence,
         self_influence,
         top,
+        top_examples,
     )
     from curvlang.fits import FitReport, FitRequest, fit_request, store_report
     from curvlang.language import load, loads, search
@@ -72,7 +73,7 @@ _NAMES = {
         "EvaluationRequest EvaluationSettings evaluate_requests evaluation_requests run_folders"
     ),
     "curvlang.facade": (
-        "benchmark covered evaluate explain explanations fit influence self_influence top"
+        "benchmark covered evaluate explain explanations fit influence self_influence top top_examples"
     ),
     "curvlang.fits": "FitReport FitRequest fit_request store_report",
     "curvlang.language": "load loads search",
@@ -171,6 +172,7 @@ __all__ = [
     "study_requests",
     "task",
     "top",
+    "top_examples",
     "world",
     "write_extension",
 ]

@@ -12,6 +12,7 @@ from typing import Unpack
 import torch
 
 from curvlang.attribution.influence import influence, self_influence
+from curvlang.attribution.streams.top_examples import top_examples
 from curvlang.attribution.top import top
 from curvlang.compiler.explain.explain import Explanation
 from curvlang.compiler.explain.explain_sum import explain_sum
@@ -414,4 +415,5 @@ __all__ = [
     "loads",
     "self_influence",
     "top",
+    "top_examples",
 ]

@@ -39,24 +39,15 @@ from curvlang.runtime.stored.keys import TaskContent, identity_of_fit
 from curvlang.score_report import StoredScores
 from curvlang.score_words import Scoring
 from curvlang.storage.npy_parts import npy_parts
-from curvlang.storage.score_store import (
-    TOTAL,
-    Chunk,
-    ScoreStore,
-    StoreLayout,
-    is_store,
-    joined,
-    known,
-    layout_of,
-    opened,
-)
+from curvlang.storage.score_layout import Chunk, StoreLayout, is_store, layout_of
+from curvlang.storage.score_store import TOTAL, ScoreStore, joined, known, opened
 
 _WORDS = ("metric", "damping", "inverse", "products", "compress")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """Where scores go, and what a store is told of them.
+    """Where scores go, and what a store keeps with them.
 
     Args:
         path: A file, a folder, or an address.
@@ -228,7 +219,9 @@ def _to_npy(target: Target, stream: Stream, progress: Progress | None) -> ScoreF
                 raise AssertionError("the first process has the batches")
     if not processes.first:
         return ScoreFile({}, 0, chunks)
-    return ScoreFile({TOTAL: torch.from_numpy(np.load(path, mmap_mode="c"))}, 0, chunks)
+    return ScoreFile(
+        {TOTAL: torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))}, 0, chunks
+    )
 
 
 def _to_store(target: Target, stream: Stream, progress: Progress | None) -> ScoreFile:

@@ -19,6 +19,7 @@ from curvlang.attribution.streams.stream import (
     ReducedPrecision,
     Request,
     check_blocks,
+    least_bytes,
 )
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.plain_arguments import validated
@@ -39,7 +40,7 @@ from curvlang.operators import ExampleMean, Operator
 from curvlang.operators.iterative.iteration import NotConverged
 from curvlang.reporting.examples import InputTexts, images, texts
 from curvlang.runtime.fitted import FittedOperator
-from curvlang.runtime.limits.memory import limited
+from curvlang.runtime.limits.memory import limited, require
 from curvlang.runtime.limits.planned import planned, planned_solver
 from curvlang.runtime.limits.turns import results_on_disk
 from curvlang.runtime.others import without_ignored
@@ -58,7 +59,8 @@ from curvlang.score_targets import (
 )
 from curvlang.score_words import Scoring
 from curvlang.storage.score_file import check_score_file
-from curvlang.storage.score_store import ScoreStore, check_content, is_remote, is_store
+from curvlang.storage.score_layout import is_remote, is_store
+from curvlang.storage.score_store import ScoreStore, check_content
 from curvlang.version import VERSION
 
 NOTED = {
@@ -224,8 +226,7 @@ def score_request(
         inverse = _check_inverse(whole, found, task.to(dtype=setup.dtype), scoring)
         query_metric(scoring.metric, task.loss)
         request = ScoreRequest(whole, found, task, scoring, setup, described, _target(out, scoring))
-        if request.out is None:
-            _check_size(request, inverse)
+        _check_size(request, inverse)
     if request.out is not None and is_store(request.out):
         check_content(request.out, request.content())
     return request
@@ -259,8 +260,17 @@ def _check_size(request: ScoreRequest, inverse: Operator) -> None:
     task, scoring = request.task, request.scoring
     positions = position_count(task) if scoring.per_position else 1
     layers = layer_count(inverse, task) if scoring.per_layer else 1
-    if not scoring.own:
+    if scoring.own:
+        return
+    if request.out is None:
         require_scores(task, request.rows, layers * task.N * positions, gradients=False)
+    else:
+        rows = 1 if scoring.group is None else request.rows
+        require(
+            rows * least_bytes(task, layers * positions),
+            task.device,
+            f"scoring {'a query' if scoring.group is None else f'{rows} groups'} at a time",
+        )
 
 
 def _check_inverse(spec: Spec, curvature: Curvature, task: Task, scoring: Scoring) -> Operator:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -69,7 +70,7 @@ def command(
     source = cv.TaskSource(task, data, model, allow_python)
     settings = cv.EvaluationSettings(source, quick, not no_lds, metric, setup, step_scores)
     asked = cv.evaluation_requests(loaded, settings)
-    folders = cv.run_folders(asked, out)
+    folders = cv.run_folders(asked, None if out is None else Path(out))
     show_warnings(loaded, quiet)
     found = []
     problems: list[cv.Diagnostic] = []

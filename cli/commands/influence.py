@@ -21,6 +21,7 @@ from ..options import (
     Metric,
     MetricOption,
     ModelOption,
+    OutOption,
     OwnOption,
     PerLayerOption,
     PerPositionOption,
@@ -31,7 +32,6 @@ from ..options import (
     QuietOption,
     Reduce,
     ReduceOption,
-    ScoresOption,
     SeedOption,
     Spec,
     StoreOption,
@@ -47,6 +47,10 @@ EXAMPLES = (
         "curvlang influence ekfac --damping 0.01 --per-layer --out scores.safetensors",
         "a λ of yours; an array for every layer",
     ),
+    (
+        "curvlang influence ekfac --out scores.zarr",
+        "written as it comes; the same command goes on after a kill",
+    ),
     ("curvlang influence kfac --self --out own.csv", "how far each loss rests on its own example"),
 )
 
@@ -57,7 +61,7 @@ STREAMED = (".npy", ".zarr")
 
 def command(
     spec: Spec,
-    out: ScoresOption = None,
+    out: OutOption = None,
     metric: MetricOption = Metric.loss,
     damping: DampingOption = None,
     inverse: InverseOption = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -87,7 +88,7 @@ def command(
         shard=shard,
         formats=_parts(formats),
     )
-    folders = cv.study_folders(asked, out)
+    folders = cv.study_folders(asked, None if out is None else Path(out))
     show_warnings([asked[0].spec], quiet)
     found = []
     with cv.Bars(quiet, "curvlang study") as bars:

@@ -173,6 +173,37 @@ def top_of_rows(
     return TopExamples(_of(q, row, k, task, grouped) for q, row in pairs)
 
 
+def top_from_extremes(
+    rows: Sequence[int],
+    largest: tuple[Tensor, Tensor],
+    smallest: tuple[Tensor, Tensor],
+    task: Task,
+) -> TopExamples:
+    """As `top`, from the extremes of each query.
+
+    Args:
+        rows: The queries' numbers.
+        largest: The k largest scores `[len(rows), k]`, the largest first, and the examples' numbers.
+        smallest: The k smallest, likewise.
+        task: Gives the examples themselves.
+    """
+
+    def named(pair: tuple[Tensor, Tensor], row: int, sign: int) -> tuple[Neighbour, ...]:
+        found = zip(pair[0][row].tolist(), pair[1][row].tolist(), strict=True)
+        return tuple(_example(n, value, task) for value, n in found if sign * value > 0)
+
+    return TopExamples(
+        Top(
+            q,
+            named(largest, k, 1),
+            named(smallest, k, -1),
+            _inputs(task, "query", q),
+            task.query[1][q],
+        )
+        for k, q in enumerate(rows)
+    )
+
+
 def largest(scores: Tensor, k: int = 5, task: Task | None = None) -> list[Neighbour]:
     """The k training examples with the largest self-influence, the largest first.
 
@@ -225,7 +256,11 @@ def _of(q: int, row: Tensor, k: int, task: Task | None, grouped: bool) -> Top:
 def _neighbour(n: int, row: Tensor, task: Task | None) -> Neighbour:
     if task is None:
         return Neighbour(n, float(row[n]))
-    return Neighbour(n, float(row[n]), _inputs(task, "train", n), task.train[1][n])
+    return _example(n, float(row[n]), task)
+
+
+def _example(n: int, score: float, task: Task) -> Neighbour:
+    return Neighbour(n, score, _inputs(task, "train", n), task.train[1][n])
 
 
 def _inputs(task: Task, part: str, k: int) -> Inputs:

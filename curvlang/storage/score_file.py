@@ -19,7 +19,8 @@ from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.refusal import refusal
 from curvlang.storage.arrays import write_npy
 from curvlang.storage.atomic import Destination, probe, whole
-from curvlang.storage.score_store import SUFFIX, check_store, is_store
+from curvlang.storage.score_layout import SUFFIX, is_store
+from curvlang.storage.score_store import check_store
 
 Array = NDArray[np.floating[Any]]
 

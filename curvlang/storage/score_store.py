@@ -12,9 +12,6 @@ import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from itertools import product
-from math import ceil, prod
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -26,10 +23,8 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.storage.atomic import Destination
+from curvlang.storage.score_layout import FORMAT, Chunk, StoreLayout, is_remote, record_of
 
-SUFFIX = ".zarr"
-FORMAT = 1
-"""Of the store; a newer one is refused."""
 OURS = "curvlang_scores"
 """The attribute by which a store of scores is known."""
 WRITTEN = "written"
@@ -39,62 +34,6 @@ ANOTHER = "name another store, or delete this one"
 _NOTE = "chunks that are written stay: run the same command to go on"
 
 Array = NDArray[Any]
-Chunk = tuple[int, ...]
-"""A chunk by its place along each axis that is cut."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StoreLayout:
-    """What a store of scores holds.
-
-    Args:
-        names: Of the layers; empty for the total alone.
-        shape: Of every array.
-        chunks: Shape of a chunk; the axis of positions is never cut.
-        axes: Names of the axes: `query` or `group`, `train`, `position`.
-        dtype: Of the numbers.
-        content: What decides the numbers, in words or as a digest, by the name that a refusal calls it.
-        plan: Whole numbers that a later run goes on with.
-    """
-
-    names: tuple[str, ...]
-    shape: tuple[int, ...]
-    chunks: tuple[int, ...]
-    axes: tuple[str, ...]
-    dtype: str
-    content: Mapping[str, str]
-    plan: Mapping[str, int]
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        """Chunks along each axis that is cut."""
-        cut = zip(self.shape, self.chunks, self.axes, strict=True)
-        return tuple(ceil(n / size) for n, size, axis in cut if axis != "position")
-
-    @property
-    def all(self) -> list[Chunk]:
-        """Every chunk, the training examples fastest."""
-        return list(product(*map(range, self.grid)))
-
-    @property
-    def bytes(self) -> int:
-        """Of all numbers."""
-        return prod(self.shape) * max(1, len(self.names)) * np.dtype(self.dtype).itemsize
-
-    def place(self, chunk: Chunk) -> tuple[slice, ...]:
-        """Where a chunk lies."""
-        sizes = zip(chunk, self.chunks, self.shape, strict=False)
-        return tuple(slice(k * size, min((k + 1) * size, n)) for k, size, n in sizes)
-
-
-def is_store(path: str | os.PathLike[str]) -> bool:
-    """Whether a name is that of a zarr store."""
-    return os.fspath(path).rstrip("/").lower().endswith(SUFFIX)
-
-
-def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether a name is an address, `s3://bucket/scores.zarr`, and not a path."""
-    return "://" in os.fspath(path)
 
 
 def check_store(path: str | os.PathLike[str]) -> None:
@@ -328,7 +267,7 @@ def _made(address: str, layout: StoreLayout) -> ScoreStore:
             _clear(Path(address))
         group = zarr.open_group(_place(address), mode="a", zarr_format=3)
         if OURS not in group.attrs:
-            group.attrs.update({"axes": list(layout.axes), OURS: _record(layout)})
+            group.attrs.update({"axes": list(layout.axes), OURS: record_of(layout)})
         parent = group
         if layout.names:
             parent = group.require_group(TOTAL)
@@ -355,33 +294,6 @@ def _made(address: str, layout: StoreLayout) -> ScoreStore:
         return ScoreStore(address, layout, group)
 
 
-def _record(layout: StoreLayout) -> dict[str, Any]:
-    """What a later run goes on with."""
-    return {
-        "format": FORMAT,
-        "content": dict(layout.content),
-        "plan": dict(layout.plan),
-        "layers": list(layout.names),
-        "shape": list(layout.shape),
-        "chunks": list(layout.chunks),
-        "axes": list(layout.axes),
-        "dtype": layout.dtype,
-    }
-
-
-def layout_of(record: Mapping[str, Any]) -> StoreLayout:
-    """The layout of a store from what it says of itself."""
-    return StoreLayout(
-        tuple(record["layers"]),
-        tuple(record["shape"]),
-        tuple(record["chunks"]),
-        tuple(record["axes"]),
-        record["dtype"],
-        record["content"],
-        record["plan"],
-    )
-
-
 def _known(address: str) -> Any:
     """The group of a store of scores; None where nothing is there yet."""
     import zarr
@@ -389,15 +301,15 @@ def _known(address: str) -> Any:
 
     if not is_remote(address) and not _begun(Path(address)):
         return None
-    try:
-        with _refusals(address):
+    with _refusals(address):
+        try:
             group = zarr.open_group(_place(address), mode="r", zarr_format=3)
-    except (GroupNotFoundError, FileNotFoundError) as error:
-        if is_remote(address):
-            return None
-        raise _something_else(address) from error
-    except (ContainsArrayError, ValueError) as error:
-        raise _something_else(address) from error
+        except (GroupNotFoundError, FileNotFoundError) as error:
+            if is_remote(address):
+                return None
+            raise _something_else(address) from error
+        except (ContainsArrayError, ValueError) as error:
+            raise _something_else(address) from error
     record = group.attrs.get(OURS)
     if not isinstance(record, Mapping) or "format" not in record:
         raise _something_else(address)

@@ -8,7 +8,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import curvlang as cv
-from curvlang.attribution.streams import stream
 from curvlang.attribution.blocks import ScoredBlock, scored_blocks
 from curvlang.attribution.factored import (
     QUERIES_SHARE,
@@ -16,6 +15,7 @@ from curvlang.attribution.factored import (
     block_scores,
 )
 from curvlang.attribution.passes import batch_size, scored_elements
+from curvlang.attribution.streams import stream
 from curvlang.attribution.streams.stream import CompressedQueries, ReducedPrecision
 from curvlang.costs.predicted import predicted_scores, rotations
 from tests.models.support import CASES

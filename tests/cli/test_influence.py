@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from curvlang.cli.main import run
 from safetensors import safe_open
 
@@ -154,19 +155,47 @@ def untrained(monkeypatch):
     monkeypatch.setattr(baseline, "train_baseline", never)
 
 
-@pytest.mark.parametrize("options", [[], ["--per-layer", "--out", "s.safetensors"]])
+@pytest.mark.parametrize(
+    "options", [["--out", "s.csv"], ["--per-layer", "--out", "s.safetensors"]]
+)
 def test_scores_that_do_not_fit_are_refused_before_the_work(options, capsys, untrained):
     """180 × 1617 numbers of eight bytes, for each of two layers."""
-    memory = "4MB" if options else "2MB"
+    memory = "4MB" if "--per-layer" in options else "2MB"
     assert run(["influence", "kfac", *TASK, "--memory", memory, *options]) == 3
     shown = capsys.readouterr().err
     assert "error[E0801]" in shown
     assert "scoring 180 queries" in shown
 
 
+@pytest.mark.parametrize("out", ["s.npy", "s.zarr"])
+def test_what_is_written_in_parts_may_be_larger_than_memory(out):
+    scored("--damping", "0.1")
+    scored("--damping", "0.1", "--memory", "2MB", "--out", out)
+    found = np.load(out) if out.endswith("npy") else zarr.open_group(out, mode="r")["scores"][:]
+    wanted = np.load("scores.npy")
+    assert np.abs(found - wanted).max() <= 1e-10 * np.abs(wanted).max()
+
+
+def test_a_store_says_what_was_there(capsys):
+    options = ["influence", "kfac", *TASK, "--damping", "0.1", "--out", "s.zarr"]
+    assert run(options) == 0
+    assert "chunks were there" not in capsys.readouterr().err
+    assert run(options) == 0
+    assert "2 of 2 chunks were there, nothing was computed" in capsys.readouterr().err
+    assert run([*options, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["chunks"], found["chunks_found"]) == (2, 2)
+    assert found["file"] == str(Path("s.zarr").absolute())
+    assert run([*options, "--metric", "margin"]) == 2
+    assert "another metric: loss, not margin" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "code"),
     [
+        (["--out", "s3://bucket/s.zarr"], "E0880"),
+        (["--out", "nowhere://s.zarr"], "E0884"),
+        (["--out", "file/s.zarr"], "E0585"),
         (["--out", "s.txt"], "E0583"),
         (["--out", "s"], "E0583"),
         (["--per-layer"], "E0583"),

@@ -32,8 +32,8 @@ from curvlang.attribution.gradients import (
 )
 from curvlang.attribution.groups import Groups, group_matrix, group_members
 from curvlang.attribution.layer_forms import split, splits
+from curvlang.attribution.passes import MOST, scored_elements
 from curvlang.attribution.passes import batch_size as leaf_batch_size
-from curvlang.attribution.passes import scored_elements
 from curvlang.attribution.score_orders import Queries
 from curvlang.attribution.streams.cut import ScoreCut, score_cut
 from curvlang.diagnostics.codes import Code
@@ -139,7 +139,9 @@ class ScoreStream:
         self.rows = request.rows(task)
         self.given = None if request.per_position else scored_blocks(inverse, task)
         self._parts = None if self.given is not None else self._by_gradients()
-        fits = self.rows if request.groups is not None else min(self.rows, self._fitting())
+        fits = self.rows
+        if request.groups is None:
+            fits = min(fits, self._fitting(), self._scored_at_once())
         self.turn = max(1, min(self.rows, turn or fits))
         self.cut = self._cut() if size is None else ScoreCut(task.N, size)
 
@@ -178,7 +180,7 @@ class ScoreStream:
         return slice(turn * self.turn, min((turn + 1) * self.turn, self.rows))
 
     def batches(self, units: Collection[Unit] | None = None) -> Iterator[ScoreBatch]:
-        """Scores of every unit, or of some; what is asked of a turn is computed when it begins.
+        """Scores of every unit, or of some; the queries of a turn are preconditioned when it begins.
 
         Raises:
             SpecError: E0420 or E0794 for scores that are not finite.
@@ -222,7 +224,12 @@ class ScoreStream:
         if self.given is not None:
             return queries_at_once(self.task, self.given)
         size = torch.empty((), dtype=torch.float64).element_size()
-        return max(1, available(self.task.device) // QUERIES_SHARE // (2 * size * self.task.P))
+        share = available(self.task.device) // QUERIES_SHARE
+        return max(1, share // (2 * size * self.task.P))
+
+    def _scored_at_once(self) -> int:
+        """Queries whose scores of a chunk take a share of what is available."""
+        return max(1, available(self.task.device) // QUERIES_SHARE // chunk_bytes(self))
 
     def _cut(self) -> ScoreCut:
         task, request = self.task, self.request
@@ -259,6 +266,22 @@ class ScoreStream:
                 met = torch.tensordot(u, v[..., index].to(u.dtype), ([1], [v.ndim - 1]))
                 found[name].append(met)
         return {name: torch.cat(pieces, 1) for name, pieces in found.items()}
+
+
+def chunk_bytes(stream: ScoreStream) -> int:
+    """Bytes of the scores of one query against a chunk of training examples, at most."""
+    return least_bytes(stream.task, max(1, len(stream.names)) * stream.positions)
+
+
+def least_bytes(task: Task, numbers: int) -> int:
+    """Bytes of the scores of one query, or group, that are held at the same time.
+
+    Args:
+        task: The training examples.
+        numbers: Of a pair: one for each layer and position.
+    """
+    size = torch.empty((), dtype=torch.float64).element_size()
+    return size * numbers * min(task.N, MOST)
 
 
 class SelfStream:

@@ -148,8 +148,3 @@ def in_order(rows: Sequence[slice | Tensor], parts: Sequence[Tensor], axis: int 
         return whole
     order = torch.argsort(torch.cat(places))
     return whole.index_select(axis, order.to(whole.device))
-
-
-def count_of(rows: slice | Tensor) -> int:
-    """How many examples a batch has."""
-    return int(rows.stop - rows.start) if isinstance(rows, slice) else len(rows)

@@ -1,0 +1,187 @@
+"""Scores that are written while they are computed: the numbers of the matrix, once, however often a run is stopped."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import zarr
+
+import curvlang as cv
+from curvlang.attribution.streams import cut as cuts
+from curvlang.storage.score_store import ScoreStore
+from tests.processes import together
+from tests.small import network, task
+
+SCORING = cv.Scoring(damping=0.1)
+
+
+@pytest.fixture
+def chunked(monkeypatch, tmp_path):
+    """Several chunks of a small task, in a folder of its own."""
+    monkeypatch.setattr(cuts, "PAIRS", 2)
+    monkeypatch.setattr("curvlang.attribution.passes.MOST", 4)
+    monkeypatch.chdir(tmp_path)
+
+
+def small(n=23, positions=None, seed=0):
+    return task(network([3, 5, 4], seed=seed), "mse", n=n, positions=positions)
+
+
+def request(given=None, scoring=SCORING, spec="kfac", out="x.zarr", **setup):
+    return cv.score_request(spec, given or small(), scoring, cv.Setup(**setup), out=out)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "positions"),
+    [
+        (SCORING, None),
+        (cv.Scoring(damping=0.1, own=True), None),
+        (cv.Scoring(damping=0.1, group="all"), None),
+        (cv.Scoring(damping=0.1, per_position=True), 3),
+        (cv.Scoring(damping=0.1, metric="loss", reduce="mean", group="all"), 3),
+    ],
+)
+@pytest.mark.parametrize("out", ["x.zarr", "x.npy", "memory://streams/x.zarr"])
+def test_the_numbers_are_those_of_the_matrix(chunked, tmp_path, scoring, positions, out):
+    given = small(positions=positions)
+    if "://" in out:
+        out = f"memory://{tmp_path.name}/x.zarr"
+    held = cv.score_request("kfac", given, scoring).run(progress=False)
+    found = request(given, scoring, out=out).run(progress=False)
+    scores = held.arrays["scores"]
+    assert found.shape == list(scores.shape)
+    assert found.axes == held.axes
+    rows = list(range(len(scores)))
+    assert torch.equal(found.arrays["scores"][rows], scores)
+    assert [str(x) for x in found.top(2)] == [str(x) for x in held.top(2)]
+    assert {k: v for k, v in found.notes.items() if k in held.notes} == held.notes
+
+
+def test_layers_are_arrays_of_a_group(chunked):
+    scoring = cv.Scoring(damping=0.1, per_layer=True)
+    held = cv.score_request("kfac", small(), scoring).run(progress=False)
+    found = request(scoring=scoring).run(progress=False)
+    stored = zarr.open_group("x.zarr", mode="r")["scores"]
+    assert set(found.arrays) == set(held.arrays) == {name for name, _ in stored.members()}
+    for name, scores in held.arrays.items():
+        assert np.array_equal(stored[name][:], scores.numpy())
+    assert str(found.top(2)) == str(held.top(2))
+
+
+class Stop(BaseException):
+    """The process is killed."""
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_stopped_run_goes_on_and_computes_nothing_twice(chunked, monkeypatch, after, inside):
+    """Killed before a chunk is written, or between its numbers and its entry."""
+    whole = cv.score_request("kfac", small(), SCORING).run(progress=False).arrays["scores"]
+    write, written = ScoreStore.write, []
+
+    def killed(self, chunk, arrays):
+        if len(written) == after:
+            if inside:
+                next(iter(self._arrays.values()))[self.layout.place(chunk)] = arrays["scores"] * 2
+            raise Stop
+        written.append(chunk)
+        write(self, chunk, arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ScoreStore, "write", killed)
+        with pytest.raises(Stop):
+            request().run(progress=False)
+    before = set(written)
+    written.clear()
+    monkeypatch.setattr(ScoreStore, "write", lambda s, c, a: (written.append(c), write(s, c, a)))
+    report = request().run(progress=False)
+    chunks = report.arrays["scores"].store.layout.all
+    assert len(chunks) > 4
+    assert report.found == (after, len(chunks))
+    assert sorted(before | set(written)) == chunks
+    assert not before & set(written)
+    assert torch.equal(report.arrays["scores"][[0, 1, 2]], whole)
+
+
+def test_of_a_finished_store_nothing_is_computed(chunked, monkeypatch):
+    request().run(progress=False)
+
+    def never(*args, **options):
+        raise AssertionError("something was fitted")
+
+    monkeypatch.setattr("curvlang.scoring.fit", never)
+    report = request().run(progress=False)
+    there, chunks = report.found
+    assert there == chunks
+    assert f"{chunks} of {chunks} chunks were there, nothing was computed" in str(report)
+    assert report.notes["convention"].startswith("score[q,n]")
+
+
+def test_other_scores_are_refused_before_the_work(chunked):
+    request().run(progress=False)
+    moved = small(seed=1)
+    X, y = small().query
+    asked = small().replaced(query=(X + 1, y))
+    for word, other in (
+        ("damping: 0.1, not 0.2", {"scoring": cv.Scoring(damping=0.2)}),
+        ("kind: plain, not queries by all", {"scoring": cv.Scoring(damping=0.1, group="all")}),
+        ("kind: plain, not self-influence", {"scoring": cv.Scoring(damping=0.1, own=True)}),
+        ("another spec", {"spec": "ekfac"}),
+        ("another model", {"given": moved}),
+        ("another training data", {"given": small(n=22)}),
+        ("another queries", {"given": asked}),
+        ("precision: float64, not float32", {"dtype": torch.float32}),
+        ("seed: 0, not 1", {"seed": 1}),
+    ):
+        with pytest.raises(cv.SpecError, match="E0881") as caught:
+            request(**other)
+        assert word in str(caught.value)
+
+
+def test_another_limit_of_memory_goes_on_with_the_same_chunks(chunked, monkeypatch):
+    """A store keeps its turns of queries and its chunks: a later run takes them as they are."""
+    whole = cv.score_request("kfac", small(), SCORING).run(progress=False).arrays["scores"]
+    from curvlang.attribution.streams.stream import ScoreStream
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ScoreStream, "_fitting", lambda self: 2)
+        first = request().run(progress=False)
+    layout = first.arrays["scores"].store.layout
+    assert layout.chunks[0] == 2
+    store = zarr.open_group("x.zarr")
+    store["written"][1, 1] = 0
+    report = request().run(progress=False)
+    assert report.found == (len(layout.all) - 1, len(layout.all))
+    assert report.arrays["scores"].store.layout.chunks == layout.chunks
+    found = report.arrays["scores"][[0, 1, 2]]
+    assert (found - whole).abs().max() <= 1e-10 * whole.abs().max()
+
+
+def in_processes(folder, scoring):
+    cuts.PAIRS = 2
+    for out in (f"{folder}/w.zarr", f"{folder}/w.npy"):
+        request(scoring=scoring, out=out).run(progress=False)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_two_processes_write_what_one_writes(tmp_path, own):
+    scoring = cv.Scoring(damping=0.1, own=own)
+    alone, both = tmp_path / "1", tmp_path / "2"
+    for folder, size in ((alone, 1), (both, 2)):
+        folder.mkdir()
+        together(in_processes, size, str(folder), scoring)
+    assert (alone / "w.npy").read_bytes() == (both / "w.npy").read_bytes()
+    one, two = (zarr.open_group(x / "w.zarr", mode="r") for x in (alone, both))
+    assert one["written"].shape[-1] > 1
+    assert np.array_equal(one["written"][:], two["written"][:])
+    assert np.array_equal(one["scores"][:], two["scores"][:])
+    assert np.array_equal(one["scores"][:], np.load(alone / "w.npy"))
+
+
+def test_a_format_in_one_piece_is_not_written_in_parts(chunked):
+    with pytest.raises(cv.SpecError, match="E0583"):
+        request(out="x.csv")
+    report = cv.score_request("kfac", small(), SCORING).run(progress=False)
+    with pytest.raises(cv.SpecError, match="E0583"):
+        report.save("y.zarr")
