@@ -100,5 +100,5 @@ def test_a_traceback_is_shown_by_one():
 def test_the_others_write_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("curvlang.cli.commands.influence.writes", lambda result: False)
-    assert run([*SCORES, "--out", "x.npy"]) == 0
-    assert not Path("x.npy").exists()
+    assert run([*SCORES, "--out", "x.csv"]) == 0
+    assert not Path("x.csv").exists()
