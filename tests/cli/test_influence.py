@@ -155,9 +155,7 @@ def untrained(monkeypatch):
     monkeypatch.setattr(baseline, "train_baseline", never)
 
 
-@pytest.mark.parametrize(
-    "options", [["--out", "s.csv"], ["--per-layer", "--out", "s.safetensors"]]
-)
+@pytest.mark.parametrize("options", [["--out", "s.csv"], ["--per-layer", "--out", "s.safetensors"]])
 def test_scores_that_do_not_fit_are_refused_before_the_work(options, capsys, untrained):
     """180 × 1617 numbers of eight bytes, for each of two layers."""
     memory = "4MB" if "--per-layer" in options else "2MB"
