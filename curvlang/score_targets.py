@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,7 @@ from curvlang.attribution.streams.stream import (
     SelfStream,
     Stream,
 )
-from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Interrupted, SpecError
-from curvlang.diagnostics.refusal import refusal
+from curvlang.diagnostics.diagnostic import Interrupted
 from curvlang.language import declared_inverses, default_inverse
 from curvlang.language.chain import Curvature, Spec
 from curvlang.language.selection import evaluation_of
@@ -77,11 +74,6 @@ class ScoreFile:
     chunks: int
 
 
-def streams_to(path: str | os.PathLike[str]) -> bool:
-    """Whether a format is written in parts, so that scores may be larger than memory."""
-    return is_store(path) or os.fspath(path).lower().endswith(".npy")
-
-
 def score_content(
     spec: Spec, curvature: Curvature, task: Task, scoring: Scoring, setup: Setup
 ) -> dict[str, str]:
@@ -96,17 +88,7 @@ def score_content(
     rule = None if said is None else said.inverse
     solver = None if said is None else said.solver
     own = default_inverse().inverse.name if rule is None else rule.span.text
-    try:
-        fitted = identity_of_fit(curvature, content, setup.seed)
-    except SpecError as error:
-        if error.diagnostics[0].code != Code.E0840:
-            raise
-        raise refusal(
-            Code.E0840,
-            "the scores cannot be kept in a store: the loss or the model holds an object whose content "
-            "cannot be read, such as an open file or a lock, so that no other run can recognise it",
-            "take the object out of the loss or the model, or write `.npy`",
-        ) from error
+    fitted = identity_of_fit(curvature, content, setup.seed)
     recipe = "" if task.origin.trained else repr(task.recipe)
     mask = () if task.query_mask is None else (task.query_mask,)
     found = {

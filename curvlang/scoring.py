@@ -21,9 +21,7 @@ from curvlang.attribution.streams.stream import (
     check_blocks,
     least_bytes,
 )
-from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.plain_arguments import validated
-from curvlang.diagnostics.refusal import refusal
 from curvlang.facade import as_spec, fit, named_task
 from curvlang.fits import check_store, trained_in
 from curvlang.language import declared_inverses, default_inverse
@@ -54,11 +52,10 @@ from curvlang.score_targets import (
     finished_scores,
     score_content,
     stored_arrays,
-    streams_to,
     written,
 )
 from curvlang.score_words import Scoring
-from curvlang.storage.score_file import check_score_file
+from curvlang.storage.score_file import check_score_file, check_streamed
 from curvlang.storage.score_layout import is_remote, is_store
 from curvlang.storage.score_store import ScoreStore, check_content
 from curvlang.version import VERSION
@@ -241,12 +238,7 @@ def _target(out: str | os.PathLike[str] | None, scoring: Scoring) -> str | None:
     if out is None:
         return None
     check_score_file(out, by_layer=scoring.per_layer)
-    if not streams_to(out):
-        raise refusal(
-            Code.E0583,
-            f"`{os.fspath(out)}`: scores are written in parts to `.zarr` and `.npy` alone",
-            "name such a file, or leave `out` out and write `report.save(…)`",
-        )
+    check_streamed(out)
     return os.fspath(out) if is_remote(out) else os.path.abspath(out)
 
 

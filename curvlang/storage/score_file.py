@@ -98,6 +98,25 @@ def check_score_file(path: str | os.PathLike[str], *, by_layer: bool = False) ->
         probe(target)
 
 
+def streams_to(path: str | os.PathLike[str]) -> bool:
+    """Whether a format is written in parts, so that scores may be larger than memory."""
+    return is_store(path) or os.fspath(path).lower().endswith(".npy")
+
+
+def check_streamed(path: str | os.PathLike[str]) -> None:
+    """Refuse a format that is written in one piece.
+
+    Raises:
+        SpecError: E0583.
+    """
+    if not streams_to(path):
+        raise refusal(
+            Code.E0583,
+            f"`{os.fspath(path)}`: scores are written in parts to `.zarr` and `.npy` alone",
+            "name such a file, or leave `out` out and write `report.save(…)`",
+        )
+
+
 def write_scores(path: str | os.PathLike[str], scores: Scores) -> Path:
     """Write a score file in the format of its suffix; folders above it are made.
 

@@ -232,7 +232,7 @@ def opened(path: str | os.PathLike[str], layout: StoreLayout) -> Iterator[ScoreS
         layout: What it will hold; of an existing store the same.
 
     Raises:
-        SpecError: E0881 to E0885.
+        SpecError: E0585, E0881 to E0884.
         MachineError: E0802 where the disk is full.
     """
     address = os.fspath(path)

@@ -130,7 +130,7 @@ def _check_known(texts: Sequence[str]) -> None:
     if any(ONLY_HERE in text for text in texts):
         raise refusal(
             Code.E0840,
-            "the fit cannot be kept: the loss or the model holds an object whose content cannot be "
-            "read, such as an open file or a lock, so that no other run can recognise it",
-            "take the object out of the loss or the model, or fit without `store`",
+            "results cannot be kept in a store: the loss or the model holds an object whose content "
+            "cannot be read, such as an open file or a lock, so that no other run can recognise it",
+            "take the object out of the loss or the model, or work without a store",
         )
