@@ -17,7 +17,7 @@ from curvlang.evaluation.experiment import Outcome, experiment
 from curvlang.evaluation.preflight import Plan, check
 from curvlang.evaluation.protocol import LDS, protocol_from
 from curvlang.evaluation.question import Question, Run, question_of
-from curvlang.fits import check_store, trained_in
+from curvlang.fits import check_space, check_store, trained_in
 from curvlang.language import load
 from curvlang.language.chain import Curvature, Evaluation, Spec, TaskSpec
 from curvlang.language.selection import evaluated, evaluation_of
@@ -281,6 +281,7 @@ def _evaluated(
             tasks[_key(one.task)] = fresh
             check_store(setup, one.curvature, fresh)
             plans.append(check(one.question(), fresh, one.run()))
+            check_space(setup, one.question().chains(), fresh)
     for one, plan in zip(asked, plans, strict=True):
         start = time.perf_counter()
         run = one.run(cache, progress)

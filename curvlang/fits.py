@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from curvlang.compiler.derive.program import Partition
 from curvlang.diagnostics.amounts import size
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.evaluation.named_task import trained
 from curvlang.facade import as_spec, fit, named_task
-from curvlang.language.chain import Curvature, Spec
+from curvlang.language.chain import Chain, Curvature, Spec
 from curvlang.language.selection import chains_of, chosen
 from curvlang.language.task_sources import TaskSource
 from curvlang.models.origin import Origin
 from curvlang.models.task import Task
 from curvlang.runtime.fitted import FittedOperator
+from curvlang.runtime.limits.disk import disk_use, require_space
 from curvlang.runtime.limits.memory import limited
 from curvlang.runtime.limits.planned import planned
-from curvlang.runtime.limits.turns import operator_bytes, results_on_disk
+from curvlang.runtime.limits.turns import results_on_disk
 from curvlang.runtime.others import without_ignored
-from curvlang.runtime.prepare import prepare
+from curvlang.runtime.prepare import Preparation, prepare
 from curvlang.runtime.processes.distributed import world
 from curvlang.runtime.progress.display import shown
 from curvlang.runtime.progress.listeners import Progress, ProgressOption
@@ -140,7 +140,8 @@ def fit_request(
     Raises:
         SpecError: With every problem of the spec and the task; E0835 to E0838 for a store of something
             else, or one that cannot be used.
-        MachineError: E0801 for a fit that does not fit into memory.
+        MachineError: E0801 for a fit that does not fit into memory, E0841 for one that the disk has no
+            space for.
     """
     whole, setup = as_spec(spec), setup or Setup()
     found = chosen(whole, curvature)
@@ -149,6 +150,7 @@ def fit_request(
     check_store(setup, found, task)
     with limited(setup.memory), results_on_disk(setup.store is not None):
         planned((found,), without_ignored(chains_of(found), task.to(dtype=setup.dtype)))
+        check_space(setup, chains_of(found), task)
     return FitRequest(whole, found, task, setup)
 
 
@@ -175,6 +177,28 @@ def check_store(setup: Setup, curvature: Curvature, task: Task) -> None:
     if not task.origin.trained:
         wanted = replace(wanted, model=kept.model)
     check_identity(store.path, kept, wanted)
+
+
+def check_space(setup: Setup, chains: Sequence[Chain], task: Task) -> None:
+    """Refuse a store, before a model is trained, that the disk has too little space for.
+
+    Args:
+        setup: With the store, where there is one.
+        chains: All that is going to be fitted.
+        task: Its model need not be trained.
+
+    Raises:
+        MachineError: E0841.
+    """
+    if setup.store is None:
+        return
+    store = FitStore(setup.store)
+    if "operator" in (store.manifest() or {}):
+        # The fit is done: what else is fitted beside it is looked at when it is planned.
+        return
+    model = 0 if task.origin.trained else sum(p.nbytes for p in task.model.parameters())
+    needed = model + disk_use(_prepared(chains, task.to(dtype=setup.dtype))).peak
+    require_space(store.path, needed, store.bytes())
 
 
 def trained_in(
@@ -247,12 +271,14 @@ def store_report(
 
 def disk_bytes(curvature: Curvature, task: Task) -> int:
     """Predicted bytes of a fitted curvature on the disk: its blocks, and their places."""
-    chains = chains_of(curvature)
+    return disk_use(_prepared(chains_of(curvature), task)).results
+
+
+def _prepared(chains: Sequence[Chain], task: Task) -> Preparation:
+    """Plans of a fit whose results lie in a store."""
     seen = without_ignored(chains, task)
     with results_on_disk():
-        prepared = prepare(chains, seen, last=True)
-    places = 8 * seen.P * sum(c[-1].partition is not Partition.MODEL for c in prepared.chains)
-    return sum(map(operator_bytes, prepared.plans)) + places
+        return task.retried(lambda: prepare(chains, seen, last=True))
 
 
 def _state(store: FitStore) -> Iterator[str]:

@@ -23,7 +23,7 @@ from curvlang.attribution.streams.stream import (
 )
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.facade import as_spec, fit, named_task
-from curvlang.fits import check_store, trained_in
+from curvlang.fits import check_space, check_store, trained_in
 from curvlang.language import declared_inverses, default_inverse
 from curvlang.language.chain import Curvature, Spec, TaskSpec
 from curvlang.language.selection import chains_of, chosen, evaluation_of
@@ -224,6 +224,7 @@ def score_request(
         query_metric(scoring.metric, task.loss)
         request = ScoreRequest(whole, found, task, scoring, setup, described, _target(out, scoring))
         _check_size(request, inverse)
+        check_space(setup, chains_of(found), task)
     if request.out is not None and is_store(request.out):
         check_content(request.out, request.content())
     return request

@@ -248,6 +248,7 @@ class Code(StrEnum):
     E0837 = "E0837", "a store that is damaged", "storage"
     E0838 = "E0838", "a store that cannot be used", "storage"
     E0840 = "E0840", "a curvature that a store cannot keep", "runtime"
+    E0841 = "E0841", "a disk with too little space for a store", "runtime"
     E0857 = "E0857", "rows whose fields differ in length, or that are empty", "models"
     E0858 = "E0858", "rows of different lengths whose padding the model reads", "models"
     E0860 = "E0860", "the rate of a link", "costs"

@@ -109,7 +109,7 @@ class Execution:
             self.values[name].update(sums)
             self._finish(block, number)
             if keep is not None:
-                later = _read_later(block, number)
+                later = block.read_after(number)
                 held = self.values[name]
                 keep(name, {x: held[x] for x in sorted(later & held.keys())})
         self._memo.release()
@@ -155,16 +155,6 @@ class Execution:
             else:
                 self._compiled[key] = load_stacked(function, dtype, self.device, count)
         return self._compiled[key](**{name: given[name] for name in function.reads})
-
-
-def _read_later(block: BlockPlan, number: int) -> set[str]:
-    """Tensors that code after a pass reads."""
-    codes = (
-        *block.passes[number:],
-        *block.finish[number + 1 :],
-        *(result.code for result in block.results.values()),
-    )
-    return {name for code in codes for name in code.reads}
 
 
 def load(

@@ -159,6 +159,7 @@ def _with_store(
                 wanted, limits=replace(wanted.limits, batch=batch or wanted.limits.batch)
             ).prepared(own)
         )
+        store.check_space(prepared, work, (keys[k] for k in missing))
         blocks = [[_layers(r, prepared) for r in chain] for chain in prepared.chains]
         keeper = Keeper(store, work, [keys[k] for k in missing], blocks, wanted.tasks[0].device)
         made = iter(_fitted(prepared, wanted, keeper))

@@ -94,7 +94,8 @@ class Destination:
                 raise kind.error(found) from refused
             above = next(folder for folder in self.path.absolute().parents if folder.exists())
             free = size(shutil.disk_usage(above).free)
-            headline = f"the disk is full: {shown} needs {size(needed)}, and {free} are free"
+            wanted = f"needs {size(needed)}" if needed else "cannot be written"
+            headline = f"the disk is full: {shown} {wanted}, and {free} are free"
             help = f"free some space, or {kind.elsewhere}"
             full = Diagnostic(Code.E0802, headline, help=(help,), notes=(self.note,))
             raise MachineError(full) from refused

@@ -85,6 +85,15 @@ class BlockPlan:
         """How many blocks of one shape it is: everything is there as often."""
         return self.geometry.count
 
+    def read_after(self, number: int) -> set[str]:
+        """Tensors that code after a pass reads."""
+        codes = (
+            *self.passes[number:],
+            *self.finish[number + 1 :],
+            *(result.code for result in self.results.values()),
+        )
+        return {name for code in codes for name in code.reads}
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -19,6 +19,7 @@ from curvlang.models.fingerprint import digest
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.operators import Operator
+from curvlang.runtime.limits.disk import disk_use, require_space
 from curvlang.runtime.limits.turns import results_on_disk
 from curvlang.runtime.prepare import Preparation
 from curvlang.runtime.stored.keys import FitSettings, TaskContent, identity_of_fit, result_key
@@ -102,6 +103,21 @@ class Session:
     def work(self, keys: Sequence[Sequence[str]]) -> Work:
         """What there is of a run for results of these keys."""
         return Work(self.store.work(digest(*(key for own in keys for key in own))[:32]))
+
+    def check_space(self, prepared: Preparation, work: Work, keys: Iterable[Sequence[str]]) -> None:
+        """Refuse a run whose files will not fit on the disk.
+
+        Args:
+            prepared: Its plans.
+            work: What there is of it.
+            keys: Of its results.
+
+        Raises:
+            MachineError: E0841.
+        """
+        results = (self.store.result(key) for own in keys for key in own)
+        there = sum(folder.bytes() for folder in (work.folder, *results))
+        require_space(self.store.path, disk_use(prepared).peak, there)
 
     def _read(self, key: str, task: Task) -> KeptResult | None:
         if key in self.read:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
-from curvlang.storage.atomic import Destination
+from curvlang.storage.atomic import RESUMED, Destination
 
 LOCK = "lock"
 HOLDER = "lock.holder"
@@ -34,13 +34,16 @@ def at_work(store: Path) -> Iterator[None]:
         store: Its folder, which exists.
 
     Raises:
-        MachineError: E0838 where the folder cannot be written, or its file system has no locks.
+        MachineError: E0802 where the disk is full, E0838 where the folder cannot be written, or its file
+            system has no locks.
     """
-    with Destination(store, "store", "").refusals():
+    place = Destination(store, "store", RESUMED)
+    with place.refusals():
         handle = os.open(store / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         _take(handle, store)
-        (store / HOLDER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        with place.refusals():
+            (store / HOLDER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
         try:
             yield
         finally:

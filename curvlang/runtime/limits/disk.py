@@ -1,0 +1,123 @@
+"""Predicted bytes of a fit in a store, while it runs and when it is done; refused before the work where the disk is too full."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from curvlang.compiler.derive.program import Partition
+from curvlang.compiler.planning.cost import elements
+from curvlang.compiler.planning.plan import BlockPlan, Plan
+from curvlang.diagnostics.amounts import size
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
+from curvlang.runtime.limits.footprint import sum_bytes
+from curvlang.runtime.prepare import Preparation
+
+_EXACT = 8
+"""Bytes of a statistic, and of the place of a parameter."""
+FILE = 4096
+"""Bytes that a file takes beside its tensors: its header, its text, and the end of its last block."""
+COPIES = 2
+"""Sums of a pass that lie on the disk at a time: new ones are whole before older ones are removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUse:
+    """Bytes of a fit in a store.
+
+    Args:
+        results: Of the finished curvature.
+        peak: The most that lies there at a time: beside results the sums of a pass, and what follows from
+            passes.
+    """
+
+    results: int
+    peak: int
+
+
+def disk_use(prepared: Preparation) -> DiskUse:
+    """What a run writes: by the shapes of its plans alone."""
+    done = peak = 0
+    for turn in prepared.in_turns():
+        own = sum(_result_bytes(turn))
+        peak = max(peak, done + max(_moments(turn, own)))
+        done += own
+    return DiskUse(done, peak)
+
+
+def require_space(path: Path, needed: int, there: int) -> None:
+    """Refuse a run whose files will not fit on the disk.
+
+    Args:
+        path: The store, or where it will be.
+        needed: Bytes at the most.
+        there: Bytes of them that the store has already.
+
+    Raises:
+        MachineError: E0841.
+    """
+    above = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(above).free
+    if needed - there <= free:
+        return
+    raise MachineError(
+        Diagnostic(
+            Code.E0841,
+            f"the store `{path}` needs up to {size(needed - there)} of space, "
+            f"and {size(free)} are free",
+            help=("free some space, or name a folder on another disk",),
+        )
+    )
+
+
+def _moments(prepared: Preparation, results: int) -> Iterator[int]:
+    """Bytes of a turn at the moments when they are most."""
+    known = 0
+    for number in range(1, max((p.passes for p in prepared.plans), default=0) + 1):
+        active = [p for p in prepared.plans if p.passes >= number]
+        sums = sum(sum_bytes(p)[number - 1] for p in active)
+        yield known + COPIES * (sums + FILE)
+        known += sum(_after_bytes(p, number) for p in active)
+        yield known + sums + FILE
+    yield known + results
+
+
+def _result_bytes(prepared: Preparation) -> Iterator[int]:
+    for chain in prepared.chains:
+        for result in chain:
+            for part in (result, *([result.beside] if result.beside is not None else [])):
+                plan = prepared.plan_of(part)
+                for block in plan.blocks:
+                    code = block.results[part.value].code
+                    known = _known(plan, block) | {x.target: x.elements for x in code.lines}
+                    found = sum(known.get(name, 1) for name in code.returned.values())
+                    places = 0 if plan.partition is Partition.MODEL else _size(block)
+                    yield block.count * _EXACT * (found + places) + FILE
+
+
+def _after_bytes(plan: Plan, number: int) -> int:
+    """Bytes of the files with what follows from a pass: what later code reads, block by block."""
+    found = 0
+    for block in plan.blocks:
+        there = {name for function in block.finish[: number + 1] for name in function.returned}
+        there |= {x.target.name for function in block.passes[:number] for x in function.parts}
+        there |= {name for name, leaf in plan.program.leaves.items() if not leaf.per_example}
+        known = _known(plan, block)
+        kept = sum(known[name] for name in block.read_after(number) & there)
+        found += block.count * _EXACT * kept + FILE
+    return found
+
+
+def _known(plan: Plan, block: BlockPlan) -> dict[str, int]:
+    """Elements of every tensor that lasts longer than a function, by name."""
+    targets = {x.target.name: x.target.indices for f in block.passes for x in f.parts}
+    named = {**plan.schedule.indices, **targets}
+    return {name: elements(own, block.sizes) for name, own in named.items()}
+
+
+def _size(block: BlockPlan) -> int:
+    sizes = block.geometry.sizes
+    return sizes["p"] if "p" in sizes else sizes["o"] * sizes["i"]
