@@ -26,8 +26,8 @@ from curvlang.diagnostics.source import Source
 from curvlang.language import load, shipped_files
 from curvlang.language.chain import Chain, Law, Spec
 from curvlang.language.checking.names import shipped_names
+from curvlang.language.checking.shipped import describe
 from curvlang.language.registry import SOURCES, STAGES
-from curvlang.language.shipped import describe
 from curvlang.language.syntax.docs import doc_of
 from curvlang.language.syntax.nodes import BodySyntax, LawDef, TransformDef, When
 from curvlang.language.syntax.parser import parse

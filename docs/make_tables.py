@@ -9,6 +9,8 @@ from pathlib import Path
 
 from curvlang.diagnostics.codes import Code
 from curvlang.ir.functions import ELEMENTWISE, FUNCTIONS, MAKERS
+from curvlang.language.bodies.values import show
+from curvlang.language.checking.shipped import shipped
 from curvlang.language.law import MEASURES as LAW_MEASURES
 from curvlang.language.registry import (
     BASELINES,
@@ -23,8 +25,6 @@ from curvlang.language.registry import (
     STAGES,
 )
 from curvlang.language.registry.kind_words import limits_of, type_of
-from curvlang.language.shipped import shipped
-from curvlang.language.values import show
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))

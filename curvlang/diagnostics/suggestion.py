@@ -15,7 +15,11 @@ _COMPARED = 40
 """Names that a misspelt one is compared with letter by letter."""
 
 
-def suggestion(name: str, known: Mapping[str, object] | tuple[str, ...]) -> tuple[str, ...]:
+Known = Mapping[str, object] | tuple[str, ...]
+"""The names that may stand in a place."""
+
+
+def suggestion(name: str, known: Known) -> tuple[str, ...]:
     """The nearest known name as a repair, or the list of names where there are few."""
     near = get_close_matches(name, _candidates(name, tuple(known)), 1, 0.6)
     if near:

@@ -18,15 +18,15 @@ from curvlang.ir.functions import FUNCTIONS, MAKERS
 from curvlang.language.bodies.letters import MODEL_LETTERS
 from curvlang.language.chain import Chain
 from curvlang.language.checking.chains import Chains
+from curvlang.language.checking.shipped import about
 from curvlang.language.checking.walker import Walker
 from curvlang.language.law import MEASURES, PROPERTIES
-from curvlang.language.problems import Problems
 from curvlang.language.registry import NAMED, SOLVERS, SOURCES, STAGES, Parameter
 from curvlang.language.registry.kind_words import words_of
 from curvlang.language.registry.kinds import CurvatureName
-from curvlang.language.shipped import about
 from curvlang.language.syntax import nodes as s
 from curvlang.language.syntax.parser import parse
+from curvlang.language.syntax.problems import Problems
 
 PLACEHOLDER = "xyz"
 """Stands for the word that is being typed, so that its role is known."""

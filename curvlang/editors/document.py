@@ -14,8 +14,7 @@ from curvlang.diagnostics.source import Source, Span
 from curvlang.editors.reading import Item, Reading, Role, Word, read
 from curvlang.editors.scope import binding_of, bound, leaf_meaning
 from curvlang.language import check_text
-from curvlang.language.checking.names import Names, collect, shipped_copy
-from curvlang.language.syntax import nodes as s
+from curvlang.language.checking.names import Named, Names, collect, shipped_copy
 from curvlang.language.syntax.parser import parse
 
 if TYPE_CHECKING:
@@ -85,9 +84,7 @@ class Document:
                 found.setdefault((_KEYWORDS[item.keyword], item.name.text), item.name)
         return found
 
-    def definition(
-        self, word: Word
-    ) -> s.CurvatureDef | s.TransformDef | s.InverseDef | s.TaskDef | None:
+    def definition(self, word: Word) -> Named | None:
         """The definition that a word names, wherever it stands."""
         for kind in self.kinds(word):
             found = getattr(self.names, kind).get(word.text)

@@ -20,13 +20,14 @@ from curvlang.editors.structure import table
 from curvlang.ir.functions import FUNCTIONS, MAKERS, TensorFunction
 from curvlang.language.chain import Chain, Combination, Curvature
 from curvlang.language.checking.chains import Chains
+from curvlang.language.checking.names import Named
+from curvlang.language.checking.shipped import describe, facts, signature
 from curvlang.language.law import MEASURES, PROPERTIES
-from curvlang.language.problems import Problems
 from curvlang.language.registry import NAMED, SOLVERS, SOURCES, STAGES, Entry
-from curvlang.language.shipped import describe, facts, signature
 from curvlang.language.sums import weighted_chains
 from curvlang.language.syntax import nodes as s
 from curvlang.language.syntax.docs import doc_of
+from curvlang.language.syntax.problems import Problems
 
 SENTENCES: Mapping[str, str] = {
     "identity": "`identity[i,i']`: 1 where both indices are equal, else 0",
@@ -170,9 +171,7 @@ def _parameter(document: Document, item: Item, word: Word) -> str | None:
     return None if written is None else "\n\n".join([written, *lines])
 
 
-def _declared(
-    found: s.CurvatureDef | s.TransformDef | s.InverseDef | s.TaskDef, name: str
-) -> str | None:
+def _declared(found: Named, name: str) -> str | None:
     source = found.span.source
     item = next((x for x in read(source.text).items if x.start == found.span.start), None)
     return None if item is None else _declared_in(item, source.text, name)
@@ -262,7 +261,7 @@ def _structure(curvature: Curvature | None) -> str:
             return ""
 
 
-def _where(found: s.CurvatureDef | s.TransformDef | s.InverseDef | s.TaskDef) -> str:
+def _where(found: Named) -> str:
     source = found.span.source
     line, _ = source.position(found.span.start)
     name = source.name.removeprefix(SHIPPED)

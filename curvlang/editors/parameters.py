@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from curvlang.editors.document import Document
 from curvlang.editors.reading import LINES, Owner, Role, Word
 from curvlang.language.bodies.transforms import parameter_of
-from curvlang.language.problems import Problems
+from curvlang.language.bodies.values import value
 from curvlang.language.registry import (
     INVERSES,
     LDS,
@@ -20,7 +20,7 @@ from curvlang.language.registry import (
 )
 from curvlang.language.registry.kinds import Anything, Choice, Real, Truth
 from curvlang.language.syntax import nodes as s
-from curvlang.language.values import value
+from curvlang.language.syntax.problems import Problems
 
 CLAUSE = Parameter(
     Choice(tuple(OTHERS)), doc="what becomes of parameters that the stage does not fit"

@@ -15,7 +15,7 @@ NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 STRING = r'"[^"\n]*"'
 COMMENT = r"#[^\n]*"
 CONSTANTS = ("true", "false")
-"""Words that `language.values` reads as booleans."""
+"""Words that `values` reads as booleans."""
 
 _RULE = re.compile(r"^[?!]?([a-z_]\w*)(?:\.\d+)?:(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
 _TERMINAL = re.compile(r"^([A-Z_]+)(?:\.\d+)?:(.*)$", re.MULTILINE)

@@ -40,7 +40,7 @@ from curvlang.evaluation.question import Question, Run
 from curvlang.evaluation.result import Result
 from curvlang.evaluation.steps import Column, baseline_steps, steps_of
 from curvlang.evaluation.summary import protocol_as_run, summary
-from curvlang.language import default_inverse, swept
+from curvlang.language import default_inverse
 from curvlang.language.chain import InverseUse, Solver
 from curvlang.language.checking.inverses import shift
 from curvlang.models.losses.metric import QueryMetric, query_metric_on
@@ -394,7 +394,7 @@ def described(inverse: InverseUse | None, solver: Solver | None) -> str:
     text = (
         " ".join(use.span.text.split()) if inverse is not None else f"{use.inverse.name} (default)"
     )
-    if swept(use):
+    if use.damping_open:
         text += ": (C + λI)⁻¹" if shift(use.inverse) is not None else ""
     return text if solver is None else f"{text}, solved by {' '.join(solver.span.text.split())}"
 

@@ -29,7 +29,7 @@ from curvlang.evaluation.protocol import GRADIENTS, GRADIENTS_BY_PRODUCTS
 from curvlang.evaluation.result import Solve
 from curvlang.evaluation.statistics.lds import predictions
 from curvlang.evaluation.statistics.spearman import spearman
-from curvlang.language import default_inverse, swept, with_damping
+from curvlang.language import default_inverse, with_damping
 from curvlang.language.chain import InverseUse
 from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
@@ -153,7 +153,7 @@ def settings(use: InverseUse | None, sweep: Sequence[float]) -> tuple[Setting, .
     Without an inverse the default one is swept.
     """
     chosen = use if use is not None else default_inverse()
-    if not swept(chosen):
+    if not chosen.damping_open:
         return (Setting(chosen),)
     return tuple(Setting(with_damping(chosen, x), x) for x in sweep)
 

@@ -27,9 +27,9 @@ from curvlang.language.chain import (
     Study,
     TaskSpec,
 )
+from curvlang.language.checking.uses import study_lines
 from curvlang.language.selection import evaluation_of
 from curvlang.language.sums import weighted_chains
-from curvlang.language.uses import study_lines
 from curvlang.models.builtin import task_from
 from curvlang.models.losses.metric import Metric
 from curvlang.models.task import Task

@@ -11,7 +11,6 @@ from torch import Tensor
 from curvlang.attribution.inverses import two_inverses, without_open_damping
 from curvlang.diagnostics.values import another_type
 from curvlang.evaluation.protocol import SWEEP
-from curvlang.language import swept
 from curvlang.language.chain import InverseUse
 from curvlang.language.checking.arguments import number
 from curvlang.language.registry import GRID
@@ -28,7 +27,7 @@ def check_swept(damping: Any, inverses: Sequence[InverseUse | None], *, named: b
     Raises:
         SpecError: E0709.
     """
-    given = [x for x in inverses if x is not None and not swept(x)]
+    given = [x for x in inverses if x is not None and not x.damping_open]
     if damping is SWEEP or not given or len(given) < len(inverses):
         return
     if named:

@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import NOWHERE, Source
 from curvlang.diagnostics.suggestion import suggestion
@@ -15,22 +15,13 @@ from curvlang.ir.expr import Number
 from curvlang.language.chain import DAMPING, InverseUse, Spec, Study
 from curvlang.language.checking.arguments import number
 from curvlang.language.checking.names import used_files
-from curvlang.language.files import (
-    PRELUDE,
-    decode,
-    read,
-    shipped_files,
-    shipped_studies,
-    split_name,
-)
-from curvlang.language.registry import INVERSES
-from curvlang.language.shipped import ShippedName, search, shipped
-from curvlang.language.spec import (
+from curvlang.language.checking.shipped import ShippedName, search, shipped
+from curvlang.language.checking.spec import (
     analyse,
     curvature_named,
     errors,
 )
-from curvlang.language.uses import (
+from curvlang.language.checking.uses import (
     declared_inverses,
     inverse_kept,
     inverse_read,
@@ -38,6 +29,15 @@ from curvlang.language.uses import (
     part_text,
     solver_text,
     task_text,
+)
+from curvlang.language.registry import INVERSES
+from curvlang.language.syntax.files import (
+    PRELUDE,
+    decode,
+    read,
+    shipped_files,
+    shipped_studies,
+    split_name,
 )
 
 
@@ -128,11 +128,6 @@ def with_damping(use: InverseUse, damping: float) -> InverseUse:
     return replace(use, arguments={**use.arguments, DAMPING: found})
 
 
-def swept(use: InverseUse) -> bool:
-    """Whether an evaluation sweeps λ: the inverse has a `damping` that the spec gives no value to."""
-    return use.damping_open
-
-
 def _checked(source: Source) -> Spec:
     spec, problems = analyse(source)
     if errors(problems):
@@ -160,7 +155,6 @@ def no_curvature(spec: Spec, name: str | None = None) -> SpecError:
 __all__ = [
     "DEFAULT_INVERSE",
     "PRELUDE",
-    "Label",
     "ShippedName",
     "analyse",
     "check_text",
@@ -181,7 +175,6 @@ __all__ = [
     "shipped_files",
     "shipped_studies",
     "solver_text",
-    "swept",
     "task_text",
     "used_files",
     "with_damping",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from curvlang.language.chain import Chain, Combination, Curvature, Property
+from curvlang.language.chain import Chain, Combination, Curvature, Property, Stage
+from curvlang.language.sums import weighted_chains
 
 PROPERTIES: Mapping[str, str] = {
     "as_written": "the compiled curvature is the direct reading of its expressions",
@@ -42,33 +43,25 @@ def property_text(statement: Property) -> str:
     return f"{statement.subject}: {'not ' if statement.negated else ''}{statement.word}"
 
 
-def chains_in(curvature: Curvature) -> tuple[Chain, ...]:
-    """The chains that a curvature is made of."""
-    match curvature:
-        case Chain():
-            return (curvature,)
-        case Combination(terms=terms):
-            return tuple(chain for _, part in terms for chain in chains_in(part))
+def _stages(curvature: Curvature) -> list[Stage]:
+    return [stage for _, chain in weighted_chains(curvature) for stage in chain.stages]
 
 
 def drops_residual(curvature: Curvature) -> bool:
     """Whether a chain of the curvature has columns."""
-    return any(s.name == "drop_residual" for c in chains_in(curvature) for s in c.stages)
+    return any(s.name == "drop_residual" for s in _stages(curvature))
 
 
 def sampled(curvature: Curvature) -> bool:
     """Whether its columns come from sampled labels."""
     return any(
-        s.name == "drop_residual" and s.arguments.get("fisher") == "mc"
-        for c in chains_in(curvature)
-        for s in c.stages
+        s.name == "drop_residual" and s.arguments.get("fisher") == "mc" for s in _stages(curvature)
     )
 
 
 def builtin(curvature: Curvature) -> bool:
     """Whether plain automatic differentiation can say what it is: no written stage, no sampling."""
-    chains = chains_in(curvature)
-    return all(s.builtin for c in chains for s in c.stages) and not sampled(curvature)
+    return all(s.builtin for s in _stages(curvature)) and not sampled(curvature)
 
 
 def with_columns(curvature: Curvature, kind: str) -> Curvature:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from curvlang.language import no_curvature
 from curvlang.language.chain import Chain, Curvature, Evaluation, Spec
-from curvlang.language.spec import curvature_named
+from curvlang.language.checking.spec import curvature_named
 from curvlang.language.sums import weighted_chains
 
 

@@ -10,13 +10,13 @@ from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.language import load
 from curvlang.language.chain import Spec
-from curvlang.language.files import read, rewrite, split_name
-from curvlang.language.spec import analyse, errors
+from curvlang.language.checking.spec import analyse, errors
+from curvlang.language.checking.uses import task_in
+from curvlang.language.syntax.files import read, rewrite, split_name
 from curvlang.language.syntax.formatter import format_source
 from curvlang.language.syntax.nodes import TaskDef
 from curvlang.language.syntax.parser import parse
 from curvlang.language.task_sources import code_in
-from curvlang.language.uses import task_in
 
 
 @dataclass(frozen=True, slots=True)

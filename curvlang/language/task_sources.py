@@ -11,9 +11,9 @@ from curvlang.diagnostics.plain_arguments import text, validate_fields
 from curvlang.diagnostics.source import NOWHERE
 from curvlang.language.chain import Evaluation, Part, Spec, TaskSpec
 from curvlang.language.checking.arguments import completed
+from curvlang.language.checking.spec import DEFAULT_TASK
+from curvlang.language.checking.uses import part_text, task_in, task_text, whole
 from curvlang.language.registry import DATA, MODELS
-from curvlang.language.spec import DEFAULT_TASK
-from curvlang.language.uses import part_text, task_in, task_text, whole
 
 _EXAMPLES = {"task": "digits", "data": "flowers.csv", "model": "weights.safetensors"}
 

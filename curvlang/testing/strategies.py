@@ -15,8 +15,8 @@ from torch import nn
 from curvlang.language import load, loads
 from curvlang.language.chain import Chain, Spec, TaskSpec
 from curvlang.language.checking.conditions import everything
-from curvlang.language.files import shipped_files
 from curvlang.language.space import Space
+from curvlang.language.syntax.files import shipped_files
 from curvlang.models.architectures.mlp import mlp
 from curvlang.models.task import Task
 from curvlang.runtime.fitted import FittedOperator

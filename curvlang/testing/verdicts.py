@@ -13,8 +13,8 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
 from curvlang.language import load
 from curvlang.language.chain import Property, Spec, TaskSpec
+from curvlang.language.checking.uses import task_in
 from curvlang.language.law import PROPERTIES
-from curvlang.language.uses import task_in
 from curvlang.runtime.progress.display import shown
 from curvlang.runtime.progress.listeners import ProgressOption
 from curvlang.testing.check import EXAMPLES, Verdict, check_spec

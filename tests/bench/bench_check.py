@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from curvlang.diagnostics.render import render
 from curvlang.language import check_text
-from curvlang.language.files import LARGEST, shipped_files
+from curvlang.language.syntax.files import LARGEST, shipped_files
 from curvlang.language.syntax.formatter import format_text
 
 

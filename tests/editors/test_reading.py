@@ -22,7 +22,7 @@ from curvlang.editors.reading import Role, read
 from curvlang.editors.structure import structures
 from curvlang.editors.symbols import occurrences, outline, rename, replaced
 from curvlang.language import load, shipped
-from curvlang.language.files import shipped_files
+from curvlang.language.syntax.files import shipped_files
 
 UNKNOWN = {"examples", "positions", "network", "linear", "is"}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from curvlang.editors.positions import Lines
-from curvlang.language.files import shipped_files
+from curvlang.language.syntax.files import shipped_files
 from curvlang.language.syntax.formatter import format_text
 
 types = pytest.importorskip("lsprotocol.types", reason="the extra `lsp` is not installed")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from curvlang.editors import textmate
-from curvlang.language.files import shipped_files
+from curvlang.language.syntax.files import shipped_files
 
 highlight = pytest.importorskip("babi.highlight", reason="babi is part of the extra `dev`")
 onigurumacffi = pytest.importorskip("onigurumacffi", reason="babi brings it")

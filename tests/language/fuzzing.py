@@ -14,7 +14,7 @@ from curvlang.diagnostics.render import as_data, render
 from curvlang.diagnostics.source import Source
 from curvlang.language import check_text, loads, shipped_files
 from curvlang.language.chain import Spec
-from curvlang.language.files import decode
+from curvlang.language.syntax.files import decode
 from curvlang.language.syntax.formatter import format_text
 from curvlang.language.syntax.parser import parse
 from tests.language.shapes import SHAPES

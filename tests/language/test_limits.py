@@ -18,9 +18,9 @@ from curvlang.editors.hover import hover
 from curvlang.editors.positions import Lines
 from curvlang.editors.symbols import occurrences, outline
 from curvlang.language import check_text, load, loads
-from curvlang.language.files import LARGEST
-from curvlang.language.problems import MOST_SHOWN
+from curvlang.language.syntax.files import LARGEST
 from curvlang.language.syntax.formatter import format_source, format_text
+from curvlang.language.syntax.problems import MOST_SHOWN
 from tests.language.shapes import SHAPES, YIELD, each, transform
 
 SIZES = (150, 300)

@@ -15,7 +15,7 @@ from pygments.token import Comment, Error, Keyword, Name, Number, Operator, Stri
 from curvlang.editors import textmate
 from curvlang.editors.pygments_lexer import CvLexer
 from curvlang.editors.vocabulary import one_of, read, vocabulary
-from curvlang.language.files import shipped_files
+from curvlang.language.syntax.files import shipped_files
 from curvlang.language.syntax.tables import build, grammar
 from curvlang.language.syntax.unexpected import KEYWORDS
 

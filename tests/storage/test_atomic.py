@@ -14,7 +14,7 @@ import torch
 
 from curvlang.diagnostics.diagnostic import MachineError, SpecError
 from curvlang.evaluation.study.files import write_file
-from curvlang.language.files import rewrite
+from curvlang.language.syntax.files import rewrite
 from curvlang.operators import Diagonal, save
 from curvlang.storage.atomic import Destination, probe, whole, write
 from curvlang.storage.cache import Cache, default_root

@@ -8,7 +8,7 @@ import torch
 import curvlang.testing as ct
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.language import load, loads
-from curvlang.language.uses import task_in
+from curvlang.language.checking.uses import task_in
 from curvlang.runtime.execute import Execution
 
 MINE = "curvature mine = block_ggn |> kronecker_factor\n"

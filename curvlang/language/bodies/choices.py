@@ -9,8 +9,8 @@ from math import prod
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.suggestion import suggestion
-from curvlang.language.problems import Problems
 from curvlang.language.syntax import nodes as s
+from curvlang.language.syntax.problems import Problems
 
 MOST_READINGS = 64
 """Readings of one transform."""
@@ -52,12 +52,12 @@ def _options(definition: s.TransformDef, problems: Problems) -> Options:
         if parameter is None:
             headline = f"`when` asks for `{statement.parameter}`, which is not a parameter here"
             help_ = suggestion(statement.parameter, known)
-            problems.say(Code.E0218, headline, statement.span, help_)
+            problems.say(Code.E0218, headline, statement.span, *help_)
             continue
         if parameter.words and statement.word not in parameter.words:
             headline = f"`{statement.parameter}` is never `{statement.word}`"
             help_ = suggestion(statement.word, parameter.words)
-            problems.say(Code.E0706, headline, statement.span, help_)
+            problems.say(Code.E0706, headline, statement.span, *help_)
         wanted.setdefault(statement.parameter, set()).add(statement.word)
     return {
         name: tuple(sorted(set(known[name].words) or (found | {ANOTHER})))

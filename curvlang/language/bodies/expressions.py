@@ -35,7 +35,7 @@ from curvlang.language.bodies.letters import (
     Scope,
     letters,
 )
-from curvlang.language.problems import Problems
+from curvlang.language.syntax.problems import Problems
 
 MOST_SUGGESTED = 50
 """Mistakes of one transform for which the nearest name is looked up."""
@@ -110,7 +110,7 @@ class ExpressionChecker:
                             Code.E0315,
                             f"`{expr.kind}[{index}]` reduces over an index that nothing inside has",
                             Label(expr.span, f"no `{index}` in here"),
-                            _close_index(index, inside),
+                            *_close_index(index, inside),
                         )
             case Call():
                 self._call(expr)
@@ -124,7 +124,7 @@ class ExpressionChecker:
                     Code.E0308,
                     f"`{call.function}` needs the indices of the tensor it makes",
                     Label(call.span, "no indices"),
-                    (f"write `{call.function}[k,i](0)`",),
+                    f"write `{call.function}[k,i](0)`",
                 )
             for index in call.indices:
                 self._space(index, call.span)
@@ -133,19 +133,14 @@ class ExpressionChecker:
             return
         if call.function not in FUNCTIONS:
             known = (*FUNCTIONS, *MAKERS, *ELEMENTWISE, "sum", "mean")
-            self.problems.say(
-                Code.E0316,
-                f"unknown function `{call.function}`",
-                Label(call.span),
-                suggestion(call.function, known),
-            )
+            self.problems.unknown(Code.E0316, "function", call.function, call.span, known)
             return
         if FUNCTIONS[call.function].results:
             self.problems.say(
                 Code.E0308,
                 f"`{call.function}` gives whole tensors and stands alone on the right",
                 Label(call.span, "inside an expression"),
-                (f"first `B[…] = {call.function}(A)`, then use `B`",),
+                f"first `B[…] = {call.function}(A)`, then use `B`",
             )
             return
         self._matrix(call, FUNCTIONS[call.function])
@@ -168,9 +163,13 @@ class ExpressionChecker:
                 Code.E0306,
                 f"`{call.function}` takes a matrix, and this has {len(argument)} indices",
                 Label(call.span, "not a matrix"),
-                (f"say which indices are rows, as in `{tensor.name}[{written}]` with a `|` inside",)
-                if len(argument) > 2
-                else (),
+                *(
+                    (
+                        f"say which indices are rows, as in `{tensor.name}[{written}]` with a `|` inside",
+                    )
+                    if len(argument) > 2
+                    else ()
+                ),
             )
             return None
         rows, columns = argument[:cut], argument[cut:]
@@ -205,10 +204,8 @@ class ExpressionChecker:
                     Code.E0308,
                     f"`{call.function}` takes a tensor as a whole",
                     Label(call.span, "an expression or an indexed tensor"),
-                    (
-                        f"give the tensor a name first, then write `{call.function}(A)`, or "
-                        f"`{call.function}(A[o,i | k])` to say which indices are rows",
-                    ),
+                    f"give the tensor a name first, then write `{call.function}(A)`, or "
+                    f"`{call.function}(A[o,i | k])` to say which indices are rows",
                 )
                 return None
 
@@ -222,7 +219,7 @@ class ExpressionChecker:
             Code.E0327,
             f"`{name}` is read as a matrix by its own indices `{shown}`, each of them once",
             Label(span, "other indices"),
-            (f"put a `|` between the rows and the columns of `{name}[{shown}]`",),
+            f"put a `|` between the rows and the columns of `{name}[{shown}]`",
         )
         return None
 
@@ -254,7 +251,7 @@ class ExpressionChecker:
                 Code.E0328,
                 "`|` splits a tensor into rows and columns only as a function's argument",
                 Label(ref.span, "an entry has plain indices"),
-                ("write commas, or give it to a function as in `orthonormal(Y[o,i | k])`",),
+                "write commas, or give it to a function as in `orthonormal(Y[o,i | k])`",
             )
             return
         if ref.name in self.scalars and not ref.indices:
@@ -277,7 +274,7 @@ class ExpressionChecker:
                     Code.E0305,
                     f"`{ref.name}` has the space `{space}` where `{index}` stands",
                     Label(ref.span, f"`{','.join(spaces)}` is how it was defined"),
-                    (f"write `{space}` there",),
+                    f"write `{space}` there",
                 )
 
     def _binary(self, expr: Binary) -> None:
@@ -292,7 +289,7 @@ class ExpressionChecker:
                         Code.E0317,
                         f"the two sides of `{expr.operator}` have different indices: {names}",
                         Label(expr.span, "one side lacks them"),
-                        ("give both sides the same free indices",),
+                        "give both sides the same free indices",
                     )
             case BinaryOperator.POWER:
                 inside = {x.name for x in walk(expr.right) if isinstance(x, Ref)}
@@ -301,7 +298,7 @@ class ExpressionChecker:
                         Code.E0318,
                         "an exponent is a number",
                         Label(expr.right.span, "not a constant"),
-                        ("for the power of a matrix write `power(A, 1/2)`",),
+                        "for the power of a matrix write `power(A, 1/2)`",
                     )
             case BinaryOperator.MULTIPLY | BinaryOperator.DIVIDE:
                 pass
@@ -313,11 +310,9 @@ class ExpressionChecker:
             self.problems.say(
                 Code.E0304,
                 f"the index `{index}` belongs to no index space",
-                Label(span),
-                (
-                    *suggestion(index.space, tuple(sorted(self.spaces))),
-                    f"or declare it: `space {index.space} = 16`",
-                ),
+                span,
+                *suggestion(index.space, tuple(sorted(self.spaces))),
+                f"or declare it: `space {index.space} = 16`",
             )
 
     def _unknown(self, name: str, span: Span) -> None:
@@ -333,7 +328,7 @@ class ExpressionChecker:
             Code.E0319,
             f"unknown tensor `{name}`",
             Label(span, "not in `needs`, not defined"),
-            help_,
+            *help_,
         )
 
     def _twice(self, indices: Sequence[Index], span: Span) -> None:
@@ -341,8 +336,8 @@ class ExpressionChecker:
             self.problems.say(
                 Code.E0320,
                 f"the index `{index}` stands twice",
-                Label(span),
-                (f"write the second one with a prime: `{index}'`",),
+                span,
+                f"write the second one with a prime: `{index}'`",
             )
 
 

@@ -15,10 +15,10 @@ from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import Project, Ref, Space, Yield
 from curvlang.ir.indices import walk
+from curvlang.language.bodies.values import value
 from curvlang.language.chain import Value
-from curvlang.language.problems import Problems
 from curvlang.language.syntax import nodes as s
-from curvlang.language.values import value
+from curvlang.language.syntax.problems import Problems
 
 MOST_ROUNDS = 100
 """Rounds of a repetition, with those around it: each may be a pass over the data."""

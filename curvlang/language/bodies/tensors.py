@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.diagnostics.diagnostic import Label
 from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import (
@@ -58,7 +58,7 @@ class TensorChecker(ExpressionChecker):
                 Code.E0301,
                 "several names on the left need a function of several results",
                 Label(statement.span, "one tensor comes from the right"),
-                ("use one name, or `eigh(A)` or `svd(A)` on the right",),
+                "use one name, or `eigh(A)` or `svd(A)` on the right",
             )
         else:
             self._sides(statement.targets[0], value)
@@ -79,7 +79,7 @@ class TensorChecker(ExpressionChecker):
                     if letter.isalpha()
                     else "primes name no space of their own",
                 ),
-                ("use a letter of its own, such as `k`",),
+                "use a letter of its own, such as `k`",
             )
         for node in walk(statement.length):
             if isinstance(node, Ref) and (node.indices or node.name not in self.parameters):
@@ -96,7 +96,7 @@ class TensorChecker(ExpressionChecker):
             Code.E0323,
             "the length of a space is made of numbers, parameters and sizes",
             Label(span, label),
-            ("for example `space k = min(rank, size[i])`",),
+            "for example `space k = min(rank, size[i])`",
         )
 
     def project(self, statement: Project) -> None:
@@ -111,21 +111,19 @@ class TensorChecker(ExpressionChecker):
                 ),
             )
         elif old in self.projected:
-            self.problems.append(
-                Diagnostic(
-                    Code.E0325,
-                    f"`{old}` is projected twice in one transform",
-                    (Label(statement.span, "again here"), Label(self.projected[old], "first here")),
-                    ("put the second projection into a transform of its own",),
-                )
+            headline = f"`{old}` is projected twice in one transform"
+            first, help_ = (
+                self.projected[old],
+                "put the second projection into a transform of its own",
             )
+            self.problems.twice(Code.E0325, headline, statement.span, first, help_)
         self.projected.setdefault(old, statement.span)
         if new in MODEL_LETTERS or new == old:
             self.problems.say(
                 Code.E0307,
                 f"a projection leads into a new space, and `{new}` is taken",
                 Label(statement.span, f"`{new}`: {MODEL_LETTERS.get(new, 'the space itself')}"),
-                (f"declare a space: `space k = min(16, size[{old}])`",),
+                f"declare a space: `space k = min(16, size[{old}])`",
             )
         elif new not in self.spaces:
             self._space(Index(new), statement.span)
@@ -149,7 +147,7 @@ class TensorChecker(ExpressionChecker):
                 Code.E0326,
                 f"the columns of `{basis.name}` are not known to be orthonormal",
                 Label(basis.span, "a projection is lifted back by the transpose of its basis"),
-                (f"write `Q[{','.join(wanted)}] = orthonormal({basis.name})` and project by `Q`",),
+                f"write `Q[{','.join(wanted)}] = orthonormal({basis.name})` and project by `Q`",
             )
 
     def yields(self, statement: Yield) -> None:
@@ -160,7 +158,7 @@ class TensorChecker(ExpressionChecker):
                 Code.E0302,
                 "a yield states the entries of the block",
                 Label(target.span, "rows, then the same columns with primes"),
-                ("write `yield C[o,i,o',i'] = …`, or `yield C[p,p'] = …` for the whole model",),
+                "write `yield C[o,i,o',i'] = …`, or `yield C[p,p'] = …` for the whole model",
             )
         self._sides(target, statement.value)
 
@@ -185,9 +183,7 @@ class TensorChecker(ExpressionChecker):
                 Code.E0303,
                 f"the index `{index}` is free on the right and absent on the left",
                 Label(place, f"`{index}` is not summed"),
-                (
-                    f"add `sum[{index}]` (or `mean[{index}]`) in front, or `{index}` to the left side",
-                ),
+                f"add `sum[{index}]` (or `mean[{index}]`) in front, or `{index}` to the left side",
             )
         for index in sorted(left - right):
             if index.space not in self.spaces:
@@ -195,14 +191,14 @@ class TensorChecker(ExpressionChecker):
                     Code.E0304,
                     f"the index `{index}` belongs to no index space",
                     Label(target.span, "nothing on the right has it"),
-                    suggestion(index.space, tuple(sorted(self.spaces))),
+                    *suggestion(index.space, tuple(sorted(self.spaces))),
                 )
                 continue
             self.problems.say(
                 Code.E0304,
                 f"the index `{index}` stands on the left and nowhere on the right",
                 Label(target.span, f"`{index}` has no meaning here"),
-                (f"use `{index}` on the right, or leave it out",),
+                f"use `{index}` on the right, or leave it out",
             )
 
     def _function(self, statement: Define, call: Call) -> None:
@@ -265,7 +261,7 @@ class TensorChecker(ExpressionChecker):
             Code.E0307,
             f"`{call.function}` makes a new space here, and `{letter}` is taken",
             Label(target.span, f"`{letter}`: {what}"),
-            ("use a letter of its own, such as `k`",),
+            "use a letter of its own, such as `k`",
         )
         return False
 

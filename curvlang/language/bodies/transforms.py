@@ -16,12 +16,12 @@ from curvlang.language.bodies.coefficients import check_coefficients
 from curvlang.language.bodies.fold_numbers import check_numbers
 from curvlang.language.bodies.repeats import CHECKED_ROUNDS, MOST_ROUNDS, check_repeats, rounds
 from curvlang.language.bodies.tensors import TensorChecker
+from curvlang.language.bodies.values import value
 from curvlang.language.chain import Value
-from curvlang.language.problems import Problems
 from curvlang.language.registry import Parameter
 from curvlang.language.registry.kinds import Anything, Choice, Integer, Kind, Real, Truth
 from curvlang.language.syntax import nodes as s
-from curvlang.language.values import value
+from curvlang.language.syntax.problems import Problems
 
 _TYPES = ("int", "float", "bool", "list", "word")
 
@@ -142,7 +142,7 @@ def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
                 Code.E0217,
                 f"unknown type `{parameter.type}`",
                 parameter.span,
-                ("types are `int`, `float`, `bool`, or words such as `{expand, reduce}`",),
+                "types are `int`, `float`, `bool`, or words such as `{expand, reduce}`",
             )
         if parameter.words and parameter.default is not None:
             default = value(parameter.default, {}, problems)
@@ -151,7 +151,7 @@ def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
                     Code.E0706,
                     f"`{parameter.name} = {default}` is not one of its own words",
                     parameter.span,
-                    suggestion(str(default), parameter.words),
+                    *suggestion(str(default), parameter.words),
                 )
     problems += _twofold(definition)
     wrong = check_repeats(definition)
@@ -224,7 +224,7 @@ def _check_body(
             Code.E0221,
             f"`{definition.name}` projects and yields",
             Label(projection.span, "its curvature is the one before it, projected"),
-            ("leave the yield out, or put it into a transform that stands after this one",),
+            "leave the yield out, or put it into a transform that stands after this one",
         )
         return
     defines_leaf = any(
@@ -236,5 +236,5 @@ def _check_body(
             Code.E0219,
             f"`{definition.name}` {what}",
             definition.name_span,
-            ("a transform yields the entries of the block once: `yield C[o,i,o',i'] = …`",),
+            "a transform yields the entries of the block once: `yield C[o,i,o',i'] = …`",
         )

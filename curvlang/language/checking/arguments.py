@@ -10,13 +10,13 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.diagnostics.suggestion import suggestion
+from curvlang.language.bodies.values import show, value
 from curvlang.language.chain import Value
-from curvlang.language.problems import Problems
 from curvlang.language.registry.entry import Entry, Parameter
 from curvlang.language.registry.kind_words import example_of, noun
 from curvlang.language.registry.kinds import Choice, CurvatureName, OtherTypeError, misses, taken
 from curvlang.language.syntax.nodes import Argument, Use
-from curvlang.language.values import show, value
+from curvlang.language.syntax.problems import Problems
 
 
 def checked(name: str, given: object, parameter: Parameter, span: Span = NOWHERE) -> Value:
@@ -156,9 +156,8 @@ def arguments(
         # A text in front stands for the parameter that the entry names.
         argument = written if written.name else replace(written, name=entry.first)
         if argument.name in seen:
-            labels = (Label(argument.span, "again here"), Label(seen[argument.name], "first here"))
-            headline = f"`{argument.name}` is given twice"
-            problems.append(Diagnostic(Code.E0702, headline, labels, ("leave one out",)))
+            headline, first = f"`{argument.name}` is given twice", seen[argument.name]
+            problems.twice(Code.E0702, headline, argument.span, first, "leave one out")
             continue
         seen[argument.name] = argument.span
         made = _argument(use.name, argument, entry, scope, problems)

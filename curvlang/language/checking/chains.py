@@ -8,17 +8,16 @@ from math import isfinite
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Label, Severity
 from curvlang.diagnostics.source import NOWHERE
-from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.constants import SMALLEST
 from curvlang.language.bodies.readings import Readings
 from curvlang.language.chain import Chain, Combination, Curvature, Stage, Weight
 from curvlang.language.checking.labels import LABELS
 from curvlang.language.checking.names import Names, shipped_names
 from curvlang.language.checking.walker import LONGEST_CHAIN, Walker
-from curvlang.language.problems import Problems
 from curvlang.language.registry import SOURCES, STAGES, WEIGHTS
 from curvlang.language.sums import weighted_chains
 from curvlang.language.syntax import nodes as s
+from curvlang.language.syntax.problems import Problems
 
 MOST_TERMS = 100
 """Terms of a sum, with sums inside it multiplied out."""
@@ -49,7 +48,7 @@ class Chains:
                     Code.E0223,
                     f"a curvature starts from another at most {LONGEST_CHAIN} times over",
                     Label(definition.name_span, "too many before it"),
-                    ("start one of them from `hessian`",),
+                    "start one of them from `hessian`",
                 )
                 return None
             self._open.append(name)
@@ -94,7 +93,7 @@ class Chains:
                 Code.E0346 if rounds else Code.E0423,
                 f"the weight of `{name}` in this sum {'rounds to zero' if rounds else 'is not finite'}",
                 Label(made.span, "with the weights of the sums that it names"),
-                (f"multiply `{name}` by a {'larger' if rounds else 'smaller'} number",),
+                f"multiply `{name}` by a {'larger' if rounds else 'smaller'} number",
             )
             return False
         return True
@@ -107,7 +106,7 @@ class Chains:
                 Code.E0234,
                 f"a sum of curvatures has at most {MOST_TERMS} terms, and this one has {count}",
                 Label(made.span, "with the terms of the sums that it names"),
-                ("write a term that stands many times once, with a number: `3 * ggn`",),
+                "write a term that stands many times once, with a number: `3 * ggn`",
             )
         return count <= MOST_TERMS
 
@@ -121,17 +120,15 @@ class Chains:
                     f"a curvature is multiplied by a number or a value of the task, "
                     f"not by `{word.text}`",
                     Label(word.span, "no number, no value of a task"),
-                    (
-                        f"names that may stand here: {known}",
-                        "else write the number itself, as in `0.1 * diagonal`",
-                    ),
+                    f"names that may stand here: {known}",
+                    "else write the number itself, as in `0.1 * diagonal`",
                 )
         if not isfinite(term.weight):
             self.problems.say(
                 Code.E0212,
                 "a curvature is multiplied by a finite number",
                 Label(term.span, "this weight is not a finite number"),
-                ("write the number itself, as in `0.1 * diagonal`",),
+                "write the number itself, as in `0.1 * diagonal`",
             )
         return Weight(term.weight, tuple(sorted(word.text for word in term.names)))
 
@@ -148,7 +145,7 @@ class Chains:
                 Code.E0213,
                 "a sum of curvatures has no stages after it",
                 Label(chain.stages[0].span, "a stage reads what one chain defines"),
-                ("put the stage into the terms of the sum",),
+                "put the stage into the terms of the sum",
             )
             return None
         walker = Walker(self.names, self.problems, self.readings)
@@ -169,17 +166,15 @@ class Chains:
         if isinstance(source, s.CombinationSyntax):
             return self._combination(source, "", "")
         name = source.name
-        if name in self._open and not (name == self._open[-1] and self._shipped_twin(name)):
+        if name in self._open and not (name == self._open[-1] and name in SOURCES):
             circle = " → ".join([*self._open[self._open.index(name) :], name])
             self.problems.say(
                 Code.E0204,
                 f"`{name}` is defined by itself: {circle}",
                 Label(source.span, "closes the circle"),
-                ("start one of them from `hessian`",),
+                "start one of them from `hessian`",
             )
             return None
-        if name in SOURCES and not (name in self.names.curvatures and name not in self._open):
-            return Chain(name, (Stage(name, {}, span=source.span),), (name,))
         if name in self.names.curvatures and name not in self._open:
             return self.curvature(self.names.curvatures[name])
         if name in SOURCES:
@@ -189,19 +184,11 @@ class Chains:
                 Code.E0205,
                 f"a chain starts from a curvature, and `{name}` is a stage",
                 Label(source.span, "no source before it"),
-                (f"write `hessian |> {name}`",),
+                f"write `hessian |> {name}`",
             )
             return None
-        self.problems.say(
-            Code.E0206,
-            f"unknown curvature `{name}`",
-            Label(source.span),
-            suggestion(name, (*SOURCES, *self.names.curvatures)),
-        )
+        self.problems.unknown(Code.E0206, "curvature", name, source.span, self.names.starts)
         return None
-
-    def _shipped_twin(self, name: str) -> bool:
-        return name in SOURCES
 
 
 def register_labels() -> None:

@@ -31,9 +31,9 @@ from curvlang.language.law import (
     sampled,
     with_columns,
 )
-from curvlang.language.problems import Problems
 from curvlang.language.space import Space
 from curvlang.language.syntax import nodes as s
+from curvlang.language.syntax.problems import Problems
 
 MOST_LAWS = 1_000
 """Laws of a file, one for each curvature and property; each is searched for minutes."""
@@ -87,7 +87,7 @@ class LawChecker:
                 Code.E0119,
                 f"a file states at most {MOST_LAWS} laws, one for each curvature and property",
                 item.span,
-                (f"name the curvatures that a law is about: `law {next(iter(self.known))} is …`",),
+                f"name the curvatures that a law is about: `law {next(iter(self.known))} is …`",
             )
         return self._count <= MOST_LAWS
 
@@ -116,11 +116,11 @@ class LawChecker:
         if not word.text.startswith(wanted):
             why = "threshold that one task must pass" if made[0].exists else "tolerance"
             self.problems.say(
-                Code.E0746, f"this law has a {why}", word.span, (f"write `{wanted} {number:g}`",)
+                Code.E0746, f"this law has a {why}", word.span, f"write `{wanted} {number:g}`"
             )
         elif not number > 0:
             self.problems.say(
-                Code.E0746, "a bound is above 0", word.span, ("leave it out for the default",)
+                Code.E0746, "a bound is above 0", word.span, "leave it out for the default"
             )
         return number
 
@@ -149,11 +149,11 @@ class LawChecker:
     ) -> list[LawStatement]:
         for word in words:
             if word.text not in PROPERTIES:
-                self.problems.say(Code.E0740, f"unknown law `{word.text}`", word.span, suggestion(word.text, tuple(PROPERTIES)))  # fmt: skip
+                self.problems.unknown(Code.E0740, "law", word.text, word.span, tuple(PROPERTIES))
             elif negated and word.text != "positive_semidefinite":
-                self.problems.say(Code.E0749, f"`{word.text}` holds for every curvature", word.span, ("only `is not positive_semidefinite` can be meant",))  # fmt: skip
+                self.problems.say(Code.E0749, f"`{word.text}` holds for every curvature", word.span, "only `is not positive_semidefinite` can be meant")  # fmt: skip
         if subject is None and not self.own:
-            self.problems.say(Code.E0747, "this law is about every curvature of the file, and it defines none", item.span, (f"name one: `law {next(iter(self.known))} is symmetric`",))  # fmt: skip
+            self.problems.say(Code.E0747, "this law is about every curvature of the file, and it defines none", item.span, f"name one: `law {next(iter(self.known))} is symmetric`")  # fmt: skip
         names = [s.Word(x, item.span) for x in self.own] if subject is None else [subject]
         found = [self._quantity(name) for name in names]
         return [Property(q, w.text, negated) for q in found if q is not None for w in words]
@@ -161,18 +161,20 @@ class LawChecker:
     def _measured(self, measured: s.Measurement) -> Quantity | None:
         measure = measured.measure
         if measure is not None and measure.text not in MEASURES:
-            self.problems.say(Code.E0741, f"unknown measure `{measure.text}`", measure.span, suggestion(measure.text, tuple(MEASURES)))  # fmt: skip
+            self.problems.unknown(
+                Code.E0741, "measure", measure.text, measure.span, tuple(MEASURES)
+            )
             return None
         found = self._quantity(measured.curvature)
         if found is None or measure is None:
             return found
         if measure.text == "autodiff" and not builtin(found.curvature):
-            self.problems.say(Code.E0748, f"`{found.name}` is not what automatic differentiation gives", measured.span, ("`autodiff(…)` is for chains of built-in stages, without sampling",))  # fmt: skip
+            self.problems.say(Code.E0748, f"`{found.name}` is not what automatic differentiation gives", measured.span, "`autodiff(…)` is for chains of built-in stages, without sampling")  # fmt: skip
         return replace(found, measure=measure.text)
 
     def _quantity(self, word: s.Word) -> Quantity | None:
         if word.text not in self.known:
-            self.problems.say(Code.E0206, f"unknown curvature `{word.text}`", word.span, suggestion(word.text, tuple(self.known)))  # fmt: skip
+            self.problems.unknown(Code.E0206, "curvature", word.text, word.span, tuple(self.known))
             return None
         found = self.resolve(word.text)
         return None if found is None else Quantity(word.text, found)
@@ -183,11 +185,11 @@ class LawChecker:
         """Sides of one kind; sampled labels where a law states a mean over them."""
         shapes = [_kind(made.left), _kind(made.right)]
         if shapes[0] != shapes[1]:
-            self.problems.say(Code.E0743, f"`{made.left}` is {shapes[0]} and `{made.right}` is {shapes[1]}", right.span, ("put the same measure on both sides",))  # fmt: skip
+            self.problems.say(Code.E0743, f"`{made.left}` is {shapes[0]} and `{made.right}` is {shapes[1]}", right.span, "put the same measure on both sides")  # fmt: skip
         if item.blocks and shapes[0] != "a matrix":
-            self.problems.say(Code.E0743, f"`in each block` compares matrices, and `{made.left}` is {shapes[0]}", left.span, ("leave `in each block` out",))  # fmt: skip
+            self.problems.say(Code.E0743, f"`in each block` compares matrices, and `{made.left}` is {shapes[0]}", left.span, "leave `in each block` out")  # fmt: skip
         if made.relation is Relation.AVERAGES_TO and not sampled(made.left.curvature):
-            self.problems.say(Code.E0745, f"`{made.left.name}` draws nothing that could be averaged", left.span, ("its chain needs `drop_residual(fisher = mc)`; else write `equals`",))  # fmt: skip
+            self.problems.say(Code.E0745, f"`{made.left.name}` draws nothing that could be averaged", left.span, "its chain needs `drop_residual(fisher = mc)`; else write `equals`")  # fmt: skip
 
     # Conditions ------------------------------------------------------------------------------
 
@@ -205,7 +207,7 @@ class LawChecker:
                 space = sp.count(space, name, condition.sign, int(float(value)))
             if space.empty:
                 most = sp.MOST.get(name)
-                self.problems.say(Code.E0744, "no task meets these conditions", condition.span, (f"`{name}` is at most {most} in a drawn task" if most else "leave one out",))  # fmt: skip
+                self.problems.say(Code.E0744, "no task meets these conditions", condition.span, f"`{name}` is at most {most} in a drawn task" if most else "leave one out")  # fmt: skip
                 break
         return space, columns
 
@@ -213,25 +215,31 @@ class LawChecker:
         name, value = condition.subject, condition.value
         counts = condition.sign != "is"
         if name.text not in sp.MOST and name.text not in sp.WORDS:
-            self.problems.say(Code.E0742, f"unknown condition `{name.text}`", name.span, suggestion(name.text, (*sp.MOST, *(w for w in sp.WORDS if w not in sp.MOST))))  # fmt: skip
+            self.problems.unknown(
+                Code.E0742,
+                "condition",
+                name.text,
+                name.span,
+                (*sp.MOST, *(w for w in sp.WORDS if w not in sp.MOST)),
+            )
         elif counts and name.text not in sp.MOST:
             words = sp.WORDS[name.text]
-            self.problems.say(Code.E0743, f"`{name.text}` is a word, not a number", condition.span, (f"write for example `{name.text} is {words[0]}`",))  # fmt: skip
+            self.problems.say(Code.E0743, f"`{name.text}` is a word, not a number", condition.span, f"write for example `{name.text} is {words[0]}`")  # fmt: skip
         elif counts and not float(value.text).is_integer():
             self.problems.say(
-                Code.E0743, f"`{name.text}` is a whole number", value.span, ("round it",)
+                Code.E0743, f"`{name.text}` is a whole number", value.span, "round it"
             )
         elif not counts and name.text not in sp.WORDS:
-            self.problems.say(Code.E0743, f"`{name.text}` is a number", condition.span, (f"write for example `{name.text} == 1`",))  # fmt: skip
+            self.problems.say(Code.E0743, f"`{name.text}` is a number", condition.span, f"write for example `{name.text} == 1`")  # fmt: skip
         elif not counts and value.text not in sp.WORDS[name.text]:
             words = sp.WORDS[name.text]
             known = suggestion(value.text, words)
             self.problems.say(
-                Code.E0743, f"`{name.text}` is never `{value.text}`", value.span, known
+                Code.E0743, f"`{name.text}` is never `{value.text}`", value.span, *known
             )
         elif name.text == "columns" and condition.negated:
             self.problems.say(
-                Code.E0743, "columns are of one kind", condition.span, ("name it without `not`",)
+                Code.E0743, "columns are of one kind", condition.span, "name it without `not`"
             )
         else:
             return True
@@ -245,10 +253,10 @@ class LawChecker:
         named = [q.curvature for x in statements for q in Law(x, Space(), "").quantities]
         at = next(c for c in item.conditions if c.subject.text == "columns")
         if not any(drops_residual(c) for c in named):
-            self.problems.say(Code.E0745, "none of these curvatures has columns", at.span, ("columns come with `drop_residual`",))  # fmt: skip
+            self.problems.say(Code.E0745, "none of these curvatures has columns", at.span, "columns come with `drop_residual`")  # fmt: skip
         drawn = Relation.AVERAGES_TO
         if any(isinstance(x, Comparison) and x.relation is drawn for x in statements):
-            self.problems.say(Code.E0745, f"{columns} columns leave nothing to average", at.span, ("write `equals`, or leave the condition out",))  # fmt: skip
+            self.problems.say(Code.E0745, f"{columns} columns leave nothing to average", at.span, "write `equals`, or leave the condition out")  # fmt: skip
 
 
 def _kind(quantity: Quantity) -> str:

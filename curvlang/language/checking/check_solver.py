@@ -6,15 +6,14 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic
 from curvlang.diagnostics.refusal import label_at
 from curvlang.diagnostics.source import Span
-from curvlang.diagnostics.suggestion import suggestion
 from curvlang.language.chain import Curvature, InverseUse, Solver
 from curvlang.language.checking.arguments import arguments
 from curvlang.language.checking.chains import Chains
 from curvlang.language.checking.inverses import shift
 from curvlang.language.checking.names import Names
-from curvlang.language.problems import Problems
 from curvlang.language.registry import NONE, SOLVERS
 from curvlang.language.syntax import nodes as s
+from curvlang.language.syntax.problems import Problems
 
 
 def check_solver(
@@ -31,8 +30,7 @@ def check_solver(
     """
     entry = SOLVERS.get(use.name)
     if entry is None:
-        headline = f"unknown solver `{use.name}`"
-        problems.say(Code.E0734, headline, use.name_span, suggestion(use.name, SOLVERS))
+        problems.unknown(Code.E0734, "solver", use.name, use.name_span, SOLVERS)
         return None
     before = len(problems)
     if inverse is not None and shift(inverse.inverse) is None:
@@ -72,7 +70,6 @@ def _preconditioner(
     definition = names.curvatures.get(name)
     if definition is None:
         span = next((a.span for a in use.arguments if a.name == "preconditioner"), use.span)
-        near = suggestion(name, (*names.curvatures, NONE))
-        problems.say(Code.E0206, f"unknown curvature `{name}`", span, near)
+        problems.unknown(Code.E0206, "curvature", name, span, (*names.curvatures, NONE))
         return None
     return chains.curvature(definition)

@@ -9,12 +9,11 @@ from itertools import product
 from math import prod
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
-from curvlang.diagnostics.record import Repair
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.source import Span
-from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import Binary, Expr, Negate, Ref
 from curvlang.ir.indices import walk
+from curvlang.language.bodies.values import show, value
 from curvlang.language.chain import (
     Curvature,
     InverseUse,
@@ -28,7 +27,6 @@ from curvlang.language.checking.arguments import arguments, checked
 from curvlang.language.checking.chains import Chains
 from curvlang.language.checking.inverses import check_use
 from curvlang.language.checking.names import Names
-from curvlang.language.problems import Collector
 from curvlang.language.registry import (
     BASELINES,
     GRID,
@@ -42,7 +40,7 @@ from curvlang.language.registry import (
 )
 from curvlang.language.registry.kinds import CurvatureName
 from curvlang.language.syntax import nodes as s
-from curvlang.language.values import show, value
+from curvlang.language.syntax.problems import LEAVE_OUT, Collector
 
 TaskOf = Callable[[s.Use, Mapping[str, Value]], TaskSpec | None]
 """A task use with the swept values in scope, checked."""
@@ -86,11 +84,8 @@ class StudyChecker:
         """The typed study; None (and diagnostics) where something in it is wrong."""
         before = self.problems.errors
         for line in item.repeated:
-            labels = (Label(line.span, "again here"), Label(line.first, "first here"))
             headline = f"`{line.word}` stands twice in one study"
-            self.problems.append(
-                Diagnostic(Code.E0718, headline, labels, (Repair("leave one out", ""),))
-            )
+            self.problems.twice(Code.E0718, headline, line.span, line.first, LEAVE_OUT)
         path, others = self._curvatures(item)
         inverses = self._inverses(item)
         damping = self._damping(item)
@@ -103,7 +98,7 @@ class StudyChecker:
                 Code.E0920,
                 "baselines are judged by the LDS, and `protocol none` leaves it out",
                 item.baselines[0].span,
-                ("leave out the baselines, or state a protocol",),
+                "leave out the baselines, or state a protocol",
             )
         axes = self._axes(item)
         self._size(item, axes, seeds)
@@ -135,19 +130,14 @@ class StudyChecker:
                     Code.E0911,
                     f"the curvatures of a path stand with `>` between them, not `{sign.text}`",
                     sign.span,
-                    ("write `path hessian > ggn`: from the exact one to the roughest",),
+                    "write `path hessian > ggn`: from the exact one to the roughest",
                 )
         first: dict[str, Span] = {}
         for word in (*item.path, *item.curvatures):
             if word.text in first:
-                labels = (Label(word.span, "again here"), Label(first[word.text], "first here"))
-                self.problems.append(
-                    Diagnostic(
-                        Code.E0912,
-                        f"the study compares `{word.text}` with itself",
-                        labels,
-                        ("leave one out",),
-                    )
+                headline = f"the study compares `{word.text}` with itself"
+                self.problems.twice(
+                    Code.E0912, headline, word.span, first[word.text], "leave one out"
                 )
             first.setdefault(word.text, word.span)
         if not first:
@@ -155,9 +145,7 @@ class StudyChecker:
                 Code.E0913,
                 f"the study `{item.name}` names no curvature",
                 item.name_span,
-                (
-                    "add a line `path hessian > ggn > block_ggn`, or `curvatures diagonal, identity`",
-                ),
+                "add a line `path hessian > ggn > block_ggn`, or `curvatures diagonal, identity`",
             )
         found = (
             tuple(c for w in words if (c := self.chains.named(w)) is not None)
@@ -175,7 +163,7 @@ class StudyChecker:
             text = " ".join(use.span.text.split())
             if text in found:
                 self.problems.say(
-                    Code.E0914, f"the inverse `{text}` stands twice", use.span, ("leave one out",)
+                    Code.E0914, f"the inverse `{text}` stands twice", use.span, "leave one out"
                 )
             found[text] = use
         return tuple(found.values())
@@ -188,12 +176,11 @@ class StudyChecker:
         for use in uses:
             entry = table.get(use.name)
             if entry is None:
-                help_ = suggestion(use.name, table)
-                self.problems.say(Code.E0920, f"unknown {kind} `{use.name}`", use.name_span, help_)
+                self.problems.unknown(Code.E0920, kind, use.name, use.name_span, table)
                 continue
             if use.name in found:
                 self.problems.say(
-                    Code.E0920, f"`{use.name}` stands twice", use.span, ("leave one out",)
+                    Code.E0920, f"`{use.name}` stands twice", use.span, "leave one out"
                 )
             values = arguments(use, entry, {}, self.problems)
             curvature = self._named_in(use, entry, values)
@@ -226,7 +213,7 @@ class StudyChecker:
             Code.E0915,
             "`damping` is swept, and no inverse of the study leaves its damping open",
             item.damping.span,
-            ("add an inverse without a `damping` of its own, `tikhonov`, or leave the line out",),
+            "add an inverse without a `damping` of its own, `tikhonov`, or leave the line out",
         )
 
     def _seeds(self, item: s.StudyDef) -> tuple[int, ...]:
@@ -259,14 +246,14 @@ class StudyChecker:
             name = sweep.name.text
             if name in axes:
                 self.problems.say(
-                    Code.E0914, f"`{name}` is swept twice", sweep.name.span, ("leave one out",)
+                    Code.E0914, f"`{name}` is swept twice", sweep.name.span, "leave one out"
                 )
             if name not in used:
                 self.problems.say(
                     Code.E0915,
                     f"`{name}` is swept, and neither the task nor the protocol reads it",
                     sweep.name.span,
-                    (f"use it, as in `digits(hidden = [16] * {name})`, or drop the `for`",),
+                    f"use it, as in `digits(hidden = [16] * {name})`, or drop the `for`",
                 )
             axes[name] = self._list(sweep.values, name, f"for {name} in [1, 4, 8]")
         return axes
@@ -282,16 +269,13 @@ class StudyChecker:
                 Code.E0914,
                 f"`{name}` takes its values from a list, not from {what}",
                 given.span,
-                (f"write `{example}`",),
+                f"write `{example}`",
             )
             return ()
         twice = next((x for x, count in Counter(made).items() if count > 1), None)
         if twice is not None:
             self.problems.say(
-                Code.E0914,
-                f"`{show(twice)}` stands twice in a list",
-                given.span,
-                ("leave one out",),
+                Code.E0914, f"`{show(twice)}` stands twice in a list", given.span, "leave one out"
             )
         return made
 
@@ -304,7 +288,7 @@ class StudyChecker:
                 Code.E0917,
                 f"the study `{item.name}` has {count} cells; at most {MOST_CELLS} are run",
                 item.name_span,
-                ("sweep fewer values, or write several studies",),
+                "sweep fewer values, or write several studies",
             )
             return
         self.cells.count += count
@@ -314,7 +298,7 @@ class StudyChecker:
                 f"the studies of this file have {self.cells.count} cells up to here; "
                 f"at most {MOST_CELLS_OF_FILE} are run",
                 item.name_span,
-                ("put this study into a file of its own",),
+                "put this study into a file of its own",
             )
             return
         values = prod(map(len, axes.values())) * self._values(item)
@@ -324,7 +308,7 @@ class StudyChecker:
                 f"the cells of the study `{item.name}` state {values} values; "
                 f"at most {MOST_VALUES} are read",
                 item.name_span,
-                ("sweep fewer values, or a task with fewer parameters",),
+                "sweep fewer values, or a task with fewer parameters",
             )
 
     def _values(self, item: s.StudyDef) -> int:
@@ -345,7 +329,7 @@ class StudyChecker:
                 Code.E0916,
                 f"`protocol {item.silent.text}` is not a protocol",
                 item.silent.span,
-                ("write `protocol subsets = 100, retrains = 20`, or `protocol none`",),
+                "write `protocol subsets = 100, retrains = 20`, or `protocol none`",
             )
             return
         use = item.task or s.Use(self.default, (), item.name_span, item.name_span)
@@ -369,7 +353,7 @@ class StudyChecker:
                 Code.E0921,
                 f"the model comes with its weights: {len(seeds)} seeds would be one model",
                 item.seeds.span,
-                ("leave `seeds` out",),
+                "leave `seeds` out",
             )
 
 

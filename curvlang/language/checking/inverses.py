@@ -24,14 +24,14 @@ from curvlang.ir.expr import (
 )
 from curvlang.ir.functions import ELEMENTWISE, SPECTRUM
 from curvlang.ir.indices import children
+from curvlang.language.bodies.values import value
 from curvlang.language.chain import Inverse, InverseUse
 from curvlang.language.checking.arguments import checked
-from curvlang.language.problems import Problems
 from curvlang.language.registry import INVERSES, Parameter
 from curvlang.language.registry.kind_words import limits_of
 from curvlang.language.registry.kinds import Real
 from curvlang.language.syntax import nodes as s
-from curvlang.language.values import value
+from curvlang.language.syntax.problems import Problems
 
 FACTORS = 2
 """Arguments of a function of the factors' eigenvalues."""
@@ -78,8 +78,7 @@ def check_use(
     checker = InverseChecker(problems)
     definition = known.get(use.name)
     if definition is None:
-        headline = f"unknown inverse `{use.name}`"
-        checker.problems.say(Code.E0712, headline, use.name_span, suggestion(use.name, known))
+        problems.unknown(Code.E0712, "inverse", use.name, use.name_span, known)
         return None
     inverse = typed(definition)
     given: dict[str, Expr] = {}
@@ -87,10 +86,10 @@ def check_use(
         if argument.name not in inverse.parameters:
             headline = f"`{use.name}` has no parameter `{argument.name}`"
             near = suggestion(argument.name, inverse.parameters)
-            checker.problems.say(Code.E0703, headline, argument.span, near or ("leave it out",))
+            problems.say(Code.E0703, headline, argument.span, *(near or ("leave it out",)))
         elif argument.name in given:
             headline = f"`{argument.name}` is given twice"
-            checker.problems.say(Code.E0702, headline, argument.span, ("leave one out",))
+            problems.say(Code.E0702, headline, argument.span, "leave one out")
         elif checker.within(argument) and not isinstance(argument.value, s.Text | s.ListValue):
             checker.formula(argument.value, inverse.arguments)
             checker.number(argument.value, argument.name, inverse.arguments)
@@ -98,9 +97,7 @@ def check_use(
     for name, default in inverse.parameters.items():
         if default is None and name not in given:
             headline = f"`{use.name}` needs a value for `{name}`"
-            checker.problems.say(
-                Code.E0704, headline, use.span, (f"write `{use.name}({name} = …)`",)
-            )
+            problems.say(Code.E0704, headline, use.span, f"write `{use.name}({name} = …)`")
     return InverseUse(inverse, given, use.span)
 
 
@@ -159,9 +156,6 @@ class InverseChecker:
 
     problems: Problems
 
-    def say(self, code: Code, headline: str, span: Span, help_: tuple[str, ...] = ()) -> None:
-        self.problems.say(code, headline, span, help_)
-
     def form(self, definition: s.InverseDef) -> None:
         """One or two arguments, and every name once."""
         arguments = definition.arguments
@@ -170,25 +164,21 @@ class InverseChecker:
                 Code.E0732,
                 "an inverse is a function of one eigenvalue, or of two factors' eigenvalues",
                 arguments[FACTORS].span,
-                ("write `s -> …`, or `g, a -> …` for a Kronecker product G ⊗ A",),
+                "write `s -> …`, or `g, a -> …` for a Kronecker product G ⊗ A",
             )
         if len(arguments) == FACTORS and definition.per_block:
             self.problems.say(
                 Code.E0732,
                 "a function of the factors' eigenvalues is read per block anyway",
                 definition.name_span,
-                ("leave `per block` out",),
+                "leave `per block` out",
             )
         seen: dict[str, Span] = {}
         for binding in (*arguments, *definition.parameters, *definition.bindings):
             if binding.name in seen:
-                labels = (
-                    Label(binding.span, "again here"),
-                    Label(seen[binding.name], "first here"),
-                )
                 headline = f"`{binding.name}` is named twice in the inverse `{definition.name}`"
-                help_ = ("give one of them another name",)
-                self.problems.append(Diagnostic(Code.E0732, headline, labels, help_))
+                first, help_ = seen[binding.name], "give one of them another name"
+                self.problems.twice(Code.E0732, headline, binding.span, first, help_)
             seen.setdefault(binding.name, binding.span)
 
     def formula(self, expr: Expr, known: Collection[str]) -> None:
@@ -198,14 +188,14 @@ class InverseChecker:
                 if name not in known:
                     near = suggestion(name, tuple(sorted(known)))
                     self.problems.say(
-                        Code.E0719, f"unknown name `{name}` in an inverse", expr.span, near
+                        Code.E0719, f"unknown name `{name}` in an inverse", expr.span, *near
                     )
             case Ref() | Delta() | Size() | Reduce():
                 self.problems.say(
                     Code.E0730,
                     "an inverse is a formula in eigenvalues, without indices",
                     expr.span,
-                    ("reduce over the whole spectrum by `mean(s)`, `max(s)` or `min(s)`",),
+                    "reduce over the whole spectrum by `mean(s)`, `max(s)` or `min(s)`",
                 )
                 return
             case Apply() | Call(function="where"):
@@ -227,7 +217,7 @@ class InverseChecker:
         if call.function not in SPECTRUM or call.indices:
             headline = f"unknown function `{call.function}` in an inverse"
             near = suggestion(call.function, (*ELEMENTWISE, *SPECTRUM))
-            self.problems.say(Code.E0316, headline, call.span, near)
+            self.problems.say(Code.E0316, headline, call.span, *near)
         elif len(call.arguments) != 1:
             self._arity(call.function, "one number", call.span)
 
@@ -239,7 +229,7 @@ class InverseChecker:
             if given != 3 or not isinstance(first, Call) or first.function not in _CONDITIONS:
                 help_ = ("write `if x < y then … else …`",)
                 self.problems.say(
-                    Code.E0316, "`where` is not a function of the language", node.span, help_
+                    Code.E0316, "`where` is not a function of the language", node.span, *help_
                 )
         elif node.function in ("max", "min") and given != 2:
             self._arity(node.function, "one or two numbers", node.span)
@@ -248,7 +238,7 @@ class InverseChecker:
 
     def _arity(self, function: str, wanted: str, span: Span) -> None:
         help_ = (f"for example `{function}(s{', 1e-3' if 'two' in wanted else ''})`",)
-        self.problems.say(Code.E0733, f"`{function}` takes {wanted}", span, help_)
+        self.problems.say(Code.E0733, f"`{function}` takes {wanted}", span, *help_)
 
     def number(self, expr: Expr, name: str, arguments: tuple[str, ...]) -> None:
         """A parameter is one number: eigenvalues stand in it inside reductions only."""
@@ -258,7 +248,7 @@ class InverseChecker:
                 Code.E0731,
                 f"`{name}` is one number, and there are many eigenvalues",
                 expr.span,
-                (f"write `mean({first})`, `max({first})` or `min({first})`",),
+                f"write `mean({first})`, `max({first})` or `min({first})`",
             )
 
     def within(self, argument: s.Argument) -> bool:

@@ -7,15 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity, SpecError
 from curvlang.diagnostics.source import Source
-from curvlang.language.files import read, shipped_files
-from curvlang.language.problems import Problems
 from curvlang.language.registry import SOURCES, STAGES
 from curvlang.language.syntax import nodes as s
+from curvlang.language.syntax.files import read, shipped_files
 from curvlang.language.syntax.parser import parse
+from curvlang.language.syntax.problems import Problems
 
 MOST_FILES = 100
 """Files that a spec uses, directly or through others."""
@@ -31,38 +32,33 @@ class Names:
     inverses: dict[str, s.InverseDef] = field(default_factory=dict)
     tasks: dict[str, s.TaskDef] = field(default_factory=dict)
 
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """The names that a chain can start from."""
+        return (*SOURCES, *self.curvatures)
+
     def table(self, item: Named) -> dict[str, Named]:
         """The table that an item belongs to."""
-        match item:
-            case s.CurvatureDef():
-                return self.curvatures  # type: ignore[return-value]
-            case s.TransformDef():
-                return self.transforms  # type: ignore[return-value]
-            case s.InverseDef():
-                return self.inverses  # type: ignore[return-value]
-            case s.TaskDef():
-                return self.tasks  # type: ignore[return-value]
+        tables: dict[type, Any] = {
+            s.CurvatureDef: self.curvatures,
+            s.TransformDef: self.transforms,
+            s.InverseDef: self.inverses,
+            s.TaskDef: self.tasks,
+        }
+        return tables[type(item)]
 
     def add(self, items: Iterable[s.Item], *, over: bool) -> list[Diagnostic]:
         """Take definitions in; `over` lets them shadow earlier ones."""
         problems = Problems()
         seen: dict[tuple[type, str], Named] = {}
         for item in items:
-            if not isinstance(item, s.CurvatureDef | s.TransformDef | s.InverseDef | s.TaskDef):
+            if not isinstance(item, Named):
                 continue
             key = (type(item), item.name)
             if key in seen:
-                problems.append(
-                    Diagnostic(
-                        Code.E0201,
-                        f"`{item.name}` is defined twice",
-                        (
-                            Label(item.name_span, "again here"),
-                            Label(seen[key].name_span, "first here"),
-                        ),
-                        ("give one of them another name",),
-                    )
-                )
+                headline, first = f"`{item.name}` is defined twice", seen[key].name_span
+                help_ = "give one of them another name"
+                problems.twice(Code.E0201, headline, item.name_span, first, help_)
                 continue
             seen[key] = item
             if over or item.name not in self.table(item):
@@ -179,7 +175,7 @@ def _shadows(file: s.File) -> list[Diagnostic]:
     shipped = shipped_names()
     found = []
     for item in file.items:
-        if not isinstance(item, s.CurvatureDef | s.TransformDef | s.InverseDef | s.TaskDef):
+        if not isinstance(item, Named):
             continue
         table = shipped.table(item)
         builtin = item.name in SOURCES or item.name in STAGES

@@ -31,14 +31,14 @@ from curvlang.language.bodies.transforms import (
     written,
     yields_model,
 )
+from curvlang.language.bodies.values import value
 from curvlang.language.chain import Chain, Stage, Value
 from curvlang.language.checking.arguments import arguments
 from curvlang.language.checking.labels import label_of
 from curvlang.language.checking.names import Names
-from curvlang.language.problems import Problems
 from curvlang.language.registry import OTHERS, SOURCES, STAGES, Entry
 from curvlang.language.syntax import nodes as s
-from curvlang.language.values import value
+from curvlang.language.syntax.problems import Problems
 
 LONGEST_CHAIN = 100
 """Stages of a chain, and curvatures that start from each other; chains on paper are far shorter."""
@@ -79,7 +79,7 @@ class Walker:
             f"the chains of this file have more than {MOST_OPERATIONS} operations, "
             "rounds and shared beginnings counted in each",
             Label(span, "one stage too many"),
-            ("`repeat` fewer rounds, or put some of the curvatures into a file of their own",),
+            "`repeat` fewer rounds, or put some of the curvatures into a file of their own",
         )
 
     def fork(self, problems: Problems) -> Walker:
@@ -128,7 +128,7 @@ class Walker:
                 Code.E0223,
                 f"a chain has at most {LONGEST_CHAIN} stages",
                 Label(use.span, "one too many"),
-                ("use `repeat` inside a transform for steps that recur",),
+                "use `repeat` inside a transform for steps that recur",
             )
 
     def _builtin(self, use: s.Use) -> Stage | None:
@@ -153,8 +153,8 @@ class Walker:
             self.problems.say(
                 Code.E0211,
                 f"`samples` has no meaning with `fisher = {given['fisher']}`",
-                Label(use.span),
-                ("leave it out, or write `fisher = mc`",),
+                use.span,
+                "leave it out, or write `fisher = mc`",
             )
         self._builtin_scope(use.name)
         return Stage(use.name, given, span=use.span)
@@ -177,7 +177,7 @@ class Walker:
             Code.E0210,
             headline,
             Label(use.span, "out of order"),
-            ("the order is `hessian |> drop_residual |> block_diagonal |> …`",),
+            "the order is `hessian |> drop_residual |> block_diagonal |> …`",
         )
 
     def _arguments(self, use: s.Use, entry: Entry) -> dict[str, Value] | None:
@@ -224,8 +224,8 @@ class Walker:
         self.problems.say(
             Code.E0214,
             f"`others = {made}` names no transformation",
-            Label(argument.span),
-            suggestion(str(made), (*OTHERS, *known)),
+            argument.span,
+            *suggestion(str(made), (*OTHERS, *known)),
         )
         return None
 
@@ -253,8 +253,8 @@ class Walker:
             self.problems.say(
                 Code.E0216,
                 f"`{use.name}` yields {what} and stands {wrong} `block_diagonal`",
-                Label(use.span),
-                (f"put it {right} `block_diagonal(by = layer)`",),
+                use.span,
+                f"put it {right} `block_diagonal(by = layer)`",
             )
             return False
         return True
@@ -284,7 +284,7 @@ class Walker:
             Code.E0207,
             f"`{use.name}` needs `{shown}`, which no stage before it defines",
             Label(use.name_span, f"needs {meaning}"),
-            (help_,),
+            help_,
         )
 
     def _wanted(self, target: Target, bound: dict[str, str]) -> tuple[str, ...]:
@@ -315,7 +315,7 @@ class Walker:
                 f"`{use.name}` needs `{written(target)}`, which was computed before `{by}` "
                 f"replaced `{letter}`",
                 Label(use.name_span, f"`{letter}` is another space here"),
-                (f"compute `{target.name}` again between `{by}` and `{use.name}`",),
+                f"compute `{target.name}` again between `{by}` and `{use.name}`",
             )
             return
         shown = ",".join(x.partition("@")[0] for x in have)
@@ -329,7 +329,7 @@ class Walker:
             Code.E0215,
             f"`{use.name}` needs `{written(target)}`, and here it is `{target.name}[{shown}]`",
             Label(use.name_span, "other index spaces"),
-            tuple(
+            *tuple(
                 f"`{index}` is the same space as `{letter}` here: write `{letter}` for it"
                 for index, letter in shared
             ),
@@ -347,8 +347,8 @@ class Walker:
             Code.E0216,
             f"`{use.name}` projects {what} and stands {'after' if self.layered else 'before'} "
             "`block_diagonal`",
-            Label(use.span),
-            (f"put it {right} `block_diagonal(by = layer)`",),
+            use.span,
+            f"put it {right} `block_diagonal(by = layer)`",
         )
         return False
 
@@ -388,14 +388,10 @@ class Walker:
             self.problems.say(
                 Code.E0208,
                 f"`{use.name}` is a curvature, not a stage",
-                Label(use.span),
-                (f"start a chain from it: `curvature mine = {use.name} |> …`",),
+                use.span,
+                f"start a chain from it: `curvature mine = {use.name} |> …`",
             )
         else:
-            self.problems.say(
-                Code.E0209,
-                f"unknown transformation `{use.name}`",
-                Label(use.name_span),
-                suggestion(use.name, (*STAGES, *self.names.transforms)),
-            )
+            known = (*STAGES, *self.names.transforms)
+            self.problems.unknown(Code.E0209, "transformation", use.name, use.name_span, known)
         return False

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Source, Span
-from curvlang.language.problems import Problems
 from curvlang.language.syntax.mistakes import explain
 from curvlang.language.syntax.nodes import File, Item
+from curvlang.language.syntax.problems import Problems
 from curvlang.language.syntax.tables import parser
 from curvlang.language.syntax.unexpected import KEYWORDS, Unexpected
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from curvlang.cli.main import run
 
 from curvlang.costs.rates import Watch
-from curvlang.language.files import shipped_files
+from curvlang.language.syntax.files import shipped_files
 from tests.bench.contest import Results, Sizes, Turn
 
 

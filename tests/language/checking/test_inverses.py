@@ -7,7 +7,7 @@ import pytest
 from curvlang.diagnostics.diagnostic import Severity, SpecError
 from curvlang.diagnostics.render import render
 from curvlang.diagnostics.source import Source
-from curvlang.language import check_text, inverse_text, load, loads, shipped, swept
+from curvlang.language import check_text, inverse_text, load, loads, shipped
 from curvlang.language.checking.inverses import shift
 from curvlang.language.syntax.formatter import format_text
 from curvlang.language.syntax.parser import parse
@@ -157,8 +157,8 @@ def test_what_ships():
     assert set(names) >= {
         "tikhonov", "tikhonov_per_block", "factored", "pseudo", "absolute", "truncated_training",
     }  # fmt: skip
-    assert swept(inverse_text("factored", "x"))
-    assert not swept(inverse_text("pseudo", "x"))
+    assert inverse_text("factored", "x").damping_open
+    assert not inverse_text("pseudo", "x").damping_open
 
 
 def test_a_curvature_that_a_file_evaluates_can_be_asked_for(tmp_path):

@@ -19,8 +19,10 @@ from curvlang.evaluation.measures import tables as measures
 from curvlang.evaluation.protocol import protocol_from
 from curvlang.evaluation.request_checks import sweep_of
 from curvlang.language import check_text, part_text
+from curvlang.language.bodies.values import show
 from curvlang.language.chain import Part
 from curvlang.language.checking.arguments import checked
+from curvlang.language.checking.shipped import describe, shipped
 from curvlang.language.registry import (
     BASELINES,
     DATA,
@@ -38,8 +40,6 @@ from curvlang.language.registry import (
     STAGES,
 )
 from curvlang.language.registry.kinds import taken
-from curvlang.language.shipped import describe, shipped
-from curvlang.language.values import show
 from curvlang.models import builtin
 from curvlang.models.architectures.cnn import Convolutions
 from curvlang.models.architectures.decoder import DecoderSizes

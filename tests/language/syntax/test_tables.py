@@ -15,7 +15,7 @@ from lark import __version__
 from curvlang.language import shipped_files, shipped_studies
 from curvlang.language.syntax import tables
 from curvlang.language.syntax.tables import build, grammar, load, parser
-from curvlang.language.written_tables import written
+from curvlang.language.syntax.written_tables import written
 
 SHIPPED = (resources.files("curvlang.grammars") / tables.FILE).read_bytes()
 SAME_LARK = SHIPPED.startswith(f"lark {'.'.join(__version__.split('.')[:2])} ".encode())
@@ -23,7 +23,7 @@ SAME_LARK = SHIPPED.startswith(f"lark {'.'.join(__version__.split('.')[:2])} ".e
 
 @pytest.mark.skipif(not SAME_LARK, reason="written by another release of lark, which builds them")
 def test_the_shipped_tables_are_up_to_date():
-    assert written(grammar()) == SHIPPED, "run `python -m curvlang.language.written_tables`"
+    assert written(grammar()) == SHIPPED, "run `python -m curvlang.language.syntax.written_tables`"
     assert load(SHIPPED, grammar()) is not None
 
 

@@ -9,7 +9,7 @@ from torch import nn
 import curvlang as cv
 from curvlang.compiler.derive.program import Partition
 from curvlang.compiler.planning.plan import Limits
-from curvlang.language.shipped import shipped
+from curvlang.language.checking.shipped import shipped
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import blocks
 from curvlang.models.tracing.half_precision import exact_leaves

@@ -1,4 +1,4 @@
-"""The parse tables as the file that ships: `python -m curvlang.language.written_tables`."""
+"""The parse tables as the file that ships: `python -m curvlang.language.syntax.written_tables`."""
 
 from __future__ import annotations
 

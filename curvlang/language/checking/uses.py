@@ -10,7 +10,7 @@ from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import Source, Span
 from curvlang.language.chain import Evaluation, InverseUse, Part, Solver, Spec, TaskSpec
-from curvlang.language.spec import analyse, errors
+from curvlang.language.checking.spec import analyse, errors
 
 ENDS = (Code.E0101, Code.E0103)
 """Of a word that cannot stand where it stands, and of a text that ends too early."""

@@ -19,24 +19,24 @@ LARGEST = 200_000
 PRELUDE = "prelude"
 
 
-@lru_cache(maxsize=1)
 def shipped_files() -> dict[str, str]:
     """Name to text of every spec that ships."""
-    folder = resources.files("curvlang.specs")
-    return {
-        entry.name[:-3]: entry.read_text("utf-8")
-        for entry in sorted(folder.iterdir(), key=lambda e: e.name)
-        if entry.name.endswith(".cv")
-    }
+    return _texts("")
 
 
-@lru_cache(maxsize=1)
 def shipped_studies() -> dict[str, str]:
     """Name to text of every study that ships."""
-    folder = resources.files("curvlang.specs") / "studies"
+    return _texts("studies")
+
+
+@lru_cache(maxsize=2)
+def _texts(folder: str) -> dict[str, str]:
+    files = (
+        resources.files("curvlang.specs") / folder if folder else resources.files("curvlang.specs")
+    )
     return {
         entry.name[:-3]: entry.read_text("utf-8")
-        for entry in sorted(folder.iterdir(), key=lambda e: e.name)
+        for entry in sorted(files.iterdir(), key=lambda e: e.name)
         if entry.name.endswith(".cv")
     }
 

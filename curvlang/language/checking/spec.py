@@ -13,6 +13,7 @@ from curvlang.diagnostics.source import NOWHERE, Source, Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import Ref
 from curvlang.language.bodies.transforms import check_transform
+from curvlang.language.bodies.values import value
 from curvlang.language.chain import (
     Chain,
     Curvature,
@@ -32,11 +33,10 @@ from curvlang.language.checking.check_solver import check_solver
 from curvlang.language.checking.check_study import Cells, StudyChecker
 from curvlang.language.checking.inverses import check_inverse, check_use
 from curvlang.language.checking.names import Names, collect
-from curvlang.language.problems import Collector, EnoughError
-from curvlang.language.registry import LDS, PARTS, SOURCES
+from curvlang.language.registry import LDS, PARTS
 from curvlang.language.syntax import nodes as s
 from curvlang.language.syntax.parser import parse
-from curvlang.language.values import value
+from curvlang.language.syntax.problems import LEAVE_OUT, Collector, EnoughError
 
 DEFAULT_TASK = "digits"
 
@@ -102,7 +102,7 @@ class SpecChecker:
                 Code.E0106,
                 "the file defines nothing",
                 Span(source, 0, 0),
-                ("write `curvature mine = hessian |> drop_residual`",),
+                "write `curvature mine = hessian |> drop_residual`",
             )
         laws = self._laws(file, chains)
         return Spec(source, curvatures, inverses, tuple(evaluations), laws=laws, studies=studies)
@@ -114,57 +114,43 @@ class SpecChecker:
             return chains.named(s.Word(name))
 
         own = [x.name for x in file.items if isinstance(x, s.CurvatureDef)]
-        known = dict.fromkeys((*own, *SOURCES, *self.names.curvatures))
+        known = dict.fromkeys((*own, *self.names.starts))
         checker = LawChecker(resolve, known, own, self.problems)
         return tuple(law for x in file.items if isinstance(x, s.LawDef) for law in checker.laws(x))
 
     def study(self, item: s.StudyDef, chains: Chains) -> Study | None:
         """A `study` block with a task for every cell of its sweeps."""
-
-        def task(use: s.Use, scope: Mapping[str, Value]) -> TaskSpec | None:
-            return self.task_use(use, scope)
-
         checker = StudyChecker(
-            self.names, chains, task, self.problems, DEFAULT_TASK, cells=self.cells
+            self.names, chains, self.task_use, self.problems, DEFAULT_TASK, self.cells
         )
         return checker.study(item)
 
     def evaluation(self, item: s.EvaluateDef, chains: Chains) -> Evaluation | None:
         """An `evaluate` block with every default of its task filled in."""
         before = self.problems.errors
-        if item.curvature not in self.names.curvatures and item.curvature not in SOURCES:
-            self.problems.say(
-                Code.E0206,
-                f"unknown curvature `{item.curvature}`",
-                item.name_span,
-                suggestion(item.curvature, (*SOURCES, *self.names.curvatures)),
+        if item.curvature not in self.names.starts:
+            self.problems.unknown(
+                Code.E0206, "curvature", item.curvature, item.name_span, self.names.starts
             )
         for line in item.repeated:
-            labels = (Label(line.span, "again here"), Label(line.first, "first here"))
             headline = f"`{line.word}` stands twice in one evaluation"
-            self.problems.append(
-                Diagnostic(Code.E0718, headline, labels, (Repair("leave one out", ""),))
-            )
+            self.problems.twice(Code.E0718, headline, line.span, line.first, LEAVE_OUT)
         inverse = None
         if item.inverse is not None:
             inverse = check_use(item.inverse, self.names.inverses, self.problems)
         use = item.task or s.Use(DEFAULT_TASK, (), NOWHERE, item.span)
         task = self.task_use(use)
-        against = None if item.against is None else item.against.name
-        if against is not None and against not in (*SOURCES, *self.names.curvatures):
-            assert item.against is not None
-            self.problems.say(
-                Code.E0206,
-                f"unknown curvature `{against}`",
-                item.against.span,
-                suggestion(against, (*SOURCES, *self.names.curvatures)),
+        against = item.against
+        if against is not None and against.name not in self.names.starts:
+            self.problems.unknown(
+                Code.E0206, "curvature", against.name, against.span, self.names.starts
             )
         if item.influence not in (None, ("test", "train")):
             self.problems.say(
                 Code.E0713,
                 f"influence of `{item.influence[0]}` on `{item.influence[1]}` is not computed",
                 item.span,
-                ("write `influence of test on train`",),
+                "write `influence of test on train`",
             )
         solver = None
         if item.solve is not None:
@@ -175,19 +161,16 @@ class SpecChecker:
             lds = arguments(written, LDS, {}, self.problems)
         if self.problems.errors > before or task is None:
             return None
+        named = None if against is None else against.name
         influence = None if item.influence is None else True
-        return Evaluation(item.curvature, task, inverse, against, influence, lds, solver, item.span)
+        return Evaluation(item.curvature, task, inverse, named, influence, lds, solver, item.span)
 
     def task_use(self, use: s.Use, outer: Mapping[str, Value] | None = None) -> TaskSpec | None:
         """A task by name with arguments, which may read the `outer` names of a sweep."""
         definition = self.names.tasks.get(use.name)
         if definition is None:
-            self.problems.say(
-                Code.E0711,
-                f"unknown task `{use.name}`",
-                use.name_span if use.name_span is not NOWHERE else use.span,
-                suggestion(use.name, self.names.tasks),
-            )
+            place = use.name_span if use.name_span is not NOWHERE else use.span
+            self.problems.unknown(Code.E0711, "task", use.name, place, self.names.tasks)
             return None
         return self.task(definition, use.arguments, outer or {}, use.span)
 
@@ -213,7 +196,7 @@ class SpecChecker:
                     Code.E0703,
                     f"`{definition.name}` has no parameter `{argument.name}`",
                     argument.span,
-                    suggestion(argument.name, known),
+                    *suggestion(argument.name, known),
                 )
                 continue
             made = value(argument.value, outer, self.problems)
@@ -232,19 +215,12 @@ class SpecChecker:
         for kind, use in definition.parts:
             if kind in found:
                 self.problems.say(
-                    Code.E0714,
-                    f"the task states `{kind}` twice",
-                    use.span,
-                    (Repair("leave one out", ""),),
+                    Code.E0714, f"the task states `{kind}` twice", use.span, LEAVE_OUT
                 )
             entry = PARTS[kind].get(use.name)
             if entry is None:
-                self.problems.say(
-                    Code.E0715,
-                    f"unknown {'optimiser' if kind == 'train' else kind} `{use.name}`",
-                    use.name_span,
-                    suggestion(use.name, PARTS[kind]),
-                )
+                what = "optimiser" if kind == "train" else kind
+                self.problems.unknown(Code.E0715, what, use.name, use.name_span, PARTS[kind])
                 continue
             count = len(self.problems)
             values = arguments(use, entry, scope, self.problems)
@@ -259,7 +235,7 @@ class SpecChecker:
                 Code.E0716,
                 f"the task `{definition.name}` lacks `{'`, `'.join(missing)}`",
                 definition.name_span,
-                (Repair(f"add a line such as `{line}`", f"  {line}\n", span=closing),),
+                Repair(f"add a line such as `{line}`", f"  {line}\n", span=closing),
             )
         return found if set(found) == set(PARTS) else None
 

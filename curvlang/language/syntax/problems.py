@@ -7,8 +7,12 @@ from dataclasses import replace
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity
+from curvlang.diagnostics.record import Repair
 from curvlang.diagnostics.source import Span
+from curvlang.diagnostics.suggestion import Known, suggestion
 
+LEAVE_OUT = Repair("leave one out", "")
+"""The repair of what stands twice, which an editor can make."""
 MOST_SHOWN = 100
 """Different errors after which checking stops: who corrects those runs it again."""
 _MOST_TOLD = 10_000
@@ -22,12 +26,19 @@ class EnoughError(Exception):
 class Problems(list[Diagnostic]):
     """Diagnostics found so far, in order."""
 
-    def say(
-        self, code: Code, headline: str, place: Span | Label, help_: tuple[str, ...] = ()
-    ) -> None:
+    def say(self, code: Code, headline: str, place: Span | Label, *help: str) -> None:
         """One more, at a place; a label says something about it."""
         label = place if isinstance(place, Label) else Label(place)
-        self.append(Diagnostic(code, headline, (label,), help_))
+        self.append(Diagnostic(code, headline, (label,), help))
+
+    def twice(self, code: Code, headline: str, again: Span, first: Span, help_: str) -> None:
+        """One more about what stands at two places and may stand at one."""
+        labels = (Label(again, "again here"), Label(first, "first here"))
+        self.append(Diagnostic(code, headline, labels, (help_,)))
+
+    def unknown(self, code: Code, kind: str, name: str, place: Span, known: Known) -> None:
+        """One more about a name that is not known, with the one that was meant."""
+        self.say(code, f"unknown {kind} `{name}`", place, *suggestion(name, known))
 
 
 class Collector(Problems):

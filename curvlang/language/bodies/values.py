@@ -11,8 +11,8 @@ from curvlang.diagnostics.source import Span
 from curvlang.ir.constants import ARITHMETIC
 from curvlang.ir.expr import Binary, BinaryOperator, Expr, Negate, Number, Ref
 from curvlang.language.chain import Value
-from curvlang.language.problems import Problems
 from curvlang.language.syntax.nodes import ListValue, Text, ValueSyntax
+from curvlang.language.syntax.problems import Problems
 
 _SHOWN = 8
 """Entries of a list that a message shows."""
@@ -106,7 +106,7 @@ def _not_constant(expr: Expr, problems: Problems) -> Value | None:
         Code.E0701,
         "this is not a value",
         Label(expr.span, "expected a number, a word, a list or a text"),
-        ("a value is made of numbers, words and parameters in scope",),
+        "a value is made of numbers, words and parameters in scope",
     )
     return None
 

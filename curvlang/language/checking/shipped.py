@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from curvlang.diagnostics.source import Source
 from curvlang.diagnostics.values import another_type
+from curvlang.language.bodies.values import show
 from curvlang.language.checking.names import Named, shipped_names
-from curvlang.language.files import shipped_studies
 from curvlang.language.law import MEASURES as LAW_MEASURES
 from curvlang.language.law import PROPERTIES
 from curvlang.language.registry import (
@@ -29,9 +29,9 @@ from curvlang.language.registry import (
 )
 from curvlang.language.registry.kind_words import limits_of, type_of
 from curvlang.language.syntax.docs import doc_of
+from curvlang.language.syntax.files import shipped_studies
 from curvlang.language.syntax.nodes import StudyDef
 from curvlang.language.syntax.parser import parse
-from curvlang.language.values import show
 
 TABLES: Mapping[str, Mapping[str, Entry]] = {
     "data": DATA,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from curvlang.diagnostics.diagnostic import SpecError
-from curvlang.language.uses import inverse_text, part_text, solver_text, task_text
+from curvlang.language.checking.uses import inverse_text, part_text, solver_text, task_text
 
 READ = {
     "inverse": inverse_text,
