@@ -287,7 +287,7 @@ def _evaluated(
         run = one.run(cache, progress)
         with limited(run.setup.memory), settled_state():
             store = run.setup.store
-            base = trained_in(store, tasks[_key(one.task)], run.seed, progress)
+            base = trained_in(run.setup, tasks[_key(one.task)], progress)
             tasks[_key(one.task)] = base
             training = time.perf_counter() - start
             with kept_in(store, partial(_use_of, one, base)):

@@ -107,7 +107,7 @@ class FitRequest:
         setup, store = self.setup, self.setup.store
         assert store is not None
         with shown(progress, "cv.fit_request") as told:
-            task = trained_in(store, self.task, setup.seed, told).to(dtype=setup.dtype)
+            task = trained_in(setup, self.task, told).to(dtype=setup.dtype)
             op = fit(
                 self.spec,
                 task,
@@ -201,21 +201,19 @@ def check_space(setup: Setup, chains: Sequence[Chain], task: Task) -> None:
     require_space(store.path, needed, store.bytes())
 
 
-def trained_in(
-    store: Path | None, fresh: Task, seed: int, progress: Progress | None = None
-) -> Task:
+def trained_in(setup: Setup, fresh: Task, progress: Progress | None = None) -> Task:
     """The task with a trained model, which a store keeps: it is trained once.
 
     Args:
-        store: The store; None for none.
+        setup: With the store, where there is one, the seed, and the precision of the fit.
         fresh: A task whose model is initialised, or came with its parameters.
-        seed: Of the initialisation and of the minibatches.
         progress: Notified of every epoch.
     """
-    if store is None or fresh.origin.trained:
+    seed = setup.seed
+    if setup.store is None or fresh.origin.trained:
         return trained(fresh, seed, progress)
-    place = FitStore(store)
-    key = training_key(fresh, seed)
+    place = FitStore(setup.store)
+    key = training_key(fresh, seed, setup.dtype)
     found = place.models().get(key)
     with world().run():
         there = world().exchange("trained model in the store", str(found is not None))

@@ -120,7 +120,7 @@ class ScoreRequest:
         seed = self.setup.seed
         task = self.task
         if self.described is not None:
-            task = trained_in(self.setup.store, task, seed, progress)
+            task = trained_in(self.setup, task, progress)
         task = task.to(dtype=self.setup.dtype)
         with limited(self.setup.memory):
             op = fit(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from curvlang.models.data.rows import Rows, pieces
+from curvlang.models.data.derived_rows import cast
+from curvlang.models.data.rows import Pair, Rows, pieces
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
@@ -44,6 +45,38 @@ def hashed(*parts: Rows | str, after: Hash | None = None) -> Hash:
             plain = piece.detach().cpu().contiguous()
             state.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return state
+
+
+class RowHashes:
+    """Digests of the rows of a task, each taken once, unless tensors have changed since.
+
+    Copies of the rows in other precisions share what is known: a pair of rows is told from others by
+    the precisions that it has had, and by how often its tensors changed in each.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], Hash] = {}
+        self._past: tuple[object, ...] = ()
+
+    def of(self, rows: Pair, dtype: torch.dtype | None = None) -> Hash:
+        """The digest's state after the rows, or after them in another precision."""
+        key = (*self._past, *_state(rows))
+        if dtype is not None and any(x.is_floating_point() and x.dtype != dtype for x in rows):
+            rows = cast(rows[0], dtype), cast(rows[1], dtype)
+            key = (*key, *_state(rows))
+        if key not in self._known:
+            self._known[key] = hashed(*rows)
+        return self._known[key]
+
+    def of_copies(self, rows: Pair) -> RowHashes:
+        """Those of copies of the rows in another precision."""
+        made = RowHashes()
+        made._known, made._past = self._known, (*self._past, *_state(rows))
+        return made
+
+
+def _state(rows: Pair) -> tuple[object, ...]:
+    return tuple((x.dtype, x._version if isinstance(x, Tensor) else 0) for x in rows)
 
 
 def model_parts(model: nn.Module) -> Iterator[str]:

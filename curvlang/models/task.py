@@ -23,7 +23,7 @@ from curvlang.models.data.rows import Examples, Pair, pieces
 from curvlang.models.execution.copies import copied, differentiable, recordable, unwrapped
 from curvlang.models.execution.packed import PackedBuild, is_packed, layout_in, packed
 from curvlang.models.execution.torch_state import settled
-from curvlang.models.fingerprint import digest, hashed, model_parts, parameter_parts
+from curvlang.models.fingerprint import RowHashes, digest, hashed, model_parts, parameter_parts
 from curvlang.models.losses.loss import Loss
 from curvlang.models.losses.resolve import check_mean, loss_for
 from curvlang.models.losses.user_loss import Function
@@ -102,6 +102,7 @@ class Task:
         "_facts",
         "_hashed",
         "_padding",
+        "_training",
         "build",
         "loss",
         "mask",
@@ -173,6 +174,7 @@ class Task:
         self._facts: Facts | None = None
         self._padding: dict[str, Padding | None] = {}
         self._hashed: tuple[tuple[int, ...], Hash] | None = None
+        self._training = RowHashes()
         self._check()
         for part in PARTS if found.ragged else ():
             _check_ragged(self.padding(part), part)
@@ -338,7 +340,7 @@ class Task:
         """A copy with another precision or device; integers keep their type."""
         dtype = self.dtype if dtype is None else dtype
         device = self.device if device is None else torch.device(device)
-        return self.replaced(
+        made = self.replaced(
             model=copied(self.model, dtype, device),
             train=_moved(self.train, dtype, device),
             query=_moved(self.query, dtype, device),
@@ -346,6 +348,9 @@ class Task:
             query_mask=None if self.query_mask is None else self.query_mask.to(device),
             build=None if self.build is None else MovedBuild(self.build, dtype, device),
         )
+        if not all(map(is_, made.train, self.train)):
+            made._training = self._training.of_copies(self.train)
+        return made
 
     def replaced(self, **changes: Any) -> Task:
         """The same task with other values of some of its arguments, by name; checked like any other."""
@@ -358,8 +363,10 @@ class Task:
             for part in PARTS:
                 if made.part(part)[0] is self.part(part)[0] and part in self._padding:
                     made._padding[part] = self._padding[part]
-        if all(map(is_, (*made.train, *made.query), (*self.train, *self.query))):
-            made._hashed = self._hashed
+        if all(map(is_, made.train, self.train)):
+            made._training = self._training
+            if all(map(is_, made.query, self.query)):
+                made._hashed = self._hashed
         return made
 
     def with_model(self, model: nn.Module, origin: Origin | None = None) -> Task:
@@ -408,11 +415,15 @@ class Task:
             after=self._hashed_data(),
         )
 
+    def hashed_training(self, dtype: torch.dtype | None = None) -> Hash:
+        """The digest's state after the training examples, or after them in another precision."""
+        return self._training.of(self.train, dtype)
+
     def _hashed_data(self) -> Hash:
-        """The digest's state after the examples; computed once, unless tensors have changed since."""
+        """The digest's state after all examples, likewise."""
         versions = tuple(x._version for x in (*self.train, *self.query) if isinstance(x, Tensor))
         if self._hashed is None or self._hashed[0] != versions:
-            self._hashed = versions, hashed(*self.train, *self.query)
+            self._hashed = versions, hashed(*self.query, after=self.hashed_training())
         return self._hashed[1]
 
     def fingerprint(self) -> str:

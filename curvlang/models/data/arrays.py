@@ -58,7 +58,9 @@ def numbers(value: Any, dtype: torch.dtype | None = None) -> Tensor:
         UnfitError: For texts, missing values, sparse or masked arrays, rows of different shapes.
     """
     if isinstance(value, Tensor):
-        return _strided(value).detach()
+        found = _strided(value)
+        # A tensor stays the same object, so that what is known of it is known of a copy of its task.
+        return found.detach() if found.requires_grad else found
     if is_table(value):
         return torch.stack([_column(value, name, dtype) for name in value.columns], 1)
     if hasattr(value, "toarray"):

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
+
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.language.chain import Chain, Curvature, Stage
@@ -47,8 +49,12 @@ class TaskContent:
     @cached_property
     def data(self) -> str:
         """The training examples, and which of their positions count."""
+        return self.data_in(None)
+
+    def data_in(self, dtype: torch.dtype | None) -> str:
+        """The same in another precision."""
         mask = () if self.task.mask is None else (self.task.mask,)
-        return digest(*self.task.train, *mask)
+        return digest(*mask, after=self.task.hashed_training(dtype))
 
     @cached_property
     def loss(self) -> str:
@@ -118,11 +124,18 @@ def result_key(
     return found[:32]
 
 
-def training_key(fresh: Task, seed: int) -> str:
-    """The key of a model trained from a seed: initialisation, data, loss and recipe."""
+def training_key(fresh: Task, seed: int, dtype: torch.dtype) -> str:
+    """The key of a model trained from a seed: initialisation, data, loss and recipe.
+
+    Args:
+        fresh: A task whose model is initialised.
+        seed: Of the initialisation and of the minibatches.
+        dtype: Precision of the fit: the data are hashed in the wider one, once for both.
+    """
     content = TaskContent(fresh)
+    data = content.data_in(torch.promote_types(fresh.dtype, dtype))
     said = (repr(fresh.recipe), repr(fresh.weight_decay), str(seed))
-    return digest(VERSION, content.model, content.data, content.loss, *said)[:32]
+    return digest(VERSION, content.model, data, content.loss, *said)[:32]
 
 
 def _check_known(texts: Sequence[str]) -> None:
