@@ -43,9 +43,11 @@ if TYPE_CHECKING:
     from curvlang.language.chain import Spec
     from curvlang.language.spec_files import CheckedFile, check, format_file
     from curvlang.language.task_sources import TaskSource
+    from curvlang.models.data.rows import StoredRows
     from curvlang.models.losses.losses import BinaryCrossEntropy, CrossEntropy
     from curvlang.models.losses.metric import Metric
     from curvlang.models.recipe import Recipe
+    from curvlang.models.sources.rows_in_files import rows
     from curvlang.models.task import Task
     from curvlang.models.tracing.coverage import coverage
     from curvlang.reporting.report import Report
@@ -80,9 +82,11 @@ _NAMES = {
     "curvlang.language.chain": "Spec",
     "curvlang.language.spec_files": "CheckedFile check format_file",
     "curvlang.language.task_sources": "TaskSource",
+    "curvlang.models.data.rows": "StoredRows",
     "curvlang.models.losses.losses": "BinaryCrossEntropy CrossEntropy",
     "curvlang.models.losses.metric": "Metric",
     "curvlang.models.recipe": "Recipe",
+    "curvlang.models.sources.rows_in_files": "rows",
     "curvlang.models.task": "Task",
     "curvlang.models.tracing.coverage": "coverage",
     "curvlang.reporting.report": "Report",
@@ -134,6 +138,7 @@ __all__ = [
     "Setup",
     "Spec",
     "SpecError",
+    "StoredRows",
     "StudyRequest",
     "StudyRun",
     "Task",
@@ -161,6 +166,7 @@ __all__ = [
     "load",
     "load_operator",
     "loads",
+    "rows",
     "run_folders",
     "score_request",
     "search",

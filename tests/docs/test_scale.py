@@ -8,10 +8,12 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import pytest
 from curvlang.cli.main import run
 
 import curvlang as cv
 from curvlang import facade
+from curvlang.models.data import derived_rows
 from curvlang.runtime.progress import lines
 from curvlang.runtime.progress.stages import Stages
 from tests.costs.test_scaling import RATES
@@ -61,6 +63,16 @@ def test_the_store_is_filled_and_read(tmp_path, monkeypatch, capsys):
     kept = cv.load_operator("fits/ekfac")
     assert np.load("scores.npy").shape == (180, 1617)
     assert kept.shape == (64 * 2 + 2 * 10,) * 2
+
+
+@pytest.mark.parametrize("held", [None, 0], ids=["read once", "read by batches"])
+def test_data_that_stays_on_disk_is_read_as_it_says(held, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if held is not None:
+        monkeypatch.setattr(derived_rows, "HELD", held)
+    scope: dict[str, object] = {}
+    for code in blocks("python"):
+        exec(code, scope)
 
 
 def test_the_line_of_a_log_is_the_one_that_is_shown(monkeypatch):

@@ -16,12 +16,13 @@ from curvlang.models.data.decoder_inputs import (
     lacks_decoder_inputs,
     with_decoder_inputs,
 )
+from curvlang.models.data.derived_rows import cast, joined_columns
 from curvlang.models.data.fields import IGNORED, LABELS, Fields, next_labels, split_labels
-from curvlang.models.data.rows import Pair, Rows
+from curvlang.models.data.rows import Pair, Rows, pieces
 from curvlang.models.execution.calls import exhausted, run_model
 from curvlang.models.execution.packed import Layout, check_fields, is_packed, layout_of, packed
 from curvlang.models.losses.loss import show_shape
-from curvlang.models.padding.ragged_rows import PaddingRule, levelled, padding_token
+from curvlang.models.padding.ragged_rows import PaddingRule, levelled, mask_of, padding_token
 
 MASK = "attention_mask"
 DECODER = "decoder_"
@@ -147,8 +148,8 @@ class _Side:
     """One part's examples: the fields that the model reads, and the targets."""
 
     part: str
-    fields: dict[str, Tensor]
-    y: Tensor
+    fields: dict[str, Rows]
+    y: Rows
 
 
 def _side(found: Fields, labels: str | None, inputs: Sequence[str] | None, part: str) -> _Side:
@@ -171,12 +172,12 @@ def _from_fields(
     _check_alike(first, second)
     check_fields(model, list(first))
     both = layout_of(
-        {name: torch.cat([first[name], second[name]]) for name in first},
+        {name: (first[name], second[name]) for name in first},
         [name for name in first if name in sequence] or _sequence(first),
     )
     made = packed(model, both)
-    X, Xq = both.pack(first, dtype), both.pack(second, dtype)
-    y, yq = (t.to(dtype) if t.is_floating_point() else t for t in (train.y, query.y))
+    X, Xq = both.packed_rows(first, dtype), both.packed_rows(second, dtype)
+    y, yq = (cast(rows, dtype) for rows in (train.y, query.y))
     shape = _outputs(made, X) if y.ndim == 2 or shift else None
     if _positions(shape, y):
         y = _aligned(y, first, shift, "train")
@@ -186,7 +187,7 @@ def _from_fields(
     return TaskParts(made, (X, y), (Xq, yq), _mask(first), _mask(second), True, both)
 
 
-def _sequence(fields: dict[str, Tensor]) -> list[str]:
+def _sequence(fields: dict[str, Rows]) -> list[str]:
     """The fields whose first axis is that of the attention mask; none where a decoder has another."""
     mask = fields.get(MASK)
     if mask is None or mask.ndim != 2 or any(name.startswith(DECODER) for name in fields):
@@ -210,7 +211,7 @@ def _with_decoder(model: nn.Module, side: _Side, shift: bool | None) -> _Side:
     return replace(side, fields=with_decoder_inputs(model, side.fields, side.y, side.part))
 
 
-def _no_positions(shape: tuple[int, ...] | None, y: Tensor) -> SpecError:
+def _no_positions(shape: tuple[int, ...] | None, y: Rows) -> SpecError:
     """`shift_labels=True` where outputs and labels have no positions in common."""
     outputs = "none" if shape is None else show_shape((0, *shape))
     if y.ndim < 2:
@@ -226,8 +227,8 @@ def _no_positions(shape: tuple[int, ...] | None, y: Tensor) -> SpecError:
 
 
 def _chosen(
-    fields: dict[str, Tensor], unread: Sequence[str], inputs: Sequence[str] | None, part: str
-) -> dict[str, Tensor]:
+    fields: dict[str, Rows], unread: Sequence[str], inputs: Sequence[str] | None, part: str
+) -> dict[str, Rows]:
     if inputs is None:
         return fields
     for name in inputs:
@@ -237,7 +238,7 @@ def _chosen(
     return {name: fields[name] for name in inputs}
 
 
-def _check_alike(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+def _check_alike(first: dict[str, Rows], second: dict[str, Rows]) -> None:
     """Queries have the training examples' fields, in shape and kind."""
     if set(first) != set(second):
         odd = sorted(set(first) ^ set(second))[0]
@@ -263,7 +264,7 @@ def _check_alike(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
             )
 
 
-def _outputs(model: nn.Module, X: Tensor) -> tuple[int, ...] | None:
+def _outputs(model: nn.Module, X: Rows) -> tuple[int, ...] | None:
     """The shape of one example's outputs; None without an example, or for what is not a tensor.
 
     Raises:
@@ -276,13 +277,13 @@ def _outputs(model: nn.Module, X: Tensor) -> tuple[int, ...] | None:
     return tuple(f.shape[1:]) if isinstance(f, Tensor) else None
 
 
-def _positions(shape: tuple[int, ...] | None, y: Tensor) -> bool:
+def _positions(shape: tuple[int, ...] | None, y: Rows) -> bool:
     """Whether logits are [B, T, C] for labels [B, T]."""
     labels = y.ndim == 2 and not y.is_floating_point()
     return labels and shape is not None and len(shape) == 2 and shape[0] == y.shape[1]
 
 
-def _aligned(y: Tensor, fields: dict[str, Tensor], shift: bool | None, part: str) -> Tensor:
+def _aligned(y: Rows, fields: dict[str, Rows], shift: bool | None, part: str) -> Rows:
     """Labels that stand at the position that predicts them."""
     if shift is None:
         raise refusal(
@@ -297,7 +298,8 @@ def _aligned(y: Tensor, fields: dict[str, Tensor], shift: bool | None, part: str
     own = DECODER + MASK if decoder else MASK
     mask = fields.get(own)
     if mask is not None and mask.shape == y.shape:
-        counted = int(((mask == 0) & (y != IGNORED)).sum())
+        both = joined_columns((mask, y), _left_out, y.shape[1:], torch.bool)
+        counted = sum(int(piece.sum()) for _, piece in pieces(both))
         if counted:
             raise refusal(
                 Code.E0558,
@@ -310,12 +312,21 @@ def _aligned(y: Tensor, fields: dict[str, Tensor], shift: bool | None, part: str
     if mask is None or mask.shape != y.shape:
         return moved
     # Padding before a row predicts nothing, also not the row's first token.
-    return moved.masked_fill(mask == 0, IGNORED)
+    return joined_columns((moved, mask), _ignored, y.shape[1:], y.dtype)
 
 
-def _mask(fields: dict[str, Tensor]) -> Tensor | None:
+def _left_out(mask: Tensor, y: Tensor) -> Tensor:
+    return (mask == 0) & (y != IGNORED)
+
+
+def _ignored(y: Tensor, mask: Tensor) -> Tensor:
+    return y.masked_fill(mask == 0, IGNORED)
+
+
+def _mask(fields: dict[str, Rows]) -> Tensor | None:
     """The attention mask [N, T] as the task's mask, where it leaves anything out."""
     mask = fields.get(MASK)
-    if mask is None or mask.ndim != 2 or bool((mask != 0).all()):
+    if mask is None or mask.ndim != 2:
         return None
-    return mask != 0
+    found = mask_of(mask)
+    return None if bool(found.all()) else found

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curvlang.models.data.rows import StoredRows
+
 
 class UnfitError(Exception):
     """A value that is not numbers of one shape.
@@ -43,7 +45,8 @@ def is_table(value: object) -> bool:
 
 def is_array(value: object) -> bool:
     """Whether a value is numbers in a container of its own: no list, no mapping."""
-    told = hasattr(value, "__array__") or hasattr(value, "toarray") or isinstance(value, Tensor)
+    told = hasattr(value, "__array__") or hasattr(value, "toarray")
+    told = told or isinstance(value, Tensor | StoredRows)
     return told and not isinstance(value, type)
 
 

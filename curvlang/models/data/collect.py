@@ -17,7 +17,8 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.arrays import UnfitError, is_array, is_table, numbers
 from curvlang.models.data.fields import LABELS, Fields, fields_of, joined_fields
 from curvlang.models.data.loaders import batches_of, items_of
-from curvlang.models.data.rows import Pair
+from curvlang.models.data.rows import Pair, Rows
+from curvlang.models.sources.stored_values import stored
 
 Source: TypeAlias = (
     "Pair | Dataset[Any] | DataLoader[Any] | Mapping[str, Any] | Sequence[Any] | Fields"
@@ -73,7 +74,7 @@ def examples_of(
         case (X, y) if isinstance(X, Mapping) and _is_whole(y):
             return fields_of(_with_labels(X, y, part), part, wanted)
         case (X, y) if _is_pair(given, X, y):
-            return _numbers(X, how, "inputs"), _numbers(y, how, "targets")
+            return _all_numbers(X, how, "inputs"), _all_numbers(y, how, "targets")
         case str() | bytes() | set() | frozenset():
             raise _form(given, part)
         case Dataset() | Sequence():
@@ -207,6 +208,12 @@ def _pairs(examples: Iterable[Any], how: _Reading) -> tuple[list[Tensor], list[T
         X.append(_numbers(item[0], how, "inputs"))
         y.append(_numbers(item[1], how, "targets"))
     return X, y
+
+
+def _all_numbers(value: Any, how: _Reading, what: str) -> Rows:
+    """Numbers of all examples, in memory or where they are stored."""
+    kept = stored(value, how.dtype)
+    return _numbers(value, how, what) if kept is None else kept
 
 
 def _numbers(value: Any, how: _Reading, what: str) -> Tensor:

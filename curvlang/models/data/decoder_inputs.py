@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.data.derived_rows import mapped
+from curvlang.models.data.rows import Rows
 from curvlang.models.execution.calls import exhausted, whole_text
 
 FIELD = "decoder_input_ids"
@@ -19,7 +21,7 @@ MAKER = "prepare_decoder_input_ids_from_labels"
 SHIFT = "shift_tokens_right"
 
 
-def is_encoder_decoder(model: nn.Module, fields: Mapping[str, Tensor]) -> bool:
+def is_encoder_decoder(model: nn.Module, fields: Mapping[str, Rows]) -> bool:
     """Whether outputs stand at the positions of a decoder, with inputs of its own."""
     if any(name.startswith("decoder_input") for name in fields):
         return True
@@ -27,7 +29,7 @@ def is_encoder_decoder(model: nn.Module, fields: Mapping[str, Tensor]) -> bool:
     return bool(getattr(config, "is_encoder_decoder", False)) and _takes(model, FIELD)
 
 
-def lacks_decoder_inputs(model: nn.Module, fields: Mapping[str, Tensor], y: Tensor) -> bool:
+def lacks_decoder_inputs(model: nn.Module, fields: Mapping[str, Rows], y: Rows) -> bool:
     """Whether labels of every position are all that says what the decoder reads."""
     given = any(name.startswith("decoder_input") for name in fields)
     return (
@@ -39,8 +41,8 @@ def lacks_decoder_inputs(model: nn.Module, fields: Mapping[str, Tensor], y: Tens
 
 
 def with_decoder_inputs(
-    model: nn.Module, fields: Mapping[str, Tensor], y: Tensor, part: str
-) -> dict[str, Tensor]:
+    model: nn.Module, fields: Mapping[str, Rows], y: Rows, part: str
+) -> dict[str, Rows]:
     """The fields, with the decoder's inputs as the model makes them from these labels.
 
     Raises:
@@ -60,7 +62,7 @@ def with_decoder_inputs(
             notes=(f"it has no `{MAKER}`, by which they could be made here",),
         )
     try:
-        return {**fields, FIELD: make(labels=y)}
+        return {**fields, FIELD: mapped(y, lambda rows: make(labels=rows), y.shape[1:], y.dtype)}
     except Exception as error:
         if exhausted(error):
             raise

@@ -65,6 +65,43 @@ class CastRows(MappedRows):
         return super().odd(what, is_odd)
 
 
+class JoinedRows(StoredRows):
+    """The rows of several sources, one behind the other.
+
+    Args:
+        sources: With rows of one shape and type.
+    """
+
+    def __init__(self, sources: Sequence[StoredRows]) -> None:
+        counts = torch.tensor([len(source) for source in sources])
+        super().__init__((int(counts.sum()), *sources[0].shape[1:]), sources[0].dtype)
+        self.sources = tuple(sources)
+        self.stops = counts.cumsum(0)
+
+    def read(self, places: Places) -> Tensor:
+        """The rows of every source that are among these, each read together."""
+        numbers = numbers_of(places)
+        owners = torch.bucketize(numbers, self.stops, right=True)
+        if bool((owners[1:] >= owners[:-1]).all()):
+            # In the order of the sources, as batches are: no row is copied twice where one has them all.
+            own = [self._own(k, places, owners == k) for k in owners.unique().tolist()]
+            return (
+                own[0] if len(own) == 1 else torch.cat(own) if own else self.sources[0].read(places)
+            )
+        found = torch.empty((len(numbers), *self.shape[1:]), dtype=self.dtype)
+        for k in owners.unique().tolist():
+            found[owners == k] = self._own(k, places, owners == k)
+        return found
+
+    def _own(self, k: int, places: Places, chosen: Tensor) -> Tensor:
+        """Rows of one source, by their numbers among all."""
+        begin = int(self.stops[k]) - len(self.sources[k])
+        if isinstance(places, range) and places.step == 1:
+            least, most = max(places.start, begin), min(places.stop, int(self.stops[k]))
+            return self.sources[k].read(range(least - begin, most - begin))
+        return self.sources[k].read(numbers_of(places)[chosen] - begin)
+
+
 class SelectedRows(StoredRows):
     """Some of the rows, in any order.
 
@@ -94,7 +131,11 @@ class SelectedRows(StoredRows):
 
 
 def _read(source: Rows, places: Places) -> Tensor:
-    return source.read(places) if isinstance(source, StoredRows) else source[numbers_of(places)]
+    if isinstance(source, StoredRows):
+        return source.read(places)
+    if isinstance(places, range) and places.step > 0:
+        return source[places.start : places.stop : places.step]
+    return source[numbers_of(places).to(source.device)]
 
 
 def cast(rows: Rows, dtype: torch.dtype, device: torch.device | None = None) -> Rows:
@@ -115,12 +156,40 @@ def mapped(
     return function(rows[:])
 
 
+def fits(shape: Sequence[int], dtype: torch.dtype) -> bool:
+    """Whether rows are so few that they are read once and stay in memory."""
+    return torch.Size(shape).numel() * dtype.itemsize <= HELD
+
+
+def as_numbers(mask: Tensor) -> Rows:
+    """A mask as int64: in memory where it is small, else where it is read."""
+    if fits(mask.shape, torch.int64):
+        return mask.to(torch.int64)
+    return MappedRows((mask,), lambda x: x.to(torch.int64), mask.shape[1:], torch.int64)
+
+
+def joined_columns(
+    parts: Sequence[Rows], function: Callable[..., Tensor], shape: Sequence[int], dtype: torch.dtype
+) -> Rows:
+    """A function of every row of several parts together: at once where all are tensors.
+
+    Args:
+        parts: Rows of one N.
+        function: Of some rows of every part.
+        shape: Of a row that it gives.
+        dtype: Likewise.
+    """
+    if any(isinstance(part, StoredRows) for part in parts):
+        return MappedRows(parts, function, shape, dtype)
+    return function(*(part[:] for part in parts))
+
+
 def selected(rows: Rows, index: slice | Tensor) -> Rows:
     """Some of the rows: a tensor of a tensor's, and of few that are stored."""
     if not isinstance(rows, StoredRows):
         return rows[index]
     places = places_of(index, len(rows))
-    few = len(places) * rows.shape[1:].numel() * rows.dtype.itemsize <= HELD
+    few = fits((len(places), *rows.shape[1:]), rows.dtype)
     return rows.read(places) if few else SelectedRows(rows, places)
 
 

@@ -13,7 +13,15 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.arrays import RaggedError, UnfitError, numbers
-from curvlang.models.padding.ragged_rows import Columns, RaggedColumn, ragged_column
+from curvlang.models.data.derived_rows import mapped
+from curvlang.models.data.rows import Rows
+from curvlang.models.padding.ragged_rows import (
+    Columns,
+    RaggedColumn,
+    RaggedRows,
+    ragged_column,
+)
+from curvlang.models.sources.stored_values import stored
 
 LABELS = ("labels", "label")
 """Fields that hold the target where none is named."""
@@ -23,7 +31,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fields:
-    """All examples, field by field: tensors [N, …] of one N, or rows of different lengths.
+    """All examples, field by field: rows [N, …] of one N, or of different lengths.
 
     Args:
         values: The fields that were read.
@@ -39,7 +47,7 @@ class Fields:
     @property
     def ragged(self) -> bool:
         """Whether rows are of different lengths."""
-        return any(isinstance(value, RaggedColumn) for value in self.values.values())
+        return any(isinstance(value, RaggedRows) for value in self.values.values())
 
 
 def fields_of(
@@ -102,7 +110,7 @@ def joined_fields(
                 "give every example the same fields",
             )
         for name in chosen:
-            whole = _column(str(name), item[name] if batches else [item[name]], part)
+            whole = _held_column(str(name), item[name] if batches else [item[name]], part)
             found.setdefault(str(name), []).append(whole)
     values = {name: _concatenated(name, parts, part) for name, parts in found.items()}
     return Fields(values, unread)
@@ -122,8 +130,13 @@ def _concatenated(
     return column
 
 
-def _column(name: str, value: Any, part: str) -> Tensor | RaggedColumn:
+def _column(name: str, value: Any, part: str) -> Rows | RaggedRows:
     """Numbers [N, …] of a tensor, an array or nested lists; rows of different lengths as they are."""
+    kept = stored(value)
+    return _held_column(name, value, part) if kept is None else kept
+
+
+def _held_column(name: str, value: Any, part: str) -> Tensor | RaggedColumn:
     try:
         found = numbers(value)
     except RaggedError as error:
@@ -164,7 +177,7 @@ def _ragged(name: str, shapes: Collection[tuple[int, ...]], part: str) -> SpecEr
     )
 
 
-def split_labels(found: Fields, labels: str | None, part: str) -> tuple[dict[str, Tensor], Tensor]:
+def split_labels(found: Fields, labels: str | None, part: str) -> tuple[dict[str, Rows], Rows]:
     """The model's fields and the target.
 
     Raises:
@@ -178,7 +191,7 @@ def split_labels(found: Fields, labels: str | None, part: str) -> tuple[dict[str
         shown = f"no field `{labels}`" if labels is not None else "no field `labels` or `label`"
         raise refusal(Code.E0558, f"`{part}` has {shown}; it has {known}", 'name it: `labels="…"`')
     assert not found.ragged, "rows of different lengths are padded before"
-    plain = {name: x for name, x in found.values.items() if isinstance(x, Tensor)}
+    plain = {name: x for name, x in found.values.items() if not isinstance(x, RaggedRows)}
     rest = {name: value for name, value in plain.items() if name != wanted[0]}
     if not rest and not found.unread:
         raise refusal(
@@ -187,7 +200,11 @@ def split_labels(found: Fields, labels: str | None, part: str) -> tuple[dict[str
     return rest, plain[wanted[0]]
 
 
-def next_labels(y: Tensor) -> Tensor:
+def next_labels(y: Rows) -> Rows:
     """Labels of a causal language model: at every position the next one's, -100 at the last."""
+    return mapped(y, _moved, y.shape[1:], y.dtype)
+
+
+def _moved(y: Tensor) -> Tensor:
     last = torch.full_like(y[:, :1], IGNORED)
     return torch.cat([y[:, 1:], last], 1)

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.data.derived_rows import joined_columns
+from curvlang.models.data.rows import Rows, known, pieces
 from curvlang.models.execution.copies import unwrapped
 
 
@@ -49,10 +51,29 @@ class Layout:
 
     def pack(self, values: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
         """Fields [N, …] to rows [N, K]: integers where all fields are, else in `dtype`."""
-        kind = dtype if "float" in self.kinds else torch.int64
-        self._check_exact(kind)
+        kind = self.kind(dtype)
         flat = [values[n].reshape(len(values[n]), prod(shape)).to(kind) for n, shape in self.shapes]
         return torch.cat(flat, 1)
+
+    def packed_rows(self, values: Mapping[str, Rows], dtype: torch.dtype) -> Rows:
+        """The same of fields that may be stored: they are packed where rows are read."""
+
+        def pack(*fields: Tensor) -> Tensor:
+            return self.pack(dict(zip(self.names, fields, strict=True)), dtype)
+
+        columns = sum(prod(shape) for _, shape in self.shapes)
+        parts = [values[name] for name in self.names]
+        return joined_columns(parts, pack, (columns,), self.kind(dtype))
+
+    def kind(self, dtype: torch.dtype) -> torch.dtype:
+        """The type of packed rows, where floating-point fields are in `dtype`.
+
+        Raises:
+            SpecError: E0557 where it does not hold the integers exactly.
+        """
+        found = dtype if "float" in self.kinds else torch.int64
+        self._check_exact(found)
+        return found
 
     def unpack(self, X: Tensor) -> dict[str, Tensor]:
         """Rows [B, K] to fields [B, …]; of fewer columns where rows were cut to fewer positions."""
@@ -109,18 +130,37 @@ class Layout:
             )
 
 
-def layout_of(values: Mapping[str, Tensor], sequence: Sequence[str] = ()) -> Layout:
-    """Where the fields of these examples [N, …] stand, and which of them have positions."""
-    shapes = tuple((name, tuple(value.shape[1:])) for name, value in values.items())
-    integers = [v for v in values.values() if not v.is_floating_point() and v.numel()]
-    largest = max((int(v.to(torch.int64).abs().max()) for v in integers), default=0)
-    return Layout(shapes, tuple(map(_kind, values.values())), largest, tuple(sequence))
+def layout_of(values: Mapping[str, Sequence[Rows]], sequence: Sequence[str] = ()) -> Layout:
+    """Where the fields of these examples stand, and which of them have positions.
+
+    Args:
+        values: Of every field the rows [N, …] of all parts, which are alike.
+        sequence: Names of the fields that have positions.
+    """
+    shapes = tuple((name, tuple(parts[0].shape[1:])) for name, parts in values.items())
+    every = [rows for parts in values.values() for rows in parts if not rows.is_floating_point()]
+    return Layout(
+        shapes,
+        tuple(map(_kind, values.values())),
+        max(map(_largest, every), default=0),
+        tuple(sequence),
+    )
 
 
-def _kind(value: Tensor) -> str:
-    if value.dtype is torch.bool:
-        return "bool"
-    return "float" if value.is_floating_point() else "int64"
+def _largest(rows: Rows) -> int:
+    """The largest absolute value of all integers."""
+
+    def find() -> int:
+        found = (int(x.to(torch.int64).abs().max()) for _, x in pieces(rows) if x.numel())
+        return max(found, default=0)
+
+    return known(rows, "largest absolute value", find)
+
+
+def _kind(parts: Sequence[Rows]) -> str:
+    if any(rows.is_floating_point() for rows in parts):
+        return "float"
+    return "bool" if all(rows.dtype is torch.bool for rows in parts) else "int64"
 
 
 def layout_in(model: nn.Module) -> Layout | None:

@@ -8,23 +8,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.lib import format as npy
 
-from curvlang.diagnostics.free_memory import gibibytes
-from curvlang.models.files.file_columns import (
-    AXES,
-    Column,
-    Table,
-    column_of,
-    parsing,
-    require_room,
-    unreadable,
-)
+from curvlang.models.files.file_columns import Column, Table, column_of, parsing, require_room
+from curvlang.models.sources.npy_files import SAVE, SUFFIX, npz_names, read_header
 
-_SUFFIX = ".npy"
-_MAGIC = b"\x93NUMPY"
 _PIECE = 2**20
-_SAVE = "write arrays of numbers with `np.savez`; pickled objects are not loaded"
 
 Array = np.ndarray[Any, Any]
 
@@ -35,23 +23,12 @@ def read_npz(path: Path) -> Table:
     Raises:
         SpecError: E0552 for another file, a damaged one, and members that are not arrays.
     """
-    with parsing(path, _SAVE), path.open("rb") as file:
-        if file.read(len(_MAGIC)) == _MAGIC:
-            raise unreadable(path, "it is a single array, no npz file", "use `np.savez`")
-        with zipfile.ZipFile(file) as archive:
-            members = [info.filename for info in archive.infolist()]
-    odd = next((name for name in members if not name.endswith(_SUFFIX)), None)
-    if odd is not None:
-        raise unreadable(path, f"`{odd}` in it is not an array", _SAVE)
-    names = [name.removesuffix(_SUFFIX) for name in members]
-    if len(set(names)) < len(names):
-        raise unreadable(path, "two arrays in it have one name", "give each its own name")
-    return Table(names, lambda name: _column(path, name))
+    return Table(npz_names(path), lambda name: _column(path, name))
 
 
 def _column(path: Path, name: str) -> Column:
-    with parsing(path, _SAVE), zipfile.ZipFile(path) as archive:
-        info = archive.getinfo(name + _SUFFIX)
+    with parsing(path, SAVE), zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(name + SUFFIX)
         with archive.open(info) as member:
             array = _array(path, name, member, info.file_size)
     return column_of(path, name, array)
@@ -59,29 +36,13 @@ def _column(path: Path, name: str) -> Column:
 
 def _array(path: Path, name: str, member: IO[bytes], length: int) -> Array:
     """One array; what its header declares is compared with what is there before it is allocated."""
-    shape, fortran, dtype = _header(member)
-    if dtype.hasobject or dtype.kind not in "iufbU" or not dtype.itemsize:
-        raise unreadable(path, f"`{name}` holds `{dtype}`", _SAVE)
-    if len(shape) > AXES or not all(type(n) is int and n >= 0 for n in shape):
-        raise unreadable(path, f"`{name}` declares the shape {list(shape)}")
-    needed, there = math.prod(shape) * dtype.itemsize, length - member.tell()
-    if needed != there:
-        raise unreadable(
-            path,
-            f"`{name}` declares {gibibytes(needed)} of numbers, and {gibibytes(there)} are there",
-        )
-    require_room(path, f"`{name}`", max(needed, 8 * math.prod(shape)))
-    array: Array = np.empty(math.prod(shape), dtype)
+    header = read_header(path, name, member, length)
+    numbers = math.prod(header.shape)
+    require_room(path, f"`{name}`", max(header.size, 8 * numbers))
+    array: Array = np.empty(numbers, header.dtype)
     _fill(array, member)
-    return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
-
-
-def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = npy.read_magic(member)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"version {version[0]}.{version[1]} of the npy format is not read")
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    return read(member)
+    shape = header.shape
+    return array.reshape(shape[::-1]).T if header.fortran else array.reshape(shape)
 
 
 def _fill(array: Array, member: IO[bytes]) -> None:

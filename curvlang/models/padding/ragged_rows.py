@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.data.derived_rows import as_numbers, mapped
+from curvlang.models.data.rows import Rows, pieces
+
+
+class RaggedRows(ABC):
+    """One field of all examples, each of its own length: [T_n, …]."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def lengths(self) -> Tensor:
+        """T_n of every row, [N]."""
+
+    @abstractmethod
+    def padded(self, width: int, fill: int) -> Rows:
+        """[N, width, …], filled behind every row."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RaggedColumn:
-    """One field of all examples, each of its own length.
+class RaggedColumn(RaggedRows):
+    """Rows of different lengths in memory.
 
     Args:
         rows: [T_n, …] of every example.
@@ -23,8 +45,10 @@ class RaggedColumn:
 
     rows: tuple[Tensor, ...]
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    @property
+    def lengths(self) -> Tensor:
+        """T_n of every row, [N]."""
+        return torch.tensor([len(row) for row in self.rows], dtype=torch.int64)
 
     def padded(self, width: int, fill: int) -> Tensor:
         """[N, width, …], filled behind every row."""
@@ -35,7 +59,31 @@ class RaggedColumn:
         return found
 
 
-Columns = Mapping[str, "Tensor | RaggedColumn"]
+@dataclass(frozen=True, slots=True, eq=False)
+class LevelColumn(RaggedRows):
+    """Rows of one length, padded like others.
+
+    Args:
+        rows: [N, T, …].
+    """
+
+    rows: Rows
+
+    @property
+    def lengths(self) -> Tensor:
+        """T, N times."""
+        return torch.full((len(self.rows),), self.rows.shape[1])
+
+    def padded(self, width: int, fill: int) -> Rows:
+        """[N, width, …], filled behind every row."""
+        _, length, *rest = self.rows.shape
+        more = (0, 0) * len(rest) + (0, width - length)
+        return mapped(
+            self.rows, lambda x: pad(x, more, value=fill), (width, *rest), self.rows.dtype
+        )
+
+
+Columns = Mapping[str, "Rows | RaggedRows"]
 """Fields of all examples."""
 
 
@@ -78,7 +126,7 @@ def padding_token(model: nn.Module) -> int:
 
 def levelled(
     parts: Mapping[str, Columns], model: nn.Module, rule: PaddingRule
-) -> tuple[dict[str, dict[str, Tensor]], tuple[str, ...], dict[str, Tensor]]:
+) -> tuple[dict[str, dict[str, Rows]], tuple[str, ...], dict[str, Tensor]]:
     """The fields of every part padded to the longest row of all parts.
 
     Args:
@@ -93,7 +141,9 @@ def levelled(
     Raises:
         SpecError: E0857 for a row without entries, or whose fields differ in length.
     """
-    names = sorted({k for part in parts.values() for k, x in part.items() if _is_ragged(x)})
+    names = sorted(
+        {k for part in parts.values() for k, x in part.items() if isinstance(x, RaggedRows)}
+    )
     ragged = {
         part: {k: _rows(x) if k in names else x for k, x in columns.items()}
         for part, columns in parts.items()
@@ -103,7 +153,7 @@ def levelled(
     counts = {part: torch.arange(width) < own[:, None] for part, own in lengths.items()}
     found = {
         part: {
-            k: x.padded(width, rule.of(k)) if isinstance(x, RaggedColumn) else x
+            k: x.padded(width, rule.of(k)) if isinstance(x, RaggedRows) else x
             for k, x in columns.items()
         }
         for part, columns in ragged.items()
@@ -111,21 +161,22 @@ def levelled(
     given = any(rule.mask in fields for fields in found.values())
     if not given and rule.mask in inspect.signature(model.forward).parameters:
         for part, fields in found.items():
-            fields[rule.mask] = counts[part].to(torch.int64)
+            fields[rule.mask] = as_numbers(counts[part])
         names.append(rule.mask)
     for part, fields in found.items():
         if rule.mask in fields and fields[rule.mask].shape == counts[part].shape:
-            counts[part] = fields[rule.mask] != 0
+            counts[part] = mask_of(fields[rule.mask])
     return found, tuple(k for k in names if k not in rule.labels), counts
 
 
-def _is_ragged(x: Tensor | RaggedColumn) -> bool:
-    return isinstance(x, RaggedColumn)
+def mask_of(rows: Rows) -> Tensor:
+    """Where rows of numbers are not 0, in memory."""
+    return torch.cat([piece != 0 for _, piece in pieces(rows)])
 
 
-def _rows(x: Tensor | RaggedColumn) -> Tensor | RaggedColumn:
+def _rows(x: Rows | RaggedRows) -> Rows | RaggedRows:
     """Rows of one length as rows of any; a number for every example stays, and is refused later."""
-    return RaggedColumn(tuple(x)) if isinstance(x, Tensor) and x.ndim > 1 else x
+    return x if isinstance(x, RaggedRows) or x.ndim < 2 else LevelColumn(x)
 
 
 def _lengths(part: str, columns: Columns, names: Sequence[str]) -> Tensor:
@@ -134,24 +185,29 @@ def _lengths(part: str, columns: Columns, names: Sequence[str]) -> Tensor:
     Raises:
         SpecError: E0857.
     """
-    own = {k: x for k, x in columns.items() if k in names and isinstance(x, RaggedColumn)}
+    own = {k: x.lengths for k, x in columns.items() if k in names and isinstance(x, RaggedRows)}
     if not own:
         # A field that one part lacks is refused by its name, when both are compared.
         return torch.ones(len(next(iter(columns.values()))), dtype=torch.int64)
-    first, column = next(iter(own.items()))
-    for n, row in enumerate(column.rows):
-        if not len(row):
-            raise refusal(
-                Code.E0857,
-                f"row {n} of `{part}` has no entries in `{first}`",
-                "drop this example",
-            )
-        for name, other in own.items():
-            if len(other.rows[n]) != len(row):
-                raise refusal(
-                    Code.E0857,
-                    f"row {n} of `{part}` has {len(row)} entries in `{first}` and "
-                    f"{len(other.rows[n])} in `{name}`",
-                    "give all fields of a row one length; a label that takes no part is -100",
-                )
-    return torch.tensor([len(row) for row in column.rows])
+    first, lengths = next(iter(own.items()))
+    wrong = [(_first(lengths == 0), first), *((_first(x != lengths), k) for k, x in own.items())]
+    n, other = min(wrong, key=lambda found: found[0])
+    if n == len(lengths):
+        return lengths
+    if not lengths[n]:
+        raise refusal(
+            Code.E0857,
+            f"row {n} of `{part}` has no entries in `{first}`",
+            "drop this example",
+        )
+    raise refusal(
+        Code.E0857,
+        f"row {n} of `{part}` has {int(lengths[n])} entries in `{first}` and {int(own[other][n])} in "
+        f"`{other}`",
+        "give all fields of a row one length; a label that takes no part is -100",
+    )
+
+
+def _first(wrong: Tensor) -> int:
+    """The first row that is wrong; N where none is."""
+    return int(wrong.to(torch.uint8).argmax()) if bool(wrong.any()) else len(wrong)

@@ -174,15 +174,19 @@ def test_rows_come_back_exactly():
         "b": torch.tensor([[0.1]]),
         "c": torch.tensor([True]),
     }
-    layout = layout_of(values)
+    layout = layout_in(values)
     for name, value in layout.unpack(layout.pack(values, torch.float32)).items():
         assert value.dtype == values[name].dtype
         assert torch.equal(value, values[name])
     bigger = {**values, "a": torch.tensor([[2**24 + 1, 3]])}
-    assert_refused("E0557", lambda: layout_of(bigger).pack(bigger, torch.float32), "16777217")
-    assert layout_of(bigger).pack(bigger, torch.float64).shape == (1, 4)
+    assert_refused("E0557", lambda: layout_in(bigger).pack(bigger, torch.float32), "16777217")
+    assert layout_in(bigger).pack(bigger, torch.float64).shape == (1, 4)
     whole = {"a": torch.tensor([[2**60]]), "c": torch.tensor([True])}
-    assert layout_of(whole).pack(whole, torch.float32).dtype == torch.int64
+    assert layout_in(whole).pack(whole, torch.float32).dtype == torch.int64
+
+
+def layout_in(values):
+    return layout_of({name: (x,) for name, x in values.items()})
 
 
 def test_layouts_and_models_are_told_apart_by_fingerprints():
@@ -192,7 +196,7 @@ def test_layouts_and_models_are_told_apart_by_fingerprints():
     fewer = cv.Task(Pairs(), "cross_entropy", source, source, inputs=["left", "right"])
     assert whole.fingerprint() == again.fingerprint()
     assert whole.fingerprint() != fewer.fingerprint()
-    assert repr(packed(Pairs(), layout_of({"a": torch.zeros(1, 2)}))) != repr(Pairs())
+    assert repr(packed(Pairs(), layout_in({"a": torch.zeros(1, 2)}))) != repr(Pairs())
 
 
 def test_retraining_equals_the_loop():
