@@ -236,9 +236,18 @@ def _solved(
     return ConjugateGradients(operator, damping, report=report, progress=progress)
 
 
+def stated_damping(use: InverseUse) -> float | None:
+    """λ of an inverse (C + λI)⁻¹ where it is one number for every curvature; None elsewhere."""
+    shifted = shift(use.inverse)
+    if shifted is None or reads_spectrum(use, shifted):
+        return None
+    return number(use, shifted, torch.zeros(1, dtype=torch.float64))
+
+
 def _damping(operator: Operator, use: InverseUse, expr: Expr) -> float:
-    if not reads_spectrum(use, expr):
-        return number(use, expr, torch.zeros(1, dtype=torch.float64))
+    stated = stated_damping(use)
+    if stated is not None:
+        return stated
     if not operator.spectrum_known:
         name = use.inverse.name
         raise refusal(

@@ -18,19 +18,23 @@ from curvlang.attribution.curvature_free import (
     representation_cosine,
 )
 from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.evaluation.fidelity import Setting as InverseSetting
 from curvlang.evaluation.ground_truth import ground_truth
 from curvlang.evaluation.measures.brittleness import flip_share, flipped, without_supporters
+from curvlang.evaluation.measures.grid import MeasureInput
 from curvlang.evaluation.measures.mislabelled import auc, mislabel
-from curvlang.evaluation.measures.proximal import proximal_losses
+from curvlang.evaluation.measures.proximal import proximal_losses, proximal_response
 from curvlang.evaluation.protocol import LDS
 from curvlang.evaluation.question import Run
 from curvlang.evaluation.statistics.spearman import spearman
 from curvlang.evaluation.study.files import CellFolder
 from curvlang.evaluation.study.run import gather, run_missing, work_of
-from curvlang.language import loads
+from curvlang.facade import chains_of, chosen
+from curvlang.language import inverse_text, loads
 from curvlang.models.builtin import task_from
 from curvlang.reporting.study.page import study_html
 from curvlang.reporting.study.terminal import show_study
+from curvlang.runtime.fit import fit_chains
 from curvlang.storage.cache import Cache
 from curvlang.training.subsets import leave_class_out, leave_one_out
 from tests.evaluation.study.test_study import SPEC
@@ -155,6 +159,32 @@ def test_the_damped_gauss_newton_inverse_predicts_the_proximal_response(small):
     # Not the ranks alone: the response is the score over N, up to second order.
     error = (response - scores / small.task.N).norm() / response.norm()
     assert float(error) < 0.2  # N = 50
+
+
+@pytest.mark.parametrize(
+    ("inverse", "reason"),
+    [
+        ("tikhonov(damping = 0.1)", ""),
+        ("halved(damping = 0.1)", ""),
+        ("tikhonov(damping = 0)", "at λ = 0"),
+        ("tikhonov(damping = mean(s))", "takes λ from the spectrum"),
+        ("pseudo(rtol = 1e-3)", "another function of C"),
+    ],
+)
+def test_the_proximal_response_takes_the_lambda_that_the_inverse_states(small, inverse, reason):
+    halved = "inverse halved(damping): s -> 1 / (s + damping / 2)"
+    use = inverse_text(inverse, "x", halved)
+    ((stage,),) = fit_chains(chains_of(chosen(cv.load("ggn"))), small.task, last=True)
+    given = MeasureInput(
+        small.task, small.task, [stage], lambda _: [stage], [InverseSetting(use)], 0
+    )
+    grid = proximal_response(given, examples=8, steps=50, seed=0)
+    assert reason in grid.reasons[0][0]
+    assert bool(grid.reasons[0][0]) == bool(reason)
+    if reason:
+        assert grid.values[0][0] is None
+    else:
+        assert grid.values[0][0].estimate > 0.99
 
 
 def test_the_supporters_are_left_out():

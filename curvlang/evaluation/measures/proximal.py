@@ -14,11 +14,14 @@ from curvlang.evaluation.measures.grid import RESAMPLES, Grid, MeasureInput, fil
 from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.statistics.lds import mean_over_queries
 from curvlang.evaluation.statistics.spearman import spearman
+from curvlang.language.chain import InverseUse
+from curvlang.language.checking.inverses import shift
 from curvlang.models.execution.substitution import functional_call
 from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import trainable
 from curvlang.operators import Operator
+from curvlang.runtime.inverse import stated_damping
 
 
 def proximal_response(given: MeasureInput, examples: int, steps: int, seed: int) -> Grid:
@@ -27,7 +30,8 @@ def proximal_response(given: MeasureInput, examples: int, steps: int, seed: int)
     θ_n = argmin (1/N) Σ_i D(f_i(θ), f_i(θ_s)) + λ/2 ‖θ − θ_s‖² − (1/N) ℓ_n(θ), with D the Bregman
     divergence of the loss in the outputs: what the damped Gauss–Newton inverse approximates (Bae et
     al. 2022, arXiv:2209.05364). The Spearman correlation over examples of the queries' changed
-    losses with the scores, averaged over queries. λ is the setting's; without one there is no response.
+    losses with the scores, averaged over queries. λ is what the inverse adds to the curvature, as a
+    number above 0; without one there is no response.
 
     Args:
         given: The trained task, its curvatures, the settings.
@@ -40,11 +44,12 @@ def proximal_response(given: MeasureInput, examples: int, steps: int, seed: int)
     some = given.task.examples(rows)
     grid = Grid(given.stages, given.chosen)
     for j, setting in enumerate(given.chosen):
-        if setting.damping is None or setting.damping <= 0:
-            for row in range(len(given.stages)):
-                grid.reasons[row][j] = "there is no response without a positive λ of the setting"
+        damping = stated_damping(setting.use)
+        if damping is None or damping <= 0:
+            for row in grid.reasons:
+                row[j] = _without_response(setting.use, damping)
             continue
-        response = proximal_losses(given.task, rows, setting.damping, steps, given.metric)
+        response = proximal_losses(given.task, rows, damping, steps, given.metric)
 
         def one(inverse: Operator, response: Tensor = response) -> Interval:
             turns = [x for (x,) in Scorer(some, given.metric, [inverse])]
@@ -56,6 +61,15 @@ def proximal_response(given: MeasureInput, examples: int, steps: int, seed: int)
 
         fill(grid, given, given.stages, j, one)
     return grid
+
+
+def _without_response(use: InverseUse, damping: float | None) -> str:
+    if damping is not None:
+        return "there is no proximal response at λ = 0"
+    what = f"the proximal response is defined for (C + λI)⁻¹, and `{use.inverse.name}`"
+    if shift(use.inverse) is None:
+        return f"{what} is another function of C"
+    return f"{what} takes λ from the spectrum of each curvature: state it as a number"
 
 
 def proximal_losses(
