@@ -16,21 +16,7 @@ from typing import assert_never
 
 import torch
 
-from curvlang.compiler.algebra.shapes import (
-    BlocksShape,
-    DenseShape,
-    DiagonalShape,
-    EigenBasisShape,
-    GramShape,
-    IdentityShape,
-    KroneckerShape,
-    LeafShape,
-    LowRankShape,
-    ProductShape,
-    ProjectedShape,
-    Shape,
-    SumShape,
-)
+from curvlang.compiler.algebra import shapes
 from curvlang.compiler.derive.program import Partition
 from curvlang.compiler.planning.plan import BlockPlan, ResultPlan, inside
 from curvlang.costs.links import Connection
@@ -194,13 +180,13 @@ def _inverse_stage(prepared: Preparation, cluster: Cluster) -> StageScaling:
     return StageScaling("inverse", seconds, seconds)
 
 
-def _inverted(shape: Shape, block: BlockPlan, rates: Rates) -> float:
+def _inverted(shape: shapes.Shape, block: BlockPlan, rates: Rates) -> float:
     sizes = block.geometry.sizes
     match inside(shape):
-        case KroneckerShape():
+        case shapes.KroneckerShape():
             rows = (sizes["o"], sizes["i"])
             return sum(rates.decomposition(float(FUNCTIONS["eigh"].flops(n, n))) for n in rows)
-        case DenseShape() | LeafShape() | GramShape():
+        case shapes.DenseShape() | shapes.LeafShape() | shapes.GramShape():
             return rates.product(_size(block) ** 3 / 3, torch.float64)
         case _:
             return 0.0
@@ -224,8 +210,8 @@ def _scores_stage(prepared: Preparation, task: Task, cluster: Cluster) -> StageS
     return StageScaling("scores", alone, computing, sending, sent, written=written)
 
 
-def _has_basis(shape: Shape) -> bool:
-    return isinstance(inside(shape), KroneckerShape | EigenBasisShape)
+def _has_basis(shape: shapes.Shape) -> bool:
+    return isinstance(inside(shape), shapes.KroneckerShape | shapes.EigenBasisShape)
 
 
 def _last_results(prepared: Preparation) -> Iterator[tuple[BlockPlan, ResultPlan]]:
@@ -247,27 +233,27 @@ def _size(block: BlockPlan) -> int:
     return sizes["p"] if "p" in sizes else sizes["o"] * sizes["i"]
 
 
-def _elements(shape: Shape, block: BlockPlan) -> int:
+def _elements(shape: shapes.Shape, block: BlockPlan) -> int:
     """Numbers of an operator; of low rank at most."""
     sizes, size = block.geometry.sizes, _size(block)
     match shape:
-        case IdentityShape():
+        case shapes.IdentityShape():
             return 1
-        case DiagonalShape():
+        case shapes.DiagonalShape():
             return size
-        case KroneckerShape():
+        case shapes.KroneckerShape():
             return sizes["o"] ** 2 + sizes["i"] ** 2
-        case EigenBasisShape():
+        case shapes.EigenBasisShape():
             return sizes["o"] ** 2 + sizes["i"] ** 2 + size
-        case BlocksShape(axis=axis):
+        case shapes.BlocksShape(axis=axis):
             return size * size // max(1, sizes.get(axis.space, 1))
-        case LowRankShape() | LeafShape() | GramShape() | DenseShape():
+        case shapes.LowRankShape() | shapes.LeafShape() | shapes.GramShape() | shapes.DenseShape():
             return size * size
-        case ProductShape():
+        case shapes.ProductShape():
             return 0
-        case SumShape(terms=terms):
+        case shapes.SumShape(terms=terms):
             return sum(_elements(term, block) for term in terms)
-        case ProjectedShape(inner=inner):
+        case shapes.ProjectedShape(inner=inner):
             return _elements(inner, block)
         case _:
             assert_never(shape)

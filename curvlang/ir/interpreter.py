@@ -14,25 +14,7 @@ from typing import Any, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from curvlang.ir.expr import (
-    Apply,
-    Binary,
-    BinaryOperator,
-    Call,
-    Define,
-    Delta,
-    Expr,
-    Index,
-    Negate,
-    Number,
-    Reduce,
-    ReductionKind,
-    Ref,
-    Size,
-    Space,
-    Statement,
-    Yield,
-)
+from curvlang.ir import expr as ir
 from curvlang.ir.functions import FUNCTIONS
 
 Array = NDArray[np.float64]
@@ -43,21 +25,21 @@ class NamedArray:
     """An array whose axes carry index names."""
 
     values: Array
-    axes: tuple[Index, ...]
+    axes: tuple[ir.Index, ...]
 
-    def over(self, axes: Sequence[Index]) -> Array:
+    def over(self, axes: Sequence[ir.Index]) -> Array:
         """The values with exactly these axes, missing ones of length 1."""
         order = [self.axes.index(x) for x in axes if x in self.axes]
         shape = [self.values.shape[self.axes.index(x)] if x in self.axes else 1 for x in axes]
         return self.values.transpose(order).reshape(shape)
 
 
-Environment = dict[str, tuple[Array, tuple[Index, ...]]]
+Environment = dict[str, tuple[Array, tuple[ir.Index, ...]]]
 
 
 def interpret(
-    statements: Sequence[Statement],
-    leaves: Mapping[str, tuple[Array, tuple[Index, ...]]],
+    statements: Sequence[ir.Statement],
+    leaves: Mapping[str, tuple[Array, tuple[ir.Index, ...]]],
     sizes: Mapping[str, int],
 ) -> tuple[Array, Environment]:
     """Run the statements in order; return the yielded entries and every tensor by name.
@@ -75,11 +57,11 @@ def interpret(
     result: Array | None = None
     for statement in statements:
         match statement:
-            case Yield():
+            case ir.Yield():
                 result = _yield(statement, known, lengths)
-            case Space(letter=letter, length=length):
+            case ir.Space(letter=letter, length=length):
                 lengths[letter] = floor(float(_evaluate(length, known, lengths).values))
-            case Define(targets=targets, value=Call() as call) if not call.indices and (
+            case ir.Define(targets=targets, value=ir.Call() as call) if not call.indices and (
                 call.function in FUNCTIONS and FUNCTIONS[call.function].results
             ):
                 for target, output in zip(targets, _apply(call, known), strict=False):
@@ -87,12 +69,12 @@ def interpret(
                     shape = cut.shape
                     lengths |= {x.space: n for x, n in zip(target.indices, shape, strict=True)}
                     known[target.name] = (cut, target.indices)
-            case Define(targets=(target,), value=value):
+            case ir.Define(targets=(target,), value=value):
                 found = _evaluate(value, known, lengths)
                 full = tuple(lengths[x.space] for x in target.indices)
                 filled = np.broadcast_to(found.over(target.indices), full).copy()
                 known[target.name] = (filled, target.indices)
-            case Define():
+            case ir.Define():
                 raise AssertionError("several targets need a function of several results")
             case _:
                 assert_never(statement)
@@ -101,7 +83,7 @@ def interpret(
     return result, known
 
 
-def _yield(statement: Yield, known: Environment, lengths: Mapping[str, int]) -> Array:
+def _yield(statement: ir.Yield, known: Environment, lengths: Mapping[str, int]) -> Array:
     """The entries, lifted by the bases of a projection: C[o,i,…] = Σ R[o,m] P[i,k] … C[m,k,…]."""
     indices = statement.target.indices
     found = _evaluate(statement.value, known, lengths)
@@ -116,11 +98,11 @@ def _yield(statement: Yield, known: Environment, lengths: Mapping[str, int]) -> 
     return entries
 
 
-def _apply(call: Call, known: Environment) -> tuple[Array, ...]:
+def _apply(call: ir.Call, known: Environment) -> tuple[Array, ...]:
     """A tensor function of a tensor read as a matrix; row and column groups come back apart."""
     function = FUNCTIONS[call.function]
     tensor, *rest = call.arguments
-    assert isinstance(tensor, Ref)
+    assert isinstance(tensor, ir.Ref)
     values, axes = known[tensor.name]
     order = tensor.indices or axes
     cut = tensor.cut or len(order) // 2
@@ -137,7 +119,7 @@ def _apply(call: Call, known: Environment) -> tuple[Array, ...]:
 
 
 def _leading(
-    output: Array, call: Call, indices: tuple[Index, ...], lengths: Mapping[str, int]
+    output: Array, call: ir.Call, indices: tuple[ir.Index, ...], lengths: Mapping[str, int]
 ) -> Array:
     """The part with the largest values, where the made space was declared shorter."""
     at_end = FUNCTIONS[call.function].largest == "last"
@@ -149,37 +131,37 @@ def _leading(
     return output
 
 
-def _evaluate(expr: Expr, known: Environment, lengths: Mapping[str, int]) -> NamedArray:
+def _evaluate(expr: ir.Expr, known: Environment, lengths: Mapping[str, int]) -> NamedArray:
     go = lambda x: _evaluate(x, known, lengths)  # noqa: E731
     match expr:
-        case Number(value=value):
+        case ir.Number(value=value):
             return NamedArray(np.asarray(value, dtype=np.float64), ())
-        case Size(index=index):
+        case ir.Size(index=index):
             return NamedArray(np.asarray(float(lengths[index.space])), ())
-        case Ref(name=name, indices=indices):
+        case ir.Ref(name=name, indices=indices):
             return _diagonalise(NamedArray(known[name][0], indices))
-        case Delta(left=left, right=right):
+        case ir.Delta(left=left, right=right):
             eye = np.eye(lengths[left.space], lengths[right.space])
             return _diagonalise(NamedArray(eye, (left, right)))
-        case Negate(operand=operand):
+        case ir.Negate(operand=operand):
             inner = go(operand)
             return NamedArray(-inner.values, inner.axes)
-        case Binary(operator=operator, left=left, right=right):
+        case ir.Binary(operator=operator, left=left, right=right):
             return _elementwise(_OPERATORS[operator], (go(left), go(right)))
-        case Apply(function=function, arguments=arguments):
+        case ir.Apply(function=function, arguments=arguments):
             return _elementwise(ELEMENTWISE[function], tuple(map(go, arguments)))
-        case Reduce(kind=kind, indices=indices, body=body):
+        case ir.Reduce(kind=kind, indices=indices, body=body):
             return _reduce(kind, indices, go(body), lengths)
-        case Call(function=function, arguments=arguments, indices=()):
+        case ir.Call(function=function, arguments=arguments, indices=()):
             (whole,) = arguments
-            assert isinstance(whole, Ref)
+            assert isinstance(whole, ir.Ref)
             values, axes = known[whole.name]
             order = whole.indices or axes
             array = values.transpose([axes.index(x) for x in order])
             rows = prod(array.shape[: whole.cut or len(order) // 2])
             number = FUNCTIONS[function].apply(np, array.reshape(rows, -1))
             return NamedArray(np.asarray(number, dtype=np.float64), ())
-        case Call(function=function, arguments=arguments, indices=indices):
+        case ir.Call(function=function, arguments=arguments, indices=indices):
             made = _MAKERS[function](
                 tuple(lengths[x.space] for x in indices),
                 [float(go(x).values) for x in arguments],
@@ -207,25 +189,28 @@ def _elementwise(function: Callable[..., Array], operands: tuple[NamedArray, ...
 
 
 def _reduce(
-    kind: ReductionKind, indices: tuple[Index, ...], body: NamedArray, lengths: Mapping[str, int]
+    kind: ir.ReductionKind,
+    indices: tuple[ir.Index, ...],
+    body: NamedArray,
+    lengths: Mapping[str, int],
 ) -> NamedArray:
     present = [x for x in indices if x in body.axes]
     kept = tuple(x for x in body.axes if x not in present)
     values = body.over((*kept, *present)).sum(axis=tuple(range(len(kept), len(body.axes))))
     for index in indices:
-        if kind is ReductionKind.MEAN and index in present:
+        if kind is ir.ReductionKind.MEAN and index in present:
             values = values / lengths[index.space]
-        elif kind is ReductionKind.SUM and index not in present:
+        elif kind is ir.ReductionKind.SUM and index not in present:
             values = values * lengths[index.space]
     return NamedArray(values, kept)
 
 
-_OPERATORS: Mapping[BinaryOperator, Callable[..., Array]] = {
-    BinaryOperator.ADD: np.add,
-    BinaryOperator.SUBTRACT: np.subtract,
-    BinaryOperator.MULTIPLY: np.multiply,
-    BinaryOperator.DIVIDE: np.divide,
-    BinaryOperator.POWER: np.power,
+_OPERATORS: Mapping[ir.BinaryOperator, Callable[..., Array]] = {
+    ir.BinaryOperator.ADD: np.add,
+    ir.BinaryOperator.SUBTRACT: np.subtract,
+    ir.BinaryOperator.MULTIPLY: np.multiply,
+    ir.BinaryOperator.DIVIDE: np.divide,
+    ir.BinaryOperator.POWER: np.power,
 }
 
 ELEMENTWISE: Mapping[str, Callable[..., Array]] = {

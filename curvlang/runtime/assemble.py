@@ -9,21 +9,7 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from curvlang.compiler.algebra.shapes import (
-    BlocksShape,
-    DenseShape,
-    DiagonalShape,
-    EigenBasisShape,
-    GramShape,
-    IdentityShape,
-    KroneckerShape,
-    LeafShape,
-    LowRankShape,
-    ProductShape,
-    ProjectedShape,
-    Shape,
-    SumShape,
-)
+from curvlang.compiler.algebra import shapes
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import label_at, refusal
@@ -44,12 +30,12 @@ from curvlang.operators import (
 )
 from curvlang.operators.validation import SYMMETRY
 
-Product = Callable[[LeafShape | GramShape], Operator]
+Product = Callable[[shapes.LeafShape | shapes.GramShape], Operator]
 """Makes the matrix-free operator for a block whose entries do not fit."""
 
 
 def operator(
-    shape: Shape,
+    shape: shapes.Shape,
     parts: Mapping[str, Tensor],
     size: int,
     product: Product,
@@ -75,7 +61,7 @@ def operator(
         return parts[prefix + name]
 
     match shape:
-        case ProjectedShape(inner=inner, bases=bases):
+        case shapes.ProjectedShape(inner=inner, bases=bases):
             found = [None if basis is None else part(f"basis.{k}") for k, basis in enumerate(bases)]
             narrow = size
             for tensor in found:
@@ -84,35 +70,35 @@ def operator(
             left, right = (*found, None)[:2]
             made = operator(inner, parts, narrow, product, f"{prefix}inner.", span=span)
             return projected(made, left, right)
-        case IdentityShape():
+        case shapes.IdentityShape():
             return Identity(torch.as_tensor(part("scale")), size)
-        case DiagonalShape():
+        case shapes.DiagonalShape():
             return Diagonal(part("entries").reshape(-1).clone())
-        case KroneckerShape():
+        case shapes.KroneckerShape():
             return Kronecker(
                 _symmetric(part("left"), "the factor over outputs", span),
                 _symmetric(part("right"), "the factor over inputs", span),
             )
-        case EigenBasisShape(left=left, right=right):
+        case shapes.EigenBasisShape(left=left, right=right):
             return EigenBasis(
                 part("left") if left is not None else None,
                 part("right") if right is not None else None,
                 part("spectrum").clone(),
             )
-        case BlocksShape(unit=unit):
+        case shapes.BlocksShape(unit=unit):
             return PerOutput(_symmetric(part("entries"), f"the block of an {unit}", span), unit)
-        case LowRankShape(axes=axes):
+        case shapes.LowRankShape(axes=axes):
             factor = part("factor").reshape(size, -1)
             spectrum = part("spectrum")
             count = prod(factor.shape[1:])
             return low_rank(factor, _filled(spectrum, factor, len(axes), count))
-        case LeafShape():
+        case shapes.LeafShape():
             return Dense(part("leaf").reshape(size, size))
-        case GramShape() | DenseShape():
+        case shapes.GramShape() | shapes.DenseShape():
             return Dense(_symmetric(part("entries").reshape(size, size), "the block", span))
-        case ProductShape(source=source):
+        case shapes.ProductShape(source=source):
             return product(source)
-        case SumShape(terms=terms):
+        case shapes.SumShape(terms=terms):
             return Sum(
                 tuple(
                     operator(term, parts, size, product, f"{prefix}{k}.", span=span)
@@ -124,7 +110,7 @@ def operator(
 
 
 def operators(
-    shape: Shape,
+    shape: shapes.Shape,
     parts: Mapping[str, Tensor],
     sizes: tuple[int, int],
     product: Callable[[int], Product],
@@ -152,14 +138,14 @@ def operators(
     return (stacked_from(one, [parts], count),)
 
 
-def _by_products(shape: Shape) -> bool:
+def _by_products(shape: shapes.Shape) -> bool:
     """Whether any part of a structure is known by its products alone."""
     match shape:
-        case ProductShape():
+        case shapes.ProductShape():
             return True
-        case SumShape(terms=terms):
+        case shapes.SumShape(terms=terms):
             return any(map(_by_products, terms))
-        case ProjectedShape(inner=inner):
+        case shapes.ProjectedShape(inner=inner):
             return _by_products(inner)
         case _:
             return False

@@ -14,24 +14,10 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 
-from curvlang.ir.expr import (
-    Apply,
-    Binary,
-    BinaryOperator,
-    Call,
-    Delta,
-    Expr,
-    Index,
-    Negate,
-    Number,
-    Reduce,
-    ReductionKind,
-    Ref,
-    Size,
-)
+from curvlang.ir import expr as ir
 from curvlang.ir.indices import fresh, rename
 
-N = Index("n")
+N = ir.Index("n")
 SMALL = (0.5, 2.0, 1.5, 0.1, 3.0, 0.25)
 """Numbers of a formula; 0.1 has no exact binary form, so that lost precision shows."""
 Item = TypeVar("Item")
@@ -60,20 +46,20 @@ class Scope:
         return list(dict.fromkeys(x for spaces in self.tensors.values() for x in spaces))
 
 
-def times(*factors: Expr) -> Expr:
+def times(*factors: ir.Expr) -> ir.Expr:
     """The product, left to right."""
-    return reduce(lambda x, y: Binary(BinaryOperator.MULTIPLY, x, y), factors)
+    return reduce(lambda x, y: ir.Binary(ir.BinaryOperator.MULTIPLY, x, y), factors)
 
 
-def plus(left: Expr, right: Expr) -> Expr:
+def plus(left: ir.Expr, right: ir.Expr) -> ir.Expr:
     """The sum."""
-    return Binary(BinaryOperator.ADD, left, right)
+    return ir.Binary(ir.BinaryOperator.ADD, left, right)
 
 
-def raised(base: Expr, exponent: float) -> Expr:
+def raised(base: ir.Expr, exponent: float) -> ir.Expr:
     """The power, with a sign written in front of a negative exponent."""
-    number: Expr = Number(abs(exponent))
-    return Binary(BinaryOperator.POWER, base, number if exponent >= 0 else Negate(number))
+    number: ir.Expr = ir.Number(abs(exponent))
+    return ir.Binary(ir.BinaryOperator.POWER, base, number if exponent >= 0 else ir.Negate(number))
 
 
 @dataclass(slots=True)
@@ -95,7 +81,7 @@ class Expressions:
         """Some of the items, in their order; shrinks to none."""
         return [x for x in items if self.flip()]
 
-    def expression(self, free: Iterable[Index], depth: int) -> Expr:
+    def expression(self, free: Iterable[ir.Index], depth: int) -> ir.Expr:
         """An expression whose free indices are exactly `free`; shrinks to a contraction."""
         wanted = tuple(dict.fromkeys(free))
         if depth <= 0:
@@ -116,17 +102,17 @@ class Expressions:
         )
         return rule(wanted, depth - 1)
 
-    def _contraction(self, free: tuple[Index, ...], depth: int) -> Expr:
+    def _contraction(self, free: tuple[ir.Index, ...], depth: int) -> ir.Expr:
         return self.contraction(free)
 
-    def _scaled(self, free: tuple[Index, ...], depth: int) -> Expr:
+    def _scaled(self, free: tuple[ir.Index, ...], depth: int) -> ir.Expr:
         inner = self.expression(free, depth)
         number = self.number(depth)
-        if isinstance(number, Number) and self.flip():
-            return Binary(BinaryOperator.DIVIDE, inner, number)
+        if isinstance(number, ir.Number) and self.flip():
+            return ir.Binary(ir.BinaryOperator.DIVIDE, inner, number)
         return times(number, inner)
 
-    def number(self, depth: int) -> Expr:
+    def number(self, depth: int) -> ir.Expr:
         """An expression without free indices."""
         kinds = ["number", "size"]
         kinds += ["scalar"] if self.scope.scalars else []
@@ -134,36 +120,42 @@ class Expressions:
         kinds += ["reduced"] if depth > 0 else []
         match self.one_of(kinds):
             case "number":
-                return Number(self.one_of(SMALL))
+                return ir.Number(self.one_of(SMALL))
             case "size":
-                return Size(Index(self.one_of([x for x in self.scope.spaces if x in "ntrio"])))
+                return ir.Size(
+                    ir.Index(self.one_of([x for x in self.scope.spaces if x in "ntrio"]))
+                )
             case "scalar":
-                return Ref(self.one_of(self.scope.scalars))
+                return ir.Ref(self.one_of(self.scope.scalars))
             case "norm":
                 name = self.one_of(self.scope.whole)
                 spaces = self.scope.tensors[name]
                 square = len(spaces) == 2 and len(set(spaces)) == 1
-                return Call(self.one_of(["norm", "trace"] if square else ["norm"]), (Ref(name),))
+                return ir.Call(
+                    self.one_of(["norm", "trace"] if square else ["norm"]), (ir.Ref(name),)
+                )
             case _:
                 return self.expression((), depth - 1)
 
-    def _product(self, free: tuple[Index, ...], depth: int) -> Expr:
+    def _product(self, free: tuple[ir.Index, ...], depth: int) -> ir.Expr:
         left, right = self.shared(free)
         return times(self.expression(left, depth), self.expression(right, depth))
 
-    def shared(self, free: tuple[Index, ...]) -> tuple[list[Index], list[Index]]:
+    def shared(self, free: tuple[ir.Index, ...]) -> tuple[list[ir.Index], list[ir.Index]]:
         """Indices dealt to two sides, some to both."""
         where = [self.one_of(["left", "both", "right"]) for _ in free]
         left = [x for x, w in zip(free, where, strict=True) if w != "right"]
         right = [x for x, w in zip(free, where, strict=True) if w != "left"]
         return left, right
 
-    def _sum(self, free: tuple[Index, ...], depth: int) -> Expr:
+    def _sum(self, free: tuple[ir.Index, ...], depth: int) -> ir.Expr:
         whole, part = self.expression(free, depth), self.expression(self.subset(free), depth)
         first, second = (part, whole) if self.flip() else (whole, part)
-        return Binary(self.one_of([BinaryOperator.ADD, BinaryOperator.SUBTRACT]), first, second)
+        return ir.Binary(
+            self.one_of([ir.BinaryOperator.ADD, ir.BinaryOperator.SUBTRACT]), first, second
+        )
 
-    def _nested(self, free: tuple[Index, ...], depth: int) -> Expr:
+    def _nested(self, free: tuple[ir.Index, ...], depth: int) -> ir.Expr:
         """A reduction over whatever stands below it."""
         letters = [x for x in self.scope.spaces if x != "n" or N not in free]
         if not letters:
@@ -171,51 +163,51 @@ class Expressions:
         letter = self.one_of(letters)
         index = N if letter == "n" else fresh(letter, set(free))
         body = self.expression((*free, index), depth)
-        return Reduce(self.one_of(list(ReductionKind)), (index,), body)
+        return ir.Reduce(self.one_of(list(ir.ReductionKind)), (index,), body)
 
-    def _power(self, free: tuple[Index, ...], depth: int) -> Expr:
+    def _power(self, free: tuple[ir.Index, ...], depth: int) -> ir.Expr:
         return raised(self.expression(free, depth), self.one_of([2.0, 3.0, 1.0]))
 
-    def _ratio(self, free: tuple[Index, ...], depth: int) -> Expr:
+    def _ratio(self, free: tuple[ir.Index, ...], depth: int) -> ir.Expr:
         above, below = self.shared(free)
-        return Binary(
-            BinaryOperator.DIVIDE, self.expression(above, depth), self.positive(below, depth)
+        return ir.Binary(
+            ir.BinaryOperator.DIVIDE, self.expression(above, depth), self.positive(below, depth)
         )
 
-    def _root(self, free: tuple[Index, ...], depth: int) -> Expr:
+    def _root(self, free: tuple[ir.Index, ...], depth: int) -> ir.Expr:
         base = self.positive(free, depth)
         kind = self.one_of(["half", "sqrt", "log", "inverse", "inverse root", "three halves"])
         exponents = {"half": 0.5, "inverse": -1.0, "inverse root": -0.5, "three halves": 1.5}
-        return raised(base, exponents[kind]) if kind in exponents else Apply(kind, (base,))
+        return raised(base, exponents[kind]) if kind in exponents else ir.Apply(kind, (base,))
 
-    def _function(self, free: tuple[Index, ...], depth: int) -> Expr:
+    def _function(self, free: tuple[ir.Index, ...], depth: int) -> ir.Expr:
         inner = self.expression(free, depth)
         match self.one_of(["abs", "exp", "max", "min"]):
             case "abs":
-                return Apply("abs", (inner,))
+                return ir.Apply("abs", (inner,))
             case "exp":
-                return Apply("exp", (Negate(Apply("abs", (inner,))),))
+                return ir.Apply("exp", (ir.Negate(ir.Apply("abs", (inner,))),))
             case function:
                 other = self.expression(self.subset(free), depth - 1)
-                bound = self.one_of([Number(self.one_of(SMALL)), other])
-                return Apply(function, (inner, bound))
+                bound = self.one_of([ir.Number(self.one_of(SMALL)), other])
+                return ir.Apply(function, (inner, bound))
 
-    def _negated(self, free: tuple[Index, ...], depth: int) -> Expr:
-        return Negate(self.expression(free, depth))
+    def _negated(self, free: tuple[ir.Index, ...], depth: int) -> ir.Expr:
+        return ir.Negate(self.expression(free, depth))
 
-    def positive(self, free: Iterable[Index], depth: int) -> Expr:
+    def positive(self, free: Iterable[ir.Index], depth: int) -> ir.Expr:
         """At least a tenth, everywhere."""
         wanted = tuple(free)
         inner = self.expression(wanted, depth)
-        size = raised(inner, 2.0) if self.flip() else Apply("abs", (inner,))
-        return plus(size, Number(self.one_of([1.0, 0.5, 0.1])))
+        size = raised(inner, 2.0) if self.flip() else ir.Apply("abs", (inner,))
+        return plus(size, ir.Number(self.one_of([1.0, 0.5, 0.1])))
 
-    def contraction(self, free: tuple[Index, ...]) -> Expr:
+    def contraction(self, free: tuple[ir.Index, ...]) -> ir.Expr:
         """Reductions in any nesting and order over a product of tensors."""
         if not free and not self.scope.tensors:
-            return Number(self.one_of(SMALL))
-        bound: list[Index] = []
-        factors: list[Expr] = []
+            return ir.Number(self.one_of(SMALL))
+        bound: list[ir.Index] = []
+        factors: list[ir.Expr] = []
         missing = list(free)
         count = self.draw(st.integers(1, 3)) if self.scope.tensors else 0
         while missing or len(factors) < count:
@@ -225,8 +217,8 @@ class Expressions:
         return self.reduced(bound, times(*factors))
 
     def _factor(
-        self, free: tuple[Index, ...], bound: list[Index], missing: list[Index]
-    ) -> tuple[Expr, tuple[Index, ...]]:
+        self, free: tuple[ir.Index, ...], bound: list[ir.Index], missing: list[ir.Index]
+    ) -> tuple[ir.Expr, tuple[ir.Index, ...]]:
         """A tensor over free and bound indices, one that is missing among them where one is."""
         tensors = self.scope.tensors
         fitting = [t for t in tensors if not missing or missing[0].space in tensors[t]]
@@ -235,24 +227,26 @@ class Expressions:
         if kind == "tensor":
             name = self.one_of(fitting)
             indices = self._slots(tensors[name], free, bound, missing)
-            return Ref(name, indices), indices
+            return ir.Ref(name, indices), indices
         first = missing[0]
         if kind == "delta":
             partners = [x for x in (*free, *bound) if x.space == first.space]
             other = self.one_of(partners)
-            return Delta(first, other), (first, other)
-        made = Call(f"random_{kind}", (Number(float(self.draw(st.integers(0, 3)))),), (first,))
+            return ir.Delta(first, other), (first, other)
+        made = ir.Call(
+            f"random_{kind}", (ir.Number(float(self.draw(st.integers(0, 3)))),), (first,)
+        )
         return made, (first,)
 
     def _slots(
         self,
         spaces: tuple[str, ...],
-        free: tuple[Index, ...],
-        bound: list[Index],
-        missing: list[Index],
-    ) -> tuple[Index, ...]:
+        free: tuple[ir.Index, ...],
+        bound: list[ir.Index],
+        missing: list[ir.Index],
+    ) -> tuple[ir.Index, ...]:
         """An index for every axis: a missing one first, else one in use, else a new bound one."""
-        chosen: list[Index] = []
+        chosen: list[ir.Index] = []
         for space in spaces:
             mine = [x for x in missing if x.space == space and x not in chosen]
             known = [x for x in (*free, *bound) if x.space == space]
@@ -267,21 +261,21 @@ class Expressions:
                 chosen.append(index)
         return tuple(chosen)
 
-    def reduced(self, bound: Sequence[Index], body: Expr) -> Expr:
+    def reduced(self, bound: Sequence[ir.Index], body: ir.Expr) -> ir.Expr:
         """Sums and means over the indices, grouped and nested at random."""
         rest = self.draw(st.permutations(list(bound))) if len(bound) > 1 else list(bound)
         while rest:
             size = self.draw(st.integers(1, len(rest)))
             group, rest = tuple(rest[:size]), rest[size:]
-            body = Reduce(self.one_of(list(ReductionKind)), group, body)
+            body = ir.Reduce(self.one_of(list(ir.ReductionKind)), group, body)
         return body
 
-    def gram(self, index: Index, depth: int) -> Expr:
+    def gram(self, index: ir.Index, depth: int) -> ir.Expr:
         """A reduction of outer products of one factor with itself: positive semidefinite."""
         letters = [x for x in self.scope.spaces if x != index.space]
-        shared = [Index(x) for x in self.subset(letters)] or [Index(letters[0])]
+        shared = [ir.Index(x) for x in self.subset(letters)] or [ir.Index(letters[0])]
         half = self.expression((index, *shared), depth)
-        other = rename(half, {index: Index(index.space, index.primes + 1)})
+        other = rename(half, {index: ir.Index(index.space, index.primes + 1)})
         return self.reduced(shared, times(half, other))
 
 

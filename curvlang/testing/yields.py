@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from curvlang.ir.expr import (
-    Binary,
-    BinaryOperator,
-    Delta,
-    Expr,
-    Index,
-    Reduce,
-    ReductionKind,
-    Ref,
-)
+from curvlang.ir import expr as ir
 from curvlang.ir.indices import fresh, rename
 from curvlang.testing.expressions import plus, times
 from curvlang.testing.statements import Basis, Statements
 
-O, I, P = (Index(x) for x in "oip")
-O2, I2, P2 = (Index(x, 1) for x in "oip")
+O, I, P = (ir.Index(x) for x in "oip")
+O2, I2, P2 = (ir.Index(x, 1) for x in "oip")
 COLUMNS = {O: O2, I: I2, P: P2}
 
 
-def swapped(expr: Expr) -> Expr:
+def swapped(expr: ir.Expr) -> ir.Expr:
     """The transpose: rows and columns change places."""
     return rename(expr, COLUMNS | {b: a for a, b in COLUMNS.items()})
 
@@ -37,39 +28,39 @@ class Yields:
         self.layered = layered
         self.rows = (O, I) if layered else (P,)
 
-    def entries(self, depth: int = 1) -> Expr:
+    def entries(self, depth: int = 1) -> ir.Expr:
         """The entries; shrinks to the identity."""
         whole = [self.identity, self.diagonal, self.low_rank, self.gram, self.dense, self.so_far]
         layers = [*[self.kronecker] * 3, self.per_unit, self.one_sided, *self._rotated()]
         leaf = [self.hessian] if "H" in self.from_.state.scope.tensors else []
-        kinds: list[Callable[[], Expr]] = [*whole, *(layers if self.layered else []), *leaf]
+        kinds: list[Callable[[], ir.Expr]] = [*whole, *(layers if self.layered else []), *leaf]
         if depth > 0 and self.make.flip():
             return self.combined(depth)
         return self.make.one_of(kinds)()
 
-    def combined(self, depth: int) -> Expr:
+    def combined(self, depth: int) -> ir.Expr:
         """A sum, a difference or a multiple."""
         first = self.entries(depth - 1)
         match self.make.one_of(["sum", "difference", "multiple"]):
             case "sum":
                 return plus(first, self.entries(depth - 1))
             case "difference":
-                return Binary(BinaryOperator.SUBTRACT, first, self.entries(depth - 1))
+                return ir.Binary(ir.BinaryOperator.SUBTRACT, first, self.entries(depth - 1))
             case _:
                 return times(self.make.number(1), first)
 
-    def deltas(self) -> Expr:
-        return times(*(Delta(x, COLUMNS[x]) for x in self.rows))
+    def deltas(self) -> ir.Expr:
+        return times(*(ir.Delta(x, COLUMNS[x]) for x in self.rows))
 
-    def identity(self) -> Expr:
+    def identity(self) -> ir.Expr:
         if self.make.flip():
             return times(self.deltas(), self.make.number(1))
         return self.deltas()
 
-    def diagonal(self) -> Expr:
+    def diagonal(self) -> ir.Expr:
         return times(self.deltas(), self.make.expression(self.rows, 2))
 
-    def low_rank(self) -> Expr:
+    def low_rank(self) -> ir.Expr:
         """`w w'`, or a sum of some with weights of either sign."""
         spaces = [x for x in self.from_.state.scope.spaces if x != "n"]
         axes = tuple(
@@ -81,11 +72,14 @@ class Yields:
             return body
         if self.make.flip():
             body = times(self.make.expression(axes, 1), body)
-        return Reduce(self.make.one_of(list(ReductionKind)), axes, body)
+        return ir.Reduce(self.make.one_of(list(ir.ReductionKind)), axes, body)
 
-    def gram(self) -> Expr:
+    def gram(self) -> ir.Expr:
         """A mean over examples of outer products."""
-        shared = [Index("n"), *(Index(x) for x in self.make.subset(["r" if self.layered else "c"]))]
+        shared = [
+            ir.Index("n"),
+            *(ir.Index(x) for x in self.make.subset(["r" if self.layered else "c"])),
+        ]
         shared = [x for x in shared if x.space in self.from_.state.scope.spaces]
         half = self.make.expression((*self.rows, *shared), 1)
         body = times(half, swapped(half))
@@ -94,75 +88,77 @@ class Yields:
             body = plus(body, times(other, swapped(other)))
         return self.make.reduced(shared, body)
 
-    def dense(self) -> Expr:
+    def dense(self) -> ir.Expr:
         """Anything, and its transpose."""
         entries = self.make.expression((*self.rows, *(COLUMNS[x] for x in self.rows)), 1)
         return plus(entries, swapped(entries))
 
-    def so_far(self) -> Expr:
+    def so_far(self) -> ir.Expr:
         """The curvature of the chain so far, read as a tensor."""
-        return times(self.make.number(0), Ref("C", (*self.rows, *(COLUMNS[x] for x in self.rows))))
+        return times(
+            self.make.number(0), ir.Ref("C", (*self.rows, *(COLUMNS[x] for x in self.rows)))
+        )
 
-    def hessian(self) -> Expr:
-        entries = Ref("H", (*self.rows, *(COLUMNS[x] for x in self.rows)))
+    def hessian(self) -> ir.Expr:
+        entries = ir.Ref("H", (*self.rows, *(COLUMNS[x] for x in self.rows)))
         return entries if self.make.flip() else plus(entries, swapped(entries))
 
-    def side(self, row: Index) -> Expr:
+    def side(self, row: ir.Index) -> ir.Expr:
         """A symmetric matrix over one side: known, a moment, or the identity."""
         column = COLUMNS[row]
         known = [x for x in self.from_.state.symmetric if self.from_.state.known[x][0] == row.space]
-        kinds: list[Callable[[], Expr]] = [lambda: Delta(row, column)]
+        kinds: list[Callable[[], ir.Expr]] = [lambda: ir.Delta(row, column)]
         if known:
-            kinds += [lambda: Ref(self.make.one_of(known), (row, column))] * 3
+            kinds += [lambda: ir.Ref(self.make.one_of(known), (row, column))] * 3
         kinds.append(lambda: self.make.gram(row, 1))
         return self.make.one_of(kinds)()
 
-    def kronecker(self) -> Expr:
+    def kronecker(self) -> ir.Expr:
         factors = [self.side(O), self.side(I)]
         if self.make.flip():
             factors.append(self.make.number(1))
         return times(*self.from_.draw_order(factors))
 
-    def per_unit(self) -> Expr:
+    def per_unit(self) -> ir.Expr:
         """One block for each output, or for each input."""
         axis, row = (I, O) if self.make.flip() else (O, I)
         half = self.make.expression((axis, row), 1)
         moved = rename(half, {row: COLUMNS[row]})
-        return times(Delta(axis, COLUMNS[axis]), half, moved)
+        return times(ir.Delta(axis, COLUMNS[axis]), half, moved)
 
-    def _bases(self, row: Index) -> list[Basis]:
+    def _bases(self, row: ir.Index) -> list[Basis]:
         return [b for b in self.from_.state.bases if b.space == row.space]
 
-    def _rotated(self) -> list[Callable[[], Expr]]:
+    def _rotated(self) -> list[Callable[[], ir.Expr]]:
         both = self._bases(O) and self._bases(I)
         return [*([self.rotated] * 6 if both else [])]
 
-    def one_sided(self) -> Expr:
+    def one_sided(self) -> ir.Expr:
         """The identity on one side, eigenvectors on the other."""
         row, other = (O, I) if self.make.flip() else (I, O)
         bases = self._bases(row)
         if not bases:
             return self.kronecker()
         basis = self.make.one_of(bases)
-        k = Index(basis.letter)
+        k = ir.Index(basis.letter)
         spectrum = self.spectrum((other, k))
         body = times(basis.at(row), spectrum, basis.at(COLUMNS[row]))
-        return times(Delta(other, COLUMNS[other]), Reduce(ReductionKind.SUM, (k,), body))
+        return times(ir.Delta(other, COLUMNS[other]), ir.Reduce(ir.ReductionKind.SUM, (k,), body))
 
-    def spectrum(self, axes: tuple[Index, ...]) -> Expr:
+    def spectrum(self, axes: tuple[ir.Index, ...]) -> ir.Expr:
         """Numbers over axes; over fewer of them where nothing in scope has a made one."""
         spaces = self.from_.state.scope.spaces
         return self.make.expression([x for x in axes if x.space in spaces], 1)
 
-    def rotated(self) -> Expr:
+    def rotated(self) -> ir.Expr:
         """Eigenvectors on both sides of a diagonal, or of their squares."""
         u, v = self.make.one_of(self._bases(O)), self.make.one_of(self._bases(I))
-        m, k = Index(u.letter), Index(v.letter)
+        m, k = ir.Index(u.letter), ir.Index(v.letter)
         spectrum = self.spectrum((m, k))
         factors = [u.at(O), v.at(I), spectrum, u.at(O2), v.at(I2)]
         if self.make.flip():
             factors += [u.at(O), u.at(O2)]
-        return Reduce(ReductionKind.SUM, (m, k), times(*self.from_.draw_order(factors)))
+        return ir.Reduce(ir.ReductionKind.SUM, (m, k), times(*self.from_.draw_order(factors)))
 
 
 __all__ = ["COLUMNS", "Yields", "swapped"]

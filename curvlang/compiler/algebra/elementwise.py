@@ -8,26 +8,14 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
+from curvlang.ir import expr as ir
 from curvlang.ir.constants import ARITHMETIC
-from curvlang.ir.expr import (
-    Apply,
-    Binary,
-    BinaryOperator,
-    Call,
-    Delta,
-    Expr,
-    Negate,
-    Number,
-    Reduce,
-    Ref,
-    Size,
-)
 from curvlang.ir.functions import SPECTRUM
 
 Values = Mapping[str, Tensor]
 
 
-def value(expr: Expr, at: Values, whole: Values) -> Tensor:
+def value(expr: ir.Expr, at: Values, whole: Values) -> Tensor:
     """A formula's value.
 
     Args:
@@ -37,33 +25,33 @@ def value(expr: Expr, at: Values, whole: Values) -> Tensor:
     """
     go = lambda x: value(x, at, whole)  # noqa: E731
     match expr:
-        case Number(value=number):
+        case ir.Number(value=number):
             return next(iter(at.values())).new_tensor(number)
-        case Ref(name=name):
+        case ir.Ref(name=name):
             return at[name]
-        case Negate(operand=operand):
+        case ir.Negate(operand=operand):
             return -go(operand)
-        case Binary(
-            operator=BinaryOperator.SUBTRACT,
-            left=Number(value=1.0),
-            right=Apply(function="exp", arguments=(exponent,)),
+        case ir.Binary(
+            operator=ir.BinaryOperator.SUBTRACT,
+            left=ir.Number(value=1.0),
+            right=ir.Apply(function="exp", arguments=(exponent,)),
         ):
             return -torch.expm1(go(exponent))
-        case Binary(
-            operator=BinaryOperator.SUBTRACT,
-            left=Apply(function="exp", arguments=(exponent,)),
-            right=Number(value=1.0),
+        case ir.Binary(
+            operator=ir.BinaryOperator.SUBTRACT,
+            left=ir.Apply(function="exp", arguments=(exponent,)),
+            right=ir.Number(value=1.0),
         ):
             return torch.expm1(go(exponent))
-        case Binary(operator=operator, left=left, right=right):
+        case ir.Binary(operator=operator, left=left, right=right):
             return ARITHMETIC[operator](go(left), go(right))
-        case Apply(function=function, arguments=arguments):
+        case ir.Apply(function=function, arguments=arguments):
             return _apply(function, [go(x) for x in arguments])
-        case Call(function=function, arguments=(argument,)) if function in SPECTRUM:
-            return _reduced(function, value(argument, whole, whole)).to(go(Number(0.0)))
-        case Call(function=function, arguments=arguments):
+        case ir.Call(function=function, arguments=(argument,)) if function in SPECTRUM:
+            return _reduced(function, value(argument, whole, whole)).to(go(ir.Number(0.0)))
+        case ir.Call(function=function, arguments=arguments):
             return _condition(function, [go(x) for x in arguments])
-        case Delta() | Size() | Reduce():
+        case ir.Delta() | ir.Size() | ir.Reduce():
             raise AssertionError("an inverse is an elementwise expression")
         case _:
             assert_never(expr)

@@ -26,29 +26,15 @@ from curvlang.compiler.algebra.terms import (
     factor_indices,
     rename_factor,
 )
+from curvlang.ir import expr as ir
 from curvlang.ir.constants import constant
-from curvlang.ir.expr import (
-    Apply,
-    Binary,
-    BinaryOperator,
-    Call,
-    Delta,
-    Expr,
-    Index,
-    Negate,
-    Number,
-    Reduce,
-    ReductionKind,
-    Ref,
-    Size,
-)
 from curvlang.ir.indices import rename
 
 _BOUND = 1_000
 """Bound indices get this many primes and more, so that no written index collides with them."""
 
 
-def normalise(expr: Expr, unit: frozenset[str] = frozenset()) -> Poly:
+def normalise(expr: ir.Expr, unit: frozenset[str] = frozenset()) -> Poly:
     """The normal form of an expression.
 
     Args:
@@ -63,45 +49,45 @@ class _Normaliser:
         self.unit = unit
         self.counter = count(_BOUND)
 
-    def normalise(self, expr: Expr) -> Poly:
+    def normalise(self, expr: ir.Expr) -> Poly:
         match expr:
-            case Number(value=value):
+            case ir.Number(value=value):
                 return (Term(value),)
-            case Size(index=index):
+            case ir.Size(index=index):
                 return (Term(sizes=((index.space, 1),)),)
-            case Ref() | Delta() | Call():
+            case ir.Ref() | ir.Delta() | ir.Call():
                 return (Term(factors=(expr,)),)
-            case Negate(operand=operand):
+            case ir.Negate(operand=operand):
                 return scale(self.normalise(operand), -1.0)
-            case Binary(operator=operator, left=left, right=right):
+            case ir.Binary(operator=operator, left=left, right=right):
                 return self._binary(operator, left, right)
-            case Apply(function=function, arguments=arguments):
+            case ir.Apply(function=function, arguments=arguments):
                 polys = tuple(self._argument(function, x) for x in arguments)
                 return (Term(factors=(Elementwise(function, polys),)),)
-            case Reduce(kind=kind, indices=indices, body=body):
+            case ir.Reduce(kind=kind, indices=indices, body=body):
                 return self._reduce(kind, indices, body)
             case _:
                 assert_never(expr)
 
-    def _binary(self, operator: BinaryOperator, left: Expr, right: Expr) -> Poly:
-        if operator is BinaryOperator.ADD:
+    def _binary(self, operator: ir.BinaryOperator, left: ir.Expr, right: ir.Expr) -> Poly:
+        if operator is ir.BinaryOperator.ADD:
             return _sum(lambda: self.normalise(left), lambda: self.normalise(right))
-        if operator is BinaryOperator.SUBTRACT:
+        if operator is ir.BinaryOperator.SUBTRACT:
             negative = lambda: scale(self.normalise(right), -1.0)  # noqa: E731
             return _sum(lambda: self.normalise(left), negative)
         x = self.normalise(left)
         match operator:
-            case BinaryOperator.MULTIPLY:
+            case ir.BinaryOperator.MULTIPLY:
                 # The right side is normalised afresh, so its bound indices differ from the left's.
                 return multiply(x, self.normalise(right))
-            case BinaryOperator.DIVIDE:
+            case ir.BinaryOperator.DIVIDE:
                 return multiply(x, self.power(self.normalise(right), -1.0))
-            case BinaryOperator.POWER:
+            case ir.BinaryOperator.POWER:
                 return self.power(x, constant(right))
             case _:
                 assert_never(operator)
 
-    def _argument(self, function: str, expr: Expr) -> Poly:
+    def _argument(self, function: str, expr: ir.Expr) -> Poly:
         """An argument of a function; one that rounds to zero is zero where zero means something."""
         try:
             return self.normalise(expr)
@@ -110,15 +96,15 @@ class _Normaliser:
                 raise
             return (Term(0.0),)
 
-    def _reduce(self, kind: ReductionKind, indices: tuple[Index, ...], body: Expr) -> Poly:
-        bound = {x: Index(x.space, next(self.counter)) for x in indices}
+    def _reduce(self, kind: ir.ReductionKind, indices: tuple[ir.Index, ...], body: ir.Expr) -> Poly:
+        bound = {x: ir.Index(x.space, next(self.counter)) for x in indices}
         inner = self.normalise(rename(body, bound))
         terms = []
         for term in inner:
             present = [x for x in bound.values() if x in term.free]
             absent = [x for x in bound.values() if x not in term.free]
             powers = Counter(dict(term.sizes))
-            if kind is ReductionKind.MEAN:
+            if kind is ir.ReductionKind.MEAN:
                 powers.subtract(x.space for x in present)
             else:
                 powers.update(x.space for x in absent)
@@ -209,11 +195,11 @@ def components(term: Term, unit: frozenset[str]) -> tuple[Term, ...]:
 
     The contraction is their elementwise product: Σ_ij x_i y_j = (Σ_i x_i)(Σ_j y_j).
     """
-    groups: list[tuple[set[Index], list[Factor]]] = []
+    groups: list[tuple[set[ir.Index], list[Factor]]] = []
     for factor in term.factors:
         ties = {x for x in factor_indices(factor) if x in term.summed and x.space not in unit}
         touching = [g for g in groups if g[0] & ties]
-        merged: tuple[set[Index], list[Factor]] = (set(ties), [])
+        merged: tuple[set[ir.Index], list[Factor]] = (set(ties), [])
         for group in touching:
             merged[0].update(group[0])
             merged[1].extend(group[1])
@@ -232,9 +218,9 @@ def eliminate_deltas(term: Term) -> Term:
     """Σ_j δ_ij x_j = x_i: a delta over a bound index renames it away."""
     for k, factor in enumerate(term.factors):
         match factor:
-            case Delta(left=left, right=right) if right in term.summed and left != right:
+            case ir.Delta(left=left, right=right) if right in term.summed and left != right:
                 old, new = right, left
-            case Delta(left=left, right=right) if left in term.summed and left != right:
+            case ir.Delta(left=left, right=right) if left in term.summed and left != right:
                 old, new = left, right
             case _:
                 continue
@@ -248,11 +234,11 @@ def eliminate_deltas(term: Term) -> Term:
     return term
 
 
-def data_reductions(expr: Expr) -> bool:
+def data_reductions(expr: ir.Expr) -> bool:
     """Whether an expression reduces over examples anywhere."""
     from curvlang.ir.indices import walk
 
     return any(
-        isinstance(node, Reduce) and any(x.space == "n" for x in node.indices)
+        isinstance(node, ir.Reduce) and any(x.space == "n" for x in node.indices)
         for node in walk(expr)
     )

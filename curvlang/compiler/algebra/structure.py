@@ -10,23 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from curvlang.compiler.algebra import shapes
 from curvlang.compiler.algebra.canonical import canonical_term, mirrored
 from curvlang.compiler.algebra.halves import merged, split_product
 from curvlang.compiler.algebra.normal_form import components
-from curvlang.compiler.algebra.shapes import (
-    BlocksShape,
-    DenseShape,
-    DiagonalShape,
-    EigenBasisShape,
-    GramShape,
-    IdentityShape,
-    KroneckerShape,
-    LeafShape,
-    LowRankShape,
-    Shape,
-    SumShape,
-    lifted,
-)
 from curvlang.compiler.algebra.terms import (
     Factor,
     Poly,
@@ -43,7 +30,7 @@ def infer(
     orthogonal: frozenset[str],
     tall: frozenset[str] = frozenset(),
     hessians: frozenset[str] = frozenset(),
-) -> Shape:
+) -> shapes.Shape:
     """The structure of a matrix given by its entries.
 
     Args:
@@ -59,19 +46,19 @@ def infer(
         case (
             Term(coefficient=1.0, sizes=(), summed=(), factors=(Ref(name=name, indices=own),)),
         ) if name in hessians and own == (*rows, *columns):
-            return LeafShape(name, "the Hessian of the mean loss itself")
+            return shapes.LeafShape(name, "the Hessian of the mean loss itself")
         case (term,):
             return _term(term, tuple(rows), tuple(columns), bases)
         case _:
             pass
     if any(x.space == "n" for term in poly for x in term.summed):
-        return DenseShape(poly, "a sum of several products, reduced over examples as one")
+        return shapes.DenseShape(poly, "a sum of several products, reduced over examples as one")
     if _mirror_images(poly, dict(zip(rows, columns, strict=True))):
-        return DenseShape(poly, "a term and its transpose, neither symmetric by itself")
+        return shapes.DenseShape(poly, "a term and its transpose, neither symmetric by itself")
     found = tuple(_term(t, tuple(rows), tuple(columns), bases) for t in poly)
-    if any(isinstance(shape, DenseShape) for shape in found):
-        return DenseShape(poly, "a term of the sum has no structure of its own")
-    return SumShape(found, f"a sum of {len(found)} terms, each with its own structure")
+    if any(isinstance(shape, shapes.DenseShape) for shape in found):
+        return shapes.DenseShape(poly, "a term of the sum has no structure of its own")
+    return shapes.SumShape(found, f"a sum of {len(found)} terms, each with its own structure")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +76,9 @@ def _mirror_images(poly: Poly, sides: Mapping[Index, Index]) -> bool:
     return any(image != form and image in forms for form, image in zip(forms, images, strict=True))
 
 
-def _term(term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], bases: _Bases) -> Shape:
+def _term(
+    term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], bases: _Bases
+) -> shapes.Shape:
     if any(x.space == "n" for x in term.summed):
         return _gram(term, rows, columns)
     tied = _deltas(term, rows, columns)
@@ -99,15 +88,15 @@ def _term(term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], bases
         shape = rule.find(term, rows, columns, bases) if len(rows) in rule.rows else None
         if shape is not None:
             return shape
-    return DenseShape((term,), "no rule for structure fits the expression")
+    return shapes.DenseShape((term,), "no rule for structure fits the expression")
 
 
-def _gram(term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...]) -> Shape:
+def _gram(term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...]) -> shapes.Shape:
     halves = split_product(term, rows, columns)
     if halves is None or any(x.space == "n" for x in halves.half.summed):
-        return DenseShape((term,), "reduced over examples, with no product structure left")
+        return shapes.DenseShape((term,), "reduced over examples, with no product structure left")
     reason = "a sum over examples of outer products of one factor with itself"
-    return GramShape((term,), halves, reason)
+    return shapes.GramShape((term,), halves, reason)
 
 
 def _deltas(
@@ -133,16 +122,16 @@ def _without_deltas(term: Term, pairs: Sequence[tuple[Index, Index]]) -> Term:
     return renamed
 
 
-def _diagonal(term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...]) -> Shape:
+def _diagonal(term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...]) -> shapes.Shape:
     inner = _without_deltas(term, list(zip(rows, columns, strict=True)))
     if not inner.free:
-        return IdentityShape((inner,), "deltas on both sides and a number")
-    return DiagonalShape((inner,), "deltas on both sides leave entries over the rows")
+        return shapes.IdentityShape((inner,), "deltas on both sides and a number")
+    return shapes.DiagonalShape((inner,), "deltas on both sides leave entries over the rows")
 
 
 def _kronecker(
     term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], _: _Bases
-) -> Shape | None:
+) -> shapes.Shape | None:
     sides: tuple[list[Term], list[Term]] = ([], [])
     scalars: list[Term] = []
     for part in components(term, frozenset()):
@@ -163,12 +152,12 @@ def _kronecker(
     reason = (
         f"the factors over {rows[0]},{columns[0]} and over {rows[1]},{columns[1]} share no index"
     )
-    return KroneckerShape((left,), (merged(sides[1]),), reason)
+    return shapes.KroneckerShape((left,), (merged(sides[1]),), reason)
 
 
 def _eigenbasis(
     term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], known: _Bases
-) -> Shape | None:
+) -> shapes.Shape | None:
     tied = dict(_deltas(term, rows, columns))
     inner = _without_deltas(term, list(tied.items()))
     axes: list[Index] = []
@@ -198,9 +187,9 @@ def _eigenbasis(
         return None
     if any(b is not None and b.name in known.tall for b in bases):
         # Only the rows' indices matter to a diagonal.
-        inside = DiagonalShape((spectrum,), "entries over the columns of the bases")
-        return lifted(inside, tuple(bases), (*axes, *axes))
-    return EigenBasisShape(
+        inside = shapes.DiagonalShape((spectrum,), "entries over the columns of the bases")
+        return shapes.lifted(inside, tuple(bases), (*axes, *axes))
+    return shapes.EigenBasisShape(
         bases[0],
         bases[1],
         (spectrum,),
@@ -228,23 +217,25 @@ def _basis_pair(
 
 def _blocks(
     term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], _: _Bases
-) -> Shape | None:
+) -> shapes.Shape | None:
     tied = _deltas(term, rows, columns)
     if len(tied) != 1:
         return None
     axis = tied[0][0]
     word = "output" if axis == rows[0] else "input"
     inner = _without_deltas(term, tied)
-    return BlocksShape(axis, word, (inner,), f"a delta ties {word}s together: one block per {word}")
+    return shapes.BlocksShape(
+        axis, word, (inner,), f"a delta ties {word}s together: one block per {word}"
+    )
 
 
 def _low_rank(
     term: Term, rows: tuple[Index, ...], columns: tuple[Index, ...], _: _Bases
-) -> Shape | None:
+) -> shapes.Shape | None:
     halves = split_product(term, rows, columns)
     if halves is None:
         return None
-    return LowRankShape(
+    return shapes.LowRankShape(
         (halves.half,), (halves.middle,), halves.axes, "a factor times its transpose"
     )
 
@@ -262,7 +253,7 @@ class Rule:
 
     example: str
     structure: str
-    find: Callable[[Term, tuple[Index, ...], tuple[Index, ...], _Bases], Shape | None]
+    find: Callable[[Term, tuple[Index, ...], tuple[Index, ...], _Bases], shapes.Shape | None]
     rows: tuple[int, ...] = (2,)
 
 

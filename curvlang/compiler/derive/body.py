@@ -8,18 +8,7 @@ from typing import assert_never
 from curvlang.compiler.derive.builder import MARK, State, Unit, respaced
 from curvlang.compiler.derive.inline import inline
 from curvlang.compiler.derive.projection import project, single_name
-from curvlang.ir.expr import (
-    BodyStatement,
-    Call,
-    Define,
-    Expr,
-    Index,
-    Project,
-    Ref,
-    Space,
-    Target,
-    Yield,
-)
+from curvlang.ir import expr as ir
 from curvlang.ir.indices import fresh, names, rename_names, rename_spaces, with_children
 from curvlang.language.bodies.letters import MODEL_LETTERS
 from curvlang.language.chain import Stage
@@ -46,29 +35,29 @@ class _Body:
         self.unit = unit
         self.spaces = dict(state.spaces)
         self.written = {t.name: t.indices for t in stage.needs}
-        self.projections: list[Project] = []
+        self.projections: list[ir.Project] = []
         for target in stage.needs:
             if target.name in state.names:
                 found = unit.indices[state.names[target.name]]
                 self._bind(target.indices, found)
 
-    def _bind(self, written: tuple[Index, ...], found: tuple[Index, ...]) -> None:
+    def _bind(self, written: tuple[ir.Index, ...], found: tuple[ir.Index, ...]) -> None:
         for index, other in zip(written, found, strict=True):
             if index.space not in MODEL_LETTERS:
                 self.spaces.setdefault(index.space, other.space)
 
-    def read(self, statement: BodyStatement) -> None:
+    def read(self, statement: ir.BodyStatement) -> None:
         """Take one statement into the program."""
         state, unit = self.state, self.unit
         match statement:
-            case Space(letter=letter, length=length):
+            case ir.Space(letter=letter, length=length):
                 made = unit.space(letter, rename_spaces(length, self.spaces), statement)
                 self.spaces[letter] = made
-            case Project():
+            case ir.Project():
                 self.projections.append(statement)
-            case Define():
+            case ir.Define():
                 self._define(statement)
-            case Yield(target=target):
+            case ir.Yield(target=target):
                 value, _ = self._value(statement.value)
                 assert state.value is not None
                 moved = replace(target, indices=respaced(target.indices, self.spaces))
@@ -77,7 +66,7 @@ class _Body:
             case _:
                 assert_never(statement)
 
-    def _define(self, statement: Define) -> None:
+    def _define(self, statement: ir.Define) -> None:
         value, inlined = self._value(statement.value)
         used = {x.space for t in statement.targets for x in t.indices}
         made = frozenset(x for x in used if x not in self.spaces and x not in MODEL_LETTERS)
@@ -94,7 +83,7 @@ class _Body:
                 self.state.names[target.name] = single.name
                 self.written[target.name] = target.indices
 
-    def _value(self, expr: Expr) -> tuple[Expr, bool]:
+    def _value(self, expr: ir.Expr) -> tuple[ir.Expr, bool]:
         """A right side over single-assignment names; whether it contracts the curvature unformed."""
         state, unit = self.state, self.unit
         placed = self._regrouped(rename_spaces(expr, self.spaces))
@@ -109,35 +98,35 @@ class _Body:
         renamed |= {x: x.removeprefix(MARK) for x in names(inlined) if x.startswith(MARK)}
         return _made_tensors(rename_names(inlined, renamed), unit), inlined != placed
 
-    def _regrouped(self, expr: Expr) -> Expr:
+    def _regrouped(self, expr: ir.Expr) -> ir.Expr:
         """Row and column indices of a function's argument, named as the tensor's definition does."""
         match expr:
-            case Call(arguments=(Ref(name=name, cut=cut) as tensor, *rest)) if cut:
+            case ir.Call(arguments=(ir.Ref(name=name, cut=cut) as tensor, *rest)) if cut:
                 written = respaced(self.written[name], self.spaces)
                 own = self.unit.indices[single_name(name, self.state, self.unit)]
                 order = tuple(own[written.index(x)] for x in tensor.indices)
                 return replace(expr, arguments=(replace(tensor, indices=order), *rest))
-            case Call():
+            case ir.Call():
                 return expr
             case _:
                 return with_children(expr, self._regrouped)
 
 
-def _marked(expr: Expr) -> Expr:
+def _marked(expr: ir.Expr) -> ir.Expr:
     return rename_names(expr, {x: MARK + x for x in names(expr)})
 
 
-def _made_tensors(expr: Expr, unit: Unit) -> Expr:
+def _made_tensors(expr: ir.Expr, unit: Unit) -> ir.Expr:
     """Random tensors inside an expression become definitions: drawn once, not in every batch."""
     match expr:
-        case Call(indices=indices) if indices:
-            plain: list[Index] = []
+        case ir.Call(indices=indices) if indices:
+            plain: list[ir.Index] = []
             for index in indices:
                 plain.append(fresh(index.space, frozenset(plain)))
-            target = Target("drawn", tuple(plain))
-            (made,) = unit.define(Define((target,), replace(expr, indices=tuple(plain))))
-            return Ref(made.name, indices, expr.span)
-        case Call():
+            target = ir.Target("drawn", tuple(plain))
+            (made,) = unit.define(ir.Define((target,), replace(expr, indices=tuple(plain))))
+            return ir.Ref(made.name, indices, expr.span)
+        case ir.Call():
             return expr
         case _:
             return with_children(expr, lambda x: _made_tensors(x, unit))

@@ -6,24 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from curvlang.compiler.derive.program import Fisher, Key, Leaf, Partition
-from curvlang.ir.expr import (
-    Define,
-    Expr,
-    Index,
-    Ref,
-    Space,
-    Target,
-    Yield,
-)
+from curvlang.ir import expr as ir
 
-N, T, R, I, O, P, C = (Index(letter) for letter in "ntriopc")
-I2, O2, P2, C2 = (Index(letter, 1) for letter in "iopc")
+N, T, R, I, O, P, C = (ir.Index(letter) for letter in "ntriopc")
+I2, O2, P2, C2 = (ir.Index(letter, 1) for letter in "iopc")
 
 JOINT, OWN = "position_weight", "own_position_weight"
 """Weights of positions where some are padding: in a mean over all of them, and over an example's."""
 
-MODEL_BLOCK = Target("C", (P, P2))
-LAYER_BLOCK = Target("C", (O, I, O2, I2))
+MODEL_BLOCK = ir.Target("C", (P, P2))
+LAYER_BLOCK = ir.Target("C", (O, I, O2, I2))
 MARK = "\0"
 """Prefix of names that must not collide with others until they have their final ones."""
 
@@ -36,12 +28,12 @@ class Unit:
     fisher: Fisher | None
     others: bool = False
     leaves: dict[str, Leaf] = field(default_factory=dict)
-    definitions: list[Define | Space] = field(default_factory=list)
-    known: dict[tuple[object, ...], tuple[Target, ...]] = field(default_factory=dict)
-    lengths: dict[tuple[str, Expr], str] = field(default_factory=dict)
+    definitions: list[ir.Define | ir.Space] = field(default_factory=list)
+    known: dict[tuple[object, ...], tuple[ir.Target, ...]] = field(default_factory=dict)
+    lengths: dict[tuple[str, ir.Expr], str] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     letters: set[str] = field(default_factory=lambda: set("ntriopcl"))
-    indices: dict[str, tuple[Index, ...]] = field(default_factory=dict)
+    indices: dict[str, tuple[ir.Index, ...]] = field(default_factory=dict)
     inlined: set[str] = field(default_factory=set)
 
     def leaf(self, leaf: Leaf) -> str:
@@ -60,7 +52,7 @@ class Unit:
         """A name for a new space: the letter, with a number where it is taken."""
         return _numbered(wish, wish, self.letters)
 
-    def space(self, wish: str, length: Expr, statement: Space) -> str:
+    def space(self, wish: str, length: ir.Expr, statement: ir.Space) -> str:
         """Intern a declared space."""
         if (wish, length) not in self.lengths:
             name = self.letter(wish)
@@ -68,7 +60,9 @@ class Unit:
             self.definitions.append(replace(statement, letter=name, length=length))
         return self.lengths[wish, length]
 
-    def define(self, statement: Define, made: frozenset[str] = frozenset()) -> tuple[Target, ...]:
+    def define(
+        self, statement: ir.Define, made: frozenset[str] = frozenset()
+    ) -> tuple[ir.Target, ...]:
         """Intern a statement; return its targets in single-assignment form.
 
         `made` holds letters on the left that are new here: the function makes their spaces.
@@ -94,7 +88,7 @@ class Unit:
         return self.known[key]
 
 
-def respaced(indices: tuple[Index, ...], spaces: Mapping[str, str]) -> tuple[Index, ...]:
+def respaced(indices: tuple[ir.Index, ...], spaces: Mapping[str, str]) -> tuple[ir.Index, ...]:
     """The indices with their spaces renamed; primes stay."""
     return tuple(replace(x, space=spaces.get(x.space, x.space)) for x in indices)
 
@@ -106,9 +100,9 @@ class State:
     partition: Partition = Partition.MODEL
     fisher: Fisher | None = None
     names: dict[str, str] = field(default_factory=dict)
-    value: Yield | None = None
+    value: ir.Yield | None = None
     spaces: dict[str, str] = field(default_factory=dict)
-    bases: dict[str, Ref] = field(default_factory=dict)
+    bases: dict[str, ir.Ref] = field(default_factory=dict)
     others: bool = False
 
     @property
@@ -138,7 +132,7 @@ def _numbered(mark: str, wish: str, taken: set[str]) -> str:
     return name
 
 
-LEAVES: dict[Partition, dict[str, tuple[Index, ...]]] = {
+LEAVES: dict[Partition, dict[str, tuple[ir.Index, ...]]] = {
     Partition.MODEL: {"H": (P, P2), "J": (N, C, P), "L": (N, C, C2)},
     Partition.LAYER: {
         "a": (N, T, I),

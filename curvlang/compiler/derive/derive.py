@@ -28,18 +28,7 @@ from curvlang.compiler.derive.builder import (
 )
 from curvlang.compiler.derive.dead_code import needed
 from curvlang.compiler.derive.program import Fisher, Key, Leaf, Partition, Program, Result
-from curvlang.ir.expr import (
-    Binary,
-    BinaryOperator,
-    Define,
-    Expr,
-    Index,
-    Reduce,
-    ReductionKind,
-    Ref,
-    Space,
-    Yield,
-)
+from curvlang.ir import expr as ir
 from curvlang.ir.indices import names, spaces
 from curvlang.language.chain import Chain, Stage, Value
 from curvlang.language.registry import SOURCES, STAGES
@@ -81,11 +70,11 @@ def _with_beside(results: Sequence[Result], other: Chain, units: Units) -> Itera
         yield result if result.partition is Partition.MODEL else replace(result, beside=beside)
 
 
-def _program(unit: Unit, results: tuple[Yield, ...]) -> Program:
+def _program(unit: Unit, results: tuple[ir.Yield, ...]) -> Program:
     """The statements and the leaves that the results need; nothing else is computed."""
     definitions = needed(unit.definitions, results)
     read = {x for result in results for x in names(result.value)}
-    read |= {x for d in definitions if isinstance(d, Define) for x in names(d.value)}
+    read |= {x for d in definitions if isinstance(d, ir.Define) for x in names(d.value)}
     leaves = {name: leaf for name, leaf in unit.leaves.items() if name in read}
     inlined = frozenset(unit.inlined)
     return Program(unit.partition, unit.fisher, leaves, definitions, results, inlined, unit.others)
@@ -94,7 +83,7 @@ def _program(unit: Unit, results: tuple[Yield, ...]) -> Program:
 def _derive_chain(chain: Chain, units: Units, others: bool = False) -> tuple[Result, ...]:
     state = State(others=others)
     results = []
-    told: dict[Key, set[Define | Space]] = {}
+    told: dict[Key, set[ir.Define | ir.Space]] = {}
     for label, stage in zip(chain.labels, chain.stages, strict=True):
         _apply(stage, state, units)
         assert state.value is not None
@@ -117,17 +106,19 @@ def _derive_chain(chain: Chain, units: Units, others: bool = False) -> tuple[Res
     return tuple(results)
 
 
-def _introduced(unit: Unit, value: Yield, told: set[Define | Space]) -> tuple[Define | Space, ...]:
+def _introduced(
+    unit: Unit, value: ir.Yield, told: set[ir.Define | ir.Space]
+) -> tuple[ir.Define | ir.Space, ...]:
     """Definitions that a yield needs and that no stage before it has told; now they are told."""
     wanted = set(names(value.value)) | {b.name for b in value.lift if b is not None}
     letters = set(spaces(value.value))
-    found: list[Define | Space] = []
+    found: list[ir.Define | ir.Space] = []
     for statement in reversed(unit.definitions):
         match statement:
-            case Define(targets=targets, value=right) if wanted & {t.name for t in targets}:
+            case ir.Define(targets=targets, value=right) if wanted & {t.name for t in targets}:
                 wanted |= names(right)
                 letters |= spaces(right) | {x.space for t in targets for x in t.indices}
-            case Space(letter=letter) if letter in letters:
+            case ir.Space(letter=letter) if letter in letters:
                 pass
             case _:
                 continue
@@ -172,22 +163,24 @@ def _apply(stage: Stage, state: State, units: Units) -> None:
     match stage.name:
         case "hessian":
             name = units[state.key].leaf(Leaf("H", (P, P2)))
-            state.value = Yield(MODEL_BLOCK, Ref(name, (P, P2)), stage.span)
+            state.value = ir.Yield(MODEL_BLOCK, ir.Ref(name, (P, P2)), stage.span)
         case "drop_residual":
             fisher = Fisher(str(stage.arguments["fisher"]), int(stage.arguments["samples"]))  # type: ignore[arg-type]
             state.fisher = fisher if fisher.kind == "mc" else Fisher(fisher.kind)
             name = units[state.key].leaf(Leaf("j", (N, R, P), state.fisher))
-            state.value = Yield(MODEL_BLOCK, _mean_outer(Ref(name, (N, R, P)), P, P2), stage.span)
+            state.value = ir.Yield(
+                MODEL_BLOCK, _mean_outer(ir.Ref(name, (N, R, P)), P, P2), stage.span
+            )
         case "block_diagonal":
             _block_diagonal(stage, state, units)
         case _:
             raise AssertionError(f"no built-in stage `{stage.name}`")
 
 
-def _mean_outer(column: Ref, row: Index, row2: Index) -> Expr:
+def _mean_outer(column: ir.Ref, row: ir.Index, row2: ir.Index) -> ir.Expr:
     second = replace(column, indices=tuple(row2 if x == row else x for x in column.indices))
-    body = Binary(BinaryOperator.MULTIPLY, column, second)
-    return Reduce(ReductionKind.MEAN, (N,), Reduce(ReductionKind.SUM, (R,), body))
+    body = ir.Binary(ir.BinaryOperator.MULTIPLY, column, second)
+    return ir.Reduce(ir.ReductionKind.MEAN, (N,), ir.Reduce(ir.ReductionKind.SUM, (R,), body))
 
 
 def _block_diagonal(stage: Stage, state: State, units: Units) -> None:
@@ -196,15 +189,17 @@ def _block_diagonal(stage: Stage, state: State, units: Units) -> None:
     state.names = {}
     if state.fisher is None:
         name = unit.leaf(Leaf("H", LAYER_BLOCK.indices))
-        state.value = Yield(LAYER_BLOCK, Ref(name, LAYER_BLOCK.indices), stage.span)
+        state.value = ir.Yield(LAYER_BLOCK, ir.Ref(name, LAYER_BLOCK.indices), stage.span)
         return
     g = unit.leaf(Leaf("g", (N, R, T, O), state.fisher))
     a = unit.leaf(Leaf("a", (N, T, I)))
 
-    def gradient(o: Index, i: Index) -> Expr:
-        product = Binary(BinaryOperator.MULTIPLY, Ref(g, (N, R, T, o)), Ref(a, (N, T, i)))
-        return Reduce(ReductionKind.SUM, (T,), product)
+    def gradient(o: ir.Index, i: ir.Index) -> ir.Expr:
+        product = ir.Binary(
+            ir.BinaryOperator.MULTIPLY, ir.Ref(g, (N, R, T, o)), ir.Ref(a, (N, T, i))
+        )
+        return ir.Reduce(ir.ReductionKind.SUM, (T,), product)
 
-    outer = Binary(BinaryOperator.MULTIPLY, gradient(O, I), gradient(O2, I2))
-    body = Reduce(ReductionKind.SUM, (R,), outer)
-    state.value = Yield(LAYER_BLOCK, Reduce(ReductionKind.MEAN, (N,), body), stage.span)
+    outer = ir.Binary(ir.BinaryOperator.MULTIPLY, gradient(O, I), gradient(O2, I2))
+    body = ir.Reduce(ir.ReductionKind.SUM, (R,), outer)
+    state.value = ir.Yield(LAYER_BLOCK, ir.Reduce(ir.ReductionKind.MEAN, (N,), body), stage.span)

@@ -16,20 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from curvlang.ir.expr import (
-    Apply,
-    Binary,
-    BinaryOperator,
-    Call,
-    Delta,
-    Expr,
-    Index,
-    Negate,
-    Number,
-    Reduce,
-    Ref,
-    Size,
-)
+from curvlang.ir import expr as ir
 from curvlang.ir.indices import all_indices, free_indices, fresh, rename
 
 _DATA = "n"
@@ -39,66 +26,70 @@ _DATA = "n"
 class _Open:
     """An expression that is linear in `C[indices]`, which stands where `build` puts its argument."""
 
-    read: Ref
-    build: Callable[[Expr], Expr]
+    read: ir.Ref
+    build: Callable[[ir.Expr], ir.Expr]
     contracted: bool = False
-    around: frozenset[Index] = frozenset()
+    around: frozenset[ir.Index] = frozenset()
 
-    def inside(self, build: Callable[[Expr], Expr]) -> _Open:
+    def inside(self, build: Callable[[ir.Expr], ir.Expr]) -> _Open:
         """The same hole, one level further in."""
         inner = self.build
         return replace(self, build=lambda x: build(inner(x)))
 
 
-def inline(expr: Expr, name: str, formal: tuple[Index, ...], value: Expr) -> Expr:
+def inline(expr: ir.Expr, name: str, formal: tuple[ir.Index, ...], value: ir.Expr) -> ir.Expr:
     """Put `value` in place of every contracted read of `name[formal]`."""
     return _Inliner(name, formal, value).closed(expr)
 
 
 class _Inliner:
-    def __init__(self, name: str, formal: tuple[Index, ...], value: Expr) -> None:
+    def __init__(self, name: str, formal: tuple[ir.Index, ...], value: ir.Expr) -> None:
         self.name = name
         self.formal = formal
         self.terms = tuple(_summands(value, frozenset(formal)))
 
-    def closed(self, expr: Expr) -> Expr:
+    def closed(self, expr: ir.Expr) -> ir.Expr:
         found = self.visit(expr)
         return self.close(found) if isinstance(found, _Open) else found
 
-    def visit(self, expr: Expr) -> Expr | _Open:
+    def visit(self, expr: ir.Expr) -> ir.Expr | _Open:
         """Follow products and sums over indices down to a read; everything else is closed."""
         match expr:
-            case Ref(name=name) if name == self.name and not expr.cut and expr.indices:
+            case ir.Ref(name=name) if name == self.name and not expr.cut and expr.indices:
                 return _Open(expr, lambda x: x)
-            case Number() | Ref() | Delta() | Size() | Call():
+            case ir.Number() | ir.Ref() | ir.Delta() | ir.Size() | ir.Call():
                 return expr
-            case Negate(operand=operand):
+            case ir.Negate(operand=operand):
                 return self._through(self.visit(operand), lambda x: replace(expr, operand=x))
-            case Reduce():
+            case ir.Reduce():
                 return self._reduce(expr)
-            case Binary(operator=operator):
+            case ir.Binary(operator=operator):
                 match operator:
-                    case BinaryOperator.MULTIPLY:
+                    case ir.BinaryOperator.MULTIPLY:
                         return self._product(expr)
-                    case BinaryOperator.DIVIDE:
+                    case ir.BinaryOperator.DIVIDE:
                         right = self.closed(expr.right)
                         left = self.visit(expr.left)
                         found = self._through(left, lambda x: replace(expr, left=x, right=right))
                         return _beside(found, right)
-                    case BinaryOperator.ADD | BinaryOperator.SUBTRACT | BinaryOperator.POWER:
+                    case (
+                        ir.BinaryOperator.ADD | ir.BinaryOperator.SUBTRACT | ir.BinaryOperator.POWER
+                    ):
                         left_, right_ = self.closed(expr.left), self.closed(expr.right)
                         return replace(expr, left=left_, right=right_)
                     case _:
                         assert_never(operator)
-            case Apply(arguments=arguments):
+            case ir.Apply(arguments=arguments):
                 return replace(expr, arguments=tuple(map(self.closed, arguments)))
             case _:
                 assert_never(expr)
 
-    def _through(self, found: Expr | _Open, build: Callable[[Expr], Expr]) -> Expr | _Open:
+    def _through(
+        self, found: ir.Expr | _Open, build: Callable[[ir.Expr], ir.Expr]
+    ) -> ir.Expr | _Open:
         return found.inside(build) if isinstance(found, _Open) else build(found)
 
-    def _reduce(self, expr: Reduce) -> Expr | _Open:
+    def _reduce(self, expr: ir.Reduce) -> ir.Expr | _Open:
         found = self.visit(expr.body)
         if isinstance(found, _Open) and any(x.space == _DATA for x in expr.indices):
             found = self.close(found)
@@ -112,7 +103,7 @@ class _Inliner:
             around=opened.around | bound,
         )
 
-    def _product(self, expr: Binary) -> Expr | _Open:
+    def _product(self, expr: ir.Binary) -> ir.Expr | _Open:
         left, right = self.visit(expr.left), self.visit(expr.right)
         if isinstance(left, _Open) and isinstance(right, _Open):
             # Two reads in one product: the one on the left is closed first.
@@ -125,7 +116,7 @@ class _Inliner:
         found = self._through(left, lambda x: replace(expr, left=x, right=closed))
         return _beside(found, right)
 
-    def close(self, hole: _Open) -> Expr:
+    def close(self, hole: _Open) -> ir.Expr:
         """The expression with the entries put in, where that is a contraction that can be moved."""
         data = any(x.space == _DATA for x in hole.around)
         if not hole.contracted or data:
@@ -133,16 +124,16 @@ class _Inliner:
         parts = [self._put(hole, term) for term in self.terms]
         found = parts[0]
         for part in parts[1:]:
-            found = Binary(BinaryOperator.ADD, found, part)
+            found = ir.Binary(ir.BinaryOperator.ADD, found, part)
         return found
 
-    def _put(self, hole: _Open, term: Expr) -> Expr:
+    def _put(self, hole: _Open, term: ir.Expr) -> ir.Expr:
         mapping = {f: x for f, x in zip(self.formal, hole.read.indices, strict=True) if f != x}
         match term:
-            case Reduce(indices=bound, body=body) if _whole(term, frozenset(self.formal)):
+            case ir.Reduce(indices=bound, body=body) if _whole(term, frozenset(self.formal)):
                 # The indices that move outside must not meet indices of what they move past.
                 taken = set(hole.around) | all_indices(term) | set(hole.read.indices)
-                aside: dict[Index, Index] = {}
+                aside: dict[ir.Index, ir.Index] = {}
                 for index in bound:
                     if index in hole.around:
                         aside[index] = fresh(index.space, taken)
@@ -154,45 +145,45 @@ class _Inliner:
                 return hole.build(rename(term, mapping))
 
 
-def _beside(found: Expr | _Open, other: Expr) -> Expr | _Open:
+def _beside(found: ir.Expr | _Open, other: ir.Expr) -> ir.Expr | _Open:
     if not isinstance(found, _Open):
         return found
     return replace(found, around=found.around | all_indices(other))
 
 
-def _whole(term: Reduce, formal: frozenset[Index]) -> bool:
+def _whole(term: ir.Reduce, formal: frozenset[ir.Index]) -> bool:
     """Whether a reduction over examples makes every entry of a block."""
     data = any(x.space == _DATA for x in term.indices)
     return data and frozenset(free_indices(term)) >= formal
 
 
-def _summands(value: Expr, formal: frozenset[Index]) -> list[Expr]:
+def _summands(value: ir.Expr, formal: frozenset[ir.Index]) -> list[ir.Expr]:
     """Terms whose sum is the value, with data reductions of whole blocks outermost in each."""
     match value:
-        case Binary(operator=BinaryOperator.ADD, left=left, right=right):
+        case ir.Binary(operator=ir.BinaryOperator.ADD, left=left, right=right):
             return _summands(left, formal) + _summands(right, formal)
-        case Binary(operator=BinaryOperator.SUBTRACT, left=left, right=right):
+        case ir.Binary(operator=ir.BinaryOperator.SUBTRACT, left=left, right=right):
             return _summands(left, formal) + [_negated(x) for x in _summands(right, formal)]
-        case Negate(operand=operand):
+        case ir.Negate(operand=operand):
             return [_negated(x) for x in _summands(operand, formal)]
-        case Binary(operator=BinaryOperator.MULTIPLY, left=left, right=Reduce() as right) if _whole(
-            right, formal
-        ) and _plain(left, right):
+        case ir.Binary(
+            operator=ir.BinaryOperator.MULTIPLY, left=left, right=ir.Reduce() as right
+        ) if _whole(right, formal) and _plain(left, right):
             return [replace(right, body=replace(value, right=right.body))]
-        case Binary(
-            operator=BinaryOperator.DIVIDE | BinaryOperator.MULTIPLY, left=Reduce() as left
+        case ir.Binary(
+            operator=ir.BinaryOperator.DIVIDE | ir.BinaryOperator.MULTIPLY, left=ir.Reduce() as left
         ) if _whole(left, formal) and _plain(value.right, left):
             return [replace(left, body=replace(value, left=left.body))]
         case _:
             return [value]
 
 
-def _negated(term: Expr) -> Expr:
-    if isinstance(term, Reduce):
-        return replace(term, body=Negate(term.body))
-    return Negate(term)
+def _negated(term: ir.Expr) -> ir.Expr:
+    if isinstance(term, ir.Reduce):
+        return replace(term, body=ir.Negate(term.body))
+    return ir.Negate(term)
 
 
-def _plain(factor: Expr, reduction: Reduce) -> bool:
+def _plain(factor: ir.Expr, reduction: ir.Reduce) -> bool:
     """Whether a factor shares no index with a reduction, so that it can stand inside."""
     return not all_indices(factor) & set(reduction.indices)

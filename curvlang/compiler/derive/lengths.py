@@ -13,23 +13,8 @@ from typing import assert_never
 from curvlang.compiler.derive.program import Program
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import label_at, refusal
+from curvlang.ir import expr as ir
 from curvlang.ir.constants import ARITHMETIC, NUMERIC
-from curvlang.ir.expr import (
-    Apply,
-    Binary,
-    BinaryOperator,
-    Call,
-    Define,
-    Delta,
-    Expr,
-    Index,
-    Negate,
-    Number,
-    Reduce,
-    Ref,
-    Size,
-    Space,
-)
 from curvlang.ir.functions import FUNCTIONS
 
 LONGEST = 2.0**53
@@ -47,12 +32,12 @@ def lengths(program: Program, given: Mapping[str, int], block: str) -> dict[str,
     known = {name: leaf.indices for name, leaf in program.leaves.items()}
     for statement in program.definitions:
         match statement:
-            case Space(letter=letter, length=length):
+            case ir.Space(letter=letter, length=length):
                 sizes[letter] = _declared(statement, _value(length, sizes), block)
-            case Define(targets=targets, value=value):
+            case ir.Define(targets=targets, value=value):
                 known |= {t.name: t.indices for t in targets}
                 if is_function(value):
-                    assert isinstance(value, Call)
+                    assert isinstance(value, ir.Call)
                     rows, columns = matrix_shape(value, known, sizes)
                     _made(statement, value, rows, columns, sizes, block)
             case _:
@@ -60,24 +45,26 @@ def lengths(program: Program, given: Mapping[str, int], block: str) -> dict[str,
     return sizes
 
 
-def is_function(value: Expr) -> bool:
+def is_function(value: ir.Expr) -> bool:
     """Whether a value is a tensor function that gives whole tensors."""
-    return isinstance(value, Call) and not value.indices and bool(FUNCTIONS[value.function].results)
+    return (
+        isinstance(value, ir.Call) and not value.indices and bool(FUNCTIONS[value.function].results)
+    )
 
 
 def matrix_groups(
-    call: Call, known: Mapping[str, tuple[Index, ...]]
-) -> tuple[tuple[Index, ...], tuple[Index, ...]]:
+    call: ir.Call, known: Mapping[str, tuple[ir.Index, ...]]
+) -> tuple[tuple[ir.Index, ...], tuple[ir.Index, ...]]:
     """Row and column indices of a function's argument, in the order it is read in."""
     tensor = call.arguments[0]
-    assert isinstance(tensor, Ref)
+    assert isinstance(tensor, ir.Ref)
     order = tensor.indices or known[tensor.name]
     cut = tensor.cut or len(order) // 2
     return order[:cut], order[cut:]
 
 
 def matrix_shape(
-    call: Call, known: Mapping[str, tuple[Index, ...]], sizes: Mapping[str, int]
+    call: ir.Call, known: Mapping[str, tuple[ir.Index, ...]], sizes: Mapping[str, int]
 ) -> tuple[int, int]:
     """Rows and columns of a function's argument."""
     rows, columns = matrix_groups(call, known)
@@ -85,7 +72,7 @@ def matrix_shape(
 
 
 def _made(
-    define: Define, call: Call, rows: int, columns: int, sizes: dict[str, int], block: str
+    define: ir.Define, call: ir.Call, rows: int, columns: int, sizes: dict[str, int], block: str
 ) -> None:
     function = FUNCTIONS[call.function]
     if function.tall and rows < columns:
@@ -112,7 +99,7 @@ def _made(
             )
 
 
-def _declared(statement: Space, value: float, block: str) -> int:
+def _declared(statement: ir.Space, value: float, block: str) -> int:
     if not value < LONGEST:
         raise refusal(
             Code.E0332,
@@ -132,24 +119,24 @@ def _declared(statement: Space, value: float, block: str) -> int:
     return length
 
 
-def _value(expr: Expr, sizes: Mapping[str, int]) -> float:
+def _value(expr: ir.Expr, sizes: Mapping[str, int]) -> float:
     go = lambda x: _value(x, sizes)  # noqa: E731
     match expr:
-        case Number(value=value):
+        case ir.Number(value=value):
             return value
-        case Size(index=index):
+        case ir.Size(index=index):
             return float(sizes[index.space])
-        case Negate(operand=operand):
+        case ir.Negate(operand=operand):
             return -go(operand)
-        case Binary(operator=operator, left=left, right=right):
+        case ir.Binary(operator=operator, left=left, right=right):
             return _binary(operator, go(left), go(right))
-        case Apply(function="min", arguments=arguments):
+        case ir.Apply(function="min", arguments=arguments):
             return min(map(go, arguments))
-        case Apply(function="max", arguments=arguments):
+        case ir.Apply(function="max", arguments=arguments):
             return max(map(go, arguments))
-        case Apply(function=function, arguments=(argument,)):
+        case ir.Apply(function=function, arguments=(argument,)):
             return _function(function, go(argument))
-        case Ref() | Delta() | Reduce() | Call() | Apply():
+        case ir.Ref() | ir.Delta() | ir.Reduce() | ir.Call() | ir.Apply():
             raise AssertionError("a length is made of numbers and sizes")
         case _:
             assert_never(expr)
@@ -163,8 +150,8 @@ def _function(function: str, argument: float) -> float:
         return float("inf") if function == "exp" else float("nan")
 
 
-def _binary(operator: BinaryOperator, left: float, right: float) -> float:
-    if operator is BinaryOperator.DIVIDE and not right:
+def _binary(operator: ir.BinaryOperator, left: float, right: float) -> float:
+    if operator is ir.BinaryOperator.DIVIDE and not right:
         return float("inf")
     try:
         found = ARITHMETIC[operator](left, right)

@@ -15,21 +15,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from curvlang.compiler.derive.builder import JOINT, OWN, N, T
-from curvlang.ir.expr import (
-    Binary,
-    BinaryOperator,
-    BodyStatement,
-    Call,
-    Define,
-    Expr,
-    Index,
-    Project,
-    Reduce,
-    ReductionKind,
-    Ref,
-    Space,
-    Yield,
-)
+from curvlang.ir import expr as ir
 from curvlang.ir.indices import free_indices, walk, with_children
 from curvlang.language.chain import Chain, Stage
 
@@ -46,12 +32,16 @@ def takes_means(chain: Chain) -> bool:
 
 def _takes(stage: Stage) -> bool:
     others = stage.others if isinstance(stage.others, tuple) else ()
-    values = (x.value for x in stage.body if isinstance(x, Define | Yield))
+    values = (x.value for x in stage.body if isinstance(x, ir.Define | ir.Yield))
     return any(_mean(x) for value in values for x in walk(value)) or any(map(_takes, others))
 
 
-def _mean(expr: Expr) -> bool:
-    return isinstance(expr, Reduce) and expr.kind is ReductionKind.MEAN and _position(expr.indices)
+def _mean(expr: ir.Expr) -> bool:
+    return (
+        isinstance(expr, ir.Reduce)
+        and expr.kind is ir.ReductionKind.MEAN
+        and _position(expr.indices)
+    )
 
 
 def _stage(stage: Stage) -> Stage:
@@ -61,19 +51,19 @@ def _stage(stage: Stage) -> Stage:
     return replace(stage, body=tuple(map(_statement, stage.body)), others=others)
 
 
-def _statement(statement: BodyStatement) -> BodyStatement:
+def _statement(statement: ir.BodyStatement) -> ir.BodyStatement:
     match statement:
-        case Define(value=value) | Yield(value=value):
+        case ir.Define(value=value) | ir.Yield(value=value):
             return replace(statement, value=_weighed(value))
-        case Space() | Project():
+        case ir.Space() | ir.Project():
             return statement
         case _:
             assert_never(statement)
 
 
-def _weighed(expr: Expr) -> Expr:
+def _weighed(expr: ir.Expr) -> ir.Expr:
     match expr:
-        case Reduce(kind=ReductionKind.MEAN, indices=bound, body=body) if _position(bound):
+        case ir.Reduce(kind=ir.ReductionKind.MEAN, indices=bound, body=body) if _position(bound):
             t = next(x for x in bound if x.space == T.space)
             left = tuple(x for x in bound if x != t)
             inner = _weighed(body)
@@ -81,14 +71,14 @@ def _weighed(expr: Expr) -> Expr:
             if n is None:
                 return replace(expr, body=inner)
             name = JOINT if n in left else OWN
-            product = Binary(BinaryOperator.MULTIPLY, Ref(name, (n, t)), inner)
-            summed = Reduce(ReductionKind.SUM, (t,), product)
-            return Reduce(ReductionKind.MEAN, left, summed) if left else summed
-        case Call():
+            product = ir.Binary(ir.BinaryOperator.MULTIPLY, ir.Ref(name, (n, t)), inner)
+            summed = ir.Reduce(ir.ReductionKind.SUM, (t,), product)
+            return ir.Reduce(ir.ReductionKind.MEAN, left, summed) if left else summed
+        case ir.Call():
             return expr
         case _:
             return with_children(expr, _weighed)
 
 
-def _position(bound: tuple[Index, ...]) -> bool:
+def _position(bound: tuple[ir.Index, ...]) -> bool:
     return any(x.space == T.space for x in bound)

@@ -8,22 +8,11 @@ from dataclasses import dataclass, replace
 from curvlang.compiler.derive.builder import LEAVES, State, Unit, respaced
 from curvlang.compiler.derive.inline import inline
 from curvlang.compiler.derive.program import Leaf, Partition
-from curvlang.ir.expr import (
-    Binary,
-    BinaryOperator,
-    Define,
-    Expr,
-    Index,
-    Project,
-    Reduce,
-    ReductionKind,
-    Ref,
-    Target,
-)
+from curvlang.ir import expr as ir
 from curvlang.language.bodies.letters import LEAF_NAMES
 
 
-def project(projection: Project, state: State, unit: Unit, spaces: Mapping[str, str]) -> None:
+def project(projection: ir.Project, state: State, unit: Unit, spaces: Mapping[str, str]) -> None:
     """Compress the curvature and the leaves to the columns of a basis; keep the basis for lifting.
 
     C becomes Pᵀ C P over the new space; later yields are lifted by P, or by the product of the
@@ -49,12 +38,14 @@ def project(projection: Project, state: State, unit: Unit, spaces: Mapping[str, 
     if letter in state.bases:
         first = state.bases[letter]
         row, middle = first.indices
-        product = Binary(BinaryOperator.MULTIPLY, first, Ref(basis, (middle, Index(new))))
-        value_ = Reduce(ReductionKind.SUM, (middle,), product)
-        (both,) = unit.define(Define((Target("basis", (row, Index(new))),), value_))
-        state.bases[letter] = Ref(both.name, both.indices)
+        product = ir.Binary(
+            ir.BinaryOperator.MULTIPLY, first, ir.Ref(basis, (middle, ir.Index(new)))
+        )
+        value_ = ir.Reduce(ir.ReductionKind.SUM, (middle,), product)
+        (both,) = unit.define(ir.Define((ir.Target("basis", (row, ir.Index(new))),), value_))
+        state.bases[letter] = ir.Ref(both.name, both.indices)
     else:
-        state.bases[letter] = Ref(basis, (Index(old), Index(new)))
+        state.bases[letter] = ir.Ref(basis, (ir.Index(old), ir.Index(new)))
     state.spaces[letter] = new
     rows = ("p",) if state.partition is Partition.MODEL else ("o", "i")
     state.value = replace(state.value, lift=tuple(state.bases.get(x) for x in rows))
@@ -69,14 +60,14 @@ class _Move:
     basis: str
 
 
-def _compress(value: Expr, indices: tuple[Index, ...], move: _Move) -> Expr:
+def _compress(value: ir.Expr, indices: tuple[ir.Index, ...], move: _Move) -> ir.Expr:
     """Σ P[i,k] P[i',k'] … value[…,i,…,i',…] for every index of the old space."""
-    expr: Expr = Ref("C", indices)
+    expr: ir.Expr = ir.Ref("C", indices)
     moved = tuple(x for x in indices if x.space == move.old)
     for index in moved:
-        factor = Ref(move.basis, (index, replace(index, space=move.new)))
-        expr = Binary(BinaryOperator.MULTIPLY, factor, expr)
-    return inline(Reduce(ReductionKind.SUM, moved, expr), "C", indices, value)
+        factor = ir.Ref(move.basis, (index, replace(index, space=move.new)))
+        expr = ir.Binary(ir.BinaryOperator.MULTIPLY, factor, expr)
+    return inline(ir.Reduce(ir.ReductionKind.SUM, moved, expr), "C", indices, value)
 
 
 def _moved_leaf(wish: str, name: str, move: _Move, unit: Unit) -> str:
@@ -84,8 +75,10 @@ def _moved_leaf(wish: str, name: str, move: _Move, unit: Unit) -> str:
     indices = unit.indices[name]
     if not any(x.space == move.old for x in indices):
         return name
-    value = _compress(Ref(name, indices), indices, move)
-    (made,) = unit.define(Define((Target(wish, respaced(indices, {move.old: move.new})),), value))
+    value = _compress(ir.Ref(name, indices), indices, move)
+    (made,) = unit.define(
+        ir.Define((ir.Target(wish, respaced(indices, {move.old: move.new})),), value)
+    )
     return made.name
 
 
@@ -96,7 +89,7 @@ def single_name(name: str, state: State, unit: Unit) -> str:
     if name == "C":
         # The curvature so far, read as a tensor: it is formed, since the formula asks for it.
         assert state.value is not None
-        (made,) = unit.define(Define((state.value.target,), state.value.value))
+        (made,) = unit.define(ir.Define((state.value.target,), state.value.value))
         state.names["C"] = made.name
         return made.name
     indices = LEAVES[unit.partition][name]

@@ -6,21 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-from curvlang.compiler.algebra.shapes import (
-    BlocksShape,
-    DenseShape,
-    DiagonalShape,
-    EigenBasisShape,
-    GramShape,
-    IdentityShape,
-    KroneckerShape,
-    LeafShape,
-    LowRankShape,
-    ProductShape,
-    ProjectedShape,
-    Shape,
-    SumShape,
-)
+from curvlang.compiler.algebra import shapes
 from curvlang.compiler.derive.program import Partition, Result
 from curvlang.compiler.explain.mathematics import Latex, Style, Unicode, equation, mathematics
 from curvlang.ir.expr import Statement, Yield
@@ -42,7 +28,7 @@ class StageDerivation:
     """
 
     result: Result
-    shape: Shape
+    shape: shapes.Shape
     level: int
     beside: StageDerivation | None = None
 
@@ -52,30 +38,30 @@ class StageDerivation:
         return (*self.result.definitions, self.result.value)
 
 
-def structure_name(shape: Shape) -> str:
+def structure_name(shape: shapes.Shape) -> str:
     """The structure's noun, as the operators name it."""
     match shape:
-        case IdentityShape():
+        case shapes.IdentityShape():
             return "Identity"
-        case DiagonalShape():
+        case shapes.DiagonalShape():
             return "Diagonal"
-        case KroneckerShape():
+        case shapes.KroneckerShape():
             return "Kronecker"
-        case EigenBasisShape():
+        case shapes.EigenBasisShape():
             return "EigenBasis"
-        case BlocksShape(unit=unit):
+        case shapes.BlocksShape(unit=unit):
             return "PerOutput" if unit == "output" else "PerInput"
-        case LowRankShape():
+        case shapes.LowRankShape():
             return "LowRank"
-        case GramShape():
+        case shapes.GramShape():
             return "Gram, formed"
-        case LeafShape() | DenseShape():
+        case shapes.LeafShape() | shapes.DenseShape():
             return "Dense"
-        case ProductShape():
+        case shapes.ProductShape():
             return "MatrixFree"
-        case ProjectedShape(inner=inner):
+        case shapes.ProjectedShape(inner=inner):
             return f"Projected ({structure_name(inner)})"
-        case SumShape(terms=terms):
+        case shapes.SumShape(terms=terms):
             return " + ".join(map(structure_name, terms))
         case _:
             assert_never(shape)
@@ -136,9 +122,9 @@ def _lift(value: Yield) -> str:
 
 def _known(stage: StageDerivation) -> str:
     match stage.shape:
-        case LeafShape():
+        case shapes.LeafShape():
             return "computed before the first pass"
-        case ProductShape():
+        case shapes.ProductShape():
             return "never formed"
         case _:
             return f"known after pass {stage.level}" if stage.level else "needs no pass"

@@ -10,25 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-from curvlang.ir.expr import (
-    Apply,
-    Binary,
-    BinaryOperator,
-    Call,
-    Define,
-    Delta,
-    Expr,
-    Index,
-    Negate,
-    Number,
-    Reduce,
-    ReductionKind,
-    Ref,
-    Size,
-    Space,
-    Statement,
-    Yield,
-)
+from curvlang.ir import expr as ir
 
 _SUBSCRIPT = dict(zip("aehijklmnoprstuvx", "ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ", strict=True))
 _SUPERSCRIPT = dict(zip("-.0123456789", "⁻·⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True))
@@ -43,23 +25,23 @@ class Unicode:
 
     times: str = " "
 
-    def index(self, index: Index) -> str:
+    def index(self, index: ir.Index) -> str:
         return index.space + "′" * index.primes
 
-    def tensor(self, name: str, indices: Sequence[Index]) -> str:
+    def tensor(self, name: str, indices: Sequence[ir.Index]) -> str:
         return f"{name}[{','.join(map(self.index, indices))}]" if indices else name
 
-    def matrix(self, name: str, rows: Sequence[Index], columns: Sequence[Index]) -> str:
+    def matrix(self, name: str, rows: Sequence[ir.Index], columns: Sequence[ir.Index]) -> str:
         groups = (",".join(map(self.index, group)) for group in (rows, columns))
         return f"{name}[{' | '.join(groups)}]"
 
-    def delta(self, left: Index, right: Index) -> str:
+    def delta(self, left: ir.Index, right: ir.Index) -> str:
         return self.tensor("δ", (left, right))
 
     def length(self, space: str) -> str:
         return _LENGTHS.get(space, f"|{space}|")
 
-    def total(self, indices: Sequence[Index]) -> str:
+    def total(self, indices: Sequence[ir.Index]) -> str:
         if all(x.space in _SUBSCRIPT for x in indices):
             return "Σ" + "".join(_SUBSCRIPT[x.space] + "′" * x.primes for x in indices)
         return f"Σ[{','.join(map(self.index, indices))}]"
@@ -71,16 +53,16 @@ class Unicode:
     def quotient(self, above: str, below: str) -> str:
         return f"{above} / {below}"
 
-    def power(self, base: str, exponent: Expr) -> str:
+    def power(self, base: str, exponent: ir.Expr) -> str:
         match exponent:
-            case Number(value=value):
+            case ir.Number(value=value):
                 return base + "".join(_SUPERSCRIPT[x] for x in f"{value:g}")
-            case Negate(operand=Number(value=value)):
+            case ir.Negate(operand=ir.Number(value=value)):
                 return base + "⁻" + "".join(_SUPERSCRIPT[x] for x in f"{value:g}")
             case _:
                 return f"{base}^({self.number(exponent)})"
 
-    def number(self, expr: Expr) -> str:
+    def number(self, expr: ir.Expr) -> str:
         return mathematics(expr, self)
 
     def literal(self, value: float) -> str:
@@ -101,13 +83,13 @@ class Latex:
 
     times: str = r"\, "
 
-    def index(self, index: Index) -> str:
+    def index(self, index: ir.Index) -> str:
         return index.space + "'" * index.primes
 
-    def tensor(self, name: str, indices: Sequence[Index]) -> str:
+    def tensor(self, name: str, indices: Sequence[ir.Index]) -> str:
         return self.name(name) + ("_{" + "".join(map(self.index, indices)) + "}" if indices else "")
 
-    def matrix(self, name: str, rows: Sequence[Index], columns: Sequence[Index]) -> str:
+    def matrix(self, name: str, rows: Sequence[ir.Index], columns: Sequence[ir.Index]) -> str:
         groups = ("".join(map(self.index, group)) for group in (rows, columns))
         return f"{self.name(name)}_{{{','.join(groups)}}}"
 
@@ -129,13 +111,13 @@ class Latex:
         power = f"10^{{{int(exponent)}}}"
         return power if mantissa == "1" else rf"{mantissa} \cdot {power}"
 
-    def delta(self, left: Index, right: Index) -> str:
+    def delta(self, left: ir.Index, right: ir.Index) -> str:
         return self.tensor(r"\delta", (left, right)).replace(r"\mathrm{\delta}", r"\delta")
 
     def length(self, space: str) -> str:
         return _LENGTHS.get(space, rf"\lvert {space} \rvert")
 
-    def total(self, indices: Sequence[Index]) -> str:
+    def total(self, indices: Sequence[ir.Index]) -> str:
         return rf"\sum_{{{','.join(map(self.index, indices))}}}"
 
     def normaliser(self, spaces: Sequence[str]) -> str:
@@ -144,7 +126,7 @@ class Latex:
     def quotient(self, above: str, below: str) -> str:
         return rf"\frac{{{above}}}{{{below}}}"
 
-    def power(self, base: str, exponent: Expr) -> str:
+    def power(self, base: str, exponent: ir.Expr) -> str:
         return f"{base}^{{{mathematics(exponent, self)}}}"
 
     def function(self, name: str, arguments: Sequence[str]) -> str:
@@ -166,56 +148,56 @@ class Latex:
 Style = Unicode | Latex
 
 
-def equation(node: Statement, style: Style) -> str:
+def equation(node: ir.Statement, style: Style) -> str:
     """A definition or a yield as an equation."""
     match node:
-        case Define(targets=targets, value=value):
+        case ir.Define(targets=targets, value=value):
             left = ", ".join(style.tensor(t.name, t.indices) for t in targets)
-        case Yield(target=target, value=value):
+        case ir.Yield(target=target, value=value):
             left = style.tensor(target.name, target.indices)
-        case Space(letter=letter, length=value):
+        case ir.Space(letter=letter, length=value):
             left = style.length(letter)
         case _:
             assert_never(node)
     return f"{left} = {mathematics(value, style)}"
 
 
-def mathematics(expr: Expr, style: Style, outer: int = 0) -> str:
+def mathematics(expr: ir.Expr, style: Style, outer: int = 0) -> str:
     """The expression in a style, with as few parentheses as unambiguous reading allows."""
     match expr:
-        case Number(value=value):
+        case ir.Number(value=value):
             return style.literal(value)
-        case Ref(name=name, indices=own, cut=cut) if cut:
+        case ir.Ref(name=name, indices=own, cut=cut) if cut:
             # A tensor read as a matrix: rows | columns.
             return style.matrix(name, own[:cut], own[cut:])
-        case Ref(name=name, indices=own):
+        case ir.Ref(name=name, indices=own):
             return style.tensor(name, own)
-        case Delta(left=left, right=right):
+        case ir.Delta(left=left, right=right):
             return style.delta(left, right)
-        case Size(index=index):
+        case ir.Size(index=index):
             return style.length(index.space)
-        case Negate(operand=operand):
+        case ir.Negate(operand=operand):
             return _group(f"−{mathematics(operand, style, _MULTIPLY)}", outer > _ADD, style)
-        case Binary():
+        case ir.Binary():
             return _binary(expr, style, outer)
-        case Reduce():
+        case ir.Reduce():
             return _group(_reduction(expr, style), outer > _BODY, style)
-        case Apply(function=function, arguments=arguments):
+        case ir.Apply(function=function, arguments=arguments):
             return style.function(function, [mathematics(x, style) for x in arguments])
-        case Call(function=function, arguments=arguments, indices=own):
+        case ir.Call(function=function, arguments=arguments, indices=own):
             name = style.tensor(function, own) if own else function
             return style.function(name, [mathematics(x, style) for x in arguments])
         case _:
             assert_never(expr)
 
 
-def _reduction(expr: Reduce, style: Style) -> str:
+def _reduction(expr: ir.Reduce, style: Style) -> str:
     """Nested reductions run together: `1/N Σₙᵣₜ` for `mean[n] sum[r,t]`."""
     means: list[str] = []
-    bound: list[Index] = []
-    body: Expr = expr
-    while isinstance(body, Reduce):
-        if body.kind is ReductionKind.MEAN:
+    bound: list[ir.Index] = []
+    body: ir.Expr = expr
+    while isinstance(body, ir.Reduce):
+        if body.kind is ir.ReductionKind.MEAN:
             means.extend(x.space for x in body.indices)
         bound.extend(body.indices)
         body = body.body
@@ -224,28 +206,28 @@ def _reduction(expr: Reduce, style: Style) -> str:
     return " ".join([*front, style.total(bound), inner])
 
 
-def _binary(expr: Binary, style: Style, outer: int) -> str:
+def _binary(expr: ir.Binary, style: Style, outer: int) -> str:
     match expr.operator:
-        case BinaryOperator.POWER:
+        case ir.BinaryOperator.POWER:
             base = mathematics(expr.left, style, _POWER + 1)
             return style.power(base, expr.right)
-        case BinaryOperator.MULTIPLY:
+        case ir.BinaryOperator.MULTIPLY:
             left = mathematics(expr.left, style, _MULTIPLY)
             # A sum on the right of a product covers all that follows it: no parentheses.
-            last = _reduction(expr.right, style) if isinstance(expr.right, Reduce) else ""
+            last = _reduction(expr.right, style) if isinstance(expr.right, ir.Reduce) else ""
             right = last or mathematics(expr.right, style, _MULTIPLY)
-            if isinstance(expr.left, Number) and isinstance(expr.right, Number):
+            if isinstance(expr.left, ir.Number) and isinstance(expr.right, ir.Number):
                 return _group(f"{left} · {right}", outer > _MULTIPLY, style)
             return _group(
                 f"{left}{style.times}{right}", outer > (_BODY if last else _MULTIPLY), style
             )
-        case BinaryOperator.DIVIDE:
+        case ir.BinaryOperator.DIVIDE:
             deep = isinstance(style, Unicode)
             above = mathematics(expr.left, style, _MULTIPLY if deep else 0)
             below = mathematics(expr.right, style, _POWER if deep else 0)
             return _group(style.quotient(above, below), outer > _MULTIPLY, style)
-        case BinaryOperator.ADD | BinaryOperator.SUBTRACT:
-            minus = expr.operator is BinaryOperator.SUBTRACT
+        case ir.BinaryOperator.ADD | ir.BinaryOperator.SUBTRACT:
+            minus = expr.operator is ir.BinaryOperator.SUBTRACT
             left = mathematics(expr.left, style, _ADD)
             right = mathematics(expr.right, style, _MULTIPLY if minus else _ADD)
             sign = "−" if minus and isinstance(style, Unicode) else str(expr.operator)

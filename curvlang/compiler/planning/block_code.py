@@ -6,17 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+from curvlang.compiler.algebra import shapes
 from curvlang.compiler.algebra.coefficient import CoefficientError
 from curvlang.compiler.algebra.normal_form import normalise
-from curvlang.compiler.algebra.shapes import (
-    DenseShape,
-    GramShape,
-    LeafShape,
-    ProductShape,
-    ProjectedShape,
-    Shape,
-    lifted,
-)
 from curvlang.compiler.algebra.structure import infer
 from curvlang.compiler.algebra.terms import Poly, Term, reads
 from curvlang.compiler.codegen.calls import function_lines
@@ -80,18 +72,21 @@ class BlockCode:
             for original, (level, y) in zip(whole.originals, whole.results, strict=True)
         }
 
-    def _shape(self, result: Yield) -> Shape:
+    def _shape(self, result: Yield) -> shapes.Shape:
         indices = result.target.indices
         hessians = frozenset(n for n, leaf in self.whole.leaves.items() if leaf.kind == "H")
         poly = self.normal(result.value)
         shape = infer(poly, *sides(indices), self.square, self.tall, hessians)
         elements = self.emitter().code.size(indices)
-        if isinstance(shape, LeafShape | GramShape | DenseShape) and elements > self.dense:
+        if (
+            isinstance(shape, shapes.LeafShape | shapes.GramShape | shapes.DenseShape)
+            and elements > self.dense
+        ):
             have = f"{elements:.3g} entries, more than the {self.dense:.3g} that may be formed"
-            if isinstance(shape, DenseShape) or result.lift:
+            if isinstance(shape, shapes.DenseShape) or result.lift:
                 raise _too_large(result, have)
-            return ProductShape(shape, have)
-        return lifted(shape, result.lift, indices) if any(result.lift) else shape
+            return shapes.ProductShape(shape, have)
+        return shapes.lifted(shape, result.lift, indices) if any(result.lift) else shape
 
     def normal(self, expr: Expr) -> Poly:
         key = (id(expr), self.unit)
@@ -188,7 +183,9 @@ class BlockCode:
         found = Components(self.emitter())
         if result in self.whole_results:
             name = self.whole_results[result]
-            found.take("inner.entries" if isinstance(shape, ProjectedShape) else "entries", name)
+            found.take(
+                "inner.entries" if isinstance(shape, shapes.ProjectedShape) else "entries", name
+            )
             for k, basis in enumerate(result.lift):
                 if basis is not None:
                     found.take(f"basis.{k}", basis.name)
@@ -237,9 +234,9 @@ def _too_large(result: Yield, have: str) -> SpecError:
     )
 
 
-def _reduces(shape: Shape) -> bool:
+def _reduces(shape: shapes.Shape) -> bool:
     match shape:
-        case GramShape(entries=entries) | DenseShape(entries=entries):
+        case shapes.GramShape(entries=entries) | shapes.DenseShape(entries=entries):
             return bool(_streaming(entries))
         case _:
             return False

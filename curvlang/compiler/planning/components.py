@@ -4,21 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from curvlang.compiler.algebra.shapes import (
-    BlocksShape,
-    DenseShape,
-    DiagonalShape,
-    EigenBasisShape,
-    GramShape,
-    IdentityShape,
-    KroneckerShape,
-    LeafShape,
-    LowRankShape,
-    ProductShape,
-    ProjectedShape,
-    Shape,
-    SumShape,
-)
+from curvlang.compiler.algebra import shapes
 from curvlang.compiler.algebra.terms import Poly, reads
 from curvlang.compiler.codegen.emit import Emitter
 from curvlang.compiler.codegen.function import Function, function
@@ -47,40 +33,40 @@ class Components:
         self.returned[name] = self.emitter.poly(poly, out).name
         self.needed |= reads(poly)
 
-    def add(self, shape: Shape, indices: tuple[Index, ...], prefix: str = "") -> None:
+    def add(self, shape: shapes.Shape, indices: tuple[Index, ...], prefix: str = "") -> None:
         """All components of a structure whose rows and columns have these indices."""
         rows, columns = sides(indices)
         match shape:
-            case ProjectedShape(inner=inner, bases=bases, indices=own):
+            case shapes.ProjectedShape(inner=inner, bases=bases, indices=own):
                 self.add(inner, own, f"{prefix}inner.")
                 for k, basis in enumerate(bases):
                     if basis is not None:
                         self.take(f"{prefix}basis.{k}", basis.name)
-            case IdentityShape(scale=scale):
+            case shapes.IdentityShape(scale=scale):
                 self.give(prefix + "scale", scale, ())
-            case DiagonalShape(entries=entries):
+            case shapes.DiagonalShape(entries=entries):
                 self.give(prefix + "entries", entries, rows)
-            case KroneckerShape(left=left, right=right):
+            case shapes.KroneckerShape(left=left, right=right):
                 self.give(prefix + "left", left, (rows[0], columns[0]))
                 self.give(prefix + "right", right, (rows[1], columns[1]))
-            case EigenBasisShape(left=u, right=v, spectrum=spectrum, axes=axes):
+            case shapes.EigenBasisShape(left=u, right=v, spectrum=spectrum, axes=axes):
                 self.give(prefix + "spectrum", spectrum, axes)
                 for name, basis in (("left", u), ("right", v)):
                     if basis is not None:
                         self.take(prefix + name, basis.name)
-            case BlocksShape(axis=axis, entries=entries):
+            case shapes.BlocksShape(axis=axis, entries=entries):
                 other = 1 if axis == rows[0] else 0
                 self.give(prefix + "entries", entries, (axis, rows[other], columns[other]))
-            case LowRankShape(factor=factor, spectrum=spectrum, axes=axes):
+            case shapes.LowRankShape(factor=factor, spectrum=spectrum, axes=axes):
                 self.give(prefix + "factor", factor, (*rows, *axes))
                 self.give(prefix + "spectrum", spectrum, axes)
-            case GramShape(entries=entries) | DenseShape(entries=entries):
+            case shapes.GramShape(entries=entries) | shapes.DenseShape(entries=entries):
                 self.give(prefix + "entries", entries, indices)
-            case ProductShape():
+            case shapes.ProductShape():
                 pass
-            case LeafShape(name=name):
+            case shapes.LeafShape(name=name):
                 self.take(prefix + "leaf", name)
-            case SumShape(terms=terms):
+            case shapes.SumShape(terms=terms):
                 for k, term in enumerate(terms):
                     self.add(term, indices, f"{prefix}{k}.")
             case _:

@@ -11,38 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from curvlang.compiler.algebra.shapes import (
-    BlocksShape,
-    DenseShape,
-    DiagonalShape,
-    EigenBasisShape,
-    GramShape,
-    IdentityShape,
-    KroneckerShape,
-    LeafShape,
-    LowRankShape,
-    ProductShape,
-    ProjectedShape,
-    Shape,
-    SumShape,
-)
+from curvlang.compiler.algebra import shapes
 from curvlang.compiler.derive.derive import derive
 from curvlang.compiler.derive.program import Partition
 from curvlang.compiler.planning.plan import Geometry, Limits
 from curvlang.compiler.planning.planner import plan
-from curvlang.ir.expr import (
-    Binary,
-    BinaryOperator,
-    BodyStatement,
-    Define,
-    Expr,
-    Index,
-    Project,
-    Reduce,
-    Ref,
-    Space,
-    Yield,
-)
+from curvlang.ir import expr as ir
 from curvlang.ir.indices import children
 from curvlang.language.chain import Chain
 
@@ -100,7 +74,7 @@ def first_unfit(chain: Chain) -> int | None:
     for number, (stage, result) in enumerate(zip(chain.stages, results, strict=True)):
         if stage.builtin:
             continue
-        projects = any(isinstance(x, Project) and x.old != "p" for x in stage.body)
+        projects = any(isinstance(x, ir.Project) and x.old != "p" for x in stage.body)
         if result.partition is Partition.MODEL and not projects:
             continue
         shape = plans[result.key].blocks[0].results[result.value].shape
@@ -109,49 +83,60 @@ def first_unfit(chain: Chain) -> int | None:
     return None
 
 
-def one_index(shape: Shape) -> bool:
+def one_index(shape: shapes.Shape) -> bool:
     """Whether a structure treats the entries of a block as one index."""
     match shape:
-        case DiagonalShape() | IdentityShape() | GramShape() | DenseShape() | LowRankShape():
+        case (
+            shapes.DiagonalShape()
+            | shapes.IdentityShape()
+            | shapes.GramShape()
+            | shapes.DenseShape()
+            | shapes.LowRankShape()
+        ):
             return True
-        case LeafShape() | ProductShape():
+        case shapes.LeafShape() | shapes.ProductShape():
             return True
-        case KroneckerShape() | EigenBasisShape() | BlocksShape() | ProjectedShape():
+        case (
+            shapes.KroneckerShape()
+            | shapes.EigenBasisShape()
+            | shapes.BlocksShape()
+            | shapes.ProjectedShape()
+        ):
             return False
-        case SumShape(terms=terms):
+        case shapes.SumShape(terms=terms):
             return all(map(one_index, terms))
         case _:
             assert_never(shape)
 
 
-def gradient_only(body: Sequence[BodyStatement]) -> bool:
+def gradient_only(body: Sequence[ir.BodyStatement]) -> bool:
     """Whether `a` and the columns stand nowhere but in Σ_t g[n,r,t,o] a[n,t,i]."""
     for statement in body:
         match statement:
-            case Define(value=value) | Yield(value=value):
+            case ir.Define(value=value) | ir.Yield(value=value):
                 if not _reads_gradients(value):
                     return False
-            case Space() | Project():
+            case ir.Space() | ir.Project():
                 pass
             case _:
                 assert_never(statement)
     return True
 
 
-def _reads_gradients(expr: Expr) -> bool:
+def _reads_gradients(expr: ir.Expr) -> bool:
     match expr:
-        case Reduce(indices=bound, body=inner) if any(x.space == "t" for x in bound):
+        case ir.Reduce(indices=bound, body=inner) if any(x.space == "t" for x in bound):
             factors = _factors(inner)
-            leaves = [x for x in factors if isinstance(x, Ref) and _leaf(x)]
+            leaves = [x for x in factors if isinstance(x, ir.Ref) and _leaf(x)]
             rest = [x for x in factors if x not in leaves]
             return _gradient(leaves, bound) and all(map(_reads_gradients, rest))
-        case Ref():
+        case ir.Ref():
             return not _leaf(expr)
         case _:
             return all(map(_reads_gradients, children(expr)))
 
 
-def _gradient(leaves: Sequence[Ref], bound: tuple[Index, ...]) -> bool:
+def _gradient(leaves: Sequence[ir.Ref], bound: tuple[ir.Index, ...]) -> bool:
     """Whether the leaves are one input and one column, of one example at one summed position."""
     if [x.name == INPUTS for x in leaves] not in ([True, False], [False, True]):
         return False
@@ -159,21 +144,21 @@ def _gradient(leaves: Sequence[Ref], bound: tuple[Index, ...]) -> bool:
     return n == n2 and t == t2 and t in bound
 
 
-def _example_and_position(leaf: Ref) -> tuple[Index, Index]:
+def _example_and_position(leaf: ir.Ref) -> tuple[ir.Index, ir.Index]:
     n, t = (next(x for x in leaf.indices if x.space == space) for space in "nt")
     return n, t
 
 
-def _leaf(ref: Ref) -> bool:
+def _leaf(ref: ir.Ref) -> bool:
     return ref.name == INPUTS or ref.name in COLUMNS
 
 
-def _factors(expr: Expr) -> Sequence[Expr]:
+def _factors(expr: ir.Expr) -> Sequence[ir.Expr]:
     """The factors of a product; a sum inside it is one factor."""
     match expr:
-        case Binary(operator=BinaryOperator.MULTIPLY, left=left, right=right):
+        case ir.Binary(operator=ir.BinaryOperator.MULTIPLY, left=left, right=right):
             return [*_factors(left), *_factors(right)]
-        case Reduce(indices=bound, body=inner) if not any(x.space == "t" for x in bound):
+        case ir.Reduce(indices=bound, body=inner) if not any(x.space == "t" for x in bound):
             return _factors(inner)
         case _:
             return [expr]

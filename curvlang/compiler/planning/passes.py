@@ -17,17 +17,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Label, SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import Span
-from curvlang.ir.expr import (
-    Call,
-    Define,
-    Delta,
-    Expr,
-    Index,
-    Reduce,
-    Ref,
-    Space,
-    Yield,
-)
+from curvlang.ir import expr as ir
 from curvlang.ir.indices import alike, free_indices, names, rename, substitute, walk, with_children
 
 
@@ -36,8 +26,8 @@ class Accumulator:
     """`name[indices] = value`, a reduction over examples, summed up batch by batch in one pass."""
 
     name: str
-    indices: tuple[Index, ...]
-    value: Reduce
+    indices: tuple[ir.Index, ...]
+    value: ir.Reduce
     number: int
 
 
@@ -49,13 +39,13 @@ class Schedule:
     """
 
     accumulators: tuple[Accumulator, ...]
-    finished: tuple[tuple[int, Define], ...]
-    results: tuple[tuple[int, Yield], ...]
+    finished: tuple[tuple[int, ir.Define], ...]
+    results: tuple[tuple[int, ir.Yield], ...]
     leaves: Mapping[str, Leaf]
-    originals: tuple[Yield, ...] = ()
+    originals: tuple[ir.Yield, ...] = ()
 
     @property
-    def indices(self) -> dict[str, tuple[Index, ...]]:
+    def indices(self) -> dict[str, tuple[ir.Index, ...]]:
         """Indices of every leaf, accumulator and finished statistic by name, as they are held."""
         found = {name: leaf.indices for name, leaf in self.leaves.items()}
         found |= {a.name: a.indices for a in self.accumulators}
@@ -79,17 +69,17 @@ class _Scheduler:
         self.level: dict[str, int] = {
             name: 0 for name, leaf in program.leaves.items() if not leaf.per_example
         }
-        self.local: dict[str, tuple[tuple[Index, ...], Expr]] = {}
+        self.local: dict[str, tuple[tuple[ir.Index, ...], ir.Expr]] = {}
         self.accumulators: list[Accumulator] = []
-        self.finished: list[tuple[int, Define]] = []
+        self.finished: list[tuple[int, ir.Define]] = []
         self.hoisted = 0
-        defines = [d for d in program.definitions if isinstance(d, Define)]
+        defines = [d for d in program.definitions if isinstance(d, ir.Define)]
         self.taken = {*program.leaves, *(t.name for d in defines for t in d.targets)}
-        self.interned: dict[Expr, str] = {}
+        self.interned: dict[ir.Expr, str] = {}
 
     def run(self) -> Schedule:
         for definition in self.program.definitions:
-            if not isinstance(definition, Space):
+            if not isinstance(definition, ir.Space):
                 self._define(definition)
         results = tuple((self._result(y)) for y in self.program.results)
         return Schedule(
@@ -100,7 +90,7 @@ class _Scheduler:
             self.program.results,
         )
 
-    def _define(self, definition: Define) -> None:
+    def _define(self, definition: ir.Define) -> None:
         self._refuse_per_example(definition.value, definition.span)
         value = substitute(definition.value, self.local)
         first = definition.targets[0]
@@ -109,7 +99,7 @@ class _Scheduler:
             self.local[first.name] = (first.indices, value)
             return
         if self._is_accumulator(value, first.indices):
-            assert isinstance(value, Reduce)
+            assert isinstance(value, ir.Reduce)
             self._accumulate(first.name, first.indices, value)
             return
         hoisted = self._hoist(value)
@@ -117,12 +107,12 @@ class _Scheduler:
         self.finished.append((level, replace(definition, value=hoisted)))
         self.level |= {t.name: level for t in definition.targets}
 
-    def _result(self, result: Yield) -> tuple[int, Yield]:
+    def _result(self, result: ir.Yield) -> tuple[int, ir.Yield]:
         self._refuse_per_example(result.value, result.span)
         value = substitute(result.value, self.local)
         if self._is_accumulator(value, result.target.indices):
             # Kept whole, so that structure inference can see the product inside.
-            assert isinstance(value, Reduce)
+            assert isinstance(value, ir.Reduce)
             value = _plain(value)
             whole = replace(value, body=self._hoist(value.body))
             _refuse_pairs(whole)
@@ -130,30 +120,30 @@ class _Scheduler:
         hoisted = self._hoist(value)
         return self._level(hoisted), replace(result, value=hoisted)
 
-    def _refuse_per_example(self, value: Expr, span: Span) -> None:
+    def _refuse_per_example(self, value: ir.Expr, span: Span) -> None:
         """Whole tensors stand still while batches pass: none may have the example index."""
         for node in walk(value):
-            if not isinstance(node, Call):
+            if not isinstance(node, ir.Call):
                 continue
             if any(x.space == "n" for x in node.indices):
                 raise _random_per_example(node)
             for argument in node.arguments:
                 match argument:
-                    case Ref(name=name) if name in self.local or name not in (
+                    case ir.Ref(name=name) if name in self.local or name not in (
                         self.level.keys() | {a.name for a in self.accumulators}
                     ):
                         raise _per_example_function(node, span)
                     case _:
                         pass
 
-    def _is_accumulator(self, value: Expr, indices: tuple[Index, ...]) -> bool:
-        reduces = isinstance(value, Reduce) and any(x.space == "n" for x in value.indices)
+    def _is_accumulator(self, value: ir.Expr, indices: tuple[ir.Index, ...]) -> bool:
+        reduces = isinstance(value, ir.Reduce) and any(x.space == "n" for x in value.indices)
         return reduces and set(free_indices(value)) == set(indices)
 
-    def _hoist(self, expr: Expr) -> Expr:
+    def _hoist(self, expr: ir.Expr) -> ir.Expr:
         """Give every outermost reduction over examples a name of its own."""
         match expr:
-            case Reduce(indices=bound) if any(x.space == "n" for x in bound):
+            case ir.Reduce(indices=bound) if any(x.space == "n" for x in bound):
                 indices, key = alike(expr)
                 if key not in self.interned:
                     # Named before what it holds is, so that a mean inside a mean gets another name.
@@ -161,11 +151,11 @@ class _Scheduler:
                     name = unused(f"mean__{self.hoisted}", self.taken)
                     self._accumulate(name, indices, expr)
                     self.interned[key] = name
-                return Ref(self.interned[key], indices, expr.span)
+                return ir.Ref(self.interned[key], indices, expr.span)
             case _:
                 return with_children(expr, self._hoist)
 
-    def _accumulate(self, name: str, indices: tuple[Index, ...], value: Reduce) -> None:
+    def _accumulate(self, name: str, indices: tuple[ir.Index, ...], value: ir.Reduce) -> None:
         value = _plain(value)
         if data_reductions(value.body):
             # A mean inside a mean: the inner one is known first.
@@ -175,11 +165,11 @@ class _Scheduler:
         self.accumulators.append(Accumulator(name, indices, value, number))
         self.level[name] = number
 
-    def _level(self, expr: Expr) -> int:
+    def _level(self, expr: ir.Expr) -> int:
         return max((self.level.get(name, 0) for name in names(expr)), default=0)
 
 
-def _plain(value: Reduce) -> Reduce:
+def _plain(value: ir.Reduce) -> ir.Reduce:
     """The one example index of a reduction, written without primes: `mean[n'] x[n']`."""
     found = [x for x in value.indices if x.space == "n"]
     if len(found) != 1 or found[0] == _N or _N in free_indices(value):
@@ -188,15 +178,15 @@ def _plain(value: Reduce) -> Reduce:
     return replace(value, indices=indices, body=rename(value.body, {found[0]: _N}))
 
 
-def _refuse_pairs(value: Reduce) -> None:
+def _refuse_pairs(value: ir.Reduce) -> None:
     """A batch holds some examples: what pairs each with every other is never whole in one."""
     for node in walk(value):
         match node:
-            case Ref(name=name, indices=indices) if any(
+            case ir.Ref(name=name, indices=indices) if any(
                 x.space == "n" and x.primes for x in indices
             ):
                 raise _pairs(f"`{name}` is read at a second example `n'`", node.span)
-            case Delta(left=left) if left.space == "n":
+            case ir.Delta(left=left) if left.space == "n":
                 raise _pairs("`identity` over examples", node.span)
             case _:
                 pass
@@ -213,7 +203,7 @@ def _pairs(what: str, span: Span) -> SpecError:
     )
 
 
-def _random_per_example(call: Call) -> SpecError:
+def _random_per_example(call: ir.Call) -> SpecError:
     return refusal(
         Code.E0341,
         f"`{call.function}` makes a number for every example",
@@ -222,7 +212,7 @@ def _random_per_example(call: Call) -> SpecError:
     )
 
 
-def _per_example_function(call: Call, span: Span) -> SpecError:
+def _per_example_function(call: ir.Call, span: Span) -> SpecError:
     return refusal(
         Code.E0311,
         f"`{call.function}` of a tensor that has the example index `n`",
@@ -231,4 +221,4 @@ def _per_example_function(call: Call, span: Span) -> SpecError:
     )
 
 
-_N = Index("n")
+_N = ir.Index("n")

@@ -8,23 +8,8 @@ from dataclasses import dataclass, replace
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.ir import expr as ir
 from curvlang.ir.constants import ARITHMETIC, NUMERIC, SMALLEST
-from curvlang.ir.expr import (
-    Apply,
-    Binary,
-    BinaryOperator,
-    BodyStatement,
-    Call,
-    Define,
-    Delta,
-    Expr,
-    Negate,
-    Number,
-    Reduce,
-    Ref,
-    Size,
-    Yield,
-)
 from curvlang.ir.indices import children
 
 
@@ -61,7 +46,7 @@ OPEN = ScaledTerm(known=False)
 
 
 def check_coefficients(
-    body: Sequence[BodyStatement], known: dict[str, ScaledTerm] | None = None
+    body: Sequence[ir.BodyStatement], known: dict[str, ScaledTerm] | None = None
 ) -> list[Diagnostic]:
     """The innermost expressions of a body whose number is not finite, or rounds to zero.
 
@@ -73,18 +58,20 @@ def check_coefficients(
     known = {} if known is None else known
     for statement in body:
         match statement:
-            case Define(targets=(target,)):
+            case ir.Define(targets=(target,)):
                 known[target.name] = _whole(statement.value, known, problems)
-            case Define(targets=targets):
+            case ir.Define(targets=targets):
                 known |= dict.fromkeys((t.name for t in targets), OPEN)
-            case Yield(target=target):
+            case ir.Yield(target=target):
                 known[target.name] = _whole(statement.value, known, problems)
             case _:
                 pass
     return problems
 
 
-def _whole(expr: Expr, known: Mapping[str, ScaledTerm], problems: list[Diagnostic]) -> ScaledTerm:
+def _whole(
+    expr: ir.Expr, known: Mapping[str, ScaledTerm], problems: list[Diagnostic]
+) -> ScaledTerm:
     """The number of a right side, which may not round to zero as a whole."""
     found = _scaled(expr, known, problems)
     problems += found.rounded
@@ -93,9 +80,11 @@ def _whole(expr: Expr, known: Mapping[str, ScaledTerm], problems: list[Diagnosti
     return replace(found, written=found.number if found.alone else 1.0, several=False)
 
 
-def _scaled(expr: Expr, known: Mapping[str, ScaledTerm], problems: list[Diagnostic]) -> ScaledTerm:
+def _scaled(
+    expr: ir.Expr, known: Mapping[str, ScaledTerm], problems: list[Diagnostic]
+) -> ScaledTerm:
     parts = [_scaled(part, known, problems) for part in children(expr)]
-    if isinstance(expr, Ref):
+    if isinstance(expr, ir.Ref):
         return known.get(expr.name, LEAF)
     rounded = tuple(x for part in parts for x in part.rounded)
     try:
@@ -106,7 +95,7 @@ def _scaled(expr: Expr, known: Mapping[str, ScaledTerm], problems: list[Diagnost
         problems += rounded or (_refused(expr),)
         return OPEN
     found = _flushed(expr, parts, found)
-    if isinstance(expr, Call):
+    if isinstance(expr, ir.Call):
         problems += rounded
         return found
     if not found.zero:
@@ -117,18 +106,18 @@ def _scaled(expr: Expr, known: Mapping[str, ScaledTerm], problems: list[Diagnost
     return replace(found, rounded=rounded)
 
 
-def _multiplies(expr: Expr) -> bool:
+def _multiplies(expr: ir.Expr) -> bool:
     """Whether numbers other than zero have a result other than zero."""
-    signs = (BinaryOperator.MULTIPLY, BinaryOperator.DIVIDE, BinaryOperator.POWER)
-    exponential = isinstance(expr, Apply) and expr.function == "exp"
-    return exponential or (isinstance(expr, Binary) and expr.operator in signs)
+    signs = (ir.BinaryOperator.MULTIPLY, ir.BinaryOperator.DIVIDE, ir.BinaryOperator.POWER)
+    exponential = isinstance(expr, ir.Apply) and expr.function == "exp"
+    return exponential or (isinstance(expr, ir.Binary) and expr.operator in signs)
 
 
 def _finite(number: object) -> bool:
     return not isinstance(number, complex) and math.isfinite(number)  # type: ignore[arg-type]
 
 
-def _flushed(expr: Expr, parts: Sequence[ScaledTerm], found: ScaledTerm) -> ScaledTerm:
+def _flushed(expr: ir.Expr, parts: Sequence[ScaledTerm], found: ScaledTerm) -> ScaledTerm:
     """A product below the smallest number that has all its digits is zero by rounding."""
     if not _multiplies(expr):
         return found
@@ -139,7 +128,7 @@ def _flushed(expr: Expr, parts: Sequence[ScaledTerm], found: ScaledTerm) -> Scal
     return found
 
 
-def _multiplied_out(expr: Expr, parts: Sequence[ScaledTerm], found: ScaledTerm) -> ScaledTerm:
+def _multiplied_out(expr: ir.Expr, parts: Sequence[ScaledTerm], found: ScaledTerm) -> ScaledTerm:
     """The expression with its written numbers as the compiler multiplies them out.
 
     A number goes to every term of a sum; a sum beside a tensor stays together, its numbers inside.
@@ -147,59 +136,60 @@ def _multiplied_out(expr: Expr, parts: Sequence[ScaledTerm], found: ScaledTerm) 
     if found.alone:
         return replace(found, written=found.number)
     match expr, parts:
-        case ((Negate() | Reduce()), [x]):
+        case ((ir.Negate() | ir.Reduce()), [x]):
             return replace(found, written=x.written, several=x.several)
-        case Binary(operator=BinaryOperator.MULTIPLY), [x, y]:
+        case ir.Binary(operator=ir.BinaryOperator.MULTIPLY), [x, y]:
             left = 1.0 if x.several and not y.alone else x.written
             right = 1.0 if y.several and not x.alone else y.written
             several = (x.several and y.alone) or (y.several and x.alone)
             return replace(found, written=left * right, several=several)
-        case Binary(operator=BinaryOperator.DIVIDE), [x, y] if not y.zero:
+        case ir.Binary(operator=ir.BinaryOperator.DIVIDE), [x, y] if not y.zero:
             left = 1.0 if x.several and not y.alone else x.written
             right = 1.0 if y.several or not y.written else y.written
             return replace(found, written=left / right, several=x.several and y.alone)
-        case Binary(operator=BinaryOperator.POWER), [x, y] if (
+        case ir.Binary(operator=ir.BinaryOperator.POWER), [x, y] if (
             y.alone and not x.several and float(y.number).is_integer() and x.written
         ):
-            return replace(found, written=ARITHMETIC[BinaryOperator.POWER](x.written, y.number))
-        case Binary(operator=BinaryOperator.ADD | BinaryOperator.SUBTRACT), [x, y]:
+            return replace(found, written=ARITHMETIC[ir.BinaryOperator.POWER](x.written, y.number))
+        case ir.Binary(operator=ir.BinaryOperator.ADD | ir.BinaryOperator.SUBTRACT), [x, y]:
             return replace(found, written=max(abs(x.written), abs(y.written)), several=True)
         case _:
             return found
 
 
-def _combined(expr: Expr, parts: Sequence[ScaledTerm]) -> ScaledTerm:
+def _combined(expr: ir.Expr, parts: Sequence[ScaledTerm]) -> ScaledTerm:
     """The number of an expression from those of its parts."""
     alone = all(x.alone for x in parts)
     match expr, parts:
-        case Number(value=value), _:
+        case ir.Number(value=value), _:
             return ScaledTerm(value, alone=True)
-        case Delta() | Size(), _:
+        case ir.Delta() | ir.Size(), _:
             return LEAF
-        case Reduce(), [x]:
+        case ir.Reduce(), [x]:
             return ScaledTerm(x.number, known=x.known)
-        case Negate(), [x]:
+        case ir.Negate(), [x]:
             return ScaledTerm(-x.number, x.alone, x.known)
-        case Binary(operator=BinaryOperator.MULTIPLY), [x, y]:
+        case ir.Binary(operator=ir.BinaryOperator.MULTIPLY), [x, y]:
             if x.zero or y.zero:
                 return ScaledTerm(0.0, alone)
             return ScaledTerm(x.number * y.number, alone) if x.known and y.known else OPEN
-        case Binary(operator=BinaryOperator.DIVIDE), [x, y]:
+        case ir.Binary(operator=ir.BinaryOperator.DIVIDE), [x, y]:
             if x.zero or y.zero or (x.known and y.alone):
                 return ScaledTerm(x.number / y.number, alone)
             # The scale of a tensor may leave with a divisor of data, however either is written.
             return OPEN
-        case Binary(operator=BinaryOperator.POWER as sign), [x, y] if x.known and y.alone:
+        case ir.Binary(operator=ir.BinaryOperator.POWER as sign), [x, y] if x.known and y.alone:
             if not x.alone and x.number and y.number < 0:
                 return OPEN
             # A number before a base is taken to the power with it; its sign stands with the base.
             base = x.number if x.alone else abs(x.number)
             return ScaledTerm(ARITHMETIC[sign](base, y.number), x.alone)
-        case Binary(operator=BinaryOperator.ADD | BinaryOperator.SUBTRACT as sign), [x, y] if (
-            _certain(parts)
-        ):
+        case ir.Binary(operator=ir.BinaryOperator.ADD | ir.BinaryOperator.SUBTRACT as sign), [
+            x,
+            y,
+        ] if _certain(parts):
             return ScaledTerm(ARITHMETIC[sign](x.number, y.number), alone)
-        case Apply(function=function), _ if _certain(parts):
+        case ir.Apply(function=function), _ if _certain(parts):
             return ScaledTerm(NUMERIC[function](*(x.number for x in parts)), alone)
         case _:
             return OPEN
@@ -210,7 +200,7 @@ def _certain(parts: Sequence[ScaledTerm]) -> bool:
     return all(x.alone or x.zero for x in parts)
 
 
-def _refused(expr: Expr) -> Diagnostic:
+def _refused(expr: ir.Expr) -> Diagnostic:
     return Diagnostic(
         Code.E0423,
         "a number of this formula is not finite",
@@ -219,7 +209,7 @@ def _refused(expr: Expr) -> Diagnostic:
     )
 
 
-def _rounded(expr: Expr) -> Diagnostic:
+def _rounded(expr: ir.Expr) -> Diagnostic:
     return Diagnostic(
         Code.E0346,
         "a number of this formula rounds to zero",

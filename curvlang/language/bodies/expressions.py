@@ -10,21 +10,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Label
 from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
-from curvlang.ir.expr import (
-    Apply,
-    Binary,
-    BinaryOperator,
-    Call,
-    Delta,
-    Expr,
-    Index,
-    Negate,
-    Number,
-    Reduce,
-    Ref,
-    Size,
-    Target,
-)
+from curvlang.ir import expr as ir
 from curvlang.ir.functions import ELEMENTWISE, FUNCTIONS, MAKERS, TensorFunction
 from curvlang.ir.indices import FreeIndices, walk
 from curvlang.language.bodies.letters import (
@@ -49,35 +35,35 @@ class ExpressionChecker:
         scalars: Names of numbers.
     """
 
-    def __init__(self, needs: Sequence[Target], scalars: frozenset[str]) -> None:
+    def __init__(self, needs: Sequence[ir.Target], scalars: frozenset[str]) -> None:
         self.scope: Scope = {}
         self.scalars = set(scalars)
         self.parameters = scalars
         self.spaces: set[str] = set(MODEL_LETTERS)
         self.problems = Problems()
         self.free = FreeIndices()
-        self.written: dict[str, tuple[Index, ...]] = {}
+        self.written: dict[str, tuple[ir.Index, ...]] = {}
         for target in needs:
             self._twice(target.indices, target.span)
             self.scope[target.name] = letters(target)
             self.written[target.name] = target.indices
             self.spaces.update(letters(target))
 
-    def _expression(self, expr: Expr) -> bool:
+    def _expression(self, expr: ir.Expr) -> bool:
         """Check every node; whether all of it is meaningful."""
         before = len(self.problems)
         self._visit(expr)
         return len(self.problems) == before
 
-    def _visit(self, expr: Expr) -> None:
+    def _visit(self, expr: ir.Expr) -> None:
         match expr:
-            case Number():
+            case ir.Number():
                 pass
-            case Size(index=index):
+            case ir.Size(index=index):
                 self._space(index, expr.span)
-            case Ref():
+            case ir.Ref():
                 self._ref(expr)
-            case Delta(left=left, right=right):
+            case ir.Delta(left=left, right=right):
                 for index in (left, right):
                     self._space(index, expr.span)
                 if left.space != right.space:
@@ -86,11 +72,11 @@ class ExpressionChecker:
                         f"`identity` has both indices in one space, not `{left}` and `{right}`",
                         Label(expr.span, "two spaces"),
                     )
-            case Negate(operand=operand):
+            case ir.Negate(operand=operand):
                 self._visit(operand)
-            case Binary():
+            case ir.Binary():
                 self._binary(expr)
-            case Apply(function=function, arguments=arguments):
+            case ir.Apply(function=function, arguments=arguments):
                 wanted = 2 if function in ("max", "min") else 1
                 if len(arguments) != wanted:
                     self.problems.say(
@@ -100,7 +86,7 @@ class ExpressionChecker:
                     )
                 for argument in arguments:
                     self._visit(argument)
-            case Reduce(indices=indices, body=body):
+            case ir.Reduce(indices=indices, body=body):
                 self._visit(body)
                 self._twice(indices, expr.span)
                 inside = self.free(body)
@@ -112,12 +98,12 @@ class ExpressionChecker:
                             Label(expr.span, f"no `{index}` in here"),
                             *_close_index(index, inside),
                         )
-            case Call():
+            case ir.Call():
                 self._call(expr)
             case _:
                 assert_never(expr)
 
-    def _call(self, call: Call) -> None:
+    def _call(self, call: ir.Call) -> None:
         if call.function in MAKERS:
             if not call.indices:
                 self.problems.say(
@@ -145,7 +131,7 @@ class ExpressionChecker:
             return
         self._matrix(call, FUNCTIONS[call.function])
 
-    def _matrix(self, call: Call, function: TensorFunction) -> dict[str, tuple[str, ...]] | None:
+    def _matrix(self, call: ir.Call, function: TensorFunction) -> dict[str, tuple[str, ...]] | None:
         """The spaces of the rows and of the columns of a function's argument."""
         argument = self._tensor_argument(call)
         if argument is None:
@@ -155,7 +141,7 @@ class ExpressionChecker:
             self._arity(call, 1 + function.numbers)
             return None
         (tensor, *_) = call.arguments
-        assert isinstance(tensor, Ref)
+        assert isinstance(tensor, ir.Ref)
         cut = tensor.cut or 1
         if not tensor.cut and len(argument) != 2 and function.argument != "*":
             written = ",".join(map(str, self.written.get(tensor.name, ())))
@@ -183,13 +169,13 @@ class ExpressionChecker:
             return None
         return {"x": rows, "y": columns}
 
-    def _tensor_argument(self, call: Call) -> tuple[str, ...] | None:
+    def _tensor_argument(self, call: ir.Call) -> tuple[str, ...] | None:
         """The spaces of a function's tensor, in the order it is read in."""
         match call.arguments:
-            case (Ref(name=name, indices=indices, cut=cut), *rest) if cut or not indices:
+            case (ir.Ref(name=name, indices=indices, cut=cut), *rest) if cut or not indices:
                 for other in rest:
                     if self.free(other) or any(
-                        isinstance(x, Ref) and x.name not in self.scalars for x in walk(other)
+                        isinstance(x, ir.Ref) and x.name not in self.scalars for x in walk(other)
                     ):
                         self._arity(call, 1 + FUNCTIONS[call.function].numbers)
                         return None
@@ -209,7 +195,9 @@ class ExpressionChecker:
                 )
                 return None
 
-    def _grouped(self, name: str, indices: tuple[Index, ...], span: Span) -> tuple[str, ...] | None:
+    def _grouped(
+        self, name: str, indices: tuple[ir.Index, ...], span: Span
+    ) -> tuple[str, ...] | None:
         """`Y[o,i | k]` names each index of `Y` once, in any order."""
         written = self.written[name]
         if sorted(indices) == sorted(written):
@@ -223,20 +211,20 @@ class ExpressionChecker:
         )
         return None
 
-    def _arity(self, call: Call, wanted: int) -> None:
+    def _arity(self, call: ir.Call, wanted: int) -> None:
         self.problems.say(
             Code.E0309,
             f"`{call.function}` takes {wanted} argument{'s' if wanted > 1 else ''}",
             Label(call.span, f"{len(call.arguments)} given"),
         )
 
-    def _seed(self, call: Call) -> None:
+    def _seed(self, call: ir.Call) -> None:
         if len(call.arguments) != 1:
             self._arity(call, 1)
             return
         for node in walk(call.arguments[0]):
-            if not isinstance(node, Number | Binary | Negate) and not (
-                isinstance(node, Ref) and node.name in self.parameters and not node.indices
+            if not isinstance(node, ir.Number | ir.Binary | ir.Negate) and not (
+                isinstance(node, ir.Ref) and node.name in self.parameters and not node.indices
             ):
                 self.problems.say(
                     Code.E0309,
@@ -245,7 +233,7 @@ class ExpressionChecker:
                 )
                 return
 
-    def _ref(self, ref: Ref) -> None:
+    def _ref(self, ref: ir.Ref) -> None:
         if ref.cut:
             self.problems.say(
                 Code.E0328,
@@ -277,12 +265,12 @@ class ExpressionChecker:
                     f"write `{space}` there",
                 )
 
-    def _binary(self, expr: Binary) -> None:
+    def _binary(self, expr: ir.Binary) -> None:
         self._visit(expr.left)
         self._visit(expr.right)
         left, right = set(self.free(expr.left)), set(self.free(expr.right))
         match expr.operator:
-            case BinaryOperator.ADD | BinaryOperator.SUBTRACT:
+            case ir.BinaryOperator.ADD | ir.BinaryOperator.SUBTRACT:
                 if not (left <= right or right <= left):
                     names = ", ".join(f"`{x}`" for x in sorted(left ^ right))
                     self.problems.say(
@@ -291,8 +279,8 @@ class ExpressionChecker:
                         Label(expr.span, "one side lacks them"),
                         "give both sides the same free indices",
                     )
-            case BinaryOperator.POWER:
-                inside = {x.name for x in walk(expr.right) if isinstance(x, Ref)}
+            case ir.BinaryOperator.POWER:
+                inside = {x.name for x in walk(expr.right) if isinstance(x, ir.Ref)}
                 if right or not inside <= self.parameters:
                     self.problems.say(
                         Code.E0318,
@@ -300,12 +288,12 @@ class ExpressionChecker:
                         Label(expr.right.span, "not a constant"),
                         "for the power of a matrix write `power(A, 1/2)`",
                     )
-            case BinaryOperator.MULTIPLY | BinaryOperator.DIVIDE:
+            case ir.BinaryOperator.MULTIPLY | ir.BinaryOperator.DIVIDE:
                 pass
             case _:
                 assert_never(expr.operator)
 
-    def _space(self, index: Index, span: Span) -> None:
+    def _space(self, index: ir.Index, span: Span) -> None:
         if index.space not in self.spaces:
             self.problems.say(
                 Code.E0304,
@@ -331,7 +319,7 @@ class ExpressionChecker:
             *help_,
         )
 
-    def _twice(self, indices: Sequence[Index], span: Span) -> None:
+    def _twice(self, indices: Sequence[ir.Index], span: Span) -> None:
         for index in (x for x, count in Counter(indices).items() if count > 1):
             self.problems.say(
                 Code.E0320,
@@ -341,6 +329,6 @@ class ExpressionChecker:
             )
 
 
-def _close_index(index: Index, inside: Sequence[Index]) -> tuple[str, ...]:
+def _close_index(index: ir.Index, inside: Sequence[ir.Index]) -> tuple[str, ...]:
     free = ", ".join(f"`{x}`" for x in inside)
     return (f"free inside: {free}",) if free else ("leave the reduction out",)

@@ -8,32 +8,22 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Label
 from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
-from curvlang.ir.expr import (
-    Call,
-    Define,
-    Delta,
-    Expr,
-    Index,
-    Project,
-    Reduce,
-    Ref,
-    Size,
-    Space,
-    Target,
-    Yield,
-)
+from curvlang.ir import expr as ir
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.ir.indices import walk
 from curvlang.language.bodies.expressions import ExpressionChecker
 from curvlang.language.bodies.letters import MODEL_LETTERS, PROJECTED, letters
 
-ROWS = ((Index("o"), Index("i"), Index("o", 1), Index("i", 1)), (Index("p"), Index("p", 1)))
+ROWS = (
+    (ir.Index("o"), ir.Index("i"), ir.Index("o", 1), ir.Index("i", 1)),
+    (ir.Index("p"), ir.Index("p", 1)),
+)
 
 
 class TensorChecker(ExpressionChecker):
     """Checks the statements of one transform in order, from the tensors that its `needs` names."""
 
-    def __init__(self, needs: Sequence[Target], scalars: frozenset[str]) -> None:
+    def __init__(self, needs: Sequence[ir.Target], scalars: frozenset[str]) -> None:
         super().__init__(needs, scalars)
         self.declared: set[str] = set()
         self.made: dict[str, tuple[str, ...]] = {
@@ -42,13 +32,13 @@ class TensorChecker(ExpressionChecker):
         self.orthonormal: set[str] = set()
         self.projected: dict[str, Span] = {}
 
-    def define(self, statement: Define) -> None:
+    def define(self, statement: ir.Define) -> None:
         """A definition: the right side's free indices are the left side's."""
         value = statement.value
         for target in statement.targets:
             self._twice(target.indices, target.span)
         if (
-            isinstance(value, Call)
+            isinstance(value, ir.Call)
             and value.function in FUNCTIONS
             and FUNCTIONS[value.function].results
         ):
@@ -65,7 +55,7 @@ class TensorChecker(ExpressionChecker):
         for target in statement.targets:
             self._bind(target)
 
-    def space(self, statement: Space) -> None:
+    def space(self, statement: ir.Space) -> None:
         """A declared space: a letter of its own, and a length made of numbers."""
         letter = statement.letter
         if letter in self.spaces or not letter.isalpha():
@@ -82,11 +72,11 @@ class TensorChecker(ExpressionChecker):
                 "use a letter of its own, such as `k`",
             )
         for node in walk(statement.length):
-            if isinstance(node, Ref) and (node.indices or node.name not in self.parameters):
+            if isinstance(node, ir.Ref) and (node.indices or node.name not in self.parameters):
                 self._length(node.span, f"`{node.name}` is not known before the data is read")
-            elif isinstance(node, Call | Reduce | Delta):
+            elif isinstance(node, ir.Call | ir.Reduce | ir.Delta):
                 self._length(node.span, "computed from data")
-            elif isinstance(node, Size):
+            elif isinstance(node, ir.Size):
                 self._space(node.index, node.span)
         self.spaces.add(letter)
         self.declared.add(letter)
@@ -99,7 +89,7 @@ class TensorChecker(ExpressionChecker):
             "for example `space k = min(rank, size[i])`",
         )
 
-    def project(self, statement: Project) -> None:
+    def project(self, statement: ir.Project) -> None:
         """A projection: a letter of parameters, a new letter, a basis with orthonormal columns."""
         old, new, basis = statement.old, statement.new, statement.basis
         if old not in PROJECTED:
@@ -126,10 +116,10 @@ class TensorChecker(ExpressionChecker):
                 f"declare a space: `space k = min(16, size[{old}])`",
             )
         elif new not in self.spaces:
-            self._space(Index(new), statement.span)
+            self._space(ir.Index(new), statement.span)
         self._basis(statement, basis)
 
-    def _basis(self, statement: Project, basis: Ref) -> None:
+    def _basis(self, statement: ir.Project, basis: ir.Ref) -> None:
         self._visit(basis)
         if basis.name not in self.scope:
             return
@@ -150,7 +140,7 @@ class TensorChecker(ExpressionChecker):
                 f"write `Q[{','.join(wanted)}] = orthonormal({basis.name})` and project by `Q`",
             )
 
-    def yields(self, statement: Yield) -> None:
+    def yields(self, statement: ir.Yield) -> None:
         """A yield: `C[o,i,o',i']`, or `C[p,p']` for the whole model."""
         target = statement.target
         if target.indices not in ROWS:
@@ -162,7 +152,7 @@ class TensorChecker(ExpressionChecker):
             )
         self._sides(target, statement.value)
 
-    def _bind(self, target: Target) -> None:
+    def _bind(self, target: ir.Target) -> None:
         if target.name == "_":
             self.spaces.update(letters(target))
             return
@@ -173,7 +163,7 @@ class TensorChecker(ExpressionChecker):
             self.scalars.add(target.name)
         self.spaces.update(letters(target))
 
-    def _sides(self, target: Target, value: Expr) -> None:
+    def _sides(self, target: ir.Target, value: ir.Expr) -> None:
         if not self._expression(value):
             return
         left, right = set(target.indices), set(self.free(value))
@@ -201,7 +191,7 @@ class TensorChecker(ExpressionChecker):
                 f"use `{index}` on the right, or leave it out",
             )
 
-    def _function(self, statement: Define, call: Call) -> None:
+    def _function(self, statement: ir.Define, call: ir.Call) -> None:
         function = FUNCTIONS[call.function]
         groups = self._matrix(call, function)
         if groups is None:
@@ -221,7 +211,7 @@ class TensorChecker(ExpressionChecker):
                 self.orthonormal.add(target.name)
 
     def _result(
-        self, target: Target, result: str, groups: dict[str, tuple[str, ...]], call: Call
+        self, target: ir.Target, result: str, groups: dict[str, tuple[str, ...]], call: ir.Call
     ) -> bool:
         """Check one result's indices; the space a function makes takes the letter written there."""
         wanted = [space for letter in result for space in groups.get(letter, (None,))]
@@ -247,7 +237,7 @@ class TensorChecker(ExpressionChecker):
         return fine
 
     def _makes(
-        self, letter: str, target: Target, call: Call, groups: dict[str, tuple[str, ...]]
+        self, letter: str, target: ir.Target, call: ir.Call, groups: dict[str, tuple[str, ...]]
     ) -> bool:
         """Whether a letter can name the space that a function makes: new, declared, or as long."""
         length = (call.function, *groups["x"]) if call.function == "svd" else groups["x"]
@@ -266,11 +256,11 @@ class TensorChecker(ExpressionChecker):
         return False
 
 
-def _place(expr: Expr, index: Index) -> Span:
+def _place(expr: ir.Expr, index: ir.Index) -> Span:
     """The first tensor that brings a free index in."""
     for node in walk(expr):
-        if isinstance(node, Ref | Call) and index in node.indices:
+        if isinstance(node, ir.Ref | ir.Call) and index in node.indices:
             return node.span
-        if isinstance(node, Delta) and index in (node.left, node.right):
+        if isinstance(node, ir.Delta) and index in (node.left, node.right):
             return node.span
     return expr.span

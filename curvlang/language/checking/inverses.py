@@ -9,19 +9,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
-from curvlang.ir.expr import (
-    Apply,
-    Binary,
-    BinaryOperator,
-    Call,
-    Delta,
-    Expr,
-    Negate,
-    Number,
-    Reduce,
-    Ref,
-    Size,
-)
+from curvlang.ir import expr as ir
 from curvlang.ir.functions import ELEMENTWISE, SPECTRUM
 from curvlang.ir.indices import children
 from curvlang.language.bodies.values import value
@@ -81,7 +69,7 @@ def check_use(
         problems.unknown(Code.E0712, "inverse", use.name, use.name_span, known)
         return None
     inverse = typed(definition)
-    given: dict[str, Expr] = {}
+    given: dict[str, ir.Expr] = {}
     for argument in use.arguments:
         if argument.name not in inverse.parameters:
             headline = f"`{use.name}` has no parameter `{argument.name}`"
@@ -101,30 +89,32 @@ def check_use(
     return InverseUse(inverse, given, use.span)
 
 
-def shift(inverse: Inverse) -> Expr | None:
+def shift(inverse: Inverse) -> ir.Expr | None:
     """λ where the inverse is `1 / (s + λ)`, which a linear solver can apply; None elsewhere."""
     match inverse.arguments, inverse.body:
         case (
             (argument,),
-            Binary(operator=BinaryOperator.DIVIDE, left=Number(value=1.0), right=denominator),
+            ir.Binary(
+                operator=ir.BinaryOperator.DIVIDE, left=ir.Number(value=1.0), right=denominator
+            ),
         ):
             terms = _terms(denominator)
-            rest = [x for x in terms if x != Ref(argument)]
+            rest = [x for x in terms if x != ir.Ref(argument)]
             moving = _moving(inverse)
             if len(rest) != len(terms) - 1 or any(_moves(x, moving) for x in rest):
                 return None
-            total: Expr = Number(0.0)
+            total: ir.Expr = ir.Number(0.0)
             for term in rest:
-                total = Binary(BinaryOperator.ADD, total, term)
+                total = ir.Binary(ir.BinaryOperator.ADD, total, term)
             return total
         case _:
             return None
 
 
-def _terms(expr: Expr) -> list[Expr]:
+def _terms(expr: ir.Expr) -> list[ir.Expr]:
     """The terms of a sum, from left to right."""
     match expr:
-        case Binary(operator=BinaryOperator.ADD, left=left, right=right):
+        case ir.Binary(operator=ir.BinaryOperator.ADD, left=left, right=right):
             return [*_terms(left), *_terms(right)]
         case _:
             return [expr]
@@ -139,12 +129,12 @@ def _moving(inverse: Inverse) -> set[str]:
     return found
 
 
-def _moves(expr: Expr, moving: Collection[str]) -> bool:
+def _moves(expr: ir.Expr, moving: Collection[str]) -> bool:
     """Whether a formula names one of these outside a reduction over the spectrum."""
     match expr:
-        case Ref(name=name):
+        case ir.Ref(name=name):
             return name in moving
-        case Call(function=function) if function in SPECTRUM:
+        case ir.Call(function=function) if function in SPECTRUM:
             return False
         case _:
             return any(_moves(x, moving) for x in children(expr))
@@ -181,16 +171,16 @@ class InverseChecker:
                 self.problems.twice(Code.E0732, headline, binding.span, first, help_)
             seen.setdefault(binding.name, binding.span)
 
-    def formula(self, expr: Expr, known: Collection[str]) -> None:
+    def formula(self, expr: ir.Expr, known: Collection[str]) -> None:
         """An elementwise formula in known names."""
         match expr:
-            case Ref(name=name, indices=()):
+            case ir.Ref(name=name, indices=()):
                 if name not in known:
                     near = suggestion(name, tuple(sorted(known)))
                     self.problems.say(
                         Code.E0719, f"unknown name `{name}` in an inverse", expr.span, *near
                     )
-            case Ref() | Delta() | Size() | Reduce():
+            case ir.Ref() | ir.Delta() | ir.Size() | ir.Reduce():
                 self.problems.say(
                     Code.E0730,
                     "an inverse is a formula in eigenvalues, without indices",
@@ -198,22 +188,22 @@ class InverseChecker:
                     "reduce over the whole spectrum by `mean(s)`, `max(s)` or `min(s)`",
                 )
                 return
-            case Apply() | Call(function="where"):
+            case ir.Apply() | ir.Call(function="where"):
                 self._count(expr)
-            case Call():
+            case ir.Call():
                 self._call(expr)
-            case Number() | Negate() | Binary():
+            case ir.Number() | ir.Negate() | ir.Binary():
                 pass
         for child in children(expr):
             # A condition stands in `if … then … else …` alone: its two sides are looked at here.
-            condition = isinstance(child, Call) and child.function in _CONDITIONS
-            if condition and isinstance(expr, Call) and expr.function == "where":
+            condition = isinstance(child, ir.Call) and child.function in _CONDITIONS
+            if condition and isinstance(expr, ir.Call) and expr.function == "where":
                 for side in children(child):
                     self.formula(side, known)
             else:
                 self.formula(child, known)
 
-    def _call(self, call: Call) -> None:
+    def _call(self, call: ir.Call) -> None:
         if call.function not in SPECTRUM or call.indices:
             headline = f"unknown function `{call.function}` in an inverse"
             near = suggestion(call.function, (*ELEMENTWISE, *SPECTRUM))
@@ -221,12 +211,12 @@ class InverseChecker:
         elif len(call.arguments) != 1:
             self._arity(call.function, "one number", call.span)
 
-    def _count(self, node: Apply | Call) -> None:
+    def _count(self, node: ir.Apply | ir.Call) -> None:
         """`sqrt(x)`, `max(x, y)`; and `where` is written `if … then … else …`."""
         given = len(node.arguments)
-        if isinstance(node, Call):
+        if isinstance(node, ir.Call):
             first = node.arguments[0] if node.arguments else None
-            if given != 3 or not isinstance(first, Call) or first.function not in _CONDITIONS:
+            if given != 3 or not isinstance(first, ir.Call) or first.function not in _CONDITIONS:
                 help_ = ("write `if x < y then … else …`",)
                 self.problems.say(
                     Code.E0316, "`where` is not a function of the language", node.span, *help_
@@ -240,7 +230,7 @@ class InverseChecker:
         help_ = (f"for example `{function}(s{', 1e-3' if 'two' in wanted else ''})`",)
         self.problems.say(Code.E0733, f"`{function}` takes {wanted}", span, *help_)
 
-    def number(self, expr: Expr, name: str, arguments: tuple[str, ...]) -> None:
+    def number(self, expr: ir.Expr, name: str, arguments: tuple[str, ...]) -> None:
         """A parameter is one number: eigenvalues stand in it inside reductions only."""
         if _moves(expr, arguments):
             first = arguments[0]
@@ -256,11 +246,11 @@ class InverseChecker:
         parameter = INVERSES.get(argument.name, Parameter(Real()))
         formula = Problems()
         known = value(argument.value, {}, formula)
-        if isinstance(argument.value, Ref) and isinstance(known, str):
+        if isinstance(argument.value, ir.Ref) and isinstance(known, str):
             return True
         if formula or known is None:
             must = limits_of(parameter.kind)
-            if not isinstance(argument.value, Negate) or not must:
+            if not isinstance(argument.value, ir.Negate) or not must:
                 return True
             headline = f"`{argument.span.text}` is out of range"
             label = Label(argument.span, f"must be {must}")

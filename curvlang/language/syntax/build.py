@@ -8,26 +8,7 @@ from typing import Any
 from lark import Token, Tree
 
 from curvlang.diagnostics.source import Source, Span
-from curvlang.ir.expr import (
-    Apply,
-    Binary,
-    BinaryOperator,
-    Call,
-    Define,
-    Delta,
-    Expr,
-    Index,
-    Negate,
-    Number,
-    Project,
-    Reduce,
-    ReductionKind,
-    Ref,
-    Size,
-    Space,
-    Target,
-    Yield,
-)
+from curvlang.ir import expr as ir
 from curvlang.ir.functions import ELEMENTWISE
 from curvlang.language.syntax import nodes as s
 from curvlang.language.syntax.build_law import build_law
@@ -156,7 +137,7 @@ class Builder:
     def _transform(self, tree: Tree[Token]) -> s.TransformDef:
         name, *rest = tree.children
         parameters: tuple[s.ParameterSyntax, ...] = ()
-        needs: tuple[Target, ...] = ()
+        needs: tuple[ir.Target, ...] = ()
         body: list[s.BodySyntax] = []
         for child in rest:
             if not isinstance(child, Tree):
@@ -191,20 +172,20 @@ class Builder:
             case "define":
                 *targets, value = tree.children
                 made = tuple(self.target(x) for x in targets)
-                return Define(made, self.expr(value), self.span(tree))
+                return ir.Define(made, self.expr(value), self.span(tree))
             case "yield_":
                 target, value = tree.children
-                return Yield(self.target(target), self.expr(value), self.span(tree))
+                return ir.Yield(self.target(target), self.expr(value), self.span(tree))
             case "space":
                 letter, length = tree.children
-                return Space(str(letter), self.expr(length), self.span(tree))
+                return ir.Space(str(letter), self.expr(length), self.span(tree))
             case "project":
                 old, new, name, indices = tree.children
                 assert isinstance(indices, Tree)
                 assert isinstance(name, Token)
                 start, end = self.span(name).start, self.span(indices).end
-                basis = Ref(str(name), self.indices(indices), Span(self.source, start, end))
-                return Project(str(old), str(new), basis, self.span(tree))
+                basis = ir.Ref(str(name), self.indices(indices), Span(self.source, start, end))
+                return ir.Project(str(old), str(new), basis, self.span(tree))
             case "repeat":
                 count, *inside = tree.children
                 body = tuple(self.statement(x) for x in inside if isinstance(x, Tree))
@@ -222,17 +203,17 @@ class Builder:
         )
         return s.When(str(name), str(word), then, other, self.span(tree))
 
-    def target(self, tree: Any) -> Target:
+    def target(self, tree: Any) -> ir.Target:
         """A name with its indices."""
         name, indices = tree.children
-        return Target(str(name), self.indices(indices), self.span(tree))
+        return ir.Target(str(name), self.indices(indices), self.span(tree))
 
-    def indices(self, tree: Any) -> tuple[Index, ...]:
+    def indices(self, tree: Any) -> tuple[ir.Index, ...]:
         """Letters with their primes."""
         if tree is None:
             return ()
         found = [str(x) for x in tree.children]
-        return tuple(Index(x.rstrip("'"), len(x) - len(x.rstrip("'"))) for x in found)
+        return tuple(ir.Index(x.rstrip("'"), len(x) - len(x.rstrip("'"))) for x in found)
 
     def _inverse(self, tree: Tree[Token]) -> s.InverseDef:
         name, *rest = tree.children
@@ -285,7 +266,7 @@ class Builder:
 
     def _evaluate(self, tree: Tree[Token]) -> s.EvaluateDef:
         name, inverse, task, *measures = tree.children
-        against: Target | None = None
+        against: ir.Target | None = None
         influence: tuple[str, str] | None = None
         lds: tuple[s.Argument, ...] | None = None
         solve: s.Use | None = None
@@ -301,7 +282,7 @@ class Builder:
             match child.data:
                 case "error_measure":
                     token = child.children[0]
-                    against = Target(str(token), (), self.span(token))
+                    against = ir.Target(str(token), (), self.span(token))
                 case "influence_measure":
                     influence = (str(child.children[0]), str(child.children[1]))
                 case "solve_measure":
@@ -323,14 +304,14 @@ class Builder:
             self.span(name),
         )
 
-    def expr(self, node: Any) -> Expr:
+    def expr(self, node: Any) -> ir.Expr:
         """An expression."""
         assert isinstance(node, Tree)
         span = self.span(node)
         kids = node.children
         match node.data:
             case "number":
-                return Number(float(str(kids[0])), span)
+                return ir.Number(float(str(kids[0])), span)
             case "reference":
                 return self._reference(node)
             case "grouped":
@@ -338,15 +319,15 @@ class Builder:
             case "group":
                 return self.expr(kids[0])
             case "negate":
-                return Negate(self.expr(kids[-1]), span)
+                return ir.Negate(self.expr(kids[-1]), span)
             case "add" | "multiply" | "divide" | "raise_" | "subtract":
                 operator = _OPERATORS[node.data]
-                return Binary(operator, self.expr(kids[0]), self.expr(kids[-1]), span)
+                return ir.Binary(operator, self.expr(kids[0]), self.expr(kids[-1]), span)
             case "reduction":
-                kind = ReductionKind(str(kids[0]))
-                return Reduce(kind, self.indices(kids[1]), self.expr(kids[2]), span)
+                kind = ir.ReductionKind(str(kids[0]))
+                return ir.Reduce(kind, self.indices(kids[1]), self.expr(kids[2]), span)
             case "call_reduce":
-                return Call(str(kids[0]), (self.expr(kids[1]),), (), span)
+                return ir.Call(str(kids[0]), (self.expr(kids[1]),), (), span)
             case "call":
                 return self._call(node)
             case "conditional":
@@ -354,38 +335,38 @@ class Builder:
             case _:
                 raise AssertionError(f"no expression `{node.data}`")
 
-    def _grouped(self, node: Tree[Token]) -> Ref:
+    def _grouped(self, node: Tree[Token]) -> ir.Ref:
         """`Y[o,i | k]`: a tensor read as a matrix."""
         name, matrix = node.children
         assert isinstance(matrix, Tree)
         kinds = [x.type for x in matrix.children if isinstance(x, Token)]
         written = Tree("indices", [x for x in matrix.children if x != "|"])
-        return Ref(str(name), self.indices(written), self.span(node), kinds.index("BAR"))
+        return ir.Ref(str(name), self.indices(written), self.span(node), kinds.index("BAR"))
 
-    def _reference(self, node: Tree[Token]) -> Expr:
+    def _reference(self, node: Tree[Token]) -> ir.Expr:
         name = str(node.children[0])
         indices = self.indices(node.children[1]) if len(node.children) > 1 else ()
         span = self.span(node)
         if name == "identity" and len(indices) == 2:
-            return Delta(indices[0], indices[1], span)
+            return ir.Delta(indices[0], indices[1], span)
         if name == "size" and len(indices) == 1:
-            return Size(indices[0], span)
-        return Ref(name, indices, span)
+            return ir.Size(indices[0], span)
+        return ir.Ref(name, indices, span)
 
-    def _call(self, node: Tree[Token]) -> Expr:
+    def _call(self, node: Tree[Token]) -> ir.Expr:
         name = str(node.children[0])
         rest = [x for x in node.children[1:] if x is not None]
-        indices: tuple[Index, ...] = ()
+        indices: tuple[ir.Index, ...] = ()
         if rest and isinstance(rest[0], Tree) and rest[0].data == "indices":
             indices = self.indices(rest[0])
             rest = rest[1:]
         arguments = tuple(self.expr(x) for x in rest)
         span = self.span(node)
         if name in ELEMENTWISE and not (name in ("max", "min") and len(arguments) == 1):
-            return Apply(name, arguments, span)
-        return Call(name, arguments, indices, span)
+            return ir.Apply(name, arguments, span)
+        return ir.Call(name, arguments, indices, span)
 
-    def _conditional(self, node: Tree[Token]) -> Expr:
+    def _conditional(self, node: Tree[Token]) -> ir.Expr:
         comparison, yes, no = node.children
         assert isinstance(comparison, Tree)
         left, sign, right = comparison.children
@@ -393,16 +374,16 @@ class Builder:
         if str(sign).startswith(">"):
             x, y = y, x
         function = "less_equal" if str(sign).endswith("=") else "less"
-        condition = Call(function, (x, y), (), self.span(comparison))
-        return Call("where", (condition, self.expr(yes), self.expr(no)), (), self.span(node))
+        condition = ir.Call(function, (x, y), (), self.span(comparison))
+        return ir.Call("where", (condition, self.expr(yes), self.expr(no)), (), self.span(node))
 
 
 _OPERATORS = {
-    "add": BinaryOperator.ADD,
-    "subtract": BinaryOperator.SUBTRACT,
-    "multiply": BinaryOperator.MULTIPLY,
-    "divide": BinaryOperator.DIVIDE,
-    "raise_": BinaryOperator.POWER,
+    "add": ir.BinaryOperator.ADD,
+    "subtract": ir.BinaryOperator.SUBTRACT,
+    "multiply": ir.BinaryOperator.MULTIPLY,
+    "divide": ir.BinaryOperator.DIVIDE,
+    "raise_": ir.BinaryOperator.POWER,
 }
 
 

@@ -7,21 +7,7 @@ from typing import assert_never
 
 import torch
 
-from curvlang.compiler.algebra.shapes import (
-    BlocksShape,
-    DenseShape,
-    DiagonalShape,
-    EigenBasisShape,
-    GramShape,
-    IdentityShape,
-    KroneckerShape,
-    LeafShape,
-    LowRankShape,
-    ProductShape,
-    ProjectedShape,
-    Shape,
-    SumShape,
-)
+from curvlang.compiler.algebra import shapes
 from curvlang.compiler.derive.program import Partition, Result
 from curvlang.compiler.planning.plan import BlockPlan
 from curvlang.language.chain import Chain, Combination, Curvature, Solver
@@ -119,28 +105,28 @@ def _blocks(result: Result, block: BlockPlan, task: Task) -> Iterator[Operator]:
         yield _operator(block.results[result.value].shape, size, task)
 
 
-def _operator(shape: Shape, size: int, task: Task) -> Operator:
+def _operator(shape: shapes.Shape, size: int, task: Task) -> Operator:
     one = torch.full((1, 1), VALUE, dtype=torch.float64)
     match shape:
-        case IdentityShape():
+        case shapes.IdentityShape():
             return Identity(one[0, 0], 1)
-        case DiagonalShape():
+        case shapes.DiagonalShape():
             return Diagonal(one[0])
-        case KroneckerShape():
+        case shapes.KroneckerShape():
             return Kronecker(one, one)
-        case EigenBasisShape():
+        case shapes.EigenBasisShape():
             return EigenBasis(None, None, one)
-        case BlocksShape(unit=unit):
+        case shapes.BlocksShape(unit=unit):
             return PerOutput(one[None], unit)
-        case LowRankShape():
+        case shapes.LowRankShape():
             return LowRank(torch.ones_like(one), one[0], one.new_zeros(()))
-        case LeafShape() | GramShape() | DenseShape():
+        case shapes.LeafShape() | shapes.GramShape() | shapes.DenseShape():
             return Dense(one)
-        case ProductShape():
+        case shapes.ProductShape():
             return MatrixFree(torch.clone, size, torch.float64, task.device)
-        case SumShape(terms=terms):
+        case shapes.SumShape(terms=terms):
             return Sum(tuple(_operator(term, size, task) for term in terms))
-        case ProjectedShape(inner=inner, bases=bases):
+        case shapes.ProjectedShape(inner=inner, bases=bases):
             known = [None if basis is None else torch.ones_like(one) for basis in bases]
             left, right = (*known, None)[:2]
             return projected(_operator(inner, size, task), left, right)
