@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -56,8 +56,10 @@ def _row(tag: str, cells: Sequence[str], sides: Sequence[str]) -> str:
     return f"<tr>{''.join(shown)}</tr>"
 
 
-def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same as text, columns aligned to the left; no line ends in blanks.
+def text_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()
+) -> str:
+    """The same as text, columns aligned to the left but for those in `right`; no line ends in blanks.
 
     >>> print(text_table(["layer", "size"], [["0", "12"]]))
     layer  size
@@ -65,10 +67,11 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """
     lines = [list(head), *map(list, rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    aligned = [
+        [x.rjust(width) if k in right else x.ljust(width) for k, (x, width) in enumerate(cells)]
+        for cells in (zip(line, widths, strict=True) for line in lines)
+    ]
+    return "\n".join("  ".join(line).rstrip() for line in aligned)
 
 
 def frame(columns: Mapping[str, Sequence[object]]) -> Any:

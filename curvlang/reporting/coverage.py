@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import fsum
 
 from curvlang.diagnostics.diagnostic import Diagnostic
+from curvlang.diagnostics.notebook import text_table
 from curvlang.models.tracing.coverage import Coverage, Row
 
 
@@ -37,15 +38,7 @@ def by_type(found: Coverage) -> str:
     for row in found.rows:
         groups.setdefault((row.type, row.status), []).append(row)
     head = ("layer type", "status", "parameters", "entries", "‖∇‖² share")
-    table = [head, *(_line(*key, rows) for key, rows in groups.items())]
-    widths = [max(len(line[k]) for line in table) for k in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if k < 2 else cell.rjust(width)
-            for k, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in table
-    )
+    return text_table(head, [_line(*key, rows) for key, rows in groups.items()], right=(2, 3, 4))
 
 
 def _line(kind: str, status: str, rows: list[Row]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from curvlang.compiler.algebra.normal_form import Delta, normalise
+from curvlang.compiler.algebra.normal_form import normalise
 from curvlang.compiler.algebra.terms import Elementwise, Power
 from curvlang.compiler.codegen.instructions import AxisSum, Pointwise, names_read
 from curvlang.compiler.derive.derive import derive
@@ -24,6 +24,8 @@ from curvlang.ir.expr import (
     BinaryOperator,
     Call,
     Define,
+    Delta,
+    Index,
     Number,
     Reduce,
     ReductionKind,
@@ -41,7 +43,7 @@ from curvlang.language.syntax.formatter import format_text
 from curvlang.language.syntax.nodes import TransformDef
 from curvlang.language.syntax.parser import parse
 from curvlang.testing import assert_compiled_equals_interpreted, compare, programs
-from curvlang.testing.expressions import Expressions, Index, Scope
+from curvlang.testing.expressions import Expressions, Scope
 
 SHORT = settings(
     suppress_health_check=list(HealthCheck),

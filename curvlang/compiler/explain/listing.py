@@ -17,6 +17,7 @@ from curvlang.compiler.planning.cost import (
     pass_cost,
 )
 from curvlang.compiler.planning.plan import BlockPlan, Plan
+from curvlang.diagnostics.notebook import text_table
 from curvlang.ir.expr import Define, Index
 
 
@@ -106,7 +107,8 @@ def _block(plan: Plan, block: BlockPlan, code: bool) -> Iterator[str]:
 
 def _contractions(plan: Plan, parts: Sequence[Part], block: BlockPlan) -> Iterator[str]:
     """A table: the formula, what a direct reading costs, what the chosen order costs."""
-    rows = [("", "direct", "chosen", "ratio", "largest intermediate")]
+    head = ("", "direct", "chosen", "ratio", "largest intermediate")
+    rows = []
     for part in parts:
         direct = naive_flops(normalise(part.value), block.sizes)
         chosen = sum(line.flops for line in part.lines)
@@ -122,14 +124,8 @@ def _contractions(plan: Plan, parts: Sequence[Part], block: BlockPlan) -> Iterat
         text = equation(Define((part.target,), part.value), Unicode())
         yield f"      {text}{'' if formed else note}"
         rows.append((part.target.name, count(direct), count(chosen), ratio, held))
-    widths = [max(len(row[k]) for row in rows) for k in range(5)]
-    for row in rows:
-        cells = (
-            row[0].ljust(widths[0]),
-            *(row[k].rjust(widths[k]) for k in (1, 2, 3)),
-            row[4],
-        )
-        yield ("      " + "  ".join(cells)).rstrip()
+    for line in text_table(head, rows, right=(1, 2, 3)).splitlines():
+        yield f"      {line}"
 
 
 def _definitions(plan: Plan, function: Function) -> Iterator[str]:
