@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,15 @@ from curvlang.diagnostics.diagnostic import Interrupted
 from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.evaluation.protocol import LDS
+from curvlang.evaluation.retraining.retraining import Retraining, initial_seed, models_at_once
+from curvlang.evaluation.retraining.stacks import (
+    ModelStack,
+    Unit,
+    kept_units,
+    missing_stacks,
+    outcome_of,
+    stacks,
+)
 from curvlang.models.content import own_code
 from curvlang.models.data.rows import Rows
 from curvlang.models.execution.process_state import kept_streams
@@ -26,28 +35,16 @@ from curvlang.models.origin import Build
 from curvlang.models.task import Task
 from curvlang.runtime.progress.listeners import Progress
 from curvlang.storage.cache import Cache
-from curvlang.training.baseline import diverged as refused_diverged
 from curvlang.training.built import built
-from curvlang.training.retrain import CHUNK, retrain
-from curvlang.training.subsets import (
-    derived_seed,
-    draw_subsets,
-    leave_class_out,
-    leave_one_out,
-)
-from curvlang.training.training import check_trainable, training_of
+from curvlang.training.subsets import draw_subsets, leave_class_out, leave_one_out
+from curvlang.training.training import check_trainable
 from curvlang.training.truth_cache import truth_cache
+from curvlang.workers.executor import Executor, InTurn, PortableWork
 
 SCHEMA = "ground-truth-3"
 """Changes whenever the same key would mean other numbers."""
 PROBED = 64
 """Training targets at which the loss is looked at for the key."""
-UNIT = 5
-"""Subsets in one file of the cache: what more subsets or repetitions later reuse."""
-STACK = 25
-"""Models trained in one stack on a processor: larger ones are not faster there (measured)."""
-SECONDS = 20.0
-"""What a stack should take at most, since what is trained in it is lost when the run is killed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +70,7 @@ def ground_truth(
     metric: str | Metric = "loss",
     cache: Cache | None = None,
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> GroundTruth:
     """Retrain on every subset, R times; finished units are read from the cache.
 
@@ -84,6 +82,7 @@ def ground_truth(
             when higher.
         cache: Where finished units are kept.
         progress: Called with the number of models done.
+        executor: What trains the stacks of models; here, one after the other, where not given.
 
     Raises:
         SpecError: E0503 where the task cannot be retrained, E0504 where a model diverges, E0507
@@ -103,17 +102,17 @@ def ground_truth(
         _own_code(task, asked),
     )
     cost = None if asked is None else asked.cost
-    work = _Retraining(task, rule, init_seed, kept, cost, key, cache)
-    found = {unit: held for unit in work.units if (held := work.read(*unit)) is not None}
-    reused = sum(len(v) for v in found.values())
-    missing = [unit for unit in work.units if unit not in found]
+    retraining = Retraining.of(task, kept, rule, init_seed, cost)
+    work = _Work(retraining, key, cache, progress)
+    work.read()
+    reused = work.done
+    missing = missing_stacks(
+        stacks(len(kept), rule.retrains, models_at_once(task, kept)), work.found
+    )
     if missing:
         cache.probe()
-        found |= work.train(missing, reused, progress)
-    outcome = torch.stack(
-        [torch.cat([found[u] for u in work.units if u[0] == r]) for r in range(protocol.retrains)],
-        dim=1,
-    )
+        work.train(missing, executor or InTurn())
+    outcome = outcome_of(work.found, len(kept), rule.retrains)
     return GroundTruth(kept, outcome, work.total - reused, reused, tuple(cache.damaged))
 
 
@@ -141,109 +140,67 @@ def members(task: Task, protocol: LDS) -> Tensor:
             return draw_subsets(task.N, protocol.subsets, protocol.keep, protocol.seed)
 
 
-Unit = tuple[int, int]
-"""A repetition, and the number of a file of subsets."""
+@dataclass(slots=True, eq=False)
+class _Work:
+    """Models of all subsets and repetitions, in stacks that are kept."""
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Retraining:
-    """Models of all subsets and repetitions, in units that are kept."""
-
-    task: Task
-    protocol: LDS
-    init_seed: int
-    kept: Tensor
-    cost: Loss | None
+    retraining: Retraining
     key: str
     cache: Cache
+    progress: Progress | None
+    found: dict[Unit, Tensor] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
         """Models in all."""
-        return self.protocol.subsets * self.protocol.retrains
+        return len(self.retraining.kept) * self.retraining.protocol.retrains
 
     @property
-    def units(self) -> list[Unit]:
-        """All units in their order."""
-        count = -(-self.protocol.subsets // UNIT)
-        return [(r, u) for r in range(self.protocol.retrains) for u in range(count)]
+    def done(self) -> int:
+        """Models whose losses are known."""
+        return sum(map(len, self.found.values()))
 
-    def subsets(self, unit: int) -> range:
-        """The subsets of a unit."""
-        return range(unit * UNIT, min((unit + 1) * UNIT, self.protocol.subsets))
+    def read(self) -> None:
+        """Take what is kept, of a smaller or larger run too."""
 
-    def read(self, r: int, unit: int) -> Tensor | None:
-        """A unit's losses; a longer unit of an earlier, larger run serves as well."""
-        count = len(self.subsets(unit))
-        for held in range(count, UNIT + 1):
-            value = self.cache.get(self.key, f"r{r}-u{unit}-{held}")
-            if value is not None:
-                return torch.from_numpy(np.ascontiguousarray(value[:count]))
-        return None
+        def content(name: str) -> Tensor | None:
+            value = self.cache.get(self.key, name)
+            return None if value is None else torch.from_numpy(np.ascontiguousarray(value))
 
-    def train(
-        self, missing: Sequence[Unit], done: int, progress: Progress | None
-    ) -> dict[Unit, Tensor]:
-        """Train units, several in one stack, and keep each as soon as its stack is done."""
-        found: dict[Unit, Tensor] = {}
-        waiting, at_once = list(missing), 1
-        while waiting:
-            units, waiting = waiting[:at_once], waiting[at_once:]
-            started = time.monotonic()
-            try:
-                new = self._stack(units, done, progress)
-            except KeyboardInterrupt as error:
-                raise Interrupted(
-                    f"{done} of {self.total} models are retrained and kept in `{self.cache.root}`"
-                ) from error
-            found |= new
-            done += sum(map(len, new.values()))
-            at_once = _units_at_once(self.task, (time.monotonic() - started) / len(units))
-            if progress is not None:
-                progress("retraining", done, self.total)
-        return found
+        protocol = self.retraining.protocol
+        names = self.cache.kept(self.key)
+        self.found |= kept_units(names, content, len(self.retraining.kept), protocol.retrains)
 
-    def _stack(
-        self, units: Sequence[Unit], done: int, progress: Progress | None
-    ) -> dict[Unit, Tensor]:
-        """Train some units at once and keep them."""
-        rows = [(r, k) for r, u in units for k in self.subsets(u)]
-        told = _reporter(progress, done, len(rows), self.total)
-        # A stack of one takes other kernels, which round otherwise: a model trained alone after
-        # a kill would differ from the same model trained among others.
-        stack = rows * 2 if len(rows) == 1 else rows
-        training = training_of(
-            self.task,
-            self.kept[[k for _, k in stack]],
-            [_init_seed(self.protocol, self.init_seed, k, r) for r, k in stack],
-            [derived_seed(self.protocol.seed, 2, k, r) for r, k in stack],
-            self.cost,
-        )
-        result = retrain(training, progress=told)
-        _refuse_diverged(result.diverged[: len(rows)], rows, self.task)
-        sizes = [len(self.subsets(u)) for _, u in units]
-        parts = result.query_loss[: len(rows)].double().cpu().split(sizes)
-        for (r, u), losses in zip(units, parts, strict=True):
-            self.cache.put(self.key, f"r{r}-u{u}-{len(losses)}", losses.numpy())
-        return dict(zip(units, parts, strict=True))
+    def train(self, missing: Iterable[ModelStack], executor: Executor) -> None:
+        """Train stacks, and keep each as soon as it is done."""
+        try:
+            with closing(executor.run(self, [*missing])) as results:
+                for stack, losses in results:
+                    self._keep(stack, losses)
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"{self.done} of {self.total} models are retrained and kept in `{self.cache.root}`"
+            ) from error
 
+    def do(self, unit: ModelStack) -> Tensor:
+        """The losses of a stack that is trained here."""
+        return self.retraining.trained(unit, self._told(unit.models))
 
-def _units_at_once(task: Task, seconds: float) -> int:
-    """Units in the next stack, where one of them took so long in the last."""
-    most = (STACK if task.device.type == "cpu" else CHUNK) // UNIT
-    return max(1, min(most, int(SECONDS / max(seconds, 1e-9))))
+    def portable(self) -> PortableWork[ModelStack, Tensor]:
+        """The same for another process."""
+        raise NotImplementedError
 
+    def _keep(self, stack: ModelStack, losses: Tensor) -> None:
+        self.cache.put(self.key, stack.name, (losses[0] if len(losses) == 1 else losses).numpy())
+        self.found |= {unit: stack.part(losses, unit) for unit in stack.units}
+        if self.progress is not None:
+            self.progress("retraining", self.done, self.total)
 
-def _reporter(
-    progress: Progress | None, done: int, models: int, total: int
-) -> Callable[[int, int], None] | None:
-    if progress is None:
-        return None
-    return lambda at, of: progress("retraining", done + at * models // of, total)
-
-
-def _init_seed(protocol: LDS, shared: int, k: int, r: int) -> int:
-    return shared if protocol.initialisation == "shared" else derived_seed(protocol.seed, 1, k, r)
+    def _told(self, models: int) -> Callable[[int, int], None] | None:
+        progress, done, total = self.progress, self.done, self.total
+        if progress is None:
+            return None
+        return lambda at, of: progress("retraining", done + at * models // of, total)
 
 
 def _key(
@@ -267,7 +224,7 @@ def _key(
         by_name: The key of earlier versions, for which own code counted by its name alone.
     """
     assert task.build is not None
-    first, second = (_init_seed(protocol, init_seed, k, 0) for k in (0, 1))
+    first, second = (initial_seed(protocol, init_seed, k, 0) for k in (0, 1))
     shared = init_seed if protocol.initialisation == "shared" else None
     parts = (
         SCHEMA,
@@ -333,16 +290,3 @@ def loss_values(loss: Loss, task: Task) -> str:
         generator = torch.Generator().manual_seed(0)
         f = torch.randn((len(x), *like.shape[1:]), generator=generator).to(like)
         return digest(loss.per_example(f, y))
-
-
-def _refuse_diverged(diverged: Tensor, rows: list[tuple[int, int]], task: Task) -> None:
-    if not bool(diverged.any()):
-        return
-    first = rows[int(diverged.nonzero()[0, 0])]
-    assert task.recipe is not None
-    raise refused_diverged(
-        f"{int(diverged.sum())} of {len(rows)} models diverged in training "
-        f"(the first on subset {first[1]}, repetition {first[0]}): their losses grew without bound",
-        task.recipe,
-        "a diverged model says nothing about its training data, so nothing is scored",
-    )

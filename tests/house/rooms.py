@@ -49,8 +49,9 @@ ROOMS = (
     Room(6, "attribution", "scores, streamed; self-influence, groups, top examples, methods that follow "
          "the training", ("streams",)),
     Room(6, "testing", "public Hypothesis strategies and laws"),
+    Room(6, "workers", "work in units: here, over the processes of a group, over the workers of Dask"),
     Room(7, "evaluation", "one engine: errors, ground truth, LDS, comparisons; studies",
-         ("measures", "statistics", "study")),
+         ("measures", "retraining", "statistics", "study")),
     Room(7, "costs", "what a run will take and what it took"),
     Room(8, "reporting", "tables, figures, HTML", ("figures", "study")),
     Room(9, "facade", "everything that a user imports; `curvlang/__init__.py` names it"),

@@ -1,0 +1,1 @@
+"""Retraining in stacks: which models are trained together, how, and under which names they are kept."""
