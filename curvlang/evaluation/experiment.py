@@ -52,6 +52,7 @@ from curvlang.runtime.inverse import unstructured
 from curvlang.runtime.others import without_ignored
 from curvlang.runtime.solver import FittedSolver
 from curvlang.version import VERSION
+from curvlang.workers.executor import Execution
 
 
 class Clock:
@@ -187,7 +188,7 @@ def experiment(question: Question, base: Task, run: Run, plan: Plan) -> Outcome:
                 run.seed,
                 metric=question.metric,
                 cache=run.cache,
-                progress=run.progress,
+                execution=Execution(progress=run.progress),
             )
         protocol = replace(protocol, subsets=len(truth.kept))
         with clock("LDS"):

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
-from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Interrupted
 from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.evaluation.protocol import LDS
+from curvlang.evaluation.retraining.kept_stacks import KeptStacks
 from curvlang.evaluation.retraining.retraining import Retraining, initial_seed, models_at_once
-from curvlang.evaluation.retraining.stacks import (
-    ModelStack,
-    Unit,
-    kept_units,
-    missing_stacks,
-    outcome_of,
-    stacks,
-)
+from curvlang.evaluation.retraining.stacks import stacks
 from curvlang.models.content import own_code
 from curvlang.models.data.rows import Rows
 from curvlang.models.execution.process_state import kept_streams
@@ -33,16 +23,17 @@ from curvlang.models.losses.loss import Loss
 from curvlang.models.losses.metric import Metric, QueryMetric, query_metric_on
 from curvlang.models.origin import Build
 from curvlang.models.task import Task
-from curvlang.runtime.progress.listeners import Progress
 from curvlang.storage.cache import Cache
 from curvlang.training.built import built
 from curvlang.training.subsets import draw_subsets, leave_class_out, leave_one_out
 from curvlang.training.training import check_trainable
 from curvlang.training.truth_cache import truth_cache
-from curvlang.workers.executor import Executor, InTurn, PortableWork
+from curvlang.workers.executor import Execution
 
 SCHEMA = "ground-truth-3"
 """Changes whenever the same key would mean other numbers."""
+IN_TURN = Execution()
+"""One stack after the other, in this process."""
 PROBED = 64
 """Training targets at which the loss is looked at for the key."""
 
@@ -69,10 +60,9 @@ def ground_truth(
     *,
     metric: str | Metric = "loss",
     cache: Cache | None = None,
-    progress: Progress | None = None,
-    executor: Executor | None = None,
+    execution: Execution = IN_TURN,
 ) -> GroundTruth:
-    """Retrain on every subset, R times; finished units are read from the cache.
+    """Retrain on every subset, R times; finished stacks of models are read from the cache.
 
     Args:
         task: With `build` and `recipe`; its data's precision is that of the training.
@@ -80,9 +70,8 @@ def ground_truth(
         init_seed: Of the baseline, which the policy `shared` starts every training from.
         metric: What the queries are asked for after retraining; its negative where it is better
             when higher.
-        cache: Where finished units are kept.
-        progress: Called with the number of models done.
-        executor: What trains the stacks of models; here, one after the other, where not given.
+        cache: Where finished stacks are kept.
+        execution: Who trains them, and who is notified of the number of models done.
 
     Raises:
         SpecError: E0503 where the task cannot be retrained, E0504 where a model diverges, E0507
@@ -102,18 +91,13 @@ def ground_truth(
         _own_code(task, asked),
     )
     cost = None if asked is None else asked.cost
-    retraining = Retraining.of(task, kept, rule, init_seed, cost)
-    work = _Work(retraining, key, cache, progress)
-    work.read()
+    work = KeptStacks(Retraining.of(task, kept, rule, init_seed, cost), key, cache, execution)
+    missing = work.read(stacks(len(kept), rule.retrains, models_at_once(task, kept)))
     reused = work.done
-    missing = missing_stacks(
-        stacks(len(kept), rule.retrains, models_at_once(task, kept)), work.found
-    )
     if missing:
         cache.probe()
-        work.train(missing, executor or InTurn())
-    outcome = outcome_of(work.found, len(kept), rule.retrains)
-    return GroundTruth(kept, outcome, work.total - reused, reused, tuple(cache.damaged))
+        work.train(missing)
+    return GroundTruth(kept, work.outcome, work.total - reused, reused, tuple(cache.damaged))
 
 
 def check_retraining(
@@ -138,69 +122,6 @@ def members(task: Task, protocol: LDS) -> Tensor:
             return leave_class_out(task.train[1])
         case _:
             return draw_subsets(task.N, protocol.subsets, protocol.keep, protocol.seed)
-
-
-@dataclass(slots=True, eq=False)
-class _Work:
-    """Models of all subsets and repetitions, in stacks that are kept."""
-
-    retraining: Retraining
-    key: str
-    cache: Cache
-    progress: Progress | None
-    found: dict[Unit, Tensor] = field(default_factory=dict)
-
-    @property
-    def total(self) -> int:
-        """Models in all."""
-        return len(self.retraining.kept) * self.retraining.protocol.retrains
-
-    @property
-    def done(self) -> int:
-        """Models whose losses are known."""
-        return sum(map(len, self.found.values()))
-
-    def read(self) -> None:
-        """Take what is kept, of a smaller or larger run too."""
-
-        def content(name: str) -> Tensor | None:
-            value = self.cache.get(self.key, name)
-            return None if value is None else torch.from_numpy(np.ascontiguousarray(value))
-
-        protocol = self.retraining.protocol
-        names = self.cache.kept(self.key)
-        self.found |= kept_units(names, content, len(self.retraining.kept), protocol.retrains)
-
-    def train(self, missing: Iterable[ModelStack], executor: Executor) -> None:
-        """Train stacks, and keep each as soon as it is done."""
-        try:
-            with closing(executor.run(self, [*missing])) as results:
-                for stack, losses in results:
-                    self._keep(stack, losses)
-        except KeyboardInterrupt as error:
-            raise Interrupted(
-                f"{self.done} of {self.total} models are retrained and kept in `{self.cache.root}`"
-            ) from error
-
-    def do(self, unit: ModelStack) -> Tensor:
-        """The losses of a stack that is trained here."""
-        return self.retraining.trained(unit, self._told(unit.models))
-
-    def portable(self) -> PortableWork[ModelStack, Tensor]:
-        """The same for another process."""
-        raise NotImplementedError
-
-    def _keep(self, stack: ModelStack, losses: Tensor) -> None:
-        self.cache.put(self.key, stack.name, (losses[0] if len(losses) == 1 else losses).numpy())
-        self.found |= {unit: stack.part(losses, unit) for unit in stack.units}
-        if self.progress is not None:
-            self.progress("retraining", self.done, self.total)
-
-    def _told(self, models: int) -> Callable[[int, int], None] | None:
-        progress, done, total = self.progress, self.done, self.total
-        if progress is None:
-            return None
-        return lambda at, of: progress("retraining", done + at * models // of, total)
 
 
 def _key(

@@ -94,10 +94,6 @@ class Cache:
         """Under which names a key keeps something."""
         return sorted(x.stem for x in self._path(key, "x").parent.glob("*.bin"))
 
-    def kept(self, key: str) -> list[str]:
-        """Names that `get` knows under a key."""
-        return self.names(key)
-
     def rename(self, key: str, old: str, new: str) -> None:
         """Keep what is there under another name; nothing happens where another process has done so.
 
@@ -150,10 +146,6 @@ class Unkept(Cache):
 
     def get(self, key: str, name: str) -> None:
         """Nothing is there."""
-
-    def kept(self, key: str) -> list[str]:
-        """Nothing is there."""
-        return []
 
     def put(self, key: str, name: str, value: Array) -> None:
         """Nothing is written."""

@@ -40,11 +40,6 @@ class TruthCache(Cache):
         """As `Cache.put`."""
         self._whole.put(key, self._named(name), value)
 
-    def kept(self, key: str) -> list[str]:
-        """As `Cache.kept`."""
-        own = f"@{self.place}"
-        return [name.removesuffix(own) for name in self.names(key) if name.endswith(own)]
-
     def adopt(self, key: str) -> None:
         """Take over what an earlier version has kept, which did not say where it was trained."""
         for name in self.names(key):

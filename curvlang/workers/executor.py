@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Protocol
 
-Unit = TypeVar("Unit")
-Result = TypeVar("Result")
-Unit_contra = TypeVar("Unit_contra", contravariant=True)
-Result_co = TypeVar("Result_co", covariant=True)
+from curvlang.runtime.progress.listeners import Progress
 
 
-class PortableWork(Protocol[Unit_contra, Result_co]):
-    """Work as another process gets it: a value that can be sent, and is called with a unit."""
+class Work(Protocol):
+    """Work in units that have names."""
 
-    def __call__(self, unit: Unit_contra) -> Result_co:
-        """The result of a unit."""
-
-
-class Work(Protocol[Unit_contra, Result_co]):
-    """Work in units."""
-
-    def do(self, unit: Unit_contra) -> Result_co:
+    def do(self, unit: str) -> bytes:
         """The result of a unit, computed here; progress inside it is reported."""
-
-    def portable(self) -> PortableWork[Unit_contra, Result_co]:
-        """The same for another process."""
 
 
 class Executor(Protocol):
     """What does units of work."""
 
-    def run(
-        self, work: Work[Unit, Result], units: Sequence[Unit]
-    ) -> Generator[tuple[Unit, Result]]:
+    def run(self, work: Work, units: Sequence[str]) -> Generator[tuple[str, bytes]]:
         """Every unit with its result, as soon as it is there, in any order.
 
         What is not asked for any longer (the iterator is closed, Ctrl-C) is cancelled.
@@ -50,9 +36,24 @@ class Executor(Protocol):
 class InTurn:
     """Units in this process, one after the other."""
 
-    def run(
-        self, work: Work[Unit, Result], units: Sequence[Unit]
-    ) -> Generator[tuple[Unit, Result]]:
+    def run(self, work: Work, units: Sequence[str]) -> Generator[tuple[str, bytes]]:
         """Every unit in its turn."""
         for unit in units:
             yield unit, work.do(unit)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Execution:
+    """Who does work in units, and who is notified of it.
+
+    Args:
+        executor: This process, where none is given.
+        progress: Called with the number of units' parts done.
+    """
+
+    executor: Executor | None = None
+    progress: Progress | None = None
+
+    def run(self, work: Work, units: Sequence[str]) -> Generator[tuple[str, bytes]]:
+        """As `Executor.run`."""
+        return (self.executor or InTurn()).run(work, units)

@@ -57,12 +57,13 @@ def test_what_an_earlier_version_kept_is_used_and_gets_its_place(tmp_path):
     first, notes = said(lambda: truth(tmp_path))
     assert (first.trained, notes) == (2, [])
     (kept,) = tmp_path.rglob("*.bin")
-    assert kept.name == f"r0-u0-2@cpu-torch{torch.__version__.partition('+')[0]}.bin"
+    place = f"cpu-torch{torch.__version__.partition('+')[0]}"
+    assert kept.name == f"k0-2-r0-1@{place}.bin"
     kept.rename(kept.with_name("r0-u0-2.bin"))
     again, notes = said(lambda: truth(tmp_path))
     assert (again.trained, again.reused, notes) == (0, 2, [])
     assert torch.equal(again.outcome, first.outcome)
-    assert [*tmp_path.rglob("*.bin")] == [kept]
+    assert [*tmp_path.rglob("*.bin")] == [kept.with_name(f"r0-u0-2@{place}.bin")]
 
 
 def test_keys_of_tasks_without_own_code_are_those_of_earlier_versions():
@@ -97,7 +98,7 @@ def test_another_kind_of_device_starts_over(tmp_path):
     for device, notes in (("cpu", 0), ("cuda", 1)):
         found, told = said(lambda d=device: truth_cache(cache, torch.device(d), key, str, ""))
         assert len(told) == notes
-        assert (found.get(key, "r0-u0-2") is None) == (device == "cuda")
+        assert (found.get(key, "k0-2-r0-1") is None) == (device == "cuda")
     # What an earlier version kept may be of either: it is taken for a processor's alone.
     (kept,) = tmp_path.rglob("*.bin")
     kept.rename(kept.with_name("r0-u0-2.bin"))

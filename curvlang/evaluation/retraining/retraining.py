@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.protocol import LDS
 from curvlang.evaluation.retraining.stacks import UNIT, ModelStack
-from curvlang.models.derivatives.flops import forward_flops
+from curvlang.models.data.rows import Rows
 from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
 from curvlang.training.baseline import diverged as refused_diverged
@@ -51,7 +53,7 @@ class Retraining:
         return Retraining(training_of(task, kept[:0], [], [], metric), kept, protocol, init_seed)
 
     def trained(self, stack: ModelStack, told: Callable[[int, int], None] | None = None) -> Tensor:
-        """Losses of the queries `[repetitions, subsets, Q]`, in double precision on the host.
+        """Losses of the queries `[models, Q]`, in double precision on the host.
 
         Args:
             stack: Which models.
@@ -74,8 +76,7 @@ class Retraining:
         result = retrain(training, progress=told)
         if bool(result.diverged.any()):
             raise self._diverged(result.diverged[: len(rows)], rows)
-        losses = result.query_loss[: len(rows)].double().cpu()
-        return losses.reshape(stack.repetitions, stack.subsets, -1)
+        return result.query_loss[: len(rows)].double().cpu()
 
     def _diverged(self, diverged: Tensor, rows: list[tuple[int, int]]) -> SpecError:
         r, k = rows[int(diverged.nonzero()[0, 0])]
@@ -104,7 +105,31 @@ def models_at_once(task: Task, kept: Tensor) -> int:
     most = STACK if on_host else CHUNK
     examples = float(kept.sum(1).double().mean()) * task.recipe.epochs
     # A backward pass takes two forward passes' operations.
-    each = 3 * examples * forward_flops(task.model, task.train[0])
+    each = 3 * examples * forward_operations(task.model, task.train[0])
     may = OPERATIONS * (1 if on_host else FASTER) / max(each, 1.0)
     with_few = int(min(most, may)) // UNIT * UNIT
     return max(UNIT, with_few)
+
+
+def forward_operations(model: nn.Module, x: Rows) -> int:
+    """Operations of a forward pass for one example, roughly: of every module that has matrices of its own.
+
+    Counted by shapes, since torch's counter takes seconds to load.
+    """
+    found = 0
+
+    def count(module: nn.Module, given: object, output: object) -> None:
+        nonlocal found
+        first = output[0] if isinstance(output, tuple) else output
+        for weight in module.parameters(recurse=False):
+            if weight.ndim > 1:
+                size = first.numel() if isinstance(first, Tensor) else len(weight)
+                found += 2 * weight.numel() * max(1, size // max(1, len(weight)))
+
+    handle = register_module_forward_hook(count)
+    try:
+        with torch.no_grad():
+            model(x[:1].to(next(model.parameters()).device))
+    finally:
+        handle.remove()
+    return found

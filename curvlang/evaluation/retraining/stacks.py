@@ -1,26 +1,26 @@
 """Which models are trained in one stack: a function of the protocol and the task alone, never of time or workers.
 
-A model's numbers depend on its place in a stack, in their last digits: products of small matrices depend on
-where these lie in memory. So the same command always trains the same stacks, whoever trains them, and a
-stack is kept in one file: after a kill it is there as a whole or not at all.
+A model's last digits depend on its place in a stack, and on how many stand in it: products of small matrices
+depend on where these lie in memory. So a command always trains the same stacks, whoever trains them and whatever
+was trained before, and a stack is kept in one file: it is there as a whole or not at all.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 UNIT = 5
-"""Subsets that are read from a file as one: more subsets or repetitions later reuse what is there."""
+"""Subsets in a file of earlier versions."""
 
-Unit = tuple[int, int]
-"""A repetition, and five subsets by their number."""
+_NAME = re.compile(r"k(\d+)-(\d+)-r(\d+)-(\d+)")
 
-_NAME = re.compile(r"r(\d+)(?:x(\d+))?-u(\d+)-(\d+)")
+Read = Callable[[str], Tensor | None]
+"""What a file of a name holds, a row of losses for each model; None where it is absent or damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,31 +28,28 @@ class ModelStack:
     """Models that are trained together: some subsets, each in some repetitions.
 
     Args:
-        repetition: The first.
-        repetitions: How many.
-        unit: The number of the first five subsets.
+        first: The first subset.
         subsets: How many subsets.
+        repetition: The first repetition.
+        repetitions: How many repetitions.
     """
 
-    repetition: int
-    repetitions: int
-    unit: int
+    first: int
     subsets: int
+    repetition: int = 0
+    repetitions: int = 1
 
     @property
     def name(self) -> str:
-        """What its file is called."""
-        several = f"x{self.repetitions}" if self.repetitions > 1 else ""
-        return f"r{self.repetition}{several}-u{self.unit}-{self.subsets}"
+        """What its file is called: it says which models these are, all of them."""
+        return f"k{self.first}-{self.subsets}-r{self.repetition}-{self.repetitions}"
 
     @staticmethod
-    def named(name: str) -> ModelStack | None:
-        """The stack of a file; None where it is another kind of file."""
+    def named(name: str) -> ModelStack:
+        """The stack of a name."""
         found = _NAME.fullmatch(name)
-        if found is None:
-            return None
-        first, several, unit, subsets = found.groups()
-        return ModelStack(int(first), int(several or 1), int(unit), int(subsets))
+        assert found is not None, name
+        return ModelStack(*map(int, found.groups()))
 
     @property
     def models(self) -> int:
@@ -62,33 +59,39 @@ class ModelStack:
     @property
     def rows(self) -> list[tuple[int, int]]:
         """Repetition and subset of every model, in their order."""
-        first = self.unit * UNIT
         return [
-            (self.repetition + r, first + k)
+            (self.repetition + r, self.first + k)
             for r in range(self.repetitions)
             for k in range(self.subsets)
         ]
 
-    @property
-    def units(self) -> list[Unit]:
-        """The units that it covers."""
-        last = self.unit + -(-self.subsets // UNIT)
-        return [
-            (self.repetition + r, u)
-            for r in range(self.repetitions)
-            for u in range(self.unit, last)
-        ]
+    def read(self, content: Read) -> Tensor | None:
+        """Losses `[models, Q]` that are kept, here or as an earlier version kept them; None where some are not.
 
-    def part(self, value: Tensor, unit: Unit) -> Tensor:
-        """Of losses `[repetitions, subsets, Q]` those of a unit `[at most 5, Q]`."""
-        r, u = unit
-        start = (u - self.unit) * UNIT
-        return value[r - self.repetition, start : start + UNIT]
+        Args:
+            content: Of the files.
+        """
+        found = content(self.name)
+        if found is not None:
+            return found
+        parts = []
+        for r in range(self.repetition, self.repetition + self.repetitions):
+            for start in range(self.first, self.first + self.subsets, UNIT):
+                count = min(UNIT, self.first + self.subsets - start)
+                part = _earlier(content, r, start // UNIT, count)
+                if part is None:
+                    return None
+                parts.append(part)
+        return torch.cat(parts)
 
 
-def subsets_of(unit: int, subsets: int) -> range:
-    """The subsets of a unit, of so many in all."""
-    return range(unit * UNIT, min((unit + 1) * UNIT, subsets))
+def _earlier(content: Read, repetition: int, unit: int, count: int) -> Tensor | None:
+    """The first models of five subsets; those of a larger run serve as well."""
+    for held in range(count, UNIT + 1):
+        found = content(f"r{repetition}-u{unit}-{held}")
+        if found is not None:
+            return found[:count]
+    return None
 
 
 def stacks(subsets: int, repetitions: int, most: int) -> list[ModelStack]:
@@ -104,80 +107,15 @@ def stacks(subsets: int, repetitions: int, most: int) -> list[ModelStack]:
         count = min(most, subsets - first)
         at_once = max(1, most // count)
         for r in range(0, repetitions, at_once):
-            together = min(at_once, repetitions - r)
-            found.append(ModelStack(r, together, first // UNIT, count))
+            found.append(ModelStack(first, count, r, min(at_once, repetitions - r)))
     return found
 
 
-def missing_stacks(whole: Iterable[ModelStack], found: Collection[Unit]) -> list[ModelStack]:
-    """What of the stacks is to be trained, where some units are there.
-
-    A stack that is there in part has met the files of a smaller run: only what is missing of it is trained.
-    """
-    missing = []
-    for stack in whole:
-        there = [unit in found for unit in stack.units]
-        if not any(there):
-            missing.append(stack)
-        elif not all(there):
-            missing += _rest(stack, found)
-    return missing
-
-
-def _rest(stack: ModelStack, found: Collection[Unit]) -> Iterator[ModelStack]:
-    """Runs of missing units of each repetition."""
-    run: list[Unit] = []
-    for unit in [*stack.units, None]:
-        follows = unit is not None and run and unit == (run[-1][0], run[-1][1] + 1)
-        if run and not (follows and unit not in found):
-            first, last = run[0], run[-1]
-            end = min((last[1] + 1) * UNIT, stack.unit * UNIT + stack.subsets)
-            yield ModelStack(first[0], 1, first[1], end - first[1] * UNIT)
-            run = []
-        if unit is not None and unit not in found:
-            run.append(unit)
-
-
-def kept_units(
-    names: Iterable[str],
-    read: Callable[[str], Tensor | None],
-    subsets: int,
-    repetitions: int,
-) -> Mapping[Unit, Tensor]:
-    """Units whose losses are in files, from whatever run they are.
-
-    Args:
-        names: Of the files.
-        read: The content of one, None where it is damaged.
-        subsets: K.
-        repetitions: R.
-    """
-    found: dict[Unit, Tensor] = {}
-    for name in names:
-        stack = ModelStack.named(name)
-        if stack is None:
-            continue
-        wanted = [u for u in _inside(stack, subsets, repetitions) if u not in found]
-        value = read(name) if wanted else None
-        if value is not None:
-            shaped = value.reshape(stack.repetitions, stack.subsets, -1)
-            for unit in wanted:
-                rows = stack.part(shaped, unit)
-                found[unit] = rows[: len(subsets_of(unit[1], subsets))]
-    return found
-
-
-def _inside(stack: ModelStack, subsets: int, repetitions: int) -> Iterator[Unit]:
-    """Units of a run that a file has whole."""
-    end = stack.unit * UNIT + stack.subsets
-    for r, u in stack.units:
-        wanted = subsets_of(u, subsets)
-        if r < repetitions and wanted and wanted.stop <= end:
-            yield r, u
-
-
-def outcome_of(found: Mapping[Unit, Tensor], subsets: int, repetitions: int) -> Tensor:
-    """Losses `[K, R, Q]` from those of all units."""
-    count = -(-subsets // UNIT)
-    parts = [torch.cat([found[r, u].double() for u in range(count)]) for r in range(repetitions)]
-    return torch.stack(parts, dim=1)
+def outcome_of(found: dict[ModelStack, Tensor], subsets: int, repetitions: int) -> Tensor:
+    """Losses `[K, R, Q]` from those of all stacks."""
+    queries = next(iter(found.values())).shape[1]
+    outcome = torch.empty(subsets, repetitions, queries, dtype=torch.float64)
+    for stack, losses in found.items():
+        for (r, k), row in zip(stack.rows, losses, strict=True):
+            outcome[k, r] = row
+    return outcome

@@ -66,13 +66,6 @@ def hessian_flops(
     return P * _count(lambda: product(one)) / len(probe[0])
 
 
-def forward_flops(model: nn.Module, X: Rows) -> float:
-    """Operations of a forward pass for one example."""
-    few = X[:PROBE].to(next(model.parameters()).device)
-    with torch.no_grad():
-        return _count(lambda: model(few)) / len(few)
-
-
 def _probe(model: nn.Module, X: Rows, y: Rows) -> tuple[Tensor, Tensor]:
     device = next(model.parameters()).device
     return X[:PROBE].to(device), y[:PROBE].to(device)
