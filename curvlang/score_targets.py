@@ -12,14 +12,11 @@ import torch
 from torch import Tensor
 
 from curvlang.attribution.inverses import inverted, seen_by
-from curvlang.attribution.streams.relay import relayed
-from curvlang.attribution.streams.stream import (
-    Request,
-    ScoreBatch,
-    ScoreStream,
-    SelfStream,
-    Stream,
-)
+from curvlang.attribution.streams.batch import ScoreBatch
+from curvlang.attribution.streams.relay import Stream, relayed
+from curvlang.attribution.streams.request import Request
+from curvlang.attribution.streams.score_stream import ScoreStream
+from curvlang.attribution.streams.self_stream import SelfStream
 from curvlang.diagnostics.diagnostic import Interrupted
 from curvlang.language import declared_inverses, default_inverse
 from curvlang.language.chain import Curvature, Spec
@@ -161,9 +158,7 @@ def written(
     ready = inverted(
         op, seen, damping=scoring.damping, inverse=scoring.inverse, progress=progress
     ).operator
-    plan: Mapping[str, int] = {}
-    if is_store(target.path) and (there := known(target.path)) is not None:
-        plan = there["plan"]
+    plan = _plan(target)
 
     def stream() -> Stream:
         if scoring.own:
@@ -183,6 +178,16 @@ def written(
 
     write = _to_store if is_store(target.path) else _to_npy
     return seen.retried(lambda: write(target, stream(), progress))
+
+
+def _plan(target: Target) -> dict[str, int]:
+    """Turns of queries and chunks of a store that another run has begun, as the first process reads them."""
+    processes = world()
+    with processes.run():
+        there = known(target.path) if processes.first and is_store(target.path) else None
+        text = json.dumps({} if there is None else there["plan"])
+        found: dict[str, int] = json.loads(processes.exchange("plan", text)[0])
+    return found
 
 
 def _to_npy(target: Target, stream: Stream, progress: Progress | None) -> ScoreFile:

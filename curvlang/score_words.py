@@ -8,7 +8,7 @@ from torch import Tensor
 
 from curvlang.attribution.groups import check_reduce, label_groups
 from curvlang.attribution.scorer import check_products, no_use
-from curvlang.attribution.streams.stream import check_share
+from curvlang.attribution.streams.request import check_share
 from curvlang.diagnostics.plain_arguments import validate_fields
 from curvlang.diagnostics.values import finite_number
 from curvlang.models.task import Task

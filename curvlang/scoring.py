@@ -14,13 +14,9 @@ from torch import Tensor
 from curvlang.attribution.influence import influence, self_influence
 from curvlang.attribution.inverses import inverted
 from curvlang.attribution.scorer import layer_count, require_scores
-from curvlang.attribution.streams.stream import (
-    CompressedQueries,
-    ReducedPrecision,
-    Request,
-    check_blocks,
-    least_bytes,
-)
+from curvlang.attribution.streams.reduced import CompressedQueries, ReducedPrecision
+from curvlang.attribution.streams.request import Request, check_blocks
+from curvlang.attribution.streams.score_stream import least_bytes
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.facade import as_spec, fit, named_task
 from curvlang.fits import check_space, check_store, trained_in

@@ -142,7 +142,7 @@ def test_other_scores_are_refused_before_the_work(chunked):
 def test_another_limit_of_memory_goes_on_with_the_same_chunks(chunked, monkeypatch):
     """A store keeps its turns of queries and its chunks: a later run takes them as they are."""
     whole = cv.score_request("kfac", small(), SCORING).run(progress=False).arrays["scores"]
-    from curvlang.attribution.streams.stream import ScoreStream
+    from curvlang.attribution.streams.score_stream import ScoreStream
 
     with monkeypatch.context() as patch:
         patch.setattr(ScoreStream, "_fitting", lambda self: 2)

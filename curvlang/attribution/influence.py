@@ -10,7 +10,7 @@ from torch import Tensor
 from curvlang.attribution.groups import Groups, check_reduce
 from curvlang.attribution.inverses import inverted, seen_by
 from curvlang.attribution.scorer import scored_by, self_scores
-from curvlang.attribution.streams.stream import Request, check_share
+from curvlang.attribution.streams.request import Request, check_share
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.values import another_type, finite_number
 from curvlang.models.execution.torch_state import settled

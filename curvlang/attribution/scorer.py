@@ -18,8 +18,10 @@ from curvlang.attribution.factored import (
     whole_queries,
 )
 from curvlang.attribution.gradients import check_scores, product, query_gradients
-from curvlang.attribution.streams.gather import Counted, gathered
-from curvlang.attribution.streams.stream import Request, ScoreStream, SelfStream
+from curvlang.attribution.streams.gather import Counted, common, gathered
+from curvlang.attribution.streams.request import Request
+from curvlang.attribution.streams.score_stream import ScoreStream
+from curvlang.attribution.streams.self_stream import SelfStream
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
@@ -190,6 +192,7 @@ class Scorer:
         """Queries of a turn, and inverses that share a pass."""
         each = [self._row(x) for x in blocks]
         limit = min(available(self.task.device) // QUERIES_SHARE, TURN)
+        (limit,) = common(limit)
         rows = max(1, min(self.task.Q, limit // max(1, sum(each))))
         together = max(1, limit // max(1, rows * max(each)))
         return rows, min(together, len(blocks))

@@ -16,7 +16,7 @@ from curvlang.attribution.factored import (
 )
 from curvlang.attribution.passes import batch_size, scored_elements
 from curvlang.attribution.streams import stream
-from curvlang.attribution.streams.stream import CompressedQueries, ReducedPrecision
+from curvlang.attribution.streams.reduced import CompressedQueries, ReducedPrecision
 from curvlang.costs.predicted import predicted_scores, rotations
 from tests.models.support import CASES
 from tests.oracles import dense

@@ -18,7 +18,8 @@ from curvlang.attribution.score_orders import (
     formed_gradients,
 )
 from curvlang.attribution.scorer import scored_by
-from curvlang.attribution.streams.stream import CompressedQueries, ReducedPrecision, Request
+from curvlang.attribution.streams.reduced import CompressedQueries, ReducedPrecision
+from curvlang.attribution.streams.request import Request
 from curvlang.costs.predicted import predicted_scores, rotations, score_ranks
 from curvlang.models.layers import OneHot
 from curvlang.models.tracing.blocks import apart

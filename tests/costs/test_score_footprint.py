@@ -9,7 +9,7 @@ from torch import nn
 import curvlang as cv
 from curvlang.attribution.blocks import scored_blocks
 from curvlang.attribution.scorer import scored_by
-from curvlang.attribution.streams.stream import Request
+from curvlang.attribution.streams.request import Request
 from curvlang.costs.predicted import inverted_matrices
 from curvlang.costs.score_footprint import inverse_phase, scores_phase
 from curvlang.language import task_text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -50,6 +51,16 @@ def gathered(
             if rank != processes.rank:
                 _told(found, span.stop - span.start, told)
     return found
+
+
+def common(*numbers: int) -> tuple[int, ...]:
+    """The smallest of the numbers that the processes give, in each of them: what all have room for."""
+    processes = world()
+    if processes.size == 1:
+        return numbers
+    with processes.run():
+        given = [json.loads(text) for text in processes.exchange("sizes", json.dumps(numbers))]
+    return tuple(map(min, zip(*given, strict=True)))
 
 
 def _told(found: Parts, count: int, told: Counted | None) -> Parts:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from curvlang.attribution.streams.stream import ScoreBatch, SelfStream, Stream
+from curvlang.attribution.streams.batch import ScoreBatch
+from curvlang.attribution.streams.score_stream import ScoreStream
+from curvlang.attribution.streams.self_stream import SelfStream
 from curvlang.runtime.processes.distributed import World
+
+Stream = ScoreStream | SelfStream
+"""Scores that come in chunks of training examples."""
 
 
 def relayed(stream: Stream, processes: World) -> Iterator[ScoreBatch]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from curvlang.attribution.streams.stream import ScoreStream
+from curvlang.attribution.streams.score_stream import ScoreStream
 from curvlang.runtime.processes.distributed import World, world
 
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 
 from curvlang.attribution.inverses import inverted, seen_by
+from curvlang.attribution.streams.request import Request
 from curvlang.attribution.streams.running_top import streamed_top
-from curvlang.attribution.streams.stream import Request, ScoreStream
+from curvlang.attribution.streams.score_stream import ScoreStream
 from curvlang.attribution.top import TopExamples, check_queries, top_from_extremes
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.plain_arguments import validated

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+import zarr
 
 import curvlang as cv
+from curvlang.attribution import factored, scorer
+from curvlang.attribution.scorer import Scorer
 from curvlang.attribution.streams import cut as cuts
+from curvlang.attribution.streams import score_stream
 from curvlang.attribution.streams.cut import score_cut
+from curvlang.attribution.streams.request import Request
 from curvlang.attribution.streams.running_top import RunningTop
-from curvlang.attribution.streams.stream import Request, ScoreStream
+from curvlang.attribution.streams.score_stream import ScoreStream
 from tests.processes import together
 from tests.small import gradients, network, task
 
@@ -118,3 +124,37 @@ def test_every_process_has_the_scores_of_one(n):
         for one, other in zip(found[:3], alone[:3], strict=True):
             assert torch.equal(one, other)
         assert found[3] == alone[3]
+
+
+def with_less_memory(folder):
+    """Process 1 has room for two queries at a time, the others for all."""
+    cuts.PAIRS = 2
+    if cv.world().rank == 1:
+        for module in (score_stream, factored, scorer):
+            module.available = lambda device: 4 * 2 * 8 * 23
+    given = small()
+    op = cv.fit("ekfac", given, progress=False)
+    dense = cv.fit("ggn", given, progress=False)
+    scoring = cv.Scoring(damping=0.1)
+    for out in ("x.npy", "x.zarr"):
+        cv.score_request("ekfac", given, scoring, out=f"{folder}/{out}").run(progress=False)
+    kept = zarr.open_group(f"{folder}/x.zarr", mode="r")
+    inverses = [x.inverse(0.1).operator for x in (op, dense)]
+    turns = [scores for scores, _ in Scorer(given, given.loss, inverses)]
+    return [
+        cv.influence(op, given, damping=0.1, progress=False),
+        cv.influence(dense, given, damping=0.1, progress=False),
+        torch.cat(turns),
+        torch.from_numpy(np.load(f"{folder}/x.npy")),
+        torch.from_numpy(kept["scores"][:]),
+    ], [len(turns), kept["written"].shape[0]]
+
+
+def test_processes_with_different_memory_agree_on_turns(tmp_path):
+    """Every process takes the queries that the one with the least memory can hold."""
+    wanted = cv.influence(cv.fit("ekfac", small(), progress=False), small(), damping=0.1)
+    for found, turns in together(with_less_memory, 2, str(tmp_path)):
+        assert min(turns) > 1
+        for k, scores in enumerate(found):
+            if k != 1:
+                assert (scores - wanted).abs().max() <= CLOSE * wanted.abs().max()
