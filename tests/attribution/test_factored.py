@@ -15,7 +15,7 @@ from curvlang.attribution.factored import (
     block_scores,
 )
 from curvlang.attribution.passes import batch_size, scored_elements
-from curvlang.attribution.streams import stream
+from curvlang.attribution.streams import score_stream
 from curvlang.attribution.streams.reduced import CompressedQueries, ReducedPrecision
 from curvlang.costs.predicted import predicted_scores, rotations
 from tests.models.support import CASES
@@ -150,13 +150,13 @@ def test_queries_that_do_not_fit_take_turns(monkeypatch, per_layer):
     assert given is not None
     each = 8 * sum(x.layer.size for x in given if not x.by_leaves)
     sizes: list[int] = []
-    made = stream.block_queries
+    made = score_stream.block_queries
 
     def counted(some, *rest, **more):
         sizes.append(some.Q)
         return made(some, *rest, **more)
 
-    monkeypatch.setattr(stream, "block_queries", counted)
+    monkeypatch.setattr(score_stream, "block_queries", counted)
     told: list[tuple[int, int]] = []
     found = cv.influence(
         op, t, damping=DAMPING, per_layer=per_layer, memory=QUERIES_SHARE * each * (t.Q // 3),
