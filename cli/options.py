@@ -106,7 +106,7 @@ PythonOption = Annotated[
     bool,
     typer.Option(
         "--allow-python",
-        help="Functions that the spec names may be called.",
+        help="Allow calls of functions that the spec names.",
         rich_help_panel=TASK,
     ),
 ]
@@ -116,7 +116,7 @@ DeviceOption = Annotated[
     typer.Option(
         "--device",
         metavar="DEVICE",
-        help="`cpu`, `cuda`, `cuda:1`; `auto` is CUDA where there is any.",
+        help="`cpu`, `cuda`, `cuda:1`; `auto` is CUDA where available.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -129,8 +129,8 @@ MemoryOption = Annotated[
     typer.Option(
         "--memory",
         metavar="AMOUNT",
-        help="What a fit, and preconditioned queries, may hold: `2GiB`, `500MB`; what is free "
-        "where not given.",
+        help="Memory for a fit and for preconditioned queries: `2GiB`, `500MB`; by default what is "
+        "free.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -140,7 +140,7 @@ SeedOption = Annotated[
         "--seed",
         parser=seed,
         metavar="NUMBER",
-        help="Of the initialisation and of sampling: a whole number, or `random`.",
+        help="Seed of the initialisation and of sampling: a whole number, or `random`.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -182,7 +182,7 @@ QuickOption = Annotated[
 MetricOption = Annotated[
     Metric,
     typer.Option(
-        "--metric", help="The quantity of a query that scores are about.", rich_help_panel=SCORES
+        "--metric", help="The quantity of a query that scores explain.", rich_help_panel=SCORES
     ),
 ]
 InverseOption = Annotated[
@@ -225,20 +225,22 @@ GroupOption = Annotated[
     Group | None,
     typer.Option(
         "--group",
-        help="Queries asked together: those of one label, or all.",
+        help="Score queries together: those of one label, or all.",
         rich_help_panel=SCORES,
     ),
 ]
 ReduceOption = Annotated[
     Reduce,
-    typer.Option("--reduce", help="What is taken over a group.", rich_help_panel=SCORES),
+    typer.Option(
+        "--reduce", help="How the scores of a group are combined.", rich_help_panel=SCORES
+    ),
     Needs("group", "--group label"),
 ]
 ProductsOption = Annotated[
     Products | None,
     typer.Option(
         "--products",
-        help="Faster products with training examples; says what it changes.",
+        help="Faster products with training examples; the change of the scores is reported.",
         rich_help_panel=SCORES,
     ),
 ]
@@ -248,7 +250,7 @@ CompressOption = Annotated[
         "--compress",
         metavar="SHARE",
         callback=share,
-        help="Share of every query that may be left out for a lower rank; says its bound.",
+        help="Share of every query that a lower rank may leave out; the bound is reported.",
         rich_help_panel=SCORES,
     ),
 ]
@@ -256,7 +258,7 @@ OwnOption = Annotated[
     bool,
     typer.Option(
         "--self",
-        help="Every training example against itself alone.",
+        help="Score every training example against itself alone.",
         rich_help_panel=SCORES,
     ),
     Excludes(

@@ -53,15 +53,18 @@ def command(
     seed: SeedOption = 0,
     out: OutOption = None,
     quick: QuickOption = False,
-    no_lds: Annotated[bool, typer.Option("--no-lds", help="Errors and influence only.")] = False,
+    no_lds: Annotated[
+        bool, typer.Option("--no-lds", help="Errors and influence only; nothing is retrained.")
+    ] = False,
     metric: MetricOption = Metric.loss,
     as_json: JsonOption = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Also the solver's work, and the time of each part.")
+        bool,
+        typer.Option("--verbose", help="Print the solver's work and the time of each part, too."),
     ] = False,
     quiet: QuietOption = False,
     step_scores: Annotated[
-        bool, typer.Option("--step-scores", help="Also the scores of every step, to a file.")
+        bool, typer.Option("--step-scores", help="Write the scores of every step, too.")
     ] = False,
 ) -> int:
     """Evaluate specs: structure, memory, error, share and LDS of every step of the chain."""

@@ -60,7 +60,9 @@ def command(
     world: Annotated[
         int | None,
         typer.Option(
-            "--world", metavar="NUMBER", help="Predict seconds and bytes on so many processes, too."
+            "--world",
+            metavar="NUMBER",
+            help="Also predict seconds and bytes for a number of processes.",
         ),
     ] = None,
     link: Annotated[
@@ -68,7 +70,7 @@ def command(
         typer.Option(
             "--link",
             metavar="RATE",
-            help="How fast they reach each other: `100GB/s`, `10Gb/s`. [default: 12.5GB/s]",
+            help="The rate of the link between two processes: `100GB/s`, `10Gb/s`. [default: 12.5GB/s]",
         ),
         Needs("world", "--world 8"),
     ] = None,

@@ -19,7 +19,7 @@ EXAMPLES = (
 def command(
     specs: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files to format.")],
     check: Annotated[
-        bool, typer.Option("--check", help="Change nothing; exit 1 if needed.")
+        bool, typer.Option("--check", help="Change nothing; exit 1 where a file is not formatted.")
     ] = False,
 ) -> int:
     """Format specs in place: white space only, comments kept."""

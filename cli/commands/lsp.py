@@ -18,7 +18,10 @@ EXAMPLES = (
 
 def command(
     stdio: Annotated[
-        bool, typer.Option("--stdio", help="Standard input and output (the only way it speaks).")
+        bool,
+        typer.Option(
+            "--stdio", help="Speak over standard input and output, which is the only way."
+        ),
     ] = True,
     vscode: Annotated[
         Path | None,

@@ -53,7 +53,8 @@ def command(
     out: OutOption = None,
     quick: QuickOption = False,
     shard: Annotated[
-        str | None, typer.Option(help="Run part i of n alone, `2/3`; all parts, one folder.")
+        str | None,
+        typer.Option(help="Run part i of n alone, `2/3`; all parts write to one folder."),
     ] = None,
     report: Annotated[
         bool,
@@ -66,7 +67,7 @@ def command(
             "--format",
             metavar="md,csv,pdf",
             callback=formats_of,
-            help="Written as well: `md` and `csv` tables, `pdf` figures.",
+            help="Formats to write as well: `md` and `csv` tables, `pdf` figures.",
             rich_help_panel=OUTPUT,
         ),
     ] = "",
