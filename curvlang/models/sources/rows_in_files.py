@@ -118,12 +118,16 @@ def _array(path: Path, name: str | None) -> FileArray:
 def _chosen(path: Path, names: Sequence[str], name: str | None) -> str:
     if name is None and len(names) == 1:
         return names[0]
+    if not names:
+        raise refusal(
+            Code.E0851, f"`{path}` holds no array", "write one with a row for every example"
+        )
     if name is None:
-        shown = ", ".join(f"`{x}`" for x in names[:8]) or "none"
+        shown = ", ".join(f"`{x}`" for x in names[:8])
         raise refusal(
             Code.E0851,
-            f"it is not said which array of `{path}` is meant: it holds {shown}",
-            f'name it: `cv.rows("{path.name}", "{names[0] if names else "x"}")`',
+            f"`{path}` holds several arrays, and none is named: {shown}",
+            f'name it: `cv.rows("{path.name}", "{names[0]}")`',
         )
     if name not in names:
         raise refusal(

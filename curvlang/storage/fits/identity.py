@@ -60,7 +60,7 @@ def check_identity(path: Path, kept: Identity, wanted: Identity) -> None:
         f"the store `{path}` is of {what}",
         *repairs,
         "name another folder; or delete this one, if it is of no use any more",
-        notes=(f"it holds `{kept.curvature}` of {kept.task}; asked is that of {wanted.task}",),
+        notes=(f"it holds `{kept.curvature}` of {kept.task}; requested is a fit on {wanted.task}",),
     )
 
 
