@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -13,9 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from curvlang.storage.atomic import Destination
+from curvlang.storage.sealing import sealed, unsealed
 from curvlang.storage.swap import Content, write_folder
 from curvlang.storage.tensors import (
-    BLANK,
     NOTE,
     UNREADABLE,
     Text,
@@ -23,8 +22,6 @@ from curvlang.storage.tensors import (
     damaged,
     laid_out,
     restored,
-    seal,
-    sealed_text,
     tensors_in,
     unusable,
     write_tensors,
@@ -55,13 +52,10 @@ def write_sealed_folder(path: Path, tensors: Mapping[str, Tensor], text: Mapping
         name: {"content": write_tensors(None, held), "tensors": sorted(held)}
         for name, held in files.items()
     }
-    manifest = sealed_text({**text, "layout": layout, "files": listed}, indent=1)
-    at = seal(manifest.encode())
-    digest = hashlib.sha256(manifest.encode()).hexdigest()
     contents: dict[str, Content] = {
         name: partial(write_tensors, tensors=held) for name, held in files.items()
     }
-    contents[MANIFEST] = (manifest[:at] + digest + manifest[at + len(BLANK) :]).encode()
+    contents[MANIFEST] = sealed({**text, "layout": layout, "files": listed})
     needed = sum(tensor.nbytes for tensor in kept.values())
     with Destination(path, "operator", NOTE).refusals(needed):
         write_folder(path, contents)
@@ -79,11 +73,8 @@ def read_sealed_folder(path: Path) -> tuple[TensorFolder, Text]:
             f"`{path}` is not an operator's folder: it has no `{MANIFEST}`", "check the path"
         )
     try:
-        content = place.read_bytes()
-        at = seal(content)
-        blank = content[:at] + BLANK.encode() + content[at + len(BLANK) :]
-        manifest = json.loads(content)
-        if hashlib.sha256(blank).hexdigest() == manifest["sha256"]:
+        manifest = unsealed(place.read_bytes())
+        if manifest is not None:
             return TensorFolder(path, manifest), manifest
     except UNREADABLE as error:
         damaged(place, error)

@@ -23,10 +23,9 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.storage.atomic import Destination, whole
+from curvlang.storage.sealing import BLANK, blank_text, seal_in
 
 _KEY = "curvlang"
-BLANK = "0" * 64
-_SEAL = '"sha256": "'
 _NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
@@ -75,7 +74,7 @@ def write_file(
         CurvlangError: As the destination refuses.
     """
     kept, layout = laid_out(tensors)
-    held = sealed_text({**text, "layout": layout})
+    held = blank_text({**text, "layout": layout})
     needed, path = sum(tensor.nbytes for tensor in kept.values()), destination.path
     with destination.refusals(needed), whole(path) as part, part.open("rb+") as file:
         digest = write_tensors(file, kept, held, align)
@@ -103,11 +102,6 @@ def read_sealed(path: Path) -> tuple[Mapping[str, Tensor], Text]:
             "save it with `op.save`",
         )
     changed(path)
-
-
-def sealed_text(content: Mapping[str, Any], indent: int | None = None) -> str:
-    """Plain values as text, with zeros for the checksum."""
-    return json.dumps({**content, "sha256": BLANK}, sort_keys=True, indent=indent)
 
 
 def write_tensors(
@@ -167,19 +161,11 @@ def _bytes(tensor: Tensor) -> memoryview:
     return flat.numpy().data
 
 
-def seal(header: bytes) -> int:
-    """Where in a header or a manifest the digits of the checksum begin."""
-    for mark in (_SEAL.encode(), json.dumps(_SEAL)[1:-1].encode()):
-        if (found := header.find(mark)) >= 0:
-            return found + len(mark)
-    raise ValueError("it has no checksum")
-
-
 def _seal_in(file: IO[bytes]) -> int:
-    """The same in a file of tensors, from its beginning."""
+    """Where the digits of the checksum begin in a file of tensors, from its beginning."""
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
-    return 8 + seal(file.read(length))
+    return 8 + seal_in(file.read(length))
 
 
 def digest_of(path: Path) -> str:

@@ -11,7 +11,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 
-FORMAT = 1
+FORMAT = 2
 """Counts changes of how a store lies on the disk: another number is refused."""
 
 
@@ -91,10 +91,11 @@ def _give(name: str, value: object) -> str:
 
 def other_format(path: Path, manifest: Mapping[str, Any]) -> SpecError:
     """The refusal of a store that another version has written."""
-    version = manifest.get("curvlang", "another one")
+    version = manifest.get("curvlang")
+    named = f" ({version})" if version else ""
     return refusal(
         Code.E0836,
         f"the store `{path}` has format {manifest.get('format')}, and this version of curvlang "
         f"reads {FORMAT}",
-        f"use the version that wrote it ({version}), or name another folder",
+        f"use the version that wrote it{named}, or name another folder",
     )

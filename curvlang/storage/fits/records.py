@@ -1,8 +1,7 @@
-"""Plain values in a file of JSON with its own checksum: any byte that changes is found on reading."""
+"""Plain values in a sealed file: any byte that changes is found on reading."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Any
 
 from curvlang.storage.atomic import RESUMED, Destination, write
 from curvlang.storage.mapped import DamagedError
-
-KEY = "sha256"
+from curvlang.storage.sealing import KEY, sealed, unsealed
 
 
 def write_record(path: Path, values: Mapping[str, Any]) -> None:
@@ -24,8 +22,7 @@ def write_record(path: Path, values: Mapping[str, Any]) -> None:
     Raises:
         MachineError: E0802 where the disk is full, E0838 where the system does not let it be written.
     """
-    whole = {**values, KEY: _checksum(values)}
-    content = json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False).encode()
+    content = sealed(values)
     with Destination(path, "store", RESUMED).refusals(len(content)):
         write(path, content)
 
@@ -38,15 +35,17 @@ def read_record(path: Path) -> dict[str, Any]:
         DamagedError: Where it is not what was written.
     """
     try:
-        values = json.loads(path.read_bytes())
-        if values.pop(KEY) != _checksum(values):
-            raise DamagedError(path, "its content is not what was written")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        values = unsealed(path.read_bytes())
+    except ValueError as error:
         raise DamagedError(path, str(error).partition("\n")[0]) from error
-    found: dict[str, Any] = values
-    return found
+    if values is None:
+        raise DamagedError(path, "its content is not what was written")
+    return {name: value for name, value in values.items() if name != KEY}
 
 
-def _checksum(values: Mapping[str, Any]) -> str:
-    plain = json.dumps(values, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(plain.encode()).hexdigest()
+def format_in(path: Path) -> object:
+    """The format that a file names, whether or not it is what was written; None where it names none."""
+    try:
+        return dict(json.loads(path.read_bytes())).get("format")
+    except (OSError, ValueError, TypeError):
+        return None

@@ -31,7 +31,7 @@ from curvlang.diagnostics.values import another_type
 from curvlang.storage.atomic import RESUMED, Destination, probe
 from curvlang.storage.fits.identity import FORMAT, Identity, check_identity, other_format
 from curvlang.storage.fits.lock import HOLDER, LOCK, at_work
-from curvlang.storage.fits.records import read_record, write_record
+from curvlang.storage.fits.records import format_in, read_record, write_record
 from curvlang.storage.leftovers import unfinished
 from curvlang.storage.mapped import DamagedError, read_mapped, write_mapped
 from curvlang.storage.swap import clear_inside
@@ -173,6 +173,10 @@ class FitStore:
             self._check_foreign()
             return None
         except DamagedError as error:
+            # Other formats may be sealed otherwise: what they are is said, not that they are damaged.
+            other = format_in(self.path / MANIFEST)
+            if other not in (None, FORMAT):
+                raise other_format(self.path, {"format": other}) from error
             raise damaged_store(
                 f"the manifest of the store `{self.path}` is damaged: {error.args[1]}",
                 "fetch it again from where it came, or delete the folder and fit once more",

@@ -226,3 +226,11 @@ def test_the_log_of_a_process_is_in_the_store(tmp_path):
     cv.fit("kfac", task(), store=tmp_path / "s", progress=False)
     assert RankLog(tmp_path / "s", 0).path.is_file()
     assert Path(tmp_path / "s/log/rank-0.log").read_text()
+
+
+def test_a_store_of_the_first_format_is_refused_as_such(tmp_path):
+    """Its manifest was sealed in another way: it is not damaged."""
+    (tmp_path / "store.json").write_text('{"curvlang": "0.9", "format": 1, "sha256": "00"}')
+    with pytest.raises(cv.SpecError, match="E0836") as caught:
+        cv.fit("kfac", task(), store=tmp_path, progress=False)
+    assert "format 1" in str(caught.value)
