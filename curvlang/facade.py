@@ -43,6 +43,7 @@ from curvlang.reporting.provenance import provenance
 from curvlang.reporting.report import Report, report_of
 from curvlang.reporting.scaling import ScalingReport
 from curvlang.runtime.combine import fit_curvature, fit_solver
+from curvlang.runtime.fit import FittedStage
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.footprint import reads_hessian
 from curvlang.runtime.limits.memory import Memory, limited
@@ -52,6 +53,7 @@ from curvlang.runtime.prepare import Preparation, model_flops, prepare, way_of
 from curvlang.runtime.progress.display import shown
 from curvlang.runtime.progress.listeners import Progress, ProgressOption
 from curvlang.runtime.setup import Setup
+from curvlang.runtime.solver import FittedSolver
 from curvlang.runtime.stored.session import kept_in
 from curvlang.runtime.stored.uses import keep_operator, use_of
 from curvlang.storage.cache import Cache
@@ -96,6 +98,8 @@ def fit(
     Raises:
         SpecError: E0835 for a store of something else, E0836 to E0838 for one that cannot be used,
             E0840 for a fit that cannot be kept.
+        MachineError: E0801 for a fit that does not fit into memory, E0841 and E0802 for one that the disk
+            has no space for.
     """
     check_task(task)
     seed, curvature = argument("seed", seed), argument("curvature", curvature)
@@ -103,26 +107,16 @@ def fit(
         argument("dtype", dtype)
     whole = as_spec(spec)
     found = chosen(whole, curvature)
-    evaluation = evaluation_of(whole, found)
+    said = evaluation_of(whole, found)
     if dtype is not None:
         task = task.to(dtype=dtype)
-    rule = evaluation.inverse if evaluation is not None else None
-    solver = evaluation.solver if evaluation is not None else None
     chains = chains_of(found)
 
     def run(told: Progress | None) -> FittedOperator:
         seen = without_ignored(chains, task)
         stage = fit_curvature(found, seen, seed=seed, last=True, progress=told)[-1]
-        solved = fit_solver(solver, seen, seed=seed, progress=told)
-        return FittedOperator(
-            stage.operator,
-            seen.parameters,
-            rule,
-            stage.label,
-            solved,
-            stage.by_example,
-            declared_inverses(whole),
-        )
+        solved = fit_solver(said.solver, seen, seed=seed, progress=told) if said else None
+        return fitted_as_said(whole, found, seen, stage, solved)
 
     with (
         limited(memory),
@@ -133,6 +127,30 @@ def fit(
         if session is not None:
             keep_operator(session, op, found, task, seed)
         return op
+
+
+def fitted_as_said(
+    spec: Spec, curvature: Curvature, seen: Task, stage: FittedStage, solver: FittedSolver | None
+) -> FittedOperator:
+    """A fitted curvature with what its spec says of inverses.
+
+    Args:
+        spec: The spec.
+        curvature: Its curvature.
+        seen: The task as the curvature sees it.
+        stage: What was fitted, or is planned.
+        solver: The spec's, with its preconditioner.
+    """
+    said = evaluation_of(spec, curvature)
+    return FittedOperator(
+        stage.operator,
+        seen.parameters,
+        None if said is None else said.inverse,
+        stage.label,
+        solver,
+        stage.by_example,
+        declared_inverses(spec),
+    )
 
 
 @settled

@@ -18,9 +18,9 @@ from curvlang.attribution.streams.reduced import CompressedQueries, ReducedPreci
 from curvlang.attribution.streams.request import Request, check_blocks
 from curvlang.attribution.streams.score_stream import least_bytes
 from curvlang.diagnostics.plain_arguments import validated
-from curvlang.facade import as_spec, fit, named_task
+from curvlang.facade import as_spec, fit, fitted_as_said, named_task
 from curvlang.fits import check_space, check_store, trained_in
-from curvlang.language import declared_inverses, default_inverse
+from curvlang.language import default_inverse
 from curvlang.language.chain import Curvature, Spec, TaskSpec
 from curvlang.language.selection import chains_of, chosen, evaluation_of
 from curvlang.language.task_sources import TaskSource
@@ -33,6 +33,7 @@ from curvlang.models.tracing.per_position import position_count
 from curvlang.operators import ExampleMean, Operator
 from curvlang.operators.iterative.iteration import NotConverged
 from curvlang.reporting.examples import InputTexts, images, texts
+from curvlang.runtime.fit import FittedStage
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.memory import limited, require
 from curvlang.runtime.limits.planned import planned, planned_solver
@@ -269,15 +270,10 @@ def _check_inverse(spec: Spec, curvature: Curvature, task: Task, scoring: Scorin
     """
     seen, said = without_ignored(chains_of(curvature), task), evaluation_of(spec, curvature)
     (operator,) = planned((curvature,), seen)
-    unfitted = FittedOperator(
-        operator,
-        seen.parameters,
-        None if said is None else said.inverse,
-        curvature.name,
-        planned_solver(None if said is None else said.solver, seen),
-        ExampleMean(1, lambda _: operator),
-        declared_inverses(spec),
-    )
+    by_example = ExampleMean(1, lambda _: operator)
+    stage = FittedStage(curvature.name, "", operator, {}, 0, curvature.span, by_example)
+    solver = planned_solver(None if said is None else said.solver, seen)
+    unfitted = fitted_as_said(spec, curvature, seen, stage, solver)
     found = inverted(unfitted, seen, damping=scoring.damping, inverse=scoring.inverse).operator
     products = None if scoring.products is None else torch.bfloat16
     check_blocks(
