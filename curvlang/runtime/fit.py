@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -16,27 +17,22 @@ from curvlang.compiler.planning.planner import DEFAULT
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.ir.expr import Yield
 from curvlang.language.chain import Chain
-from curvlang.models.losses.finite import in_part
-from curvlang.models.padding.spans import Batch
 from curvlang.models.task import Task
-from curvlang.models.tracing.blocks import LayerBlock, check_batch
+from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.operators import BlockDiagonal, ExampleMean, Operator, described
 from curvlang.runtime.assemble import operators
-from curvlang.runtime.batch_leaves import BatchLeaves
 from curvlang.runtime.execute import Execution
 from curvlang.runtime.guard import check_magnitude, check_parts, check_sums
 from curvlang.runtime.limits.footprint import reads_hessian
 from curvlang.runtime.others import besides, ignoring
+from curvlang.runtime.passes import Passes, PassWork
 from curvlang.runtime.prepare import Preparation, prepare
+from curvlang.runtime.processes.ledger import Ledger, MemoryLedger
 from curvlang.runtime.progress.listeners import PlanProgress, Progress, StageProgress
 from curvlang.runtime.static import Static, known_by_example, regularised
 from curvlang.runtime.stored.keys import FitSettings
-from curvlang.runtime.stored.run_state import RunState
 from curvlang.runtime.stored.session import Keeper, KeptResult, Session, active
 from curvlang.runtime.vanishing import reads_curvature
-
-KeptLeaves = dict[tuple[int, int], dict[str, dict[str, Tensor]]]
-"""Leaves between passes, by plan and batch, then by block and name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,14 +200,14 @@ def _fitted(
     built: dict[tuple[int, int], dict[str, tuple[Operator, ...]]] = {}
     turns = [*prepared.in_turns()]
     for number, turn in enumerate(turns):
-        state = None if keeper is None else keeper.work.turn(number, turn, keeper.device)
         known = None if keeper is None else keeper.finished(number)
         if known is not None:
             run = _Run(turn, Static(wanted.tasks, turn), {})
             for place, blocks in known.items():
                 built.setdefault(place, {}).update(blocks)
             continue
-        run = _run(turn, wanted, state, f" (turn {number + 1} of {len(turns)})" * (len(turns) > 1))
+        ledger = MemoryLedger() if keeper is None else keeper.ledger(number, turn)
+        run = _run(turn, wanted, ledger, f" (turn {number + 1} of {len(turns)})" * (len(turns) > 1))
         for c, chain in enumerate(prepared.chains):
             for k, result in enumerate(chain):
                 own = built.setdefault((c, k), {})
@@ -239,7 +235,7 @@ def _said(stage: FittedStage) -> dict[str, Any]:
     return {"passes": stage.passes, "note": stage.note, "structures": dict(stage.structures)}
 
 
-def _run(prepared: Preparation, wanted: _FitRequest, state: RunState | None, turn: str) -> _Run:
+def _run(prepared: Preparation, wanted: _FitRequest, ledger: Ledger, turn: str) -> _Run:
     """All passes for the blocks of a turn; what a store has of them is not computed again."""
     static = Static(wanted.tasks, prepared)
     executions = tuple(
@@ -248,20 +244,18 @@ def _run(prepared: Preparation, wanted: _FitRequest, state: RunState | None, tur
     )
     if any(map(reads_hessian, prepared.plans)):
         wanted.ended("Hessian")
-    passes = _Passes(
-        prepared, executions, wanted.tasks, wanted.seed, wanted.progress, state=state, turn=turn
-    )
+    work = PassWork(prepared, executions, wanted.tasks, wanted.seed)
+    passes = Passes(work, ledger, wanted.progress, turn)
     for number in range(1, max((p.passes for p in prepared.plans), default=0) + 1):
-        known = {} if state is None else state.statistics(number)
-        if state is None or not state.has_all(number, known):
+        known = ledger.statistics(number)
+        if not ledger.complete(number, known):
             passes.run(number)
         wanted.ended(f"pass {number}")
         for k, execution in enumerate(executions):
             check_sums(execution.sums, wanted.tasks, _span(prepared, execution.plan))
             own = {name: x for (plan, name), x in known.items() if plan == k}
-            execution.close(number, own, None if state is None else state.keeping(number, k))
-        if state is not None:
-            state.forget_sums(number)
+            execution.close(number, own, partial(ledger.finish, number, k))
+        ledger.forget(number)
         wanted.ended(f"after pass {number}")
     return _Run(prepared, static, dict(zip(map(id, prepared.plans), executions, strict=True)))
 
@@ -283,65 +277,6 @@ def _span(prepared: Preparation, plan: Plan) -> Span:
     """Where the last stage that a plan computes was asked for."""
     results = [r for chain in prepared.chains for r in chain if prepared.plan_of(r) is plan]
     return results[-1].span if results else NOWHERE
-
-
-@dataclass(slots=True)
-class _Passes:
-    """The passes over the data, and the leaves that are kept from one to the next."""
-
-    prepared: Preparation
-    executions: tuple[Execution, ...]
-    tasks: tuple[Task, ...]
-    seed: int
-    progress: Progress | None
-    kept: KeptLeaves = field(default_factory=dict)
-    state: RunState | None = None
-    turn: str = ""
-
-    def run(self, number: int) -> None:
-        """One pass: every batch, to all that adds something up."""
-        prepared = self.prepared
-        adding = [e for e in self.executions if e.plan.passes >= number and e.plan.adds(number)]
-        done, total = 0, sum(task.N for task in self.tasks)
-        first = 0 if self.state is None else self.state.resumed(number, self._sums())
-        for place, (before, task, batch) in enumerate(self._batches() if adding else ()):
-            if place < first:
-                done += len(batch)
-                continue
-            draws = batch.draws(self.seed, number, before)
-            shared = BatchLeaves(task, prepared, batch, draws)
-            if number == 1 and prepared.picks:
-                with in_part(task.model, batch.X, "train", batch.start):
-                    check_batch(task.model, batch.X, prepared.blocks[Partition.LAYER], place)
-            for execution in adding:
-                execution.feed(number, self._leaves(execution.plan, place, number, shared))
-            done += len(batch)
-            if self.progress is not None:
-                self.progress(f"pass {number}{self.turn}", done, total)
-            if self.state is not None:
-                self.state.keep(number, place + 1, self._sums(), done == total)
-
-    def _sums(self) -> list[dict[str, dict[str, Tensor]]]:
-        """What is added up, by plan, block and name."""
-        return [execution.sums for execution in self.executions]
-
-    def _batches(self) -> Iterator[tuple[int, Task, Batch]]:
-        """The batches of every task, after how many examples of the tasks before it."""
-        before = 0
-        for task in self.tasks:
-            for batch in task.cut(self.prepared.rows_at, whole=self.prepared.whole):
-                yield before, task, batch
-            before += task.N
-
-    def _leaves(
-        self, plan: Plan, place: int, number: int, shared: BatchLeaves
-    ) -> dict[str, dict[str, Tensor]]:
-        """A batch's leaves: those kept from the pass before, given up in the last one, or new ones."""
-        key, kept = (id(plan), place), self.kept
-        found = kept.pop(key) if key in kept else shared.leaves_for(plan.program)
-        if plan.kept and number < plan.passes:
-            kept[key] = found
-        return found
 
 
 def _blocks(result: Result, run: _Run) -> Iterator[tuple[str, tuple[Operator, ...]]]:

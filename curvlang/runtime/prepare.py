@@ -11,6 +11,7 @@ import torch
 from curvlang.compiler.derive.derive import derive
 from curvlang.compiler.derive.masking import masked, takes_means
 from curvlang.compiler.derive.program import Fisher, Partition, Program, Result
+from curvlang.compiler.planning.chunks import Chunks
 from curvlang.compiler.planning.plan import (
     BATCH_AT_MOST,
     DENSE_AT_MOST,
@@ -32,6 +33,7 @@ from curvlang.runtime.limits.columns import column_count, require_columns
 from curvlang.runtime.limits.footprint import (
     Phase,
     blocks_read,
+    chunks_of,
     footprint,
     largest,
     reads_hessian,
@@ -91,6 +93,11 @@ class Preparation:
         for turn in self.turns:
             yield replace(self, plans=turn.plans, blocks=turn.blocks, phases=turn.phases, turns=())
 
+    @property
+    def chunks(self) -> Chunks:
+        """The examples in chunks."""
+        return self.plans[0].cut
+
     def rows_at(self, share: float) -> int:
         """Examples of a batch that have a share of all positions."""
         size = self.plans[0].batch
@@ -138,24 +145,7 @@ def prepare(
     at_once = limits.batch or min(total, BATCH_AT_MOST)
     models = [_model_bytes(program, found, task, at_once) for program in programs]
 
-    def planned(memory: int) -> tuple[Plan, ...]:
-        def of_size(size: int | None) -> tuple[Plan, ...]:
-            return tuple(
-                plan(
-                    program,
-                    g,
-                    total,
-                    memory=memory,
-                    itemsize=itemsize,
-                    limits=replace(limits, batch=size, model=held),
-                )
-                for program, g, held in zip(programs, geometries, models, strict=True)
-            )
-
-        first = of_size(limits.batch)
-        smallest = min((p.batch for p in first), default=1)
-        return first if all(p.batch == smallest for p in first) else of_size(smallest)
-
+    planned = _Planning(programs, geometries, models, (total, itemsize), limits)
     have = available(task.device)
     plans = _in_memory(planned, lambda p: footprint(p, found, task), task.device, have)
     room = have - largest(footprint(plans, found, task)).bytes
@@ -181,6 +171,54 @@ def prepare(
     return Preparation(
         programs, results, plans, found, phases, task.facts.picks, aligned, whole, fixed, turns
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Planning:
+    """Makes plans of all programs, with one size of batches.
+
+    Args:
+        programs: Of the run.
+        geometries: The blocks of each.
+        models: What the model holds for an example while each program's leaves are computed.
+        sizes: Examples, and bytes of a number in the passes.
+        limits: Of the run.
+    """
+
+    programs: Sequence[Program]
+    geometries: Sequence[tuple[Geometry, ...]]
+    models: Sequence[int]
+    sizes: tuple[int, int]
+    limits: Limits
+
+    def __call__(self, memory: int) -> tuple[Plan, ...]:
+        """Plans whose batches take so many bytes."""
+        first = self._of_size(memory, self.limits.batch)
+        count = chunks_of(first)
+        size = self._common(first, Chunks(self.sizes[0], count))
+        found = first if all(p.batch == size for p in first) else self._of_size(memory, size)
+        return tuple(replace(p, chunks=count) for p in found)
+
+    def _of_size(self, memory: int, size: int | None) -> tuple[Plan, ...]:
+        total, itemsize = self.sizes
+        return tuple(
+            plan(
+                program,
+                g,
+                total,
+                memory=memory,
+                itemsize=itemsize,
+                limits=replace(self.limits, batch=size, model=held),
+            )
+            for program, g, held in zip(self.programs, self.geometries, self.models, strict=True)
+        )
+
+    def _common(self, plans: Sequence[Plan], chunks: Chunks) -> int:
+        """Examples of every plan's batches: none crosses a chunk's end, and those of a chunk are alike."""
+        smallest = min((p.batch for p in plans), default=1)
+        if chunks.count == 1:
+            return smallest
+        return min(smallest, chunks.longest) if self.limits.batch else chunks.even(smallest)
 
 
 def _padded_whole(task: Task, aligned: Mapping[str, Sequence[Alignment]]) -> bool:
@@ -225,7 +263,7 @@ def _in_memory(
     memory = min(
         small + BESIDE_SUMS * sums, max(have // BATCH_SHARE, min(have // 2, BESIDE_SUMS * sums))
     )
-    if any(p.batch < min(p.total, BATCH_AT_MOST) for p in plans):
+    if any(p.batch < min(p.cut.longest, BATCH_AT_MOST) for p in plans):
         plans = planned(max(1, memory))
     while largest(measured(plans)).bytes > have and any(p.batch > 1 for p in plans) and memory > 1:
         memory //= 4

@@ -13,6 +13,7 @@ from math import prod
 from curvlang.compiler.algebra.shapes import ProjectedShape, Shape
 from curvlang.compiler.codegen.function import Function
 from curvlang.compiler.derive.program import Fisher, Partition, Program, Result
+from curvlang.compiler.planning.chunks import Chunks
 from curvlang.compiler.planning.passes import Schedule
 from curvlang.ir.expr import Yield
 
@@ -101,7 +102,7 @@ class Plan:
 
     `kept` says what becomes of the leaves between passes: bytes of all batches that are kept, 0
     where they are computed again in each pass, None where one pass is all there is. `model` is
-    what `Limits.model` was.
+    what `Limits.model` was. `chunks` says into how many chunks the examples are cut.
     """
 
     partition: Partition
@@ -113,6 +114,7 @@ class Plan:
     itemsize: int = 8
     kept: int | None = None
     model: int = 0
+    chunks: int = 1
 
     @property
     def reads(self) -> tuple[Partition, Fisher | None]:
@@ -128,7 +130,12 @@ class Plan:
     @property
     def batches(self) -> int:
         """Batches in one pass."""
-        return -(-self.total // self.batch)
+        return self.cut.batches(self.batch)
+
+    @property
+    def cut(self) -> Chunks:
+        """The examples in chunks."""
+        return Chunks(self.total, self.chunks)
 
     def adds(self, number: int) -> bool:
         """Whether pass `number` adds anything up; what is known by products reads the data then."""

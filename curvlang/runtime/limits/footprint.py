@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from curvlang.compiler.algebra.shapes import GramShape, LeafShape
 from curvlang.compiler.codegen.instructions import Gram
 from curvlang.compiler.derive.program import Fisher, Partition, Program
+from curvlang.compiler.planning.chunks import chunk_count
 from curvlang.compiler.planning.cost import elements
 from curvlang.compiler.planning.plan import BlockPlan, Plan
 from curvlang.models.derivatives.hessian import hessian_elements
@@ -132,7 +133,7 @@ def _pass(
     known: int,
 ) -> Phase:
     active = [p for p in plans if p.passes >= number and p.adds(number)]
-    sums = sum(_sum_bytes(p, number) for p in active)
+    sums = sum(p.cut.partial() * _sum_bytes(p, number) for p in active)
     kept_leaves = {p.reads for p in active if p.kept}
     leaves = sum(p.kept or 0 for p in active) + sum(
         _leaves(p, blocks) for p in _distinct(active) if p.reads not in kept_leaves
@@ -148,6 +149,30 @@ def _pass(
 def sum_bytes(p: Plan) -> tuple[int, ...]:
     """Bytes of the sums that each pass adds up, over all blocks."""
     return tuple(_sum_bytes(p, number) for number in range(1, p.passes + 1))
+
+
+def chunks_of(plans: Sequence[Plan]) -> int:
+    """Into how many chunks the examples of a run are cut: see `chunk_count`."""
+    blocks = [block for p in plans for block in p.blocks]
+    if not blocks:
+        return 1
+    passes = max(p.passes for p in plans)
+    sums = [
+        [_EXACT * _returned(b, k) for p in plans if p.passes >= k for b in p.blocks]
+        for k in range(1, passes + 1)
+    ]
+    return chunk_count(
+        plans[0].total,
+        max(block.sizes.get("t", 1) for block in blocks),
+        max(sum(block.count * _parameters(block) for block in p.blocks) for p in plans),
+        max(map(sum, sums), default=0),
+        max((size for own in sums for size in own), default=0),
+    )
+
+
+def _parameters(block: BlockPlan) -> int:
+    sizes = block.geometry.sizes
+    return sizes["p"] if "p" in sizes else sizes["o"] * sizes["i"]
 
 
 def _sum_bytes(p: Plan, number: int) -> int:

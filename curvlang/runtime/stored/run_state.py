@@ -1,4 +1,4 @@
-"""What a store has of a run that is not finished: sums over the batches so far, statistics block by block.
+"""What a store has of a run that is not finished: folded sums of chunks, statistics block by block.
 
 Sums are written so often that writing takes at most a twentieth of the time, and at the end of every pass:
 a kill costs at most twenty times what it would have cost to write them, or one batch.
@@ -7,16 +7,15 @@ a kill costs at most twenty times what it would have cost to write them, or one 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from curvlang.compiler.planning.chunks import Node
+from curvlang.runtime.processes.ledger import Begun, Sums
 from curvlang.storage.fits.store import Folder, file_name
-
-Sums = Sequence[dict[str, dict[str, Tensor]]]
-"""What is added up: for every plan by block and name."""
 
 SHARE = 20
 """Seconds of work for one of writing."""
@@ -66,38 +65,49 @@ class RunState:
         self.device = device
         self.pace = Pace()
 
-    def resumed(self, number: int, sums: Sums) -> int:
-        """Fill in the sums of a pass that is under way; over how many batches they are."""
-        folder = self._pass(number)
-        for name in reversed(folder.names()):
-            found = folder.get(name)
-            if found is None or not name.isdecimal():
-                continue
-            self._fill(sums, found[0], found[1]["names"])
-            return int(name)
-        return 0
+    def known(self, number: int) -> dict[Node, Sums]:
+        """The folded subtrees of a pass that are there."""
+        found = {}
+        for name in self._pass(number).names():
+            if (node := _node(name)) and (sums := self._sums(number, name)) is not None:
+                found[node] = sums
+        return found
 
-    def _fill(
-        self, sums: Sums, tensors: Mapping[str, Tensor], names: Mapping[str, list[str]]
-    ) -> None:
-        for key, (plan, block, name) in names.items():
-            # They are added to in place: what is mapped is copied first.
-            sums[int(plan)][block][name] = tensors[key].to(self.device, copy=True)
+    def begun(self, number: int) -> dict[int, Begun]:
+        """The chunks of a pass that were under way."""
+        found = {}
+        for name in self._pass(number).names():
+            if (place := _place(name)) and (sums := self._sums(number, name)) is not None:
+                found[place[0]] = Begun(*place, sums)
+        return found
 
-    def keep(self, number: int, batches: int, sums: Sums, ended: bool) -> None:
-        """Write the sums over the batches so far, if it is time to, or the pass has ended."""
-        held = [*_flat(sums)]
-        size = sum(tensor.nbytes for _, tensor in held)
-        if not held or not (ended or self.pace.due(size)):
+    def keep(self, number: int, folded: Mapping[Node, Sums], begun: Begun | None) -> None:
+        """Write what is not written yet, if it is time to, and remove what it replaces."""
+        if begun is not None and not self.pace.due(_bytes(begun.sums)):
             return
-        folder, began = self._pass(number), time.monotonic()
+        folder, clock = self._pass(number), time.monotonic()
+        wanted = {_name(node.lo, "-", node.hi): sums for node, sums in folded.items()}
+        if begun is not None:
+            wanted[_name(begun.chunk, "+", begun.batches)] = begun.sums
         before = folder.names()
-        names = {str(k): place for k, (place, _) in enumerate(held)}
-        tensors = {str(k): tensor for k, (_, tensor) in enumerate(held)}
-        folder.put(f"{batches:08d}", tensors, {"names": names})
+        new = {name: sums for name, sums in wanted.items() if name not in before and sums}
+        for name, sums in new.items():
+            names = {str(k): place for k, place in enumerate(sums)}
+            tensors = {str(k): tensor for k, tensor in enumerate(sums.values())}
+            folder.put(name, tensors, {"names": names})
         for name in before:
-            folder.drop(name)
-        self.pace.wrote(size, began)
+            if name not in wanted and any(_inside(name, other) for other in wanted):
+                folder.drop(name)
+        self.pace.wrote(sum(map(_bytes, new.values())), clock)
+
+    def _sums(self, number: int, name: str) -> Sums | None:
+        held = self._pass(number).get(name)
+        if held is None:
+            return None
+        # They are added to in place: what is mapped is copied first.
+        return {
+            place: held[0][k].to(self.device, copy=True) for k, place in held[1]["names"].items()
+        }
 
     def statistics(self, number: int) -> dict[tuple[int, str], dict[str, Tensor]]:
         """What follows from a pass, mapped, of the blocks that it is there of."""
@@ -107,19 +117,15 @@ class RunState:
                 found[place] = {name: x.to(self.device) for name, x in held[0].items()}
         return found
 
-    def has_all(self, number: int, known: Mapping[tuple[int, str], object]) -> bool:
+    def complete(self, number: int, known: Mapping[tuple[int, str], object]) -> bool:
         """Whether what follows from a pass is there of all blocks that have it."""
         return len(known) == sum(passes >= number for passes in self.passes.values())
 
-    def keeping(self, number: int, plan: int) -> Callable[[str, dict[str, Tensor]], None]:
-        """What writes the statistics of a plan's blocks after a pass."""
+    def finish(self, number: int, plan: int, block: str, statistics: dict[str, Tensor]) -> None:
+        """Write the statistics of a block after a pass."""
+        self._after(number).put(self.files[plan, block], statistics, {})
 
-        def keep(block: str, tensors: dict[str, Tensor]) -> None:
-            self._after(number).put(self.files[plan, block], tensors, {})
-
-        return keep
-
-    def forget_sums(self, number: int) -> None:
+    def forget(self, number: int) -> None:
         """Remove the sums of a pass: all that follows from them is there."""
         self._pass(number).remove()
 
@@ -130,8 +136,34 @@ class RunState:
         return self.folder.inner(f"after-{number}")
 
 
-def _flat(sums: Sums) -> Iterator[tuple[tuple[int, str, str], Tensor]]:
-    for plan, blocks in enumerate(sums):
-        for block, named in blocks.items():
-            for name, tensor in named.items():
-                yield (plan, block, name), tensor
+def _bytes(sums: Sums) -> int:
+    return sum(tensor.nbytes for tensor in sums.values())
+
+
+def _name(first: int, between: str, second: int) -> str:
+    return f"{first:06d}{between}{second:06d}"
+
+
+def _node(name: str) -> Node | None:
+    """The subtree of a file's name, `lo-hi`; None for another file's."""
+    found = _numbers(name, "-")
+    return None if found is None else Node(*found)
+
+
+def _place(name: str) -> tuple[int, int] | None:
+    """The chunk and the number of batches of a file's name, `chunk+batches`; None for another file's."""
+    return _numbers(name, "+")
+
+
+def _numbers(name: str, between: str) -> tuple[int, int] | None:
+    first, _, second = name.partition(between)
+    return (int(first), int(second)) if first.isdecimal() and second.isdecimal() else None
+
+
+def _inside(name: str, other: str) -> bool:
+    """Whether what one file holds is part of what another holds."""
+    place, whole, begun = _place(name), _node(other), _place(other)
+    if whole is not None:
+        own = _node(name) or (None if place is None else Node(place[0], place[0] + 1))
+        return own is not None and whole.lo <= own.lo and own.hi <= whole.hi
+    return place is not None and begun is not None and place[0] == begun[0]

@@ -181,7 +181,7 @@ class Work:
 def _code(prepared: Preparation) -> str:
     """Hash of all code of a run, and of which blocks it is run for together."""
     texts = [
-        f"{p.batch} {block.geometry} {f.source}"
+        f"{p.chunks} {p.batch} {block.geometry} {f.source}"
         for turn in prepared.in_turns()
         for p in turn.plans
         for block in p.blocks
@@ -240,6 +240,10 @@ class Keeper:
             found.append(part.operator)
         self.written.setdefault(place, {})[name] = list(files)
         return tuple(found)
+
+    def ledger(self, number: int, prepared: Preparation) -> RunState:
+        """What a turn of blocks has of its passes."""
+        return self.work.turn(number, prepared, self.device)
 
     def end_turn(self, number: int) -> None:
         """Say that all results of a turn of blocks are there; its sums and statistics are removed."""

@@ -3,7 +3,7 @@
 ```text
 DIR/store.json                  what it is of: hashes of model and data, spec, seed, precision
 DIR/results/KEY/…               a fitted curvature: a file for each block, and `result.json` when all are there
-DIR/work/KEY/turn-1/pass-1/…    sums over the batches so far of a pass that is not finished
+DIR/work/KEY/turn-1/pass-1/…    folded sums of the chunks so far of a pass that is not finished
 DIR/work/KEY/turn-1/after-1/…   what follows from the sums of a pass, a file for each block
 DIR/model/KEY…                  the model that was trained for the fit
 DIR/log/rank-K.log              what process K did
@@ -154,9 +154,7 @@ class FitStore:
         for place in sorted((self.path / _WORK).glob("*")):
             for part in sorted(p for p in place.glob("turn-*/*") if p.is_dir()):
                 names = Folder(part, PLAN, []).names()
-                what = (
-                    "sums over batches" if part.name.startswith("pass") else "statistics of blocks"
-                )
+                what = "sums of chunks" if part.name.startswith("pass") else "statistics of blocks"
                 yield f"run {place.name[:8]}, {part.parent.name}, {part.name}: {what}, {len(names)} files"
 
     def manifest(self) -> dict[str, Any] | None:
