@@ -22,7 +22,7 @@ from curvlang.language import load
 from curvlang.language.chain import Curvature, Evaluation, Spec, TaskSpec
 from curvlang.language.selection import evaluated, evaluation_of
 from curvlang.language.task_sources import TaskSource
-from curvlang.models.builtin import absolute, is_trained
+from curvlang.models.builtin import TEXTS, absolute, is_trained
 from curvlang.models.execution.torch_state import settled_state
 from curvlang.models.losses.loss import show_dtype
 from curvlang.models.task import Task
@@ -156,11 +156,12 @@ class EvaluationRequest:
     def _source(self) -> list[str]:
         """The task's options; lines of the spec that name files are given with whole paths."""
         whole = self.settings.source
-        if whole.data is None and self.task.data.name == "file":
-            part = absolute(self.task.data, ("path", "query"))
+        if whole.data is None and self.task.data.name in ("file", TEXTS):
+            part = absolute(self.task.data, ("path", "query", "tokenizer"))
             whole = replace(whole, data=part_notation(part))
         if whole.model is None and is_trained(self.task):
-            whole = replace(whole, model=part_notation(absolute(self.task.model, ("weights",))))
+            part = absolute(self.task.model, ("weights", "path", "adapter"))
+            whole = replace(whole, model=part_notation(part))
         return whole.options()
 
     def question(self) -> Question:

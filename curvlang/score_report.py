@@ -158,6 +158,7 @@ def _plain(one: Top) -> dict[str, Any]:
     return {
         "query": one.query,
         "target": None if one.y is None else one.y.tolist(),
+        **({} if one.text is None else {"text": one.text}),
         "helpful": [_neighbour(n) for n in one.helpful],
         "harmful": [_neighbour(n) for n in one.harmful],
     }
@@ -165,4 +166,5 @@ def _plain(one: Top) -> dict[str, Any]:
 
 def _neighbour(one: Neighbour) -> dict[str, Any]:
     target = None if one.y is None else one.y.tolist()
-    return {"train": one.index, "score": one.score, "target": target}
+    text = {} if one.text is None else {"text": one.text}
+    return {"train": one.index, "score": one.score, "target": target, **text}

@@ -34,12 +34,14 @@ class Neighbour:
         score: Its score.
         x: Its inputs, by name where the examples are dicts; None without a task.
         y: Its target; None without a task.
+        text: Its inputs as text, where its numbers stand for text.
     """
 
     index: int
     score: float
     x: Inputs | None = None
     y: Tensor | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +54,7 @@ class Top:
         harmful: Lowest scores first; all of them below 0.
         x: The query's inputs; None without a task, and for groups.
         y: Its target, likewise.
+        text: Its inputs as text, where its numbers stand for text.
     """
 
     query: int
@@ -59,6 +62,7 @@ class Top:
     harmful: tuple[Neighbour, ...]
     x: Inputs | None = None
     y: Tensor | None = None
+    text: str | None = None
 
 
 class TopExamples(list[Top]):
@@ -66,7 +70,7 @@ class TopExamples(list[Top]):
 
     def table(self) -> str:
         """A line for every training example named, helpful ones first."""
-        return text_table(HEAD, [_cells(*row) for row in self._rows()])
+        return text_table(self._head(), [_cells(*row) for row in self._rows()])
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` with a row for every training example named.
@@ -75,14 +79,25 @@ class TopExamples(list[Top]):
             SpecError: E0757 where pandas is not installed.
         """
         rows = list(self._rows())
-        return frame(
-            {
-                "query": [one.query for one, _, _ in rows],
-                "kind": [kind for _, kind, _ in rows],
-                "example": [n.index for _, _, n in rows],
-                "score": [n.score for _, _, n in rows],
+        columns: dict[str, list[Any]] = {
+            "query": [one.query for one, _, _ in rows],
+            "kind": [kind for _, kind, _ in rows],
+            "example": [n.index for _, _, n in rows],
+            "score": [n.score for _, _, n in rows],
+        }
+        if self._texts():
+            columns |= {
+                "asked": [one.text for one, _, _ in rows],
+                "text": [n.text for *_, n in rows],
             }
-        )
+        return frame(columns)
+
+    def _texts(self) -> bool:
+        """Whether examples are shown as text."""
+        return any(n.text is not None for *_, n in self._rows())
+
+    def _head(self) -> tuple[str, ...]:
+        return (*HEAD[:-1], "its text") if self._texts() else HEAD
 
     def _rows(self) -> Iterator[tuple[Top, str, Neighbour]]:
         for one in self:
@@ -96,7 +111,7 @@ class TopExamples(list[Top]):
         return self.table()
 
     def _repr_html_(self) -> str:
-        return html_table(HEAD, [_cells(*row) for row in self._rows()], right=RIGHT)
+        return html_table(self._head(), [_cells(*row) for row in self._rows()], right=RIGHT)
 
 
 @validated
@@ -193,15 +208,16 @@ def top_from_extremes(
         return tuple(_example(n, value, task) for value, n in found if sign * value > 0)
 
     return TopExamples(
-        Top(
-            q,
-            named(largest, k, 1),
-            named(smallest, k, -1),
-            _inputs(task, "query", q),
-            task.query[1][q],
-        )
-        for k, q in enumerate(rows)
+        _asked(q, named(largest, k, 1), named(smallest, k, -1), task) for k, q in enumerate(rows)
     )
+
+
+def _asked(
+    q: int, helpful: tuple[Neighbour, ...], harmful: tuple[Neighbour, ...], task: Task
+) -> Top:
+    """A query itself with its neighbours."""
+    x = _inputs(task, "query", q)
+    return Top(q, helpful, harmful, x, task.query[1][q], _text(task, x))
 
 
 def largest(scores: Tensor, k: int = 5, task: Task | None = None) -> list[Neighbour]:
@@ -250,7 +266,7 @@ def _of(q: int, row: Tensor, k: int, task: Task | None, grouped: bool) -> Top:
     harmful = tuple(_neighbour(n, row, task) for n in back[:k] if row[n] < 0)
     if task is None or grouped:
         return Top(q, helpful, harmful)
-    return Top(q, helpful, harmful, _inputs(task, "query", q), task.query[1][q])
+    return _asked(q, helpful, harmful, task)
 
 
 def _neighbour(n: int, row: Tensor, task: Task | None) -> Neighbour:
@@ -260,7 +276,15 @@ def _neighbour(n: int, row: Tensor, task: Task | None) -> Neighbour:
 
 
 def _example(n: int, score: float, task: Task) -> Neighbour:
-    return Neighbour(n, score, _inputs(task, "train", n), task.train[1][n])
+    x = _inputs(task, "train", n)
+    return Neighbour(n, score, x, task.train[1][n], _text(task, x))
+
+
+def _text(task: Task, x: Inputs) -> str | None:
+    """An example's inputs as text, where the task says how."""
+    if task.text_of is None or not isinstance(x, dict):
+        return None
+    return task.text_of(x)
 
 
 def _inputs(task: Task, part: str, k: int) -> Inputs:
@@ -273,7 +297,7 @@ def _inputs(task: Task, part: str, k: int) -> Inputs:
 
 
 def _cells(one: Top, kind: str, neighbour: Neighbour) -> tuple[str, ...]:
-    asked, own = ("" if y is None else target(y) for y in (one.y, neighbour.y))
+    asked, own = _shown(one), _shown(neighbour)
     return (
         str(one.query),
         asked,
@@ -282,6 +306,19 @@ def _cells(one: Top, kind: str, neighbour: Neighbour) -> tuple[str, ...]:
         f"{neighbour.score:+.3g}",
         own,
     )
+
+
+def _shown(one: Top | Neighbour) -> str:
+    """The text of an example, else its target."""
+    if one.text is not None:
+        return shortened(one.text)
+    return "" if one.y is None else target(one.y)
+
+
+def shortened(text: str, most: int = 48) -> str:
+    """A text on one line, its beginning where it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1].rstrip()}…"
 
 
 def target(y: Tensor) -> str:

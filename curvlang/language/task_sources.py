@@ -17,6 +17,11 @@ from curvlang.language.registry import DATA, MODELS
 
 _EXAMPLES = {"task": "digits", "data": "flowers.csv", "model": "weights.safetensors"}
 
+_TEXTS = (".jsonl", ".json")
+"""Files that are data sets of texts, whatever the model."""
+_CHECKPOINT = ("config.json", "adapter_config.json")
+"""What `save_pretrained` writes beside the tensors."""
+
 
 @dataclass(frozen=True, slots=True)
 class TaskSource:
@@ -79,11 +84,11 @@ class TaskSource:
         return [*found, "--allow-python"] if self.allow_python else found
 
     def _with_lines(self, task: TaskSpec) -> TaskSpec:
-        if self.data is not None:
-            data = _data(self.data)
-            task = replace(task, data=data, name=_data_name(data))
         if self.model is not None:
             task = replace(task, model=_model(self.model, task.model))
+        if self.data is not None:
+            data = _data(self.data, task.model)
+            task = replace(task, data=data, name=_data_name(data))
         problems = [] if self.allow_python else code_in(task)
         if problems:
             raise SpecError(problems)
@@ -106,12 +111,14 @@ def code_in(task: TaskSpec) -> list[Diagnostic]:
     ]
 
 
-def _data(text: str) -> Part:
-    """The data line; a path alone means that file with the defaults of `file`."""
+def _data(text: str, model: Part) -> Part:
+    """The data line; a path alone means that file with the defaults of `file`, or of `dataset`."""
     if not _is_path(text):
         return part_text("data", text, "<--data>")
     span = whole("<--data>", text)
-    return Part("file", completed("file", {"path": text}, DATA["file"], span), span)
+    lines = Path(text).suffix.lower() in _TEXTS
+    name = "dataset" if lines or model.name == "pretrained" else "file"
+    return Part(name, completed(name, {"path": text}, DATA[name], span), span)
 
 
 def _data_name(data: Part) -> str:
@@ -121,11 +128,14 @@ def _data_name(data: Part) -> str:
 
 
 def _model(text: str, own: Part) -> Part:
-    """The model line; a path alone means weights for the task's own model."""
+    """The model line; a path alone means a checkpoint, or weights for the task's own model."""
     if not _is_path(text):
         return part_text("model", text, "<--model>")
-    weights = str(Path(text).resolve())
     span = whole("<--model>", text)
+    if own.name != "python" and any((Path(text) / name).is_file() for name in _CHECKPOINT):
+        path = {"path": text}
+        return Part("pretrained", completed("pretrained", path, MODELS["pretrained"], span), span)
+    weights = str(Path(text).resolve())
     return replace(own, arguments={**own.arguments, "weights": weights}, span=span)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ from curvlang.models.data.random_data import random_data
 from curvlang.models.data.rows import Pair
 from curvlang.models.files.file_data import FileColumns, file_data
 from curvlang.models.fingerprint import digest, parameter_parts
+from curvlang.models.language_models.adapter import Adapter, adapter
+from curvlang.models.language_models.checkpoint import Checkpoint, checkpoint
+from curvlang.models.language_models.text_data import TextSource, text_data
+from curvlang.models.language_models.text_rows import TextColumns
 from curvlang.models.losses.losses import loss_from
 from curvlang.models.origin import Origin
 from curvlang.models.recipe import Recipe
@@ -72,6 +76,7 @@ DATA: Mapping[str, Callable[..., Data]] = {
     "characters": characters,
     "random": random_data,
     "file": file_data,
+    "dataset": text_data,
     "python": user_data,
 }
 """What makes the data of each entry in the registry, from its parameters."""
@@ -82,7 +87,11 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "decoder": _decoder,
     "python": _python,
 }
-"""What makes the model of each entry, from the data, a generator and its parameters."""
+"""What makes the model of each entry, from the data, a generator and its parameters; a checkpoint is read."""
+
+
+PRETRAINED, TEXTS = "pretrained", "dataset"
+"""The model that is a checkpoint, and the data that are texts for one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,18 +136,23 @@ def task_from(
 
     Raises:
         SpecError: E0715 for an unknown name, E0703 to E0707 and E0412 for arguments, E0550 for a
-            function that is not allowed, E0551 to E0556 for functions and files, at the line of the task.
+            function that is not allowed, E0551 to E0556 for functions and files, E0890 to E0899 for
+            checkpoints and texts, at the line of the task.
     """
     problems = [] if allow_python else code_in(spec)
     if problems:
         raise SpecError(problems)
     loss = loss_from(spec.loss)
     recipe = recipe_from(spec.train)
-    data = _data(spec.data, loss.name)
-    build = Build(spec.model, data)
-    model = build(seed)
+    pretrained = _pretrained(spec.model)
+    data = _data(spec.data, loss.name, pretrained)
+    build = pretrained or Build(spec.model, data)
     origin = Origin(f"initialised with the seed {seed}, not trained", trained=False)
-    if is_trained(spec):
+    if pretrained is not None:
+        model, origin = pretrained.load(), Origin(pretrained.said)
+    else:
+        model = build(seed)
+    if pretrained is None and is_trained(spec):
         with placed(spec.model.span):
             path = folder_of(spec.model) / str(spec.model.arguments["weights"])
             model = with_weights(model, path)
@@ -190,7 +204,7 @@ def _placed_in(spec: TaskSpec) -> Iterator[None]:
         raise SpecError([located(d, labels(d.code)) for d in error.diagnostics]) from error
 
 
-def _given_alike(build: Build, model: nn.Module, seed: int) -> bool:
+def _given_alike(build: Callable[[int], nn.Module], model: nn.Module, seed: int) -> bool:
     """Whether a function gives the same parameters for another seed: it, not chance, decides them."""
     other = build(seed ^ 1)
     return other is model or digest(*parameter_parts(other)) == digest(*parameter_parts(model))
@@ -198,7 +212,10 @@ def _given_alike(build: Build, model: nn.Module, seed: int) -> bool:
 
 def is_trained(spec: TaskSpec) -> bool:
     """Whether the model comes with weights, so that it is not trained before it is studied."""
-    return spec.model.arguments.get("weights", registry.NONE) != registry.NONE
+    return (
+        spec.model.name == PRETRAINED
+        or spec.model.arguments.get("weights", registry.NONE) != registry.NONE
+    )
 
 
 def folder_of(part: Part) -> Path:
@@ -207,22 +224,82 @@ def folder_of(part: Part) -> Path:
 
 
 def absolute(part: Part, names: Sequence[str]) -> Part:
-    """The line with whole paths, which mean the same from any folder."""
-    folder = folder_of(part)
-    paths = {
-        name: str((folder / str(part.arguments[name])).resolve())
+    """The line with whole paths, which mean the same from any folder; names of a hub stay."""
+    given = {
+        name: folder_of(part) / str(part.arguments[name])
         for name in names
-        if part.arguments.get(name, registry.NONE) != registry.NONE
+        if name in part.arguments
     }
+    paths = {name: str(path.resolve()) for name, path in given.items() if path.exists()}
     return replace(part, arguments={**part.arguments, **paths})
 
 
-def _data(part: Part, loss: str) -> Data:
+@dataclass(frozen=True, slots=True, eq=False)
+class PretrainedBuild:
+    """A model line that names a checkpoint: the model itself, and fresh ones like it.
+
+    Args:
+        span: Where it is written.
+        model: The checkpoint.
+        adapter: The one beside it, which alone is studied; None for none.
+    """
+
+    span: Span
+    model: Checkpoint
+    adapter: Adapter | None
+
+    @property
+    def said(self) -> str:
+        """Where the parameters came from."""
+        beside = "" if self.adapter is None else f", with the adapter `{self.adapter.folder}`"
+        return f"read from `{self.model.path}`{beside}"
+
+    def load(self) -> nn.Module:
+        """The model with its parameters."""
+        with placed(self.span):
+            return (self.adapter or self.model).load()
+
+    def __call__(self, seed: int) -> nn.Module:
+        """A model of the same configuration whose parameters, or those of its adapter, are drawn."""
+        with placed(self.span):
+            return (self.adapter or self.model).fresh(seed)
+
+
+def _pretrained(part: Part) -> PretrainedBuild | None:
+    """The checkpoint that a model line names; None where it names none."""
+    if part.name != PRETRAINED:
+        return None
+    values = arguments(part, "model", registry.MODELS)
+    with placed(part.span):
+        model = checkpoint(values["path"], folder_of(part))
+        beside = values["adapter"]
+        own = None if beside == registry.NONE else adapter(beside, folder_of(part), model)
+        return PretrainedBuild(part.span, model, own)
+
+
+def _texts(
+    values: Mapping[str, Any], pretrained: PretrainedBuild | None
+) -> tuple[TextSource, Checkpoint]:
+    """The texts that a line names, and the checkpoint that reads them."""
+    if pretrained is None:
+        raise refusal(
+            Code.E0899,
+            "`dataset` gives texts, and the model of this task has no tokenizer",
+            'give a checkpoint: `model pretrained("DIR")`, or `--model DIR`',
+        )
+    given: dict[str, Any] = {k: None if v == registry.NONE else v for k, v in values.items()}
+    columns = {f.name: given.pop(f.name) for f in fields(TextColumns)}
+    return TextSource(**given, columns=TextColumns(**columns)), pretrained.model
+
+
+def _data(part: Part, loss: str, pretrained: PretrainedBuild | None) -> Data:
     """The data of a line."""
     values = arguments(part, "data", registry.DATA)
-    make = DATA[part.name]
     with placed(part.span):
+        make = DATA[part.name]
         match part.name:
+            case "dataset":
+                return make(*_texts(values, pretrained), folder_of(part))
             case "file":
                 return make(FileColumns(**values), loss, folder_of(part))
             case "python":

@@ -59,6 +59,9 @@ Result = TypeVar("Result")
 
 PARTS = ("train", "query")
 
+TextOf = Callable[[Mapping[str, Tensor]], str]
+"""Shows the fields of one example as text."""
+
 
 class Task:
     """What a curvature is computed on; checked when made, and not changed afterwards.
@@ -92,6 +95,7 @@ class Task:
         shift_labels: Of dicts with a label for every position: whether a position predicts the
             next one's label (causal language models) or its own.
         origin: Where the parameters came from; the caller, where not given.
+        text_of: Shows the fields of an example as text, where its numbers stand for text.
 
     Raises:
         SpecError: E0403 and E0405 to E0409, E0411 to E0413, E0416, E0557, E0558, E0563,
@@ -112,6 +116,7 @@ class Task:
         "query",
         "query_mask",
         "recipe",
+        "text_of",
         "train",
         "weight_decay",
     )
@@ -134,6 +139,7 @@ class Task:
         inputs: Sequence[str] | None = None,
         shift_labels: bool | None = None,
         origin: Origin | None = None,
+        text_of: TextOf | None = None,
     ) -> None:
         check_arguments(
             {
@@ -146,6 +152,7 @@ class Task:
                 "labels": labels,
                 "inputs": inputs,
                 "shift_labels": shift_labels,
+                "text_of": text_of,
             }
         )
         check_values(model)
@@ -166,6 +173,7 @@ class Task:
         self.weight_decay = _weight_decay(recipe, weight_decay)
         self.name = name
         self.origin = origin or Origin("as given")
+        self.text_of = text_of
         self.build = build
         if found.wrapped and build is not None:
             self.build = PackedBuild(build, found.layout)

@@ -35,6 +35,13 @@ def check_arguments(given: dict[str, Any]) -> None:
         raise another_type(
             "build", given["build"], "a function of a seed", "`build=lambda seed: make(seed)`"
         )
+    if given["text_of"] is not None and not _takes_one(given["text_of"]):
+        raise another_type(
+            "text_of",
+            given["text_of"],
+            "a function of an example's fields",
+            '`text_of=lambda fields: tokenizer.decode(fields["input_ids"])`',
+        )
     inputs = given["inputs"]
     named = isinstance(inputs, Sequence) and not isinstance(inputs, str)
     if inputs is not None and not (named and all(isinstance(x, str) for x in inputs)):

@@ -20,6 +20,7 @@ from curvlang.models.data.collect import examples_of
 from curvlang.models.data.data import Data, RawExamples
 from curvlang.models.data.fields import Fields
 from curvlang.models.data.rows import Pair, largest
+from curvlang.models.language_models.libraries import other_build
 
 RETURNED = {"train", "query", "labels", "inputs", "shift_labels"}
 """What a data function may return, by name."""
@@ -94,7 +95,7 @@ def _called(function: str, arguments: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        build = _other_build(error)
+        build = other_build(error)
         own = last.filename == __file__  # the call itself: arguments that it does not take
         given = ", ".join(f"`{name}`" for name in arguments) or "nothing"
         raise refusal(
@@ -123,7 +124,7 @@ def _found(function: str) -> Callable[..., Any]:
             raise _wrong(
                 function,
                 f"cannot be imported: {type(error).__name__}: {error}",
-                _other_build(error) or _import_repair(module, error),
+                other_build(error) or _import_repair(module, error),
             ) from error
     made = loaded
     for part in name.split("."):
@@ -142,19 +143,6 @@ def _import_repair(module: str, error: Exception) -> str:
     if missing is not None and f"{module}.".startswith(f"{missing}."):
         return "run curvlang where `import` finds the module, or install it"
     return f"make `import {module}` run in Python: the error is the module's own"
-
-
-def _other_build(error: BaseException) -> str:
-    """The repair where a torchvision of another build than torch keeps `transformers` from its models."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if "torchvision::" in str(cause):
-            return (
-                "the torchvision that is installed is of another build than torch: "
-                "`pip uninstall torchvision`, or install both from one index"
-            )
-        cause = cause.__cause__ or cause.__context__
-    return ""
 
 
 @contextmanager

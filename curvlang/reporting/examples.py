@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from textwrap import wrap
 
 from torch import Tensor
 
@@ -15,6 +16,8 @@ from curvlang.models.data.rows import Rows
 GAP = "   "
 WIDTH = 96
 """Columns that panels may take before they go on in the next row."""
+TEXT_WIDTH, TEXT_LINES = 44, 6
+"""Columns and lines of a text."""
 _HALVES = {(0, 0): " ", (1, 0): "▀", (0, 1): "▄", (1, 1): "█"}
 
 
@@ -67,8 +70,10 @@ def show_largest(found: Sequence[Neighbour], looks: InputTexts | None) -> str:
 
 def _query(one: Top, looks: InputTexts | None, groups: Sequence[object] | None) -> str:
     title = f"query {one.query}" if groups is None else f"group {groups[one.query]}"
-    lines = ["", title if one.y is None else f"{title}, {target(one.y)}"]
-    if looks is not None and one.x is not None:
+    lines = ["", title if one.y is None or _predicted(one) else f"{title}, {target(one.y)}"]
+    if one.text is not None:
+        lines += [f"  {row}" for row in _wrapped(one.text)]
+    elif looks is not None and one.x is not None:
         lines += [f"  {row}".rstrip() for row in looks.query(one.query)]
     for kind, neighbours in (("helpful", one.helpful), ("harmful", one.harmful)):
         lines.append(f"  most {kind}:" if neighbours else f"  none is {kind}")
@@ -82,10 +87,27 @@ def _panel(neighbour: Neighbour, looks: InputTexts | None) -> list[str]:
     lines = [f"#{neighbour.index}  {neighbour.score:+.3g}"]
     if neighbour.y is None or neighbour.x is None:
         return lines
-    lines.append(target(neighbour.y))
+    if not _predicted(neighbour):
+        lines.append(target(neighbour.y))
+    if neighbour.text is not None:
+        return [*lines, *_wrapped(neighbour.text)]
     if looks is None:
         return [*lines, *numbers(neighbour.x)]
     return lines + looks.train(neighbour.index)
+
+
+def _predicted(one: Top | Neighbour) -> bool:
+    """Whether the targets are the text's own tokens, which the text shows."""
+    return one.text is not None and one.y is not None and one.y.ndim > 0
+
+
+def _wrapped(text: str) -> list[str]:
+    """A text in quotes, in lines that fit beside others; of a long one the beginning."""
+    line = " ".join(text.split())
+    found = wrap(f"“{line}”", TEXT_WIDTH) or ["“”"]
+    if len(found) <= TEXT_LINES:
+        return found
+    return [*found[: TEXT_LINES - 1], f"{found[TEXT_LINES - 1][: TEXT_WIDTH - 2].rstrip()}…”"]
 
 
 def _beside(panels: Sequence[list[str]]) -> list[str]:

@@ -11,6 +11,7 @@ from curvlang.diagnostics.diagnostic import MachineError, Severity, SpecError
 from curvlang.diagnostics.pages import page
 from curvlang.diagnostics.render import render
 from curvlang.language import check_text
+from tests.models.language_models.checkpoints import saved
 
 SETTING = """
 from pathlib import Path
@@ -44,6 +45,9 @@ def happens(language, text):
 def test_the_example_renders_exactly_so(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (language, text), (kind, shown), *rest = parts(code)
+    if "checkpoint" in text:
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+        saved("checkpoint")
     assert kind == "text"
     found = happens(language, text)
     assert [d.code for d in found] == [code]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from curvlang.language.registry.common import COUNT, QUERY_SHARE, seed
+from curvlang.language.registry.common import AT_LEAST_TWO, COUNT, QUERY_SHARE, seed
 from curvlang.language.registry.entry import NONE, Entry, Parameter
-from curvlang.language.registry.kinds import Choice, NameList, String
+from curvlang.language.registry.kinds import Choice, NameList, NumberOr, String, Truth
 
 _SPLIT = seed("the choice of the queries")
 
@@ -63,6 +63,30 @@ DATA: Mapping[str, Entry] = {
                 NONE,
                 "`standard`: inputs of zero mean and unit variance",
             ),
+        },
+        first="path",
+    ),
+    "dataset": Entry(
+        "texts of a jsonl, csv or parquet file, a folder of `save_to_disk` or a hub, as tokens of a `pretrained` model",
+        {
+            "path": Parameter(String(), doc="the file or folder, from the spec's own, or a name"),
+            "query": Parameter(String(), NONE, "a second one, of the queries"),
+            "split": Parameter(String(), NONE, "of a data set of a hub; `train` where not given"),
+            "text": Parameter(String(), "text", "column of whole texts"),
+            "prompt": Parameter(String(), NONE, "column of what is read and not predicted"),
+            "completion": Parameter(String(), NONE, "column of what follows the prompt"),
+            "label": Parameter(String(), NONE, "column of the classes, for a classifier"),
+            "tokenizer": Parameter(
+                String(), NONE, "folder or name; the model's own where not given"
+            ),
+            "length": Parameter(
+                NumberOr(AT_LEAST_TWO, NONE), NONE, "most tokens of a row: longer ones are cut"
+            ),
+            "pack": Parameter(
+                Truth(), False, "whether training texts are joined and cut into rows of `length`"
+            ),
+            "test": QUERY_SHARE,
+            "seed": _SPLIT,
         },
         first="path",
     ),

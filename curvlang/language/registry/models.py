@@ -59,6 +59,16 @@ MODELS: Mapping[str, Entry] = {
             "weights": WEIGHTS,
         },
     ),
+    "pretrained": Entry(
+        "a model that `save_pretrained` of `transformers` has written, or one of a hub; no code of it runs",
+        {
+            "path": Parameter(String(), doc="its folder, from the spec's own, or a name"),
+            "adapter": Parameter(
+                String(), NONE, "a folder of `peft`: its matrices alone are studied (LoRA)"
+            ),
+        },
+        first="path",
+    ),
     "python": Entry(
         "a module from a function, `package.module:function` (needs --allow-python)",
         {

@@ -46,6 +46,8 @@ from curvlang.models.architectures.decoder import DecoderSizes
 from curvlang.models.architectures.mlp import ACTIVATIONS, POOLING
 from curvlang.models.data.fields import IGNORED
 from curvlang.models.files.file_data import FileColumns
+from curvlang.models.language_models.text_data import TextSource
+from curvlang.models.language_models.text_rows import TextColumns
 from curvlang.models.losses import losses
 from curvlang.models.losses.metric import CLASS_METRICS
 
@@ -77,7 +79,7 @@ def test_defaults_fit_and_everything_has_its_line(kind, name):
 
 def test_every_entry_is_built_and_nothing_else():
     assert set(builtin.DATA) == set(DATA)
-    assert set(builtin.MODELS) == set(MODELS)
+    assert {*builtin.MODELS, builtin.PRETRAINED} == set(MODELS)
     assert set(losses.LOSSES) == set(LOSSES)
     assert set(curvature_free.BASELINES) == set(BASELINES)
     assert set(measures.MEASURES) == set(MEASURES)
@@ -92,6 +94,9 @@ def test_data_is_built_from_its_parameters(name):
         assert keywords(builtin.DATA[name]) == {"function", "arguments", "loss"}
     elif name == "file":
         assert {f.name for f in dataclasses.fields(FileColumns)} == set(DATA[name].parameters)
+    elif name == builtin.TEXTS:
+        given = {f.name for kind in (TextSource, TextColumns) for f in dataclasses.fields(kind)}
+        assert given - {"columns"} == set(DATA[name].parameters)
     else:
         assert keywords(builtin.DATA[name]) == set(DATA[name].parameters)
 

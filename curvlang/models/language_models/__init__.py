@@ -1,0 +1,1 @@
+"""Checkpoints and texts of language models, by `transformers`, `datasets` and `peft`."""

@@ -1,0 +1,135 @@
+"""Adapters of `peft`: low-rank matrices beside those of a checkpoint, which alone are studied."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
+from curvlang.models.execution.calls import exhausted
+from curvlang.models.language_models.checkpoint import Checkpoint, check_code
+from curvlang.models.language_models.libraries import first_line, library, quiet
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+_SAVE = "write it with `model.save_pretrained(DIR)` of `peft`"
+_MISSING = "missing adapter keys"
+"""What `peft` warns of where an adapter leaves matrices as they were initialised."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapter:
+    """A folder of an adapter for a checkpoint: what its files say has been checked.
+
+    Args:
+        folder: It.
+        model: The checkpoint.
+    """
+
+    folder: Path
+    model: Checkpoint
+
+    def load(self) -> nn.Module:
+        """The model with its adapter; only the adapter's parameters are trainable.
+
+        Raises:
+            SpecError: E0893 where the adapter is not of this model.
+        """
+        peft, model = library("peft", "adapters are read"), self.model.load()
+
+        def call() -> Any:
+            return peft.PeftModel.from_pretrained(model, str(self.folder), is_trainable=True)
+
+        return self._made(call)
+
+    def fresh(self, seed: int) -> nn.Module:
+        """The checkpoint with an adapter as training starts from, drawn from a seed."""
+        peft, model = library("peft", "adapters are read"), self.model.load()
+
+        def call() -> Any:
+            config = peft.PeftConfig.from_pretrained(str(self.folder))
+            config.inference_mode = False
+            torch.manual_seed(seed)
+            return peft.get_peft_model(model, config)
+
+        return self._made(call)
+
+    def _made(self, call: Any) -> nn.Module:
+        try:
+            with (
+                quiet(),
+                torch.random.fork_rng(devices=[]),
+                warnings.catch_warnings(record=True) as said,
+            ):
+                warnings.simplefilter("always")
+                found = call()
+        except Exception as error:
+            if exhausted(error):
+                raise
+            raise self._other(first_line(error)) from error
+        missing = next((str(x.message) for x in said if _MISSING in str(x.message)), None)
+        if missing is not None:
+            raise self._other("it leaves matrices out that this model would have")
+        made: nn.Module = found.get_base_model().eval()
+        return made
+
+    def _other(self, why: str) -> SpecError:
+        return refusal(
+            Code.E0893,
+            f"the adapter `{self.folder}` is not of `{self.model.path}`: {why}",
+            "name the model that the adapter was trained on",
+            notes=(
+                f"its `{CONFIG}` names `{_described(self.folder).get('base_model_name_or_path')}`",
+            ),
+        )
+
+
+def adapter(path: str, folder: Path, model: Checkpoint) -> Adapter:
+    """An adapter as its files describe it; no tensor is read.
+
+    Args:
+        path: A folder.
+        folder: Where relative paths start.
+        model: The checkpoint that it is for.
+
+    Raises:
+        SpecError: E0892 for one that brings code, E0893 for another folder or another kind of adapter.
+    """
+    at = folder / path
+    described = _described(at)
+    check_code(str(at), described, CONFIG)
+    if described.get("peft_type") != "LORA":
+        raise refusal(
+            Code.E0893,
+            f"the adapter `{at}` is a `{described.get('peft_type')}`",
+            "give one of low rank (LoRA): its matrices are layers, as curvatures need them",
+        )
+    if not (at / TENSORS).is_file():
+        pickled = (at / "adapter_model.bin").is_file()
+        raise refusal(
+            Code.E0893,
+            f"the adapter `{at}` has no `{TENSORS}`"
+            + ("; its `adapter_model.bin` is a pickle, which can run code" if pickled else ""),
+            _SAVE,
+        )
+    return Adapter(at, model)
+
+
+def _described(at: Path) -> dict[str, Any]:
+    """What an adapter's configuration says."""
+    try:
+        found = json.loads((at / CONFIG).read_text("utf-8"))
+    except OSError as error:
+        raise refusal(Code.E0893, f"no adapter in `{at}`: it has no `{CONFIG}`", _SAVE) from error
+    except ValueError as error:
+        raise refusal(
+            Code.E0893, f"no adapter in `{at}`: its `{CONFIG}` is not JSON", _SAVE
+        ) from error
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,225 @@
+"""Checkpoints of `save_pretrained`: what a folder says of its model, and the model; no code of it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
+from curvlang.models.execution.calls import exhausted
+from curvlang.models.language_models.libraries import (
+    broken,
+    first_line,
+    library,
+    other_build,
+    quiet,
+)
+
+HEADS = {
+    "ForCausalLM": "AutoModelForCausalLM",
+    "LMHeadModel": "AutoModelForCausalLM",
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+}
+"""Ends of the names of models, and the class of `transformers` that reads each kind."""
+CLASSIFIER = "AutoModelForSequenceClassification"
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_SAVE = "write it with `model.save_pretrained(DIR)`"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """A model of `transformers` that can be loaded: what could be refused has been checked.
+
+    Args:
+        path: A folder of `save_pretrained`, or a name of a hub.
+        config: What its `config.json` says.
+        reader: The class of `transformers` that reads it.
+    """
+
+    path: str
+    config: Mapping[str, Any]
+    reader: str
+
+    @property
+    def architecture(self) -> str:
+        """The class that it was saved from."""
+        return str(self.config["architectures"][0])
+
+    @property
+    def positions(self) -> int | None:
+        """The longest row that the model reads, where its positions are numbered."""
+        for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx"):
+            found = self.config.get(name)
+            if isinstance(found, int):
+                return found
+        return None
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Tokens that the model has an embedding of."""
+        found = self.config.get("vocab_size")
+        return found if isinstance(found, int) else None
+
+    def load(self) -> nn.Module:
+        """The model in float32, in `eval()` mode.
+
+        Raises:
+            SpecError: E0891 where tensors are missing, misshapen or unreadable.
+        """
+        kind = getattr(library("transformers", "checkpoints are read"), self.reader)
+        options = {"trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
+
+        def call() -> Any:
+            return kind.from_pretrained(
+                self.path,
+                output_loading_info=True,
+                use_cache=False,
+                attn_implementation="eager",
+                **options,
+            )
+
+        model, info = self._run(call)
+        self._check_loaded(info)
+        loaded: nn.Module = model.eval()
+        return loaded
+
+    def fresh(self, seed: int) -> nn.Module:
+        """A model of the same configuration, its parameters drawn from a seed."""
+        transformers = library("transformers", "checkpoints are read")
+
+        def call() -> Any:
+            config = transformers.AutoConfig.from_pretrained(
+                self.path, trust_remote_code=False, use_cache=False
+            )
+            torch.manual_seed(seed)
+            kind = getattr(transformers, self.reader)
+            return kind.from_config(config, dtype=torch.float32, attn_implementation="eager")
+
+        made: nn.Module = self._run(call).eval()
+        return made
+
+    def _run(self, call: Callable[[], Any]) -> Any:
+        try:
+            with quiet(), torch.random.fork_rng(devices=[]):
+                return call()
+        except Exception as error:
+            if exhausted(error):
+                raise
+            if other_build(error):
+                raise broken("transformers", error) from error
+            raise unreadable(self.path, first_line(error), _SAVE) from error
+
+    def _check_loaded(self, info: Mapping[str, Any]) -> None:
+        """Nothing of the model is left as it was initialised."""
+        for kind, what in (("missing_keys", "has no"), ("mismatched_keys", "has another shape of")):
+            odd = sorted(str(x[0] if isinstance(x, tuple) else x) for x in info.get(kind) or ())
+            if odd:
+                more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
+                raise unreadable(
+                    self.path,
+                    f"it {what} `{odd[0]}`{more}, which `{self.architecture}` needs",
+                    _SAVE,
+                )
+
+
+def checkpoint(path: str, folder: Path) -> Checkpoint:
+    """A checkpoint as its `config.json` describes it; no tensor is read.
+
+    Args:
+        path: A folder, or a name of a hub.
+        folder: Where relative paths start.
+
+    Raises:
+        SpecError: E0890 without `transformers`, E0891 for what is not a checkpoint, E0892 for one that
+            brings code, E0899 for a model without a head for text.
+    """
+    place = place_of(path, folder)
+    if Path(place).is_dir():
+        _check_files(Path(place))
+    transformers = library("transformers", "checkpoints are read")
+    try:
+        with quiet():
+            config, _ = transformers.PreTrainedConfig.get_config_dict(place)
+    except Exception as error:
+        raise unreadable(place, first_line(error), _found_nowhere(place)) from error
+    check_code(place, config, "config.json")
+    names = config.get("architectures") or ["a model that is not named"]
+    reader = next((r for end, r in HEADS.items() if str(names[0]).endswith(end)), None)
+    if reader is None:
+        raise refusal(
+            Code.E0899,
+            f"`{place}` is a `{names[0]}`, which predicts neither the next token nor a class of a text",
+            "give a model for causal language modelling or sequence classification; any other model comes "
+            "from a function: `python(…)`",
+        )
+    return Checkpoint(place, config, reader)
+
+
+def place_of(path: str, folder: Path) -> str:
+    """A folder or file where there is one, else a name of a hub, or a path that is not there."""
+    try:
+        return str(folder / path) if (folder / path).exists() else path
+    except (OSError, ValueError):
+        return path
+
+
+def check_code(place: str, described: Mapping[str, Any], file: str) -> None:
+    """Refuse what names Python code of its own to be run.
+
+    Raises:
+        SpecError: E0892.
+    """
+    if described.get("auto_map"):
+        classes = ", ".join(f"`{x}`" for x in sorted(described["auto_map"]))
+        raise refusal(
+            Code.E0892,
+            f"`{place}` needs Python code of its own: its `{file}` names some for {classes}",
+            "where you trust that code, load the model in Python, and give it as a function: "
+            "`python(…)` with `--allow-python`",
+            notes=("no code of a checkpoint is run",),
+        )
+
+
+def _check_files(folder: Path) -> None:
+    """A folder of a whole model, in safetensors.
+
+    Raises:
+        SpecError: E0891.
+    """
+    place = str(folder)
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise unreadable(
+                place,
+                "it holds an adapter, and no model",
+                f'name both: `pretrained("MODEL", adapter = "{place}")`',
+            )
+        raise unreadable(place, "it has no `config.json`", _SAVE)
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(x.name for pattern in PICKLED for x in folder.glob(pattern))
+    if pickled:
+        raise unreadable(
+            place,
+            f"its parameters are in `{pickled[0]}`, a pickle, which can run code",
+            "write safetensors: load it where you trust it, then `model.save_pretrained(DIR)`",
+        )
+    raise unreadable(place, "it has no safetensors files", _SAVE)
+
+
+def _found_nowhere(place: str) -> str:
+    if Path(place).exists():
+        return _SAVE
+    return "give a folder that `save_pretrained` has written; a name of a hub needs a network"
+
+
+def unreadable(path: str, why: str, repair: str) -> SpecError:
+    """The refusal of a checkpoint that cannot be read: E0891."""
+    return refusal(Code.E0891, f"no model in `{path}`: {why}", repair)

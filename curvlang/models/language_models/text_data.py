@@ -1,0 +1,76 @@
+"""Training examples and queries from data sets of texts, as a language model reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Generator
+
+from curvlang.models.data.data import Data, RawExamples, check_share
+from curvlang.models.language_models.checkpoint import Checkpoint
+from curvlang.models.language_models.text_rows import TextColumns, TextReader
+from curvlang.models.language_models.text_table import TextTable, text_table
+from curvlang.models.language_models.tokenizer import TokenText, tokenizer_of
+
+
+@dataclass(frozen=True, slots=True)
+class TextSource:
+    """Data sets of texts, and how they are read.
+
+    Args:
+        path: A file, a folder of `save_to_disk`, or a name of a hub.
+        query: A second one, of the queries; None for a share of the first.
+        split: Of a data set of a hub.
+        tokenizer: A folder or name in place of the model's own.
+        test: Share of the rows that become queries, where `query` is not given.
+        seed: Of that choice.
+        columns: What is read of each.
+    """
+
+    path: str
+    query: str | None = None
+    split: str | None = None
+    tokenizer: str | None = None
+    test: float = 0.1
+    seed: int = 0
+    columns: TextColumns = field(default_factory=TextColumns)
+
+
+def text_data(source: TextSource, model: Checkpoint, folder: Path) -> Data:
+    """Training examples and queries, in the order of their rows.
+
+    Args:
+        source: Where they come from.
+        model: What reads them.
+        folder: Where relative paths start.
+
+    Raises:
+        SpecError: E0890 and E0894 to E0899, and E0412 for the share.
+    """
+    tokenizer = tokenizer_of(model, source.tokenizer, folder)
+    reader = TextReader(model, tokenizer, source.columns)
+    whole = text_table(source.path, folder, source.split)
+    if source.query is not None:
+        train, query = whole, text_table(source.query, folder, source.split)
+    else:
+        train, query = _parts(whole, source.test, source.seed)
+    examples = RawExamples(
+        reader.read(train, pack=True),
+        reader.read(query, pack=False),
+        {**reader.options, "text_of": TokenText(tokenizer)},
+    )
+    empty = (torch.empty(0), torch.empty(0))
+    return Data(empty, empty, 0, 0, "fields", given=examples)
+
+
+def _parts(whole: TextTable, test: float, seed: int) -> tuple[TextTable, TextTable]:
+    """Rows of the training part and of the queries, each in the data set's order, as for a file."""
+    count = len(whole)
+    check_share(test, count)
+    order = torch.randperm(count, generator=Generator().manual_seed(seed))
+    cut = count - round(test * count)
+    return whole.rows(order[:cut].sort().values.tolist()), whole.rows(
+        order[cut:].sort().values.tolist()
+    )

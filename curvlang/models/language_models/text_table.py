@@ -1,0 +1,166 @@
+"""Data sets of texts: files, folders of `save_to_disk` and names of a hub, read by `datasets`, column by column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
+from curvlang.diagnostics.suggestion import suggestion
+from curvlang.models.execution.calls import exhausted
+from curvlang.models.language_models.checkpoint import place_of
+from curvlang.models.language_models.libraries import first_line, library, quiet_tables
+
+READERS = {
+    ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text",
+}  # fmt: skip
+"""Kinds of files, and the reader of `datasets` for each."""
+SUFFIXES = ", ".join(f"`{x}`" for x in READERS)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextTable:
+    """Rows of named columns.
+
+    Args:
+        name: What messages call it.
+        table: Of `datasets`.
+        places: Which rows of a whole data set these are; None for all of it.
+    """
+
+    name: str
+    table: Any
+    places: Sequence[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names."""
+        return list(map(str, self.table.column_names))
+
+    def column(self, name: str) -> list[Any]:
+        """All entries of a column.
+
+        Raises:
+            SpecError: E0896 for a column that is not there.
+        """
+        if name not in self.columns:
+            raise refusal(
+                Code.E0896,
+                f"`{self.name}` has no column `{name}`",
+                *suggestion(name, tuple(self.columns)),
+                notes=(f"it has {', '.join(f'`{x}`' for x in self.columns)}",),
+            )
+        return list(self.table[name])
+
+    def texts(self, name: str) -> list[str]:
+        """All entries of a column of texts.
+
+        Raises:
+            SpecError: E0896 for a column that is not there or holds something else.
+        """
+        found = self.column(name)
+        bad = next((k for k, x in enumerate(found) if not isinstance(x, str)), None)
+        if bad is not None:
+            raise refusal(
+                Code.E0896,
+                f"column `{name}` of `{self.name}` has {_kind(found[bad])} at row "
+                f"{self.number(bad)}, which is not a text",
+                _repair(found[bad]),
+            )
+        return found
+
+    def number(self, row: int) -> int:
+        """The number of a row in the whole data set, counted from 1."""
+        return 1 + (row if self.places is None else self.places[row])
+
+    def rows(self, places: list[int]) -> TextTable:
+        """Some of the rows, in this order."""
+        return TextTable(self.name, self.table.select(places), places)
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a `{type(value).__name__}`"
+
+
+def _repair(value: Any) -> str:
+    if isinstance(value, list | dict):
+        return (
+            "give a column of texts; a conversation becomes one by `tokenizer.apply_chat_template(messages, "
+            "tokenize=False)`"
+        )
+    return "drop these rows" if value is None else "name the column of the texts: `text = …`"
+
+
+def text_table(path: str, folder: Path, split: str | None = None) -> TextTable:
+    """A data set.
+
+    Args:
+        path: A file, a folder of `save_to_disk`, or a name of a hub.
+        folder: Where relative paths start.
+        split: Of a data set of a hub.
+
+    Raises:
+        SpecError: E0890 without `datasets`, E0895 for what cannot be read or has no rows.
+    """
+    datasets = library("datasets", "data sets of texts are read")
+    place = place_of(path, folder)
+    try:
+        with quiet_tables():
+            table = _opened(datasets, place, split)
+    except SpecError:
+        raise
+    except Exception as error:
+        if exhausted(error):
+            raise
+        raise _unreadable(place, _reason(error), _REPAIR) from error
+    if not len(table):
+        raise _unreadable(place, "it has no rows", "give one with examples")
+    return TextTable(place, table)
+
+
+_REPAIR = f"give a file ({SUFFIXES}), or a folder that `save_to_disk` has written"
+
+
+def _opened(datasets: Any, place: str, split: str | None) -> Any:
+    at = Path(place)
+    if at.is_dir():
+        return _of_folder(datasets, at)
+    if not at.exists():
+        if at.suffix:
+            raise _unreadable(place, "there is no such file", "give the path of a file that exists")
+        return datasets.load_dataset(place, split=split or "train")
+    reader = READERS.get(at.suffix.lower())
+    if reader is None:
+        raise _unreadable(place, f"files called `*{at.suffix}` are not read", _REPAIR)
+    options = {"sep": "\t"} if at.suffix.lower() == ".tsv" else {}
+    return datasets.load_dataset(reader, data_files=str(at), split="train", **options)
+
+
+def _of_folder(datasets: Any, at: Path) -> Any:
+    found = datasets.load_from_disk(str(at))
+    if isinstance(found, datasets.DatasetDict):
+        splits = list(map(str, found))
+        shown = ", ".join(f"`{x}`" for x in splits)
+        raise _unreadable(
+            str(at),
+            f"it holds several data sets: {shown}",
+            f"give one of them, `{at / splits[0]}`, and another one as `query`",
+        )
+    return found
+
+
+def _reason(error: BaseException) -> str:
+    """The cause that `datasets` wraps in an error of its own."""
+    cause = error.__cause__
+    return first_line(error if cause is None else cause)
+
+
+def _unreadable(place: str, why: str, repair: str) -> SpecError:
+    return refusal(Code.E0895, f"no data set in `{place}`: {why}", repair)
