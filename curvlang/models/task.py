@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
-from curvlang.language.checking.arguments import number
-from curvlang.language.registry import OPTIMISERS
 from curvlang.models.content import own_code
 from curvlang.models.data.adapt import adapt
 from curvlang.models.data.collect import Source
@@ -31,7 +29,13 @@ from curvlang.models.origin import Build, MovedBuild, Origin
 from curvlang.models.padding.spans import Batch, RowsAt, spans_of
 from curvlang.models.padding.trial import Padding, tried
 from curvlang.models.recipe import Recipe
-from curvlang.models.task_arguments import check_arguments
+from curvlang.models.task_arguments import (
+    TextOf,
+    check_arguments,
+    check_ragged,
+    given_source,
+    l2_of,
+)
 from curvlang.models.tracing.blocks import (
     Facts,
     LayerBlock,
@@ -58,9 +62,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 PARTS = ("train", "query")
-
-TextOf = Callable[[Mapping[str, Tensor]], str]
-"""Shows the fields of one example as text."""
 
 
 class Task:
@@ -158,8 +159,8 @@ class Task:
         check_values(model)
         found = adapt(
             differentiable(unwrapped(model)),
-            _given(train, "train"),
-            _given(query, "query"),
+            given_source(train, "train"),
+            given_source(query, "query"),
             labels=labels,
             inputs=inputs,
             shift_labels=shift_labels,
@@ -170,7 +171,7 @@ class Task:
         self.train: Pair = recordable(found.train)
         self.query: Pair = recordable(found.query)
         self.recipe = recipe
-        self.weight_decay = _weight_decay(recipe, weight_decay)
+        self.weight_decay = l2_of(recipe, weight_decay)
         self.name = name
         self.origin = origin or Origin("as given")
         self.text_of = text_of
@@ -185,7 +186,7 @@ class Task:
         self._training = RowHashes()
         self._check()
         for part in PARTS if found.ragged else ():
-            _check_ragged(self.padding(part), part)
+            check_ragged(self.padding(part), part)
         check_mean(loss, self.loss, self.model, self.train)
 
     def _check(self) -> None:
@@ -458,42 +459,6 @@ def check_task(task: object) -> None:
             "a `Task`",
             '`cv.Task(model, "cross_entropy", train=(X, y), query=(X, y))`',
         )
-
-
-def _check_ragged(padding: Padding | None, part: str) -> None:
-    """Rows that came in different lengths have the outputs that they have alone.
-
-    Raises:
-        SpecError: E0858.
-    """
-    if padding is not None and padding.read:
-        raise refusal(
-            Code.E0858,
-            f"rows of `{part}` have different lengths, and what the model gives depends on the padding",
-            "give a model that reads an `attention_mask` and leaves padding out, or rows of one length",
-            notes=(f"padding behind a row: {padding.kept}",),
-        )
-
-
-def _given(source: Source | None, part: str) -> Source:
-    if source is None:
-        raise refusal(Code.E0407, f"the task has no `{part}` examples", f"pass `{part}=(X, y)`")
-    return source
-
-
-def _weight_decay(recipe: Recipe | None, given: float | None) -> float:
-    """The given value, the recipe's, or 0; they must agree where there are both."""
-    if given is None:
-        return 0.0 if recipe is None else recipe.l2
-    name = "weight_decay"
-    found = number(name, given, OPTIMISERS["sgd"].parameters[name])
-    if recipe is not None and recipe.l2 != found:
-        raise refusal(
-            Code.E0412,
-            f"`{name} = {found:g}`, but the recipe trains with {recipe.l2:g}",
-            "give it once, in the recipe",
-        )
-    return found
 
 
 def _moved(pair: Pair, dtype: torch.dtype, device: torch.device) -> Pair:

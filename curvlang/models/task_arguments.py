@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
 
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
+from curvlang.language.checking.arguments import number
+from curvlang.language.registry import OPTIMISERS
+from curvlang.models.data.collect import Source
+from curvlang.models.padding.trial import Padding
 from curvlang.models.recipe import Recipe
+
+TextOf = Callable[[Mapping[str, Tensor]], str]
+"""Shows the fields of one example as text."""
 
 
 def check_arguments(given: dict[str, Any]) -> None:
@@ -83,3 +92,44 @@ def _check(name: str, given: dict[str, Any], kind: type, wanted: str, example: s
     value = given[name]
     if value is not None and not isinstance(value, kind):
         raise another_type(name, value, wanted, example)
+
+
+def given_source(source: Source | None, part: str) -> Source:
+    """The examples of a part, which a task cannot be without.
+
+    Raises:
+        SpecError: E0407.
+    """
+    if source is None:
+        raise refusal(Code.E0407, f"the task has no `{part}` examples", f"pass `{part}=(X, y)`")
+    return source
+
+
+def l2_of(recipe: Recipe | None, given: float | None) -> float:
+    """The given value, the recipe's, or 0; they must agree where there are both."""
+    if given is None:
+        return 0.0 if recipe is None else recipe.l2
+    name = "weight_decay"
+    found = number(name, given, OPTIMISERS["sgd"].parameters[name])
+    if recipe is not None and recipe.l2 != found:
+        raise refusal(
+            Code.E0412,
+            f"`{name} = {found:g}`, but the recipe trains with {recipe.l2:g}",
+            "give it once, in the recipe",
+        )
+    return found
+
+
+def check_ragged(padding: Padding | None, part: str) -> None:
+    """Rows that came in different lengths have the outputs that they have alone.
+
+    Raises:
+        SpecError: E0858.
+    """
+    if padding is not None and padding.read:
+        raise refusal(
+            Code.E0858,
+            f"rows of `{part}` have different lengths, and what the model gives depends on the padding",
+            "give a model that reads an `attention_mask` and leaves padding out, or rows of one length",
+            notes=(f"padding behind a row: {padding.kept}",),
+        )
