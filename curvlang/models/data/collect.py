@@ -14,11 +14,13 @@ from torch.utils.data import DataLoader, Dataset
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.models.data.arrays import UnfitError, is_array, is_table, numbers
+from curvlang.models.data.arrays import RaggedError, UnfitError, is_array, is_table, numbers
 from curvlang.models.data.fields import LABELS, Fields, fields_of, joined_fields
 from curvlang.models.data.loaders import batches_of, items_of
 from curvlang.models.data.rows import Pair, Rows
+from curvlang.models.padding.ragged_rows import RaggedRows
 from curvlang.models.sources.stored_values import stored
+from curvlang.models.sources.table_columns import is_column, table_columns
 
 Source: TypeAlias = (
     "Pair | Dataset[Any] | DataLoader[Any] | Mapping[str, Any] | Sequence[Any] | Fields"
@@ -69,6 +71,8 @@ def examples_of(
             return given
         case Mapping():
             return _of_mapping(given, how)
+        case _ if (columns := _columns(given, how)) is not None:
+            return fields_of(columns, part)
         case _ if is_table(given):
             return fields_of({c: given[c] for c in given.columns}, part, wanted)
         case (X, y) if isinstance(X, Mapping) and _is_whole(y):
@@ -90,9 +94,19 @@ def examples_of(
             raise _form(given, part)
 
 
+def _columns(given: object, how: _Reading) -> Mapping[str, Any] | None:
+    """The columns of a table of the library `datasets`; None for all else."""
+    try:
+        return table_columns(given, how.wanted)
+    except UnfitError:
+        # Which column it is, and what is wrong with it, is said where rows are read one by one.
+        return None
+
+
 def _is_whole(value: object) -> bool:
     """Whether a value can be the numbers of all examples."""
-    return isinstance(value, list) or is_table(value) or (is_array(value) and _ndim(value) > 0)
+    told = isinstance(value, list) or is_table(value) or is_column(value)
+    return told or (is_array(value) and _ndim(value) > 0)
 
 
 def _ndim(value: Any) -> int:
@@ -109,7 +123,7 @@ def _is_pair(source: object, X: object, y: object) -> bool:
         and set(LABELS) & set(source._fields)
     ):
         return False
-    both = (is_array(X) or is_table(X)) and (is_array(y) or is_table(y))
+    both = all(is_array(part) or is_table(part) or is_column(part) for part in (X, y))
     return both or (isinstance(source, tuple) and _is_whole(X) and _is_whole(y))
 
 
@@ -212,7 +226,13 @@ def _pairs(examples: Iterable[Any], how: _Reading) -> tuple[list[Tensor], list[T
 
 def _all_numbers(value: Any, how: _Reading, what: str) -> Rows:
     """Numbers of all examples, in memory or where they are stored."""
-    kept = stored(value, how.dtype)
+    try:
+        kept = stored(value, how.dtype)
+    except UnfitError as error:
+        raise _unfit(error, how, what) from error
+    if isinstance(kept, RaggedRows):
+        shapes = [(int(n),) for n in (kept.lengths.min(), kept.lengths.max())]
+        raise _unfit(RaggedError(shapes), how, what)
     return _numbers(value, how, what) if kept is None else kept
 
 
@@ -223,9 +243,11 @@ def _numbers(value: Any, how: _Reading, what: str) -> Tensor:
     try:
         return numbers(value, how.dtype)
     except UnfitError as error:
-        raise refusal(
-            Code.E0407, f"`{how.part}`: {what} {_plural(error.what)}", error.repair
-        ) from error
+        raise _unfit(error, how, what) from error
+
+
+def _unfit(error: UnfitError, how: _Reading, what: str) -> SpecError:
+    return refusal(Code.E0407, f"`{how.part}`: {what} {_plural(error.what)}", error.repair)
 
 
 def _plural(predicate: str) -> str:

@@ -132,7 +132,10 @@ def _concatenated(
 
 def _column(name: str, value: Any, part: str) -> Rows | RaggedRows:
     """Numbers [N, …] of a tensor, an array or nested lists; rows of different lengths as they are."""
-    kept = stored(value)
+    try:
+        kept = stored(value)
+    except UnfitError as error:
+        raise _unfit(name, error, part) from error
     return _held_column(name, value, part) if kept is None else kept
 
 
@@ -145,18 +148,24 @@ def _held_column(name: str, value: Any, part: str) -> Tensor | RaggedColumn:
             raise _ragged(name, error.shapes, part) from error
         return column
     except UnfitError as error:
-        raise refusal(
-            Code.E0557,
-            f"field `{name}` of `{part}` {error.what}",
-            "leave the field out of the examples, or name the others: `inputs=[…]`"
-            if "texts" in error.what
-            else error.repair,
-        ) from error
+        raise _unfit(name, error, part) from error
     if found.ndim == 0:
         raise refusal(
             Code.E0557, f"field `{name}` of `{part}` is one number", "give one for each example"
         )
     return found
+
+
+def _unfit(name: str, error: UnfitError, part: str) -> SpecError:
+    if isinstance(error, RaggedError):
+        return _ragged(name, error.shapes, part)
+    return refusal(
+        Code.E0557,
+        f"field `{name}` of `{part}` {error.what}",
+        "leave the field out of the examples, or name the others: `inputs=[…]`"
+        if "texts" in error.what
+        else error.repair,
+    )
 
 
 def _rows(value: Any) -> RaggedColumn | None:
