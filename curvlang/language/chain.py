@@ -14,7 +14,6 @@ from typing import TypeAlias
 
 from curvlang.diagnostics.source import NOWHERE, Source, Span
 from curvlang.ir.expr import BodyStatement, Expr, Target
-from curvlang.language.space import Space
 
 Value: TypeAlias = "float | int | bool | str | tuple[Value, ...]"
 """A parameter's value: a number, a boolean, a word (`layer`, `cosine`), text, or a list."""
@@ -252,6 +251,33 @@ class Nearness:
 
 
 LawStatement: TypeAlias = Property | Comparison | Nearness
+
+
+Counts = tuple[int, ...]
+Words = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The small tasks that a law may draw: values, the simplest first, towards which failures shrink."""
+
+    examples: Counts = ()
+    positions: Counts = ()
+    inputs: Counts = ()
+    outputs: Counts = ()
+    layers: Counts = ()
+    activations: Words = ()
+    losses: Words = ()
+    biases: tuple[bool, ...] = ()
+    pooling: Words = ()
+
+    @property
+    def empty(self) -> str:
+        """The first thing of which no value is left; empty text where there is none."""
+        for name in self.__slots__:
+            if not getattr(self, name):
+                return name
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

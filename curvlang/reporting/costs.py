@@ -13,7 +13,7 @@ from rich.text import Text
 from curvlang.compiler.explain.listing import binary, count
 from curvlang.costs.benchmark import Benchmark, Row
 from curvlang.costs.rates import Rates
-from curvlang.reporting.table import printed, ruled
+from curvlang.reporting.tables.table import printed, ruled
 
 DISTURBED = 0.05
 """Share of the time spent waiting for a processor above which times are not to be trusted."""

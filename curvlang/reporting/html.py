@@ -18,8 +18,8 @@ from curvlang.evaluation.result import Result
 from curvlang.reporting.figures.figures import drawings
 from curvlang.reporting.figures.style import Drawing
 from curvlang.reporting.notation import duration, value
-from curvlang.reporting.view import Column, Panel, chain, curve, joined, steps
-from curvlang.reporting.words import comparison, finding, header, notes, title
+from curvlang.reporting.tables.view import Column, Panel, chain, curve, joined, steps
+from curvlang.reporting.tables.words import comparison, finding, header, notes, title
 
 _CODE = re.compile(r"`([^`]+)`")
 

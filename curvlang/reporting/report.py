@@ -19,9 +19,9 @@ from curvlang.evaluation.experiment import Outcome
 from curvlang.evaluation.result import Point, Result, Step
 from curvlang.language.chain import Spec
 from curvlang.reporting.runfolder import Record, write_run
-from curvlang.reporting.table import show, to_text
-from curvlang.reporting.view import Column, Panel, chain, curve, steps
-from curvlang.reporting.words import comparison, header, notes, title
+from curvlang.reporting.tables.table import show, to_text
+from curvlang.reporting.tables.view import Column, Panel, chain, curve, steps
+from curvlang.reporting.tables.words import comparison, header, notes, title
 
 WIDTH = 100
 """Characters of a line of the tables where no width is given."""

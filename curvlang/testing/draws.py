@@ -9,10 +9,9 @@ from typing import TypeVar
 import torch
 from hypothesis import strategies as st
 
-from curvlang.language.chain import Part, TaskSpec, Value
+from curvlang.language.chain import Part, Space, TaskSpec, Value
 from curvlang.language.checking.conditions import WIDTHS, drawn
 from curvlang.language.registry import LOSSES, NONE, OPTIMISERS
-from curvlang.language.space import Space
 from curvlang.models.builtin import task_from
 from curvlang.models.task import Task
 from curvlang.training.baseline import train_baseline

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from curvlang.language import load, loads
-from curvlang.language.chain import Chain, Spec, TaskSpec
+from curvlang.language.chain import Chain, Space, Spec, TaskSpec
 from curvlang.language.checking.conditions import everything
-from curvlang.language.space import Space
 from curvlang.language.syntax.files import shipped_files
 from curvlang.models.architectures.mlp import mlp
 from curvlang.models.task import Task

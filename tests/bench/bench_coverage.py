@@ -14,7 +14,7 @@ import sys
 import torch
 from torch import Tensor
 
-from curvlang.evaluation.statistics.comparison import Resampled, between_models
+from curvlang.evaluation.statistics.comparison import ScoreSamples, between_models
 from curvlang.evaluation.statistics.lds import (
     bootstrap_parts,
     draw_resamples,
@@ -68,7 +68,7 @@ def coverage(runs: int, subsets: int = 100, queries: int = 60, resamples: int = 
         found = [predictions(s, kept) for s in scores]
         both, alone = bootstrap_parts(found, effect, drawn)
         one, other = (
-            Resampled(both[k], alone[k], spearman(p, effect)) for k, p in enumerate(found)
+            ScoreSamples(both[k], alone[k], spearman(p, effect)) for k, p in enumerate(found)
         )
         wanted = ((one, first), (other, second), (one - other, first - second))
         for k, (x, true) in enumerate(wanted):

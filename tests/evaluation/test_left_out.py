@@ -11,7 +11,7 @@ from curvlang.evaluation import left_out as rule
 from curvlang.evaluation.errors import PROBES
 from curvlang.evaluation.result_file import dumps, loads
 from curvlang.reporting.notation import quantity
-from curvlang.reporting.table import to_text
+from curvlang.reporting.tables.table import to_text
 from tests.small import network, task
 
 

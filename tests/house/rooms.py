@@ -53,7 +53,7 @@ ROOMS = (
     Room(7, "evaluation", "one engine: errors, ground truth, LDS, comparisons; studies",
          ("measures", "retraining", "statistics", "study")),
     Room(7, "costs", "what a run will take and what it took"),
-    Room(8, "reporting", "tables, figures, HTML", ("figures", "study")),
+    Room(8, "reporting", "tables, figures, HTML", ("tables", "figures", "study")),
     Room(9, "facade", "everything that a user imports; `curvlang/__init__.py` names it"),
     Room(10, "cli", "arguments in, the façade called, text out: one file per command",
          ("commands",)),

@@ -36,7 +36,7 @@ def number(text: str) -> float:
         "reporting.figures.style",
         "reporting.html",
         "reporting.notation",
-        "reporting.table",
+        "reporting.tables.table",
     ],
 )
 def test_examples_in_docstrings(module: str) -> None:

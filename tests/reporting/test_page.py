@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from curvlang.reporting.html import to_html
-from curvlang.reporting.table import show, to_text
+from curvlang.reporting.tables.table import show, to_text
 from tests.reporting.example import EXAMPLES, digits, hostile
 
 

@@ -18,7 +18,7 @@ from curvlang.attribution.influence import influence
 from curvlang.diagnostics.notebook import html_table
 from curvlang.evaluation.result import Result
 from curvlang.reporting.runfolder import FILES, STEP_SCORES, read_result
-from curvlang.reporting.table import to_text
+from curvlang.reporting.tables.table import to_text
 from tests.small import network, task
 
 HOSTILE = "<script>alert('x')</script>&\"`"

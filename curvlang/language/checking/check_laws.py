@@ -17,6 +17,7 @@ from curvlang.language.chain import (
     Property,
     Quantity,
     Relation,
+    Space,
 )
 from curvlang.language.checking import conditions as sp
 from curvlang.language.law import (
@@ -31,7 +32,6 @@ from curvlang.language.law import (
     sampled,
     with_columns,
 )
-from curvlang.language.space import Space
 from curvlang.language.syntax import nodes as s
 from curvlang.language.syntax.problems import Problems
 

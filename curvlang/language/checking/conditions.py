@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from curvlang.language.chain import Counts, Space, Words
 from curvlang.language.registry import ACTIVATIONS, LOSSES, POSITIONS
-from curvlang.language.space import Counts, Space, Words
 
 MOST: Mapping[str, int] = {
     "examples": 64,

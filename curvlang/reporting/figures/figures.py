@@ -30,8 +30,8 @@ from curvlang.reporting.figures.style import (
     svg_text,
 )
 from curvlang.reporting.notation import MINUS, MISSING, known, quantity, setting, share
-from curvlang.reporting.view import at_damping
-from curvlang.reporting.words import has_lds
+from curvlang.reporting.tables.view import at_damping
+from curvlang.reporting.tables.words import has_lds
 
 _MANY = 6
 """Bars beyond which their numbers are written short."""

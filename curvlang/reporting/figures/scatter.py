@@ -27,7 +27,7 @@ from curvlang.reporting.figures.style import (
     svg_text,
 )
 from curvlang.reporting.notation import known, setting
-from curvlang.reporting.words import at_shared, has_lds, shared_damping
+from curvlang.reporting.tables.words import at_shared, has_lds, shared_damping
 
 _ROUND = (
     (1,),

@@ -9,7 +9,7 @@ from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.study.study_result import Group, Row, StudyResult
 from curvlang.reporting.notation import MISSING, bounds, correlation, quantity, setting, share
 from curvlang.reporting.study.findings import heading, place, signed, spot_of
-from curvlang.reporting.view import Column, Panel
+from curvlang.reporting.tables.view import Column, Panel
 
 
 def names(rows: Sequence[Row]) -> Column:

@@ -22,7 +22,7 @@ from curvlang.reporting.study.cells import (
     steps,
 )
 from curvlang.reporting.study.findings import facts, notes, pair_sentence, title, verdict
-from curvlang.reporting.view import Column, Panel
+from curvlang.reporting.tables.view import Column, Panel
 
 Cells = Sequence[object]
 

@@ -23,7 +23,7 @@ from curvlang.reporting.notation import (
     setting,
     value,
 )
-from curvlang.reporting.words import LOW_CEILING, counted, left_out
+from curvlang.reporting.tables.words import LOW_CEILING, counted, left_out
 
 TOLD_APART = "cannot be told apart"
 

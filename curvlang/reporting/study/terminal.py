@@ -21,7 +21,7 @@ from curvlang.reporting.study.cells import (
     steps,
 )
 from curvlang.reporting.study.findings import facts, notes, title, verdict
-from curvlang.reporting.table import fill, fit, listed, pairs, printed, text, titled
+from curvlang.reporting.tables.table import fill, fit, listed, pairs, printed, text, titled
 
 
 def show_study(result: StudyResult, console: Console) -> None:

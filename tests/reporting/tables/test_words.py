@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from curvlang.evaluation.result import Point, Step
-from curvlang.reporting.words import finding, header, notes
+from curvlang.reporting.tables.words import finding, header, notes
 from tests.reporting.example import digits, interval
 
 

@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from curvlang.evaluation.result import Result
-from curvlang.reporting.view import Column, Panel, chain, curve, joined, steps
-from curvlang.reporting.words import comparison, header, notes, title
+from curvlang.reporting.tables.view import Column, Panel, chain, curve, joined, steps
+from curvlang.reporting.tables.words import comparison, header, notes, title
 
 _RULED = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
 _PLAIN = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)

@@ -22,7 +22,7 @@ from curvlang.reporting.notation import (
     share,
     with_error,
 )
-from curvlang.reporting.words import at_shared, has_lds, interval_name, shared_damping
+from curvlang.reporting.tables.words import at_shared, has_lds, interval_name, shared_damping
 
 Measure = Callable[[Point], float | None]
 
