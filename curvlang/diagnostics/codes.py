@@ -254,6 +254,7 @@ class Code(StrEnum):
     E0852 = "E0852", "a function of rows that gives others, or mixes them", "models"
     E0857 = "E0857", "rows whose fields differ in length, or that are empty", "models"
     E0858 = "E0858", "rows of different lengths whose padding the model reads", "models"
+    E0859 = "E0859", "rows that are longer than the model runs on", "models"
     E0860 = "E0860", "the rate of a link", "costs"
     E0861 = "E0861", "a number of processes", "costs"
     E0862 = "E0862", "processes with different commands", "cli"

@@ -32,6 +32,7 @@ from curvlang.models.recipe import Recipe
 from curvlang.models.task_arguments import (
     TextOf,
     check_arguments,
+    check_no_mask,
     check_ragged,
     given_source,
     l2_of,
@@ -178,6 +179,8 @@ class Task:
         self.build = build
         if found.wrapped and build is not None:
             self.build = PackedBuild(build, found.layout)
+        if found.ragged:
+            check_no_mask(mask, query_mask)
         self.mask = found.mask if mask is None else mask
         self.query_mask = found.query_mask if query_mask is None else query_mask
         self._facts: Facts | None = None

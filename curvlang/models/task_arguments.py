@@ -14,6 +14,7 @@ from curvlang.diagnostics.values import another_type
 from curvlang.language.checking.arguments import number
 from curvlang.language.registry import OPTIMISERS
 from curvlang.models.data.collect import Source
+from curvlang.models.data.fields import IGNORED
 from curvlang.models.padding.trial import Padding
 from curvlang.models.recipe import Recipe
 
@@ -127,9 +128,30 @@ def check_ragged(padding: Padding | None, part: str) -> None:
         SpecError: E0858.
     """
     if padding is not None and padding.read:
+        what, repair = (
+            "what the model gives",
+            "a model that reads an `attention_mask` and leaves padding out",
+        )
+        if padding.by_loss:
+            what, repair = "the loss", f"a loss in which targets {IGNORED} take no part"
         raise refusal(
             Code.E0858,
-            f"rows of `{part}` have different lengths, and what the model gives depends on the padding",
-            "give a model that reads an `attention_mask` and leaves padding out, or rows of one length",
+            f"rows of `{part}` have different lengths, and {what} depends on the padding",
+            f"give {repair}, or rows of one length",
             notes=(f"padding behind a row: {padding.kept}",),
+        )
+
+
+def check_no_mask(mask: Tensor | None, query_mask: Tensor | None) -> None:
+    """Rows of different lengths have no mask beside them: what counts follows from the rows.
+
+    Raises:
+        SpecError: E0416.
+    """
+    if not (mask is None and query_mask is None):
+        raise refusal(
+            Code.E0416,
+            "rows have different lengths, and a mask is given beside them",
+            "leave it out: positions behind a row do not count; give the rows a field "
+            "`attention_mask` where further ones do not",
         )

@@ -19,10 +19,24 @@ from curvlang.models.data.decoder_inputs import (
 from curvlang.models.data.derived_rows import cast, joined_columns
 from curvlang.models.data.fields import IGNORED, LABELS, Fields, next_labels, split_labels
 from curvlang.models.data.rows import Pair, Rows, pieces
+from curvlang.models.data.vocabulary import checked_tokens
 from curvlang.models.execution.calls import exhausted, run_model
-from curvlang.models.execution.packed import Layout, check_fields, is_packed, layout_of, packed
+from curvlang.models.execution.packed import (
+    Layout,
+    check_fields,
+    is_packed,
+    layout_in,
+    layout_of,
+    packed,
+)
 from curvlang.models.losses.loss import show_shape
-from curvlang.models.padding.ragged_rows import PaddingRule, levelled, mask_of, padding_token
+from curvlang.models.padding.ragged_rows import (
+    PaddingRule,
+    levelled,
+    longest_row,
+    mask_of,
+    padding_token,
+)
 
 MASK = "attention_mask"
 DECODER = "decoder_"
@@ -75,7 +89,8 @@ def adapt(
             position is the label of the next one (causal language models), or its own.
 
     Raises:
-        SpecError: E0407, E0409 for data of another form, E0557 for fields, E0558 for labels.
+        SpecError: E0407, E0409 for data of another form, E0557 for fields, E0558 for labels, E0422 and
+            E0859 for tokens and lengths that the model does not have.
     """
     trained = (p.dtype for p in model.parameters() if p.requires_grad)
     dtype = next(trained, torch.get_default_dtype())
@@ -86,6 +101,13 @@ def adapt(
         examples_of(source, part, dtype, wanted)
         for source, part in ((train, "train"), (query, "query"))
     )
+    if layout_in(model) is not None and any(isinstance(found, Fields) for found in parts):
+        raise refusal(
+            Code.E0557,
+            "the model is that of a task, which reads fields from rows, and examples are given as dicts",
+            "make a new task of your own model and the dicts: `cv.Task(model, …)`; a fitted curvature "
+            "scores it too",
+        )
     match parts:
         case (Fields() as first, Fields() as second) if first.ragged or second.ragged:
             targets = LABELS if labels is None else (labels,)
@@ -96,9 +118,10 @@ def adapt(
                 _side(Fields(fields[part], found.unread), labels, inputs, part)
                 for part, found in (("train", first), ("query", second))
             ]
-            made = _from_fields(model, sides[0], sides[1], dtype, shift_labels, sequence)
-            own = {part: None if bool(x.all()) else x for part, x in counts.items()}
-            return replace(made, mask=own["train"], query_mask=own["query"], ragged=True)
+            own = _Lengths(sequence, *longest_row(counts))
+            made = _from_fields(model, sides[0], sides[1], dtype, shift_labels, own)
+            masks = {part: None if bool(x.all()) else x for part, x in counts.items()}
+            return replace(made, mask=masks["train"], query_mask=masks["query"], ragged=True)
         case (Fields() as first, Fields() as second):
             sides = [
                 _side(found, labels, inputs, part)
@@ -152,6 +175,21 @@ class _Side:
     y: Rows
 
 
+@dataclass(frozen=True, slots=True)
+class _Lengths:
+    """What is known of rows that came in different lengths.
+
+    Args:
+        sequence: Names of the fields that have their positions.
+        part: Where the longest of all rows is.
+        row: Its number.
+    """
+
+    sequence: Sequence[str]
+    part: str
+    row: int
+
+
 def _side(found: Fields, labels: str | None, inputs: Sequence[str] | None, part: str) -> _Side:
     fields, y = split_labels(found, labels, part)
     return _Side(part, _chosen(fields, found.unread, inputs, part), y)
@@ -163,7 +201,7 @@ def _from_fields(
     query: _Side,
     dtype: torch.dtype,
     shift: bool | None,
-    sequence: Sequence[str] = (),
+    ragged: _Lengths | None = None,
 ) -> TaskParts:
     if lacks_decoder_inputs(model, train.fields, train.y):
         train, query = (_with_decoder(model, side, shift) for side in (train, query))
@@ -173,26 +211,35 @@ def _from_fields(
     check_fields(model, list(first))
     both = layout_of(
         {name: (first[name], second[name]) for name in first},
-        [name for name in first if name in sequence] or _sequence(first),
+        _sequence(first) if ragged is None else [k for k in first if k in ragged.sequence],
     )
     made = packed(model, both)
     X, Xq = both.packed_rows(first, dtype), both.packed_rows(second, dtype)
     y, yq = (cast(rows, dtype) for rows in (train.y, query.y))
-    shape = _outputs(made, X) if y.ndim == 2 or shift else None
+    shape = None
+    if ragged is not None:
+        shape = _outputs(made, X if ragged.part == "train" else Xq, ragged.part, ragged.row)
+    elif y.ndim == 2 or shift:
+        shape = _outputs(made, X, "train")
     if _positions(shape, y):
         y = _aligned(y, first, shift, "train")
         yq = _aligned(yq, second, shift, "query")
+        for labels, part in ((y, "train"), (yq, "query")):
+            _check_labelled(labels, part)
     elif shift:
         raise _no_positions(shape, y)
     return TaskParts(made, (X, y), (Xq, yq), _mask(first), _mask(second), True, both)
 
 
 def _sequence(fields: dict[str, Rows]) -> list[str]:
-    """The fields whose first axis is that of the attention mask; none where a decoder has another."""
-    mask = fields.get(MASK)
-    if mask is None or mask.ndim != 2 or any(name.startswith(DECODER) for name in fields):
+    """The fields whose first axis is that of the attention mask; none where a decoder has another.
+
+    Without a mask they are those that are as long as the tokens.
+    """
+    found = fields.get(MASK, fields.get("input_ids"))
+    if found is None or found.ndim != 2 or any(name.startswith(DECODER) for name in fields):
         return []
-    return [name for name, x in fields.items() if x.ndim > 1 and x.shape[1] == mask.shape[1]]
+    return [name for name, x in fields.items() if x.ndim > 1 and x.shape[1] == found.shape[1]]
 
 
 def _with_decoder(model: nn.Module, side: _Side, shift: bool | None) -> _Side:
@@ -264,16 +311,28 @@ def _check_alike(first: dict[str, Rows], second: dict[str, Rows]) -> None:
             )
 
 
-def _outputs(model: nn.Module, X: Rows) -> tuple[int, ...] | None:
+def _outputs(
+    model: nn.Module, X: Rows, part: str, longest: int | None = None
+) -> tuple[int, ...] | None:
     """The shape of one example's outputs; None without an example, or for what is not a tensor.
 
+    Args:
+        model: It reads rows.
+        X: All inputs of a part.
+        part: `train` or `query`.
+        longest: The row that is longest, where rows came in different lengths.
+
     Raises:
-        SpecError: E0408 with what the model raises by itself.
+        SpecError: E0422 for tokens that a table does not have, E0859 for rows that are too long, E0408
+            with what else the model raises by itself.
     """
     p = next(model.parameters(), None)
     if p is None or not len(X):
         return None
-    f = run_model(model, X[:1].to(p.device), "train")
+    row = longest or 0
+    few = X[row : row + 1].to(p.device)
+    with checked_tokens(model, X, few, part):
+        f = run_model(model, few, part, longest)
     return tuple(f.shape[1:]) if isinstance(f, Tensor) else None
 
 
@@ -321,6 +380,21 @@ def _left_out(mask: Tensor, y: Tensor) -> Tensor:
 
 def _ignored(y: Tensor, mask: Tensor) -> Tensor:
     return y.masked_fill(mask == 0, IGNORED)
+
+
+def _check_labelled(y: Rows, part: str) -> None:
+    """Some position has something to predict.
+
+    Raises:
+        SpecError: E0558.
+    """
+    if all(bool((labels == IGNORED).all()) for _, labels in pieces(y)):
+        raise refusal(
+            Code.E0558,
+            f"no position of `{part}` has a label that takes part: all are {IGNORED}",
+            "give rows of two tokens or more where a position predicts the next one, and labels other than "
+            f"{IGNORED} where something is to be learned",
+        )
 
 
 def _mask(fields: dict[str, Rows]) -> Tensor | None:

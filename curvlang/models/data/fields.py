@@ -143,7 +143,7 @@ def _held_column(name: str, value: Any, part: str) -> Tensor | RaggedColumn:
     try:
         found = numbers(value)
     except RaggedError as error:
-        column = _rows(value)
+        column = _rows(name, value, part)
         if column is None:
             raise _ragged(name, error.shapes, part) from error
         return column
@@ -168,12 +168,21 @@ def _unfit(name: str, error: UnfitError, part: str) -> SpecError:
     )
 
 
-def _rows(value: Any) -> RaggedColumn | None:
-    """Rows that are numbers of different lengths; None for others."""
-    try:
-        rows = [numbers(row) for row in value]
-    except UnfitError:
-        return None
+def _rows(name: str, value: Any, part: str) -> RaggedColumn | None:
+    """Rows that are numbers of different lengths; None for rows that are ragged themselves.
+
+    Raises:
+        SpecError: E0557 naming the first row that is not numbers.
+    """
+    rows = []
+    for n, row in enumerate(value):
+        try:
+            rows.append(numbers(row))
+        except RaggedError:
+            return None
+        except UnfitError as error:
+            what = f"row {n} of the field `{name}` of `{part}` {error.what}"
+            raise refusal(Code.E0557, what, error.repair) from error
     return ragged_column([row.to(torch.int64) if not row.numel() else row for row in rows])
 
 

@@ -122,7 +122,10 @@ def _leaves(batch: Any) -> list[Any]:
 
 def _of_arrays(batch: list[Any]) -> bool:
     """Whether a list is a pair of inputs and targets, as torch's own collation gives it."""
-    return len(batch) == 2 and all(isinstance(v, Tensor | np.ndarray | Mapping) for v in batch)
+    kinds = [isinstance(v, Tensor | np.ndarray) for v in batch]
+    # Two dicts are two examples; a target is an array.
+    whole = all(kind or isinstance(v, Mapping) for kind, v in zip(kinds, batch, strict=True))
+    return len(batch) == 2 and any(kinds) and whole
 
 
 def _rows(batch: Any) -> int | None:

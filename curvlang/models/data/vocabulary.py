@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +15,12 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.rows import Rows, known, pieces
 from curvlang.models.execution.calls import exhausted
 from curvlang.models.execution.packed import layout_in
-
-Look = Callable[[str, Tensor, int], None]
-"""Called with the name of a table, the row requested, and the number of rows."""
+from curvlang.models.execution.tables import (
+    OutsideTableError,
+    inside_tables,
+    is_outside,
+    watched_tables,
+)
 
 
 @contextmanager
@@ -42,12 +44,12 @@ def checked_tokens(model: nn.Module, X: Rows, few: Tensor, part: str) -> Iterato
         for field, x in shown.items():
             if not _same(given, x):
                 continue
-            if _outside(given, size):
+            if is_outside(given, size):
                 raise _refused(columns.odd(field, size), size, table, field, part)
             if columns.odd(field, size).count:
                 found[table, field] = size
 
-    with _watching(model if shown else nn.Module(), look):
+    with watched_tables(model if shown else nn.Module(), look):
         yield
     for (table, field), size in found.items():
         odd = columns.odd(field, size)
@@ -80,7 +82,7 @@ class _Columns:
         count, first, token = 0, -1, 0
         for start, piece in pieces(self.X):
             x = _integers(self.model, piece)[field]
-            if not x.numel() or not _outside(x, size):
+            if not x.numel() or not is_outside(x, size):
                 continue
             rows = _rows(x, size)
             count += len(rows)
@@ -90,45 +92,16 @@ class _Columns:
         return _OddTokens(count, first, token)
 
 
-@contextmanager
-def _watching(model: nn.Module, look: Look) -> Iterator[None]:
-    """Tell what every table is asked for, before it is."""
-
-    def hook(name: str) -> Callable[..., None]:
-        def call(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = args[0] if args else kwargs.get("input")
-            if isinstance(given, Tensor) and given.numel():
-                look(name, given, int(module.num_embeddings))
-
-        return call
-
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-                handle = module.register_forward_pre_hook(hook(name), with_kwargs=True)
-                stack.callback(handle.remove)
-        yield
-
-
-class _OutsideError(Exception):
-    """A table is about to be asked for a row that it does not have."""
-
-
 def _reached(model: nn.Module, X: Rows, first: int, device: torch.device) -> bool:
     """Whether the first example with such a token makes a table be asked for it.
 
     A model may bring tokens into range itself; and a table on a graphics processor that is asked for
     a row it does not have ends the process, so that the model is stopped before.
     """
-
-    def look(table: str, given: Tensor, size: int) -> None:
-        if _outside(given, size):
-            raise _OutsideError
-
     try:
-        with torch.no_grad(), _watching(model, look):
+        with torch.no_grad(), inside_tables(model):
             model(X[first : first + 1].to(device))
-    except _OutsideError:
+    except OutsideTableError:
         return True
     except Exception as error:
         # What else the model raises there is refused with its own reason when it is met.
@@ -150,12 +123,6 @@ def _same(given: Tensor, x: Tensor) -> bool:
     return given.numel() == x.numel() and torch.equal(given.reshape(-1), x.reshape(-1))
 
 
-def _outside(x: Tensor, size: int) -> bool:
-    """Whether an entry is not a row of a table."""
-    low, high = torch.aminmax(x)
-    return int(low) < 0 or int(high) >= size
-
-
 def _rows(x: Tensor, size: int) -> Tensor:
     """The examples that have such an entry."""
     return ((x < 0) | (x >= size)).reshape(len(x), -1).any(1).nonzero().flatten()
@@ -163,10 +130,12 @@ def _rows(x: Tensor, size: int) -> Tensor:
 
 def _refused(odd: _OddTokens, size: int, table: str, field: str, part: str) -> SpecError:
     where = f"`{field}` of example {odd.first}" if field else f"example {odd.first}"
+    tokens = field in ("", "input_ids", "decoder_input_ids")
+    repair = "the tokens of the model's own tokenizer" if tokens else "numbers that the table has"
     return refusal(
         Code.E0422,
         f"{where} of `{part}` has the token {odd.token}; the table `{table or 'model'}` has the rows "
         f"0…{size - 1}",
-        "give the tokens of the model's own tokenizer, or a model with a larger table",
+        f"give {repair}, or a model with a larger table",
         notes=(f"{odd.count} examples have such tokens",) if odd.count > 1 else (),
     )

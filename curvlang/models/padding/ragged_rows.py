@@ -139,8 +139,12 @@ def levelled(
         positions; and which positions count, [N, T], by part.
 
     Raises:
-        SpecError: E0857 for a row without entries, or whose fields differ in length.
+        SpecError: E0407 for a part without rows, E0857 for a row without entries, or whose fields differ
+            in length.
     """
+    for part, columns in parts.items():
+        if not all(len(column) for column in columns.values()):
+            raise refusal(Code.E0407, f"`{part}` is empty", "give at least one example")
     names = sorted(
         {k for part in parts.values() for k, x in part.items() if isinstance(x, RaggedRows)}
     )
@@ -172,6 +176,17 @@ def levelled(
 def mask_of(rows: Rows) -> Tensor:
     """Where rows of numbers are not 0, in memory."""
     return torch.cat([piece != 0 for _, piece in pieces(rows)])
+
+
+def longest_row(counts: Mapping[str, Tensor]) -> tuple[str, int]:
+    """The longest row of all parts: its part, and its number.
+
+    Args:
+        counts: Which positions are a row's own, [N, T], by part.
+    """
+    behind = {part: own.flip(1).to(torch.uint8).argmax(1) for part, own in counts.items()}
+    part = min(behind, key=lambda name: int(behind[name].min()))
+    return part, int(behind[part].argmin())
 
 
 def _rows(x: Rows | RaggedRows) -> Rows | RaggedRows:

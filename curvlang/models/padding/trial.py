@@ -32,6 +32,7 @@ class Padding:
         targets: Whether targets have the rows' positions too.
         kept: Why rows keep all positions; empty where they are cut.
         read: Whether that is because padding changes a row's loss or outputs.
+        by_loss: Whether the loss alone reads it: outputs at the row's own positions are the same.
         scaled: By layer, for every call, whether its positions are those of the rows.
     """
 
@@ -40,6 +41,7 @@ class Padding:
     kept: str = ""
     scaled: dict[str, tuple[bool, ...]] | None = None
     read: bool = False
+    by_loss: bool = False
 
     def at(self, rows: Tensor | slice) -> Padding:
         """That of some rows."""
@@ -103,7 +105,8 @@ def _tried(
                 padding, kept=f"row {row} does not run without: {whole_text(error)}", read=True
             )
         if why:
-            return replace(padding, kept=f"{why} of row {row} changes with it", read=True)
+            kept = f"{why} of row {row} changes with it"
+            return replace(padding, kept=kept, read=True, by_loss=asked.same_outputs())
         if shares is None or (scaled is not None and shares != scaled):
             return replace(padding, kept="a layer has other positions than the rows")
         scaled = shares
@@ -134,6 +137,16 @@ class _Alone:
                 return "the output"
         before, after = self._gradient(*self.whole), self._gradient(*self.cut)
         return "" if _close(before, after, before.dtype) else "the gradient"
+
+    def same_outputs(self) -> bool:
+        """Whether outputs at the row's own positions are the same."""
+        kind = widest(self.whole[0].device)
+        first, second = (run_widened(self.model, x, kind) for x, _ in (self.whole, self.cut))
+        if first is None or second is None:
+            return False
+        if first.shape[1:2] == (self.padding.spans.width,) and first.shape != second.shape:
+            first = first[:, self.window]
+        return first.shape == second.shape and _close(first, second, kind)
 
     def _loss(self, f: Tensor, of: tuple[Tensor, Tensor]) -> Tensor:
         y = of[1]

@@ -14,6 +14,7 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.rows import OddEntries, Pair, Rows, odd_entries
 from curvlang.models.data.vocabulary import checked_tokens
 from curvlang.models.execution.calls import run_model
+from curvlang.models.execution.packed import Layout
 from curvlang.models.losses.finite import all_finite, check_examples_finite
 from curvlang.models.losses.loss import Loss, show_dtype
 from curvlang.models.tracing.independence import check_examples, spread
@@ -121,6 +122,22 @@ def check_mask(mask: Tensor, examples: int, part: str = "train") -> None:
             Code.E0416,
             f"`{name}` leaves no position of {len(empty)} examples (first: {int(empty[0])})",
             "drop these examples",
+        )
+
+
+def check_mask_length(mask: Tensor, pair: Pair, layout: Layout | None) -> None:
+    """The positions of a mask that no layer has are at least those of the examples.
+
+    Raises:
+        SpecError: E0416 where it would count nowhere.
+    """
+    X, y = pair
+    shapes = [tuple(X.shape[1:])] if layout is None else [shape for _, shape in layout.shapes]
+    if not any(mask.shape[1] in shape for shape in (*shapes, y.shape[1:])):
+        raise refusal(
+            Code.E0416,
+            f"`mask` has {mask.shape[1]} positions, and neither the examples nor any layer has so many",
+            "give [N, T] of bool with the T of the inputs",
         )
 
 

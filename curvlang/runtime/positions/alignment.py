@@ -27,6 +27,7 @@ from curvlang.models.padding.spans import Batch
 from curvlang.models.padding.trial import Padding
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, groups
+from curvlang.models.tracing.checks import check_mask_length
 from curvlang.models.tracing.independence import spread
 from curvlang.models.tracing.leaves import LeafRequest, leaves
 from curvlang.models.tracing.trace import input_shapes
@@ -106,7 +107,8 @@ def alignments(task: Task, blocks: Sequence[LayerBlock]) -> dict[str, tuple[Alig
         blocks: Its blocks by layer.
 
     Raises:
-        SpecError: E0424 where it cannot be told whether a layer's positions are the mask's.
+        SpecError: E0424 where it cannot be told whether a layer's positions are the mask's, E0416 for a
+            mask of positions that nothing has.
     """
     shown = [block for block in blocks if block.factored]
     masks = [_looked_at(task, shown, *given) for given in _masks(task)]
@@ -124,6 +126,9 @@ def alignments(task: Task, blocks: Sequence[LayerBlock]) -> dict[str, tuple[Alig
             made.append(_aligned(block, dims, slice(at, at + prod(dims)), masks))
             at += prod(dims)
         found[block.layer] = tuple(made)
+    laid_on = any(call.mask is not None for layer in found.values() for call in layer)
+    if shown and task.mask is not None and not laid_on:
+        check_mask_length(task.mask, task.train, layout_in(task.model))
     return found
 
 

@@ -108,7 +108,10 @@ def test_rows_of_one_length_have_no_padding():
             {"input_ids": [[1, 2], [3, 4, 5]], "labels": [[1, 2], [3, 4, 5]], "attention_mask": [[1, 1], [1]]},
             "E0857", "`attention_mask`",
         ),
-        ({"input_ids": [[1, 2], [3, "x", 5]], "labels": [[1, 2], [3, 4, 5]]}, "E0557", "different shapes"),
+        ({"input_ids": [[1, 2], [3, "x", 5]], "labels": [[1, 2], [3, 4, 5]]}, "E0557", "row 1 of the field `input_ids`"),
+        ({"input_ids": [[1, 2], [3, 4, 5], None], "labels": [0, 1, 2]}, "E0557", "row 2 of the field `input_ids`"),
+        ({"input_ids": [[1], [2]], "labels": [[1], [2]]}, "E0558", "no position of `train` has a label"),
+        ({"input_ids": [], "labels": []}, "E0407", "`train` is empty"),
     ],
 )  # fmt: skip
 def test_rows_that_do_not_fit_are_refused(change, code, what):
@@ -131,6 +134,43 @@ def test_a_model_that_reads_the_padding_is_refused():
     own = [fields(rows(n, part), pooled=True, part=part) for part, n in enumerate((N, Q))]
     with pytest.raises(cv.SpecError, match=r"(?s)E0858.*`train`.*depends on the padding"):
         cv.Task(made(Pooling), "cross_entropy", *own)
+
+
+def test_a_loss_that_reads_the_padding_is_told_from_the_model():
+    class Outputs(torch.nn.Linear):
+        def forward(self, features):
+            return super().forward(features)
+
+    g = torch.Generator().manual_seed(0)
+    rows_of = [torch.randn(k, 3, generator=g, dtype=torch.float64) for k in (3, 5, 2)]
+    own = {"features": rows_of, "labels": [row[:, :2] for row in rows_of]}
+    with pytest.raises(
+        cv.SpecError, match=r"(?s)E0858.*the loss depends on the padding.*-100 take no part"
+    ):
+        cv.Task(Outputs(3, 2).double(), "mse", own, own)
+
+
+def test_a_mask_beside_rows_of_different_lengths_is_refused():
+    whole = torch.ones(N, 9, dtype=torch.bool)
+    with pytest.raises(cv.SpecError, match=r"E0416.*a mask is given beside them"):
+        cv.Task(
+            made(), "cross_entropy", fields(rows(N)), fields(rows(Q)), shift_labels=True, mask=whole
+        )
+
+
+@pytest.mark.parametrize("name", ["train", "query"])
+def test_new_dicts_need_a_new_task(name):
+    own = fields(rows(N)), fields(rows(Q))
+    task = cv.Task(made(), cv.CrossEntropy("sum"), *own, shift_labels=True)
+    with pytest.raises(cv.SpecError, match=r"(?s)E0557.*make a new task of your own model"):
+        task.replaced(**{name: fields(rows(5))})
+
+
+def test_a_loader_may_give_lists_of_dicts_whose_rows_are_as_many_as_their_tokens():
+    own = items([torch.tensor(x) for x in ([1, 2], [3, 4], [5, 6], [1, 2, 3])])
+    loader = torch.utils.data.DataLoader(own, batch_size=3, collate_fn=list)
+    task = cv.Task(made(), cv.CrossEntropy("sum"), loader, loader, shift_labels=True)
+    assert task.mask.sum(1).tolist() == [2, 2, 2, 3]
 
 
 def test_a_causal_model_without_a_mask_takes_them():

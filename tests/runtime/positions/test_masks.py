@@ -54,6 +54,14 @@ def test_without_the_mask_padding_would_count():
     assert float(gap) > 0.01
 
 
+def test_a_mask_of_positions_that_nothing_has_is_refused():
+    model, X, y, _ = data([L] * N)
+    other = torch.arange(T + 2).expand(N, -1) < L
+    task = cv.Task(model, "cross_entropy", (X, y), (X[:2], y[:2]), mask=other)
+    with pytest.raises(cv.SpecError, match=r"E0416.*`mask` has 7 positions, and neither"):
+        cv.fit("kfac", task)
+
+
 LENGTHS = [1, 5, 3, 2, 4, 5, 1, 2, 3]
 
 
