@@ -103,17 +103,21 @@ def joined_fields(
         chosen, others = _wanted(item, wanted)
         unread = unread or others
         if k and set(map(str, chosen)) != set(found):
-            odd = sorted(set(map(str, chosen)) ^ set(found))
-            raise refusal(
-                Code.E0557,
-                f"item {k} of `{part}` and the first differ in the field `{odd[0]}`",
-                "give every example the same fields",
-            )
+            raise other_fields(k, sorted(set(map(str, chosen)) ^ set(found))[0], part)
         for name in chosen:
             whole = _held_column(str(name), item[name] if batches else [item[name]], part)
             found.setdefault(str(name), []).append(whole)
     values = {name: _concatenated(name, parts, part) for name, parts in found.items()}
     return Fields(values, unread)
+
+
+def other_fields(item: int, field: str, part: str) -> SpecError:
+    """E0557: an item that lacks a field, or has another one."""
+    return refusal(
+        Code.E0557,
+        f"item {item} of `{part}` and the first differ in the field `{field}`",
+        "give every example the same fields",
+    )
 
 
 def _concatenated(
@@ -126,7 +130,7 @@ def _concatenated(
     rows = [row for p in parts for row in (p if isinstance(p, Tensor) else p.rows)]
     column = ragged_column(rows)
     if column is None:
-        raise _ragged(name, {tuple(row.shape) for row in rows}, part)
+        raise ragged_field(name, {tuple(row.shape) for row in rows}, part)
     return column
 
 
@@ -145,7 +149,7 @@ def _held_column(name: str, value: Any, part: str) -> Tensor | RaggedColumn:
     except RaggedError as error:
         column = _rows(name, value, part)
         if column is None:
-            raise _ragged(name, error.shapes, part) from error
+            raise ragged_field(name, error.shapes, part) from error
         return column
     except UnfitError as error:
         raise _unfit(name, error, part) from error
@@ -158,7 +162,7 @@ def _held_column(name: str, value: Any, part: str) -> Tensor | RaggedColumn:
 
 def _unfit(name: str, error: UnfitError, part: str) -> SpecError:
     if isinstance(error, RaggedError):
-        return _ragged(name, error.shapes, part)
+        return ragged_field(name, error.shapes, part)
     return refusal(
         Code.E0557,
         f"field `{name}` of `{part}` {error.what}",
@@ -186,7 +190,8 @@ def _rows(name: str, value: Any, part: str) -> RaggedColumn | None:
     return ragged_column([row.to(torch.int64) if not row.numel() else row for row in rows])
 
 
-def _ragged(name: str, shapes: Collection[tuple[int, ...]], part: str) -> SpecError:
+def ragged_field(name: str, shapes: Collection[tuple[int, ...]], part: str) -> SpecError:
+    """E0557: examples that differ in more than their length."""
     shown = " and ".join(str(list(s)) for s in sorted(set(shapes))[:2])
     return refusal(
         Code.E0557,

@@ -42,7 +42,7 @@ def batches_of(loader: DataLoader[Any], part: str) -> Iterator[Any]:
     if isinstance(loader.dataset, IterableDataset):
         _check_stream(loader, part)
     else:
-        _check_order(loader, part)
+        check_order(loader, part)
     found = _twice(lambda: loader, part, -(-AGAIN // (loader.batch_size or AGAIN)))
     if not isinstance(loader.dataset, IterableDataset):
         found = checked_rows(found, loader, part)
@@ -110,8 +110,8 @@ def _check_stream(loader: DataLoader[Any], part: str) -> None:
         )
 
 
-def _check_order(loader: DataLoader[Any], part: str) -> None:
-    """Every example of the data set is drawn once, in the data set's order.
+def check_order(loader: DataLoader[Any], part: str) -> None:
+    """Every example of a loader's data set is drawn once, in the data set's order.
 
     Raises:
         SpecError: E0409.
@@ -182,7 +182,7 @@ def _twice(read: Callable[[], Iterable[Any]], part: str, count: int) -> Iterator
         yield item
     # A stream that can be read once gives nothing now, and has nothing to differ.
     for k, (item, again) in enumerate(zip(first, islice(_told(read, part), count), strict=False)):
-        if not _same(item, again):
+        if not same_items(item, again):
             raise differs(k, part)
 
 
@@ -214,7 +214,7 @@ def _reason(error: Exception) -> str:
     return text.splitlines()[-1] if "Original Traceback" in text else text
 
 
-def _same(x: Any, y: Any) -> bool:
+def same_items(x: Any, y: Any) -> bool:
     """Whether two items hold the same numbers; what cannot be compared is the same."""
     if isinstance(x, Tensor) and isinstance(y, Tensor):
         alike = x.shape == y.shape and x.dtype == y.dtype
@@ -226,11 +226,11 @@ def _same(x: Any, y: Any) -> bool:
             return np.array_equal(x, y, equal_nan=True)
         return np.array_equal(x, y)
     if isinstance(x, Mapping) and isinstance(y, Mapping):
-        return set(x) == set(y) and all(_same(v, y[k]) for k, v in x.items())
+        return set(x) == set(y) and all(same_items(v, y[k]) for k, v in x.items())
     if isinstance(x, list | tuple) and isinstance(y, list | tuple):
-        return len(x) == len(y) and all(map(_same, x, y))
+        return len(x) == len(y) and all(map(same_items, x, y))
     if dataclasses.is_dataclass(x) and type(x) is type(y):
-        return _same(vars(x), vars(y)) if hasattr(x, "__dict__") else True
+        return same_items(vars(x), vars(y)) if hasattr(x, "__dict__") else True
     if isinstance(x, bool | int | float | str):
         return bool(x == y or (x != x and y != y))
     return True
