@@ -98,6 +98,8 @@ class Task:
             next one's label (causal language models) or its own.
         origin: Where the parameters came from; the caller, where not given.
         text_of: Shows the fields of an example as text, where its numbers stand for text.
+        words_apart: Whether embeddings, and the layer that predicts their rows, count as parameters outside
+            any layer's weight matrix.
 
     Raises:
         SpecError: E0403 and E0405 to E0409, E0411 to E0413, E0416, E0557, E0558, E0563,
@@ -121,6 +123,7 @@ class Task:
         "text_of",
         "train",
         "weight_decay",
+        "words_apart",
     )
 
     @settled
@@ -142,6 +145,7 @@ class Task:
         shift_labels: bool | None = None,
         origin: Origin | None = None,
         text_of: TextOf | None = None,
+        words_apart: bool = False,
     ) -> None:
         check_arguments(
             {
@@ -176,6 +180,7 @@ class Task:
         self.name = name
         self.origin = origin or Origin("as given")
         self.text_of = text_of
+        self.words_apart = words_apart
         self.build = build
         if found.wrapped and build is not None:
             self.build = PackedBuild(build, found.layout)
@@ -261,7 +266,7 @@ class Task:
 
     def blocks(self, by: str = "layer") -> tuple[LayerBlock, ...]:
         """The blocks of the model, by `layer` or by `parameter`: see `models.blocks`."""
-        return blocks(self.model, self.few, by, facts=self.facts)
+        return blocks(self.model, self.few, by, facts=self.facts, words_apart=self.words_apart)
 
     def retried(self, run: Callable[[], Result]) -> Result:
         """What `run` gives; it runs again where a batch has shown that further layers are outside."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import nn
+
 from curvlang.compiler.derive.derive import describe_stage
 from curvlang.compiler.planning.fits import Unfit, first_unfit, unfit
 from curvlang.diagnostics.codes import Code
@@ -13,18 +15,23 @@ from curvlang.language import curvature_named, shipped
 from curvlang.language.chain import Chain
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
-from curvlang.runtime.limits.columns import many_columns
+from curvlang.runtime.limits.columns import MANY, many_columns
 
 DROP, EXACT = "drop_residual", "exact"
+FEW = 100
+"""Columns of an example above which a repair names drawn labels where the model reads words."""
+BLOCKS, VOCABULARY, APART = "block_diagonal", "vocabulary", "apart"
 
 
 def without_ignored(chains: Sequence[Chain], task: Task) -> Task:
-    """The task as a run sees it: parameters that a chain ignores are constants for all of them.
+    """The task as a run sees it: what a chain sets apart is apart, and what it ignores constant, for all.
 
     Args:
         chains: All chains of the run, those that others are compared with included.
         task: The task.
     """
+    if any(map(_words_apart, chains)) and not task.words_apart:
+        task = task.replaced(words_apart=True)
     if not ignoring(chains):
         return task
     others = _others_of(task)
@@ -39,6 +46,11 @@ def without_ignored(chains: Sequence[Chain], task: Task) -> Task:
             notes=_notes(others),
         )
     return task.restricted([name for name in task.parameters if name not in left])
+
+
+def _words_apart(chain: Chain) -> bool:
+    """Whether a chain takes embeddings, and the layer that predicts their rows, out of the layers."""
+    return any(stage.arguments.get(VOCABULARY) == APART for stage in chain.stages)
 
 
 def ignoring(chains: Sequence[Chain]) -> bool:
@@ -120,17 +132,22 @@ def _fits_none(found: Unfit, others: Sequence[LayerBlock], task: Task) -> SpecEr
 
 def _example(found: Unfit, task: Task) -> str:
     """The whole chain with the clause, and with drawn labels where exact columns are too many."""
-    written = [describe_stage(x) for x in found.chain.stages]
+    stages = found.chain.stages
+    written = [describe_stage(x) for x in stages]
     written[found.number] = _with_clause(written[found.number], "diagonal")
+    words = any(isinstance(x, nn.Embedding) for x in task.model.modules())
     exact = [
         k
-        for k, stage in enumerate(found.chain.stages)
+        for k, stage in enumerate(stages)
         if stage.name == DROP and stage.arguments.get("fisher") == EXACT
     ]
     why = ""
-    if exact and (columns := many_columns(task)):
+    if exact and (columns := many_columns(task, FEW if words else MANY)):
         written[exact[0]] = f"{DROP}(fisher = mc)"
         why = f"; labels are drawn in it, since this loss has {columns}"
+    for k, stage in enumerate(stages if words or why else ()):
+        if stage.name == BLOCKS and stage.arguments.get("by") == "layer":
+            written[k] = f"{BLOCKS}(by = layer, {VOCABULARY} = {APART})"
     name = _shipped(written)
     ships = f", which ships as `{name}`" if name else ""
     return f"for example `curvature mine = {' |> '.join(written)}`{ships}{why}"

@@ -59,7 +59,10 @@ def test_list_as_data(capsys):
     assert entry["where"].startswith("prelude.cv:")
     assert json.loads(listed(capsys, "nothing of that", "--json")) == []
     (stage,) = [x for x in json.loads(listed(capsys, "--json")) if x["name"] == "block_diagonal"]
-    assert stage["signature"] == "block_diagonal(by: {layer, parameter} = layer)"
+    assert (
+        stage["signature"]
+        == "block_diagonal(by: {layer, parameter} = layer, vocabulary: {layers, apart} = layers)"
+    )
 
 
 def test_what_the_docs_show_of_check(capsys, tmp_path, monkeypatch):

@@ -74,7 +74,62 @@ def test_many_columns_are_named_where_they_fit():
         cv.fit("kfac", spoken(600))
     assert "1200 exact columns for each example" in str(caught.value)
     assert "drop_residual(fisher = mc)" in repaired(caught.value)
-    assert "ships" not in str(caught.value)
+    assert "which ships as `kfac_lm`" in str(caught.value)
+
+
+def words(tied: bool, width: int = 4) -> cv.Task:
+    """The next word from a word, by a hidden layer as wide as there are words."""
+    torch.manual_seed(0)
+    table, head = nn.Embedding(7, width), nn.Linear(width, 7, bias=False)
+    if tied:
+        head.weight = table.weight
+    model = nn.Sequential(table, nn.Linear(width, 7), nn.Tanh(), nn.Linear(7, width), head)
+    X = torch.randint(0, 7, (6, 3))
+    return cv.Task(model.double().eval(), cv.CrossEntropy(), (X, X), (X[:2], X[:2]))
+
+
+def test_words_apart_are_the_embeddings_and_the_layer_that_predicts_them():
+    op = cv.fit("ekfac_lm", words(tied=False))
+    assert [op.blocks[k].describe().split()[0] for k in "0134"] == [
+        "Diagonal", "EigenBasis", "EigenBasis", "Diagonal",
+    ]  # fmt: skip
+    tied = cv.fit("ekfac_lm", words(tied=True))
+    assert [op.describe().split()[0] for op in tied.blocks.values()] == [
+        "Diagonal", "EigenBasis", "EigenBasis",
+    ]  # fmt: skip
+    plain = "curvature m = mc_fisher |> block_diagonal(by = layer) |> kronecker_factor"
+    assert "Kronecker" in cv.fit(cv.loads(plain), words(tied=False)).blocks["4"].describe()
+
+
+def test_words_apart_have_the_diagonal_of_the_block():
+    t = words(tied=False)
+    op = cv.fit(cv.loads(APART.format("kronecker_factor(others = diagonal)")), t, seed=1)
+    whole = cv.fit(cv.loads("curvature m = hessian |> drop_residual(fisher = mc)"), t, seed=1)
+    for k in (0, 3):
+        place = op.operator.index[k]
+        own = list(op.blocks.values())[k].dense()
+        assert_close(own, whole.dense()[place][:, place].diagonal().diag())
+
+
+def test_words_apart_need_a_clause_too():
+    with pytest.raises(cv.SpecError, match="E0401") as caught:
+        cv.fit(cv.loads(APART.format("kronecker_factor")), words(tied=False))
+    assert "`0`, `4`" in str(caught.value)
+    assert "words of a vocabulary" in str(caught.value)
+
+
+def test_a_model_that_reads_words_leads_to_the_spec_for_it():
+    with pytest.raises(cv.SpecError, match="E0401") as caught:
+        cv.fit("ekfac", words(tied=True))
+    text = repaired(caught.value)
+    assert "vocabulary = apart" in text
+    cv.fit(cv.loads(text), words(tied=True))
+
+
+APART = (
+    "curvature m = hessian |> drop_residual(fisher = mc) "
+    "|> block_diagonal(by = layer, vocabulary = apart) |> {}"
+)
 
 
 def test_the_shipped_spec_for_language_models():

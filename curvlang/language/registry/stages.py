@@ -51,7 +51,12 @@ STAGES: Mapping[str, Entry] = {
                 "what a block is of",
                 note="blocks by attention head, by group of units or by group of layers cannot be stated; "
                 "`per_output` has a block for every output unit",
-            )
+            ),
+            "vocabulary": Parameter(
+                Choice(("layers", "apart")),
+                "layers",
+                "`apart`: embeddings, and the layer that predicts their rows, are left to `others = …`",
+            ),
         },
     ),
 }

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.tracing.facts import Facts as Facts
-from curvlang.models.tracing.facts import bare_blocks, made_blocks
+from curvlang.models.tracing.facts import bare_blocks, made_blocks, without_vocabulary
 from curvlang.models.tracing.independence import check_alone
 from curvlang.models.tracing.layer_block import LayerBlock as LayerBlock
 from curvlang.models.tracing.layer_block import apart as apart
@@ -44,7 +44,12 @@ from curvlang.models.tracing.watching import Groups, OutsideError, TracedLayer
 
 
 def blocks(
-    model: nn.Module, example_input: Tensor, by: str = "layer", *, facts: Facts | None = None
+    model: nn.Module,
+    example_input: Tensor,
+    by: str = "layer",
+    *,
+    facts: Facts | None = None,
+    words_apart: bool = False,
 ) -> tuple[LayerBlock, ...]:
     """The blocks of a model, in the order of their first parameter.
 
@@ -57,6 +62,8 @@ def blocks(
             positions.
         by: `layer` (weight and bias are one block) or `parameter`.
         facts: What trying has shown; it is tried on these inputs where not given.
+        words_apart: Whether embeddings, and the layer that predicts their rows, are outside any layer's
+            weight matrix.
 
     Raises:
         SpecError: E0403, E0406, E0408, E0410, E0412, E0413, E0417: see `trace` and the checks in
@@ -68,7 +75,9 @@ def blocks(
     X = example_input[:EXAMPLES]
     known = facts_of(model, X) if facts is None else facts
     shown, bare = known.split(survey(model))
-    made, _ = made_blocks(model, X, by, known, shown)
+    made, traced = made_blocks(model, X, by, known, shown)
+    if words_apart:
+        made = without_vocabulary(made, model, traced)
     made += bare_blocks(bare, model, known)
     made.sort(key=lambda block: int(block.index[0]))
     return tuple(made)

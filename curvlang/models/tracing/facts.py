@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from curvlang.models.layers.embedding import Embedding
 from curvlang.models.layers.layer import Part
 from curvlang.models.tracing.layer_block import (
     LayerBlock,
@@ -87,6 +88,40 @@ def made_blocks(
     made = [block for layer in layers for block in _layer_blocks(layer, traced, starts, by, facts)]
     made.sort(key=lambda block: int(block.index[0]))
     return _sharing(made, traced), traced
+
+
+WORDS = "its inputs or outputs are the words of a vocabulary, which stand apart"
+
+
+def without_vocabulary(
+    made: Sequence[LayerBlock], model: nn.Module, found: Trace
+) -> list[LayerBlock]:
+    """The blocks, those of embeddings and of the layer that predicts their rows outside any weight matrix."""
+    rows = {
+        x.num_embeddings for x in model.modules() if isinstance(x, nn.Embedding | nn.EmbeddingBag)
+    }
+    predicts = _last_layer(found) if found.output.shape[-1] in rows else None
+    return [
+        replace(block, reason=block.reason or WORDS)
+        if isinstance(block.kind, Embedding) or block.layer == predicts
+        else block
+        for block in made
+    ]
+
+
+def _last_layer(found: Trace) -> str | None:
+    """The layer that gives the model's output, but for functions of single numbers behind it."""
+    edges = {
+        use.edge.node: layer
+        for layer, uses in found.uses.items()
+        for use in uses
+        if use.edge is not None
+    }
+    node = found.output.grad_fn
+    while node is not None and node not in edges:
+        before = [x for x, _ in node.next_functions if x is not None]
+        node = before[0] if len(before) == 1 else None
+    return None if node is None else edges[node]
 
 
 def _layer_blocks(

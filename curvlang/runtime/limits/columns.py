@@ -66,8 +66,13 @@ def exact_bytes(task: Task, layers: Sequence[LayerBlock], outputs: int) -> int:
     return size * task.loss.columns(outputs) * (outputs + _pulled_back(layers))
 
 
-def many_columns(task: Task) -> str:
-    """Why exact columns are not for this task; empty where they are."""
+def many_columns(task: Task, most: int = MANY) -> str:
+    """Why exact columns are not for this task; empty where they are.
+
+    Args:
+        task: Model, loss and data.
+        most: Columns of one example that are not many.
+    """
     layers = task.blocks()
     with torch.no_grad():
         outputs = task.model(task.few[:1]).numel()
@@ -75,7 +80,7 @@ def many_columns(task: Task) -> str:
     needed, have = exact_bytes(task, layers, outputs), available(task.device)
     if needed > have:
         return f"{R} exact columns for each example, which do not fit"
-    return f"{R} exact columns for each example" if R > MANY else ""
+    return f"{R} exact columns for each example" if most < R else ""
 
 
 def repairs(plans: Sequence[Plan]) -> tuple[str, ...]:
