@@ -181,7 +181,7 @@ def product_count(operator: Operator) -> int:
     """Passes over the data that a product with a vector takes."""
     if operator.spectrum_known:
         return 0
-    return len(operator.names) if isinstance(operator, BlockDiagonal) else 1
+    return operator.products if isinstance(operator, BlockDiagonal) else 1
 
 
 def affordable(each: int, task: Task) -> int:

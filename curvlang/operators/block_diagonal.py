@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from curvlang.operators.matrix_free import BlockOfJoint, JointProduct, MatrixFree
 from curvlang.operators.operator import Operator
 from curvlang.operators.spectrum import Spectral
 
@@ -71,9 +72,30 @@ class BlockDiagonal(Operator):
 
     def apply(self, v: Tensor) -> Tensor:
         out = torch.empty_like(v)
+        joint: dict[JointProduct, list[tuple[float, BlockOfJoint, Tensor]]] = {}
         for part, index in zip(self.parts, self.places, strict=True):
-            out[index] = part.apply(v[index])
+            together, alone = _joint_terms(part)
+            if together:
+                out[index] = sum((f * _of(x, v[index]) for f, x in alone), 0 * v[index])
+            else:
+                out[index] = part.apply(v[index])
+            for factor, block in together:
+                joint.setdefault(block.joint, []).append((factor, block, index))
+        for source, taken in joint.items():
+            whole = v.new_zeros(source.length, v.shape[1], dtype=source.dtype)
+            for _, block, index in taken:
+                whole[block.places] = v[index].to(source.dtype)
+            found = source.product(whole).to(v.dtype)
+            for factor, block, index in taken:
+                out[index] += factor * found[block.places]
         return out
+
+    @property
+    def products(self) -> int:
+        """Passes over the data that a product takes: one for all blocks that are multiplied together."""
+        joint = {block.joint for part in self.parts for _, block in _joint_terms(part)[0]}
+        own = (x.count for x in self.parts if not x.spectrum_known and not _joint_terms(x)[0])
+        return len(joint) + sum(own)
 
     def same_blocks(self, other: BlockDiagonal) -> bool:
         """Whether both cut the parameters into the same blocks, in the same order."""
@@ -117,6 +139,25 @@ class BlockDiagonal(Operator):
         return " ⊕ ".join(
             f"{_shown(names)}: {part.describe()}" for names, part, _ in self.named_parts()
         )
+
+
+def _joint_terms(
+    part: Operator,
+) -> tuple[list[tuple[float, BlockOfJoint]], list[tuple[float, Operator]]]:
+    """The terms of a part that are multiplied together with other blocks, and the rest."""
+    together: list[tuple[float, BlockOfJoint]] = []
+    alone: list[tuple[float, Operator]] = []
+    for factor, x in part.linear_terms():
+        if isinstance(x, MatrixFree) and x.block is not None:
+            together.append((factor, x.block))
+        else:
+            alone.append((factor, x))
+    return together, alone
+
+
+def _of(operator: Operator, v: Tensor) -> Tensor:
+    """`C v` in the operator's precision, returned in the vector's."""
+    return operator.apply(v.to(operator.dtype)).to(v.dtype)
 
 
 def _uncovered(places: Tensor) -> str:

@@ -32,6 +32,9 @@ class Scaled(Operator):
     def apply(self, v: Tensor) -> Tensor:
         return self.factor * self.operator.apply(v)
 
+    def linear_terms(self) -> Iterator[tuple[float, Operator]]:
+        yield from ((self.factor * factor, x) for factor, x in self.operator.linear_terms())
+
     def diagonal(self) -> Tensor:
         return self.factor * self.operator.diagonal()
 
@@ -82,6 +85,10 @@ class Sum(Operator):
         for part in parts[1:]:
             total = total + part
         return total
+
+    def linear_terms(self) -> Iterator[tuple[float, Operator]]:
+        for term in self.terms:
+            yield from term.linear_terms()
 
     def diagonal(self) -> Tensor:
         return torch.stack([term.diagonal() for term in self.terms]).sum(0)

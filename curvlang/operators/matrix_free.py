@@ -18,13 +18,34 @@ _SUM = "sum the products you need instead (`op @ v`), or estimate it with `estim
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class JointProduct:
+    """All blocks of a matrix multiplied in one pass: `product(v [P, k]) -> [P, k]` for whole vectors."""
+
+    product: Callable[[Tensor], Tensor]
+    length: int
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockOfJoint:
+    """One block of those that are multiplied together, and its places in the whole vector."""
+
+    joint: JointProduct
+    places: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class MatrixFree(Operator):
-    """A symmetric operator given by `product(v [P, k]) -> [P, k]`."""
+    """A symmetric operator given by `product(v [P, k]) -> [P, k]`.
+
+    `block` says how its product is formed where other blocks of the same matrix are multiplied too.
+    """
 
     product: Callable[[Tensor], Tensor]
     length: int
     kind: torch.dtype
     where: torch.device
+    block: BlockOfJoint | None = None
     structure: ClassVar[str] = "MatrixFree"
 
     @property

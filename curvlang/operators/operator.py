@@ -109,6 +109,10 @@ class Operator(ABC):
     def apply(self, v: Tensor) -> Tensor:
         """`C v` for columns `v [P, k]`."""
 
+    def linear_terms(self) -> Iterator[tuple[float, Operator]]:
+        """Operators and the numbers before them, of which it is the sum."""
+        yield 1.0, self
+
     @abstractmethod
     def diagonal(self) -> Tensor:
         """The P diagonal entries."""

@@ -15,7 +15,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.derived_rows import selected_pair
 from curvlang.models.data.rows import Pair, Rows
-from curvlang.models.derivatives.column_product import ggn_of_layers
+from curvlang.models.derivatives.column_product import LayersGGN
 from curvlang.models.derivatives.hessian import hessian_dense
 from curvlang.models.derivatives.product_methods import ggn_way, hessian_way
 from curvlang.models.derivatives.products import WHOLE, hessian_product
@@ -24,6 +24,7 @@ from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.models.tracing.independence import check_alone
 from curvlang.operators import BlockDiagonal, ExampleMean, Identity, MatrixFree, Operator, added
+from curvlang.operators.matrix_free import BlockOfJoint, JointProduct
 from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.guard import check_hessian, guarded
 from curvlang.runtime.limits.memory import require
@@ -43,6 +44,7 @@ class Static:
         self.task = tasks[0]
         self.prepared = prepared
         self._matrix: Tensor | None = None
+        self._joints: dict[Partition, JointProduct] = {}
         self.zero = warn_of_zero(prepared.programs, self.task)
         if any(has_products(r) and r.fisher is None for chain in prepared.chains for r in chain):
             # A model without second derivatives is refused before anything else is computed.
@@ -161,6 +163,10 @@ class Static:
 
         return ExampleMean(task.N, of)
 
+    def _ggn(self, X: Rows, y: Rows, blocks: Sequence[LayerBlock]) -> list[LayersGGN]:
+        """Products with the exact GGN at every model."""
+        return [LayersGGN(t.model, t.loss, X, y, blocks, lambda: self.ggn_way) for t in self.exact]
+
     def _products(
         self, result: Result, chosen: tuple[str, int] | None, X: Rows, y: Rows
     ) -> Operator:
@@ -170,19 +176,16 @@ class Static:
             whole = self._hessian_products([(X, y)] * len(self.exact))
         else:
             layers = self.prepared.blocks[Partition.LAYER]
-            whole = _mean(
-                [
-                    ggn_of_layers(t.model, t.loss, X, y, layers, way=lambda: self.ggn_way)
-                    for t in self.exact
-                ]
-            )
+            whole = _mean([ggn.whole for ggn in self._ggn(X, y, layers)])
         whole = guarded(whole, self.exact)
         if result.partition is Partition.MODEL:
             return MatrixFree(whole, task.P, task.precision, task.device)
+        joint = None if result.fisher is None else self._joint(result.partition, chosen, X, y)
 
         def block(index: Tensor) -> Operator:
             inner = lambda v: whole(_padded(v, index, task.P))[index]  # noqa: E731
-            return MatrixFree(inner, len(index), task.precision, task.device)
+            own = None if joint is None else BlockOfJoint(joint, index)
+            return MatrixFree(inner, len(index), task.precision, task.device, own)
 
         if chosen is not None:
             name, number = chosen
@@ -191,6 +194,19 @@ class Static:
         names = tuple(name for b in found for name in b.names)
         index = tuple(own.to(task.device) for b in found for own in b.places)
         return BlockDiagonal(names, tuple(map(block, index)), index)
+
+    def _joint(
+        self, partition: Partition, chosen: tuple[str, int] | None, X: Rows, y: Rows
+    ) -> JointProduct:
+        """The product of all blocks; one for all blocks that are made one after the other."""
+        if chosen is not None and partition in self._joints:
+            return self._joints[partition]
+        every = self._ggn(X, y, self.prepared.blocks[partition])
+        product = guarded(_mean([ggn.blocks for ggn in every]), self.exact)
+        made = JointProduct(product, self.task.P, self.task.precision)
+        if chosen is not None:
+            self._joints[partition] = made
+        return made
 
 
 def _mean(products: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:

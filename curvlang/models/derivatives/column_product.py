@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,16 +20,9 @@ from curvlang.models.tracing.blocks import LayerBlock, column_rows
 from curvlang.models.tracing.leaves import LeafRequest, leaves
 
 
-def ggn_of_layers(
-    model: nn.Module,
-    loss: Loss,
-    X: Rows,
-    y: Rows,
-    layers: Sequence[LayerBlock],
-    *,
-    way: Callable[[], str | None] | None = None,
-) -> Product:
-    """The map from v to G v, by the cheaper of two exact ways for the number of vectors given.
+@dataclass(frozen=True, eq=False)
+class LayersGGN:
+    """Products with the exact GGN, by the cheaper of two exact ways for the number of vectors given.
 
     G v = (1/N) Σ_n Σ_r j_nr (j_nrᵀ v) with j_nr = Σ_t g[n,r,t,o] a[n,t,i]: four multiplications per
     parameter, position and vector, after one backward pass with R columns. With fewer vectors
@@ -43,40 +37,95 @@ def ggn_of_layers(
         layers: Every layer's block.
         way: Asked how tangents are formed, None for not at all; tried where it is not given.
     """
-    ask = cache(way or (lambda: ggn_way(model, loss, X, y)))
+
+    model: nn.Module
+    loss: Loss
+    X: Rows
+    y: Rows
+    layers: Sequence[LayerBlock]
+    way: Callable[[], str | None] | None = None
 
     @settled
-    def product(v: Tensor) -> Tensor:
-        columns = v.shape[1]
-        with torch.no_grad():
-            outputs = model(X[:1]).numel()
-        # Asked before any column is formed: a large vocabulary has more than there is memory for.
-        if loss.columns(outputs) > columns and ask() is not None:
-            return ggn_product(model, loss, X, y, way=ask())(v)
-        found = torch.zeros_like(v)
-        for start in range(0, len(X), WHOLE.examples):
-            rows = slice(start, start + WHOLE.examples)
-            batch = X[rows].to(v.device), y[rows].to(v.device)
-            given = leaves(model, loss, *batch, layers, LeafRequest({"a", "g"}))
-            for k in range(0, columns, WHOLE.vectors):
-                found[:, k : k + WHOLE.vectors] += _batch(
-                    layers, given, v[:, k : k + WHOLE.vectors]
-                )
-        return found / len(X)
+    def whole(self, v: Tensor) -> Tensor:
+        """G v."""
+        tangents = self._tangents(v.shape[1])
+        return self._by_columns(v, apart=False) if tangents is None else tangents(v)
 
-    return product
+    @settled
+    def blocks(self, v: Tensor) -> Tensor:
+        """The product with the blocks of G on its diagonal, all of them in one pass over the data.
+
+        A tangent and a pull-back are needed for every vector and block.
+        """
+        places = [place for block in self.layers for place in block.places]
+        tangents = self._tangents(v.shape[1] * len(places))
+        return (
+            self._by_columns(v, apart=True) if tangents is None else _by_block(tangents, places, v)
+        )
+
+    @cached_property
+    def _way(self) -> str | None:
+        if self.way is not None:
+            return self.way()
+        return ggn_way(self.model, self.loss, self.X, self.y)
+
+    def _tangents(self, count: int) -> Product | None:
+        """Products by tangents, where they are cheaper for so many vectors and the model has them."""
+        with torch.no_grad():
+            outputs = self.model(self.X[:1]).numel()
+        # Asked before any column is formed: a large vocabulary has more than there is memory for.
+        if self.loss.columns(outputs) <= count or self._way is None:
+            return None
+        return ggn_product(self.model, self.loss, self.X, self.y, way=self._way)
+
+    def _by_columns(self, v: Tensor, *, apart: bool) -> Tensor:
+        found = torch.zeros_like(v)
+        for start in range(0, len(self.X), WHOLE.examples):
+            rows = slice(start, start + WHOLE.examples)
+            batch = self.X[rows].to(v.device), self.y[rows].to(v.device)
+            given = leaves(self.model, self.loss, *batch, self.layers, LeafRequest({"a", "g"}))
+            for k in range(0, v.shape[1], WHOLE.vectors):
+                some = slice(k, k + WHOLE.vectors)
+                found[:, some] += _batch(self.layers, given, v[:, some], apart)
+        return found / len(self.X)
+
+
+def _by_block(whole: Product, places: Sequence[Tensor], v: Tensor) -> Tensor:
+    """Products with the blocks on the diagonal from products with the whole matrix, one for each block."""
+    found = torch.zeros_like(v)
+    for place in places:
+        own = torch.zeros_like(v)
+        own[place] = v[place]
+        found[place] = whole(own)[place]
+    return found
 
 
 def _batch(
-    layers: Sequence[LayerBlock], given: Mapping[str, Mapping[str, Any]], v: Tensor
+    layers: Sequence[LayerBlock],
+    given: Mapping[str, Mapping[str, Any]],
+    v: Tensor,
+    apart: bool = False,
 ) -> Tensor:
-    """Σ over the batch of j (jᵀ v), the inner products summed over all layers first."""
+    """Σ over the batch of j (jᵀ v), the inner products summed over all layers first unless `apart`."""
+    found = torch.empty_like(v)
+    if apart:
+        for block in layers:
+            found[block.index] = _own(block, **given[block.name], v=v[block.index])
+        return found
     inner = sum(_inner(block, **given[block.name], v=v[block.index]) for block in layers)
     assert isinstance(inner, Tensor)
-    found = torch.empty_like(v)
     for block in layers:
         found[block.index] = _outer(block, **given[block.name], inner=inner)
     return found
+
+
+def _own(block: LayerBlock, a: Input, g: Tensor, v: Tensor) -> Tensor:
+    """Σ_n,r j (jᵀ v) of a block by itself; of blocks of one shape each by itself."""
+    if block.count == 1:
+        return _outer(block, a, g, _inner(block, a, g, v))
+    rows = column_rows(block, a, g).unflatten(2, (block.count, -1))
+    inner = torch.einsum("nrbs,bsk->nrbk", rows, v.unflatten(0, (block.count, -1)))
+    return torch.einsum("nrbs,nrbk->bsk", rows, inner).flatten(0, 1)
 
 
 def _inner(block: LayerBlock, a: Input, g: Tensor, v: Tensor) -> Tensor:

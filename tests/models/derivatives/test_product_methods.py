@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations, rnn, weight_norm
 from torch.utils.checkpoint import checkpoint
 
 import curvlang as cv
-from curvlang.models.derivatives.column_product import ggn_of_layers
+from curvlang.models.derivatives.column_product import LayersGGN
 from curvlang.models.derivatives.hessian import hessian_by_products, hessian_dense
 from curvlang.models.derivatives.product_methods import FORWARD, REVERSE, ggn_way, hessian_way
 from curvlang.models.derivatives.products import ggn_product
@@ -449,7 +449,7 @@ def test_functions_without_second_derivatives_are_refused_by_name(function):
     assert_equal(cv.fit("ggn", task).dense(), expected)
     eye = torch.eye(len(expected), dtype=torch.float64)
     layers = blocks(model, X)
-    found = ggn_of_layers(model, loss, X, y, layers)
+    found = LayersGGN(model, loss, X, y, layers).whole
     for columns in (1, len(eye)):
         parts = [found(part.T) for part in eye.split(columns)]
         assert_equal(torch.cat(parts, 1), expected)
