@@ -12,6 +12,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.suggestion import suggestion
 
+from .characters import write_any_character
 from .interrupts import CODE, INTERRUPTS
 from .ranks import Ranks, ranks
 from .terminal import show_problems
@@ -62,6 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; the process ends with its exit code."""
     if arguments is None:
         INTERRUPTS.install()
+        write_any_character()
     given = sys.argv[1:] if arguments is None else arguments
     sys.exit(run(given))
 
