@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from curvlang.diagnostics.amounts import size
+from curvlang.diagnostics.diagnostic import Interrupted
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.evaluation.named_task import trained
 from curvlang.facade import as_spec, fit, named_task
@@ -103,20 +104,26 @@ class FitRequest:
         Args:
             progress: Shown on standard error; `False` for nothing, or a function that is called as
                 work proceeds.
+
+        Raises:
+            Interrupted: By Ctrl-C; what is fitted so far is kept.
         """
         setup, store = self.setup, self.setup.store
         assert store is not None
         with shown(progress, "cv.fit_request") as told:
             task = trained_in(setup, self.task, told).to(dtype=setup.dtype)
-            op = fit(
-                self.spec,
-                task,
-                curvature=self.curvature.name or None,
-                seed=setup.seed,
-                memory=setup.memory,
-                store=store,
-                progress=told,
-            )
+            try:
+                op = fit(
+                    self.spec,
+                    task,
+                    curvature=self.curvature.name or None,
+                    seed=setup.seed,
+                    memory=setup.memory,
+                    store=store,
+                    progress=told,
+                )
+            except KeyboardInterrupt as error:
+                raise Interrupted(f"what is fitted so far is kept in `{store}`") from error
         return FitReport(op, self.curvature.name or "curvature", task, store)
 
 
