@@ -10,7 +10,6 @@ import torch
 import curvlang as cv
 from tests.small import network, task
 
-
 OWN = task(network([3, 4, 3]), "cross_entropy")
 
 
