@@ -9,15 +9,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import CurvlangError
 from curvlang.diagnostics.free_memory import free_memory, gibibytes
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.data.rows import Rows
 
-Column: TypeAlias = "Tensor | list[str]"
-"""Numbers [N, …] (integers int64, others in the file's precision), or N texts."""
+Column: TypeAlias = "Rows | list[str]"
+"""Numbers [N, …] (integers int64, others in the file's precision), in memory or in the file; or N texts."""
 
 LARGEST = 2**63 - 1
 AXES = 32

@@ -15,9 +15,12 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.language.registry import NONE
 from curvlang.models.data.data import Data, check_share
+from curvlang.models.data.derived_rows import cast, joined_columns, mapped, selected_pair
 from curvlang.models.data.fields import IGNORED
+from curvlang.models.data.rows import Pair, Rows, largest, odd_entries, pieces
 from curvlang.models.files.file_columns import Column, Table
 from curvlang.models.files.files import TABLES, read_table
+from curvlang.models.losses.finite import FINITE, not_finite
 
 ALL = ("all",)
 CLASSES = 2**24
@@ -80,7 +83,8 @@ def file_data(chosen: FileColumns, loss: str, folder: Path) -> Data:
     if chosen.query == NONE:
         (y,) = _targets([(where, y)], loss)
         rows, held = _split(where, table, len(X), chosen.test, chosen.seed)
-        return _data((X[rows], y[rows]), (X[held], y[held]), loss, chosen.scale)
+        train, query = (selected_pair((X, y), places) for places in (rows, held))
+        return _data(train, query, loss, chosen.scale)
     other = _FileRequest(folder / chosen.query, tuple(chosen.target), None)
     Xq, yq = other.read(read_table(other.path), chosen.inputs)
     if X.shape[1:] != Xq.shape[1:]:
@@ -94,11 +98,11 @@ def file_data(chosen: FileColumns, loss: str, folder: Path) -> Data:
     return _data((X, y), (Xq, yq), loss, chosen.scale)
 
 
-def _targets(parts: Sequence[tuple[_FileRequest, Column]], loss: str) -> list[Tensor]:
+def _targets(parts: Sequence[tuple[_FileRequest, Column]], loss: str) -> list[Rows]:
     """Targets in the loss's form: numbers, or classes numbered alike in all files."""
     if loss != "cross_entropy":
         return [where.numbers(y) for where, y in parts]
-    texts = [y for _, y in parts if not isinstance(y, Tensor)]
+    texts = [y for _, y in parts if isinstance(y, list)]
     if 0 < len(texts) < len(parts):
         parts[0][0].refuse("classes are texts in one file, numbers in the other", "use one kind")
     names = sorted({x for column in texts for x in column})
@@ -113,7 +117,7 @@ class _FileRequest:
         self.target = target
         self.split = split
 
-    def read(self, table: Table, inputs: Sequence[str]) -> tuple[Tensor, Column]:
+    def read(self, table: Table, inputs: Sequence[str]) -> tuple[Rows, Column]:
         """Inputs [N, …] and the target, not yet told apart into classes and numbers."""
         names, targets = tuple(inputs), [self.column(table, n) for n in self.target]
         if names == ALL and ALL[0] not in table:
@@ -139,15 +143,15 @@ class _FileRequest:
             known = suggestion(name, table)
             raise refusal(Code.E0553, f"`{self.path.name}` has no column `{name}`", *known)
         found = table[name]
-        if isinstance(found, Tensor) and found.ndim == 0:
+        if not isinstance(found, list) and found.ndim == 0:
             self.refuse(f"`{name}` is one number, not one for each example", "leave it out")
-        if isinstance(found, Tensor) and len(found) and not found.numel():
+        if not isinstance(found, list) and len(found) and not found.shape.numel():
             self.refuse(
                 f"`{name}` has no number for an example: {list(found.shape)}", "leave it out"
             )
         return found
 
-    def _joined(self, names: Sequence[str], columns: Sequence[Column], *, numbers: bool) -> Tensor:
+    def _joined(self, names: Sequence[str], columns: Sequence[Column], *, numbers: bool) -> Rows:
         """One tensor: the column itself where it is alone, else side by side."""
         found = [self._numeric(n, c) for n, c in zip(names, columns, strict=True)]
         lengths = {len(c) for c in found}
@@ -159,11 +163,12 @@ class _FileRequest:
         deep = next((n for n, c in zip(names, found, strict=True) if c.ndim > 2), None)
         if deep is not None and len(found) > 1:
             self.refuse(f"`{deep}` has more than two axes", "join such arrays before, into one")
-        flat = [c.unsqueeze(1) if c.ndim == 1 else c for c in found]
-        return torch.cat([c.to(torch.float32) for c in flat], 1)
+        width = sum(c.shape[1:].numel() if c.ndim < 3 else c.shape[1] for c in found)
+        shape = (width, *found[0].shape[2:])
+        return joined_columns(found, _side_by_side, shape, torch.float32)
 
-    def _numeric(self, name: str, column: Column) -> Tensor:
-        if not isinstance(column, Tensor):
+    def _numeric(self, name: str, column: Column) -> Rows:
+        if isinstance(column, list):
             bad = next((k for k, cell in enumerate(column) if not _is_number(cell)), 0)
             shown = _shown(column[bad]) if column and column[bad] else "nothing"
             self.refuse(
@@ -175,64 +180,57 @@ class _FileRequest:
             return self._single(name, column)
         return column
 
-    def _single(self, name: str, column: Tensor) -> Tensor:
+    def _single(self, name: str, column: Rows) -> Rows:
         """In float32, which reaches to 3.4e38."""
-        found = column.to(torch.float32)
-        if not bool(torch.isfinite(found).all()):
-            largest = float(column.double().abs().max())
+        found = cast(column, torch.float32)
+        if odd_entries(found, FINITE, not_finite) is not None:
+            largest = max(float(x.double().abs().max()) for _, x in pieces(column))
             self.refuse(
                 f"`{name}` has numbers as large as {largest:g}, which float32 cannot hold",
                 "write them in another unit",
             )
         return found
 
-    def _finite(self, name: str, column: Tensor) -> None:
-        wrong = ~torch.isfinite(column)
-        if bool(wrong.any()):
-            row = int(wrong.reshape(len(column), -1).any(1).to(torch.uint8).argmax())
+    def _finite(self, name: str, column: Rows) -> None:
+        odd = odd_entries(column, FINITE, not_finite)
+        if odd is not None:
             raise refusal(
                 Code.E0554,
-                f"column `{name}` of `{self.path.name}` has {int(wrong.sum())} values that are NaN "
-                f"or infinite (the first at row {row + 1})",
+                f"column `{name}` of `{self.path.name}` has {odd.count} values that are NaN "
+                f"or infinite (the first at row {odd.row + 1})",
                 "drop or fill these rows",
             )
 
-    def classes(self, y: Column, names: Sequence[str]) -> Tensor:
+    def classes(self, y: Column, names: Sequence[str]) -> Rows:
         """Class numbers int64, of texts in the order of `names`."""
         shown = self.target[0]
-        if not isinstance(y, Tensor):
+        if isinstance(y, list):
             return torch.tensor([names.index(x) for x in y], dtype=torch.int64)
         if y.is_floating_point():
             self._finite(shown, y)
-            odd = (y != y.round()).reshape(len(y), -1).any(1)
-            if bool(odd.any()):
-                row = int(odd.to(torch.uint8).argmax())
+            odd = odd_entries(y, "whole numbers", lambda x: x != x.round())
+            if odd is not None:
+                first = float(y[odd.row : odd.row + 1].reshape(-1)[0])
                 self.refuse(
-                    f"`{shown}` has {float(y.reshape(len(y), -1)[row, 0]):g} at row {row + 1}, "
-                    "which is not a class number",
+                    f"`{shown}` has {first:g} at row {odd.row + 1}, which is not a class number",
                     "give class numbers, or write `loss mse` for a regression",
                 )
-        self._classes_in_range(y.double() if y.is_floating_point() else y)
-        return y.to(torch.int64)
+        self._classes_in_range(y)
+        return mapped(y, lambda x: x.to(torch.int64), y.shape[1:], torch.int64)
 
-    def _classes_in_range(self, y: Tensor) -> None:
+    def _classes_in_range(self, y: Rows) -> None:
         """Not below 0 (but what a loss over positions leaves out), not beyond any model's outputs."""
-        below = (y < 0) & (y != IGNORED) if y.ndim > 1 else y < 0
-        outside = below | (y >= CLASSES)
-        if bool(outside.any()):
-            wrong = outside.reshape(len(y), -1)
-            row = int(wrong.any(1).to(torch.uint8).argmax())
-            place = int(wrong[row].to(torch.uint8).argmax())
+        odd = odd_entries(y, "classes in range", _outside_of_range)
+        if odd is not None:
             self.refuse(
-                f"`{self.target[0]}` has the class {float(y.reshape(len(y), -1)[row, place]):.0f} "
-                f"at row {row + 1}",
+                f"`{self.target[0]}` has the class {float(odd.value):.0f} at row {odd.row + 1}",
                 f"number the classes 0, 1, 2, … (below {CLASSES}), or write them as texts",
             )
 
-    def numbers(self, y: Column) -> Tensor:
+    def numbers(self, y: Column) -> Rows:
         """Targets [N, k], float32."""
-        if isinstance(y, Tensor) and y.ndim > 1:
-            return self._numeric(self.target[0], y).to(torch.float32)
+        if not isinstance(y, list) and y.ndim > 1:
+            return _in_single(self._numeric(self.target[0], y))
         return self._joined(self.target, [y], numbers=True)
 
     def refuse(self, what: str, repair: str) -> NoReturn:
@@ -240,26 +238,54 @@ class _FileRequest:
         raise refusal(Code.E0553, f"`{self.path.name}`: {what}", repair)
 
 
-def _data(
-    train: tuple[Tensor, Tensor], query: tuple[Tensor, Tensor], loss: str, scale: str
-) -> Data:
+def _in_single(rows: Rows) -> Rows:
+    return mapped(rows, lambda x: x.to(torch.float32), rows.shape[1:], torch.float32)
+
+
+def _side_by_side(*columns: Tensor) -> Tensor:
+    flat = [c.unsqueeze(1) if c.ndim == 1 else c for c in columns]
+    return torch.cat([c.to(torch.float32) for c in flat], 1)
+
+
+def _outside_of_range(y: Tensor) -> Tensor:
+    """Where numbers are not classes; a position of a row may be left out."""
+    whole = y.double() if y.is_floating_point() else y
+    below = (whole < 0) & (whole != IGNORED) if y.ndim > 1 else whole < 0
+    return below | (whole >= CLASSES)
+
+
+def _data(train: Pair, query: Pair, loss: str, scale: str) -> Data:
     """Inputs scaled; outputs are the classes, or the numbers of a target."""
     (X, y), (Xq, yq) = train, query
     if scale == "standard":
         X, Xq = _standard(X, Xq)
     if loss != "cross_entropy":
         return Data((X, y), (Xq, yq), y.shape[-1], X.shape[-1], "regression")
-    count = 1 + max(int(x.max()) if len(x) else 0 for x in (y, yq))
+    count = 1 + max(map(largest, (y, yq)))
     return Data((X, y), (Xq, yq), count, X.shape[-1], "classification")
 
 
-def _standard(X: Tensor, Xq: Tensor) -> tuple[Tensor, Tensor]:
+def _standard(X: Rows, Xq: Rows) -> tuple[Rows, Rows]:
     if not X.is_floating_point():
         raise refusal(Code.E0553, "`scale = standard` of integers", "leave `scale` out")
-    mean = X.double().mean(0)
-    spread = X.double().std(0, unbiased=False)
+    mean, spread = _mean_and_spread(X)
     spread[spread == 0] = 1
-    return (((X - mean) / spread).to(X.dtype), ((Xq - mean) / spread).to(X.dtype))
+
+    def scaled(x: Tensor) -> Tensor:
+        return ((x - mean) / spread).to(x.dtype)
+
+    first, second = (mapped(rows, scaled, rows.shape[1:], rows.dtype) for rows in (X, Xq))
+    return first, second
+
+
+def _mean_and_spread(X: Rows) -> tuple[Tensor, Tensor]:
+    """Of every feature over all rows, float64."""
+    if isinstance(X, Tensor):
+        return X.double().mean(0), X.double().std(0, unbiased=False)
+    zero = torch.zeros(X.shape[1:], dtype=torch.float64)
+    mean = sum((x.double().sum(0) for _, x in pieces(X)), zero) / len(X)
+    squares = sum(((x.double() - mean).square().sum(0) for _, x in pieces(X)), zero)
+    return mean, (squares / len(X)).sqrt()
 
 
 def _split(
@@ -274,7 +300,8 @@ def _split(
     words = where.column(table, where.split)
     if len(words) != count:
         where.refuse(f"`{where.split}` has {len(words)} rows of {count}", "give one word a row")
-    named = [x if isinstance(x, str) else f"{float(x):g}" for x in words]
+    cells = words if isinstance(words, list) else words[:].tolist()
+    named = [x if isinstance(x, str) else f"{float(x):g}" for x in cells]
     bad = next((k for k, x in enumerate(named) if x not in PARTS), None)
     if bad is not None:
         where.refuse(

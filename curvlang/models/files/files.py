@@ -13,6 +13,7 @@ from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.data.rows import Rows
 from curvlang.models.files.dataset_folder import read_dataset
 from curvlang.models.files.file_columns import (
     AXES,
@@ -25,6 +26,8 @@ from curvlang.models.files.file_columns import (
 )
 from curvlang.models.files.npz import read_npz
 from curvlang.models.files.parquet import read_parquet
+from curvlang.models.sources.file_rows import column_in_file
+from curvlang.models.sources.safetensors_files import safetensors_names, safetensors_place
 
 TABLES = (".csv", ".tsv", ".parquet")
 """Files whose columns are numbers of one kind: integers are read as numbers like others."""
@@ -89,21 +92,17 @@ def check_file(path: Path, code: Code, repair: str) -> None:
 
 
 def _safetensors(path: Path) -> Table:
-    from safetensors import SafetensorError, safe_open
-
-    with parsing(path):
-        try:
-            with safe_open(path, framework="pt") as held:
-                names = list(held.keys())
-        except SafetensorError as error:
-            raise unreadable(path, f"it is not a safetensors file ({error})") from error
-    return Table(names, lambda name: _tensor(path, name))
+    return Table(safetensors_names(path), lambda name: _tensor(path, name))
 
 
-def _tensor(path: Path, name: str) -> Tensor:
+def _tensor(path: Path, name: str) -> Rows:
     from safetensors import safe_open
 
     with parsing(path), safe_open(path, framework="pt") as held:
+        where = safetensors_place(path, name)
+        kept = None if where is None or not where.shape else column_in_file(where)
+        if kept is not None:
+            return kept
         value: Tensor = held.get_tensor(name)
         require_room(path, f"`{name}`", 8 * value.numel())
         if value.ndim > AXES:

@@ -9,8 +9,19 @@ from typing import IO, Any
 
 import numpy as np
 
+from curvlang.models.data.derived_rows import fits
+from curvlang.models.data.rows import StoredRows
 from curvlang.models.files.file_columns import Column, Table, column_of, parsing, require_room
-from curvlang.models.sources.npy_files import SAVE, SUFFIX, npz_names, read_header
+from curvlang.models.sources.file_rows import column_in_file, given_dtype
+from curvlang.models.sources.npy_files import (
+    KINDS,
+    SAVE,
+    SUFFIX,
+    NpyHeader,
+    npz_array,
+    npz_names,
+    read_header,
+)
 
 _PIECE = 2**20
 
@@ -30,13 +41,25 @@ def _column(path: Path, name: str) -> Column:
     with parsing(path, SAVE), zipfile.ZipFile(path) as archive:
         info = archive.getinfo(name + SUFFIX)
         with archive.open(info) as member:
-            array = _array(path, name, member, info.file_size)
+            header = read_header(path, name, member, info.file_size)
+            kept = _in_file(path, name, header)
+            if kept is not None:
+                return kept
+            array = _array(path, name, member, header)
     return column_of(path, name, array)
 
 
-def _array(path: Path, name: str, member: IO[bytes], length: int) -> Array:
-    """One array; what its header declares is compared with what is there before it is allocated."""
-    header = read_header(path, name, member, length)
+def _in_file(path: Path, name: str, header: NpyHeader) -> StoredRows | None:
+    """The array where it is, if it is large and not compressed."""
+    kind = KINDS.get(header.dtype.newbyteorder("="))
+    if kind is None or not header.shape or fits(header.shape, given_dtype(kind)):
+        return None
+    where = npz_array(path, name)
+    return None if where is None else column_in_file(where)
+
+
+def _array(path: Path, name: str, member: IO[bytes], header: NpyHeader) -> Array:
+    """One array, behind its header; whether it fits is asked before it is allocated."""
     numbers = math.prod(header.shape)
     require_room(path, f"`{name}`", max(header.size, 8 * numbers))
     array: Array = np.empty(numbers, header.dtype)

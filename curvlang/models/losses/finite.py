@@ -21,6 +21,8 @@ from curvlang.models.losses.loss import Loss
 
 BATCH = 64
 """Examples looked at together."""
+FINITE = "finite"
+"""Names what is looked for in rows by `not_finite`."""
 NAMED = 8
 """Examples that a refusal names."""
 
@@ -31,6 +33,12 @@ def all_finite(x: Tensor) -> bool:
         return True
     # A sum of large finite entries may overflow: only then are they looked at one by one.
     return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())
+
+
+def not_finite(x: Tensor) -> Tensor | None:
+    """Which entries of rows are not finite; None where all are."""
+    x = x.to(torch.float32) if x.is_floating_point() and x.element_size() == 1 else x
+    return None if all_finite(x) else ~torch.isfinite(x)
 
 
 class NotFiniteError(SpecError):

@@ -20,6 +20,7 @@ from torch import Tensor
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.data.derived_rows import MappedRows, fits
 from curvlang.models.data.rows import Places, StoredRows, numbers_of
 
 NEAR = 4096
@@ -97,7 +98,7 @@ class FileRows(StoredRows):
     """
 
     def __init__(self, array: FileArray) -> None:
-        super().__init__(array.shape, _given(array.dtype))
+        super().__init__(array.shape, given_dtype(array.dtype))
         self.array = array
         self.state = file_state(array.path)
 
@@ -121,7 +122,21 @@ class FileRows(StoredRows):
         return given
 
 
-def _given(kind: torch.dtype) -> torch.dtype:
+def column_in_file(array: FileArray) -> StoredRows | None:
+    """An array as a column that stays in its file; None where it is small.
+
+    Truth values are integers there, like all that is not a floating-point number.
+    """
+    rows = FileRows(array)
+    if fits(rows.shape, rows.dtype):
+        return None
+    if rows.dtype != torch.bool:
+        return rows
+    return MappedRows((rows,), lambda x: x.to(torch.int64), rows.shape[1:], torch.int64)
+
+
+def given_dtype(kind: torch.dtype) -> torch.dtype:
+    """In which numbers of a file are given."""
     if kind.is_floating_point:
         # Kinds of one byte have next to no functions in torch.
         return kind if kind.itemsize > 1 else torch.float32

@@ -51,15 +51,27 @@ def safetensors_array(path: Path, name: str) -> FileArray:
     Raises:
         SpecError: E0552 for a damaged file, E0851 for a tensor that is not numbers.
     """
+    found = safetensors_place(path, name)
+    if found is None:
+        raise refusal(
+            Code.E0851,
+            f"`{name}` of `{path}` holds other than numbers, or has more than {AXES} axes",
+            "write integers or floating-point numbers of at most eight bytes",
+        )
+    return found
+
+
+def safetensors_place(path: Path, name: str) -> FileArray | None:
+    """Where a tensor is; None for one that is not numbers.
+
+    Raises:
+        SpecError: E0552 for a damaged file.
+    """
     offset, tensors = _header(path)
     entry = tensors[name]
     kind, shape = KINDS.get(entry["dtype"]), tuple(entry["shape"])
     if kind is None or len(shape) > AXES:
-        raise refusal(
-            Code.E0851,
-            f"`{name}` of `{path}` holds `{entry['dtype']}` of shape {list(shape)}",
-            f"write integers or floating-point numbers with at most {AXES} axes",
-        )
+        return None
     strides = strides_of(shape, kind.itemsize)
     return FileArray(path, offset + entry["data_offsets"][0], shape, strides, kind)
 

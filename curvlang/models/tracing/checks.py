@@ -15,7 +15,7 @@ from curvlang.models.data.rows import OddEntries, Pair, Rows, odd_entries
 from curvlang.models.data.vocabulary import checked_tokens
 from curvlang.models.execution.calls import run_model
 from curvlang.models.execution.packed import Layout
-from curvlang.models.losses.finite import all_finite, check_examples_finite
+from curvlang.models.losses.finite import FINITE, check_examples_finite, not_finite
 from curvlang.models.losses.loss import Loss, show_dtype
 from curvlang.models.tracing.independence import check_examples, spread
 from curvlang.models.tracing.survey import check_mode
@@ -183,22 +183,17 @@ def check_outputs(model: nn.Module, loss: Loss, pair: Pair, part: str) -> None:
 
 def _check_rows(x: Rows, what: str) -> None:
     """All rows are finite."""
-    odd = odd_entries(x, "finite", _not_finite)
+    odd = odd_entries(x, FINITE, not_finite)
     if odd is not None:
         raise _refused(what, odd, list(odd.place), "drop or fill these examples")
 
 
 def _check_finite(x: Tensor, what: str, repair: str) -> None:
     """A tensor of any shape, also one number."""
-    odd = odd_entries(x.reshape(-1), "finite", _not_finite)
+    odd = odd_entries(x.reshape(-1), FINITE, not_finite)
     if odd is not None:
         place = torch.unravel_index(torch.tensor(odd.row), x.shape)
         raise _refused(what, odd, [int(k) for k in place], repair)
-
-
-def _not_finite(x: Tensor) -> Tensor | None:
-    x = x.to(torch.float32) if x.is_floating_point() and x.element_size() == 1 else x
-    return None if all_finite(x) else ~torch.isfinite(x)
 
 
 def _refused(what: str, odd: OddEntries, place: list[int], repair: str) -> SpecError:
