@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -31,7 +31,8 @@ from curvlang.runtime.processes.ledger import Ledger, MemoryLedger
 from curvlang.runtime.progress.listeners import PlanProgress, Progress, StageProgress
 from curvlang.runtime.static import Static, known_by_example, regularised
 from curvlang.runtime.stored.keys import FitSettings
-from curvlang.runtime.stored.session import Keeper, KeptResult, Session, active
+from curvlang.runtime.stored.session import Session, active
+from curvlang.runtime.stored.work import BlockResult, Keeper, Work
 from curvlang.runtime.vanishing import reads_curvature
 
 
@@ -144,32 +145,31 @@ def _with_store(
     """What a store has is taken from it; the rest is fitted in one run, and kept."""
     settings = FitSettings(wanted.seed, wanted.limits.dense)
     keys = [store.keys(chain, wanted.tasks, wanted.last, settings) for chain in chains]
-    found = [store.kept(own, wanted.tasks[0]) for own in keys]
-    missing = [k for k, kept in enumerate(found) if kept is None]
+    missing = store.missing(keys, wanted.tasks[0])
     made: Iterator[tuple[FittedStage, ...]] = iter(())
     if missing:
         own = [chains[k] for k in missing]
-        work = store.work([keys[k] for k in missing])
+        work = Work(store, [keys[k] for k in missing])
         prepared = work.prepared(
             lambda batch: replace(
                 wanted, limits=replace(wanted.limits, batch=batch or wanted.limits.batch)
             ).prepared(own)
         )
-        store.check_space(prepared, work, (keys[k] for k in missing))
         blocks = [[_layers(r, prepared) for r in chain] for chain in prepared.chains]
-        keeper = Keeper(store, work, [keys[k] for k in missing], blocks, wanted.tasks[0].device)
-        made = iter(_fitted(prepared, wanted, keeper))
+        made = iter(_fitted(prepared, wanted, Keeper(work, blocks, wanted.tasks[0].device)))
     return tuple(
-        next(made) if kept is None else _read_back(chain, kept, wanted)
-        for chain, kept in zip(chains, found, strict=True)
+        next(made) if k in missing else _read_back(chain, keys[k], store, wanted)
+        for k, chain in enumerate(chains)
     )
 
 
 def _read_back(
-    chain: Chain, kept: Sequence[KeptResult], wanted: _FitRequest
+    chain: Chain, keys: Sequence[str], store: Session, wanted: _FitRequest
 ) -> tuple[FittedStage, ...]:
     """The stages of a chain that a store has."""
     task = wanted.tasks[0]
+    kept = store.kept(keys, task)
+    assert kept is not None
     (results,) = derive([chain], last=wanted.last, beside=besides([chain], task))[1]
 
     def by_example(number: int) -> ExampleMean | None:
@@ -208,11 +208,15 @@ def _fitted(
             continue
         ledger = MemoryLedger() if keeper is None else keeper.ledger(number, turn)
         run = _run(turn, wanted, ledger, f" (turn {number + 1} of {len(turns)})" * (len(turns) > 1))
-        for c, chain in enumerate(prepared.chains):
-            for k, result in enumerate(chain):
-                own = built.setdefault((c, k), {})
-                for name, block in _blocks(result, run):
-                    own[name] = block if keeper is None else keeper.kept((c, k), name, block)
+        results = [
+            BlockResult((c, k), name, build)
+            for c, chain in enumerate(prepared.chains)
+            for k, result in enumerate(chain)
+            for name, build in _blocks(result, run)
+        ]
+        made = [x.build() for x in results] if keeper is None else keeper.kept(results)
+        for one, block in zip(results, made, strict=True):
+            built.setdefault(one.place, {})[one.name] = block
         if keeper is not None:
             keeper.end_turn(number)
     found = tuple(
@@ -279,15 +283,19 @@ def _span(prepared: Preparation, plan: Plan) -> Span:
     return results[-1].span if results else NOWHERE
 
 
-def _blocks(result: Result, run: _Run) -> Iterator[tuple[str, tuple[Operator, ...]]]:
-    """The blocks of a result that a turn has fitted, by name; those of other parameters as well."""
+def _blocks(result: Result, run: _Run) -> Iterator[tuple[str, Callable[[], tuple[Operator, ...]]]]:
+    """What builds the blocks of a result that a turn has fitted, by name; those of other parameters as well."""
     for part in _parts(result):
         execution = run.execution(part)
         for block in execution.plan.blocks:
-            found = _build(part, block, execution, run.static, run.prepared)
-            for operator in found:
-                check_magnitude(operator, result.stage, result.span)
-            yield block.geometry.name, found
+            yield block.geometry.name, partial(_checked, result, part, block, run)
+
+
+def _checked(result: Result, part: Result, block: BlockPlan, run: _Run) -> tuple[Operator, ...]:
+    found = _build(part, block, run.execution(part), run.static, run.prepared)
+    for operator in found:
+        check_magnitude(operator, result.stage, result.span)
+    return found
 
 
 def _parts(result: Result) -> list[Result]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curvlang.compiler.derive.program import Partition
+from curvlang.compiler.planning.chunks import Chunks
 from curvlang.compiler.planning.cost import elements
 from curvlang.compiler.planning.plan import BlockPlan, Plan
 from curvlang.diagnostics.amounts import size
@@ -15,13 +16,12 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
 from curvlang.runtime.limits.footprint import sum_bytes
 from curvlang.runtime.prepare import Preparation
+from curvlang.runtime.processes.distributed import world
 
 _EXACT = 8
 """Bytes of a statistic, and of the place of a parameter."""
 FILE = 4096
 """Bytes that a file takes beside its tensors: its header, its text, and the end of its last block."""
-COPIES = 2
-"""Sums of a pass that lie on the disk at a time: new ones are whole before older ones are removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +75,22 @@ def require_space(path: Path, needed: int, there: int) -> None:
 
 def _moments(prepared: Preparation, results: int) -> Iterator[int]:
     """Bytes of a turn at the moments when they are most."""
-    known = 0
+    known, copies = 0, _copies(prepared.chunks)
     for number in range(1, max((p.passes for p in prepared.plans), default=0) + 1):
         active = [p for p in prepared.plans if p.passes >= number]
         sums = sum(sum_bytes(p)[number - 1] for p in active)
-        yield known + COPIES * (sums + FILE)
+        yield known + copies * (sums + FILE)
         known += sum(_after_bytes(p, number) for p in active)
         yield known + sums + FILE
     yield known + results
+
+
+def _copies(chunks: Chunks) -> int:
+    """Sums of a pass on the disk at a time: those of all processes, and new ones before older ones are removed."""
+    processes = world()
+    return 1 + sum(
+        chunks.partial(processes.owned(chunks.count, rank)) for rank in range(processes.size)
+    )
 
 
 def _result_bytes(prepared: Preparation) -> Iterator[int]:

@@ -7,15 +7,25 @@ a kill costs at most twenty times what it would have cost to write them, or one 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from curvlang.compiler.planning.chunks import Node
+from curvlang.runtime.processes.distributed import world
 from curvlang.runtime.processes.ledger import Begun, Sums
-from curvlang.storage.fits.store import Folder, file_name
+from curvlang.runtime.stored.session import Session
+from curvlang.storage.fits.store import Folder, different_store, file_name
+from curvlang.storage.tensors import Text
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+Source = Any
+Block = tuple[int, str]
+"""The number of a plan, and the name of a block."""
 
 SHARE = 20
 """Seconds of work for one of writing."""
@@ -43,79 +53,87 @@ class Pace:
 
 
 class RunState:
-    """The part of a run's folder that one turn of blocks has.
+    """The part of a run's folder that one turn of blocks has: its ledger, which several processes write to.
+
+    A process writes the subtrees and the chunk under way that are its own. What is there is listed, and
+    checked, by the first process for all of them.
 
     Args:
+        session: The store.
         folder: Where.
-        blocks: The plans' numbers and the names of their blocks, in order.
-        passes: How many passes the plan of each block has.
+        passes: How many passes the plan of each block has, by the plan's number and the block's name.
         device: Where sums and statistics are wanted.
     """
 
     def __init__(
         self,
+        session: Session,
         folder: Folder,
-        blocks: Sequence[tuple[int, str]],
-        passes: Mapping[tuple[int, str], int],
+        passes: Mapping[Block, int],
         device: torch.device,
     ) -> None:
+        self.session = session
         self.folder = folder
-        self.files = {place: file_name(k, place[1]) for k, place in enumerate(blocks)}
+        self.files = {block: file_name(k, block[1]) for k, block in enumerate(passes)}
         self.passes = passes
         self.device = device
         self.pace = Pace()
 
-    def known(self, number: int) -> dict[Node, Sums]:
-        """The folded subtrees of a pass that are there."""
-        found = {}
-        for name in self._pass(number).names():
-            if (node := _node(name)) and (sums := self._sums(number, name)) is not None:
-                found[node] = sums
-        return found
+    def known(self, number: int) -> Mapping[Node, Sums]:
+        """The folded subtrees of a pass that are there; each is read when it is asked for."""
+        files = self._listed(self._pass(number))
+        return _Lazy({node: x for name, x in files.items() if (node := _node(name))}, self._sums)
 
-    def begun(self, number: int) -> dict[int, Begun]:
+    def begun(self, number: int) -> Mapping[int, Begun]:
         """The chunks of a pass that were under way."""
-        found = {}
-        for name in self._pass(number).names():
-            if (place := _place(name)) and (sums := self._sums(number, name)) is not None:
-                found[place[0]] = Begun(*place, sums)
-        return found
+        files = self._listed(self._pass(number))
+        # Of one chunk there are two where a run was killed before it removed the older sums.
+        places = sorted((place, name) for name in files if (place := _place(name)))
+        latest = {chunk: (batches, files[name]) for (chunk, batches), name in places}
+        return _Lazy(
+            {chunk: (chunk, *found) for chunk, found in latest.items()},
+            lambda found: Begun(found[0], found[1], self._sums(found[2])),
+        )
 
     def keep(self, number: int, folded: Mapping[Node, Sums], begun: Begun | None) -> None:
         """Write what is not written yet, if it is time to, and remove what it replaces."""
-        if begun is not None and not self.pace.due(_bytes(begun.sums)):
-            return
-        folder, clock = self._pass(number), time.monotonic()
-        wanted = {_name(node.lo, "-", node.hi): sums for node, sums in folded.items()}
+        wanted = {_name(node.lo, "-", node.hi): sums for node, sums in folded.items() if sums}
         if begun is not None:
             wanted[_name(begun.chunk, "+", begun.batches)] = begun.sums
+            if not self.pace.due(sum(map(_bytes, wanted.values()))):
+                return
+        folder, clock, written = self._pass(number), time.monotonic(), 0
         before = folder.names()
-        new = {name: sums for name, sums in wanted.items() if name not in before and sums}
-        for name, sums in new.items():
-            names = {str(k): place for k, place in enumerate(sums)}
-            tensors = {str(k): tensor for k, tensor in enumerate(sums.values())}
-            folder.put(name, tensors, {"names": names})
-        for name in before:
-            if name not in wanted and any(_inside(name, other) for other in wanted):
-                folder.drop(name)
-        self.pace.wrote(sum(map(_bytes, new.values())), clock)
+        for name, sums in wanted.items():
+            if name not in before:
+                written += _bytes(sums)
+                names = {str(k): place for k, place in enumerate(sums)}
+                folder.put(name, {str(k): x for k, x in enumerate(sums.values())}, {"names": names})
+            for other in before:
+                if other not in wanted and _inside(other, name):
+                    folder.drop(other)
+        self.pace.wrote(written, clock)
 
-    def _sums(self, number: int, name: str) -> Sums | None:
-        held = self._pass(number).get(name)
-        if held is None:
-            return None
+    def _listed(self, folder: Folder) -> dict[str, _File]:
+        """The files of a folder that are whole."""
+        first = world().first
+        here = {name: folder.get(name) for name in folder.names()} if first else {}
+        whole = self.session.agreed([name for name, found in here.items() if found is not None])
+        return {name: _File(folder, name, here.get(name)) for name in whole}
+
+    def _sums(self, file: _File) -> Sums:
+        tensors, text = file.read()
         # They are added to in place: what is mapped is copied first.
-        return {
-            place: held[0][k].to(self.device, copy=True) for k, place in held[1]["names"].items()
-        }
+        return {place: tensors[k].to(self.device, copy=True) for k, place in text["names"].items()}
 
-    def statistics(self, number: int) -> dict[tuple[int, str], dict[str, Tensor]]:
+    def statistics(self, number: int) -> dict[Block, dict[str, Tensor]]:
         """What follows from a pass, mapped, of the blocks that it is there of."""
-        found = {}
-        for place, file in self.files.items():
-            if self.passes[place] >= number and (held := self._after(number).get(file)):
-                found[place] = {name: x.to(self.device) for name, x in held[0].items()}
-        return found
+        there = self._listed(self._after(number))
+        return {
+            block: {name: x.to(self.device) for name, x in there[file].read()[0].items()}
+            for block, file in self.files.items()
+            if self.passes[block] >= number and file in there
+        }
 
     def complete(self, number: int, known: Mapping[tuple[int, str], object]) -> bool:
         """Whether what follows from a pass is there of all blocks that have it."""
@@ -127,13 +145,51 @@ class RunState:
 
     def forget(self, number: int) -> None:
         """Remove the sums of a pass: all that follows from them is there."""
-        self._pass(number).remove()
+        if world().first:
+            self._pass(number).remove()
 
     def _pass(self, number: int) -> Folder:
         return self.folder.inner(f"pass-{number}")
 
     def _after(self, number: int) -> Folder:
         return self.folder.inner(f"after-{number}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _File:
+    """A file that was found whole: by its name, and its content where this process has looked at it."""
+
+    folder: Folder
+    name: str
+    held: tuple[dict[str, Tensor], Text] | None
+
+    def read(self) -> tuple[dict[str, Tensor], Text]:
+        """Its tensors, mapped, and its text.
+
+        Raises:
+            SpecError: E0837 where this process does not find what the first one has found.
+        """
+        found = self.held or self.folder.get(self.name)
+        if found is None:
+            raise different_store(self.folder.path)
+        return found
+
+
+class _Lazy(Mapping[Key, Value]):
+    """Values that are made of what is known of them when they are asked for."""
+
+    def __init__(self, sources: Mapping[Key, Source], make: Callable[[Source], Value]) -> None:
+        self._sources = sources
+        self._make = make
+
+    def __getitem__(self, key: Key) -> Value:
+        return self._make(self._sources[key])
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
 
 
 def _bytes(sums: Sums) -> int:

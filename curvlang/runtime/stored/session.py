@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from curvlang.compiler.planning.planner import DEFAULT
-from curvlang.diagnostics.diagnostic import MachineError
 from curvlang.language.chain import Chain, Curvature
-from curvlang.models.fingerprint import digest
 from curvlang.models.task import Task
-from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.operators import Operator
-from curvlang.runtime.limits.disk import disk_use, require_space
 from curvlang.runtime.limits.turns import results_on_disk
-from curvlang.runtime.prepare import Preparation
+from curvlang.runtime.processes.distributed import world
 from curvlang.runtime.stored.keys import FitSettings, TaskContent, identity_of_fit, result_key
-from curvlang.runtime.stored.parts import Part, read_part, whole, write_part
-from curvlang.runtime.stored.run_state import RunState
-from curvlang.storage.fits.store import FitStore, Folder, file_name
+from curvlang.runtime.stored.parts import read_part, whole
+from curvlang.storage.fits.identity import Identity
+from curvlang.storage.fits.store import FitStore, different_store
 
 _ACTIVE: ContextVar[Session | None] = ContextVar("store", default=None)
-
-
-Place = tuple[int, int]
-"""The numbers of a chain and of a stage in it."""
-Blocks = tuple[Operator, ...]
-"""The operators of a block, or of several of one shape."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,11 +50,13 @@ class Session:
         store: The store.
         contents: Hashes of the tasks that were met.
         read: Results that were read, by their keys.
+        questions: How many the first of the processes has answered for all.
     """
 
     store: FitStore
     contents: dict[int, TaskContent] = field(default_factory=dict)
     read: dict[str, KeptResult] = field(default_factory=dict)
+    questions: int = 0
 
     def content(self, task: Task) -> TaskContent:
         """The hashes of a task, taken once."""
@@ -100,24 +91,33 @@ class Session:
         whole = tuple(x for x in found if x is not None)
         return whole if len(whole) == len(keys) else None
 
-    def work(self, keys: Sequence[Sequence[str]]) -> Work:
-        """What there is of a run for results of these keys."""
-        return Work(self.store.work(digest(*(key for own in keys for key in own))[:32]))
+    def agreed(self, value: object) -> Any:
+        """What the first of the processes says, told to all of them: what is there is looked for once."""
+        processes, key = world(), f"store {self.questions}"
+        self.questions += 1
+        if processes.first:
+            processes.tell(key, json.dumps(value))
+            return value
+        return json.loads(processes.wait(key, 0))
 
-    def check_space(self, prepared: Preparation, work: Work, keys: Iterable[Sequence[str]]) -> None:
-        """Refuse a run whose files will not fit on the disk.
+    def gathered(self, value: object) -> list[Any]:
+        """What every process says, by rank; all have come here when it is there."""
+        key = f"store {self.questions}"
+        self.questions += 1
+        told = world().exchange(key, json.dumps(value))
+        return [json.loads(x) for x in told]
 
-        Args:
-            prepared: Its plans.
-            work: What there is of it.
-            keys: Of its results.
+    def missing(self, keys: Sequence[Sequence[str]], task: Task) -> list[int]:
+        """Of which chains the results are not there, by their numbers, for all processes.
 
         Raises:
-            MachineError: E0841.
+            SpecError: E0837 where a process cannot read what the first one has read.
         """
-        results = (self.store.result(key) for own in keys for key in own)
-        there = sum(folder.bytes() for folder in (work.folder, *results))
-        require_space(self.store.path, disk_use(prepared).peak, there)
+        here = [k for k, own in enumerate(keys) if self.kept(own, task) is None]
+        found: list[int] = self.agreed(here)
+        if set(here) - set(found):
+            raise different_store(self.store.path)
+        return found
 
     def _read(self, key: str, task: Task) -> KeptResult | None:
         if key in self.read:
@@ -133,170 +133,6 @@ class Session:
         said = record["passes"], record["note"], record["structures"]
         self.read[key] = found = KeptResult(whole(there), *said)
         return found
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Work:
-    """The folder of a run that is not finished: its plan, and what each turn of blocks has.
-
-    Args:
-        folder: Where.
-    """
-
-    folder: Folder
-
-    def prepared(self, plan: Callable[[int | None], Preparation]) -> Preparation:
-        """The run as it was planned before, so that its sums can be gone on with; else as it is planned now.
-
-        Args:
-            plan: Plans it, with batches of so many examples or as it pays.
-        """
-        record = self.folder.record()
-        if record is not None:
-            with suppress(MachineError):
-                found = plan(record["batch"])
-                found = replace(found, fixed=record["fixed"])
-                if _code(found) == record["code"]:
-                    return found
-            self.folder.remove()
-        found = plan(None)
-        batch = found.plans[0].batch if found.plans else 1
-        self.folder.finish({"batch": batch, "fixed": found.fixed, "code": _code(found)})
-        return found
-
-    def turn(self, number: int, prepared: Preparation, device: torch.device) -> RunState:
-        """What a turn has."""
-        passes = {
-            (k, block.geometry.name): p.passes
-            for k, p in enumerate(prepared.plans)
-            for block in p.blocks
-        }
-        return RunState(self.inner(number), [*passes], passes, device)
-
-    def inner(self, number: int) -> Folder:
-        """The folder of a turn."""
-        return self.folder.inner(f"turn-{number + 1}")
-
-
-def _code(prepared: Preparation) -> str:
-    """Hash of all code of a run, and of which blocks it is run for together."""
-    texts = [
-        f"{p.chunks} {p.batch} {block.geometry} {f.source}"
-        for turn in prepared.in_turns()
-        for p in turn.plans
-        for block in p.blocks
-        for f in (*block.passes, *block.finish, *(r.code for r in block.results.values()))
-    ]
-    return digest(*texts, *(repr(sorted(turn.names)) for turn in prepared.turns))
-
-
-@dataclass(slots=True, eq=False)
-class Keeper:
-    """Writes the blocks of a run's results as they are made, and gives them back mapped.
-
-    Args:
-        session: The store.
-        work: What there is of the run.
-        keys: Of every stage of every chain.
-        blocks: Of the parameters, for every stage of every chain; empty where it has none.
-        device: Where results are wanted.
-    """
-
-    session: Session
-    work: Work
-    keys: Sequence[Sequence[str]]
-    blocks: Sequence[Sequence[Sequence[LayerBlock]]]
-    device: torch.device
-    written: dict[Place, dict[str, list[str]]] = field(default_factory=dict)
-    names: dict[str, list[str]] = field(default_factory=dict)
-    unkept: set[Place] = field(default_factory=set)
-
-    def kept(self, place: Place, name: str, units: Blocks) -> Blocks:
-        """The operators of a block, or of several of one shape, written and mapped.
-
-        Args:
-            place: The numbers of chain and stage.
-            name: The block's.
-            units: Its operators; what is known by its products alone is given back as it is.
-        """
-        parts = [*self._parts(place, name, units)]
-        if not all(part.keepable for _, part in parts):
-            self.unkept.add(place)
-            return units
-        folder = self._folder(place)
-        for number, part in parts:
-            write_part(folder, number, part)
-        files = [file_name(number, part.names[0]) for number, part in parts]
-        return self._mapped(place, name, files) or units
-
-    def _mapped(self, place: Place, name: str, files: Sequence[str]) -> Blocks | None:
-        """The operators in files, and a note of them; None where one of them is damaged."""
-        found = []
-        for file in files:
-            part = read_part(self._folder(place), file, self.device)
-            if part is None:
-                return None
-            self.names[file] = list(part.names)
-            found.append(part.operator)
-        self.written.setdefault(place, {})[name] = list(files)
-        return tuple(found)
-
-    def ledger(self, number: int, prepared: Preparation) -> RunState:
-        """What a turn of blocks has of its passes."""
-        return self.work.turn(number, prepared, self.device)
-
-    def end_turn(self, number: int) -> None:
-        """Say that all results of a turn of blocks are there; its sums and statistics are removed."""
-        if not self.unkept:
-            place = self.work.inner(number)
-            place.remove()
-            listed = [
-                [*at, name, files] for at, x in self.written.items() for name, files in x.items()
-            ]
-            place.finish({"files": listed})
-
-    def finished(self, number: int) -> dict[Place, dict[str, Blocks]] | None:
-        """The results of a turn of blocks, where all of them are there and whole."""
-        record = self.work.inner(number).record()
-        if record is None:
-            return None
-        found: dict[Place, dict[str, Blocks]] = {}
-        for c, k, name, files in record["files"]:
-            units = self._mapped((c, k), name, files)
-            if units is None:
-                return None
-            found.setdefault((c, k), {})[name] = units
-        return found
-
-    def finish(self, said: Sequence[Sequence[Mapping[str, Any]]]) -> None:
-        """Say that all results are whole, each with its passes, its note and its structures."""
-        for c, chain in enumerate(said):
-            for k, values in enumerate(chain):
-                if (c, k) not in self.unkept:
-                    self._folder((c, k)).finish({**self._listed((c, k)), **values})
-        self.work.folder.remove()
-
-    def _listed(self, place: Place) -> dict[str, Any]:
-        written = self.written[place]
-        order = [b.name for b in self.blocks[place[0]][place[1]]] or [*written]
-        files = [file for name in order for file in written[name]]
-        return {"files": files, "names": [self.names[file] for file in files]}
-
-    def _folder(self, place: Place) -> Folder:
-        return self.session.store.result(self.keys[place[0]][place[1]])
-
-    def _parts(self, place: Place, name: str, units: Blocks) -> Iterator[tuple[int, Part]]:
-        """The files of a block: their numbers, and what is in them."""
-        number = 0
-        for block in self.blocks[place[0]][place[1]]:
-            if block.name == name and len(units) == 1:
-                yield number, Part(block.names, units[0], block.index)
-            elif block.name == name:
-                for k, unit in enumerate(units):
-                    yield number + k, Part((block.names[k],), unit, block.places[k])
-            number += block.count
-        if not self.blocks[place[0]][place[1]]:
-            yield 0, Part((name,), units[0], None)
 
 
 class StoreDamaged(UserWarning):
@@ -338,7 +174,7 @@ def kept_in(
     """Let fits inside use a store; without a path nothing is kept.
 
     The store is held while work is left to do: another run waits, and says so. One that holds all
-    that is asked for is only read.
+    that is asked for is only read. Of several processes the first one holds it for all of them.
 
     Args:
         path: The store; made where there is none.
@@ -351,19 +187,30 @@ def kept_in(
     if path is None:
         yield None
         return
-    session, use = Session(FitStore(path)), wanted()
-    identity = identity_of_fit(use.curvature, session.content(use.task), use.seed)
-    with ExitStack() as stack:
-        if not (session.store.check(identity) and session.complete(use)):
-            stack.enter_context(session.store.held())
-            session.store.start(identity, use.about)
+    with world().run(), ExitStack() as stack:
+        session, use = Session(FitStore(path)), wanted()
+        identity = identity_of_fit(use.curvature, session.content(use.task), use.seed)
+        _open(session, use, identity, stack)
         token = _ACTIVE.set(session)
         try:
             with results_on_disk():
                 yield session
+            # The lock is given up when no process has anything left to write.
+            session.gathered(True)
         finally:
             _ACTIVE.reset(token)
             _warn_of_damage(session.store)
+
+
+def _open(session: Session, use: Use, identity: Identity, stack: ExitStack) -> None:
+    """Hold the store, for all processes, where work is left to do."""
+    there = session.store.check(identity)
+    if session.agreed(there and world().first and session.complete(use)):
+        return
+    if world().first:
+        stack.enter_context(session.store.held())
+        session.store.start(identity, use.about)
+    session.agreed(True)
 
 
 def _warn_of_damage(store: FitStore) -> None:

@@ -15,6 +15,7 @@ from curvlang.models.task import Task
 from curvlang.operators import save
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.others import without_ignored
+from curvlang.runtime.processes.distributed import world
 from curvlang.runtime.stored.operator import operator_notes
 from curvlang.runtime.stored.session import Session, Use
 from curvlang.storage.fits.store import PRECONDITIONER
@@ -49,9 +50,13 @@ def keep_operator(
 ) -> None:
     """Say in the manifest what the fitted operator is made of: from then on the store can be read alone.
 
+    Of several processes the first one says it.
+
     Raises:
         SpecError: E0840 for a curvature that is known by its products alone.
     """
+    if not world().first:
+        return
     values = {DECAY: task.weight_decay}
     seen = without_ignored(chains_of(curvature), task)
     terms = []

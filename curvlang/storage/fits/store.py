@@ -105,8 +105,15 @@ class Folder:
         (self.path / (name + SUFFIX)).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove it, with all that it holds."""
+        """Remove it, with all that it holds; its record first, so that what is left of it is known as such."""
+        self._record.unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Remove the folders in it."""
+        for place in self.path.iterdir():
+            if place.is_dir():
+                shutil.rmtree(place, ignore_errors=True)
 
     def bytes(self) -> int:
         """Of all files in it."""
@@ -209,6 +216,10 @@ class FitStore:
         if not self.check(identity):
             written = {"format": FORMAT, "identity": identity.plain(), **about}
             write_record(self.path / MANIFEST, written)
+        for place in (self.path / _WORK).glob("*"):
+            # A run that was killed while it removed what it does not need any more.
+            if Folder(place, PLAN, []).record() is None:
+                shutil.rmtree(place, ignore_errors=True)
         for folder, _, _ in os.walk(self.path):
             clear_inside(Path(folder))
 
@@ -294,3 +305,11 @@ def unusable_store(headline: str, repair: str) -> SpecError:
 def damaged_store(headline: str, repair: str) -> SpecError:
     """The refusal of a store whose files are not what was written."""
     return refusal(Code.E0837, headline, repair)
+
+
+def different_store(path: Path) -> SpecError:
+    """The refusal of a store of which processes see different files."""
+    return damaged_store(
+        f"the store `{path}` is not the same for all processes",
+        "name a folder on a file system that all of them see",
+    )

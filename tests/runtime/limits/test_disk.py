@@ -15,7 +15,7 @@ from curvlang.runtime.execute import Execution
 from curvlang.runtime.limits import disk
 from curvlang.runtime.limits.disk import FILE, disk_use
 from curvlang.runtime.prepare import prepare
-from curvlang.runtime.stored import session
+from curvlang.runtime.stored import work
 from curvlang.storage import mapped
 from tests.runtime.stored.work import task
 
@@ -129,6 +129,6 @@ def test_what_is_there_already_is_not_asked_for_again(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             cv.fit("ekfac", given, store=tmp_path / "s", progress=False)
     asked = []
-    monkeypatch.setattr(session, "require_space", lambda path, need, there: asked.append(there))
+    monkeypatch.setattr(work, "require_space", lambda path, need, there: asked.append(there))
     cv.fit("ekfac", given, store=tmp_path / "s", progress=False)
     assert asked[0] > 1000
