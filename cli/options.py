@@ -145,6 +145,27 @@ SeedOption = Annotated[
     ),
 ]
 
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        metavar="N",
+        help="Retrain in N processes of this machine (needs `curvlang[scale]`).",
+        rich_help_panel=MACHINE,
+    ),
+    Excludes("scheduler"),
+]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Retrain on the workers of a Dask scheduler: `tcp://10.0.0.1:8786`.",
+        rich_help_panel=MACHINE,
+    ),
+]
+
 StoreOption = Annotated[
     Path | None,
     typer.Option(

@@ -40,6 +40,8 @@ from curvlang.storage.cache import Cache
 from curvlang.storage.fits.store import unusable_store
 from curvlang.testing.notation import part_notation
 from curvlang.version import VERSION
+from curvlang.workers.executor import IN_TURN, Executor
+from curvlang.workers.hire import executor_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +176,15 @@ class EvaluationRequest:
             notes=self.notes(),
         )
 
-    def run(self, cache: Cache | None = None, progress: Progress | None = None) -> Run:
+    def run(
+        self,
+        cache: Cache | None = None,
+        progress: Progress | None = None,
+        executor: Executor = IN_TURN,
+    ) -> Run:
         """How it is compared."""
         how = self.settings
-        return Run(how.setup, self.protocol, cache, progress, how.source.allow_python)
+        return Run(how.setup, self.protocol, cache, progress, how.source.allow_python, executor)
 
     def notes(self) -> tuple[str, ...]:
         """What is printed below the result."""
@@ -260,8 +267,9 @@ def evaluate_requests(
         Interrupted: On Ctrl-C, with what is kept.
     """
     try:
-        with shown(progress, "cv.evaluate_requests") as told:
-            yield from _evaluated(asked, cache, told)
+        workers = next((one.settings.setup.workers for one in asked), None)
+        with shown(progress, "cv.evaluate_requests") as told, executor_of(workers) as executor:
+            yield from _evaluated(asked, cache, told, executor)
     except Interrupted:
         raise
     except KeyboardInterrupt as error:
@@ -270,7 +278,10 @@ def evaluate_requests(
 
 
 def _evaluated(
-    asked: Sequence[EvaluationRequest], cache: Cache | None, progress: Progress | None
+    asked: Sequence[EvaluationRequest],
+    cache: Cache | None,
+    progress: Progress | None,
+    executor: Executor,
 ) -> Iterator[Report]:
     tasks: dict[str, Task] = {}
     plans: list[Plan] = []
@@ -281,11 +292,11 @@ def _evaluated(
             fresh = tasks.get(_key(one.task)) or one.run().fresh(one.task)
             tasks[_key(one.task)] = fresh
             check_store(setup, one.curvature, fresh)
-            plans.append(check(one.question(), fresh, one.run()))
+            plans.append(check(one.question(), fresh, one.run(executor=executor)))
             check_space(setup, one.question().chains(), fresh)
     for one, plan in zip(asked, plans, strict=True):
         start = time.perf_counter()
-        run = one.run(cache, progress)
+        run = one.run(cache, progress, executor)
         with limited(run.setup.memory), settled_state():
             store = run.setup.store
             base = trained_in(run.setup, tasks[_key(one.task)], progress)

@@ -52,11 +52,12 @@ from curvlang.runtime.others import misfits, without_ignored
 from curvlang.runtime.prepare import Preparation, model_flops, prepare, way_of
 from curvlang.runtime.progress.display import shown
 from curvlang.runtime.progress.listeners import Progress, ProgressOption
-from curvlang.runtime.setup import Setup
+from curvlang.runtime.setup import Setup, Workers
 from curvlang.runtime.solver import FittedSolver
 from curvlang.runtime.stored.session import kept_in
 from curvlang.runtime.stored.uses import keep_operator, use_of
 from curvlang.storage.cache import Cache
+from curvlang.workers.hire import executor_of
 
 
 def as_spec(spec: Spec | str | Path) -> Spec:
@@ -166,6 +167,7 @@ def evaluate(
     dtype: torch.dtype = torch.float64,
     cache: Cache | None = None,
     memory: Memory = None,
+    workers: Workers = None,
     progress: ProgressOption = True,
     **words: Unpack[Wording],
 ) -> Report:
@@ -181,6 +183,8 @@ def evaluate(
         dtype: Precision of the analysis; the retraining keeps the task's own.
         cache: Where retrained models are kept.
         memory: What the fit may hold; what is free where not given.
+        workers: Workers of Dask that retrain the models: how many are started here, or the address of a
+            scheduler that has some.
         progress: Shown on standard error; `False` for nothing, or a function that is called as work
             proceeds (`curvlang.runtime.progress`).
         **words: In place of what the spec says, or beside it: `metric` (what the queries are asked for, in
@@ -197,8 +201,9 @@ def evaluate(
     changes = {"sweep": sweep_of(damping), **reworded(whole, words)}
     question = question_of(whole, chosen(whole, curvature), **changes)
     check_swept(damping, question.inverses, named="inverses" in changes)
-    with limited(memory), shown(progress, "cv.evaluate") as told:
-        run = Run(Setup(task.device, dtype, memory, seed), protocol, cache, told)
+    setup = Setup(task.device, dtype, memory, seed, workers=workers)
+    with limited(memory), shown(progress, "cv.evaluate") as told, executor_of(workers) as executor:
+        run = Run(setup, protocol, cache, told, executor=executor)
         plan = check(question, task, run)
         done = experiment(question, task, run, plan)
     if done.truth is not None and done.truth.damaged:

@@ -25,10 +25,12 @@ from ..options import (
     PythonOption,
     QuickOption,
     QuietOption,
+    SchedulerOption,
     SeedOption,
     Specs,
     StoreOption,
     TaskOption,
+    WorkersOption,
 )
 from ..ranks import writes
 from ..terminal import print_json, show_notes, show_warnings
@@ -50,6 +52,8 @@ def command(
     dtype: DtypeOption = Precision.float64,
     memory: MemoryOption = None,
     store: StoreOption = None,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
     seed: SeedOption = 0,
     out: OutOption = None,
     quick: QuickOption = False,
@@ -69,7 +73,7 @@ def command(
 ) -> int:
     """Evaluate specs: structure, memory, error, share and LDS of every step of the chain."""
     loaded = [cv.load(given) for given in specs]
-    setup = cv.Setup.named(device, dtype, memory, seed, store)
+    setup = cv.Setup.named(device, dtype, memory, seed, store, workers or scheduler)
     source = cv.TaskSource(task, data, model, allow_python)
     settings = cv.EvaluationSettings(source, quick, not no_lds, metric, setup, step_scores)
     asked = cv.evaluation_requests(loaded, settings)

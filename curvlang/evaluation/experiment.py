@@ -29,7 +29,7 @@ from curvlang.evaluation.fidelity import (
     settings,
     without_inverse,
 )
-from curvlang.evaluation.ground_truth import GroundTruth, ground_truth, members
+from curvlang.evaluation.ground_truth import GroundTruth, ground_truth
 from curvlang.evaluation.judge import judge
 from curvlang.evaluation.left_out import notes_of
 from curvlang.evaluation.measures.grid import MeasureInput, MeasureTable
@@ -38,6 +38,7 @@ from curvlang.evaluation.preflight import Plan, no_scores
 from curvlang.evaluation.protocol import GRADIENTS_BY_PRODUCTS, LDS
 from curvlang.evaluation.question import Question, Run
 from curvlang.evaluation.result import Result
+from curvlang.evaluation.retraining.truth_request import members
 from curvlang.evaluation.steps import Column, baseline_steps, steps_of
 from curvlang.evaluation.summary import protocol_as_run, summary
 from curvlang.language import default_inverse
@@ -188,7 +189,7 @@ def experiment(question: Question, base: Task, run: Run, plan: Plan) -> Outcome:
                 run.seed,
                 metric=question.metric,
                 cache=run.cache,
-                execution=Execution(progress=run.progress),
+                execution=Execution(run.executor, run.progress),
             )
         protocol = replace(protocol, subsets=len(truth.kept))
         with clock("LDS"):

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.refusal import label_at, refusal
-from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.evaluation.protocol import LDS
 from curvlang.evaluation.retraining.kept_stacks import KeptStacks
-from curvlang.evaluation.retraining.retraining import Retraining, initial_seed, models_at_once
-from curvlang.evaluation.retraining.stacks import stacks
-from curvlang.models.content import own_code
-from curvlang.models.data.rows import Rows
+from curvlang.evaluation.retraining.remote import portable
+from curvlang.evaluation.retraining.truth_request import TruthRequest
 from curvlang.models.execution.process_state import kept_streams
-from curvlang.models.fingerprint import digest, parameter_parts
-from curvlang.models.losses.loss import Loss
-from curvlang.models.losses.metric import Metric, QueryMetric, query_metric_on
-from curvlang.models.origin import Build
+from curvlang.models.losses.metric import Metric
 from curvlang.models.task import Task
 from curvlang.storage.cache import Cache
-from curvlang.training.built import built
-from curvlang.training.subsets import draw_subsets, leave_class_out, leave_one_out
-from curvlang.training.training import check_trainable
 from curvlang.training.truth_cache import truth_cache
-from curvlang.workers.executor import Execution
+from curvlang.workers.dask_workers import DaskWorkers
+from curvlang.workers.executor import Execution, Executor
 
-SCHEMA = "ground-truth-3"
-"""Changes whenever the same key would mean other numbers."""
-IN_TURN = Execution()
+_HERE = Execution()
 """One stack after the other, in this process."""
-PROBED = 64
-"""Training targets at which the loss is looked at for the key."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +44,7 @@ def ground_truth(
     *,
     metric: str | Metric = "loss",
     cache: Cache | None = None,
-    execution: Execution = IN_TURN,
+    execution: Execution = _HERE,
 ) -> GroundTruth:
     """Retrain on every subset, R times; finished stacks of models are read from the cache.
 
@@ -77,137 +61,46 @@ def ground_truth(
         SpecError: E0503 where the task cannot be retrained, E0504 where a model diverges, E0507
             where its models are not decided by their seeds, E0753 where the seed decides nothing.
     """
-    cache = cache or Cache()
-    check_trainable(task, "LDS", "leave LDS out")
-    kept = members(task, protocol)
-    asked = None if metric == "loss" else query_metric_on(metric, task)
-    rule = replace(protocol, subsets=len(kept))
-    key = _key(task, rule, init_seed, asked)
+    request = TruthRequest.of(task, protocol, init_seed, metric)
+    key = request.key()
     cache = truth_cache(
-        cache,
+        cache or Cache(),
         task.device,
         key,
-        lambda: _key(task, rule, init_seed, asked, by_name=True),
-        _own_code(task, asked),
+        lambda: request.key(by_name=True),
+        request.own_code(),
     )
-    cost = None if asked is None else asked.cost
-    work = KeptStacks(Retraining.of(task, kept, rule, init_seed, cost), key, cache, execution)
-    missing = work.read(stacks(len(kept), rule.retrains, models_at_once(task, kept)))
+    work = KeptStacks(request, key, cache, execution)
+    missing = work.read(request.stacks())
     reused = work.done
     if missing:
         cache.probe()
-        work.train(missing)
-    return GroundTruth(kept, work.outcome, work.total - reused, reused, tuple(cache.damaged))
+    work.train(missing)
+    kept, trained = request.kept, work.total - reused
+    return GroundTruth(kept, work.outcome, trained, reused, tuple(cache.damaged))
 
 
 def check_retraining(
-    task: Task, protocol: LDS, init_seed: int, metric: str | Metric = "loss"
-) -> None:
-    """Refuse, before anything is trained, what could not be retrained after it.
-
-    Raises:
-        SpecError: E0502, E0503, E0507, E0508, E0590, E0753; see `ground_truth`.
-    """
-    check_trainable(task, "LDS", "leave LDS out")
-    members(task, protocol)
-    _key(task, protocol, init_seed, None if metric == "loss" else query_metric_on(metric, task))
-
-
-def members(task: Task, protocol: LDS) -> Tensor:
-    """Members of every subset of a protocol, `[K, N]`."""
-    match protocol.groups:
-        case "one":
-            return leave_one_out(task.N, protocol.subsets, protocol.seed)
-        case "class":
-            return leave_class_out(task.train[1])
-        case _:
-            return draw_subsets(task.N, protocol.subsets, protocol.keep, protocol.seed)
-
-
-def _key(
     task: Task,
     protocol: LDS,
     init_seed: int,
-    asked: QueryMetric | None = None,
-    *,
-    by_name: bool = False,
-) -> str:
-    """What the losses depend on, and nothing else: not K, not R.
-
-    `build` counts by what it gives, the first model's parameters before training; the loss and the
-    metric by their content, and by values at fixed outputs.
+    metric: str | Metric = "loss",
+    executor: Executor | None = None,
+) -> None:
+    """Refuse, before anything is trained, what could not be retrained after it.
 
     Args:
         task: The task.
         protocol: Of retraining.
-        init_seed: Of the first model.
-        asked: The metric, where it is not the loss.
-        by_name: The key of earlier versions, for which own code counted by its name alone.
-    """
-    assert task.build is not None
-    first, second = (initial_seed(protocol, init_seed, k, 0) for k in (0, 1))
-    shared = init_seed if protocol.initialisation == "shared" else None
-    parts = (
-        SCHEMA,
-        task.data_fingerprint(by_name=by_name),
-        _initial(task.build, first, second, task.train[0]),
-        loss_values(task.loss, task),
-        repr(task.recipe),
-        repr((protocol.keep, protocol.seed, protocol.initialisation, shared, task.N)),
-        str(task.dtype),
-        *([] if protocol.groups == "random" else [protocol.groups]),
-        *(() if asked is None else (asked.name, loss_values(asked.cost, task))),
-        *(() if by_name or asked is None else _content(asked.cost)),
-    )
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _content(loss: Loss) -> tuple[str, ...]:
-    """What a loss is beyond its name, where it is the user's."""
-    return () if loss.identity == repr(loss) else (loss.identity,)
-
-
-def _own_code(task: Task, asked: QueryMetric | None) -> str:
-    """All content of the user's that the numbers depend on."""
-    costs = (task.loss,) if asked is None else (task.loss, asked.cost)
-    return "\n".join([*own_code(task.model), *(cost.identity for cost in costs)])
-
-
-def _initial(build: Build, seed: int, other: int, x: Rows) -> str:
-    """Digest of the parameters that a seed gives.
+        init_seed: Of the baseline.
+        metric: What the queries are asked for.
+        executor: What will retrain.
 
     Raises:
-        SpecError: E0507 where they differ from call to call, E0753 where they are those of another
-            seed.
+        SpecError: E0502, E0503, E0507, E0508, E0590, E0753; see `ground_truth`. E0845 where workers
+            cannot be sent the task.
     """
-    made = built(build, [seed, seed, other], x)
-    first, second, third = (digest(*parameter_parts(model)) for model in made)
-    if first != second:
-        raise refusal(
-            Code.E0507,
-            f"`build` makes two different models from the seed {seed}",
-            "draw the parameters from the seed: `torch.manual_seed(seed)` in `build`",
-            notes=("a retraining that cannot be repeated cannot be kept or resumed",),
-        )
-    if seed != other and first == third:
-        span: Span = getattr(build, "span", NOWHERE)
-        raise refusal(
-            Code.E0753,
-            "`build` makes the same model for every seed, and LDS retrains from fresh "
-            "initialisations",
-            "let it draw the parameters: a trained network cannot be the start",
-            "where all trainings are to start alike, say so: `initialisation = shared`",
-            *(["or leave the LDS out, on the command line by `--no-lds`"] if span.end else []),
-            labels=label_at(span, "the same for every seed"),
-        )
-    return first
-
-
-def loss_values(loss: Loss, task: Task) -> str:
-    """Digest of a loss, or a metric, of a few training targets at random outputs."""
-    x, y = (part[:PROBED].to(task.device) for part in task.train)
-    with torch.no_grad():
-        like = task.model(x[:1])
-        generator = torch.Generator().manual_seed(0)
-        f = torch.randn((len(x), *like.shape[1:]), generator=generator).to(like)
-        return digest(loss.per_example(f, y))
+    request = TruthRequest.of(task, protocol, init_seed, metric)
+    key = request.key()
+    if isinstance(executor, DaskWorkers):
+        portable(request, key)

@@ -97,7 +97,7 @@ def check(question: Question, fresh: Task, run: Run) -> Plan:
     task = without_ignored(question.chains(), fresh.to(dtype=run.precision))
     query_metric_on(question.metric, task)
     if run.protocol is not None:
-        check_retraining(fresh, run.protocol, run.seed, question.metric)
+        check_retraining(fresh, run.protocol, run.seed, question.metric, run.executor)
     elif question.baselines:
         raise _without_protocol(question.baselines[0].span)
     check_baselines(question.baselines, fresh, question.metric)

@@ -36,6 +36,7 @@ from curvlang.models.task import Task
 from curvlang.runtime.progress.listeners import Progress
 from curvlang.runtime.setup import Setup
 from curvlang.storage.cache import Cache
+from curvlang.workers.executor import IN_TURN, Executor
 
 STUDY_LINES = {"baselines": "gradient_cosine", "measures": "mislabelled"}
 """Lines of a study that an evaluation takes as texts, with an example of each."""
@@ -54,6 +55,7 @@ class Run:
         cache: Where retrained models are kept.
         progress: Notified of what is done.
         allow_python: Whether functions that a spec names may be called.
+        executor: What retrains.
     """
 
     setup: Setup = Setup()
@@ -61,6 +63,7 @@ class Run:
     cache: Cache | None = None
     progress: Progress | None = None
     allow_python: bool = False
+    executor: Executor = IN_TURN
 
     @property
     def seed(self) -> int:

@@ -96,10 +96,20 @@ PRETRAINED, TEXTS = "pretrained", "dataset"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Build:
-    """A fresh, untrained model for a seed, float32 on the CPU."""
+    """A fresh, untrained model for a seed, float32 on the CPU.
 
-    part: Part
+    Args:
+        task: Whose model it is.
+        data: Of the task.
+    """
+
+    task: TaskSpec
     data: Data
+
+    @property
+    def part(self) -> Part:
+        """The line of the model."""
+        return self.task.model
 
     @property
     def span(self) -> Span:
@@ -146,7 +156,7 @@ def task_from(
     recipe = recipe_from(spec.train)
     pretrained = _pretrained(spec.model)
     data = _data(spec.data, loss.name, pretrained)
-    build = pretrained or Build(spec.model, data)
+    build = pretrained or Build(spec, data)
     origin = Origin(f"initialised with the seed {seed}, not trained", trained=False)
     if pretrained is not None:
         model, origin = pretrained.load(), Origin(pretrained.said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
@@ -13,6 +14,8 @@ from curvlang.diagnostics.values import another_type
 from curvlang.operators import usable
 from curvlang.runtime.limits.memory import Memory, amount
 
+Workers: TypeAlias = int | str | None
+"""How many workers of Dask are started, or the address of a scheduler; None for none."""
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 """Precisions by their names."""
 
@@ -28,6 +31,8 @@ class Setup:
             where not given.
         seed: Of the initialisation and of sampling.
         store: A folder that keeps what is fitted.
+        workers: Workers of Dask that retrain models: how many are started here, or the address of a
+            scheduler that has some.
     """
 
     device: torch.device = torch.device("cpu")
@@ -35,6 +40,7 @@ class Setup:
     memory: Memory = None
     seed: int = 0
     store: Path | None = None
+    workers: Workers = None
 
     def __post_init__(self) -> None:
         """Refuse what nothing can be computed with.
@@ -56,6 +62,7 @@ class Setup:
         memory: Memory = None,
         seed: int = 0,
         store: Path | None = None,
+        workers: Workers = None,
     ) -> Setup:
         """The same from names: `auto` is CUDA where this machine has it, `cuda` the GPU of this process.
 
@@ -69,4 +76,4 @@ class Setup:
             device = f"cuda:{os.environ['LOCAL_RANK']}"
         if dtype not in PRECISIONS:
             raise another_type("dtype", dtype, "a precision", " or ".join(PRECISIONS))
-        return Setup(usable(device), PRECISIONS[dtype], memory, seed, store)
+        return Setup(usable(device), PRECISIONS[dtype], memory, seed, store, workers)

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from curvlang.runtime.progress.listeners import Progress
+
+Results = Generator[tuple[str, bytes]]
+"""Units with their results, as soon as they are there."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PortableWork:
+    """Work as another machine gets it: a function that it has as well, and a text that says of what.
+
+    Args:
+        function: Of a module of curvlang; called with the text and a unit.
+        text: All that the work depends on.
+    """
+
+    function: Callable[[str, str], bytes]
+    text: str
 
 
 class Work(Protocol):
@@ -15,14 +31,21 @@ class Work(Protocol):
     def do(self, unit: str) -> bytes:
         """The result of a unit, computed here; progress inside it is reported."""
 
+    def portable(self) -> PortableWork:
+        """The same for another machine.
+
+        Raises:
+            SpecError: E0845 where it cannot be described by a text.
+        """
+
 
 class Executor(Protocol):
     """What does units of work."""
 
-    def run(self, work: Work, units: Sequence[str]) -> Generator[tuple[str, bytes]]:
+    def run(self, work: Work, units: Sequence[str]) -> Results:
         """Every unit with its result, as soon as it is there, in any order.
 
-        What is not asked for any longer (the iterator is closed, Ctrl-C) is cancelled.
+        What is not wanted any longer (the generator is closed, Ctrl-C) is cancelled.
 
         Args:
             work: What is done.
@@ -36,10 +59,14 @@ class Executor(Protocol):
 class InTurn:
     """Units in this process, one after the other."""
 
-    def run(self, work: Work, units: Sequence[str]) -> Generator[tuple[str, bytes]]:
+    def run(self, work: Work, units: Sequence[str]) -> Results:
         """Every unit in its turn."""
         for unit in units:
             yield unit, work.do(unit)
+
+
+IN_TURN = InTurn()
+"""One after the other."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,13 +74,13 @@ class Execution:
     """Who does work in units, and who is notified of it.
 
     Args:
-        executor: This process, where none is given.
-        progress: Called with the number of units' parts done.
+        executor: What does it.
+        progress: Called with how much is done.
     """
 
-    executor: Executor | None = None
+    executor: Executor = IN_TURN
     progress: Progress | None = None
 
-    def run(self, work: Work, units: Sequence[str]) -> Generator[tuple[str, bytes]]:
+    def run(self, work: Work, units: Sequence[str]) -> Results:
         """As `Executor.run`."""
-        return (self.executor or InTurn()).run(work, units)
+        return self.executor.run(work, units)

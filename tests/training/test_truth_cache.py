@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 import curvlang as cv
-from curvlang.evaluation import ground_truth as module
+from curvlang.evaluation.ground_truth import ground_truth
+from curvlang.evaluation.retraining.truth_request import truth_key
 from curvlang.storage.cache import Cache
 from curvlang.training.truth_cache import StartsOver, TruthCache, truth_cache
 
@@ -43,7 +44,7 @@ def task(loss="mse", model=nn.Linear):
 
 
 def truth(cache, **given):
-    return module.ground_truth(task(**given), LDS, 0, cache=Cache(cache))
+    return ground_truth(task(**given), LDS, 0, cache=Cache(cache))
 
 
 def said(action):
@@ -69,9 +70,9 @@ def test_what_an_earlier_version_kept_is_used_and_gets_its_place(tmp_path):
 def test_keys_of_tasks_without_own_code_are_those_of_earlier_versions():
     for loss in ("mse", nn.HuberLoss(), functools.partial(nn.functional.huber_loss, delta=2.0)):
         one = task(loss)
-        assert module._key(one, LDS, 0) == module._key(one, LDS, 0, by_name=True)
+        assert truth_key(one, LDS, 0) == truth_key(one, LDS, 0, by_name=True)
     for own in (task(huber), task(model=Own)):
-        assert module._key(own, LDS, 0) != module._key(own, LDS, 0, by_name=True)
+        assert truth_key(own, LDS, 0) != truth_key(own, LDS, 0, by_name=True)
 
 
 def test_another_release_of_torch_starts_over_and_says_so_once(tmp_path, monkeypatch):
@@ -112,7 +113,7 @@ def test_another_kind_of_device_starts_over(tmp_path):
 def test_own_code_starts_over_once(given, tmp_path):
     first = truth(tmp_path, **given)
     (kept,) = tmp_path.rglob("*.bin")
-    old = module._key(task(**given), LDS, 0, by_name=True)
+    old = truth_key(task(**given), LDS, 0, by_name=True)
     (tmp_path / old[:2] / old).mkdir(parents=True)
     kept.rename(tmp_path / old[:2] / old / "r0-u0-2.bin")
     again, notes = said(lambda: truth(tmp_path, **given))

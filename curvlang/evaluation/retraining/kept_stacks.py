@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -12,10 +11,12 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.diagnostic import Interrupted
+from curvlang.evaluation.retraining.remote import packed, portable, unpacked
 from curvlang.evaluation.retraining.retraining import Retraining
 from curvlang.evaluation.retraining.stacks import ModelStack, outcome_of
+from curvlang.evaluation.retraining.truth_request import TruthRequest
 from curvlang.storage.cache import Cache
-from curvlang.workers.executor import Execution
+from curvlang.workers.executor import Execution, PortableWork
 
 
 @dataclass(slots=True, eq=False)
@@ -23,22 +24,23 @@ class KeptStacks:
     """Models of all subsets and repetitions, in stacks that are kept.
 
     Args:
-        retraining: Of which models.
+        request: Of which models.
         key: What the losses depend on.
         cache: Where they are kept.
         execution: Who trains, and who is notified.
     """
 
-    retraining: Retraining
+    request: TruthRequest
     key: str
     cache: Cache
     execution: Execution
     found: dict[ModelStack, Tensor] = field(default_factory=dict)
+    _retraining: Retraining | None = None
 
     @property
     def total(self) -> int:
         """Models in all."""
-        return len(self.retraining.kept) * self.retraining.protocol.retrains
+        return len(self.request.kept) * self.request.protocol.retrains
 
     @property
     def done(self) -> int:
@@ -48,8 +50,7 @@ class KeptStacks:
     @property
     def outcome(self) -> Tensor:
         """Losses of the queries `[K, R, Q]`."""
-        protocol = self.retraining.protocol
-        return outcome_of(self.found, len(self.retraining.kept), protocol.retrains)
+        return outcome_of(self.found, len(self.request.kept), self.request.protocol.retrains)
 
     def read(self, wanted: Iterable[ModelStack]) -> list[ModelStack]:
         """Take what is kept; the stacks that are missing."""
@@ -73,7 +74,8 @@ class KeptStacks:
         try:
             with closing(self.execution.run(self, list(named))) as results:
                 for name, content in results:
-                    self._keep(named[name], content)
+                    if name in named:
+                        self._keep(named[name], content)
         except KeyboardInterrupt as error:
             raise Interrupted(
                 f"{self.done} of {self.total} models are retrained and kept in `{self.cache.root}`"
@@ -82,14 +84,23 @@ class KeptStacks:
     def do(self, unit: str) -> bytes:
         """The losses of a stack that is trained here."""
         stack = ModelStack.named(unit)
-        return _packed(self.retraining.trained(stack, self._notify(stack.models)))
+        if stack in self.found:
+            # Kept here, and missing in another process of the group.
+            return packed(self.found[stack])
+        if self._retraining is None:
+            self._retraining = self.request.retraining()
+        return packed(self._retraining.trained(stack, self._notify(stack.models)))
+
+    def portable(self) -> PortableWork:
+        """As `Work.portable`."""
+        return portable(self.request, self.key)
 
     def _content(self, name: str) -> Tensor | None:
         value = self.cache.get(self.key, name)
         return None if value is None else torch.from_numpy(np.ascontiguousarray(value))
 
     def _keep(self, stack: ModelStack, content: bytes) -> None:
-        losses = np.load(io.BytesIO(content), allow_pickle=False)
+        losses = unpacked(content)
         self.cache.put(self.key, stack.name, losses)
         self.found[stack] = torch.from_numpy(losses)
         if self.execution.progress is not None:
@@ -100,9 +111,3 @@ class KeptStacks:
         if progress is None:
             return None
         return lambda at, of: progress("retraining", done + at * models // of, total)
-
-
-def _packed(losses: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, losses.numpy(), allow_pickle=False)
-    return buffer.getvalue()

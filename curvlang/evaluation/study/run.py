@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Interrupted
 from curvlang.diagnostics.refusal import refusal
-from curvlang.evaluation.ground_truth import loss_values
 from curvlang.evaluation.protocol import LDS, protocol_from
 from curvlang.evaluation.question import Question, Run, question_of_study
+from curvlang.evaluation.retraining.truth_request import loss_values
 from curvlang.evaluation.study.cell import check_cell, run_cell
 from curvlang.evaluation.study.merge import merge
 from curvlang.evaluation.study.study_result import Cell, FirstModel, StudyResult
