@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import sys
 import threading
 import traceback
@@ -68,7 +70,7 @@ def answer(work: PortableWork, unit: str) -> bytes:
         unit: What is to be done.
     """
     order = WorkOrder.read(work.text)
-    said: dict[str, object] = {"versions": versions()}
+    said: dict[str, object] = {"worker": _name(), "versions": versions()}
     content = b""
     if said["versions"] == order.versions:
         with _ONE_AT_A_TIME, warnings.catch_warnings(record=True) as found:
@@ -87,24 +89,24 @@ def answer(work: PortableWork, unit: str) -> bytes:
     return json.dumps(said).encode() + b"\n" + content
 
 
-def result_of(said: bytes, worker: str) -> tuple[bytes, list[str]]:
-    """A unit's result, and what the worker warned of.
+def result_of(said: bytes) -> tuple[bytes, list[str]]:
+    """A unit's result, and what its worker warned of.
 
     Args:
         said: What it answered.
-        worker: Its name.
 
     Raises:
         CurvlangError: What it refused; E0847 where it is of another version, E0848 where it failed.
     """
     line, _, content = said.partition(b"\n")
     found = json.loads(line)
-    check_versions({worker: found["versions"]})
+    check_versions({found["worker"]: found["versions"]})
     if "refused" in found:
         raise decoded(found["refused"])
     if "failed" in found:
         raise failed(
-            f"a worker has failed: {found['failed']}", "the worker's own log has the traceback"
+            f"the worker `{found['worker']}` has failed: {found['failed']}",
+            "look for the traceback in its own output",
         )
     return content, found["warnings"]
 
@@ -114,16 +116,17 @@ def failed(headline: str, *repairs: str) -> MachineError:
     return MachineError(Diagnostic(Code.E0848, headline, help=repairs))
 
 
-def check_versions(found: Mapping[str, object]) -> None:
+def check_versions(found: Mapping[str, object], own: Mapping[str, str] | None = None) -> None:
     """Refuse workers whose numbers could be others.
 
     Args:
         found: The versions of every worker, by its name; or why it does not say them.
+        own: The versions of this process; as they are, where not given.
 
     Raises:
         SpecError: E0847.
     """
-    own = versions()
+    own = own or versions()
     for worker, theirs in found.items():
         if isinstance(theirs, Mapping):
             differ = [name for name in own if theirs.get(name) != own[name]]
@@ -139,6 +142,11 @@ def check_versions(found: Mapping[str, object]) -> None:
             "start workers from the same environment: "
             + " ".join(f"`{name}=={version}`" for name, version in own.items()),
         )
+
+
+def _name() -> str:
+    """The machine and the process."""
+    return f"{platform.node()}, process {os.getpid()}"
 
 
 def _own(category: type[Warning]) -> bool:

@@ -65,10 +65,13 @@ class DaskWorkers:
                 if not done:
                     self._look()
         finally:
-            client.cancel(list(pending), force=True)
+            if pending:
+                client.cancel(list(pending), force=True)
 
     def close(self) -> None:
         """End the workers that were started here, and leave the others."""
+        if self._local is not None:
+            self._local.kill()
         if self._client is not None:
             self._client.close()
         if self._local is not None:
@@ -99,7 +102,7 @@ class DaskWorkers:
             raise failed("the scheduler has dropped a unit", "start the command again")
         if future.status == "error":
             raise _lost(future.exception())
-        content, said = result_of(future.result(), "a worker")
+        content, said = result_of(future.result())
         for text in said:
             if text not in self._said:
                 self._said.add(text)

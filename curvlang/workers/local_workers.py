@@ -64,13 +64,16 @@ class LocalWorkers:
             self._left -= 1
             self._processes[k] = self._start()
 
-    def close(self) -> None:
-        """End all of them, in the middle of a unit too."""
+    def kill(self) -> None:
+        """End the workers, in the middle of a unit too."""
         for process in self._processes:
             process.kill()
-        self.cluster.close()
         for process in self._processes:
             process.wait()
+
+    def close(self) -> None:
+        """End what is left, when the workers are no more."""
+        self.cluster.close()
         self._folder.cleanup()
 
     def _start(self) -> subprocess.Popen[bytes]:
