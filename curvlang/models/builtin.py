@@ -154,7 +154,7 @@ def task_from(
         raise SpecError(problems)
     loss = loss_from(spec.loss)
     recipe = recipe_from(spec.train)
-    pretrained = _pretrained(spec.model)
+    pretrained = _pretrained(spec)
     data = _data(spec.data, loss.name, pretrained)
     build = pretrained or Build(spec, data)
     origin = Origin(f"initialised with the seed {seed}, not trained", trained=False)
@@ -249,14 +249,19 @@ class PretrainedBuild:
     """A model line that names a checkpoint: the model itself, and fresh ones like it.
 
     Args:
-        span: Where it is written.
+        task: Whose model it is.
         model: The checkpoint.
         adapter: The one beside it, which alone is studied; None for none.
     """
 
-    span: Span
+    task: TaskSpec
     model: Checkpoint
     adapter: Adapter | None
+
+    @property
+    def span(self) -> Span:
+        """Where it is written."""
+        return self.task.model.span
 
     @property
     def said(self) -> str:
@@ -275,8 +280,9 @@ class PretrainedBuild:
             return (self.adapter or self.model).fresh(seed)
 
 
-def _pretrained(part: Part) -> PretrainedBuild | None:
-    """The checkpoint that a model line names; None where it names none."""
+def _pretrained(spec: TaskSpec) -> PretrainedBuild | None:
+    """The checkpoint that a task's model line names; None where it names none."""
+    part = spec.model
     if part.name != PRETRAINED:
         return None
     values = arguments(part, "model", registry.MODELS)
@@ -284,7 +290,7 @@ def _pretrained(part: Part) -> PretrainedBuild | None:
         model = checkpoint(values["path"], folder_of(part))
         beside = values["adapter"]
         own = None if beside == registry.NONE else adapter(beside, folder_of(part), model)
-        return PretrainedBuild(part.span, model, own)
+        return PretrainedBuild(spec, model, own)
 
 
 def _texts(

@@ -21,14 +21,14 @@ from curvlang.evaluation.retraining.retraining import Retraining
 from curvlang.evaluation.retraining.stacks import ModelStack
 from curvlang.evaluation.retraining.truth_request import TruthRequest
 from curvlang.language.chain import Part, TaskSpec, Value
-from curvlang.models.builtin import Build, absolute, task_from
+from curvlang.models.builtin import Build, PretrainedBuild, folder_of, task_from
 from curvlang.models.losses.loss import show_dtype
 from curvlang.models.origin import MovedBuild
 from curvlang.models.task import Task
 from curvlang.workers.executor import PortableWork
 
-FILES = {"data": ("path", "query"), "model": ("weights",)}
-"""Arguments that name files, by the line."""
+FILES = ("path", "query", "weights", "adapter", "tokenizer")
+"""Arguments that may name files and folders."""
 
 
 def portable(request: TruthRequest, key: str) -> PortableWork:
@@ -125,7 +125,7 @@ def _spec_of(task: Task) -> TaskSpec:
     build = task.build
     while isinstance(build, MovedBuild):
         build = build.build
-    if isinstance(build, Build):
+    if isinstance(build, Build | PretrainedBuild):
         return build.task
     raise _unsendable(
         f"`{task.name}` was made in Python",
@@ -145,14 +145,18 @@ def _unsendable(reason: str, repair: str) -> Exception:
 
 
 def _lines(spec: TaskSpec) -> dict[str, Any]:
-    data = absolute(spec.data, FILES["data"]) if spec.data.name == "file" else spec.data
-    parts = {
-        "data": data,
-        "model": absolute(spec.model, FILES["model"]),
-        "loss": spec.loss,
-        "train": spec.train,
-    }
-    return {"name": spec.name, **{k: [p.name, dict(p.arguments)] for k, p in parts.items()}}
+    parts = {"data": spec.data, "model": spec.model, "loss": spec.loss, "train": spec.train}
+    return {"name": spec.name, **{kind: _line(part) for kind, part in parts.items()}}
+
+
+def _line(part: Part) -> list[Any]:
+    """A line with whole paths, which mean the same from any folder."""
+    found = dict(part.arguments)
+    for name in FILES:
+        given = found.get(name)
+        if isinstance(given, str) and (place := folder_of(part) / given).exists():
+            found[name] = str(place.resolve())
+    return [part.name, found]
 
 
 def _part(told: tuple[str, Mapping[str, Any]]) -> Part:
