@@ -9,12 +9,13 @@ from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
-from curvlang.models.losses.finite import all_finite, check_examples_finite, in_part
+from curvlang.models.losses.finite import check_examples_finite, in_part
 from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import check_batch
 from curvlang.models.tracing.half_precision import exact_gradients
 from curvlang.operators import Operator
+from curvlang.operators.validation import all_finite
 
 GRADIENT_BYTES = 2**28
 """Per-example gradients that are held at once."""

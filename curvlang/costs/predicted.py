@@ -20,8 +20,14 @@ from curvlang.compiler.codegen.function import Function
 from curvlang.compiler.codegen.instructions import Call
 from curvlang.compiler.derive.program import Fisher as ProgramFisher
 from curvlang.compiler.derive.program import Partition
-from curvlang.compiler.planning.cost import Cost, function_cost, known_elements, line_elements
-from curvlang.compiler.planning.plan import Plan
+from curvlang.compiler.planning.cost import (
+    Cost,
+    function_cost,
+    known_elements,
+    line_elements,
+    total,
+)
+from curvlang.compiler.planning.plan import BlockPlan, Plan
 from curvlang.costs.rates import Rates, fastest
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.models.derivatives.flops import hessian_flops, leaves_flops
@@ -123,16 +129,37 @@ def _gram_seconds(p: Plan, layers: Sequence[LayerBlock], task: Task, rates: Rate
     return sum(rates.product(f, task.precision) for f in products) + rates.copy(moved)
 
 
+_Code = tuple[Plan, BlockPlan, Function]
+"""Code of a block that runs between passes, in float64."""
+
+
 def _between(plans: Sequence[Plan], number: int, rates: Rates | None) -> StagePrediction:
     """What is finished once a pass is done: decompositions, in float64."""
-    pairs = [(p, b.finish[number], b) for p in plans if p.passes >= number for b in p.blocks]
-    cost, seconds = Cost(), 0.0
-    for p, function, block in pairs:
-        known = known_elements(p, block)
-        cost += function_cost(function, known, 8).times(block.count)
-        if rates is not None:
-            seconds += _code_seconds(function, known, torch.float64, rates, block.count)
-    return StagePrediction(f"after pass {number}", cost, seconds if rates is not None else None)
+    return _of_codes(f"after pass {number}", _finishing(plans, number), rates)
+
+
+def _finishing(plans: Sequence[Plan], number: int) -> list[_Code]:
+    return [(p, b, b.finish[number]) for p in plans if p.passes >= number for b in p.blocks]
+
+
+def _results(plans: Sequence[Plan], rates: Rates | None) -> StagePrediction:
+    codes = [(p, b, r.code) for p in plans for b in p.blocks for r in b.results.values()]
+    return _of_codes("results", codes, rates)
+
+
+def _of_codes(name: str, codes: Sequence[_Code], rates: Rates | None) -> StagePrediction:
+    cost = total(
+        function_cost(function, known_elements(p, b), 8).times(b.count) for p, b, function in codes
+    )
+    if rates is None:
+        return StagePrediction(name, cost, None)
+    return StagePrediction(name, cost, sum((_exact_seconds(x, rates) for x in codes), 0.0))
+
+
+def _exact_seconds(code: _Code, rates: Rates) -> float:
+    p, block, function = code
+    known = known_elements(p, block)
+    return _code_seconds(function, known, torch.float64, rates, block.count)
 
 
 def decomposition_seconds(
@@ -140,30 +167,9 @@ def decomposition_seconds(
 ) -> list[tuple[str, float]]:
     """Seconds of what is finished after a pass, block by block: what owners are chosen by."""
     return [
-        (
-            b.geometry.name,
-            0.0
-            if rates is None
-            else _code_seconds(
-                b.finish[number], known_elements(p, b), torch.float64, rates, b.count
-            ),
-        )
-        for p in plans
-        if p.passes >= number
-        for b in p.blocks
+        (code[1].geometry.name, 0.0 if rates is None else _exact_seconds(code, rates))
+        for code in _finishing(plans, number)
     ]
-
-
-def _results(plans: Sequence[Plan], rates: Rates | None) -> StagePrediction:
-    cost, seconds = Cost(), 0.0
-    for p in plans:
-        for block in p.blocks:
-            known = known_elements(p, block)
-            for result in block.results.values():
-                cost += function_cost(result.code, known, 8).times(block.count)
-                if rates is not None:
-                    seconds += _code_seconds(result.code, known, torch.float64, rates, block.count)
-    return StagePrediction("results", cost, seconds if rates is not None else None)
 
 
 def _code_seconds(

@@ -187,7 +187,7 @@ def _inverted(shape: shapes.Shape, block: BlockPlan, rates: Rates) -> float:
             rows = (sizes["o"], sizes["i"])
             return sum(rates.decomposition(float(FUNCTIONS["eigh"].flops(n, n))) for n in rows)
         case shapes.DenseShape() | shapes.LeafShape() | shapes.GramShape():
-            return rates.product(_size(block) ** 3 / 3, torch.float64)
+            return rates.product(block.geometry.rows**3 / 3, torch.float64)
         case _:
             return 0.0
 
@@ -228,14 +228,9 @@ def _result_bytes(prepared: Preparation) -> Iterator[int]:
         yield _EXACT * block.count * _elements(result.shape, block)
 
 
-def _size(block: BlockPlan) -> int:
-    sizes = block.geometry.sizes
-    return sizes["p"] if "p" in sizes else sizes["o"] * sizes["i"]
-
-
 def _elements(shape: shapes.Shape, block: BlockPlan) -> int:
     """Numbers of an operator; of low rank at most."""
-    sizes, size = block.geometry.sizes, _size(block)
+    sizes, size = block.geometry.sizes, block.geometry.rows
     match shape:
         case shapes.IdentityShape():
             return 1

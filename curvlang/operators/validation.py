@@ -133,7 +133,7 @@ def infinite(operator: Any) -> str:
     for name, value in _read(operator):
         if isinstance(value, float) and not math.isfinite(value):
             return f"has the `{name}` {value}"
-        if isinstance(value, Tensor) and not _finite(value):
+        if isinstance(value, Tensor) and not all_finite(value):
             return f"has entries in `{name}` that are not finite"
     return ""
 
@@ -157,7 +157,10 @@ def _read(operator: Any) -> Iterator[tuple[str, Any]]:
             yield field.name, value
 
 
-def _finite(tensor: Tensor) -> bool:
+def all_finite(tensor: Tensor) -> bool:
+    """Whether every entry is finite: by their sum, which is not finite where one of them is not."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
     # The sum of finite entries may overflow: only then is each of them looked at.
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 

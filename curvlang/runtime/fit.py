@@ -342,9 +342,11 @@ def _build(
     value: Yield = result.value
     parts = execution.result(block, value)
     check_parts(parts, block.geometry.name, result.stage, result.span)
-    sizes = block.geometry.sizes
-    size = sizes["p"] if "p" in sizes else sizes["o"] * sizes["i"]
     product = static.product(result, block.geometry.name)
     return operators(
-        block.results[value].shape, parts, (block.count, size), product, span=value.span
+        block.results[value].shape,
+        parts,
+        (block.count, block.geometry.rows),
+        product,
+        span=value.span,
     )

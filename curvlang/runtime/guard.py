@@ -14,9 +14,10 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.models.derivatives.products import hessian_product
-from curvlang.models.losses.finite import all_finite, check_examples_finite, in_part
+from curvlang.models.losses.finite import check_examples_finite, in_part
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, Kronecker, Operator, Scaled, Sum
+from curvlang.operators.validation import all_finite
 
 SOUND = "the loss and the gradient of every example are"
 

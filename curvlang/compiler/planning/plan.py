@@ -54,6 +54,11 @@ class Geometry:
     shares: str = ""
     count: int = 1
 
+    @property
+    def rows(self) -> int:
+        """Rows of the block's matrix: parameters of the model, or o · i of a layer."""
+        return self.sizes["p"] if "p" in self.sizes else self.sizes["o"] * self.sizes["i"]
+
 
 @dataclass(frozen=True, slots=True)
 class ResultPlan:

@@ -18,6 +18,7 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.rows import Rows
 from curvlang.models.execution.calls import exhausted, run_model
 from curvlang.models.losses.loss import Loss
+from curvlang.operators.validation import all_finite
 
 BATCH = 64
 """Examples looked at together."""
@@ -25,14 +26,6 @@ FINITE = "finite"
 """Names what is looked for in rows by `not_finite`."""
 NAMED = 8
 """Examples that a refusal names."""
-
-
-def all_finite(x: Tensor) -> bool:
-    """Whether every entry is finite: by their sum, which is not finite where one of them is not."""
-    if not x.is_floating_point() or not x.numel():
-        return True
-    # A sum of large finite entries may overflow: only then are they looked at one by one.
-    return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())
 
 
 def not_finite(x: Tensor) -> Tensor | None:

@@ -16,11 +16,12 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
 from curvlang.models.execution.copies import unwrapped
 from curvlang.models.execution.torch_state import settled
-from curvlang.models.losses.finite import all_finite, check_examples_finite, in_part
+from curvlang.models.losses.finite import check_examples_finite, in_part
 from curvlang.models.task import Task, check_task
 from curvlang.models.tracing.blocks import Facts, offsets, scale_and_shift, trainable
 from curvlang.models.tracing.half_precision import exact_gradients
 from curvlang.models.tracing.survey import CoveredLayer, OutsideParameter, submodule, survey
+from curvlang.operators.validation import all_finite
 
 HEAD = ("parameter", "shape", "layer", "status", "‖∇‖² share", "reason")
 MEMORY = 2**27

@@ -6,9 +6,8 @@ all pairs of its table, is below .05. Names of curvatures stand in backticks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
 
 from curvlang.evaluation.statistics.comparison import Pair
 from curvlang.evaluation.statistics.interval import Interval, one_query_note
@@ -21,7 +20,7 @@ from curvlang.reporting.notation import (
     estimate,
     known,
     setting,
-    value,
+    settings,
 )
 from curvlang.reporting.tables.words import LOW_CEILING, counted, left_out
 
@@ -36,12 +35,7 @@ def title(result: StudyResult) -> str:
 
 def place(group: Group) -> str:
     """`depth = 4`; the study's task where nothing is swept."""
-    return values_text(group.values) or group.task.name
-
-
-def values_text(values: Mapping[str, Any]) -> str:
-    """`depth = 4, keep = .5`."""
-    return ", ".join(f"{name} = {value(x)}" for name, x in values.items())
+    return settings(group.values) or group.task.name
 
 
 def heading(group: Group) -> str:

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from curvlang.evaluation.study.attributed import NEIGHBOURS, Attribution, Image
 from curvlang.evaluation.study.spectra import WHOLE, Spectrum, ranks
 from curvlang.evaluation.study.study_result import FirstModel, StudyResult
+from curvlang.reporting import notation
 from curvlang.reporting.figures.panels import log_ticks, method_handles, panels
 from curvlang.reporting.figures.style import Drawing, drawn, settings, style
 from curvlang.reporting.notation import correlation, setting
-from curvlang.reporting.study.findings import values_text
 
 MOST_PANELS = 12
 MOST_ROWS = 6
@@ -73,7 +73,7 @@ def _line(axes: Axes, found: Spectrum, position: int, count: int) -> None:
 
 def _place(model: FirstModel, part: str, result: StudyResult) -> str:
     named = part if part == WHOLE else f"block {part}"
-    return f"{values_text(model.values)}\n{named}" if result.axes else named
+    return f"{notation.settings(model.values)}\n{named}" if result.axes else named
 
 
 def attributed_queries(result: StudyResult) -> Drawing:
@@ -110,7 +110,7 @@ def _method(found: Attribution) -> str:
 
 
 def _row(row: list[Axes], model: FirstModel, found: Attribution, result: StudyResult) -> None:
-    place = f"{values_text(model.values)}\n" if result.axes else ""
+    place = f"{notation.settings(model.values)}\n" if result.axes else ""
     _image(row[0], found.query, f"{place}LDS {correlation(found.query.score)}")
     row[0].set_ylabel("query", fontsize=8)
     sides = zip(

@@ -98,9 +98,3 @@ def _rows(x: Tensor) -> tuple[Tensor, list[int]]:
     strides = x.stride()
     order = sorted(range(x.ndim - 1), key=lambda axis: -strides[axis])
     return x.permute(*order, x.ndim - 1).reshape(-1, x.shape[-1]), order
-
-
-def finite(x: Tensor) -> bool:
-    """Whether every entry is a finite number, in one reading where that is so."""
-    # A sum is not finite where an entry is not; finite entries may add up to what is not.
-    return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())

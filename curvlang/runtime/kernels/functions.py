@@ -13,13 +13,13 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.ir.functions import FUNCTIONS, TensorFunction
 from curvlang.ir.interpreter import seeded_normal, seeded_sign
-from curvlang.operators.validation import SYMMETRY
-from curvlang.runtime.kernels.einsums import finite, gram, rotate, square_sum
+from curvlang.operators.validation import SYMMETRY, all_finite
+from curvlang.runtime.kernels.einsums import gram, rotate, square_sum
 
 
 def _check(matrix: Tensor, function: str) -> Tensor:
     """Refuse what no decomposition survives; return the symmetric part, of each of a stack."""
-    if not finite(matrix):
+    if not all_finite(matrix):
         raise refusal(
             Code.E0312,
             f"`{function}` met a matrix with entries that are not finite",

@@ -102,7 +102,7 @@ def _result_bytes(prepared: Preparation) -> Iterator[int]:
                     code = block.results[part.value].code
                     known = _known(plan, block) | {x.target: x.elements for x in code.lines}
                     found = sum(known.get(name, 1) for name in code.returned.values())
-                    places = 0 if plan.partition is Partition.MODEL else _size(block)
+                    places = 0 if plan.partition is Partition.MODEL else block.geometry.rows
                     yield block.count * _EXACT * (found + places) + FILE
 
 
@@ -124,8 +124,3 @@ def _known(plan: Plan, block: BlockPlan) -> dict[str, int]:
     targets = {x.target.name: x.target.indices for f in block.passes for x in f.parts}
     named = {**plan.schedule.indices, **targets}
     return {name: elements(own, block.sizes) for name, own in named.items()}
-
-
-def _size(block: BlockPlan) -> int:
-    sizes = block.geometry.sizes
-    return sizes["p"] if "p" in sizes else sizes["o"] * sizes["i"]

@@ -164,15 +164,10 @@ def chunks_of(plans: Sequence[Plan]) -> int:
     return chunk_count(
         plans[0].total,
         max(block.sizes.get("t", 1) for block in blocks),
-        max(sum(block.count * _parameters(block) for block in p.blocks) for p in plans),
+        max(sum(block.count * block.geometry.rows for block in p.blocks) for p in plans),
         max(map(sum, sums), default=0),
         max((size for own in sums for size in own), default=0),
     )
-
-
-def _parameters(block: BlockPlan) -> int:
-    sizes = block.geometry.sizes
-    return sizes["p"] if "p" in sizes else sizes["o"] * sizes["i"]
 
 
 def _sum_bytes(p: Plan, number: int) -> int:

@@ -99,10 +99,8 @@ def _whole(result: Result, prepared: Preparation, task: Task) -> Operator:
 
 
 def _blocks(result: Result, block: BlockPlan, task: Task) -> Iterator[Operator]:
-    sizes = block.geometry.sizes
-    size = sizes["p"] if "p" in sizes else sizes["o"] * sizes["i"]
     for _ in range(block.count):
-        yield _operator(block.results[result.value].shape, size, task)
+        yield _operator(block.results[result.value].shape, block.geometry.rows, task)
 
 
 def _operator(shape: shapes.Shape, size: int, task: Task) -> Operator:
