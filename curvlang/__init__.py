@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from curvlang.models.sources.rows_in_files import rows
     from curvlang.models.task import Task
     from curvlang.models.tracing.coverage import coverage
+    from curvlang.models.trainers import task_from
     from curvlang.reporting.report import Report
     from curvlang.runtime.fitted import FittedOperator
     from curvlang.runtime.limits.memory import exhausted
@@ -89,6 +90,7 @@ _NAMES = {
     "curvlang.models.sources.rows_in_files": "rows",
     "curvlang.models.task": "Task",
     "curvlang.models.tracing.coverage": "coverage",
+    "curvlang.models.trainers": "task_from",
     "curvlang.reporting.report": "Report",
     "curvlang.runtime.fitted": "FittedOperator",
     "curvlang.runtime.limits.memory": "exhausted",
@@ -177,6 +179,7 @@ __all__ = [
     "study_folders",
     "study_requests",
     "task",
+    "task_from",
     "top",
     "top_examples",
     "world",

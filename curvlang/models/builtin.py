@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,9 @@ from curvlang.models.data.random_data import random_data
 from curvlang.models.data.rows import Pair
 from curvlang.models.files.file_data import FileColumns, file_data
 from curvlang.models.fingerprint import digest, parameter_parts
-from curvlang.models.language_models.adapter import Adapter, adapter
-from curvlang.models.language_models.checkpoint import Checkpoint, checkpoint
-from curvlang.models.language_models.text_data import TextSource, text_data
-from curvlang.models.language_models.text_rows import TextColumns
+from curvlang.models.language_models.checkpoint import Checkpoint
+from curvlang.models.language_models.pretrained import PretrainedBuild, pretrained_build
+from curvlang.models.language_models.text_data import TextSource, text_data, text_source
 from curvlang.models.losses.losses import loss_from
 from curvlang.models.origin import Origin
 from curvlang.models.recipe import Recipe
@@ -244,53 +243,15 @@ def absolute(part: Part, names: Sequence[str]) -> Part:
     return replace(part, arguments={**part.arguments, **paths})
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PretrainedBuild:
-    """A model line that names a checkpoint: the model itself, and fresh ones like it.
-
-    Args:
-        task: Whose model it is.
-        model: The checkpoint.
-        adapter: The one beside it, which alone is studied; None for none.
-    """
-
-    task: TaskSpec
-    model: Checkpoint
-    adapter: Adapter | None
-
-    @property
-    def span(self) -> Span:
-        """Where it is written."""
-        return self.task.model.span
-
-    @property
-    def said(self) -> str:
-        """Where the parameters came from."""
-        beside = "" if self.adapter is None else f", with the adapter `{self.adapter.folder}`"
-        return f"read from `{self.model.path}`{beside}"
-
-    def load(self) -> nn.Module:
-        """The model with its parameters."""
-        with placed(self.span):
-            return (self.adapter or self.model).load()
-
-    def __call__(self, seed: int) -> nn.Module:
-        """A model of the same configuration whose parameters, or those of its adapter, are drawn."""
-        with placed(self.span):
-            return (self.adapter or self.model).fresh(seed)
-
-
 def _pretrained(spec: TaskSpec) -> PretrainedBuild | None:
     """The checkpoint that a task's model line names; None where it names none."""
     part = spec.model
     if part.name != PRETRAINED:
         return None
     values = arguments(part, "model", registry.MODELS)
+    beside = None if values["adapter"] == registry.NONE else values["adapter"]
     with placed(part.span):
-        model = checkpoint(values["path"], folder_of(part))
-        beside = values["adapter"]
-        own = None if beside == registry.NONE else adapter(beside, folder_of(part), model)
-        return PretrainedBuild(spec, model, own)
+        return pretrained_build(values["path"], beside, folder_of(part), spec)
 
 
 def _texts(
@@ -303,9 +264,7 @@ def _texts(
             "`dataset` gives texts, and the model of this task has no tokenizer",
             'give a checkpoint: `model pretrained("DIR")`, or `--model DIR`',
         )
-    given: dict[str, Any] = {k: None if v == registry.NONE else v for k, v in values.items()}
-    columns = {f.name: given.pop(f.name) for f in fields(TextColumns)}
-    return TextSource(**given, columns=TextColumns(**columns)), pretrained.model
+    return text_source(values), pretrained.model
 
 
 def _data(part: Part, loss: str, pretrained: PretrainedBuild | None) -> Data:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import is_
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +17,19 @@ from curvlang.diagnostics.values import another_type
 from curvlang.models.content import own_code
 from curvlang.models.data.adapt import adapt
 from curvlang.models.data.collect import Source
-from curvlang.models.data.derived_rows import cast, selected_pair
+from curvlang.models.data.derived_rows import cast_pair, selected_pair
 from curvlang.models.data.fields import IGNORED
-from curvlang.models.data.rows import Examples, Pair, pieces
+from curvlang.models.data.rows import Examples, Pair
 from curvlang.models.execution.copies import copied, differentiable, recordable, unwrapped
 from curvlang.models.execution.packed import PackedBuild, is_packed, layout_in, packed
 from curvlang.models.execution.torch_state import settled
 from curvlang.models.fingerprint import RowHashes, digest, hashed, model_parts, parameter_parts
+from curvlang.models.language_models.pretrained import TextWords, examples_for, pretrained_build
 from curvlang.models.losses.loss import Loss
 from curvlang.models.losses.resolve import check_mean, loss_for
 from curvlang.models.losses.user_loss import Function
 from curvlang.models.origin import Build, MovedBuild, Origin
-from curvlang.models.padding.spans import Batch, RowsAt, spans_of
+from curvlang.models.padding.spans import Batch, RowsAt, counted_positions, spans_of
 from curvlang.models.padding.trial import Padding, tried
 from curvlang.models.recipe import Recipe
 from curvlang.models.task_arguments import (
@@ -197,6 +200,34 @@ class Task:
             check_ragged(self.padding(part), part)
         check_mean(loss, self.loss, self.model, self.train)
 
+    @classmethod
+    def pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        data: Any,
+        *,
+        adapter: str | os.PathLike[str] | None = None,
+        recipe: Recipe | None = None,
+        **words: Unpack[TextWords],
+    ) -> Task:
+        """The task of a checkpoint of `transformers` and of texts for it; no code of the checkpoint runs.
+
+        Args:
+            path: A folder of `save_pretrained` with its tokenizer, or a name of a hub.
+            data: Training texts: what a `data dataset(…)` line names, a table of `datasets`, or a list.
+            adapter: A folder of `peft`, whose low-rank matrices alone are studied.
+            recipe: How fresh models are trained; retraining needs it.
+            **words: How the texts are read, by the words of a `data dataset(…)` line.
+
+        Raises:
+            SpecError: E0890 to E0899, each with its repair.
+        """
+        build = pretrained_build(str(path), None if adapter is None else str(adapter), Path())
+        given = examples_for(build, data, words)
+        about: dict[str, Any] = {"recipe": recipe, "build": build, "origin": Origin(build.said)}
+        about |= {"name": Path(path).name, **given.options}
+        return cls(build.load(), "cross_entropy", given.train, given.query, **about)
+
     def _check(self) -> None:
         check_model(self.model)
         for part, pair in (("train", self.train), ("query", self.query)):
@@ -311,11 +342,7 @@ class Task:
         X, y = self.part(part)
         if mask is None:
             return None
-        counted = mask
-        if y.shape == mask.shape and y.dtype == torch.int64:
-            ignored = getattr(self.loss, "ignore_index", IGNORED)
-            labelled = torch.cat([labels != ignored for _, labels in pieces(y)])
-            counted = mask | labelled.to(mask.device)
+        counted = counted_positions(mask, y, getattr(self.loss, "ignore_index", IGNORED))
         spans = spans_of(counted)
         if spans is None:
             return None
@@ -359,8 +386,8 @@ class Task:
         device = self.device if device is None else torch.device(device)
         made = self.replaced(
             model=copied(self.model, dtype, device),
-            train=_moved(self.train, dtype, device),
-            query=_moved(self.query, dtype, device),
+            train=cast_pair(self.train, dtype, device),
+            query=cast_pair(self.query, dtype, device),
             mask=None if self.mask is None else self.mask.to(device),
             query_mask=None if self.query_mask is None else self.query_mask.to(device),
             build=None if self.build is None else MovedBuild(self.build, dtype, device),
@@ -467,8 +494,3 @@ def check_task(task: object) -> None:
             "a `Task`",
             '`cv.Task(model, "cross_entropy", train=(X, y), query=(X, y))`',
         )
-
-
-def _moved(pair: Pair, dtype: torch.dtype, device: torch.device) -> Pair:
-    """Stored examples stay on the host: batches are moved."""
-    return cast(pair[0], dtype, device), cast(pair[1], dtype, device)

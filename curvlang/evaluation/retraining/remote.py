@@ -21,7 +21,9 @@ from curvlang.evaluation.retraining.retraining import Retraining
 from curvlang.evaluation.retraining.stacks import ModelStack
 from curvlang.evaluation.retraining.truth_request import TruthRequest
 from curvlang.language.chain import Part, TaskSpec, Value
-from curvlang.models.builtin import Build, PretrainedBuild, folder_of, task_from
+from curvlang.models.builtin import Build, folder_of, task_from
+from curvlang.models.execution.packed import PackedBuild
+from curvlang.models.language_models.pretrained import PretrainedBuild
 from curvlang.models.losses.loss import show_dtype
 from curvlang.models.origin import MovedBuild
 from curvlang.models.task import Task
@@ -123,9 +125,9 @@ def _request(told: Mapping[str, Any]) -> TruthRequest:
 def _spec_of(task: Task) -> TaskSpec:
     """The text that a task was made from."""
     build = task.build
-    while isinstance(build, MovedBuild):
+    while isinstance(build, MovedBuild | PackedBuild):
         build = build.build
-    if isinstance(build, Build | PretrainedBuild):
+    if isinstance(build, Build | PretrainedBuild) and build.task is not None:
         return build.task
     raise _unsendable(
         f"`{task.name}` was made in Python",

@@ -193,6 +193,11 @@ def selected(rows: Rows, index: slice | Tensor) -> Rows:
     return rows.read(places) if few else SelectedRows(rows, places)
 
 
+def cast_pair(pair: Pair, dtype: torch.dtype, device: torch.device) -> Pair:
+    """Both in another precision; stored examples stay on the host: batches are moved."""
+    return cast(pair[0], dtype, device), cast(pair[1], dtype, device)
+
+
 def selected_pair(pair: Pair, index: slice | Tensor) -> Pair:
     """The same of inputs and targets."""
     return selected(pair[0], index), selected(pair[1], index)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator
 
+from curvlang.language.registry import NONE
 from curvlang.models.data.data import Data, RawExamples, check_share
 from curvlang.models.language_models.checkpoint import Checkpoint
 from curvlang.models.language_models.text_rows import TextColumns, TextReader
@@ -20,7 +23,7 @@ class TextSource:
     """Data sets of texts, and how they are read.
 
     Args:
-        path: A file, a folder of `save_to_disk`, or a name of a hub.
+        path: A file, a folder of `save_to_disk`, or a name of a hub; or rows in memory.
         query: A second one, of the queries; None for a share of the first.
         split: Of a data set of a hub.
         tokenizer: A folder or name in place of the model's own.
@@ -29,13 +32,22 @@ class TextSource:
         columns: What is read of each.
     """
 
-    path: str
-    query: str | None = None
+    path: Any
+    query: Any = None
     split: str | None = None
     tokenizer: str | None = None
     test: float = 0.1
     seed: int = 0
     columns: TextColumns = field(default_factory=TextColumns)
+
+
+def text_source(values: Mapping[str, Any]) -> TextSource:
+    """What all parameters of a `data dataset(…)` line say, `none` for what is not given."""
+    given: dict[str, Any] = {
+        k: None if isinstance(v, str) and v == NONE else v for k, v in values.items()
+    }
+    columns = {f.name: given.pop(f.name) for f in fields(TextColumns)}
+    return TextSource(**given, columns=TextColumns(**columns))
 
 
 def text_data(source: TextSource, model: Checkpoint, folder: Path) -> Data:
@@ -51,9 +63,9 @@ def text_data(source: TextSource, model: Checkpoint, folder: Path) -> Data:
     """
     tokenizer = tokenizer_of(model, source.tokenizer, folder)
     reader = TextReader(model, tokenizer, source.columns)
-    whole = text_table(source.path, folder, source.split)
+    whole = text_table(source.path, folder, "train", source.split)
     if source.query is not None:
-        train, query = whole, text_table(source.query, folder, source.split)
+        train, query = whole, text_table(source.query, folder, "query", source.split)
     else:
         train, query = _parts(whole, source.test, source.seed)
     examples = RawExamples(

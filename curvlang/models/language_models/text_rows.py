@@ -12,7 +12,7 @@ from torch import Tensor
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.models.data.fields import IGNORED, Fields
+from curvlang.models.data.fields import IGNORED, LABELS, Fields
 from curvlang.models.language_models.checkpoint import CLASSIFIER, Checkpoint
 from curvlang.models.language_models.libraries import quiet
 from curvlang.models.language_models.text_table import TextTable
@@ -20,6 +20,8 @@ from curvlang.models.padding.ragged_rows import RaggedColumn
 
 TEXT = "text"
 """The column of texts where none is named."""
+TOKENS, MASK = "input_ids", "attention_mask"
+"""Columns of a table that has been tokenised before."""
 AT_ONCE = 1000
 """Texts that are given to a tokenizer together."""
 
@@ -98,14 +100,7 @@ class TextReader:
                 f"`length = {length}`, and `{self.model.path}` reads {most} positions",
                 f"write `length = {most}`, or less",
             )
-        classifier = self.model.reader == CLASSIFIER
-        if classifier and self.columns.label is None:
-            raise refusal(
-                Code.E0899,
-                f"`{self.model.architecture}` predicts classes, and no column of them is named",
-                "name it: `label = …`",
-            )
-        if not classifier and self.columns.label is not None:
+        if not self._classifies and self.columns.label is not None:
             raise refusal(
                 Code.E0899,
                 f"`label` names classes, and `{self.model.architecture}` predicts tokens",
@@ -113,9 +108,13 @@ class TextReader:
             )
 
     @property
+    def _classifies(self) -> bool:
+        return self.model.reader == CLASSIFIER
+
+    @property
     def options(self) -> dict[str, Any]:
         """How a task reads the labels."""
-        return {} if self.columns.label is not None else {"shift_labels": True}
+        return {} if self._classifies else {"shift_labels": True}
 
     def read(self, table: TextTable, *, pack: bool) -> Fields:
         """The rows of a table.
@@ -128,8 +127,8 @@ class TextReader:
             SpecError: E0896 for columns, E0897 for rows without anything to predict, E0898 for rows that are
                 longer than the model reads.
         """
-        if self.columns.label is not None:
-            return self._classified(table, self.columns.label)
+        if self._classifies:
+            return self._classified(table)
         packed = pack and self.columns.pack
         rows = list(self._causal(table, None if packed else self.columns.length))
         if packed:
@@ -143,6 +142,9 @@ class TextReader:
     def _causal(self, table: TextTable, length: int | None) -> Iterator[Row]:
         """Rows of at most `length` tokens: whole texts, or prompts with what completes them."""
         columns = self.columns
+        if self._tokenised(table):
+            yield from ((ids[:length], labels[:length]) for ids, labels in self._given(table))
+            return
         if columns.prompt is None:
             yield from ((ids, ids) for ids in self._tokens(table.texts(columns.text), length))
             return
@@ -151,6 +153,27 @@ class TextReader:
         completions = self._tokens(table.texts(columns.completion), special=False)
         for asked, told in zip(prompts, completions, strict=True):
             yield (asked + told)[:length], ([IGNORED] * len(asked) + told)[:length]
+
+    def _tokenised(self, table: TextTable) -> bool:
+        """Whether a table has tokens in place of texts."""
+        own = {self.columns.text, self.columns.prompt} & {*table.columns}
+        return TOKENS in table.columns and not own
+
+    def _given(self, table: TextTable) -> Iterator[Row]:
+        """Tokens and labels of a tokenised table, without its padding."""
+        tokens = table.lists(TOKENS)
+        masks = table.lists(MASK) if MASK in table.columns else [[1] * len(x) for x in tokens]
+        named = not self._classifies and LABELS[0] in table.columns
+        labels = table.lists(LABELS[0]) if named else tokens
+        for n, row in enumerate(zip(tokens, masks, labels, strict=True)):
+            if len({*map(len, row)}) > 1:
+                raise refusal(
+                    Code.E0896,
+                    f"row {table.number(n)} of `{table.name}` has {len(row[0])} tokens and {len(row[2])} labels",
+                    f"give every token a label, {IGNORED} where nothing is predicted",
+                )
+            kept = [(token, label) for token, mask, label in zip(*row, strict=True) if mask]
+            yield [token for token, _ in kept], [label for _, label in kept]
 
     def _tokens(
         self, texts: Sequence[str], length: int | None = None, *, special: bool = True
@@ -184,9 +207,28 @@ class TextReader:
         rows = [joined[k : k + width] for k in range(0, len(joined), width)]
         return [(ids, ids) for ids in rows if len(ids) > 1]
 
-    def _classified(self, table: TextTable, label: str) -> Fields:
+    def _label(self, table: TextTable) -> str:
+        """The column of classes: the one that is named, else `labels` or `label`."""
+        usual = [x for x in LABELS if x in table.columns]
+        label = self.columns.label or next(iter(usual), None)
+        if label is None:
+            known = ", ".join(f"`{x}`" for x in table.columns)
+            raise refusal(
+                Code.E0899,
+                f"`{self.model.architecture}` predicts classes, and no column of `{table.name}` is named for them",
+                f"name it, `label = …`: the columns are {known}",
+            )
+        return label
+
+    def _classified(self, table: TextTable) -> Fields:
+        label = self._label(table)
         self._check_padding()
-        rows = self._tokens(table.texts(self.columns.text), self.columns.length)
+        length = self.columns.length
+        rows = (
+            [ids[:length] for ids, _ in self._given(table)]
+            if self._tokenised(table)
+            else self._tokens(table.texts(self.columns.text), length)
+        )
         for n, ids in enumerate(rows):
             if not ids:
                 raise self._nothing(table, n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ class TextTable:
                 *suggestion(name, tuple(self.columns)),
                 notes=(f"it has {', '.join(f'`{x}`' for x in self.columns)}",),
             )
-        return list(self.table[name])
+        return list(self.table.with_format(None)[name])
 
     def texts(self, name: str) -> list[str]:
         """All entries of a column of texts.
@@ -74,6 +75,23 @@ class TextTable:
                 f"{self.number(bad)}, which is not a text",
                 _repair(found[bad]),
             )
+        return found
+
+    def lists(self, name: str) -> list[list[int]]:
+        """All entries of a column of lists of whole numbers.
+
+        Raises:
+            SpecError: E0896 for a column that holds something else.
+        """
+        found = self.column(name)
+        for k, x in enumerate(found):
+            if not isinstance(x, list) or not all(isinstance(token, int) for token in x):
+                raise refusal(
+                    Code.E0896,
+                    f"column `{name}` of `{self.name}` has {_kind(x)} at row {self.number(k)}, where a list of "
+                    "tokens is expected",
+                    "write lists of whole numbers, without `set_format`",
+                )
         return found
 
     def number(self, row: int) -> int:
@@ -98,31 +116,58 @@ def _repair(value: Any) -> str:
     return "drop these rows" if value is None else "name the column of the texts: `text = …`"
 
 
-def text_table(path: str, folder: Path, split: str | None = None) -> TextTable:
+def text_table(given: Any, folder: Path, part: str, split: str | None = None) -> TextTable:
     """A data set.
 
     Args:
-        path: A file, a folder of `save_to_disk`, or a name of a hub.
+        given: A file, a folder of `save_to_disk`, or a name of a hub; a table of `datasets`, or a list of texts or
+            rows.
         folder: Where relative paths start.
+        part: What rows in memory are called.
         split: Of a data set of a hub.
 
     Raises:
         SpecError: E0890 without `datasets`, E0895 for what cannot be read or has no rows.
     """
     datasets = library("datasets", "data sets of texts are read")
-    place = place_of(path, folder)
+    path = isinstance(given, str | os.PathLike)
+    place = place_of(str(given), folder) if path else part
     try:
         with quiet_tables():
-            table = _opened(datasets, place, split)
+            table = _opened(datasets, place, split) if path else _in_memory(datasets, given)
     except SpecError:
         raise
     except Exception as error:
         if exhausted(error):
             raise
-        raise _unreadable(place, _reason(error), _REPAIR) from error
+        if _EMPTY in _reason(error):
+            raise _empty(place) from error
+        repair = (
+            _REPAIR if path else "give every row the same columns, each with values of one kind"
+        )
+        raise _unreadable(place, _reason(error), repair) from error
     if not len(table):
-        raise _unreadable(place, "it has no rows", "give one with examples")
+        raise _empty(place)
     return TextTable(place, table)
+
+
+_EMPTY = "corresponds to no data"
+"""What `datasets` says of a file that has columns and no rows."""
+
+
+def _empty(place: str) -> SpecError:
+    return _unreadable(place, "it has no rows", "give one with examples")
+
+
+def _in_memory(datasets: Any, given: Any) -> Any:
+    """A table of rows that Python has."""
+    if isinstance(given, datasets.DatasetDict):
+        splits = ", ".join(f"`{x}`" for x in given)
+        raise ValueError(f"it holds several data sets: {splits}")
+    if hasattr(given, "column_names"):
+        return given
+    rows = [{"text": x} if isinstance(x, str) else x for x in given]
+    return datasets.Dataset.from_list(rows)
 
 
 _REPAIR = f"give a file ({SUFFIXES}), or a folder that `save_to_disk` has written"

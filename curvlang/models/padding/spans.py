@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from curvlang.models.data.rows import Rows, pieces
 from curvlang.models.losses.draws import Draws
 
 ENOUGH = 2048
@@ -118,6 +119,13 @@ class Spans:
 
 def _chosen(order: Tensor, within: range, low: int, high: int) -> tuple[Tensor, slice]:
     return order.sort().values + within.start, slice(low, high)
+
+
+def counted_positions(mask: Tensor, y: Rows, ignored: int) -> Tensor:
+    """The positions of a mask, and those that have a label."""
+    if y.shape != mask.shape or y.dtype != torch.int64:
+        return mask
+    return mask | torch.cat([labels != ignored for _, labels in pieces(y)]).to(mask.device)
 
 
 def spans_of(counted: Tensor) -> Spans | None:

@@ -42,12 +42,12 @@ def tokenizer(pad=False):
     )
 
 
-def gpt2(tokens, seed=0, tied=True, positions=16):
+def gpt2(tokens, seed=0, tied=True, layers=1, width=8):
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(seed)
     config = GPT2Config(
-        vocab_size=tokens, n_positions=positions, n_embd=8, n_layer=1, n_head=2, bos_token_id=1,
+        vocab_size=tokens, n_positions=16, n_embd=width, n_layer=layers, n_head=2, bos_token_id=1,
         eos_token_id=1, tie_word_embeddings=tied,
     )  # fmt: skip
     return GPT2LMHeadModel(config).eval()
@@ -67,3 +67,21 @@ def lines(path, rows):
     rows = [{"text": x} if isinstance(x, str) else x for x in rows]
     Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
     return Path(path)
+
+
+def classifier(folder, pad=True):
+    """A decoder that classifies a text by its last token."""
+    hide_torchvision()
+    from transformers import GPT2Config, GPT2ForSequenceClassification
+
+    own = tokenizer(pad=True)
+    torch.manual_seed(0)
+    names = ("bad", "fair", "good")
+    config = GPT2Config(
+        vocab_size=len(own), n_positions=16, n_embd=8, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=1,
+        pad_token_id=2 if pad else None, num_labels=3, id2label=dict(enumerate(names)),
+        label2id={name: k for k, name in enumerate(names)},
+    )  # fmt: skip
+    GPT2ForSequenceClassification(config).save_pretrained(folder)
+    own.save_pretrained(folder)
+    return Path(folder)
