@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from curvlang.diagnostics.amounts import size
 from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.study.study_result import Group, Row, StudyResult
 from curvlang.reporting.notation import MISSING, bounds, correlation, quantity, setting, share
-from curvlang.reporting.study.findings import heading, place, signed, spot_of
+from curvlang.reporting.study.findings import place, signed, spot_of
 from curvlang.reporting.tables.view import Column, Panel
 
 
@@ -44,6 +45,40 @@ def _head(group: Group, result: StudyResult) -> str:
 def inverse_name(group: Group) -> str:
     """`tikhonov`, `pseudo(rtol = 1e-4)`: the inverse without what the default adds."""
     return group.inverse.partition(" (default)")[0].partition(":")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupTables:
+    """The tables of a group.
+
+    Args:
+        rows: Names the curvatures.
+        panels: What each curvature is, its errors and its LDS.
+        others: Steps of the path and further measures, each with the column that names its rows.
+        curve: LDS at every λ; None without a sweep or without LDS.
+    """
+
+    rows: Column
+    panels: tuple[Panel, ...]
+    others: tuple[tuple[Column, Panel], ...]
+    curve: Panel | None
+
+    @property
+    def every(self) -> Iterator[tuple[Column, Panel]]:
+        """All tables, each with the column that names its rows."""
+        yield from ((self.rows, panel) for panel in self.panels)
+        yield from self.others
+        if self.curve is not None:
+            yield self.rows, self.curve
+
+
+def tables(group: Group) -> GroupTables:
+    """The tables of a group, in the order of the report."""
+    own = (methods(group), errors(group))
+    panels = own if group.protocol is None else (*own, quality(group))
+    along, named = steps(group), measured_names(group)
+    others = (*([] if along is None else [along]), *((named, x) for x in measures(group)))
+    return GroupTables(names(group.rows), panels, others, curve(group))
 
 
 def methods(group: Group) -> Panel:
@@ -175,8 +210,3 @@ def _step_shares(group: Group) -> tuple[tuple[str, ...], tuple[str, ...]]:
     forward = ("", *(share(s.forward) for s in group.shares), *[""] * rest)
     inverse = ("", *(share(s.inverse) for s in group.shares), *[""] * rest)
     return forward, inverse
-
-
-def group_title(group: Group) -> str:
-    """Above a group's tables."""
-    return heading(group)

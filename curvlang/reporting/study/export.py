@@ -9,19 +9,8 @@ from collections.abc import Iterator, Sequence
 from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.study.study_result import Group, StudyResult
 from curvlang.reporting.notation import value
-from curvlang.reporting.study.cells import (
-    curve,
-    errors,
-    group_title,
-    measured_names,
-    measures,
-    methods,
-    names,
-    overview,
-    quality,
-    steps,
-)
-from curvlang.reporting.study.findings import facts, notes, pair_sentence, title, verdict
+from curvlang.reporting.study.cells import names, overview, tables
+from curvlang.reporting.study.findings import facts, heading, notes, pair_sentence, title, verdict
 from curvlang.reporting.tables.view import Column, Panel
 
 Cells = Sequence[object]
@@ -42,9 +31,9 @@ def _markdown(result: StudyResult) -> Iterator[str]:
         yield f"\n## {found.title}\n"
         yield from _table(names(result.groups[0].rows), found)
     for group in result.groups:
-        yield f"\n## {group_title(group)}\n"
+        yield f"\n## {heading(group)}\n"
         yield from (f"* {label}: {text}" for label, text in facts(group))
-        for column, panel in _panels(group):
+        for column, panel in tables(group).every:
             yield f"\n### {panel.heading}\n"
             yield from _table(column, panel)
         if group.best_pairs:
@@ -52,22 +41,6 @@ def _markdown(result: StudyResult) -> Iterator[str]:
             yield from (f"* {pair_sentence(p)}" for p in group.best_pairs)
     yield "\n## Notes\n"
     yield from (f"* {note}" for note in notes(result))
-
-
-def _panels(group: Group) -> Iterator[tuple[Column, Panel]]:
-    rows = names(group.rows)
-    yield rows, methods(group)
-    yield rows, errors(group)
-    if group.protocol is not None:
-        yield rows, quality(group)
-    along = steps(group)
-    if along is not None:
-        yield along
-    for item in measures(group):
-        yield measured_names(group), item
-    sweep = curve(group)
-    if sweep is not None:
-        yield rows, sweep
 
 
 def _table(column: Column, panel: Panel) -> Iterator[str]:

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from curvlang.evaluation.study.study_result import Group, StudyResult
 from curvlang.reporting.figures.style import Drawing
 from curvlang.reporting.html import Grid, environment, flat, grid_of, pictures
-from curvlang.reporting.study.cells import (
-    curve,
-    errors,
-    group_title,
-    measured_names,
-    measures,
-    methods,
-    names,
-    overview,
-    quality,
-    steps,
-)
-from curvlang.reporting.study.findings import facts, notes, pair_sentence, title, verdict
+from curvlang.reporting.study.cells import names, overview, tables
+from curvlang.reporting.study.findings import facts, heading, notes, pair_sentence, title, verdict
 
 _WIDE = 6.0
 """Inches from which a figure takes the page's whole width."""
@@ -83,24 +72,8 @@ def _section(group: Group) -> _Section:
         where = "all pairs at one λ" if len(group.sweep) > 1 else "all pairs"
         pairs.append((where, group.pairs))
     return _Section(
-        group_title(group),
+        heading(group),
         facts(group),
-        tuple(_grids(group)),
+        tuple(grid_of(*x) for x in tables(group).every),
         tuple((name, tuple(pair_sentence(p) for p in items)) for name, items in pairs),
     )
-
-
-def _grids(group: Group) -> Iterator[Grid]:
-    rows = names(group.rows)
-    yield grid_of(rows, methods(group))
-    yield grid_of(rows, errors(group))
-    if group.protocol is not None:
-        yield grid_of(rows, quality(group))
-    along = steps(group)
-    if along is not None:
-        yield grid_of(*along)
-    for panel in measures(group):
-        yield grid_of(measured_names(group), panel)
-    sweep = curve(group)
-    if sweep is not None:
-        yield grid_of(rows, sweep)

@@ -8,19 +8,8 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from curvlang.evaluation.study.study_result import Group, StudyResult
-from curvlang.reporting.study.cells import (
-    curve,
-    errors,
-    group_title,
-    measured_names,
-    measures,
-    methods,
-    names,
-    overview,
-    quality,
-    steps,
-)
-from curvlang.reporting.study.findings import facts, notes, title, verdict
+from curvlang.reporting.study.cells import names, overview, tables
+from curvlang.reporting.study.findings import facts, heading, notes, title, verdict
 from curvlang.reporting.tables.table import fill, fit, listed, pairs, printed, text, titled
 
 
@@ -47,22 +36,14 @@ def _parts(result: StudyResult, console: Console) -> Iterator[RenderableType]:
 
 def _group(group: Group, console: Console) -> Iterator[RenderableType]:
     yield Text()
-    yield text(group_title(group), console, "bold")
+    yield text(heading(group), console, "bold")
     yield pairs(facts(group), console)
-    rows = names(group.rows)
-    panels = [methods(group), errors(group)]
-    if group.protocol is not None:
-        panels.append(quality(group))
-    for panel in fit(rows, panels, console):
-        yield from titled(rows, panel, console)
-    along = steps(group)
-    if along is not None:
-        column, panel = along
+    found = tables(group)
+    for panel in fit(found.rows, found.panels, console):
+        yield from titled(found.rows, panel, console)
+    for column, panel in found.others:
         yield from titled(column, panel, console)
-    for panel in measures(group):
-        yield from titled(measured_names(group), panel, console)
-    sweep = curve(group)
-    if sweep is not None:
-        for panel in fill(rows, sweep, console):
-            yield from titled(rows, panel, console)
+    if found.curve is not None:
+        for panel in fill(found.rows, found.curve, console):
+            yield from titled(found.rows, panel, console)
         yield text("* best of its row", console, "dim")
