@@ -154,7 +154,7 @@ WorkersOption = Annotated[
         help="Retrain in N processes of this machine (needs `curvlang[scale]`).",
         rich_help_panel=MACHINE,
     ),
-    Excludes("scheduler", "no_lds"),
+    Excludes("scheduler"),
 ]
 SchedulerOption = Annotated[
     str | None,
@@ -164,7 +164,6 @@ SchedulerOption = Annotated[
         help="Retrain on the workers of a Dask scheduler: `tcp://10.0.0.1:8786`.",
         rich_help_panel=MACHINE,
     ),
-    Excludes("no_lds"),
 ]
 
 StoreOption = Annotated[

@@ -8,7 +8,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -21,8 +21,9 @@ from curvlang.diagnostics.plain_arguments import validate_fields, validated
 from curvlang.diagnostics.values import another_type
 from curvlang.evaluation.question import Run, Wording, reworded
 from curvlang.evaluation.result_file import plain
+from curvlang.evaluation.study.execution import StudySource, run_missing
 from curvlang.evaluation.study.files import CellFolder
-from curvlang.evaluation.study.run import Shard, Work, gather, part, quick, run_missing, work_of
+from curvlang.evaluation.study.run import Shard, Work, gather, part, quick, work_of
 from curvlang.evaluation.study.study_result import Cell, StudyResult
 from curvlang.language import load_studies, load_study, used_files
 from curvlang.language.chain import Spec, Study
@@ -33,11 +34,13 @@ from curvlang.reporting.notation import duration
 from curvlang.reporting.study.folder import FORMATS, check_study_folder, write_study
 from curvlang.reporting.study.terminal import show_study
 from curvlang.runtime.limits.memory import limited
+from curvlang.runtime.processes.distributed import world
 from curvlang.runtime.progress.display import shown
 from curvlang.runtime.progress.listeners import Progress, ProgressOption
-from curvlang.runtime.setup import Setup
+from curvlang.runtime.setup import Setup, Workers
 from curvlang.storage.cache import Cache
 from curvlang.version import VERSION
+from curvlang.workers.hire import executor_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +153,13 @@ class StudyRequest:
         work, store = self._work(), CellFolder(place)
         teller = None if notify is None else _teller(notify)
         try:
-            with limited(self.setup.memory), shown(progress, "cv.study") as told:
-                run_missing(part(work, mine), store, self._run(told), told=teller)
+            with (
+                limited(self.setup.memory),
+                shown(progress, "cv.study") as told,
+                executor_of(self.setup.workers) as executor,
+            ):
+                run = replace(self._run(told), executor=executor)
+                run_missing(part(work, mine), store, run, told=teller, source=self._source)
         except Interrupted as error:
             self._write(work, store, place)
             raise Interrupted(f"{error}; a report of them is in `{place}/`") from error
@@ -166,6 +174,11 @@ class StudyRequest:
         place = Path(folder)
         check_study_folder(place)
         return self._write(self._work(), CellFolder(place), place)
+
+    @property
+    def _source(self) -> StudySource:
+        text, path = self.spec.source.text, self.spec.source.name
+        return StudySource(text, path, self.study.name, self.quick, self.words)
 
     @property
     def _study(self) -> Study:
@@ -187,7 +200,8 @@ class StudyRequest:
             provenance=self._provenance(),
             notes=notes if self.quick else (),
         )
-        write_study(folder, result, self.spec.source.text, self.formats)
+        if world().first:
+            write_study(folder, result, self.spec.source.text, self.formats)
         damaged = 0 if self.cache is None else len(self.cache.damaged)
         return StudyRun(result, len(store.damaged), damaged)
 
@@ -274,6 +288,7 @@ def study(
     dtype: torch.dtype = torch.float64,
     cache: Cache | None = None,
     allow_python: bool = False,
+    workers: Workers = None,
     progress: ProgressOption = True,
     **words: Unpack[Wording],
 ) -> StudyResult:
@@ -289,13 +304,15 @@ def study(
         dtype: Precision of the analysis.
         cache: Where retrained models are kept.
         allow_python: Whether functions that the spec names may be called.
+        workers: Workers of Dask that retrain models and run cells: how many are started here, or the
+            address of a scheduler that has some.
         progress: Shown on standard error; `False` for nothing, or a function that is called as work
             proceeds (`curvlang.runtime.progress`).
         **words: As for `evaluate`: `metric`, `reference` and `solve`, for which a study has no
             lines, and others in place of its lines.
     """
     whole, one = load_study(str(spec))
-    setup = Setup(usable(device), dtype)
+    setup = Setup(usable(device), dtype, workers=workers)
     asked = StudyRequest(
         whole, one, setup, quick=small, allow_python=allow_python, cache=cache, words=words
     )

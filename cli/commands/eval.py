@@ -15,6 +15,7 @@ from ..options import (
     DataOption,
     DeviceOption,
     DtypeOption,
+    Excludes,
     JsonOption,
     MemoryOption,
     Metric,
@@ -58,7 +59,9 @@ def command(
     out: OutOption = None,
     quick: QuickOption = False,
     no_lds: Annotated[
-        bool, typer.Option("--no-lds", help="Errors and influence only; nothing is retrained.")
+        bool,
+        typer.Option("--no-lds", help="Errors and influence only."),
+        Excludes("workers", "scheduler"),
     ] = False,
     metric: MetricOption = Metric.loss,
     as_json: JsonOption = False,

@@ -22,7 +22,9 @@ from ..options import (
     PythonOption,
     QuickOption,
     QuietOption,
+    SchedulerOption,
     Spec,
+    WorkersOption,
 )
 from ..terminal import print_json, show_notes, show_warnings
 
@@ -59,7 +61,7 @@ def command(
     report: Annotated[
         bool,
         typer.Option("--report", help="Run nothing: report on the cells that are there."),
-        Excludes("shard"),
+        Excludes("shard", "workers", "scheduler"),
     ] = False,
     formats: Annotated[
         str,
@@ -74,6 +76,8 @@ def command(
     device: DeviceOption = "auto",
     dtype: DtypeOption = Precision.float64,
     memory: MemoryOption = None,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
     allow_python: PythonOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -81,7 +85,7 @@ def command(
     """Run a study: every cell of its sweep, resumed where it was stopped, and its report."""
     asked = cv.study_requests(
         spec,
-        cv.Setup.named(device, dtype, memory),
+        cv.Setup.named(device, dtype, memory, workers=workers or scheduler),
         quick=quick,
         allow_python=allow_python,
         cache=cv.Cache(),

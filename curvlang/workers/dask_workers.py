@@ -46,8 +46,14 @@ class DaskWorkers:
         self._client: Any = None
         self._said: set[str] = set()
 
+    def agreed(self, units: Sequence[str]) -> list[str]:
+        """As `Executor.agreed`."""
+        return list(units)
+
     def run(self, work: Work, units: Sequence[str]) -> Results:
         """Every unit as soon as a worker has done it; those of a worker that dies are done by others."""
+        if not units:
+            return
         portable = work.portable()
         client = self._connected()
         threads = None if self._local is None else self._local.threads

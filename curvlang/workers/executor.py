@@ -42,6 +42,9 @@ class Work(Protocol):
 class Executor(Protocol):
     """What does units of work."""
 
+    def agreed(self, units: Sequence[str]) -> list[str]:
+        """Units that are to be done, where each process of a group may know of others."""
+
     def run(self, work: Work, units: Sequence[str]) -> Results:
         """Every unit with its result, as soon as it is there, in any order.
 
@@ -58,6 +61,10 @@ class Executor(Protocol):
 
 class InTurn:
     """Units in this process, one after the other."""
+
+    def agreed(self, units: Sequence[str]) -> list[str]:
+        """As `Executor.agreed`."""
+        return list(units)
 
     def run(self, work: Work, units: Sequence[str]) -> Results:
         """Every unit in its turn."""
@@ -80,6 +87,10 @@ class Execution:
 
     executor: Executor = IN_TURN
     progress: Progress | None = None
+
+    def agreed(self, units: Sequence[str]) -> list[str]:
+        """As `Executor.agreed`."""
+        return self.executor.agreed(units)
 
     def run(self, work: Work, units: Sequence[str]) -> Results:
         """As `Executor.run`."""

@@ -16,13 +16,18 @@ _HOST = torch.device("cpu")
 class Ranks:
     """The processes of a group, which all run the same work at the same time."""
 
+    def agreed(self, units: Sequence[str]) -> list[str]:
+        """As `Executor.agreed`: what any process lacks, in one order."""
+        place = world()
+        with place.run():
+            given = place.exchange("units", json.dumps(list(units)))
+        return sorted({unit for told in given for unit in json.loads(told)})
+
     def run(self, work: Work, units: Sequence[str]) -> Results:
         """Every unit that any process wants; those done here first, then those of the others."""
         place = world()
         with place.run():
-            wanted = sorted(
-                {x for y in place.exchange("wanted", json.dumps(units)) for x in json.loads(y)}
-            )
+            wanted = self.agreed(units)
             own = {}
             for unit in wanted:
                 if place.claim(unit):

@@ -27,8 +27,9 @@ from curvlang.evaluation.measures.proximal import proximal_losses, proximal_resp
 from curvlang.evaluation.protocol import LDS
 from curvlang.evaluation.question import Run
 from curvlang.evaluation.statistics.spearman import spearman
+from curvlang.evaluation.study.execution import run_missing
 from curvlang.evaluation.study.files import CellFolder
-from curvlang.evaluation.study.run import gather, run_missing, work_of
+from curvlang.evaluation.study.run import gather, work_of
 from curvlang.facade import chains_of, chosen
 from curvlang.language import inverse_text, loads
 from curvlang.models.builtin import task_from

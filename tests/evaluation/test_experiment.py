@@ -11,8 +11,9 @@ from curvlang.cli.main import run
 import curvlang as cv
 from curvlang.evaluation import summary as summaries
 from curvlang.evaluation.question import Run
+from curvlang.evaluation.study.execution import run_missing
 from curvlang.evaluation.study.files import CellFolder
-from curvlang.evaluation.study.run import gather, run_missing, work_of
+from curvlang.evaluation.study.run import gather, work_of
 from curvlang.evaluation.summary import summary
 from curvlang.storage.cache import Cache
 from tests.small import network, task

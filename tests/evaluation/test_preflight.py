@@ -8,8 +8,9 @@ from torch import nn
 
 import curvlang as cv
 from curvlang.evaluation.question import Run
+from curvlang.evaluation.study.execution import run_missing
 from curvlang.evaluation.study.files import CellFolder
-from curvlang.evaluation.study.run import run_missing, work_of
+from curvlang.evaluation.study.run import work_of
 from curvlang.runtime import fit
 from curvlang.storage.cache import Cache
 from curvlang.training import retrain

@@ -48,32 +48,56 @@ class CellFolder:
 
     def put(self, key: str, cell: Cell, values: Values) -> None:
         """Keep a cell: first its arrays, then the file that names their checksum."""
-        buffer = io.BytesIO()
-        write_npz(buffer, values)
-        arrays = buffer.getvalue()
-        content = {"arrays": hashlib.sha256(arrays).hexdigest(), "cell": _json(cell)}
+        content, arrays = _encoded(cell, values)
         write_file(self.folder / f"{key}.npz", arrays)
-        write_file(self.folder / f"{key}.json", dumps(content).encode())
+        write_file(self.folder / f"{key}.json", content)
         self._held[key] = (cell, values)
 
     def _read(self, key: str) -> tuple[Cell, Values] | None:
         place = self.folder / f"{key}.json"
         try:
-            text = place.read_bytes()
-            arrays = place.with_suffix(".npz").read_bytes()
-            content = json.loads(text)
-            if hashlib.sha256(arrays).hexdigest() != content["arrays"]:
-                raise ValueError("checksum")
-            cell = decode(Cell, content["cell"])
-            with np.load(io.BytesIO(arrays), allow_pickle=False) as held:
-                values = {name: held[name] for name in held.files}
+            return _decoded(place.read_bytes(), place.with_suffix(".npz").read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, SpecError):
             # Kept files are a cache: the cell is run again, and the command says so.
             self.damaged.append(str(place))
             return None
-        return cell, values
+
+
+def packed_cell(cell: Cell, values: Values) -> bytes:
+    """A cell as bytes, as another process gives it."""
+    content, arrays = _encoded(cell, values)
+    return len(content).to_bytes(8, "little") + content + arrays
+
+
+def unpacked_cell(told: bytes) -> tuple[Cell, Values]:
+    """The cell that was packed."""
+    end = 8 + int.from_bytes(told[:8], "little")
+    return _decoded(told[8:end], told[end:])
+
+
+def _encoded(cell: Cell, values: Values) -> tuple[bytes, bytes]:
+    """The text of a cell, which names the checksum of its arrays, and the arrays."""
+    buffer = io.BytesIO()
+    write_npz(buffer, values)
+    arrays = buffer.getvalue()
+    content = {"arrays": hashlib.sha256(arrays).hexdigest(), "cell": _json(cell)}
+    return dumps(content).encode(), arrays
+
+
+def _decoded(text: bytes, arrays: bytes) -> tuple[Cell, Values]:
+    """The cell of a text and its arrays.
+
+    Raises:
+        ValueError: Where the arrays are others than those that the text names.
+    """
+    content = json.loads(text)
+    if hashlib.sha256(arrays).hexdigest() != content["arrays"]:
+        raise ValueError("checksum")
+    cell = decode(Cell, content["cell"])
+    with np.load(io.BytesIO(arrays), allow_pickle=False) as held:
+        return cell, {name: held[name] for name in held.files}
 
 
 def _json(cell: Cell) -> object:

@@ -1,25 +1,22 @@
-"""A study from cell to cell: what is kept is read, what is missing is run, all of it is merged."""
+"""The cells of a study: listed with the keys of their content, divided into shards, and merged into one result."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Interrupted
 from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.protocol import LDS, protocol_from
 from curvlang.evaluation.question import Question, Run, question_of_study
 from curvlang.evaluation.retraining.truth_request import loss_values
-from curvlang.evaluation.study.cell import check_cell, run_cell
+from curvlang.evaluation.study.files import CellFolder
 from curvlang.evaluation.study.merge import merge
-from curvlang.evaluation.study.study_result import Cell, FirstModel, StudyResult
+from curvlang.evaluation.study.study_result import FirstModel, StudyResult
 from curvlang.language import default_inverse
 from curvlang.language.chain import Chain, Curvature, Part, Study, StudyCell
 from curvlang.language.law import sampled
@@ -30,18 +27,6 @@ from curvlang.version import VERSION
 
 SCHEMA = "study-cell-4"
 """Changes whenever the same key would mean other numbers."""
-
-Values = Mapping[str, NDArray[np.float32]]
-
-
-class Store(Protocol):
-    """Where finished cells are kept by name, each written whole or not at all."""
-
-    def get(self, key: str) -> tuple[Cell, Values] | None:
-        """A finished cell, or None."""
-
-    def put(self, key: str, cell: Cell, values: Values) -> None:
-        """Keep a cell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,54 +113,10 @@ def part(work: Sequence[Work], shard: Shard | None) -> tuple[Work, ...]:
     return tuple(w for w in work if w.truth in mine)
 
 
-WorkProgress = Callable[[int, int, Work, Cell | None], None]
-"""Called before each piece of work (no cell yet), and again with its result."""
-
-
-def run_missing(
-    work: Sequence[Work],
-    store: Store,
-    run: Run,
-    *,
-    told: WorkProgress | None = None,
-) -> int:
-    """Run what the store does not hold; every finished cell is kept at once.
-
-    All that can be refused is refused before the first model is trained.
-
-    Args:
-        work: Cells of a study.
-        store: Where finished cells are.
-        run: How cells are run; each has its own seed and protocol.
-        told: Notified before each cell and after it.
-
-    Returns:
-        How many cells were run.
-
-    Raises:
-        Interrupted: On Ctrl-C, with what is kept.
-    """
-    missing = [w for w in work if store.get(w.key) is None]
-    for item in {w.place: w for w in reversed(missing)}.values():
-        check_cell(item.question, item.cell, item.run(run))
-    for k, item in enumerate(missing):
-        if told is not None:
-            told(k, len(missing), item, None)
-        try:
-            cell, values = run_cell(item.question, item.cell, item.run(run))
-        except KeyboardInterrupt as error:
-            kept = len(work) - len(missing) + k
-            raise Interrupted(f"{kept} of {len(work)} cells of the study are kept") from error
-        store.put(item.key, cell, values)
-        if told is not None:
-            told(k, len(missing), item, cell)
-    return len(missing)
-
-
 def gather(
     study: Study,
     work: Sequence[Work],
-    store: Store,
+    store: CellFolder,
     *,
     provenance: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),

@@ -8,8 +8,9 @@ import torch
 import curvlang as cv
 from curvlang.evaluation.question import Run
 from curvlang.evaluation.study.attributed import attributions
+from curvlang.evaluation.study.execution import run_missing
 from curvlang.evaluation.study.files import CellFolder
-from curvlang.evaluation.study.run import gather, run_missing, work_of
+from curvlang.evaluation.study.run import gather, work_of
 from curvlang.evaluation.study.spectra import WHOLE, ranks, spectra
 from curvlang.language import curvature_named, loads
 from curvlang.models.data.images import pictures

@@ -10,10 +10,11 @@ import pytest
 import curvlang as cv
 from curvlang.diagnostics.diagnostic import Interrupted, SpecError
 from curvlang.evaluation.question import Run
-from curvlang.evaluation.study import run as study_run
+from curvlang.evaluation.study import execution as study_run
+from curvlang.evaluation.study.execution import run_missing
 from curvlang.evaluation.study.files import CellFolder
 from curvlang.evaluation.study.merge import merge
-from curvlang.evaluation.study.run import Shard, gather, part, quick, run_missing, work_of
+from curvlang.evaluation.study.run import Shard, gather, part, quick, work_of
 from curvlang.language import load_studies, loads
 from curvlang.storage.cache import Cache
 
