@@ -275,6 +275,15 @@ CompressOption = Annotated[
         rich_help_panel=SCORES,
     ),
 ]
+PerTokenOption = Annotated[
+    bool,
+    typer.Option(
+        "--per-token",
+        help="Scores of every token of the training examples, without padding, and their `offsets`.",
+        rich_help_panel=SCORES,
+    ),
+    Excludes("per_layer", "per_position"),
+]
 OwnOption = Annotated[
     bool,
     typer.Option(
@@ -285,6 +294,7 @@ OwnOption = Annotated[
     Excludes(
         "per_layer",
         "per_position",
+        "per_token",
         "group",
         "reduce",
         "queries",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from curvlang.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from curvlang.attribution.streams.token_scores import TokenScores
     from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, MachineError, SpecError
     from curvlang.editors import serve as language_server
     from curvlang.editors.vscode import write_extension
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from curvlang.testing.verdicts import LawReport, check_laws, small_task
 
 _NAMES = {
+    "curvlang.attribution.streams.token_scores": "TokenScores",
     "curvlang.diagnostics.diagnostic": "Diagnostic Interrupted MachineError SpecError",
     "curvlang.editors.vscode": "write_extension",
     "curvlang.evaluation.named_task": "task",
@@ -145,6 +147,7 @@ __all__ = [
     "StudyRun",
     "Task",
     "TaskSource",
+    "TokenScores",
     "World",
     "__version__",
     "benchmark",

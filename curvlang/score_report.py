@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvlang.attribution.streams.token_scores import TokenScores
 from curvlang.attribution.top import Neighbour, Top, check_queries, largest, top_of_rows
 from curvlang.models.task import Task
 from curvlang.reporting.examples import InputTexts, show_largest, show_top
@@ -62,6 +63,7 @@ class ScoreReport:
         looks: What the inputs look like, where their numbers say little.
         written: Where the scores lie already, if they were written as they came.
         found: Chunks of a store that were there before, and all of them.
+        offsets: Of scores by token, where every example's begin, [N + 1].
     """
 
     arrays: Mapping[str, Tensor | StoredScores]
@@ -73,6 +75,7 @@ class ScoreReport:
     looks: InputTexts | None
     written: str | None = None
     found: tuple[int, int] | None = None
+    offsets: Tensor | None = None
 
     @property
     def shape(self) -> list[int]:
@@ -93,12 +96,13 @@ class ScoreReport:
         """
         stored = {name: whole(a).cpu().numpy() for name, a in self.arrays.items()}
         named = {} if self.groups is None else {"group": self.groups}
-        return write_scores(Path(path), Scores(stored, self.axes, self.notes, named))
+        offsets = None if self.offsets is None else self.offsets.numpy()
+        return write_scores(Path(path), Scores(stored, self.axes, self.notes, named, offsets))
 
     def top(self, k: int = 5, queries: Sequence[int] | None = None) -> list[Top]:
         """The k most helpful and harmful training examples of some queries or groups.
 
-        From the total over layers and positions, which the parts add up to. Self-influence has
+        From the total over layers, positions and tokens, which the parts add up to. Self-influence has
         none: see `largest`.
         """
         if self.axes == ("train",) or not k:
@@ -108,6 +112,8 @@ class ScoreReport:
         # Of these rows alone: the whole may be larger than memory.
         total = torch.stack([a[list(rows)] for a in self.arrays.values()]).sum(0)
         total = total.sum(-1) if "position" in self.axes else total
+        if self.offsets is not None:
+            total = TokenScores(total, self.offsets).totals()
         return top_of_rows(rows, total, k, self.task, grouped=self.groups is not None)
 
     def largest(self, k: int = 5) -> list[Neighbour]:

@@ -110,6 +110,7 @@ def _kind(scoring: Scoring) -> str:
     parts = [
         "by layer" * scoring.per_layer,
         "by position" * scoring.per_position,
+        "by token" * scoring.per_token,
         "" if scoring.group is None else f"queries by {scoring.group}, {scoring.reduce}",
     ]
     return ", ".join(filter(None, parts)) or "plain"
@@ -167,6 +168,7 @@ def written(
         request = Request(
             scoring.per_layer,
             scoring.per_position,
+            scoring.per_token,
             None if labels is None else labels[0],
             scoring.reduce,
             products=None if scoring.products is None else torch.bfloat16,
@@ -223,6 +225,8 @@ def _to_store(target: Target, stream: Stream, progress: Progress | None) -> Scor
             return ScoreFile(stored_arrays(store), 0, len(layout.all))
         with opened(target.path, layout) as store:
             store.note({}, target.labels)
+            if isinstance(stream, ScoreStream) and stream.tokens is not None:
+                store.keep_offsets(stream.tokens.tokens.offsets.numpy())
             found = store.finished()
             missing = [chunk for chunk in layout.all if chunk not in found]
             processes.tell("missing", json.dumps(missing))

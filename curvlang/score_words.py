@@ -17,6 +17,7 @@ WITH_QUERIES = (
     "metric",
     "per_layer",
     "per_position",
+    "per_token",
     "group",
     "reduce",
     "products",
@@ -40,6 +41,8 @@ class Scoring:
         reduce: `sum` or `mean` over a group.
         products: `bfloat16`: the precision of products with training examples.
         compress: Share of every query that may be left out for a lower rank.
+        per_token: Scores of every token: of output positions without padding, one example behind the
+            other, with the place where each begins.
     """
 
     metric: str = "loss"
@@ -52,6 +55,7 @@ class Scoring:
     reduce: str = "sum"
     products: str | None = None
     compress: float | None = None
+    per_token: bool = False
 
     def __post_init__(self) -> None:
         """Refuse words that mean nothing here, and what would be ignored.
@@ -74,6 +78,8 @@ class Scoring:
         if self.own:
             return ("train",)
         first = "query" if self.group is None else "group"
+        if self.per_token:
+            return (first, "token")
         return (first, "train", "position") if self.per_position else (first, "train")
 
     def groups(self, task: Task) -> tuple[Tensor, list[object]] | None:

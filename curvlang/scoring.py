@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from curvlang.attribution.influence import influence, self_influence
+from curvlang.attribution.influence import Options, influence, self_influence
 from curvlang.attribution.inverses import inverted
 from curvlang.attribution.scorer import layer_count, require_scores
+from curvlang.attribution.streams.by_token import TokenScoring
 from curvlang.attribution.streams.reduced import CompressedQueries, ReducedPrecision
 from curvlang.attribution.streams.request import Request, check_blocks
 from curvlang.attribution.streams.score_stream import least_bytes
@@ -175,8 +176,9 @@ class ScoreRequest:
         groups = None if labels is None else tuple(labels[1])
         looks = None if self.described is None else _looks(self.described, task)
         sign = query_metric(self.scoring.metric, task.loss).sign
+        offsets = _offsets(arrays, task) if self.scoring.per_token else None
         return ScoreReport(
-            arrays, self.scoring.axes, notes, groups, task, sign, looks, self.out, found
+            arrays, self.scoring.axes, notes, groups, task, sign, looks, self.out, found, offsets
         )
 
 
@@ -235,7 +237,7 @@ def _target(out: str | os.PathLike[str] | None, scoring: Scoring) -> str | None:
     """
     if out is None:
         return None
-    check_score_file(out, by_layer=scoring.per_layer)
+    check_score_file(out, by_layer=scoring.per_layer, by_token=scoring.per_token)
     check_streamed(out)
     return os.fspath(out) if is_remote(out) else os.path.abspath(out)
 
@@ -248,7 +250,7 @@ def _check_size(request: ScoreRequest, inverse: Operator) -> None:
         MachineError: E0801.
     """
     task, scoring = request.task, request.scoring
-    positions = position_count(task) if scoring.per_position else 1
+    positions = position_count(task) if scoring.per_position or scoring.per_token else 1
     layers = layer_count(inverse, task) if scoring.per_layer else 1
     if scoring.own:
         return
@@ -279,10 +281,22 @@ def _check_inverse(spec: Spec, curvature: Curvature, task: Task, scoring: Scorin
     check_blocks(
         found,
         Request(
-            scoring.per_layer, scoring.per_position, products=products, compress=scoring.compress
+            scoring.per_layer,
+            scoring.per_position,
+            scoring.per_token,
+            products=products,
+            compress=scoring.compress,
         ),
     )
     return found
+
+
+def _offsets(arrays: Mapping[str, Tensor | StoredScores], task: Task) -> Tensor:
+    """Where the tokens of every training example begin: as a store says, or the task."""
+    for array in arrays.values():
+        if isinstance(array, StoredScores) and array.store.offsets is not None:
+            return torch.from_numpy(array.store.offsets)
+    return TokenScoring(task).tokens.offsets
 
 
 def _arrays(
@@ -294,20 +308,20 @@ def _arrays(
         )
         return {"scores": own}
     labels = scoring.groups(task)
-    scores = influence(
-        op,
-        task,
-        metric=scoring.metric,
-        damping=scoring.damping,
-        inverse=scoring.inverse,
-        per_layer=scoring.per_layer,
-        per_position=scoring.per_position,
-        groups=None if labels is None else labels[0],
-        reduce=scoring.reduce,
-        products=None if scoring.products is None else torch.bfloat16,
-        compress=scoring.compress,
-        progress=progress,
-    )
+    options: Options = {
+        "metric": scoring.metric,
+        "damping": scoring.damping,
+        "inverse": scoring.inverse,
+        "per_position": scoring.per_position,
+        "groups": None if labels is None else labels[0],
+        "reduce": scoring.reduce,
+        "products": None if scoring.products is None else torch.bfloat16,
+        "compress": scoring.compress,
+        "progress": progress,
+    }
+    if scoring.per_token:
+        return {"scores": influence(op, task, per_token=True, **options).scores}
+    scores = influence(op, task, per_layer=scoring.per_layer, **options)
     return scores if isinstance(scores, dict) else {"scores": scores}
 
 
@@ -331,6 +345,8 @@ def _notes(
         "inverse": _inverse_text(scoring, op),
         "curvlang": VERSION,
     }
+    if scoring.per_token:
+        notes["tokens"] = "training example n has the tokens offsets[n] to offsets[n + 1] - 1"
     if scoring.group is not None:
         notes["groups"] = f"queries by {scoring.group}, {scoring.reduce}"
     return notes

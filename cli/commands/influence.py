@@ -25,6 +25,7 @@ from ..options import (
     OwnOption,
     PerLayerOption,
     PerPositionOption,
+    PerTokenOption,
     Precision,
     ProductsOption,
     PythonOption,
@@ -67,6 +68,7 @@ def command(
     inverse: InverseOption = None,
     per_layer: PerLayerOption = False,
     per_position: PerPositionOption = False,
+    per_token: PerTokenOption = False,
     own: OwnOption = False,
     group: GroupOption = None,
     reduce: ReduceOption = Reduce.sum,
@@ -87,8 +89,8 @@ def command(
     quiet: QuietOption = False,
 ) -> int:
     """Train the task's model, fit the spec's curvature, and write influence scores to a file."""
-    file = out or "scores.npy"
-    cv.check_score_file(file, by_layer=per_layer)
+    file = out or ("scores.safetensors" if per_token else "scores.npy")
+    cv.check_score_file(file, by_layer=per_layer, by_token=per_token)
     loaded = cv.load(spec)
     show_warnings([loaded], quiet)
     asked = cv.score_request(
@@ -105,6 +107,7 @@ def command(
             reduce,
             products,
             compress,
+            per_token,
         ),
         cv.Setup.named(device, dtype, memory, seed, store),
         out=file if file.lower().rstrip("/").endswith(STREAMED) else None,

@@ -10,7 +10,9 @@ from torch import Tensor
 from curvlang.attribution.groups import Groups, check_reduce
 from curvlang.attribution.inverses import inverted, seen_by
 from curvlang.attribution.scorer import scored_by, self_scores
+from curvlang.attribution.streams.by_token import TokenScoring
 from curvlang.attribution.streams.request import Request, check_share
+from curvlang.attribution.streams.token_scores import TokenScores
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.values import another_type, finite_number
 from curvlang.models.execution.torch_state import settled
@@ -46,6 +48,7 @@ def influence(
     task: Task,
     *,
     per_layer: Literal[False] = False,
+    per_token: Literal[False] = False,
     **options: Unpack[Options],
 ) -> Tensor: ...
 
@@ -56,6 +59,7 @@ def influence(
     task: Task,
     *,
     per_layer: Literal[True],
+    per_token: Literal[False] = False,
     **options: Unpack[Options],
 ) -> dict[str, Tensor]: ...
 
@@ -65,7 +69,19 @@ def influence(
     operator: FittedOperator | Operator,
     task: Task,
     *,
+    per_layer: Literal[False] = False,
+    per_token: Literal[True],
+    **options: Unpack[Options],
+) -> TokenScores: ...
+
+
+@overload
+def influence(
+    operator: FittedOperator | Operator,
+    task: Task,
+    *,
     per_layer: bool,
+    per_token: Literal[False] = False,
     **options: Unpack[Options],
 ) -> Tensor | dict[str, Tensor]: ...
 
@@ -82,6 +98,7 @@ def influence(
     solve: str | None = None,
     per_layer: bool = False,
     per_position: bool = False,
+    per_token: bool = False,
     groups: Groups | None = None,
     reduce: str = "sum",
     chunk: int = 4096,
@@ -89,7 +106,7 @@ def influence(
     compress: float | None = None,
     memory: Memory = None,
     progress: ProgressOption = True,
-) -> Tensor | dict[str, Tensor]:
+) -> Tensor | dict[str, Tensor] | TokenScores:
     """Influence scores `[Q, N]`: `∇m_qᵀ C⁻¹ ∇ℓ_n`, positive where training on n improves query q.
 
     Args:
@@ -104,6 +121,9 @@ def influence(
         per_layer: Scores of each block instead, by name; they add up to the total.
         per_position: Scores `[Q, N, T]` of the parts of n's loss that its T output positions
             carry; they add up to the total over the last axis.
+        per_token: The same without padding, one example behind the other: `TokenScores`, with scores
+            `[Q, tokens]` and the place where every example's begin. A tangent of the model for every
+            query: nothing of the size of parameters times positions is formed.
         groups: The queries of each group, as lists of indices or as a label for every query; the
             first axis is then the groups, in the order of their labels.
         reduce: `sum` or `mean` over the queries of a group.
@@ -120,7 +140,7 @@ def influence(
 
     Raises:
         SpecError: E0590 to E0592 for a metric, groups or positions that the task does not have,
-            E0594 for `products` and `compress` where there are no blocks.
+            E0594 for `products` and `compress` where there are no blocks, E0863 and E0864 for tokens.
     """
     task = seen_by(operator, task)
     _check_options(groups, reduce, products, compress)
@@ -129,9 +149,14 @@ def influence(
             operator, task, damping=damping, inverse=inverse, solve=solve, progress=told
         )
         asked = query_metric_on(metric, task)
-        request = Request(per_layer, per_position, groups, reduce, chunk, products, compress, told)
+        request = Request(
+            per_layer, per_position, per_token, groups, reduce, chunk, products, compress, told
+        )
         with limited(memory):
-            return task.retried(lambda: scored_by(ready.operator, task, asked.cost, request))
+            scores = task.retried(lambda: scored_by(ready.operator, task, asked.cost, request))
+    if per_token and isinstance(scores, Tensor):
+        return TokenScores(scores, TokenScoring(task).tokens.offsets)
+    return scores
 
 
 def _check_options(

@@ -51,10 +51,14 @@ def scored_by(
         request: Which scores, and how.
     """
     layers = layer_count(inverse, task) if request.per_layer else 1
-    T = position_count(task) if request.per_position else 1
-    given = None if request.per_position else scored_blocks(inverse, task)
-    require_scores(task, request.rows(task), layers * task.N * T, gradients=given is None)
-    found = _collected(ScoreStream(inverse, task, cost, request))
+    T = position_count(task) if request.by_parts else 1
+    given = None if request.by_parts else scored_blocks(inverse, task)
+    if not request.per_token:
+        require_scores(task, request.rows(task), layers * task.N * T, gradients=given is None)
+    stream = ScoreStream(inverse, task, cost, request)
+    if request.per_token:
+        require_scores(task, request.rows(task), stream.cut.total, gradients=True)
+    found = _collected(stream)
     check_scores(found.values(), task, cost)
     return found if request.per_layer else found[""]
 
@@ -91,7 +95,7 @@ def require_scores(task: Task, rows: int, each: int, *, gradients: bool) -> None
 def _collected(stream: ScoreStream) -> dict[str, Tensor]:
     """All scores, in every process."""
     task = stream.task
-    told = counter(stream.request.progress, task.N * stream.turns)
+    told = counter(stream.request.progress, stream.cut.total * stream.turns)
     found: dict[str, Tensor] = {}
     for turn in range(stream.turns):
         source = stream.source(turn)

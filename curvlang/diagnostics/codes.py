@@ -263,6 +263,8 @@ class Code(StrEnum):
     E0860 = "E0860", "the rate of a link", "costs"
     E0861 = "E0861", "a number of processes", "costs"
     E0862 = "E0862", "processes with different commands", "cli"
+    E0863 = "E0863", "scores by token together with other parts", "attribution"
+    E0864 = "E0864", "scores by token where padding carries a loss", "attribution"
     E0870 = "E0870", "a value of another kind in an operator", "operators"
     E0871 = "E0871", "an operator that is not symmetric", "operators"
     E0872 = "E0872", "numbers that a precision does not hold", "operators"

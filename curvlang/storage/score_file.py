@@ -37,12 +37,14 @@ class Scores:
         axes: The names of their axes, in order: `query` or `group`, `train`, `position`.
         notes: Convention, inverse, task and the like, kept where the format has a place for it.
         labels: What the positions of an axis are called; where absent, 0, 1, 2 …
+        offsets: Where the tokens of every training example begin, on an axis `token`, [N + 1].
     """
 
     arrays: Mapping[str, Array]
     axes: tuple[str, ...]
     notes: Mapping[str, str]
     labels: Mapping[str, tuple[object, ...]]
+    offsets: NDArray[np.int64] | None = None
 
     @property
     def by_layer(self) -> bool:
@@ -56,15 +58,18 @@ class Scores:
 
 
 @validated
-def check_score_file(path: str | os.PathLike[str], *, by_layer: bool = False) -> None:
+def check_score_file(
+    path: str | os.PathLike[str], *, by_layer: bool = False, by_token: bool = False
+) -> None:
     """Refuse, before the work, a file that could not be written after it.
 
     Args:
         path: The file.
         by_layer: Whether it is to hold an array for every layer.
+        by_token: Whether it is to hold scores of tokens, and where every example's begin.
 
     Raises:
-        SpecError: E0583 for a suffix without a format, or a format that has no names for layers,
+        SpecError: E0583 for a suffix without a format, or a format that has no names for arrays,
             E0584 where parquet lacks its package, E0585 where the system does not let it be
             written.
         MachineError: E0802 where the disk is full.
@@ -80,10 +85,13 @@ def check_score_file(path: str | os.PathLike[str], *, by_layer: bool = False) ->
         raise refusal(
             Code.E0583, f"`{target}` has {what}: the format is not known", f"use one of {known}"
         )
-    if by_layer and suffix == ".npy":
+    if (by_layer or by_token) and suffix == ".npy":
+        more = (
+            "there is one for every layer" if by_layer else "tokens need their `offsets` beside it"
+        )
         raise refusal(
             Code.E0583,
-            f"`{target}`: an npy file holds one array, and there is one for every layer",
+            f"`{target}`: an npy file holds one array, and {more}",
             "write `.zarr`, `.safetensors`, `.csv` or `.parquet`",
         )
     if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
@@ -133,7 +141,7 @@ def write_scores(path: str | os.PathLike[str], scores: Scores) -> Path:
             f"`{os.fspath(path)}`: a zarr store is written while scores are computed",
             "name it before: `cv.score_request(…, out=…)`",
         )
-    check_score_file(path, by_layer=scores.by_layer)
+    check_score_file(path, by_layer=scores.by_layer, by_token=scores.offsets is not None)
     target = Path(os.path.abspath(path))
     with _destination(target).refusals(scores.bytes), whole(target) as part:
         FORMATS[target.suffix.lower()](part, scores)
@@ -152,7 +160,11 @@ def _safetensors(part: Path, scores: Scores) -> None:
     notes = {**scores.notes, "axes": json.dumps(list(scores.axes))}
     for axis, labels in scores.labels.items():
         notes[f"labels of {axis}"] = json.dumps([str(x) for x in labels])
-    arrays = {name: np.ascontiguousarray(array) for name, array in scores.arrays.items()}
+    arrays: dict[str, NDArray[Any]] = {
+        name: np.ascontiguousarray(array) for name, array in scores.arrays.items()
+    }
+    if scores.offsets is not None:
+        arrays["offsets"] = scores.offsets
     part.write_bytes(save(arrays, notes))
 
 
@@ -186,7 +198,10 @@ def _parquet(part: Path, scores: Scores) -> None:
 
 
 def _columns(scores: Scores) -> list[str]:
-    return [*(["layer"] if scores.by_layer else []), *scores.axes, "score"]
+    axes = [
+        name for axis in scores.axes for name in (("train", axis) if axis == "token" else (axis,))
+    ]
+    return [*(["layer"] if scores.by_layer else []), *axes, "score"]
 
 
 def _tables(scores: Scores) -> Iterator[list[list[Any]]]:
@@ -197,11 +212,22 @@ def _tables(scores: Scores) -> Iterator[list[list[Any]]]:
             values = flat[start : start + ROWS].tolist()
             at = np.unravel_index(np.arange(start, start + len(values)), array.shape)
             places = [
-                _named(place.tolist(), scores.labels.get(axis))
+                column
                 for axis, place in zip(scores.axes, at, strict=True)
+                for column in _places(scores, axis, place)
             ]
             layer = [[name] * len(values)] if scores.by_layer else []
             yield [*layer, *places, values]
+
+
+def _places(scores: Scores, axis: str, place: NDArray[np.int64]) -> Iterator[list[Any]]:
+    """Places on an axis; of tokens their training example, and the place in it."""
+    if scores.offsets is None or axis != "token":
+        yield _named(place.tolist(), scores.labels.get(axis))
+        return
+    train = np.searchsorted(scores.offsets, place, side="right") - 1
+    yield train.tolist()
+    yield (place - scores.offsets[train]).tolist()
 
 
 def _named(places: list[int], labels: tuple[object, ...] | None) -> list[Any]:

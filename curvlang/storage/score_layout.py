@@ -27,7 +27,7 @@ class StoreLayout:
         names: Of the layers; empty for the total alone.
         shape: Of every array.
         chunks: Shape of a chunk; the axis of positions is never cut.
-        axes: Names of the axes: `query` or `group`, `train`, `position`.
+        axes: Names of the axes: `query` or `group`, `train`, `position`, or `token` in their place.
         dtype: Of the numbers.
         content: What decides the numbers, in words or as a digest, by the name that a refusal calls it.
         plan: Whole numbers that a later run goes on with.

@@ -30,6 +30,8 @@ OURS = "curvlang_scores"
 WRITTEN = "written"
 TOTAL = "scores"
 """The array of scores, or the group of the layers' arrays."""
+OFFSETS = "offsets"
+"""The array that says where the tokens of every training example begin."""
 ANOTHER = "name another store, or delete this one"
 _NOTE = "chunks that are written stay: run the same command to go on"
 
@@ -135,6 +137,25 @@ class ScoreStore:
         more = {f"labels of {axis}": list(found) for axis, found in (labels or {}).items()}
         with _refusals(self.address):
             self._group.attrs.update({**notes, **more})
+
+    def keep_offsets(self, offsets: Array) -> None:
+        """Keep where the tokens of every training example begin, [N + 1]."""
+        with _refusals(self.address, offsets.nbytes):
+            if OFFSETS not in self._group:
+                self._group.create_array(
+                    OFFSETS,
+                    shape=offsets.shape,
+                    chunks=offsets.shape,
+                    dtype="int64",
+                    compressors=None,
+                )
+            self._group[OFFSETS][...] = offsets
+
+    @property
+    def offsets(self) -> Array | None:
+        """Where the tokens of every training example begin; None for other scores."""
+        with _refusals(self.address):
+            return np.asarray(self._group[OFFSETS][...]) if OFFSETS in self._group else None
 
     def claimed(self) -> set[Chunk]:
         """The chunks that have an entry, whether or not their numbers are whole."""

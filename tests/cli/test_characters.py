@@ -6,9 +6,8 @@ import io
 import sys
 
 import pytest
-
-from cli.characters import write_any_character
-from cli.main import run
+from curvlang.cli.characters import write_any_character
+from curvlang.cli.main import run
 
 
 @pytest.fixture

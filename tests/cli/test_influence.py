@@ -96,6 +96,63 @@ def test_top_shows_text_as_text(capsys):
     assert np.allclose(apart.sum(-1), scores)
 
 
+@pytest.fixture
+def by_token(capsys):
+    """Scores by token of a small text, written to a file, and by example."""
+    options = ["--task", "characters(epochs = 1)", "-q", "--top", "1", "--queries", "4"]
+    assert run(["influence", "identity", *options]) == 0
+    shown = capsys.readouterr().out
+
+    def written(file):
+        assert run(["influence", "identity", *options, "--per-token", "--out", file]) == 0
+        assert capsys.readouterr().out == shown
+        return np.load("scores.npy")
+
+    return written
+
+
+def test_scores_by_token_have_offsets(by_token):
+    from safetensors.numpy import load_file
+
+    scores = by_token("tokens.safetensors")
+    found = load_file("tokens.safetensors")
+    assert found["offsets"].tolist() == list(range(0, 8 * scores.shape[1] + 1, 8))
+    assert found["scores"].shape == (len(scores), 8 * scores.shape[1])
+    assert np.allclose(found["scores"].reshape(*scores.shape, 8).sum(-1), scores)
+
+
+def test_a_table_of_them_names_example_and_place(by_token):
+    scores = by_token("tokens.csv")
+    with open("tokens.csv", encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["query", "train", "token", "score"]
+    assert len(rows) == 8 * scores.size
+    assert rows[8 * scores.shape[1] + 8 * 3 + 5][:3] == ["1", "3", "5"]
+
+
+def test_a_store_of_them_goes_on_with_its_offsets(by_token, monkeypatch):
+    zarr = pytest.importorskip("zarr")
+    scores = by_token("tokens.zarr")
+    group = zarr.open_group("tokens.zarr", mode="r")
+    assert group["offsets"][...].tolist() == list(range(0, 8 * scores.shape[1] + 1, 8))
+    first = group["scores"][...]
+    assert np.allclose(first.reshape(*scores.shape, 8).sum(-1), scores)
+    with monkeypatch.context() as patch:
+        # Nothing is computed again, neither the model nor the offsets.
+        patch.setattr("curvlang.scoring.fit", None)
+        patch.setattr("curvlang.scoring.TokenScoring", None)
+        by_token("tokens.zarr")
+
+
+def test_one_array_has_no_place_for_them(capsys):
+    text = ["influence", "identity", "--task", "characters(epochs = 1)", "--per-token"]
+    assert run([*text, "--out", "t.npy"]) == 2
+    assert "tokens need their `offsets`" in capsys.readouterr().err
+    assert run([*text, "--per-layer"]) == 2
+    assert run(["influence", "identity", *TASK, "--per-token"]) == 2
+    assert "E0592" in capsys.readouterr().err
+
+
 def test_compressed_queries_say_their_bound(capsys):
     wide = ["influence", "kfac", "--task", "digits(hidden = [16], epochs = 1)", "-q"]
     assert run([*wide, "--damping", "1"]) == 0

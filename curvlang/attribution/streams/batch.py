@@ -19,7 +19,7 @@ class ScoreBatch:
 
     Args:
         rows: Which queries, or groups; None for self-influence.
-        train: Which training examples.
+        train: Which training examples, or which of their tokens.
         scores: [rows, train], with an axis of positions behind them where there is one, by the layer's
             name or under no name; self-influence [train].
     """

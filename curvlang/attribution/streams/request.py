@@ -23,12 +23,18 @@ class Request:
 
     per_layer: bool = False
     per_position: bool = False
+    per_token: bool = False
     groups: Groups | None = None
     reduce: str = "sum"
     chunk: int = 4096
     products: torch.dtype | None = None
     compress: float | None = None
     progress: Progress | None = None
+
+    @property
+    def by_parts(self) -> bool:
+        """Whether a score is of a part of an example's loss."""
+        return self.per_position or self.per_token
 
     def rows(self, task: Task) -> int:
         """Queries, or groups of them."""
@@ -56,8 +62,10 @@ def check_share(share: float) -> None:
         )
 
 
-def _without_blocks(option: str, what: str, per_position: bool) -> SpecError:
-    why = "by position" if per_position else "of a curvature without blocks by layer"
+def _without_blocks(option: str, what: str, request: Request) -> SpecError:
+    why = "of a curvature without blocks by layer"
+    if request.by_parts:
+        why = "by token" if request.per_token else "by position"
     return refusal(
         Code.E0594,
         f"scores {why} have no {what}",
@@ -73,10 +81,11 @@ def check_blocks(inverse: Operator, request: Request) -> None:
     Raises:
         SpecError: E0710 for scores by layer, E0594 for an option that scores by layers have.
     """
+    check_parts(request)
     whole = not splits(inverse)
     if request.per_layer and whole:
         raise without_layers()
-    if whole or request.per_position:
+    if whole or request.by_parts:
         check_options(request)
 
 
@@ -91,7 +100,23 @@ def check_options(request: Request) -> None:
         ("compress", "queries of low rank"),
     ):
         if getattr(request, option) is not None:
-            raise _without_blocks(option, what, request.per_position)
+            raise _without_blocks(option, what, request)
+
+
+def check_parts(request: Request) -> None:
+    """Refuse scores by token that are by layer or by position too.
+
+    Raises:
+        SpecError: E0863.
+    """
+    for option in ("per_layer", "per_position"):
+        if request.per_token and getattr(request, option):
+            raise refusal(
+                Code.E0863,
+                f"`per_token` and `{option}` exclude each other: a token's score is of all layers, and of one "
+                "position",
+                f"leave `{option}` out",
+            )
 
 
 def without_layers() -> SpecError:

@@ -27,10 +27,11 @@ from curvlang.attribution.layer_forms import split
 from curvlang.attribution.passes import MOST, scored_elements
 from curvlang.attribution.passes import batch_size as leaf_batch_size
 from curvlang.attribution.streams.batch import ScoreBatch, Source, Unit
+from curvlang.attribution.streams.by_token import TokenScoring
 from curvlang.attribution.streams.cut import ScoreCut, score_cut
 from curvlang.attribution.streams.gather import common
 from curvlang.attribution.streams.reduced import compressed_queries, warn_of_products
-from curvlang.attribution.streams.request import Request, check_options, without_layers
+from curvlang.attribution.streams.request import Request, check_options, check_parts, without_layers
 from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, apart
@@ -69,13 +70,15 @@ class ScoreStream:
         self.cost = cost
         self.request = request
         self.rows = request.rows(task)
-        self.given = None if request.per_position else scored_blocks(inverse, task)
+        check_parts(request)
+        self.tokens = TokenScoring(task) if request.per_token else None
+        self.given = None if request.by_parts else scored_blocks(inverse, task)
         self._parts = None if self.given is not None else self._by_gradients()
         fits = self.rows
         if request.groups is None:
             fits = min(fits, self._fitting(), self._scored_at_once())
         (self.turn,) = common(max(1, min(self.rows, turn or fits)))
-        self.cut = self._cut() if size is None else ScoreCut(task.N, size)
+        self.cut = self._cut() if size is None else ScoreCut(self._total, size)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,8 +91,13 @@ class ScoreStream:
 
     @property
     def positions(self) -> int:
-        """Output positions, where scores are by position; else 1."""
-        return position_count(self.task) if self.request.per_position else 1
+        """Output positions, where scores are by position or token; else 1."""
+        return position_count(self.task) if self.request.by_parts else 1
+
+    @property
+    def _total(self) -> int:
+        """Training examples, or their tokens."""
+        return self.task.N if self.tokens is None else self.tokens.tokens.count
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -165,6 +173,8 @@ class ScoreStream:
 
     def _cut(self) -> ScoreCut:
         task, request = self.task, self.request
+        if self.tokens is not None:
+            return self.tokens.cut(self.turn)
         if self.given is None and (request.per_layer or request.per_position):
             return score_cut(task.N, batch_size(task, self.positions), self.turn * self.positions)
         layers = task.blocks() if self.given is None else [x.layer for x in self.given]
@@ -183,6 +193,9 @@ class ScoreStream:
             for name, (block, index) in self._parts.items()
         }
         del query
+        by_token = self.tokens
+        if by_token is not None:
+            return lambda within: {"": by_token.over(moved[""], within)}
         if self.request.per_layer or self.request.per_position:
             return lambda within: self._met(some, moved, within)
         found = TrainingProducts(some, [whole_queries(self.inverse, moved.pop(""), some)])

@@ -30,13 +30,13 @@ def position_count(task: Task) -> int:
             Code.E0592,
             f"outputs of shape {show_shape(f.shape)} have their classes on axis 1, and positions are "
             "told apart on axis 1",
-            "leave `per_position` out; it is for models that give [B, T, …]",
+            "leave scores by position or token out; they are for models that give [B, T, …]",
         )
     if f.ndim < 3:
         raise refusal(
             Code.E0592,
             f"outputs of shape {show_shape(f.shape)} have no positions",
-            "leave `per_position` out; it is for models that give [B, T, …]",
+            "leave scores by position or token out; they are for models that give [B, T, …]",
         )
     return int(f.shape[1])
 
