@@ -123,9 +123,8 @@ def command(
         print_json(report.to_json(top, shown) | {"file": path, "replaced": replaced})
         return 0
     if not quiet:
-        sizes = zip(report.axes, report.shape, strict=True)
-        where = f"{path}{' (replaced)' if replaced else ''}"
-        written = f"written to {where} [{', '.join(f'{axis} {n}' for axis, n in sizes)}]"
+        sizes = ", ".join(f"{a} {n}" for a, n in zip(report.axes, report.shape, strict=True))
+        written = f"written to {path}{' (replaced)' * replaced} [{sizes}]"
         show_lines([*report.header(), written])
     if top:
         print(report.table(top, shown))
