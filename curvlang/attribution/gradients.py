@@ -16,9 +16,12 @@ from curvlang.models.tracing.blocks import check_batch
 from curvlang.models.tracing.half_precision import exact_gradients
 from curvlang.operators import Operator
 from curvlang.operators.validation import all_finite
+from curvlang.runtime.limits.memory import allowance
 
 GRADIENT_BYTES = 2**28
 """Per-example gradients that are held at once."""
+BATCH_SHARE = 4
+"""A batch may take a quarter of the user's limit."""
 MOST = 512
 """Examples that go through the model at once."""
 
@@ -64,7 +67,7 @@ def product(operator: Operator, rows: Tensor) -> Tensor:
 def batch_size(task: Task, columns: int = 1) -> int:
     """Examples whose gradients, `columns` of them each, are held at once."""
     size = torch.empty((), dtype=task.precision).element_size()
-    return max(1, min(MOST, GRADIENT_BYTES // (size * task.P * columns)))
+    return max(1, min(MOST, allowance(GRADIENT_BYTES, BATCH_SHARE) // (size * task.P * columns)))
 
 
 def check_scores(

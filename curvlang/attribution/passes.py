@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from curvlang.attribution.gradients import BATCH_SHARE
 from curvlang.models.layers import Input
 from curvlang.models.losses.finite import in_part
 from curvlang.models.losses.loss import Loss
@@ -15,6 +16,7 @@ from curvlang.models.tracing.blocks import LayerBlock, check_batch
 from curvlang.models.tracing.half_precision import exact_leaves
 from curvlang.models.tracing.leaves import Fisher, LeafRequest
 from curvlang.runtime.limits.activations import activation_bytes
+from curvlang.runtime.limits.memory import allowance
 from curvlang.runtime.positions.alignment import varying
 
 HELD = 2**27
@@ -70,7 +72,7 @@ def scored_elements(layers: Sequence[LayerBlock], queries: int) -> int:
 
 
 def batch_size(task: Task, layers: Sequence[LayerBlock], formed: int, share: float = 1.0) -> int:
-    """Examples such that the model, its leaves and the largest intermediate result stay within `HELD`.
+    """Examples such that the model, its leaves and the largest intermediate result stay within `HELD` and the limit.
 
     Args:
         task: The model.
@@ -81,7 +83,7 @@ def batch_size(task: Task, layers: Sequence[LayerBlock], formed: int, share: flo
     size = torch.empty((), dtype=task.precision).element_size()
     held = sum(b.leaf_elements for b in layers)
     each = max(share * max(size * held, model_bytes(task, layers)), size * formed)
-    return max(1, min(MOST, int(HELD // each)))
+    return max(1, min(MOST, int(allowance(HELD, BATCH_SHARE) // each)))
 
 
 def model_bytes(task: Task, layers: Sequence[LayerBlock]) -> int:

@@ -25,15 +25,23 @@ import torch
 from torch import Tensor
 
 from curvlang.models.layers import Input, OneHot
+from curvlang.runtime.limits.memory import allowance
 
 AT_ONCE = 2**25
 """Bytes of the intermediate results of the queries that are multiplied at once."""
+SHARE = 8
+"""They may take an eighth of the user's limit."""
 FIRST = 8
 """Rank that is tried first; it is doubled while it does not suffice."""
 ROUNDING = 16
 """Units of rounding by which entries of a factored spectrum may be off."""
 PAYS = 64
 """Pairs for every rank that may be tried, from which on the search for it costs little."""
+
+
+def at_once() -> int:
+    """Bytes of intermediate results, under the user's limit."""
+    return allowance(AT_ONCE, SHARE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,13 +146,13 @@ class DenseQueries:
         """
         if isinstance(a, OneHot) and a.index[0].numel() < a.size:
             each = a.index.numel() * e.shape[2] * e.element_size()
-            pieces = self.gradients.split(max(1, AT_ONCE // each))
-            return torch.cat([_read(u, a, e) for u in pieces])
+            pieces = self.gradients.split(max(1, at_once() // each))
+            return stacked((_read(u, a, e) for u in pieces), self.count)
         if isinstance(a, OneHot) or a.ndim > 3 or a.shape[1] > 1:
             return self.gradients.flatten(1) @ formed_gradients(a, e).flatten(1).to(kind).T
         each = len(a) * min(self.gradients.shape[1:]) * a.element_size()
-        pieces = self.gradients.split(max(1, AT_ONCE // each))
-        return torch.cat([_held(u, a[:, 0], e[:, 0]) for u in pieces])
+        pieces = self.gradients.split(max(1, at_once() // each))
+        return stacked((_held(u, a[:, 0], e[:, 0]) for u in pieces), self.count)
 
     def by_group(self, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
         """Scores [G, Q, B] of every block of one shape."""
@@ -203,7 +211,7 @@ class _Leaves:
 
     def pieces(self, each: int) -> Iterator[tuple[Tensor, Tensor]]:
         """A few queries at a time: of each `each` bytes are made, of all at most `AT_ONCE`."""
-        size = max(1, AT_ONCE // each)
+        size = max(1, at_once() // each)
         return zip(self.a.split(size), self.e.split(size), strict=True)
 
 
@@ -218,7 +226,7 @@ class Outer(_Leaves):
         assert isinstance(a, Tensor)
         O, I = self.spectrum.shape
         pairs = self.pieces(max(O * I, len(a) * min(O, I)) * a.element_size())
-        return torch.cat([self._some(x, d, a[:, 0], e[:, 0], kind) for x, d in pairs])
+        return stacked((self._some(x, d, a[:, 0], e[:, 0], kind) for x, d in pairs), self.count)
 
     def _some(self, x: Tensor, d: Tensor, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
         O, I = self.spectrum.shape
@@ -242,7 +250,8 @@ class RankQueries(_Leaves):
         assert isinstance(a, Tensor)
         rank, O = self.factors.left.shape
         pairs = self.pieces(rank * (O + self.a.shape[1] + 2 * len(a)) * a.element_size())
-        return torch.cat([self._some(x, d, a[:, 0].to(kind), e[:, 0].to(kind)) for x, d in pairs])
+        train = a[:, 0].to(kind), e[:, 0].to(kind)
+        return stacked((self._some(x, d, *train) for x, d in pairs), self.count)
 
     def _some(self, x: Tensor, d: Tensor, a: Tensor, e: Tensor) -> Tensor:
         parts = []
@@ -283,6 +292,30 @@ class SharedQueries:
 
 
 Queries = DenseQueries | Outer | RankQueries | SharedQueries
+
+
+def stacked(pieces: Iterator[Tensor], count: int) -> Tensor:
+    """Pieces of rows, put into one tensor one by one.
+
+    A list of small results between large ones that are freed would keep the C library from using
+    the place of these again.
+
+    Args:
+        pieces: [c, B] each.
+        count: Rows of all.
+    """
+    first = next(pieces)
+    if len(first) == count:
+        return first
+    found = first.new_empty(count, *first.shape[1:])
+    found[: len(first)] = first
+    done = len(first)
+    del first
+    for piece in pieces:
+        found[done : done + len(piece)] = piece
+        done += len(piece)
+        del piece
+    return found
 
 
 def _inner(moved: Tensor, v: Tensor) -> Tensor:

@@ -8,9 +8,11 @@ import torch
 
 from curvlang.attribution.blocks import ScoredBlock, largest_gradient, whole_blocks
 from curvlang.attribution.factored import queries_at_once
+from curvlang.attribution.gradients import batch_size as gradient_batch
 from curvlang.attribution.passes import batch_size, model_bytes, scored_elements
-from curvlang.attribution.score_orders import AT_ONCE, one_number, rank_of
+from curvlang.attribution.score_orders import at_once, one_number, rank_of
 from curvlang.attribution.streams.cut import score_cut
+from curvlang.attribution.streams.score_stream import ScoreStream
 from curvlang.models.task import Task
 from curvlang.operators import CholeskyInverse, Operator, held_bytes
 from curvlang.runtime.limits.footprint import Phase
@@ -54,8 +56,7 @@ def scores_phase(
     held = {"operators": held_bytes(operator, inverse)}
     if given is not None:
         rows = min(task.Q, queries_at_once(task, given))
-        numbers = sum(x.layer.d_out + x.layer.d_in if x.by_leaves else x.layer.size for x in given)
-        queries = own * rows * numbers
+        queries = own * rows * _numbers(given)
         return Phase("scores", {**held, "queries": queries, **_batch(given, task, rows)})
     whole = whole_blocks(inverse, task)
     cast = _EXACT if own != _EXACT else 0
@@ -64,6 +65,36 @@ def scores_phase(
     making = task.Q * task.P * (cast + own + _EXACT)
     queries = max(task.Q * task.P * own, making - sum(rest.values()))
     return Phase("scores", {**held, "queries": queries, **rest})
+
+
+def streamed_phase(operator: Operator, stream: ScoreStream) -> Phase:
+    """Memory while scores go by in chunks, each held until it is written.
+
+    Args:
+        operator: C, which stays.
+        stream: The scores.
+    """
+    task, rows, inverse = stream.task, stream.turn, stream.inverse
+    own = torch.empty((), dtype=task.precision).element_size()
+    held = {"operators": held_bytes(operator, inverse)}
+    chunk = _EXACT * rows * stream.cut.size * max(1, len(stream.names)) * stream.positions
+    # One that is being written, and one that is added to.
+    scores = {"scores": 2 * chunk}
+    if stream.given is None and (stream.request.per_layer or stream.request.per_position):
+        each = min(stream.cut.size, gradient_batch(task, stream.positions))
+        # Of each layer, put together, and as the blocks of C⁻¹ take them.
+        gradients = 3 * own * each * task.P * stream.positions
+        queries = _EXACT * rows * task.P
+        return Phase("scores", {**held, "queries": queries, "gradients": gradients, **scores})
+    given = stream.given
+    numbers = task.P if given is None else _numbers(given)
+    rest = _batch(given or whole_blocks(inverse, task), task, rows)
+    return Phase("scores", {**held, "queries": own * rows * numbers, **rest, **scores})
+
+
+def _numbers(given: Sequence[ScoredBlock]) -> int:
+    """Numbers of a preconditioned query."""
+    return sum(x.layer.d_out + x.layer.d_in if x.by_leaves else x.layer.size for x in given)
 
 
 def _batch(given: Sequence[ScoredBlock], task: Task, rows: int) -> dict[str, int]:
@@ -108,9 +139,9 @@ def _piece(x: ScoredBlock, rows: int, batch: int, size: int, pairs: int) -> int:
     if factors is not None:
         # Both sides are scaled one after the other, and meet the batch each.
         rank, widest = len(factors.left), O + I + 2 * batch
-        count = min(rows, max(1, AT_ONCE // (size * rank * widest)))
+        count = min(rows, max(1, at_once() // (size * rank * widest)))
         return size * count * rank * (max(O, I) + 2 * batch)
     made = x.layer.size if x.by_leaves else 0
     moved = batch * min(O, I)
-    count = min(rows, max(1, AT_ONCE // (size * max(made, moved))))
-    return size * count * (made + moved)
+    count = min(rows, max(1, at_once() // (size * max(made, moved))))
+    return size * count * (made + moved + batch)

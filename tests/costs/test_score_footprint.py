@@ -10,11 +10,13 @@ import curvlang as cv
 from curvlang.attribution.blocks import scored_blocks
 from curvlang.attribution.scorer import scored_by
 from curvlang.attribution.streams.request import Request
+from curvlang.attribution.streams.score_stream import ScoreStream
 from curvlang.costs.predicted import inverted_matrices
-from curvlang.costs.score_footprint import inverse_phase, scores_phase
+from curvlang.costs.score_footprint import inverse_phase, scores_phase, streamed_phase
 from curvlang.language import task_text
 from curvlang.models.builtin import task_from
 from curvlang.operators import held_bytes
+from curvlang.runtime.limits.memory import limited
 from tests.oracles.allocations import peak_bytes
 
 WITHIN = 0.3
@@ -76,3 +78,45 @@ def test_scores_are_added_up_and_not_held_by_block():
     apart = peak_bytes(lambda: scored_by(inverse, task, task.loss, Request(per_layer=True)))
     assert whole < 8 * matrix
     assert apart > whole + 10 * matrix
+
+
+def streamed(spec, task, memory, **wanted):
+    """Predicted and measured bytes of a stream under a limit, and its matrix of scores."""
+    op = cv.fit(spec, task, progress=False)
+    inverse = op.inverse(0.01).operator
+    with limited(memory):
+        stream = ScoreStream(inverse, task, task.loss, Request(**wanted))
+        predicted = streamed_phase(op.operator, stream).bytes - held_bytes(op.operator, inverse)
+
+        def run():
+            for _ in stream.batches():
+                pass
+
+        return predicted, peak_bytes(run)
+
+
+def narrow(positions=(), n=4000, q=600):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 3)).double()
+    X, y = torch.randn(n + q, *positions, 8).double(), torch.randint(0, 3, (n + q, *positions))
+    return cv.Task(model, cv.CrossEntropy(), (X[q:], y[q:]), (X[:q], y[:q]))
+
+
+@pytest.mark.parametrize(
+    ("spec", "positions", "wanted"),
+    [
+        ("kfac", (), {}),
+        ("ekfac", (3,), {}),
+        ("ggn", (), {}),
+        ("kfac", (), {"per_layer": True}),
+        ("kfac", (3,), {"per_position": True}),
+        ("kfac", (), {"groups": [[0, 1], [2]]}),
+    ],
+)
+def test_streamed_scores_stay_within_what_is_predicted(spec, positions, wanted):
+    """The matrix of scores is four times larger than the limit; the peak is below both."""
+    task = narrow(positions, n=1000 if "per_position" in wanted else 4000)
+    matrix = 8 * task.Q * task.N
+    predicted, measured = streamed(spec, task, matrix // 4, **wanted)
+    assert measured <= 1.2 * predicted
+    assert max(measured, predicted) <= matrix // 4

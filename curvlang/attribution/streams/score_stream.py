@@ -39,6 +39,9 @@ from curvlang.models.tracing.per_position import position_count, position_gradie
 from curvlang.operators import BlockDiagonal, Operator
 from curvlang.runtime.limits.memory import available
 
+CHUNK_SHARE = 8
+"""Scores of a chunk may take an eighth of the free memory: two or three copies of them are held at times."""
+
 
 class ScoreStream:
     """Scores under one inverse, as they come.
@@ -169,7 +172,7 @@ class ScoreStream:
 
     def _scored_at_once(self) -> int:
         """Queries whose scores of a chunk take a share of what is available."""
-        return max(1, available(self.task.device) // QUERIES_SHARE // chunk_bytes(self))
+        return max(1, available(self.task.device) // CHUNK_SHARE // chunk_bytes(self))
 
     def _cut(self) -> ScoreCut:
         task, request = self.task, self.request

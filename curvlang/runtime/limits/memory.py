@@ -97,6 +97,17 @@ def available(device: torch.device) -> int:
     return free if limit is None else min(free, limit)
 
 
+def allowance(usual: int, share: int) -> int:
+    """Bytes that a part of the work may take: the usual ones, or that share of the user's limit if it is less.
+
+    Args:
+        usual: Bytes.
+        share: 4 stands for a quarter.
+    """
+    limit = _limit()
+    return usual if limit is None else max(1, min(usual, limit // share))
+
+
 def _free(device: torch.device) -> int:
     """Bytes that nothing holds: those of the machine, or of the control group if that has fewer.
 
