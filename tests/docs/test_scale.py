@@ -16,9 +16,27 @@ from curvlang import facade
 from curvlang.models.data import derived_rows
 from curvlang.runtime.progress import lines
 from curvlang.runtime.progress.stages import Stages
+from curvlang.workers.dask_workers import DaskWorkers
 from tests.costs.test_scaling import RATES
 
 TEXT = (Path(__file__).parents[2] / "docs/scale.md").read_text("utf-8")
+
+STUDY = """
+task tiny(epochs = 1) {
+  data   diabetes
+  model  mlp(hidden = [2])
+  loss   mse
+  train  sgd(lr = 0.01, batch = 16, epochs = epochs)
+}
+
+study tiny {
+  task      tiny(epochs = few) for few in [1]
+  path      ggn > kfac
+  seeds     1
+  damping   [1]
+  protocol  subsets = 5, retrains = 1, bootstrap = 10
+}
+"""
 
 
 def blocks(language):
@@ -63,6 +81,28 @@ def test_the_store_is_filled_and_read(tmp_path, monkeypatch, capsys):
     kept = cv.load_operator("fits/ekfac")
     assert np.load("scores.npy").shape == (180, 1617)
     assert kept.shape == (64 * 2 + 2 * 10,) * 2
+
+
+def test_workers_do_what_it_says(tmp_path, monkeypatch, capsys):
+    """With one worker for all lines, which each of them finds by its address."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CURVLANG_CACHE", str(tmp_path / "cache"))
+    Path("depth.cv").write_text(STUDY)
+    workers = DaskWorkers(1)
+    workers._connected()
+    address = workers._local.cluster.scheduler_address
+    small = {"eval": ["--task", "diabetes(hidden = [2], epochs = 1)", "--quick"], "study": []}
+    (text,) = blocks("shell")
+    for line in text.splitlines():
+        said = re.sub(r"--workers 4|--scheduler \S+", f"--scheduler {address}", line)
+        _, name, *arguments = shlex.split(said.replace(" depth ", " depth.cv "))
+        assert address in arguments, line
+        assert run([name, *arguments, *small[name]]) == 0, line
+    workers.close()
+    said = capsys.readouterr().err
+    assert "retrained 60 models, 0 from the cache" in said
+    assert "retrained 0 models, 60 from the cache" in said
+    assert "cell 1 of 1" in said
 
 
 @pytest.mark.parametrize("held", [None, 0], ids=["read once", "read by batches"])
