@@ -24,7 +24,7 @@ from curvlang.language.registry import (
     SOLVERS,
     STAGES,
 )
-from curvlang.language.registry.kind_words import limits_of, type_of
+from curvlang.language.registry.kind_words import in_words
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))
@@ -80,7 +80,7 @@ def parameters() -> Iterator[str]:
                 yield "| parameter | value | default | |"
                 yield "|---|---|---|---|"
             for key, p in entry.parameters.items():
-                must = ", ".join(x for x in (type_of(p.kind), limits_of(p.kind)) if x)
+                must = ", ".join(x for x in (in_words(p.kind).type, in_words(p.kind).limits) if x)
                 default = "" if p.default is None else f"`{show(p.default)}`"
                 yield f"| `{key}` | {must} | {default} | {p.doc} |"
             yield ""
@@ -91,7 +91,7 @@ def inverses() -> Iterator[str]:
     yield "| parameter | value | |"
     yield "|---|---|---|"
     for name, p in INVERSES.items():
-        yield f"| `{name}` | {limits_of(p.kind)} | {p.doc} |"
+        yield f"| `{name}` | {in_words(p.kind).limits} | {p.doc} |"
 
 
 def rooms() -> Iterator[str]:

@@ -195,7 +195,10 @@ def _inverted(shape: shapes.Shape, block: BlockPlan, rates: Rates) -> float:
 def _scores_stage(prepared: Preparation, task: Task, cluster: Cluster) -> StageScaling:
     """Rows of scores are shared; the queries are seen by all, and the first process is sent the rows."""
     layers = prepared.blocks[Partition.LAYER]
-    bases = {b.geometry.name: _has_basis(r.shape) for b, r in _last_results(prepared)}
+    rotating = shapes.KroneckerShape | shapes.EigenBasisShape
+    bases = {
+        b.geometry.name: isinstance(inside(r.shape), rotating) for b, r in _last_results(prepared)
+    }
     rotated = tuple(bases.get(x.name, False) for x in layers)
     written = _EXACT * task.N * task.Q
     own = max(1, ceil(task.N / cluster.size))
@@ -208,10 +211,6 @@ def _scores_stage(prepared: Preparation, task: Task, cluster: Cluster) -> StageS
     messages = (cluster.size - 1) * cluster.link.latency
     sending = messages + sent / cluster.link.rate
     return StageScaling("scores", alone, computing, sending, sent, written=written)
-
-
-def _has_basis(shape: shapes.Shape) -> bool:
-    return isinstance(inside(shape), shapes.KroneckerShape | shapes.EigenBasisShape)
 
 
 def _last_results(prepared: Preparation) -> Iterator[tuple[BlockPlan, ResultPlan]]:

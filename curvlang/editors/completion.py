@@ -22,7 +22,7 @@ from curvlang.language.checking.shipped import about
 from curvlang.language.checking.walker import Walker
 from curvlang.language.law import MEASURES, PROPERTIES
 from curvlang.language.registry import NAMED, SOLVERS, SOURCES, STAGES, Parameter
-from curvlang.language.registry.kind_words import words_of
+from curvlang.language.registry.kind_words import in_words
 from curvlang.language.registry.kinds import CurvatureName
 from curvlang.language.syntax import nodes as s
 from curvlang.language.syntax.parser import parse
@@ -241,7 +241,7 @@ def _values(
     parameter = parameters.get(owner.argument)
     if parameter is None:
         return
-    for word in words_of(parameter.kind):
+    for word in in_words(parameter.kind).words:
         yield Candidate(word, Role.VALUE, f"{owner.argument} = {word}", Rank.FITS)
     if isinstance(parameter.kind, CurvatureName):
         yield from _curvatures(document)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from curvlang.compiler.derive.derive import derive
-from curvlang.compiler.derive.program import Partition, Program
+from curvlang.compiler.derive.program import Partition
 from curvlang.compiler.explain.derivation import structure_name
-from curvlang.compiler.planning.plan import Geometry, Plan
+from curvlang.compiler.planning.plan import Geometry
 from curvlang.compiler.planning.planner import plan
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.language.chain import Chain
@@ -37,17 +37,14 @@ def structures(chain: Chain) -> tuple[Step, ...]:
         SpecError: Where the compiler refuses the chain.
     """
     programs, (results,) = derive([chain])
-    plans = {p.key: _plan(p) for p in programs}
+    layer = [Geometry("block", SIZES)]
+    plans = {p.key: plan(p, layer, EXAMPLES, memory=MEMORY) for p in programs}
     steps = []
     for result in results:
         found = plans[result.key].blocks[0].results[result.value].shape
         scope = "whole model" if result.partition is Partition.MODEL else f"each {result.partition}"
         steps.append(Step(result.label, result.stage, scope, structure_name(found), found.reason))
     return tuple(steps)
-
-
-def _plan(program: Program) -> Plan:
-    return plan(program, [Geometry("block", SIZES)], EXAMPLES, memory=MEMORY)
 
 
 def table(chain: Chain) -> str:

@@ -86,17 +86,11 @@ def _plan(program: Program, sizes: Mapping[str, int], batch: int) -> Plan:
     )
 
 
-def _leaves(
-    program: Program, sizes: Mapping[str, int], rng: np.random.Generator
-) -> dict[str, Array]:
-    return {n: _leaf(leaf.indices, leaf.kind, sizes, rng) for n, leaf in program.leaves.items()}
-
-
 def _program(
     program: Program, sizes: dict[str, int], batch: int, seed: int
 ) -> tuple[Plan, list[YieldComparison]]:
     rng = np.random.default_rng(seed)
-    leaves = _leaves(program, sizes, rng)
+    leaves = {n: _leaf(x.indices, x.kind, sizes, rng) for n, x in program.leaves.items()}
     made = _plan(program, sizes, batch)
     run = _run(made, leaves)
     tensors = {n: (leaves[n], leaf.indices) for n, leaf in program.leaves.items()}

@@ -12,7 +12,7 @@ from torch import nn
 import curvlang as cv
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.language.registry import OPTIMISERS as TABLE
-from curvlang.language.registry.kind_words import words_of
+from curvlang.language.registry.kind_words import in_words
 from curvlang.models.losses.losses import loss_named
 from curvlang.training.orders import learning_rate
 from curvlang.training.retrain import retrain
@@ -35,7 +35,7 @@ OPTIMISERS = {
     ("optimiser", "schedule", "warmup", "clip"),
     [
         *itertools.product(
-            OPTIMISERS, words_of(TABLE["sgd"].parameters["schedule"].kind), [0, 3], [0.0, 0.3]
+            OPTIMISERS, in_words(TABLE["sgd"].parameters["schedule"].kind).words, [0, 3], [0.0, 0.3]
         )
     ],
 )

@@ -117,7 +117,7 @@ class _Normaliser:
         if exponent == 1.0:
             return poly
         if len(poly) != 1 or not float(exponent).is_integer():
-            return self._opaque(poly, exponent)
+            return (Term(factors=(Power(poly, exponent),)),)
         (term,) = poly
         factors = tuple(
             factor
@@ -126,9 +126,6 @@ class _Normaliser:
         )
         powers = _powers(Counter({s: int(k * exponent) for s, k in term.sizes}))
         return (Term(raised(term.coefficient, exponent), powers, (), factors),)
-
-    def _opaque(self, poly: Poly, exponent: float) -> Poly:
-        return (Term(factors=(Power(poly, exponent),)),)
 
     def _component(self, term: Term, exponent: float) -> tuple[Factor, ...]:
         match term:

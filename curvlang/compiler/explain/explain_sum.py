@@ -30,7 +30,7 @@ def explain_sum(text: str, results: Sequence[Result], plans: Sequence[Plan]) -> 
         results: The result of every term.
         plans: The plans that compute them.
     """
-    shapes = [_shape(r, plans) for r in results]
+    shapes = [first_plan(r, plans).shape for r in results]
     pairs = [(r, s) for r, s in zip(results, shapes, strict=True) if not _identity(s)]
     partitions = {r.partition for r, _ in pairs}
     place = partitions.pop() if len(partitions) == 1 else Partition.MODEL
@@ -42,10 +42,6 @@ def explain_sum(text: str, results: Sequence[Result], plans: Sequence[Plan]) -> 
         f"  inverse: {_rule(rest, one_program=len({r.key for r, _ in pairs}) == 1)}",
         "  the task's L2 term λ·I is added once, unless a term `weight_decay * identity` states it",
     )
-
-
-def _shape(result: Result, plans: Sequence[Plan]) -> Shape:
-    return first_plan(result, plans).shape
 
 
 def _identity(shape: Shape) -> bool:

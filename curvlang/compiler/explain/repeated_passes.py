@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from curvlang.compiler.codegen.function import Function
 from curvlang.compiler.codegen.printer import text
 from curvlang.compiler.planning.plan import BlockPlan
@@ -25,15 +23,12 @@ def repeated(block: BlockPlan) -> dict[int, tuple[int, tuple[tuple[str, str], ..
         shown = {name for f in both for name in (*f.reads, *f.returned)}
         if key in seen:
             first, before = seen[key]
-            changed = dict.fromkeys(_changed(names, before))
+            pairs = zip(names, before, strict=True)
+            changed = dict.fromkeys(pair for pair in pairs if pair[0] != pair[1])
             found[number] = (first, tuple(pair for pair in changed if pair[0] in shown))
         else:
             seen[key] = (number, names)
     return found
-
-
-def _changed(names: list[str], before: list[str]) -> Iterator[tuple[str, str]]:
-    return ((new, old) for new, old in zip(names, before, strict=True) if new != old)
 
 
 def _form(function: Function) -> tuple[str, tuple[str, ...]]:

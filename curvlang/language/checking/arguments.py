@@ -13,7 +13,7 @@ from curvlang.diagnostics.suggestion import suggestion
 from curvlang.language.bodies.values import show, value
 from curvlang.language.chain import Value
 from curvlang.language.registry.entry import Entry, Parameter
-from curvlang.language.registry.kind_words import example_of, noun
+from curvlang.language.registry.kind_words import in_words
 from curvlang.language.registry.kinds import Choice, CurvatureName, OtherTypeError, misses, taken
 from curvlang.language.syntax.nodes import Argument, Use
 from curvlang.language.syntax.problems import Problems
@@ -33,7 +33,7 @@ def checked(name: str, given: object, parameter: Parameter, span: Span = NOWHERE
     """
     shown = f"`{name} = {_shown(given)}`"
     default = parameter.default
-    usual = example_of(parameter.kind) if default is None else default
+    usual = in_words(parameter.kind).example if default is None else default
     notes = (parameter.note,) if parameter.note else ()
     try:
         found = taken(given, parameter.kind)
@@ -76,7 +76,7 @@ def _shown(given: object) -> str:
 
 def _noun(parameter: Parameter) -> str:
     named = isinstance(parameter.kind, CurvatureName) and parameter.default is not None
-    return noun(parameter.kind) + (f", or `{show(parameter.default)}`" if named else "")
+    return in_words(parameter.kind).noun + (f", or `{show(parameter.default)}`" if named else "")
 
 
 def _written(name: str, default: Value, span: Span) -> str:

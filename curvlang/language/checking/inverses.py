@@ -16,7 +16,7 @@ from curvlang.language.bodies.values import value
 from curvlang.language.chain import Inverse, InverseUse
 from curvlang.language.checking.arguments import checked
 from curvlang.language.registry import INVERSES, Parameter
-from curvlang.language.registry.kind_words import limits_of
+from curvlang.language.registry.kind_words import in_words
 from curvlang.language.registry.kinds import Real
 from curvlang.language.syntax import nodes as s
 from curvlang.language.syntax.problems import Problems
@@ -249,7 +249,7 @@ class InverseChecker:
         if isinstance(argument.value, ir.Ref) and isinstance(known, str):
             return True
         if formula or known is None:
-            must = limits_of(parameter.kind)
+            must = in_words(parameter.kind).limits
             if not isinstance(argument.value, ir.Negate) or not must:
                 return True
             headline = f"`{argument.span.text}` is out of range"

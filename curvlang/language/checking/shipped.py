@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from curvlang.diagnostics.source import Source
 from curvlang.diagnostics.values import another_type
@@ -27,7 +27,7 @@ from curvlang.language.registry import (
     Entry,
     Parameter,
 )
-from curvlang.language.registry.kind_words import limits_of, type_of
+from curvlang.language.registry.kind_words import in_words
 from curvlang.language.syntax.docs import doc_of
 from curvlang.language.syntax.files import shipped_studies
 from curvlang.language.syntax.nodes import StudyDef
@@ -98,11 +98,8 @@ def search(words: Sequence[str]) -> list[ShippedName]:
     if not (isinstance(words, list | tuple) and all(isinstance(x, str) for x in words)):
         raise another_type("words", words, "a list of words", '`["fisher"]`')
     wanted = [word.lower() for word in words]
-    return [x for x in shipped() if all(word in _text(x) for word in wanted)]
-
-
-def _text(x: ShippedName) -> str:
-    return f"{x.kind} {x.name} {x.doc} {x.signature} {x.where}".lower()
+    texts = ((x, " ".join(astuple(x)).lower()) for x in shipped())
+    return [x for x, text in texts if all(word in text for word in wanted)]
 
 
 def _written(kind: str, definition: Named) -> ShippedName:
@@ -141,13 +138,13 @@ def _parameters(entry: Entry) -> str:
 
 def describe(parameter: Parameter) -> str:
     """A parameter's words or type, and its default: `{layer, parameter} = layer`."""
-    kind, default = type_of(parameter.kind), parameter.default
+    kind, default = in_words(parameter.kind).type, parameter.default
     return kind if default is None else f"{kind} = {show(default)}"
 
 
 def facts(parameter: Parameter) -> list[str]:
     """What a parameter is, and what its value must be."""
-    must = limits_of(parameter.kind)
+    must = in_words(parameter.kind).limits
     return [x for x in (parameter.doc, f"must be {must}" if must else "") if x]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import isfinite
 from typing import assert_never
 
@@ -22,103 +23,60 @@ from curvlang.language.registry.kinds import (
 )
 
 
-def noun(kind: Kind) -> str:
-    """What a value of a kind is: `a whole number`."""
-    match kind:
-        case Integer():
-            return "a whole number"
-        case Real():
-            return "a number"
-        case Truth():
-            return "`true` or `false`"
-        case Choice():
-            return "a word"
-        case String():
-            return "a text"
-        case NameList():
-            return "a name or a list of names"
-        case NumberList(of=of, empty=empty):
-            plural = "whole numbers" if isinstance(of, Integer) else "numbers"
-            return f"a list of {plural}" + ("" if empty else ", with at least one")
-        case NumberOr(of=of, word=word):
-            return f"`{word}` or {noun(of)}"
-        case CurvatureName():
-            return "the name of a curvature"
-        case Anything():
-            return "a value"
-        case _:
-            assert_never(kind)
+@dataclass(frozen=True, slots=True)
+class KindWords:
+    """A kind in words.
+
+    Args:
+        noun: What a value is: `a whole number`.
+        type: As signatures write it: `int`, `{layer, parameter}`, `float or same`.
+        example: A value.
+        words: The words that may be written for one.
+        limits: What its numbers must be, where that is limited: `1 or more`.
+    """
+
+    noun: str
+    type: str
+    example: Value
+    words: tuple[str, ...] = ()
+    limits: str = ""
 
 
-def example_of(kind: Kind) -> Value:
-    """A value of a kind."""
+def in_words(kind: Kind) -> KindWords:
+    """A kind in words."""
     match kind:
         case Integer(limits=limits):
-            return int(limits.least) if isfinite(limits.least) else 1
-        case Real():
-            return 0.1
+            least = int(limits.least) if isfinite(limits.least) else 1
+            return KindWords("a whole number", "int", least, limits=_limited(limits))
+        case Real(limits=limits):
+            return KindWords("a number", "float", 0.1, limits=_limited(limits))
         case Truth():
-            return True
+            return KindWords("`true` or `false`", "bool", True, ("true", "false"))
         case Choice(words=words):
-            return words[0] if words else "word"
-        case String() | NameList() | CurvatureName() | Anything():
-            return "name"
-        case NumberList(of=of):
-            return (example_of(of),)
-        case NumberOr(word=word):
-            return word
-        case _:
-            assert_never(kind)
-
-
-def type_of(kind: Kind) -> str:
-    """A kind as signatures write it: `int`, `{layer, parameter}`, `float or same`."""
-    match kind:
-        case Integer():
-            return "int"
-        case Real():
-            return "float"
-        case Truth():
-            return "bool"
-        case Choice(words=words):
-            return "{" + ", ".join(words) + "}" if words else "word"
+            shown = "{" + ", ".join(words) + "}" if words else "word"
+            return KindWords("a word", shown, words[0] if words else "word", words)
         case String():
-            return "text"
+            return KindWords("a text", "text", "name")
         case NameList():
-            return "names"
-        case NumberList(of=of):
-            return f"{type_of(of)}s"
+            return KindWords("a name or a list of names", "names", "name")
+        case NumberList(of=of, empty=empty):
+            one, plural = in_words(of), "whole numbers" if isinstance(of, Integer) else "numbers"
+            noun = f"a list of {plural}" + ("" if empty else ", with at least one")
+            each = f"{one.limits} each" if one.limits else ""
+            return KindWords(noun, f"{one.type}s", (one.example,), limits=each)
         case NumberOr(of=of, word=word):
-            return f"{type_of(of)} or {word}"
+            one = in_words(of)
+            both = f"`{word}`, or {one.limits}" if one.limits else ""
+            return KindWords(
+                f"`{word}` or {one.noun}", f"{one.type} or {word}", word, (word,), both
+            )
         case CurvatureName():
-            return "curvature"
+            return KindWords("the name of a curvature", "curvature", "name")
         case Anything():
-            return "any"
+            return KindWords("a value", "any", "name")
         case _:
             assert_never(kind)
 
 
-def words_of(kind: Kind) -> tuple[str, ...]:
-    """The words that may be written for a value of a kind."""
-    match kind:
-        case Choice(words=words):
-            return words
-        case NumberOr(word=word):
-            return (word,)
-        case Truth():
-            return ("true", "false")
-        case _:
-            return ()
-
-
-def limits_of(kind: Kind) -> str:
-    """What numbers of a kind must be, where that is limited: `1 or more`."""
-    match kind:
-        case Integer(limits=limits) | Real(limits=limits):
-            return "" if limits == Limits() else str(limits)
-        case NumberList(of=of):
-            return f"{inner} each" if (inner := limits_of(of)) else ""
-        case NumberOr(of=of, word=word):
-            return f"`{word}`, or {inner}" if (inner := limits_of(of)) else ""
-        case _:
-            return ""
+def _limited(limits: Limits) -> str:
+    return "" if limits == Limits() else str(limits)

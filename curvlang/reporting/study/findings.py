@@ -190,8 +190,14 @@ def _best(groups: Sequence[Group]) -> Iterator[str]:
         spot = spot_of(top, top.best)
         assert spot is not None
         at = "" if spot.damping is None else f" at λ = {setting(spot.damping)}"
-        same = [_other(p, top.label) for p in group.best_pairs if _is_same(p, top.label)]
-        tail = "every other one is worse" if not same else f"not told apart from it: {_names(same)}"
+        same = [
+            f"`{p.second if p.first == top.label else p.first}`"
+            for p in group.best_pairs
+            if top.label in (p.first, p.second) and p.verdict == TOLD_APART
+        ]
+        tail = (
+            "every other one is worse" if not same else f"not told apart from it: {', '.join(same)}"
+        )
         yield (
             f"{heading(group)}: `{top.label}` has the largest LDS, {estimate(spot.lds)}{at}; {tail}."
         )
@@ -200,18 +206,6 @@ def _best(groups: Sequence[Group]) -> Iterator[str]:
 def _lds(row: Row) -> float:
     spot = spot_of(row, row.best)
     return spot.lds.estimate if spot is not None and spot.lds is not None else float("-inf")
-
-
-def _is_same(pair: Pair, name: str) -> bool:
-    return name in (pair.first, pair.second) and pair.verdict == TOLD_APART
-
-
-def _other(pair: Pair, name: str) -> str:
-    return pair.second if pair.first == name else pair.first
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(f"`{x}`" for x in names)
 
 
 def signed(interval: Interval | None) -> str:

@@ -116,7 +116,10 @@ def shares(result: StudyResult) -> Drawing:
             label.set(rotation=25, ha="right", rotation_mode="anchor")
         axes.set_ylabel(f"share of total, %{_at(group)}")
 
-    handles = [Patch(label=text, edgecolor="#3b3b3b", **_face(look)) for text, look, _ in kinds]
+    handles = [
+        Patch(label=text, edgecolor="#3b3b3b", facecolor=look["color"], hatch=look.get("hatch", ""))
+        for text, look, _ in kinds
+    ]
     return _group_panels((name, title, caption), groups, draw, handles)
 
 
@@ -205,10 +208,6 @@ def _group_panels(
     one = len({g.inverse for g in groups}) == 1
     titles = [place(g) if one else f"{place(g)}\n{inverse_name(g)}" for g in groups]
     return panels(drawing, groups, titles, draw, handles)
-
-
-def _face(look: dict[str, Any]) -> dict[str, Any]:
-    return {"facecolor": look["color"], "hatch": look.get("hatch", "")}
 
 
 # Points and lines ---------------------------------------------------------------------------

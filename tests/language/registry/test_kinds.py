@@ -15,7 +15,7 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.language.checking.arguments import checked
 from curvlang.language.registry import NAMED, SOLVERS, STAGES, Parameter
 from curvlang.language.registry.common import COUNT, POSITIVE, SHARE
-from curvlang.language.registry.kind_words import example_of, limits_of
+from curvlang.language.registry.kind_words import in_words
 from curvlang.language.registry.kinds import (
     Anything,
     Choice,
@@ -135,7 +135,7 @@ def test_what_only_looks_like_a_value_is_refused(kind, given, code):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_example_of_a_kind_is_one(kind):
-    found = taken(example_of(kind), kind)
+    found = taken(in_words(kind).example, kind)
     assert not misses(found, kind)
 
 
@@ -155,7 +155,7 @@ def test_the_example_of_a_kind_is_one(kind):
 )
 def test_limits_say_where_they_hold(limits, text):
     assert str(limits) == text
-    assert limits_of(Real(limits)) == ("" if limits == Limits() else text)
+    assert in_words(Real(limits)).limits == ("" if limits == Limits() else text)
     for end, excluded in ((limits.least, limits.above), (limits.most, limits.below)):
         if abs(end) < inf:
             assert limits.hold(end) is not excluded
