@@ -87,8 +87,8 @@ DataOption = Annotated[
     typer.Option(
         "--data",
         metavar="DATA",
-        help="A file of examples (npz, csv, tsv, parquet, safetensors), a folder of "
-        '`save_to_disk`, or a data line: `file("x.csv", target = label)`.',
+        help="A file of examples (npz, csv, tsv, parquet, safetensors) or of texts (jsonl), a folder "
+        'of `save_to_disk`, or a data line: `file("x.csv", target = label)`.',
         rich_help_panel=TASK,
     ),
 ]
@@ -97,8 +97,8 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         metavar="MODEL",
-        help="A file of weights for the task's model (safetensors, pt), a folder of "
-        "`save_pretrained`, or a model line: `mlp(hidden = [32])`.",
+        help="A folder of `save_pretrained`, a file of weights for the task's model (safetensors, "
+        "pt), or a model line: `mlp(hidden = [32])`.",
         rich_help_panel=TASK,
     ),
 ]

@@ -29,9 +29,9 @@ class TaskSource:
 
     Args:
         task: A task as a spec writes it, `digits(hidden = [16] * 8)`; the spec's where not given.
-        data: A file of examples, a folder of `save_to_disk`, or a data line as a spec writes it.
-        model: A file of weights for the task's model, a folder of `save_pretrained`, or a model
-            line as a spec writes it.
+        data: A file of examples or texts, a folder of `save_to_disk`, or a data line as a spec writes it.
+        model: A folder of `save_pretrained`, a file of weights for the task's model, or a model line
+            as a spec writes it.
         allow_python: Whether functions that the task names may be called.
     """
 

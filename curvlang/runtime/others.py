@@ -18,8 +18,6 @@ from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.runtime.limits.columns import MANY, many_columns
 
 DROP, EXACT = "drop_residual", "exact"
-FEW = 100
-"""Columns of an example above which a repair names drawn labels where the model reads words."""
 BLOCKS, VOCABULARY, APART = "block_diagonal", "vocabulary", "apart"
 
 
@@ -142,7 +140,7 @@ def _example(found: Unfit, task: Task) -> str:
         if stage.name == DROP and stage.arguments.get("fisher") == EXACT
     ]
     why = ""
-    if exact and (columns := many_columns(task, FEW if words else MANY)):
+    if exact and (columns := many_columns(task, 0 if words else MANY)):
         written[exact[0]] = f"{DROP}(fisher = mc)"
         why = f"; labels are drawn in it, since this loss has {columns}"
     for k, stage in enumerate(stages if words or why else ()):
