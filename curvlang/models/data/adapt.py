@@ -36,6 +36,7 @@ from curvlang.models.padding.ragged_rows import (
     longest_row,
     mask_of,
     padding_token,
+    varying,
 )
 
 MASK = "attention_mask"
@@ -109,7 +110,7 @@ def adapt(
             "scores it too",
         )
     match parts:
-        case (Fields() as first, Fields() as second) if first.ragged or second.ragged:
+        case (Fields() as first, Fields() as second) if varying(first.values, second.values):
             targets = LABELS if labels is None else (labels,)
             rule = PaddingRule(MASK, targets, IGNORED, padding_token(model))
             known = {"train": first.values, "query": second.values}

@@ -6,6 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.derived_rows import as_numbers, mapped
 from curvlang.models.data.rows import Rows, pieces
+
+TOKENS = "input_ids"
+"""The field of tokens."""
 
 
 class RaggedRows(ABC):
@@ -52,7 +56,8 @@ class RaggedColumn(RaggedRows):
 
     def padded(self, width: int, fill: int) -> Tensor:
         """[N, width, …], filled behind every row."""
-        kind = next((row.dtype for row in self.rows if len(row)), torch.int64)
+        kinds = {row.dtype for row in self.rows if len(row)} or {torch.int64}
+        kind = reduce(torch.promote_types, kinds)
         found = torch.full((len(self), width, *self.rows[0].shape[1:]), fill, dtype=kind)
         for n, row in enumerate(self.rows):
             found[n, : len(row)] = row
@@ -115,13 +120,29 @@ class PaddingRule:
         """What a field is filled with."""
         if name in self.labels:
             return self.ignored
-        return self.token if name == "input_ids" else 0
+        return self.token if name == TOKENS else 0
 
 
 def padding_token(model: nn.Module) -> int:
     """The token that a model's configuration names for padding; 0 where it names none."""
     found = getattr(getattr(model, "config", None), "pad_token_id", None)
     return found if isinstance(found, int) and found >= 0 else 0
+
+
+def varying(first: Columns, second: Columns) -> set[str]:
+    """The fields of two parts whose rows differ in length, in a part or, of tokens, between the parts."""
+    found = {k for part in (first, second) for k, x in part.items() if isinstance(x, RaggedRows)}
+    if found or not _differ(first, second, TOKENS):
+        return found
+    return {name for name in first if _differ(first, second, name)}
+
+
+def _differ(first: Columns, second: Columns, name: str) -> bool:
+    """Whether a field of integers has other lengths in one part than in the other."""
+    x, y = first.get(name), second.get(name)
+    if x is None or y is None or isinstance(x, RaggedRows) or isinstance(y, RaggedRows):
+        return False
+    return x.ndim == y.ndim == 2 and not x.is_floating_point() and x.shape[1] != y.shape[1]
 
 
 def levelled(
@@ -145,9 +166,7 @@ def levelled(
     for part, columns in parts.items():
         if not all(len(column) for column in columns.values()):
             raise refusal(Code.E0407, f"`{part}` is empty", "give at least one example")
-    names = sorted(
-        {k for part in parts.values() for k, x in part.items() if isinstance(x, RaggedRows)}
-    )
+    names = sorted(varying(*parts.values()))
     ragged = {
         part: {k: _rows(x) if k in names else x for k, x in columns.items()}
         for part, columns in parts.items()

@@ -136,6 +136,32 @@ def test_a_model_that_reads_the_padding_is_refused():
         cv.Task(made(Pooling), "cross_entropy", *own)
 
 
+@pytest.mark.parametrize("mask", [False, True])
+def test_queries_may_have_another_length_than_all_training_examples(mask):
+    model, given, asked = made(), rows(N, low=4, high=4), rows(Q, 1, low=7, high=7)
+    loss = cv.CrossEntropy("sum")
+    task = cv.Task(
+        model, loss, fields(given, mask=mask), fields(asked, mask=mask), shift_labels=True
+    )
+    train, ggn = gradients(model, loss, given, [*map(next_tokens, given)])
+    query, _ = gradients(model, loss, asked, [*map(next_tokens, asked)])
+    assert_close(cv.fit("ggn", task).dense(), ggn)
+    assert_close(1.1 * cv.influence(cv.fit("identity", task), task, damping=0.1), query @ train.T)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_integers_in_some_rows_are_the_numbers_of_the_others(order):
+    given = [[1, 2], [0.5, 1.5, 2.5]][::order]
+
+    class Single(torch.nn.Linear):
+        def forward(self, values):
+            return super().forward(values[..., None])
+
+    own = {"values": given, "labels": [[0] * len(row) for row in given]}
+    task = cv.Task(Single(1, 2).double(), "cross_entropy", own, own, shift_labels=False)
+    assert sorted(task.train[0].tolist()) == [[0.5, 1.5, 2.5], [1, 2, 0]]
+
+
 def test_a_loss_that_reads_the_padding_is_told_from_the_model():
     class Outputs(torch.nn.Linear):
         def forward(self, features):
