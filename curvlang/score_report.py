@@ -13,6 +13,7 @@ from torch import Tensor
 
 from curvlang.attribution.streams.token_scores import TokenScores
 from curvlang.attribution.top import Neighbour, Top, check_queries, largest, top_of_rows
+from curvlang.diagnostics.free_memory import gibibytes
 from curvlang.models.task import Task
 from curvlang.reporting.examples import InputTexts, show_largest, show_top
 from curvlang.storage.score_file import Scores, write_scores
@@ -64,6 +65,7 @@ class ScoreReport:
         written: Where the scores lie already, if they were written as they came.
         found: Chunks of a store that were there before, and all of them.
         offsets: Of scores by token, where every example's begin, [N + 1].
+        predicted: Bytes that scoring held by prediction, beyond the curvature, where memory was limited.
     """
 
     arrays: Mapping[str, Tensor | StoredScores]
@@ -76,6 +78,7 @@ class ScoreReport:
     written: str | None = None
     found: tuple[int, int] | None = None
     offsets: Tensor | None = None
+    predicted: int | None = None
 
     @property
     def shape(self) -> list[int]:
@@ -137,6 +140,8 @@ class ScoreReport:
             there, chunks = self.found
             rest = "nothing was computed" if there == chunks else f"{chunks - there} were computed"
             lines.append(f"store: {there} of {chunks} chunks were there, {rest}")
+        if self.predicted is not None:
+            lines.append(f"memory: {gibibytes(self.predicted)} predicted for scores in chunks")
         layers = [] if "scores" in self.arrays else [f"layers: {', '.join(self.arrays)}"]
         return [*lines, *layers]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from curvlang.attribution.streams.relay import Stream, relayed
 from curvlang.attribution.streams.request import Request
 from curvlang.attribution.streams.score_stream import ScoreStream
 from curvlang.attribution.streams.self_stream import SelfStream
+from curvlang.costs.score_footprint import streamed_phase
 from curvlang.diagnostics.diagnostic import Interrupted
 from curvlang.language import declared_inverses, default_inverse
 from curvlang.language.chain import Curvature, Spec
@@ -25,6 +26,7 @@ from curvlang.models.fingerprint import digest
 from curvlang.models.losses.loss import show_dtype
 from curvlang.models.losses.metric import query_metric_on
 from curvlang.models.task import Task
+from curvlang.operators import Operator, held_bytes
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.processes.distributed import World, world
 from curvlang.runtime.progress.listeners import Progress
@@ -64,11 +66,13 @@ class ScoreFile:
         arrays: By the layer's name, or under `scores`; rows are read when they are asked for.
         found: Chunks that were there before.
         chunks: All chunks.
+        predicted: Bytes that scoring held by prediction, beyond the curvature; None for self-influence.
     """
 
     arrays: Mapping[str, Tensor | StoredScores]
     found: int
     chunks: int
+    predicted: int | None = None
 
 
 def score_content(
@@ -178,8 +182,18 @@ def written(
         sizes = {"turn": plan.get("turn"), "size": plan.get("chunk")}
         return ScoreStream(ready, seen, cost, request, **sizes)
 
-    write = _to_store if is_store(target.path) else _to_npy
-    return seen.retried(lambda: write(target, stream(), progress))
+    def write() -> ScoreFile:
+        made = stream()
+        to = _to_store if is_store(target.path) else _to_npy
+        return replace(to(target, made, progress), predicted=_predicted(op.operator, made))
+
+    return seen.retried(write)
+
+
+def _predicted(operator: Operator, stream: Stream) -> int | None:
+    if isinstance(stream, SelfStream):
+        return None
+    return streamed_phase(operator, stream).bytes - held_bytes(operator, stream.inverse)
 
 
 def _plan(target: Target) -> dict[str, int]:

@@ -46,6 +46,7 @@ from curvlang.runtime.progress.listeners import Progress, ProgressOption
 from curvlang.runtime.setup import Setup
 from curvlang.score_report import ScoreReport, StoredScores
 from curvlang.score_targets import (
+    ScoreFile,
     Target,
     finished_scores,
     score_content,
@@ -132,13 +133,13 @@ class ScoreRequest:
             with warnings.catch_warnings(record=True) as said:
                 for category in NOTED:
                     warnings.simplefilter("always", category)
-                arrays, found = self._scores(op, task, content, progress)
+                scores = self._scores(op, task, content, progress)
         notes = self._notes(op, task) | _noted(said)
-        for array in arrays.values():
+        for array in scores.arrays.values():
             if isinstance(array, StoredScores) and world().first:
                 array.store.note(notes)
                 break
-        return self._report(arrays, notes, task, found)
+        return self._report(scores, notes, task)
 
     def content(self) -> dict[str, str]:
         """What decides the numbers: a store of others is refused."""
@@ -146,15 +147,14 @@ class ScoreRequest:
 
     def _scores(
         self, op: FittedOperator, task: Task, content: dict[str, str], progress: Progress | None
-    ) -> tuple[Mapping[str, Tensor | StoredScores], tuple[int, int] | None]:
-        """The scores, and how many chunks of a store were there of how many."""
+    ) -> ScoreFile:
+        """The scores, in memory or on the disk."""
         if self.out is None:
-            return _arrays(self.scoring, op, task, progress), None
+            return ScoreFile(_arrays(self.scoring, op, task, progress), 0, 0)
         labels = self.scoring.groups(task)
         named = {} if labels is None else {"group": tuple(labels[1])}
         target = Target(self.out, content, self.scoring.axes, named)
-        done = written(target, self.scoring, op, task, progress)
-        return done.arrays, (done.found, done.chunks) if is_store(self.out) else None
+        return written(target, self.scoring, op, task, progress)
 
     def _notes(self, op: FittedOperator, task: Task) -> dict[str, str]:
         asked = query_metric(self.scoring.metric, task.loss)
@@ -163,22 +163,27 @@ class ScoreRequest:
     def _kept(self, store: ScoreStore) -> ScoreReport:
         """The report of a store in which all scores are."""
         count = len(store.layout.all)
-        return self._report(stored_arrays(store), store.notes, self.task, (count, count))
+        return self._report(ScoreFile(stored_arrays(store), count, count), store.notes, self.task)
 
-    def _report(
-        self,
-        arrays: Mapping[str, Tensor | StoredScores],
-        notes: dict[str, str],
-        task: Task,
-        found: tuple[int, int] | None,
-    ) -> ScoreReport:
+    def _report(self, scores: ScoreFile, notes: dict[str, str], task: Task) -> ScoreReport:
         labels = self.scoring.groups(task)
         groups = None if labels is None else tuple(labels[1])
         looks = None if self.described is None else _looks(self.described, task)
         sign = query_metric(self.scoring.metric, task.loss).sign
-        offsets = _offsets(arrays, task) if self.scoring.per_token else None
+        offsets = _offsets(scores.arrays, task) if self.scoring.per_token else None
+        stored = self.out is not None and is_store(self.out)
         return ScoreReport(
-            arrays, self.scoring.axes, notes, groups, task, sign, looks, self.out, found, offsets
+            scores.arrays,
+            self.scoring.axes,
+            notes,
+            groups,
+            task,
+            sign,
+            looks,
+            self.out,
+            (scores.found, scores.chunks) if stored else None,
+            offsets,
+            None if self.setup.memory is None else scores.predicted,
         )
 
 

@@ -185,3 +185,9 @@ def test_a_format_in_one_piece_is_not_written_in_parts(chunked):
     report = cv.score_request("kfac", small(), SCORING).run(progress=False)
     with pytest.raises(cv.SpecError, match="E0583"):
         report.save("y.zarr")
+
+
+def test_a_limited_run_says_what_memory_was_predicted(chunked):
+    report = request(memory="1MB").run(progress=False)
+    assert any(line.startswith("memory: ") and "predicted" in line for line in report.header())
+    assert not any(x.startswith("memory: ") for x in request(out="y.npy").run().header())
