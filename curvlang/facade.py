@@ -258,6 +258,7 @@ def explain(
         model,
         {phase.name: phase.parts for phase in prepared.phases},
         (
+            *_padded(prepared, task),
             *_turns(prepared),
             *(
                 explain_sum(sum_text(found), last, prepared.plans)
@@ -274,6 +275,13 @@ def _predicted(chains: Iterable[Chain], task: Task, processes: Processes) -> Sca
     cluster = Cluster(processes.size, processes.link, measured_rates(task.device))
     prepared = prepare(list(chains), task, last=True)
     return ScalingReport(predicted_scaling(prepared, task, cluster), processes.assumed)
+
+
+def _padded(prepared: Preparation, task: Task) -> Iterator[str]:
+    """What becomes of the training examples' padding, where they have some."""
+    padding = task.padding()
+    if padding is not None:
+        yield padding.in_words(whole=prepared.whole)
 
 
 def _turns(prepared: Preparation) -> Iterator[str]:

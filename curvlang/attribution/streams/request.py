@@ -66,11 +66,8 @@ def _without_blocks(option: str, what: str, request: Request) -> SpecError:
     why = "of a curvature without blocks by layer"
     if request.by_parts:
         why = "by token" if request.per_token else "by position"
-    return refusal(
-        Code.E0594,
-        f"scores {why} have no {what}",
-        f"leave `{option}` out, or use a chain with `block_diagonal(by = layer)`",
-    )
+    other = "" if request.by_parts else ", or use a chain with `block_diagonal(by = layer)`"
+    return refusal(Code.E0594, f"scores {why} have no {what}", f"leave `{option}` out{other}")
 
 
 def check_blocks(inverse: Operator, request: Request) -> None:

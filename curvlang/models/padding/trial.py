@@ -47,6 +47,22 @@ class Padding:
         """That of some rows."""
         return replace(self, spans=self.spans.at(rows))
 
+    def in_words(self, *, whole: bool) -> str:
+        """How much padding there is, and what becomes of it.
+
+        Args:
+            whole: Whether batches keep it.
+        """
+        own, width = self.spans.lengths, self.spans.width
+        said = (
+            f"rows have {int(own.min())} to {int(own.max())} positions of their own, and "
+            f"{100 * (1 - self.spans.share):.0f} % of {len(own)} × {width} are padding"
+        )
+        if not whole:
+            return f"{said}: batches leave it out"
+        why = self.kept or "means over the positions of a layer would change without it"
+        return f"{said}, which is kept: {why}"
+
     def cut(self, model: nn.Module, X: Tensor, y: Tensor, window: slice) -> tuple[Tensor, Tensor]:
         """Inputs and targets of some rows with the positions of a window."""
         layout = layout_in(model)

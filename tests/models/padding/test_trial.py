@@ -118,3 +118,19 @@ def test_reader_reads_no_padding():
     model, (row, *_) = made(Reader), rows(N, seed=2, high=5)
     whole = model(**padded([row]))[0, : len(row)]
     assert torch.allclose(model(row[None])[0], whole, rtol=1e-12)
+
+
+def test_an_explanation_says_what_becomes_of_padding():
+    spec = "curvature m = block_ggn |> kronecker_factor(others = diagonal)"
+    cut = task_of(made(), "cross_entropy", rows(N), rows(4, 1))
+    kept = task_of(made(), "cross_entropy", rows(N), rows(4, 1), left=True)
+    own = cut.mask.sum().item()
+    share = round(100 * (1 - own / cut.mask.numel()))
+    said = f"rows have 1 to 9 positions of their own, and {share} % of {N} × 9 are padding"
+    for task, rest in ((cut, ": batches leave it out"), (kept, ", which is kept: ")):
+        text = cv.explain(cv.loads(spec), task).text(code=False)
+        assert f"{said}{rest}" in text
+    whole = cv.Task(
+        made(Pooling), "cross_entropy", *[(x.train[0][:, :9], classes(N)) for x in (cut, cut)]
+    )
+    assert "padding" not in cv.explain(cv.loads(spec), whole).text(code=False)
