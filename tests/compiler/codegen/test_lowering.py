@@ -87,5 +87,5 @@ def test_a_wide_layer_costs_what_the_flop_counter_counts():
     found = counted(lambda: run(**values))
     assert found == sum(line.flops for line in function.lines if line.side)
     # G of two outputs and two columns, and A: three quarters of the whole product.
-    whole = 2 * examples * (width + 1) ** 2
+    whole = 2 * plan.batch * (width + 1) ** 2
     assert 0.7 * whole < found < 0.8 * whole
