@@ -28,6 +28,7 @@ from curvlang.models.losses.metric import query_metric_on
 from curvlang.models.task import Task
 from curvlang.operators import Operator, held_bytes
 from curvlang.runtime.fitted import FittedOperator
+from curvlang.runtime.limits.disk import require_space
 from curvlang.runtime.processes.distributed import World, world
 from curvlang.runtime.progress.listeners import Progress
 from curvlang.runtime.setup import Setup
@@ -35,6 +36,7 @@ from curvlang.runtime.stored.keys import TaskContent, identity_of_fit
 from curvlang.score_report import StoredScores
 from curvlang.score_words import Scoring
 from curvlang.storage.npy_parts import npy_parts
+from curvlang.storage.score_address import is_remote
 from curvlang.storage.score_layout import Chunk, StoreLayout, is_store, layout_of
 from curvlang.storage.score_store import TOTAL, ScoreStore, joined, known, opened
 
@@ -243,6 +245,9 @@ def _to_store(target: Target, stream: Stream, progress: Progress | None) -> Scor
                 store.keep_offsets(stream.tokens.tokens.offsets.numpy())
             found = store.finished()
             missing = [chunk for chunk in layout.all if chunk not in found]
+            if not is_remote(target.path):
+                there = layout.bytes * len(found) // len(layout.all)
+                require_space(Path(target.path), layout.bytes, there)
             processes.tell("missing", json.dumps(missing))
             share = _share(missing, processes)
 

@@ -54,8 +54,9 @@ from curvlang.score_targets import (
     written,
 )
 from curvlang.score_words import Scoring
+from curvlang.storage.score_address import address_of, is_remote
 from curvlang.storage.score_file import check_score_file, check_streamed
-from curvlang.storage.score_layout import is_remote, is_store
+from curvlang.storage.score_layout import is_store
 from curvlang.storage.score_store import ScoreStore, check_content
 from curvlang.version import VERSION
 
@@ -244,7 +245,7 @@ def _target(out: str | os.PathLike[str] | None, scoring: Scoring) -> str | None:
         return None
     check_score_file(out, by_layer=scoring.per_layer, by_token=scoring.per_token)
     check_streamed(out)
-    return os.fspath(out) if is_remote(out) else os.path.abspath(out)
+    return os.fspath(out) if is_remote(out) else os.path.abspath(address_of(out))
 
 
 def _check_size(request: ScoreRequest, inverse: Operator) -> None:

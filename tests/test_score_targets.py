@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -191,3 +193,21 @@ def test_a_limited_run_says_what_memory_was_predicted(chunked):
     report = request(memory="1MB").run(progress=False)
     assert any(line.startswith("memory: ") and "predicted" in line for line in report.header())
     assert not any(x.startswith("memory: ") for x in request(out="y.npy").run().header())
+
+
+def test_a_disk_with_too_little_space_is_known_before_scores(chunked, monkeypatch):
+    """What a store has already is not asked for again."""
+    request().run(progress=False)
+    store = zarr.open_group("x.zarr")
+    store["written"][0, 0] = 0
+    each = store["scores"].nbytes // store["written"].size
+    for free, enough in ((each // 2, False), (2 * each, True)):
+        monkeypatch.setattr(
+            "curvlang.runtime.limits.disk.shutil.disk_usage",
+            lambda path, free=free: shutil._ntuple_diskusage(2 * free, free, free),
+        )
+        if not enough:
+            with pytest.raises(cv.MachineError, match="E0841"):
+                request().run(progress=False)
+            continue
+        assert request().run(progress=False).found is not None

@@ -77,6 +77,12 @@ def check_score_file(
     if is_store(path):
         check_store(path)
         return
+    if "://" in os.fspath(path):
+        raise refusal(
+            Code.E0583,
+            f"`{os.fspath(path)}`: files are written to folders of this machine alone",
+            "name a path, or a zarr store at the address: `s3://bucket/scores.zarr`",
+        )
     target = Path(path)
     suffix = target.suffix.lower()
     if suffix not in FORMATS:

@@ -68,11 +68,6 @@ def is_store(path: str | os.PathLike[str]) -> bool:
     return os.fspath(path).rstrip("/").lower().endswith(SUFFIX)
 
 
-def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether a name is an address, `s3://bucket/scores.zarr`, and not a path."""
-    return "://" in os.fspath(path)
-
-
 def record_of(layout: StoreLayout) -> dict[str, Any]:
     """What a later run goes on with."""
     return {

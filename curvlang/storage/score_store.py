@@ -8,7 +8,6 @@ that is written after them. A chunk whose numbers do not give its checksum count
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,8 +21,15 @@ from numpy.typing import NDArray
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.storage.atomic import Destination
-from curvlang.storage.score_layout import FORMAT, Chunk, StoreLayout, is_remote, record_of
+from curvlang.storage.score_address import (
+    address_of,
+    check_packages,
+    held,
+    is_remote,
+    refusals,
+    zarr_place,
+)
+from curvlang.storage.score_layout import FORMAT, Chunk, StoreLayout, record_of
 
 OURS = "curvlang_scores"
 """The attribute by which a store of scores is known."""
@@ -33,7 +39,6 @@ TOTAL = "scores"
 OFFSETS = "offsets"
 """The array that says where the tokens of every training example begin."""
 ANOTHER = "name another store, or delete this one"
-_NOTE = "chunks that are written stay: run the same command to go on"
 
 Array = NDArray[Any]
 
@@ -45,8 +50,8 @@ def check_store(path: str | os.PathLike[str]) -> None:
         SpecError: E0880 where a package is missing, E0882 for something else in its place, E0884 for an
             address that cannot be reached, E0585 where the system does not let it be written.
     """
-    address = os.fspath(path)
-    _check_packages(address)
+    address = address_of(path)
+    check_packages(address)
     if is_remote(address):
         _known(address)
         return
@@ -57,42 +62,12 @@ def check_store(path: str | os.PathLike[str]) -> None:
             f"`{address}` is a file, and a zarr store is a folder",
             "name another store, or remove the file",
         )
-    with _refusals(address):
+    with refusals(address):
         above = next(p for p in (place, *place.absolute().parents) if p.exists())
         probe = above / f".{place.name}.{os.getpid()}.partial"
         probe.touch(exist_ok=False)
         probe.unlink()
     _known(address)
-
-
-def _check_packages(address: str) -> None:
-    if importlib.util.find_spec("zarr") is None:
-        raise refusal(
-            Code.E0880,
-            "zarr stores need `zarr`, which is not installed",
-            'install it with `pip install "curvlang[scale]"`, or write `.npy`',
-        )
-    if not is_remote(address):
-        return
-    import fsspec  # type: ignore[import-untyped]
-    from fsspec.registry import known_implementations  # type: ignore[import-untyped]
-
-    scheme = address.split("://")[0]
-    try:
-        fsspec.get_filesystem_class(scheme)
-    except ImportError as error:
-        wanted = known_implementations.get(scheme, {}).get("err", str(error))
-        raise refusal(
-            Code.E0880,
-            f"`{scheme}://` needs a package that is not installed: {wanted}",
-            "install it, or name a folder",
-        ) from error
-    except ValueError as error:
-        raise refusal(
-            Code.E0884,
-            f"`{address}`: the scheme `{scheme}://` is not known",
-            "use `s3://`, `gs://`, `az://` or another scheme of fsspec, or name a folder",
-        ) from error
 
 
 class ScoreStore:
@@ -135,12 +110,12 @@ class ScoreStore:
             labels: What the positions of an axis are called.
         """
         more = {f"labels of {axis}": list(found) for axis, found in (labels or {}).items()}
-        with _refusals(self.address):
+        with refusals(self.address):
             self._group.attrs.update({**notes, **more})
 
     def keep_offsets(self, offsets: Array) -> None:
         """Keep where the tokens of every training example begin, [N + 1]."""
-        with _refusals(self.address, offsets.nbytes):
+        with refusals(self.address, offsets.nbytes):
             if OFFSETS not in self._group:
                 self._group.create_array(
                     OFFSETS,
@@ -154,12 +129,12 @@ class ScoreStore:
     @property
     def offsets(self) -> Array | None:
         """Where the tokens of every training example begin; None for other scores."""
-        with _refusals(self.address):
+        with refusals(self.address):
             return np.asarray(self._group[OFFSETS][...]) if OFFSETS in self._group else None
 
     def claimed(self) -> set[Chunk]:
         """The chunks that have an entry, whether or not their numbers are whole."""
-        with _refusals(self.address):
+        with refusals(self.address):
             found = np.asarray(self._written[...])
         return {tuple(int(k) for k in chunk) for chunk in np.argwhere(found)}
 
@@ -189,7 +164,7 @@ class ScoreStore:
         """
         place = self.layout.place(chunk)
         parts = [np.ascontiguousarray(arrays[name], self.layout.dtype) for name in self._arrays]
-        with _refusals(self.address, sum(x.nbytes for x in parts)):
+        with refusals(self.address, sum(x.nbytes for x in parts)):
             for array, part in zip(self._arrays.values(), parts, strict=True):
                 array[place] = part
             self._written[chunk] = np.uint64(_checksum(parts))
@@ -202,7 +177,7 @@ class ScoreStore:
             places: Which entries; all of them in one piece where they are all.
         """
         array = self._arrays[name]
-        with _refusals(self.address):
+        with refusals(self.address):
             if list(places) == list(range(self.layout.shape[0])):
                 return np.asarray(array[...])
             return np.stack([np.asarray(array[k]) for k in places])
@@ -214,8 +189,8 @@ def known(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     Raises:
         SpecError: E0882 for something else in its place, or a store of a newer format.
     """
-    address = os.fspath(path)
-    _check_packages(address)
+    address = address_of(path)
+    check_packages(address)
     group = _known(address)
     if group is None:
         return None
@@ -256,12 +231,12 @@ def opened(path: str | os.PathLike[str], layout: StoreLayout) -> Iterator[ScoreS
         SpecError: E0585, E0881 to E0884.
         MachineError: E0802 where the disk is full.
     """
-    address = os.fspath(path)
+    address = address_of(path)
     check_content(path, layout.content)
-    with _refusals(address, layout.bytes):
+    with refusals(address, layout.bytes):
         if not is_remote(address):
             Path(address).mkdir(parents=True, exist_ok=True)
-    with _held(address):
+    with held(address):
         yield _made(address, layout)
 
 
@@ -275,20 +250,20 @@ def joined(path: str | os.PathLike[str], layout: StoreLayout, *, writes: bool = 
     """
     import zarr
 
-    group = zarr.open_group(_place(os.fspath(path)), mode="r+" if writes else "r")
-    return ScoreStore(os.fspath(path), layout, group)
+    group = zarr.open_group(zarr_place(address_of(path)), mode="r+" if writes else "r")
+    return ScoreStore(address_of(path), layout, group)
 
 
 def _made(address: str, layout: StoreLayout) -> ScoreStore:
     """The store with all its arrays; what a killed process has not made yet is made."""
     import zarr
 
-    with _refusals(address, layout.bytes):
+    with refusals(address, layout.bytes):
         if not is_remote(address):
             _clear(Path(address))
-        group = zarr.open_group(_place(address), mode="a", zarr_format=3)
-        if OURS not in group.attrs:
-            group.attrs.update({"axes": list(layout.axes), OURS: record_of(layout)})
+        # Made with its attributes: a group without them is not known as one of ours.
+        attributes: dict[str, Any] = {"axes": list(layout.axes), OURS: record_of(layout)}
+        group = zarr.open_group(zarr_place(address), mode="a", zarr_format=3, attributes=attributes)
         parent = group
         if layout.names:
             parent = group.require_group(TOTAL)
@@ -322,9 +297,9 @@ def _known(address: str) -> Any:
 
     if not is_remote(address) and not _begun(Path(address)):
         return None
-    with _refusals(address):
+    with refusals(address):
         try:
-            group = zarr.open_group(_place(address), mode="r", zarr_format=3)
+            group = zarr.open_group(zarr_place(address), mode="r", zarr_format=3)
         except (GroupNotFoundError, FileNotFoundError) as error:
             if is_remote(address):
                 return None
@@ -361,63 +336,6 @@ def _clear(folder: Path) -> None:
     for path in folder.rglob("*.partial"):
         with suppress(OSError):
             path.unlink()
-
-
-@contextmanager
-def _held(address: str) -> Iterator[None]:
-    """Keep other runs on this machine away; where the system has no locks all write the same numbers.
-
-    Raises:
-        SpecError: E0883.
-    """
-    if is_remote(address):
-        yield
-        return
-    from filelock import lock_descriptor
-
-    handle = None
-    try:
-        free = True
-        with suppress(OSError):
-            handle = os.open(address, os.O_RDONLY)
-            free = lock_descriptor(handle, blocking=False)
-        if not free:
-            raise refusal(
-                Code.E0883,
-                f"another run is writing `{address}`",
-                "wait until it has ended, or name another store",
-            )
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)
-
-
-def _place(address: str) -> Any:
-    """Where zarr finds a store."""
-    if not is_remote(address):
-        return address
-    from zarr.storage import FsspecStore
-
-    return FsspecStore.from_url(address)
-
-
-@contextmanager
-def _refusals(address: str, needed: int = 0) -> Iterator[None]:
-    if not is_remote(address):
-        with Destination(Path(address), "scores", _NOTE).refusals(needed):
-            yield
-        return
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise refusal(
-            Code.E0884,
-            f"`{address}` cannot be used: {error.strerror or error}",
-            "check the address and the right to write there, or name another store",
-        ) from error
 
 
 def _node(name: str) -> str:

@@ -166,3 +166,56 @@ def test_a_disk_that_is_too_small_is_known_before_the_work(tmp_path, monkeypatch
         file.__enter__()
     assert (tmp_path / "x.npy").read_bytes() == b"earlier"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("scheme", ["file://", "local://"])
+def test_a_path_may_be_written_as_an_address(tmp_path, scheme):
+    path = tmp_path / "x.zarr"
+    with opened(f"{scheme}{path}", LAYOUT) as store:
+        store.write((0, 0), numbers((0, 0)))
+        with pytest.raises(cv.SpecError, match="E0883"), opened(path, LAYOUT):
+            pass
+    with opened(path, LAYOUT) as store:
+        assert store.finished() == {(0, 0)}
+
+
+@pytest.mark.parametrize("name", ["s3://bucket/x.npy", "memory://a/x.csv", "file:///tmp/x.parquet"])
+def test_a_file_at_an_address_is_refused(tmp_path, monkeypatch, name):
+    """A folder of that name would be made here, and nothing would be where it is looked for."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(cv.SpecError, match="E0583"):
+        cv.check_score_file(name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_of_a_file_system_are_refusals(monkeypatch):
+    class Unreachable(Exception):
+        pass
+
+    def failing(*args, **options):
+        raise Unreachable("no credentials")
+
+    monkeypatch.setattr(zarr, "open_group", failing)
+    with pytest.raises(cv.SpecError, match="E0884.*no credentials"):
+        check_store("memory://there/x.zarr")
+    with pytest.raises(cv.SpecError, match="E0884"):
+        check_store("://x.zarr")
+
+
+def test_a_store_is_known_as_soon_as_it_is_there(tmp_path, monkeypatch):
+    """Killed after the first file: the next run goes on and does not find a stranger's group."""
+    from zarr.core.group import Group
+
+    def killed(*args, **options):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "x.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr("zarr.core.attributes.Attributes.update", killed)
+        patch.setattr(Group, "create_array", killed)
+        patch.setattr(Group, "require_group", killed)
+        with pytest.raises(KeyboardInterrupt), opened(path, LAYOUT):
+            pass
+    assert [x.name for x in path.iterdir()] == ["zarr.json"]
+    with opened(path, LAYOUT) as store:
+        assert store.finished() == set()
