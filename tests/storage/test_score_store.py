@@ -189,14 +189,14 @@ def test_a_file_at_an_address_is_refused(tmp_path, monkeypatch, name):
 
 
 def test_errors_of_a_file_system_are_refusals(monkeypatch):
-    class Unreachable(Exception):
+    class UnreachableError(Exception):
         pass
 
     def failing(*args, **options):
-        raise Unreachable("no credentials")
+        raise UnreachableError("no credentials")
 
     monkeypatch.setattr(zarr, "open_group", failing)
-    with pytest.raises(cv.SpecError, match="E0884.*no credentials"):
+    with pytest.raises(cv.SpecError, match=r"E0884.*no credentials"):
         check_store("memory://there/x.zarr")
     with pytest.raises(cv.SpecError, match="E0884"):
         check_store("://x.zarr")
