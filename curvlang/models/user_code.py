@@ -88,7 +88,7 @@ def _inputs(train: Pair) -> int:
 
 
 def _called(function: str, arguments: Mapping[str, Any]) -> Any:
-    found = _found(function)
+    found = function_named(function)
     try:
         return found(**{k: _plain(v) for k, v in arguments.items()})
     except SpecError:
@@ -111,7 +111,12 @@ def _called(function: str, arguments: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def _found(function: str) -> Callable[..., Any]:
+def function_named(function: str) -> Callable[..., Any]:
+    """The function, or class, of a name `package.module:function`; modules of the working folder are found.
+
+    Raises:
+        SpecError: E0551.
+    """
     module, colon, name = function.partition(":")
     if not colon or not module or not name:
         raise _wrong(

@@ -34,42 +34,35 @@ def versions() -> dict[str, str]:
     return {"curvlang": VERSION, "torch": torch.__version__.partition("+")[0]}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class WorkOrder:
-    """What a worker is sent with every unit.
+    """What a worker is sent.
 
     Args:
-        text: What the work depends on.
+        work: What is to be done.
         versions: Of the process that sends it.
         folders: Where that process finds modules.
         threads: Of torch; None for the worker's own.
     """
 
-    text: str
+    work: PortableWork
     versions: Mapping[str, str]
     folders: tuple[str, ...]
     threads: int | None = None
 
     @staticmethod
-    def of(text: str, threads: int | None) -> str:
-        """The order of this process, as text."""
-        return json.dumps([text, versions(), [x for x in sys.path if x], threads])
-
-    @staticmethod
-    def read(text: str) -> WorkOrder:
-        """The order that a text says."""
-        about, sent, folders, threads = json.loads(text)
-        return WorkOrder(about, sent, tuple(folders), threads)
+    def of(work: PortableWork, threads: int | None = None) -> WorkOrder:
+        """The order of this process."""
+        return WorkOrder(work, versions(), tuple(x for x in sys.path if x), threads)
 
 
-def answer(work: PortableWork, unit: str) -> bytes:
+def answer(order: WorkOrder, unit: str) -> bytes:
     """What a worker says to a unit: a line that describes it, and its result.
 
     Args:
-        work: With an order as text.
-        unit: What is to be done.
+        order: What it was sent.
+        unit: The unit.
     """
-    order = WorkOrder.read(work.text)
     said: dict[str, object] = {"worker": _name(), "versions": versions()}
     content = b""
     if said["versions"] == order.versions:
@@ -79,7 +72,7 @@ def answer(work: PortableWork, unit: str) -> bytes:
             if order.threads is not None:
                 torch.set_num_threads(order.threads)
             try:
-                content = work.function(order.text, unit)
+                content = order.work.function(order.work.about, unit)
             except CurvlangError as error:
                 said["refused"] = encoded(error, 0)
             except Exception as error:

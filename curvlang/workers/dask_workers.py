@@ -7,7 +7,6 @@ import time
 import uuid
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from curvlang.diagnostics.codes import Code
@@ -57,8 +56,11 @@ class DaskWorkers:
         portable = work.portable()
         client = self._connected()
         threads = None if self._local is None else self._local.threads
-        order = replace(portable, text=WorkOrder.of(portable.text, threads))
         run = uuid.uuid4().hex
+        order: Any = WorkOrder.of(portable, threads)
+        if portable.about.data:
+            # A task of its own: its data goes to each worker once, and again where one dies.
+            order = client.submit(_same, order, key=f"order-{run}", pure=False)
         pending = {
             client.submit(answer, order, unit, key=f"{unit}-{run}", pure=False): unit
             for unit in units
@@ -114,6 +116,10 @@ class DaskWorkers:
                 self._said.add(text)
                 warnings.warn(text, WorkerWarning, stacklevel=2)
         return content
+
+
+def _same(order: WorkOrder) -> WorkOrder:
+    return order
 
 
 def check_workers(wanted: int | str) -> None:

@@ -12,17 +12,30 @@ Results = Generator[tuple[str, bytes]]
 """Units with their results, as soon as they are there."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PortableWork:
-    """Work as another machine gets it: a function that it has as well, and a text that says of what.
+@dataclass(frozen=True, slots=True)
+class Description:
+    """All that some work depends on.
 
     Args:
-        function: Of a module of curvlang; called with the text and a unit.
-        text: All that the work depends on.
+        text: What is done.
+        data: Tensors that the text cannot name, as bytes.
     """
 
-    function: Callable[[str, str], bytes]
     text: str
+    data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PortableWork:
+    """Work as another machine gets it: a function that it has as well, and a description of what with.
+
+    Args:
+        function: Of a module of curvlang; called with the description and a unit.
+        about: The description.
+    """
+
+    function: Callable[[Description, str], bytes]
+    about: Description
 
 
 class Work(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,9 +21,9 @@ from curvlang.evaluation.retraining.truth_request import TruthRequest
 from curvlang.runtime.processes.distributed import world
 from curvlang.storage.cache import Cache
 from curvlang.workers import dask_workers
-from curvlang.workers.answers import WorkOrder, answer, result_of
+from curvlang.workers.answers import WorkOrder, answer, result_of, versions
 from curvlang.workers.dask_workers import DaskWorkers
-from curvlang.workers.executor import Execution, PortableWork
+from curvlang.workers.executor import Description, Execution, InTurn, PortableWork
 from curvlang.workers.hire import executor_of
 from tests.processes import together
 
@@ -176,7 +177,7 @@ def test_files_are_found_from_any_folder(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     unit = request.stacks()[0].name
-    assert (unpacked(trained_stack(order.text, unit)) == wanted.numpy()).all()
+    assert (unpacked(trained_stack(order.about, unit)) == wanted.numpy()).all()
 
 
 def test_changed_tasks_and_functions_are_refused():
@@ -188,6 +189,52 @@ def test_changed_tasks_and_functions_are_refused():
         TruthRequest.of(task, PROTOCOL, 0, own),
     ):
         refused(Code.E0845, lambda r=request: portable(r, r.key()))
+
+
+def net(seed, width=2):
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(
+        torch.nn.Linear(2, width), torch.nn.Tanh(), torch.nn.Linear(width, 1)
+    )
+
+
+def cost(f, y):
+    return torch.nn.functional.huber_loss(f, y, delta=0.3)
+
+
+def python_task(build=net, loss="mse", dtype=torch.float32, **options):
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(40, 2, generator=generator).to(dtype)
+    recipe = cv.Recipe(lr=0.1, batch=8, epochs=2)
+    data = {"train": (X, X.sin().sum(1, True)), "query": (X[:5], X[:5, :1])}
+    return cv.Task(build(0).to(dtype), loss, **data, build=build, recipe=recipe, **options)
+
+
+def test_tasks_of_python_are_sent_by_the_names_of_their_functions(two):
+    task = python_task(functools.partial(net, width=3), cost)
+    here, there = by(InTurn(), task), by(two, task)
+    assert torch.equal(here.outcome, there.outcome)
+
+
+@pytest.mark.parametrize("loss", ["mse", torch.nn.functional.huber_loss, cost])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tasks_of_python_are_made_again(loss, dtype):
+    request = TruthRequest.of(python_task(loss=loss, dtype=dtype), cv.LDS(subsets=5, retrains=1), 0)
+    order = portable(request, request.key())
+    (stack,) = request.stacks()
+    wanted = request.retraining().trained(stack)
+    assert (unpacked(trained_stack(order.about, stack.name)) == wanted.numpy()).all()
+
+
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({"build": lambda seed: net(seed)}, "its `build` is not a function of a module"),
+    ({"build": functools.partial(net, width=torch.tensor(3))}, "its `build` is not"),
+    ({"loss": lambda f, y: (f - y).square().sum()}, "its loss is not"),
+    ({"mask": torch.ones(40, 1, dtype=torch.bool)}, "its examples are padded"),
+])  # fmt: skip
+def test_parts_without_a_name_are_refused(changes, reason):
+    request = TruthRequest.of(python_task(**changes), cv.LDS(subsets=5), 0)
+    assert reason in refused(Code.E0845, lambda: portable(request, request.key()))
 
 
 def test_what_cannot_be_sent_is_refused_before_anything_is_fitted(monkeypatch):
@@ -202,22 +249,22 @@ def test_what_cannot_be_sent_is_refused_before_anything_is_fitted(monkeypatch):
 
 
 def order(function):
-    return PortableWork(function, WorkOrder.of("about", None))
+    return WorkOrder.of(PortableWork(function, Description("about")))
 
 
 def test_answers_hold_results_warnings_and_refusals():
-    def work(text, unit):
+    def work(about, unit):
         warnings.warn("not ours", UserWarning, stacklevel=1)
         cv.task("digits(hidden = [2])")
         from curvlang.training.one_by_one import OneByOne
 
         warnings.warn("slow", OneByOne, stacklevel=1)
-        return f"{text} {unit}\n".encode() * 2
+        return f"{about.text} {unit}\n".encode() * 2
 
-    def bad(text, unit):
+    def bad(about, unit):
         raise refusal(Code.E0504, "it diverged", "do less")
 
-    def broken(text, unit):
+    def broken(about, unit):
         raise ValueError("no such thing")
 
     assert result_of(answer(order(work), "x")) == (b"about x\nabout x\n", ["slow"])
@@ -229,11 +276,11 @@ def test_answers_hold_results_warnings_and_refusals():
 
 @pytest.mark.parametrize("name", ["curvlang", "torch"])
 def test_workers_of_other_versions_do_nothing(name):
-    def never(text, unit):
+    def never(about, unit):
         raise AssertionError
 
-    text, own, folders, threads = json.loads(WorkOrder.of("about", None))
-    other = PortableWork(never, json.dumps([text, {**own, name: "0.0"}, folders, threads]))
+    own = versions()
+    other = replace(order(never), versions={**own, name: "0.0"})
     (line, content) = answer(other, "x").split(b"\n")
     assert content == b""
     theirs = {**json.loads(line), "versions": {**own, name: "0.0"}}

@@ -17,17 +17,17 @@ from torch import Tensor
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.protocol import LDS
+from curvlang.evaluation.retraining.python_tasks import described_task, made_task, unsendable
 from curvlang.evaluation.retraining.retraining import Retraining
 from curvlang.evaluation.retraining.stacks import ModelStack
 from curvlang.evaluation.retraining.truth_request import TruthRequest
 from curvlang.language.chain import Part, TaskSpec, Value
 from curvlang.models.builtin import Build, folder_of, task_from
-from curvlang.models.execution.packed import PackedBuild
 from curvlang.models.language_models.pretrained import PretrainedBuild
 from curvlang.models.losses.loss import show_dtype
 from curvlang.models.origin import MovedBuild
 from curvlang.models.task import Task
-from curvlang.workers.executor import PortableWork
+from curvlang.workers.executor import Description, PortableWork
 
 FILES = ("path", "query", "weights", "adapter", "tokenizer")
 """Arguments that may name files and folders."""
@@ -43,14 +43,17 @@ def portable(request: TruthRequest, key: str) -> PortableWork:
     Raises:
         SpecError: E0845 where the task or the metric was made in Python.
     """
-    spec = _spec_of(request.task)
     if not isinstance(request.metric, str):
-        raise _unsendable(
+        raise unsendable(
             "the metric is a function of Python", "name one: `loss`, `margin`, `logit`"
         )
+    spec, python, data = _spec_of(request.task), None, b""
+    if spec is None:
+        python, data = described_task(request.task)
     text = json.dumps(
         {
-            "task": _lines(spec),
+            "task": None if spec is None else _lines(spec),
+            "python": python,
             "dtype": show_dtype(request.task.dtype),
             "device": request.task.device.type,
             "protocol": asdict(request.protocol),
@@ -59,24 +62,26 @@ def portable(request: TruthRequest, key: str) -> PortableWork:
             "key": key,
         }
     )
-    if _request(json.loads(text)).key() != key:
-        raise _unsendable(
-            "the task was changed after it was made", "write what is changed into the task's text"
+    about = Description(text, data)
+    if _request(about).key() != key:
+        raise unsendable(
+            "it is another when it is made again",
+            "write what was changed after it was made into its text, its `build` or its loss",
         )
-    return PortableWork(trained_stack, text)
+    return PortableWork(trained_stack, about)
 
 
-def trained_stack(text: str, unit: str) -> bytes:
+def trained_stack(about: Description, unit: str) -> bytes:
     """The losses of a stack, trained here.
 
     Args:
-        text: What `portable` has made.
+        about: What `portable` has made.
         unit: The stack's name.
 
     Raises:
         SpecError: E0846 where the task has another content here, and as `ground_truth`.
     """
-    return packed(_retraining(text).trained(ModelStack.named(unit)))
+    return packed(_retraining(about).trained(ModelStack.named(unit)))
 
 
 def packed(losses: Tensor) -> bytes:
@@ -93,11 +98,10 @@ def unpacked(content: bytes) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=1)
-def _retraining(text: str) -> Retraining:
-    """What a text describes; its data is read once for all stacks."""
-    told = json.loads(text)
-    request = _request(told)
-    if request.key() != told["key"]:
+def _retraining(about: Description) -> Retraining:
+    """What is described; its data is read once for all stacks."""
+    request = _request(about)
+    if request.key() != json.loads(about.text)["key"]:
         raise refusal(
             Code.E0846,
             f"a worker has another `{request.task.name}` than this process: its data, its code or its "
@@ -107,48 +111,30 @@ def _retraining(text: str) -> Retraining:
     return request.retraining()
 
 
-def _request(told: Mapping[str, Any]) -> TruthRequest:
-    about = told["task"]
-    data, model, loss, train = (_part(about[x]) for x in ("data", "model", "loss", "train"))
-    spec = TaskSpec(about["name"], {}, data, model, loss, train)
-    # Functions that it names were allowed where it was made.
-    task = task_from(
-        spec,
-        seed=told["init_seed"],
-        dtype=getattr(torch, told["dtype"]),
-        device=told["device"],
-        allow_python=True,
-    )
-    return TruthRequest.of(task, LDS(**told["protocol"]), told["init_seed"], told["metric"])
+def _request(about: Description) -> TruthRequest:
+    told = json.loads(about.text)
+    dtype, seed = getattr(torch, told["dtype"]), told["init_seed"]
+    if told["task"] is None:
+        made = made_task(told["python"], about.data, seed, dtype)
+    else:
+        name, lines = told["task"]
+        data, model, loss, train = map(_part, lines)
+        # Functions that it names were allowed where it was made.
+        made = task_from(TaskSpec(name, {}, data, model, loss, train), seed=seed, allow_python=True)
+    task = made.to(dtype=dtype, device=told["device"])
+    return TruthRequest.of(task, LDS(**told["protocol"]), seed, told["metric"])
 
 
-def _spec_of(task: Task) -> TaskSpec:
-    """The text that a task was made from."""
+def _spec_of(task: Task) -> TaskSpec | None:
+    """The text that a task was made from; None for one that was made in Python."""
     build = task.build
-    while isinstance(build, MovedBuild | PackedBuild):
+    while isinstance(build, MovedBuild):
         build = build.build
-    if isinstance(build, Build | PretrainedBuild) and build.task is not None:
-        return build.task
-    raise _unsendable(
-        f"`{task.name}` was made in Python",
-        'make it from a text: `cv.task("digits(hidden = [16])")`, or a spec whose lines are '
-        '`data python("module:function")` and `model python("module:function")`',
-    )
+    return build.task if isinstance(build, Build | PretrainedBuild) else None
 
 
-def _unsendable(reason: str, repair: str) -> Exception:
-    return refusal(
-        Code.E0845,
-        f"workers cannot make this task: {reason}",
-        repair,
-        "or retrain without workers",
-        notes=("a worker gets a text that describes the work, never code or objects",),
-    )
-
-
-def _lines(spec: TaskSpec) -> dict[str, Any]:
-    parts = {"data": spec.data, "model": spec.model, "loss": spec.loss, "train": spec.train}
-    return {"name": spec.name, **{kind: _line(part) for kind, part in parts.items()}}
+def _lines(spec: TaskSpec) -> list[Any]:
+    return [spec.name, [_line(x) for x in (spec.data, spec.model, spec.loss, spec.train)]]
 
 
 def _line(part: Part) -> list[Any]:

@@ -26,7 +26,7 @@ from curvlang.models.losses.loss import show_dtype
 from curvlang.runtime.limits.memory import limited
 from curvlang.runtime.setup import PRECISIONS, Setup
 from curvlang.storage.cache import Cache
-from curvlang.workers.executor import Execution, InTurn, PortableWork
+from curvlang.workers.executor import Description, Execution, InTurn, PortableWork
 
 WorkProgress = Callable[[int, int, Work, Cell | None], None]
 """Called before each piece of work that is done here (no cell yet), and with the result of every piece."""
@@ -100,7 +100,7 @@ class CellWork:
             "allow_python": self.run.allow_python,
             "cache": str((self.run.cache or Cache()).root.absolute()),
         }
-        return PortableWork(evaluated_cell, json.dumps(told))
+        return PortableWork(evaluated_cell, Description(json.dumps(told)))
 
 
 def _plain(word: object) -> bool:
@@ -108,17 +108,17 @@ def _plain(word: object) -> bool:
     return all(x is None or isinstance(x, str) for x in several)
 
 
-def evaluated_cell(text: str, unit: str) -> bytes:
+def evaluated_cell(about: Description, unit: str) -> bytes:
     """A cell of a study that a text describes.
 
     Args:
-        text: What `CellWork.portable` has made.
+        about: What `CellWork.portable` has made.
         unit: The key of the cell.
 
     Raises:
         SpecError: E0846 where the study has no such cell here, and as `run_cell`.
     """
-    pieces, run = _study_of(text)
+    pieces, run = _study_of(about.text)
     if unit not in pieces:
         raise refusal(
             Code.E0846,

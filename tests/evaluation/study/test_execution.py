@@ -11,6 +11,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.evaluation.study.execution import evaluated_cell
 from curvlang.evaluation.study.files import packed_cell, unpacked_cell
 from curvlang.storage.cache import Cache
+from curvlang.workers.executor import Description
 from tests.processes import together
 
 SPEC = """
@@ -99,7 +100,7 @@ def test_a_worker_with_another_study_runs_nothing(spec):
         "cache": "nowhere",
     }
     with pytest.raises(cv.SpecError) as caught:
-        evaluated_cell(json.dumps(order), "of other data")
+        evaluated_cell(Description(json.dumps(order)), "of other data")
     assert caught.value.diagnostics[0].code == Code.E0846
 
 
