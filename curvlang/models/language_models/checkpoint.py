@@ -30,6 +30,8 @@ HEADS = {
 """Ends of the names of models, and the class of `transformers` that reads each kind."""
 CLASSIFIER = "AutoModelForSequenceClassification"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_PLAIN = {"dtype": torch.float32, "attn_implementation": "eager"}
+"""How models are made: attention written out can be differentiated twice."""
 _SAVE = "write it with `model.save_pretrained(DIR)`"
 
 
@@ -73,16 +75,16 @@ class Checkpoint:
         Raises:
             SpecError: E0891 where tensors are missing, misshapen or unreadable.
         """
-        kind = getattr(library("transformers", "checkpoints are read"), self.reader)
-        options = {"trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
+        transformers = library("transformers", "checkpoints are read")
 
         def call() -> Any:
-            return kind.from_pretrained(
+            return getattr(transformers, self.reader).from_pretrained(
                 self.path,
+                config=self._settings(transformers),
                 output_loading_info=True,
-                use_cache=False,
-                attn_implementation="eager",
-                **options,
+                trust_remote_code=False,
+                use_safetensors=True,
+                **_PLAIN,
             )
 
         model, info = self._run(call)
@@ -95,15 +97,18 @@ class Checkpoint:
         transformers = library("transformers", "checkpoints are read")
 
         def call() -> Any:
-            config = transformers.AutoConfig.from_pretrained(
-                self.path, trust_remote_code=False, use_cache=False
-            )
+            config = self._settings(transformers)
             torch.manual_seed(seed)
-            kind = getattr(transformers, self.reader)
-            return kind.from_config(config, dtype=torch.float32, attn_implementation="eager")
+            return getattr(transformers, self.reader).from_config(config, **_PLAIN)
 
         made: nn.Module = self._run(call).eval()
         return made
+
+    def _settings(self, transformers: Any) -> Any:
+        """The configuration of a model that keeps nothing for a next token."""
+        config = transformers.AutoConfig.from_pretrained(self.path, trust_remote_code=False)
+        config.update({"use_cache": False})
+        return config
 
     def _run(self, call: Callable[[], Any]) -> Any:
         try:

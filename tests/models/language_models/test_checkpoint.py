@@ -137,3 +137,58 @@ def test_a_torchvision_of_another_build_is_named(checkpoint, monkeypatch):
     with pytest.raises(cv.SpecError, match="E0890") as caught:
         loaded(checkpoint)
     assert "pip uninstall torchvision" in str(caught.value)
+
+
+def family(name, tokens):
+    """A small random model of a family: untied, scaled embeddings, grouped heads, no cache."""
+    import transformers as hf
+
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 8,
+        "intermediate_size": 12,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    few = {
+        "vocab_size": tokens,
+        "max_position_embeddings": 16,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+    }
+    match name:
+        case "llama":
+            return hf.LlamaForCausalLM(hf.LlamaConfig(**sizes, **few, num_key_value_heads=1))
+        case "gemma2":
+            own = {
+                "num_key_value_heads": 1,
+                "head_dim": 4,
+                "pad_token_id": 0,
+                "tie_word_embeddings": False,
+            }
+            return hf.Gemma2ForCausalLM(hf.Gemma2Config(**sizes, **few, **own))
+        case _:
+            own = {
+                "dim": 8,
+                "hidden_dim": 12,
+                "n_layers": 1,
+                "n_heads": 2,
+                "num_labels": 2,
+                "pad_token_id": 0,
+            }
+            config = hf.DistilBertConfig(vocab_size=tokens, max_position_embeddings=16, **own)
+            return hf.DistilBertForSequenceClassification(config)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "distilbert"])
+def test_other_families_form_no_factor_of_words(tmp_path, name):
+    own = tokenizer()
+    family(name, len(own)).save_pretrained(tmp_path / name)
+    own.save_pretrained(tmp_path / name)
+    rows = [{"text": x, "label": k % 2} for k, x in enumerate(TEXTS)]
+    task = cv.Task.pretrained(tmp_path / name, rows, query=rows[:2])
+    op = cv.fit("ekfac_lm", task)
+    factored = {k: x for k, x in op.blocks.items() if x.describe().startswith("EigenBasis")}
+    assert factored
+    assert not any("embed" in k or "head" in k for k in factored)
+    assert cv.influence(op, task, damping=0.1).shape == (2, len(TEXTS))
