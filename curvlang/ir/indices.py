@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import count
+from math import prod
 from typing import assert_never
 
 from curvlang.ir import expr as ir
+from curvlang.ir.functions import FUNCTIONS
 
 
 def children(expr: ir.Expr) -> tuple[ir.Expr, ...]:
@@ -237,3 +239,29 @@ def _bound_alike(expr: ir.Expr, numbers: Iterator[int]) -> ir.Expr:
         return with_children(expr, go)
     mapping = {x: ir.Index(x.space, next(numbers)) for x in expr.indices}
     return replace(expr, indices=tuple(mapping.values()), body=go(rename(expr.body, mapping)))
+
+
+def is_function(value: ir.Expr) -> bool:
+    """Whether a value is a tensor function that gives whole tensors."""
+    return (
+        isinstance(value, ir.Call) and not value.indices and bool(FUNCTIONS[value.function].results)
+    )
+
+
+def matrix_groups(
+    call: ir.Call, known: Mapping[str, tuple[ir.Index, ...]]
+) -> tuple[tuple[ir.Index, ...], tuple[ir.Index, ...]]:
+    """Row and column indices of a function's argument, in the order it is read in."""
+    tensor = call.arguments[0]
+    assert isinstance(tensor, ir.Ref)
+    order = tensor.indices or known[tensor.name]
+    cut = tensor.cut or len(order) // 2
+    return order[:cut], order[cut:]
+
+
+def matrix_shape(
+    call: ir.Call, known: Mapping[str, tuple[ir.Index, ...]], sizes: Mapping[str, int]
+) -> tuple[int, int]:
+    """Rows and columns of a function's argument."""
+    rows, columns = matrix_groups(call, known)
+    return prod(sizes[x.space] for x in rows), prod(sizes[x.space] for x in columns)

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from math import prod
 
 from curvlang.compiler.codegen.instructions import Call, Instruction, Selection
-from curvlang.compiler.derive.lengths import matrix_groups, matrix_shape
 from curvlang.ir import expr
 from curvlang.ir.constants import constant
 from curvlang.ir.expr import Define, Index, Target
 from curvlang.ir.functions import FUNCTIONS
+from curvlang.ir.indices import matrix_groups, matrix_shape
 
 Axes = Mapping[str, tuple[Index, ...]]
 """Indices of tensors by name, in the order they are held in."""

@@ -7,7 +7,7 @@ spaces, those that the program declares and those that tensor functions make inc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import floor, prod
+from math import floor
 from typing import assert_never
 
 from curvlang.compiler.derive.program import Program
@@ -16,6 +16,7 @@ from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.ir import expr as ir
 from curvlang.ir.constants import ARITHMETIC, NUMERIC
 from curvlang.ir.functions import FUNCTIONS
+from curvlang.ir.indices import is_function, matrix_shape
 
 LONGEST = 2.0**53
 """Above it lengths are no longer whole numbers; no memory holds such a tensor."""
@@ -43,32 +44,6 @@ def lengths(program: Program, given: Mapping[str, int], block: str) -> dict[str,
             case _:
                 assert_never(statement)
     return sizes
-
-
-def is_function(value: ir.Expr) -> bool:
-    """Whether a value is a tensor function that gives whole tensors."""
-    return (
-        isinstance(value, ir.Call) and not value.indices and bool(FUNCTIONS[value.function].results)
-    )
-
-
-def matrix_groups(
-    call: ir.Call, known: Mapping[str, tuple[ir.Index, ...]]
-) -> tuple[tuple[ir.Index, ...], tuple[ir.Index, ...]]:
-    """Row and column indices of a function's argument, in the order it is read in."""
-    tensor = call.arguments[0]
-    assert isinstance(tensor, ir.Ref)
-    order = tensor.indices or known[tensor.name]
-    cut = tensor.cut or len(order) // 2
-    return order[:cut], order[cut:]
-
-
-def matrix_shape(
-    call: ir.Call, known: Mapping[str, tuple[ir.Index, ...]], sizes: Mapping[str, int]
-) -> tuple[int, int]:
-    """Rows and columns of a function's argument."""
-    rows, columns = matrix_groups(call, known)
-    return prod(sizes[x.space] for x in rows), prod(sizes[x.space] for x in columns)
 
 
 def _made(

@@ -24,7 +24,6 @@ from curvlang.compiler.codegen.instructions import (
     operand,
     unused,
 )
-from curvlang.compiler.derive.lengths import is_function
 from curvlang.compiler.planning.components import Components, sides
 from curvlang.compiler.planning.passes import Schedule
 from curvlang.compiler.planning.plan import ResultPlan, inside
@@ -34,7 +33,7 @@ from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import Call, Define, Expr, Target, Yield
 from curvlang.ir.functions import FUNCTIONS
-from curvlang.ir.indices import names
+from curvlang.ir.indices import is_function, names
 
 Normal = dict[tuple[int, frozenset[str]], tuple[Expr, Poly]]
 """Expressions, by their identity and the spaces of length one, with their normal forms."""
