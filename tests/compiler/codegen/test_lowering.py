@@ -75,8 +75,8 @@ def test_what_stands_for_a_tensor_is_contracted_by_its_parts():
 
 
 def test_a_wide_layer_costs_what_the_flop_counter_counts():
-    width, examples = 2 * GROUP, 300
-    t = task(network([3, width, 2]), "cross_entropy", n=examples)
+    width = 2 * GROUP
+    t = task(network([3, width, 2]), "cross_entropy", n=64 * 300)
     prepared = prepare(list(chains_of(chosen(load("kfac"))))[-1:], t, last=True)
     (plan,) = prepared.plans
     (function,) = (b.passes[0] for b in plan.blocks if b.geometry.sizes["i"] == width + 1)
