@@ -242,6 +242,7 @@ class Code(StrEnum):
     E0830 = "E0830", "a process that does not come", "runtime"
     E0831 = "E0831", "another process has ended with an error", "runtime"
     E0832 = "E0832", "a process that was lost", "runtime"
+    E0833 = "E0833", "processes that do not work on the same", "runtime"
     E0834 = "E0834", "the patience with other processes", "runtime"
     E0835 = "E0835", "a store of something else", "storage"
     E0836 = "E0836", "a store of another format", "storage"

@@ -6,7 +6,7 @@ CPU whatever the precision of the passes, divided once when its pass is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import torch
@@ -90,6 +90,7 @@ class Execution:
         number: int,
         known: Mapping[str, Tensors] | None = None,
         keep: Keep | None = None,
+        own: Container[str] | None = None,
     ) -> None:
         """Finish pass `number`: divide its sums, compute what follows from them.
 
@@ -97,6 +98,7 @@ class Execution:
             number: Of the pass.
             known: What follows from it, by block, where that has been computed before.
             keep: Given what follows from it, block by block: what later code reads.
+            own: The blocks whose sums are here; all where not given. Others are told by `learn`.
         """
         if number > self.plan.passes:
             return
@@ -104,7 +106,9 @@ class Execution:
             name = block.geometry.name
             sums, self.sums[name] = self.sums[name], {}
             if known and name in known:
-                self.values[name].update(known[name])
+                self.learn(name, known[name])
+                continue
+            if own is not None and name not in own:
                 continue
             self.values[name].update(sums)
             self._finish(block, number)
@@ -113,6 +117,10 @@ class Execution:
                 held = self.values[name]
                 keep(name, {x: held[x] for x in sorted(later & held.keys())})
         self._memo.release()
+
+    def learn(self, block: str, statistics: Mapping[str, Tensor]) -> None:
+        """Take in what follows from the sums of a block, where it was computed elsewhere."""
+        self.values[block].update(statistics)
 
     def result(self, block: BlockPlan, value: Yield) -> Tensors:
         """Component tensors of a yield's structure for one block, or for all of several."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -22,11 +21,14 @@ from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.operators import BlockDiagonal, ExampleMean, Operator, described
 from curvlang.runtime.assemble import operators
 from curvlang.runtime.execute import Execution
-from curvlang.runtime.guard import check_magnitude, check_parts, check_sums
+from curvlang.runtime.guard import check_magnitude, check_parts
 from curvlang.runtime.limits.footprint import reads_hessian
 from curvlang.runtime.others import besides, ignoring
-from curvlang.runtime.passes import Passes, PassWork
+from curvlang.runtime.passes.after_pass import AfterPass
+from curvlang.runtime.passes.chunk_pass import Passes, PassWork
 from curvlang.runtime.prepare import Preparation, prepare
+from curvlang.runtime.processes.agreement import agreed_memory, check_same, task_content
+from curvlang.runtime.processes.distributed import World, world
 from curvlang.runtime.processes.ledger import Ledger, MemoryLedger
 from curvlang.runtime.progress.listeners import PlanProgress, Progress, StageProgress
 from curvlang.runtime.static import Static, known_by_example, regularised
@@ -98,13 +100,20 @@ def fit_losses(
     """What `fit_chains` does, for the curvature of the mean loss alone, without the task's L2 term."""
     tasks = (task,) if isinstance(task, Task) else tuple(task)
 
-    wanted = _FitRequest(tasks, seed, last, limits, progress)
     store = active()
+    # A store is for one process at a time.
+    processes = world() if store is None else World()
+    given = _FitRequest(tasks, seed, last, limits, progress, processes)
 
     def run() -> tuple[tuple[FittedStage, ...], ...]:
-        if store is None:
-            return _fitted(wanted.prepared(chains), wanted)
-        return _with_store(store, chains, wanted)
+        with processes.run():
+            wanted = given.agreed(chains)
+            if store is None:
+                found = _fitted(wanted.prepared(chains), wanted)
+            else:
+                found = _with_store(store, chains, wanted)
+            processes.exchange("end of the fit", "")
+            return found
 
     # Who ignores parameters has them taken out of the task before the fit: the caller begins again.
     return run() if ignoring(chains) else tasks[0].retried(run)
@@ -119,11 +128,25 @@ class _FitRequest:
     last: bool
     limits: Limits
     progress: Progress | None
+    processes: World
+
+    def agreed(self, chains: Sequence[Chain]) -> _FitRequest:
+        """The same with the memory that every process has; refused where they do not fit the same."""
+        if self.processes.size == 1:
+            return self
+        stages = [stage.key for chain in chains for stage in chain.stages]
+        settings = {"spec": repr((stages, self.last)), "seed": str(self.seed)}
+        check_same(self.processes, "content", settings | task_content(self.tasks))
+        memory = agreed_memory(self.processes, self.tasks[0])
+        return replace(self, limits=replace(self.limits, memory=memory))
 
     def prepared(self, chains: Sequence[Chain]) -> Preparation:
-        """Plans for chains."""
+        """Plans for chains, the same in all processes."""
         points = len(self.tasks)
-        return prepare(chains, self.tasks[0], last=self.last, limits=self.limits, points=points)
+        found = prepare(chains, self.tasks[0], last=self.last, limits=self.limits, points=points)
+        if self.processes.size > 1:
+            check_same(self.processes, "plan", {"plan": found.code})
+        return found
 
     def planned(self, prepared: Preparation) -> None:
         """Tell who wants to know what is planned."""
@@ -249,17 +272,14 @@ def _run(prepared: Preparation, wanted: _FitRequest, ledger: Ledger, turn: str) 
     if any(map(reads_hessian, prepared.plans)):
         wanted.ended("Hessian")
     work = PassWork(prepared, executions, wanted.tasks, wanted.seed)
-    passes = Passes(work, ledger, wanted.progress, turn)
+    spans = [_span(prepared, p) for p in prepared.plans]
+    passes = Passes(work, ledger, wanted.processes, wanted.progress, turn)
+    after = AfterPass(work, ledger, wanted.processes, spans, turn)
     for number in range(1, max((p.passes for p in prepared.plans), default=0) + 1):
-        known = ledger.statistics(number)
-        if not ledger.complete(number, known):
-            passes.run(number)
+        known = after.known(number)
+        sums, origin = ({}, 0) if ledger.complete(number, known) else passes.run(number)
         wanted.ended(f"pass {number}")
-        for k, execution in enumerate(executions):
-            check_sums(execution.sums, wanted.tasks, _span(prepared, execution.plan))
-            own = {name: x for (plan, name), x in known.items() if plan == k}
-            execution.close(number, own, partial(ledger.finish, number, k))
-        ledger.forget(number)
+        after.close(number, known, sums, origin)
         wanted.ended(f"after pass {number}")
     return _Run(prepared, static, dict(zip(map(id, prepared.plans), executions, strict=True)))
 

@@ -26,6 +26,7 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.language.chain import Chain
 from curvlang.models.derivatives.flops import hessian_flops, leaves_flops
 from curvlang.models.derivatives.product_methods import WORDS, hessian_way
+from curvlang.models.fingerprint import digest
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, bare_at_once, bare_names
 from curvlang.runtime.limits.activations import activation_bytes
@@ -98,6 +99,18 @@ class Preparation:
         """The examples in chunks."""
         return self.plans[0].cut
 
+    @property
+    def code(self) -> str:
+        """Hash of all code of the run, of its batches, and of which blocks it is run for together."""
+        texts = [
+            f"{p.chunks} {p.batch} {block.geometry} {f.source}"
+            for turn in self.in_turns()
+            for p in turn.plans
+            for block in p.blocks
+            for f in (*block.passes, *block.finish, *(r.code for r in block.results.values()))
+        ]
+        return digest(*texts, repr(self.fixed), *(repr(sorted(turn.names)) for turn in self.turns))
+
     def rows_at(self, share: float) -> int:
         """Examples of a batch that have a share of all positions."""
         size = self.plans[0].batch
@@ -146,7 +159,7 @@ def prepare(
     models = [_model_bytes(program, found, task, at_once) for program in programs]
 
     planned = _Planning(programs, geometries, models, (total, itemsize), limits)
-    have = available(task.device)
+    have = available(task.device) if limits.memory is None else limits.memory
     plans = _in_memory(planned, lambda p: footprint(p, found, task), task.device, have)
     room = have - largest(footprint(plans, found, task)).bytes
     share = max(0, min(have // KEPT_SHARE, room))

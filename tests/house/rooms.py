@@ -43,7 +43,7 @@ ROOMS = (
          "and Hessian", ("layers", "architectures", "data", "files", "losses", "tracing", "execution",
                          "derivatives", "padding", "sources", "language_models")),
     Room(5, "runtime", "runs a plan: accumulators, batches, devices, precision, memory, processes",
-         ("kernels", "limits", "positions", "processes", "progress", "stored")),
+         ("kernels", "limits", "passes", "positions", "processes", "progress", "stored")),
     Room(5, "training", "stacked retraining, orders of examples, subsets, replay"),
     Room(5, "editors", "highlighting, completion, the language server", ("extension",), torch=False),
     Room(6, "attribution", "scores, streamed; self-influence, groups, top examples, methods that follow "

@@ -33,12 +33,14 @@ class Limits:
             Gram matrices are kept as products with vectors, anything else is refused.
         keep: Bytes that leaves may take between passes; a share of the free memory where None.
         model: Bytes that the model holds for one example while its leaves are computed, they included.
+        memory: Bytes that a run may take; what is available where None.
     """
 
     batch: int | None = None
     dense: int = DENSE_AT_MOST
     keep: int | None = None
     model: int = 0
+    memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

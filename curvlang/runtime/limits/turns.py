@@ -66,7 +66,7 @@ def in_turns(
     """
     if any(map(reads_hessian, plans)):
         return ()  # The whole Hessian is there whatever blocks are fitted.
-    units = _units(plans)
+    units = units_of(plans)
     weights = {unit: sum(map(operator_bytes, restricted(plans, unit))) for unit in units}
     for count in _counts(len(units)):
         groups = _packed(units, weights, count)
@@ -138,7 +138,7 @@ def _read(plans: Sequence[Plan], blocks: Blocks, names: frozenset[str]) -> Block
     return {by: tuple(b for b in found if b.name in names) for by, found in blocks.items()}
 
 
-def _units(plans: Sequence[Plan]) -> list[frozenset[str]]:
+def units_of(plans: Sequence[Plan]) -> list[frozenset[str]]:
     """Names that stay together: blocks with one input share what follows from it."""
     with_first: dict[str, set[str]] = {}
     for p in plans:

@@ -74,6 +74,12 @@ class World:
         self.link.begin()
         try:
             yield
+        except Exception as error:
+            first = self.link.end(error)
+            if first is None:
+                raise
+            # Two have failed at the same time: all end with the same error.
+            raise first from error
         except BaseException as error:
             self.link.end(error)
             raise
@@ -118,26 +124,25 @@ class World:
 
     def send(self, key: str, tensors: Tensors, to: int) -> None:
         """Give tensors to another process; returns once it has them."""
-        shapes = [
-            [n, list(x.shape), str(x.dtype).removeprefix("torch.")] for n, x in tensors.items()
-        ]
-        self.tell(f"{key}>{to}", json.dumps(shapes))
+        laid = {name: _Layout.of(x) for name, x in tensors.items()}
+        told = [[n, x.shape, x.axes, str(x.dtype).removeprefix("torch.")] for n, x in laid.items()]
+        self.tell(f"{key}>{to}", json.dumps(told))
         self.wait(f"{key}<{to}", to)
-        for x in tensors.values():
+        for name, x in tensors.items():
             with _transfer(to):
-                dist.send(_carried(x).contiguous(), to)
+                dist.send(_carried(x.permute(laid[name].axes)).contiguous(), to)
 
     def receive(self, key: str, origin: int, device: torch.device) -> dict[str, Tensor]:
         """The tensors that process `origin` sends under a key."""
-        shapes = json.loads(self.wait(f"{key}>{self.rank}", origin))
+        told = json.loads(self.wait(f"{key}>{self.rank}", origin))
         self.tell(f"{key}<{self.rank}")
         found = {}
-        for name, shape, dtype in shapes:
-            x = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
-            carrier = _carried(x)
+        for name, shape, axes, dtype in told:
+            layout = _Layout(shape, axes, getattr(torch, dtype))
+            carrier = _carried(layout.empty(device))
             with _transfer(origin):
                 dist.recv(carrier, origin)
-            found[name] = carrier.to(device)
+            found[name] = layout.restored(carrier.to(device))
         return found
 
     def share(
@@ -160,6 +165,38 @@ class World:
             if below < self.size:
                 self.send(key, tensors, (below + origin) % self.size)
         return dict(tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Shape and order in memory of a tensor: one that is laid out otherwise is multiplied with other rounding.
+
+    Args:
+        shape: Of the tensor.
+        axes: The slowest one first.
+        dtype: Of its numbers.
+    """
+
+    shape: list[int]
+    axes: list[int]
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(x: Tensor) -> _Layout:
+        """The layout of a tensor; of one with gaps that of a copy without."""
+        strides = x.stride()
+        return _Layout(
+            list(x.shape), sorted(range(x.ndim), key=lambda k: (-strides[k], k)), x.dtype
+        )
+
+    def empty(self, device: torch.device) -> Tensor:
+        """Memory for its numbers, the slowest axis first."""
+        shape = [self.shape[k] for k in self.axes]
+        return torch.empty(shape, dtype=self.dtype, device=device)
+
+    def restored(self, x: Tensor) -> Tensor:
+        """The tensor, from its numbers in the order of the memory."""
+        return x.permute([self.axes.index(k) for k in range(len(self.axes))])
 
 
 _ONE = World()

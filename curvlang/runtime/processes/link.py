@@ -12,12 +12,13 @@ import os
 import threading
 import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
+from curvlang.diagnostics.diagnostic import CurvlangError, Diagnostic, MachineError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.runtime.processes.errors import decoded, encoded
 
@@ -78,14 +79,27 @@ class Link:
         self.runs.append(self.count)
         self._beat()
 
-    def end(self, error: BaseException | None) -> None:
-        """Leave the innermost run; an error is told to those who wait for this process."""
+    def end(self, error: BaseException | None) -> CurvlangError | None:
+        """Leave the innermost run; an error is told to those who wait for this process.
+
+        Returns:
+            The error of another process that has failed before this one, if that is how it ended.
+        """
         run = self.runs.pop()
-        if error is not None:
-            name = f"failed/{run}"
-            if not self.store.check([name]):
-                self.store.set(name, encoded(error, self.rank))
+        first = None if error is None else self._failed(run, error)
         self._beat()
+        return first
+
+    def _failed(self, run: int, error: BaseException) -> CurvlangError | None:
+        name = f"failed/{run}"
+        if self.store.add(f"failing/{run}", 1) == 1:
+            self.store.set(name, encoded(error, self.rank))
+            return None
+        try:
+            self.store.wait([name], timedelta(seconds=self.patience))
+        except (dist.DistError, RuntimeError):
+            return None
+        return decoded(self.store.get(name))
 
     def key(self, name: str) -> str:
         """A key of the innermost run."""

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from curvlang.compiler.planning.chunks import Chunks, Node
-from curvlang.runtime.passes import parts
 from curvlang.runtime.processes.ledger import Folding, joined
+from curvlang.runtime.processes.sharing import parts
 
 
 def chunk_sums(count):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -14,16 +16,20 @@ from curvlang.models.losses.finite import in_part
 from curvlang.models.padding.spans import Batch
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import check_batch
-from curvlang.runtime.batch_leaves import BatchLeaves
 from curvlang.runtime.execute import Execution
+from curvlang.runtime.passes.batch_leaves import BatchLeaves
 from curvlang.runtime.prepare import Preparation
+from curvlang.runtime.processes.distributed import World
 from curvlang.runtime.processes.ledger import Begun, Folding, Ledger, Sums
+from curvlang.runtime.processes.sharing import Share, SharedFold
 from curvlang.runtime.progress.listeners import Progress
 
 Place = tuple[int, int]
 """The number of a chunk, and of a batch in it."""
 Leaves = dict[str, dict[str, Tensor]]
 """By block and name."""
+LOOK = 0.2
+"""Seconds between two looks at whether another process has failed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -107,54 +113,77 @@ class PassWork:
 
 @dataclass(slots=True, eq=False)
 class Passes:
-    """Passes over the data, in order.
+    """Passes over the data, in order, shared by the processes: each works on consecutive chunks.
 
     Args:
         work: What is done with every chunk.
         ledger: What an earlier run has left, and what this one leaves.
-        progress: Called after every batch.
+        processes: Which share the chunks.
+        progress: Called after every batch, with the examples of this process.
         turn: What a pass is called behind its number.
     """
 
     work: PassWork
     ledger: Ledger
+    processes: World = World()
     progress: Progress | None = None
     turn: str = ""
+    done: int = 0
+    total: int = 0
+    _looked: float = 0.0
 
-    def run(self, number: int) -> None:
-        """One pass: the executions then have the sums over all examples."""
+    def run(self, number: int) -> tuple[Sums, int]:
+        """One pass: the sums over all examples, in the process whose rank is returned; in others none."""
         if not self.work.adding(number):
-            return
-        root, folding = self.work.chunks.root, Folding(self.work.chunks.count)
-        known, begun = self.ledger.known(number), self.ledger.begun(number)
-        for node in parts(root, known):
-            if node in known:
+            return {}, 0
+        root, known = self.work.chunks.root, self.ledger.known(number)
+        share = Share.of(root, self._agreed(number, known), self.processes)
+        folding, begun = Folding(root.hi), self.ledger.begun(number)
+        self.done, self.total = 0, sum(map(self._examples, share.own))
+        for node in share.own:
+            if node in share.known:
                 folding.add(node, known[node])
+                self.done += self._examples(node)
             else:
                 self._chunk(number, node.lo, folding, begun.get(node.lo))
                 folding.add(node, self.work.take())
         self.ledger.keep(number, folding.folded, None)
-        self.work.give(folding.folded.pop(root))
+        device = self.work.tasks[0].device
+        fold = SharedFold(share, folding.folded, self.processes, self.name(number), device)
+        return fold.whole(root) or {}, share.owner(root)
+
+    def name(self, number: int) -> str:
+        """What a pass is called."""
+        return f"pass {number}{self.turn}"
+
+    def _agreed(self, number: int, known: Mapping[Node, Sums]) -> frozenset[Node]:
+        """The subtrees that all processes know of."""
+        told = json.dumps(sorted([node.lo, node.hi] for node in known))
+        found = self.processes.exchange(f"{self.name(number)}, known", told)
+        each = [frozenset(Node(*node) for node in json.loads(x)) for x in found]
+        return frozenset.intersection(*each)
+
+    def _examples(self, node: Node) -> int:
+        bounds = self.work.chunks.bounds
+        return bounds(node.hi - 1)[1] - bounds(node.lo)[0]
 
     def _chunk(self, number: int, k: int, folding: Folding, begun: Begun | None) -> None:
         """The batches of a chunk, but for those that an earlier run has added up."""
-        done, total = self.work.chunks.bounds(k)[0], self.work.chunks.total
         if begun is not None:
             self.work.give(begun.sums)
         for place, (before, task, batch) in enumerate(self.work.batches(k)):
-            done += len(batch)
+            self.done += len(batch)
             if begun is not None and place < begun.batches:
                 continue
             self.work.feed(number, (k, place), before, task, batch)
             if self.progress is not None:
-                self.progress(f"pass {number}{self.turn}", done, total)
+                self.progress(self.name(number), self.done, self.total)
             self.ledger.keep(number, folding.folded, Begun(k, place + 1, self.work.sums()))
+            self._look()
 
-
-def parts(node: Node, known: Mapping[Node, object]) -> Iterator[Node]:
-    """What a subtree is folded from, in the order of the chunks: subtrees that are known, and chunks."""
-    if node in known or node.leaf:
-        yield node
-        return
-    for child in node.children:
-        yield from parts(child, known)
+    def _look(self) -> None:
+        """See from time to time whether another process has failed."""
+        now = time.monotonic()
+        if now - self._looked > LOOK:
+            self._looked = now
+            self.processes.check()
