@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -101,8 +102,7 @@ def fit_losses(
     tasks = (task,) if isinstance(task, Task) else tuple(task)
 
     store = active()
-    # A store is for one process at a time.
-    processes = world() if store is None else World()
+    processes = world()
     given = _FitRequest(tasks, seed, last, limits, progress, processes)
 
     def run() -> tuple[tuple[FittedStage, ...], ...]:
@@ -111,7 +111,8 @@ def fit_losses(
             if store is None:
                 found = _fitted(wanted.prepared(chains), wanted)
             else:
-                found = _with_store(store, chains, wanted)
+                with store.run():
+                    found = _with_store(store, chains, wanted)
             processes.exchange("end of the fit", "")
             return found
 
@@ -141,15 +142,14 @@ class _FitRequest:
         return replace(self, limits=replace(self.limits, memory=memory))
 
     def prepared(self, chains: Sequence[Chain]) -> Preparation:
-        """Plans for chains, the same in all processes."""
+        """Plans for chains."""
         points = len(self.tasks)
-        found = prepare(chains, self.tasks[0], last=self.last, limits=self.limits, points=points)
-        if self.processes.size > 1:
-            check_same(self.processes, "plan", {"plan": found.code})
-        return found
+        return prepare(chains, self.tasks[0], last=self.last, limits=self.limits, points=points)
 
     def planned(self, prepared: Preparation) -> None:
-        """Tell who wants to know what is planned."""
+        """Tell who wants to know what is planned; refused where the processes plan otherwise."""
+        if self.processes.size > 1:
+            check_same(self.processes, "plan", {"plan": prepared.code})
         self.ended("plan")
         listener: object = self.progress
         if isinstance(listener, PlanProgress):

@@ -43,7 +43,7 @@ class AfterPass:
     def known(self, number: int) -> Statistics:
         """What follows from a pass and is there, in all processes."""
         found = self.ledger.statistics(number)
-        told = self.processes.exchange(self._key(number, "known"), json.dumps(sorted(found)))
+        told = self.processes.exchange(self._key(number, "statistics"), json.dumps(sorted(found)))
         each = [{(k, name) for k, name in json.loads(text)} for text in told]
         return {place: found[place] for place in sorted(set.intersection(*each))}
 

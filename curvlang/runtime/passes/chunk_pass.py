@@ -159,7 +159,7 @@ class Passes:
     def _agreed(self, number: int, known: Mapping[Node, Sums]) -> frozenset[Node]:
         """The subtrees that all processes know of."""
         told = json.dumps(sorted([node.lo, node.hi] for node in known))
-        found = self.processes.exchange(f"{self.name(number)}, known", told)
+        found = self.processes.exchange(f"{self.name(number)}, subtrees", told)
         each = [frozenset(Node(*node) for node in json.loads(x)) for x in found]
         return frozenset.intersection(*each)
 

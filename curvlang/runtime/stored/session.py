@@ -91,6 +91,15 @@ class Session:
         whole = tuple(x for x in found if x is not None)
         return whole if len(whole) == len(keys) else None
 
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """Questions of a run of its own, which may begin again where the processes were interrupted."""
+        before, self.questions = self.questions, 0
+        try:
+            yield
+        finally:
+            self.questions = before
+
     def agreed(self, value: object) -> Any:
         """What the first of the processes says, told to all of them: what is there is looked for once."""
         processes, key = world(), f"store {self.questions}"

@@ -64,14 +64,14 @@ class Work:
         if record is not None:
             with suppress(MachineError):
                 found = replace(plan(record["batch"]), fixed=record["fixed"])
-                if _code(found) == record["code"]:
+                if found.code == record["code"]:
                     self._check_space(found)
                     return found
             self.folder.remove()
         found = plan(None)
         self._check_space(found)
         batch, fixed = _said(found)
-        self.folder.finish({"batch": batch, "fixed": fixed, "code": _code(found)})
+        self.folder.finish({"batch": batch, "fixed": fixed, "code": found.code})
         return found
 
     def _check_space(self, prepared: Preparation) -> None:
@@ -96,18 +96,6 @@ class Work:
 def _said(prepared: Preparation) -> tuple[int, float]:
     """What a plan depends on beside shapes: the size of its batches, and what of one does not fall with positions."""
     return (prepared.plans[0].batch if prepared.plans else 1), prepared.fixed
-
-
-def _code(prepared: Preparation) -> str:
-    """Hash of all code of a run, and of which blocks it is run for together."""
-    texts = [
-        f"{p.chunks} {p.batch} {block.geometry} {f.source}"
-        for turn in prepared.in_turns()
-        for p in turn.plans
-        for block in p.blocks
-        for f in (*block.passes, *block.finish, *(r.code for r in block.results.values()))
-    ]
-    return digest(*texts, *(repr(sorted(turn.names)) for turn in prepared.turns))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

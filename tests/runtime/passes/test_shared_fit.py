@@ -13,6 +13,7 @@ from curvlang.language.selection import chains_of, chosen
 from curvlang.runtime.execute import Execution
 from curvlang.runtime.fit import fit_losses
 from curvlang.runtime.processes.distributed import world
+from curvlang.runtime.stored import run_state
 from tests.processes import Failed, together
 from tests.small import network, task
 
@@ -122,6 +123,43 @@ def test_every_chunk_is_computed_once():
     assert sorted(map(len, together(fed_in_each, 3, 64))) == [10, 10, 12]
     # One chunk: the others have nothing to add up.
     assert sorted(map(len, together(fed_in_each, 3, 3))) == [0, 0, 2]
+
+
+def stored(folder, stop):
+    """A fit with a store, interrupted in one process after some batches; those that each has added up."""
+    cut_small()
+    run_state.SHARE = 0
+    feed, fed = Execution.feed, []
+
+    def counted(self, number, leaves):
+        feed(self, number, leaves)
+        fed.append(number)
+        if len(fed) == stop and world().rank == world().size - 1:
+            raise RuntimeError("interrupted")
+
+    Execution.feed = counted
+    try:
+        matrix = cv.fit(
+            "ekfac_mc",
+            task(network([3, 4, 2]), "cross_entropy", n=61),
+            store=folder,
+            progress=False,
+        ).dense()
+    except (RuntimeError, cv.MachineError):
+        matrix = None
+    return [matrix, len(fed)]
+
+
+@pytest.mark.parametrize(("first", "stop", "second"), [(2, 7, 3), (1, 5, 2)])
+def test_another_number_of_processes_goes_on(first, stop, second, tmp_path):
+    before = together(stored, first, str(tmp_path / "s"), stop, limit=LIMIT)
+    assert all(matrix is None for matrix, _ in before)
+    after = together(stored, second, str(tmp_path / "s"), None, limit=LIMIT)
+    (plain,) = together(stored, 1, str(tmp_path / "other"), None, limit=LIMIT)
+    assert all(torch.equal(matrix, plain[0]) for matrix, _ in after)
+    # Eight chunks, twice; at most what was in flight is computed again.
+    computed = sum(count for _, count in (*before, *after))
+    assert plain[1] <= computed <= plain[1] + first + second
 
 
 def differing(what):
