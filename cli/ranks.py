@@ -16,8 +16,6 @@ from curvlang.diagnostics.refusal import refusal
 
 COMPUTING = ("fit", "influence", "eval", "bench", "study")
 """Commands that work in all processes together; of the others the first process answers alone."""
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
-"""By which `torchrun` tells a process which of how many it is."""
 PATIENCE = 5.0
 """Seconds that a process waits for the first one to say what went wrong, before it says so itself."""
 
@@ -45,8 +43,7 @@ class Ranks:
     def part(self, command: str) -> bool:
         """Whether this process has a part in a command; one that answers alone knows no others."""
         if self.size > 1 and command not in COMPUTING:
-            for name in VARIABLES:
-                os.environ.pop(name, None)
+            cv.World.forget()
             if self.first:
                 self.size = 1
             return self.first
@@ -152,8 +149,5 @@ def check_commands(given: Sequence[str]) -> None:
 
 def ranks() -> Ranks:
     """Which of how many processes this is, by what `torchrun` says; joins no group."""
-    size = os.environ.get("WORLD_SIZE", "1")
-    rank = os.environ.get("RANK", "0")
-    if not (size.isdecimal() and rank.isdecimal() and int(size) > 1):
-        return Ranks()
-    return Ranks(int(rank), int(size))
+    found = cv.World.announced()
+    return Ranks(found.rank, found.size)

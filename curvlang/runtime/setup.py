@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -13,6 +12,7 @@ from curvlang.diagnostics.plain_arguments import validate_fields
 from curvlang.diagnostics.values import another_type
 from curvlang.operators import usable
 from curvlang.runtime.limits.memory import Memory, amount
+from curvlang.runtime.processes.launch import local_rank
 
 Workers: TypeAlias = int | str | None
 """How many workers of Dask are started, or the address of a scheduler; None for none."""
@@ -71,9 +71,9 @@ class Setup:
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cuda" and "LOCAL_RANK" in os.environ:
+        if device == "cuda" and (number := local_rank()) is not None:
             # Each process of a machine has a GPU of its own.
-            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            device = f"cuda:{number}"
         if dtype not in PRECISIONS:
             raise another_type("dtype", dtype, "a precision", " or ".join(PRECISIONS))
         return Setup(usable(device), PRECISIONS[dtype], memory, seed, store, workers)

@@ -7,7 +7,6 @@ under `torchrun` one is made on the first call.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,13 +20,12 @@ from torch._C._distributed_c10d import PrefixStore
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
+from curvlang.runtime.processes.launch import announced, forget, launched, local_rank
 from curvlang.runtime.processes.link import JOINING, Link, patience
 
 Tensors = Mapping[str, Tensor]
 """Tensors by name."""
 
-_LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Environment variables of a process that `torchrun` has started."""
 _links: list[Link] = []
 """The link of the group there is now; at most one."""
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
@@ -46,6 +44,16 @@ class World:
     rank: int = 0
     size: int = 1
     link: Link | None = None
+
+    @staticmethod
+    def announced() -> World:
+        """This process and the others, as a launcher has told it; none of them is joined or waited for."""
+        return World(*announced())
+
+    @staticmethod
+    def forget() -> None:
+        """Work as one process by itself from now on, whatever a launcher has told it."""
+        forget()
 
     @property
     def first(self) -> bool:
@@ -211,7 +219,7 @@ def world() -> World:
     if _alone.get() or not dist.is_available():
         return _ONE
     if not dist.is_initialized():
-        if int(os.environ.get("WORLD_SIZE", "1")) < 2 or not set(_LAUNCHED) <= set(os.environ):
+        if not launched():
             return _ONE
         _initialise()
     size = dist.get_world_size()
@@ -234,7 +242,7 @@ def alone() -> Iterator[None]:
 def _initialise() -> None:
     cuda = torch.cuda.is_available() and dist.is_nccl_available()
     if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(local_rank() or 0)
     limit = JOINING * patience()
     try:
         dist.init_process_group(
@@ -244,7 +252,7 @@ def _initialise() -> None:
         raise MachineError(
             Diagnostic(
                 Code.E0830,
-                f"not all {os.environ['WORLD_SIZE']} processes have come within {limit:g} seconds",
+                f"not all {announced()[1]} processes have come within {limit:g} seconds",
                 notes=(" ".join(str(error).split())[:200],),
                 help=("start all of them, or fewer with `--nproc-per-node` and `--nnodes`",),
             )

@@ -15,6 +15,7 @@ from typing import Any
 import torch.distributed as dist
 
 from curvlang.diagnostics.values import another_type
+from curvlang.runtime.processes.launch import announced
 from curvlang.runtime.progress.bars import TerminalBars
 from curvlang.runtime.progress.lines import line, pause
 from curvlang.runtime.progress.listeners import Progress, ProgressOption
@@ -160,7 +161,7 @@ def place() -> tuple[int, int]:
     """The number of this process, and of how many; joins no group."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    return announced()
 
 
 @contextmanager
