@@ -138,7 +138,7 @@ def _fit_stage(
     number = int(name.rsplit(" ", 1)[-1]) if name[-1].isdigit() else 0
     if name.startswith("pass"):
         sums = sum(sum_bytes(p)[number - 1] for p in plans if p.passes >= number)
-        share = cluster.share(max(p.total for p in plans))
+        share = cluster.share(max(p.chunks for p in plans))
         sending = cluster.depth * cluster.link.seconds(sums)
         own = None if alone is None else share * alone
         return StageScaling(name, alone, own, sending, cluster.depth * sums, known, sums)

@@ -14,10 +14,8 @@ from curvlang.reporting.costs import machine, seconds
 COLUMNS = ("computing", "sending", "sent", "held in each", "in a store")
 
 
-NOT_SHARED = (
-    "this version does not share passes and scores over processes yet: each does all of the work"
-)
-"""What a prediction for several processes leaves open."""
+HESSIAN = "the Hessian and products with vectors are not shared: each process forms them by itself"
+"""Said where a prediction for several processes has a stage that is not shared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +49,14 @@ class ScalingReport:
         yield from (f"  {line}" for line in table.splitlines())
         yield f"  {self._sum()}"
         yield f"  {self._bottleneck()}"
-        if cluster.size > 1:
-            yield f"  {NOT_SHARED}"
+        if self.note:
+            yield f"  {self.note}"
+
+    @property
+    def note(self) -> str:
+        """What is not shared, if anything is not."""
+        alone = self.found.cluster.size > 1 and any(s.name == "Hessian" for s in self.found.stages)
+        return HESSIAN if alone else ""
 
     def _sum(self) -> str:
         found = self.found
@@ -82,7 +86,7 @@ class ScalingReport:
             "seconds": found.seconds,
             "seconds_alone": found.alone,
             "bottleneck": {"kind": kind, "stage": stage.name},
-            "note": NOT_SHARED if found.cluster.size > 1 else "",
+            "note": self.note,
         }
 
 

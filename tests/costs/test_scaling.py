@@ -11,10 +11,12 @@ import torch
 from curvlang.cli.main import run
 
 import curvlang as cv
+from curvlang.compiler.planning import chunks
 from curvlang.costs.links import Connection, connection
 from curvlang.costs.rates import Rates
 from curvlang.costs.scaling import Cluster, makespan, predicted_scaling
 from curvlang.language.selection import chains_of, chosen
+from curvlang.reporting.scaling import HESSIAN, ScalingReport
 from curvlang.runtime.prepare import prepare
 from tests.small import network
 from tests.small import task as small
@@ -88,7 +90,9 @@ def test_bytes_in_a_store_are_those_of_the_operator_and_the_scores(name):
     assert stages["scores"].written == 8 * own.N * own.Q
 
 
-def test_one_process_sends_nothing_and_more_follow_the_formula():
+def test_one_process_sends_nothing_and_more_follow_the_formula(monkeypatch):
+    monkeypatch.setattr(chunks, "ROWS", 5)
+    monkeypatch.setattr(chunks, "WORK", 1)
     own = small(network([3, 4, 3]), "cross_entropy", n=41)
     one = prediction("ekfac", own, 1)
     assert one.seconds == pytest.approx(one.alone)
@@ -99,10 +103,24 @@ def test_one_process_sends_nothing_and_more_follow_the_formula():
         # a and G of both layers: bias columns included.
         sums = 8 * (4**2 + 4**2 + 5**2 + 3**2)
         assert first.sending == pytest.approx(depth * (1e-3 + sums / 1e9))
-        assert first.computing == pytest.approx(first.alone * -(-41 // size) / 41)
+        assert first.computing == pytest.approx(first.alone * -(-8 // size) / 8)
         assert found.seconds == pytest.approx(
             sum(s.computing + s.sending for s in found.stages), rel=1e-12
         )
+
+
+def test_one_chunk_is_not_shared():
+    first = prediction("ekfac", small(network([3, 4, 3]), "cross_entropy", n=41), 4).stages[0]
+    assert first.computing == first.alone
+
+
+def test_what_is_not_shared_is_said():
+    own = small(network([3, 4, 3]), "cross_entropy", n=41)
+    said = {
+        spec: ScalingReport(prediction(spec, own, 2)).note for spec in ("kfac", "block_hessian")
+    }
+    assert said == {"kfac": "", "block_hessian": HESSIAN}
+    assert ScalingReport(prediction("block_hessian", own, 1)).note == ""
 
 
 def test_the_bottleneck_is_what_takes_longest():
