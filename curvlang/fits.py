@@ -181,9 +181,16 @@ def check_store(setup: Setup, curvature: Curvature, task: Task) -> None:
         return
     kept = identity_of(manifest, store.path)
     wanted = identity_of_fit(curvature, TaskContent(task.to(dtype=setup.dtype)), setup.seed)
-    if not task.origin.trained:
-        wanted = replace(wanted, model=kept.model)
-    check_identity(store.path, kept, wanted)
+    if task.origin.trained:
+        check_identity(store.path, kept, wanted)
+        return
+    check_identity(store.path, kept, replace(wanted, model=kept.model))
+    others = store.models().names()
+    if others and training_key(task, setup.seed, setup.dtype) not in others:
+        # What it was trained by is known without training it once more.
+        found = store.models().get(others[0])
+        how = () if found is None else (f"its model was {found[1]['origin']}",)
+        check_identity(store.path, kept, replace(wanted, model=""), how)
 
 
 def check_space(setup: Setup, chains: Sequence[Chain], task: Task) -> None:

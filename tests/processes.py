@@ -14,6 +14,7 @@ import multiprocessing
 import tempfile
 import time
 import traceback
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -45,6 +46,16 @@ def together(work, size, *arguments, failing=False, limit=LIMIT):
         failing: Whether a process may fail: it has a `Failed` in its place.
         limit: Seconds for all of it.
     """
+    with started(work, size, *arguments) as (processes, ends):
+        found = _results(processes, ends, time.monotonic() + limit)
+    wrong = [x for x in found if isinstance(x, Failed)]
+    assert failing or not wrong, "\n".join(x.text for x in wrong)
+    return found
+
+
+@contextmanager
+def started(work, size, *arguments):
+    """The processes of a call, and the ends where they give their results; killed when the block ends."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["curvlang", "tests.small", "tests.processes"])
     with tempfile.TemporaryDirectory() as folder:
@@ -58,14 +69,11 @@ def together(work, size, *arguments, failing=False, limit=LIMIT):
             processes.append(process)
             ends.append(here)
         try:
-            found = _results(processes, ends, time.monotonic() + limit)
+            yield processes, ends
         finally:
             for process in processes:
                 process.kill()
                 process.join()
-    wrong = [x for x in found if isinstance(x, Failed)]
-    assert failing or not wrong, "\n".join(x.text for x in wrong)
-    return found
 
 
 def _results(processes, ends, deadline):

@@ -81,12 +81,12 @@ class RunState:
 
     def known(self, number: int) -> Mapping[Node, Sums]:
         """The folded subtrees of a pass that are there; each is read when it is asked for."""
-        files = self._listed(self._pass(number))
+        files = self._listed(self._pass(number), _node)
         return _Lazy({node: x for name, x in files.items() if (node := _node(name))}, self._sums)
 
     def begun(self, number: int) -> Mapping[int, Begun]:
         """The chunks of a pass that were under way."""
-        files = self._listed(self._pass(number))
+        files = self._listed(self._pass(number), _place)
         # Of one chunk there are two where a run was killed before it removed the older sums.
         places = sorted((place, name) for name in files if (place := _place(name)))
         latest = {chunk: (batches, files[name]) for (chunk, batches), name in places}
@@ -114,10 +114,10 @@ class RunState:
                     folder.drop(other)
         self.pace.wrote(written, clock)
 
-    def _listed(self, folder: Folder) -> dict[str, _File]:
-        """The files of a folder that are whole."""
-        first = world().first
-        here = {name: folder.get(name) for name in folder.names()} if first else {}
+    def _listed(self, folder: Folder, read: Callable[[str], object] = bool) -> dict[str, _File]:
+        """The files of a folder that are whole, of those whose names can be read so."""
+        names = filter(read, folder.names()) if world().first else ()
+        here = {name: folder.get(name) for name in names}
         whole = self.session.agreed([name for name, found in here.items() if found is not None])
         return {name: _File(folder, name, here.get(name)) for name in whole}
 

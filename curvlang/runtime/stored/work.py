@@ -61,18 +61,25 @@ class Work:
 
     def _planned(self, plan: Callable[[int | None], Preparation]) -> Preparation:
         record = self.folder.record()
-        if record is not None:
-            with suppress(MachineError):
-                found = replace(plan(record["batch"]), fixed=record["fixed"])
-                if found.code == record["code"]:
-                    self._check_space(found)
-                    return found
-            self.folder.remove()
+        found = None if record is None else self._again(record, plan)
+        if found is not None:
+            self._check_space(found)
+            return found
+        self.folder.remove()
         found = plan(None)
         self._check_space(found)
         batch, fixed = _said(found)
         self.folder.finish({"batch": batch, "fixed": fixed, "code": found.code})
         return found
+
+    def _again(
+        self, record: Mapping[str, Any], plan: Callable[[int | None], Preparation]
+    ) -> Preparation | None:
+        """The plan of a record; None where it does not fit into memory any more, or is another one now."""
+        with suppress(MachineError):
+            found = replace(plan(record["batch"]), fixed=record["fixed"])
+            return found if found.code == record["code"] else None
+        return None
 
     def _check_space(self, prepared: Preparation) -> None:
         results = (self.session.store.result(key) for own in self.keys for key in own)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,14 @@ class Identity:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def check_identity(path: Path, kept: Identity, wanted: Identity) -> None:
+def check_identity(path: Path, kept: Identity, wanted: Identity, notes: Sequence[str] = ()) -> None:
     """Refuse a store that is of something else.
+
+    Args:
+        path: The store.
+        kept: What it is of.
+        wanted: What is fitted.
+        notes: What else is known of the difference.
 
     Raises:
         SpecError: E0835, with everything that differs.
@@ -60,7 +66,10 @@ def check_identity(path: Path, kept: Identity, wanted: Identity) -> None:
         f"the store `{path}` is of {what}",
         *repairs,
         "name another folder; or delete this one, if it is of no use any more",
-        notes=(f"it holds `{kept.curvature}` of {kept.task}; requested is a fit on {wanted.task}",),
+        notes=(
+            f"it holds `{kept.curvature}` of {kept.task}; requested is a fit on {wanted.task}",
+            *notes,
+        ),
     )
 
 

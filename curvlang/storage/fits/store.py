@@ -157,12 +157,12 @@ class FitStore:
         for place in sorted((self.path / _RESULTS).glob("*")):
             folder = Folder(place, RESULT, [])
             whole = "" if folder.record() is not None else ", not all of them"
-            yield f"result {place.name[:8]}: {len(folder.names())} blocks{whole}"
+            yield f"result {place.name[:8]}: {_counted(len(folder.names()), 'block')}{whole}"
         for place in sorted((self.path / _WORK).glob("*")):
             for part in sorted(p for p in place.glob("turn-*/*") if p.is_dir()):
                 names = Folder(part, PLAN, []).names()
                 what = "sums of chunks" if part.name.startswith("pass") else "statistics of blocks"
-                yield f"run {place.name[:8]}, {part.parent.name}, {part.name}: {what}, {len(names)} files"
+                yield f"run {place.name[:8]}, {part.parent.name}, {part.name}: {what}, {_counted(len(names), 'file')}"
 
     def manifest(self) -> dict[str, Any] | None:
         """What the store is of; None where there is no store yet.
@@ -290,6 +290,10 @@ def identity_of(manifest: Mapping[str, Any], path: Path) -> Identity:
 def file_name(number: int, block: str) -> str:
     """The name of a block's file: its number, and as much of its name as a file's name can hold."""
     return f"{number:04d}.{re.sub(r'[^A-Za-z0-9_.-]', '_', block)[:_LONGEST]}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def is_store(path: str | Path) -> bool:

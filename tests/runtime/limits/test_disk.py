@@ -128,6 +128,12 @@ def test_what_is_there_already_is_not_asked_for_again(tmp_path, monkeypatch):
         patch.setattr(Execution, "close", stop)
         with pytest.raises(KeyboardInterrupt):
             cv.fit("ekfac", given, store=tmp_path / "s", progress=False)
+    left = held(tmp_path / "s/work")
+    with monkeypatch.context() as patch:
+        patch.setattr(disk.shutil, "disk_usage", lambda _: Usage(0, 0, 0))
+        with pytest.raises(cv.MachineError, match="E0841"):
+            cv.fit("ekfac", given, store=tmp_path / "s", progress=False)
+    assert held(tmp_path / "s/work") == left
     asked = []
     monkeypatch.setattr(work, "require_space", lambda path, need, there: asked.append(there))
     cv.fit("ekfac", given, store=tmp_path / "s", progress=False)

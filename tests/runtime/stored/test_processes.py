@@ -13,6 +13,8 @@ from tests.processes import together
 from tests.runtime.stored.work import task
 
 SPECS = ("ekfac", "kfac", "low_rank", "diagonal")
+LONG = 240
+"""Seconds, on a machine with other work: several fits in a call."""
 
 
 def fitted(spec, store, n=400):
@@ -42,12 +44,12 @@ def all_fitted(folder, n=400):
 @pytest.fixture(scope="module")
 def alone():
     """By one process, without a store."""
-    return together(all_fitted, 1, None)[0]
+    return together(all_fitted, 1, None, limit=LONG)[0]
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_each_process_writes_its_share_and_all_have_the_same(size, alone, tmp_path):
-    found = together(all_fitted, size, str(tmp_path))
+    found = together(all_fitted, size, str(tmp_path), limit=LONG)
     for k, spec in enumerate(SPECS):
         store = tmp_path / spec
         for one in found:
@@ -57,7 +59,7 @@ def test_each_process_writes_its_share_and_all_have_the_same(size, alone, tmp_pa
         assert len(files) == len(set(files)) == len(list(store.glob("results/*/*.safetensors")))
         assert all(one[k][3] for one in found[: len(files)])
         assert not list((store / "work").iterdir())
-    again = together(all_fitted, 5 - size, str(tmp_path))
+    again = together(all_fitted, 5 - size, str(tmp_path), limit=LONG)
     for one in again:
         assert [x[2:] for x in one] == [[0, []]] * len(SPECS)
         assert all(torch.equal(x[0], y[0]) for x, y in zip(one, alone, strict=True))

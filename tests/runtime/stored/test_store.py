@@ -198,9 +198,9 @@ def test_passes_and_decompositions_that_are_there_are_not_computed_again(
     given, store = task(N=4000), tmp_path / "s"
     close, ended = Execution.close, []
 
-    def stop(self, number, known=None, keep=None):
-        close(self, number, known, keep)
-        ended.append(number)
+    def stop(self, *given):
+        close(self, *given)
+        ended.append(given[0])
         if len(ended) == 1:
             raise KeyboardInterrupt
 
@@ -234,3 +234,16 @@ def test_a_store_of_the_first_format_is_refused_as_such(tmp_path):
     with pytest.raises(cv.SpecError, match="E0836") as caught:
         cv.fit("kfac", task(), store=tmp_path, progress=False)
     assert "format 1" in str(caught.value)
+
+
+@pytest.mark.parametrize("request_of", [cv.fit_request, cv.score_request])
+def test_a_model_of_another_recipe_is_refused_before_it_is_trained(request_of, tmp_path):
+    setup = cv.Setup(store=tmp_path / "s")
+    one, other = (cv.TaskSource(f"digits(hidden = [4], epochs = {n})") for n in (1, 2))
+    cv.fit_request("kfac", one, setup).run(False)
+    given = {"setup": setup}
+    with pytest.raises(cv.SpecError, match="another model") as caught:
+        request_of("kfac", other, **given)
+    assert "epochs = 1" in str(caught.value)
+    assert len(list((tmp_path / "s/model").iterdir())) == 1
+    request_of("kfac", one, **given)

@@ -1,0 +1,1 @@
+"""Runs of minutes that are started by hand: `python -m tests.longer.kills`."""
