@@ -15,6 +15,7 @@ from curvlang.attribution.streams.cut import score_cut
 from curvlang.attribution.streams.score_stream import ScoreStream
 from curvlang.models.task import Task
 from curvlang.operators import CholeskyInverse, Operator, held_bytes
+from curvlang.runtime.limits.activations import reading_bytes
 from curvlang.runtime.limits.footprint import Phase
 
 _EXACT = 8
@@ -116,6 +117,7 @@ def _batch(given: Sequence[ScoredBlock], task: Task, rows: int) -> dict[str, int
         "bases": sum(_cast(x, own) for x in given),
         "leaves": formed_bytes,
         "model": max(0, together * model_bytes(task, layers) - formed_bytes),
+        **({"data": together * reading} if (reading := reading_bytes(task)) else {}),
         "products": max(own * batch * formed, piece) + _EXACT * rows * batch,
         "scores": _EXACT * (task.Q * task.N + (rows * cut.size if cut.count > 1 else 0)),
     }

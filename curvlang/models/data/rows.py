@@ -15,6 +15,9 @@ Value = TypeVar("Value")
 PIECE = 2**25
 """Bytes of rows that are looked at together where all rows are looked at."""
 
+READ = 2**23
+"""Bytes of stored rows that are read together where all are looked at."""
+
 Places: TypeAlias = "range | Tensor"
 """Which rows: consecutive or evenly spaced ones, or int64 numbers; all of them from 0 to N − 1."""
 
@@ -162,9 +165,16 @@ def rows_at_once(rows: Rows, limit: int = PIECE) -> int:
     return max(1, limit // max(1, rows.shape[1:].numel() * rows.dtype.itemsize))
 
 
-def pieces(rows: Rows, limit: int = PIECE) -> Iterator[tuple[int, Tensor]]:
-    """All rows, some at a time: the number of the first of them, and they."""
-    step = rows_at_once(rows, limit)
+def pieces(rows: Rows, limit: int | None = None) -> Iterator[tuple[int, Tensor]]:
+    """All rows, some at a time: the number of the first of them, and they.
+
+    Args:
+        rows: [N, …].
+        limit: Bytes of them together; less where they are stored, since one piece is read while the one
+            before it is still there.
+    """
+    usual = READ if isinstance(rows, StoredRows) else PIECE
+    step = rows_at_once(rows, usual if limit is None else limit)
     for start in range(0, len(rows), step):
         yield start, rows[start : start + step]
 

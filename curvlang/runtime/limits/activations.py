@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from curvlang.models.data.rows import StoredRows
 from curvlang.models.losses.draws import Draws
 from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
@@ -75,6 +76,26 @@ def _measured(task: Task, loss: Loss, blocks: Sequence[LayerBlock], columns: Col
 
     one = peak(1)
     return one if task.N == 1 else max(0, peak(2) - one)
+
+
+def reading_bytes(task: Task, part: str = "train") -> int:
+    """Bytes that an example takes that is read from where it is stored; 0 for one in memory.
+
+    A batch is read while the one before it is still there.
+    """
+    return sum(
+        rows.known("bytes of reading", lambda rows=rows: _read(rows))  # type: ignore[misc]
+        for rows in task.part(part)
+        if isinstance(rows, StoredRows)
+    )
+
+
+def _read(rows: StoredRows) -> int:
+    """The row, and what a second one adds while it is read; of a single row, what the one takes."""
+    row = rows.shape[1:].numel() * rows.dtype.itemsize
+    one = live_bytes(lambda: rows[:1])
+    more = one if len(rows) == 1 else live_bytes(lambda: rows[:2]) - one
+    return row + max(more, row)
 
 
 def live_bytes(run: Callable[[], object]) -> int:

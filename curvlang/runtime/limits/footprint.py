@@ -8,7 +8,7 @@ library calls are not.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from curvlang.compiler.algebra.shapes import GramShape, LeafShape
 from curvlang.compiler.codegen.instructions import Gram
@@ -21,6 +21,7 @@ from curvlang.models.derivatives.layer_columns import gram_elements
 from curvlang.models.layers.embedding import Embedding
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
+from curvlang.runtime.limits.activations import reading_bytes
 
 _EXACT = 8
 """Bytes of a statistic: accumulators and what follows from them are float64."""
@@ -61,7 +62,8 @@ def footprint(
     kept = _hessian(plans, blocks, task, phases)
     known = [finished_bytes(p, 0) for p in plans]
     for number in range(1, max((p.passes for p in plans), default=0) + 1):
-        phases.append(_pass(plans, blocks, number, kept, sum(known)))
+        phase = _pass(plans, blocks, number, kept, sum(known))
+        phases.append(replace(phase, parts={**phase.parts, **_data(plans, task)}))
         for k, p in enumerate(plans):
             if p.passes >= number:
                 known[k] += finished_bytes(p, number)
@@ -123,6 +125,12 @@ def finished_bytes(p: Plan, number: int) -> int:
             if name not in block.shared
         )
     return _EXACT * found
+
+
+def _data(plans: Sequence[Plan], task: Task) -> dict[str, int]:
+    """A batch, and the next one, which is read while the first is there; nothing of rows in memory."""
+    each = reading_bytes(task)
+    return {"data": max(p.batch for p in plans) * each} if each else {}
 
 
 def _pass(
