@@ -36,7 +36,7 @@ def predicted(letter: str, sizes: Sizes) -> dict[str, Cost]:
     made = task(sizes)
     found = {}
     for stage, spec in FITS[letter].items():
-        prepared = _prepared(spec, made)
+        prepared = prepared_fit(spec, made)
         found[stage] = total(p.cost for p in predicted_fit(prepared, made, None))
     layers = prepared.blocks[Partition.LAYER]
     if letter in "abc":
@@ -54,5 +54,5 @@ def _ranks(spec: str, made: Task, layers: Sequence[LayerBlock]) -> tuple[int | N
     return score_ranks(scored_blocks(inverse.operator, made), made)
 
 
-def _prepared(spec: str, made: Task) -> Preparation:
+def prepared_fit(spec: str, made: Task) -> Preparation:
     return prepare(list(chains_of(chosen(load(spec)))), made, last=True)
