@@ -36,7 +36,13 @@ class LocalWorkers:
 
         self.threads = max(1, torch.get_num_threads() // count)
         self._folder = tempfile.TemporaryDirectory(prefix="curvlang-workers-")
-        options = {"host": "127.0.0.1", "port": 0, "dashboard": False, "allowed_failures": FAILURES}
+        options = {
+            "host": "127.0.0.1",
+            "port": 0,
+            "dashboard": False,
+            "dashboard_address": "127.0.0.1:0",
+            "allowed_failures": FAILURES,
+        }
         self.cluster: Any = SpecCluster(
             workers={},
             scheduler={"cls": Scheduler, "options": options},
@@ -88,6 +94,8 @@ class LocalWorkers:
                     *_COMMAND,
                     self.cluster.scheduler_address,
                     *_OPTIONS,
+                    "--host",
+                    "127.0.0.1",
                     "--name",
                     f"local-{self._started}",
                     "--local-directory",
