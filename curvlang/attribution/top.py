@@ -280,6 +280,11 @@ def _example(n: int, score: float, task: Task) -> Neighbour:
     return Neighbour(n, score, x, task.train[1][n], _text(task, x))
 
 
+def example_text(task: Task, part: str, k: int) -> str | None:
+    """One example of a part as text, where the task says how."""
+    return _text(task, _inputs(task, part, k))
+
+
 def _text(task: Task, x: Inputs) -> str | None:
     """An example's inputs as text, where the task says how."""
     if task.text_of is None or not isinstance(x, dict):

@@ -1,4 +1,4 @@
-"""The queries that a curvature attributes best and worst, with what it attributes them to, as images.
+"""The queries that a curvature attributes best and worst, with what it attributes them to, as images or texts.
 
 Kept with a study's results so that its report shows them without the data: gray, at most
 `LARGEST` pixels a side, 256 levels.
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curvlang.attribution.top import Neighbour, top
+from curvlang.attribution.top import Neighbour, example_text, shortened, top
 from curvlang.models.data.rows import Pair, Rows
 from curvlang.models.task import Task
 
@@ -22,13 +22,15 @@ QUERIES = 2
 """Queries of each kind."""
 NEIGHBOURS = 4
 """Training examples of each kind beside a query."""
+LONGEST = 72
+"""Letters of a text; longer ones are shown by their beginning."""
 LARGEST = 24
 """Pixels a side; larger images are averaged down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One example: its place, its target, and `height` times `width` pixels, two hex digits each.
+    """One example: its place, its target, and `height` times `width` pixels, two hex digits each; or its text.
 
     `score` is that of a training example for its query; the LDS of a query for itself.
     """
@@ -39,6 +41,7 @@ class Image:
     height: int
     width: int
     pixels: str
+    text: str = ""
 
     def array(self) -> NDArray[np.uint8]:
         """`[height, width]`, 0 for the image's lowest value."""
@@ -63,7 +66,7 @@ def attributions(
     scores: Tensor,
     quality: NDArray[np.float32],
     task: Task,
-    seen: Pair,
+    seen: Pair | None,
 ) -> tuple[Attribution, ...]:
     """The queries with the largest LDS, the best first, then those with the smallest, the worst last.
 
@@ -73,18 +76,18 @@ def attributions(
         scores: `[Q, N]`.
         quality: `[Q]`, the LDS of each query; NaN where it has none.
         task: Gives targets.
-        seen: Images of training examples and of queries.
+        seen: Images of training examples and of queries; None for texts.
     """
     known = np.flatnonzero(np.isfinite(quality))
     order = known[np.argsort(-quality[known], kind="stable")]
     count = min(QUERIES, len(order) // 2) or len(order)
     chosen = list(dict.fromkeys([*order[:count], *order[len(order) - count :]]))
-    train, query = seen
+    train, query = (None, None) if seen is None else seen
     return tuple(
         Attribution(
             curvature,
             damping,
-            _image(q, float(quality[q]), query, task.query[1]),
+            _image(q, float(quality[q]), query, task, "query"),
             _images(found.helpful, train, task),
             _images(found.harmful, train, task),
         )
@@ -93,15 +96,18 @@ def attributions(
     )
 
 
-def _images(found: Sequence[Neighbour], seen: Rows, task: Task) -> tuple[Image, ...]:
-    return tuple(_image(n.index, n.score, seen, task.train[1]) for n in found)
+def _images(found: Sequence[Neighbour], seen: Rows | None, task: Task) -> tuple[Image, ...]:
+    return tuple(_image(n.index, n.score, seen, task, "train") for n in found)
 
 
-def _image(index: int, score: float, seen: Rows, targets: Rows) -> Image:
+def _image(index: int, score: float, seen: Rows | None, task: Task, part: str) -> Image:
+    target = float(task.part(part)[1][index].reshape(-1)[0])
+    value = float(f"{score:.4g}")
+    if seen is None:
+        text = shortened(example_text(task, part, int(index)) or "", LONGEST)
+        return Image(int(index), target, value, 0, 0, "", text)
     levels = _levels(seen[index])
     height, width = levels.shape
-    target = float(targets[index].reshape(-1)[0])
-    value = float(f"{score:.4g}")
     return Image(int(index), target, value, height, width, levels.tobytes().hex())
 
 

@@ -86,10 +86,10 @@ def _additive(found: Outcome) -> Interval | None:
 
 
 def _attributions(found: Outcome, spec: TaskSpec) -> tuple[Attribution, ...]:
-    """By the curvature with the largest LDS under the first inverse; none without images."""
+    """By the curvature with the largest LDS under the first inverse; none without images or texts."""
     column, stages, task = found.columns[0], found.bench.stages, found.bench.task
     seen = pictures(spec, task)
-    if seen is None or column.judgement is None:
+    if (seen is None and task.text_of is None) or column.judgement is None:
         return ()
     judged = [column.judgement.score(k, stage.label) for k, stage in enumerate(stages)]
     known = [(score.estimate, -k) for k, score in enumerate(judged) if score is not None]

@@ -1,8 +1,9 @@
-"""Figures of single models: spectra of curvatures block by block, and attributed queries as images."""
+"""Figures of single models: spectra of curvatures block by block, and attributed queries as images or texts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,6 +22,8 @@ LEAST = 1e-8
 """Of the largest eigenvalue: below it, rounding is drawn."""
 _CELL = 0.88
 """Inches that an image takes with the line above it."""
+_TEXT_CELL = 1.2
+"""Inches that a text takes."""
 
 
 def spectra_by_block(result: StudyResult) -> Drawing:
@@ -81,7 +84,7 @@ def attributed_queries(result: StudyResult) -> Drawing:
     name, title = "attributed", "Best and worst attributed queries"
     found = [(m, a) for m in result.first_models for a in _rows(m.attributed, result)][:MOST_ROWS]
     if not found:
-        reason = "There is no LDS of single queries, or the inputs are not images."
+        reason = "There is no LDS of single queries, or the inputs are not images and have no text."
         return Drawing(name, title, "", None, reason)
     damped = [a for _, a in found if a.damping is not None]
     names = ", ".join(dict.fromkeys(_method(a) for _, a in found))
@@ -92,7 +95,8 @@ def attributed_queries(result: StudyResult) -> Drawing:
     )
     with settings(name):
         across = 1 + 2 * NEIGHBOURS
-        figure = Figure((_CELL * across, (_CELL + 0.5) * len(found) + 0.3), layout="constrained")
+        cell = _TEXT_CELL if any(item.query.text for _, item in found) else _CELL
+        figure = Figure((cell * across, (_CELL + 0.5) * len(found) + 0.3), layout="constrained")
         grid = figure.subplots(len(found), across, squeeze=False)
         for row, (model, item) in zip(grid, found, strict=True):
             _row(list(row), model, item, result)
@@ -127,10 +131,13 @@ def _row(row: list[Axes], model: FirstModel, found: Attribution, result: StudyRe
 
 
 def _image(axes: Axes, image: Image, title: str) -> None:
-    axes.imshow(image.array(), cmap="gray_r", interpolation="nearest", vmin=0, vmax=255)
+    if image.text:
+        axes.text(0.5, 0.5, fill(image.text, 16), ha="center", va="center", fontsize=6)
+    else:
+        axes.imshow(image.array(), cmap="gray_r", interpolation="nearest", vmin=0, vmax=255)
+        axes.set_xlabel(f"{image.target:g}", fontsize=8, labelpad=2)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set(visible=True, color="#bbbbbb")
     axes.set_title(title, fontsize=8)
-    axes.set_xlabel(f"{image.target:g}", fontsize=8, labelpad=2)

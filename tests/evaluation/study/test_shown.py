@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 
@@ -15,6 +17,7 @@ from curvlang.evaluation.study.spectra import WHOLE, ranks, spectra
 from curvlang.language import curvature_named, loads
 from curvlang.models.data.images import pictures
 from curvlang.reporting.study.group_figures import study_drawings
+from curvlang.reporting.study.models import attributed_queries
 from curvlang.runtime.combine import fit_all
 from curvlang.storage.cache import Cache
 
@@ -97,7 +100,7 @@ def test_the_report_draws_them_and_says_why_it_cannot(tmp_path):
     unseen = _drawings("unseen", machine, tmp_path)
     assert unseen["spectra"].svg
     assert unseen["attributed"].svg is None
-    assert "not images" in unseen["attributed"].reason
+    assert "not images and have no text" in unseen["attributed"].reason
 
 
 def test_many_methods_are_listed_by_name(tmp_path):
@@ -123,3 +126,28 @@ def _drawings(name, machine, folder):
 
 def _spec(name):
     return loads(SPEC).studies[name].cells[0].task
+
+
+def test_examples_that_have_a_text_are_shown_by_it():
+    rows = {"input_ids": torch.arange(12).reshape(6, 2) % 5, "labels": torch.arange(6) % 2}
+
+    class Reader(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = torch.nn.Embedding(5, 3), torch.nn.Linear(6, 2)
+
+        def forward(self, input_ids):
+            return self.head(self.table(input_ids).flatten(1))
+
+    def told(fields):
+        return "tokens " + " ".join(map(str, fields["input_ids"].tolist()))
+
+    task = cv.Task(Reader().eval(), "cross_entropy", rows, rows, text_of=told)
+    found = attributions("kfac", 0.1, torch.eye(6), np.linspace(0, 1, 6), task, None)
+    assert found[0].query.text == "tokens 0 1"
+    assert [a.helpful[0].text for a in found] == [a.query.text for a in found]
+    first = SimpleNamespace(values={}, attributed=found)
+    drawing = attributed_queries(SimpleNamespace(first_models=[first], axes=()))
+    assert drawing.svg is not None
+    # Letters are drawn as outlines: a `k` stands in no other word of the figure.
+    assert 'DejaVuSans-6b"' in drawing.svg
