@@ -248,6 +248,7 @@ class Code(StrEnum):
     E0836 = "E0836", "a store of another format", "storage"
     E0837 = "E0837", "a store that is damaged", "storage"
     E0838 = "E0838", "a store that cannot be used", "storage"
+    E0839 = "E0839", "a model that is sharded over processes", "models"
     E0840 = "E0840", "a curvature that a store cannot keep", "runtime"
     E0841 = "E0841", "a disk with too little space for a store", "runtime"
     E0845 = "E0845", "work that a worker cannot be sent", "evaluation"
