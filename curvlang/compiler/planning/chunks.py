@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 MOST = 64
 """Chunks of a pass whose sums are small."""
-ROWS, CACHED, LONG_ROWS = 128, 2**24, 512
+ROWS = 256
 """Rows of a chunk (examples times positions) below which adding its sums costs more than a few percent of
-making them, and where one of them takes more than so many bytes, so that no cache holds it."""
+making them, and symmetric products are made whole."""
+CACHED, LONG_ROWS = 2**24, 512
+"""Bytes of a sum that no cache holds, and the rows of a chunk with such sums."""
 WORK = 2**25
 """Rows times parameters, or times entries of sums, of a chunk below which its overhead counts."""
 FEWER = ((2**30, 4), (2**28, 8), (2**25, 16))

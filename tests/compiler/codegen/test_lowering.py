@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from curvlang.compiler.codegen.lowering import GROUP, gram_flops, groups, starts
+from curvlang.compiler.codegen.lowering import GROUP, ROWS, gram_flops, groups, starts
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
 from curvlang.models.layers import OneHot
@@ -75,8 +75,8 @@ def test_what_stands_for_a_tensor_is_contracted_by_its_parts():
 
 
 def test_a_wide_layer_costs_what_the_flop_counter_counts():
-    width = 2 * GROUP
-    t = task(network([3, width, 2]), "cross_entropy", n=64 * 300)
+    width, examples = 2 * GROUP, 2048
+    t = task(network([3, width, 2]), "cross_entropy", n=examples)
     prepared = prepare(list(chains_of(chosen(load("kfac"))))[-1:], t, last=True)
     (plan,) = prepared.plans
     (function,) = (b.passes[0] for b in plan.blocks if b.geometry.sizes["i"] == width + 1)
@@ -86,6 +86,7 @@ def test_a_wide_layer_costs_what_the_flop_counter_counts():
     run = load_function(function, torch.float32, torch.device("cpu"))
     found = counted(lambda: run(**values))
     assert found == sum(line.flops for line in function.lines if line.side)
+    assert plan.batch >= ROWS
     # G of two outputs and two columns, and A: three quarters of the whole product.
     whole = 2 * plan.batch * (width + 1) ** 2
     assert 0.7 * whole < found < 0.8 * whole

@@ -29,7 +29,7 @@ def test_chunks_cover_the_examples(total, count):
     ("total", "positions", "parameters", "sums", "largest", "count"),
     [
         (1437, 1, 3466, 10_000, 1000, 1),  # little work
-        (1000, 1, 3_000_000, 5e7, 8e6, 4),  # 250 rows each
+        (1000, 1, 3_000_000, 5e7, 8e6, 2),  # 500 rows each
         (64, 128, 10**8, 3e9, 7e7, 4),  # large sums: few chunks
         (1437, 1, 3114, 8e7, 8e7, 2),  # a matrix that no cache holds: more rows
         (3, 1, 10**12, 100, 10, 1),
