@@ -96,6 +96,8 @@ class LocalWorkers:
                     *_OPTIONS,
                     "--host",
                     "127.0.0.1",
+                    "--dashboard-address",
+                    "127.0.0.1:0",
                     "--name",
                     f"local-{self._started}",
                     "--local-directory",
