@@ -149,5 +149,8 @@ def check_commands(given: Sequence[str]) -> None:
 
 def ranks() -> Ranks:
     """Which of how many processes this is, by what `torchrun` says; joins no group."""
+    if "WORLD_SIZE" not in os.environ:
+        # Help and the commands of the language load no torch, on which `World` stands.
+        return Ranks()
     found = cv.World.announced()
     return Ranks(found.rank, found.size)

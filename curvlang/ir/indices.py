@@ -57,8 +57,8 @@ def walk(expr: ir.Expr) -> Iterator[ir.Expr]:
 def free_indices(expr: ir.Expr) -> tuple[ir.Index, ...]:
     """Indices that no reduction inside binds, in order of first appearance.
 
-    >>> i, j = Index("i"), Index("i", 1)
-    >>> free_indices(Binary("*", Ref("A", (i, j)), Ref("b", (j,)))) == (i, j)
+    >>> i, j = ir.Index("i"), ir.Index("i", 1)
+    >>> free_indices(ir.Binary("*", ir.Ref("A", (i, j)), ir.Ref("b", (j,)))) == (i, j)
     True
     """
     return _free(expr, free_indices)
@@ -219,8 +219,8 @@ def alike(expr: ir.Expr) -> tuple[tuple[ir.Index, ...], ir.Expr]:
         The free indices that were there, and the expression with all indices, free and bound,
         renamed.
 
-    >>> i, j = Index("i"), Index("i", 1)
-    >>> alike(Ref("A", (j, i)))[1] == alike(Ref("A", (i, j)))[1]
+    >>> i, j = ir.Index("i"), ir.Index("i", 1)
+    >>> alike(ir.Ref("A", (j, i)))[1] == alike(ir.Ref("A", (i, j)))[1]
     True
     """
     free = free_indices(expr)

@@ -13,7 +13,7 @@ from curvlang.reporting.runfolder import FILES, STEP_SCORES, read_result
 
 TEXT = (Path(__file__).parents[2] / "docs/python.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-ELSEWHERE = {"study", "task", "CrossEntropy", "BinaryCrossEntropy", "Metric", "load"}
+ELSEWHERE = {"study", "task", "task_from", "CrossEntropy", "BinaryCrossEntropy", "Metric", "load"}
 """What other pages show."""
 TYPES = {
     "CheckedFile",
@@ -29,6 +29,7 @@ TYPES = {
     "Spec",
     "StudyRequest",
     "StudyRun",
+    "TokenScores",
     "__version__",
 }
 

@@ -6,7 +6,7 @@ import json
 import sys
 from html.parser import HTMLParser
 from types import SimpleNamespace
-from typing import get_args, get_overloads, get_type_hints
+from typing import Literal, get_args, get_overloads, get_type_hints
 
 import numpy as np
 import pytest
@@ -184,6 +184,9 @@ def test_scores_have_one_type_for_each_call(small):
     kinds = {}
     for one in get_overloads(influence):
         hints = get_type_hints(one)
+        if hints.get("per_token") == Literal[True]:
+            assert hints["return"] is cv.TokenScores
+            continue
         for value in get_args(hints["per_layer"]) or (None,):
             kinds[value] = hints["return"]
     assert kinds == {False: Tensor, True: dict[str, Tensor], None: Tensor | dict[str, Tensor]}

@@ -57,8 +57,9 @@ def inside_tables(model: nn.Module) -> Iterator[None]:
         if is_outside(given, size):
             low, high = torch.aminmax(given)
             row = int(low) if int(low) < 0 else int(high)
+            called = f"the table `{table}`" if table else "the model's table"
             raise OutsideTableError(
-                f"the table `{table}` is asked for row {row}, and has the rows 0…{size - 1}"
+                f"{called} is asked for row {row}, and has the rows 0…{size - 1}"
             )
 
     with watched_tables(model, look):

@@ -67,7 +67,7 @@ def test_running_out_of_memory_is_no_fault_of_the_model(error):
         (nn.Linear(5, 4), torch.zeros(3, 2), "first layer expects"),
         (nn.Conv2d(3, 2, 1), torch.zeros(3, 3, 4, 4, dtype=torch.uint8), "`X.float()`"),
         (nn.Linear(2, 4), torch.zeros(3, 2, dtype=torch.int64), "`X.float()`"),
-        (nn.Embedding(3, 2), torch.full((3, 2), 7), "number of embeddings"),
+        (nn.Embedding(3, 2), torch.full((3, 2), 7), "the model's table is asked for row 7"),
         (Raises(RuntimeError("needs a GPU")), torch.zeros(3, 2), "run by itself"),
     ],
 )
