@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 import curvlang as cv
 from curvlang.diagnostics.codes import Code
@@ -44,6 +45,15 @@ def numbers(result):
 
 def run(spec, folder, cache, **options):
     return cv.study(spec, folder, cache=Cache(cache), progress=False, **options)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Workers have one thread each here; bits are the same where the number of threads is."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
