@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import settings
 
 settings.register_profile("project", deadline=None, derandomize=True)
@@ -23,3 +24,12 @@ def pytest_addoption(parser):
     parser.addoption(
         "--fuzz", type=int, default=300, help="random inputs to the parser, checker and formatter"
     )
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Workers have one thread each in tests; bits are the same where the number of threads is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -21,9 +21,9 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.language.chain import Curvature, Part
 from curvlang.models.arguments import placed
+from curvlang.models.execution.widened import accumulation_dtype
 from curvlang.models.losses.metric import Metric
 from curvlang.models.task import Task
-from curvlang.runtime.execute import accumulation_dtype
 from curvlang.training.baseline import train_baseline
 from curvlang.training.replay import check_followed, not_followed
 from curvlang.training.subsets import derived_seed, without_classes

@@ -43,11 +43,11 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.language.chain import Chain, Curvature
 from curvlang.models.execution.copies import copied
 from curvlang.models.execution.process_state import kept_streams
+from curvlang.models.execution.widened import accumulation_dtype
 from curvlang.models.task import Task
 from curvlang.operators import Operator, Spectral
 from curvlang.operators.validation import trusting
 from curvlang.runtime.combine import fit_combination
-from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.fit import fit_chains
 from curvlang.training.replay import (
     State,

@@ -31,10 +31,10 @@ from curvlang.evaluation.statistics.lds import predictions
 from curvlang.evaluation.statistics.spearman import spearman
 from curvlang.language import default_inverse, with_damping
 from curvlang.language.chain import InverseUse
+from curvlang.models.execution.widened import accumulation_dtype
 from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, ExampleMean, Operator, SolveRecord
-from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.fit import FittedStage
 from curvlang.runtime.inverse import decomposed, invert
 from curvlang.runtime.progress.listeners import Progress

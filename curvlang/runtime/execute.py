@@ -16,6 +16,7 @@ from curvlang.compiler.codegen.function import Function
 from curvlang.compiler.planning.plan import BlockPlan, Plan
 from curvlang.ir.expr import Yield
 from curvlang.ir.functions import FUNCTIONS
+from curvlang.models.execution.widened import accumulation_dtype
 from curvlang.operators import at_once
 from curvlang.runtime.kernels.einsums import gram
 from curvlang.runtime.kernels.functions import namespace
@@ -24,11 +25,6 @@ from curvlang.runtime.kernels.memo import Memo
 Tensors = dict[str, Tensor]
 Keep = Callable[[str, Tensors], None]
 """Called with the name of a block and its statistics."""
-
-
-def accumulation_dtype(device: torch.device) -> torch.dtype:
-    """Float64 wherever the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class Execution:

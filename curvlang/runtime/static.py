@@ -19,13 +19,13 @@ from curvlang.models.derivatives.column_product import LayersGGN
 from curvlang.models.derivatives.hessian import hessian_dense
 from curvlang.models.derivatives.product_methods import ggn_way, hessian_way
 from curvlang.models.derivatives.products import WHOLE, hessian_product
+from curvlang.models.execution.widened import accumulation_dtype
 from curvlang.models.losses.finite import in_part
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.models.tracing.independence import check_alone
 from curvlang.operators import BlockDiagonal, ExampleMean, Identity, MatrixFree, Operator, added
 from curvlang.operators.matrix_free import BlockOfJoint, JointProduct
-from curvlang.runtime.execute import accumulation_dtype
 from curvlang.runtime.guard import check_hessian, guarded
 from curvlang.runtime.limits.memory import require
 from curvlang.runtime.prepare import Preparation

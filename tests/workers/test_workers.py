@@ -32,12 +32,7 @@ TASK = "diabetes(hidden = [3], epochs = 1)"
 PROTOCOL = cv.LDS(subsets=34, retrains=3)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.free_memory import free_memory, gibibytes
 from curvlang.diagnostics.refusal import refusal
-from curvlang.models.files.files import check_file
+from curvlang.models.files.files import check_file, is_folder
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
@@ -31,7 +31,7 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
         SpecError: E0555 for a file that is missing, unreadable, would run code, or holds something
             else than tensors by name.
     """
-    held = _of_folder(path) if _is_folder(path) else _of_file(path)
+    held = _of_folder(path) if is_folder(path) else _of_file(path)
     if not isinstance(held, Mapping):
         raise _refused(path, f"it holds a `{type(held).__name__}`, not tensors by name", _SAVE)
     for name, value in held.items():
@@ -66,13 +66,6 @@ def _of_folder(path: Path) -> Mapping[str, Tensor]:
             raise _refused(path, f"two of its files hold `{twice}`", "name one file")
         held |= part
     return held
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
 
 
 _FOLDER = "give a file of weights, or a folder that `save_pretrained` has written"

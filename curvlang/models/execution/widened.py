@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 from curvlang.models.execution.substitution import functional_call
 
 
-def widest(device: torch.device) -> torch.dtype:
+def accumulation_dtype(device: torch.device) -> torch.dtype:
     """Float64 wherever the device has it."""
     return torch.float32 if device.type == "mps" else torch.float64
 

@@ -44,7 +44,7 @@ def read_table(path: Path) -> Table:
             or that needs a package that is not there; also when a column is asked for that holds
             neither numbers nor texts, or does not fit in memory.
     """
-    reader = read_dataset if _is_folder(path) else READERS.get(path.suffix.lower())
+    reader = read_dataset if is_folder(path) else READERS.get(path.suffix.lower())
     if reader is None:
         raise refusal(
             Code.E0552,
@@ -59,7 +59,8 @@ def read_table(path: Path) -> Table:
     return table
 
 
-def _is_folder(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
+    """Whether it is one; a name that no file can have is none."""
     try:
         return path.is_dir()
     except (OSError, ValueError):

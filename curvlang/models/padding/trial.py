@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from curvlang.models.data.rows import Rows
 from curvlang.models.execution.calls import exhausted, whole_text
 from curvlang.models.execution.packed import layout_in
-from curvlang.models.execution.widened import run_widened, widest
+from curvlang.models.execution.widened import accumulation_dtype, run_widened
 from curvlang.models.losses.loss import Loss
 from curvlang.models.padding.spans import Spans
 from curvlang.models.tracing.independence import tolerance
@@ -142,7 +142,7 @@ class _Alone:
 
     def differs(self) -> str:
         """What is not the same of both; empty where all is."""
-        kind = widest(self.whole[0].device)
+        kind = accumulation_dtype(self.whole[0].device)
         first, second = (run_widened(self.model, x, kind) for x, _ in (self.whole, self.cut))
         if first is not None and second is not None:
             if not _close(self._loss(first, self.whole), self._loss(second, self.cut), kind):
@@ -156,7 +156,7 @@ class _Alone:
 
     def same_outputs(self) -> bool:
         """Whether outputs at the row's own positions are the same."""
-        kind = widest(self.whole[0].device)
+        kind = accumulation_dtype(self.whole[0].device)
         first, second = (run_widened(self.model, x, kind) for x, _ in (self.whole, self.cut))
         if first is None or second is None:
             return False

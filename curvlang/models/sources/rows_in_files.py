@@ -16,6 +16,7 @@ from curvlang.diagnostics.values import another_type
 from curvlang.models.data.derived_rows import JoinedRows, MappedRows
 from curvlang.models.data.rows import StoredRows
 from curvlang.models.execution.calls import exhausted, whole_text
+from curvlang.models.losses.loss import show_dtype
 from curvlang.models.sources.file_rows import FileArray, FileRows
 from curvlang.models.sources.npy_files import npy_array, npz_array, npz_names
 from curvlang.models.sources.safetensors_files import (
@@ -143,15 +144,11 @@ def _joined(parts: Sequence[FileRows]) -> StoredRows:
             raise refusal(
                 Code.E0851,
                 f"`{first.array.path}` has rows of shape {list(first.shape[1:])} in "
-                f"{_shown(first.dtype)} and `{other.array.path}` of {list(other.shape[1:])} in "
-                f"{_shown(other.dtype)}",
+                f"{show_dtype(first.dtype)} and `{other.array.path}` of {list(other.shape[1:])} in "
+                f"{show_dtype(other.dtype)}",
                 "give files whose rows are alike",
             )
     return first if len(parts) == 1 else JoinedRows(parts)
-
-
-def _shown(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _transformed(found: StoredRows, transform: Transform) -> StoredRows:

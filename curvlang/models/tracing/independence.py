@@ -24,7 +24,7 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.rows import Rows
 from curvlang.models.execution.calls import exhausted, whole_text
 from curvlang.models.execution.process_state import kept_streams
-from curvlang.models.execution.widened import run_widened, widest
+from curvlang.models.execution.widened import accumulation_dtype, run_widened
 from curvlang.models.tracing.trace import check_output
 
 QUICK = 256
@@ -117,7 +117,7 @@ class _Answers:
     def wider(self, X: Tensor) -> Tensor | None:
         """Outputs in float64."""
         if id(X) not in self.wide:
-            self.wide[id(X)] = run_widened(self.model, X, widest(X.device))
+            self.wide[id(X)] = run_widened(self.model, X, accumulation_dtype(X.device))
         return self.wide[id(X)]
 
     def apart(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 
 import curvlang as cv
 from curvlang.diagnostics.codes import Code
@@ -47,13 +46,7 @@ def run(spec, folder, cache, **options):
     return cv.study(spec, folder, cache=Cache(cache), progress=False, **options)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Workers have one thread each here; bits are the same where the number of threads is."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
