@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from curvlang.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from curvlang.applications.evidence import Evidence, log_marginal_likelihood
+    from curvlang.applications.natural_gradient import NaturalGradient
     from curvlang.attribution.streams.token_scores import TokenScores
     from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, MachineError, SpecError
     from curvlang.editors import serve as language_server
@@ -68,6 +70,8 @@ if TYPE_CHECKING:
     from curvlang.testing.verdicts import LawReport, check_laws, small_task
 
 _NAMES = {
+    "curvlang.applications.evidence": "Evidence log_marginal_likelihood",
+    "curvlang.applications.natural_gradient": "NaturalGradient",
     "curvlang.attribution.streams.token_scores": "TokenScores",
     "curvlang.diagnostics.diagnostic": "Diagnostic Interrupted MachineError SpecError",
     "curvlang.editors.vscode": "write_extension",
@@ -127,6 +131,7 @@ __all__ = [
     "Diagnostic",
     "EvaluationRequest",
     "EvaluationSettings",
+    "Evidence",
     "FitReport",
     "FitRequest",
     "FittedOperator",
@@ -134,6 +139,7 @@ __all__ = [
     "LawReport",
     "MachineError",
     "Metric",
+    "NaturalGradient",
     "Recipe",
     "Report",
     "ScoreReport",
@@ -171,6 +177,7 @@ __all__ = [
     "load",
     "load_operator",
     "loads",
+    "log_marginal_likelihood",
     "rows",
     "run_folders",
     "score_request",

@@ -34,6 +34,18 @@ def nonzero_number(value: Any, name: str) -> float:
     return found
 
 
+def positive_number(value: Any, name: str) -> float:
+    """As `finite_number`, above 0.
+
+    Raises:
+        SpecError: E0563.
+    """
+    found = finite_number(value, name)
+    if found <= 0:
+        raise another_type(name, value, "a positive number", f"`{name}=1.0`")
+    return found
+
+
 def real_number(value: Any, name: str, example: str = "0.1") -> float:
     """As `finite_number`, infinite and NaN included.
 

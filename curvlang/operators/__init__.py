@@ -12,7 +12,7 @@ from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOu
 from curvlang.operators.low_rank import Gram, LowRank, low_rank
 from curvlang.operators.matrix_free import MatrixFree, estimate_trace
 from curvlang.operators.movement import moved, usable
-from curvlang.operators.operator import DISTANCES, Operator, held_bytes
+from curvlang.operators.operator import DISTANCES, Operator, check_regular, held_bytes
 from curvlang.operators.projected import Projected, projected
 from curvlang.operators.spectrum import Spectral, tikhonov
 from curvlang.operators.stacked import Stacked, stacked, stacked_from
@@ -49,6 +49,7 @@ __all__ = [
     "added",
     "aligned",
     "at_once",
+    "check_regular",
     "described",
     "estimate_trace",
     "held_bytes",

@@ -94,6 +94,10 @@ class CholeskyInverse(Operator):
         half = torch.linalg.solve_triangular(self.root, v, upper=False)
         return torch.linalg.solve_triangular(self.root.mT, half, upper=True)
 
+    def root_product(self, noise: Tensor) -> Tensor:
+        """`L⁻ᵀ z`: the factor at hand is a root, L⁻ᵀ L⁻¹ = (L Lᵀ)⁻¹."""
+        return torch.linalg.solve_triangular(self.root.mT, noise, upper=True)
+
     def dense(self) -> Tensor:
         return torch.cholesky_inverse(self.root)
 

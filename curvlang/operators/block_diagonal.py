@@ -90,6 +90,13 @@ class BlockDiagonal(Operator):
                 out[index] += factor * found[block.places]
         return out
 
+    def root_product(self, noise: Tensor) -> Tensor:
+        """Every block by its own root."""
+        out = torch.empty_like(noise)
+        for part, index in zip(self.parts, self.places, strict=True):
+            out[index] = part.root_product(noise[index])
+        return out
+
     @property
     def products(self) -> int:
         """Passes over the data that a product takes: one for all blocks that are multiplied together."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type, finite_number
-from curvlang.operators.spectrum import Spectral, chosen, tikhonov
+from curvlang.operators.spectrum import Spectral, chosen, singular, square_root, tikhonov
 from curvlang.operators.validation import asymmetric, infinite, wrong_kind
 
 DENSE_AT_MOST = 20_000
@@ -229,6 +229,16 @@ class Operator(ABC):
         """
         return self.spectral(chosen(damping, spectral) or tikhonov(damping))
 
+    def root_product(self, noise: Tensor) -> Tensor:
+        """`R z` for columns `z [P, k]`, with R Rᵀ = C: of standard normal numbers, draws from N(0, C).
+
+        R is the symmetric root where a structure has no cheaper one.
+
+        Raises:
+            SpecError: E0922 for a matrix with negative eigenvalues.
+        """
+        return self.spectral(square_root).apply(noise)
+
     def memory(self) -> int:
         """Bytes of the tensors held, shared storage counted once."""
         return held_bytes(self)
@@ -330,6 +340,20 @@ def _lengths(operator: Operator) -> tuple[dict[str, int], str]:
 def _place(held: Tensor | Operator) -> str:
     """`float64 on cpu`."""
     return f"{str(held.dtype).removeprefix('torch.')} on {held.device}"
+
+
+def check_regular(operator: Operator, name: str) -> None:
+    """Refuse a matrix whose lowest eigenvalues are what rounding makes of zeros.
+
+    Raises:
+        SpecError: E0601.
+    """
+    sizes = operator.eigenvalues().abs()
+    lowest, rounding = float(sizes.min()), len(sizes) * torch.finfo(sizes.dtype).eps
+    if operator.structure != "Diagonal" and lowest <= rounding * float(sizes.max()):
+        raise singular(
+            f"`{name}` is singular", f"its lowest eigenvalue is 0 to rounding ({lowest:.2g})"
+        )
 
 
 def check_dense(size: int) -> None:

@@ -34,6 +34,23 @@ def tikhonov(damping: float) -> Spectral:
     return function
 
 
+def square_root(s: Tensor) -> Tensor:
+    """S → √s, with 0 for what is below 0 by rounding alone.
+
+    Raises:
+        SpecError: E0922 for a negative eigenvalue.
+    """
+    lowest = float(s.min()) if s.numel() else 0.0
+    if lowest < -s.numel() * torch.finfo(s.dtype).eps * float(s.abs().max()):
+        raise refusal(
+            Code.E0922,
+            f"the covariance has the negative eigenvalue {lowest:.3g}: nothing can be drawn from it",
+            "use a larger damping, above the size of the lowest of `op.eigenvalues()`",
+            "use a curvature without negative eigenvalues: a Gauss-Newton matrix, K-FAC, EK-FAC",
+        )
+    return s.clamp(min=0).sqrt()
+
+
 def chosen(damping: float | None, spectral: Spectral | None) -> Spectral | None:
     """The spectral function that is given; None where there is none.
 

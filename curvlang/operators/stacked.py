@@ -65,6 +65,11 @@ class Stacked(Operator):
         columns = v.reshape(self.groups, self.length, -1)
         return mapped(lambda unit, x: unit.apply(x), (self.stack,), columns).reshape(v.shape)
 
+    def root_product(self, noise: Tensor) -> Tensor:
+        """Every block by its own root."""
+        pairs = zip(self.units(), noise.split(self.length), strict=True)
+        return torch.cat([unit.root_product(z) for unit, z in pairs])
+
     def diagonal(self) -> Tensor:
         return self.of_each(lambda unit: unit.diagonal()).reshape(-1)
 

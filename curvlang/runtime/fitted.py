@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +13,18 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.notebook import html_table
 from curvlang.diagnostics.refusal import refusal
-from curvlang.diagnostics.values import finite_number, nonzero_number
+from curvlang.diagnostics.values import (
+    another_type,
+    finite_number,
+    nonzero_number,
+    positive_number,
+    whole_number,
+)
 from curvlang.language import default_inverse, inverse_kept, inverse_read
 from curvlang.language.chain import InverseUse
 from curvlang.models.execution.torch_state import settled
@@ -27,6 +34,7 @@ from curvlang.operators import (
     Operator,
     Spectral,
     added,
+    check_regular,
     load_operator,
     moved,
     save,
@@ -35,6 +43,7 @@ from curvlang.operators import (
 from curvlang.operators.iterative.iteration import Progress, Report
 from curvlang.runtime.inverse import invert
 from curvlang.runtime.solver import NOT_KEPT, FittedSolver
+from curvlang.runtime.vectors import by_parameter, parameters_of
 from curvlang.storage.tensors import unusable
 
 
@@ -276,17 +285,88 @@ class FittedOperator:
         if spectral is not None:
             found = self.operator.inverse(damping or 0.0, spectral=spectral)
         else:
-            rule = self.rule or default_inverse()
-            rule = rule if damping is None else default_inverse(damping)
             found = invert(
                 self.operator,
-                rule,
+                self._rule(damping),
                 self.solver,
                 by_example=self.by_example,
                 report=report,
                 progress=progress,
             )
         return FittedOperator(found, self.parameters, None, self.label)
+
+    def _rule(self, damping: float | None) -> InverseUse:
+        """The inverse with this damping, or the one that the spec names."""
+        if damping is not None:
+            return default_inverse(damping)
+        return self.rule or default_inverse()
+
+    @settled
+    def decomposed(self) -> FittedOperator:
+        """The same curvature, eigendecomposed once: inverses, draws and log det cost products alone.
+
+        Raises:
+            SpecError: E0603 where it is known by its products alone.
+        """
+        return self.replaced(operator=self.operator.spectral_form())
+
+    @settled
+    def sample(
+        self,
+        shape: int | Sequence[int] = (),
+        *,
+        generator: torch.Generator,
+        damping: float | None = None,
+        examples: float = 1.0,
+    ) -> Tensor:
+        """Draws from N(0, C⁻¹ / N) of shape `[*shape, P]`, with C⁻¹ as `inverse(damping)` gives it.
+
+        With N training examples and the damping δ / N it is Laplace's posterior around the trained
+        parameters under the prior N(0, I / δ): its precision is N · C + δ I.
+
+        Args:
+            shape: How many draws, or the axes in which they stand.
+            generator: Where the random numbers come from.
+            damping: λ, added to the matrix exactly; None for the inverse that the spec names.
+            examples: N; N / T under the temperature T.
+
+        Raises:
+            SpecError: E0603 where the curvature is known by its products alone, E0601 for C + λI
+                that is singular, E0922 where C⁻¹ has negative eigenvalues.
+        """
+        axes, count = _axes(shape), positive_number(examples, "examples")
+        _check_generator(generator)
+        if not self.operator.spectrum_known:
+            raise refusal(
+                Code.E0603,
+                "a matrix-free operator has no root, from which samples are made",
+                "fit a curvature with a structure, as `ekfac`, or, of a small model, `block_ggn`",
+            )
+        if damping == 0:
+            for name, block in self.blocks.items():
+                check_regular(block, name)
+        covariance = invert(self.operator, self._rule(damping))
+        drawn = torch.randn(
+            covariance.size,
+            math.prod(axes),
+            generator=generator,
+            dtype=self.operator.dtype,
+            device=generator.device,
+        )
+        found = covariance.root_product(drawn.to(self.operator.device)) / math.sqrt(count)
+        return found.T.reshape(*axes, covariance.size)
+
+    def by_parameter(self, v: Tensor, model: nn.Module) -> dict[str, Tensor]:
+        """Vectors `[…, P]` as tensors `[…, *shape]` by parameter, as `torch.func` takes them.
+
+        Args:
+            v: In the order of `parameters`: a draw, a product.
+            model: Whose parameters have these names; it is read for their shapes.
+
+        Raises:
+            SpecError: E0563 for other types, E0923 for a model or vectors that do not fit.
+        """
+        return by_parameter(v, parameters_of(model, self.parameters, self.shape[0]))
 
     def memory(self) -> int:
         """Bytes of the tensors held."""
@@ -334,6 +414,25 @@ class FittedOperator:
         title = f"{self.label or 'curvature'}: {self.structure}, P = {self.shape[0]}"
         right = (False, True, False, True)
         return html_table(("block", "size", "structure", "bytes"), rows, title=title, right=right)
+
+
+def _check_generator(generator: object) -> None:
+    if not isinstance(generator, torch.Generator):
+        wanted, example = "a `torch.Generator`", "`torch.Generator().manual_seed(0)`"
+        raise another_type("generator", generator, wanted, example)
+
+
+def _axes(shape: object) -> tuple[int, ...]:
+    """The shape of draws.
+
+    Raises:
+        SpecError: E0563 for something else than lengths.
+    """
+    given = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else (shape,)
+    axes = tuple(whole_number(x, "shape", "(100,)") for x in given)
+    if any(x < 0 for x in axes):
+        raise another_type("shape", shape, "a number of draws", "`shape=(100,)`")
+    return axes
 
 
 def load_fitted(path: str | Path) -> FittedOperator:

@@ -48,6 +48,8 @@ ROOMS = (
     Room(5, "editors", "highlighting, completion, the language server", ("extension",), torch=False),
     Room(6, "attribution", "scores, streamed; self-influence, groups, top examples, methods that follow "
          "the training", ("streams",)),
+    Room(6, "applications", "a fitted curvature at work besides scores: the evidence of Laplace's approximation, "
+         "natural gradients"),
     Room(6, "testing", "public Hypothesis strategies and laws"),
     Room(6, "workers", "work in units: here, over the processes of a group, over the workers of Dask"),
     Room(7, "evaluation", "one engine: errors, ground truth, LDS, comparisons; studies",

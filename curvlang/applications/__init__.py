@@ -1,0 +1,1 @@
+"""A fitted curvature at work besides scores: the evidence of Laplace's approximation, natural gradients."""
