@@ -29,6 +29,8 @@ COMMANDS: Mapping[str, str] = {
     "list": "what ships",
     "fmt": "format in place",
     "lsp": "the language server, for editors",
+    "init": "a spec, a task and a test to start from",
+    "doctor": "versions, threads, device, cache, what is missing and how to get it",
     "cache": "size and clearing of the kept ground truth",
     "completion": "completion of commands and options in your shell",
 }

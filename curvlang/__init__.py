@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from curvlang.applications.natural_gradient import NaturalGradient
     from curvlang.attribution.streams.token_scores import TokenScores
     from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, MachineError, SpecError
+    from curvlang.doctor import Installation, installation
     from curvlang.editors import serve as language_server
     from curvlang.editors.vscode import write_extension
     from curvlang.evaluation.named_task import task
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from curvlang.score_report import ScoreReport
     from curvlang.score_words import Scoring
     from curvlang.scoring import ScoreRequest, score_request
+    from curvlang.starter import first_files
     from curvlang.storage.cache import Cache
     from curvlang.storage.score_file import check_score_file
     from curvlang.studies import StudyRequest, StudyRun, study, study_folders, study_requests
@@ -84,7 +86,9 @@ _NAMES = {
     "curvlang.facade": (
         "benchmark covered evaluate explain explanations fit influence self_influence top top_examples"
     ),
+    "curvlang.starter": "first_files",
     "curvlang.fits": "FitReport FitRequest fit_request store_report",
+    "curvlang.doctor": "Installation installation",
     "curvlang.language": "load loads search",
     "curvlang.language.chain": "Spec",
     "curvlang.language.spec_files": "CheckedFile check format_file",
@@ -135,6 +139,7 @@ __all__ = [
     "FitReport",
     "FitRequest",
     "FittedOperator",
+    "Installation",
     "Interrupted",
     "LawReport",
     "MachineError",
@@ -168,10 +173,12 @@ __all__ = [
     "exhausted",
     "explain",
     "explanations",
+    "first_files",
     "fit",
     "fit_request",
     "format_file",
     "influence",
+    "installation",
     "language_server",
     "lds",
     "load",

@@ -194,6 +194,7 @@ class Code(StrEnum):
     E0716 = "E0716", "a task lacks a part", "language"
     E0718 = "E0718", "a line of an evaluation twice", "language"
     E0719 = "E0719", "an unknown name in an inverse", "language"
+    E0720 = "E0720", "files to start from cannot be written", "starter"
     E0730 = "E0730", "indices in an inverse", "language"
     E0731 = "E0731", "one number, from many eigenvalues", "language"
     E0732 = "E0732", "the arguments of an inverse", "language"

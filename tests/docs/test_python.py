@@ -20,6 +20,7 @@ TYPES = {
     "Diagnostic",
     "EvaluationRequest",
     "FittedOperator",
+    "Installation",
     "LawReport",
     "MachineError",
     "Report",

@@ -65,11 +65,13 @@ BY_NAME = {room.name: room for room in ROOMS}
 FILES = {
     "": "facade",
     "evaluations": "facade",
+    "doctor": "facade",
     "fits": "facade",
     "score_report": "facade",
     "score_targets": "facade",
     "score_words": "facade",
     "scoring": "facade",
+    "starter": "facade",
     "studies": "facade",
     "__main__": "cli",
 }
