@@ -99,7 +99,7 @@ def first_files(name: str, folder: str | os.PathLike[str] | None = None) -> list
         raise refusal(
             Code.E0720,
             f"`{place}` cannot be written to: {error.strerror}",
-            "name a folder of your own with `--out`",
+            "name another folder",
         ) from error
     return list(texts)
 

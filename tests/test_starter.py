@@ -65,11 +65,11 @@ def test_nothing_is_overwritten(files, capsys):
 
 
 def test_another_folder(tmp_path, capsys):
-    assert run(["init", "mine", "--out", str(tmp_path / "a" / "b")]) == 0
+    assert run(["init", "mine", str(tmp_path / "a" / "b")]) == 0
     assert sorted(x.name for x in (tmp_path / "a" / "b").iterdir()) == ["mine.cv", "test_mine.py"]
 
 
 def test_a_folder_that_is_a_file(tmp_path, capsys):
     (tmp_path / "a").write_text("")
-    assert run(["init", "mine", "--out", str(tmp_path / "a")]) == 2
+    assert run(["init", "mine", str(tmp_path / "a")]) == 2
     assert "cannot be written to" in capsys.readouterr().err

@@ -9,25 +9,21 @@ import typer
 
 import curvlang as cv
 
-from ..options import OUTPUT
-
 EXAMPLES = (
     ("curvlang init mine", "mine/mine.cv and mine/test_mine.py"),
-    ("curvlang init mine --out .", "the same files in this folder"),
+    ("curvlang init mine .", "the same files in this folder"),
 )
 
 
 def command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the curvature is called.")],
-    out: Annotated[
+    folder: Annotated[
         Path | None,
-        typer.Option(
-            "--out", metavar="DIR", help="The folder; NAME by default.", rich_help_panel=OUTPUT
-        ),
+        typer.Argument(metavar="[DIR]", help="Where the files are written; NAME by default."),
     ] = None,
 ) -> int:
     """Write a spec with a task and its tests into a new folder, ready to be run and changed."""
-    files = cv.first_files(name, out)
+    files = cv.first_files(name, folder)
     for path in files:
         print(path)
     print(f"next: curvlang eval {files[0]} --quick")
