@@ -169,7 +169,7 @@ def _plain(one: Top) -> dict[str, Any]:
     return {
         "query": one.query,
         "target": None if one.y is None else one.y.tolist(),
-        **({} if one.text is None else {"text": one.text}),
+        **_words(one),
         "helpful": [_neighbour(n) for n in one.helpful],
         "harmful": [_neighbour(n) for n in one.harmful],
     }
@@ -177,5 +177,10 @@ def _plain(one: Top) -> dict[str, Any]:
 
 def _neighbour(one: Neighbour) -> dict[str, Any]:
     target = None if one.y is None else one.y.tolist()
-    text = {} if one.text is None else {"text": one.text}
-    return {"train": one.index, "score": one.score, "target": target, **text}
+    return {"train": one.index, "score": one.score, "target": target, **_words(one)}
+
+
+def _words(one: Top | Neighbour) -> dict[str, str]:
+    """An example's text and the name of its target, where it has them."""
+    found = {"text": one.text, "label": one.label}
+    return {name: x for name, x in found.items() if x is not None}

@@ -35,6 +35,7 @@ class Neighbour:
         x: Its inputs, by name where the examples are dicts; None without a task.
         y: Its target; None without a task.
         text: Its inputs as text, where its numbers stand for text.
+        label: Its target as text, where its numbers stand for names.
     """
 
     index: int
@@ -42,6 +43,7 @@ class Neighbour:
     x: Inputs | None = None
     y: Tensor | None = None
     text: str | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +57,7 @@ class Top:
         x: The query's inputs; None without a task, and for groups.
         y: Its target, likewise.
         text: Its inputs as text, where its numbers stand for text.
+        label: Its target as text, likewise.
     """
 
     query: int
@@ -63,6 +66,7 @@ class Top:
     x: Inputs | None = None
     y: Tensor | None = None
     text: str | None = None
+    label: str | None = None
 
 
 class TopExamples(list[Top]):
@@ -89,6 +93,11 @@ class TopExamples(list[Top]):
             columns |= {
                 "asked": [one.text for one, _, _ in rows],
                 "text": [n.text for *_, n in rows],
+            }
+        if any(n.label is not None for *_, n in rows):
+            columns |= {
+                "asked_label": [one.label for one, _, _ in rows],
+                "label": [n.label for *_, n in rows],
             }
         return frame(columns)
 
@@ -217,7 +226,8 @@ def _asked(
 ) -> Top:
     """A query itself with its neighbours."""
     x = _inputs(task, "query", q)
-    return Top(q, helpful, harmful, x, task.query[1][q], _text(task, x))
+    y = task.query[1][q]
+    return Top(q, helpful, harmful, x, y, _text(task, x), _label(task, y))
 
 
 def largest(scores: Tensor, k: int = 5, task: Task | None = None) -> list[Neighbour]:
@@ -277,12 +287,22 @@ def _neighbour(n: int, row: Tensor, task: Task | None) -> Neighbour:
 
 def _example(n: int, score: float, task: Task) -> Neighbour:
     x = _inputs(task, "train", n)
-    return Neighbour(n, score, x, task.train[1][n], _text(task, x))
+    y = task.train[1][n]
+    return Neighbour(n, score, x, y, _text(task, x), _label(task, y))
 
 
 def example_text(task: Task, part: str, k: int) -> str | None:
     """One example of a part as text, where the task says how."""
     return _text(task, _inputs(task, part, k))
+
+
+def example_label(task: Task, part: str, k: int) -> str | None:
+    """The target of one example of a part as text, where the task says how."""
+    return _label(task, task.part(part)[1][k])
+
+
+def _label(task: Task, y: Tensor) -> str | None:
+    return None if task.label_of is None else task.label_of(y)
 
 
 def _text(task: Task, x: Inputs) -> str | None:
@@ -314,9 +334,17 @@ def _cells(one: Top, kind: str, neighbour: Neighbour) -> tuple[str, ...]:
 
 
 def _shown(one: Top | Neighbour) -> str:
-    """The text of an example, else its target."""
-    if one.text is not None:
-        return shortened(one.text)
+    """The text of an example with the name of its target; its target where it has no text."""
+    if one.text is None:
+        return in_words(one)
+    named = "" if one.label is None else f" [{shortened(one.label)}]"
+    return f"{shortened(one.text)}{named}"
+
+
+def in_words(one: Top | Neighbour) -> str:
+    """The target of an example: by its name where it has one, else by its numbers."""
+    if one.label is not None:
+        return f"label {shortened(one.label)}"
     return "" if one.y is None else target(one.y)
 
 

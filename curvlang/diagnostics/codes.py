@@ -268,6 +268,8 @@ class Code(StrEnum):
     E0862 = "E0862", "processes with different commands", "cli"
     E0863 = "E0863", "scores by token together with other parts", "attribution"
     E0864 = "E0864", "scores by token where padding carries a loss", "attribution"
+    E0865 = "E0865", "a loss that the labels of a checkpoint do not have", "models"
+    E0866 = "E0866", "an image that a checkpoint does not read", "models"
     E0870 = "E0870", "a value of another kind in an operator", "operators"
     E0871 = "E0871", "an operator that is not symmetric", "operators"
     E0872 = "E0872", "numbers that a precision does not hold", "operators"

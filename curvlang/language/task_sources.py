@@ -85,7 +85,7 @@ class TaskSource:
 
     def _with_lines(self, task: TaskSpec) -> TaskSpec:
         if self.model is not None:
-            task = replace(task, model=_model(self.model, task.model))
+            task = _with_model(task, _model(self.model, task.model))
         if self.data is not None:
             data = _data(self.data, task.model)
             task = replace(task, data=data, name=_data_name(data))
@@ -137,6 +137,12 @@ def _model(text: str, own: Part) -> Part:
         return Part("pretrained", completed("pretrained", path, MODELS["pretrained"], span), span)
     weights = str(Path(text).resolve())
     return replace(own, arguments={**own.arguments, "weights": weights}, span=span)
+
+
+def _with_model(task: TaskSpec, model: Part) -> TaskSpec:
+    """The task with another model; a loss that was written beside the earlier one gives way to a checkpoint's."""
+    loss = replace(task.loss, span=NOWHERE) if model.name == "pretrained" else task.loss
+    return replace(task, model=model, loss=loss)
 
 
 def _is_path(text: str) -> bool:

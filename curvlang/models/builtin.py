@@ -35,7 +35,8 @@ from curvlang.models.fingerprint import digest, parameter_parts
 from curvlang.models.language_models.checkpoint import Checkpoint
 from curvlang.models.language_models.pretrained import PretrainedBuild, pretrained_build
 from curvlang.models.language_models.text_data import TextSource, text_data, text_source
-from curvlang.models.losses.losses import loss_from
+from curvlang.models.losses.loss import Loss
+from curvlang.models.losses.losses import LOSSES, loss_from
 from curvlang.models.origin import Origin
 from curvlang.models.recipe import Recipe
 from curvlang.models.task import Task
@@ -146,7 +147,8 @@ def task_from(
     Raises:
         SpecError: E0715 for an unknown name, E0703 to E0707 and E0412 for arguments, E0550 for a
             function that is not allowed, E0551 to E0556 for functions and files, E0890 to E0899 for
-            checkpoints and texts, at the line of the task.
+            checkpoints and texts, E0865 and E0866 for losses and images of
+            checkpoints, at the line of the task.
     """
     problems = [] if allow_python else code_in(spec)
     if problems:
@@ -155,6 +157,8 @@ def task_from(
     recipe = recipe_from(spec.train)
     pretrained = _pretrained(spec)
     data = _data(spec.data, loss.name, pretrained)
+    given = data.given
+    loss = loss if given is None or given.loss is None else _own_loss(spec.loss, loss, given.loss)
     build = pretrained or Build(spec, data)
     origin = Origin(f"initialised with the seed {seed}, not trained", trained=False)
     if pretrained is not None:
@@ -170,7 +174,6 @@ def task_from(
         function = spec.model.arguments["function"]
         text = f"as given by `python({function})`, for every seed alike; not trained here"
         origin = Origin(text, instead=f"let `{function}` make another initialisation for each seed")
-    given = data.given
     with _placed_in(spec):
         task = Task(
             model,
@@ -211,6 +214,24 @@ def _placed_in(spec: TaskSpec) -> Iterator[None]:
         yield
     except SpecError as error:
         raise SpecError([located(d, labels(d.code)) for d in error.diagnostics]) from error
+
+
+def _own_loss(part: Part, written: Loss, own: str) -> Loss:
+    """The loss of a checkpoint's labels: the one that is written for it, or its own where none is.
+
+    Raises:
+        SpecError: E0865 for another one.
+    """
+    if written.name == own:
+        return written
+    if part.span is NOWHERE:
+        return LOSSES[own]
+    with placed(part.span):
+        raise refusal(
+            Code.E0865,
+            f"`loss {written.name}`, and the labels of this checkpoint have the loss `{own}`",
+            f"write `loss {own}`",
+        )
 
 
 def _given_alike(build: Callable[[int], nn.Module], model: nn.Module, seed: int) -> bool:

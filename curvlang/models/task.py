@@ -33,6 +33,7 @@ from curvlang.models.padding.spans import Batch, RowsAt, counted_positions, span
 from curvlang.models.padding.trial import Padding, tried
 from curvlang.models.recipe import Recipe
 from curvlang.models.task_arguments import (
+    LabelOf,
     TextOf,
     check_arguments,
     check_no_mask,
@@ -101,6 +102,7 @@ class Task:
             next one's label (causal language models) or its own.
         origin: Where the parameters came from; the caller, where not given.
         text_of: Shows the fields of an example as text, where its numbers stand for text.
+        label_of: Shows its target as text, likewise.
         words_apart: Whether embeddings, and the layer that predicts their rows, count as parameters outside
             any layer's weight matrix.
 
@@ -115,6 +117,7 @@ class Task:
         "_padding",
         "_training",
         "build",
+        "label_of",
         "loss",
         "mask",
         "model",
@@ -148,6 +151,7 @@ class Task:
         shift_labels: bool | None = None,
         origin: Origin | None = None,
         text_of: TextOf | None = None,
+        label_of: LabelOf | None = None,
         words_apart: bool = False,
     ) -> None:
         check_arguments(
@@ -162,6 +166,7 @@ class Task:
                 "inputs": inputs,
                 "shift_labels": shift_labels,
                 "text_of": text_of,
+                "label_of": label_of,
             }
         )
         check_values(model)
@@ -174,8 +179,7 @@ class Task:
             shift_labels=shift_labels,
         )
         self.model = found.model
-        last = shift_labels is not None
-        self.loss = loss_for(loss, found.model, found.train, settled=last)
+        self.loss = loss_for(loss, found.model, found.train, settled=shift_labels is not None)
         self.train: Pair = recordable(found.train)
         self.query: Pair = recordable(found.query)
         self.recipe = recipe
@@ -183,6 +187,7 @@ class Task:
         self.name = name
         self.origin = origin or Origin("as given")
         self.text_of = text_of
+        self.label_of = label_of
         self.words_apart = words_apart
         self.build = build
         if found.wrapped and build is not None:
@@ -210,35 +215,34 @@ class Task:
         recipe: Recipe | None = None,
         **words: Unpack[TextWords],
     ) -> Task:
-        """The task of a checkpoint of `transformers` and of texts for it; no code of the checkpoint runs.
+        """The task of a checkpoint of `transformers` and of data for it; no code of the checkpoint runs.
 
         Args:
             path: A folder of `save_pretrained` with its tokenizer, or a name of a hub.
             data: Training texts: what a `data dataset(…)` line names, a table of `datasets`, or a list.
-            adapter: A folder of `peft`, whose low-rank matrices alone are studied.
+            adapter: A folder of `peft`, whose matrices alone are studied.
             recipe: How fresh models are trained; retraining needs it.
             **words: How the texts are read, by the words of a `data dataset(…)` line.
 
         Raises:
-            SpecError: E0890 to E0899, each with its repair.
+            SpecError: E0866, E0890 to E0899, each with its repair.
         """
         build = pretrained_build(str(path), None if adapter is None else str(adapter), Path())
         given = examples_for(build, data, words)
-        about: dict[str, Any] = {"recipe": recipe, "build": build, "origin": Origin(build.said)}
-        about |= {"name": Path(path).name, **given.options}
-        return cls(build.load(), "cross_entropy", given.train, given.query, **about)
+        about = {"recipe": recipe, "build": build, "origin": Origin(build.said), **given.options}
+        about |= {"name": Path(path).name, "loss": given.loss or "cross_entropy"}
+        return cls(build.load(), train=given.train, query=given.query, **about)
 
     def _check(self) -> None:
         check_model(self.model)
-        for part, pair in (("train", self.train), ("query", self.query)):
-            check_data(pair, part)
+        for part in PARTS:
+            check_data(self.part(part), part)
         check_together(self.train, self.query)
-        for part, pair in (("train", self.train), ("query", self.query)):
-            check_outputs(self.model, self.loss, pair, part)
-        if self.mask is not None:
-            check_mask(self.mask, self.N)
-        if self.query_mask is not None:
-            check_mask(self.query_mask, self.Q, "query")
+        for part in PARTS:
+            check_outputs(self.model, self.loss, self.part(part), part)
+        for part, mask in zip(PARTS, (self.mask, self.query_mask), strict=True):
+            if mask is not None:
+                check_mask(mask, len(self.part(part)[0]), part)
 
     @property
     def N(self) -> int:

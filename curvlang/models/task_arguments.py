@@ -20,6 +20,8 @@ from curvlang.models.recipe import Recipe
 
 TextOf = Callable[[Mapping[str, Tensor]], str]
 """Shows the fields of one example as text."""
+LabelOf = Callable[[Tensor], str]
+"""Shows the target of one example as text."""
 
 
 def check_arguments(given: dict[str, Any]) -> None:
@@ -51,6 +53,13 @@ def check_arguments(given: dict[str, Any]) -> None:
             given["text_of"],
             "a function of an example's fields",
             '`text_of=lambda fields: tokenizer.decode(fields["input_ids"])`',
+        )
+    if given["label_of"] is not None and not _takes_one(given["label_of"]):
+        raise another_type(
+            "label_of",
+            given["label_of"],
+            "a function of an example's target",
+            '`label_of=lambda y: ("cat", "dog")[int(y)]`',
         )
     inputs = given["inputs"]
     named = isinstance(inputs, Sequence) and not isinstance(inputs, str)

@@ -9,7 +9,7 @@ from textwrap import wrap
 
 from torch import Tensor
 
-from curvlang.attribution.top import Inputs, Neighbour, Top, first_of, target
+from curvlang.attribution.top import Inputs, Neighbour, Top, first_of, in_words
 from curvlang.evaluation.study.attributed import gray
 from curvlang.models.data.rows import Rows
 
@@ -70,7 +70,7 @@ def show_largest(found: Sequence[Neighbour], looks: InputTexts | None) -> str:
 
 def _query(one: Top, looks: InputTexts | None, groups: Sequence[object] | None) -> str:
     title = f"query {one.query}" if groups is None else f"group {groups[one.query]}"
-    lines = ["", title if one.y is None or _predicted(one) else f"{title}, {target(one.y)}"]
+    lines = ["", title if one.y is None or _predicted(one) else f"{title}, {in_words(one)}"]
     if one.text is not None:
         lines += [f"  {row}" for row in _wrapped(one.text)]
     elif looks is not None and one.x is not None:
@@ -88,7 +88,7 @@ def _panel(neighbour: Neighbour, looks: InputTexts | None) -> list[str]:
     if neighbour.y is None or neighbour.x is None:
         return lines
     if not _predicted(neighbour):
-        lines.append(target(neighbour.y))
+        lines.append(in_words(neighbour))
     if neighbour.text is not None:
         return [*lines, *_wrapped(neighbour.text)]
     if looks is None:
@@ -98,7 +98,8 @@ def _panel(neighbour: Neighbour, looks: InputTexts | None) -> list[str]:
 
 def _predicted(one: Top | Neighbour) -> bool:
     """Whether the targets are the text's own tokens, which the text shows."""
-    return one.text is not None and one.y is not None and one.y.ndim > 0
+    tokens = one.y is not None and one.y.ndim > 0 and not one.y.is_floating_point()
+    return one.text is not None and one.label is None and tokens
 
 
 def _wrapped(text: str) -> list[str]:

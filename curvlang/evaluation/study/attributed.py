@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curvlang.attribution.top import Neighbour, example_text, shortened, top
+from curvlang.attribution.top import Neighbour, example_label, example_text, shortened, top
 from curvlang.models.data.rows import Pair, Rows
 from curvlang.models.task import Task
 
@@ -32,6 +32,7 @@ LARGEST = 24
 class Image:
     """One example: its place, its target, and `height` times `width` pixels, two hex digits each; or its text.
 
+    `label` is the name of its target, where that has one.
     `score` is that of a training example for its query; the LDS of a query for itself.
     """
 
@@ -42,6 +43,7 @@ class Image:
     width: int
     pixels: str
     text: str = ""
+    label: str = ""
 
     def array(self) -> NDArray[np.uint8]:
         """`[height, width]`, 0 for the image's lowest value."""
@@ -103,12 +105,13 @@ def _images(found: Sequence[Neighbour], seen: Rows | None, task: Task) -> tuple[
 def _image(index: int, score: float, seen: Rows | None, task: Task, part: str) -> Image:
     target = float(task.part(part)[1][index].reshape(-1)[0])
     value = float(f"{score:.4g}")
+    label = shortened(example_label(task, part, int(index)) or "")
     if seen is None:
         text = shortened(example_text(task, part, int(index)) or "", LONGEST)
-        return Image(int(index), target, value, 0, 0, "", text)
+        return Image(int(index), target, value, 0, 0, "", text, label)
     levels = _levels(seen[index])
     height, width = levels.shape
-    return Image(int(index), target, value, height, width, levels.tobytes().hex())
+    return Image(int(index), target, value, height, width, levels.tobytes().hex(), label=label)
 
 
 def gray(image: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ DATA: Mapping[str, Entry] = {
         first="path",
     ),
     "dataset": Entry(
-        "texts of a jsonl, csv or parquet file, a folder of `save_to_disk` or a hub, as tokens of a `pretrained` model",
+        "texts or images of a jsonl, csv or parquet file, a folder of `save_to_disk` or a hub, for a `pretrained` model",
         {
             "path": Parameter(String(), doc="the file or folder, from the spec's own, or a name"),
             "query": Parameter(String(), NONE, "a second one, of the queries"),
@@ -76,6 +76,14 @@ DATA: Mapping[str, Entry] = {
             "prompt": Parameter(String(), NONE, "column of what is read and not predicted"),
             "completion": Parameter(String(), NONE, "column of what follows the prompt"),
             "label": Parameter(String(), NONE, "column of the classes, for a classifier"),
+            "pair": Parameter(String(), NONE, "column of second texts, for a classifier of pairs"),
+            "tokens": Parameter(
+                String(), NONE, "column of lists of words, for a classifier of words"
+            ),
+            "tags": Parameter(String(), NONE, "column of a class for every word"),
+            "source": Parameter(String(), NONE, "column that an encoder reads"),
+            "target": Parameter(String(), NONE, "column that its decoder predicts"),
+            "image": Parameter(String(), NONE, "column of images, for a classifier of images"),
             "tokenizer": Parameter(
                 String(), NONE, "folder or name; the model's own where not given"
             ),

@@ -27,11 +27,13 @@ class RawExamples:
         train: Pairs, or fields.
         query: Likewise.
         options: `labels`, `inputs`, `shift_labels` of the task.
+        loss: The loss that the model has for such targets; None where any may be meant.
     """
 
     train: Pair | Fields
     query: Pair | Fields
     options: Mapping[str, Any]
+    loss: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
+_LOOKUPS = (functional.embedding, functional.embedding_bag)
 Look = Callable[[str, Tensor, int], None]
 """Called with the name of a table, the rows requested, and the number of rows it has."""
 
@@ -30,11 +33,41 @@ def watched_tables(model: nn.Module, look: Look) -> Iterator[None]:
         return call
 
     with ExitStack() as stack:
+        own: dict[int, str] = {}
         for name, module in model.named_modules():
-            if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            if not isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                continue
+            if type(module).forward in (nn.Embedding.forward, nn.EmbeddingBag.forward):
                 handle = module.register_forward_pre_hook(hook(name), with_kwargs=True)
                 stack.callback(handle.remove)
+            else:
+                own[id(module.weight)] = name
+        if own:
+            stack.enter_context(_Lookups(own, look))
         yield
+
+
+class _Lookups(TorchFunctionMode):
+    """Tables with a `forward` of their own, which may ask for other rows than they are given.
+
+    Args:
+        tables: Their names, by the identity of their weights.
+        look: Called with what is asked for.
+    """
+
+    def __init__(self, tables: Mapping[int, str], look: Look) -> None:
+        super().__init__()
+        self.tables, self.look = tables, look
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Every call as it is; lookups are told first."""
+        given = dict(zip(("input", "weight"), args, strict=False)) | dict(kwargs or {})
+        if func in _LOOKUPS and id(given["weight"]) in self.tables and given["input"].numel():
+            table = self.tables[id(given["weight"])]
+            self.look(table, given["input"], len(given["weight"]))
+        return func(*args, **(kwargs or {}))
 
 
 def is_outside(x: Tensor, size: int) -> bool:

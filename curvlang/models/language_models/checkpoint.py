@@ -14,6 +14,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.calls import exhausted
+from curvlang.models.language_models.heads import HEADS, Head, head_of
 from curvlang.models.language_models.libraries import (
     broken,
     first_line,
@@ -22,13 +23,6 @@ from curvlang.models.language_models.libraries import (
     quiet,
 )
 
-HEADS = {
-    "ForCausalLM": "AutoModelForCausalLM",
-    "LMHeadModel": "AutoModelForCausalLM",
-    "ForSequenceClassification": "AutoModelForSequenceClassification",
-}
-"""Ends of the names of models, and the class of `transformers` that reads each kind."""
-CLASSIFIER = "AutoModelForSequenceClassification"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _PLAIN = {"dtype": torch.float32, "attn_implementation": "eager"}
 """How models are made: attention written out can be differentiated twice."""
@@ -42,12 +36,12 @@ class Checkpoint:
     Args:
         path: A folder of `save_pretrained`, or a name of a hub.
         config: What its `config.json` says.
-        reader: The class of `transformers` that reads it.
+        head: What it predicts.
     """
 
     path: str
     config: Mapping[str, Any]
-    reader: str
+    head: Head
 
     @property
     def architecture(self) -> str:
@@ -57,6 +51,8 @@ class Checkpoint:
     @property
     def positions(self) -> int | None:
         """The longest row that the model reads, where its positions are numbered."""
+        if "relative_attention_num_buckets" in self.config:
+            return None
         for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx"):
             found = self.config.get(name)
             if isinstance(found, int):
@@ -78,7 +74,7 @@ class Checkpoint:
         transformers = library("transformers", "checkpoints are read")
 
         def call() -> Any:
-            return getattr(transformers, self.reader).from_pretrained(
+            return getattr(transformers, self.head.reader).from_pretrained(
                 self.path,
                 config=self._settings(transformers),
                 output_loading_info=True,
@@ -99,7 +95,7 @@ class Checkpoint:
         def call() -> Any:
             config = self._settings(transformers)
             torch.manual_seed(seed)
-            return getattr(transformers, self.reader).from_config(config, **_PLAIN)
+            return getattr(transformers, self.head.reader).from_config(config, **_PLAIN)
 
         made: nn.Module = self._run(call).eval()
         return made
@@ -143,7 +139,7 @@ def checkpoint(path: str, folder: Path) -> Checkpoint:
 
     Raises:
         SpecError: E0890 without `transformers`, E0891 for what is not a checkpoint, E0892 for one that
-            brings code, E0899 for a model without a head for text.
+            brings code, E0899 for a model of another kind.
     """
     place = place_of(path, folder)
     if Path(place).is_dir():
@@ -156,15 +152,29 @@ def checkpoint(path: str, folder: Path) -> Checkpoint:
         raise unreadable(place, first_line(error), _found_nowhere(place)) from error
     check_code(place, config, "config.json")
     names = config.get("architectures") or ["a model that is not named"]
-    reader = next((r for end, r in HEADS.items() if str(names[0]).endswith(end)), None)
-    if reader is None:
+    head = head_of(str(names[0]))
+    if head is None:
         raise refusal(
             Code.E0899,
-            f"`{place}` is a `{names[0]}`, which predicts neither the next token nor a class of a text",
-            "give a model for causal language modelling or sequence classification; any other model comes "
-            "from a function: `python(…)`",
+            f"`{place}` is a `{names[0]}`, and models of that kind are not read",
+            f"give one of {', '.join(map(str, HEADS))}; any other model comes from a function: `python(…)`",
         )
-    return Checkpoint(place, config, reader)
+    return Checkpoint(place, _completed(transformers, place), head)
+
+
+def _completed(transformers: Any, place: str) -> dict[str, Any]:
+    """The configuration with what its class says where the file says nothing.
+
+    Raises:
+        SpecError: E0891.
+    """
+    try:
+        with quiet():
+            found = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
+    except Exception as error:
+        raise unreadable(place, first_line(error), _SAVE) from error
+    described: dict[str, Any] = found.to_dict()
+    return described
 
 
 def place_of(path: str, folder: Path) -> str:

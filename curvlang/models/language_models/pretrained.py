@@ -82,7 +82,8 @@ class TextWords(TypedDict, total=False):
 
     `query` is a second data set, of the queries; without it a share `test` of the rows is drawn with `seed`. `text`
     names the column of whole texts, or `prompt` and `completion` those of two parts, of which the second is predicted;
-    `label` the column of classes. `tokenizer` is a folder in place of the model's own, `length` the most tokens of a
+    `label` is the column of classes, `pair` that of second texts. A classifier of words reads `tokens` and `tags`, an
+    encoder-decoder `source` and `target`, a classifier of images `image`. `tokenizer` is a folder in place of the model's own, `length` the most tokens of a
     row, `pack` whether training texts are joined and cut into rows of `length`, `split` that of a data set of a hub.
     """
 
@@ -92,6 +93,12 @@ class TextWords(TypedDict, total=False):
     prompt: str | None
     completion: str | None
     label: str | None
+    pair: str | None
+    tokens: str | None
+    tags: str | None
+    source: str | None
+    target: str | None
+    image: str | None
     tokenizer: str | os.PathLike[str] | None
     length: int | None
     pack: bool
@@ -108,7 +115,7 @@ def examples_for(build: PretrainedBuild, data: Any, words: Mapping[str, Any]) ->
         words: `TextWords`.
 
     Raises:
-        SpecError: E0703 to E0707 for words, E0563 for data of another kind, E0894 to E0899.
+        SpecError: E0703 to E0707 for words, E0563 for data of another kind, E0866, E0894 to E0899.
     """
     given = {name: value for name, value in words.items() if value is not None}
     tables = {"path": data, **({"query": given.pop("query")} if "query" in given else {})}

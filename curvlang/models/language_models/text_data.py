@@ -1,4 +1,4 @@
-"""Training examples and queries from data sets of texts, as a language model reads them."""
+"""Training examples and queries from data sets of texts, as a checkpoint reads them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,27 @@ from typing import Any
 import torch
 from torch import Generator
 
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.language.registry import NONE
-from curvlang.models.data.data import Data, RawExamples, check_share
+from curvlang.models.data.data import Data, check_share
 from curvlang.models.language_models.checkpoint import Checkpoint
-from curvlang.models.language_models.text_rows import TextColumns, TextReader
+from curvlang.models.language_models.heads import (
+    IMAGE_CLASS,
+    NEXT_TOKEN,
+    TARGET_TEXT,
+    TEXT_CLASS,
+    WORD_CLASS,
+    Head,
+)
 from curvlang.models.language_models.text_table import TextTable, text_table
-from curvlang.models.language_models.tokenizer import TokenText, tokenizer_of
+from curvlang.models.language_models.tokenizer import tokenizer_of
+from curvlang.models.table_rows.class_rows import TextClassReader
+from curvlang.models.table_rows.columns import TextColumns
+from curvlang.models.table_rows.image_rows import ImageReader
+from curvlang.models.table_rows.target_rows import TargetTextReader
+from curvlang.models.table_rows.text_rows import NextTokenReader
+from curvlang.models.table_rows.word_rows import WordClassReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +74,47 @@ def text_data(source: TextSource, model: Checkpoint, folder: Path) -> Data:
         folder: Where relative paths start.
 
     Raises:
-        SpecError: E0890 and E0894 to E0899, and E0412 for the share.
+        SpecError: E0866, E0890 and E0894 to E0899, and E0412 for the share.
     """
-    tokenizer = tokenizer_of(model, source.tokenizer, folder)
-    reader = TextReader(model, tokenizer, source.columns)
+    source.columns.check(model)
+    reader = _reader(source, model, folder)
     whole = text_table(source.path, folder, "train", source.split)
     if source.query is not None:
         train, query = whole, text_table(source.query, folder, "query", source.split)
     else:
         train, query = _parts(whole, source.test, source.seed)
-    examples = RawExamples(
-        reader.read(train, pack=True),
-        reader.read(query, pack=False),
-        {**reader.options, "text_of": TokenText(tokenizer)},
-    )
     empty = (torch.empty(0), torch.empty(0))
-    return Data(empty, empty, 0, 0, "fields", given=examples)
+    return Data(empty, empty, 0, 0, "fields", given=reader.examples(train, query))
+
+
+Reader = NextTokenReader | TextClassReader | WordClassReader | TargetTextReader | ImageReader
+_READERS: Mapping[
+    Head, type[NextTokenReader | TextClassReader | TargetTextReader | WordClassReader]
+] = {
+    NEXT_TOKEN: NextTokenReader,
+    TEXT_CLASS: TextClassReader,
+    TARGET_TEXT: TargetTextReader,
+    WORD_CLASS: WordClassReader,
+}
+"""What reads texts, by what the model predicts."""
+
+
+def _reader(source: TextSource, model: Checkpoint, folder: Path) -> Reader:
+    """What makes a model's rows of tables.
+
+    Raises:
+        SpecError: E0894 for a tokenizer, E0899 for one of a model that reads images.
+    """
+    if model.head is not IMAGE_CLASS:
+        tokenizer = tokenizer_of(model, source.tokenizer, folder)
+        return _READERS[model.head](model, tokenizer, source.columns)
+    if source.tokenizer is not None:
+        raise refusal(
+            Code.E0899,
+            f"`tokenizer` is given, and `{model.architecture}` reads images",
+            "leave `tokenizer` out",
+        )
+    return ImageReader(model, source.columns)
 
 
 def _parts(whole: TextTable, test: float, seed: int) -> tuple[TextTable, TextTable]:

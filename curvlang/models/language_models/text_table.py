@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,10 @@ class TextTable:
         Raises:
             SpecError: E0896 for a column that is not there.
         """
+        self._check(name)
+        return list(self.table.with_format(None)[name])
+
+    def _check(self, name: str) -> None:
         if name not in self.columns:
             raise refusal(
                 Code.E0896,
@@ -58,7 +62,6 @@ class TextTable:
                 *suggestion(name, tuple(self.columns)),
                 notes=(f"it has {', '.join(f'`{x}`' for x in self.columns)}",),
             )
-        return list(self.table.with_format(None)[name])
 
     def texts(self, name: str) -> list[str]:
         """All entries of a column of texts.
@@ -77,22 +80,56 @@ class TextTable:
             )
         return found
 
-    def lists(self, name: str) -> list[list[int]]:
-        """All entries of a column of lists of whole numbers.
+    def lists(self, name: str, kind: type = int) -> list[list[Any]]:
+        """All entries of a column of lists of tokens, or of words where the kind is `str`.
 
         Raises:
             SpecError: E0896 for a column that holds something else.
         """
         found = self.column(name)
+        what = "tokens" if kind is int else "words"
         for k, x in enumerate(found):
-            if not isinstance(x, list) or not all(isinstance(token, int) for token in x):
+            if not isinstance(x, list) or not all(isinstance(entry, kind) for entry in x):
                 raise refusal(
                     Code.E0896,
                     f"column `{name}` of `{self.name}` has {_kind(x)} at row {self.number(k)}, where a list of "
-                    "tokens is expected",
-                    "write lists of whole numbers, without `set_format`",
+                    f"{what} is expected",
+                    "write lists of whole numbers, without `set_format`"
+                    if kind is int
+                    else "write lists of texts, one for every word",
                 )
         return found
+
+    def classes(self, name: str, known: Sequence[str]) -> list[Any]:
+        """All entries of a column of classes; by their names where the table names the model's own.
+
+        Args:
+            name: The column.
+            known: The names of the model's classes.
+        """
+        found = self.column(name)
+        own = getattr(self.table, "features", {}).get(name)
+        own = getattr(own, "feature", own)
+        names = getattr(own, "names", None)
+        if not names or not set(names) <= set(known):
+            return found
+
+        def named(x: Any) -> Any:
+            if isinstance(x, list):
+                return [named(entry) for entry in x]
+            return names[x] if isinstance(x, int) and 0 <= x < len(names) else x
+
+        return [named(x) for x in found]
+
+    def each(self, name: str) -> Iterator[Any]:
+        """The entries of a column, one after the other.
+
+        Raises:
+            SpecError: E0896 for a column that is not there.
+        """
+        self._check(name)
+        own = self.table.select_columns([name]).with_format(None)
+        return (row[name] for row in own)
 
     def number(self, row: int) -> int:
         """The number of a row in the whole data set, counted from 1."""

@@ -135,7 +135,8 @@ def _image(axes: Axes, image: Image, title: str) -> None:
         axes.text(0.5, 0.5, fill(image.text, 16), ha="center", va="center", fontsize=6)
     else:
         axes.imshow(image.array(), cmap="gray_r", interpolation="nearest", vmin=0, vmax=255)
-        axes.set_xlabel(f"{image.target:g}", fontsize=8, labelpad=2)
+    if image.label or not image.text:
+        axes.set_xlabel(image.label or f"{image.target:g}", fontsize=8, labelpad=2)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

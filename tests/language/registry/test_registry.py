@@ -47,9 +47,9 @@ from curvlang.models.architectures.mlp import ACTIVATIONS, POOLING
 from curvlang.models.data.fields import IGNORED
 from curvlang.models.files.file_data import FileColumns
 from curvlang.models.language_models.text_data import TextSource
-from curvlang.models.language_models.text_rows import TextColumns
 from curvlang.models.losses import losses
 from curvlang.models.losses.metric import CLASS_METRICS
+from curvlang.models.table_rows.columns import TextColumns
 
 TABLES = {**NAMED, "solve": SOLVERS, "stage": STAGES, "lds": {"lds": LDS}}
 ENTRIES = [(kind, name) for kind, table in TABLES.items() for name in table]

@@ -1,0 +1,1 @@
+"""Rows of tables as checkpoints read them: texts, words, pairs and images, with their labels."""
