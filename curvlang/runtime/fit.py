@@ -274,7 +274,7 @@ def _run(prepared: Preparation, wanted: _FitRequest, ledger: Ledger, turn: str) 
     work = PassWork(prepared, executions, wanted.tasks, wanted.seed)
     spans = [_span(prepared, p) for p in prepared.plans]
     passes = Passes(work, ledger, wanted.processes, wanted.progress, turn)
-    after = AfterPass(work, ledger, wanted.processes, spans, turn)
+    after = AfterPass(work, ledger, wanted.processes, spans, wanted.progress, turn)
     for number in range(1, max((p.passes for p in prepared.plans), default=0) + 1):
         known = after.known(number)
         sums, origin = ({}, 0) if ledger.complete(number, known) else passes.run(number)

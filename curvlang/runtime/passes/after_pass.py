@@ -15,9 +15,25 @@ from curvlang.runtime.passes.chunk_pass import PassWork
 from curvlang.runtime.processes.distributed import World
 from curvlang.runtime.processes.ledger import Ledger, Sums
 from curvlang.runtime.processes.owners import Unit, owners, units
+from curvlang.runtime.progress.listeners import Progress
 
 Statistics = Mapping[tuple[int, str], Mapping[str, Tensor]]
 """By plan and block, then by name."""
+
+
+@dataclass(slots=True)
+class _Counter:
+    """How many blocks of how many are finished, told one by one."""
+
+    progress: Progress | None
+    name: str
+    total: int
+    done: int = 0
+
+    def one_more(self) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.name, self.done, self.total)
 
 
 @dataclass(slots=True, eq=False)
@@ -29,6 +45,7 @@ class AfterPass:
         ledger: What an earlier run has left, and what this one leaves.
         processes: Which share the blocks.
         spans: Of every plan: where what it computes was asked for.
+        progress: Called after every block, with the blocks of this process.
         turn: What a pass is called behind its number.
         made: What this process has computed.
     """
@@ -37,6 +54,7 @@ class AfterPass:
     ledger: Ledger
     processes: World
     spans: Sequence[Span]
+    progress: Progress | None = None
     turn: str = ""
     made: dict[tuple[int, str], dict[str, Tensor]] = field(default_factory=dict)
 
@@ -59,11 +77,13 @@ class AfterPass:
         plans = [execution.plan for execution in self.work.executions]
         missing = [u for u in units(plans, number) if {(u.plan, x) for x in u.names} - set(known)]
         own = self._handed_out(number, missing, sums, origin)
+        total = sum((u.plan, name) not in known for u in own for name in u.names)
+        told = _Counter(self.progress, f"after pass {number}{self.turn}", total)
         for k, execution in enumerate(self.work.executions):
             check_sums(execution.sums, self.work.tasks, self.spans[k])
             there = {name: dict(x) for (plan, name), x in known.items() if plan == k}
             names = frozenset().union(*(u.names for u in own if u.plan == k))
-            execution.close(number, there, self._keeping(number, k), names)
+            execution.close(number, there, self._keeping(number, k, told), names)
         if missing and self.processes.size > 1:
             self._tell(number, missing)
         if self.processes.first:
@@ -87,10 +107,11 @@ class AfterPass:
                 self.processes.send(self._key(number, "sums"), part, rank)
         return own
 
-    def _keeping(self, number: int, plan: int) -> Keep:
+    def _keeping(self, number: int, plan: int, told: _Counter) -> Keep:
         def keep(block: str, statistics: dict[str, Tensor]) -> None:
             self.made[plan, block] = statistics
             self.ledger.finish(number, plan, block, statistics)
+            told.one_more()
 
         return keep
 

@@ -33,11 +33,14 @@ def line(who: str, stages: Stages, stage: Stage, now: float) -> str:
     if stage.how:
         text += f" ({stage.how})"
     left = stage.left(now)
-    if left is not None and not (stage.finished or stage.over):
-        source = "" if stage.rate(now) is not None else " by the plan"
-        text += f", about {left:.0f} s left{source}, until {clock(left)}"
+    planned = stage.rate(now) is None
+    late = planned and left == 0 and not (stage.finished or stage.over)
+    if late:
+        text += f", longer than the {stage.predicted:.0f} s of the plan"
+    elif left is not None and not (stage.finished or stage.over):
+        text += f", about {left:.0f} s left{' by the plan' if planned else ''}, until {clock(left)}"
     whole = stages.left(now)
-    if whole is not None:
+    if whole is not None and not late:
         text += f"; in all about {whole:.0f} s left, until {clock(whole)}"
     return text
 

@@ -106,6 +106,25 @@ def test_before_the_first_rate_the_plan_predicts_the_end(clock, capsys):
     ]
 
 
+def test_a_stage_beyond_its_plan_says_so_and_no_end(clock, capsys):
+    with Bars(command="x", forecast=lambda *_: {"after pass 1": 20.0, "results": 5.0}) as bars:
+        bars.planned(None, None)
+        clock.now = 40.0
+        bars._show(bars.stages.present, clock.now)
+    (said, *_) = capsys.readouterr().err.splitlines()
+    assert said == "x, after pass 1: 40 s, longer than the 20 s of the plan"
+
+
+def test_what_follows_from_a_pass_is_counted_by_blocks(capsys):
+    told = []
+    task = small(network((3, 4, 2)), "cross_entropy")
+    cv.fit("kfac", task, progress=lambda *now: told.append(now))
+    assert [x for x in told if x[0] == "after pass 1"] == [
+        ("after pass 1", 1, 2),
+        ("after pass 1", 2, 2),
+    ]
+
+
 def test_what_an_earlier_run_has_done_is_not_this_ones_rate(clock, capsys):
     with Bars(command="x") as bars:
         clock.now = 1.0
