@@ -24,6 +24,7 @@ from curvlang.models.arguments import placed
 from curvlang.models.execution.widened import accumulation_dtype
 from curvlang.models.losses.metric import Metric
 from curvlang.models.task import Task
+from curvlang.runtime.limits.activations import forward_batch
 from curvlang.training.baseline import train_baseline
 from curvlang.training.replay import check_followed, not_followed
 from curvlang.training.subsets import derived_seed, without_classes
@@ -234,7 +235,7 @@ def _representations(task: Task, part: str) -> Iterator[Tensor]:
     def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         found.append(inputs[0].detach().flatten(1))
 
-    for x, _ in task.batches(512, part):
+    for x, _ in task.batches(forward_batch(task, part), part):
         handle = own[-1].register_forward_pre_hook(keep)
         try:
             with torch.no_grad():
@@ -256,7 +257,8 @@ def _member(given: Setting, number: int) -> Task:
 def _doubt(task: Task, part: str) -> Tensor:
     """1 − p of the true class, from the loss −log p."""
     with torch.no_grad():
-        pieces = [task.loss.per_example(task.model(x), y) for x, y in task.batches(512, part)]
+        batches = task.batches(forward_batch(task, part), part)
+        pieces = [task.loss.per_example(task.model(x), y) for x, y in batches]
     return -torch.expm1(-torch.cat(pieces))
 
 

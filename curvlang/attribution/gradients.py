@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,10 +12,12 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.models.losses.finite import check_examples_finite, in_part
 from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
-from curvlang.models.tracing.blocks import check_batch
+from curvlang.models.tracing.blocks import LayerBlock, check_batch
 from curvlang.models.tracing.half_precision import exact_gradients
+from curvlang.models.tracing.leaves import Fisher
 from curvlang.operators import Operator
 from curvlang.operators.validation import all_finite
+from curvlang.runtime.limits.activations import activation_bytes
 from curvlang.runtime.limits.memory import allowance
 
 GRADIENT_BYTES = 2**28
@@ -32,7 +34,8 @@ def gradient_batches(
     """Gradients `[B, P]` of a loss on consecutive examples of a part, `within` some of them."""
     known, found = task.facts, task.blocks()
     done = 0 if within is None else within.start
-    for number, (x, y) in enumerate(task.batches(batch_size(task), part, within)):
+    size = min(batch_size(task), _through_model(task, found))
+    for number, (x, y) in enumerate(task.batches(size, part, within)):
 
         def of_batch(x: Tensor = x, y: Tensor = y, number: int = number) -> Tensor:
             layers = found if known is task.facts else task.blocks()
@@ -68,6 +71,12 @@ def batch_size(task: Task, columns: int = 1) -> int:
     """Examples whose gradients, `columns` of them each, are held at once."""
     size = torch.empty((), dtype=task.precision).element_size()
     return max(1, min(MOST, allowance(GRADIENT_BYTES, BATCH_SHARE) // (size * task.P * columns)))
+
+
+def _through_model(task: Task, layers: Sequence[LayerBlock]) -> int:
+    """Examples whose gradients are computed at once, by what the model holds of them."""
+    each = activation_bytes(task, task.loss, layers, Fisher("empirical"), MOST)
+    return max(1, allowance(GRADIENT_BYTES, BATCH_SHARE) // max(1, each))
 
 
 def check_scores(

@@ -37,6 +37,8 @@ from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, ExampleMean, Operator, SolveRecord
 from curvlang.runtime.fit import FittedStage
 from curvlang.runtime.inverse import decomposed, invert
+from curvlang.runtime.limits.activations import forward_batch
+from curvlang.runtime.limits.memory import allowance
 from curvlang.runtime.progress.listeners import Progress
 from curvlang.runtime.solver import FittedSolver
 
@@ -55,6 +57,8 @@ KEPT = 2**28
 """Bytes up to which scores at every setting stay in memory; beyond, those of one setting do."""
 PIECE = 2**25
 """Bytes of the sampled gradients that are preconditioned at once."""
+PIECE_SHARE = 16
+"""Share of the user's limit that they may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,21 +331,22 @@ class _Sample:
         if self.estimated:
             count = min(count, affordable(len(stages) * len(given.chosen), given.task))
         # Where products take too long even for two gradients, there is no inverse error.
-        self.task: Task | None = None
+        self.task, self.rows = given.task, torch.empty(0, dtype=torch.int64)
         if count >= min(2, given.task.N):
-            rows = sampled(given.task.N, count, given.seed)
-            self.task = given.task.examples(rows.to(given.task.device))
+            self.rows = sampled(given.task.N, count, given.seed)
         self.norms: list[Tensor] = []
 
     def __iter__(self) -> Iterator[Tensor]:
         """Gradients `[B, P]`, at most `PIECE` bytes of them."""
-        if self.task is None:
-            return
-        exact = accumulation_dtype(self.task.device)
-        rows = max(1, PIECE // (8 * self.task.P))
-        for v in gradient_batches(self.task, self.task.loss, "train"):
-            for piece in v.split(rows):
-                yield piece.to(exact)
+        task = self.task
+        exact = accumulation_dtype(task.device)
+        size = max(1, allowance(PIECE, PIECE_SHARE) // (8 * task.P))
+        at_once = forward_batch(task)
+        for own in self.rows.split(at_once) if len(self.rows) else ():
+            some = task.examples(own.to(task.device))
+            for v in gradient_batches(some, some.loss, "train"):
+                for piece in v.split(size):
+                    yield piece.to(exact)
 
     def compare(self, table: Sequence[Sequence[_Attempt]], target: Sequence[_Attempt]) -> None:
         """Residuals and cosines of every attempt."""

@@ -11,9 +11,7 @@ import torch
 from curvlang.evaluation.protocol import LDS
 from curvlang.evaluation.result import Protocol, TaskSummary
 from curvlang.models.task import Task
-
-BATCH = 512
-"""Examples that go through the model at once."""
+from curvlang.runtime.limits.activations import forward_batch
 
 
 def summary(task: Task, arguments: Mapping[str, Any]) -> TaskSummary:
@@ -38,15 +36,19 @@ def summary(task: Task, arguments: Mapping[str, Any]) -> TaskSummary:
 
 def _quality(task: Task, part: str) -> tuple[float, float | None]:
     """The mean loss of a part, batch by batch, and the share of right classes where there are classes."""
-    losses, right = [], []
+    count = len(task.part(part)[0])
+    # One tensor from the start: small ones that outlive a batch keep its memory from the system.
+    losses = torch.empty(count, dtype=task.precision, device=task.device)
+    right, of, done = 0, 0, 0
     with torch.no_grad():
-        for x, y in task.batches(BATCH, part):
+        for x, y in task.batches(forward_batch(task, part), part):
             outputs = task.model(x)
-            losses.append(task.loss.per_example(outputs, y))
+            losses[done : done + len(x)] = task.loss.per_example(outputs, y)
+            done += len(x)
             if task.loss.name == "cross_entropy":
-                right.append(outputs.argmax(-1) == y)
-    accuracy = float(torch.cat(right).double().mean()) if right else None
-    return float(torch.cat(losses).mean()), accuracy
+                right += int((outputs.argmax(-1) == y).sum())
+                of += y.numel()
+    return float(losses.mean()), right / of if of else None
 
 
 def _describe(task: Task) -> str:

@@ -18,7 +18,7 @@ from curvlang.models.data.rows import Pair, Rows
 from curvlang.models.derivatives.column_product import LayersGGN
 from curvlang.models.derivatives.hessian import hessian_dense
 from curvlang.models.derivatives.product_methods import ggn_way, hessian_way
-from curvlang.models.derivatives.products import WHOLE, hessian_product
+from curvlang.models.derivatives.products import WHOLE, Method, Portion, hessian_product
 from curvlang.models.execution.widened import accumulation_dtype
 from curvlang.models.losses.finite import in_part
 from curvlang.models.task import Task
@@ -28,6 +28,7 @@ from curvlang.operators import BlockDiagonal, ExampleMean, Identity, MatrixFree,
 from curvlang.operators.matrix_free import BlockOfJoint, JointProduct
 from curvlang.runtime.guard import check_hessian, guarded
 from curvlang.runtime.limits.memory import require
+from curvlang.runtime.limits.portions import column_portion, product_portion
 from curvlang.runtime.prepare import Preparation
 from curvlang.runtime.vanishing import warn_of_zero
 
@@ -103,11 +104,11 @@ class Static:
                 # Where rows are picked by value, no layer's output is known to be its examples'.
                 shown = self.prepared.blocks[Partition.LAYER]
                 layers = () if self.prepared.picks else shown
-                way = self.hessian_way
+                method = Method(self.hessian_way, self._portion(self.hessian_way))
 
                 def dense(t: Task) -> Tensor:
                     with in_part(t.model, t.train[0], "train", 0):
-                        return hessian_dense(t.model, t.loss, *t.train, layers=layers, way=way)
+                        return hessian_dense(t.model, t.loss, *t.train, layers, method)
 
                 found = (dense(t).to(exact) for t in self.exact)
                 whole = next(found)
@@ -132,9 +133,10 @@ class Static:
 
     def _hessian_products(self, data: Sequence[Pair]) -> Callable[[Tensor], Tensor]:
         way = self.hessian_way
+        portion = self._portion(way)
         return _mean(
             [
-                hessian_product(t.model, t.loss, *pair, way=way)
+                hessian_product(t.model, t.loss, *pair, way=way, portion=portion)
                 for t, pair in zip(self.exact, data, strict=True)
             ]
         )
@@ -165,7 +167,22 @@ class Static:
 
     def _ggn(self, X: Rows, y: Rows, blocks: Sequence[LayerBlock]) -> list[LayersGGN]:
         """Products with the exact GGN at every model."""
-        return [LayersGGN(t.model, t.loss, X, y, blocks, lambda: self.ggn_way) for t in self.exact]
+        way = lambda: self.ggn_way  # noqa: E731
+        return [
+            LayersGGN(t.model, t.loss, X, y, blocks, way, self._ggn_portion) for t in self.exact
+        ]
+
+    def _portion(self, way: str, *, ggn: bool = False) -> Portion:
+        """What products take at once."""
+        return product_portion(self.exact[0], self.prepared.blocks[Partition.LAYER], way, ggn=ggn)
+
+    def _ggn_portion(self, columns: int | None) -> Portion:
+        """What products with the GGN take at once: by so many columns, or by tangents."""
+        if columns is not None:
+            layers = self.prepared.blocks[Partition.LAYER]
+            return column_portion(self.exact[0], layers, columns)
+        assert self.ggn_way is not None
+        return self._portion(self.ggn_way, ggn=True)
 
     def _products(
         self, result: Result, chosen: tuple[str, int] | None, X: Rows, y: Rows

@@ -11,9 +11,7 @@ from torch import Tensor
 from curvlang.compiler.derive.program import Fisher, Program
 from curvlang.models.task import Task
 from curvlang.models.tracing.verify import EXAMPLES
-
-BATCH = 256
-"""Examples that go through the model at once."""
+from curvlang.runtime.limits.activations import forward_batch
 
 
 class ZeroCurvature(UserWarning):
@@ -31,7 +29,7 @@ def warn_of_zero(programs: Sequence[Program], task: Task) -> str:
     X, y = task.train
     if _curved(task, X[:EXAMPLES].to(task.device), y[:EXAMPLES].to(task.device)):
         return ""
-    if any(_curved(task, x, y) for x, y in task.batches(BATCH)):
+    if any(_curved(task, x, y) for x, y in task.batches(forward_batch(task))):
         return ""
     note = (
         f"the Gauss-Newton matrix is zero: `{task.loss.name}` is linear in the outputs at every training "

@@ -35,6 +35,7 @@ class LocalWorkers:
         from distributed import Scheduler, SpecCluster
 
         self.threads = max(1, torch.get_num_threads() // count)
+        self._count = count
         self._folder = tempfile.TemporaryDirectory(prefix="curvlang-workers-")
         options = {
             "host": "127.0.0.1",
@@ -85,7 +86,12 @@ class LocalWorkers:
     def _start(self) -> subprocess.Popen[bytes]:
         self._started += 1
         folders = os.pathsep.join(x for x in sys.path if x)
-        given = {"OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": folders}
+        given = {
+            "OMP_NUM_THREADS": str(self.threads),
+            "PYTHONPATH": folders,
+            # Each counts on its share of the memory that is free.
+            "LOCAL_WORLD_SIZE": str(self._count),
+        }
         place = Path(self._folder.name)
         with (place / f"{self._started}.log").open("wb") as log:
             return subprocess.Popen(

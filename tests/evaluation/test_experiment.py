@@ -175,7 +175,7 @@ def test_the_summary_of_a_task_runs_in_batches(monkeypatch):
     whole = summary(given, {})
     sizes = []
     given.model.register_forward_pre_hook(lambda module, x: sizes.append(len(x[0])))
-    monkeypatch.setattr(summaries, "BATCH", 5)
+    monkeypatch.setattr(summaries, "forward_batch", lambda *given: 5)
     parts = summary(given, {})
     assert max(sizes) == 5
     with torch.no_grad():

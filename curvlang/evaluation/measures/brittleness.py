@@ -22,6 +22,7 @@ from curvlang.evaluation.statistics.lds import mean_over_queries
 from curvlang.models.data.derived_rows import selected_pair
 from curvlang.models.losses.losses import CrossEntropy
 from curvlang.models.task import Task
+from curvlang.runtime.limits.activations import forward_batch
 from curvlang.training.retrain import retrain
 from curvlang.training.subsets import derived_seed, without_classes
 from curvlang.training.training import training_of
@@ -54,7 +55,8 @@ def right_queries(task: Task, count: int) -> Tensor:
     check_classes(task)
     with torch.no_grad():
         rule = Mistake(axis=getattr(task.loss, "axis", -1))
-        wrong = [rule.per_example(task.model(x), y) for x, y in task.batches(512, "query")]
+        batches = task.batches(forward_batch(task, "query"), "query")
+        wrong = [rule.per_example(task.model(x), y) for x, y in batches]
     rows = (torch.cat(wrong) == 0).nonzero()[:count, 0].cpu()
     if not len(rows):
         raise _none_right(task)

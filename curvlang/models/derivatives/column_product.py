@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from curvlang.models.data.rows import Rows
 from curvlang.models.derivatives.product_methods import ggn_way
-from curvlang.models.derivatives.products import WHOLE, Product, ggn_product
+from curvlang.models.derivatives.products import WHOLE, Portion, Product, ggn_product
 from curvlang.models.execution.torch_state import settled
 from curvlang.models.layers import Input, OneHot
 from curvlang.models.losses.loss import Loss
@@ -36,6 +36,8 @@ class LayersGGN:
         y: Targets.
         layers: Every layer's block.
         way: Asked how tangents are formed, None for not at all; tried where it is not given.
+        portion: Asked what is computed at once: with the number of columns of an example, or None for
+            tangents.
     """
 
     model: nn.Module
@@ -44,6 +46,7 @@ class LayersGGN:
     y: Rows
     layers: Sequence[LayerBlock]
     way: Callable[[], str | None] | None = None
+    portion: Callable[[int | None], Portion] = lambda columns: WHOLE
 
     @settled
     def whole(self, v: Tensor) -> Tensor:
@@ -69,23 +72,27 @@ class LayersGGN:
             return self.way()
         return ggn_way(self.model, self.loss, self.X, self.y)
 
+    @cached_property
+    def _columns(self) -> int:
+        with torch.no_grad():
+            return self.loss.columns(self.model(self.X[:1]).numel())
+
     def _tangents(self, count: int) -> Product | None:
         """Products by tangents, where they are cheaper for so many vectors and the model has them."""
-        with torch.no_grad():
-            outputs = self.model(self.X[:1]).numel()
         # Asked before any column is formed: a large vocabulary has more than there is memory for.
-        if self.loss.columns(outputs) <= count or self._way is None:
+        if self._columns <= count or self._way is None:
             return None
-        return ggn_product(self.model, self.loss, self.X, self.y, way=self._way)
+        portion = self.portion(None)
+        return ggn_product(self.model, self.loss, self.X, self.y, self._way, portion)
 
     def _by_columns(self, v: Tensor, *, apart: bool) -> Tensor:
-        found = torch.zeros_like(v)
-        for start in range(0, len(self.X), WHOLE.examples):
-            rows = slice(start, start + WHOLE.examples)
+        found, portion = torch.zeros_like(v), self.portion(self._columns)
+        for start in range(0, len(self.X), portion.examples):
+            rows = slice(start, start + portion.examples)
             batch = self.X[rows].to(v.device), self.y[rows].to(v.device)
             given = leaves(self.model, self.loss, *batch, self.layers, LeafRequest({"a", "g"}))
-            for k in range(0, v.shape[1], WHOLE.vectors):
-                some = slice(k, k + WHOLE.vectors)
+            for k in range(0, v.shape[1], portion.vectors):
+                some = slice(k, k + portion.vectors)
                 found[:, some] += _batch(self.layers, given, v[:, some], apart)
         return found / len(self.X)
 

@@ -18,7 +18,7 @@ from curvlang.models.derivatives.layer_hessian import (
     symmetric_part,
 )
 from curvlang.models.derivatives.product_methods import FORWARD, hessian_way
-from curvlang.models.derivatives.products import hessian_product
+from curvlang.models.derivatives.products import WHOLE, Method, hessian_product
 from curvlang.models.execution.torch_state import product_state
 from curvlang.models.losses.loss import Loss
 from curvlang.models.tracing.blocks import LayerBlock, blocks, trainable
@@ -32,7 +32,7 @@ def hessian_dense(
     X: Rows,
     y: Rows,
     layers: Sequence[LayerBlock] | None = None,
-    way: str | None = None,
+    method: Method | None = None,
 ) -> Tensor:
     """H = (1/N) Σ ∇²ℓ_n, exactly symmetric, weight decay not included.
 
@@ -45,7 +45,7 @@ def hessian_dense(
         X: Inputs, [N, …].
         y: Targets.
         layers: The model's blocks by layer, where they are known.
-        way: How products are formed, where that is known.
+        method: How, where that is known.
 
     Returns:
         [P, P] in the order of `named_parameters()`.
@@ -56,11 +56,12 @@ def hessian_dense(
     """
     check_mode(model)
     found = blocks(model, X[:EXAMPLES]) if layers is None else layers
-    way = hessian_way(model, loss, X, y) if way is None else way
-    if way == FORWARD and by_layers(found):
+    if method is None:
+        method = Method(hessian_way(model, loss, X, y), WHOLE)
+    if method.way == FORWARD and by_layers(found):
         with product_state(model):
-            return hessian_by_layers(model, loss, X, y, found)
-    return hessian_by_products(model, loss, X, y, way)
+            return hessian_by_layers(model, loss, X, y, found, method.portion.held)
+    return hessian_by_products(model, loss, X, y, method)
 
 
 def by_layers(found: Sequence[LayerBlock]) -> bool:
@@ -73,11 +74,14 @@ def by_layers(found: Sequence[LayerBlock]) -> bool:
     return plain and 0 < outputs < sum(block.size for block in found)
 
 
-def hessian_elements(found: Sequence[LayerBlock], P: int, examples: int) -> int:
-    """Numbers that `hessian_dense` holds at its peak, the [P, P] result included."""
+def hessian_elements(found: Sequence[LayerBlock], P: int, examples: int, held: int) -> int:
+    """Numbers that `hessian_dense` holds at its peak, the [P, P] result included.
+
+    By products what the model holds comes on top. Of a batch's intermediate results there are at most `held`.
+    """
     if not by_layers(found):
         return 3 * P * P
-    return max(2 * P * P, P * P + batch_elements(found, examples))
+    return max(2 * P * P, P * P + batch_elements(found, examples, held))
 
 
 def hessian_by_products(
@@ -85,10 +89,11 @@ def hessian_by_products(
     loss: Loss,
     X: Rows,
     y: Rows,
-    way: str | None = None,
+    method: Method | None = None,
 ) -> Tensor:
     """The Hessian as its product with the identity, [P, P]."""
     like = next(iter(trainable(model).values()))
     P = sum(p.numel() for p in trainable(model).values())
-    product = hessian_product(model, loss, X, y, way)
+    way, portion = (None, WHOLE) if method is None else (method.way, method.portion)
+    product = hessian_product(model, loss, X, y, way, portion)
     return symmetric_part(product(torch.eye(P, dtype=like.dtype, device=like.device)))

@@ -40,8 +40,7 @@ def hessian_by_layers(
     X: Rows,
     y: Rows,
     blocks: Sequence[LayerBlock],
-    *,
-    chunk: int | None = None,
+    held: int = MEMORY,
 ) -> Tensor:
     """H = (1/N) Σ ∇²ℓ_n, exactly symmetric.
 
@@ -51,19 +50,21 @@ def hessian_by_layers(
         X: Inputs, [N, …].
         y: Targets.
         blocks: Its blocks by layer, one for each layer.
-        chunk: Tangents taken at once; all of a use's where not given.
+        held: Bytes that the intermediate results of a batch may take together: fewer examples are taken at
+            once, then fewer tangents of a use.
 
     Returns:
         [P, P] in the order of `named_parameters()`.
     """
     P = sum(block.size for block in blocks)
     half = next(iter(trainable(model).values())).new_zeros(P, P).detach()
-    size = batch_size(blocks, half.element_size())
+    numbers = held // half.element_size()
+    size, share = batch_size(blocks, numbers), min(1.0, numbers / example_elements(blocks))
     for k in range(0, X.shape[0], size):
         Xb, yb = X[k : k + size].to(half.device), y[k : k + size].to(half.device)
         batch = _Batch(model, loss, Xb, yb, blocks)
         for u in range(len(batch.calls)):
-            _add_use(half, batch, u, chunk)
+            _add_use(half, batch, u, share)
     # `half` holds each pair once: the symmetric part is half of the sum over examples.
     return symmetric_part(half).mul_(2 / X.shape[0])
 
@@ -73,14 +74,14 @@ def symmetric_part(matrix: Tensor) -> Tensor:
     return matrix.add_(matrix.T.clone()).div_(2)
 
 
-def batch_size(blocks: Sequence[LayerBlock], itemsize: int) -> int:
-    """Examples at once, such that the intermediate results stay within `MEMORY`."""
-    return max(1, MEMORY // (example_elements(blocks) * itemsize))
+def batch_size(blocks: Sequence[LayerBlock], numbers: int) -> int:
+    """Examples at once, such that the intermediate results stay within that many numbers."""
+    return max(1, numbers // example_elements(blocks))
 
 
-def batch_elements(blocks: Sequence[LayerBlock], examples: int, itemsize: int = 8) -> int:
-    """Numbers that the intermediate results of a batch take."""
-    return min(examples, batch_size(blocks, itemsize)) * example_elements(blocks)
+def batch_elements(blocks: Sequence[LayerBlock], examples: int, numbers: int) -> int:
+    """Numbers that the intermediate results of a batch take, at most so many unless one example has more."""
+    return min(examples, batch_size(blocks, numbers)) * example_elements(blocks)
 
 
 def example_elements(blocks: Sequence[LayerBlock]) -> int:
@@ -189,11 +190,11 @@ class _Batch:
         return next(iter(trainable(self.model).values())).dtype
 
 
-def _add_use(half: Tensor, batch: _Batch, u: int, chunk: int | None) -> None:
-    """Add the columns of use u, below and half on the diagonal, to `half` [P, P]."""
+def _add_use(half: Tensor, batch: _Batch, u: int, share: float) -> None:
+    """Add the columns of use u, below and half on the diagonal, to `half` [P, P], a share of them at once."""
     call = batch.calls[u]
     unit = call.unit(batch.dtype, batch.X.device)
-    step = call.block.d_out if chunk is None else chunk
+    step = max(1, int(call.block.d_out * share))
     for t in range(unit.shape[0]):
         for o in range(0, call.block.d_out, step):
             found = _tangents(batch, u, unit[t, o : o + step])

@@ -16,6 +16,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.rows import Rows
 from curvlang.models.derivatives.forward import RowProducts
+from curvlang.models.derivatives.layer_hessian import MEMORY
 from curvlang.models.derivatives.product_methods import (
     GGNS,
     HESSIANS,
@@ -38,10 +39,25 @@ class Portion:
     Args:
         examples: Examples that go through the model at once.
         vectors: Vectors that are multiplied at once.
+        held: Bytes of intermediate results, where the Hessian is formed by layers.
     """
 
     examples: int = 256
     vectors: int = 32
+    held: int = MEMORY
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How the dense Hessian is formed.
+
+    Args:
+        way: Of products: one of `WORDS`.
+        portion: What is computed at once.
+    """
+
+    way: str
+    portion: Portion
 
 
 WHOLE = Portion()

@@ -19,11 +19,23 @@ from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.models.tracing.half_precision import exact_leaves
 from curvlang.models.tracing.leaves import Columns, Fisher, LeafRequest
+from curvlang.runtime.limits.memory import allowance
 
 _KNOWN: WeakKeyDictionary[nn.Module, dict[object, int]] = WeakKeyDictionary()
 NEGLIGIBLE = 2**23
 """Bytes of leaves and outputs below which nothing is measured: what the model holds beside them is a small
 multiple, and fits wherever anything does."""
+FORWARD = 512
+"""Examples that go through the model alone at once."""
+FORWARD_BYTES, FORWARD_SHARE = 2**27, 8
+"""Bytes that they may take, and their share of the user's limit."""
+NEGLIGIBLE_SHARE = 32
+"""Share of the user's limit that is as little."""
+
+
+def negligible() -> int:
+    """Bytes below which nothing is measured, fewer under a limit that is small itself."""
+    return allowance(NEGLIGIBLE, NEGLIGIBLE_SHARE)
 
 
 def activation_bytes(
@@ -50,7 +62,7 @@ def activation_bytes(
     size = torch.empty((), dtype=task.precision).element_size()
     shown = sum(b.leaf_elements for b in blocks)
     outputs = y[:1].numel() if y[:1].is_floating_point() else 0
-    if examples * size * max(shown, outputs, X[:1].numel()) < NEGLIGIBLE:
+    if examples * size * max(shown, outputs, X[:1].numel()) < negligible():
         return 0
     key = (
         X.shape[1:],
@@ -63,6 +75,26 @@ def activation_bytes(
     if key not in known:
         known[key] = _measured(task, loss, blocks, columns)
     return known[key]
+
+
+def forward_batch(task: Task, part: str = "train") -> int:
+    """Examples that go through the model and the loss alone at once: fewer than is usual where they are large."""
+    row = task.part(part)[0]
+    read = max(reading_bytes(task, part), row.shape[1:].numel() * row.dtype.itemsize)
+    each = read + _forward_bytes(task)
+    return max(1, min(FORWARD, allowance(FORWARD_BYTES, FORWARD_SHARE) // each))
+
+
+def _forward_bytes(task: Task) -> int:
+    """Bytes that one example adds to a forward pass and its losses, by running one and two."""
+
+    def peak(count: int) -> int:
+        X, y = next(task.batches(count))
+        with torch.no_grad():
+            return live_bytes(lambda: task.loss.per_example(task.model(X), y))
+
+    one = peak(1)
+    return max(1, one if task.N == 1 else peak(2) - one)
 
 
 def _measured(task: Task, loss: Loss, blocks: Sequence[LayerBlock], columns: Columns | None) -> int:

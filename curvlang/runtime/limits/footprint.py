@@ -16,12 +16,12 @@ from curvlang.compiler.derive.program import Fisher, Partition, Program
 from curvlang.compiler.planning.chunks import chunk_count
 from curvlang.compiler.planning.cost import elements
 from curvlang.compiler.planning.plan import BlockPlan, Plan
-from curvlang.models.derivatives.hessian import hessian_elements
 from curvlang.models.derivatives.layer_columns import gram_elements
 from curvlang.models.layers.embedding import Embedding
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.runtime.limits.activations import reading_bytes
+from curvlang.runtime.limits.portions import hessian_bytes
 
 _EXACT = 8
 """Bytes of a statistic: accumulators and what follows from them are float64."""
@@ -99,7 +99,7 @@ def _hessian(
     if not readers:
         return 0
     whole = _EXACT * task.P**2
-    peak = readers[0].itemsize * hessian_elements(blocks[Partition.LAYER], task.P, task.N)
+    peak = hessian_bytes(task, blocks[Partition.LAYER])
     restricted = sum(
         _EXACT * block.size**2 // block.count
         for p in readers

@@ -18,6 +18,7 @@ from curvlang.diagnostics.free_memory import free_memory
 from curvlang.diagnostics.free_memory import gibibytes as gibibytes
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution import calls
+from curvlang.runtime.processes.launch import local_size
 
 Memory = int | str | None
 """Bytes, `"2 GiB"`, or no limit."""
@@ -111,12 +112,13 @@ def allowance(usual: int, share: int) -> int:
 def _free(device: torch.device) -> int:
     """Bytes that nothing holds: those of the machine, or of the control group if that has fewer.
 
-    Of a GPU also what torch has taken from the driver and uses for nothing at the moment.
+    Of a GPU also what torch has taken from the driver and uses for nothing at the moment. Processes of one
+    run on one machine share what is free of the host, each a GPU of its own.
     """
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
-    return free_memory()
+    return free_memory() // local_size()
 
 
 def left(device: torch.device) -> str:

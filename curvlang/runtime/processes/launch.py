@@ -29,6 +29,12 @@ def local_rank() -> int | None:
     return int(text) if text.isdecimal() else None
 
 
+def local_size() -> int:
+    """How many processes of the run this machine has, as far as they have been told; 1 where none has."""
+    text = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, int(text)) if text.isdecimal() else 1
+
+
 def forget() -> None:
     """Work as one process by itself from now on."""
     for name in NAMES:

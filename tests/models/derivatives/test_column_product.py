@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import curvlang as cv
-from curvlang.models.derivatives import column_product
 from curvlang.models.derivatives.column_product import LayersGGN
 from curvlang.models.derivatives.products import Portion, ggn_product
 from curvlang.models.tracing.blocks import blocks
@@ -67,11 +66,11 @@ def grouped():
     ids=["positions", "one example", "groups"],
 )
 @pytest.mark.parametrize("by", ["layer", "parameter"])
-def test_blocks_by_themselves_are_multiplied_together(some, loss, columns, by, monkeypatch):
-    monkeypatch.setattr(column_product, "WHOLE", Portion(3, 7))
+def test_blocks_by_themselves_are_multiplied_together(some, loss, columns, by):
     own = blocks(some.model, some.train[0][:1], by=by)
     v = torch.randn(some.P, columns, dtype=torch.float64)
     wanted = kept_blocks(dense.ggn(some.model, loss, *some.train), own) @ v
     for way in (lambda: "forward", lambda: None):
-        found = LayersGGN(some.model, some.loss, *some.train, own, way).blocks(v)
+        ggn = LayersGGN(some.model, some.loss, *some.train, own, way, lambda _: Portion(3, 7))
+        found = ggn.blocks(v)
         assert float((found - wanted).abs().max()) < TOLERANCE
