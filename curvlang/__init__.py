@@ -30,6 +30,10 @@ if TYPE_CHECKING:
         evaluation_requests,
         run_folders,
     )
+    from curvlang.exchange.kronfluence import read_kronfluence
+    from curvlang.exchange.kronfluence_folder import write_kronfluence
+    from curvlang.exchange.linear_operator import to_curvlinops
+    from curvlang.exchange.scores import read_scores
     from curvlang.facade import (
         benchmark,
         covered,
@@ -83,6 +87,10 @@ _NAMES = {
     "curvlang.evaluations": (
         "EvaluationRequest EvaluationSettings evaluate_requests evaluation_requests run_folders"
     ),
+    "curvlang.exchange.kronfluence": "read_kronfluence",
+    "curvlang.exchange.kronfluence_folder": "write_kronfluence",
+    "curvlang.exchange.linear_operator": "to_curvlinops",
+    "curvlang.exchange.scores": "read_scores",
     "curvlang.facade": (
         "benchmark covered evaluate explain explanations fit influence self_influence top top_examples"
     ),
@@ -185,6 +193,8 @@ __all__ = [
     "load_operator",
     "loads",
     "log_marginal_likelihood",
+    "read_kronfluence",
+    "read_scores",
     "rows",
     "run_folders",
     "score_request",
@@ -197,10 +207,12 @@ __all__ = [
     "study_requests",
     "task",
     "task_from",
+    "to_curvlinops",
     "top",
     "top_examples",
     "world",
     "write_extension",
+    "write_kronfluence",
 ]
 
 

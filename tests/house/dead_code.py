@@ -33,6 +33,8 @@ CALLED_FROM_OUTSIDE = {
     "read_result": "users: reads the result that `curvlang eval` wrote",
     "grids": "the template of a study's page",
     "EQUALS": "the parser, by its value",
+    "_matmat": "curvlinops, for products",
+    "SELF_ADJOINT": "curvlinops, for the adjoint",
     "stdio": "editors, which pass `--stdio` to a language server",
 }
 """Name to its caller."""
