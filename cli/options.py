@@ -215,6 +215,15 @@ InverseOption = Annotated[
         rich_help_panel=SCORES,
     ),
 ]
+ScoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--score",
+        metavar="SCORE",
+        help="A score as a spec writes it: `relatif`, `trackstar(power = 1)`, or `influence`. [default: the spec's]",
+        rich_help_panel=SCORES,
+    ),
+]
 DampingOption = Annotated[
     float | None,
     typer.Option(

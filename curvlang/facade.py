@@ -16,6 +16,7 @@ from curvlang.attribution.streams.top_examples import top_examples
 from curvlang.attribution.top import top
 from curvlang.compiler.explain.explain import Explanation
 from curvlang.compiler.explain.explain_sum import explain_sum
+from curvlang.compiler.explain.score_plan import ScorePlan, score_plan
 from curvlang.costs import benchmark as costs
 from curvlang.costs.forecast import seconds_of_fit
 from curvlang.costs.links import Processes, processes_of
@@ -28,8 +29,8 @@ from curvlang.evaluation.preflight import check
 from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.evaluation.question import Run, Wording, question_of, reworded
 from curvlang.evaluation.request_checks import check_swept, sweep_of
-from curvlang.language import declared_inverses, inverse_text, load, loads
-from curvlang.language.chain import Chain, Combination, Curvature, Spec, TaskSpec
+from curvlang.language import declared, inverse_text, load, loads
+from curvlang.language.chain import Chain, Combination, Curvature, Evaluation, Spec, TaskSpec
 from curvlang.language.selection import chains_of, chosen, evaluation_of
 from curvlang.language.sums import sum_text
 from curvlang.language.task_sources import TaskSource
@@ -150,7 +151,8 @@ def fitted_as_said(
         stage.label,
         solver,
         stage.by_example,
-        declared_inverses(spec),
+        declared(spec),
+        None if said is None else said.score,
     )
 
 
@@ -267,7 +269,15 @@ def explain(
             ),
         ),
         wanted,
+        _score_plan(evaluation_of(as_spec(spec), found), task),
     )
+
+
+def _score_plan(said: Evaluation | None, task: Task) -> ScorePlan | None:
+    """The plan of the score that an evaluation names."""
+    if said is None or said.score is None:
+        return None
+    return score_plan(said.score, {"q": task.Q, "n": task.N, "p": task.P})
 
 
 def _predicted(chains: Iterable[Chain], task: Task, processes: Processes) -> ScalingReport:

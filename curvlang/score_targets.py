@@ -11,16 +11,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curvlang.attribution.formulas.formula_scores import (
+    InverseRequest,
+    formula_of,
+    formula_points,
+    is_plain,
+    program_of,
+)
+from curvlang.attribution.formulas.formula_stream import FormulaStream
 from curvlang.attribution.inverses import inverted, seen_by
-from curvlang.attribution.streams.batch import ScoreBatch
-from curvlang.attribution.streams.relay import Stream, relayed
+from curvlang.attribution.streams.batch import ScoreBatch, Stream
+from curvlang.attribution.streams.relay import relayed
 from curvlang.attribution.streams.request import Request
 from curvlang.attribution.streams.score_stream import ScoreStream
 from curvlang.attribution.streams.self_stream import SelfStream
 from curvlang.costs.score_footprint import streamed_phase
 from curvlang.diagnostics.diagnostic import Interrupted
-from curvlang.language import declared_inverses, default_inverse
-from curvlang.language.chain import Curvature, Spec
+from curvlang.language import declared, declared_inverses, default_inverse, score_text
+from curvlang.language.chain import Curvature, ScoreFormula, Spec
 from curvlang.language.selection import evaluation_of
 from curvlang.models.fingerprint import digest
 from curvlang.models.losses.loss import show_dtype
@@ -107,7 +115,19 @@ def score_content(
         "definition of an inverse": digest(declared_inverses(spec)),
         "kind": _kind(scoring),
     }
-    return found | {name: str(getattr(scoring, name)) for name in _WORDS}
+    found |= {name: str(getattr(scoring, name)) for name in _WORDS}
+    formula = None if scoring.own else scored_by_formula(spec, curvature, scoring)
+    # Stores of plain influence stay what they are: they say nothing of a formula.
+    return found if formula is None else found | {"score": repr(formula)}
+
+
+def scored_by_formula(spec: Spec, curvature: Curvature, scoring: Scoring) -> ScoreFormula | None:
+    """The formula of a scoring, or of the spec's evaluation; None for plain influence."""
+    said = evaluation_of(spec, curvature)
+    found = None if said is None else said.score
+    if scoring.score is not None:
+        found = score_text(scoring.score, "<score>", declared(spec))
+    return None if found is None or is_plain(program_of(found)) else found
 
 
 def _kind(scoring: Scoring) -> str:
@@ -162,10 +182,13 @@ def written(
         Interrupted: Where chunks are kept that another run goes on with.
     """
     seen = seen_by(op, task)
+    plan = _plan(target)
+    formula = None if scoring.own else formula_of(op, scoring.score)
+    if formula is not None:
+        return _by_formula(formula, target, scoring, op, seen, progress)
     ready = inverted(
         op, seen, damping=scoring.damping, inverse=scoring.inverse, progress=progress
     ).operator
-    plan = _plan(target)
 
     def stream() -> Stream:
         if scoring.own:
@@ -192,8 +215,35 @@ def written(
     return seen.retried(write)
 
 
+def _by_formula(
+    formula: ScoreFormula,
+    target: Target,
+    scoring: Scoring,
+    op: FittedOperator,
+    task: Task,
+    progress: Progress | None,
+) -> ScoreFile:
+    """The same of the scores of a formula."""
+    plan, program = _plan(target), program_of(formula)
+    labels = scoring.groups(task)
+    groups = None if labels is None else labels[0]
+    request = Request(groups=groups, reduce=scoring.reduce, progress=progress)
+    cost = query_metric_on(scoring.metric, task).cost
+    asked = InverseRequest(scoring.damping, scoring.inverse, None, progress)
+    points = formula_points(formula, op, task, asked)
+    to = _to_store if is_store(target.path) else _to_npy
+
+    def write() -> ScoreFile:
+        turn, size = plan.get("turn"), plan.get("chunk")
+        return to(
+            target, FormulaStream(program, points, cost, request, turn=turn, size=size), progress
+        )
+
+    return task.retried(write)
+
+
 def _predicted(operator: Operator, stream: Stream) -> int | None:
-    if isinstance(stream, SelfStream):
+    if not isinstance(stream, ScoreStream):
         return None
     return streamed_phase(operator, stream).bytes - held_bytes(operator, stream.inverse)
 
@@ -293,8 +343,8 @@ def _named(batch: ScoreBatch) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[
 
 def _layout(target: Target, stream: Stream) -> StoreLayout:
     """What a store of a stream holds: a chunk for every turn of the queries and chunk of the examples."""
-    turn = 1 if isinstance(stream, SelfStream) else stream.turn
-    first = () if isinstance(stream, SelfStream) else (turn,)
+    turn = stream.turn
+    first = (turn,) if stream.of_pairs else ()
     behind = stream.shape[len(first) + 1 :]
     return StoreLayout(
         stream.names,

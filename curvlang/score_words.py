@@ -22,6 +22,7 @@ WITH_QUERIES = (
     "reduce",
     "products",
     "compress",
+    "score",
 )
 """Of a scoring, what is about queries, which self-influence has none of."""
 
@@ -43,6 +44,8 @@ class Scoring:
         compress: Share of every query that may be left out for a lower rank.
         per_token: Scores of every token: of output positions without padding, one example behind the
             other, with the place where each begins.
+        score: A score as a spec writes it, `relatif`; the one that the spec evaluates the curvature by
+            where not given, `influence` for plain influence.
     """
 
     metric: str = "loss"
@@ -56,6 +59,7 @@ class Scoring:
     products: str | None = None
     compress: float | None = None
     per_token: bool = False
+    score: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse words that mean nothing here, and what would be ignored.

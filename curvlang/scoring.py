@@ -11,6 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from curvlang.attribution.formulas.formula_scores import (
+    InverseRequest,
+    check_formula,
+    check_inverse_used,
+    program_of,
+)
 from curvlang.attribution.influence import Options, influence, self_influence
 from curvlang.attribution.inverses import inverted
 from curvlang.attribution.scorer import layer_count, require_scores
@@ -21,8 +27,9 @@ from curvlang.attribution.streams.score_stream import least_bytes
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.facade import as_spec, fit, fitted_as_said, named_task
 from curvlang.fits import check_space, check_store, trained_in
+from curvlang.ir.score_program import solves_of
 from curvlang.language import default_inverse
-from curvlang.language.chain import Curvature, Spec, TaskSpec
+from curvlang.language.chain import Curvature, ScoreFormula, Spec, TaskSpec
 from curvlang.language.selection import chains_of, chosen, evaluation_of
 from curvlang.language.task_sources import TaskSource
 from curvlang.models.data.characters import spelt
@@ -50,6 +57,7 @@ from curvlang.score_targets import (
     Target,
     finished_scores,
     score_content,
+    scored_by_formula,
     stored_arrays,
     written,
 )
@@ -81,6 +89,7 @@ class ScoreRequest:
         described: The task as a spec writes it; None where it was given as such.
         out: Where scores are written while they are computed, and never held whole; None where they
             are held.
+        formula: What the scores are; None for plain influence.
     """
 
     spec: Spec
@@ -90,12 +99,20 @@ class ScoreRequest:
     setup: Setup
     described: TaskSpec | None
     out: str | None = None
+    formula: ScoreFormula | None = None
 
     @property
     def rows(self) -> int:
         """Queries, or groups of them."""
         labels = self.scoring.groups(self.task)
         return self.task.Q if labels is None else len(labels[1])
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes of the scores."""
+        if self.formula is not None and not program_of(self.formula).pairs:
+            return ("train",)
+        return self.scoring.axes
 
     @settled
     def run(self, progress: ProgressOption = True) -> ScoreReport:
@@ -154,12 +171,14 @@ class ScoreRequest:
             return ScoreFile(_arrays(self.scoring, op, task, progress), 0, 0)
         labels = self.scoring.groups(task)
         named = {} if labels is None else {"group": tuple(labels[1])}
-        target = Target(self.out, content, self.scoring.axes, named)
+        target = Target(self.out, content, self.axes, named)
         return written(target, self.scoring, op, task, progress)
 
     def _notes(self, op: FittedOperator, task: Task) -> dict[str, str]:
         asked = query_metric(self.scoring.metric, task.loss)
-        return _notes(self.scoring, op, self.curvature.name or "curvature", task, asked)
+        name = self.curvature.name or "curvature"
+        notes = _notes(self.scoring, op, name, task, asked)
+        return notes if self.formula is None else notes | _formula_notes(self.formula)
 
     def _kept(self, store: ScoreStore) -> ScoreReport:
         """The report of a store in which all scores are."""
@@ -175,7 +194,7 @@ class ScoreRequest:
         stored = self.out is not None and is_store(self.out)
         return ScoreReport(
             scores.arrays,
-            self.scoring.axes,
+            self.axes,
             notes,
             groups,
             task,
@@ -227,12 +246,37 @@ def score_request(
     with limited(setup.memory), results_on_disk(setup.store is not None):
         inverse = _check_inverse(whole, found, task.to(dtype=setup.dtype), scoring)
         query_metric(scoring.metric, task.loss)
-        request = ScoreRequest(whole, found, task, scoring, setup, described, _target(out, scoring))
+        formula = None if scoring.own else scored_by_formula(whole, found, scoring)
+        if formula is not None:
+            _check_formula(formula, scoring)
+        to = _target(out, scoring)
+        request = ScoreRequest(whole, found, task, scoring, setup, described, to, formula)
         _check_size(request, inverse)
         check_space(setup, chains_of(found), task)
     if request.out is not None and is_store(request.out):
         check_content(request.out, request.content())
     return request
+
+
+def _check_formula(formula: ScoreFormula, scoring: Scoring) -> None:
+    """Refuse what a formula does not have, or has no use for.
+
+    Raises:
+        SpecError: E0426.
+    """
+    products = None if scoring.products is None else torch.bfloat16
+    parts = scoring.per_layer, scoring.per_position, scoring.per_token
+    check_formula(formula, Request(*parts, products=products, compress=scoring.compress))
+    check_inverse_used(formula, InverseRequest(scoring.damping, scoring.inverse))
+
+
+def _formula_notes(formula: ScoreFormula) -> dict[str, str]:
+    """The formula in place of plain influence."""
+    yields = formula.body[-1]
+    found = {"score": formula.name, "convention": " ".join(yields.span.text.split())}
+    if not solves_of(program_of(formula)):
+        found["inverse"] = "none: the score does not solve"
+    return found
 
 
 def _target(out: str | os.PathLike[str] | None, scoring: Scoring) -> str | None:
@@ -258,7 +302,7 @@ def _check_size(request: ScoreRequest, inverse: Operator) -> None:
     task, scoring = request.task, request.scoring
     positions = position_count(task) if scoring.per_position or scoring.per_token else 1
     layers = layer_count(inverse, task) if scoring.per_layer else 1
-    if scoring.own:
+    if scoring.own or ("query" not in request.axes and "group" not in request.axes):
         return
     if request.out is None:
         require_scores(task, request.rows, layers * task.N * positions, gradients=False)
@@ -324,6 +368,7 @@ def _arrays(
         "products": None if scoring.products is None else torch.bfloat16,
         "compress": scoring.compress,
         "progress": progress,
+        "score": scoring.score,
     }
     if scoring.per_token:
         return {"scores": influence(op, task, per_token=True, **options).scores}

@@ -33,6 +33,7 @@ from ..options import (
     QuietOption,
     Reduce,
     ReduceOption,
+    ScoreOption,
     SeedOption,
     Spec,
     StoreOption,
@@ -52,6 +53,7 @@ EXAMPLES = (
         "curvlang influence ekfac --out scores.zarr",
         "written as it comes; the same command goes on after a kill",
     ),
+    ("curvlang influence ekfac --score relatif", "scores of another formula"),
     ("curvlang influence kfac --self --out own.csv", "how far each loss rests on its own example"),
 )
 
@@ -66,6 +68,7 @@ def command(
     metric: MetricOption = Metric.loss,
     damping: DampingOption = None,
     inverse: InverseOption = None,
+    score: ScoreOption = None,
     per_layer: PerLayerOption = False,
     per_position: PerPositionOption = False,
     per_token: PerTokenOption = False,
@@ -93,22 +96,11 @@ def command(
     cv.check_score_file(file, by_layer=per_layer, by_token=per_token)
     loaded = cv.load(spec)
     show_warnings([loaded], quiet)
+    parts = per_layer, per_position, own, group, reduce, products, compress, per_token
     asked = cv.score_request(
         loaded,
         cv.TaskSource(task, data, model, allow_python),
-        cv.Scoring(
-            metric,
-            damping,
-            inverse,
-            per_layer,
-            per_position,
-            own,
-            group,
-            reduce,
-            products,
-            compress,
-            per_token,
-        ),
+        cv.Scoring(metric, damping, inverse, *parts, score),
         cv.Setup.named(device, dtype, memory, seed, store),
         out=file if file.lower().rstrip("/").endswith(STREAMED) else None,
     )

@@ -370,12 +370,23 @@ def product_error(
     return float((found - exact).abs().max() / exact.abs().max().clamp_min(1e-300))
 
 
-def block_self_scores(task: Task, given: Blocks, part: str, within: range) -> Tensor:
-    """Σ over blocks of ∇ᵀ C⁻¹ ∇ of some examples of a part, [B]."""
+def block_self_scores(
+    task: Task, given: Blocks, part: str, within: range, cost: Loss | None = None
+) -> Tensor:
+    """Σ over blocks of ∇ᵀ C⁻¹ ∇ of some examples of a part, [B].
+
+    Args:
+        task: The examples.
+        given: C⁻¹ by layers.
+        part: `train` or `query`.
+        within: Which examples.
+        cost: Of which gradients are taken; the task's loss where not given.
+    """
     layers = [x.layer for x in given]
     found: list[Tensor] = []
     places: list[slice | Tensor] = []
-    for own, rows in leaf_batches(task, task.loss, layers, part, largest_gradient(given), within):
+    loss = cost or task.loss
+    for own, rows in leaf_batches(task, loss, layers, part, largest_gradient(given), within):
         total = torch.zeros((), dtype=given[0].operator.dtype, device=task.device)
         for x in given:
             a, e = x.rotated(*rows[x.layer.name])

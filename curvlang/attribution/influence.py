@@ -7,6 +7,15 @@ from typing import Literal, TypedDict, Unpack, overload
 import torch
 from torch import Tensor
 
+from curvlang.attribution.formulas.formula_scores import (
+    InverseRequest,
+    Score,
+    check_formula,
+    formula_of,
+    formula_points,
+    formula_scores,
+    program_of,
+)
 from curvlang.attribution.groups import Groups, check_reduce
 from curvlang.attribution.inverses import inverted, seen_by
 from curvlang.attribution.scorer import scored_by, self_scores
@@ -15,6 +24,7 @@ from curvlang.attribution.streams.request import Request, check_share
 from curvlang.attribution.streams.token_scores import TokenScores
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.values import another_type, finite_number
+from curvlang.language.chain import ScoreFormula
 from curvlang.models.execution.torch_state import settled
 from curvlang.models.losses.metric import Metric, query_metric_on
 from curvlang.models.task import Task
@@ -40,6 +50,7 @@ class Options(TypedDict, total=False):
     compress: float | None
     memory: Memory
     progress: ProgressOption
+    score: Score
 
 
 @overload
@@ -106,8 +117,11 @@ def influence(
     compress: float | None = None,
     memory: Memory = None,
     progress: ProgressOption = True,
+    score: Score = None,
 ) -> Tensor | dict[str, Tensor] | TokenScores:
     """Influence scores `[Q, N]`: `∇m_qᵀ C⁻¹ ∇ℓ_n`, positive where training on n improves query q.
+
+    With `score` the numbers of another formula: `relatif`, or one that a spec states.
 
     Args:
         operator: A fitted curvature.
@@ -137,26 +151,49 @@ def influence(
             not fit take turns, and the training examples are read in each.
         progress: Shown on standard error; `False` for nothing, or a function that is called with the
             number of training examples scored so far.
+        score: A score as a spec writes it, `relatif`, or `spec.scores["mine"]`; the one that the
+            curvature's spec evaluates it by where not given, `influence` for plain influence. Scores are
+            `[N]` where the formula is of training examples alone.
 
     Raises:
-        SpecError: E0590 to E0592 for a metric, groups or positions that the task does not have,
+        SpecError: E0240 and E0426 for an unknown score, and for an option that it does not have; E0590 to E0592 for a metric, groups or positions that the task does not have,
             E0594 for `products` and `compress` where there are no blocks, E0863 and E0864 for tokens.
     """
     task = seen_by(operator, task)
     _check_options(groups, reduce, products, compress)
+    formula = formula_of(operator, score)
     with shown(progress, "cv.influence") as told:
-        ready = inverted(
-            operator, task, damping=damping, inverse=inverse, solve=solve, progress=told
-        )
-        asked = query_metric_on(metric, task)
         request = Request(
             per_layer, per_position, per_token, groups, reduce, chunk, products, compress, told
         )
+        if formula is not None:
+            asked = InverseRequest(damping, inverse, solve, told)
+            with limited(memory):
+                return _by_formula(formula, operator, task, asked, metric, request)
+        ready = inverted(
+            operator, task, damping=damping, inverse=inverse, solve=solve, progress=told
+        )
+        cost = query_metric_on(metric, task).cost
         with limited(memory):
-            scores = task.retried(lambda: scored_by(ready.operator, task, asked.cost, request))
+            scores = task.retried(lambda: scored_by(ready.operator, task, cost, request))
     if per_token and isinstance(scores, Tensor):
         return TokenScores(scores, TokenScoring(task).tokens.offsets)
     return scores
+
+
+def _by_formula(
+    formula: ScoreFormula,
+    operator: FittedOperator | Operator,
+    task: Task,
+    inverse: InverseRequest,
+    metric: str | Metric,
+    request: Request,
+) -> Tensor:
+    check_formula(formula, request)
+    cost = query_metric_on(metric, task).cost
+    points = formula_points(formula, operator, task, inverse)
+    program = program_of(formula)
+    return task.retried(lambda: formula_scores(program, points, cost, request))
 
 
 def _check_options(

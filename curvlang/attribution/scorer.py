@@ -18,6 +18,7 @@ from curvlang.attribution.factored import (
     whole_queries,
 )
 from curvlang.attribution.gradients import check_scores, product, query_gradients
+from curvlang.attribution.streams.batch import PairStream
 from curvlang.attribution.streams.gather import Counted, common, gathered
 from curvlang.attribution.streams.request import Request
 from curvlang.attribution.streams.score_stream import ScoreStream
@@ -58,7 +59,7 @@ def scored_by(
     stream = ScoreStream(inverse, task, cost, request)
     if request.per_token:
         require_scores(task, request.rows(task), stream.cut.total, gradients=True)
-    found = _collected(stream)
+    found = collected(stream)
     check_scores(found.values(), task, cost)
     return found if request.per_layer else found[""]
 
@@ -92,7 +93,7 @@ def require_scores(task: Task, rows: int, each: int, *, gradients: bool) -> None
     )
 
 
-def _collected(stream: ScoreStream) -> dict[str, Tensor]:
+def collected(stream: PairStream) -> dict[str, Tensor]:
     """All scores, in every process."""
     task = stream.task
     told = counter(stream.request.progress, stream.cut.total * stream.turns)
@@ -236,14 +237,23 @@ class Scorer:
                 asked.append(refused)
         ready = [x for x in asked if isinstance(x, Preconditioner)]
         scores = iter(scores_together(some, ready, told) if ready else ())
-        return [x if isinstance(x, SpecError) else self._checked(next(scores)) for x in asked]
+        return [
+            x if isinstance(x, SpecError) else refused_alone(next(scores), self.task, self.cost)
+            for x in asked
+        ]
 
-    def _checked(self, scores: Tensor) -> Tensor | SpecError:
-        try:
-            check_scores([scores], self.task, self.cost)
-        except SpecError as error:
-            if {d.code for d in error.diagnostics} != {Code.E0794}:
-                raise
-            # The examples are finite, so that this inverse alone is to blame.
-            return error
-        return scores
+
+def refused_alone(scores: Tensor, task: Task, cost: Loss) -> Tensor | SpecError:
+    """Scores, or their refusal where only the inverse is to blame.
+
+    Raises:
+        SpecError: E0420 where an example is.
+    """
+    try:
+        check_scores([scores], task, cost)
+    except SpecError as error:
+        if {d.code for d in error.diagnostics} != {Code.E0794}:
+            raise
+        # The examples are finite, so that this inverse alone is to blame.
+        return error
+    return scores

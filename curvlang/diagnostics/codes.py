@@ -72,6 +72,14 @@ class Code(StrEnum):
     E0234 = "E0234", "a sum of curvatures with too many terms", "language"
     E0235 = "E0235", "chains with too many operations", "language"
     E0236 = "E0236", "a transform with too many choices", "language"
+    E0240 = "E0240", "an unknown score", "language"
+    E0241 = (
+        "E0241",
+        "a score that does not yield once, for queries and training examples",
+        "language",
+    )
+    E0242 = "E0242", "a projection inside a score", "language"
+    E0243 = "E0243", "an evaluation of a score without queries", "language"
     E0301 = "E0301", "several names on the left of one tensor", "language"
     E0302 = "E0302", "a yield of another form", "language"
     E0303 = "E0303", "a free index", "language"
@@ -110,6 +118,12 @@ class Code(StrEnum):
     E0344 = "E0344", "a matrix for which a function is not defined", "runtime"
     E0345 = "E0345", "a number that the lengths of a model make infinite or zero", "compiler"
     E0346 = "E0346", "a number that rounds to zero", "language"
+    E0350 = "E0350", "a number for every query, training example and parameter", "language"
+    E0351 = "E0351", "a score that needs a matrix over examples or parameters", "language"
+    E0352 = "E0352", "`solve` of something other than rows", "language"
+    E0353 = "E0353", "a leaf of a score with other indices", "language"
+    E0354 = "E0354", "an unknown leaf of a score", "language"
+    E0355 = "E0355", "a sum over parameters with too many products", "language"
     E0401 = "E0401", "a stage does not fit some parameters", "runtime"
     E0403 = "E0403", "the model is not a fixed function", "models"
     E0405 = "E0405", "labels do not fit the model", "models"
@@ -130,6 +144,8 @@ class Code(StrEnum):
     E0423 = "E0423", "a number of a formula that is not finite", "language"
     E0424 = "E0424", "positions that may be those of a mask or others", "runtime"
     E0425 = "E0425", "the backward pass of a model fails", "models"
+    E0426 = "E0426", "an option that the scores of a formula do not have", "attribution"
+    E0430 = "E0430", "scores of queries asked of a score without queries", "attribution"
     E0502 = "E0502", "subsets that are empty or everything", "training"
     E0503 = "E0503", "a task that cannot be retrained", "training"
     E0504 = "E0504", "a model diverges in training", "training"

@@ -121,6 +121,13 @@ def instance(kind: str, wanted: str, example: str) -> Rule:
     return rule
 
 
+def score(name: str, value: Any) -> Any:
+    """A score as a spec writes it, or one of a spec; None for the curvature's own."""
+    if type(value).__name__ == "ScoreFormula":
+        return value
+    return text("relatif", 'a score, a text or `spec.scores["mine"]`')(name, value)
+
+
 ARGUMENTS: Mapping[str, Rule] = {
     "seed": whole(0, 0, LARGEST_SEED),
     "examples": whole(1, 50),
@@ -132,6 +139,7 @@ ARGUMENTS: Mapping[str, Rule] = {
     "curvature": text("mine", "a curvature's name"),
     "inverse": text("tikhonov(damping = 0.1)"),
     "solve": text("cg"),
+    "score": score,
     **dict.fromkeys(
         (
             "train", "allow_python", "per_layer", "per_position", "own", "quick", "lds", "small",

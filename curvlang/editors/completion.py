@@ -12,10 +12,10 @@ from curvlang.diagnostics.source import Source, Span
 from curvlang.editors.document import Document
 from curvlang.editors.parameters import parameters_of
 from curvlang.editors.reading import Frame, Item, Owner, Role, Word, read
-from curvlang.editors.scope import LEAVES, in_scope, leaf_meaning
+from curvlang.editors.scope import in_scope, leaf_meaning, leaves_of, letters_of
 from curvlang.editors.vocabulary import vocabulary
 from curvlang.ir.functions import FUNCTIONS, MAKERS
-from curvlang.language.bodies.letters import MODEL_LETTERS
+from curvlang.ir.score_program import SOLVE
 from curvlang.language.chain import Chain
 from curvlang.language.checking.chains import Chains
 from curvlang.language.checking.shipped import about
@@ -94,6 +94,10 @@ def _candidates(document: Document, text: str, item: Item, word: Word) -> Iterat
             yield from _stages(document, text, item, word)
         case Role.CURVATURE:
             yield from _curvatures(document)
+            if item.keyword == "evaluate" and not _behind_of(item, word):
+                yield from _table(document, document.names.scores, Role.SCORE)
+        case Role.SCORE:
+            yield from _table(document, document.names.scores, Role.SCORE)
         case Role.INVERSE:
             yield from _table(document, document.names.inverses, Role.INVERSE)
         case Role.TASK:
@@ -121,12 +125,19 @@ def _candidates(document: Document, text: str, item: Item, word: Word) -> Iterat
 
 
 def _table(
-    document: Document, table: Mapping[str, s.InverseDef] | Mapping[str, s.TaskDef], role: Role
+    document: Document,
+    table: Mapping[str, s.InverseDef] | Mapping[str, s.TaskDef] | Mapping[str, s.ScoreDef],
+    role: Role,
 ) -> Iterator[Candidate]:
     for name, definition in table.items():
         own = definition.span.source.name == document.name
         detail = " ".join(definition.span.text.partition("{")[0].split())
         yield Candidate(name, role, detail, Rank.OWN if own else Rank.SHIPPED)
+
+
+def _behind_of(item: Item, word: Word) -> bool:
+    """Whether an evaluation names its score already."""
+    return any(w.text == "of" and w.end <= word.start for w in item.words)
 
 
 def _curvatures(document: Document) -> Iterator[Candidate]:
@@ -265,20 +276,24 @@ def _words_of(item: Item, owner: Owner) -> Iterator[Candidate]:
 def _in_expression(item: Item, text: str, word: Word) -> Iterator[Candidate]:
     known = in_scope(item, text, word.start)
     for name, made in known.items():
-        yield Candidate(made.written, Role.TENSOR, made.line or leaf_meaning(name), Rank.FITS)
+        meaning = made.line or leaf_meaning(name, item)
+        yield Candidate(made.written, Role.TENSOR, meaning, Rank.FITS)
     for parameter in item.parameters:
         yield Candidate(parameter.text, Role.SCALAR, "a parameter", Rank.FITS)
-    for name in LEAVES:
+    for name, indices in leaves_of(item).items():
         if name not in known:
-            yield Candidate(_leaf(name), Role.TENSOR, f"{leaf_meaning(name)}: add it to `needs`")
+            detail = f"{leaf_meaning(name, item)}: add it to `needs`"
+            yield Candidate(_leaf(name, indices), Role.TENSOR, detail)
     yield from _functions()
+    if item.keyword == "score":
+        yield Candidate(SOLVE, Role.FUNCTION, "the curvature's inverse, applied to rows")
     for keyword in vocabulary().words:
         yield Candidate(keyword, Role.KEYWORD)
 
 
-def _leaf(name: str) -> str:
+def _leaf(name: str, indices: tuple[str, ...]) -> str:
     letters: list[str] = []
-    for letter in LEAVES[name]:
+    for letter in indices:
         letters.append(letter + "'" * sum(x.rstrip("'") == letter for x in letters))
     return f"{name}[{','.join(letters)}]"
 
@@ -292,11 +307,11 @@ def _functions() -> Iterator[Candidate]:
 
 
 def _letters(item: Item, text: str) -> Iterator[Candidate]:
-    for letter, meaning in MODEL_LETTERS.items():
+    for letter, meaning in letters_of(item).items():
         yield Candidate(letter, Role.INDEX, meaning, Rank.FITS)
     for word in item.words:
         letter = word.text.rstrip("'")
-        if word.role is Role.INDEX and letter not in MODEL_LETTERS and letter != PLACEHOLDER:
+        if word.role is Role.INDEX and letter not in letters_of(item) and letter != PLACEHOLDER:
             yield Candidate(letter, Role.INDEX, "a space of this body", Rank.FITS)
 
 
@@ -304,7 +319,7 @@ def _loose(document: Document, item: Item) -> Iterator[Candidate]:
     """Words of the grammar, and names where an item may mention any curvature."""
     for word in (*vocabulary().words, *vocabulary().lines):
         yield Candidate(word, Role.KEYWORD, "", Rank.OWN)
-    if item.keyword not in ("curvature", "transform", "task"):
+    if item.keyword not in ("curvature", "transform", "score", "task"):
         yield from _curvatures(document)
     if item.keyword == "law":
         for name, doc in {**PROPERTIES, **MEASURES}.items():

@@ -26,12 +26,14 @@ _KINDS: Mapping[Role, tuple[str, ...]] = {
     Role.STAGE: ("transforms",),
     Role.INVERSE: ("inverses",),
     Role.TASK: ("tasks",),
-    Role.NAME: ("curvatures", "transforms", "inverses", "tasks"),
+    Role.SCORE: ("scores",),
+    Role.NAME: ("curvatures", "transforms", "inverses", "tasks", "scores"),
     Role.VALUE: ("curvatures", "transforms"),
 }
 _KEYWORDS = {
     "curvature": "curvatures",
     "transform": "transforms",
+    "score": "scores",
     "inverse": "inverses",
     "task": "tasks",
 }
@@ -139,7 +141,8 @@ def _local(document: Document, item: Item, word: Word) -> Word | None:
             made = binding_of(item, document.text, word)
             itself = made is not None and made.name.start == word.start
             needed = made is not None and made.binding == "needs"
-            if made is None or (itself and needed and any(_definers(document, word.text))):
+            elsewhere = item.keyword != "score" and any(_definers(document, word.text))
+            if made is None or (itself and needed and elsewhere):
                 return None
             return made.name
         case Role.INDEX:

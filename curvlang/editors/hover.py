@@ -8,16 +8,17 @@ from curvlang.editors.document import SHIPPED, Document
 from curvlang.editors.parameters import parameters_of
 from curvlang.editors.reading import Item, Role, Word, read
 from curvlang.editors.scope import (
-    LEAVES,
     Binding,
     Bound,
     binding_of,
     bound,
     leaf_meaning,
+    leaves_of,
     letter_meaning,
 )
 from curvlang.editors.structure import table
 from curvlang.ir.functions import FUNCTIONS, MAKERS, TensorFunction
+from curvlang.ir.score_program import SOLVE
 from curvlang.language.chain import Chain, Combination, Curvature
 from curvlang.language.checking.chains import Chains
 from curvlang.language.checking.names import Named
@@ -33,6 +34,7 @@ SENTENCES: Mapping[str, str] = {
     "identity": "`identity[i,i']`: 1 where both indices are equal, else 0",
     "size": "`size[i]`: the length of a space",
     "sum": "`sum[t,o] …`: the sum of the product to its right",
+    SOLVE: "`z[n,p] = solve(v)`: the inverse of the curvature, applied to every row of a tensor",
     "mean": "`mean[n] …`: the mean of the product to its right; in an inverse, over the spectrum",
 }
 
@@ -105,7 +107,7 @@ def _tensor(document: Document, item: Item, word: Word) -> str | None:
     if made is None:
         return _leaf(item, document, word.text)
     lines = [_code(made.line or f"needs {made.written}")]
-    meaning = leaf_meaning(word.text) if made.binding is Binding.NEEDS else ""
+    meaning = leaf_meaning(word.text, item) if made.binding is Binding.NEEDS else ""
     lines += [meaning] if meaning else _from_before(document, made)
     lines += [_letters(item, document, made.indices)]
     return "\n\n".join(x for x in lines if x)
@@ -124,26 +126,27 @@ def _from_before(document: Document, made: Bound) -> list[str]:
     return [f"defined by {', '.join(f'`{x}`' for x in dict.fromkeys(found))}"] if found else []
 
 
-def bound_in(found: s.TransformDef) -> tuple[Bound, ...]:
-    """The tensors of a transform, read off its own text."""
+def bound_in(found: s.TransformDef | s.ScoreDef) -> tuple[Bound, ...]:
+    """The tensors of a transform or a score, read off its own text."""
     text = found.span.text
     return bound(read(text).items[0], text)
 
 
 def _leaf(item: Item, document: Document, name: str) -> str | None:
-    meaning = leaf_meaning(name)
+    meaning = leaf_meaning(name, item)
     if not meaning:
         return None
+    letters = leaves_of(item)[name]
     return (
-        f"{_code(f'{name}[{_with_primes(name)}]')}\n\n{meaning}; name it in `needs`\n\n"
-        + _letters(item, document, LEAVES[name])
+        f"{_code(f'{name}[{_with_primes(letters)}]')}\n\n{meaning}; name it in `needs`\n\n"
+        + _letters(item, document, letters)
     )
 
 
-def _with_primes(name: str) -> str:
+def _with_primes(letters: tuple[str, ...]) -> str:
     seen: dict[str, int] = {}
     found = []
-    for letter in LEAVES[name]:
+    for letter in letters:
         found.append(letter + "'" * seen.get(letter, 0))
         seen[letter] = seen.get(letter, 0) + 1
     return ",".join(found)
@@ -197,8 +200,8 @@ def _end_of_parameter(text: str, start: int) -> int:
 
 def _defined(document: Document, word: Word) -> str | None:
     match document.definition(word):
-        case s.TransformDef() as found:
-            return _transform(found)
+        case s.TransformDef() | s.ScoreDef() as found:
+            return _body(found)
         case s.CurvatureDef() as found:
             return _curvature(document, found)
         case s.InverseDef() as found:
@@ -214,7 +217,7 @@ def _plain(found: s.InverseDef | s.TaskDef, text: str) -> str:
     return "\n\n".join([*(x for x in lines if x), _where(found)])
 
 
-def _transform(found: s.TransformDef) -> str:
+def _body(found: s.TransformDef | s.ScoreDef) -> str:
     source = found.span.source
     header = " ".join(
         source.text[found.span.start : source.text.find("{", _header_end(found))].split()
@@ -226,7 +229,7 @@ def _transform(found: s.TransformDef) -> str:
     )
 
 
-def _header_end(found: s.TransformDef) -> int:
+def _header_end(found: s.TransformDef | s.ScoreDef) -> int:
     """Behind the parameters, whose types may have braces of their own."""
     return max((p.span.end for p in found.parameters), default=found.name_span.end)
 

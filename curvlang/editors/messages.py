@@ -19,6 +19,7 @@ from curvlang.editors.symbols import Symbol
 KINDS = {
     Role.STAGE: types.CompletionItemKind.Function,
     Role.CURVATURE: types.CompletionItemKind.Class,
+    Role.SCORE: types.CompletionItemKind.Function,
     Role.INVERSE: types.CompletionItemKind.Function,
     Role.TASK: types.CompletionItemKind.Module,
     Role.PART: types.CompletionItemKind.Module,
@@ -34,6 +35,7 @@ KINDS = {
 SYMBOLS = {
     "curvature": types.SymbolKind.Class,
     "transform": types.SymbolKind.Function,
+    "score": types.SymbolKind.Function,
     "inverse": types.SymbolKind.Operator,
     "task": types.SymbolKind.Module,
     "evaluate": types.SymbolKind.Event,

@@ -48,6 +48,8 @@ def parameters_of(document: Document, owner: Owner) -> Mapping[str, Parameter]:
     match document.definition(Word(owner.role, owner.name, 0, 0)):
         case s.TransformDef(parameters=declared):
             return {**{p.name: parameter_of(p) for p in declared}, "others": CLAUSE}
+        case s.ScoreDef(parameters=declared):
+            return {p.name: parameter_of(p) for p in declared}
         case s.InverseDef(parameters=declared):
             return {p.name: INVERSES.get(p.name, Parameter(Real())) for p in declared}
         case s.TaskDef(parameters=stated):

@@ -15,6 +15,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from curvlang.editors.vocabulary import COMMENT, INDEX, NAME, NUMBER, STRING, vocabulary
+from curvlang.ir.score_program import SOLVE
 from curvlang.language.registry.entry import NONE
 
 _TOKEN = re.compile(
@@ -35,6 +36,7 @@ class Role(StrEnum):
     DEFINITION = "definition"
     CURVATURE = "curvature"
     STAGE = "stage"
+    SCORE = "score"
     INVERSE = "inverse"
     TASK = "task"
     PART = "part"
@@ -270,6 +272,7 @@ class _Reader:
         match last:
             case Word(
                 role=Role.STAGE
+                | Role.SCORE
                 | Role.TASK
                 | Role.INVERSE
                 | Role.PART
@@ -314,7 +317,7 @@ class _Reader:
         match self.item.keyword:
             case "curvature":
                 return self._in_curvature(token), None
-            case "transform":
+            case "transform" | "score":
                 return self._in_transform(token, end, after)
             case "inverse":
                 return self._in_inverse(token, after), None
@@ -345,7 +348,7 @@ class _Reader:
     def _in_transform(
         self, token: str, end: int, after: tuple[str, int]
     ) -> tuple[Role, Owner | None]:
-        if self.previous() == "transform":
+        if self.previous() == self.item.keyword:
             return Role.DEFINITION, None
         if self.frame is Frame.PARAMETERS:
             return self._in_header(token)
@@ -356,6 +359,8 @@ class _Reader:
         if self.previous() == "==":
             return Role.VALUE, Owner(Role.DEFINITION, self._own_name(), argument=self.previous(2))
         indexed = after == ("[", end)
+        if self.item.keyword == "score" and token == SOLVE and after[0] == "(":
+            return Role.FUNCTION, None
         if token in self.known.keywords and not indexed and after[0] not in ("=", ","):
             return Role.KEYWORD, None
         if token in self.known.reductions and after[0] in ("[", "("):
@@ -409,7 +414,7 @@ class _Reader:
     def _in_other(self, token: str, after: tuple[str, int]) -> tuple[Role, Owner | None]:
         last = self.before[-1]
         if last.role is Role.KEYWORD:
-            found = self._after(last.text)
+            found = self._after(last.text, after[0])
             if found is not None:
                 return found, self._named(found, token)
         if self.frame is Frame.BODY and (listed := self._listed()) is not None:
@@ -444,8 +449,13 @@ class _Reader:
         """A baseline or a measure belongs to the line that it stands in."""
         return Owner(role, token, self.measure) if role is Role.PART else None
 
-    def _after(self, keyword: str) -> Role | None:
+    def _after(self, keyword: str, following: str) -> Role | None:
+        header = self.item.keyword == "evaluate" and not self.open
         match keyword:
+            case "evaluate" if following in ("of", "("):
+                return Role.SCORE
+            case "of" if header:
+                return Role.CURVATURE
             case "evaluate" | "against" | "than" | "path" | "curvatures":
                 return Role.CURVATURE
             case "with" | "inverses":
@@ -454,7 +464,7 @@ class _Reader:
                 return Role.SOLVER
             case "baselines" | "measures":
                 return Role.PART
-            case "on" if self.previous(3) == "of":
+            case "on" if self.previous(3) == "of" and not header:
                 return Role.NAME
             case "on" | "task":
                 return Role.TASK

@@ -16,8 +16,21 @@ from curvlang.language.bodies.letters import (
     MODEL_LEAVES,
     MODEL_LETTERS,
 )
+from curvlang.language.bodies.scores import SCORE_LEAVES, SCORE_LETTERS
 
 LEAVES: Mapping[str, tuple[str, ...]] = {**MODEL_LEAVES, **LAYER_LEAVES, **COLUMNS}
+
+
+def leaves_of(item: Item) -> Mapping[str, tuple[str, ...]]:
+    """What the bodies of this kind of item may need, with their indices."""
+    if item.keyword == "score":
+        return {name: leaf.indices for name, leaf in SCORE_LEAVES.items()}
+    return LEAVES
+
+
+def letters_of(item: Item) -> Mapping[str, str]:
+    """The letters of index spaces that bodies of this kind of item know."""
+    return SCORE_LETTERS if item.keyword == "score" else MODEL_LETTERS
 
 
 class Binding(StrEnum):
@@ -44,7 +57,7 @@ class Bound:
 
 
 def bound(item: Item, text: str) -> tuple[Bound, ...]:
-    """Every tensor that a transform needs, defines or yields, in order of the text."""
+    """Every tensor that a transform or a score needs, defines or yields, in order of the text."""
     words = [w for w in item.words if w.role is not Role.COMMENT]
     found: list[Bound] = []
     for k, word in enumerate(words):
@@ -152,8 +165,8 @@ def binding_of(item: Item, text: str, word: Word) -> Bound | None:
 def letter_meaning(item: Item, text: str, letter: str) -> str:
     """What an index letter ranges over, in this body."""
     space = letter.rstrip("'")
-    if space in MODEL_LETTERS:
-        return MODEL_LETTERS[space]
+    if space in letters_of(item):
+        return letters_of(item)[space]
     for word in item.words:
         if word.role is Role.INDEX and word.frame is not Frame.INDICES and word.text == space:
             return f"a space of its own: `{_line(text, word.start)}`"
@@ -163,6 +176,8 @@ def letter_meaning(item: Item, text: str, letter: str) -> str:
     return "no space: nothing binds it"
 
 
-def leaf_meaning(name: str) -> str:
-    """What the model gives under this name, or nothing."""
+def leaf_meaning(name: str, item: Item | None = None) -> str:
+    """What the model gives under this name, or nothing; in scores other leaves than in transforms."""
+    if item is not None and item.keyword == "score":
+        return SCORE_LEAVES[name].doc if name in SCORE_LEAVES else ""
     return MEANING.get(name, "the curvature so far" if name == "C" else "")

@@ -17,7 +17,7 @@ from curvlang.editors.vocabulary import NAME, vocabulary
 
 RENAMED = frozenset(
     [
-        Role.DEFINITION, Role.CURVATURE, Role.STAGE, Role.INVERSE, Role.TASK, Role.NAME,
+        Role.DEFINITION, Role.CURVATURE, Role.STAGE, Role.SCORE, Role.INVERSE, Role.TASK, Role.NAME,
         Role.TENSOR, Role.PARAMETER, Role.SCALAR, Role.ARGUMENT, Role.VALUE,
     ]
 )  # fmt: skip
@@ -35,7 +35,7 @@ class Symbol:
 
 
 def outline(document: Document) -> list[Symbol]:
-    """Every named item, and every tensor of every transform."""
+    """Every named item, and every tensor of every transform and score."""
     found = []
     for item in document.reading.items:
         name = item.name or next((w for w in item.words if w.role is Role.CURVATURE), None)
@@ -45,7 +45,7 @@ def outline(document: Document) -> list[Symbol]:
 
 
 def _tensors(document: Document, item: Item) -> tuple[Symbol, ...]:
-    if item.keyword != "transform":
+    if item.keyword not in ("transform", "score"):
         return ()
     return tuple(
         Symbol(b.name, "tensor", b.name.start, b.name.end)

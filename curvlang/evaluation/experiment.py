@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from curvlang.attribution import curvature_free as baselines
+from curvlang.attribution.formulas.formula_scores import is_plain, with_queries
+from curvlang.compiler.derive.derive import describe_value
 from curvlang.compiler.planning.plan import Limits
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.errors import Estimate
@@ -41,8 +43,9 @@ from curvlang.evaluation.result import Result
 from curvlang.evaluation.retraining.truth_request import members
 from curvlang.evaluation.steps import Column, baseline_steps, steps_of
 from curvlang.evaluation.summary import protocol_as_run, summary
+from curvlang.ir.score_program import ScoreProgram
 from curvlang.language import default_inverse
-from curvlang.language.chain import InverseUse, Solver
+from curvlang.language.chain import InverseUse, ScoreFormula, Solver
 from curvlang.language.checking.inverses import shift
 from curvlang.models.losses.metric import QueryMetric, query_metric_on
 from curvlang.models.task import Task
@@ -196,7 +199,7 @@ def experiment(question: Question, base: Task, run: Run, plan: Plan) -> Outcome:
             columns = [_judged(c, truth, protocol, work.rows, run) for c in columns]
     with clock("measures"):
         measures = work.measures() if problem is None else {}
-    notes = (*question.notes, *_notes(asked, plan, bench))
+    notes = (*question.notes, *_scored_by(question.score), *_notes(asked, plan, bench))
     if run.protocol is not None and truth is None:
         protocol = None
         notes = (*notes, "nothing was retrained, since no curvature in question has scores")
@@ -258,6 +261,7 @@ class _Work:
             shared=shared if self.kept is None else None,
             unasked=bench.unasked,
             progress=self.run.progress,
+            program=_program(self.question.score),
         )
 
     def columns(self) -> list[Column]:
@@ -315,6 +319,14 @@ class _Work:
         )
         uses = [settings(use, question.sweep) for use in question.inverses]
         return measure_tables(question.measures, given, uses)
+
+
+def _program(score: ScoreFormula | None) -> ScoreProgram | None:
+    """What the scores of a formula are computed by; None for plain influence."""
+    if score is None:
+        return None
+    program = with_queries(score)
+    return None if is_plain(program) else program
 
 
 def has_scores(cell: Fidelity) -> bool:
@@ -378,6 +390,14 @@ def _measured(
         if values:
             yield f"{name}{at}: {', '.join(values)}"
         yield from (f"{name}: {note}" for note in table.notes)
+
+
+def _scored_by(score: ScoreFormula | None) -> Iterator[str]:
+    """What the scores are, where they are not plain influence."""
+    if score is not None:
+        given = ", ".join(f"{name} = {describe_value(x)}" for name, x in score.arguments.items())
+        name = f"{score.name}({given})" if given else score.name
+        yield f"scores are those of `{name}`{f': {score.doc}' if score.doc else ''}"
 
 
 def _notes(asked: QueryMetric, plan: Plan, bench: Bench) -> tuple[str, ...]:

@@ -6,12 +6,14 @@ all inverses at once, and reduced as they come; gradients of the sampled example
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from curvlang.attribution.formulas.formula_scores import FormulaScorer
+from curvlang.attribution.formulas.points import Point, Points
 from curvlang.attribution.gradients import gradient_batches, product
 from curvlang.attribution.scorer import Scorer
 from curvlang.diagnostics.diagnostic import SpecError
@@ -29,6 +31,7 @@ from curvlang.evaluation.protocol import GRADIENTS, GRADIENTS_BY_PRODUCTS
 from curvlang.evaluation.result import Solve
 from curvlang.evaluation.statistics.lds import predictions
 from curvlang.evaluation.statistics.spearman import spearman
+from curvlang.ir.score_program import ScoreProgram
 from curvlang.language import default_inverse, with_damping
 from curvlang.language.chain import InverseUse
 from curvlang.models.execution.widened import accumulation_dtype
@@ -84,6 +87,7 @@ class Scoring:
         shared: Without `kept`, the setting whose scores are wanted.
         unasked: Labels of stages known by products alone that are there to be compared with.
         progress: Notified of every stage and setting.
+        program: What scores are computed by; None for plain influence.
     """
 
     task: Task
@@ -96,6 +100,7 @@ class Scoring:
     shared: int | None = None
     unasked: frozenset[str] = frozenset()
     progress: Progress | None = None
+    program: ScoreProgram | None = None
 
     @property
     def rows(self) -> int:
@@ -385,9 +390,8 @@ def _score(table: Sequence[Sequence[_Attempt]], target: Sequence[_Attempt], give
         )
     ]
     task = given.scored
-    scorer = Scorer(
-        task, given.cost, [x.inverse for x, _ in wanted if x.inverse is not None], given.progress
-    )
+    inverses = [x.inverse for x, _ in wanted if x.inverse is not None]
+    scorer = _scorer(given, task, inverses, given.progress)
     fits = 8 * len(wanted) * task.Q * task.N <= KEPT
     last = None if given.shared is None else [row[given.shared] for row in table]
     kept: dict[int, list[Tensor]] = {
@@ -406,7 +410,17 @@ def _score(table: Sequence[Sequence[_Attempt]], target: Sequence[_Attempt], give
     for own, _ in wanted:
         if own.inverse is not None:
             parts = kept.get(id(own))
-            own.source = _source(own.inverse, task, given.cost, parts)
+            own.source = _source(own.inverse, task, given, parts)
+
+
+def _scorer(
+    given: Scoring, task: Task, inverses: Sequence[Operator], progress: Progress | None
+) -> Iterable[list[Tensor | SpecError]]:
+    """Scores `[B, N]` of consecutive queries under every inverse."""
+    if given.program is None:
+        return Scorer(task, given.cost, inverses, progress)
+    points = [Points(Point(task, x)) for x in inverses]
+    return FormulaScorer(given.program, points, given.cost, progress)
 
 
 def _reduce(
@@ -420,7 +434,7 @@ def _reduce(
 
 
 def _source(
-    inverse: Operator, task: Task, cost: Loss, parts: list[Tensor] | None
+    inverse: Operator, task: Task, given: Scoring, parts: list[Tensor] | None
 ) -> Callable[[], Tensor]:
     """Gives scores: those that were kept, or the same again."""
     if parts is not None:
@@ -429,7 +443,7 @@ def _source(
         return lambda: scores
 
     def again() -> Tensor:
-        found = [x for (x,) in Scorer(task, cost, [inverse])]
+        found = [x for (x,) in _scorer(given, task, [inverse], None)]
         refused = [x for x in found if isinstance(x, SpecError)]
         if refused:
             raise refused[0]

@@ -13,8 +13,9 @@ from curvlang.diagnostics.values import another_type
 from curvlang.evaluation.protocol import LDS, SWEEP
 from curvlang.language import (
     curvature_named,
-    declared_inverses,
+    declared,
     inverse_text,
+    score_text,
     solver_text,
 )
 from curvlang.language.chain import (
@@ -22,6 +23,7 @@ from curvlang.language.chain import (
     Curvature,
     InverseUse,
     Part,
+    ScoreFormula,
     Solver,
     Spec,
     Study,
@@ -102,6 +104,7 @@ class Question:
         measures: Ground truths beyond the LDS.
         arguments: The task's parameters, printed.
         notes: Printed below the result.
+        score: What scores are; None for plain influence.
     """
 
     name: str
@@ -117,6 +120,7 @@ class Question:
     measures: tuple[Part, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    score: ScoreFormula | None = None
 
     def chains(self) -> list[Chain]:
         """Every chain of the evaluation: all are curvatures of the same parameters."""
@@ -145,6 +149,7 @@ def question_of(spec: Spec, curvature: Curvature, **changes: Any) -> Question:
         reference=None if against is None else curvature_named(against, spec),
         inverses=(None if said is None else said.inverse,),
         solver=None if said is None else said.solver,
+        score=None if said is None else said.score,
     )
     question = replace(question, **changes)
     steps = _steps(curvature, question.reference)
@@ -157,14 +162,15 @@ class Wording(TypedDict, total=False):
     """Parts of a question as texts, for what a spec does not say.
 
     `reference` is the curvature that errors are measured against; `inverse` one use such as
-    `tikhonov(damping = 1e-3)`, or several; `solve` a solver, `cg(tolerance = 1e-6)`; `baselines` and
-    `measures` one line of a study, `source(curvature = ekfac)`, or several.
+    `tikhonov(damping = 1e-3)`, or several; `solve` a solver, `cg(tolerance = 1e-6)`; `score` a score,
+    `relatif`; `baselines` and `measures` one line of a study, `source(curvature = ekfac)`, or several.
     """
 
     metric: str | Metric
     reference: str | None
     inverse: str | Sequence[str] | None
     solve: str | None
+    score: str | None
     baselines: str | Sequence[str]
     measures: str | Sequence[str]
 
@@ -195,10 +201,13 @@ def reworded(spec: Spec, words: Wording) -> dict[str, Any]:
         texts = _texts("inverse", inverse, "pseudo")
         if not texts:
             raise another_type("inverse", inverse, "an inverse, or several", '`inverse="pseudo"`')
-        declared = declared_inverses(spec)
-        found["inverses"] = tuple(inverse_text(x, "<inverse>", declared) for x in texts)
+        known = declared(spec)
+        found["inverses"] = tuple(inverse_text(x, "<inverse>", known) for x in texts)
     if argument("solve", solve) is not None:
         found["solver"] = solver_text(str(solve), "<solve>")
+    score = argument("score", words.get("score"))
+    if score is not None:
+        found["score"] = score_text(str(score), "<score>", declared(spec))
     for kind, example in STUDY_LINES.items():
         if given := words.get(kind):
             found[kind] = study_lines(spec, kind, _texts(kind, given, example))

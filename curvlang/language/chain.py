@@ -13,7 +13,7 @@ from math import prod
 from typing import TypeAlias
 
 from curvlang.diagnostics.source import NOWHERE, Source, Span
-from curvlang.ir.expr import BodyStatement, Expr, Target
+from curvlang.ir.expr import BodyStatement, Expr, Statement, Target
 
 Value: TypeAlias = "float | int | bool | str | tuple[Value, ...]"
 """A parameter's value: a number, a boolean, a word (`layer`, `cosine`), text, or a list."""
@@ -148,6 +148,29 @@ class InverseUse:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreFormula:
+    """`score relatif { … }` with its parameters written in.
+
+    Args:
+        name: Its name.
+        arguments: Values of its parameters.
+        needs: Its leaves: `u[q,p]`, `v[n,p]`.
+        body: Its definitions, and its yield.
+        doc: One line.
+        text: Its definition, complete in itself.
+        span: Where it is named.
+    """
+
+    name: str
+    arguments: Mapping[str, Value]
+    needs: tuple[Target, ...]
+    body: tuple[Statement, ...]
+    doc: str = ""
+    text: str = field(default="", compare=False, repr=False)
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Solver:
     """`solve cg(preconditioner = mine, tolerance = 1e-6)`, every argument with its value."""
 
@@ -186,9 +209,9 @@ class TaskSpec:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """`evaluate mine with tikhonov(damping = 1e-3) on digits { … }`.
+    """`evaluate relatif of mine with tikhonov(damping = 1e-3) on digits { … }`.
 
-    `inverse` is `None` for the default: tikhonov over a grid of λ. Defaults are filled in by
+    `score` is `None` for plain influence, `inverse` is `None` for the default: tikhonov over a grid of λ. Defaults are filled in by
     `evaluation.protocol`; here stands only what the spec says.
     """
 
@@ -199,6 +222,7 @@ class Evaluation:
     influence: bool | None = None
     lds: Mapping[str, Value] | None = None
     solver: Solver | None = None
+    score: ScoreFormula | None = None
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
@@ -392,3 +416,4 @@ class Spec:
     others: Mapping[str, Curvature] = field(default_factory=dict)
     laws: tuple[Law, ...] = ()
     studies: Mapping[str, Study] = field(default_factory=dict)
+    scores: Mapping[str, ScoreFormula] = field(default_factory=dict)

@@ -25,8 +25,14 @@ from curvlang.diagnostics.values import (
     positive_number,
     whole_number,
 )
-from curvlang.language import default_inverse, inverse_kept, inverse_read
-from curvlang.language.chain import InverseUse
+from curvlang.language import (
+    default_inverse,
+    inverse_kept,
+    inverse_read,
+    score_kept,
+    score_read,
+)
+from curvlang.language.chain import InverseUse, ScoreFormula
 from curvlang.models.execution.torch_state import settled
 from curvlang.operators import (
     BlockDiagonal,
@@ -57,8 +63,9 @@ class FittedOperator:
         label: The curvature's name.
         solver: The spec's `solve` line; None for closed forms where there are any.
         by_example: The curvature on some training examples alone, for minibatches of a solver.
-        declared: The inverses that its spec declares, as text: they are known by name when another
-            inverse is asked for.
+        declared: The inverses and the scores that its spec declares, as text: they are known by name
+            when others are asked for.
+        score: The score that the spec evaluates it by; None for plain influence.
     """
 
     def __init__(
@@ -70,6 +77,7 @@ class FittedOperator:
         solver: FittedSolver | None = None,
         by_example: ExampleMean | None = None,
         declared: str = "",
+        score: ScoreFormula | None = None,
     ) -> None:
         self.operator = operator
         self.parameters = parameters
@@ -78,6 +86,7 @@ class FittedOperator:
         self.solver = solver
         self.by_example = by_example
         self.declared = declared
+        self.score = score
 
     def replaced(self, **changes: Any) -> FittedOperator:
         """The same curvature with other values of some of its arguments, by name."""
@@ -396,6 +405,8 @@ class FittedOperator:
         if self.rule is not None:
             notes["inverse"] = inverse_kept(self.rule)
         notes["declared"] = self.declared
+        if self.score is not None:
+            notes["score"] = score_kept(self.score)
         if self.solver is not None:
             notes["solver"] = self.solver.kept()
             if self.solver.preconditioner is not None:
@@ -460,6 +471,7 @@ def load_fitted(path: str | Path) -> FittedOperator:
         else FittedSolver.read(kept.solver, others.get("preconditioner")),
         NOT_KEPT,
         kept.declared,
+        None if kept.score is None else score_read(kept.score, str(path)),
     )
 
 
@@ -471,3 +483,4 @@ class _Notes(msgspec.Struct, forbid_unknown_fields=True):
     declared: str
     inverse: dict[str, Any] | None = None
     solver: dict[str, Any] | None = None
+    score: dict[str, str] | None = None

@@ -21,6 +21,7 @@ from curvlang.testing.laws import (
 )
 from curvlang.testing.notation import task_notation
 from curvlang.testing.programs import programs
+from curvlang.testing.score_comparison import assert_score_as_written, scores_as_written
 from curvlang.testing.strategies import models, operators, specs, task_specs, tasks
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "assert_inverse_inverts",
     "assert_laws",
     "assert_positive_semidefinite",
+    "assert_score_as_written",
     "assert_symmetric",
     "assert_trace",
     "assert_unchanged_by_use",
@@ -46,6 +48,7 @@ __all__ = [
     "models",
     "operators",
     "programs",
+    "scores_as_written",
     "specs",
     "task_notation",
     "task_specs",

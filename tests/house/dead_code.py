@@ -18,6 +18,7 @@ CALLED_FROM_OUTSIDE = {
     "to_pandas": "users: the tables that public calls return",
     "_use": "the parser, by the name of a grammar rule",
     "_inverse": "the parser, by the name of a grammar rule",
+    "_transform": "the parser, by the name of a grammar rule",
     "collect_usage_pieces": "the command-line library, for the help",
     "format_options": "the command-line library, for the help",
     "format_epilog": "the command-line library, for the help",

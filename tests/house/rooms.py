@@ -47,7 +47,7 @@ ROOMS = (
     Room(5, "training", "stacked retraining, orders of examples, subsets, replay"),
     Room(5, "editors", "highlighting, completion, the language server", ("extension",), torch=False),
     Room(6, "attribution", "scores, streamed; self-influence, groups, top examples, methods that follow "
-         "the training", ("streams",)),
+         "the training", ("formulas", "streams")),
     Room(6, "applications", "a fitted curvature at work besides scores: the evidence of Laplace's approximation, "
          "natural gradients"),
     Room(6, "testing", "public Hypothesis strategies and laws"),

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from curvlang.attribution.streams.batch import ScoreBatch
-from curvlang.attribution.streams.score_stream import ScoreStream
-from curvlang.attribution.streams.self_stream import SelfStream
+from curvlang.attribution.streams.batch import ScoreBatch, Stream, rows_of
 from curvlang.runtime.processes.distributed import World
-
-Stream = ScoreStream | SelfStream
-"""Scores that come in chunks of training examples."""
 
 
 def relayed(stream: Stream, processes: World) -> Iterator[ScoreBatch]:
@@ -47,6 +42,6 @@ def _passed(
             processes.send(key, batch.scores, 0)
     elif processes.first:
         within = stream.cut.chunk(unit[1])
-        rows = None if isinstance(stream, SelfStream) else stream.own(unit[0])
+        rows = rows_of(stream, unit[0])
         scores = processes.receive(key, rank, stream.task.device)
         yield ScoreBatch(rows, slice(within.start, within.stop), scores)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from curvlang.attribution.streams.score_stream import ScoreStream
+from curvlang.attribution.streams.batch import PairStream
 from curvlang.runtime.processes.distributed import World, world
 
 
@@ -88,7 +88,7 @@ def _best(parts: list[_Kept], k: int) -> _Kept:
     return values.gather(1, order), places.gather(1, order)
 
 
-def streamed_top(stream: ScoreStream, k: int) -> RunningTop:
+def streamed_top(stream: PairStream, k: int) -> RunningTop:
     """The extremes of every query of a stream, in every process those of all training examples.
 
     Args:

@@ -84,6 +84,11 @@ class ScoreStream:
         self.cut = self._cut() if size is None else ScoreCut(self._total, size)
 
     @property
+    def of_pairs(self) -> bool:
+        """There is a score for every query."""
+        return True
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Of the layers; empty where scores are added up over them."""
         if not self.request.per_layer:

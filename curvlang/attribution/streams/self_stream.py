@@ -52,6 +52,16 @@ class SelfStream:
             self.cut = score_cut(total, leaf_batch_size(task, layers, formed), 1)
 
     @property
+    def of_pairs(self) -> bool:
+        """Scores are of examples alone."""
+        return False
+
+    @property
+    def turn(self) -> int:
+        """There are no queries."""
+        return 1
+
+    @property
     def turns(self) -> int:
         """There are no queries that could take turns."""
         return 1

@@ -7,9 +7,17 @@ from dataclasses import replace
 
 import torch
 
+from curvlang.attribution.formulas.formula_scores import (
+    InverseRequest,
+    Score,
+    formula_of,
+    formula_points,
+    with_queries,
+)
+from curvlang.attribution.formulas.formula_stream import FormulaStream
 from curvlang.attribution.inverses import inverted, seen_by
 from curvlang.attribution.streams.request import Request
-from curvlang.attribution.streams.running_top import streamed_top
+from curvlang.attribution.streams.running_top import RunningTop, streamed_top
 from curvlang.attribution.streams.score_stream import ScoreStream
 from curvlang.attribution.top import TopExamples, check_queries, top_from_extremes
 from curvlang.diagnostics.codes import Code
@@ -40,6 +48,7 @@ def top_examples(
     solve: str | None = None,
     memory: Memory = None,
     progress: ProgressOption = True,
+    score: Score = None,
 ) -> TopExamples:
     """The k most helpful and the k most harmful training examples of every query.
 
@@ -58,9 +67,11 @@ def top_examples(
         solve: Likewise.
         memory: Likewise.
         progress: Likewise.
+        score: Likewise; it has a number for every query.
 
     Raises:
-        SpecError: E0593 for a query that there is not, or k below 1; else as `influence`.
+        SpecError: E0593 for a query that there is not, or k below 1; E0430 for a score of training
+            examples alone; else as `influence`.
     """
     k = whole_number(k, "k", "5")
     if k < 1:
@@ -69,12 +80,25 @@ def top_examples(
     chosen = list(range(task.Q)) if queries is None else [int(q) for q in queries]
     check_queries(chosen, task.Q)
     some = seen if queries is None else seen.queries(torch.tensor(chosen, dtype=torch.int64))
+    formula = formula_of(operator, score)
     with shown(progress, "cv.top_examples") as told, limited(memory):
+        cost = query_metric_on(metric, some).cost
+        request = replace(Request(), progress=told)
+        if formula is not None:
+            asked = InverseRequest(damping, inverse, solve, told)
+            points = formula_points(formula, operator, some, asked)
+            program = with_queries(formula)
+            found = some.retried(
+                lambda: streamed_top(FormulaStream(program, points, cost, request), k)
+            )
+            return _of(found, chosen, task)
         ready = inverted(
             operator, some, damping=damping, inverse=inverse, solve=solve, progress=told
         ).operator
-        cost = query_metric_on(metric, some).cost
-        request = replace(Request(), progress=told)
         found = some.retried(lambda: streamed_top(ScoreStream(ready, some, cost, request), k))
+    return _of(found, chosen, task)
+
+
+def _of(found: RunningTop, chosen: list[int], task: Task) -> TopExamples:
     largest, smallest = (found.table(largest=kind) for kind in (True, False))
     return top_from_extremes(chosen, largest, smallest, task)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from curvlang.compiler.derive.program import Result
 from curvlang.compiler.explain.derivation import StageDerivation, derivation, latex, structure_name
 from curvlang.compiler.explain.listing import binary, cost_text, count, listing
+from curvlang.compiler.explain.score_plan import ScorePlan
 from curvlang.compiler.planning.cost import Cost, plan_cost, total
 from curvlang.compiler.planning.plan import Plan, first_plan, plan_of
 from curvlang.diagnostics.notebook import frame, html_folded, html_text, text_table
@@ -39,6 +40,7 @@ class Explanation:
         memory: Predicted bytes by phase of the run, and what they are.
         notes: Lines above the derivation: the result of a sum of curvatures.
         prediction: Of seconds and bytes on a number of processes, where it was asked for.
+        score: The score that the curvature is evaluated by; None for plain influence.
     """
 
     plans: tuple[Plan, ...]
@@ -48,6 +50,7 @@ class Explanation:
     memory: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     prediction: Prediction | None = None
+    score: ScorePlan | None = None
 
     @property
     def cost(self) -> Cost:
@@ -97,6 +100,7 @@ class Explanation:
             "flops": self.flops,
             "memory": {name: dict(parts) for name, parts in self.memory.items()},
             "prediction": None if self.prediction is None else self.prediction.to_json(),
+            **({} if self.score is None else {"score": self.score.to_json()}),
         }
 
     def __str__(self) -> str:
@@ -141,6 +145,9 @@ def _explain(explanation: Explanation, code: bool) -> Iterator[str]:
     for k, chain in enumerate(explanation.chains):
         yield f"Derivation of {chain[-1].label}"
         yield from derivation(explanation.stages(k))
+        yield ""
+    if explanation.score is not None:
+        yield from explanation.score.lines()
         yield ""
     yield from _costs(explanation)
     if explanation.prediction is not None:

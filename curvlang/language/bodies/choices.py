@@ -22,7 +22,9 @@ ANOTHER = "\0"
 Options = Mapping[str, tuple[str, ...]]
 
 
-def choices(definition: s.TransformDef, size: int, problems: Problems) -> Iterator[dict[str, str]]:
+def choices(
+    definition: s.TransformDef | s.ScoreDef, size: int, problems: Problems
+) -> Iterator[dict[str, str]]:
     """The words of each reading: all combinations where they are few, else every branch once.
 
     Args:
@@ -43,7 +45,7 @@ def choices(definition: s.TransformDef, size: int, problems: Problems) -> Iterat
     yield from (first | x for x in made)
 
 
-def _options(definition: s.TransformDef, problems: Problems) -> Options:
+def _options(definition: s.TransformDef | s.ScoreDef, problems: Problems) -> Options:
     """The words that each parameter can have, of those that a `when` asks for."""
     known = {p.name: p for p in definition.parameters}
     wanted: dict[str, set[str]] = {}
@@ -115,7 +117,7 @@ def _branches(body: Sequence[s.BodySyntax], options: Options, inside: Options) -
                 pass
 
 
-def _too_many(definition: s.TransformDef, count: int | None, size: int) -> Diagnostic:
+def _too_many(definition: s.TransformDef | s.ScoreDef, count: int | None, size: int) -> Diagnostic:
     readings = f"more than {MOST_READINGS}" if count is None else str(count)
     return Diagnostic(
         Code.E0236,

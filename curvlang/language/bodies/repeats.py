@@ -33,7 +33,7 @@ def rounds(repeat: s.Repeat, given: Mapping[str, Value], most: int = MOST_ROUNDS
     return min(found, most) if whole and found > 0 else min(most, CHECKED_ROUNDS)  # type: ignore[type-var,operator,return-value]
 
 
-def check_repeats(definition: s.TransformDef) -> list[Diagnostic]:
+def check_repeats(definition: s.TransformDef | s.ScoreDef) -> list[Diagnostic]:
     """Counts, names and statements of every repetition, with the defaults of the parameters."""
     known = {p.name: p for p in definition.parameters}
     defaults: dict[str, Value] = {}

@@ -136,6 +136,32 @@ def _tensor_names(body: Sequence[s.BodySyntax]) -> set[str]:
 def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
     """Everything that can be wrong inside one transform, wherever it will stand."""
     problems = Problems()
+    bodies = list(readings(definition, problems))
+    seen = set(problems)
+    for body in bodies:
+        checker = TensorChecker(definition.needs, numbers_of(definition))
+        _check_body(definition, body, checker)
+        for problem in (*checker.problems, *check_numbers(body), *check_coefficients(body)):
+            if problem not in seen:
+                seen.add(problem)
+                problems.append(problem)
+    return problems
+
+
+def numbers_of(definition: s.TransformDef | s.ScoreDef) -> frozenset[str]:
+    """Parameters that are numbers, which its formulas may name."""
+    return frozenset(p.name for p in definition.parameters if p.type in ("int", "float"))
+
+
+def readings(
+    definition: s.TransformDef | s.ScoreDef, problems: Problems
+) -> Iterator[tuple[BodyStatement, ...]]:
+    """The bodies that the choices of a definition lead to, each once.
+
+    Args:
+        definition: A transform or a score.
+        problems: Collects what is wrong with its parameters, choices and rounds.
+    """
     for parameter in definition.parameters:
         if parameter.type not in _TYPES:
             problems.say(
@@ -156,22 +182,11 @@ def check_transform(definition: s.TransformDef) -> list[Diagnostic]:
     problems += _twofold(definition)
     wrong = check_repeats(definition)
     problems += wrong
-    seen = set(problems)
     # What may not stand in rounds would be wrong once more in the second one.
     most = 1 if wrong else CHECKED_ROUNDS
     size = sum(1 + sum(1 for _ in walk(e)) for x in flat(definition.body) for e in _read(x))
-    readings = choices(definition, size, problems)
-    for body in dict.fromkeys(specialise(definition.body, dict(x), most) for x in readings):
-        checker = TensorChecker(
-            definition.needs,
-            frozenset(p.name for p in definition.parameters if p.type in ("int", "float")),
-        )
-        _check_body(definition, body, checker)
-        for problem in (*checker.problems, *check_numbers(body), *check_coefficients(body)):
-            if problem not in seen:
-                seen.add(problem)
-                problems.append(problem)
-    return problems
+    words = choices(definition, size, problems)
+    yield from dict.fromkeys(specialise(definition.body, dict(x), most) for x in words)
 
 
 def _read(statement: BodyStatement) -> tuple[Expr, ...]:
@@ -184,7 +199,7 @@ def _read(statement: BodyStatement) -> tuple[Expr, ...]:
             assert_never(statement)
 
 
-def _twofold(definition: s.TransformDef) -> list[Diagnostic]:
+def _twofold(definition: s.TransformDef | s.ScoreDef) -> list[Diagnostic]:
     """Parameters whose name a tensor of the body, or of its needs, has too."""
     needs = {t.name: t.span for t in definition.needs}
     bodies = (x for x in flat(definition.body) if isinstance(x, Define))

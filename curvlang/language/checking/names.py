@@ -14,13 +14,13 @@ from curvlang.diagnostics.diagnostic import Diagnostic, Label, Severity, SpecErr
 from curvlang.diagnostics.source import Source
 from curvlang.language.registry import SOURCES, STAGES
 from curvlang.language.syntax import nodes as s
-from curvlang.language.syntax.files import read, shipped_files
+from curvlang.language.syntax.files import read, shipped_files, shipped_scores
 from curvlang.language.syntax.parser import parse
 from curvlang.language.syntax.problems import Problems
 
 MOST_FILES = 100
 """Files that a spec uses, directly or through others."""
-Named = s.CurvatureDef | s.TransformDef | s.InverseDef | s.TaskDef
+Named = s.CurvatureDef | s.TransformDef | s.ScoreDef | s.InverseDef | s.TaskDef
 
 
 @dataclass(slots=True)
@@ -31,6 +31,7 @@ class Names:
     transforms: dict[str, s.TransformDef] = field(default_factory=dict)
     inverses: dict[str, s.InverseDef] = field(default_factory=dict)
     tasks: dict[str, s.TaskDef] = field(default_factory=dict)
+    scores: dict[str, s.ScoreDef] = field(default_factory=dict)
 
     @property
     def starts(self) -> tuple[str, ...]:
@@ -44,6 +45,7 @@ class Names:
             s.TransformDef: self.transforms,
             s.InverseDef: self.inverses,
             s.TaskDef: self.tasks,
+            s.ScoreDef: self.scores,
         }
         return tables[type(item)]
 
@@ -70,7 +72,8 @@ class Names:
 def shipped_names() -> Names:
     """Everything that ships."""
     names = Names()
-    for name, text in shipped_files().items():
+    texts = shipped_files() | {f"scores/{x}": text for x, text in shipped_scores().items()}
+    for name, text in texts.items():
         file, problems = parse(Source(f"<shipped>/{name}.cv", text))
         if problems:
             raise SpecError(problems)
@@ -86,6 +89,7 @@ def shipped_copy() -> Names:
         dict(all_names.transforms),
         dict(all_names.inverses),
         dict(all_names.tasks),
+        dict(all_names.scores),
     )
 
 

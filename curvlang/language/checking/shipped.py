@@ -69,6 +69,7 @@ def shipped() -> list[ShippedName]:
     found = [_written("curvature", d) for d in names.curvatures.values()]
     found += [_entry("stage", n, e) for n, e in {**SOURCES, **STAGES}.items()]
     found += [_written("transform", d) for d in names.transforms.values()]
+    found += [_written("score", d) for d in names.scores.values()]
     found += [_written("inverse", d) for d in names.inverses.values()]
     found += [_written("task", d) for d in names.tasks.values()]
     for kind, table in TABLES.items():

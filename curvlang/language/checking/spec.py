@@ -12,6 +12,12 @@ from curvlang.diagnostics.record import Repair
 from curvlang.diagnostics.source import NOWHERE, Source, Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir.expr import Ref
+from curvlang.language.bodies.scores import (
+    check_score,
+    of_queries,
+    score_entry,
+    score_formula,
+)
 from curvlang.language.bodies.transforms import check_transform
 from curvlang.language.bodies.values import value
 from curvlang.language.chain import (
@@ -21,6 +27,7 @@ from curvlang.language.chain import (
     Inverse,
     Law,
     Part,
+    ScoreFormula,
     Spec,
     Study,
     TaskSpec,
@@ -35,6 +42,7 @@ from curvlang.language.checking.inverses import check_inverse, check_use
 from curvlang.language.checking.names import Names, collect
 from curvlang.language.registry import LDS, PARTS
 from curvlang.language.syntax import nodes as s
+from curvlang.language.syntax.docs import doc_of
 from curvlang.language.syntax.parser import parse
 from curvlang.language.syntax.problems import LEAVE_OUT, Collector, EnoughError
 
@@ -73,10 +81,15 @@ class SpecChecker:
         inverses: dict[str, Inverse] = {}
         evaluations: list[Evaluation] = []
         studies: dict[str, Study] = {}
+        scores: dict[str, ScoreFormula] = {}
         for item in file.items:
             match item:
                 case s.TransformDef():
                     self.problems += check_transform(item)
+                case s.ScoreDef():
+                    formula = self.score(item)
+                    if formula is not None:
+                        scores[item.name] = formula
                 case s.CurvatureDef():
                     made = chains.curvature(item)
                     if made is not None:
@@ -105,7 +118,36 @@ class SpecChecker:
                 "write `curvature mine = hessian |> drop_residual`",
             )
         laws = self._laws(file, chains)
-        return Spec(source, curvatures, inverses, tuple(evaluations), laws=laws, studies=studies)
+        return Spec(
+            source,
+            curvatures,
+            inverses,
+            tuple(evaluations),
+            laws=laws,
+            studies=studies,
+            scores=scores,
+        )
+
+    def score(self, item: s.ScoreDef) -> ScoreFormula | None:
+        """A score with the defaults of its parameters; None where it is wrong, or lacks a value."""
+        found = check_score(item)
+        self.problems += found
+        entry = score_entry(item)
+        if found or entry.defaults.keys() != entry.parameters.keys():
+            return None
+        return score_formula(item, entry.defaults, item.name_span, doc_of(item))
+
+    def score_use(self, use: s.Use) -> ScoreFormula | None:
+        """A score by name with arguments: `relatif(power = 1)`."""
+        definition = self.names.scores.get(use.name)
+        if definition is None:
+            self.problems.unknown(Code.E0240, "score", use.name, use.name_span, self.names.scores)
+            return None
+        before = self.problems.errors
+        given = arguments(use, score_entry(definition), {}, self.problems)
+        if self.problems.errors > before or check_score(definition):
+            return None
+        return score_formula(definition, given, use.span, doc_of(definition))
 
     def _laws(self, file: s.File, chains: Chains) -> tuple[Law, ...]:
         """The laws of the file, about its own curvatures and those that it sees."""
@@ -140,6 +182,14 @@ class SpecChecker:
             inverse = check_use(item.inverse, self.names.inverses, self.problems)
         use = item.task or s.Use(DEFAULT_TASK, (), NOWHERE, item.span)
         task = self.task_use(use)
+        score = None if item.score is None else self.score_use(item.score)
+        if score is not None and item.lds is not None and not of_queries(score):
+            self.problems.say(
+                Code.E0243,
+                f"`{score.name}` scores training examples alone, and `lds` asks for scores of queries",
+                Label(item.score.span if item.score is not None else item.span, "without queries"),
+                "leave `lds` out, or yield a number for every query: `yield s[q,n] = …`",
+            )
         against = item.against
         if against is not None and against.name not in self.names.starts:
             self.problems.unknown(
@@ -163,7 +213,9 @@ class SpecChecker:
             return None
         named = None if against is None else against.name
         influence = None if item.influence is None else True
-        return Evaluation(item.curvature, task, inverse, named, influence, lds, solver, item.span)
+        return Evaluation(
+            item.curvature, task, inverse, named, influence, lds, solver, score, item.span
+        )
 
     def task_use(self, use: s.Use, outer: Mapping[str, Value] | None = None) -> TaskSpec | None:
         """A task by name with arguments, which may read the `outer` names of a sweep."""

@@ -9,7 +9,16 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import Source, Span
-from curvlang.language.chain import Evaluation, InverseUse, Part, Solver, Spec, TaskSpec
+from curvlang.language.bodies.values import show
+from curvlang.language.chain import (
+    Evaluation,
+    InverseUse,
+    Part,
+    ScoreFormula,
+    Solver,
+    Spec,
+    TaskSpec,
+)
 from curvlang.language.checking.spec import analyse, errors
 
 ENDS = (Code.E0101, Code.E0103)
@@ -75,6 +84,40 @@ def declared_inverses(spec: Spec) -> str:
     """The text of the inverses that a spec declares, each complete in itself."""
     found = [inverse.span.text for inverse in spec.inverses.values() if inverse.span.text]
     return "\n".join(found)
+
+
+def declared(spec: Spec) -> str:
+    """The text of the inverses and the scores that a spec declares, each complete in itself."""
+    scores = [score.text for score in spec.scores.values() if score.text]
+    return "\n".join(filter(None, (declared_inverses(spec), *scores)))
+
+
+def score_text(text: str, name: str, declared: str = "") -> ScoreFormula:
+    """The score that a use such as `relatif` or `mine(power = 1)` states, outside any file.
+
+    Args:
+        text: The use.
+        name: What messages call it.
+        declared: Declarations of scores that it may name besides those that ship.
+
+    Raises:
+        SpecError: With every problem found.
+    """
+    before = f"{declared}\nevaluate " if declared else "evaluate "
+    found = _evaluation(text, name, before, " of hessian").score
+    assert found is not None
+    return replace(found, span=whole(name, text))
+
+
+def score_kept(score: ScoreFormula) -> dict[str, str]:
+    """A score as text, from which `score_read` makes it again."""
+    given = ", ".join(f"{name} = {show(x)}" for name, x in score.arguments.items())
+    return {"text": f"{score.name}({given})" if given else score.name, "declared": score.text}
+
+
+def score_read(kept: Mapping[str, str], name: str) -> ScoreFormula:
+    """What `score_kept` kept."""
+    return score_text(kept["text"], name, kept["declared"])
 
 
 def inverse_kept(use: InverseUse) -> dict[str, str]:

@@ -15,6 +15,16 @@ from curvlang.language.syntax.build_law import build_law
 from curvlang.language.syntax.build_study import build_study
 
 Node = Tree[Token] | Token
+_Body = tuple[
+    str,
+    tuple[s.ParameterSyntax, ...],
+    tuple[ir.Target, ...],
+    tuple[s.BodySyntax, ...],
+    str,
+    Span,
+    Span,
+]
+"""The name, parameters, needs, statements, text and places of a transform or a score."""
 
 
 class Builder:
@@ -135,6 +145,13 @@ class Builder:
         return self.expr(node)
 
     def _transform(self, tree: Tree[Token]) -> s.TransformDef:
+        return s.TransformDef(*self._body(tree))
+
+    def _score(self, tree: Tree[Token]) -> s.ScoreDef:
+        return s.ScoreDef(*self._body(tree))
+
+    def _body(self, tree: Tree[Token]) -> _Body:
+        """What a transform and a score are made of."""
         name, *rest = tree.children
         parameters: tuple[s.ParameterSyntax, ...] = ()
         needs: tuple[ir.Target, ...] = ()
@@ -151,8 +168,14 @@ class Builder:
                     needs = tuple(self.target(x) for x in child.children)
                 case _:
                     body.append(self.statement(child))
-        return s.TransformDef(
-            str(name), parameters, needs, tuple(body), _doc(rest), self.span(tree), self.span(name)
+        return (
+            str(name),
+            parameters,
+            needs,
+            tuple(body),
+            _doc(rest),
+            self.span(tree),
+            self.span(name),
         )
 
     def _parameter(self, tree: Tree[Token]) -> s.ParameterSyntax:
@@ -265,7 +288,7 @@ class Builder:
         return s.Use(str(name), arguments, self.span(tree), self.span(name))
 
     def _evaluate(self, tree: Tree[Token]) -> s.EvaluateDef:
-        name, inverse, task, *measures = tree.children
+        scored, name, inverse, task, *measures = tree.children
         against: ir.Target | None = None
         influence: tuple[str, str] | None = None
         lds: tuple[s.Argument, ...] | None = None
@@ -299,10 +322,18 @@ class Builder:
             influence,
             lds,
             solve,
+            self._scored(scored),
             tuple(repeated),
             self.span(tree),
             self.span(name),
         )
+
+    def _scored(self, tree: Node | None) -> s.Use | None:
+        """The score in front of `of`."""
+        if not isinstance(tree, Tree):
+            return None
+        (named,) = (x for x in tree.children if isinstance(x, Tree))
+        return self.use(named)
 
     def expr(self, node: Any) -> ir.Expr:
         """An expression."""

@@ -5,10 +5,16 @@ from __future__ import annotations
 import re
 
 from curvlang.diagnostics.source import Source
-from curvlang.language.syntax.nodes import CurvatureDef, InverseDef, TaskDef, TransformDef
+from curvlang.language.syntax.nodes import (
+    CurvatureDef,
+    InverseDef,
+    ScoreDef,
+    TaskDef,
+    TransformDef,
+)
 
 
-def doc_of(definition: CurvatureDef | TransformDef | InverseDef | TaskDef) -> str:
+def doc_of(definition: CurvatureDef | TransformDef | ScoreDef | InverseDef | TaskDef) -> str:
     """One line: the quoted text, else the comment lines that stand directly above."""
     quoted = "" if isinstance(definition, InverseDef) else definition.doc
     return quoted or comment_above(definition.span.source, definition.span.start)

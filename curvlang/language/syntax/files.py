@@ -29,7 +29,12 @@ def shipped_studies() -> dict[str, str]:
     return _texts("studies")
 
 
-@lru_cache(maxsize=2)
+def shipped_scores() -> dict[str, str]:
+    """Name to text of every file of scores that ships."""
+    return _texts("scores")
+
+
+@lru_cache(maxsize=3)
 def _texts(folder: str) -> dict[str, str]:
     files = (
         resources.files("curvlang.specs") / folder if folder else resources.files("curvlang.specs")
@@ -62,6 +67,8 @@ def read(given: str) -> Source:
             return Source(f"<shipped>/{given}.cv", shipped_files()[given])
         if given in shipped_studies():
             return Source(f"<shipped>/studies/{given}.cv", shipped_studies()[given])
+        if given in shipped_scores():
+            return Source(f"<shipped>/scores/{given}.cv", shipped_scores()[given])
         raise _missing(given)
     if path.is_dir():
         raise refusal(Code.E0111, f"`{given}` is a folder, not a spec", "name a `.cv` file in it")

@@ -143,7 +143,7 @@ def _unclosed(found: Unexpected) -> Diagnostic | None:
 
 
 def _unnamed_definition(found: Unexpected) -> Diagnostic | None:
-    if found.last not in ("curvature", "transform", "inverse", "task", "study"):
+    if found.last not in ("curvature", "transform", "score", "inverse", "task", "study"):
         return None
     return found.say(Code.E0101, f"`{found.last}` needs a name", found.wanted)
 

@@ -138,6 +138,19 @@ class TransformDef:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreDef:
+    """`score name(parameters) { needs u[q,p], v[n,p] … yield s[q,n] = … }`."""
+
+    name: str
+    parameters: tuple[ParameterSyntax, ...]
+    needs: tuple[Target, ...]
+    body: tuple[BodySyntax, ...]
+    doc: str = ""
+    span: Span = _span()
+    name_span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
 class Binding:
     """A name and what it stands for; an argument stands for nothing yet."""
 
@@ -187,9 +200,9 @@ class RepeatedLine:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateDef:
-    """`evaluate name with inverse on task { … }`.
+    """`evaluate score of name with inverse on task { … }`.
 
-    `repeated` holds the lines that stand twice.
+    `repeated` holds the lines that stand twice; `score` is None for plain influence.
     """
 
     curvature: str
@@ -199,6 +212,7 @@ class EvaluateDef:
     influence: tuple[str, str] | None
     lds: tuple[Argument, ...] | None
     solve: Use | None = None
+    score: Use | None = None
     repeated: tuple[RepeatedLine, ...] = ()
     span: Span = _span()
     name_span: Span = _span()
@@ -318,7 +332,15 @@ class UseFile:
 
 
 Item: TypeAlias = (
-    CurvatureDef | TransformDef | InverseDef | TaskDef | EvaluateDef | StudyDef | LawDef | UseFile
+    CurvatureDef
+    | TransformDef
+    | ScoreDef
+    | InverseDef
+    | TaskDef
+    | EvaluateDef
+    | StudyDef
+    | LawDef
+    | UseFile
 )
 
 

@@ -9,7 +9,17 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Source, Span
 
-KEYWORDS = ("use", "curvature", "transform", "inverse", "task", "evaluate", "study", "law")
+KEYWORDS = (
+    "use",
+    "curvature",
+    "transform",
+    "score",
+    "inverse",
+    "task",
+    "evaluate",
+    "study",
+    "law",
+)
 """Words that start an item."""
 
 _WORDS = {

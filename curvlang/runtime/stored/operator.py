@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import torch
 
-from curvlang.language import inverse_kept, inverse_read
+from curvlang.language import inverse_kept, inverse_read, score_kept, score_read
 from curvlang.operators import Identity, Operator, added, load_operator, scaled
 from curvlang.runtime.fitted import FittedOperator, load_fitted
 from curvlang.runtime.solver import NOT_KEPT, FittedSolver
@@ -46,6 +46,7 @@ class Notes(msgspec.Struct, forbid_unknown_fields=True):
     decay: float
     inverse: dict[str, Any] | None = None
     solver: dict[str, Any] | None = None
+    score: dict[str, str] | None = None
 
 
 class StoredOperator(FittedOperator):
@@ -68,6 +69,8 @@ class StoredOperator(FittedOperator):
         self.label = notes.label
         self.by_example = NOT_KEPT
         self.declared = notes.declared
+        own = notes.score
+        self.score = None if own is None else score_read(own, str(path))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -170,6 +173,8 @@ def operator_notes(
         found["inverse"] = inverse_kept(op.rule)
     if op.solver is not None:
         found["solver"] = op.solver.kept()
+    if op.score is not None:
+        found["score"] = score_kept(op.score)
     return found
 
 

@@ -1,0 +1,1 @@
+"""Scores that a formula states: its products over the parameters streamed, the rest computed chunk by chunk."""

@@ -1,0 +1,165 @@
+"""Scores that a formula states, as a stream: some queries at a time against some training examples at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from math import floor
+
+import torch
+from torch import Tensor
+
+from curvlang.attribution.blocks import scored_blocks
+from curvlang.attribution.factored import QUERIES_SHARE, queries_at_once
+from curvlang.attribution.formulas.evaluation import Evaluation, of_pairs
+from curvlang.attribution.formulas.indexed_tensors import IndexedTensor, Reader
+from curvlang.attribution.formulas.points import Points
+from curvlang.attribution.formulas.product_source import Queries
+from curvlang.attribution.gradients import batch_size, check_scores
+from curvlang.attribution.passes import MOST, scored_elements
+from curvlang.attribution.passes import batch_size as leaf_batch_size
+from curvlang.attribution.streams.batch import ScoreBatch, Unit
+from curvlang.attribution.streams.cut import ScoreCut, score_cut
+from curvlang.attribution.streams.gather import common
+from curvlang.attribution.streams.request import Request
+from curvlang.ir import expr as ir
+from curvlang.ir.score_program import EXAMPLE, PARAMETER, QUERY, ScoreProgram, reads_of
+from curvlang.models.losses.loss import Loss
+from curvlang.runtime.limits.memory import available
+
+CHUNK_SHARE = 16
+"""Numbers for pairs of a chunk may take a sixteenth of the free memory: a formula holds a few of them."""
+
+
+class FormulaStream:
+    """Scores of a formula, as they come.
+
+    Args:
+        program: The formula's program.
+        points: The model with its inverse, and its checkpoints and other models.
+        cost: What the queries are scored by.
+        request: Groups of queries, and who is told.
+        turn: Queries of a turn; as many as fit where not given.
+        size: Training examples of a chunk; by shapes where not given.
+    """
+
+    def __init__(
+        self,
+        program: ScoreProgram,
+        points: Points,
+        cost: Loss,
+        request: Request,
+        *,
+        turn: int | None = None,
+        size: int | None = None,
+    ) -> None:
+        self.program = program
+        self.points = points
+        self.cost = cost
+        self.request = request
+        self.task, self.inverse = points.final.task, points.final.inverse
+        self.rows = request.rows(self.task)
+        self.tokens = None
+        fits = self.rows
+        if request.groups is None and not program.all_queries:
+            fits = min(fits, self._fitting(), self._scored_at_once())
+            fits = min(fits, turn or fits)
+        (self.turn,) = common(max(1, fits))
+        self.cut = self._cut() if size is None else ScoreCut(self.task.N, size)
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether there is a score for every query, not only for every training example."""
+        return self.program.pairs
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Scores are of all layers together."""
+        return ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all scores."""
+        return (self.rows, self.cut.total) if self.of_pairs else (self.cut.total,)
+
+    @property
+    def turns(self) -> int:
+        """How often the training examples are read."""
+        return -(-self.rows // self.turn)
+
+    @property
+    def units(self) -> list[Unit]:
+        """Every turn with every chunk of the training examples."""
+        return [(t, k) for t in range(self.turns) for k in range(self.cut.count)]
+
+    def own(self, turn: int) -> slice:
+        """The queries of a turn."""
+        return slice(turn * self.turn, min((turn + 1) * self.turn, self.rows))
+
+    def batches(self, units: Collection[Unit] | None = None) -> Iterator[ScoreBatch]:
+        """Scores of every unit, or of some; what is known of a turn's queries is found when it begins.
+
+        Raises:
+            SpecError: E0420 or E0794 for scores that are not finite.
+        """
+        wanted = sorted(self.units if units is None else units)
+        for turn in sorted({t for t, _ in wanted}):
+            source = self.source(turn)
+            rows = self.own(turn) if self.of_pairs else None
+            for k in (k for t, k in wanted if t == turn):
+                within = self.cut.chunk(k)
+                scores = source(within)
+                check_scores(scores.values(), self.task, self.cost)
+                yield ScoreBatch(rows, slice(within.start, within.stop), scores)
+
+    def source(self, turn: int) -> Callable[[range], dict[str, Tensor]]:
+        """The queries of a turn, ready to meet training examples."""
+        own, points = self.own(turn), self.points
+        if self.request.groups is None and self.turns > 1:
+            points = points.queries(own)
+        queries = Queries(points, self.cost, self.request.weights(self.task))
+        found = Evaluation(self.program, queries, self.cut, self._lengths(own.stop - own.start))
+        return lambda within: {"": found.scores(within)}
+
+    def _lengths(self, queries: int) -> dict[str, int]:
+        lengths = {
+            QUERY: queries,
+            EXAMPLE: self.task.N,
+            PARAMETER: self.task.P,
+            **self.points.lengths,
+        }
+        reader = Reader(_no_tensor, lengths, torch.empty(0, dtype=torch.float64))
+        for space in self.program.spaces:
+            lengths[space.letter] = floor(float(reader.evaluate(space.length).values))
+        return lengths
+
+    def _fitting(self) -> int:
+        """Queries whose rows take a share of what is available."""
+        pairs = sum(map(of_pairs, self.program.products))
+        if self.program.by_products:
+            blocks = scored_blocks(self.inverse, self.task)
+            if blocks is not None:
+                return max(1, queries_at_once(self.task, blocks) // max(1, pairs))
+        size = torch.empty((), dtype=torch.float64).element_size()
+        share = available(self.task.device) // QUERIES_SHARE
+        return max(1, share // ((1 + max(1, pairs)) * size * self.task.P))
+
+    def _scored_at_once(self) -> int:
+        """Queries whose numbers of a chunk take a share of what is available."""
+        size = torch.empty((), dtype=torch.float64).element_size()
+        each = size * min(self.task.N, MOST) * max(1, len(self.program.products))
+        return max(1, available(self.task.device) // CHUNK_SHARE // each)
+
+    def _cut(self) -> ScoreCut:
+        task = self.task
+        if not self.program.by_products:
+            columns = sum(1 for x in reads_of(self.program) if x.partition("@")[0] == "v")
+            contexts = max(1, *(n for n in (1, *self.points.lengths.values())))
+            return score_cut(task.N, batch_size(task, contexts * (2 + columns)), self.turn)
+        blocks = scored_blocks(self.inverse, task)
+        layers = task.blocks() if blocks is None else [x.layer for x in blocks]
+        most = leaf_batch_size(task, layers, scored_elements(layers, self.turn))
+        return score_cut(task.N, most, self.turn)
+
+
+def _no_tensor(ref: ir.Ref) -> IndexedTensor:
+    raise AssertionError(f"the length of a space reads `{ref.name}`")

@@ -1,0 +1,78 @@
+"""Where gradients of a score are taken: the model, its checkpoints, and other models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+from torch import Tensor
+
+from curvlang.ir import expr as ir
+from curvlang.ir.score_program import CONTEXTS
+from curvlang.models.task import Task
+from curvlang.operators import Operator
+
+Place = tuple[int, ...]
+"""A value for each index of models and checkpoints that something has."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Point:
+    """A model with its data, and the inverse of the curvature there."""
+
+    task: Task
+    inverse: Operator
+
+    def queries(self, own: slice) -> Point:
+        """With some of the queries."""
+        return replace(self, task=self.task.queries(own))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """All points of a score.
+
+    Args:
+        final: The evaluated model.
+        checkpoints: Points along each model's training, the evaluated one's first; `[e][h]`.
+        models: The models at their ends, the evaluated one the first.
+        rates: The learning rate at each checkpoint.
+    """
+
+    final: Point
+    checkpoints: Sequence[Sequence[Point]] = ()
+    models: Sequence[Point] = ()
+    rates: Tensor | None = None
+    lengths: Mapping[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """How many models and checkpoints there are."""
+        along = len(self.checkpoints[0]) if self.checkpoints else 0
+        found = {"h": along, "e": len(self.models)}
+        object.__setattr__(self, "lengths", {k: n for k, n in found.items() if n})
+
+    def at(self, indices: Sequence[ir.Index], place: Place) -> Point:
+        """The point at which something with these indices is taken."""
+        given = dict(zip([x.space for x in indices], place, strict=True))
+        if "h" in given:
+            return self.checkpoints[given.get("e", 0)][given["h"]]
+        return self.models[given["e"]] if "e" in given else self.final
+
+    def places(self, indices: Sequence[ir.Index]) -> Iterator[Place]:
+        """Every value of indices of models and checkpoints."""
+        return product(*(range(self.lengths[x.space]) for x in indices))
+
+    def queries(self, own: slice) -> Points:
+        """With some of the queries."""
+        return replace(
+            self,
+            final=self.final.queries(own),
+            checkpoints=[[x.queries(own) for x in row] for row in self.checkpoints],
+            models=[x.queries(own) for x in self.models],
+        )
+
+
+def contexts(indices: Sequence[ir.Index]) -> tuple[ir.Index, ...]:
+    """Those of some indices that are of models and checkpoints."""
+    return tuple(x for x in indices if x.space in CONTEXTS)

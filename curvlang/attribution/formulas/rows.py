@@ -1,0 +1,28 @@
+"""Rows of a score at a point: gradients of queries and of training examples, solved or not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from curvlang.attribution.formulas.points import Point
+from curvlang.attribution.gradients import gradient_batches, product, query_gradients
+from curvlang.models.losses.loss import Loss
+
+
+def query_rows(point: Point, cost: Loss, weights: Tensor | None) -> Tensor:
+    """Gradients of the queries' metric [Q, P], or of groups of them, in the inverse's precision."""
+    return query_gradients(point.task, cost, weights).to(point.inverse.dtype)
+
+
+def training_rows(point: Point, within: range) -> Tensor:
+    """Gradients of some training examples' losses [B, P], in the inverse's precision."""
+    found = gradient_batches(point.task, point.task.loss, "train", within)
+    return torch.cat([v.to(point.inverse.dtype) for v in found])
+
+
+def solved(point: Point, rows: Tensor, count: int) -> Tensor:
+    """`(C⁻¹)^count` of every row."""
+    for _ in range(count):
+        rows = product(point.inverse, rows)
+    return rows

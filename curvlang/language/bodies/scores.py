@@ -1,0 +1,320 @@
+"""Scores on their own: their leaves, their statements, and what needs more numbers than a score may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import Diagnostic, Label
+from curvlang.diagnostics.record import Repair
+from curvlang.diagnostics.source import Span
+from curvlang.diagnostics.suggestion import suggestion
+from curvlang.ir import expr as ir
+from curvlang.ir.functions import FUNCTIONS, MAKERS
+from curvlang.ir.row_terms import TooManyTermsError
+from curvlang.ir.score_lowering import NotScoredError, score_program
+from curvlang.ir.score_program import SOLVE
+from curvlang.language.bodies.letters import letters
+from curvlang.language.bodies.tensors import TensorChecker
+from curvlang.language.bodies.transforms import (
+    numbers_of,
+    parameter_of,
+    readings,
+    specialise,
+    written,
+)
+from curvlang.language.chain import ScoreFormula, Value
+from curvlang.language.registry.entry import Entry
+from curvlang.language.syntax import nodes as s
+from curvlang.language.syntax.problems import Problems
+
+SCORE_LETTERS: Mapping[str, str] = {
+    "q": "query",
+    "n": "training example",
+    "p": "parameter",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreLeaf:
+    """What a score may need: its indices, and what it is."""
+
+    indices: tuple[str, ...]
+    doc: str
+
+    def written(self, name: str) -> str:
+        """`u[q,p]`."""
+        return f"{name}[{','.join(self.indices)}]"
+
+
+SCORE_LEAVES: Mapping[str, ScoreLeaf] = {
+    "u": ScoreLeaf(("q", "p"), "the gradient of a query's metric"),
+    "v": ScoreLeaf(("n", "p"), "the gradient of a training example's loss"),
+}
+YIELDS = ((ir.Index("q"), ir.Index("n")), (ir.Index("n"),))
+"""A score of every query with every training example, or of every training example alone."""
+
+
+def check_score(definition: s.ScoreDef) -> list[Diagnostic]:
+    """Everything that can be wrong inside one score."""
+    problems = Problems()
+    bodies = list(readings(definition, problems))
+    seen = set(problems)
+    for body in bodies:
+        for problem in _checked(definition, body):
+            if problem not in seen:
+                seen.add(problem)
+                problems.append(problem)
+    return problems
+
+
+def score_entry(definition: s.ScoreDef) -> Entry:
+    """The parameters of a score."""
+    return Entry(definition.doc, {p.name: parameter_of(p) for p in definition.parameters})
+
+
+def score_formula(
+    definition: s.ScoreDef, given: Mapping[str, Value], span: Span, doc: str
+) -> ScoreFormula:
+    """A score with its parameters written in.
+
+    Args:
+        definition: Without problems.
+        given: Values of all its parameters.
+        span: Where it is named.
+        doc: One line about it.
+    """
+    body = specialise(definition.body, given, needs=definition.needs)
+    statements = tuple(x for x in body if not isinstance(x, ir.Project))
+    text = definition.span.text
+    return ScoreFormula(definition.name, given, definition.needs, statements, doc, text, span)
+
+
+def of_queries(formula: ScoreFormula) -> bool:
+    """Whether a score has a number for every query."""
+    (result,) = (x.target.indices for x in formula.body if isinstance(x, ir.Yield))
+    return result == YIELDS[0]
+
+
+def _checked(definition: s.ScoreDef, body: Sequence[ir.BodyStatement]) -> list[Diagnostic]:
+    checker = ScoreChecker(definition.needs, numbers_of(definition))
+    yields = 0
+    for statement in body:
+        match statement:
+            case ir.Define():
+                checker.define(statement)
+            case ir.Space():
+                checker.space(statement)
+            case ir.Project():
+                checker.problems.say(
+                    Code.E0242,
+                    "a score does not project the curvature",
+                    statement.span,
+                    "write the projected gradients: `f[n,k] = sum[p] P[p,k] * v[n,p]`",
+                )
+            case ir.Yield():
+                yields += 1
+                checker.yields(statement)
+            case _:
+                assert_never(statement)
+    if yields != 1:
+        what = "never yields" if yields == 0 else f"yields {yields} times"
+        checker.problems.say(
+            Code.E0241,
+            f"the score `{definition.name}` {what}",
+            definition.name_span,
+            "a score yields once: `yield s[q,n] = …`",
+        )
+    if not checker.problems:
+        checker.problems += _needed(definition, body)
+    return checker.problems
+
+
+def _needed(definition: s.ScoreDef, body: Sequence[ir.BodyStatement]) -> list[Diagnostic]:
+    """What the formula needs, if that is more than a score may hold."""
+    statements = [x for x in body if not isinstance(x, ir.Project)]
+    try:
+        score_program(definition.needs, statements)
+    except NotScoredError as error:
+        return [_refused(error)]
+    except TooManyTermsError as error:
+        return [
+            Diagnostic(
+                Code.E0355,
+                "a sum over the parameters has too many products when it is multiplied out",
+                (Label(error.span, "a product of sums"),),
+                ("lower the powers, or leave terms out",),
+            )
+        ]
+    return []
+
+
+_KINDS = {
+    "parameters": (
+        Code.E0350,
+        "write it as products of a part with `q` and a part with `n`, each summed over `p`: "
+        "`sum[p] (u[q,p] - v[n,p])^2` is taken apart, `sum[p] abs(u[q,p] - v[n,p])` cannot be",
+    ),
+    "examples": (
+        Code.E0351,
+        "sum over one of the two first: `m[p] = mean[n] v[n,p]`, then `sum[p] v[n,p] * m[p]`",
+    ),
+    "matrix": (
+        Code.E0351,
+        "rows meet in `sum[p] u[q,p] * v[n,p]`; the curvature's inverse is applied by "
+        "`z[n,p] = solve(v)`",
+    ),
+}
+_NOUNS = {**SCORE_LETTERS}
+
+
+def _refused(error: NotScoredError) -> Diagnostic:
+    code, help_ = _KINDS[error.kind]
+    nouns = [f"{SCORE_LETTERS.get(x.space, f'`{x.space}`')}" for x in error.indices]
+    if len(set(nouns)) < len(nouns):
+        what = f"a number for every two {nouns[0]}s"
+    else:
+        what = f"a number for every {', '.join(nouns[:-1])} and {nouns[-1]}"
+    return Diagnostic(
+        code,
+        f"this needs {what}, which no score holds",
+        (Label(error.expr.span, "of all these at once"),),
+        (help_,),
+    )
+
+
+class ScoreChecker(TensorChecker):
+    """Checks the statements of one score in order, from the leaves that its `needs` names."""
+
+    def __init__(self, needs: Sequence[ir.Target], scalars: frozenset[str]) -> None:
+        super().__init__(needs, scalars)
+        self.spaces = set(SCORE_LETTERS)
+        self.made = {}
+        for target in needs:
+            self._leaf(target)
+
+    def _leaf(self, target: ir.Target) -> None:
+        leaf = SCORE_LEAVES.get(target.name)
+        if leaf is None:
+            self.problems.say(
+                Code.E0354,
+                f"a score has no leaf `{target.name}`",
+                target.span,
+                "leaves are " + ", ".join(f"`{x.written(n)}`" for n, x in SCORE_LEAVES.items()),
+            )
+        elif letters(target) != leaf.indices or any(x.primes for x in target.indices):
+            right = leaf.written(target.name)
+            self.problems.say(
+                Code.E0353,
+                f"`{written(target)}` has other indices than the leaf `{right}`",
+                Label(target.span, leaf.doc),
+                Repair(f"write `{right}`", right),
+            )
+
+    def define(self, statement: ir.Define) -> None:
+        """A definition, or rows that the inverse is applied to."""
+        value = statement.value
+        if not (isinstance(value, ir.Call) and value.function == SOLVE):
+            super().define(statement)
+            return
+        self._solve(statement, value)
+        for target in statement.targets:
+            self._twice(target.indices, target.span)
+            self._bind(target)
+
+    def _solve(self, statement: ir.Define, call: ir.Call) -> None:
+        given = call.arguments[0] if len(call.arguments) == 1 else None
+        if not isinstance(given, ir.Ref) or given.indices or call.indices:
+            self.problems.say(
+                Code.E0352,
+                "`solve` takes the name of one tensor",
+                Label(call.span, "the whole tensor is solved, row by row"),
+                "write `z[n,p] = solve(v)`; what is more than a name gets a name first",
+            )
+            return
+        if given.name not in self.scope:
+            self._unknown(given.name, given.span)
+            return
+        (target, *more) = statement.targets
+        spaces = self.scope[given.name]
+        if spaces.count("p") != 1:
+            shown = f"`{given.name}[{','.join(spaces)}]`"
+            self.problems.say(
+                Code.E0352,
+                f"`solve` is applied to rows over the parameters, and {shown} is not",
+                Label(given.span, "one index `p`, and no second one"),
+                "for a matrix of another space write `inv(K)`",
+            )
+        elif more or letters(target) != spaces:
+            self.problems.say(
+                Code.E0305,
+                f"the result of `solve({given.name})` has the indices of `{given.name}`",
+                Label(statement.span, f"expected `{target.name}[{','.join(spaces)}]`"),
+            )
+
+    def _call(self, call: ir.Call) -> None:
+        if call.function == SOLVE:
+            self.problems.say(
+                Code.E0352,
+                "`solve` stands alone on the right of a definition",
+                Label(call.span, "inside an expression"),
+                "give its result a name: `z[n,p] = solve(v)`",
+            )
+            return
+        if call.function in MAKERS and {x.space for x in call.indices} & {"n", "q"}:
+            self.problems.say(
+                Code.E0351,
+                f"`{call.function}` would draw numbers for every example",
+                Label(call.span, "which depend on how examples are read"),
+                "draw them for parameters or a space of your own: `random_normal[p,k](0)`",
+            )
+        super()._call(call)
+
+    def _binary(self, expr: ir.Binary) -> None:
+        # A number of a query and one of a training example add up to one of the pair.
+        if expr.operator in (ir.BinaryOperator.ADD, ir.BinaryOperator.SUBTRACT):
+            self._visit(expr.left)
+            self._visit(expr.right)
+        else:
+            super()._binary(expr)
+
+    def _matrix(self, call: ir.Call, function: object) -> dict[str, tuple[str, ...]] | None:
+        groups = super()._matrix(call, FUNCTIONS[call.function])
+        if groups is None:
+            return None
+        found = {x for group in groups.values() for x in group} & {"n", "p"}
+        if found:
+            letter = min(found)
+            self.problems.say(
+                Code.E0351,
+                f"`{call.function}` reads a tensor over `{letter}` as a whole, which no score holds",
+                Label(call.span, SCORE_LETTERS[letter]),
+                "sum over it first; the curvature's inverse is applied by `z[n,p] = solve(v)`",
+            )
+        return groups
+
+    def _unknown(self, name: str, span: Span) -> None:
+        help_: tuple[str, ...] = suggestion(name, (*self.scope, *self.scalars))
+        if name in SCORE_LEAVES:
+            help_ = (f"add it to `needs`: `needs {SCORE_LEAVES[name].written(name)}`",)
+        self.problems.say(
+            Code.E0319,
+            f"unknown tensor `{name}`",
+            Label(span, "not in `needs`, not defined"),
+            *help_,
+        )
+
+    def yields(self, statement: ir.Yield) -> None:
+        """A yield: `s[q,n]`, or `s[n]` for a score of a training example alone."""
+        target = statement.target
+        if target.indices not in YIELDS:
+            self.problems.say(
+                Code.E0241,
+                "a score has a number for every query and training example, or for every training "
+                "example",
+                Label(target.span, "other indices"),
+                "write `yield s[q,n] = …`, or `yield s[n] = …`",
+            )
+        self._sides(target, statement.value)

@@ -1,0 +1,1 @@
+"""Tests of scores that formulas state."""
