@@ -11,6 +11,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type, finite_number
 from curvlang.models.execution.torch_state import settled_state
+from curvlang.models.losses.elementwise_losses import MeanSquaredError
 from curvlang.models.losses.finite import check_examples_finite
 from curvlang.models.task import Task, check_task
 from curvlang.runtime.fitted import FittedOperator
@@ -18,8 +19,6 @@ from curvlang.runtime.vectors import joined, parameters_of
 
 BATCH = 512
 """Examples that go through the model at once."""
-GAUSSIAN = "mse"
-"""The loss that is a likelihood once a noise is given."""
 
 
 class Evidence:
@@ -58,13 +57,14 @@ class Evidence:
                 f"`prior_precision={task.weight_decay * task.N:g}`",
             )
         with settled_state():
-            self._spectrum = op.operator.eigenvalues()
+            # A sum of many logarithms: in double precision, whatever the curvature is in.
+            self._spectrum = op.operator.eigenvalues().double()
             kind, place = self._spectrum.dtype, self._spectrum.device
             with torch.no_grad():
                 theta = joined(list(parameters.values()), kind, place)
                 self._square = theta.square().sum()
-                self._loss, self._outputs = _total_loss(task)
-        self._gaussian = task.loss.name == GAUSSIAN
+                self._loss, self._outputs = _total_loss(task.exact())
+        self._gaussian = isinstance(task.loss, MeanSquaredError)
         self._examples = task.N
 
     def __call__(
@@ -74,7 +74,7 @@ class Evidence:
         temperature: float | Tensor = 1.0,
         noise: float | Tensor | None = None,
     ) -> Tensor:
-        """The evidence, in the shape that the arguments broadcast to.
+        """The evidence in float64, in the shape that the arguments broadcast to.
 
         Args:
             prior_precision: δ; several for a sweep.

@@ -24,6 +24,7 @@ from curvlang.models.execution.torch_state import settled
 from curvlang.models.task import Task, check_task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.operators import BlockDiagonal, Diagonal, EigenBasis, Operator
+from curvlang.operators.validation import all_finite
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.storage.tensors import UNREADABLE, tensors_in
 
@@ -168,6 +169,12 @@ def _block(given: Mapping[str, Tensor], block: LayerBlock, path: Path) -> Operat
                 f"`{file}` of `{block.name}` has the shape {list(tensor.shape)} where the model's "
                 f"layer has {list(wanted)}",
                 "give the task of the model that they were fitted on, with the same biases",
+            )
+        # An average over no example is not a number, and a float32 sum may overflow.
+        if not all_finite(tensor) or (file == LAMBDA[1] and float(tensor) <= 0):
+            raise unreadable(
+                f"`{file}` of `{block.name}` is not finite, or counts no example",
+                "fit the factors again; in float32 where they were in half precision",
             )
     place = block.index.device
     given = {file: tensor.to(place) for file, tensor in given.items()}

@@ -29,9 +29,17 @@ from curvlang.storage.tensors import write_tensors
 STRATEGY = "ekfac"
 """The most general of theirs: eigenvectors, and an eigenvalue for each pair of them."""
 
+_LEAVE_OUT = 'write the others alone, `others="leave_out"`'
+
 
 @settled
-def write_kronfluence(op: FittedOperator, folder: str | os.PathLike[str], task: Task) -> None:
+def write_kronfluence(
+    op: FittedOperator,
+    folder: str | os.PathLike[str],
+    task: Task,
+    *,
+    others: str = "refuse",
+) -> None:
     """Write a curvature as factors of kronfluence, under `OUTPUT_DIR/ANALYSIS/factors_NAME`.
 
     `analyzer.compute_pairwise_scores("scores", "NAME", …)` of that output folder and analysis uses them.
@@ -41,6 +49,8 @@ def write_kronfluence(op: FittedOperator, folder: str | os.PathLike[str], task: 
         op: A curvature with a block for each layer, as K-FAC and EK-FAC have.
         folder: Where; earlier factors there are replaced.
         task: The task that it was fitted on.
+        others: What happens to blocks of layers that kronfluence does not hold: `refuse`, or `leave_out`:
+            its own scores leave them out as well, where `get_influence_tracked_modules` does.
 
     Raises:
         SpecError: E0925 for a block or a layer that kronfluence does not hold, by name; E0928 for a
@@ -52,8 +62,10 @@ def write_kronfluence(op: FittedOperator, folder: str | os.PathLike[str], task: 
         raise another_type("op", op, "a fitted curvature", "`cv.fit(spec, task)`")
     if not isinstance(folder, str | os.PathLike):
         raise another_type("folder", folder, "a path", '`"influence/analysis/factors_mine"`')
+    if others not in ("refuse", "leave_out"):
+        raise another_type("others", others, "`refuse` or `leave_out`", '`others="leave_out"`')
     files: dict[str, dict[str, Tensor]] = {name: {} for name in (*BASES, *VALUES, *LAMBDA)}
-    for name, basis in _bases(op, task).items():
+    for name, basis in _bases(op, task, others).items():
         for file, tensor in _tensors(basis, task.N).items():
             files[file][name] = tensor
     path = Path(folder)
@@ -71,7 +83,7 @@ def _written(tensors: Mapping[str, Tensor], file: IO[bytes]) -> None:
     write_tensors(file, tensors)
 
 
-def _bases(op: FittedOperator, task: Task) -> dict[str, EigenBasis]:
+def _bases(op: FittedOperator, task: Task, others: str) -> dict[str, EigenBasis]:
     """Every block of the curvature by its layer, decomposed.
 
     Raises:
@@ -80,18 +92,22 @@ def _bases(op: FittedOperator, task: Task) -> dict[str, EigenBasis]:
     if not isinstance(op.operator, BlockDiagonal):
         raise _without_blocks(f"it is one {op.structure} over all layers")
     inside = task if op.parameters == task.parameters else task.restricted(op.parameters)
-    layers, others = matrix_layers(inside)
+    layers, reasons = matrix_layers(inside)
     found: dict[str, EigenBasis] = {}
     whole = op.operator
     for name, unit, index in zip(whole.names, whole.blocks, whole.index, strict=True):
-        if name in others:
-            raise not_held(name, others[name], "are not the same")
+        if name in reasons and others == "leave_out":
+            continue
+        if name in reasons:
+            raise not_held(name, reasons[name], "do not exist, or are wrong", _LEAVE_OUT)
         if name not in layers or not torch.equal(layers[name].index, index):
             raise _without_blocks(f"its block `{name}` is not the weight and bias of a layer")
         basis = _eigenbasis(unit, layers[name].d_out)
         if basis is None:
             raise _without_blocks(f"its block `{name}` is {unit.structure}")
         found[name] = basis
+    if not found:
+        raise _without_blocks("none of its layers is one that kronfluence holds")
     return found
 
 

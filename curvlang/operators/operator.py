@@ -24,6 +24,8 @@ from curvlang.operators.validation import asymmetric, infinite, wrong_kind
 
 DENSE_AT_MOST = 20_000
 """Rows of a matrix that may be formed in passing: 3 GiB in float64."""
+ROUNDINGS = 8
+"""Units of rounding of the largest eigenvalue, below which a damping is none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -342,17 +344,28 @@ def _place(held: Tensor | Operator) -> str:
     return f"{str(held.dtype).removeprefix('torch.')} on {held.device}"
 
 
-def check_regular(operator: Operator, name: str) -> None:
-    """Refuse a matrix whose lowest eigenvalues are what rounding makes of zeros.
+def check_regular(operator: Operator, name: str, damping: float) -> None:
+    """Refuse C + λI whose lowest eigenvalue is what rounding makes of a zero.
+
+    Args:
+        operator: C, of which the spectrum is known.
+        name: Of the block.
+        damping: λ, 0 or more; eigenvalues are looked at only where it is as small as rounding.
 
     Raises:
         SpecError: E0601.
     """
-    sizes = operator.eigenvalues().abs()
-    lowest, rounding = float(sizes.min()), len(sizes) * torch.finfo(sizes.dtype).eps
-    if operator.structure != "Diagonal" and lowest <= rounding * float(sizes.max()):
+    eps = torch.finfo(operator.dtype).eps
+    if operator.structure == "Diagonal" or damping > ROUNDINGS * eps * abs(float(operator.trace())):
+        return
+    values = operator.eigenvalues()
+    lowest = float((values + damping).abs().min())
+    # Without λ the zeros of a decomposition are as large as its errors, which grow with the size.
+    rounding = eps * float(values.abs().max()) * (ROUNDINGS if damping else len(values))
+    if lowest <= rounding:
         raise singular(
-            f"`{name}` is singular", f"its lowest eigenvalue is 0 to rounding ({lowest:.2g})"
+            f"`{name}` with the damping {damping:.3g} is singular",
+            f"its lowest eigenvalue is 0 to rounding ({lowest:.2g})",
         )
 
 

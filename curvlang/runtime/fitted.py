@@ -47,7 +47,7 @@ from curvlang.operators import (
     scaled,
 )
 from curvlang.operators.iterative.iteration import Progress, Report
-from curvlang.runtime.inverse import invert
+from curvlang.runtime.inverse import invert, stated_damping
 from curvlang.runtime.solver import NOT_KEPT, FittedSolver
 from curvlang.runtime.vectors import by_parameter, parameters_of
 from curvlang.storage.tensors import unusable
@@ -351,10 +351,12 @@ class FittedOperator:
                 "a matrix-free operator has no root, from which samples are made",
                 "fit a curvature with a structure, as `ekfac`, or, of a small model, `block_ggn`",
             )
-        if damping == 0:
+        rule = self._rule(damping)
+        if (stated := stated_damping(rule)) is not None:
             for name, block in self.blocks.items():
-                check_regular(block, name)
-        covariance = invert(self.operator, self._rule(damping))
+                for unit in block.units():
+                    check_regular(unit, name, stated)
+        covariance = invert(self.operator, rule)
         drawn = torch.randn(
             covariance.size,
             math.prod(axes),

@@ -114,6 +114,33 @@ def test_the_best_prior_precision_is_found_by_ascent():
     assert float(log_delta.detach().exp()) == pytest.approx(best, rel=0.05)
 
 
+def test_a_loss_of_one_s_own_is_read_as_it_is():
+    """Its name does not make it a mean over outputs."""
+
+    def mse(f, y):
+        return (f - y).square().sum()
+
+    t = task(network([3, 4, 2]), "mse", n=7)
+    own = cv.Task(t.model, mse, train=t.train, query=t.query)
+    op = cv.fit("ggn", own)
+    with pytest.raises(cv.SpecError, match="E0924"):
+        cv.log_marginal_likelihood(op, own, noise=0.1)
+    theirs = cv.log_marginal_likelihood(cv.fit("ggn", t), t, 0.7, noise=math.sqrt(0.5))
+    constant = 7 * 2 * math.log(math.sqrt(0.5) * math.sqrt(2 * math.pi))
+    found = cv.log_marginal_likelihood(op, own, 0.7)
+    assert float(found) - constant == pytest.approx(float(theirs), rel=EXACT)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_lower_precision(kind):
+    t = task(network([3, 4, 2]), "cross_entropy", n=7)
+    low = t.to(dtype=kind)
+    exact = float(cv.log_marginal_likelihood(cv.fit("ekfac", t), t))
+    found = cv.log_marginal_likelihood(cv.fit("ekfac", low), low)
+    assert found.dtype == torch.float64
+    assert float(found) == pytest.approx(exact, rel=1e-5 if kind == torch.float32 else 0.02)
+
+
 def test_what_has_no_evidence_is_refused():
     t = task(network([3, 4, 2]), "cross_entropy")
     op = cv.fit("ggn", t)

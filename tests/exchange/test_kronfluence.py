@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import curvlang as cv
@@ -126,7 +127,12 @@ def test_what_kronfluence_leaves_out_is_constant_here(tmp_path):
         ),
         task,
     )
-    refused("E0925", lambda: cv.write_kronfluence(whole, tmp_path / "x", task), "norm")
+    refused("E0925", lambda: cv.write_kronfluence(whole, tmp_path / "x", task), "norm", "leave_out")
+    refused("E0563", lambda: cv.write_kronfluence(whole, tmp_path / "x", task, others="drop"))
+    cv.write_kronfluence(whole, peer.place("ours"), task, others="leave_out")
+    scores, _ = peer.scores("ours", DAMPING)
+    layers = cv.influence(whole, task, damping=DAMPING, per_layer=True)
+    assert_close(scores["all_modules"], layers["up"] + layers["down"])
 
 
 class Swapped(nn.Module):
@@ -293,6 +299,14 @@ def test_files_that_cannot_be_read(tmp_path):
         (tmp_path / "nowhere", "factors_NAME"),
     ):
         refused("E0926", lambda folder=folder: cv.read_kronfluence(folder, task), words)
+    for name, file in (("nan", "lambda_matrix"), ("none", "num_lambda_processed")):
+        folder = changed(name)
+        tensors = load_file(folder / f"{file}.safetensors")
+        tensors["2"] = torch.full_like(tensors["2"], float("nan") if name == "nan" else 0)
+        save_file(tensors, folder / f"{file}.safetensors")
+        refused(
+            "E0926", lambda folder=folder: cv.read_kronfluence(folder, task), f"`{file}` of `2`"
+        )
     refused("E0926", lambda: cv.read_kronfluence(good, other), "shape")
     refused("E0926", lambda: cv.read_kronfluence(good, special(Twice(), 6)), "does not have")
     refused("E0563", lambda: cv.read_kronfluence(3, task), "path")

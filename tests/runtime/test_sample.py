@@ -119,8 +119,32 @@ def test_a_singular_matrix_without_damping_is_refused(name):
         x = torch.randn(12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         op = Dense(x @ x.T)
     for whole in (op, BlockDiagonal(("x",), (op,), (torch.arange(op.size),))):
+        for damping in (0.0, 1e-300, 1e-18):
+            with pytest.raises(cv.SpecError, match="E0601"):
+                FittedOperator(whole, ()).sample(generator=torch.Generator(), damping=damping)
+        rule = (
+            loads("curvature c = ggn\nevaluate c with tikhonov(damping = 0) on digits", "<s>")
+            .evaluations[0]
+            .inverse
+        )
         with pytest.raises(cv.SpecError, match="E0601"):
-            FittedOperator(whole, ()).sample(generator=torch.Generator(), damping=0.0)
+            FittedOperator(whole, (), rule).sample(generator=torch.Generator())
+
+
+def test_small_eigenvalues_and_dampings_above_rounding_count():
+    g = torch.Generator().manual_seed(0)
+    tiny = Diagonal(torch.tensor([1.0, 1e-14], dtype=torch.float64))
+    assert_close(covariance_of(FittedOperator(tiny, ()), damping=0.0), torch.diag(1 / tiny.entries))
+    scales = BlockDiagonal(
+        ("x", "y"),
+        tuple(Dense(c * (torch.eye(3, dtype=torch.float64) + 0.1)) for c in (1.0, 1e-20)),
+        (torch.arange(3), torch.arange(3, 6)),
+    )
+    both = FittedOperator(scales, ())
+    assert_close(covariance_of(both, damping=0.0) @ both.dense(), torch.eye(6, dtype=torch.float64))
+    x = torch.randn(300, 5, generator=g)
+    single = FittedOperator(Dense(x @ x.T), ())
+    assert torch.isfinite(single.sample(2, generator=g, damping=1e-2)).all()
 
 
 def test_what_cannot_be_drawn_from_is_refused():
