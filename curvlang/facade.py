@@ -34,7 +34,7 @@ from curvlang.language.chain import Chain, Combination, Curvature, Evaluation, S
 from curvlang.language.selection import chains_of, chosen, evaluation_of
 from curvlang.language.sums import sum_text
 from curvlang.language.task_sources import TaskSource
-from curvlang.models.builtin import task_from
+from curvlang.models.builtin import is_trained, task_from
 from curvlang.models.execution.torch_state import settled, settled_state
 from curvlang.models.task import Task, check_task
 from curvlang.models.tracing.coverage import coverage
@@ -49,7 +49,7 @@ from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.footprint import reads_hessian
 from curvlang.runtime.limits.memory import Memory, limited
 from curvlang.runtime.limits.turns import results_on_disk
-from curvlang.runtime.others import misfits, without_ignored
+from curvlang.runtime.others import misfits, without_ignored, words_apart
 from curvlang.runtime.prepare import Preparation, model_flops, prepare, way_of
 from curvlang.runtime.progress.display import shown
 from curvlang.runtime.progress.listeners import Progress, ProgressOption
@@ -410,10 +410,11 @@ def covered(specs: Sequence[Spec], source: TaskSource) -> CoverageReport:
         specs: Whose curvatures are tried; the first one's file may define the task.
         source: The task, or lines of it.
     """
-    task = task_from(source.within(specs[0]), allow_python=source.allow_python)
+    wanted = source.within(specs[0])
     chains = [c for x in specs for found in x.curvatures.values() for c in chains_of(found)]
+    task = words_apart(chains, task_from(wanted, allow_python=source.allow_python))
     found, problems = coverage(task.model, task), misfits(chains, task)
-    return CoverageReport(repr(task), found, source.model is not None, tuple(problems))
+    return CoverageReport(repr(task), found, is_trained(wanted), tuple(problems))
 
 
 def _described(spec: Spec, curvature: Curvature, source: TaskSource | None, setup: Setup) -> Task:

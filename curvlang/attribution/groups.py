@@ -104,7 +104,11 @@ def label_groups(task: Task, by: str) -> tuple[Tensor, list[object]]:
             "use `--group all`",
         )
     labels = y[:]
-    return labels, [label for label, _ in group_members(labels, task.Q)]
+    named = task.label_of
+    return labels, [
+        label if named is None else named(y[members[0]])
+        for label, members in group_members(labels, task.Q)
+    ]
 
 
 def group_matrix(groups: Groups, reduce: str, queries: int) -> Tensor:

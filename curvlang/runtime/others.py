@@ -28,8 +28,7 @@ def without_ignored(chains: Sequence[Chain], task: Task) -> Task:
         chains: All chains of the run, those that others are compared with included.
         task: The task.
     """
-    if any(map(_words_apart, chains)) and not task.words_apart:
-        task = task.replaced(words_apart=True)
+    task = words_apart(chains, task)
     if not ignoring(chains):
         return task
     others = _others_of(task)
@@ -44,6 +43,12 @@ def without_ignored(chains: Sequence[Chain], task: Task) -> Task:
             notes=_notes(others),
         )
     return task.restricted([name for name in task.parameters if name not in left])
+
+
+def words_apart(chains: Sequence[Chain], task: Task) -> Task:
+    """The task with embeddings, and the layer that predicts their rows, apart where a chain takes them out."""
+    apart = any(map(_words_apart, chains)) and not task.words_apart
+    return task.replaced(words_apart=True) if apart else task
 
 
 def _words_apart(chain: Chain) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from curvlang.models.execution.torch_state import settled
 from curvlang.models.losses.finite import check_examples_finite, in_part
 from curvlang.models.task import Task, check_task
 from curvlang.models.tracing.blocks import Facts, offsets, scale_and_shift, trainable
+from curvlang.models.tracing.facts import WORDS
 from curvlang.models.tracing.half_precision import exact_gradients
 from curvlang.models.tracing.survey import CoveredLayer, OutsideParameter, submodule, survey
 from curvlang.operators.validation import all_finite
@@ -150,12 +151,21 @@ def coverage(model: nn.Module, task: Task | None = None) -> Coverage:
         _check_same(unwrapped(model), task)
         model, facts = task.model, task.facts
         found, shares = survey(model), gradient_shares(task)
+    apart = _apart(task)
     return Coverage(
         tuple(
-            _row(model, facts.split(found), name, p, shares.get(name))
+            replace(row, status="others", reason=WORDS) if row.parameter in apart else row
             for name, p in model.named_parameters()
+            for row in (_row(model, facts.split(found), name, p, shares.get(name)),)
         )
     )
+
+
+def _apart(task: Task | None) -> set[str]:
+    """The parameters that stand apart as those of words, where the task says so."""
+    if task is None or not task.words_apart:
+        return set()
+    return {name for x in task.blocks() if x.reason == WORDS for name in x.parameters}
 
 
 def _check_model(model: object) -> None:

@@ -97,16 +97,53 @@ def without_vocabulary(
     made: Sequence[LayerBlock], model: nn.Module, found: Trace
 ) -> list[LayerBlock]:
     """The blocks, those of embeddings and of the layer that predicts their rows outside any weight matrix."""
-    rows = {
-        x.num_embeddings for x in model.modules() if isinstance(x, nn.Embedding | nn.EmbeddingBag)
-    }
-    predicts = _last_layer(found) if found.output.shape[-1] in rows else None
+    predicts = _last_layer(found) if found.output.shape[-1] in _words(made, model, found) else None
     return [
         replace(block, reason=block.reason or WORDS)
         if isinstance(block.kind, Embedding) or block.layer == predicts
         else block
         for block in made
     ]
+
+
+def _words(made: Sequence[LayerBlock], model: nn.Module, found: Trace) -> set[int]:
+    """Rows of the tables that words are looked up in: not of positions, and not of kinds of words.
+
+    A classifier of two classes predicts no words because there are two kinds of segments.
+    """
+    tables = {
+        name: x.num_embeddings
+        for name, x in model.named_modules()
+        if isinstance(x, nn.Embedding | nn.EmbeddingBag)
+    }
+    groups = {block.layer: block.watched for block in made if block.watched is not None}
+    asked = {
+        module: use.input
+        for block in made
+        if isinstance(block.kind, Embedding)
+        for module, use in zip(groups[block.layer].modules, found.uses[block.layer], strict=False)
+    }
+    other = {
+        name
+        for name, x in asked.items()
+        if len(x) == 1 != len(found.output) or _counts_up(x) or _beside_words(name, asked, tables, found)
+    }
+    return {size for name, size in tables.items() if name not in other}
+
+
+def _counts_up(x: Tensor) -> bool:
+    """Whether rows are asked for one behind the other, or one alone: positions, or a kind that all have."""
+    steps = x.reshape(len(x), -1).diff()
+    return steps.numel() > 1 and any(bool((steps == k).all()) for k in (0, 1))
+
+
+def _beside_words(
+    name: str, asked: Mapping[str, Tensor], tables: Mapping[str, int], found: Trace
+) -> bool:
+    """Whether what is predicted has no positions, and a larger table is asked for rows at the same ones."""
+    return found.output.ndim == 2 and any(
+        x.shape == asked[name].shape and tables[other] > tables[name] for other, x in asked.items()
+    )
 
 
 def _last_layer(found: Trace) -> str | None:
