@@ -145,13 +145,18 @@ def _example(found: Unfit, task: Task) -> str:
         if stage.name == DROP and stage.arguments.get("fisher") == EXACT
     ]
     why = ""
-    if exact and (columns := many_columns(task, 0 if words else MANY)):
+    y = task.train[1]
+    by_word = words and y.ndim > 1 and not y.is_floating_point()
+    if exact and (columns := many_columns(task, 0 if by_word else MANY)):
         written[exact[0]] = f"{DROP}(fisher = mc)"
         why = f"; labels are drawn in it, since this loss has {columns}"
-    for k, stage in enumerate(stages if words or why else ()):
+    apart = list(written)
+    for k, stage in enumerate(stages):
         if stage.name == BLOCKS and stage.arguments.get("by") == "layer":
-            written[k] = f"{BLOCKS}(by = layer, {VOCABULARY} = {APART})"
-    name = _shipped(written)
+            apart[k] = f"{BLOCKS}(by = layer, {VOCABULARY} = {APART})"
+    name = _shipped(apart)
+    # Without embeddings the two are the same: the one that ships has a name.
+    written = apart if words or why or name else written
     ships = f", which ships as `{name}`" if name else ""
     return f"for example `curvature mine = {' |> '.join(written)}`{ships}{why}"
 
