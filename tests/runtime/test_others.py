@@ -290,9 +290,13 @@ def pairs(classes, kinds):
             self.kinds, self.head = nn.Embedding(kinds, 4), nn.Linear(4, classes)
 
         def forward(self, x):
-            kinds = torch.arange(2).repeat_interleave(x.shape[1])[: x.shape[1]].expand_as(x) * (x > 2)
+            kinds = torch.arange(2).repeat_interleave(x.shape[1])[: x.shape[1]].expand_as(x) * (
+                x > 2
+            )
             places = torch.arange(x.shape[1]).expand_as(x)
-            return self.head((self.words(x) + self.kinds(kinds) + self.places(places)).tanh().mean(1))
+            return self.head(
+                (self.words(x) + self.kinds(kinds) + self.places(places)).tanh().mean(1)
+            )
 
     torch.manual_seed(0)
     X = torch.randint(0, 9, (6, 3))
@@ -300,7 +304,9 @@ def pairs(classes, kinds):
     return cv.Task(Pairs().double().eval(), "cross_entropy", (X, y), (X[:2], y[:2]))
 
 
-@pytest.mark.parametrize(("classes", "kind"), [(2, "EigenBasis"), (5, "EigenBasis"), (9, "Diagonal")])
+@pytest.mark.parametrize(
+    ("classes", "kind"), [(2, "EigenBasis"), (5, "EigenBasis"), (9, "Diagonal")]
+)
 def test_classes_are_not_words_because_they_are_as_many_as_kinds_or_places(classes, kind):
     op = cv.fit("ekfac_lm", pairs(classes, 2))
     assert op.blocks["head"].describe().split()[0] == kind
@@ -310,6 +316,8 @@ def test_classes_are_not_words_because_they_are_as_many_as_kinds_or_places(class
 def test_coverage_names_what_a_chain_sets_apart():
     found = cv.covered([cv.load("ekfac_lm")], cv.TaskSource(task="characters"))
     status = {row.parameter: row.status for row in found.found.rows}
-    assert {"others"} == {status[name] for name in status if "embed" in name or "tokens" in name or "head" in name}
+    assert {"others"} == {
+        status[name] for name in status if "embed" in name or "tokens" in name or "head" in name
+    }
     plain = cv.covered([cv.load("diagonal_lm"), cv.load("ekfac")], cv.TaskSource(task="characters"))
     assert len(plain.found.others) < len(found.found.others)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.calls import exhausted
 from curvlang.models.language_models.checkpoint import Checkpoint, check_code
+from curvlang.models.language_models.heads import HEADS, TrainedHead
 from curvlang.models.language_models.libraries import first_line, library, quiet
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -89,6 +91,41 @@ class Adapter:
                 f"its `{CONFIG}` names `{_described(self.folder).get('base_model_name_or_path')}`",
             ),
         )
+
+
+def trained_head(path: str, folder: Path) -> TrainedHead | None:
+    """The head that an adapter has been trained with and brings; None where it brings none.
+
+    Args:
+        path: A folder.
+        folder: Where relative paths start.
+
+    Raises:
+        SpecError: E0893 for another folder.
+    """
+    described = _described(folder / path)
+    kind = described.get("task_type")
+    head = next((x for x in HEADS if kind and x.task_type == kind), None)
+    modules = tuple(described.get("modules_to_save") or ())
+    if head is None or not modules:
+        return None
+    return TrainedHead(head, modules, _classes(folder / path / TENSORS, modules))
+
+
+def _classes(tensors: Path, modules: Sequence[str]) -> int | None:
+    """Rows of the head's matrix in an adapter's file."""
+    from safetensors import SafetensorError, safe_open
+
+    if not tensors.is_file():
+        return None
+    try:
+        with safe_open(str(tensors), "pt") as held:
+            names = [k for k in held.keys() if k.endswith(".weight")]  # noqa: SIM118
+            own = [k for k in names if any(part in modules for part in k.split("."))]
+            return int(held.get_slice(own[-1]).get_shape()[0]) if own else None
+    except SafetensorError:
+        # A damaged file is refused where it is read.
+        return None
 
 
 def adapter(path: str, folder: Path, model: Checkpoint) -> Adapter:

@@ -14,7 +14,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.calls import exhausted
-from curvlang.models.language_models.heads import HEADS, Head, head_of
+from curvlang.models.language_models.heads import HEADS, Head, TrainedHead, class_names, head_of
 from curvlang.models.language_models.libraries import (
     broken,
     first_line,
@@ -37,16 +37,18 @@ class Checkpoint:
         path: A folder of `save_pretrained`, or a name of a hub.
         config: What its `config.json` says.
         head: What it predicts.
+        trained: The head that an adapter brings, where it is another one than the checkpoint's own.
     """
 
     path: str
     config: Mapping[str, Any]
     head: Head
+    trained: TrainedHead | None = None
 
     @property
     def architecture(self) -> str:
-        """The class that it was saved from."""
-        return str(self.config["architectures"][0])
+        """The class that it was saved from; that which reads it where an adapter brings its head."""
+        return self.head.reader if self.trained else str(self.config["architectures"][0])
 
     @property
     def positions(self) -> int | None:
@@ -103,7 +105,8 @@ class Checkpoint:
     def _settings(self, transformers: Any) -> Any:
         """The configuration of a model that keeps nothing for a next token."""
         config = transformers.AutoConfig.from_pretrained(self.path, trust_remote_code=False)
-        config.update({"use_cache": False})
+        classes = None if self.trained is None else self.trained.classes
+        config.update({"use_cache": False} | ({} if classes is None else {"num_labels": classes}))
         return config
 
     def _run(self, call: Callable[[], Any]) -> Any:
@@ -120,7 +123,8 @@ class Checkpoint:
     def _check_loaded(self, info: Mapping[str, Any]) -> None:
         """Nothing of the model is left as it was initialised."""
         for kind, what in (("missing_keys", "has no"), ("mismatched_keys", "has another shape of")):
-            odd = sorted(str(x[0] if isinstance(x, tuple) else x) for x in info.get(kind) or ())
+            names = (str(x[0] if isinstance(x, tuple) else x) for x in info.get(kind) or ())
+            odd = sorted(name for name in names if not self._brought(name))
             if odd:
                 more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
                 raise unreadable(
@@ -129,13 +133,19 @@ class Checkpoint:
                     _SAVE,
                 )
 
+    def _brought(self, parameter: str) -> bool:
+        """Whether a parameter is of a module that an adapter's folder has."""
+        modules = () if self.trained is None else self.trained.modules
+        return any(part in modules for part in parameter.split("."))
 
-def checkpoint(path: str, folder: Path) -> Checkpoint:
+
+def checkpoint(path: str, folder: Path, trained: TrainedHead | None = None) -> Checkpoint:
     """A checkpoint as its `config.json` describes it; no tensor is read.
 
     Args:
         path: A folder, or a name of a hub.
         folder: Where relative paths start.
+        trained: The head that an adapter brings with it; None for the checkpoint's own.
 
     Raises:
         SpecError: E0890 without `transformers`, E0891 for what is not a checkpoint, E0892 for one that
@@ -153,6 +163,10 @@ def checkpoint(path: str, folder: Path) -> Checkpoint:
     check_code(place, config, "config.json")
     names = config.get("architectures") or ["a model that is not named"]
     head = head_of(str(names[0]))
+    if trained is not None and trained.head is not head:
+        return Checkpoint(
+            place, _with_classes(_completed(transformers, place), trained), trained.head, trained
+        )
     if head is None:
         raise refusal(
             Code.E0899,
@@ -160,6 +174,13 @@ def checkpoint(path: str, folder: Path) -> Checkpoint:
             f"give one of {', '.join(map(str, HEADS))}; any other model comes from a function: `python(…)`",
         )
     return Checkpoint(place, _completed(transformers, place), head)
+
+
+def _with_classes(config: dict[str, Any], trained: TrainedHead) -> dict[str, Any]:
+    """The configuration with as many classes as an adapter's head has."""
+    if trained.classes is None or len(class_names(config)) == trained.classes:
+        return config
+    return {**config, "id2label": {k: f"LABEL_{k}" for k in range(trained.classes)}}
 
 
 def _completed(transformers: Any, place: str) -> dict[str, Any]:

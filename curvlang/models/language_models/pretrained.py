@@ -17,7 +17,7 @@ from curvlang.language.checking.arguments import completed
 from curvlang.language.registry import DATA
 from curvlang.models.arguments import placed
 from curvlang.models.data.data import RawExamples
-from curvlang.models.language_models.adapter import Adapter, adapter
+from curvlang.models.language_models.adapter import Adapter, adapter, trained_head
 from curvlang.models.language_models.checkpoint import Checkpoint, checkpoint
 from curvlang.models.language_models.text_data import text_data, text_source
 
@@ -72,7 +72,7 @@ def pretrained_build(
     Raises:
         SpecError: E0890 to E0893, and E0899.
     """
-    model = checkpoint(path, folder)
+    model = checkpoint(path, folder, None if beside is None else trained_head(beside, folder))
     own = None if beside is None else adapter(beside, folder, model)
     return PretrainedBuild(model, own, task)
 

@@ -126,7 +126,9 @@ def _words(made: Sequence[LayerBlock], model: nn.Module, found: Trace) -> set[in
     other = {
         name
         for name, x in asked.items()
-        if len(x) == 1 != len(found.output) or _counts_up(x) or _beside_words(name, asked, tables, found)
+        if len(x) == 1 != len(found.output)
+        or _counts_up(x)
+        or _beside_words(name, asked, tables, found)
     }
     return {size for name, size in tables.items() if name not in other}
 

@@ -11,7 +11,7 @@ import torch
 
 import curvlang as cv
 from curvlang.models.language_models.pretrained import pretrained_build
-from tests.models.language_models.checkpoints import TEXTS, saved
+from tests.models.language_models.checkpoints import TEXTS, saved, tokenizer
 
 
 @pytest.fixture
@@ -111,3 +111,64 @@ def test_an_adapter_in_place_of_a_model(lora):
     with pytest.raises(cv.SpecError, match="E0891") as caught:
         loaded(lora, None)
     assert 'adapter = "lora"' in str(caught.value)
+
+
+def classifying(base, words, folder, classes=3):
+    """An adapter of a classifier whose head is in its folder, over a checkpoint with another head."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=classes)
+    config = LoraConfig(r=2, target_modules=words, task_type="SEQ_CLS", fan_in_fan_out=True)
+    torch.manual_seed(1)
+    made = get_peft_model(plain, config)
+    for p in made.parameters():
+        if p.requires_grad:
+            torch.nn.init.normal_(p, std=0.1)
+    made.save_pretrained(folder)
+    return made.eval()
+
+
+def test_an_adapter_brings_its_head(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    own = tokenizer(pad=True)
+    base = tmp_path / "base"
+    config = GPT2Config(
+        vocab_size=len(own), n_positions=16, n_embd=8, n_layer=1, n_head=2, pad_token_id=2
+    )
+    GPT2LMHeadModel(config).save_pretrained(base)
+    own.save_pretrained(base)
+    made = classifying(base, ["c_attn"], tmp_path / "adapter")
+    rows = [{"text": x, "label": k % 3} for k, x in enumerate(TEXTS)]
+    task = cv.Task.pretrained(base, rows, query=rows[:2], adapter=tmp_path / "adapter")
+    assert {name.split(".")[-3] for name in task.parameters} == {
+        "lora_A",
+        "lora_B",
+        "modules_to_save",
+    }
+    for row, found in zip(rows, task.model(task.train[0]), strict=True):
+        with torch.no_grad():
+            wanted = made(input_ids=torch.tensor([own(row["text"])["input_ids"]])).logits[0]
+        assert torch.allclose(found, wanted, atol=1e-5)
+    assert cv.influence(cv.fit("ekfac_lm", task), task, damping=0.1).shape == (2, len(TEXTS))
+    assert task.build(0).score.modules_to_save.default.weight.shape == (3, 8)
+
+
+def test_an_adapter_that_leaves_a_part_of_the_head_out(tmp_path):
+    from transformers import BertConfig, BertForMaskedLM
+
+    own = tokenizer(pad=True)
+    base = tmp_path / "base"
+    sizes = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+    }
+    BertForMaskedLM(BertConfig(vocab_size=len(own), **sizes)).save_pretrained(base)
+    own.save_pretrained(base)
+    classifying(base, ["query"], tmp_path / "adapter")
+    rows = [{"text": x, "label": 0} for x in TEXTS]
+    with pytest.raises(cv.SpecError, match=r"E0891.*pooler"):
+        cv.Task.pretrained(base, rows, query=rows[:2], adapter=tmp_path / "adapter")
