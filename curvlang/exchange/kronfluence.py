@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.values import another_type
-from curvlang.exchange.layers import matrix_layers
+from curvlang.exchange.layers import matrix_layers, places_among
 from curvlang.exchange.refusals import not_held, unreadable
 from curvlang.language import inverse_text
 from curvlang.models.execution.torch_state import settled
@@ -73,15 +73,16 @@ def read_kronfluence(
     factors = {name: _tensors(path, name) for name in _FILES[strategy]}
     names = list(factors[_FILES[strategy][0]])
     held = _held(names, task, path, twice=arguments.get("has_shared_parameters") is True)
-    inside = task.restricted([p for block in held for p in block.parameters])
-    blocks = [block for block in inside.blocks("layer") if block.name in names]
-    kind = inside.precision if dtype is None else dtype
-    parts = [_block(_of(factors, block.name, kind, path), block, path) for block in blocks]
+    covered = {name for block in held for name in block.parameters}
+    parameters = tuple(name for name in task.parameters if name in covered)
+    kind = task.precision if dtype is None else dtype
     whole = BlockDiagonal(
-        tuple(block.name for block in blocks), tuple(parts), tuple(block.index for block in blocks)
+        tuple(block.name for block in held),
+        tuple(_block(_of(factors, block.name, kind, path), block, path) for block in held),
+        tuple(places_among(block, task, parameters) for block in held),
     )
     rule = inverse_text(_DAMPING, "<kronfluence>")
-    return FittedOperator(whole, inside.parameters, rule, f"kronfluence's {strategy}")
+    return FittedOperator(whole, parameters, rule, f"kronfluence's {strategy}")
 
 
 def _arguments(path: Path) -> dict[str, Any]:
@@ -118,7 +119,7 @@ def _tensors(path: Path, name: str) -> dict[str, Tensor]:
 
 
 def _held(names: list[str], task: Task, path: Path, *, twice: bool) -> list[LayerBlock]:
-    """The task's layers of these names.
+    """The task's layers of these names, in its order.
 
     Raises:
         SpecError: E0926 for a name that the model does not have, E0925 for a layer that kronfluence is
@@ -135,7 +136,7 @@ def _held(names: list[str], task: Task, path: Path, *, twice: bool) -> list[Laye
                 "give the task of the model that they were fitted on",
             )
         raise not_held(name, others.get(name) or _shared_reason(name, others), "are wrong there")
-    return [layers[name] for name in names]
+    return [layer for name, layer in layers.items() if name in names]
 
 
 def _shared_reason(name: str, others: Mapping[str, str]) -> str:

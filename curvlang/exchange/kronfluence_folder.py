@@ -16,10 +16,11 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
 from curvlang.exchange.kronfluence import ARGUMENTS, BASES, LAMBDA, VALUES
-from curvlang.exchange.layers import matrix_layers
+from curvlang.exchange.layers import matrix_layers, places_among
 from curvlang.exchange.refusals import not_held
 from curvlang.models.execution.torch_state import settled
 from curvlang.models.task import Task, check_task
+from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.operators import BlockDiagonal, Diagonal, EigenBasis, Operator
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.storage.atomic import Destination
@@ -91,8 +92,9 @@ def _bases(op: FittedOperator, task: Task, others: str) -> dict[str, EigenBasis]
     """
     if not isinstance(op.operator, BlockDiagonal):
         raise _without_blocks(f"it is one {op.structure} over all layers")
-    inside = task if op.parameters == task.parameters else task.restricted(op.parameters)
-    layers, reasons = matrix_layers(inside)
+    if op.parameters != tuple(name for name in task.parameters if name in op.parameters):
+        raise _without_blocks("it is not on parameters of this task")
+    layers, reasons = matrix_layers(task)
     found: dict[str, EigenBasis] = {}
     whole = op.operator
     for name, unit, index in zip(whole.names, whole.blocks, whole.index, strict=True):
@@ -100,7 +102,7 @@ def _bases(op: FittedOperator, task: Task, others: str) -> dict[str, EigenBasis]
             continue
         if name in reasons:
             raise not_held(name, reasons[name], "do not exist, or are wrong", _LEAVE_OUT)
-        if name not in layers or not torch.equal(layers[name].index, index):
+        if name not in layers or not _is_layer(layers[name], task, op, index):
             raise _without_blocks(f"its block `{name}` is not the weight and bias of a layer")
         basis = _eigenbasis(unit, layers[name].d_out)
         if basis is None:
@@ -109,6 +111,13 @@ def _bases(op: FittedOperator, task: Task, others: str) -> dict[str, EigenBasis]
     if not found:
         raise _without_blocks("none of its layers is one that kronfluence holds")
     return found
+
+
+def _is_layer(layer: LayerBlock, task: Task, op: FittedOperator, index: Tensor) -> bool:
+    """Whether a block's entries are those of the layer, in the layer's order."""
+    if not set(layer.parameters) <= set(op.parameters):
+        return False
+    return torch.equal(places_among(layer, task, op.parameters), index)
 
 
 def _without_blocks(why: str) -> Exception:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from curvlang.models.task import Task
-from curvlang.models.tracing.blocks import LayerBlock
+from curvlang.models.tracing.blocks import LayerBlock, offsets, trainable
 
 LINEAR = ("Linear", "Conv1D (transformers)")
 """Layers with a weight and a bias over the last axis; the second is the first with its weight transposed."""
@@ -35,6 +36,24 @@ def matrix_layers(
         else:
             found[block.name] = block
     return found, others
+
+
+def places_among(block: LayerBlock, task: Task, names: Sequence[str]) -> Tensor:
+    """The entries of a block in the vector of some of the task's parameters alone, in their order.
+
+    Args:
+        block: One of the task's, all of whose parameters are among them.
+        task: Whose vector the block's index is in.
+        names: The parameters.
+    """
+    sizes = {name: p.numel() for name, p in trainable(task.model).items()}
+    starts = dict(zip(names, accumulate((sizes[name] for name in names), initial=0), strict=False))
+    before = offsets(task.model)
+    found = block.index.clone()
+    for name in block.parameters:
+        own = (block.index >= before[name]) & (block.index < before[name] + sizes[name])
+        found[own] += starts[name] - before[name]
+    return found
 
 
 def _unlike(block: LayerBlock, model: nn.Module, calls: Mapping[str, int]) -> str:

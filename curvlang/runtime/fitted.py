@@ -365,7 +365,7 @@ class FittedOperator:
             device=generator.device,
         )
         found = covariance.root_product(drawn.to(self.operator.device)) / math.sqrt(count)
-        return found.T.reshape(*axes, covariance.size)
+        return found.T.reshape(*axes, covariance.size).contiguous()
 
     def by_parameter(self, v: Tensor, model: nn.Module) -> dict[str, Tensor]:
         """Vectors `[…, P]` as tensors `[…, *shape]` by parameter, as `torch.func` takes them.

@@ -11,6 +11,6 @@ TEXT = (Path(__file__).parents[2] / "docs/laplace.md").read_text("utf-8")
 def test_the_page_runs():
     scope: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     for code in blocks:
         exec(compile(code, "docs/laplace.md", "exec"), scope)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import curvlang as cv
 from curvlang.language import loads
@@ -67,6 +68,38 @@ def test_blocks_held_as_one_are_drawn_from_each_by_its_own(name):
 def test_every_fit_is_drawn_from_by_a_root_of_its_inverse(op, damping):
     wanted = inverse_of(op, damping)
     assert_close(covariance_of(op, damping=damping), wanted, 1e-7)
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.last.weight = self.first.weight
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.first(x)))
+
+
+def grouped():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 6, 2, groups=2), nn.Tanh(), nn.Flatten(), nn.Linear(24, 3))
+    X, y = torch.randn(6, 4, 3, 3, dtype=torch.float64), torch.randint(0, 3, (6,))
+    return cv.Task(model.double().eval(), "cross_entropy", (X, y), (X, y))
+
+
+@pytest.mark.parametrize("spec", ["ekfac", "kfac", "block_ggn", "per_output", "logra", "diagonal"])
+def test_groups_tied_weights_positions_and_one_example(spec):
+    for t in (
+        grouped(),
+        grouped().examples(slice(0, 1)),
+        task(network([3, 4, 3], bias=False), "cross_entropy", positions=3),
+        grouped().replaced(weight_decay=0.3),
+        task(Tied().double().eval(), "cross_entropy"),
+    ):
+        if t.model.__class__ is Tied and spec not in ("block_ggn", "diagonal"):
+            continue
+        op = cv.fit(spec, t)
+        assert_close(covariance_of(op, damping=0.1), inverse_of(op, 0.1), 1e-9)
 
 
 def test_draws_are_the_map_of_the_generator_s_numbers():
