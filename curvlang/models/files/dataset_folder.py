@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from curvlang.models.files.file_columns import Column, Table, parsing, require_room, unreadable
-from curvlang.models.files.parquet import arrow_column
+from curvlang.models.files.file_columns import Table, parsing, unreadable
+from curvlang.models.files.parquet import kept_column
+from curvlang.models.sources.arrow_files import ArrowFiles
 
 _STATE = "state.json"
 _SPLITS = "dataset_dict.json"
@@ -36,12 +37,9 @@ def read_dataset(path: Path) -> Table:
         raise unreadable(
             path, "its rows are reordered by a second file", "write `dataset.flatten_indices()`"
         )
-    files = [path / name for name in names]
-    with parsing(path, _REPAIR):
-        size = sum(file.stat().st_size for file in files)
-    require_room(path, "it", size)
-    table = _arrow(path, files)
-    return Table(table.column_names, lambda name: _column(path, table, name))
+    table = _arrow(path, [path / name for name in names])
+    columns = table.table.column_names
+    return Table(columns, lambda name: kept_column(path, name, table, columns.index(name)))
 
 
 def _several(path: Path) -> Exception:
@@ -63,9 +61,9 @@ def _described(path: Path, name: str) -> dict[str, Any]:
         return found
 
 
-def _arrow(path: Path, files: list[Path]) -> Any:
+def _arrow(path: Path, files: list[Path]) -> ArrowFiles:
     try:
-        import pyarrow as pa
+        import pyarrow  # noqa: F401 - asked for before the files are
     except ImportError as error:
         raise unreadable(
             path,
@@ -73,16 +71,8 @@ def _arrow(path: Path, files: list[Path]) -> Any:
             'install it with `pip install "curvlang[parquet]"`, or write csv or npz',
         ) from error
     with parsing(path, _REPAIR):
-        tables = []
-        for file in files:
-            with pa.OSFile(str(file)) as source, pa.ipc.open_stream(source) as stream:
-                tables.append(stream.read_all())
-        found = pa.concat_tables(tables)
-    if len(set(found.column_names)) < len(found.column_names):
+        found = ArrowFiles(files)
+    names = found.table.column_names
+    if len(set(names)) < len(names):
         raise unreadable(path, "two of its columns have one name", "give each its own name")
     return found
-
-
-def _column(path: Path, table: Any, name: str) -> Column:
-    with parsing(path, _REPAIR):
-        return arrow_column(path, name, table.column(name))

@@ -15,7 +15,7 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.language.registry import NONE
 from curvlang.models.data.data import Data, check_share
-from curvlang.models.data.derived_rows import cast, joined_columns, mapped, selected_pair
+from curvlang.models.data.derived_rows import cast, fits, joined_columns, mapped, selected_pair
 from curvlang.models.data.fields import IGNORED
 from curvlang.models.data.rows import Pair, Rows, largest, odd_entries, pieces
 from curvlang.models.files.file_columns import Column, Table
@@ -165,7 +165,8 @@ class _FileRequest:
             self.refuse(f"`{deep}` has more than two axes", "join such arrays before, into one")
         width = sum(c.shape[1:].numel() if c.ndim < 3 else c.shape[1] for c in found)
         shape = (width, *found[0].shape[2:])
-        return joined_columns(found, _side_by_side, shape, torch.float32)
+        joined = joined_columns(found, _side_by_side, shape, torch.float32)
+        return joined[:] if fits(joined.shape, joined.dtype) else joined
 
     def _numeric(self, name: str, column: Column) -> Rows:
         if isinstance(column, list):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +12,10 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.rows import Rows
 from curvlang.models.files.dataset_folder import read_dataset
+from curvlang.models.files.delimited import DelimitedText
 from curvlang.models.files.file_columns import (
     AXES,
     LARGEST,
-    Column,
     Table,
     parsing,
     require_room,
@@ -31,9 +28,6 @@ from curvlang.models.sources.safetensors_files import safetensors_names, safeten
 
 TABLES = (".csv", ".tsv", ".parquet")
 """Files whose columns are numbers of one kind: integers are read as numbers like others."""
-
-_PER_BYTE = 8
-"""Bytes of memory for a byte of a table in text, at least: its fields are objects of their own."""
 
 
 def read_table(path: Path) -> Table:
@@ -120,85 +114,10 @@ def _tensor(path: Path, name: str) -> Rows:
         return value.to(torch.int64)
 
 
-def _delimited(delimiter: str) -> Callable[[Path], Table]:
-    def reader(path: Path) -> Table:
-        with parsing(path):
-            size = path.stat().st_size
-        require_room(path, "it", _PER_BYTE * size)
-        rows = _rows(path, _text(path), delimiter)
-        return _columns(path, rows)
-
-    return reader
-
-
-def _text(path: Path) -> str:
-    try:
-        with parsing(path):
-            content = path.read_bytes()
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise unreadable(
-            path, f"it is not text (byte {error.start} is not UTF-8)", "write it as UTF-8"
-        ) from error
-    if "\0" in text:
-        raise unreadable(path, "it is not text (it has zero bytes)", "write it as UTF-8")
-    return text
-
-
-def _rows(path: Path, text: str, delimiter: str) -> list[tuple[int, list[str]]]:
-    """Rows that are not empty, each with the number of the line it ends on."""
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        return [(rows.line_num, row) for row in rows if row]
-    except csv.Error as error:
-        raise unreadable(path, f"line {rows.line_num}: {error}") from error
-
-
-def _columns(path: Path, rows: list[tuple[int, list[str]]]) -> Table:
-    """Columns under the names of the first row."""
-    if not rows:
-        raise unreadable(path, "it is empty", "write a first row of column names, then the rows")
-    (_, header), *body = rows
-    names = [name.strip() for name in header]
-    if len(set(names)) < len(names) or not all(names):
-        raise unreadable(
-            path, "its first row does not name every column once", "give each column a name"
-        )
-    for line, row in body:
-        if len(row) != len(names):
-            raise unreadable(
-                path,
-                f"line {line} has {len(row)} fields, the first row names {len(names)}",
-                "give every row a value for every column",
-            )
-    place = {name: k for k, name in enumerate(names)}
-    return Table(names, lambda name: _numbers([row[place[name]].strip() for _, row in body]))
-
-
-def _numbers(cells: list[str]) -> Column:
-    """Integers where all cells are, numbers where all are, else the texts."""
-    if any("_" in cell for cell in cells):
-        # Python reads `1_0` as ten; in a table it is a name.
-        return cells
-    kinds: tuple[tuple[Callable[[str], Any], torch.dtype], ...] = (
-        (int, torch.int64),
-        (float, torch.float64),
-    )
-    for kind, dtype in kinds:
-        try:
-            values = [kind(cell) for cell in cells]
-        except ValueError:
-            continue
-        if dtype is torch.int64 and any(abs(v) > LARGEST for v in values):
-            continue
-        return torch.tensor(values, dtype=dtype)
-    return cells
-
-
 READERS: Mapping[str, Callable[[Path], Table]] = {
     ".npz": read_npz,
-    ".csv": _delimited(","),
-    ".tsv": _delimited("\t"),
+    ".csv": lambda path: DelimitedText(path, ",").table(),
+    ".tsv": lambda path: DelimitedText(path, "\t").table(),
     ".parquet": read_parquet,
     ".safetensors": _safetensors,
 }
