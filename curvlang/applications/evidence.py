@@ -39,8 +39,8 @@ class Evidence:
         task: The model and the training examples that it was fitted on.
 
     Raises:
-        SpecError: E0923 for a task with other parameters, E0924 where the task has a weight decay,
-            E0603 for a curvature that is known by its products alone.
+        SpecError: E0923 for a task with other parameters, E0924 where the task has a weight decay, and
+            for a curvature that is known by its products alone.
     """
 
     def __init__(self, op: FittedOperator, task: Task) -> None:
@@ -56,6 +56,12 @@ class Evidence:
                 "fit on `task.replaced(weight_decay=0.0)` and give that task; the decay itself is "
                 f"`prior_precision={task.weight_decay * task.N:g}`",
             )
+        if not op.operator.spectrum_known:
+            raise refusal(
+                Code.E0924,
+                "the evidence needs all eigenvalues, and the curvature is known by its products alone",
+                "fit a curvature with a structure, as `ekfac`, or, of a small model, `block_ggn`",
+            )
         with settled_state():
             # A sum of many logarithms: in double precision, whatever the curvature is in.
             self._spectrum = op.operator.eigenvalues().double()
@@ -63,7 +69,8 @@ class Evidence:
             with torch.no_grad():
                 theta = joined(list(parameters.values()), kind, place)
                 self._square = theta.square().sum()
-                self._loss, self._outputs = _total_loss(task.exact())
+                loss, self._outputs = _total_loss(task.exact())
+                self._loss = loss.to(place)
         self._gaussian = isinstance(task.loss, MeanSquaredError)
         self._examples = task.N
 

@@ -61,7 +61,7 @@ class NaturalGradient:
                 f"`{frozen[0]}` takes part in the curvature and has no gradient: it is frozen",
                 "fit the curvature again now that it is frozen, or let it train",
             )
-        self._operator = op.inverse(damping).operator
+        self._preconditioner = op.inverse(damping)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -81,9 +81,9 @@ class NaturalGradient:
                 p.grad = torch.zeros_like(p)
             elif p.grad.layout is not torch.strided:
                 p.grad = p.grad.to_dense()
-        kind, place = self._operator.dtype, self._operator.device
-        g = joined([_gradient(p) for p in self._parameters.values()], kind, place)
-        found = by_parameter(self._operator @ g, self._parameters)
+        held = self._preconditioner.operator
+        g = joined([_gradient(p) for p in self._parameters.values()], held.dtype, held.device)
+        found = by_parameter(self._preconditioner @ g, self._parameters)
         for name, p in self._parameters.items():
             _gradient(p).copy_(found[name])
 

@@ -117,7 +117,7 @@ def _is_layer(layer: LayerBlock, task: Task, op: FittedOperator, index: Tensor) 
     """Whether a block's entries are those of the layer, in the layer's order."""
     if not set(layer.parameters) <= set(op.parameters):
         return False
-    return torch.equal(places_among(layer, task, op.parameters), index)
+    return torch.equal(places_among(layer, task, op.parameters).to(index.device), index)
 
 
 def _without_blocks(why: str) -> Exception:

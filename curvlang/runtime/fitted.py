@@ -317,6 +317,12 @@ class FittedOperator:
         Raises:
             SpecError: E0603 where it is known by its products alone.
         """
+        if not self.operator.spectrum_known:
+            raise refusal(
+                Code.E0603,
+                "a matrix-free operator has no eigendecomposition",
+                "invert it as it is, `op.inverse(damping=…)`: each product is solved for",
+            )
         return self.replaced(operator=self.operator.spectral_form())
 
     @settled

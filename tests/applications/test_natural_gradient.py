@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import curvlang as cv
+from curvlang.operators import MatrixFree
 from tests.small import network, task
 
 DAMPING = 0.1
@@ -75,6 +76,32 @@ def test_an_optimiser_calls_it_before_every_step():
         losses.append(float(mean_loss(model, t).detach()))
     assert losses[0] == losses[2]
     assert losses[1] == losses[3] < losses[0]
+
+
+def test_a_curvature_that_is_known_by_its_products():
+    """Products run the model, with gradients recorded, inside a step that records none."""
+    t = task(network([3, 4, 2]), "cross_entropy", n=9)
+    dense = cv.fit("hessian", t)
+    model = deepcopy(t.model)
+    parameters = list(model.parameters())
+
+    def product(v):
+        g = torch.autograd.grad(mean_loss(model, t), parameters, create_graph=True)
+        flat = torch.cat([x.reshape(-1) for x in g])
+        columns = [torch.autograd.grad(flat @ x, parameters, retain_graph=True) for x in v.T]
+        return torch.stack([torch.cat([x.reshape(-1) for x in c]) for c in columns], 1)
+
+    free = MatrixFree(product, t.P, torch.float64, torch.device("cpu"))
+    natural = cv.NaturalGradient(cv.FittedOperator(free, t.parameters), t.model, 5.0)
+    mean_loss(t.model, t).backward()
+    plain = gradient(t.model)
+    natural.step()
+    wanted = torch.linalg.solve(dense.dense() + 5 * torch.eye(t.P, dtype=torch.float64), plain)
+    assert torch.allclose(gradient(t.model), wanted, atol=1e-5)
+    op = cv.FittedOperator(free, t.parameters)
+    for act, code in ((lambda: cv.Evidence(op, t), "E0924"), (op.decomposed, "E0603")):
+        with pytest.raises(cv.SpecError, match=code):
+            act()
 
 
 class Tied(nn.Module):
