@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from curvlang.models.task import Task
     from curvlang.models.tracing.coverage import coverage
     from curvlang.models.trainers import task_from
+    from curvlang.models.trajectory import Trajectory
     from curvlang.reporting.report import Report
     from curvlang.runtime.fitted import FittedOperator
     from curvlang.runtime.limits.memory import exhausted
@@ -105,6 +106,7 @@ _NAMES = {
     "curvlang.models.losses.losses": "BinaryCrossEntropy CrossEntropy",
     "curvlang.models.losses.metric": "Metric",
     "curvlang.models.recipe": "Recipe",
+    "curvlang.models.trajectory": "Trajectory",
     "curvlang.models.sources.rows_in_files": "rows",
     "curvlang.models.task": "Task",
     "curvlang.models.tracing.coverage": "coverage",
@@ -167,6 +169,7 @@ __all__ = [
     "Task",
     "TaskSource",
     "TokenScores",
+    "Trajectory",
     "World",
     "__version__",
     "benchmark",

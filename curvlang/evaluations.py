@@ -321,7 +321,8 @@ def _use_of(one: EvaluationRequest, base: Task) -> Use:
 
 def _key(task: TaskSpec) -> str:
     """What a trained model depends on: requests that agree in it share one."""
-    return repr((task.name, task.data, task.model, task.loss, task.train))
+    extras = (task.checkpoints, task.models)
+    return repr((task.name, task.data, task.model, task.loss, task.train, *filter(None, extras)))
 
 
 def _report(one: EvaluationRequest, done: Outcome, run: Run) -> Report:

@@ -17,6 +17,7 @@ from curvlang.attribution.formulas.formula_scores import (
     check_inverse_used,
     program_of,
 )
+from curvlang.attribution.formulas.surroundings import check_surroundings
 from curvlang.attribution.influence import Options, influence, self_influence
 from curvlang.attribution.inverses import inverted
 from curvlang.attribution.scorer import layer_count, require_scores
@@ -249,6 +250,7 @@ def score_request(
         formula = None if scoring.own else scored_by_formula(whole, found, scoring)
         if formula is not None:
             _check_formula(formula, scoring)
+            check_surroundings(formula, program_of(formula), task)
         to = _target(out, scoring)
         request = ScoreRequest(whole, found, task, scoring, setup, described, to, formula)
         _check_size(request, inverse)

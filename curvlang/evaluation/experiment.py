@@ -17,6 +17,7 @@ from torch import Tensor
 
 from curvlang.attribution import curvature_free as baselines
 from curvlang.attribution.formulas.formula_scores import is_plain, with_queries
+from curvlang.attribution.formulas.surroundings import ALONE, Surroundings, surroundings
 from curvlang.compiler.derive.derive import describe_value
 from curvlang.compiler.planning.plan import Limits
 from curvlang.diagnostics.diagnostic import SpecError
@@ -176,7 +177,9 @@ def experiment(question: Question, base: Task, run: Run, plan: Plan) -> Outcome:
     # A solver is for matrices without structure: then they stay as they are.
     ready = bench.decomposed() if question.solver is None else bench
     kept = None if run.protocol is None else members(base, run.protocol)
-    work = _Work(question, run, ready, asked, kept)
+    with clock("scores and errors"):
+        around = _around(question.score, ready.task)
+    work = _Work(question, run, ready, asked, kept, around)
     with clock("scores and errors"):
         columns = work.columns()
         forwards = forward_errors(bench.stages, bench.goal, work.scoring(()))
@@ -241,6 +244,7 @@ class _Work:
     bench: Bench
     asked: QueryMetric
     kept: Tensor | None
+    around: Surroundings
 
     @property
     def rows(self) -> int:
@@ -262,6 +266,7 @@ class _Work:
             unasked=bench.unasked,
             progress=self.run.progress,
             program=_program(self.question.score),
+            around=self.around,
         )
 
     def columns(self) -> list[Column]:
@@ -327,6 +332,12 @@ def _program(score: ScoreFormula | None) -> ScoreProgram | None:
         return None
     program = with_queries(score)
     return None if is_plain(program) else program
+
+
+def _around(score: ScoreFormula | None, task: Task) -> Surroundings:
+    """The other models that a score reads, trained here."""
+    program = _program(score)
+    return ALONE if score is None or program is None else surroundings(score, program, task)
 
 
 def has_scores(cell: Fidelity) -> bool:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from curvlang.attribution.formulas.formula_scores import FormulaScorer
-from curvlang.attribution.formulas.points import Point, Points
+from curvlang.attribution.formulas.points import Point
+from curvlang.attribution.formulas.surroundings import ALONE, Surroundings
 from curvlang.attribution.gradients import gradient_batches, product
 from curvlang.attribution.scorer import Scorer
 from curvlang.diagnostics.diagnostic import SpecError
@@ -88,6 +89,7 @@ class Scoring:
         unasked: Labels of stages known by products alone that are there to be compared with.
         progress: Notified of every stage and setting.
         program: What scores are computed by; None for plain influence.
+        around: Other models that they read.
     """
 
     task: Task
@@ -101,6 +103,7 @@ class Scoring:
     unasked: frozenset[str] = frozenset()
     progress: Progress | None = None
     program: ScoreProgram | None = None
+    around: Surroundings = ALONE
 
     @property
     def rows(self) -> int:
@@ -419,7 +422,7 @@ def _scorer(
     """Scores `[B, N]` of consecutive queries under every inverse."""
     if given.program is None:
         return Scorer(task, given.cost, inverses, progress)
-    points = [Points(Point(task, x)) for x in inverses]
+    points = [given.around.points(Point(task, x)) for x in inverses]
     return FormulaScorer(given.program, points, given.cost, progress)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from curvlang.attribution.curvature_free import check_baselines
+from curvlang.attribution.formulas.formula_scores import with_queries
+from curvlang.attribution.formulas.surroundings import check_surroundings
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import label_at, refusal
@@ -100,6 +102,8 @@ def check(question: Question, fresh: Task, run: Run) -> Plan:
         check_retraining(fresh, run.protocol, run.seed, question.metric, run.executor)
     elif question.baselines:
         raise _without_protocol(question.baselines[0].span)
+    if question.score is not None:
+        check_surroundings(question.score, with_queries(question.score), fresh)
     check_baselines(question.baselines, fresh, question.metric)
     check_measures(question.measures, fresh)
     plan = plan_of(question, task)

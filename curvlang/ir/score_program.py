@@ -7,13 +7,13 @@ for each query, each training example, or each pair.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.ir import expr as ir
-from curvlang.ir.indices import free_indices, names
+from curvlang.ir.indices import free_indices, names, walk
 
 QUERY_GRADIENT, TRAINING_GRADIENT = "u", "v"
 """Leaves over the parameters: gradients of the queries' metric, and of the training losses."""
@@ -21,6 +21,8 @@ PARAMETER, QUERY, EXAMPLE = "p", "q", "n"
 """Letters of the spaces of a score."""
 CONTEXTS = ("e", "h")
 """Letters of models and their checkpoints: all of a product is taken at one of each."""
+RATE = "rate"
+"""The learning rate at each checkpoint."""
 SOLVE = "solve"
 """The inverse of the curvature, applied to rows."""
 SOLVED = "@"
@@ -178,9 +180,25 @@ class ScoreProgram:
         return any(x.space == "h" for indices in self.leaves.values() for x in indices)
 
     @property
+    def solves_elsewhere(self) -> bool:
+        """Whether the inverse is applied to rows of checkpoints or of several models."""
+        return any(x.space in CONTEXTS for indices in _solved_rows(self) for x in indices)
+
+    @property
     def models(self) -> bool:
         """Whether it reads several models."""
         return any(x.space == "e" for indices in self.leaves.values() for x in indices)
+
+
+def _solved_rows(program: ScoreProgram) -> Iterator[tuple[ir.Index, ...]]:
+    """The indices of everything that the inverse is applied to."""
+    exprs = [program.value, *(x for a in program.assignments.values() for x in a.reads)]
+    for expr in exprs:
+        for node in walk(expr):
+            own = gradient_of(node)
+            if own is not None and own[1] and isinstance(node, ir.Ref):
+                yield node.indices
+    yield from (x.indices for x in program.assignments.values() if isinstance(x, Solution))
 
 
 def gradient_of(row: ir.Expr) -> tuple[str, int] | None:
@@ -228,15 +246,7 @@ def reads_of(program: ScoreProgram) -> frozenset[str]:
 
 def solves_of(program: ScoreProgram) -> bool:
     """Whether the curvature's inverse is applied to anything."""
-    solved = any(isinstance(x, Solution) for x in program.assignments.values())
-    return solved or any(
-        int(x.partition(SOLVED)[2] or 0) > 0 for x in reads_of(program) if _is_leaf(x)
-    )
-
-
-def _is_leaf(name: str) -> bool:
-    leaf, mark, solves = name.partition(SOLVED)
-    return bool(mark) and leaf in (QUERY_GRADIENT, TRAINING_GRADIENT) and solves.isdecimal()
+    return any(True for _ in _solved_rows(program))
 
 
 def passes_of(program: ScoreProgram) -> list[tuple[ExampleSum, ...]]:

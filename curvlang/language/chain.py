@@ -195,7 +195,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """A task with every parameter known: its data, model, loss and training recipe."""
+    """A task with every parameter known: its data, model, loss and training recipe.
+
+    `checkpoints` and `models` are other models that scores may read, where it states any.
+    """
 
     name: str
     arguments: Mapping[str, Value]
@@ -205,6 +208,8 @@ class TaskSpec:
     train: Part
     doc: str = ""
     span: Span = field(default=NOWHERE, compare=False, repr=False)
+    checkpoints: Part | None = None
+    models: Part | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ from curvlang.models.losses.losses import LOSSES, loss_from
 from curvlang.models.origin import Origin
 from curvlang.models.recipe import Recipe
 from curvlang.models.task import Task
+from curvlang.models.trajectory import trajectory_from
 from curvlang.models.user_code import user_data, user_model
 
 
@@ -184,6 +185,7 @@ def task_from(
             name=spec.name,
             build=build,
             origin=origin,
+            trajectory=trajectory_from(spec.checkpoints, spec.models),
             **(given.options if given else {}),
         )
     return task.to(dtype=dtype, device=device)

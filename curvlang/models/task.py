@@ -60,12 +60,12 @@ from curvlang.models.tracing.checks import (
 from curvlang.models.tracing.half_precision import precision
 from curvlang.models.tracing.verify import EXAMPLES
 from curvlang.models.tracing.watching import OutsideError
+from curvlang.models.trajectory import Trajectory, checked_trajectory
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
 Result = TypeVar("Result")
-
 PARTS = ("train", "query")
 
 
@@ -105,6 +105,7 @@ class Task:
         label_of: Shows its target as text, likewise.
         words_apart: Whether embeddings, and the layer that predicts their rows, count as parameters outside
             any layer's weight matrix.
+        trajectory: Checkpoints, and models from other seeds, that scores may read.
 
     Raises:
         SpecError: E0403 and E0405 to E0409, E0411 to E0413, E0416, E0557, E0558, E0563,
@@ -128,6 +129,7 @@ class Task:
         "recipe",
         "text_of",
         "train",
+        "trajectory",
         "weight_decay",
         "words_apart",
     )
@@ -153,6 +155,7 @@ class Task:
         text_of: TextOf | None = None,
         label_of: LabelOf | None = None,
         words_apart: bool = False,
+        trajectory: Trajectory | None = None,
     ) -> None:
         check_arguments(
             {
@@ -189,6 +192,7 @@ class Task:
         self.text_of = text_of
         self.label_of = label_of
         self.words_apart = words_apart
+        self.trajectory = checked_trajectory(trajectory)
         self.build = build
         if found.wrapped and build is not None:
             self.build = PackedBuild(build, found.layout)
@@ -492,9 +496,5 @@ def check_task(task: object) -> None:
         SpecError: E0563.
     """
     if not isinstance(task, Task):
-        raise another_type(
-            "task",
-            task,
-            "a `Task`",
-            '`cv.Task(model, "cross_entropy", train=(X, y), query=(X, y))`',
-        )
+        example = '`cv.Task(model, "cross_entropy", train=(X, y), query=(X, y))`'
+        raise another_type("task", task, "a `Task`", example)

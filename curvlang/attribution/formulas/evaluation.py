@@ -25,6 +25,7 @@ from curvlang.ir.score_program import (
     EXAMPLE,
     QUERY,
     QUERY_GRADIENT,
+    RATE,
     Assignment,
     ExampleSum,
     Formula,
@@ -216,7 +217,10 @@ class Evaluation:
         return IndexedTensor(torch.stack(parts).reshape(values.shape), (*outer, *kept))
 
     def _leaf(self, ref: ir.Ref, chunk: _Chunk | None) -> IndexedTensor:
-        """Rows of gradients at every point that they are asked at."""
+        """Rows of gradients at every point that they are asked at; the rates of checkpoints."""
+        if ref.name == RATE:
+            assert self.queries.points.rates is not None
+            return IndexedTensor(self.queries.points.rates.to(self.like), ref.indices)
         own = gradient_of(ref)
         assert own is not None
         leaf, count = own

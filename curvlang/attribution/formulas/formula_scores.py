@@ -10,6 +10,7 @@ from torch import Tensor
 
 from curvlang.attribution.formulas.formula_stream import FormulaStream
 from curvlang.attribution.formulas.points import Point, Points
+from curvlang.attribution.formulas.surroundings import surroundings
 from curvlang.attribution.gradients import check_scores
 from curvlang.attribution.inverses import inverted
 from curvlang.attribution.scorer import collected, counter, refused_alone, require_scores
@@ -143,7 +144,9 @@ def formula_points(
     Raises:
         SpecError: E0426 for an inverse that the formula has no use for.
     """
-    if solves_of(program_of(formula)):
+    program = program_of(formula)
+    around = surroundings(formula, program, task)
+    if solves_of(program):
         ready = inverted(
             operator,
             task,
@@ -152,11 +155,11 @@ def formula_points(
             solve=asked.solve,
             progress=asked.progress,
         )
-        return Points(Point(task, ready.operator))
+        return around.points(Point(task, ready.operator))
     check_inverse_used(formula, asked)
     inner = operator.operator if isinstance(operator, FittedOperator) else operator
     one = torch.ones((), dtype=inner.dtype, device=inner.device)
-    return Points(Point(task, Identity(one, task.P)))
+    return around.points(Point(task, Identity(one, task.P)))
 
 
 def formula_scores(program: ScoreProgram, points: Points, cost: Loss, request: Request) -> Tensor:

@@ -98,7 +98,7 @@ class OwnProducts:
     """Products of examples with themselves; what the inverse is there is found once for each point."""
 
     def __init__(self) -> None:
-        self._blocks: dict[tuple[int, int], Blocks | None] = {}
+        self._blocks: dict[tuple[int, int, int], Blocks | None] = {}
 
     def of_training(self, point: Point, count: int, within: range) -> Tensor:
         """`∇ℓ_nᵀ (C⁻¹)^count ∇ℓ_n` of some training examples, [B]."""
@@ -118,7 +118,7 @@ class OwnProducts:
         return (rows * solved(point, rows, count)).sum(-1)
 
     def _known(self, point: Point, count: int) -> Blocks | None:
-        key = id(point.inverse), count
+        key = id(point.task), id(point.inverse), count
         if key not in self._blocks:
             inverse = inverse_power(point.inverse, count)
             self._blocks[key] = scored_blocks(inverse, point.task)

@@ -15,7 +15,7 @@ from curvlang.ir import expr as ir
 from curvlang.ir.functions import FUNCTIONS, MAKERS
 from curvlang.ir.row_terms import TooManyTermsError
 from curvlang.ir.score_lowering import NotScoredError, score_program
-from curvlang.ir.score_program import SOLVE
+from curvlang.ir.score_program import CONTEXTS, SOLVE
 from curvlang.language.bodies.letters import letters
 from curvlang.language.bodies.tensors import TensorChecker
 from curvlang.language.bodies.transforms import (
@@ -34,6 +34,8 @@ SCORE_LETTERS: Mapping[str, str] = {
     "q": "query",
     "n": "training example",
     "p": "parameter",
+    "h": "checkpoint of the training",
+    "e": "model, the evaluated one the first",
 }
 
 
@@ -44,6 +46,14 @@ class ScoreLeaf:
     indices: tuple[str, ...]
     doc: str
 
+    def fits(self, spaces: tuple[str, ...]) -> bool:
+        """Whether a leaf may be needed so: models and checkpoints stand in front of its own indices."""
+        own = len(self.indices)
+        front = spaces[:-own]
+        places = [CONTEXTS.index(x) for x in front if x in CONTEXTS]
+        fine = len(places) == len(front) and places == sorted(set(places))
+        return spaces[-own:] == self.indices and fine and not set(front) & set(self.indices)
+
     def written(self, name: str) -> str:
         """`u[q,p]`."""
         return f"{name}[{','.join(self.indices)}]"
@@ -52,6 +62,7 @@ class ScoreLeaf:
 SCORE_LEAVES: Mapping[str, ScoreLeaf] = {
     "u": ScoreLeaf(("q", "p"), "the gradient of a query's metric"),
     "v": ScoreLeaf(("n", "p"), "the gradient of a training example's loss"),
+    "rate": ScoreLeaf(("h",), "the learning rate at a checkpoint"),
 }
 YIELDS = ((ir.Index("q"), ir.Index("n")), (ir.Index("n"),))
 """A score of every query with every training example, or of every training example alone."""
@@ -204,7 +215,7 @@ class ScoreChecker(TensorChecker):
                 target.span,
                 "leaves are " + ", ".join(f"`{x.written(n)}`" for n, x in SCORE_LEAVES.items()),
             )
-        elif letters(target) != leaf.indices or any(x.primes for x in target.indices):
+        elif not leaf.fits(letters(target)) or any(x.primes for x in target.indices):
             right = leaf.written(target.name)
             self.problems.say(
                 Code.E0353,

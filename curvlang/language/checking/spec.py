@@ -40,7 +40,7 @@ from curvlang.language.checking.check_solver import check_solver
 from curvlang.language.checking.check_study import Cells, StudyChecker
 from curvlang.language.checking.inverses import check_inverse, check_use
 from curvlang.language.checking.names import Names, collect
-from curvlang.language.registry import LDS, PARTS
+from curvlang.language.registry import EXTRAS, LDS, PARTS
 from curvlang.language.syntax import nodes as s
 from curvlang.language.syntax.docs import doc_of
 from curvlang.language.syntax.parser import parse
@@ -269,10 +269,11 @@ class SpecChecker:
                 self.problems.say(
                     Code.E0714, f"the task states `{kind}` twice", use.span, LEAVE_OUT
                 )
-            entry = PARTS[kind].get(use.name)
+            table = {**PARTS, **EXTRAS}[kind]
+            entry = table.get(use.name)
             if entry is None:
-                what = "optimiser" if kind == "train" else kind
-                self.problems.unknown(Code.E0715, what, use.name, use.name_span, PARTS[kind])
+                what = {"train": "optimiser"}.get(kind, kind)
+                self.problems.unknown(Code.E0715, what, use.name, use.name_span, table)
                 continue
             count = len(self.problems)
             values = arguments(use, entry, scope, self.problems)
@@ -289,7 +290,7 @@ class SpecChecker:
                 definition.name_span,
                 Repair(f"add a line such as `{line}`", f"  {line}\n", span=closing),
             )
-        return found if set(found) == set(PARTS) else None
+        return found if set(found) >= set(PARTS) else None
 
     def _blame(self, start: int, use: s.Use, places: Mapping[str, Span]) -> None:
         """Show a bad value where it was given: in the call, not only inside the task."""

@@ -16,7 +16,7 @@ from curvlang.language.registry.losses import LOSSES, METRICS
 from curvlang.language.registry.models import ACTIVATIONS, MODELS, POSITIONS
 from curvlang.language.registry.solvers import INVERSES, SOLVERS
 from curvlang.language.registry.stages import LAYERS, OTHERS, SOURCES, STAGES, WEIGHTS
-from curvlang.language.registry.training import OPTIMISER, OPTIMISERS
+from curvlang.language.registry.training import CHECKPOINTS, ENSEMBLES, OPTIMISER, OPTIMISERS
 
 PARTS: Mapping[str, Mapping[str, Entry]] = {
     "data": DATA,
@@ -26,13 +26,24 @@ PARTS: Mapping[str, Mapping[str, Entry]] = {
 }
 """What the lines of a task may name."""
 
-NAMED: Mapping[str, Mapping[str, Entry]] = {**PARTS, "baselines": BASELINES, "measures": MEASURES}
+EXTRAS: Mapping[str, Mapping[str, Entry]] = {"checkpoints": CHECKPOINTS, "models": ENSEMBLES}
+"""What lines that a task may leave out may name."""
+
+NAMED: Mapping[str, Mapping[str, Entry]] = {
+    **PARTS,
+    **EXTRAS,
+    "baselines": BASELINES,
+    "measures": MEASURES,
+}
 """What a line of a task or a study may name, by the line's keyword."""
 
 __all__ = [
     "ACTIVATIONS",
     "BASELINES",
+    "CHECKPOINTS",
     "DATA",
+    "ENSEMBLES",
+    "EXTRAS",
     "GRID",
     "INVERSES",
     "LAYERS",

@@ -1,4 +1,4 @@
-"""Optimisers, with their parameters."""
+"""Optimisers, checkpoints of a training and ensembles, with their parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from curvlang.language.registry.common import (
     POSITIVE,
 )
 from curvlang.language.registry.entry import Entry, Parameter
-from curvlang.language.registry.kinds import Choice, Truth
+from curvlang.language.registry.kinds import Choice, NameList, NumberList, Truth
 
 
 def _steps(lr: float) -> dict[str, Parameter]:
@@ -51,6 +51,34 @@ OPTIMISERS: Mapping[str, Entry] = {
     "adamw": Entry(
         "Adam with decoupled weight decay, not an L2 term: it adds nothing to the Hessian",
         {**_steps(0.003), **_ADAM},
+    ),
+}
+
+CHECKPOINTS: Mapping[str, Entry] = {
+    "every": Entry(
+        "models of the training, after every so many epochs or steps",
+        {
+            "epochs": Parameter(
+                COUNT_OR_ZERO, 0, "epochs between two of them; 0 where `steps` says"
+            ),
+            "steps": Parameter(COUNT_OR_ZERO, 0, "steps between two of them"),
+        },
+    ),
+    "files": Entry(
+        "models whose parameters are in files",
+        {
+            "paths": Parameter(NameList(), None, "files of parameters, the earliest first"),
+            "rates": Parameter(
+                NumberList(POSITIVE), (), "the learning rate at each; 1 where not given"
+            ),
+        },
+    ),
+}
+
+ENSEMBLES: Mapping[str, Entry] = {
+    "trained": Entry(
+        "models trained alike from other seeds, beside the evaluated one",
+        {"count": Parameter(COUNT, None, "how many there are with the evaluated one")},
     ),
 }
 

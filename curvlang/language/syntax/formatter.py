@@ -42,7 +42,7 @@ _UNARY_AFTER = {
     "<=",
     ">=",
 }
-_PARTS = ("data", "model", "loss", "train")
+_PARTS = ("data", "model", "loss", "train", "checkpoints", "models")
 _STUDY = (
     "task",
     "path",
@@ -200,13 +200,14 @@ def _reduces(tokens: list[tuple[str, str]], at: int) -> bool:
 
 def _aligned(lines: list[str]) -> Iterator[str]:
     """Parts of a task in one column: `data    digits(…)`; lines of a study likewise."""
-    width = 0
+    width, parts = 0, 7
     for k, line in enumerate(lines):
         stripped = line.lstrip()
         word = stripped.split(" ", 1)[0]
         if not line.startswith(" "):
-            width = _widest(lines, k + 1) if word == "study" else 0
-        own = max(7 if word in _PARTS else 0, width if word in _STUDY else 0)
+            width = _widest(lines, k + 1, _STUDY) if word == "study" else 0
+            parts = max(7, _widest(lines, k + 1, _PARTS)) if word == "task" else 7
+        own = max(parts if word in _PARTS else 0, width if word in _STUDY else 0)
         if own and line.startswith("  ") and " " in stripped:
             rest = stripped.split(" ", 1)[1].lstrip()
             yield f"{line[: len(line) - len(stripped)]}{word.ljust(own)} {rest}"
@@ -214,13 +215,13 @@ def _aligned(lines: list[str]) -> Iterator[str]:
             yield line
 
 
-def _widest(lines: list[str], first: int) -> int:
-    """The longest word that starts a line of the study whose lines start here."""
+def _widest(lines: list[str], first: int, words: tuple[str, ...]) -> int:
+    """The longest of some words that start a line of the block whose lines start here."""
     widest = 0
     for k in range(first, len(lines)):
         line = lines[k]
         if line and not line.startswith(" "):
             break
         word = line.strip().split(" ", 1)[0]
-        widest = max(widest, len(word) if word in _STUDY else 0)
+        widest = max(widest, len(word) if word in words else 0)
     return widest

@@ -46,7 +46,7 @@ _WORDS = {
     "__ANON_1": "`==`",
     "__ANON_2": "`->`",
     "REDUCE": "`sum[…]` or `mean[…]`",
-    "PART": "`data`, `model`, `loss` or `train`",
+    "PART": "`data`, `model`, `loss`, `train`, `checkpoints` or `models`",
     "STUDY_PATH": "`path`",
     "STUDY_CURVATURES": "`curvatures`",
     "STUDY_SEEDS": "`seeds`",

@@ -1,0 +1,142 @@
+"""Models along a training and from other seeds: which of them a task states, and files that hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import refusal
+from curvlang.diagnostics.source import NOWHERE
+from curvlang.diagnostics.values import another_type
+from curvlang.language.chain import Part
+from curvlang.models.architectures.weights import with_weights
+from curvlang.models.arguments import placed
+from curvlang.models.execution.copies import copied
+
+States = Sequence[str | Path | Mapping[str, Tensor]]
+"""Files of parameters, or parameters by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """The models that scores may read besides the evaluated one: checkpoints of its training, other seeds.
+
+    At most one of the first three says which checkpoints there are.
+
+    Args:
+        epochs: After every so many epochs.
+        steps: After every so many steps.
+        files: Parameters of each, the earliest first: a file, or tensors by name.
+        rates: The learning rate at each of the files; 1 where not given.
+        models: Models from as many seeds, the evaluated one counted.
+
+    Raises:
+        SpecError: E0432 where several say which checkpoints there are, or the rates are not those of
+            the files.
+    """
+
+    epochs: int = 0
+    steps: int = 0
+    files: States = ()
+    rates: tuple[float, ...] = ()
+    models: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what does not say which models are meant."""
+        for name, least in (("epochs", 0), ("steps", 0), ("models", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise another_type(name, value, f"a whole number from {least}", f"`{name}=10`")
+        if sum(map(bool, (self.epochs, self.steps, self.files))) > 1:
+            raise _unclear("which checkpoints are meant is said twice")
+        if self.rates and len(self.rates) != len(self.files):
+            raise _unclear(f"{len(self.rates)} learning rates for {len(self.files)} files")
+
+    @property
+    def checkpoints(self) -> bool:
+        """Whether there are any."""
+        return bool(self.epochs or self.steps or self.files)
+
+    @property
+    def given(self) -> bool:
+        """Whether the models are in files, so that nothing is trained for them."""
+        return bool(self.files)
+
+    def loaded(self, model: nn.Module) -> list[tuple[nn.Module, float]]:
+        """The models of the files, each with its learning rate.
+
+        Args:
+            model: Of the same architecture.
+
+        Raises:
+            SpecError: E0555 and E0556 for files that cannot be read, or hold another model's parameters.
+        """
+        rates = self.rates or (1.0,) * len(self.files)
+        return [
+            (_loaded(model, state), rate) for state, rate in zip(self.files, rates, strict=True)
+        ]
+
+
+def _loaded(model: nn.Module, state: str | Path | Mapping[str, Tensor]) -> nn.Module:
+    found = copied(model)
+    if isinstance(state, str | Path):
+        return with_weights(found, Path(state))
+    missing, unexpected = found.load_state_dict(dict(state), strict=False)
+    if missing or unexpected:
+        name = [*missing, *unexpected][0]
+        raise refusal(
+            Code.E0432,
+            f"a checkpoint is not of this model: `{name}` is in one of them alone",
+            "give the `state_dict()` of the same model",
+        )
+    return found
+
+
+def _unclear(why: str) -> SpecError:
+    return refusal(
+        Code.E0432,
+        why,
+        "give one of `epochs`, `steps` and files, and a learning rate for each file: "
+        "`every(epochs = 20)`, `every(steps = 100)`, `files(paths = [a, b], rates = [0.1, 0.1])`",
+    )
+
+
+def checked_trajectory(given: Trajectory | None) -> Trajectory | None:
+    """A trajectory, or nothing.
+
+    Raises:
+        SpecError: E0563 for something else.
+    """
+    if given is not None and not isinstance(given, Trajectory):
+        example = "`trajectory=cv.Trajectory(epochs=20)`"
+        raise another_type("trajectory", given, "a `Trajectory`", example)
+    return given
+
+
+def trajectory_from(checkpoints: Part | None, models: Part | None) -> Trajectory | None:
+    """What the lines `checkpoints` and `models` of a task state; None without them.
+
+    Raises:
+        SpecError: E0432.
+    """
+    if checkpoints is None and models is None:
+        return None
+    count = 1 if models is None else cast(int, models.arguments["count"])
+    if checkpoints is None:
+        return Trajectory(models=count)
+    given: dict[str, Any] = dict(checkpoints.arguments)
+    with placed(checkpoints.span):
+        if checkpoints.name == "every":
+            if not (given["epochs"] or given["steps"]):
+                raise _unclear("how often there is a checkpoint is not said")
+            return Trajectory(given["epochs"], given["steps"], models=count)
+        source = checkpoints.span
+        folder = Path() if source is NOWHERE else Path(source.source.name).parent
+        paths = tuple(folder / str(x) for x in given["paths"])
+        return Trajectory(files=paths, rates=tuple(map(float, given["rates"])), models=count)

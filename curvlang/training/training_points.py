@@ -1,0 +1,109 @@
+"""A training gone through once more, with the models that it passes: those of every epoch, or of every few steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
+from curvlang.models.execution.copies import copied
+from curvlang.models.execution.process_state import kept_streams
+from curvlang.models.origin import MovedBuild
+from curvlang.models.task import Task
+from curvlang.models.trajectory import Trajectory
+from curvlang.training.built import built
+from curvlang.training.one_by_one import ModulesInTurn
+from curvlang.training.orders import Orders, learning_rate
+from curvlang.training.subsets import derived_seed
+from curvlang.training.training import all_members, training_of
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingPoint:
+    """A model that a training passes.
+
+    Args:
+        steps: Taken before it.
+        rate: The learning rate of the last of them.
+        model: The model, in the precision of the training.
+        second: Adam's mean of squared gradients by the parameter's name, corrected for its start at 0;
+            empty for optimisers without one.
+    """
+
+    steps: int
+    rate: float
+    model: nn.Module
+    second: dict[str, Tensor]
+
+
+def in_training_precision(task: Task) -> Task:
+    """The task as it was before it was brought to another precision."""
+    if not isinstance(task.build, MovedBuild):
+        return task
+    inner = task.build.build
+    first = next(iter(inner(0).parameters()))
+    return task.replaced(build=inner).to(dtype=first.dtype)
+
+
+def checkpoint_steps(task: Task, trajectory: Trajectory) -> list[int]:
+    """After how many steps of its training a task has its checkpoints.
+
+    Raises:
+        SpecError: E0428 where the training ends before the first of them.
+    """
+    recipe = task.recipe
+    assert recipe is not None
+    each = Orders(torch.arange(task.N)[None], [0], recipe.batch).steps
+    every = trajectory.steps or trajectory.epochs * each
+    found = list(range(every, each * recipe.epochs + 1, every))
+    if not found:
+        raise refusal(
+            Code.E0428,
+            f"the training ends after {each * recipe.epochs} steps, before its first checkpoint "
+            f"after {every}",
+            "state `checkpoints` more often, or train for longer",
+        )
+    return found
+
+
+@kept_streams()
+def training_points(task: Task, seed: int, steps: Sequence[int]) -> list[TrainingPoint]:
+    """The models of a training after some of its steps, as a plain loop around `torch.optim` has them.
+
+    Args:
+        task: With `build` and `recipe`.
+        seed: Of the initialisation, as `train_baseline` has it.
+        steps: In ascending order.
+    """
+    training = training_of(task, all_members(task), [seed], [derived_seed(seed, 3)])
+    recipe, (x, y) = training.recipe, training.train
+    models = built(training.build, training.init_seeds, x, training.home)
+    found: list[TrainingPoint] = []
+    with torch.no_grad():
+        stack = ModulesInTurn(models, training.rule, recipe)
+        orders = Orders(torch.arange(task.N)[None], training.order_seeds, recipe.batch)
+        total, taken = orders.steps * recipe.epochs, 0
+        wanted = set(steps)
+        while taken < max(steps, default=0):
+            drawn = orders.epoch().to(x.device)
+            for k in range(orders.steps):
+                lr = learning_rate(recipe, taken, total)
+                xs, ys = (rows[drawn[k][0]][None].to(training.home) for rows in (x, y))
+                stack.step(xs, ys, lr)
+                taken += 1
+                if taken in wanted:
+                    found.append(TrainingPoint(taken, lr, copied(models[0]).eval(), _second(stack)))
+            stack.losses()
+    return found
+
+
+def _second(stack: ModulesInTurn) -> dict[str, Tensor]:
+    (update,) = stack.updates
+    beta = update.recipe.beta2
+    return {
+        name: x[0].clone() / (1 - beta ** update.counts[name]) for name, x in update.second.items()
+    }

@@ -1,0 +1,288 @@
+"""Scores along a training and over several models are sums of plain loops of autograd and torch.optim."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import curvlang as cv
+from curvlang.diagnostics.codes import Code
+from curvlang.language import check_text, loads
+from curvlang.testing.score_comparison import gradients_one_by_one
+from curvlang.training.orders import Orders, learning_rate
+from curvlang.training.subsets import derived_seed
+from tests.attribution.formulas.formulas import assert_close, formula
+from tests.models.support import assert_refused
+
+TRACIN = "yield s[q,n] = sum[h,p] rate[h] * u[h,q,p] * v[h,n,p]"
+ALONG = "u[h,q,p], v[h,n,p], rate[h]"
+OPTIMISERS = {
+    "sgd": {"lr": 0.1},
+    "momentum": {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
+    "adam": {"optimiser": "adam", "lr": 0.01, "weight_decay": 0.01, "clip": 0.5},
+    "adamw": {"optimiser": "adamw", "lr": 0.01, "weight_decay": 0.1, "warmup": 2},
+}
+
+
+def build(seed):
+    generator = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double().eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64) * 0.5)
+    return model
+
+
+def made(recipe=None, trajectory=None, n=11, trained=True):
+    g = torch.Generator().manual_seed(0)
+    X = torch.randn(n, 3, generator=g, dtype=torch.float64)
+    y = torch.randint(0, 2, (n,), generator=g)
+    recipe = recipe or cv.Recipe(lr=0.1, batch=4, epochs=3)
+    task = cv.Task(
+        build(0),
+        "cross_entropy",
+        (X, y),
+        (X[:3], y[:3]),
+        recipe=recipe,
+        build=build,
+        trajectory=trajectory,
+    )
+    if trained:
+        model = trajectory_by_loop(task, 0)[-1][0]
+        task = task.with_model(model, cv.Task(model, "cross_entropy", (X, y), (X, y)).origin)
+        task = task.replaced(origin=type(task.origin)("trained here", seed=0))
+    return task
+
+
+def trajectory_by_loop(task, seed):
+    """Every model of a training with its learning rate, by `torch.optim`; and Adam's second moments."""
+    recipe, model = task.recipe, build(seed)
+    parameters = list(model.parameters())
+    betas = {"betas": (recipe.beta1, recipe.beta2), "eps": recipe.eps}
+    decay = {"weight_decay": recipe.weight_decay}
+    optimiser = {
+        "sgd": lambda: torch.optim.SGD(
+            parameters, 1.0, recipe.momentum, nesterov=recipe.nesterov, **decay
+        ),
+        "adam": lambda: torch.optim.Adam(parameters, 1.0, **betas, **decay),
+        "adamw": lambda: torch.optim.AdamW(parameters, 1.0, **betas, **decay),
+    }[recipe.optimiser]()
+    orders = Orders(torch.arange(task.N)[None], [derived_seed(seed, 3)], recipe.batch)
+    total, found = orders.steps * recipe.epochs, []
+    for step in range(total):
+        if step % orders.steps == 0:
+            drawn = orders.epoch()
+        lr = optimiser.param_groups[0]["lr"] = learning_rate(recipe, step, total)
+        rows = drawn[step % orders.steps][0]
+        optimiser.zero_grad()
+        X, y = task.train
+        nn.functional.cross_entropy(model(X[rows]), y[rows]).backward()
+        if recipe.clip:
+            nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        optimiser.step()
+        copy = build(seed)
+        copy.load_state_dict(model.state_dict())
+        second = [optimiser.state[p].get("exp_avg_sq") for p in parameters]
+        count = step + 1
+        if second[0] is not None:
+            second = [x / (1 - recipe.beta2**count) for x in second]
+        found.append((copy, lr, second))
+    return found
+
+
+def rows_at(task, model):
+    other = task.with_model(model)
+    return gradients_one_by_one(other, "query"), gradients_one_by_one(other, "train")
+
+
+def tracin(task, points):
+    total = 0
+    for model, lr, *_ in points:
+        u, v = rows_at(task, model)
+        total = total + lr * u @ v.T
+    return total
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("every", [{"epochs": 1}, {"steps": 3}])
+def test_tracin_is_the_sum_over_the_models_of_a_plain_loop(optimiser, every):
+    recipe = cv.Recipe(batch=4, epochs=3, **OPTIMISERS[optimiser])
+    given = made(recipe, cv.Trajectory(**every))
+    op = cv.fit("identity", given, progress=False)
+    step = every.get("steps", 2 * every.get("epochs", 0))
+    points = trajectory_by_loop(given, 0)[step - 1 :: step]
+    wanted = tracin(given, points)
+    found = cv.influence(op, given, score="tracin", progress=False)
+    assert_close(found, wanted)
+    rows = formula(
+        "w[h,n,p] = v[h,n,p] + 0 * abs(v[h,n,p])\n"
+        "yield s[q,n] = sum[h] rate[h] * (sum[p] u[h,q,p] * w[h,n,p])",
+        ALONG,
+    )
+    assert_close(cv.influence(op, given, score=rows, progress=False), wanted)
+
+
+def test_norms_and_the_evaluated_model_mix_with_checkpoints():
+    given = made(trajectory=cv.Trajectory(epochs=1))
+    op = cv.fit("identity", given, progress=False)
+    points = trajectory_by_loop(given, 0)[1::2]
+    u, _ = rows_at(given, given.model)
+    both = [rows_at(given, model) for model, *_ in points]
+    body = (
+        "a[h,n] = sum[p] v[h,n,p]^2\n"
+        "yield s[q,n] = (mean[h] (sum[p] u[q,p] * v[h,n,p]) / sqrt(a[h,n])) * size[h]"
+    )
+    wanted = sum(u @ v.T / v.norm(dim=1) for _, v in both)
+    found = formula(body, "u[q,p], v[h,n,p]")
+    assert_close(cv.influence(op, given, score=found, progress=False), wanted)
+    cosine = (
+        "a[q] = sum[h,p] u[h,q,p]^2\nb[n] = sum[h,p] v[h,n,p]^2\n"
+        "yield s[q,n] = (sum[h,p] u[h,q,p] * v[h,n,p]) / sqrt(a[q]) / sqrt(b[n])"
+    )
+    U, V = (torch.cat([x[k] for x in both], 1) for k in (0, 1))
+    wanted = U @ V.T / U.norm(dim=1)[:, None] / V.norm(dim=1)
+    found = formula(cosine, "u[h,q,p], v[h,n,p]")
+    assert_close(cv.influence(op, given, score=found, progress=False), wanted)
+
+
+def test_the_evaluated_model_may_be_solved_beside_checkpoints():
+    given = made(trajectory=cv.Trajectory(epochs=1))
+    op = cv.fit("ekfac", given, progress=False)
+    dense = op.inverse(0.1).dense()
+    points = trajectory_by_loop(given, 0)[1::2]
+    u, _ = rows_at(given, given.model)
+    wanted = sum((u @ dense) @ rows_at(given, model)[1].T for model, *_ in points)
+    found = formula(
+        "x[q,p] = solve(u)\nyield s[q,n] = sum[h,p] x[q,p] * v[h,n,p]", "u[q,p], v[h,n,p]"
+    )
+    assert_close(cv.influence(op, given, score=found, damping=0.1, progress=False), wanted)
+
+
+def test_models_from_other_seeds_are_averaged():
+    given = made(trajectory=cv.Trajectory(epochs=1, models=3))
+    op = cv.fit("identity", given, progress=False)
+    seeds = [0, *(derived_seed(0, 10, k) for k in (1, 2))]
+    ends = [trajectory_by_loop(given, seed)[-1][0] for seed in seeds]
+    wanted = sum(u @ v.T for u, v in (rows_at(given, x) for x in ends)) / 3
+    found = formula("yield s[q,n] = mean[e] sum[p] u[e,q,p] * v[e,n,p]", "u[e,q,p], v[e,n,p]")
+    assert_close(cv.influence(op, given, score=found, progress=False), wanted, 1e-7)
+    along = [trajectory_by_loop(given, seed)[1::2] for seed in seeds]
+    wanted = sum(tracin(given, points) for points in along) / 3
+    found = formula(
+        "yield s[q,n] = mean[e] sum[h,p] rate[h] * u[e,h,q,p] * v[e,h,n,p]",
+        "u[e,h,q,p], v[e,h,n,p], rate[h]",
+    )
+    assert_close(cv.influence(op, given, score=found, progress=False), wanted)
+
+
+def test_checkpoints_may_be_files_or_tensors(tmp_path):
+    plain = made()
+    points = trajectory_by_loop(plain, 0)[::2]
+    states = [model.state_dict() for model, *_ in points]
+    paths = []
+    for k, state in enumerate(states):
+        paths.append(tmp_path / f"{k}.safetensors")
+        save_file(state, paths[-1])
+    rates = tuple(lr for _, lr, _ in points)
+    for files in (states, paths):
+        given = plain.replaced(trajectory=cv.Trajectory(files=files, rates=rates))
+        op = cv.fit("identity", given, progress=False)
+        assert_close(cv.influence(op, given, score="tracin", progress=False), tracin(plain, points))
+
+
+SPEC = """task short {
+  data        random(examples = 9, inputs = 3, outputs = 2, seed = 0)
+  model       mlp(hidden = [4])
+  loss        mse
+  train       sgd(lr = 0.1, batch = 3, epochs = 4, schedule = constant)
+  checkpoints every(epochs = 2)
+  models      trained(count = 2)
+}
+curvature mine = identity
+evaluate tracin of mine on short
+"""
+
+
+def test_a_task_of_a_spec_states_its_checkpoints():
+    spec = loads(SPEC)
+    task = cv.task(spec.evaluations[0].task, train=True)
+    assert task.trajectory == cv.Trajectory(epochs=2, models=2)
+    assert task.to(dtype=torch.float64).trajectory == task.trajectory
+    wide = task.to(dtype=torch.float64)
+    op = cv.fit(spec, wide, progress=False)
+    scores = cv.influence(op, wide, progress=False)
+    assert scores.shape == (wide.Q, wide.N)
+    report = cv.evaluate(spec, task, protocol=cv.LDS(subsets=3, retrains=1), progress=False)
+    assert "tracin" in str(report)
+
+
+def test_the_evaluation_is_refused_before_anything_is_trained():
+    text = SPEC.replace("  checkpoints every(epochs = 2)\n", "")
+    spec = loads(text)
+    task = cv.task(spec.evaluations[0].task)
+    assert_refused(Code.E0428, lambda: cv.evaluate(spec, task, progress=False), "checkpoints every")
+    assert_refused(Code.E0428, lambda: cv.score_request(spec, task))
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"trajectory": None}, Code.E0428),
+        ({"trajectory": cv.Trajectory(models=2)}, Code.E0428),
+        ({"trajectory": cv.Trajectory(epochs=4)}, Code.E0428),
+        ({"recipe": None}, Code.E0503),
+        ({"build": None}, Code.E0503),
+    ],
+)
+def test_what_a_task_does_not_have_is_refused(change, code):
+    given = made(trajectory=cv.Trajectory(epochs=1)).replaced(**change)
+    op = cv.fit("identity", given, progress=False)
+    assert_refused(code, lambda: cv.influence(op, given, score="tracin", progress=False))
+
+
+def test_a_model_that_was_trained_elsewhere_has_no_known_checkpoints():
+    given = made(trajectory=cv.Trajectory(epochs=1))
+    given = given.replaced(origin=type(given.origin)("read from a file"))
+    op = cv.fit("identity", given, progress=False)
+    assert_refused(Code.E0509, lambda: cv.influence(op, given, score="tracin", progress=False))
+
+
+def test_the_curvature_is_that_of_the_evaluated_model():
+    given = made(trajectory=cv.Trajectory(epochs=1))
+    op = cv.fit("ekfac", given, progress=False)
+    found = formula(
+        "z[h,n,p] = solve(v)\nyield s[q,n] = sum[h,p] u[h,q,p] * z[h,n,p]", "u[h,q,p], v[h,n,p]"
+    )
+    assert_refused(
+        Code.E0434, lambda: cv.influence(op, given, score=found, damping=0.1, progress=False)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"epochs": 1, "steps": 1}, Code.E0432),
+        ({"files": ["a"], "rates": (1.0, 2.0)}, Code.E0432),
+        ({"epochs": -1}, Code.E0563),
+        ({"models": 0}, Code.E0563),
+    ],
+)
+def test_a_trajectory_that_says_nothing_clear_is_refused(options, code):
+    assert_refused(code, lambda: cv.Trajectory(**options))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["checkpoints every()", "checkpoints every(epochs = 1, steps = 2)"],
+)
+def test_a_line_that_says_nothing_clear_is_refused(line):
+    spec = loads(SPEC.replace("checkpoints every(epochs = 2)", line))
+    assert_refused(Code.E0432, lambda: cv.task(spec.evaluations[0].task))
+
+
+@pytest.mark.parametrize("needs", ["u[q,h,p]", "v[h,e,n,p]", "u[h,h,q,p]", "rate", "rate[h,e]"])
+def test_models_and_checkpoints_stand_in_front(needs):
+    text = f"score mine {{\n  needs v[n,p], {needs}\n  yield s[n] = sum[p] v[n,p]^2\n}}"
+    assert Code.E0353 in [d.code for d in check_text(text)]
