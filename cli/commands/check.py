@@ -22,7 +22,7 @@ EXAMPLES = (
     ("curvlang check mine.cv yours.cv", "every problem of both files"),
     ("curvlang check ekfac_lm --task characters", "which parameters of a model a chain covers"),
 )
-PLURAL = {"curvature": "curvatures", "study": "studies"}
+PLURAL = {"curvature": "curvatures", "score": "scores", "study": "studies"}
 
 
 def command(
@@ -63,7 +63,7 @@ def command(
 def _contents(spec: cv.Spec | None) -> str:
     """`2 curvatures, 1 study`."""
     count = 0 if spec is None else len(spec.curvatures)
-    studies = 0 if spec is None else len(spec.studies)
-    parts = [(count, "curvature")] if count or not studies else []
-    parts += [(studies, "study")] if studies else []
+    others = [] if spec is None else [(len(spec.scores), "score"), (len(spec.studies), "study")]
+    found = [(n, word) for n, word in others if n]
+    parts = [*([(count, "curvature")] if count or not found else []), *found]
     return ", ".join(f"{n} {PLURAL[word] if n != 1 else word}" for n, word in parts)

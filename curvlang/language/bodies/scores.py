@@ -47,7 +47,7 @@ class ScoreLeaf:
     doc: str
 
     def fits(self, spaces: tuple[str, ...]) -> bool:
-        """Whether a leaf may be needed so: models and checkpoints stand in front of its own indices."""
+        """Whether a leaf may be needed so: models and checkpoints precede its own indices."""
         own = len(self.indices)
         front = spaces[:-own]
         places = [CONTEXTS.index(x) for x in front if x in CONTEXTS]
