@@ -107,7 +107,7 @@ def _unclear(why: str) -> SpecError:
     )
 
 
-def checked_trajectory(given: Trajectory | None) -> Trajectory | None:
+def checked_trajectory(given: object) -> Trajectory | None:
     """A trajectory, or nothing.
 
     Raises:
