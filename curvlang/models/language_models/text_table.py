@@ -20,6 +20,8 @@ READERS = {
     ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text",
 }  # fmt: skip
 """Kinds of files, and the reader of `datasets` for each."""
+AT_ONCE = 1000
+"""Entries that are read, and given to a tokenizer, together."""
 SUFFIXES = ", ".join(f"`{x}`" for x in READERS)
 
 
@@ -69,16 +71,20 @@ class TextTable:
         Raises:
             SpecError: E0896 for a column that is not there or holds something else.
         """
-        found = self.column(name)
-        bad = next((k for k, x in enumerate(found) if not isinstance(x, str)), None)
-        if bad is not None:
-            raise refusal(
-                Code.E0896,
-                f"column `{name}` of `{self.name}` has {_kind(found[bad])} at row "
-                f"{self.number(bad)}, which is not a text",
-                _repair(found[bad]),
-            )
-        return found
+        return [text for block in self.text_blocks(name) for text in block]
+
+    def text_blocks(self, name: str) -> Iterator[list[str]]:
+        """The same, `AT_ONCE` entries at a time."""
+        for start, found in self._blocks(name):
+            bad = next((k for k, x in enumerate(found) if not isinstance(x, str)), None)
+            if bad is not None:
+                raise refusal(
+                    Code.E0896,
+                    f"column `{name}` of `{self.name}` has {_kind(found[bad])} at row "
+                    f"{self.number(start + bad)}, which is not a text",
+                    _repair(found[bad]),
+                )
+            yield found
 
     def lists(self, name: str, kind: type = int) -> list[list[Any]]:
         """All entries of a column of lists of tokens, or of words where the kind is `str`.
@@ -86,19 +92,30 @@ class TextTable:
         Raises:
             SpecError: E0896 for a column that holds something else.
         """
-        found = self.column(name)
+        return [row for block in self.list_blocks(name, kind) for row in block]
+
+    def list_blocks(self, name: str, kind: type = int) -> Iterator[list[list[Any]]]:
+        """The same, `AT_ONCE` entries at a time."""
         what = "tokens" if kind is int else "words"
-        for k, x in enumerate(found):
-            if not isinstance(x, list) or not all(isinstance(entry, kind) for entry in x):
-                raise refusal(
-                    Code.E0896,
-                    f"column `{name}` of `{self.name}` has {_kind(x)} at row {self.number(k)}, where a list of "
-                    f"{what} is expected",
-                    "write lists of whole numbers, without `set_format`"
-                    if kind is int
-                    else "write lists of texts, one for every word",
-                )
-        return found
+        for start, found in self._blocks(name):
+            for k, x in enumerate(found):
+                if not isinstance(x, list) or not all(isinstance(entry, kind) for entry in x):
+                    raise refusal(
+                        Code.E0896,
+                        f"column `{name}` of `{self.name}` has {_kind(x)} at row {self.number(start + k)}, "
+                        f"where a list of {what} is expected",
+                        "write lists of whole numbers, without `set_format`"
+                        if kind is int
+                        else "write lists of texts, one for every word",
+                    )
+            yield found
+
+    def _blocks(self, name: str) -> Iterator[tuple[int, list[Any]]]:
+        """Entries of a column, some at a time, with the place of the first of them."""
+        self._check(name)
+        own = self.table.select_columns([name]).with_format(None)
+        for start in range(0, len(own), AT_ONCE):
+            yield start, list(own[start : start + AT_ONCE][name])
 
     def classes(self, name: str, known: Sequence[str]) -> list[Any]:
         """All entries of a column of classes; by their names where the table names the model's own.

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from curvlang.models.data.data import RawExamples
 from curvlang.models.data.fields import IGNORED, LABELS, Fields
-from curvlang.models.language_models.text_table import TextTable
+from curvlang.models.language_models.text_table import AT_ONCE, TextTable
 from curvlang.models.language_models.tokenizer import TokenText
 from curvlang.models.table_rows.class_labels import column_of
-from curvlang.models.table_rows.token_reader import AT_ONCE, TOKENS, TokenReader, nothing, ragged
+from curvlang.models.table_rows.token_reader import TOKENS, TokenReader, nothing, ragged
 
 SOURCE, TARGET = ("source",), ("target",)
 """Columns where none are named."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import islice
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.data import RawExamples
-from curvlang.models.data.fields import IGNORED, Fields
-from curvlang.models.language_models.text_table import TextTable
+from curvlang.models.data.fields import IGNORED, LABELS, Fields
+from curvlang.models.language_models.text_table import AT_ONCE, TextTable
 from curvlang.models.language_models.tokenizer import TokenText
-from curvlang.models.table_rows.token_reader import TOKENS, Row, TokenReader, nothing, ragged
+from curvlang.models.sources.flat_rows import FlatRows, FlatRowsWriter
+from curvlang.models.table_rows.token_reader import TOKENS, Row, TokenReader, nothing
 
 
 class NextTokenReader(TokenReader):
@@ -27,17 +29,26 @@ class NextTokenReader(TokenReader):
                 longer than the model reads.
         """
         options = {"shift_labels": True, "text_of": TokenText(self.tokenizer)}
-        rows = self._packed(train) if self.columns.pack else self._rows(train)
-        return RawExamples(_fields(rows), _fields(self._rows(query)), options, "cross_entropy")
+        packed = self.columns.pack
+        rows = _written(self._packed(train), alike=True) if packed else self._rows(train)
+        return RawExamples(rows, self._rows(query), options, "cross_entropy")
 
-    def _rows(self, table: TextTable) -> list[Row]:
-        rows = list(self._causal(table, self.columns.length))
-        for n, (_, labels) in enumerate(rows):
+    def _rows(self, table: TextTable) -> Fields:
+        labelled = self.columns.prompt or (self._tokenised(table) and LABELS[0] in table.columns)
+        rows = self._predicting(table, self._causal(table, self.columns.length))
+        found = _written(rows, alike=not labelled)
+        also = "" if self.columns.prompt else ", or `pack = true` beside it, which keeps all"
+        own = found.values[TOKENS]
+        assert isinstance(own, FlatRows)
+        self.check_longest(table, own.lengths, also)
+        return found
+
+    def _predicting(self, table: TextTable, rows: Iterator[Row]) -> Iterator[Row]:
+        """The rows, each with a token to predict."""
+        for n, (ids, labels) in enumerate(rows):
             if all(x == IGNORED for x in labels[1:]):
                 raise self._nothing(table, n)
-        also = "" if self.columns.prompt else ", or `pack = true` beside it, which keeps all"
-        self.check_lengths(table, [ids for ids, _ in rows], also)
-        return rows
+            yield ids, labels
 
     def _causal(self, table: TextTable, length: int | None) -> Iterator[Row]:
         """Rows of at most `length` tokens: whole texts, or prompts with what completes them."""
@@ -47,24 +58,23 @@ class NextTokenReader(TokenReader):
             yield from ((ids[:length], labels[:length]) for ids, labels in given)
             return
         if columns.prompt is None:
-            yield from ((ids, ids) for ids in self.tokens(table.texts(columns.text), length))
+            for texts in table.text_blocks(columns.text):
+                yield from ((ids, ids) for ids in self.tokens(texts, length))
             return
         assert columns.completion is not None
-        prompts = self.tokens(table.texts(columns.prompt))
-        completions = self.tokens(table.texts(columns.completion), special=False)
-        for asked, told in zip(prompts, completions, strict=True):
-            yield (asked + told)[:length], ([IGNORED] * len(asked) + told)[:length]
+        blocks = map(table.text_blocks, (columns.prompt, columns.completion))
+        for prompts, completions in zip(*blocks, strict=True):
+            told = self.tokens(completions, special=False)
+            for asked, own in zip(self.tokens(prompts), told, strict=True):
+                yield (asked + own)[:length], ([IGNORED] * len(asked) + own)[:length]
 
     def _tokenised(self, table: TextTable) -> bool:
         """Whether a table has tokens in place of texts."""
         own = {self.columns.text, self.columns.prompt} & {*table.columns}
         return TOKENS in table.columns and not own
 
-    def _packed(self, table: TextTable) -> list[Row]:
+    def _packed(self, table: TextTable) -> Iterator[Row]:
         """All texts behind each other, an end between two where the tokenizer has one, cut into rows."""
-        texts = [ids for ids, _ in self._causal(table, None)]
-        end = self.tokenizer.eos_token_id
-        joined = [token for ids in texts for token in (*ids, *([] if end is None else [end]))]
         width = self.columns.length or self.model.positions
         if width is None:
             raise refusal(
@@ -72,8 +82,15 @@ class NextTokenReader(TokenReader):
                 f"`pack` needs a length, and `{self.model.architecture}` reads rows of any",
                 "write `length = 512`",
             )
-        rows = [joined[k : k + width] for k in range(0, len(joined), width)]
-        return [(ids, ids) for ids in rows if len(ids) > 1]
+        end = self.tokenizer.eos_token_id
+        waiting: list[int] = []
+        for ids, _ in self._causal(table, None):
+            waiting += (*ids, *([] if end is None else [end]))
+            whole = len(waiting) // width * width
+            yield from ((row, row) for row in _cut(waiting[:whole], width) if width > 1)
+            del waiting[:whole]
+        if len(waiting) > 1:
+            yield waiting, waiting
 
     def _nothing(self, table: TextTable, n: int) -> SpecError:
         """A row that no token is predicted in."""
@@ -84,6 +101,21 @@ class NextTokenReader(TokenReader):
         return nothing(table, n, what)
 
 
-def _fields(rows: Sequence[Row]) -> Fields:
-    ids, labels = (ragged([row[k] for row in rows]) for k in (0, 1))
-    return Fields({"input_ids": ids, "labels": labels})
+def _cut(tokens: list[int], width: int) -> Iterator[list[int]]:
+    return (tokens[k : k + width] for k in range(0, len(tokens), width))
+
+
+def _written(rows: Iterator[Row], *, alike: bool) -> Fields:
+    """Tokens and labels of all rows.
+
+    Args:
+        rows: They, one after the other.
+        alike: Whether the tokens are the labels.
+    """
+    with FlatRowsWriter() as tokens, FlatRowsWriter() as labels:
+        while block := list(islice(rows, AT_ONCE)):
+            tokens.add([ids for ids, _ in block])
+            if not alike:
+                labels.add([own for _, own in block])
+        ids = tokens.finished()
+        return Fields({TOKENS: ids, LABELS[0]: ids if alike else labels.finished()})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
@@ -14,14 +15,12 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.fields import IGNORED, LABELS
 from curvlang.models.language_models.checkpoint import Checkpoint
 from curvlang.models.language_models.libraries import quiet
-from curvlang.models.language_models.text_table import TextTable
+from curvlang.models.language_models.text_table import AT_ONCE, TextTable
 from curvlang.models.padding.ragged_rows import RaggedColumn
 from curvlang.models.table_rows.columns import TextColumns
 
 TOKENS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 """Columns of a table that has been tokenised before."""
-AT_ONCE = 1000
-"""Texts that are given to a tokenizer together."""
 
 Row = tuple[list[int], list[int]]
 """Tokens of an example, and their labels."""
@@ -74,19 +73,22 @@ class TokenReader:
 
     def given(self, table: TextTable, *, labelled: bool) -> Iterator[Row]:
         """Tokens of a tokenised table without its padding, and a label for each; the tokens where it has none."""
-        tokens = table.lists(TOKENS)
-        masks = table.lists(MASK) if MASK in table.columns else [[1] * len(x) for x in tokens]
         named = labelled and LABELS[0] in table.columns
-        labels = table.lists(LABELS[0]) if named else tokens
-        for n, row in enumerate(zip(tokens, masks, labels, strict=True)):
-            if len({*map(len, row)}) > 1:
+        masked = MASK in table.columns
+        names = [TOKENS, *([MASK] if masked else []), *([LABELS[0]] if named else [])]
+        blocks = zip(*map(table.list_blocks, names), strict=True)
+        rows = (row for block in blocks for row in zip(*block, strict=True))
+        for n, (ids, *others) in enumerate(rows):
+            mask = others[0] if masked else [1] * len(ids)
+            labels = others[-1] if named else ids
+            if len({len(ids), len(mask), len(labels)}) > 1:
                 raise refusal(
                     Code.E0896,
-                    f"row {table.number(n)} of `{table.name}` has {len(row[0])} tokens and {len(row[2])} labels",
+                    f"row {table.number(n)} of `{table.name}` has {len(ids)} tokens and {len(labels)} labels",
                     f"give every token a label, {IGNORED} where nothing is predicted",
                 )
-            kept = [(token, label) for token, mask, label in zip(*row, strict=True) if mask]
-            yield [token for token, _ in kept], [label for _, label in kept]
+            kept = [k for k, counts in enumerate(mask) if counts]
+            yield [ids[k] for k in kept], [labels[k] for k in kept]
 
     def check_lengths(
         self, table: TextTable, rows: Sequence[Sequence[int]], repair: str = ""
@@ -96,13 +98,17 @@ class TokenReader:
         Raises:
             SpecError: E0898.
         """
+        self.check_longest(table, torch.tensor([len(row) for row in rows]), repair)
+
+    def check_longest(self, table: TextTable, lengths: Tensor, repair: str = "") -> None:
+        """The same of the lengths of all rows."""
         most = self.model.positions
-        longest = max(range(len(rows)), key=lambda n: len(rows[n]))
-        if most is not None and len(rows[longest]) > most:
-            count = sum(len(row) > most for row in rows)
+        longest = int(lengths.argmax())
+        if most is not None and int(lengths[longest]) > most:
+            count = int((lengths > most).sum())
             raise refusal(
                 Code.E0898,
-                f"row {table.number(longest)} of `{table.name}` has {len(rows[longest])} tokens, and "
+                f"row {table.number(longest)} of `{table.name}` has {int(lengths[longest])} tokens, and "
                 f"`{self.model.path}` reads {most} positions",
                 f"write `length = {most}`, which cuts longer rows{repair}",
                 notes=(f"{count} rows are longer",) if count > 1 else (),

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 import curvlang as cv
+from curvlang.models.data import derived_rows
+from curvlang.models.data.rows import StoredRows
+from curvlang.models.language_models import text_table
 from tests.models.language_models.checkpoints import PAIRS, QUERIES, TEXTS, classifier
 
 
@@ -182,3 +185,39 @@ def test_a_classifier_needs_a_column_of_classes_and_a_token_of_padding(tmp_path)
         cv.Task.pretrained(bare, rows, query=rows, label="kind")
     named = [{"text": "the cat sat", "label": 2}]
     assert cv.Task.pretrained(at, named, query=named).train[1].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {},
+        {"length": 3},
+        {"length": 5, "pack": True},
+        {"prompt": "question", "completion": "answer"},
+    ],
+    ids=["whole", "cut", "packed", "prompts"],
+)
+def test_many_tokens_lie_in_a_file_and_are_the_same(checkpoint, folder, monkeypatch, words):
+    rows = list(PAIRS) if "prompt" in words else list(TEXTS)
+    memory = cv.Task.pretrained(checkpoint, rows, query=rows[:2], **words)
+    monkeypatch.setattr(derived_rows, "HELD", 40)
+    monkeypatch.setenv("CURVLANG_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(text_table, "AT_ONCE", 2)
+    stored = cv.Task.pretrained(checkpoint, rows, query=rows[:2], **words)
+    assert isinstance(stored.train[0], StoredRows)
+    assert torch.equal(stored.train[0][:], memory.train[0])
+    assert torch.equal(stored.train[1][:], memory.train[1])
+    assert stored.fingerprint() == memory.fingerprint()
+    found, wanted = (
+        cv.influence(cv.fit("kfac_lm", task), task, damping=0.1) for task in (stored, memory)
+    )
+    assert float((found - wanted).abs().max()) <= 1e-6 * float(wanted.abs().max())
+
+
+def test_a_wrong_entry_far_down_is_named_by_its_row(checkpoint, monkeypatch):
+    monkeypatch.setattr(text_table, "AT_ONCE", 2)
+    rows = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}] * 4 + [
+        {"input_ids": [1, 2], "labels": [1]}
+    ]
+    with pytest.raises(cv.SpecError, match="row 5 of"):
+        cv.Task.pretrained(checkpoint, rows, query=rows[:1])
