@@ -51,7 +51,9 @@ def leaf_batches(
         # Batches of one size: a last one of few examples takes as long to start as any other.
         return -(-len(within) // -(-len(within) // size))
 
-    for number, batch in enumerate(task.cut(rows_at, part, within)):
+    # Parts of a pass go on counting: some batches of all are looked at, not some of every part.
+    first = 0 if within is None else within.start // rows_at(1.0)
+    for number, batch in enumerate(task.cut(rows_at, part, within), first):
         X = batch.X
         with in_part(task.model, X, part, batch.start):
             if task.facts.picks:

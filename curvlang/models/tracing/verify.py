@@ -22,6 +22,8 @@ from curvlang.models.tracing.independence import tolerance as tolerance
 from curvlang.models.tracing.trace import Trace, cut_off
 from curvlang.models.tracing.untraced import dense
 
+PERIOD = 65_537
+"""Numbers of a direction that differ; a prime, so that no axis of outputs has them in step."""
 EXAMPLES = 3
 """How many examples are tried; more than one, so that mixing shows."""
 
@@ -151,9 +153,10 @@ def mismatched(
 
 
 def _direction(f: Tensor) -> Tensor:
-    """Fixed numbers without structure in the shape of f."""
-    count = torch.arange(f.numel(), dtype=torch.float64).reshape(f.shape)
-    return torch.cos(1.7 * count.square() + count + 0.3).to(dtype=f.dtype, device=f.device)
+    """Fixed numbers without structure in the shape of f; of many they come again after a prime number."""
+    count = torch.arange(min(f.numel(), PERIOD), dtype=torch.float64)
+    found = torch.cos(1.7 * count.square() + count + 0.3).to(dtype=f.dtype, device=f.device)
+    return found.repeat(-(-f.numel() // PERIOD))[: f.numel()].reshape(f.shape)
 
 
 def _check_gradients_finite(gradients: Tensor) -> None:
