@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,17 +11,20 @@ from torch import Tensor, nn
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.models.data.fields import IGNORED, LABELS, Fields
+from curvlang.models.data.fields import IGNORED
 from curvlang.models.execution.copies import unwrapped
 from curvlang.models.language_models.libraries import quiet
 from curvlang.models.language_models.tokenizer import TokenText
-from curvlang.models.losses.losses import CrossEntropy
+from curvlang.models.losses.loss import Loss
+from curvlang.models.losses.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
 from curvlang.models.origin import Origin
-from curvlang.models.padding.ragged_rows import RaggedColumn
 from curvlang.models.recipe import Recipe
+from curvlang.models.table_rows.class_labels import names_of
+from curvlang.models.table_rows.target_rows import TargetText
 from curvlang.models.task import Task
+from curvlang.models.task_arguments import LabelOf
+from curvlang.models.trainer_rows import TrainerRows
 
-MASK = "attention_mask"
 NEXT = ("ForCausalLM", "LMHeadModel")
 """Ends of the names of models that move labels by a position inside their own loss."""
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
@@ -36,8 +39,8 @@ def task_from(
     """What a `transformers.Trainer` trained, on what, and the queries that it is evaluated on.
 
     The model is used as it is, and put into `eval()` mode, as `trainer.evaluate()` does. Rows are those that the
-    trainer's collator makes of the examples, one by one, without padding. The loss of an example is the sum over the
-    tokens that it predicts; that its mean is the trainer's loss is tried on the first example.
+    trainer's collator makes of the examples, one by one, without padding. The loss is the model's own for such labels;
+    of an example with several labels their sum. That its mean is the trainer's loss is tried on the first example.
 
     Args:
         trainer: With a `train_dataset`. Its `model_init`, where it has one, makes fresh models.
@@ -53,22 +56,23 @@ def task_from(
         raise _no_rows(trainer, asked)
     model = trainer.model.eval()
     with quiet():
-        train, queries = _fields(trainer, trainer.train_dataset), _fields(trainer, asked)
-    labels = train.values[LABELS[0]]
-    by_position = isinstance(labels, RaggedColumn)
+        rows = TrainerRows.of(trainer, asked)
+    config = getattr(_inner(model), "config", None)
+    causal = type(unwrapped(_inner(model))).__name__.endswith(NEXT)
+    loss = _loss(rows.labels, config, float(trainer.args.label_smoothing_factor))
+    train, queries = rows.fields(numbers=loss.name == "mse")
     task = Task(
         model,
-        CrossEntropy(label_smoothing=float(trainer.args.label_smoothing_factor)),
+        loss,
         train,
         queries,
         recipe=recipe,
         name=name,
         build=None if trainer.model_init is None else _Fresh(trainer),
-        shift_labels=type(unwrapped(_inner(model))).__name__.endswith(NEXT)
-        if by_position
-        else None,
+        shift_labels=causal if rows.by_position else None,
         origin=Origin("as the trainer has them"),
         text_of=_text_of(trainer.processing_class),
+        label_of=_label_of(trainer, rows, loss, causal=causal),
     )
     with quiet():
         _check_loss(trainer, task)
@@ -78,6 +82,28 @@ def task_from(
 def _inner(model: Any) -> Any:
     """The model inside an adapter's."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _loss(labels: Tensor, config: Any, smoothing: float) -> Loss:
+    """The model's own loss for labels of this kind, as `transformers` chooses it."""
+    one = getattr(config, "num_labels", None) == 1
+    if labels.ndim == 0 and one and getattr(config, "problem_type", None) in (None, "regression"):
+        return MeanSquaredError()
+    if not labels.is_floating_point():
+        return CrossEntropy(label_smoothing=smoothing)
+    said = getattr(config, "problem_type", None)
+    return MeanSquaredError() if said == "regression" else BinaryCrossEntropy()
+
+
+def _label_of(trainer: Any, rows: TrainerRows, loss: Loss, *, causal: bool) -> LabelOf | None:
+    """How labels are shown: targets as text, classes by their names; numbers and next tokens as they are."""
+    if rows.decoder:
+        tokenizer = trainer.processing_class
+        return TargetText(tokenizer) if hasattr(tokenizer, "decode") else None
+    if loss.name == "mse" or (causal and rows.by_position):
+        return None
+    config = getattr(_inner(trainer.model), "config", None)
+    return names_of({"id2label": getattr(config, "id2label", None)})
 
 
 def _text_of(tokenizer: Any) -> TokenText | None:
@@ -113,39 +139,11 @@ def _no_rows(trainer: Any, asked: Any) -> SpecError:
     )
 
 
-def _fields(trainer: Any, rows: Any) -> Fields:
-    """All examples as the trainer's collator makes them, each by itself."""
-    loader = trainer.get_eval_dataloader(rows)
-    collate, rows = loader.collate_fn, loader.dataset
-    made = [_row(collate([rows[n]])) for n in range(len(rows))]
-    again = _row(collate([rows[0]]))
-    if any(not torch.equal(again[name], x) for name, x in made[0].items()):
-        raise refusal(
-            Code.E0899,
-            "the trainer's collator makes other rows each time: it draws what is masked",
-            "give data sets whose labels are fixed, and a collator that draws nothing",
-        )
-    if LABELS[0] not in again:
-        known = ", ".join(f"`{x}`" for x in again)
-        raise refusal(
-            Code.E0899,
-            f"the trainer's collator gives no `{LABELS[0]}`: it gives {known}",
-            "give a collator that makes labels, such as `DataCollatorForLanguageModeling(tokenizer, mlm=False)`",
-        )
-    return Fields({name: _column([row[name] for row in made]) for name in again})
-
-
-def _row(batch: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The fields of one example, without the positions that its mask leaves out."""
-    found = {name: x[0] for name, x in batch.items() if isinstance(x, Tensor)}
-    mask = found.pop(MASK, None)
-    if mask is None or mask.ndim != 1:
-        return found if mask is None else {**found, MASK: mask}
-    return {name: x[mask != 0] if x.shape[:1] == mask.shape else x for name, x in found.items()}
-
-
-def _column(rows: Sequence[Tensor]) -> Tensor | RaggedColumn:
-    return torch.stack(list(rows)) if rows[0].ndim == 0 else RaggedColumn(tuple(rows))
+_SAID = {
+    "cross_entropy": "cross-entropy",
+    "mse": "squared error",
+    "bce_with_logits": "binary cross-entropy",
+}
 
 
 def _check_loss(trainer: Any, task: Task) -> None:
@@ -162,10 +160,12 @@ def _check_loss(trainer: Any, task: Task) -> None:
     X, y = (x[:1].to(task.device) for x in task.train)
     with torch.no_grad():
         theirs = float(trainer.compute_loss(trainer.model, batch))
-        ours = float(task.loss.per_example(task.model(X), y).sum()) / int((y != IGNORED).sum())
+        counted = int((y != IGNORED).sum()) if y.ndim > 1 and not y.is_floating_point() else 1
+        ours = float(task.loss.per_example(task.model(X), y).sum()) / counted
     if abs(theirs - ours) > TOLERANCE.get(task.dtype, HALF) * max(abs(ours), HALF):
         raise refusal(
             Code.E0899,
-            f"the trainer's loss of the first example is {theirs:.4g}, and the cross-entropy of its labels {ours:.4g}",
+            f"the trainer's loss of the first example is {theirs:.4g}, and the {_SAID[task.loss.name]} of its labels "
+            f"{ours:.4g}",
             "give model, data and loss to `cv.Task`: what this trainer minimises is another loss",
         )

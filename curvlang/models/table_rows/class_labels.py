@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -46,8 +46,13 @@ class LabelNames:
 
 
 def label_names(model: Checkpoint) -> LabelNames | None:
-    """The names of a model's classes; None where it has none but `LABEL_0` and so on."""
-    names = class_names(model.config)
+    """The names of a checkpoint's classes, likewise."""
+    return names_of(model.config)
+
+
+def names_of(config: Mapping[str, Any]) -> LabelNames | None:
+    """The names of the classes in a configuration; None where it has none but `LABEL_0` and so on."""
+    names = class_names(config)
     if not names or all(name == f"LABEL_{k}" for k, name in enumerate(names)):
         return None
     return LabelNames(names)

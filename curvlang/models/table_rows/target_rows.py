@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from curvlang.models.data.data import RawExamples
@@ -49,9 +51,10 @@ class TargetTextReader(TokenReader):
                 the model reads, E0899 without such columns.
         """
         pairs = [self._rows(table) for table in (train, query)]
-        width = max(len(row) for _, targets in pairs for row in targets)
+        labels = level_targets([targets for _, targets in pairs])
         sides = [
-            _fields(sources, ragged(targets).padded(width, IGNORED)) for sources, targets in pairs
+            Fields({"input_ids": ragged(sources), **fields})
+            for (sources, _), fields in zip(pairs, labels, strict=True)
         ]
         options = {
             "shift_labels": False,
@@ -66,7 +69,7 @@ class TargetTextReader(TokenReader):
         if given and self.columns.source is None and SOURCE[0] not in table.columns:
             sources = [ids[:length] for ids, _ in self.given(table, labelled=False)]
             labels = table.lists(LABELS[0])
-            targets = [[x for x in row if x != IGNORED][:length] for row in labels]
+            targets = [row[: own_length(row)][:length] for row in labels]
         else:
             names = [
                 column_of(self.model, self.columns.source, SOURCE, "source", table),
@@ -75,7 +78,7 @@ class TargetTextReader(TokenReader):
             sources = self.tokens(table.texts(names[0]), length)
             targets = self._targets(table.texts(names[1]), length)
         for n, (source, target) in enumerate(zip(sources, targets, strict=True)):
-            if not source or not target:
+            if not source or not own_length(target):
                 raise nothing(table, n, "no token to predict" if source else "no token to read")
         self.check_lengths(table, sources)
         self.check_lengths(table, targets)
@@ -90,6 +93,23 @@ class TargetTextReader(TokenReader):
         ]
 
 
-def _fields(sources: list[list[int]], y: Tensor) -> Fields:
-    read = (y != IGNORED).long()
-    return Fields({"input_ids": ragged(sources), "decoder_attention_mask": read, "labels": y})
+def own_length(labels: Sequence[int]) -> int:
+    """Positions of a target up to the last one that is predicted: what is behind it is padding."""
+    return max((n for n, x in enumerate(labels, 1) if x != IGNORED), default=0)
+
+
+def level_targets(sides: Sequence[Sequence[Sequence[int]]]) -> list[dict[str, Tensor]]:
+    """Targets of all parts in one length, with the mask of a decoder that reads them.
+
+    Args:
+        sides: Of every part the labels of its rows.
+    """
+    width = max(len(row) for rows in sides for row in rows)
+    found = []
+    for rows in sides:
+        own = torch.tensor([own_length(row) for row in rows])
+        read = (torch.arange(width) < own[:, None]).long()
+        found.append(
+            {"labels": ragged(rows).padded(width, IGNORED), "decoder_attention_mask": read}
+        )
+    return found
