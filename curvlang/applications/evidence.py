@@ -60,7 +60,7 @@ class Evidence:
             raise refusal(
                 Code.E0924,
                 "the evidence needs all eigenvalues, and the curvature is known by its products alone",
-                "fit a curvature with a structure, as `ekfac`, or, of a small model, `block_ggn`",
+                "fit a curvature with a structure: Kronecker factors, a diagonal, low rank",
             )
         with settled_state():
             # A sum of many logarithms: in double precision, whatever the curvature is in.
@@ -131,7 +131,8 @@ class Evidence:
         if not isinstance(value, Tensor):
             value = torch.tensor(finite_number(value, name), dtype=torch.float64)
         found = value.to(like.device, like.dtype)
-        if not bool((found.detach() > 0).all() & torch.isfinite(found.detach()).all()):
+        bare = found.detach()
+        if not bare.numel() or not bool(((bare > 0) & torch.isfinite(bare)).all()):
             raise another_type(name, value.tolist(), "a positive number", f"`{name}=1.0`")
         return found
 

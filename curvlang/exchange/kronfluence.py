@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.values import another_type
+from curvlang.exchange.kronfluence_words import ARGUMENTS, BASES, FILES, LAMBDA, VALUES
 from curvlang.exchange.layers import matrix_layers, places_among
 from curvlang.exchange.refusals import not_held, unreadable
 from curvlang.language import inverse_text
@@ -28,12 +29,6 @@ from curvlang.operators.validation import all_finite
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.storage.tensors import UNREADABLE, tensors_in
 
-ARGUMENTS = "factor_arguments.json"
-BASES = ("gradient_eigenvectors", "activation_eigenvectors")
-VALUES = ("gradient_eigenvalues", "activation_eigenvalues")
-LAMBDA = ("lambda_matrix", "num_lambda_processed")
-_FILES = {"ekfac": (*BASES, *LAMBDA), "kfac": (*BASES, *VALUES), "diagonal": LAMBDA}
-"""The files that are read, by the `strategy` of the factors."""
 _DAMPING = "tikhonov_per_block"
 """What kronfluence does without a damping factor: 0.1 × the mean of a module's eigenvalues."""
 
@@ -65,13 +60,13 @@ def read_kronfluence(
     path = Path(folder)
     arguments = _arguments(path)
     strategy = str(arguments.get("strategy"))
-    if strategy not in _FILES:
+    if strategy not in FILES:
         raise unreadable(
             f"`{path}` holds factors of the strategy `{strategy}`",
-            f"fit them with a strategy that is read: {', '.join(_FILES)}",
+            f"fit them with a strategy that is read: {', '.join(FILES)}",
         )
-    factors = {name: _tensors(path, name) for name in _FILES[strategy]}
-    names = list(factors[_FILES[strategy][0]])
+    factors = {name: _tensors(path, name) for name in FILES[strategy]}
+    names = list(factors[FILES[strategy][0]])
     held = _held(names, task, path, twice=arguments.get("has_shared_parameters") is True)
     covered = {name for block in held for name in block.parameters}
     parameters = tuple(name for name in task.parameters if name in covered)

@@ -15,7 +15,7 @@ from torch import Tensor
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
-from curvlang.exchange.kronfluence import ARGUMENTS, BASES, LAMBDA, VALUES
+from curvlang.exchange.kronfluence_words import ARGUMENTS, BASES, LAMBDA, MOST_GENERAL, VALUES
 from curvlang.exchange.layers import matrix_layers, places_among
 from curvlang.exchange.refusals import not_held
 from curvlang.models.execution.torch_state import settled
@@ -23,12 +23,10 @@ from curvlang.models.task import Task, check_task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.operators import BlockDiagonal, Diagonal, EigenBasis, Operator
 from curvlang.runtime.fitted import FittedOperator
+from curvlang.runtime.vectors import parameters_of
 from curvlang.storage.atomic import Destination
 from curvlang.storage.swap import Content, write_folder
 from curvlang.storage.tensors import write_tensors
-
-STRATEGY = "ekfac"
-"""The most general of theirs: eigenvectors, and an eigenvalue for each pair of them."""
 
 _LEAVE_OUT = 'write the others alone, `others="leave_out"`'
 
@@ -54,8 +52,9 @@ def write_kronfluence(
             its own scores leave them out as well, where `get_influence_tracked_modules` does.
 
     Raises:
-        SpecError: E0925 for a block or a layer that kronfluence does not hold, by name; E0928 for a
-            folder of something else, E0905 where it cannot be written.
+        SpecError: E0925 for a block or a layer that kronfluence does not hold, by name; E0923 for a
+            task of another model, E0928 for a folder of something else, E0905 where it cannot be
+            written.
         MachineError: E0802 where the disk is full.
     """
     check_task(task)
@@ -71,7 +70,7 @@ def write_kronfluence(
             files[file][name] = tensor
     path = Path(folder)
     _check_free(path)
-    arguments = json.dumps({"strategy": STRATEGY, "has_shared_parameters": False}, indent=4)
+    arguments = json.dumps({"strategy": MOST_GENERAL, "has_shared_parameters": False}, indent=4)
     contents: dict[str, Content] = {ARGUMENTS: arguments.encode()}
     for file, tensors in files.items():
         contents[f"{file}.safetensors"] = partial(_written, tensors)
@@ -90,6 +89,7 @@ def _bases(op: FittedOperator, task: Task, others: str) -> dict[str, EigenBasis]
     Raises:
         SpecError: E0925.
     """
+    parameters_of(task.model, op.parameters, op.shape[0])
     if not isinstance(op.operator, BlockDiagonal):
         raise _without_blocks(f"it is one {op.structure} over all layers")
     if op.parameters != tuple(name for name in task.parameters if name in op.parameters):
@@ -124,7 +124,7 @@ def _without_blocks(why: str) -> Exception:
     return refusal(
         Code.E0925,
         f"kronfluence cannot hold this curvature: {why}",
-        "write one whose chain has `block_diagonal(by = layer)` and a Kronecker structure, as `ekfac`",
+        "write one whose chain has `block_diagonal(by = layer)` and Kronecker factors",
     )
 
 

@@ -355,7 +355,7 @@ class FittedOperator:
             raise refusal(
                 Code.E0603,
                 "a matrix-free operator has no root, from which samples are made",
-                "fit a curvature with a structure, as `ekfac`, or, of a small model, `block_ggn`",
+                "fit a curvature with a structure: Kronecker factors, a diagonal, low rank",
             )
         rule = self._rule(damping)
         if (stated := stated_damping(rule)) is not None:

@@ -164,6 +164,7 @@ def test_what_has_no_evidence_is_refused():
             "E0563",
             "prior_precision",
         ),
+        (lambda: cv.log_marginal_likelihood(op, t, torch.ones(0)), "E0563", "prior_precision"),
         (lambda: cv.log_marginal_likelihood(op, t, temperature=float("inf")), "E0563", "finite"),
         (lambda: cv.log_marginal_likelihood(op, t.model), "E0563", "cv.Task"),
         (lambda: cv.log_marginal_likelihood(op.operator, t), "E0563", "cv.fit"),

@@ -253,7 +253,7 @@ def test_a_layer_called_twice_is_read_where_its_uses_are_added_up(tmp_path):
 def test_other_structures_are_refused_by_name(spec, tmp_path):
     task = task_of("mlp")
     op = cv.fit(spec, task)
-    refused("E0925", lambda: cv.write_kronfluence(op, tmp_path / "x", task), "ekfac")
+    refused("E0925", lambda: cv.write_kronfluence(op, tmp_path / "x", task), "Kronecker")
 
 
 def test_a_block_for_each_tensor_is_not_a_module(tmp_path):
@@ -310,6 +310,7 @@ def test_files_that_cannot_be_read(tmp_path):
     refused("E0926", lambda: cv.read_kronfluence(good, other), "shape")
     refused("E0926", lambda: cv.read_kronfluence(good, special(Twice(), 6)), "does not have")
     refused("E0563", lambda: cv.read_kronfluence(3, task), "path")
+    refused("E0923", lambda: cv.write_kronfluence(op, tmp_path / "y", other), "fitted on")
     refused("E0563", lambda: cv.write_kronfluence(op.operator, tmp_path / "y", task), "cv.fit")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("x")
