@@ -34,7 +34,7 @@ class Needs:
     example: str
 
 
-Precision = StrEnum("Precision", ["float32", "float64"])
+Dtype = StrEnum("Dtype", ["float32", "float64"])
 Metric = StrEnum("Metric", ["loss", "margin", "logit"])
 Group = StrEnum("Group", ["label", "all"])
 Reduce = StrEnum("Reduce", ["sum", "mean"])
@@ -120,9 +120,22 @@ DeviceOption = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="PRECISION",
+        help="`bfloat16`, `float32`, `tf32` or `float64`; or of parts apart: "
+        "`passes=bfloat16,decompositions=float64,products=float32`. [default: float64]",
+        rich_help_panel=MACHINE,
+    ),
+]
 DtypeOption = Annotated[
-    Precision,
-    typer.Option("--dtype", help="Precision of the analysis.", rich_help_panel=MACHINE),
+    Dtype | None,
+    typer.Option(
+        "--dtype", help="The same for passes and products at once.", rich_help_panel=MACHINE
+    ),
+    Excludes("precision"),
 ]
 MemoryOption = Annotated[
     str | None,
@@ -273,6 +286,7 @@ ProductsOption = Annotated[
         help="Faster products with training examples; the change of the scores is reported.",
         rich_help_panel=SCORES,
     ),
+    Excludes("precision"),
 ]
 CompressOption = Annotated[
     float | None,

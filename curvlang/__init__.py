@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from curvlang.language.spec_files import CheckedFile, check, format_file
     from curvlang.language.task_sources import TaskSource
     from curvlang.models.data.rows import StoredRows
+    from curvlang.models.execution.precision import Precision
     from curvlang.models.losses.losses import BinaryCrossEntropy, CrossEntropy
     from curvlang.models.losses.metric import Metric
     from curvlang.models.recipe import Recipe
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from curvlang.models.tracing.coverage import coverage
     from curvlang.models.trainers import task_from
     from curvlang.models.trajectory import Trajectory
+    from curvlang.precision_report import PrecisionErrors, precision_errors
     from curvlang.reporting.report import Report
     from curvlang.runtime.fitted import FittedOperator
     from curvlang.runtime.limits.memory import exhausted
@@ -103,6 +105,7 @@ _NAMES = {
     "curvlang.language.spec_files": "CheckedFile check format_file",
     "curvlang.language.task_sources": "TaskSource",
     "curvlang.models.data.rows": "StoredRows",
+    "curvlang.models.execution.precision": "Precision",
     "curvlang.models.losses.losses": "BinaryCrossEntropy CrossEntropy",
     "curvlang.models.losses.metric": "Metric",
     "curvlang.models.recipe": "Recipe",
@@ -111,6 +114,7 @@ _NAMES = {
     "curvlang.models.task": "Task",
     "curvlang.models.tracing.coverage": "coverage",
     "curvlang.models.trainers": "task_from",
+    "curvlang.precision_report": "PrecisionErrors precision_errors",
     "curvlang.reporting.report": "Report",
     "curvlang.runtime.fitted": "FittedOperator",
     "curvlang.runtime.limits.memory": "exhausted",
@@ -155,6 +159,8 @@ __all__ = [
     "MachineError",
     "Metric",
     "NaturalGradient",
+    "Precision",
+    "PrecisionErrors",
     "Recipe",
     "Report",
     "ScoreReport",
@@ -196,6 +202,7 @@ __all__ = [
     "load_operator",
     "loads",
     "log_marginal_likelihood",
+    "precision_errors",
     "read_kronfluence",
     "read_scores",
     "rows",

@@ -24,7 +24,6 @@ from curvlang.language.selection import evaluated, evaluation_of
 from curvlang.language.task_sources import TaskSource
 from curvlang.models.builtin import TEXTS, absolute, is_trained
 from curvlang.models.execution.torch_state import settled_state
-from curvlang.models.losses.loss import show_dtype
 from curvlang.models.task import Task
 from curvlang.reporting.provenance import provenance
 from curvlang.reporting.report import Report, report_of
@@ -128,7 +127,7 @@ class EvaluationRequest:
             self.task,
             self.protocol,
             self.settings.setup.seed,
-            show_dtype(self.settings.setup.dtype),
+            str(self.settings.setup.policy),
             *(() if self.settings.metric == "loss" else (self.settings.metric,)),
             VERSION,
         )
@@ -141,8 +140,7 @@ class EvaluationRequest:
         fixed = [
             "--seed",
             str(how.setup.seed),
-            "--dtype",
-            show_dtype(how.setup.dtype),
+            *how.setup.flags,
             "--device",
             str(how.setup.device),
         ]
@@ -315,7 +313,7 @@ def _evaluated(
 def _use_of(one: EvaluationRequest, base: Task) -> Use:
     """What a store is opened for: every curvature of the evaluation."""
     setup = one.settings.setup
-    task, chains = base.to(dtype=setup.dtype), one.question().chains()
+    task, chains = base.to(precision=setup.policy), one.question().chains()
     return use_of(one.spec, one.curvature, task, setup.seed, chains)
 
 

@@ -35,8 +35,10 @@ from curvlang.language.selection import chains_of, chosen, evaluation_of
 from curvlang.language.sums import sum_text
 from curvlang.language.task_sources import TaskSource
 from curvlang.models.builtin import is_trained, task_from
+from curvlang.models.execution.precision import KINDS, PrecisionLike, agreed
 from curvlang.models.execution.torch_state import settled, settled_state
 from curvlang.models.task import Task, check_task
+from curvlang.models.task_products import products_of_passes
 from curvlang.models.tracing.coverage import coverage
 from curvlang.reporting.costs import CostReport
 from curvlang.reporting.coverage import CoverageReport
@@ -74,6 +76,7 @@ def fit(
     curvature: str | None = None,
     seed: int = 0,
     dtype: torch.dtype | None = None,
+    precision: PrecisionLike | None = None,
     memory: Memory = None,
     store: str | os.PathLike[str] | None = None,
     progress: ProgressOption = True,
@@ -86,8 +89,10 @@ def fit(
         curvature: Which of the spec's curvatures; where not given the one evaluated last, or the
             last one.
         seed: Of sampled labels.
-        dtype: Precision of the passes over the data; the task's where not given. Sums of statistics, and
-            what follows from them, are in float64 on a processor whatever it is.
+        dtype: Precision of the passes over the data, by its older name.
+        precision: What passes and decompositions are computed in, `"bfloat16"` or
+            `"passes=bfloat16,decompositions=float32"`; where not given the task's own, and decompositions
+            in float64. Sums of statistics are in float64 on a processor whatever it is.
         memory: What the fit may hold, `"2 GiB"` or bytes; what is free where not given.
         store: A folder that keeps the fit: what is there is not computed again, also by a run that was
             interrupted or with another number of processes. Blocks are mapped from their files.
@@ -99,7 +104,7 @@ def fit(
 
     Raises:
         SpecError: E0835 for a store of something else, E0836 to E0838 for one that cannot be used,
-            E0840 for a fit that cannot be kept.
+            E0840 for a fit that cannot be kept, E0875 to E0878 for a precision that cannot be had.
         MachineError: E0801 for a fit that does not fit into memory, E0841 and E0802 for one that the disk
             has no space for.
     """
@@ -107,11 +112,12 @@ def fit(
     seed, curvature = argument("seed", seed), argument("curvature", curvature)
     if dtype not in (None, task.dtype, torch.bfloat16):
         argument("dtype", dtype)
+    policy = agreed(precision, dtype if dtype in KINDS.values() else None, device=task.device)
     whole = as_spec(spec)
     found = chosen(whole, curvature)
     said = evaluation_of(whole, found)
-    if dtype is not None:
-        task = task.to(dtype=dtype)
+    if policy is not None:
+        task = task.to(precision=policy)
     chains = chains_of(found)
 
     def run(told: Progress | None) -> FittedOperator:
@@ -122,6 +128,7 @@ def fit(
 
     with (
         limited(memory),
+        products_of_passes(task),
         kept_in(store, partial(use_of, whole, found, task, seed)) as session,
         shown(progress, "cv.fit", store=store, forecast=seconds_of_fit) as told,
     ):
@@ -166,7 +173,8 @@ def evaluate(
     curvature: str | None = None,
     damping: float | Sequence[float] = SWEEP,
     seed: int = 0,
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype | None = None,
+    precision: PrecisionLike | None = None,
     cache: Cache | None = None,
     memory: Memory = None,
     workers: Workers = None,
@@ -182,7 +190,9 @@ def evaluate(
         curvature: Which of the spec's curvatures.
         damping: λ of the inverses that leave it open, as the default one does; or several.
         seed: Of sampled labels and gradients.
-        dtype: Precision of the analysis; the retraining keeps the task's own.
+        dtype: Precision of the analysis, by its older name.
+        precision: What passes, decompositions and products are computed in; float64 where not given. The
+            retraining keeps the task's own.
         cache: Where retrained models are kept.
         memory: What the fit may hold; what is free where not given.
         workers: Workers of Dask that retrain the models: how many are started here, or the address of a
@@ -203,7 +213,7 @@ def evaluate(
     changes = {"sweep": sweep_of(damping), **reworded(whole, words)}
     question = question_of(whole, chosen(whole, curvature), **changes)
     check_swept(damping, question.inverses, named="inverses" in changes)
-    setup = Setup(task.device, dtype, memory, seed, workers=workers)
+    setup = Setup(task.device, dtype, memory, seed, workers=workers, precision=precision)
     with limited(memory), shown(progress, "cv.evaluate") as told, executor_of(workers) as executor:
         run = Run(setup, protocol, cache, told, executor=executor)
         plan = check(question, task, run)
@@ -391,7 +401,7 @@ def benchmark(
         return CostReport(
             costs.benchmark(
                 found,
-                task.to(dtype=setup.dtype),
+                task.to(precision=setup.policy),
                 inverse=use if inverse is None else inverse_text(inverse, "<inverse>"),
                 solver=evaluation.solver if evaluation is not None else None,
                 seed=setup.seed,
@@ -419,7 +429,7 @@ def covered(specs: Sequence[Spec], source: TaskSource) -> CoverageReport:
 
 def _described(spec: Spec, curvature: Curvature, source: TaskSource | None, setup: Setup) -> Task:
     """The task that a spec names for a curvature, its model not trained, in the setup's precision."""
-    return named_task(spec, curvature, source, setup)[1].to(dtype=setup.dtype)
+    return named_task(spec, curvature, source, setup)[1].to(precision=setup.policy)
 
 
 def named_task(

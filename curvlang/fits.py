@@ -111,7 +111,7 @@ class FitRequest:
         setup, store = self.setup, self.setup.store
         assert store is not None
         with shown(progress, "cv.fit_request") as told:
-            task = trained_in(setup, self.task, told).to(dtype=setup.dtype)
+            task = trained_in(setup, self.task, told).to(precision=setup.policy)
             try:
                 op = fit(
                     self.spec,
@@ -156,7 +156,7 @@ def fit_request(
         _, task = named_task(whole, found, task, setup)
     check_store(setup, found, task)
     with limited(setup.memory), results_on_disk(setup.store is not None):
-        planned((found,), without_ignored(chains_of(found), task.to(dtype=setup.dtype)))
+        planned((found,), without_ignored(chains_of(found), task.to(precision=setup.policy)))
         check_space(setup, chains_of(found), task)
     return FitRequest(whole, found, task, setup)
 
@@ -180,13 +180,13 @@ def check_store(setup: Setup, curvature: Curvature, task: Task) -> None:
         store.probe()
         return
     kept = identity_of(manifest, store.path)
-    wanted = identity_of_fit(curvature, TaskContent(task.to(dtype=setup.dtype)), setup.seed)
+    wanted = identity_of_fit(curvature, TaskContent(task.to(precision=setup.policy)), setup.seed)
     if task.origin.trained:
         check_identity(store.path, kept, wanted)
         return
     check_identity(store.path, kept, replace(wanted, model=kept.model))
     others = store.models().names()
-    if others and training_key(task, setup.seed, setup.dtype) not in others:
+    if others and training_key(task, setup.seed, setup.policy.dtype) not in others:
         # What it was trained by is known without training it once more.
         found = store.models().get(others[0])
         how = () if found is None else (f"its model was {found[1]['origin']}",)
@@ -211,7 +211,7 @@ def check_space(setup: Setup, chains: Sequence[Chain], task: Task) -> None:
         # The fit is done: what else is fitted beside it is looked at when it is planned.
         return
     model = 0 if task.origin.trained else sum(p.nbytes for p in task.model.parameters())
-    needed = model + disk_use(_prepared(chains, task.to(dtype=setup.dtype))).peak
+    needed = model + disk_use(_prepared(chains, task.to(precision=setup.policy))).peak
     require_space(store.path, needed, store.bytes())
 
 
@@ -227,7 +227,7 @@ def trained_in(setup: Setup, fresh: Task, progress: Progress | None = None) -> T
     if setup.store is None or fresh.origin.trained:
         return trained(fresh, seed, progress)
     place = FitStore(setup.store)
-    key = training_key(fresh, seed, setup.dtype)
+    key = training_key(fresh, seed, setup.policy.dtype)
     found = place.models().get(key)
     with world().run():
         there = world().exchange("trained model in the store", str(found is not None))

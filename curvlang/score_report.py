@@ -15,6 +15,7 @@ from curvlang.attribution.streams.token_scores import TokenScores
 from curvlang.attribution.top import Neighbour, Top, check_queries, largest, top_of_rows
 from curvlang.diagnostics.free_memory import gibibytes
 from curvlang.models.task import Task
+from curvlang.precision_report import PrecisionErrors
 from curvlang.reporting.examples import InputTexts, show_largest, show_top
 from curvlang.storage.score_file import Scores, write_scores
 from curvlang.storage.score_store import ScoreStore
@@ -66,6 +67,7 @@ class ScoreReport:
         found: Chunks of a store that were there before, and all of them.
         offsets: Of scores by token, where every example's begin, [N + 1].
         predicted: Bytes that scoring held by prediction, beyond the curvature, where memory was limited.
+        errors: What the precision changes, where it is not float64 and scores were computed.
     """
 
     arrays: Mapping[str, Tensor | StoredScores]
@@ -79,6 +81,7 @@ class ScoreReport:
     found: tuple[int, int] | None = None
     offsets: Tensor | None = None
     predicted: int | None = None
+    errors: PrecisionErrors | None = None
 
     @property
     def shape(self) -> list[int]:
@@ -149,6 +152,7 @@ class ScoreReport:
         """Notes, axes, shape and the extremes as plain values; the scores themselves are in the file."""
         return {
             **self.notes,
+            **({} if self.errors is None else {"precision_errors": self.errors.to_json()}),
             "axes": list(self.axes),
             "shape": self.shape,
             "arrays": list(self.arrays),

@@ -109,7 +109,7 @@ def score_content(
         "queries": digest(*task.query, *mask),
         "loss": fitted.objective,
         "seed": str(setup.seed),
-        "precision": show_dtype(setup.dtype),
+        "precision": str(setup.policy),
         "inverse of the spec": " ".join(own.split()),
         "solver": "none" if solver is None else " ".join(solver.span.text.split()),
         "definition of an inverse": digest(declared_inverses(spec)),
@@ -200,7 +200,7 @@ def written(
             scoring.per_token,
             None if labels is None else labels[0],
             scoring.reduce,
-            products=None if scoring.products is None else torch.bfloat16,
+            products=scoring.kind(task.policy),
             compress=scoring.compress,
         )
         cost = query_metric_on(scoring.metric, seen).cost

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor
 
 from curvlang.attribution.groups import check_reduce, label_groups
@@ -11,6 +12,7 @@ from curvlang.attribution.scorer import check_products, no_use
 from curvlang.attribution.streams.request import check_share
 from curvlang.diagnostics.plain_arguments import validate_fields
 from curvlang.diagnostics.values import finite_number
+from curvlang.models.execution.precision import Precision, agreed
 from curvlang.models.task import Task
 
 WITH_QUERIES = (
@@ -85,6 +87,18 @@ class Scoring:
         if self.per_token:
             return (first, "token")
         return (first, "train", "position") if self.per_position else (first, "train")
+
+    def kind(self, policy: Precision | None) -> torch.dtype | None:
+        """Of products, where they are in another precision than the passes, however that was said.
+
+        Raises:
+            SpecError: E0877 where two options disagree.
+        """
+        own = None if self.products is None else torch.bfloat16
+        if policy is None or policy.apart is None:
+            return own
+        agreed(policy, None, own)
+        return policy.apart
 
     def groups(self, task: Task) -> tuple[Tensor, list[object]] | None:
         """A number for every query, and what the groups are called.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -35,12 +35,16 @@ from curvlang.language.selection import chains_of, chosen, evaluation_of
 from curvlang.language.task_sources import TaskSource
 from curvlang.models.data.characters import spelt
 from curvlang.models.data.images import pictures
+from curvlang.models.execution.precision import narrow_matrices
 from curvlang.models.execution.torch_state import settled
 from curvlang.models.losses.metric import QueryMetric, query_metric
 from curvlang.models.task import Task
+from curvlang.models.task_products import products_of_passes
 from curvlang.models.tracing.per_position import position_count
 from curvlang.operators import ExampleMean, Operator
 from curvlang.operators.iterative.iteration import NotConverged
+from curvlang.operators.spectrum import decomposed_in
+from curvlang.precision_report import PrecisionErrors, measured_errors
 from curvlang.reporting.examples import InputTexts, images, texts
 from curvlang.runtime.fit import FittedStage
 from curvlang.runtime.fitted import FittedOperator
@@ -139,7 +143,7 @@ class ScoreRequest:
         task = self.task
         if self.described is not None:
             task = trained_in(self.setup, task, progress)
-        task = task.to(dtype=self.setup.dtype)
+        base, task = task, task.to(precision=self.setup.policy)
         with limited(self.setup.memory):
             op = fit(
                 self.spec,
@@ -152,13 +156,36 @@ class ScoreRequest:
             with warnings.catch_warnings(record=True) as said:
                 for category in NOTED:
                     warnings.simplefilter("always", category)
-                scores = self._scores(op, task, content, progress)
+                with decomposed_in(narrow_matrices(task.policy)), products_of_passes(task):
+                    scores = self._scores(op, task, content, progress)
+            errors = self._errors(base)
         notes = self._notes(op, task) | _noted(said)
+        if errors is not None:
+            notes["precision"] = "; ".join(filter(None, (str(errors), notes.get("precision"))))
         for array in scores.arrays.values():
             if isinstance(array, StoredScores) and world().first:
                 array.store.note(notes)
                 break
-        return self._report(scores, notes, task)
+        return replace(self._report(scores, notes, task), errors=errors)
+
+    def _errors(self, base: Task) -> PrecisionErrors | None:
+        """What the precision changes, measured on a few examples; None where it is float64."""
+        if self.setup.policy.exact:
+            return None
+        plain = Scoring(
+            self.scoring.metric, self.scoring.damping, self.scoring.inverse, own=self.scoring.own
+        )
+
+        def fitted(some: Task) -> FittedOperator:
+            name, seed = self.curvature.name or None, self.setup.seed
+            return fit(self.spec, some, curvature=name, seed=seed, progress=False)
+
+        def scored(op: FittedOperator, some: Task) -> Tensor:
+            with decomposed_in(narrow_matrices(some.policy)):
+                return _arrays(plain, op, some, None)["scores"]
+
+        seen = without_ignored(chains_of(self.curvature), base)
+        return measured_errors(seen, self.setup.policy, fitted, scored)
 
     def content(self) -> dict[str, str]:
         """What decides the numbers: a store of others is refused."""
@@ -245,7 +272,7 @@ def score_request(
         described, task = named_task(whole, found, task, setup)
     check_store(setup, found, task)
     with limited(setup.memory), results_on_disk(setup.store is not None):
-        inverse = _check_inverse(whole, found, task.to(dtype=setup.dtype), scoring)
+        inverse = _check_inverse(whole, found, task.to(precision=setup.policy), scoring)
         query_metric(scoring.metric, task.loss)
         formula = None if scoring.own else scored_by_formula(whole, found, scoring)
         if formula is not None:
@@ -329,14 +356,13 @@ def _check_inverse(spec: Spec, curvature: Curvature, task: Task, scoring: Scorin
     solver = planned_solver(None if said is None else said.solver, seen)
     unfitted = fitted_as_said(spec, curvature, seen, stage, solver)
     found = inverted(unfitted, seen, damping=scoring.damping, inverse=scoring.inverse).operator
-    products = None if scoring.products is None else torch.bfloat16
     check_blocks(
         found,
         Request(
             scoring.per_layer,
             scoring.per_position,
             scoring.per_token,
-            products=products,
+            products=scoring.kind(task.policy),
             compress=scoring.compress,
         ),
     )
@@ -367,7 +393,7 @@ def _arrays(
         "per_position": scoring.per_position,
         "groups": None if labels is None else labels[0],
         "reduce": scoring.reduce,
-        "products": None if scoring.products is None else torch.bfloat16,
+        "products": scoring.kind(task.policy),
         "compress": scoring.compress,
         "progress": progress,
         "score": scoring.score,

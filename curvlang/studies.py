@@ -27,8 +27,8 @@ from curvlang.evaluation.study.run import Shard, Work, gather, part, quick, work
 from curvlang.evaluation.study.study_result import Cell, StudyResult
 from curvlang.language import load_studies, load_study, used_files
 from curvlang.language.chain import Spec, Study
+from curvlang.models.execution.precision import PrecisionLike
 from curvlang.models.execution.torch_state import settled
-from curvlang.models.losses.loss import show_dtype
 from curvlang.operators import usable
 from curvlang.reporting.notation import duration
 from curvlang.reporting.study.folder import FORMATS, check_study_folder, write_study
@@ -122,7 +122,7 @@ class StudyRequest:
             self.spec.source.text,
             self.study.name,
             self.quick,
-            show_dtype(self.setup.dtype),
+            str(self.setup.policy),
             VERSION,
             *words,
         )
@@ -212,7 +212,7 @@ class StudyRequest:
         name = f"spec.cv:{self.study.name}"
         return {
             **({"command": [*self.command]} if self.command else {}),
-            "repeat": ["curvlang", "study", name, "--dtype", show_dtype(self.setup.dtype), *flags],
+            "repeat": ["curvlang", "study", name, *self.setup.flags, *flags],
             "versions": {
                 "curvlang": VERSION,
                 "python": platform.python_version(),
@@ -222,7 +222,7 @@ class StudyRequest:
             "spec": hashlib.sha256(self.spec.source.text.encode()).hexdigest(),
             "used files": used_files(self.spec.source),
             "device": str(self.setup.device),
-            "dtype": show_dtype(self.setup.dtype),
+            "dtype": str(self.setup.policy),
             "threads": torch.get_num_threads(),
             "processors": os.cpu_count(),
         }
@@ -285,7 +285,8 @@ def study(
     *,
     small: bool = False,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype | None = None,
+    precision: PrecisionLike | None = None,
     cache: Cache | None = None,
     allow_python: bool = False,
     workers: Workers = None,
@@ -301,7 +302,8 @@ def study(
             nothing is kept but the ground truth in the cache.
         small: One model a cell and a small protocol, as `--quick`.
         device: Where it runs.
-        dtype: Precision of the analysis.
+        dtype: Precision of the analysis, by its older name.
+        precision: What passes, decompositions and products are computed in; float64 where not given.
         cache: Where retrained models are kept.
         allow_python: Whether functions that the spec names may be called.
         workers: Workers of Dask that retrain models and run cells: how many are started here, or the
@@ -312,7 +314,7 @@ def study(
             lines, and others in place of its lines.
     """
     whole, one = load_study(str(spec))
-    setup = Setup(usable(device), dtype, workers=workers)
+    setup = Setup(usable(device), dtype, workers=workers, precision=precision)
     asked = StudyRequest(
         whole, one, setup, quick=small, allow_python=allow_python, cache=cache, words=words
     )

@@ -12,7 +12,7 @@ from ..options import (
     JsonOption,
     MemoryOption,
     ModelOption,
-    Precision,
+    PrecisionOption,
     PythonOption,
     SeedOption,
     Spec,
@@ -33,7 +33,8 @@ def command(
     model: ModelOption = None,
     allow_python: PythonOption = False,
     device: DeviceOption = "auto",
-    dtype: DtypeOption = Precision.float64,
+    precision: PrecisionOption = None,
+    dtype: DtypeOption = None,
     inverse: InverseOption = None,
     memory: MemoryOption = None,
     seed: SeedOption = 0,
@@ -47,7 +48,7 @@ def command(
         spec,
         cv.TaskSource(task, data, model, allow_python),
         inverse=inverse,
-        setup=cv.Setup.named(device, dtype, memory, seed),
+        setup=cv.Setup.named(device, precision or dtype, memory, seed),
     )
     if as_json:
         print_json(found.to_json())

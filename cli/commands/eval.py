@@ -22,7 +22,7 @@ from ..options import (
     MetricOption,
     ModelOption,
     OutOption,
-    Precision,
+    PrecisionOption,
     PythonOption,
     QuickOption,
     QuietOption,
@@ -50,7 +50,8 @@ def command(
     model: ModelOption = None,
     allow_python: PythonOption = False,
     device: DeviceOption = "auto",
-    dtype: DtypeOption = Precision.float64,
+    precision: PrecisionOption = None,
+    dtype: DtypeOption = None,
     memory: MemoryOption = None,
     store: StoreOption = None,
     workers: WorkersOption = None,
@@ -76,7 +77,7 @@ def command(
 ) -> int:
     """Evaluate specs: structure, memory, error, share and LDS of every step of the chain."""
     loaded = [cv.load(given) for given in specs]
-    setup = cv.Setup.named(device, dtype, memory, seed, store, workers or scheduler)
+    setup = cv.Setup.named(device, precision or dtype, memory, seed, store, workers or scheduler)
     source = cv.TaskSource(task, data, model, allow_python)
     settings = cv.EvaluationSettings(source, quick, not no_lds, metric, setup, step_scores)
     asked = cv.evaluation_requests(loaded, settings)

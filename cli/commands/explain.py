@@ -18,7 +18,7 @@ from ..options import (
     MemoryOption,
     ModelOption,
     Needs,
-    Precision,
+    PrecisionOption,
     PythonOption,
     StoreOption,
     TaskOption,
@@ -46,7 +46,8 @@ def command(
     model: ModelOption = None,
     allow_python: PythonOption = False,
     device: DeviceOption = "auto",
-    dtype: DtypeOption = Precision.float64,
+    precision: PrecisionOption = None,
+    dtype: DtypeOption = None,
     memory: MemoryOption = None,
     store: StoreOption = None,
     latex: Annotated[
@@ -85,7 +86,7 @@ def command(
         print(text, end="")
         return 0
     source = cv.TaskSource(task, data, model, allow_python)
-    setup = cv.Setup.named(device, dtype, memory, store=store)
+    setup = cv.Setup.named(device, precision or dtype, memory, store=store)
     plans = cv.explanations(spec, source, setup, world=world, link=link)
     if as_json:
         found = [plan.to_json() for plan in plans]

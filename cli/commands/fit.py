@@ -13,7 +13,7 @@ from ..options import (
     JsonOption,
     MemoryOption,
     ModelOption,
-    Precision,
+    PrecisionOption,
     PythonOption,
     QuietOption,
     SeedOption,
@@ -38,7 +38,8 @@ def command(
     model: ModelOption = None,
     allow_python: PythonOption = False,
     device: DeviceOption = "auto",
-    dtype: DtypeOption = Precision.float64,
+    precision: PrecisionOption = None,
+    dtype: DtypeOption = None,
     memory: MemoryOption = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
@@ -55,7 +56,9 @@ def command(
     loaded = cv.load(spec)
     show_warnings([loaded], quiet)
     source = cv.TaskSource(task, data, model, allow_python)
-    asked = cv.fit_request(loaded, source, cv.Setup.named(device, dtype, memory, seed, store))
+    asked = cv.fit_request(
+        loaded, source, cv.Setup.named(device, precision or dtype, memory, seed, store)
+    )
     with cv.Bars(quiet, "curvlang fit", store=store) as bars:
         report = asked.run(bars)
     if as_json:

@@ -26,7 +26,7 @@ from ..options import (
     PerLayerOption,
     PerPositionOption,
     PerTokenOption,
-    Precision,
+    PrecisionOption,
     ProductsOption,
     PythonOption,
     QueriesOption,
@@ -84,7 +84,8 @@ def command(
     model: ModelOption = None,
     allow_python: PythonOption = False,
     device: DeviceOption = "auto",
-    dtype: DtypeOption = Precision.float64,
+    precision: PrecisionOption = None,
+    dtype: DtypeOption = None,
     memory: MemoryOption = None,
     store: StoreOption = None,
     seed: SeedOption = 0,
@@ -101,7 +102,7 @@ def command(
         loaded,
         cv.TaskSource(task, data, model, allow_python),
         cv.Scoring(metric, damping, inverse, *parts, score),
-        cv.Setup.named(device, dtype, memory, seed, store),
+        cv.Setup.named(device, precision or dtype, memory, seed, store),
         out=file if file.lower().rstrip("/").endswith(STREAMED) else None,
     )
     shown = _numbers(queries, asked.rows)

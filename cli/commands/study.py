@@ -18,7 +18,7 @@ from ..options import (
     JsonOption,
     MemoryOption,
     OutOption,
-    Precision,
+    PrecisionOption,
     PythonOption,
     QuickOption,
     QuietOption,
@@ -74,7 +74,8 @@ def command(
         ),
     ] = "",
     device: DeviceOption = "auto",
-    dtype: DtypeOption = Precision.float64,
+    precision: PrecisionOption = None,
+    dtype: DtypeOption = None,
     memory: MemoryOption = None,
     workers: WorkersOption = None,
     scheduler: SchedulerOption = None,
@@ -85,7 +86,7 @@ def command(
     """Run a study: every cell of its sweep, resumed where it was stopped, and its report."""
     asked = cv.study_requests(
         spec,
-        cv.Setup.named(device, dtype, memory, workers=workers or scheduler),
+        cv.Setup.named(device, precision or dtype, memory, workers=workers or scheduler),
         quick=quick,
         allow_python=allow_python,
         cache=cv.Cache(),

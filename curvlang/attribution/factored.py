@@ -38,6 +38,7 @@ from curvlang.models.layers import Input, OneHot
 from curvlang.models.losses.loss import Loss
 from curvlang.models.padding.spans import in_order
 from curvlang.models.task import Task
+from curvlang.models.task_products import products_of_scores
 from curvlang.operators import Operator
 from curvlang.runtime.limits.memory import available
 
@@ -204,7 +205,7 @@ class TrainingProducts:
     Args:
         task: The training examples.
         asked: The inverses with their queries.
-        products: Precision of the factors in the large products; the task's where not given. Sums
+        products: Precision of the factors in the large products; as the task says where not given. Sums
             are accumulated in float32 at least.
         apart: Scores of every block by its name, or their sum over all blocks under no name.
     """
@@ -220,7 +221,7 @@ class TrainingProducts:
         self.task = task
         self.asked = asked
         self.apart = apart
-        self.kind = products or task.precision
+        self.kind = products or scored_in(task)
         self._groups = by_layers([u.blocks for u in asked])
         self._ready = [
             {name: u.ready(self.kind) for name, u in one.queries.items()} for one in asked
@@ -246,8 +247,9 @@ class TrainingProducts:
             for rows, shown in _batches(self.task, own, within):
                 for blocks in zip(*(one.blocks for one in own), strict=True):
                     seen = _Rotations(*shown[blocks[0].layer.name])
-                    for x, k in zip(blocks, group, strict=True):
-                        self._add(found[k], x, seen, self._ready[k][x.layer.name], rows)
+                    with products_of_scores(self.task):
+                        for x, k in zip(blocks, group, strict=True):
+                            self._add(found[k], x, seen, self._ready[k][x.layer.name], rows)
         return found
 
     def _zeros(self, one: Preconditioner, count: int) -> dict[str, Tensor]:
@@ -332,6 +334,11 @@ class _Rotations:
         return self._known[key]
 
 
+def scored_in(task: Task) -> torch.dtype:
+    """What a task says of the products of queries with training examples, or what both come in."""
+    return task.precision if task.policy is None else task.policy.scored
+
+
 def _digits(dtype: torch.dtype) -> int:
     return torch.finfo(dtype).bits
 
@@ -365,7 +372,7 @@ def product_error(
     Measured on the first `PROBED` training examples.
     """
     few = task.examples(slice(PROBED))
-    exact = block_scores(few, given, queries, apart=False)[""]
+    exact = block_scores(few, given, queries, products=few.precision, apart=False)[""]
     found = block_scores(few, given, queries, products=products, apart=False)[""]
     return float((found - exact).abs().max() / exact.abs().max().clamp_min(1e-300))
 

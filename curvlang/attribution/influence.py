@@ -25,10 +25,13 @@ from curvlang.attribution.streams.token_scores import TokenScores
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.values import another_type, finite_number
 from curvlang.language.chain import ScoreFormula
+from curvlang.models.execution.precision import PrecisionLike, agreed, narrow_matrices
 from curvlang.models.execution.torch_state import settled
 from curvlang.models.losses.metric import Metric, query_metric_on
 from curvlang.models.task import Task
+from curvlang.models.task_products import products_of_passes
 from curvlang.operators import Operator
+from curvlang.operators.spectrum import decomposed_in
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.memory import Memory, limited
 from curvlang.runtime.progress.display import shown
@@ -47,6 +50,7 @@ class Options(TypedDict, total=False):
     reduce: str
     chunk: int
     products: torch.dtype | None
+    precision: PrecisionLike | None
     compress: float | None
     memory: Memory
     progress: ProgressOption
@@ -114,6 +118,7 @@ def influence(
     reduce: str = "sum",
     chunk: int = 4096,
     products: torch.dtype | None = None,
+    precision: PrecisionLike | None = None,
     compress: float | None = None,
     memory: Memory = None,
     progress: ProgressOption = True,
@@ -145,6 +150,8 @@ def influence(
         products: Precision of the factors in the products of queries with training examples,
             `torch.bfloat16` where the processor is faster in it. A `ReducedPrecision` warning
             says what it changes, measured on a few examples.
+        precision: What the passes over the data and the products are computed in, `"bfloat16"` or
+            `"passes=float32,products=bfloat16"`; the task's own where not given.
         compress: Share of every preconditioned query that may be left out for a lower rank,
             `1e-3`. A `CompressedQueries` warning says by how much scores may be off at most.
         memory: What preconditioned queries and scores may hold, `"2 GiB"` or bytes: queries that do
@@ -157,12 +164,21 @@ def influence(
 
     Raises:
         SpecError: E0240 and E0426 for an unknown score, and for an option that it does not have; E0590 to E0592 for a metric, groups or positions that the task does not have,
-            E0594 for `products` and `compress` where there are no blocks, E0863 and E0864 for tokens.
+            E0594 for `products` and `compress` where there are no blocks, E0863 and E0864 for tokens,
+            E0875 to E0878 for a precision that cannot be had.
     """
     task = seen_by(operator, task)
     _check_options(groups, reduce, products, compress)
+    if precision is not None:
+        task = task.to(precision=agreed(precision, None, products))
+    if products is None and task.policy is not None:
+        products = task.policy.apart
     formula = formula_of(operator, score)
-    with shown(progress, "cv.influence") as told:
+    with (
+        shown(progress, "cv.influence") as told,
+        decomposed_in(narrow_matrices(task.policy)),
+        products_of_passes(task),
+    ):
         request = Request(
             per_layer, per_position, per_token, groups, reduce, chunk, products, compress, told
         )
@@ -223,6 +239,7 @@ def self_influence(
     damping: float | None = None,
     inverse: str | None = None,
     solve: str | None = None,
+    precision: PrecisionLike | None = None,
     progress: ProgressOption = True,
 ) -> Tensor:
     """`∇ℓ_nᵀ C⁻¹ ∇ℓ_n` of every example, `[N]`: how far an example's loss rests on itself alone.
@@ -237,10 +254,17 @@ def self_influence(
         damping: λ.
         inverse: An inverse as a spec writes it.
         solve: A solver as a spec writes it.
+        precision: As for `influence`.
         progress: As for `influence`.
     """
     task = seen_by(operator, task)
-    with shown(progress, "cv.self_influence") as told:
+    if precision is not None:
+        task = task.to(precision=precision)
+    with (
+        shown(progress, "cv.self_influence") as told,
+        decomposed_in(narrow_matrices(task.policy)),
+        products_of_passes(task),
+    ):
         ready = inverted(
             operator, task, damping=damping, inverse=inverse, solve=solve, progress=told
         ).operator

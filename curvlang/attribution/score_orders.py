@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -149,14 +149,23 @@ class DenseQueries:
             pieces = self.gradients.split(max(1, at_once() // each))
             return stacked((_read(u, a, e) for u in pieces), self.count)
         if isinstance(a, OneHot) or a.ndim > 3 or a.shape[1] > 1:
-            return self.gradients.flatten(1) @ formed_gradients(a, e).flatten(1).to(kind).T
+            formed = formed_gradients(*_narrow(a, e, kind)).flatten(1).to(kind)
+            return (self.gradients.flatten(1) @ formed.T).to(e.dtype)
         each = len(a) * min(self.gradients.shape[1:]) * a.element_size()
         pieces = self.gradients.split(max(1, at_once() // each))
         return stacked((_held(u, a[:, 0], e[:, 0]) for u in pieces), self.count)
 
     def by_group(self, a: Tensor, e: Tensor, kind: torch.dtype) -> Tensor:
         """Scores [G, Q, B] of every block of one shape."""
+        a, e = _narrow(a, e, kind)
         return self.gradients.transpose(0, 1).flatten(2) @ (e.mT @ a).flatten(2).to(kind).mT
+
+
+def _narrow(a: Any, e: Tensor, kind: torch.dtype) -> tuple[Any, Tensor]:
+    """Inputs and output gradients in the precision of the products, where that is less than theirs."""
+    if kind.itemsize >= e.dtype.itemsize or isinstance(a, OneHot):
+        return a, e
+    return a.to(kind), e.to(kind)
 
 
 def _read(u: Tensor, a: OneHot, e: Tensor) -> Tensor:

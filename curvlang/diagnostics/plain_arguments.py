@@ -78,7 +78,9 @@ def resamples(name: str, value: Any) -> int:
 
 
 def precision(name: str, value: Any) -> Any:
-    """`torch.float32` or `torch.float64`; torch is not imported for it."""
+    """`torch.float32` or `torch.float64`, or None; torch is not imported for it."""
+    if value is None:
+        return None
     if not (type(value).__name__ == "dtype" and str(value) in ("torch.float32", "torch.float64")):
         wanted = "`torch.float32` or `torch.float64`"
         if type(value).__name__ != "dtype":

@@ -170,7 +170,7 @@ def experiment(question: Question, base: Task, run: Run, plan: Plan) -> Outcome:
         SpecError: Where a curvature does not fit the model, or training diverges.
     """
     clock = Clock()
-    task = without_ignored(question.chains(), base.to(dtype=run.precision))
+    task = without_ignored(question.chains(), base.to(precision=run.precision))
     asked = query_metric_on(question.metric, task)
     with clock("fit"):
         bench = _fitted(question, plan, base, task, run)

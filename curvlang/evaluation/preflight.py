@@ -96,7 +96,7 @@ def check(question: Question, fresh: Task, run: Run) -> Plan:
             curvature that does not fit the model, an inverse that no curvature has.
         MachineError: Where a plan needs more memory than there is.
     """
-    task = without_ignored(question.chains(), fresh.to(dtype=run.precision))
+    task = without_ignored(question.chains(), fresh.to(precision=run.precision))
     query_metric_on(question.metric, task)
     if run.protocol is not None:
         check_retraining(fresh, run.protocol, run.seed, question.metric, run.executor)

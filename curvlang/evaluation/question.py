@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
-import torch
-
 from curvlang.diagnostics.plain_arguments import argument
 from curvlang.diagnostics.values import another_type
 from curvlang.evaluation.protocol import LDS, SWEEP
@@ -33,6 +31,7 @@ from curvlang.language.checking.uses import study_lines
 from curvlang.language.selection import evaluation_of
 from curvlang.language.sums import weighted_chains
 from curvlang.models.builtin import task_from
+from curvlang.models.execution.precision import Precision
 from curvlang.models.losses.metric import Metric
 from curvlang.models.task import Task
 from curvlang.runtime.progress.listeners import Progress
@@ -73,10 +72,9 @@ class Run:
         return self.setup.seed
 
     @property
-    def precision(self) -> torch.dtype:
+    def precision(self) -> Precision:
         """Of the analysis."""
-        assert isinstance(self.setup.dtype, torch.dtype)
-        return self.setup.dtype
+        return self.setup.policy
 
     def fresh(self, spec: TaskSpec) -> Task:
         """The task with its model as the seed or a file of weights makes it."""

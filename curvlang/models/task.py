@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from operator import is_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
@@ -18,10 +19,10 @@ from curvlang.models.content import own_code
 from curvlang.models.data.adapt import adapt
 from curvlang.models.data.collect import Source
 from curvlang.models.data.derived_rows import cast_pair, selected_pair
-from curvlang.models.data.fields import IGNORED
 from curvlang.models.data.rows import Examples, Pair
 from curvlang.models.execution.copies import copied, differentiable, recordable, unwrapped
 from curvlang.models.execution.packed import PackedBuild, is_packed, layout_in, packed
+from curvlang.models.execution.precision import Precision, PrecisionLike, agreed
 from curvlang.models.execution.torch_state import settled
 from curvlang.models.fingerprint import RowHashes, digest, hashed, model_parts, parameter_parts
 from curvlang.models.language_models.pretrained import TextWords, examples_for, pretrained_build
@@ -29,7 +30,7 @@ from curvlang.models.losses.loss import Loss
 from curvlang.models.losses.resolve import check_mean, loss_for
 from curvlang.models.losses.user_loss import Function
 from curvlang.models.origin import Build, MovedBuild, Origin
-from curvlang.models.padding.spans import Batch, RowsAt, counted_positions, spans_of
+from curvlang.models.padding.spans import Batch, RowsAt, own_spans
 from curvlang.models.padding.trial import Padding, tried
 from curvlang.models.recipe import Recipe
 from curvlang.models.task_arguments import (
@@ -50,11 +51,8 @@ from curvlang.models.tracing.blocks import (
     trainable,
 )
 from curvlang.models.tracing.checks import (
-    check_data,
     check_mask,
-    check_model,
-    check_outputs,
-    check_together,
+    check_pairs,
     check_values,
 )
 from curvlang.models.tracing.half_precision import precision
@@ -116,6 +114,7 @@ class Task:
         "_facts",
         "_hashed",
         "_padding",
+        "_policy",
         "_training",
         "build",
         "label_of",
@@ -157,21 +156,7 @@ class Task:
         words_apart: bool = False,
         trajectory: Trajectory | None = None,
     ) -> None:
-        check_arguments(
-            {
-                "model": model,
-                "recipe": recipe,
-                "name": name,
-                "build": build,
-                "mask": mask,
-                "query_mask": query_mask,
-                "labels": labels,
-                "inputs": inputs,
-                "shift_labels": shift_labels,
-                "text_of": text_of,
-                "label_of": label_of,
-            }
-        )
+        check_arguments(dict(locals()))
         check_values(model)
         found = adapt(
             differentiable(unwrapped(model)),
@@ -203,8 +188,12 @@ class Task:
         self._facts: Facts | None = None
         self._padding: dict[str, Padding | None] = {}
         self._hashed: tuple[tuple[int, ...], Hash] | None = None
+        self._policy: Precision | None = None
         self._training = RowHashes()
-        self._check()
+        check_pairs(self.model, self.loss, self.train, self.query)
+        for counts, part in ((self.mask, "train"), (self.query_mask, "query")):
+            if counts is not None:
+                check_mask(counts, len(self.part(part)[0]), part)
         for part in PARTS if found.ragged else ():
             check_ragged(self.padding(part), part)
         check_mean(loss, self.loss, self.model, self.train)
@@ -217,6 +206,7 @@ class Task:
         *,
         adapter: str | os.PathLike[str] | None = None,
         recipe: Recipe | None = None,
+        precision: PrecisionLike | None = None,
         **words: Unpack[TextWords],
     ) -> Task:
         """The task of a checkpoint of `transformers` and of data for it; no code of the checkpoint runs.
@@ -226,27 +216,19 @@ class Task:
             data: Training texts: what a `data dataset(…)` line names, a table of `datasets`, or a list.
             adapter: A folder of `peft`, whose matrices alone are studied.
             recipe: How fresh models are trained; retraining needs it.
+            precision: What is computed in, `"bfloat16"`; the checkpoint's own where not given.
             **words: How the texts are read, by the words of a `data dataset(…)` line.
 
         Raises:
-            SpecError: E0866, E0890 to E0899, each with its repair.
+            SpecError: E0866, E0875 to E0878 for a precision, E0890 to E0899, each with its repair.
         """
+        precision = None if precision is None else Precision.of(precision)
         build = pretrained_build(str(path), None if adapter is None else str(adapter), Path())
         given = examples_for(build, data, words)
         about = {"recipe": recipe, "build": build, "origin": Origin(build.said), **given.options}
         about |= {"name": Path(path).name, "loss": given.loss or "cross_entropy"}
-        return cls(build.load(), train=given.train, query=given.query, **about)
-
-    def _check(self) -> None:
-        check_model(self.model)
-        for part in PARTS:
-            check_data(self.part(part), part)
-        check_together(self.train, self.query)
-        for part in PARTS:
-            check_outputs(self.model, self.loss, self.part(part), part)
-        for part, mask in zip(PARTS, (self.mask, self.query_mask), strict=True):
-            if mask is not None:
-                check_mask(mask, len(self.part(part)[0]), part)
+        found = cls(build.load(), train=given.train, query=given.query, **about)
+        return found if precision is None else found.to(precision=precision)
 
     @property
     def N(self) -> int:
@@ -282,6 +264,11 @@ class Task:
     def precision(self) -> torch.dtype:
         """In which inputs and gradients are multiplied: float32 where the parameters have half of it."""
         return precision(self.dtype)
+
+    @property
+    def policy(self) -> Precision | None:
+        """What it is computed in, where that was said; else everything is in the parameters' precision."""
+        return self._policy if self._policy and self._policy.dtype == self.dtype else None
 
     def exact(self) -> Task:
         """The task itself; a copy in float32 where the parameters are in half precision."""
@@ -342,19 +329,13 @@ class Task:
     def padding(self, part: str = "train") -> Padding | None:
         """What is known of the padding of a part's rows, tried once; None where there is none."""
         if part not in self._padding:
-            self._padding[part] = self._tried(part)
+            mask = self.mask if part == "train" else self.query_mask
+            (X, y), own = self.part(part), None
+            spans = None if mask is None else own_spans(mask, y, self.loss)
+            if spans is not None:
+                own = tried(self.model, self.loss, X, y, spans, groups(self.blocks()))
+            self._padding[part] = own
         return self._padding[part]
-
-    def _tried(self, part: str) -> Padding | None:
-        mask = self.mask if part == "train" else self.query_mask
-        X, y = self.part(part)
-        if mask is None:
-            return None
-        counted = counted_positions(mask, y, getattr(self.loss, "ignore_index", IGNORED))
-        spans = spans_of(counted)
-        if spans is None:
-            return None
-        return tried(self.model, self.loss, X, y, spans, groups(self.blocks()))
 
     def cut(
         self,
@@ -387,11 +368,27 @@ class Task:
             yield Batch(less.to(self.device), targets.to(self.device), chosen, window)
 
     def to(
-        self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+        self,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        precision: PrecisionLike | None = None,
     ) -> Task:
-        """A copy with another precision or device; integers keep their type."""
-        dtype = self.dtype if dtype is None else dtype
+        """A copy with another precision or device; integers keep their type.
+
+        Args:
+            dtype: Of the parameters and of what the model reads.
+            device: Where they are.
+            precision: What is computed in: `"bfloat16"`, `"passes=bfloat16,products=float32"`.
+
+        Raises:
+            SpecError: E0875 to E0878 for a precision that cannot be had, or that `dtype` disagrees with.
+        """
         device = self.device if device is None else torch.device(device)
+        policy = self.policy if precision is None else agreed(precision, dtype, device=device)
+        dtype = dtype or (self.dtype if policy is None else policy.dtype)
+        if precision is not None and (dtype, device) == (self.dtype, self.device):
+            return self._under(policy)
         made = self.replaced(
             model=copied(self.model, dtype, device),
             train=cast_pair(self.train, dtype, device),
@@ -402,6 +399,11 @@ class Task:
         )
         if not all(map(is_, made.train, self.train)):
             made._training = self._training.of_copies(self.train)
+        return made._under(policy)
+
+    def _under(self, policy: Precision | None) -> Task:
+        made = copy(self)
+        made._policy = policy
         return made
 
     def replaced(self, **changes: Any) -> Task:
@@ -410,6 +412,7 @@ class Task:
         if "query" in changes:
             given["query_mask"] = None
         made = Task(**(given | changes))
+        made._policy = self._policy
         if made.model is self.model:
             made._facts = self._facts
             for part in PARTS:

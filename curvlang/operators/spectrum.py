@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -82,8 +84,28 @@ def singular(headline: str, why: str, labels: Sequence[Label] = ()) -> SpecError
     )
 
 
+_NARROW: ContextVar[torch.dtype | None] = ContextVar("narrow decompositions", default=None)
+
+
+@contextmanager
+def decomposed_in(dtype: torch.dtype | None) -> Iterator[None]:
+    """Matrices are decomposed in a narrower precision until the block ends; results are as wide as before."""
+    before = _NARROW.set(dtype)
+    try:
+        yield
+    finally:
+        _NARROW.reset(before)
+
+
+def narrowed(matrix: Tensor) -> Tensor:
+    """A matrix in the precision in which it is to be decomposed."""
+    narrow = _NARROW.get()
+    return matrix if narrow is None else matrix.to(narrow)
+
+
 def symmetric_eigh(matrix: Tensor, what: str) -> tuple[Tensor, Tensor]:
     """Eigenvalues and contiguous eigenvectors; a failure names the matrix instead of a retry."""
+    own = matrix.dtype
 
     def decomposed(matrix: Tensor) -> tuple[Tensor, Tensor]:
         if not bool(torch.isfinite(matrix).all()):
@@ -93,12 +115,12 @@ def symmetric_eigh(matrix: Tensor, what: str) -> tuple[Tensor, Tensor]:
                 "look for a division by zero in the formula, or overflow in the data",
             )
         try:
-            values, vectors = torch.linalg.eigh(matrix)
+            values, vectors = torch.linalg.eigh(narrowed(matrix))
         except RuntimeError as error:
             raise refusal(
                 Code.E0607, f"the eigendecomposition of {what} failed: {error}", "use float64"
             ) from error
-        return values, vectors.contiguous()
+        return values.to(own), vectors.contiguous().to(own)
 
     found: tuple[Tensor, Tensor] = at_once(decomposed, matrix)
     return found

@@ -14,7 +14,6 @@ from curvlang.evaluation.experiment import Outcome
 from curvlang.evaluation.question import Run
 from curvlang.language import used_files
 from curvlang.language.chain import Spec
-from curvlang.models.losses.loss import show_dtype
 from curvlang.models.losses.metric import Metric, query_metric
 from curvlang.models.task import Task
 from curvlang.version import VERSION
@@ -29,7 +28,7 @@ def provenance(done: Outcome, spec: Spec, run: Run, metric: str | Metric) -> dic
         run: How it was run.
         metric: What the queries were asked for.
     """
-    task = done.bench.base.to(dtype=run.precision)
+    task = done.bench.base.to(precision=run.precision)
     return {
         "versions": {
             "curvlang": VERSION,
@@ -40,7 +39,7 @@ def provenance(done: Outcome, spec: Spec, run: Run, metric: str | Metric) -> dic
         "used files": used_files(spec.source),
         "seed": run.seed,
         "device": str(task.device),
-        "dtype": show_dtype(task.precision),
+        "dtype": str(run.precision),
         "threads": torch.get_num_threads(),
         "processors": os.cpu_count(),
         "task": {"model": repr(task), "parameters": task.origin.text},

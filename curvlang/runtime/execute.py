@@ -7,6 +7,7 @@ CPU whatever the precision of the passes, divided once when its pass is done.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,11 +17,12 @@ from curvlang.compiler.codegen.function import Function
 from curvlang.compiler.planning.plan import BlockPlan, Plan
 from curvlang.ir.expr import Yield
 from curvlang.ir.functions import FUNCTIONS
+from curvlang.models.execution.precision import Precision, narrow_matrices
 from curvlang.models.execution.widened import accumulation_dtype
 from curvlang.operators import at_once
-from curvlang.runtime.kernels.einsums import gram
 from curvlang.runtime.kernels.functions import namespace
 from curvlang.runtime.kernels.memo import Memo
+from curvlang.runtime.kernels.narrow import narrow_decompositions, narrow_products
 
 Tensors = dict[str, Tensor]
 Keep = Callable[[str, Tensors], None]
@@ -35,6 +37,7 @@ class Execution:
         dtype: Precision of the passes.
         device: Where the passes run.
         static: Leaves without an example index (`H`), by block and name.
+        policy: What products and decompositions take their operands in, where that is less.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Execution:
         dtype: torch.dtype,
         device: torch.device,
         static: Mapping[str, Tensors] | None = None,
+        policy: Precision | None = None,
     ) -> None:
         self.plan = plan
         self.dtype = dtype
@@ -54,6 +58,8 @@ class Execution:
         }
         self.sums: dict[str, Tensors] = {block.geometry.name: {} for block in plan.blocks}
         self._compiled: dict[tuple[str, torch.dtype, int], Callable[..., Tensors]] = {}
+        self._operands = None if policy is None else policy.operands
+        self._decomposed = narrow_matrices(policy)
         self._memo = Memo()
         pairs = {(b.geometry.shares, b.geometry.name) for b in plan.blocks if b.geometry.shares}
         self._sharing = frozenset(name for pair in pairs for name in pair)
@@ -154,23 +160,46 @@ class Execution:
     ) -> Tensors:
         key = (function.source, dtype, count)
         if key not in self._compiled:
+            scope = self._scope(dtype)
             if count == 1:
-                self._compiled[key] = load(function, dtype, self.device, self._memo)
+                self._compiled[key] = load(function, scope, self._memo)
             else:
-                self._compiled[key] = load_stacked(function, dtype, self.device, count)
+                self._compiled[key] = load_stacked(function, scope, count)
         return self._compiled[key](**{name: given[name] for name in function.reads})
 
+    def _scope(self, dtype: torch.dtype) -> Scope:
+        """What code in a precision calls: of passes, or of statistics in between."""
+        names = dict(namespace(dtype, self.device))
+        if self._operands is not None and dtype == self.dtype:
+            names = narrow_products(names, self._operands)
+        if self._decomposed is not None:
+            names = narrow_decompositions(names, self._decomposed)
+        return Scope(names, dtype, self.device)
 
-def load(
-    function: Function, dtype: torch.dtype, device: torch.device, memo: Memo | None = None
-) -> Callable[..., Tensors]:
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scope:
+    """What generated code may name.
+
+    Args:
+        names: Functions by name.
+        dtype: Of numbers that the code makes.
+        device: Where it makes them.
+    """
+
+    names: Mapping[str, Any]
+    dtype: torch.dtype
+    device: torch.device
+
+
+def load(function: Function, given: Scope, memo: Memo | None = None) -> Callable[..., Tensors]:
     """The generated source as a callable; with a memo, what it knows is not computed again.
 
     The source is made by `compiler.codegen.printer`; nothing that a spec writes reaches it as text.
     """
-    scope: dict[str, Any] = dict(namespace(dtype, device))
+    scope: dict[str, Any] = dict(given.names)
     if memo is not None:
-        scope |= {"gram": memo.gram, "rotate": memo.rotate}
+        scope |= {x: getattr(memo, x)(scope[x]) for x in ("gram", "rotate")}
         scope |= {x: memo.function(x, scope[x]) for x, f in FUNCTIONS.items() if f.results}
     return _executed(function, scope)
 
@@ -182,13 +211,18 @@ def _executed(function: Function, scope: dict[str, Any]) -> Callable[..., Tensor
     return lambda **given: loaded(*(given[name] for name in function.reads))
 
 
-def load_stacked(
-    function: Function, dtype: torch.dtype, device: torch.device, count: int
-) -> Callable[..., Tensors]:
+def load_stacked(function: Function, given: Scope, count: int) -> Callable[..., Tensors]:
     """The generated source for `count` blocks of one shape, run along the axis in front of all tensors."""
-    scope: dict[str, Any] = dict(namespace(dtype, device))
+    scope: dict[str, Any] = dict(given.names)
+    dtype, device = given.dtype, given.device
+    plain: Callable[..., Tensor] = scope["gram"]
+
+    def gram(x: Tensor, groups: int = 1) -> Tensor:
+        """In one group: several are written in place, which `vmap` does not do."""
+        return plain(x)
+
     scope |= {
-        "gram": _stacked_gram,
+        "gram": gram,
         "square_sum": lambda x, axes: x.square().sum(axes),
     }
     scope |= {x: _stacked_function(scope[x]) for x, f in FUNCTIONS.items() if f.symmetric}
@@ -208,11 +242,6 @@ def load_stacked(
         return {name: x.expand(count, *x.shape).clone() for name, x in one({}).items()}
 
     return call
-
-
-def _stacked_gram(x: Tensor, groups: int = 1) -> Tensor:
-    """`gram` of columns in one group: several are written in place, which `vmap` does not do."""
-    return gram(x)
 
 
 def _stacked_function(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -266,7 +266,9 @@ def _run(prepared: Preparation, wanted: _FitRequest, ledger: Ledger, turn: str) 
     """All passes for the blocks of a turn; what a store has of them is not computed again."""
     static = Static(wanted.tasks, prepared)
     executions = tuple(
-        Execution(p, static.task.precision, static.task.device, static.leaves_of(p))
+        Execution(
+            p, static.task.precision, static.task.device, static.leaves_of(p), static.task.policy
+        )
         for p in prepared.plans
     )
     if any(map(reads_hessian, prepared.plans)):

@@ -34,7 +34,7 @@ from curvlang.operators import (
 )
 from curvlang.operators.iterative.iteration import Progress, Report
 from curvlang.operators.operator import unchecked
-from curvlang.operators.spectrum import symmetric_eigh
+from curvlang.operators.spectrum import narrowed, symmetric_eigh
 from curvlang.runtime.solver import FittedSolver
 
 
@@ -118,9 +118,10 @@ def _by_cholesky(operator: Operator, damping: float, function: Spectral) -> Oper
     else:
         return None
     matrix.diagonal(dim1=-2, dim2=-1).add_(damping)
-    root, failed = torch.linalg.cholesky_ex(matrix)
+    root, failed = torch.linalg.cholesky_ex(narrowed(matrix))
     if bool(failed.any()):
         return None
+    root = root.to(matrix.dtype)
     if isinstance(operator, Stacked):
         one = unchecked(CholeskyInverse, {"root": root})
         return Stacked(one, operator.groups, operator.length)

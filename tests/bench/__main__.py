@@ -1,6 +1,6 @@
 """The benchmark suite: the same work by us and by others, in turns, in one run.
 
-python -m tests.bench [--workload abcdefghi] [--against hand,kronfluence,…] [--quick] [--slopes] [--json FILE]
+python -m tests.bench [--workload abcdefghij] [--against hand,kronfluence,…] [--quick] [--slopes] [--json FILE]
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, default=None, help="everything measured, to a file")
     found = parser.parse_args(given)
-    unknown = set(found.against.split(",")) - {*PEERS, ""} or set(found.workload) - set("abcdefghi")
+    unknown = set(found.against.split(",")) - {*PEERS, ""} or set(found.workload) - set(
+        "abcdefghij"
+    )
     if unknown:
         parser.error(f"not known: {', '.join(sorted(unknown))}")
     return found

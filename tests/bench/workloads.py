@@ -119,6 +119,14 @@ WORKLOADS = (
          "N": 16, "Q": 4},
         {name: entry for name, entry in _SEQUENCES.items() if name != "hand"},
     ),
+    Workload(
+        "j", "EK-FAC of a decoder, 6 × 384 wide, T = 256, N = 256, 32 queries",
+        {"kind": "decoder", "tokens": 256, "context": 256, "width": 384, "heads": 6, "layers": 6,
+         "N": 256, "Q": 32},
+        {"kind": "decoder", "tokens": 16, "context": 8, "width": 24, "heads": 2, "layers": 2,
+         "N": 16, "Q": 4},
+        {name: entry for name, entry in _SEQUENCES.items() if name != "hand"},
+    ),
 )  # fmt: skip
 
 

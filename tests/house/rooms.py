@@ -69,6 +69,7 @@ FILES = {
     "evaluations": "facade",
     "doctor": "facade",
     "fits": "facade",
+    "precision_report": "facade",
     "score_report": "facade",
     "score_targets": "facade",
     "score_words": "facade",

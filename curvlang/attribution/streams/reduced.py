@@ -24,10 +24,10 @@ class CompressedQueries(UserWarning):
 
 
 def warn_of_products(
-    task: Task, given: Blocks, queries: Mapping[str, Queries], products: torch.dtype | None
+    task: Task, given: Blocks, queries: Mapping[str, Queries], products: torch.dtype
 ) -> None:
-    """Measure on a few training examples what products in another precision change, and warn of it."""
-    if products is None or products == task.precision:
+    """Measure on a few training examples what products in a narrower precision change, and warn of it."""
+    if products.itemsize >= task.precision.itemsize:
         return
     error = product_error(task, given, queries, products)
     warnings.warn(

@@ -14,6 +14,7 @@ from curvlang.attribution.factored import (
     TrainingProducts,
     block_queries,
     queries_at_once,
+    scored_in,
     whole_queries,
 )
 from curvlang.attribution.gradients import (
@@ -156,7 +157,7 @@ class ScoreStream:
         )
         if request.compress is not None:
             queries = compressed_queries(some, self.given, queries, request.compress)
-        warn_of_products(some, self.given, queries, request.products)
+        warn_of_products(some, self.given, queries, request.products or scored_in(some))
         asked = [Preconditioner(self.given, queries)]
         found = TrainingProducts(some, asked, request.products, apart=request.per_layer)
         return lambda within: found.over(within)[0]

@@ -22,9 +22,8 @@ from curvlang.evaluation.study.files import Values, packed_cell, unpacked_cell
 from curvlang.evaluation.study.run import Work, quick, work_of
 from curvlang.evaluation.study.study_result import Cell
 from curvlang.language import loads
-from curvlang.models.losses.loss import show_dtype
 from curvlang.runtime.limits.memory import limited
-from curvlang.runtime.setup import PRECISIONS, Setup
+from curvlang.runtime.setup import Setup
 from curvlang.storage.cache import Cache
 from curvlang.workers.executor import Description, Execution, InTurn, PortableWork
 
@@ -94,7 +93,7 @@ class CellWork:
         told = {
             **asdict(self.source),
             "path": str(Path(self.source.path).absolute()),
-            "dtype": show_dtype(setup.dtype),
+            "precision": str(setup.policy),
             "device": setup.device.type,
             "memory": setup.memory,
             "allow_python": self.run.allow_python,
@@ -135,7 +134,7 @@ def _study_of(text: str) -> tuple[dict[str, Work], Run]:
     told = json.loads(text)
     spec = loads(told["text"], told["path"])
     study = spec.studies[told["study"]]
-    setup = Setup(torch.device(told["device"]), PRECISIONS[told["dtype"]], told["memory"])
+    setup = Setup(torch.device(told["device"]), None, told["memory"], precision=told["precision"])
     # Workers of other machines may have no such folder: they train again what they need.
     place = Path(told["cache"])
     cache = Cache(place) if place.is_dir() else Cache()

@@ -163,7 +163,7 @@ def _key(question: Question, cell: StudyCell, run: Run) -> str:
     parts = (
         SCHEMA,
         VERSION,
-        str(run.precision),
+        f"torch.{run.precision}",
         torch.device(run.setup.device).type,
         torch.__version__.partition("+")[0],
         _content(fresh),

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from curvlang.models.data.fields import IGNORED
 from curvlang.models.data.rows import Rows, pieces
 from curvlang.models.losses.draws import Draws
+from curvlang.models.losses.loss import Loss
 
 ENOUGH = 2048
 """Positions of a batch that is worth a pass of its own."""
@@ -126,6 +128,11 @@ def counted_positions(mask: Tensor, y: Rows, ignored: int) -> Tensor:
     if y.shape != mask.shape or y.dtype != torch.int64:
         return mask
     return mask | torch.cat([labels != ignored for _, labels in pieces(y)]).to(mask.device)
+
+
+def own_spans(mask: Tensor, y: Rows, loss: Loss) -> Spans | None:
+    """The spans of what counts of rows: their mask and their labels; None where every row fills all positions."""
+    return spans_of(counted_positions(mask, y, getattr(loss, "ignore_index", IGNORED)))
 
 
 def spans_of(counted: Tensor) -> Spans | None:

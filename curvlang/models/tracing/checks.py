@@ -126,6 +126,21 @@ def check_data(pair: Pair, part: str) -> None:
     _check_rows(y, f"targets of `{part}`")
 
 
+def check_pairs(model: nn.Module, loss: Loss, train: Pair, query: Pair) -> None:
+    """A model and its examples are what a task is made of, each by itself and together.
+
+    Raises:
+        SpecError: E0405 to E0409, E0411 and E0413.
+    """
+    check_model(model)
+    parts = (("train", train), ("query", query))
+    for part, pair in parts:
+        check_data(pair, part)
+    check_together(train, query)
+    for part, pair in parts:
+        check_outputs(model, loss, pair, part)
+
+
 def check_mask(mask: Tensor, examples: int, part: str = "train") -> None:
     """One word for every position of every example, and a position that counts in each.
 

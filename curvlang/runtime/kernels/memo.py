@@ -14,8 +14,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from curvlang.runtime.kernels import einsums as kernels
-
 Place: TypeAlias = "tuple[int, torch.Size, tuple[int, ...]]"
 """A tensor as a piece of memory."""
 
@@ -46,13 +44,17 @@ class Memo:
         """Whether the block whose statistics are finished next shares its input with another."""
         self._looking = sharing
 
-    def gram(self, x: Any, groups: int = 1) -> Tensor:
-        """`kernels.gram`, once for each shared input."""
-        return self._once(x, None, groups, lambda: kernels.gram(x, groups))
+    def gram(self, call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """`gram`, once for each shared input."""
 
-    def rotate(self, x: Any, matrix: Tensor) -> Tensor:
-        """`kernels.rotate`, once for each shared input and matrix."""
-        return self._once(x, matrix, 0, lambda: kernels.rotate(x, matrix))
+        def once(x: Any, groups: int = 1) -> Tensor:
+            return self._once(x, None, groups, lambda: call(x, groups))
+
+        return once
+
+    def rotate(self, call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """`rotate`, once for each shared input and matrix."""
+        return lambda x, matrix: self._once(x, matrix, 0, lambda: call(x, matrix))
 
     def function(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         """A decomposition, once for equal matrices of sharing blocks."""

@@ -98,8 +98,13 @@ def identity_of_fit(curvature: Curvature, content: TaskContent, seed: int) -> Id
         curvature.name,
         repr(task),
         seed,
-        show_dtype(task.precision),
+        fitted_in(task),
     )
+
+
+def fitted_in(task: Task) -> str:
+    """What of the precision of a task decides a fit, by name."""
+    return show_dtype(task.precision) if task.policy is None else task.policy.fitted
 
 
 def formula(stages: Sequence[Stage]) -> str:
@@ -119,7 +124,7 @@ def result_key(
         settings: Seed and limits.
     """
     hashes = [x for one in contents for x in (one.model, one.data, one.loss)]
-    precision = show_dtype(contents[0].task.precision)
+    precision = fitted_in(contents[0].task)
     found = digest(VERSION, formula(chain.stages[:length]), *hashes, precision, repr(settings))
     return found[:32]
 

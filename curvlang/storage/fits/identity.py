@@ -79,7 +79,7 @@ def _differences(kept: Identity, wanted: Identity) -> Iterator[tuple[str, str]]:
         yield f"another seed ({kept.seed}, not {wanted.seed})", _give("seed", kept.seed)
     if kept.dtype != wanted.dtype:
         # Data and parameters are other numbers in another precision: they cannot be compared.
-        yield f"another precision ({kept.dtype}, not {wanted.dtype})", _give("dtype", kept.dtype)
+        yield f"another precision ({kept.dtype}, not {wanted.dtype})", _precision(kept.dtype)
     else:
         if kept.data != wanted.data:
             yield "other data (the training examples differ)", ""
@@ -94,8 +94,16 @@ def _differences(kept: Identity, wanted: Identity) -> Iterator[tuple[str, str]]:
 
 
 def _give(name: str, value: object) -> str:
-    written = f"torch.{value}" if name == "dtype" else value
-    return f"give `--{name} {value}` (`{name}={written}` in Python)"
+    return f"give `--{name} {value}` (`{name}={value}` in Python)"
+
+
+def _precision(kept: str) -> str:
+    """The options that a store's precision is given by: the parts of a fit, as the policy names them."""
+    if kept in ("float32", "float64"):
+        return f"give `--dtype {kept}` (`dtype=torch.{kept}` in Python)"
+    passes, _, narrow = kept.partition(", decompositions ")
+    written = f"passes={passes},decompositions={narrow}" if narrow else passes
+    return f'give `--precision {written}` (`precision="{written}"` in Python)'
 
 
 def other_format(path: Path, manifest: Mapping[str, Any]) -> SpecError:
