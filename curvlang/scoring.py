@@ -173,7 +173,11 @@ class ScoreRequest:
         if self.setup.policy.exact:
             return None
         plain = Scoring(
-            self.scoring.metric, self.scoring.damping, self.scoring.inverse, own=self.scoring.own
+            self.scoring.metric,
+            self.scoring.damping,
+            self.scoring.inverse,
+            own=self.scoring.own,
+            score=self.scoring.score,
         )
 
         def fitted(some: Task) -> FittedOperator:

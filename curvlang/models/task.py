@@ -51,7 +51,7 @@ from curvlang.models.tracing.blocks import (
     trainable,
 )
 from curvlang.models.tracing.checks import (
-    check_mask,
+    check_masks,
     check_pairs,
     check_values,
 )
@@ -191,9 +191,7 @@ class Task:
         self._policy: Precision | None = None
         self._training = RowHashes()
         check_pairs(self.model, self.loss, self.train, self.query)
-        for counts, part in ((self.mask, "train"), (self.query_mask, "query")):
-            if counts is not None:
-                check_mask(counts, len(self.part(part)[0]), part)
+        check_masks({"train": (self.mask, self.N), "query": (self.query_mask, self.Q)})
         for part in PARTS if found.ragged else ():
             check_ragged(self.padding(part), part)
         check_mean(loss, self.loss, self.model, self.train)
@@ -330,11 +328,11 @@ class Task:
         """What is known of the padding of a part's rows, tried once; None where there is none."""
         if part not in self._padding:
             mask = self.mask if part == "train" else self.query_mask
-            (X, y), own = self.part(part), None
+            X, y = self.part(part)
             spans = None if mask is None else own_spans(mask, y, self.loss)
-            if spans is not None:
-                own = tried(self.model, self.loss, X, y, spans, groups(self.blocks()))
-            self._padding[part] = own
+            given = (self.model, self.loss, X, y)
+            known = None if spans is None else tried(*given, spans, groups(self.blocks()))
+            self._padding[part] = known
         return self._padding[part]
 
     def cut(
@@ -376,10 +374,7 @@ class Task:
     ) -> Task:
         """A copy with another precision or device; integers keep their type.
 
-        Args:
-            dtype: Of the parameters and of what the model reads.
-            device: Where they are.
-            precision: What is computed in: `"bfloat16"`, `"passes=bfloat16,products=float32"`.
+        `dtype` is of parameters and inputs, `precision` of all that is computed: `"bfloat16"`.
 
         Raises:
             SpecError: E0875 to E0878 for a precision that cannot be had, or that `dtype` disagrees with.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -139,6 +140,13 @@ def check_pairs(model: nn.Module, loss: Loss, train: Pair, query: Pair) -> None:
     check_together(train, query)
     for part, pair in parts:
         check_outputs(model, loss, pair, part)
+
+
+def check_masks(parts: Mapping[str, tuple[Tensor | None, int]]) -> None:
+    """The mask of each part that has one, with the number of its examples, as `check_mask`."""
+    for part, (mask, examples) in parts.items():
+        if mask is not None:
+            check_mask(mask, examples, part)
 
 
 def check_mask(mask: Tensor, examples: int, part: str = "train") -> None:
