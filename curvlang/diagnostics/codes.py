@@ -149,6 +149,7 @@ class Code(StrEnum):
     E0430 = "E0430", "scores of queries asked of a score without queries", "attribution"
     E0432 = "E0432", "checkpoints that a task states are not clear", "models"
     E0434 = "E0434", "a curvature at other models than the evaluated one", "attribution"
+    E0436 = "E0436", "running means of an optimiser that has none", "attribution"
     E0502 = "E0502", "subsets that are empty or everything", "training"
     E0503 = "E0503", "a task that cannot be retrained", "training"
     E0504 = "E0504", "a model diverges in training", "training"

@@ -41,6 +41,7 @@ def interpret(
     statements: Sequence[ir.Statement],
     leaves: Mapping[str, tuple[Array, tuple[ir.Index, ...]]],
     sizes: Mapping[str, int],
+    stacked: frozenset[str] = frozenset(),
 ) -> tuple[Array, Environment]:
     """Run the statements in order; return the yielded entries and every tensor by name.
 
@@ -48,6 +49,7 @@ def interpret(
         statements: Definitions and one `Yield`, names bound before they are read.
         leaves: Array and index names of each leaf.
         sizes: Length of each space by letter; spaces bound on a left side are added on the way.
+        stacked: Letters of spaces whose matrices a function is applied to one by one.
 
     Returns:
         The yielded array, axes in the order of the yield's indices, and the environment.
@@ -64,7 +66,7 @@ def interpret(
             case ir.Define(targets=targets, value=ir.Call() as call) if not call.indices and (
                 call.function in FUNCTIONS and FUNCTIONS[call.function].results
             ):
-                for target, output in zip(targets, _apply(call, known), strict=False):
+                for target, output in zip(targets, _apply_each(call, known, stacked), strict=False):
                     cut = _leading(output, call, target.indices, lengths)
                     shape = cut.shape
                     lengths |= {x.space: n for x, n in zip(target.indices, shape, strict=True)}
@@ -96,6 +98,23 @@ def _yield(statement: ir.Yield, known: Environment, lengths: Mapping[str, int]) 
                     np.tensordot(known[basis.name][0], entries, axes=(1, axis)), 0, axis
                 )
     return entries
+
+
+def _apply_each(call: ir.Call, known: Environment, stacked: frozenset[str]) -> tuple[Array, ...]:
+    """A tensor function of a matrix, or of every matrix of a stack."""
+    tensor = call.arguments[0]
+    assert isinstance(tensor, ir.Ref)
+    values, axes = known[tensor.name]
+    outer = [k for k, x in enumerate(axes) if x.space in stacked]
+    if not outer:
+        return _apply(call, known)
+    inner = tuple(x for k, x in enumerate(axes) if k not in outer)
+    front = np.moveaxis(values, outer, range(len(outer)))
+    shape = front.shape[: len(outer)]
+    parts = [
+        _apply(call, {**known, tensor.name: (front[place], inner)}) for place in np.ndindex(shape)
+    ]
+    return tuple(np.stack(x).reshape(*shape, *x[0].shape) for x in zip(*parts, strict=True))
 
 
 def _apply(call: ir.Call, known: Environment) -> tuple[Array, ...]:

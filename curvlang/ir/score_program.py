@@ -23,6 +23,10 @@ CONTEXTS = ("e", "h")
 """Letters of models and their checkpoints: all of a product is taken at one of each."""
 RATE = "rate"
 """The learning rate at each checkpoint."""
+DOUBTS = ("doubt", "query_doubt")
+"""1 − p of the label of a training example, and of a query."""
+MOMENTS = ("moment", "second")
+"""Adam's running means of gradients and of their squares."""
 SOLVE = "solve"
 """The inverse of the curvature, applied to rows."""
 SOLVED = "@"
@@ -183,6 +187,22 @@ class ScoreProgram:
     def solves_elsewhere(self) -> bool:
         """Whether the inverse is applied to rows of checkpoints or of several models."""
         return any(x.space in CONTEXTS for indices in _solved_rows(self) for x in indices)
+
+    @property
+    def doubts(self) -> bool:
+        """Whether it reads probabilities of labels."""
+        return any(name in DOUBTS for name in self.leaves)
+
+    @property
+    def moments(self) -> bool:
+        """Whether it reads Adam's running means."""
+        return any(name in MOMENTS for name in self.leaves)
+
+    @property
+    def moments_at_ends(self) -> bool:
+        """Whether it reads them at the ends of trainings, not at checkpoints alone."""
+        rows = (x for name, x in self.leaves.items() if name in MOMENTS)
+        return not all(any(i.space == "h" for i in indices) for indices in rows)
 
     @property
     def models(self) -> bool:

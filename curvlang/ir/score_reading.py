@@ -31,7 +31,8 @@ def read_score(
     for spaces, matrix in inverses.items():
         axes = tuple(map(ir.Index, spaces))
         known[_name(spaces)] = matrix, (*axes, ir.Index(PARAMETER), _COLUMN)
-    return interpret([_plain(x) for x in statements], known, sizes)[0]
+    plain = [_plain(x) for x in statements]
+    return interpret(plain, known, sizes, frozenset(CONTEXTS))[0]
 
 
 def _name(spaces: Sequence[str]) -> str:

@@ -34,6 +34,7 @@ class Trajectory:
         steps: After every so many steps.
         files: Parameters of each, the earliest first: a file, or tensors by name.
         rates: The learning rate at each of the files; 1 where not given.
+        states: The `state_dict()` of the optimiser at each of the files, of Adam with its running means.
         models: Models from as many seeds, the evaluated one counted.
 
     Raises:
@@ -45,6 +46,7 @@ class Trajectory:
     steps: int = 0
     files: States = ()
     rates: tuple[float, ...] = ()
+    states: Sequence[Mapping[str, Any]] = ()
     models: int = 1
 
     def __post_init__(self) -> None:
@@ -57,6 +59,10 @@ class Trajectory:
             raise _unclear("which checkpoints are meant is said twice")
         if self.rates and len(self.rates) != len(self.files):
             raise _unclear(f"{len(self.rates)} learning rates for {len(self.files)} files")
+        if self.states and len(self.states) != len(self.files):
+            raise _unclear(
+                f"{len(self.states)} states of the optimiser for {len(self.files)} files"
+            )
 
     @property
     def checkpoints(self) -> bool:
@@ -81,6 +87,39 @@ class Trajectory:
         return [
             (_loaded(model, state), rate) for state, rate in zip(self.files, rates, strict=True)
         ]
+
+    def running_means(self, model: nn.Module) -> list[dict[str, dict[str, Tensor]]]:
+        """Adam's running means of gradients and of their squares at each of the files, by parameter.
+
+        Args:
+            model: Whose trainable parameters the optimiser had, in their order.
+
+        Raises:
+            SpecError: E0432 for states of another optimiser, or of other parameters.
+        """
+        names = [name for name, p in model.named_parameters() if p.requires_grad]
+        return [_running_means(state, names) for state in self.states]
+
+
+_KEPT = {"moment": "exp_avg", "second": "exp_avg_sq"}
+"""The leaf of a score, and what `torch.optim` calls it."""
+
+
+def _running_means(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+    held = state.get("state", {})
+    numbers = [k for group in state.get("param_groups", ()) for k in group["params"]]
+    if len(numbers) != len(names) or any(
+        x not in held.get(k, {}) for k in numbers for x in _KEPT.values()
+    ):
+        raise refusal(
+            Code.E0432,
+            "a state of the optimiser is not that of Adam on the trainable parameters of this model",
+            "give `optimiser.state_dict()` of `torch.optim.Adam` or `AdamW`, after a step",
+        )
+    return {
+        leaf: {name: held[k][kept] for name, k in zip(names, numbers, strict=True)}
+        for leaf, kept in _KEPT.items()
+    }
 
 
 def _loaded(model: nn.Module, state: str | Path | Mapping[str, Tensor]) -> nn.Module:

@@ -30,13 +30,15 @@ class TrainingPoint:
         steps: Taken before it.
         rate: The learning rate of the last of them.
         model: The model, in the precision of the training.
-        second: Adam's mean of squared gradients by the parameter's name, corrected for its start at 0;
+        first: Adam's running mean of gradients by the parameter's name, as `torch.optim` keeps it;
             empty for optimisers without one.
+        second: Its running mean of squared gradients, likewise.
     """
 
     steps: int
     rate: float
     model: nn.Module
+    first: dict[str, Tensor]
     second: dict[str, Tensor]
 
 
@@ -96,14 +98,20 @@ def training_points(task: Task, seed: int, steps: Sequence[int]) -> list[Trainin
                 stack.step(xs, ys, lr)
                 taken += 1
                 if taken in wanted:
-                    found.append(TrainingPoint(taken, lr, copied(models[0]).eval(), _second(stack)))
+                    found.append(_point(stack, taken, lr))
             stack.losses()
     return found
 
 
-def _second(stack: ModulesInTurn) -> dict[str, Tensor]:
+def _point(stack: ModulesInTurn, taken: int, lr: float) -> TrainingPoint:
     (update,) = stack.updates
-    beta = update.recipe.beta2
-    return {
-        name: x[0].clone() / (1 - beta ** update.counts[name]) for name, x in update.second.items()
-    }
+    held = [{name: x[0].clone() for name, x in y.items()} for y in (update.first, update.second)]
+    first = held[0] if update.second else {}
+    return TrainingPoint(taken, lr, copied(stack.models[0]).eval(), first, held[1])
+
+
+def last_step(task: Task) -> int:
+    """How many steps the whole training takes."""
+    recipe = task.recipe
+    assert recipe is not None
+    return Orders(torch.arange(task.N)[None], [0], recipe.batch).steps * recipe.epochs

@@ -17,12 +17,14 @@ from curvlang.attribution.formulas.product_source import (
     Queries,
     between_queries,
 )
-from curvlang.attribution.formulas.rows import query_rows, solved, training_rows
+from curvlang.attribution.formulas.rows import doubts, query_rows, solved, training_rows
 from curvlang.attribution.gradients import product
 from curvlang.attribution.streams.cut import ScoreCut
 from curvlang.ir import expr as ir
 from curvlang.ir.score_program import (
+    DOUBTS,
     EXAMPLE,
+    MOMENTS,
     QUERY,
     QUERY_GRADIENT,
     RATE,
@@ -64,7 +66,7 @@ class Evaluation:
         self.program = program
         self.queries = queries
         self.cut = cut
-        self.lengths = lengths
+        self.lengths = dict(lengths)
         self.like = torch.empty(
             0, dtype=queries.points.final.inverse.dtype, device=queries.points.final.task.device
         )
@@ -123,7 +125,10 @@ class Evaluation:
                 ]
                 return IndexedTensor(found.over(one.indices).expand(shape), one.indices)
             case Matrix(call=call, position=position):
-                return reader.matrix(call, position, one.indices)
+                made = reader.matrix(call, position, one.indices)
+                for index, size in zip(made.axes, made.values.shape, strict=True):
+                    self.lengths.setdefault(index.space, size)
+                return made
             case Solution(rows=rows):
                 return self._solved(one, reader.evaluate(rows))
             case ExampleSum():
@@ -221,6 +226,8 @@ class Evaluation:
         if ref.name == RATE:
             assert self.queries.points.rates is not None
             return IndexedTensor(self.queries.points.rates.to(self.like), ref.indices)
+        if ref.name in DOUBTS or ref.name in MOMENTS:
+            return self._of_points(ref.name, chunk)
         own = gradient_of(ref)
         assert own is not None
         leaf, count = own
@@ -234,6 +241,24 @@ class Evaluation:
 
         return _stacked(self.queries.points.places(outer), taken, self.queries, outer, inner)
 
+    def _of_points(self, name: str, chunk: _Chunk | None) -> IndexedTensor:
+        """A leaf that is not a gradient, at every point that it is asked at."""
+        declared = self.program.leaves[name]
+        outer = contexts(declared)
+        inner = tuple(x for x in declared if x not in outer)
+
+        def taken(place: Place) -> Tensor:
+            point = self.queries.points.at(outer, place)
+            if name in MOMENTS:
+                return point.moments[name].to(self.like)
+            train = inner[0].space == EXAMPLE
+            assert chunk is not None or not train
+            within = chunk.within if train and chunk is not None else None
+            found = doubts(point.task, "train" if train else "query", within)
+            return _grouped(found, self.queries.weights, train=train).to(self.like)
+
+        return _stacked(self.queries.points.places(outer), taken, self.queries, outer, inner)
+
     def _gradients(self, leaf: str, point: Point, chunk: _Chunk | None) -> Tensor:
         key = leaf, id(point)
         if leaf == QUERY_GRADIENT:
@@ -244,6 +269,11 @@ class Evaluation:
         if key not in chunk.rows:
             chunk.rows[key] = training_rows(point, chunk.within)
         return chunk.rows[key]
+
+
+def _grouped(found: Tensor, weights: Tensor | None, *, train: bool) -> Tensor:
+    """Numbers of queries, or of groups of them."""
+    return found if train or weights is None else weights.to(found) @ found
 
 
 def _stacked(

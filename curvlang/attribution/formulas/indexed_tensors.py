@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from string import ascii_letters
 from typing import Any, assert_never
@@ -11,6 +11,7 @@ from typing import Any, assert_never
 import torch
 from torch import Tensor
 
+from curvlang.attribution.formulas.points import contexts
 from curvlang.ir import expr as ir
 from curvlang.ir.constants import constant
 from curvlang.ir.functions import FUNCTIONS
@@ -78,7 +79,7 @@ class Reader:
             case ir.Reduce():
                 return self.reduced(expr, self.lengths)
             case ir.Call(indices=()):
-                return self.matrix(expr, 0, ())
+                return self._one(expr, 0, (), self._whole(expr))
             case ir.Call(function=function, arguments=arguments, indices=indices):
                 shape = tuple(self.lengths[x.space] for x in indices)
                 made = self._functions[function](shape, constant(arguments[0]))
@@ -87,10 +88,22 @@ class Reader:
                 assert_never(expr)
 
     def matrix(self, call: ir.Call, position: int, axes: tuple[ir.Index, ...]) -> IndexedTensor:
-        """A result of a function of a whole tensor."""
+        """A result of a function of a whole tensor; of one at every model and checkpoint, for each."""
+        whole = self._whole(call)
+        if contexts(whole.axes):
+            return self._each(call, position, axes, whole)
+        return self._one(call, position, axes, whole)
+
+    def _whole(self, call: ir.Call) -> IndexedTensor:
+        tensor = call.arguments[0]
+        assert isinstance(tensor, ir.Ref)
+        return self.tensor(replace(tensor, indices=(), cut=0))
+
+    def _one(
+        self, call: ir.Call, position: int, axes: tuple[ir.Index, ...], whole: IndexedTensor
+    ) -> IndexedTensor:
         tensor, *rest = call.arguments
         assert isinstance(tensor, ir.Ref)
-        whole = self.tensor(tensor)
         rows, columns = matrix_groups(call, {tensor.name: whole.axes})
         array = whole.over((*rows, *columns))
         sizes = [self.lengths[x.space] for x in (*rows, *columns)]
@@ -102,7 +115,30 @@ class Reader:
         shape, groups = [], {"x": sizes[: len(rows)], "y": sizes[len(rows) :]}
         for letter, size in zip(function.results[position], found[position].shape, strict=True):
             shape += groups.get(letter, [size])
-        return IndexedTensor(found[position].reshape(shape), axes)
+        return self._leading(IndexedTensor(found[position].reshape(shape), axes), call)
+
+    def _leading(self, found: IndexedTensor, call: ir.Call) -> IndexedTensor:
+        """The part with the largest values, where the made space was declared shorter."""
+        values, last = found.values, FUNCTIONS[call.function].largest == "last"
+        for axis, index in enumerate(found.axes):
+            size = values.shape[axis]
+            wanted = min(size, self.lengths.get(index.space, size))
+            values = values.narrow(axis, size - wanted if last else 0, wanted)
+        return IndexedTensor(values, found.axes)
+
+    def _each(
+        self, call: ir.Call, position: int, axes: tuple[ir.Index, ...], whole: IndexedTensor
+    ) -> IndexedTensor:
+        """A result for each model and checkpoint."""
+        outer = contexts(whole.axes)
+        inner = tuple(x for x in whole.axes if x not in outer)
+        values = whole.over((*outer, *inner))
+        flat = values.reshape(-1, *values.shape[len(outer) :])
+        rest = tuple(x for x in axes if x not in outer)
+        found = [self._one(call, position, rest, IndexedTensor(x, inner)) for x in flat]
+        stack = torch.stack([x.values for x in found])
+        shape = values.shape[: len(outer)]
+        return IndexedTensor(stack.reshape(*shape, *stack.shape[1:]), (*outer, *found[0].axes))
 
     @property
     def _functions(self) -> Mapping[str, Callable[..., Any]]:

@@ -19,10 +19,17 @@ Place = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Point:
-    """A model with its data, and the inverse of the curvature there."""
+    """A model with its data, and the inverse of the curvature there.
+
+    Args:
+        task: The model with its data.
+        inverse: C⁻¹.
+        moments: Adam's running means of gradients and of their squares, [P] by the leaf's name.
+    """
 
     task: Task
     inverse: Operator
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
 
     def queries(self, own: slice) -> Point:
         """With some of the queries."""

@@ -1,4 +1,4 @@
-"""Rows of a score at a point: gradients of queries and of training examples, solved or not."""
+"""What a score reads at a point: gradients of queries and of training examples, solved or not; their doubts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from curvlang.attribution.formulas.points import Point
-from curvlang.attribution.gradients import gradient_batches, product, query_gradients
+from curvlang.attribution.gradients import MOST, gradient_batches, product, query_gradients
 from curvlang.models.losses.loss import Loss
+from curvlang.models.task import Task
 
 
 def query_rows(point: Point, cost: Loss, weights: Tensor | None) -> Tensor:
@@ -26,3 +27,12 @@ def solved(point: Point, rows: Tensor, count: int) -> Tensor:
     for _ in range(count):
         rows = product(point.inverse, rows)
     return rows
+
+
+def doubts(task: Task, part: str, within: range | None = None) -> Tensor:
+    """1 − p of the label of some examples, from the loss −log p."""
+    with torch.no_grad():
+        pieces = [
+            task.loss.per_example(task.model(x), y) for x, y in task.batches(MOST, part, within)
+        ]
+    return -torch.expm1(-torch.cat(pieces))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,53 +17,63 @@ from curvlang.language.chain import ScoreFormula
 from curvlang.models.execution.copies import copied
 from curvlang.models.task import Task
 from curvlang.models.trajectory import Trajectory
-from curvlang.operators import Identity, Operator
+from curvlang.operators import Identity
 from curvlang.training.baseline import train_baseline
 from curvlang.training.replay import not_followed
-from curvlang.training.subsets import derived_seed
+from curvlang.training.subsets import derived_seed, without_classes
 from curvlang.training.training import check_trainable
 from curvlang.training.training_points import (
+    TrainingPoint,
     checkpoint_steps,
     in_training_precision,
+    last_step,
     training_points,
 )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Neighbour:
+    """Another model than the evaluated one.
+
+    Args:
+        task: About this model.
+        moments: Adam's running means there, [P] by the leaf's name; empty where no score reads them.
+    """
+
+    task: Task
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def point(self, final: Point) -> Point:
+        """With the queries of the evaluated model; it has no curvature of its own."""
+        task = self.task
+        if task.Q != final.task.Q:
+            task = task.queries(slice(0, final.task.Q))
+        one = torch.ones((), dtype=final.inverse.dtype, device=final.inverse.device)
+        return Point(task, Identity(one, final.inverse.size), self.moments)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Surroundings:
-    """Tasks about other models than the evaluated one.
+    """Other models than the evaluated one.
 
     Args:
         checkpoints: Along each model's training, `[e][h]`.
         models: At the ends of their trainings, the evaluated one the first.
         rates: The learning rate at each checkpoint.
+        moments: Adam's running means at the end of the evaluated model's training.
     """
 
-    checkpoints: Sequence[Sequence[Task]] = ()
-    models: Sequence[Task] = ()
+    checkpoints: Sequence[Sequence[Neighbour]] = ()
+    models: Sequence[Neighbour] = ()
     rates: Tensor | None = None
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
 
     def points(self, final: Point) -> Points:
-        """All points, with the same queries as the evaluated model; they have no curvature of their own."""
-        if not self.checkpoints and not self.models:
-            return Points(final)
-        own = slice(0, final.task.Q)
-
-        def at(task: Task) -> Point:
-            some = task if task.Q == final.task.Q else task.queries(own)
-            return Point(some, _identity(final.inverse))
-
-        return Points(
-            final,
-            [[at(x) for x in row] for row in self.checkpoints],
-            [final, *(at(x) for x in self.models[1:])] if self.models else (),
-            self.rates,
-        )
-
-
-def _identity(inverse: Operator) -> Identity:
-    one = torch.ones((), dtype=inverse.dtype, device=inverse.device)
-    return Identity(one, inverse.size)
+        """All points, with the same queries as the evaluated model."""
+        final = replace(final, moments=self.moments)
+        rows = [[x.point(final) for x in row] for row in self.checkpoints]
+        models = [final, *(x.point(final) for x in self.models[1:])] if self.models else ()
+        return Points(final, rows, models, self.rates)
 
 
 ALONE = Surroundings()
@@ -81,29 +91,75 @@ def surroundings(formula: ScoreFormula, program: ScoreProgram, task: Task) -> Su
     Raises:
         SpecError: As `check_surroundings`, and E0504 where a training diverges.
     """
-    if not (program.checkpoints or program.models):
-        return ALONE
     check_surroundings(formula, program, task)
-    base = in_training_precision(task)
+    if not (program.checkpoints or program.models or program.moments_at_ends):
+        return ALONE
     trajectory = task.trajectory or Trajectory()
+    base = in_training_precision(task)
     seeds = [_seed(task, k) for k in range(trajectory.models if program.models else 1)]
-    models = []
-    if program.models:
-        others = [train_baseline(base, seed).model for seed in seeds[1:]]
-        models = [task, *(_at(task, x) for x in others)]
-    rows: list[list[Task]] = []
-    rates: list[float] = []
-    if program.checkpoints:
-        if trajectory.given:
-            found = trajectory.loaded(task.model)
-            rows, rates = [[_at(task, x) for x, _ in found]], [rate for _, rate in found]
-        else:
-            steps = checkpoint_steps(base, trajectory)
-            along = [training_points(base, seed, steps) for seed in seeds]
-            rows = [[_at(task, x.model) for x in row] for row in along]
-            rates = [x.rate for x in along[0]]
+    if program.checkpoints and trajectory.given:
+        rows, rates = _from_files(task, trajectory)
+        models = _ends(program, task, base, seeds)
+    else:
+        steps = checkpoint_steps(base, trajectory) if program.checkpoints else []
+        rows, rates, models = _trained(program, task, base, seeds, steps)
     kept = torch.tensor(rates, dtype=torch.float64, device=task.device) if rates else None
-    return Surroundings(rows, models, kept)
+    moments = models[0].moments if models else {}
+    return Surroundings(rows, models if program.models else (), kept, moments)
+
+
+def _trained(
+    program: ScoreProgram, task: Task, base: Task, seeds: Sequence[int], steps: Sequence[int]
+) -> tuple[list[list[Neighbour]], list[float], list[Neighbour]]:
+    """Checkpoints with their rates, and the ends of the trainings; each training is gone through once."""
+    if not steps:
+        return [], [], _ends(program, task, base, seeds)
+    ends = [last_step(base)] if program.moments_at_ends or len(seeds) > 1 else []
+    wanted = sorted({*steps, *ends})
+    rows, models = [], []
+    rates: list[float] = []
+    for number, seed in enumerate(seeds):
+        found = {x.steps: x for x in training_points(base, seed, wanted)}
+        rows.append([_neighbour(task, found[k]) for k in steps])
+        rates = [found[k].rate for k in steps]
+        if ends:
+            end = _neighbour(task, found[ends[0]])
+            models.append(Neighbour(task, end.moments) if number == 0 else end)
+        else:
+            models.append(Neighbour(task))
+    return rows, rates, models
+
+
+def _ends(program: ScoreProgram, task: Task, base: Task, seeds: Sequence[int]) -> list[Neighbour]:
+    """The evaluated model and those of other seeds, with Adam's running means where they are read."""
+    if program.moments_at_ends:
+        points = [training_points(base, seed, [last_step(base)])[0] for seed in seeds]
+        found = [_neighbour(task, x) for x in points]
+        return [Neighbour(task, found[0].moments), *found[1:]]
+    others = [train_baseline(base, seed).model for seed in seeds[1:]]
+    return [Neighbour(task), *(Neighbour(_at(task, x)) for x in others)]
+
+
+def _neighbour(task: Task, point: TrainingPoint) -> Neighbour:
+    moments = {"moment": point.first, "second": point.second} if point.second else {}
+    return Neighbour(_at(task, point.model), {k: _vector(task, x) for k, x in moments.items()})
+
+
+def _vector(task: Task, held: Mapping[str, Tensor]) -> Tensor:
+    """Tensors by the parameter's name as one vector; 0 for a parameter that no step has reached."""
+    own = dict(task.model.named_parameters())
+    parts = [held.get(name, torch.zeros_like(own[name])) for name in task.parameters]
+    return torch.cat([x.detach().reshape(-1).to(task.device, torch.float64) for x in parts])
+
+
+def _from_files(task: Task, trajectory: Trajectory) -> tuple[list[list[Neighbour]], list[float]]:
+    found = trajectory.loaded(task.model)
+    moments: Sequence[Mapping[str, Tensor]] = [
+        {name: _vector(task, x) for name, x in state.items()}
+        for state in trajectory.running_means(task.model)
+    ] or [{}] * len(found)
+    row = [Neighbour(_at(task, x), held) for (x, _), held in zip(found, moments, strict=True)]
+    return [row], [rate for _, rate in found]
 
 
 def check_surroundings(formula: ScoreFormula, program: ScoreProgram, task: Task) -> None:
@@ -133,6 +189,10 @@ def check_surroundings(formula: ScoreFormula, program: ScoreProgram, task: Task)
             "state `checkpoints every(epochs = …)`, or leave `models` out",
         )
     along = program.checkpoints and not trajectory.given
+    if program.doubts and task.loss.name != "cross_entropy":
+        raise without_classes(f"`{formula.name}` reads the probability of a label", task)
+    if program.moments:
+        _check_moments(formula, program, task, trajectory)
     if several or along:
         if task.origin.elsewhere:
             raise not_followed(
@@ -143,6 +203,27 @@ def check_surroundings(formula: ScoreFormula, program: ScoreProgram, task: Task)
         check_trainable(task, f"`{formula.name}`")
     if along:
         checkpoint_steps(task, trajectory)
+
+
+def _check_moments(
+    formula: ScoreFormula, program: ScoreProgram, task: Task, trajectory: Trajectory
+) -> None:
+    """Refuse Adam's running means of a training that has none.
+
+    Raises:
+        SpecError: E0436.
+    """
+    in_files = bool(trajectory.states) and not program.moments_at_ends
+    recipe = task.recipe
+    if not in_files and (recipe is None or recipe.optimiser == "sgd" or task.origin.elsewhere):
+        what = "is not known" if recipe is None or task.origin.elsewhere else "is `sgd`"
+        raise refusal(
+            Code.E0436,
+            f"`{formula.name}` reads Adam's running means, and the optimiser of this training {what}",
+            "train with `adam(…)` or `adamw(…)`; or give the optimiser's states with checkpoints in "
+            "files, `cv.Trajectory(files=[…], states=[optimiser.state_dict(), …])`",
+            labels=label_at(formula.span, "this score"),
+        )
 
 
 def _no_checkpoints(formula: ScoreFormula) -> SpecError:

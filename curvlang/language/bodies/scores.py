@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from curvlang.diagnostics.codes import Code
@@ -63,6 +63,10 @@ SCORE_LEAVES: Mapping[str, ScoreLeaf] = {
     "u": ScoreLeaf(("q", "p"), "the gradient of a query's metric"),
     "v": ScoreLeaf(("n", "p"), "the gradient of a training example's loss"),
     "rate": ScoreLeaf(("h",), "the learning rate at a checkpoint"),
+    "doubt": ScoreLeaf(("n",), "1 − p of a training example's label, of models with classes"),
+    "query_doubt": ScoreLeaf(("q",), "1 − p of a query's label"),
+    "moment": ScoreLeaf(("p",), "Adam's running mean of gradients, as the training has it"),
+    "second": ScoreLeaf(("p",), "Adam's running mean of squared gradients"),
 }
 YIELDS = ((ir.Index("q"), ir.Index("n")), (ir.Index("n"),))
 """A score of every query with every training example, or of every training example alone."""
@@ -196,6 +200,14 @@ def _refused(error: NotScoredError) -> Diagnostic:
     )
 
 
+def _without(target: ir.Target, outer: tuple[str, ...]) -> ir.Target | None:
+    """A target without its leading indices of models and checkpoints; None where they are others."""
+    front = target.indices[: len(outer)]
+    if tuple(map(str, front)) != outer:
+        return None
+    return replace(target, indices=target.indices[len(outer) :])
+
+
 class ScoreChecker(TensorChecker):
     """Checks the statements of one score in order, from the leaves that its `needs` names."""
 
@@ -305,6 +317,22 @@ class ScoreChecker(TensorChecker):
                 "sum over it first; the curvature's inverse is applied by `z[n,p] = solve(v)`",
             )
         return groups
+
+    def _function(self, statement: ir.Define, call: ir.Call) -> None:
+        """A function of a matrix; of one for every model and checkpoint, of each by itself."""
+        given = call.arguments[0] if call.arguments else None
+        if isinstance(given, ir.Ref) and not given.cut and given.name in self.scope:
+            whole = self.scope[given.name]
+            outer = tuple(x for x in whole if x in CONTEXTS)
+            inner = tuple(x for x in whole if x not in CONTEXTS)
+            targets = [_without(x, outer) for x in statement.targets]
+            if outer and whole == (*outer, *inner) and None not in targets:
+                self.scope[given.name] = inner
+                kept = tuple(x for x in targets if x is not None)
+                super()._function(replace(statement, targets=kept), call)
+                self.scope[given.name] = whole
+                return
+        super()._function(statement, call)
 
     def _unknown(self, name: str, span: Span) -> None:
         help_: tuple[str, ...] = suggestion(name, (*self.scope, *self.scalars))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -9,6 +11,7 @@ from torch import nn
 
 import curvlang as cv
 from curvlang.diagnostics.codes import Code
+from curvlang.ir.interpreter import seeded_normal
 from curvlang.language import check_text, loads
 from curvlang.testing.score_comparison import gradients_one_by_one
 from curvlang.training.orders import Orders, learning_rate
@@ -57,7 +60,7 @@ def made(recipe=None, trajectory=None, n=11, trained=True):
 
 
 def trajectory_by_loop(task, seed):
-    """Every model of a training with its learning rate, by `torch.optim`; and Adam's second moments."""
+    """Every model of a training with its learning rate, Adam's running means and its state, by `torch.optim`."""
     recipe, model = task.recipe, build(seed)
     parameters = list(model.parameters())
     betas = {"betas": (recipe.beta1, recipe.beta2), "eps": recipe.eps}
@@ -84,11 +87,13 @@ def trajectory_by_loop(task, seed):
         optimiser.step()
         copy = build(seed)
         copy.load_state_dict(model.state_dict())
-        second = [optimiser.state[p].get("exp_avg_sq") for p in parameters]
-        count = step + 1
-        if second[0] is not None:
-            second = [x / (1 - recipe.beta2**count) for x in second]
-        found.append((copy, lr, second))
+        kept = [
+            [optimiser.state[p].get(name) for p in parameters] for name in ("exp_avg", "exp_avg_sq")
+        ]
+        moments = [
+            None if x[0] is None else torch.cat([m.reshape(-1).clone() for m in x]) for x in kept
+        ]
+        found.append((copy, lr, moments, deepcopy(optimiser.state_dict())))
     return found
 
 
@@ -185,7 +190,7 @@ def test_checkpoints_may_be_files_or_tensors(tmp_path):
     for k, state in enumerate(states):
         paths.append(tmp_path / f"{k}.safetensors")
         save_file(state, paths[-1])
-    rates = tuple(lr for _, lr, _ in points)
+    rates = tuple(lr for _, lr, *_ in points)
     for files in (states, paths):
         given = plain.replaced(trajectory=cv.Trajectory(files=files, rates=rates))
         op = cv.fit("identity", given, progress=False)
@@ -286,3 +291,109 @@ def test_a_line_that_says_nothing_clear_is_refused(line):
 def test_models_and_checkpoints_stand_in_front(needs):
     text = f"score mine {{\n  needs v[n,p], {needs}\n  yield s[n] = sum[p] v[n,p]^2\n}}"
     assert Code.E0353 in [d.code for d in check_text(text)]
+
+
+def doubts(task, model, part):
+    X, y = task.part(part)
+    with torch.no_grad():
+        return 1 - torch.softmax(model(X), 1)[torch.arange(len(y)), y]
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_trak_is_what_its_paper_says(models):
+    given = made(trajectory=cv.Trajectory(models=models) if models > 1 else None, n=23)
+    op = cv.fit("identity", given, progress=False)
+    R = torch.from_numpy(seeded_normal((given.P, 4), 3))
+    seeds = [0, derived_seed(0, 10, 1)][:models]
+    ends = [trajectory_by_loop(given, seed)[-1][0] for seed in seeds]
+    kernel = weight = 0
+    for model in ends:
+        u, v = rows_at(given, model)
+        asked, phi = (
+            x @ R / doubts(given, model, part)[:, None] for x, part in ((u, "query"), (v, "train"))
+        )
+        kernel = kernel + asked @ torch.linalg.inv(phi.T @ phi) @ phi.T / models
+        weight = weight + doubts(given, model, "train") / models
+    found = cv.influence(op, given, score="trak(dimension = 4, seed = 3)", progress=False)
+    assert_close(found, kernel * weight, 1e-7)
+
+
+@pytest.mark.parametrize("where", ["trained", "files"])
+def test_less_is_what_its_paper_says(where):
+    recipe = cv.Recipe(optimiser="adam", lr=0.01, batch=4, epochs=3)
+    given = made(recipe, cv.Trajectory(epochs=1))
+    points = trajectory_by_loop(given, 0)[1::2]
+    if where == "files":
+        states = [x[3] for x in points]
+        rates = tuple(x[1] for x in points)
+        files = [x[0].state_dict() for x in points]
+        given = given.replaced(
+            trajectory=cv.Trajectory(files=files, rates=rates, states=states), recipe=None
+        )
+    wanted = 0
+    for model, lr, (first, second), _ in points:
+        u, v = rows_at(given, model)
+        step = (0.9 * first + 0.1 * v) / (0.999 * second + 0.001 * v.square() + 1e-8).sqrt()
+        wanted = wanted + lr * u @ step.T / u.norm(dim=1)[:, None] / step.norm(dim=1)
+    op = cv.fit("identity", given, progress=False)
+    assert_close(cv.influence(op, given, score="less", progress=False), wanted)
+
+
+def test_running_means_of_the_evaluated_model_are_those_of_the_last_step():
+    recipe = cv.Recipe(optimiser="adamw", lr=0.01, batch=4, epochs=2)
+    given = made(recipe, cv.Trajectory(models=2))
+    op = cv.fit("identity", given, progress=False)
+    _, _, (_, second), _ = trajectory_by_loop(given, 0)[-1]
+    u, v = rows_at(given, given.model)
+    found = formula(
+        "yield s[q,n] = sum[p] u[q,p] * v[n,p] / (sqrt(second[p]) + 1e-3)",
+        "u[q,p], v[n,p], second[p]",
+    )
+    wanted = (u / (second.sqrt() + 1e-3)) @ v.T
+    assert_close(cv.influence(op, given, score=found, progress=False), wanted)
+    both = [
+        (*rows_at(given, model), moments[1])
+        for model, _, moments, _ in (
+            trajectory_by_loop(given, seed)[-1] for seed in (0, derived_seed(0, 10, 1))
+        )
+    ]
+    wanted = sum((u / (w.sqrt() + 1e-3)) @ v.T for u, v, w in both) / 2
+    found = formula(
+        "yield s[q,n] = mean[e] sum[p] u[e,q,p] * v[e,n,p] / (sqrt(second[e,p]) + 1e-3)",
+        "u[e,q,p], v[e,n,p], second[e,p]",
+    )
+    assert_close(cv.influence(op, given, score=found, progress=False), wanted, 1e-7)
+
+
+def test_what_the_optimiser_or_the_loss_does_not_have_is_refused():
+    given = made(trajectory=cv.Trajectory(epochs=1))
+    op = cv.fit("identity", given, progress=False)
+    assert_refused(Code.E0436, lambda: cv.influence(op, given, score="less", progress=False))
+    X, y = given.train
+    other = given.replaced(
+        loss="mse", train=(X, torch.zeros(len(y), 2).double()), query=(X, X[:, :2])
+    )
+    op = cv.fit("identity", other, progress=False)
+    assert_refused(Code.E0508, lambda: cv.influence(op, other, score="trak", progress=False))
+    state = torch.optim.SGD(given.model.parameters(), 0.1).state_dict()
+    kept = cv.Trajectory(files=[given.model.state_dict()], states=[state])
+    other = given.replaced(trajectory=kept)
+    assert_refused(Code.E0432, lambda: cv.influence(op, other, score="less", progress=False))
+
+
+def test_functions_of_matrices_are_taken_at_each_model():
+    given = made(trajectory=cv.Trajectory(epochs=1))
+    op = cv.fit("identity", given, progress=False)
+    body = (
+        "space k = 3\nR[p,k] = random_normal[p,k](1)\n"
+        "g[h,n,k] = sum[p] R[p,k] * v[h,n,p]\nf[h,q,k] = sum[p] R[p,k] * u[h,q,p]\n"
+        "K[h,k,k'] = sum[n] g[h,n,k] * g[h,n,k']\nV[h,k,m], s[h,m] = eigh(K)\n"
+        "yield s[q,n] = sum[h,k,k',m] f[h,q,k] * V[h,k,m] / (0.1 + s[h,m]) * V[h,k',m] * g[h,n,k']"
+    )
+    R = torch.from_numpy(seeded_normal((given.P, 3), 1))
+    wanted = 0
+    for model, *_ in trajectory_by_loop(given, 0)[1::2]:
+        u, v = (x @ R for x in rows_at(given, model))
+        wanted = wanted + u @ torch.linalg.inv(v.T @ v + 0.1 * torch.eye(3).double()) @ v.T
+    found = formula(body, "u[h,q,p], v[h,n,p]")
+    assert_close(cv.influence(op, given, score=found, progress=False), wanted)
