@@ -32,7 +32,7 @@ from curvlang.training.training_points import (
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Neighbour:
+class OtherModel:
     """Another model than the evaluated one.
 
     Args:
@@ -63,8 +63,8 @@ class Surroundings:
         moments: Adam's running means at the end of the evaluated model's training.
     """
 
-    checkpoints: Sequence[Sequence[Neighbour]] = ()
-    models: Sequence[Neighbour] = ()
+    checkpoints: Sequence[Sequence[OtherModel]] = ()
+    models: Sequence[OtherModel] = ()
     rates: Tensor | None = None
     moments: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -110,7 +110,7 @@ def surroundings(formula: ScoreFormula, program: ScoreProgram, task: Task) -> Su
 
 def _trained(
     program: ScoreProgram, task: Task, base: Task, seeds: Sequence[int], steps: Sequence[int]
-) -> tuple[list[list[Neighbour]], list[float], list[Neighbour]]:
+) -> tuple[list[list[OtherModel]], list[float], list[OtherModel]]:
     """Checkpoints with their rates, and the ends of the trainings; each training is gone through once."""
     if not steps:
         return [], [], _ends(program, task, base, seeds)
@@ -120,29 +120,29 @@ def _trained(
     rates: list[float] = []
     for number, seed in enumerate(seeds):
         found = {x.steps: x for x in training_points(base, seed, wanted)}
-        rows.append([_neighbour(task, found[k]) for k in steps])
+        rows.append([_other(task, found[k]) for k in steps])
         rates = [found[k].rate for k in steps]
         if ends:
-            end = _neighbour(task, found[ends[0]])
-            models.append(Neighbour(task, end.moments) if number == 0 else end)
+            end = _other(task, found[ends[0]])
+            models.append(OtherModel(task, end.moments) if number == 0 else end)
         else:
-            models.append(Neighbour(task))
+            models.append(OtherModel(task))
     return rows, rates, models
 
 
-def _ends(program: ScoreProgram, task: Task, base: Task, seeds: Sequence[int]) -> list[Neighbour]:
+def _ends(program: ScoreProgram, task: Task, base: Task, seeds: Sequence[int]) -> list[OtherModel]:
     """The evaluated model and those of other seeds, with Adam's running means where they are read."""
     if program.moments_at_ends:
         points = [training_points(base, seed, [last_step(base)])[0] for seed in seeds]
-        found = [_neighbour(task, x) for x in points]
-        return [Neighbour(task, found[0].moments), *found[1:]]
+        found = [_other(task, x) for x in points]
+        return [OtherModel(task, found[0].moments), *found[1:]]
     others = [train_baseline(base, seed).model for seed in seeds[1:]]
-    return [Neighbour(task), *(Neighbour(_at(task, x)) for x in others)]
+    return [OtherModel(task), *(OtherModel(_at(task, x)) for x in others)]
 
 
-def _neighbour(task: Task, point: TrainingPoint) -> Neighbour:
+def _other(task: Task, point: TrainingPoint) -> OtherModel:
     moments = {"moment": point.first, "second": point.second} if point.second else {}
-    return Neighbour(_at(task, point.model), {k: _vector(task, x) for k, x in moments.items()})
+    return OtherModel(_at(task, point.model), {k: _vector(task, x) for k, x in moments.items()})
 
 
 def _vector(task: Task, held: Mapping[str, Tensor]) -> Tensor:
@@ -152,13 +152,13 @@ def _vector(task: Task, held: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([x.detach().reshape(-1).to(task.device, torch.float64) for x in parts])
 
 
-def _from_files(task: Task, trajectory: Trajectory) -> tuple[list[list[Neighbour]], list[float]]:
+def _from_files(task: Task, trajectory: Trajectory) -> tuple[list[list[OtherModel]], list[float]]:
     found = trajectory.loaded(task.model)
     moments: Sequence[Mapping[str, Tensor]] = [
         {name: _vector(task, x) for name, x in state.items()}
         for state in trajectory.running_means(task.model)
     ] or [{}] * len(found)
-    row = [Neighbour(_at(task, x), held) for (x, _), held in zip(found, moments, strict=True)]
+    row = [OtherModel(_at(task, x), held) for (x, _), held in zip(found, moments, strict=True)]
     return [row], [rate for _, rate in found]
 
 
