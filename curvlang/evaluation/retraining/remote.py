@@ -23,6 +23,7 @@ from curvlang.evaluation.retraining.stacks import ModelStack
 from curvlang.evaluation.retraining.truth_request import TruthRequest
 from curvlang.language.chain import Part, TaskSpec, Value
 from curvlang.models.builtin import Build, folder_of, task_from
+from curvlang.models.execution.packed import PackedBuild
 from curvlang.models.language_models.pretrained import PretrainedBuild
 from curvlang.models.losses.loss import show_dtype
 from curvlang.models.origin import MovedBuild
@@ -128,7 +129,7 @@ def _request(about: Description) -> TruthRequest:
 def _spec_of(task: Task) -> TaskSpec | None:
     """The text that a task was made from; None for one that was made in Python."""
     build = task.build
-    while isinstance(build, MovedBuild):
+    while isinstance(build, MovedBuild | PackedBuild):
         build = build.build
     return build.task if isinstance(build, Build | PretrainedBuild) else None
 
