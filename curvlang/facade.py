@@ -17,6 +17,7 @@ from curvlang.attribution.top import top
 from curvlang.compiler.explain.explain import Explanation
 from curvlang.compiler.explain.explain_sum import explain_sum
 from curvlang.compiler.explain.score_plan import ScorePlan, score_plan
+from curvlang.compiler.planning.planner import DEFAULT
 from curvlang.costs import benchmark as costs
 from curvlang.costs.forecast import seconds_of_fit
 from curvlang.costs.links import Processes, processes_of
@@ -52,6 +53,7 @@ from curvlang.runtime.limits.footprint import reads_hessian
 from curvlang.runtime.limits.memory import Memory, limited
 from curvlang.runtime.limits.turns import results_on_disk
 from curvlang.runtime.others import misfits, without_ignored, words_apart
+from curvlang.runtime.passes.entries import UNFORMED, in_passes
 from curvlang.runtime.prepare import Preparation, model_flops, prepare, way_of
 from curvlang.runtime.progress.display import shown
 from curvlang.runtime.progress.listeners import Progress, ProgressOption
@@ -122,7 +124,9 @@ def fit(
 
     def run(told: Progress | None) -> FittedOperator:
         seen = without_ignored(chains, task)
-        stage = fit_curvature(found, seen, seed=seed, last=True, progress=told)[-1]
+        rule = said.inverse if said and store is None else None
+        limits = UNFORMED if rule and in_passes(rule.inverse, found) else DEFAULT
+        stage = fit_curvature(found, seen, seed=seed, last=True, progress=told, limits=limits)[-1]
         solved = fit_solver(said.solver, seen, seed=seed, progress=told) if said else None
         return fitted_as_said(whole, found, seen, stage, solved)
 

@@ -355,7 +355,7 @@ def _check_inverse(spec: Spec, curvature: Curvature, task: Task, scoring: Scorin
     """
     seen, said = without_ignored(chains_of(curvature), task), evaluation_of(spec, curvature)
     (operator,) = planned((curvature,), seen)
-    by_example = ExampleMean(1, lambda _: operator)
+    by_example = ExampleMean(1, lambda _: operator, lambda: iter(()))
     stage = FittedStage(curvature.name, "", operator, {}, 0, curvature.span, by_example)
     solver = planned_solver(None if said is None else said.solver, seen)
     unfitted = fitted_as_said(spec, curvature, seen, stage, solver)

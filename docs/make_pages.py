@@ -24,7 +24,7 @@ from curvlang.compiler.planning.cost import elements, function_cost, known_eleme
 from curvlang.compiler.planning.plan import BlockPlan, Limits, Plan
 from curvlang.diagnostics.source import Source
 from curvlang.language import load, shipped_files
-from curvlang.language.chain import Chain, Law, Spec
+from curvlang.language.chain import Chain, Law, Spec, TaskSpec
 from curvlang.language.checking.names import shipped_names
 from curvlang.language.checking.shipped import describe
 from curvlang.language.registry import SOURCES, STAGES
@@ -39,6 +39,7 @@ from curvlang.runtime.prepare import prepare
 FOLDER = DOCS / "transformations"
 BATCH = 128
 """Examples of the batch whose cost is given; the plan of a run chooses its own."""
+DEFAULT = "digits"
 RENEW = "python docs/make_pages.py"
 
 
@@ -58,15 +59,32 @@ class Shipped:
         return found
 
     @cached_property
+    def evaluated(self) -> TaskSpec | None:
+        """The task that the file evaluates it on; None for the default one."""
+        return next(
+            (
+                x.task
+                for x in self.spec.evaluations
+                if x.curvature == self.name and x.task.name != DEFAULT
+            ),
+            None,
+        )
+
+    @property
+    def task(self) -> Task:
+        """Where its plan is made for."""
+        return _task() if self.evaluated is None else task_from(self.evaluated)
+
+    @cached_property
     def derived(self) -> tuple[StageDerivation, ...]:
         """Every stage of the chain, with its structure in the first block."""
-        whole = prepare([self.chain], _task(), limits=Limits(batch=BATCH))
+        whole = prepare([self.chain], self.task, limits=Limits(batch=BATCH))
         return Explanation(whole.plans, whole.chains).stages()
 
     @cached_property
     def plans(self) -> tuple[Plan, ...]:
         """Plans of the last stage alone."""
-        return prepare([self.chain], _task(), last=True, limits=Limits(batch=BATCH)).plans
+        return prepare([self.chain], self.task, last=True, limits=Limits(batch=BATCH)).plans
 
     def source(self) -> str:
         """The file without its laws and comments."""
@@ -274,8 +292,11 @@ def _cost(spec: Shipped) -> Iterator[str]:
     if not plans:
         yield "No pass over the data of its own: the Hessian itself, or nothing of the data."
         return
+    task = "default task (digits, 64–16–10)"
+    if spec.evaluated is not None:
+        task = f"task `{spec.evaluated.name}`"
     yield (
-        f"On the default task (digits, 64–16–10), a batch of {BATCH} examples; statistics are the "
+        f"On the {task}, a batch of {BATCH} examples; statistics are the "
         "numbers kept between passes."
     )
     rows = ["| block | pass | FLOPs | bytes moved | statistics |", "|---|--:|--:|--:|--:|"]

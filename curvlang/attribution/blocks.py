@@ -11,6 +11,7 @@ from torch import Tensor
 from curvlang.attribution.layer_forms import block_shape, form_of, layers_for, split, splits
 from curvlang.attribution.score_orders import rotates_back
 from curvlang.models.layers import Input, OneHot
+from curvlang.models.partitions.of_operator import candidates
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.operators import Operator
@@ -87,9 +88,9 @@ class ScoredBlock:
 
 
 def scored_blocks(operator: Operator, task: Task) -> tuple[ScoredBlock, ...] | None:
-    """The blocks of C⁻¹ with their layers; None where C⁻¹ does not split over layers or parameters."""
-    for by in ("layer", "parameter") if splits(operator) else ():
-        layers = layers_for(operator, task.blocks(by))
+    """The blocks of C⁻¹ with their layers; None where C⁻¹ does not split over blocks of the model."""
+    for blocks in candidates(operator, task) if splits(operator) else ():
+        layers = layers_for(operator, blocks)
         parts = None if layers is None else split(operator, layers)
         if layers is not None and parts is not None:
             pairs = zip(layers, parts, strict=True)

@@ -19,6 +19,7 @@ from curvlang.operators import (
     Diagonal,
     EigenBasis,
     Identity,
+    MatrixFree,
     Operator,
     Scaled,
     Spectral,
@@ -28,9 +29,11 @@ from curvlang.operators import (
 
 
 def splits(operator: Operator) -> bool:
-    """Whether an operator may be a direct sum over layers or parameters."""
+    """Whether an operator may be a direct sum over layers or parameters, each of which has its own products."""
     match operator:
-        case BlockDiagonal() | Identity() | Diagonal():
+        case BlockDiagonal(parts=parts):
+            return not all(isinstance(x, MatrixFree) and x.block is not None for x in parts)
+        case Identity() | Diagonal():
             return True
         case Scaled(operator=inner):
             return splits(inner)

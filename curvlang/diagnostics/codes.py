@@ -80,6 +80,14 @@ class Code(StrEnum):
     )
     E0242 = "E0242", "a projection inside a score", "language"
     E0243 = "E0243", "an evaluation of a score without queries", "language"
+    E0260 = (
+        "E0260",
+        "a statement or a name that an inverse by its entries does not have",
+        "language",
+    )
+    E0261 = "E0261", "entries of an inverse that no product applies", "language"
+    E0262 = "E0262", "an inverse by its entries that is not symmetric", "language"
+    E0263 = "E0263", "an inverse by its entries without its examples", "runtime"
     E0301 = "E0301", "several names on the left of one tensor", "language"
     E0302 = "E0302", "a yield of another form", "language"
     E0303 = "E0303", "a free index", "language"
@@ -145,9 +153,13 @@ class Code(StrEnum):
     E0424 = "E0424", "positions that may be those of a mask or others", "runtime"
     E0425 = "E0425", "the backward pass of a model fails", "models"
     E0426 = "E0426", "an option that the scores of a formula do not have", "attribution"
+    E0427 = "E0427", "a number of heads or units that does not divide a layer", "models"
     E0428 = "E0428", "a score that sums over checkpoints that a task does not have", "attribution"
+    E0429 = "E0429", "heads of a model without layers of attention", "models"
     E0430 = "E0430", "scores of queries asked of a score without queries", "attribution"
+    E0431 = "E0431", "a pattern of names that matches nothing", "models"
     E0432 = "E0432", "checkpoints that a task states are not clear", "models"
+    E0433 = "E0433", "a parameter in two blocks", "models"
     E0434 = "E0434", "a curvature at other models than the evaluated one", "attribution"
     E0436 = "E0436", "running means of an optimiser that has none", "attribution"
     E0502 = "E0502", "subsets that are empty or everything", "training"

@@ -319,6 +319,8 @@ class _Reader:
                 return self._in_curvature(token), None
             case "transform" | "score":
                 return self._in_transform(token, end, after)
+            case "inverse" if "{" in self.seen:
+                return self._in_body(token, end, after)
             case "inverse":
                 return self._in_inverse(token, after), None
             case "task":
@@ -352,6 +354,10 @@ class _Reader:
             return Role.DEFINITION, None
         if self.frame is Frame.PARAMETERS:
             return self._in_header(token)
+        return self._in_body(token, end, after)
+
+    def _in_body(self, token: str, end: int, after: tuple[str, int]) -> tuple[Role, Owner | None]:
+        """A word of statements: those of a transform, or of an inverse by its entries."""
         if self.previous() == "when":
             return Role.SCALAR, None
         if self.previous() in ("space", "project", "->"):

@@ -42,7 +42,7 @@ def structures(chain: Chain) -> tuple[Step, ...]:
     steps = []
     for result in results:
         found = plans[result.key].blocks[0].results[result.value].shape
-        scope = "whole model" if result.partition is Partition.MODEL else f"each {result.partition}"
+        scope = "whole model" if result.partition == Partition.MODEL else f"each {result.partition}"
         steps.append(Step(result.label, result.stage, scope, structure_name(found), found.reason))
     return tuple(steps)
 

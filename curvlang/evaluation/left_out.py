@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.question import REFERENCE, Question
 from curvlang.language.chain import Chain, Curvature
+from curvlang.language.partition import partition_of_chain
 from curvlang.models.derivatives.flops import hessian_flops
 from curvlang.models.derivatives.product_methods import hessian_way
 from curvlang.models.task import Task
@@ -88,7 +89,8 @@ def _long(step: Curvature, task: Task) -> str:
         return ""
     sizes = [task.P]
     if "block_diagonal" in stages:
-        sizes = [block.size // block.count for block in task.blocks() for _ in range(block.count)]
+        blocks = task.blocks(partition_of_chain(step))
+        sizes = [block.size // block.count for block in blocks for _ in range(block.count)]
     operations: float = DECOMPOSED * sum(size**3 for size in sizes)
     if stages[-1] == REFERENCE:
         try:

@@ -147,7 +147,12 @@ def try_inverse(operator: Operator, setting: Setting, solver: FittedSolver | Non
     Raises:
         SpecError: Where the structure does not allow the inverse or the solver.
     """
-    invert(operator, setting.use, solver, by_example=ExampleMean(1, lambda _: operator))
+    invert(
+        operator,
+        setting.use,
+        solver,
+        by_example=ExampleMean(1, lambda _: operator, lambda: iter(())),
+    )
 
 
 def no_scores(name: str, reason: str, spectrum_known: bool, span: Span | None = None) -> SpecError:

@@ -107,6 +107,45 @@ Curvature: TypeAlias = Chain | Combination
 
 
 @dataclass(frozen=True, slots=True)
+class Gram:
+    """`mean[n] w[n] * v[n,p] * v[n,p']`, or the sum: v are gradients of examples, w a formula in n."""
+
+    weight: Expr
+    mean: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A matrix by its name: `C`, the curvature."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntryChain:
+    """A number times a product of matrices; of none, the identity."""
+
+    coefficient: Expr
+    nodes: tuple[Gram | Matrix, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """A number that one pass over the examples gives: a reduction over n of a formula in `v[n,p]`."""
+
+    name: str
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """An inverse by its entries: the sum of its chains, and the numbers that they read."""
+
+    chains: tuple[EntryChain, ...]
+    statistics: tuple[Statistic, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Inverse:
     """`inverse tikhonov(damping = 0.1 * mean(s)): s -> 1 / (s + damping)`.
 
@@ -116,7 +155,8 @@ class Inverse:
     `Call`s over the spectrum: of the whole curvature, or of the block where `per_block` says so
     (functions of two factors are always read per block). A parameter is one number; one without a
     default has `None`. Conditions are `Call("where", (condition, yes, no))` with conditions
-    `Call("less"|"less_equal", (x, y))`.
+    `Call("less"|"less_equal", (x, y))`. With `entries` the matrix itself is stated, block by block, without
+    eigenvalues: `inverse mine(damping = 0.01) { needs v[n,p] … yield K[p,p'] = … }`.
     """
 
     name: str
@@ -125,6 +165,7 @@ class Inverse:
     body: Expr
     per_block: bool = False
     bindings: tuple[tuple[str, Expr], ...] = ()
+    entries: Entries | None = None
     doc: str = ""
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
@@ -241,11 +282,12 @@ class Relation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A curvature or a measure of it, as the law writes it."""
+    """A curvature, a measure of it, or its inverse under a declaration, as the law writes it."""
 
     name: str
     curvature: Curvature
     measure: str | None = None
+    inverse: InverseUse | None = None
 
     def __str__(self) -> str:
         return f"{self.measure}({self.name})" if self.measure else self.name

@@ -22,6 +22,7 @@ from curvlang.language.task_sources import code_in
 from curvlang.models.architectures.cnn import Convolutions, cnn
 from curvlang.models.architectures.decoder import DecoderSizes, decoder
 from curvlang.models.architectures.mlp import mlp
+from curvlang.models.architectures.self_attention import attention
 from curvlang.models.architectures.weights import with_weights
 from curvlang.models.arguments import arguments, located, placed
 from curvlang.models.data.characters import characters
@@ -67,6 +68,10 @@ def _decoder(data: Data, generator: Generator, **values: Any) -> nn.Module:
     return decoder(data.outputs, data.shape[0], DecoderSizes(**values), generator)
 
 
+def _attention(data: Data, generator: Generator, **values: Any) -> nn.Module:
+    return attention((data.inputs, data.outputs), generator=generator, **values)
+
+
 def _python(data: Data, generator: Generator, function: str, **values: Any) -> nn.Module:
     return user_model(function, values, generator.initial_seed())
 
@@ -86,6 +91,7 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "mlp": _mlp,
     "cnn": _cnn,
     "decoder": _decoder,
+    "attention": _attention,
     "python": _python,
 }
 """What makes the model of each entry, from the data, a generator and its parameters; a checkpoint is read."""

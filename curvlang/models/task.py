@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
+from curvlang.language.partition import Partition
 from curvlang.models.content import own_code
 from curvlang.models.data.adapt import adapt
 from curvlang.models.data.collect import Source
@@ -42,14 +43,7 @@ from curvlang.models.task_arguments import (
     given_source,
     l2_of,
 )
-from curvlang.models.tracing.blocks import (
-    Facts,
-    LayerBlock,
-    blocks,
-    facts_of,
-    groups,
-    trainable,
-)
+from curvlang.models.tracing.blocks import Facts, LayerBlock, blocks, facts_of, groups, trainable
 from curvlang.models.tracing.checks import (
     check_masks,
     check_pairs,
@@ -288,8 +282,8 @@ class Task:
             self._facts = facts_of(self.model, self.few)
         return self._facts
 
-    def blocks(self, by: str = "layer") -> tuple[LayerBlock, ...]:
-        """The blocks of the model, by `layer` or by `parameter`: see `models.blocks`."""
+    def blocks(self, by: Partition | str = "layer") -> tuple[LayerBlock, ...]:
+        """The blocks of the model, by layer where nothing else is asked for: see `models.blocks`."""
         return blocks(self.model, self.few, by, facts=self.facts, words_apart=self.words_apart)
 
     def retried(self, run: Callable[[], Result]) -> Result:

@@ -38,7 +38,8 @@ class BlockOfJoint:
 class MatrixFree(Operator):
     """A symmetric operator given by `product(v [P, k]) -> [P, k]`.
 
-    `block` says how its product is formed where other blocks of the same matrix are multiplied too.
+    `block` says how its product is formed where other blocks of the same matrix are multiplied too, `text`
+    what it is, where that is more than a size.
     """
 
     product: Callable[[Tensor], Tensor]
@@ -46,6 +47,7 @@ class MatrixFree(Operator):
     kind: torch.dtype
     where: torch.device
     block: BlockOfJoint | None = None
+    text: str = ""
     structure: ClassVar[str] = "MatrixFree"
 
     @property
@@ -96,7 +98,7 @@ class MatrixFree(Operator):
         return ConjugateGradients(self, damping)
 
     def describe(self) -> str:
-        return f"MatrixFree {self.length}×{self.length}"
+        return self.text or f"MatrixFree {self.length}×{self.length}"
 
 
 def estimate_trace(

@@ -15,9 +15,10 @@ from curvlang.compiler.planning.planner import DEFAULT
 from curvlang.language.chain import Chain, Combination, Curvature, Solver
 from curvlang.language.sums import DECAY, states_decay, sum_text, weighted_chains
 from curvlang.models.task import Task
-from curvlang.operators import added, described, scaled
+from curvlang.operators import ExampleMean, added, described, scaled
 from curvlang.runtime.fit import FittedStage, fit_chains, fit_losses
 from curvlang.runtime.guard import check_magnitude
+from curvlang.runtime.passes.entries import gradients_of
 from curvlang.runtime.progress.listeners import Progress
 from curvlang.runtime.solver import FittedSolver
 from curvlang.runtime.static import regularised
@@ -44,7 +45,8 @@ def fit_combination(
     chains = [chain for _, chain in terms]
     fitted = fit_losses(chains, task, seed=seed, last=True, progress=progress, limits=limits)
     last = [stages[-1] for stages in fitted]
-    one = task if isinstance(task, Task) else task[0]
+    tasks = [task] if isinstance(task, Task) else task
+    one = tasks[0]
     values = {DECAY: one.weight_decay}
     parts = [
         scaled(weight.value(values), stage.operator)
@@ -61,6 +63,7 @@ def fit_combination(
         dict(described(whole)),
         max(stage.passes for stage in last),
         curvature.span,
+        ExampleMean(one.N, None, gradients_of([t.exact() for t in tasks])),
         note=next((stage.note for stage in last if stage.note), ""),
     )
 
@@ -72,12 +75,15 @@ def fit_curvature(
     seed: int = 0,
     last: bool = False,
     progress: Progress | None = None,
+    limits: Limits = DEFAULT,
 ) -> tuple[FittedStage, ...]:
     """Every stage of a chain, or its `last` alone; a combination is one stage, the weighted sum."""
     if isinstance(curvature, Chain):
-        (stages,) = fit_chains([curvature], task, seed=seed, last=last, progress=progress)
+        (stages,) = fit_chains(
+            [curvature], task, seed=seed, last=last, progress=progress, limits=limits
+        )
         return stages
-    return (fit_combination(curvature, task, seed=seed, progress=progress),)
+    return (fit_combination(curvature, task, seed=seed, progress=progress, limits=limits),)
 
 
 def fit_solver(

@@ -27,6 +27,7 @@ from curvlang.runtime.limits.footprint import reads_hessian
 from curvlang.runtime.others import besides, ignoring
 from curvlang.runtime.passes.after_pass import AfterPass
 from curvlang.runtime.passes.chunk_pass import Passes, PassWork
+from curvlang.runtime.passes.entries import gradients_of
 from curvlang.runtime.prepare import Preparation, prepare
 from curvlang.runtime.processes.agreement import agreed_memory, check_same, task_content
 from curvlang.runtime.processes.distributed import World, world
@@ -195,17 +196,18 @@ def _read_back(
     assert kept is not None
     (results,) = derive([chain], last=wanted.last, beside=besides([chain], task))[1]
 
-    def by_example(number: int) -> ExampleMean | None:
+    def by_example(number: int) -> ExampleMean:
+        gradients = gradients_of([t.exact() for t in wanted.tasks])
         if not known_by_example(results[number]):
-            return None
+            return ExampleMean(task.N, None, gradients)
 
         def of(rows: Tensor) -> Operator:
             prepared = wanted.prepared([chain])
             found = Static(wanted.tasks, prepared).by_example(prepared.chains[0][number])
-            assert found is not None
+            assert found.of is not None
             return found.of(rows)
 
-        return ExampleMean(task.N, of)
+        return ExampleMean(task.N, of, gradients)
 
     return tuple(
         FittedStage(
@@ -254,7 +256,7 @@ def _fitted(
 
 def _layers(result: Result, prepared: Preparation) -> Sequence[LayerBlock]:
     """The blocks of the parameters that a result has; none where it is one matrix."""
-    return () if result.partition is Partition.MODEL else prepared.blocks[result.partition]
+    return () if result.partition == Partition.MODEL else prepared.blocks[result.partition]
 
 
 def _said(stage: FittedStage) -> dict[str, Any]:
@@ -335,7 +337,7 @@ def _stage(
             # The Hessian is read off the data in a pass of its own.
             level = max(level, found.level, int(isinstance(found.shape, LeafShape)))
     whole: Operator
-    if result.partition is Partition.MODEL:
+    if result.partition == Partition.MODEL:
         (whole,) = built["model"]
         structures: dict[str, str] = {"model": whole.describe()}
     else:

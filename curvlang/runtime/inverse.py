@@ -35,6 +35,7 @@ from curvlang.operators import (
 from curvlang.operators.iterative.iteration import Progress, Report
 from curvlang.operators.operator import unchecked
 from curvlang.operators.spectrum import narrowed, symmetric_eigh
+from curvlang.runtime.passes.entries import by_entries
 from curvlang.runtime.solver import FittedSolver
 
 
@@ -51,7 +52,8 @@ def invert(
 
     A number added to the diagonal of a dense matrix, or of a dense block, needs no eigenvalues where
     Cholesky's factorisation exists. A function of the factors' eigenvalues goes to Kronecker blocks; a solver to matrices without
-    structure; what is known by its products alone is solved by conjugate gradients; all else is a
+    structure; what is known by its products alone is solved by conjugate gradients; a matrix that is stated
+    by its entries is applied in passes over the examples; all else is a
     function of the spectrum, of the whole operator or of each block.
 
     Args:
@@ -65,6 +67,8 @@ def invert(
     Raises:
         SpecError: Where the structure does not allow the inverse, by name and with the reason.
     """
+    if use.inverse.entries is not None:
+        return by_entries(operator, use, by_example)
     if len(use.inverse.arguments) > 1:
         return _by_block(operator, lambda block, name: _factored(block, use, name))
     shifted = shift(use.inverse)
@@ -178,7 +182,7 @@ def unstructured(operator: Operator) -> bool:
 def decomposed(operator: Operator, use: InverseUse, solver: FittedSolver | None) -> Operator:
     """The form from which `invert` costs least when it is called again with other parameters."""
     solved = solver is not None and unstructured(operator)
-    if len(use.inverse.arguments) > 1 or solved or not operator.spectrum_known:
+    if len(use.inverse.arguments) != 1 or solved or not operator.spectrum_known:
         return operator
     return operator.spectral_form()
 

@@ -13,6 +13,7 @@ from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.language import curvature_named, shipped
 from curvlang.language.chain import Chain
+from curvlang.language.partition import Partition, partition_of_chain
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.runtime.limits.columns import MANY, many_columns
@@ -31,7 +32,8 @@ def without_ignored(chains: Sequence[Chain], task: Task) -> Task:
     task = words_apart(chains, task)
     if not ignoring(chains):
         return task
-    others = _others_of(task)
+    taken = {partition_of_chain(chain) for chain in chains if ignoring([chain])}
+    others = list({b.name: b for by in taken for b in _others_of(task, by)}.values())
     left = {name for block in others for name in block.parameters}
     if not left:
         return task
@@ -64,10 +66,10 @@ def ignoring(chains: Sequence[Chain]) -> bool:
 
 def misfits(chains: Sequence[Chain], task: Task) -> list[Diagnostic]:
     """Every stage that does not fit parameters of the task, as it would be refused in a run."""
-    others = _others_of(task)
     found: dict[Diagnostic, None] = {}
-    for chain in chains if others else ():
-        odd = unfit(chain)
+    for chain in chains:
+        others = _others_of(task, partition_of_chain(chain))
+        odd = unfit(chain) if others else None
         wrong = None if odd is None or odd.ignored else _problem(odd, others, task)
         found |= dict.fromkeys(wrong.diagnostics if wrong else ())
     return [*found]
@@ -80,15 +82,17 @@ def besides(chains: Sequence[Chain], task: Task) -> tuple[Chain, ...] | None:
         SpecError: E0401 where a stage fits none of them and no clause says what to do, E0415 where
             the stage that a clause names does not fit them either.
     """
-    others = _others_of(task)
-    if not others:
+    partitions = [partition_of_chain(chain) for chain in chains]
+    others = {by: _others_of(task, by) for by in partitions}
+    if not any(others.values()):
         return None
-    return tuple(_beside(chain, others, task) for chain in chains)
+    pairs = zip(chains, partitions, strict=True)
+    return tuple(_beside(chain, others[by], task) if others[by] else chain for chain, by in pairs)
 
 
-def _others_of(task: Task) -> tuple[LayerBlock, ...]:
+def _others_of(task: Task, by: Partition) -> tuple[LayerBlock, ...]:
     """The blocks of a model whose `a` and `g` mean nothing by themselves."""
-    found = task.blocks()
+    found = task.blocks(Partition.LAYER if by.layers else by)
     return tuple(block for block in found if not block.factored)
 
 

@@ -148,8 +148,8 @@ def prepare(
     found = _blocks_of(task)
     beside = besides(chains, task)
     programs, results = derive(chains, last=last, beside=beside)
-    if any(program.partition is Partition.PARAMETER for program in programs):
-        found[Partition.PARAMETER] = task.blocks("parameter")
+    for by in {program.partition for program in programs} - found.keys():
+        found[by] = task.blocks(by)
     itemsize = torch.empty((), dtype=task.precision).element_size()
     with torch.no_grad():
         outputs = task.model(task.few[:1]).numel()
@@ -176,7 +176,7 @@ def prepare(
     else:
         ways = lighter(chains, plans, found, task, again)
         require(worst.bytes, task.device, f"this run ({worst.name})", ways)
-    if any(program.partition is not Partition.MODEL for program in programs):
+    if any(program.partition != Partition.MODEL for program in programs):
         check_lengths(task, found[Partition.LAYER])
     aligned = alignments(task, found[Partition.LAYER]) if padded else {}
     whole = _padded_whole(task, aligned)
@@ -337,8 +337,7 @@ def _model_bytes(
     """What the model holds for an example while a program's leaves are computed."""
     if not any(leaf.per_example for leaf in program.leaves.values()):
         return 0
-    layers = program.partition is not Partition.PARAMETER
-    read = found[Partition.LAYER if layers else program.partition]
+    read = found[Partition.LAYER if program.partition.layers else program.partition]
     return activation_bytes(task, task.loss, read, program.fisher, examples)
 
 
@@ -356,7 +355,7 @@ def _geometries(
 ) -> tuple[Geometry, ...]:
     """Sizes of every space."""
     r = 1 if program.fisher is None else column_count(program.fisher, task, outputs)
-    if program.partition is Partition.MODEL:
+    if program.partition == Partition.MODEL:
         return (Geometry("model", {"p": task.P, "r": r, "c": outputs}),)
     return tuple(
         Geometry(b.name, {"t": b.positions, "r": r, "o": b.d_out, "i": b.d_in}, b.shares, b.count)

@@ -93,7 +93,7 @@ class FittedSolver:
                         "fit the curvature again, `cv.fit(spec, task)`, or use `batch = all`",
                         labels=label_at(self.solver.span, "requested here"),
                     )
-                if batch is not None and by_example is None:
+                if batch is not None and (by_example is None or by_example.of is None):
                     raise refusal(
                         Code.E0622,
                         f"`batch = {batch}` needs a curvature that is a mean over examples, and "

@@ -29,6 +29,7 @@ from curvlang.operators.matrix_free import BlockOfJoint, JointProduct
 from curvlang.runtime.guard import check_hessian, guarded
 from curvlang.runtime.limits.memory import require
 from curvlang.runtime.limits.portions import column_portion, product_portion
+from curvlang.runtime.passes.entries import gradients_of, second_moments
 from curvlang.runtime.prepare import Preparation
 from curvlang.runtime.vanishing import warn_of_zero
 
@@ -46,6 +47,7 @@ class Static:
         self.prepared = prepared
         self._matrix: Tensor | None = None
         self._joints: dict[Partition, JointProduct] = {}
+        self._empirical_joints: dict[Partition, JointProduct] = {}
         self.zero = warn_of_zero(prepared.programs, self.task)
         if any(has_products(r) and r.fisher is None for chain in prepared.chains for r in chain):
             # A model without second derivatives is refused before anything else is computed.
@@ -116,7 +118,7 @@ class Static:
                     whole = whole + other
                 self._matrix = whole if len(self.tasks) == 1 else whole / len(self.tasks)
                 check_hessian(self._matrix, self.tasks)
-            if partition is Partition.MODEL:
+            if partition == Partition.MODEL:
                 return self._matrix
             index = self._layer(partition, name).places
             return self._matrix[index[:, :, None], index[:, None]]
@@ -153,17 +155,18 @@ class Static:
 
         return of
 
-    def by_example(self, result: Result) -> ExampleMean | None:
-        """The same curvature on some examples alone; None where it has no products."""
+    def by_example(self, result: Result) -> ExampleMean:
+        """The examples, and the same curvature on some of them alone where it has products."""
+        gradients = gradients_of(self.exact)
         if not known_by_example(result):
-            return None
+            return ExampleMean(self.task.N, None, gradients)
         task, train = self.task, self.exact[0].train
 
         def of(rows: Tensor) -> Operator:
             some = selected_pair(train, rows.to(train[0].device))
             return regularised(self._products(result, None, *some), task)
 
-        return ExampleMean(task.N, of)
+        return ExampleMean(task.N, of, gradients)
 
     def _ggn(self, X: Rows, y: Rows, blocks: Sequence[LayerBlock]) -> list[LayersGGN]:
         """Products with the exact GGN at every model."""
@@ -189,13 +192,16 @@ class Static:
     ) -> Operator:
         """One of the blocks of a name, or all of all names, on given examples."""
         task = self.task
+        empirical = result.fisher is not None and result.fisher.kind == "empirical"
         if result.fisher is None:
             whole = self._hessian_products([(X, y)] * len(self.exact))
+        elif empirical:
+            return self._empirical(result, chosen, (X, y))
         else:
             layers = self.prepared.blocks[Partition.LAYER]
             whole = _mean([ggn.whole for ggn in self._ggn(X, y, layers)])
         whole = guarded(whole, self.exact)
-        if result.partition is Partition.MODEL:
+        if result.partition == Partition.MODEL:
             return MatrixFree(whole, task.P, task.precision, task.device)
         joint = None if result.fisher is None else self._joint(result.partition, chosen, X, y)
 
@@ -211,6 +217,33 @@ class Static:
         names = tuple(name for b in found for name in b.names)
         index = tuple(own.to(task.device) for b in found for own in b.places)
         return BlockDiagonal(names, tuple(map(block, index)), index)
+
+    def _empirical(self, result: Result, chosen: tuple[str, int] | None, train: Pair) -> Operator:
+        """The empirical Fisher matrix by its products, mean v vᵀ x in passes over the examples."""
+        task = self.task
+        found = (
+            [] if result.partition == Partition.MODEL else self.prepared.blocks[result.partition]
+        )
+        places = tuple(own.to(task.device) for b in found for own in b.places)
+        product = second_moments([t.replaced(train=train) for t in self.exact], places)
+        if not found:
+            return MatrixFree(product, task.P, task.precision, task.device)
+        names = tuple(name for b in found for name in b.names)
+        made = JointProduct(product, task.P, task.precision)
+        joint = (
+            made if chosen is None else self._empirical_joints.setdefault(result.partition, made)
+        )
+
+        def block(index: Tensor) -> Operator:
+            inner = lambda v: joint.product(_padded(v, index, task.P))[index]  # noqa: E731
+            return MatrixFree(
+                inner, len(index), task.precision, task.device, BlockOfJoint(joint, index)
+            )
+
+        if chosen is not None:
+            name, number = chosen
+            return block(self._layer(result.partition, name).places[number].to(task.device))
+        return BlockDiagonal(names, tuple(map(block, places)), places)
 
     def _joint(
         self, partition: Partition, chosen: tuple[str, int] | None, X: Rows, y: Rows
@@ -234,19 +267,19 @@ def _mean(products: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], 
 
 
 def has_products(result: Result) -> bool:
-    """Whether a result is the Hessian or the exact Gauss-Newton matrix, whole or in blocks."""
-    return result.builtin and (result.fisher is None or result.fisher.kind == "exact")
+    """Whether a result is the Hessian, the exact Gauss-Newton or the empirical Fisher matrix, whole or in blocks."""
+    return result.builtin and (result.fisher is None or result.fisher.kind != "mc")
 
 
 def known_by_example(result: Result) -> bool:
     """Whether a result is known on some examples alone, by its products."""
-    if not has_products(result) or result.partition is Partition.PARAMETER:
+    if not has_products(result) or not result.partition.layers:
         return False
     return result.beside is None or has_products(result.beside)
 
 
 def _refuse_without_products(result: Result) -> None:
-    """Only H and the exact GGN have products; sampled columns would change between products."""
+    """H, the exact GGN and the empirical Fisher have products; sampled columns would change between them."""
     if has_products(result):
         return
     if result.builtin:

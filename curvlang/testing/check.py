@@ -33,7 +33,7 @@ from curvlang.language.law import (
     sampled,
 )
 from curvlang.runtime.progress.listeners import Progress
-from curvlang.testing.draws import Draw, draws, within
+from curvlang.testing.draws import Draw, draws, heads_of, within
 from curvlang.testing.gaps import Gap
 from curvlang.testing.measure import Bench, measure
 from curvlang.testing.notation import task_notation
@@ -260,7 +260,7 @@ class _Search:
                 self.last = (draw, gap)
                 raise _LawFailedError
 
-        search: Any = given(draws(self.law.space))(body)
+        search: Any = given(draws(self.law.space, heads_of(self.law)))(body)
         search = settings(
             max_examples=self.count,
             phases=phases,

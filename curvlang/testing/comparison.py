@@ -110,7 +110,7 @@ def _program(
 
 def _has(program: Program, letter: str) -> bool:
     """Whether a space belongs to the partition: parameters to the model, features to layers."""
-    return letter in ("cp" if program.partition is Partition.MODEL else "tio") or letter == "r"
+    return letter in ("cp" if program.partition == Partition.MODEL else "tio") or letter == "r"
 
 
 def _leaf(

@@ -9,9 +9,11 @@ from typing import TypeVar
 import torch
 from hypothesis import strategies as st
 
-from curvlang.language.chain import Part, Space, TaskSpec, Value
+from curvlang.language.chain import Law, Part, Space, TaskSpec, Value
 from curvlang.language.checking.conditions import WIDTHS, drawn
+from curvlang.language.partition import partition_of_chain
 from curvlang.language.registry import LOSSES, NONE, OPTIMISERS
+from curvlang.language.sums import weighted_chains
 from curvlang.models.builtin import task_from
 from curvlang.models.task import Task
 from curvlang.training.baseline import train_baseline
@@ -46,17 +48,30 @@ def pick(draw: st.DrawFn, values: Sequence[T]) -> T:
     return values[sum(2**k * draw(st.booleans()) for k in reversed(range(bits))) % len(values)]
 
 
+def heads_of(law: Law) -> int:
+    """Heads of attention that the law's curvatures are by; 0 where they are not."""
+    chains = [chain for q in law.quantities for _, chain in weighted_chains(q.curvature)]
+    partitions = [partition_of_chain(chain) for chain in chains]
+    return max((x.count for x in partitions if x.kind == "head" and not x.of), default=0)
+
+
 @st.composite
-def task_specs(draw: st.DrawFn, space: Space) -> TaskSpec:
+def task_specs(draw: st.DrawFn, space: Space, heads: int = 0) -> TaskSpec:
     """Task descriptions within a space.
 
     Shrinks to one example with one input and one output, one layer, `identity`, `mse`, no bias,
     positions kept, seed 0: each as far as the space has it.
+
+    Args:
+        draw: Of Hypothesis.
+        space: What may be drawn.
+        heads: Of attention that the model has; 0 for a perceptron.
     """
     space = drawn(space)
     positions = pick(draw, space.positions)
     pooling = pick(draw, space.pooling) if positions > 1 else space.pooling[0]
-    hidden = tuple(pick(draw, WIDTHS) for _ in range(pick(draw, space.layers) - 1))
+    layers = 1 if heads else pick(draw, space.layers)
+    hidden = tuple(pick(draw, WIDTHS) for _ in range(layers - 1))
     data: Mapping[str, Value] = {
         "examples": pick(draw, space.examples),
         "inputs": pick(draw, space.inputs),
@@ -71,13 +86,16 @@ def task_specs(draw: st.DrawFn, space: Space) -> TaskSpec:
         "positions": pooling,
         "weights": NONE,
     }
+    if heads:
+        kept = {k: model[k] for k in ("bias", "positions", "weights")}
+        model = {"heads": heads, "size": pick(draw, (1, 2)), **kept}
     return described(data, model, pick(draw, space.losses))
 
 
 @st.composite
-def draws(draw: st.DrawFn, space: Space) -> Draw:
+def draws(draw: st.DrawFn, space: Space, heads: int = 0) -> Draw:
     """Tasks with a batch size and an order; shrinks to single examples in their own order."""
-    task = draw(task_specs(space))
+    task = draw(task_specs(space, heads))
     count = int(str(task.data.arguments["examples"]))
     batch = pick(draw, range(1, max(1, count - 1) + 1))
     left, order = list(range(count)), []
@@ -95,7 +113,7 @@ def described(
         name,
         {},
         Part("random", data),
-        Part("mlp", model),
+        Part("attention" if "heads" in model else "mlp", model),
         Part(loss, LOSSES[loss].defaults),
         Part("sgd", {**train, "epochs": 0}),
     )

@@ -15,6 +15,7 @@ from curvlang.language.chain import (
     Combination,
     Comparison,
     Curvature,
+    InverseUse,
     Law,
     Nearness,
     Property,
@@ -22,10 +23,13 @@ from curvlang.language.chain import (
     Relation,
     TaskSpec,
 )
+from curvlang.language.partition import Partition, partition_of_chain
+from curvlang.language.sums import weighted_chains
 from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.combine import fit_combination
 from curvlang.runtime.fit import fit_chains
+from curvlang.runtime.inverse import invert
 from curvlang.testing.draws import Draw, built
 from curvlang.testing.gaps import (
     NOISE,
@@ -169,6 +173,8 @@ def reordered(task: Task, order: tuple[int, ...]) -> Task:
 
 def _value(quantity: Quantity, spec: TaskSpec, bench: Bench) -> Tensor:
     """A quantity on a task."""
+    if quantity.inverse is not None:
+        return inverse_entries(quantity.curvature, quantity.inverse, bench.task(spec))
     match quantity.measure:
         case "autodiff":
             return autodiff(quantity.curvature, bench.task(spec))
@@ -176,6 +182,16 @@ def _value(quantity: Quantity, spec: TaskSpec, bench: Bench) -> Tensor:
             return bench.dense(quantity.curvature, spec)
         case measure:
             return measured(measure, bench.fit(quantity.curvature, spec))
+
+
+def inverse_entries(curvature: Curvature, use: InverseUse, task: Task) -> Tensor:
+    """All entries of C⁻¹ under a declaration."""
+    match curvature:
+        case Chain():
+            ((stage,),) = fit_chains([curvature], task, last=True)
+        case Combination():
+            stage = fit_combination(curvature, task)
+    return invert(stage.operator, use, by_example=stage.by_example).dense()
 
 
 def measured(measure: str | None, op: Operator) -> Tensor:
@@ -198,9 +214,16 @@ def _compared(law: Law, left: Quantity, right: Quantity, spec: TaskSpec, bench: 
     a, b = _value(left, spec, bench), _value(right, spec, bench)
     both = all(blocked(q.curvature) for q in (left, right))
     if a.ndim == 2 and (law.blocks or both):
-        layers = bench.task(spec).blocks()
-        return block_gap(a, b, {x.name: x.index for x in layers})
+        return block_gap(a, b, _places(left.curvature, right.curvature, bench.task(spec)))
     return plain_gap(a, b)
+
+
+def _places(left: Curvature, right: Curvature, task: Task) -> dict[str, Tensor]:
+    """The blocks on which two curvatures are compared: each layer's, or the groups that either one has."""
+    chains = [chain for x in (left, right) for _, chain in weighted_chains(x)]
+    found = {by for chain in chains if (by := partition_of_chain(chain)).kind == "group"}
+    by = found.pop() if len(found) == 1 else Partition.LAYER
+    return {block.name: block.index for block in task.blocks(by)}
 
 
 def blocked(curvature: Curvature) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.functional import hessian, jacobian
 
-from curvlang.compiler.derive.builder import LEAVES
+from curvlang.compiler.derive.builder import leaves_of
 from curvlang.compiler.derive.derive import derive
 from curvlang.compiler.derive.program import Leaf, Partition, Program, Result
 from curvlang.compiler.planning.passes import schedule
@@ -24,11 +24,12 @@ from curvlang.ir.expr import Define, Index, Statement, Target
 from curvlang.ir.indices import rename_names
 from curvlang.ir.interpreter import interpret
 from curvlang.language.chain import Chain, Curvature
+from curvlang.language.partition import partition_of_chain
 from curvlang.language.sums import DECAY, states_decay, weighted_chains
 from curvlang.models.execution.substitution import functional_call
 from curvlang.models.losses.draws import Draws
 from curvlang.models.task import Task
-from curvlang.models.tracing.blocks import LayerBlock, trainable
+from curvlang.models.tracing.blocks import LayerBlock, apart, trainable
 from curvlang.models.tracing.leaves import LeafRequest, columns, leaves, loss_hessian
 from curvlang.models.tracing.leaves import jacobian as output_jacobian
 
@@ -62,8 +63,8 @@ def _read_chain(chain: Chain, task: Task, seed: int, noise: float) -> Tensor:
     programs, (results,) = derive([chain], last=True)
     result = results[-1]
     program = next(p for p in programs if p.key == result.key)
-    by = "parameter" if result.partition is Partition.PARAMETER else "layer"
-    layers = task.blocks(by)
+    by = Partition.LAYER if result.partition.layers else result.partition
+    layers = tuple(own for block in task.blocks(by) for own in apart(block))
     whole = torch.zeros(task.P, task.P, dtype=torch.float64, device=task.device)
     rounding = np.random.default_rng(0)
     # The interpreter computes with numpy, wherever the leaves come from.
@@ -85,17 +86,17 @@ def _places(
     """For every block its place, its leaves in every pass, and the sizes of its spaces."""
     passes = range(1, _passes(program) + 1)
     draws = {k: _drawn(program, layers, task, Draws(seed, k)) for k in passes}
-    if program.partition is Partition.MODEL:
+    if program.partition == Partition.MODEL:
         places = {"model": torch.arange(task.P, device=task.device)}
     else:
         places = {b.name: b.index for b in layers}
     for name, index in places.items():
         known: Known = {}
+        layer = next((b for b in layers if b.name == name), None)
         for k, given in draws.items():
             for leaf_name, leaf in program.leaves.items():
-                values = _leaf(leaf, given[name], task, index)
+                values = _leaf(leaf, given[name], task, index, layer)
                 known[_at(leaf_name, leaf, k)] = (values, leaf.indices)
-        layer = next((b for b in layers if b.name == name), None)
         yield index, known, _sizes(draws[1][name], layer, task) | _lengths(known)
 
 
@@ -111,7 +112,7 @@ def _drawn(
     else:
         request = LeafRequest({"a"} | (kinds & {"e"}))
     found = leaves(task.model, task.loss, X, y, layers, request)
-    if program.partition is not Partition.MODEL:
+    if program.partition != Partition.MODEL:
         return found
     whole = {}
     if "j" in kinds:
@@ -123,13 +124,14 @@ def _drawn(
     return {"model": whole}
 
 
-def _leaf(leaf: Leaf, given: Mapping[str, Tensor], task: Task, index: Tensor) -> Array:
+def _leaf(
+    leaf: Leaf, given: Mapping[str, Tensor], task: Task, index: Tensor, rows: LayerBlock | None
+) -> Array:
     if leaf.kind != "H":
         return np.asarray(given[leaf.kind].detach().cpu().numpy(), float)
     block = _hessian(task)[index[:, None], index]
-    if len(leaf.indices) == 2:
+    if rows is None:
         return np.asarray(block.cpu().numpy(), float)
-    rows = next(b for b in task.blocks() if torch.equal(b.index, index))
     shape = (rows.d_out, rows.d_in, rows.d_out, rows.d_in)
     return np.asarray(block.reshape(shape).cpu().numpy(), float)
 
@@ -138,7 +140,7 @@ def _sizes(given: Mapping[str, Tensor], layer: LayerBlock | None, task: Task) ->
     """Lengths of the spaces that the model gives, whether or not the program reads their leaves."""
     if layer is None:
         return {"n": task.N, "p": task.P}
-    axes = LEAVES[Partition.LAYER]
+    axes = leaves_of(Partition.LAYER)
     shapes = ((axes[kind], x.shape) for kind, x in given.items() if kind in axes)
     found = {x.space: size for own, shape in shapes for x, size in zip(own, shape, strict=True)}
     return found | {"o": layer.d_out, "i": layer.d_in}
@@ -206,7 +208,7 @@ def _autodiff_chain(chain: Chain, task: Task) -> Tensor:
     else:
         whole = torch.stack(list(_gauss_newton(task))).mean(0)
     if "block_diagonal" in named:
-        whole = cut(whole, task.blocks(str(named["block_diagonal"]["by"])))
+        whole = cut(whole, task.blocks(partition_of_chain(chain)))
     return whole
 
 
@@ -214,7 +216,8 @@ def cut(matrix: Tensor, layers: tuple[LayerBlock, ...]) -> Tensor:
     """The blocks on the diagonal alone."""
     kept = torch.zeros_like(matrix)
     for block in layers:
-        kept[block.index[:, None], block.index] = matrix[block.index[:, None], block.index]
+        for own in block.places:
+            kept[own[:, None], own] = matrix[own[:, None], own]
     return kept
 
 

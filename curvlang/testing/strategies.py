@@ -15,6 +15,7 @@ from torch import nn
 from curvlang.language import load, loads
 from curvlang.language.chain import Chain, Space, Spec, TaskSpec
 from curvlang.language.checking.conditions import everything
+from curvlang.language.partition import partition_of_chain
 from curvlang.language.syntax.files import shipped_files
 from curvlang.models.architectures.mlp import mlp
 from curvlang.models.task import Task
@@ -67,12 +68,15 @@ def tasks(where: str = "") -> st.SearchStrategy[Task]:
 def semidefinite_specs() -> tuple[Spec, ...]:
     """Shipped specs that are positive semidefinite on every task: shortest chain first.
 
-    Such a chain drops the residual, or ends in a formula that needs nothing of the model.
+    Such a chain drops the residual, or ends in a formula that needs nothing of the model. Blocks by head are
+    left out: the drawn models have no layer of attention.
     """
     found = []
     for name in shipped_files():
         for curvature in load(name).curvatures.values():
             stages = curvature.stages if isinstance(curvature, Chain) else ()
+            if isinstance(curvature, Chain) and partition_of_chain(curvature).kind == "head":
+                continue
             if any(s.name == "drop_residual" or (s.body and not s.needs) for s in stages):
                 found.append((len(stages), load(name)))
     return tuple(spec for _, spec in sorted(found, key=lambda pair: pair[0]))

@@ -41,7 +41,7 @@ ROOMS = (
          "passes, cost; the explanation", ("algebra", "derive", "codegen", "planning", "explain")),
     Room(4, "models", "layers as `a` and `g`; models that ship; rows of data; losses and factors; Jacobian "
          "and Hessian", ("layers", "architectures", "data", "files", "losses", "tracing", "execution",
-                         "derivatives", "padding", "sources", "language_models", "table_rows")),
+                         "derivatives", "padding", "partitions", "sources", "language_models", "table_rows")),
     Room(5, "runtime", "runs a plan: accumulators, batches, devices, precision, memory, processes",
          ("kernels", "limits", "passes", "positions", "processes", "progress", "stored")),
     Room(5, "training", "stacked retraining, orders of examples, subsets, replay"),

@@ -228,7 +228,7 @@ def test_other_partitions_are_refused_once_and_with_what_there_is(by):
     text = f"curvature x = ggn |> block_diagonal(by = {by}) |> kronecker_factor |> eigen_correct"
     (problem,) = check_text(text)
     assert problem.code in ("E0705", "E0706")
-    assert "`per_output` has a block for every output unit" in problem.notes[0]
+    assert "names of parameters stand in quotes" in problem.notes[0]
     assert check_text("curvature x = block_ggn |> per_output") == []
 
 

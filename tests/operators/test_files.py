@@ -36,7 +36,12 @@ curvature whole = ggn
 evaluate factored with bounded(low = 0.3) on digits
 evaluate whole with tikhonov(damping = 0.2) on digits { solve cg(preconditioner = factored, tolerance = 1e-10) }
 """
-SHIPPED = [x.name for x in shipped() if x.kind == "curvature"]
+SHIPPED = [
+    x.name
+    for x in shipped()
+    if x.kind == "curvature" and not x.name.endswith("_by_head") and x.name != "datainf"
+]
+"""The model below has no heads; an inverse that is applied to examples does not lie in a file (E0263)."""
 
 
 def task():
@@ -59,7 +64,7 @@ def kept_in_folders(op, folder):
     again = cv.load_operator(folder / "first")
     again.save(f"{folder}/second/")
     assert content(folder / "first") == content(folder / "second")
-    assert len(content(folder / "first")) > len(op.blocks)
+    assert len(content(folder / "first")) > len(getattr(op.operator, "parts", op.blocks))
     return again
 
 

@@ -125,6 +125,7 @@ def parameters(use: InverseUse, spectrum: Tensor) -> Mapping[str, float]:
 def environment(use: InverseUse, spectra: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Arguments, parameters and bindings of an inverse over whole spectra."""
     known = dict(spectra)
+    known.setdefault("", torch.zeros((), dtype=torch.float64))
     for name, default in use.inverse.parameters.items():
         expr = use.arguments.get(name, default)
         if expr is None:

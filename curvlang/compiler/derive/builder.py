@@ -108,7 +108,7 @@ class State:
     @property
     def key(self) -> Key:
         """Which program the next statement belongs to."""
-        return self.partition, self.fisher, self.others and self.partition is not Partition.MODEL
+        return self.partition, self.fisher, self.others and self.partition != Partition.MODEL
 
 
 class Units(dict[Key, Unit]):
@@ -132,15 +132,21 @@ def _numbered(mark: str, wish: str, taken: set[str]) -> str:
     return name
 
 
-LEAVES: dict[Partition, dict[str, tuple[ir.Index, ...]]] = {
-    Partition.MODEL: {"H": (P, P2), "J": (N, C, P), "L": (N, C, C2)},
-    Partition.LAYER: {
-        "a": (N, T, I),
-        "g": (N, R, T, O),
-        "e": (N, T, O),
-        JOINT: (N, T),
-        OWN: (N, T),
-        "H": LAYER_BLOCK.indices,
-    },
+_MODEL_LEAVES: dict[str, tuple[ir.Index, ...]] = {
+    "H": (P, P2),
+    "J": (N, C, P),
+    "L": (N, C, C2),
 }
-LEAVES[Partition.PARAMETER] = LEAVES[Partition.LAYER]
+_BLOCK_LEAVES: dict[str, tuple[ir.Index, ...]] = {
+    "a": (N, T, I),
+    "g": (N, R, T, O),
+    "e": (N, T, O),
+    JOINT: (N, T),
+    OWN: (N, T),
+    "H": LAYER_BLOCK.indices,
+}
+
+
+def leaves_of(partition: Partition) -> dict[str, tuple[ir.Index, ...]]:
+    """The tensors that a model gives to what a program is read for."""
+    return _MODEL_LEAVES if partition == Partition.MODEL else _BLOCK_LEAVES

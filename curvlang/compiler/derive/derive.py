@@ -31,6 +31,7 @@ from curvlang.compiler.derive.program import Fisher, Key, Leaf, Partition, Progr
 from curvlang.ir import expr as ir
 from curvlang.ir.indices import names, spaces
 from curvlang.language.chain import Chain, Stage, Value
+from curvlang.language.partition import partition_of
 from curvlang.language.registry import SOURCES, STAGES
 
 
@@ -67,7 +68,7 @@ def _with_beside(results: Sequence[Result], other: Chain, units: Units) -> Itera
     found = _derive_chain(other, units, others=True)
     for k, result in enumerate(results):
         beside = found[min(k, len(found) - 1)]
-        yield result if result.partition is Partition.MODEL else replace(result, beside=beside)
+        yield result if result.partition == Partition.MODEL else replace(result, beside=beside)
 
 
 def _program(unit: Unit, results: tuple[ir.Yield, ...]) -> Program:
@@ -184,7 +185,7 @@ def _mean_outer(column: ir.Ref, row: ir.Index, row2: ir.Index) -> ir.Expr:
 
 
 def _block_diagonal(stage: Stage, state: State, units: Units) -> None:
-    state.partition = Partition(str(stage.arguments["by"]))
+    state.partition = partition_of(stage.arguments["by"], stage.arguments.get("of", ()))
     unit = units[state.key]
     state.names = {}
     if state.fisher is None:

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TypeAlias
 
 from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.ir.expr import Define, Index, Space, Yield
-
-
-class Partition(StrEnum):
-    """What a program is read once for: the whole model, each layer, or each parameter tensor."""
-
-    MODEL = "model"
-    LAYER = "layer"
-    PARAMETER = "parameter"
+from curvlang.language.partition import Partition as Partition
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from curvlang.compiler.derive.builder import LEAVES, State, Unit, respaced
+from curvlang.compiler.derive.builder import State, Unit, leaves_of, respaced
 from curvlang.compiler.derive.inline import inline
 from curvlang.compiler.derive.program import Leaf, Partition
 from curvlang.ir import expr as ir
@@ -47,7 +47,7 @@ def project(projection: ir.Project, state: State, unit: Unit, spaces: Mapping[st
     else:
         state.bases[letter] = ir.Ref(basis, (ir.Index(old), ir.Index(new)))
     state.spaces[letter] = new
-    rows = ("p",) if state.partition is Partition.MODEL else ("o", "i")
+    rows = ("p",) if state.partition == Partition.MODEL else ("o", "i")
     state.value = replace(state.value, lift=tuple(state.bases.get(x) for x in rows))
 
 
@@ -92,7 +92,7 @@ def single_name(name: str, state: State, unit: Unit) -> str:
         (made,) = unit.define(ir.Define((state.value.target,), state.value.value))
         state.names["C"] = made.name
         return made.name
-    indices = LEAVES[unit.partition][name]
+    indices = leaves_of(unit.partition)[name]
     fisher = state.fisher if name == "g" else None
     found = unit.leaf(Leaf(name, indices, fisher))
     for letter, basis in state.bases.items():

@@ -13,11 +13,6 @@ from curvlang.ir.expr import Statement, Yield
 
 _SHOWN = 12
 """Definitions of one stage that are printed; of more, the first and the last ones."""
-_SCOPE = {
-    Partition.MODEL: "the whole model",
-    Partition.LAYER: "a block per layer",
-    Partition.PARAMETER: "a block per parameter tensor",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +67,7 @@ def derivation(stages: Sequence[StageDerivation]) -> Iterator[str]:
     for number, stage in enumerate(stages, 1):
         result = stage.result
         stated = "" if result.stage == result.label else f" = … |> {result.stage}"
-        yield f"  {number}. {result.label}{stated}: {_SCOPE[result.partition]}"
+        yield f"  {number}. {result.label}{stated}: {_scope(result.partition)}"
         if result.doc:
             yield f"       {result.doc}"
         for text in _equations(stage, Unicode()):
@@ -128,3 +123,11 @@ def _known(stage: StageDerivation) -> str:
             return "never formed"
         case _:
             return f"known after pass {stage.level}" if stage.level else "needs no pass"
+
+
+def _scope(partition: Partition) -> str:
+    """What a result is of."""
+    if partition == Partition.MODEL:
+        return "the whole model"
+    tensor = " tensor" if partition == Partition.PARAMETER else ""
+    return f"a block per {partition}{tensor}"

@@ -34,7 +34,7 @@ def explain_sum(text: str, results: Sequence[Result], plans: Sequence[Plan]) -> 
     pairs = [(r, s) for r, s in zip(results, shapes, strict=True) if not _identity(s)]
     partitions = {r.partition for r, _ in pairs}
     place = partitions.pop() if len(partitions) == 1 else Partition.MODEL
-    where = "the whole model" if place is Partition.MODEL else f"each {place}"
+    where = "the whole model" if place == Partition.MODEL else f"each {place}"
     rest = tuple(inner for _, s in pairs for inner in _terms(s) if not _identity(inner))
     return (
         f"Sum: {text}",

@@ -19,6 +19,7 @@ from curvlang.compiler.planning.cost import (
 from curvlang.compiler.planning.plan import BlockPlan, Plan
 from curvlang.diagnostics.notebook import text_table
 from curvlang.ir.expr import Define, Index
+from curvlang.language.partition import Partition
 
 
 def count(value: float, unit: str = "") -> str:
@@ -40,7 +41,7 @@ def binary(value: float) -> str:
 def listing(plan: Plan, *, code: bool = True) -> Iterator[str]:
     """One program: its blocks, each with its passes; blocks with the same code are shown once."""
     columns = f", columns {plan.program.fisher}" if plan.program.fisher else ""
-    what = "the model" if plan.partition == "model" else f"the {plan.partition}s"
+    what = "the model" if plan.partition == Partition.MODEL else f"the {plan.partition.plural}"
     if plan.program.others:
         what = "the other parameters, whose gradients alone are known"
     if not plan.blocks:

@@ -69,13 +69,13 @@ def first_unfit(chain: Chain) -> int | None:
     plans = {
         p.key: plan(p, [Geometry("layer", LAYER)], EXAMPLES, memory=UNLIMITED, limits=limits)
         for p in programs
-        if p.partition is not Partition.MODEL
+        if p.partition != Partition.MODEL
     }
     for number, (stage, result) in enumerate(zip(chain.stages, results, strict=True)):
         if stage.builtin:
             continue
         projects = any(isinstance(x, ir.Project) and x.old != "p" for x in stage.body)
-        if result.partition is Partition.MODEL and not projects:
+        if result.partition == Partition.MODEL and not projects:
             continue
         shape = plans[result.key].blocks[0].results[result.value].shape
         if projects or not one_index(shape) or not gradient_only(stage.body):

@@ -126,8 +126,8 @@ class Plan:
     @property
     def reads(self) -> tuple[Partition, Fisher | None]:
         """Whose inputs and columns it reads: plans that agree in this share their leaves."""
-        layers = self.partition is not Partition.PARAMETER
-        return (Partition.LAYER if layers else self.partition), self.program.fisher
+        by = Partition.LAYER if self.partition.layers else self.partition
+        return by, self.program.fisher
 
     @property
     def passes(self) -> int:

@@ -9,8 +9,9 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
 from curvlang.diagnostics.source import Span
 from curvlang.ir.constants import ARITHMETIC
-from curvlang.ir.expr import Binary, BinaryOperator, Expr, Negate, Number, Ref
+from curvlang.ir.expr import Binary, BinaryOperator, Call, Expr, Negate, Number, Ref
 from curvlang.language.chain import Value
+from curvlang.language.partition import COUNTED
 from curvlang.language.syntax.nodes import ListValue, Text, ValueSyntax
 from curvlang.language.syntax.problems import Problems
 
@@ -78,6 +79,9 @@ def _scalar(expr: Expr, scope: Mapping[str, Value], problems: Problems) -> Value
         case Negate(operand=operand):
             inner = _scalar(operand, scope, problems)
             return -inner if isinstance(inner, int | float) else _not_constant(expr, problems)
+        case Call(function=function, arguments=(argument,), indices=()) if function in COUNTED:
+            count = _scalar(argument, scope, problems)
+            return None if count is None else f"{function}({count})"
         case Binary(operator=operator, left=left, right=right):
             x, y = _scalar(left, scope, problems), _scalar(right, scope, problems)
             return _arithmetic(operator, x, y, expr, problems)

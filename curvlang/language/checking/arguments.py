@@ -12,9 +12,17 @@ from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.language.bodies.values import show, value
 from curvlang.language.chain import Value
+from curvlang.language.partition import is_block_word
 from curvlang.language.registry.entry import Entry, Parameter
 from curvlang.language.registry.kind_words import in_words
-from curvlang.language.registry.kinds import Choice, CurvatureName, OtherTypeError, misses, taken
+from curvlang.language.registry.kinds import (
+    Blocks,
+    Choice,
+    CurvatureName,
+    OtherTypeError,
+    misses,
+    taken,
+)
 from curvlang.language.syntax.nodes import Argument, Use
 from curvlang.language.syntax.problems import Problems
 
@@ -44,10 +52,11 @@ def checked(name: str, given: object, parameter: Parameter, span: Span = NOWHERE
             Code.E0705, f"{shown} is not {wanted}", span, f"expected {wanted}", repair
         )
         raise SpecError(replace(problem, notes=notes)) from None
-    if isinstance(parameter.kind, Choice) and found not in (parameter.kind.words or (found,)):
-        known = ", ".join(f"`{w}`" for w in parameter.kind.words)
+    words = in_words(parameter.kind).words
+    if _unknown_word(found, parameter):
+        known = ", ".join(f"`{w}`" for w in words)
         problem = _problem(Code.E0706, f"{shown} is not one of {known}", span)
-        near = suggestion(str(found), parameter.kind.words)
+        near = suggestion(str(found), words)
         raise SpecError(replace(problem, help=near, notes=notes))
     wrong = misses(found, parameter.kind)
     if wrong:
@@ -55,6 +64,16 @@ def checked(name: str, given: object, parameter: Parameter, span: Span = NOWHERE
         problem = _problem(Code.E0707, f"{shown} is out of range", span, f"must be {wrong}", repair)
         raise SpecError(replace(problem, notes=notes))
     return found
+
+
+def _unknown_word(found: Value, parameter: Parameter) -> bool:
+    match parameter.kind:
+        case Choice(words=words):
+            return found not in (words or (found,))
+        case Blocks():
+            return isinstance(found, str) and not is_block_word(found)
+        case _:
+            return False
 
 
 def number(name: str, given: object, parameter: Parameter) -> float:
@@ -70,7 +89,7 @@ def number(name: str, given: object, parameter: Parameter) -> float:
 
 def _shown(given: object) -> str:
     """A value for a message: a text that is not a name stands in quotes."""
-    text = isinstance(given, str) and not given.isidentifier()
+    text = isinstance(given, str) and not given.isidentifier() and not is_block_word(given)
     return f'"{given}"' if text else show(given)
 
 

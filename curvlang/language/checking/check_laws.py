@@ -20,6 +20,7 @@ from curvlang.language.chain import (
     Space,
 )
 from curvlang.language.checking import conditions as sp
+from curvlang.language.checking.inverses import check_use
 from curvlang.language.law import (
     DEFAULT_BY,
     DEFAULT_SCORE,
@@ -50,12 +51,14 @@ class LawChecker:
         known: Names of all curvatures there are.
         own: Names of the curvatures that the file defines.
         problems: Collects diagnostics.
+        inverses: All inverses there are: a law may put their names around a curvature.
     """
 
     resolve: Resolve
     known: Collection[str]
     own: Sequence[str]
     problems: Problems = field(default_factory=Problems)
+    inverses: Mapping[str, s.InverseDef] = field(default_factory=dict)
     _count: int = 0
 
     def laws(self, item: s.LawDef) -> tuple[Law, ...]:
@@ -160,14 +163,19 @@ class LawChecker:
 
     def _measured(self, measured: s.Measurement) -> Quantity | None:
         measure = measured.measure
-        if measure is not None and measure.text not in MEASURES:
-            self.problems.unknown(
-                Code.E0741, "measure", measure.text, measure.span, tuple(MEASURES)
-            )
+        inverses = self.inverses
+        if measure is not None and measure.text not in MEASURES and measure.text not in inverses:
+            known = (*MEASURES, *inverses)
+            self.problems.unknown(Code.E0741, "measure", measure.text, measure.span, known)
             return None
         found = self._quantity(measured.curvature)
         if found is None or measure is None:
             return found
+        if measure.text not in MEASURES:
+            use = check_use(
+                s.Use(measure.text, (), measure.span, measure.span), inverses, self.problems
+            )
+            return None if use is None else replace(found, measure=measure.text, inverse=use)
         if measure.text == "autodiff" and not builtin(found.curvature):
             self.problems.say(Code.E0748, f"`{found.name}` is not what automatic differentiation gives", measured.span, "`autodiff(…)` is for chains of built-in stages, without sampling")  # fmt: skip
         return replace(found, measure=measure.text)

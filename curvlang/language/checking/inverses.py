@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
-from curvlang.diagnostics.source import Span
+from curvlang.diagnostics.source import NOWHERE, Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir import expr as ir
 from curvlang.ir.functions import ELEMENTWISE, SPECTRUM
 from curvlang.ir.indices import children
+from curvlang.language.bodies.entries import entries_of
 from curvlang.language.bodies.values import value
-from curvlang.language.chain import Inverse, InverseUse
+from curvlang.language.chain import Entries, Inverse, InverseUse
 from curvlang.language.checking.arguments import checked
 from curvlang.language.registry import INVERSES, Parameter
 from curvlang.language.registry.kind_words import in_words
@@ -35,14 +36,32 @@ def typed(definition: s.InverseDef) -> Inverse:
         definition.body,
         definition.per_block,
         tuple((x.name, x.value) for x in definition.bindings if x.value is not None),
-        "",
+        entries(definition),
+        definition.doc,
         definition.span,
     )
+
+
+def entries(definition: s.InverseDef) -> Entries | None:
+    """What an inverse states by its entries; None for a function of eigenvalues.
+
+    Raises:
+        SpecError: As `entries_of`.
+    """
+    if definition.arguments:
+        return None
+    parameters = [x.name for x in definition.parameters]
+    return entries_of(definition.needs, definition.statements, parameters, definition.name_span)
 
 
 def check_inverse(definition: s.InverseDef, problems: Problems) -> Inverse:
     """A declaration with its names and its formulas checked."""
     checker = InverseChecker(problems)
+    try:
+        entries(definition)
+    except SpecError as error:
+        problems += error.diagnostics
+        definition = replace(definition, arguments=_ANY)
     checker.form(definition)
     arguments = tuple(x.name for x in definition.arguments)
     known = dict.fromkeys(arguments)
@@ -59,6 +78,10 @@ def check_inverse(definition: s.InverseDef, problems: Problems) -> Inverse:
     return typed(definition)
 
 
+_ANY = (s.Binding("s", None, NOWHERE),)
+"""In place of the argument of a declaration that is wrong otherwise."""
+
+
 def check_use(
     use: s.Use, known: Mapping[str, s.InverseDef], problems: Problems
 ) -> InverseUse | None:
@@ -68,7 +91,11 @@ def check_use(
     if definition is None:
         problems.unknown(Code.E0712, "inverse", use.name, use.name_span, known)
         return None
-    inverse = typed(definition)
+    try:
+        inverse = typed(definition)
+    except SpecError:
+        # Said where it is declared; one of another file has been checked there.
+        return None
     given: dict[str, ir.Expr] = {}
     for argument in use.arguments:
         if argument.name not in inverse.parameters:

@@ -36,6 +36,7 @@ from curvlang.language.chain import Chain, Stage, Value
 from curvlang.language.checking.arguments import arguments
 from curvlang.language.checking.labels import label_of
 from curvlang.language.checking.names import Names
+from curvlang.language.partition import COUNTED, partition_of
 from curvlang.language.registry import OTHERS, SOURCES, STAGES, Entry
 from curvlang.language.syntax import nodes as s
 from curvlang.language.syntax.problems import Problems
@@ -156,8 +157,21 @@ class Walker:
                 use.span,
                 "leave it out, or write `fisher = mc`",
             )
+        if use.name == "block_diagonal":
+            given = self._cut_layers(use, given)
         self._builtin_scope(use.name)
         return Stage(use.name, given, span=use.span)
+
+    def _cut_layers(self, use: s.Use, given: dict[str, Value]) -> dict[str, Value]:
+        """`of` says which layers are cut, and nothing where blocks are whole layers."""
+        if given.get("of") and partition_of(given["by"]).kind not in COUNTED:
+            self.problems.say(
+                Code.E0211,
+                f"`of` has no meaning with `by = {partition_of(given['by']).written}`",
+                use.span,
+                "leave it out, or write `by = neuron`, `by = unit(size)` or `by = head(count)`",
+            )
+        return given if given.get("of") else {k: v for k, v in given.items() if k != "of"}
 
     def _builtin_scope(self, name: str) -> None:
         match name:

@@ -9,6 +9,7 @@ from typing import assert_never
 from curvlang.language.chain import Value
 from curvlang.language.registry.kinds import (
     Anything,
+    Blocks,
     Choice,
     CurvatureName,
     Integer,
@@ -72,6 +73,13 @@ def in_words(kind: Kind) -> KindWords:
             )
         case CurvatureName():
             return KindWords("the name of a curvature", "curvature", "name")
+        case Blocks():
+            return KindWords(
+                "a word for blocks or patterns of names",
+                "{layer, parameter, neuron, head(count), unit(size), names}",
+                "layer",
+                ("layer", "parameter", "neuron", "head(count)", "unit(size)"),
+            )
         case Anything():
             return KindWords("a value", "any", "name")
         case _:

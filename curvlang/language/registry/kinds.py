@@ -7,6 +7,7 @@ from math import inf, isfinite
 from typing import Any, TypeAlias, assert_never
 
 from curvlang.language.chain import Value
+from curvlang.language.partition import groups_of, is_block_word, partition_of
 
 LARGEST = 2**63 - 1
 """The largest whole number that is read: what 64 bits hold."""
@@ -77,7 +78,9 @@ class String:
 
 @dataclass(frozen=True, slots=True)
 class NameList:
-    """One name or several, at least one."""
+    """One name or several; none only where that is `empty`."""
+
+    empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,11 @@ class CurvatureName:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocks:
+    """What a block is of: a word, `head(8)` or `unit(4)`, or patterns of names, one entry for each block."""
+
+
+@dataclass(frozen=True, slots=True)
 class Anything:
     """Any value that the language can write."""
 
@@ -116,6 +124,7 @@ Kind: TypeAlias = (
     | NumberList
     | NumberOr
     | CurvatureName
+    | Blocks
     | Anything
 )
 
@@ -142,9 +151,9 @@ def taken(value: object, kind: Kind) -> Value:
             return _instance(given, bool)
         case Choice() | String() | CurvatureName():
             return _instance(given, str)
-        case NameList():
+        case NameList(empty=empty):
             names = given if isinstance(given, tuple) else (given,)
-            if not names:
+            if not names and not empty:
                 raise OtherTypeError
             return tuple(_instance(x, str) for x in names)
         case NumberList(of=of, empty=empty):
@@ -154,6 +163,8 @@ def taken(value: object, kind: Kind) -> Value:
             return tuple(taken(x, of) for x in numbers)
         case NumberOr(of=of, word=word):
             return word if given == word else taken(given, of)
+        case Blocks():
+            return _blocks(given)
         case Anything():
             found: Value = given
             return found
@@ -174,6 +185,12 @@ def _instance(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
         raise OtherTypeError
     return value
+
+
+def _blocks(value: Any) -> Value:
+    """A word as it is, whether or not it is one of those that are known; patterns as groups of them."""
+    groups = None if is_block_word(value) else groups_of(value)
+    return _instance(value, str) if groups is None else groups
 
 
 def _integer(value: Any) -> int:
@@ -206,6 +223,8 @@ def misses(value: Value, kind: Kind) -> str:
         case (NumberOr(of=of, word=word), _) if value != word:
             wrong = misses(value, of)
             return f"`{word}`, or {wrong}" if wrong else ""
+        case (Blocks(), str()) if is_block_word(value) and not partition_of(value).stated:
+            return "1 or more"
         case (Integer(limits=limits), int()):
             if abs(value) > LARGEST:
                 return "less than 2^63"

@@ -59,6 +59,18 @@ MODELS: Mapping[str, Entry] = {
             "weights": WEIGHTS,
         },
     ),
+    "attention": Entry(
+        "a layer of self-attention over an example's positions: queries, keys, values, and what joins the heads",
+        {
+            "heads": Parameter(COUNT, 2, "heads of attention"),
+            "size": Parameter(COUNT, 4, "features of a head"),
+            "bias": Parameter(Truth(), True, "whether layers have biases"),
+            "positions": Parameter(
+                Choice(POSITIONS), "kept", "what the loss sees of an example's positions"
+            ),
+            "weights": WEIGHTS,
+        },
+    ),
     "pretrained": Entry(
         "a model that `save_pretrained` of `transformers` has written, or one of a hub; no code of it runs",
         {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from curvlang.language.registry.common import COUNT
 from curvlang.language.registry.entry import Entry, Parameter
-from curvlang.language.registry.kinds import Choice
+from curvlang.language.registry.kinds import Blocks, Choice, NameList
 
 SOURCES: Mapping[str, Entry] = {"hessian": Entry("the Hessian of the mean training loss")}
 
@@ -43,14 +43,19 @@ STAGES: Mapping[str, Entry] = {
         },
     ),
     "block_diagonal": Entry(
-        "blocks off the diagonal are dropped: one block per layer, or per parameter tensor",
+        "blocks off the diagonal are dropped",
         {
             "by": Parameter(
-                Choice(("layer", "parameter")),
+                Blocks(),
                 "layer",
-                "what a block is of",
-                note="blocks by attention head, by group of units or by group of layers cannot be stated; "
-                "`per_output` has a block for every output unit",
+                "what a block is of: a layer, a parameter tensor, a head of attention, output units, or the "
+                "parameters that patterns name",
+                note='names of parameters stand in quotes: `"*.attention.*"`, or in a list with a text for each block',
+            ),
+            "of": Parameter(
+                NameList(empty=True),
+                (),
+                "patterns of the layers that `head`, `unit` and `neuron` cut; all that they can where none is given",
             ),
             "vocabulary": Parameter(
                 Choice(("layers", "apart")),

@@ -241,6 +241,8 @@ class Builder:
     def _inverse(self, tree: Tree[Token]) -> s.InverseDef:
         name, *rest = tree.children
         found = {x.data: x for x in rest if isinstance(x, Tree)}
+        if "eigenvalues" not in found:
+            return self._inverse_by_entries(tree)
         parts = ("inverse_parameters", "eigenvalues", "bindings")
         parameters, arguments, bindings = (self._bindings(found.get(x)) for x in parts)
         (body,) = [x for x in rest if isinstance(x, Tree) and x.data not in (*parts, "per_block")]
@@ -253,6 +255,33 @@ class Builder:
             "per_block" in found,
             self.span(tree),
             self.span(name),
+        )
+
+    def _inverse_by_entries(self, tree: Tree[Token]) -> s.InverseDef:
+        name, *rest = tree.children
+        parameters: tuple[s.Binding, ...] = ()
+        needs: tuple[ir.Target, ...] = ()
+        statements: list[s.BodySyntax] = []
+        for child in rest:
+            match child:
+                case Tree(data="inverse_parameters"):
+                    parameters = self._bindings(child)
+                case Tree(data="needs"):
+                    needs = tuple(self.target(x) for x in child.children)
+                case Tree():
+                    statements.append(self.statement(child))
+                case _:
+                    pass
+        return s.InverseDef(
+            str(name),
+            parameters,
+            (),
+            ir.Number(0.0),
+            needs=needs,
+            statements=tuple(statements),
+            doc=_doc(rest),
+            span=self.span(tree),
+            name_span=self.span(name),
         )
 
     def _bindings(self, tree: Tree[Token] | None) -> tuple[s.Binding, ...]:

@@ -164,7 +164,7 @@ class InverseDef:
     """`inverse name(parameters) per block: s -> body where name = …`.
 
     One argument is an eigenvalue of the matrix; two are eigenvalues of the factors G and A of a
-    Kronecker product.
+    Kronecker product. Without an argument it is stated by its entries: `statements` end in a yield.
     """
 
     name: str
@@ -175,6 +175,9 @@ class InverseDef:
     per_block: bool = False
     span: Span = _span()
     name_span: Span = _span()
+    needs: tuple[Target, ...] = ()
+    statements: tuple[BodySyntax, ...] = ()
+    doc: str = ""
 
 
 @dataclass(frozen=True, slots=True)

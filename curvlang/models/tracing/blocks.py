@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
+from curvlang.language.partition import Partition
+from curvlang.models.partitions.cutting import cut, cuts_of, grouped, memberships, split_layers
 from curvlang.models.tracing.facts import Facts as Facts
 from curvlang.models.tracing.facts import bare_blocks, made_blocks, without_vocabulary
 from curvlang.models.tracing.independence import check_alone
@@ -46,7 +48,7 @@ from curvlang.models.tracing.watching import Groups, OutsideError, TracedLayer
 def blocks(
     model: nn.Module,
     example_input: Tensor,
-    by: str = "layer",
+    by: Partition | str = "layer",
     *,
     facts: Facts | None = None,
     words_apart: bool = False,
@@ -60,27 +62,35 @@ def blocks(
         model: Any model.
         example_input: Inputs [B, …]; the first few are run through the model, to find the
             positions.
-        by: `layer` (weight and bias are one block) or `parameter`.
+        by: What a block is of; `layer` and `parameter` as words.
         facts: What trying has shown; it is tried on these inputs where not given.
         words_apart: Whether embeddings, and the layer that predicts their rows, are outside any layer's
             weight matrix.
 
     Raises:
         SpecError: E0403, E0406, E0408, E0410, E0412, E0413, E0417: see `trace` and the checks in
-            `verify`.
+            `verify`; E0427, E0429, E0431, E0433: see `models.partitions`.
     """
-    if by not in ("layer", "parameter"):
+    if by not in ("layer", "parameter") and not isinstance(by, Partition):
         raise refusal(Code.E0412, f"`by` is `layer` or `parameter`, not `{by}`", "use `by = layer`")
     check_mode(model)
     X = example_input[:EXAMPLES]
     known = facts_of(model, X) if facts is None else facts
     shown, bare = known.split(survey(model))
-    made, traced = made_blocks(model, X, by, known, shown)
+    partition = by if isinstance(by, Partition) else Partition(by)
+    cuts, members = cuts_of(partition, shown), memberships(partition, [*trainable(model)])
+    every = partition == Partition.PARAMETER
+    apart = [x.name for x in shown] if every else [*split_layers(shown, cuts, members)]
+    made, traced = made_blocks(model, X, known, shown, apart)
     if words_apart:
         made = without_vocabulary(made, model, traced)
     made += bare_blocks(bare, model, known)
+    made = grouped(made, members, traced) if members else made
+    # A bias that is a block of its own is one for all inputs.
+    made = [block if block.bias == "only" else cut(block, cuts.get(block.layer)) for block in made]
     made.sort(key=lambda block: int(block.index[0]))
-    return tuple(made)
+    names = {block.name for block in made}
+    return tuple(b if b.shares in names else replace(b, shares="") for b in made)
 
 
 def facts_of(model: nn.Module, X: Tensor, outside: Mapping[str, str] | None = None) -> Facts:
@@ -191,7 +201,7 @@ def _wrong(
 ) -> frozenset[str]:
     """Layers whose `a` and `g` do not give the gradients of the examples."""
     layers, _ = facts.split(found)
-    made, traced = made_blocks(model, X, "layer", facts, layers)
+    made, traced = made_blocks(model, X, facts, layers)
     return frozenset(
         mismatched(traced, made, lambda columns: gradients_of(made, traced, columns), known)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -80,12 +80,23 @@ class Facts:
 
 
 def made_blocks(
-    model: nn.Module, X: Tensor, by: str, facts: Facts, layers: Sequence[CoveredLayer]
+    model: nn.Module,
+    X: Tensor,
+    facts: Facts,
+    layers: Sequence[CoveredLayer],
+    apart: Container[str] = (),
 ) -> tuple[list[LayerBlock], Trace]:
-    """The blocks of the layers that are shown, and the trace that they are read from."""
+    """The blocks of the layers that are shown, and the trace that they are read from.
+
+    Weight and bias of the layers `apart` are blocks of their own.
+    """
     traced = trace(model, X, facts.watched(layers))
     starts = offsets(model)
-    made = [block for layer in layers for block in _layer_blocks(layer, traced, starts, by, facts)]
+    made = [
+        block
+        for layer in layers
+        for block in _layer_blocks(layer, traced, starts, layer.name in apart, facts)
+    ]
     made.sort(key=lambda block: int(block.index[0]))
     return _sharing(made, traced), traced
 
@@ -164,11 +175,11 @@ def _last_layer(found: Trace) -> str | None:
 
 
 def _layer_blocks(
-    layer: CoveredLayer, found: Trace, starts: Mapping[str, int], by: str, facts: Facts
+    layer: CoveredLayer, found: Trace, starts: Mapping[str, int], apart: bool, facts: Facts
 ) -> Iterator[LayerBlock]:
     """The layer's blocks, one for each part of it; or its weight's and its bias's."""
     together = [name for name in (layer.weight, layer.bias) if name]
-    chosen = [tuple(together)] if by == "layer" else [(name,) for name in together]
+    chosen = [(name,) for name in together] if apart else [tuple(together)]
     parts = layer.kind.parts(layer.module)
     watched = facts.watching(layer)
     whole = not (watched.inside or watched.constant or watched.folds or watched.second)
@@ -176,7 +187,7 @@ def _layer_blocks(
     alike = all(use.dtype == found.dtype for use in found.uses[layer.name])
     plain = layer.kind.dense_rows(layer.module) and whole and alike
     for names in chosen:
-        name = layer.name if by == "layer" else names[0]
+        name = names[0] if apart else layer.name
         bias = _columns(layer, names)
         seen = [use.a_nti(bias) for use in found.uses[layer.name]]
         for k, part in enumerate(parts):

@@ -18,6 +18,19 @@ from curvlang.models.tracing.trace import Trace, pull_back
 from curvlang.models.tracing.watching import Groups, TracedLayer
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How a layer's matrix is cut.
+
+    Args:
+        side: `outputs` or `inputs`.
+        into: Into how many pieces of one shape.
+    """
+
+    side: str
+    into: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerBlock:
     """One block: entries (o, i), row-major, with the bias as the last i.
@@ -47,6 +60,8 @@ class LayerBlock:
         shares: The first block with the same input, columns and d_out; empty for that one.
         count: G, how many blocks of one shape these are.
         group: Which of its layer's groups a single block is; None where it is not a group.
+        cut: How its layer's matrices are cut into the blocks; None where they are not.
+        members: The blocks that it joins; none where it is a layer's or a parameter's.
     """
 
     name: str
@@ -65,6 +80,8 @@ class LayerBlock:
     shares: str = ""
     count: int = 1
     group: int | None = None
+    cut: Cut | None = None
+    members: tuple[LayerBlock, ...] = ()
 
     @property
     def kind(self) -> Layer | None:
@@ -136,7 +153,13 @@ def offsets(model: nn.Module) -> dict[str, int]:
 
 def groups(blocks: Sequence[LayerBlock]) -> Groups:
     """The modules to watch for these blocks, by layer."""
-    return {block.layer: block.watched for block in blocks if block.watched is not None}
+    every = elementary(blocks)
+    return {block.layer: block.watched for block in every if block.watched is not None}
+
+
+def elementary(blocks: Sequence[LayerBlock]) -> list[LayerBlock]:
+    """The blocks, and in place of one that joins others those."""
+    return [own for block in blocks for own in (block.members or (block,))]
 
 
 def block_inputs(blocks: Sequence[LayerBlock], found: Trace) -> dict[str, Input]:
@@ -145,6 +168,9 @@ def block_inputs(blocks: Sequence[LayerBlock], found: Trace) -> dict[str, Input]
     result: dict[str, Input] = {}
     same: dict[object, str] = {}
     for block in blocks:
+        if block.members and block.factored:
+            (result[block.name],) = block_inputs(block.members[:1], found).values()
+            continue
         if block.kind is None:
             result[block.name] = found.output.new_ones(
                 len(found.output), 1, 1, dtype=found.dtype
@@ -157,7 +183,7 @@ def block_inputs(blocks: Sequence[LayerBlock], found: Trace) -> dict[str, Input]
         key = (block.layer, block.bias)
         if key not in known:
             known[key] = [use.a_nti(block.bias) for use in found.uses[block.layer]]
-        parts = [_grouped(use[block.part], block) for use in known[key]]
+        parts = [_grouped(use[block.part], block, "inputs") for use in known[key]]
         result[block.name] = parts[0] if len(parts) == 1 else torch.cat(parts, -2)
     return result
 
@@ -187,6 +213,9 @@ def block_columns(
     known: dict[tuple[str, str], list[tuple[Tensor, ...]]] = {}
     result: dict[str, Tensor] = {}
     for block in blocks:
+        if block.members:
+            result[block.name] = _joined_columns(block, found, pulled, bare)
+            continue
         if block.kind is None:
             result[block.name] = bare[block.parameters[0]].unsqueeze(2)
             continue
@@ -194,24 +223,52 @@ def block_columns(
         if key not in known:
             uses = zip(found.uses[block.layer], pulled[block.layer], strict=True)
             known[key] = [use.g_nrto(grad, block.bias) for use, grad in uses]
-        parts = [_grouped(use[block.part], block) for use in known[key]]
+        parts = [_grouped(use[block.part], block, "outputs") for use in known[key]]
         result[block.name] = parts[0] if len(parts) == 1 else torch.cat(parts, -2)
     return result
 
 
-def _grouped(part: Any, block: LayerBlock) -> Any:
-    """What is a block's own: one group, or all of them."""
+def _joined_columns(
+    block: LayerBlock,
+    found: Trace,
+    pulled: Mapping[str, Sequence[Tensor]],
+    bare: Mapping[str, Tensor],
+) -> Tensor:
+    """Columns of a block that joins others: their outputs side by side, or all their entries."""
+    g = block_columns(block.members, found, pulled, bare)
+    if block.factored:
+        return torch.cat([g[own.name] for own in block.members], -1)
+    a = block_inputs(block.members, found)
+    rows = [column_rows(own, a[own.name], g[own.name]) for own in block.members]
+    return torch.cat(rows, -1).unsqueeze(2)
+
+
+def _grouped(part: Any, block: LayerBlock, side: str) -> Any:
+    """What is a block's own of inputs or outputs: one group, or all of them."""
+    part = part if block.cut is None else _pieces(part, block.cut, side)
     return part if block.group is None else part[block.group]
+
+
+def _pieces(part: Any, cut: Cut, side: str) -> Tensor:
+    """Inputs or outputs of a layer that is cut, its pieces in front: the same ones for all where the other is cut."""
+    x: Tensor = part if isinstance(part, Tensor) else part.dense()
+    # Axes are [n, t, i] and [n, r, t, o]; in front of n stands that of a layer's own groups.
+    lead = x.dim() - (3 if side == "inputs" else 4)
+    if cut.side == side:
+        x = x.unflatten(-1, (cut.into, -1)).movedim(-2, lead)
+    else:
+        x = x.unsqueeze(lead).expand(*x.shape[:lead], cut.into, *x.shape[lead:])
+    return x.flatten(0, 1) if lead else x
 
 
 def bare_names(blocks: Sequence[LayerBlock]) -> list[str]:
     """Parameters whose gradients autograd has to give."""
-    return [block.parameters[0] for block in blocks if block.kind is None]
+    return [block.parameters[0] for block in elementary(blocks) if block.kind is None]
 
 
 def bare_at_once(blocks: Sequence[LayerBlock]) -> bool:
     """Whether it gives them for all examples of a batch at once."""
-    return all(block.at_once for block in blocks if block.kind is None)
+    return all(block.at_once for block in elementary(blocks) if block.kind is None)
 
 
 def scale_and_shift(module: nn.Module) -> str:

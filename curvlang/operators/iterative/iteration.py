@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,15 +44,19 @@ class NotConverged(UserWarning):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExampleMean:
-    """A curvature that is a mean over training examples, and its value on some of them alone.
+    """The training examples behind a curvature, and its value on some of them alone.
 
     Args:
         count: N.
-        of: The curvature of the examples at some positions, `[B] -> C_batch`.
+        of: The curvature of the examples at some positions, `[B] -> C_batch`; None where it has no
+            products.
+        gradients: Gradients of the examples' own losses, [B, P] of every batch; None where the examples
+            are not there.
     """
 
     count: int
-    of: Callable[[Tensor], Operator]
+    of: Callable[[Tensor], Operator] | None
+    gradients: Callable[[], Iterator[Tensor]] | None = None
 
 
 class Iterative(Operator):

@@ -123,6 +123,7 @@ class Neumann(Iterative):
             if len(left) < size:
                 left = torch.randperm(count, generator=generator)
             chosen, left = left[:size], left[size:]
+            assert self.by_example.of is not None
             yield self.by_example.of(chosen)
 
     def _precondition(self, v: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ def _result_bytes(prepared: Preparation) -> Iterator[int]:
                     code = block.results[part.value].code
                     known = _known(plan, block) | {x.target: x.elements for x in code.lines}
                     found = sum(known.get(name, 1) for name in code.returned.values())
-                    places = 0 if plan.partition is Partition.MODEL else block.geometry.rows
+                    places = 0 if plan.partition == Partition.MODEL else block.geometry.rows
                     yield block.count * _EXACT * (found + places) + FILE
 
 

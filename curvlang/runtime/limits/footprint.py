@@ -103,7 +103,7 @@ def _hessian(
     restricted = sum(
         _EXACT * block.size**2 // block.count
         for p in readers
-        if p.partition is not Partition.MODEL
+        if p.partition != Partition.MODEL
         for block in blocks_read(p.program, blocks[p.partition])
     )
     phases.append(Phase("Hessian", {"Hessian": whole, "tangents": max(0, peak - whole)}))
@@ -222,7 +222,7 @@ def _work(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]], number: int
         pair = gram_elements(layers, p.blocks[0].sizes["r"], p.batch, p.itemsize)
         return p.itemsize * (code + max(copies, pair))
     for leaf in p.program.leaves.values():
-        if leaf.per_example and p.partition is Partition.MODEL:
+        if leaf.per_example and p.partition == Partition.MODEL:
             sizes = p.blocks[0].sizes
             whole += elements(leaf.indices, sizes)
             widest = max(block.size for block in blocks[Partition.LAYER])
@@ -233,7 +233,7 @@ def _work(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]], number: int
 def gram_by_layers(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]], number: int) -> bool:
     """Whether the columns of the model are read as a Gram matrix alone, which forms none of them."""
     leaves = {name: x.kind for name, x in p.program.leaves.items() if x.per_example}
-    if p.partition is not Partition.MODEL or list(leaves.values()) != ["j"]:
+    if p.partition != Partition.MODEL or list(leaves.values()) != ["j"]:
         return False
     if any(isinstance(b.kind, Embedding) for b in blocks[Partition.LAYER]):
         return False

@@ -89,7 +89,7 @@ def _whole(result: Result, prepared: Preparation, task: Task) -> Operator:
         for part in parts
         for block in prepared.plan_of(part).blocks
     }
-    if result.partition is Partition.MODEL:
+    if result.partition == Partition.MODEL:
         return made["model"][0]
     layers = prepared.blocks[result.partition]
     names = tuple(name for layer in layers for name in layer.names)

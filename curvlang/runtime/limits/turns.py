@@ -133,7 +133,7 @@ def _turns(
 
 def _read(plans: Sequence[Plan], blocks: Blocks, names: frozenset[str]) -> Blocks:
     """The blocks of the model that the passes of a turn read: columns of the whole model need all."""
-    if any(p.partition is Partition.MODEL and p.blocks for p in restricted(plans, names)):
+    if any(p.partition == Partition.MODEL and p.blocks for p in restricted(plans, names)):
         return blocks
     return {by: tuple(b for b in found if b.name in names) for by, found in blocks.items()}
 

@@ -37,7 +37,7 @@ class BatchLeaves:
     def leaves_for(self, program: Program) -> dict[str, dict[str, Tensor]]:
         """What a program reads of the batch, by block and leaf."""
         kinds = {leaf.kind for leaf in program.leaves.values() if leaf.per_example}
-        if program.partition is Partition.MODEL:
+        if program.partition == Partition.MODEL:
             return {"model": self._whole(program, kinds)}
         by_block = self._layers(program.partition, program.fisher, "e" in kinds)
         self._check_positions(program.partition, by_block)

@@ -1,0 +1,1 @@
+"""Blocks of the parameter vector finer and coarser than layers."""
