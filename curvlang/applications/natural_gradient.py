@@ -27,7 +27,8 @@ class NaturalGradient:
             their gradients as they are.
 
     Raises:
-        SpecError: E0563 for other types, E0923 for a model whose parameters are others, or more.
+        SpecError: E0563 for other types, E0923 for a model whose parameters are others, E0929 where it
+            has more of them, or frozen ones.
     """
 
     def __init__(
@@ -50,14 +51,14 @@ class NaturalGradient:
         ]
         if beside and others == "refuse":
             raise refusal(
-                Code.E0923,
+                Code.E0929,
                 f"the curvature does not cover `{beside[0]}`, whose gradient would stay as it is",
                 'say so, `others="keep"`, or fit a curvature with a clause `others = diagonal`',
             )
         frozen = [name for name, p in self._parameters.items() if not p.requires_grad]
         if frozen:
             raise refusal(
-                Code.E0923,
+                Code.E0929,
                 f"`{frozen[0]}` takes part in the curvature and has no gradient: it is frozen",
                 "fit the curvature again now that it is frozen, or let it train",
             )
@@ -68,11 +69,11 @@ class NaturalGradient:
         """Replace every gradient, in place; one that is None counts as zero.
 
         Raises:
-            SpecError: E0923 where no parameter has a gradient.
+            SpecError: E0929 where no parameter has a gradient.
         """
         if all(p.grad is None for p in self._parameters.values()):
             raise refusal(
-                Code.E0923,
+                Code.E0929,
                 "no parameter has a gradient",
                 "call `step` after `loss.backward()` and before `optimizer.step()`",
             )

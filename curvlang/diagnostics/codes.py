@@ -349,6 +349,7 @@ class Code(StrEnum):
     E0926 = "E0926", "files of another tool that cannot be read", "exchange"
     E0927 = "E0927", "another tool that is not installed", "exchange"
     E0928 = "E0928", "a folder for factors that holds something else", "exchange"
+    E0929 = "E0929", "gradients that a curvature does not go with", "applications"
     E1001 = "E1001", "the language server is not installed", "editors"
     E1002 = "E1002", "the editor extension cannot be written", "editors"
     E1003 = "E1003", "a name that another file defines", "editors"

@@ -12,7 +12,13 @@ from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOu
 from curvlang.operators.low_rank import Gram, LowRank, low_rank
 from curvlang.operators.matrix_free import MatrixFree, estimate_trace
 from curvlang.operators.movement import moved, usable
-from curvlang.operators.operator import DISTANCES, Operator, check_regular, held_bytes
+from curvlang.operators.operator import (
+    DISTANCES,
+    Operator,
+    check_regular,
+    check_spectrum,
+    held_bytes,
+)
 from curvlang.operators.projected import Projected, projected
 from curvlang.operators.spectrum import Spectral, tikhonov
 from curvlang.operators.stacked import Stacked, stacked, stacked_from
@@ -50,6 +56,7 @@ __all__ = [
     "aligned",
     "at_once",
     "check_regular",
+    "check_spectrum",
     "described",
     "estimate_trace",
     "held_bytes",

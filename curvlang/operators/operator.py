@@ -369,6 +369,21 @@ def check_regular(operator: Operator, name: str, damping: float) -> None:
         )
 
 
+def check_spectrum(operator: Operator, lacking: str, repair: str) -> None:
+    """Refuse an operator whose spectrum is not known.
+
+    Args:
+        operator: Any.
+        lacking: What it does not have then.
+        repair: What to do instead.
+
+    Raises:
+        SpecError: E0603.
+    """
+    if not operator.spectrum_known:
+        raise refusal(Code.E0603, f"a matrix-free operator has no {lacking}", repair)
+
+
 def check_dense(size: int) -> None:
     """Refuse to form a matrix that is too large to form in passing."""
     if size > DENSE_AT_MOST:

@@ -41,6 +41,7 @@ from curvlang.operators import (
     Spectral,
     added,
     check_regular,
+    check_spectrum,
     load_operator,
     moved,
     save,
@@ -317,12 +318,8 @@ class FittedOperator:
         Raises:
             SpecError: E0603 where it is known by its products alone.
         """
-        if not self.operator.spectrum_known:
-            raise refusal(
-                Code.E0603,
-                "a matrix-free operator has no eigendecomposition",
-                "invert it as it is, `op.inverse(damping=…)`: each product is solved for",
-            )
+        repair = "invert it as it is, `op.inverse(damping=…)`: each product is solved for"
+        check_spectrum(self.operator, "eigendecomposition", repair)
         return self.replaced(operator=self.operator.spectral_form())
 
     @settled
@@ -351,12 +348,8 @@ class FittedOperator:
         """
         axes, count = _axes(shape), positive_number(examples, "examples")
         _check_generator(generator)
-        if not self.operator.spectrum_known:
-            raise refusal(
-                Code.E0603,
-                "a matrix-free operator has no root, from which samples are made",
-                "fit a curvature with a structure: Kronecker factors, a diagonal, low rank",
-            )
+        repair = "fit a curvature with a structure: Kronecker factors, a diagonal, low rank"
+        check_spectrum(self.operator, "root, from which samples are made", repair)
         rule = self._rule(damping)
         if (stated := stated_damping(rule)) is not None:
             for name, block in self.blocks.items():

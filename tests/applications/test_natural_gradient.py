@@ -172,11 +172,11 @@ def test_what_does_not_fit_is_refused():
     frozen = network([3, 4, 2])
     frozen[0].bias.requires_grad_(False)
     for act, code, repair in (
-        (lambda: cv.NaturalGradient(op, wider, DAMPING), "E0923", "keep"),
+        (lambda: cv.NaturalGradient(op, wider, DAMPING), "E0929", "keep"),
         (lambda: cv.NaturalGradient(op, network([3, 5, 2]), DAMPING), "E0923", "architecture"),
         (lambda: cv.NaturalGradient(op, nn.Linear(3, 2), DAMPING), "E0923", "fitted on"),
-        (lambda: cv.NaturalGradient(op, frozen, DAMPING), "E0923", "frozen"),
-        (lambda: cv.NaturalGradient(op, network([3, 4, 2]), DAMPING).step(), "E0923", "backward"),
+        (lambda: cv.NaturalGradient(op, frozen, DAMPING), "E0929", "frozen"),
+        (lambda: cv.NaturalGradient(op, network([3, 4, 2]), DAMPING).step(), "E0929", "backward"),
         (lambda: cv.NaturalGradient(op.operator, t.model, DAMPING), "E0563", "cv.fit"),
         (lambda: cv.NaturalGradient(op, "model", DAMPING), "E0563", "nn.Module"),
         (lambda: cv.NaturalGradient(op, wider, DAMPING, others="drop"), "E0563", "keep"),
