@@ -9,6 +9,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from curvlang.attribution.formulas.formula_scores import formula_scores, program_of
+from curvlang.attribution.formulas.points import Point, Points
+from curvlang.attribution.streams.request import Request
 from curvlang.compiler.planning.plan import Limits
 from curvlang.language.chain import (
     Chain,
@@ -49,6 +52,8 @@ from curvlang.testing.reading import autodiff, cut, read
 T = TypeVar("T")
 KEPT = 4000
 """Fits and readings that are kept; laws about the same tasks share them."""
+DAMPING = 0.1
+"""λ of the inverse (C + λI)⁻¹ that scores are taken with."""
 DRAWS = 400
 """Draws of labels that a mean is taken over: six standard errors are then less than half of it."""
 
@@ -175,6 +180,11 @@ def _value(quantity: Quantity, spec: TaskSpec, bench: Bench) -> Tensor:
     """A quantity on a task."""
     if quantity.inverse is not None:
         return inverse_entries(quantity.curvature, quantity.inverse, bench.task(spec))
+    if quantity.score is not None:
+        task = bench.task(spec)
+        inverse = bench.fit(quantity.curvature, spec).inverse(DAMPING)
+        points = Points(Point(task, inverse))
+        return formula_scores(program_of(quantity.score), points, task.loss, Request())
     match quantity.measure:
         case "autodiff":
             return autodiff(quantity.curvature, bench.task(spec))
@@ -213,7 +223,7 @@ def _compared(law: Law, left: Quantity, right: Quantity, spec: TaskSpec, bench: 
     """Matrices on each layer's block where both have blocks, or where the law says so."""
     a, b = _value(left, spec, bench), _value(right, spec, bench)
     both = all(blocked(q.curvature) for q in (left, right))
-    if a.ndim == 2 and (law.blocks or both):
+    if a.ndim == 2 and (law.blocks or both) and left.score is None:
         return block_gap(a, b, _places(left.curvature, right.curvature, bench.task(spec)))
     return plain_gap(a, b)
 

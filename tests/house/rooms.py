@@ -50,13 +50,13 @@ ROOMS = (
          "the training", ("formulas", "streams")),
     Room(6, "applications", "a fitted curvature at work besides scores: the evidence of Laplace's approximation, "
          "natural gradients"),
-    Room(6, "testing", "public Hypothesis strategies and laws"),
     Room(6, "workers", "work in units: here, over the processes of a group, over the workers of Dask"),
     Room(7, "evaluation", "one engine: errors, ground truth, LDS, comparisons; studies",
          ("measures", "retraining", "statistics", "study")),
     Room(7, "exchange", "curvatures and scores of other tools, read and written: kronfluence, bergson, dattri, "
          "curvlinops"),
     Room(7, "costs", "what a run will take and what it took"),
+    Room(7, "testing", "public Hypothesis strategies and laws"),
     Room(8, "reporting", "tables, figures, HTML", ("tables", "figures", "study")),
     Room(9, "facade", "everything that a user imports; `curvlang/__init__.py` names it"),
     Room(10, "cli", "arguments in, the façade called, text out: one file per command",

@@ -8,6 +8,13 @@ from dataclasses import dataclass, field, replace
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
+from curvlang.language.bodies.scores import (
+    check_score,
+    of_queries,
+    score_entry,
+    score_formula,
+)
+from curvlang.language.bodies.transforms import written
 from curvlang.language.chain import (
     Comparison,
     Curvature,
@@ -50,6 +57,7 @@ class LawChecker:
         resolve: Finds curvatures by name.
         known: Names of all curvatures there are.
         own: Names of the curvatures that the file defines.
+        scores: The scores there are: each is a measure of a curvature.
         problems: Collects diagnostics.
         inverses: All inverses there are: a law may put their names around a curvature.
     """
@@ -57,6 +65,7 @@ class LawChecker:
     resolve: Resolve
     known: Collection[str]
     own: Sequence[str]
+    scores: Mapping[str, s.ScoreDef] = field(default_factory=dict)
     problems: Problems = field(default_factory=Problems)
     inverses: Mapping[str, s.InverseDef] = field(default_factory=dict)
     _count: int = 0
@@ -164,8 +173,10 @@ class LawChecker:
     def _measured(self, measured: s.Measurement) -> Quantity | None:
         measure = measured.measure
         inverses = self.inverses
+        if measure is not None and measure.text in self.scores and measure.text not in MEASURES:
+            return self._scored(measured, measure)
         if measure is not None and measure.text not in MEASURES and measure.text not in inverses:
-            known = (*MEASURES, *inverses)
+            known = (*MEASURES, *inverses, *self.scores)
             self.problems.unknown(Code.E0741, "measure", measure.text, measure.span, known)
             return None
         found = self._quantity(measured.curvature)
@@ -179,6 +190,23 @@ class LawChecker:
         if measure.text == "autodiff" and not builtin(found.curvature):
             self.problems.say(Code.E0748, f"`{found.name}` is not what automatic differentiation gives", measured.span, "`autodiff(…)` is for chains of built-in stages, without sampling")  # fmt: skip
         return replace(found, measure=measure.text)
+
+    def _scored(self, measured: s.Measurement, measure: s.Word) -> Quantity | None:
+        """`relatif(mine)`: scores under a curvature, with the defaults of the score's parameters."""
+        found = self._quantity(measured.curvature)
+        definition = self.scores[measure.text]
+        given = score_entry(definition)
+        if found is None or check_score(definition):
+            return None
+        formula = score_formula(definition, given.defaults, measure.span, definition.doc)
+        beyond = [x for x in formula.needs if x.name not in ("u", "v") or len(x.indices) > 2]
+        if beyond or given.defaults.keys() != given.parameters.keys():
+            why = "a parameter without a default"
+            if beyond:
+                why = f"`{written(beyond[0])}`, which a drawn task does not have"
+            self.problems.say(Code.E0244, f"`{measure.text}` needs {why}", measure.span, "state laws about scores of `u[q,p]` and `v[n,p]` whose parameters have defaults")  # fmt: skip
+            return None
+        return replace(found, measure=measure.text, score=formula)
 
     def _quantity(self, word: s.Word) -> Quantity | None:
         if word.text not in self.known:
@@ -268,6 +296,8 @@ class LawChecker:
 
 
 def _kind(quantity: Quantity) -> str:
+    if quantity.score is not None:
+        return "scores of pairs" if of_queries(quantity.score) else "scores of training examples"
     kinds: Mapping[str | None, str] = {
         "trace": "a number",
         "norm": "a number",

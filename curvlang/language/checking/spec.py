@@ -157,7 +157,8 @@ class SpecChecker:
 
         own = [x.name for x in file.items if isinstance(x, s.CurvatureDef)]
         known = dict.fromkeys((*own, *self.names.starts))
-        checker = LawChecker(resolve, known, own, self.problems, self.names.inverses)
+        names = self.names
+        checker = LawChecker(resolve, known, own, names.scores, self.problems, names.inverses)
         return tuple(law for x in file.items if isinstance(x, s.LawDef) for law in checker.laws(x))
 
     def study(self, item: s.StudyDef, chains: Chains) -> Study | None:
