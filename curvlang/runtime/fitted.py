@@ -355,7 +355,9 @@ class FittedOperator:
             for name, block in self.blocks.items():
                 for unit in block.units():
                     check_regular(unit, name, stated)
-        covariance = invert(self.operator, rule)
+        covariance = invert(self.operator, rule, by_example=self.by_example)
+        other = "give a `damping`: (C + λI)⁻¹ has one"
+        check_spectrum(covariance, "root, from which samples are made", other)
         drawn = torch.randn(
             covariance.size,
             math.prod(axes),

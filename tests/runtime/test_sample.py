@@ -208,6 +208,14 @@ def test_what_cannot_be_drawn_from_is_refused():
             draw(good, **words)
 
 
+def test_an_inverse_that_is_applied_in_passes_is_not_drawn_from():
+    op = cv.fit("datainf", task(network([3, 4, 3]), "cross_entropy"))
+    with pytest.raises(cv.SpecError, match="E0603") as caught:
+        op.sample(generator=torch.Generator())
+    assert "damping" in str(caught.value)
+    assert_close(covariance_of(op, damping=0.1), inverse_of(op, 0.1), 1e-9)
+
+
 def test_vectors_by_parameter():
     model = network([3, 4, 3])
     op = cv.fit("kfac", task(model, "cross_entropy"))
