@@ -321,3 +321,41 @@ def test_coverage_names_what_a_chain_sets_apart():
     }
     plain = cv.covered([cv.load("diagonal_lm"), cv.load("ekfac")], cv.TaskSource(task="characters"))
     assert len(plain.found.others) < len(found.found.others)
+
+
+OUTPUTS = """
+transform output_eigenbasis {
+  "Second moments in the eigenbasis of the outputs alone: that of one-hot inputs is the identity."
+  needs a[n,t,i], g[n,r,t,o]
+  G[o,o'] = mean[n] sum[r,t] g[n,r,t,o] * g[n,r,t,o']
+  U[o,m], _[m] = eigh(G)
+  S[m,i] = mean[n] sum[r] (sum[t,o] U[o,m] * g[n,r,t,o] * a[n,t,i])^2
+  yield C[o,i,o',i'] = sum[m] U[o,m] * S[m,i] * U[o',m] * identity[i,i']
+}
+curvature m = block_ggn |> output_eigenbasis(others = diagonal)
+"""
+
+
+def table(rows, width=6):
+    """A classifier of the words that it sees."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(rows, width), nn.Tanh(), nn.Flatten(), nn.Linear(3 * width, 4))
+    X, y = torch.randint(0, rows, (8, 3)), torch.randint(0, 4, (8,))
+    return cv.Task(model.double().eval(), "cross_entropy", (X, y), (X[:2], y[:2]))
+
+
+def test_embeddings_with_a_factor_for_their_outputs_are_those_of_the_whole_eigenbasis():
+    task = table(7)
+    rows, whole = (cv.fit(x, task).blocks["0"] for x in (cv.loads(OUTPUTS), "ekfac"))
+    assert rows.describe() == "EigenBasis 6×6 ⊗ I"
+    # Words that nothing is seen of have no eigenvectors of their own in the other.
+    assert_close(rows.dense(), whole.dense())
+    other = cv.fit(cv.loads(OUTPUTS), task).blocks["3"].dense()
+    assert (other - cv.fit("ekfac", task).blocks["3"].dense()).abs().max() > 1e-3
+
+
+def test_embeddings_with_a_factor_for_their_outputs_need_nothing_of_the_size_of_words_times_words():
+    task = table(20_000)
+    op = cv.fit(cv.loads(OUTPUTS), task)
+    assert op.operator.memory() < 8 * (3 * 20_000 * 6)
+    assert torch.isfinite(cv.influence(op, task, damping=0.1)).all()
