@@ -339,7 +339,9 @@ curvature m = block_ggn |> output_eigenbasis(others = diagonal)
 def table(rows, width=6):
     """A classifier of the words that it sees."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Embedding(rows, width), nn.Tanh(), nn.Flatten(), nn.Linear(3 * width, 4))
+    model = nn.Sequential(
+        nn.Embedding(rows, width), nn.Tanh(), nn.Flatten(), nn.Linear(3 * width, 4)
+    )
     X, y = torch.randint(0, rows, (8, 3)), torch.randint(0, 4, (8,))
     return cv.Task(model.double().eval(), "cross_entropy", (X, y), (X[:2], y[:2]))
 

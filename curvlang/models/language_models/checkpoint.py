@@ -118,6 +118,8 @@ class Checkpoint:
                 raise
             if other_build(error):
                 raise broken("transformers", error) from error
+            if _UNLIKE in str(error):
+                raise _unread(self.path, self.architecture) from error
             raise unreadable(self.path, first_line(error), _SAVE) from error
 
     def _check_loaded(self, info: Mapping[str, Any]) -> None:
@@ -168,12 +170,22 @@ def checkpoint(path: str, folder: Path, trained: TrainedHead | None = None) -> C
             place, _with_classes(_completed(transformers, place), trained), trained.head, trained
         )
     if head is None:
-        raise refusal(
-            Code.E0899,
-            f"`{place}` is a `{names[0]}`, and models of that kind are not read",
-            f"give one of {', '.join(map(str, HEADS))}; any other model comes from a function: `python(…)`",
-        )
+        raise _unread(place, str(names[0]))
     return Checkpoint(place, _completed(transformers, place), head)
+
+
+_UNLIKE = "Unrecognized configuration class"
+"""What `transformers` says of a model that its class for a kind does not read: of speech, or of texts and images."""
+
+
+def _unread(place: str, architecture: str) -> SpecError:
+    """E0899: a model of a kind that is not read."""
+    return refusal(
+        Code.E0899,
+        f"`{place}` is a `{architecture}`, and models of that kind are not read",
+        f"give one of {', '.join(map(str, HEADS))}, of texts or images; any other model comes from a function: "
+        "`python(…)`",
+    )
 
 
 def _with_classes(config: dict[str, Any], trained: TrainedHead) -> dict[str, Any]:

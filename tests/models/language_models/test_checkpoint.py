@@ -192,3 +192,21 @@ def test_other_families_form_no_factor_of_words(tmp_path, name):
     assert factored
     assert not any("embed" in k or "head" in k for k in factored)
     assert cv.influence(op, task, damping=0.1).shape == (2, len(TEXTS))
+
+
+def test_an_encoder_decoder_of_speech_is_named(tmp_path):
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    own = tokenizer(pad=True)
+    sizes = {
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+    }
+    config = WhisperConfig(vocab_size=len(own), d_model=8, pad_token_id=2, bos_token_id=1, eos_token_id=1, decoder_start_token_id=1, suppress_tokens=None, begin_suppress_tokens=None, **sizes)  # fmt: skip
+    WhisperForConditionalGeneration(config).save_pretrained(tmp_path / "speech")
+    own.save_pretrained(tmp_path / "speech")
+    rows = [{"source": "a cat", "target": "a dog"}]
+    with pytest.raises(cv.SpecError, match=r"E0899.*WhisperForConditionalGeneration"):
+        cv.Task.pretrained(tmp_path / "speech", rows, query=rows)
