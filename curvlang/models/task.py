@@ -24,6 +24,7 @@ from curvlang.models.data.rows import Examples, Pair
 from curvlang.models.execution.copies import copied, differentiable, recordable, unwrapped
 from curvlang.models.execution.packed import PackedBuild, is_packed, layout_in, packed
 from curvlang.models.execution.precision import Precision, PrecisionLike, agreed
+from curvlang.models.execution.sharded import whole
 from curvlang.models.execution.torch_state import settled
 from curvlang.models.fingerprint import RowHashes, digest, hashed, model_parts, parameter_parts
 from curvlang.models.language_models.pretrained import TextWords, examples_for, pretrained_build
@@ -153,7 +154,7 @@ class Task:
         check_arguments(dict(locals()))
         check_values(model)
         found = adapt(
-            differentiable(unwrapped(model)),
+            differentiable(whole(unwrapped(model))),
             given_source(train, "train"),
             given_source(query, "query"),
             labels=labels,

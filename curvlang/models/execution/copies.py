@@ -14,7 +14,7 @@ import itertools
 import types
 import weakref
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -90,6 +90,27 @@ def copied(
     made: M = work.of(model)
     # Modules may do more than move their tensors when they are moved.
     return made if dtype is None and device is None else made.to(device=device, dtype=dtype)
+
+
+def rebuilt(
+    model: nn.Module,
+    given: Sequence[tuple[object, object]],
+    empty: Callable[[nn.Module], tuple[nn.Module, dict[str, Any]]],
+) -> nn.Module:
+    """A copy with other objects in place of some, of modules that are made otherwise.
+
+    Args:
+        model: Any module; it is not changed.
+        given: Objects of the model, and what stands for each.
+        empty: Makes what stands for a module, without attributes; and says which attributes it takes over.
+    """
+    work = _Copy(_on_the_way(model), None, None)
+    work.made.update({id(old): new for old, new in given})
+    made = [(module, *empty(module)) for module in model.modules()]
+    work.made.update({id(module): own for module, own, _ in made})
+    for _, own, attributes in made:
+        work.fill(own, attributes)
+    return next(own for module, own, _ in made if module is model)
 
 
 class _Copy:
@@ -184,11 +205,15 @@ class _Copy:
 
     def _fill(self, made: Any, value: Any) -> None:
         """Attributes of a value, copied into what stands for it."""
-        for name, part in _attributes(value).items():
-            vars(made)[name] = None if name == _COMPILED else self.of(part)
+        self.fill(made, _attributes(value))
         for name in _slots(type(value)):
             if hasattr(value, name):
                 object.__setattr__(made, name, self.of(getattr(value, name)))
+
+    def fill(self, made: Any, attributes: Mapping[str, Any]) -> None:
+        """Copies of attributes, by name."""
+        for name, part in attributes.items():
+            vars(made)[name] = None if name == _COMPILED else self.of(part)
 
     def _table(self, value: Any) -> Any:
         made = self._note(value, copy.copy(value))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 
 import torch
@@ -17,6 +16,7 @@ from curvlang.models.data.rows import OddEntries, Pair, Rows, odd_entries
 from curvlang.models.data.vocabulary import checked_tokens
 from curvlang.models.execution.calls import run_model
 from curvlang.models.execution.packed import Layout
+from curvlang.models.execution.sharded import check_gatherable
 from curvlang.models.losses.finite import FINITE, check_examples_finite, not_finite
 from curvlang.models.losses.loss import Loss, show_dtype
 from curvlang.models.tracing.independence import check_examples, spread
@@ -26,12 +26,12 @@ from curvlang.models.tracing.verify import EXAMPLES
 
 
 def check_values(model: nn.Module) -> None:
-    """Parameters and buffers have values, all of them in this process.
+    """Parameters and buffers have values, and those in other processes can be gathered.
 
     Raises:
         SpecError: E0413, E0839.
     """
-    _check_whole(model)
+    check_gatherable(model)
     for name, x in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(x):
             raise refusal(
@@ -45,28 +45,6 @@ def check_values(model: nn.Module) -> None:
                 f"`{name}` is on the meta device, and has no values",
                 "load the weights onto a device, `model.to_empty(device=…)` and `load_state_dict`",
             )
-
-
-def _check_whole(model: nn.Module) -> None:
-    """No part of the model is in another process.
-
-    Raises:
-        SpecError: E0839.
-    """
-    # Who has sharded a model has imported these; to import them takes a while.
-    tensors = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ())
-    modules = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
-    sharded = [name for name, p in model.named_parameters() if isinstance(p, tensors)]
-    sharded += [name for name, module in model.named_modules() if isinstance(module, modules)]
-    if sharded:
-        raise refusal(
-            Code.E0839,
-            f"the model is sharded over processes, `{sharded[0] or 'the whole of it'}` among its parts",
-            "give the model as it is before `fully_shard`, with the weights of "
-            "`torch.distributed.checkpoint.state_dict.get_model_state_dict(model, "
-            "options=StateDictOptions(full_state_dict=True))`",
-            notes=("every process holds the whole model; examples and blocks are shared",),
-        )
 
 
 def check_model(model: nn.Module) -> None:
