@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -286,7 +286,7 @@ def _to_store(target: Target, stream: Stream, progress: Progress | None) -> Scor
         if not processes.first:
             missing = [tuple(chunk) for chunk in json.loads(processes.wait("missing", 0))]
             store = joined(target.path, layout)
-            _fill(store, stream, _share(missing, processes), _silent)
+            _fill(store, stream, _Shares(missing, processes), _silent)
             processes.exchange("written", "")
             return ScoreFile(stored_arrays(store), 0, len(layout.all))
         with opened(target.path, layout) as store:
@@ -299,34 +299,54 @@ def _to_store(target: Target, stream: Stream, progress: Progress | None) -> Scor
                 there = layout.bytes * len(found) // len(layout.all)
                 require_space(Path(target.path), layout.bytes, there)
             processes.tell("missing", json.dumps(missing))
-            share = _share(missing, processes)
+            shares = _Shares(missing, processes)
 
             def told(done: int) -> None:
-                whole = len(found) + done * len(missing) // max(1, len(share))
+                whole = len(found) + done * len(missing) // max(1, len(shares.own))
                 _tell(progress, whole, len(layout.all))
 
-            _fill(store, stream, share, told)
+            _fill(store, stream, shares, told)
             processes.exchange("written", "")
         return ScoreFile(stored_arrays(store), len(found), len(layout.all))
 
 
-def _share(missing: list[Chunk], processes: World) -> list[Chunk]:
-    own = processes.owned(len(missing))
-    return missing[own.start : own.stop]
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shares:
+    """The chunks that are still to be computed, each by one of the processes.
+
+    Args:
+        missing: All of them.
+        processes: Whose.
+    """
+
+    missing: Sequence[Chunk]
+    processes: World
+
+    @property
+    def own(self) -> Sequence[Chunk]:
+        """Those of this process."""
+        own = self.processes.owned(len(self.missing))
+        return self.missing[own.start : own.stop]
+
+    @property
+    def turns(self) -> set[int]:
+        """Turns of the queries in which any process has a chunk."""
+        return {_unit(chunk)[0] for chunk in self.missing}
+
+
+def _unit(chunk: Chunk) -> tuple[int, int]:
+    return (0, chunk[0]) if len(chunk) == 1 else (chunk[0], chunk[1])
 
 
 def _silent(done: int) -> None:
     """The first process says what is done."""
 
 
-def _fill(
-    store: ScoreStore, stream: Stream, chunks: list[Chunk], told: Callable[[int], None]
-) -> None:
-    """Compute some chunks, and write each when it is there."""
-    units = [(0, *chunk) if len(chunk) == 1 else chunk for chunk in chunks]
-    done = 0
+def _fill(store: ScoreStore, stream: Stream, shares: _Shares, told: Callable[[int], None]) -> None:
+    """Compute the chunks of this process, and write each when it is there."""
+    chunks, done = shares.own, 0
     try:
-        for batch in stream.batches([(turn, k) for turn, k in units]):
+        for batch in stream.batches([_unit(chunk) for chunk in chunks], shares.turns):
             store.write(chunks[done], _named(batch))
             done += 1
             told(done)

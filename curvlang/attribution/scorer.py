@@ -18,7 +18,7 @@ from curvlang.attribution.factored import (
     whole_queries,
 )
 from curvlang.attribution.gradients import check_scores, product, query_gradients
-from curvlang.attribution.streams.batch import PairStream
+from curvlang.attribution.streams.batch import PairStream, ready
 from curvlang.attribution.streams.gather import Counted, common, gathered
 from curvlang.attribution.streams.request import Request
 from curvlang.attribution.streams.score_stream import ScoreStream
@@ -99,7 +99,7 @@ def collected(stream: PairStream) -> dict[str, Tensor]:
     told = counter(stream.request.progress, stream.cut.total * stream.turns)
     found: dict[str, Tensor] = {}
     for turn in range(stream.turns):
-        source = stream.source(turn)
+        source = ready(stream, turn)
         (part,) = gathered(lambda x, of=source: [of(x)], stream.cut, task.device, told=told)  # type: ignore[misc]
         if stream.turns == 1:
             return part

@@ -55,6 +55,7 @@ from curvlang.runtime.combine import fit_all, fit_solver
 from curvlang.runtime.fit import FittedStage
 from curvlang.runtime.inverse import unstructured
 from curvlang.runtime.others import without_ignored
+from curvlang.runtime.processes.in_step import in_step
 from curvlang.runtime.solver import FittedSolver
 from curvlang.version import VERSION
 from curvlang.workers.executor import Execution
@@ -180,7 +181,7 @@ def experiment(question: Question, base: Task, run: Run, plan: Plan) -> Outcome:
     with clock("scores and errors"):
         around = _around(question.score, ready.task)
     work = _Work(question, run, ready, asked, kept, around)
-    with clock("scores and errors"):
+    with clock("scores and errors"), in_step():
         columns = work.columns()
         forwards = forward_errors(bench.stages, bench.goal, work.scoring(()))
     problem = work.problem(columns)

@@ -31,6 +31,7 @@ from curvlang.runtime.passes.entries import gradients_of
 from curvlang.runtime.prepare import Preparation, prepare
 from curvlang.runtime.processes.agreement import agreed_memory, check_same, task_content
 from curvlang.runtime.processes.distributed import World, world
+from curvlang.runtime.processes.in_step import in_step
 from curvlang.runtime.processes.ledger import Ledger, MemoryLedger
 from curvlang.runtime.progress.listeners import PlanProgress, Progress, StageProgress
 from curvlang.runtime.static import Static, known_by_example, regularised
@@ -267,11 +268,12 @@ def _said(stage: FittedStage) -> dict[str, Any]:
 def _run(prepared: Preparation, wanted: _FitRequest, ledger: Ledger, turn: str) -> _Run:
     """All passes for the blocks of a turn; what a store has of them is not computed again."""
     static = Static(wanted.tasks, prepared)
+    with in_step():
+        given = [static.leaves_of(p) for p in prepared.plans]
+    kind = static.task.precision, static.task.device
     executions = tuple(
-        Execution(
-            p, static.task.precision, static.task.device, static.leaves_of(p), static.task.policy
-        )
-        for p in prepared.plans
+        Execution(p, *kind, leaves, static.task.policy)
+        for p, leaves in zip(prepared.plans, given, strict=True)
     )
     if any(map(reads_hessian, prepared.plans)):
         wanted.ended("Hessian")

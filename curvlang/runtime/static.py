@@ -10,15 +10,16 @@ from torch import Tensor
 
 from curvlang.compiler.algebra.shapes import GramShape, LeafShape
 from curvlang.compiler.derive.program import Partition, Result
+from curvlang.compiler.planning.chunks import product_chunks
 from curvlang.compiler.planning.plan import DENSE_AT_MOST, Plan
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.derived_rows import selected_pair
 from curvlang.models.data.rows import Pair, Rows
 from curvlang.models.derivatives.column_product import LayersGGN
-from curvlang.models.derivatives.hessian import hessian_dense
+from curvlang.models.derivatives.hessian import hessian_entries
 from curvlang.models.derivatives.product_methods import ggn_way, hessian_way
-from curvlang.models.derivatives.products import WHOLE, Method, Portion, hessian_product
+from curvlang.models.derivatives.products import WHOLE, Method, Portion, SumOver, hessian_sum
 from curvlang.models.execution.widened import accumulation_dtype
 from curvlang.models.losses.finite import in_part
 from curvlang.models.task import Task
@@ -27,9 +28,11 @@ from curvlang.models.tracing.independence import check_alone
 from curvlang.operators import BlockDiagonal, ExampleMean, Identity, MatrixFree, Operator, added
 from curvlang.operators.matrix_free import BlockOfJoint, JointProduct
 from curvlang.runtime.guard import check_hessian, guarded
+from curvlang.runtime.limits.footprint import hessian_chunks, most_positions
 from curvlang.runtime.limits.memory import require
 from curvlang.runtime.limits.portions import column_portion, product_portion
 from curvlang.runtime.passes.entries import gradients_of, second_moments
+from curvlang.runtime.passes.example_sums import summed
 from curvlang.runtime.prepare import Preparation
 from curvlang.runtime.vanishing import warn_of_zero
 
@@ -103,16 +106,7 @@ class Static:
         if self.task.P**2 <= DENSE_AT_MOST:
             if self._matrix is None:
                 require(5 * 8 * self.task.P**2, self.task.device, "the dense Hessian")
-                # Where rows are picked by value, no layer's output is known to be its examples'.
-                shown = self.prepared.blocks[Partition.LAYER]
-                layers = () if self.prepared.picks else shown
-                method = Method(self.hessian_way, self._portion(self.hessian_way))
-
-                def dense(t: Task) -> Tensor:
-                    with in_part(t.model, t.train[0], "train", 0):
-                        return hessian_dense(t.model, t.loss, *t.train, layers, method)
-
-                found = (dense(t).to(exact) for t in self.exact)
+                found = (self._dense(t).to(exact) for t in self.exact)
                 whole = next(found)
                 for other in found:
                     whole = whole + other
@@ -124,6 +118,17 @@ class Static:
             return self._matrix[index[:, :, None], index[:, None]]
         index = self._layer(partition, name).places
         return _restricted(self.hessian(), index, self.task.P, self.task.precision).to(exact)
+
+    def _dense(self, task: Task) -> Tensor:
+        """The dense Hessian at one model."""
+        # Where rows are picked by value, no layer's output is known to be its examples'.
+        layers = () if self.prepared.picks else self.prepared.blocks[Partition.LAYER]
+        X, y = task.train
+        with in_part(task.model, X, "train", 0):
+            method = Method(self.hessian_way, self._portion(self.hessian_way))
+            entries = hessian_entries(task.model, task.loss, X, y, layers, method)
+            chunks = hessian_chunks(layers, task.P, task.N)
+            return entries.mean(summed(entries.over, chunks, task.device))
 
     def _layer(self, partition: Partition, name: str) -> LayerBlock:
         return next(b for b in self.prepared.blocks[partition] if b.name == name)
@@ -138,10 +143,20 @@ class Static:
         portion = self._portion(way)
         return _mean(
             [
-                hessian_product(t.model, t.loss, *pair, way=way, portion=portion)
+                self._product(hessian_sum(t.model, t.loss, *pair, way, portion), pair[0])
                 for t, pair in zip(self.exact, data, strict=True)
             ]
         )
+
+    def _product(self, over: SumOver, X: Rows) -> Callable[[Tensor], Tensor]:
+        """Products with a mean over examples, shared by processes that are in step."""
+        positions = most_positions(self.prepared.blocks[Partition.LAYER])
+
+        def product(v: Tensor) -> Tensor:
+            chunks = product_chunks(len(X), positions, *v.shape)
+            return summed(lambda within: over(within, v), chunks, v.device, v) / len(X)
+
+        return product
 
     def product(self, result: Result, name: str) -> Callable[[int], Callable[..., Operator]]:
         """Matrix-free operators of the blocks of a name, through products of the whole matrix."""
@@ -199,7 +214,7 @@ class Static:
             return self._empirical(result, chosen, (X, y))
         else:
             layers = self.prepared.blocks[Partition.LAYER]
-            whole = _mean([ggn.whole for ggn in self._ggn(X, y, layers)])
+            whole = _mean([self._product(ggn.whole_sum, X) for ggn in self._ggn(X, y, layers)])
         whole = guarded(whole, self.exact)
         if result.partition == Partition.MODEL:
             return MatrixFree(whole, task.P, task.precision, task.device)
@@ -252,7 +267,8 @@ class Static:
         if chosen is not None and partition in self._joints:
             return self._joints[partition]
         every = self._ggn(X, y, self.prepared.blocks[partition])
-        product = guarded(_mean([ggn.blocks for ggn in every]), self.exact)
+        each = [self._product(ggn.blocks_sum, X) for ggn in every]
+        product = guarded(_mean(each), self.exact)
         made = JointProduct(product, self.task.P, self.task.precision)
         if chosen is not None:
             self._joints[partition] = made

@@ -17,7 +17,7 @@ from curvlang.attribution.formulas.product_source import Queries
 from curvlang.attribution.gradients import batch_size, check_scores
 from curvlang.attribution.passes import MOST, scored_elements
 from curvlang.attribution.passes import batch_size as leaf_batch_size
-from curvlang.attribution.streams.batch import ScoreBatch, Unit
+from curvlang.attribution.streams.batch import ScoreBatch, Unit, ready
 from curvlang.attribution.streams.cut import ScoreCut, score_cut
 from curvlang.attribution.streams.gather import common
 from curvlang.attribution.streams.request import Request
@@ -95,15 +95,21 @@ class FormulaStream:
         """The queries of a turn."""
         return slice(turn * self.turn, min((turn + 1) * self.turn, self.rows))
 
-    def batches(self, units: Collection[Unit] | None = None) -> Iterator[ScoreBatch]:
+    def batches(
+        self, units: Collection[Unit] | None = None, turns: Collection[int] = ()
+    ) -> Iterator[ScoreBatch]:
         """Scores of every unit, or of some; what is known of a turn's queries is found when it begins.
+
+        Args:
+            units: Which.
+            turns: Those in which any process has a unit, where all of them call this in step.
 
         Raises:
             SpecError: E0420 or E0794 for scores that are not finite.
         """
         wanted = sorted(self.units if units is None else units)
-        for turn in sorted({t for t, _ in wanted}):
-            source = self.source(turn)
+        for turn in sorted({t for t, _ in wanted}.union(turns)):
+            source = ready(self, turn, shared=bool(turns))
             rows = self.own(turn) if self.of_pairs else None
             for k in (k for t, k in wanted if t == turn):
                 within = self.cut.chunk(k)

@@ -12,6 +12,7 @@ from curvlang.attribution.streams.cut import ScoreCut
 from curvlang.attribution.streams.request import Request
 from curvlang.models.task import Task
 from curvlang.operators import Operator
+from curvlang.runtime.processes.in_step import in_step
 
 Source = Callable[[range], dict[str, Tensor]]
 """Gives the scores of some queries against some training examples, by the layer's name or under no name."""
@@ -79,8 +80,15 @@ class Stream(Protocol):
     def of_pairs(self) -> bool:
         """Whether there is a score for every query, not only for every training example."""
 
-    def batches(self, units: Collection[Unit] | None = None) -> Iterator[ScoreBatch]:
-        """Scores of every unit, or of some."""
+    def batches(
+        self, units: Collection[Unit] | None = None, turns: Collection[int] = ()
+    ) -> Iterator[ScoreBatch]:
+        """Scores of every unit, or of some.
+
+        Args:
+            units: Which.
+            turns: Those in which any process has a unit, where all of them call this in step.
+        """
 
 
 class PairStream(Stream, Protocol):
@@ -99,6 +107,20 @@ class PairStream(Stream, Protocol):
 
     def source(self, turn: int) -> Source:
         """The queries of a turn, ready to meet training examples."""
+
+
+def ready(stream: PairStream, turn: int, *, shared: bool = True) -> Source:
+    """The queries of a turn, ready to meet training examples.
+
+    Args:
+        stream: The scores.
+        turn: Which.
+        shared: Whether all processes call this: they then share products that an inverse is solved by.
+    """
+    if not shared or stream.inverse.spectrum_known:
+        return stream.source(turn)
+    with in_step():
+        return stream.source(turn)
 
 
 def rows_of(stream: Stream, turn: int) -> slice | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from curvlang.attribution.streams.cut import ScoreCut
 from curvlang.runtime.processes.distributed import World, world
+from curvlang.runtime.processes.in_step import out_of_step
 
 Parts = list[dict[str, Tensor]]
 """Scores of some training examples under every inverse, by the layer's name or under no name."""
@@ -41,10 +42,11 @@ def gathered(
     found: Parts = []
     with processes.run():
         own = processes.owned(cut.count)
-        for k in own:
-            within = cut.chunk(k)
-            _place(found, source(within), slice(within.start, within.stop), cut.total, axis)
-            _told(found, len(within), told)
+        with out_of_step():
+            for k in own:
+                within = cut.chunk(k)
+                _place(found, source(within), slice(within.start, within.stop), cut.total, axis)
+                _told(found, len(within), told)
         for rank in range(processes.size) if processes.size > 1 else ():
             span = cut.span(processes.owned(cut.count, rank))
             _exchange(processes, rank, found, _Share(span, cut.total, axis, device))

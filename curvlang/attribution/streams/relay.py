@@ -22,7 +22,10 @@ def relayed(stream: Stream, processes: World) -> Iterator[ScoreBatch]:
         return
     shares = [list(processes.owned(stream.cut.count, r)) for r in range(processes.size)]
     for turn in range(stream.turns):
-        own = iter(stream.batches([(turn, k) for k in shares[processes.rank]]))
+        own = iter(stream.batches([(turn, k) for k in shares[processes.rank]], [turn]))
+        if not shares[processes.rank]:
+            # What the others wait for is done all the same.
+            next(own, None)
         for k in range(max(map(len, shares))):
             for rank, share in enumerate(shares):
                 if k < len(share):

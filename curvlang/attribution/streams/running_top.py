@@ -101,7 +101,7 @@ def streamed_top(stream: PairStream, k: int) -> RunningTop:
         chunks = processes.owned(stream.cut.count)
         units = [(turn, chunk) for turn in range(stream.turns) for chunk in chunks]
         total = stream.task.N * stream.turns
-        for number, batch in enumerate(stream.batches(units), 1):
+        for number, batch in enumerate(stream.batches(units, range(stream.turns)), 1):
             assert batch.rows is not None
             (scores,) = batch.scores.values()
             found.add(batch.rows, batch.train.start, scores)

@@ -27,7 +27,7 @@ from curvlang.attribution.gradients import (
 from curvlang.attribution.layer_forms import split
 from curvlang.attribution.passes import MOST, scored_elements
 from curvlang.attribution.passes import batch_size as leaf_batch_size
-from curvlang.attribution.streams.batch import ScoreBatch, Source, Unit
+from curvlang.attribution.streams.batch import ScoreBatch, Source, Unit, ready
 from curvlang.attribution.streams.by_token import TokenScoring
 from curvlang.attribution.streams.cut import ScoreCut, score_cut
 from curvlang.attribution.streams.gather import common
@@ -128,15 +128,21 @@ class ScoreStream:
         """The queries of a turn."""
         return slice(turn * self.turn, min((turn + 1) * self.turn, self.rows))
 
-    def batches(self, units: Collection[Unit] | None = None) -> Iterator[ScoreBatch]:
+    def batches(
+        self, units: Collection[Unit] | None = None, turns: Collection[int] = ()
+    ) -> Iterator[ScoreBatch]:
         """Scores of every unit, or of some; the queries of a turn are preconditioned when it begins.
+
+        Args:
+            units: Which.
+            turns: Those in which any process has a unit, where all of them call this in step.
 
         Raises:
             SpecError: E0420 or E0794 for scores that are not finite.
         """
         wanted = sorted(self.units if units is None else units)
-        for turn in sorted({t for t, _ in wanted}):
-            source = self.source(turn)
+        for turn in sorted({t for t, _ in wanted}.union(turns)):
+            source = ready(self, turn, shared=bool(turns))
             for k in (k for t, k in wanted if t == turn):
                 within = self.cut.chunk(k)
                 scores = source(within)

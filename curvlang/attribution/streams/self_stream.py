@@ -81,8 +81,14 @@ class SelfStream:
         """Every chunk."""
         return [(0, k) for k in range(self.cut.count)]
 
-    def batches(self, units: Collection[Unit] | None = None) -> Iterator[ScoreBatch]:
+    def batches(
+        self, units: Collection[Unit] | None = None, turns: Collection[int] = ()
+    ) -> Iterator[ScoreBatch]:
         """Scores of every unit, or of some.
+
+        Args:
+            units: Which.
+            turns: As for `ScoreStream`; nothing is computed in step.
 
         Raises:
             SpecError: E0420 or E0794 for scores that are not finite.

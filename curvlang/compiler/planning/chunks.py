@@ -35,8 +35,46 @@ def chunk_count(total: int, positions: int, parameters: int, sums: int, largest:
     rows = total * positions
     least = LONG_ROWS if largest > CACHED else ROWS
     most = next((count for size, count in FEWER if sums > size), MOST)
-    count = max(1, min(most, total, rows // least, rows * max(parameters, sums // 8) // WORK))
-    return 1 << (count.bit_length() - 1)
+    work = rows * max(parameters, sums // 8) // WORK
+    return _cut(total, most, rows // least, work).count
+
+
+PRODUCT_WORK = 2**28
+"""Rows times parameters times vectors of a chunk below which the overhead of its products counts."""
+MATRICES = ((2**28, 2), (2**25, 4), (0, 8))
+"""Most chunks of a sum that is a matrix [P, P] of more than so many bytes."""
+
+
+def product_chunks(total: int, positions: int, parameters: int, vectors: int) -> Chunks:
+    """How the examples are cut for products of H or of the GGN with vectors.
+
+    Args:
+        total: Examples.
+        positions: Of the layer that has most.
+        parameters: Of the model.
+        vectors: How many are multiplied.
+    """
+    rows, size = total * positions, 8 * parameters * vectors
+    most = next((count for limit, count in FEWER if size > limit), MOST)
+    return _cut(total, most, rows // ROWS, rows * parameters * vectors // PRODUCT_WORK)
+
+
+def matrix_chunks(total: int, positions: int, parameters: int, tangents: int) -> Chunks:
+    """How the examples are cut for the dense Hessian.
+
+    Args:
+        total: Examples.
+        positions: Of the layer that has most.
+        parameters: Of the model.
+        tangents: Of an example.
+    """
+    most = next(count for limit, count in MATRICES if 8 * parameters**2 > limit)
+    return _cut(total, most, total * positions * parameters * tangents // PRODUCT_WORK)
+
+
+def _cut(total: int, *most: int) -> Chunks:
+    count = max(1, min(total, *most))
+    return Chunks(total, 1 << (count.bit_length() - 1))
 
 
 @dataclass(frozen=True, slots=True)

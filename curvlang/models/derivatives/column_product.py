@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from curvlang.models.data.rows import Rows
 from curvlang.models.derivatives.product_methods import ggn_way
-from curvlang.models.derivatives.products import WHOLE, Portion, Product, ggn_product
+from curvlang.models.derivatives.products import WHOLE, Portion, SumOver, ggn_sum
 from curvlang.models.execution.torch_state import settled
 from curvlang.models.layers import Input, OneHot
 from curvlang.models.losses.loss import Loss
@@ -26,7 +26,7 @@ class LayersGGN:
 
     G v = (1/N) Σ_n Σ_r j_nr (j_nrᵀ v) with j_nr = Σ_t g[n,r,t,o] a[n,t,i]: four multiplications per
     parameter, position and vector, after one backward pass with R columns. With fewer vectors
-    than columns a tangent and a pull-back per vector are cheaper (`ggn_product`), for a model that
+    than columns a tangent and a pull-back per vector are cheaper (`ggn_sum`), for a model that
     has them.
 
     Args:
@@ -48,23 +48,33 @@ class LayersGGN:
     way: Callable[[], str | None] | None = None
     portion: Callable[[int | None], Portion] = lambda columns: WHOLE
 
-    @settled
     def whole(self, v: Tensor) -> Tensor:
         """G v."""
-        tangents = self._tangents(v.shape[1])
-        return self._by_columns(v, apart=False) if tangents is None else tangents(v)
+        return self.whole_sum(range(len(self.X)), v) / len(self.X)
+
+    def blocks(self, v: Tensor) -> Tensor:
+        """The product with the blocks of G on its diagonal, all of them in one pass over the data."""
+        return self.blocks_sum(range(len(self.X)), v) / len(self.X)
 
     @settled
-    def blocks(self, v: Tensor) -> Tensor:
-        """The product with the blocks of G on its diagonal, all of them in one pass over the data.
+    def whole_sum(self, within: range, v: Tensor) -> Tensor:
+        """The part of some examples in N G v."""
+        tangents = self._tangents(v.shape[1])
+        if tangents is None:
+            return self._by_columns(within, v, apart=False)
+        return tangents(within, v)
+
+    @settled
+    def blocks_sum(self, within: range, v: Tensor) -> Tensor:
+        """The part of some examples in N times the product with the blocks of G on its diagonal.
 
         A tangent and a pull-back are needed for every vector and block.
         """
         places = [place for block in self.layers for place in block.places]
         tangents = self._tangents(v.shape[1] * len(places))
-        return (
-            self._by_columns(v, apart=True) if tangents is None else _by_block(tangents, places, v)
-        )
+        if tangents is None:
+            return self._by_columns(within, v, apart=True)
+        return _by_block(lambda x: tangents(within, x), places, v)
 
     @cached_property
     def _way(self) -> str | None:
@@ -77,27 +87,27 @@ class LayersGGN:
         with torch.no_grad():
             return self.loss.columns(self.model(self.X[:1]).numel())
 
-    def _tangents(self, count: int) -> Product | None:
-        """Products by tangents, where they are cheaper for so many vectors and the model has them."""
+    def _tangents(self, count: int) -> SumOver | None:
+        """Sums of products by tangents, where they are cheaper for so many vectors and the model has them."""
         # Asked before any column is formed: a large vocabulary has more than there is memory for.
         if self._columns <= count or self._way is None:
             return None
         portion = self.portion(None)
-        return ggn_product(self.model, self.loss, self.X, self.y, self._way, portion)
+        return ggn_sum(self.model, self.loss, self.X, self.y, self._way, portion)
 
-    def _by_columns(self, v: Tensor, *, apart: bool) -> Tensor:
+    def _by_columns(self, within: range, v: Tensor, *, apart: bool) -> Tensor:
         found, portion = torch.zeros_like(v), self.portion(self._columns)
-        for start in range(0, len(self.X), portion.examples):
-            rows = slice(start, start + portion.examples)
+        for start in range(within.start, within.stop, portion.examples):
+            rows = slice(start, min(start + portion.examples, within.stop))
             batch = self.X[rows].to(v.device), self.y[rows].to(v.device)
             given = leaves(self.model, self.loss, *batch, self.layers, LeafRequest({"a", "g"}))
             for k in range(0, v.shape[1], portion.vectors):
                 some = slice(k, k + portion.vectors)
                 found[:, some] += _batch(self.layers, given, v[:, some], apart)
-        return found / len(self.X)
+        return found
 
 
-def _by_block(whole: Product, places: Sequence[Tensor], v: Tensor) -> Tensor:
+def _by_block(whole: Callable[[Tensor], Tensor], places: Sequence[Tensor], v: Tensor) -> Tensor:
     """Products with the blocks on the diagonal from products with the whole matrix, one for each block."""
     found = torch.zeros_like(v)
     for place in places:

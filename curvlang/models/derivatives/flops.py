@@ -17,7 +17,7 @@ from torch.utils.module_tracker import ModuleTracker
 
 from curvlang.models.data.rows import Rows
 from curvlang.models.derivatives.hessian import by_layers
-from curvlang.models.derivatives.layer_hessian import hessian_by_layers
+from curvlang.models.derivatives.layer_hessian import halves_by_layers
 from curvlang.models.derivatives.product_methods import FORWARD
 from curvlang.models.derivatives.products import hessian_product
 from curvlang.models.execution.torch_state import product_state
@@ -57,7 +57,7 @@ def hessian_flops(
     probe = _probe(model, X, y)
     if way == FORWARD and by_layers(blocks):
         with product_state(model):
-            return _count(lambda: hessian_by_layers(model, loss, *probe, blocks)) / len(probe[0])
+            return _count(lambda: halves_by_layers(model, loss, probe, blocks)) / len(probe[0])
     P = sum(p.numel() for p in trainable(model).values())
     one = torch.zeros(
         P, 1, dtype=next(iter(trainable(model).values())).dtype, device=probe[0].device

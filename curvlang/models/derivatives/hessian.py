@@ -6,7 +6,8 @@ layers: `layer_hessian`, which asks for one tangent per layer output instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,11 @@ from torch import Tensor, nn
 from curvlang.models.data.rows import Rows
 from curvlang.models.derivatives.layer_hessian import (
     batch_elements,
-    hessian_by_layers,
+    halves_by_layers,
     symmetric_part,
 )
 from curvlang.models.derivatives.product_methods import FORWARD, hessian_way
-from curvlang.models.derivatives.products import WHOLE, Method, hessian_product
+from curvlang.models.derivatives.products import WHOLE, Method, hessian_sum
 from curvlang.models.execution.torch_state import product_state
 from curvlang.models.losses.loss import Loss
 from curvlang.models.tracing.blocks import LayerBlock, blocks, trainable
@@ -26,18 +27,32 @@ from curvlang.models.tracing.survey import check_mode
 from curvlang.models.tracing.verify import EXAMPLES
 
 
-def hessian_dense(
+@dataclass(frozen=True, slots=True, eq=False)
+class HessianEntries:
+    """The dense Hessian as a sum over examples, which can be added up in parts.
+
+    Args:
+        over: Consecutive examples to a matrix [P, P], in memory of its own.
+        mean: The sum of these matrices over all examples, given up, to the Hessian.
+    """
+
+    over: Callable[[range], Tensor]
+    mean: Callable[[Tensor], Tensor]
+
+
+def hessian_entries(
     model: nn.Module,
     loss: Loss,
     X: Rows,
     y: Rows,
     layers: Sequence[LayerBlock] | None = None,
     method: Method | None = None,
-) -> Tensor:
-    """H = (1/N) Σ ∇²ℓ_n, exactly symmetric, weight decay not included.
+) -> HessianEntries:
+    """H = (1/N) Σ ∇²ℓ_n, exactly symmetric, weight decay not included, as a sum over examples.
 
     By layer outputs where all parameters are covered, the outputs of an example are fewer than the
     parameters and `torch.func` runs the model, else by products; the two differ by rounding alone.
+    Rows and columns are in the order of `named_parameters()`.
 
     Args:
         model: Any module, in the mode it is to be studied in.
@@ -47,9 +62,6 @@ def hessian_dense(
         layers: The model's blocks by layer, where they are known.
         method: How, where that is known.
 
-    Returns:
-        [P, P] in the order of `named_parameters()`.
-
     Raises:
         SpecError: E0403, E0408, E0410 for a model without a loss per example; E0820, E0821 for one
             without second derivatives.
@@ -58,10 +70,22 @@ def hessian_dense(
     found = blocks(model, X[:EXAMPLES]) if layers is None else layers
     if method is None:
         method = Method(hessian_way(model, loss, X, y), WHOLE)
+    held = method.portion.held
     if method.way == FORWARD and by_layers(found):
-        with product_state(model):
-            return hessian_by_layers(model, loss, X, y, found, method.portion.held)
-    return hessian_by_products(model, loss, X, y, method)
+
+        def over(within: range) -> Tensor:
+            with product_state(model):
+                return halves_by_layers(model, loss, (X, y), found, held, within)
+
+        return HessianEntries(over, lambda whole: symmetric_part(whole).mul_(2 / X.shape[0]))
+    products = hessian_sum(model, loss, X, y, method.way, method.portion)
+
+    def entries(within: range) -> Tensor:
+        like = next(iter(trainable(model).values()))
+        P = sum(p.numel() for p in trainable(model).values())
+        return products(within, torch.eye(P, dtype=like.dtype, device=like.device))
+
+    return HessianEntries(entries, lambda whole: symmetric_part(whole.div_(X.shape[0])))
 
 
 def by_layers(found: Sequence[LayerBlock]) -> bool:
@@ -74,26 +98,27 @@ def by_layers(found: Sequence[LayerBlock]) -> bool:
     return plain and 0 < outputs < sum(block.size for block in found)
 
 
-def hessian_elements(found: Sequence[LayerBlock], P: int, examples: int, held: int) -> int:
-    """Numbers that `hessian_dense` holds at its peak, the [P, P] result included.
+def tangent_count(found: Sequence[LayerBlock], P: int) -> int:
+    """Tangents of an example that the dense Hessian takes, where `torch.func` runs the model."""
+    if not by_layers(found):
+        return P
+    return sum(block.count * block.positions * block.d_out for block in found)
 
-    By products what the model holds comes on top. Of a batch's intermediate results there are at most `held`.
+
+def hessian_elements(
+    found: Sequence[LayerBlock], P: int, examples: int, held: int, partial: int = 1
+) -> int:
+    """Numbers that the dense Hessian takes at its peak, the [P, P] result included.
+
+    By products what the model holds comes on top.
+
+    Args:
+        found: The blocks by layer.
+        P: Parameters.
+        examples: Of the longest part that is added up at once.
+        held: Numbers of a batch's intermediate results, at most.
+        partial: Sums over such parts that are held at a time.
     """
     if not by_layers(found):
-        return 3 * P * P
-    return max(2 * P * P, P * P + batch_elements(found, examples, held))
-
-
-def hessian_by_products(
-    model: nn.Module,
-    loss: Loss,
-    X: Rows,
-    y: Rows,
-    method: Method | None = None,
-) -> Tensor:
-    """The Hessian as its product with the identity, [P, P]."""
-    like = next(iter(trainable(model).values()))
-    P = sum(p.numel() for p in trainable(model).values())
-    way, portion = (None, WHOLE) if method is None else (method.way, method.portion)
-    product = hessian_product(model, loss, X, y, way, portion)
-    return symmetric_part(product(torch.eye(P, dtype=like.dtype, device=like.device)))
+        return (2 + partial) * P * P
+    return max(2 * P * P, partial * P * P + batch_elements(found, examples, held))

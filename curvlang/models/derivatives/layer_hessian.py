@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
-from curvlang.models.data.rows import Rows
+from curvlang.models.data.rows import Pair
 from curvlang.models.execution.substitution import functional_call
 from curvlang.models.layers import Layer
 from curvlang.models.losses.loss import Loss
@@ -34,39 +34,38 @@ Deltas: TypeAlias = list[Tensor]
 """What is added to the output of every use, in the order of the calls."""
 
 
-def hessian_by_layers(
+def halves_by_layers(
     model: nn.Module,
     loss: Loss,
-    X: Rows,
-    y: Rows,
+    data: Pair,
     blocks: Sequence[LayerBlock],
     held: int = MEMORY,
+    within: range | None = None,
 ) -> Tensor:
-    """H = (1/N) Σ ∇²ℓ_n, exactly symmetric.
+    """A matrix [P, P] whose symmetric part is half of Σ ∇²ℓ_n: it has each pair of uses once.
 
     Args:
         model: The model.
         loss: The loss.
-        X: Inputs, [N, …].
-        y: Targets.
+        data: Inputs and targets.
         blocks: Its blocks by layer, one for each layer.
         held: Bytes that the intermediate results of a batch may take together: fewer examples are taken at
             once, then fewer tangents of a use.
-
-    Returns:
-        [P, P] in the order of `named_parameters()`.
+        within: The examples that are added up; all by default.
     """
+    X, y = data
     P = sum(block.size for block in blocks)
     half = next(iter(trainable(model).values())).new_zeros(P, P).detach()
     numbers = held // half.element_size()
     size, share = batch_size(blocks, numbers), min(1.0, numbers / example_elements(blocks))
-    for k in range(0, X.shape[0], size):
-        Xb, yb = X[k : k + size].to(half.device), y[k : k + size].to(half.device)
+    own = range(X.shape[0]) if within is None else within
+    for k in range(own.start, own.stop, size):
+        rows = slice(k, min(k + size, own.stop))
+        Xb, yb = X[rows].to(half.device), y[rows].to(half.device)
         batch = _Batch(model, loss, Xb, yb, blocks)
         for u in range(len(batch.calls)):
             _add_use(half, batch, u, share)
-    # `half` holds each pair once: the symmetric part is half of the sum over examples.
-    return symmetric_part(half).mul_(2 / X.shape[0])
+    return half
 
 
 def symmetric_part(matrix: Tensor) -> Tensor:

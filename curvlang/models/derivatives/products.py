@@ -30,6 +30,8 @@ from curvlang.models.tracing.blocks import trainable
 
 Product: TypeAlias = Callable[[Tensor], Tensor]
 """v [P] or [P, k] to the same shape."""
+SumOver: TypeAlias = Callable[[range, Tensor], Tensor]
+"""Consecutive examples and v [P, k] to the sum of their products, [P, k], not divided by their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +87,31 @@ def hessian_product(
     Raises:
         SpecError: E0820, E0821 where the model has no second derivatives.
     """
-    chosen = hessian_way(model, loss, X, y) if way is None else way
-    return _product(model, X, y, HESSIANS[chosen](model, loss), portion)
+    return _mean(model, X, hessian_sum(model, loss, X, y, way, portion))
 
 
-def ggn_product(
+def hessian_sum(
     model: nn.Module,
     loss: Loss,
     X: Rows,
     y: Rows,
     way: str | None = None,
     portion: Portion = WHOLE,
-) -> Product:
-    """The map from v to G v, with G = (1/N) Σ J_nᵀ Λ_n J_n.
+) -> SumOver:
+    """The map from some examples and v to Σ ∇²ℓ_n v over them; arguments as for `hessian_product`."""
+    chosen = hessian_way(model, loss, X, y) if way is None else way
+    return _sum(model, X, y, HESSIANS[chosen](model, loss), portion)
 
-    Arguments as for `hessian_product`.
+
+def ggn_sum(
+    model: nn.Module,
+    loss: Loss,
+    X: Rows,
+    y: Rows,
+    way: str | None = None,
+    portion: Portion = WHOLE,
+) -> SumOver:
+    """The map from some examples and v to Σ J_nᵀ Λ_n J_n v over them; arguments as for `hessian_product`.
 
     Raises:
         SpecError: E0820 where the model has no tangents: columns of its layers give G v still.
@@ -107,12 +119,11 @@ def ggn_product(
     chosen = ggn_way(model, loss, X, y) if way is None else way
     if chosen is None:
         raise no_products(model, X)
-    return _product(model, X, y, GGNS[chosen](model, loss), portion)
+    return _sum(model, X, y, GGNS[chosen](model, loss), portion)
 
 
-def _product(model: nn.Module, X: Rows, y: Rows, rows_of: RowProducts, portion: Portion) -> Product:
+def _mean(model: nn.Module, X: Rows, over: SumOver) -> Product:
     P = sum(p.numel() for p in trainable(model).values())
-    at_once = portion.vectors
 
     def product(v: Tensor) -> Tensor:
         if v.dim() not in (1, 2) or v.shape[0] != P:
@@ -121,17 +132,30 @@ def _product(model: nn.Module, X: Rows, y: Rows, rows_of: RowProducts, portion: 
                 f"a vector of shape {list(v.shape)} for {P} parameters",
                 f"give [{P}] or [{P}, k]",
             )
-        rows = v.reshape(P, -1).T
-        found = torch.zeros_like(rows)
-        with product_state(model):
-            for Xb, yb in _batches(X, y, portion.examples, rows.device):
-                for k in range(0, rows.shape[0], at_once):
-                    found[k : k + at_once] += rows_of(Xb, yb, rows[k : k + at_once])
-        return (found.T / X.shape[0]).reshape(v.shape)
+        whole = over(range(X.shape[0]), v.reshape(P, -1))
+        return (whole / X.shape[0]).reshape(v.shape)
 
     return product
 
 
-def _batches(X: Rows, y: Rows, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    for k in range(0, X.shape[0], size):
-        yield X[k : k + size].to(device), y[k : k + size].to(device)
+def _sum(model: nn.Module, X: Rows, y: Rows, rows_of: RowProducts, portion: Portion) -> SumOver:
+    at_once = portion.vectors
+
+    def over(within: range, v: Tensor) -> Tensor:
+        rows = v.T
+        found = torch.zeros_like(rows)
+        with product_state(model):
+            for Xb, yb in _batches(X, y, within, portion.examples, rows.device):
+                for k in range(0, rows.shape[0], at_once):
+                    found[k : k + at_once] += rows_of(Xb, yb, rows[k : k + at_once])
+        return found.T
+
+    return over
+
+
+def _batches(
+    X: Rows, y: Rows, within: range, size: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for k in range(within.start, within.stop, size):
+        own = slice(k, min(k + size, within.stop))
+        yield X[own].to(device), y[own].to(device)

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from curvlang.compiler.algebra.shapes import GramShape, LeafShape
 from curvlang.compiler.codegen.instructions import Gram
 from curvlang.compiler.derive.program import Fisher, Partition, Program
-from curvlang.compiler.planning.chunks import chunk_count
+from curvlang.compiler.planning.chunks import Chunks, chunk_count, matrix_chunks
 from curvlang.compiler.planning.cost import elements
 from curvlang.compiler.planning.plan import BlockPlan, Plan
+from curvlang.models.derivatives.hessian import tangent_count
 from curvlang.models.derivatives.layer_columns import gram_elements
 from curvlang.models.layers.embedding import Embedding
 from curvlang.models.task import Task
@@ -99,7 +100,8 @@ def _hessian(
     if not readers:
         return 0
     whole = _EXACT * task.P**2
-    peak = hessian_bytes(task, blocks[Partition.LAYER])
+    layers = blocks[Partition.LAYER]
+    peak = hessian_bytes(task, layers, hessian_chunks(layers, task.P, task.N))
     restricted = sum(
         _EXACT * block.size**2 // block.count
         for p in readers
@@ -176,6 +178,18 @@ def chunks_of(plans: Sequence[Plan]) -> int:
         max(map(sum, sums), default=0),
         max((size for own in sums for size in own), default=0),
     )
+
+
+def hessian_chunks(layers: Sequence[LayerBlock], parameters: int, examples: int) -> Chunks:
+    """How the examples are cut for the dense Hessian: see `matrix_chunks`."""
+    return matrix_chunks(
+        examples, most_positions(layers), parameters, tangent_count(layers, parameters)
+    )
+
+
+def most_positions(layers: Sequence[LayerBlock]) -> int:
+    """Positions of the layer that has most."""
+    return max((block.positions for block in layers), default=1)
 
 
 def _sum_bytes(p: Plan, number: int) -> int:

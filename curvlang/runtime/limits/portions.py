@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from curvlang.compiler.planning.chunks import Chunks
 from curvlang.models.derivatives.hessian import by_layers, hessian_elements
 from curvlang.models.derivatives.layer_hessian import MEMORY
 from curvlang.models.derivatives.product_methods import FORWARD, GGNS, HESSIANS, REVERSE
@@ -96,14 +97,20 @@ def column_portion(task: Task, layers: Sequence[LayerBlock], columns: int) -> Po
     return replace(WHOLE, examples=examples)
 
 
-def hessian_bytes(task: Task, layers: Sequence[LayerBlock]) -> int:
+def hessian_bytes(task: Task, layers: Sequence[LayerBlock], chunks: Chunks) -> int:
     """Bytes at the peak while the dense Hessian is formed, all of it included.
 
     The way is the first one that runs: which one is right is tried when the Hessian is needed.
+
+    Args:
+        task: Model and data.
+        layers: Its blocks by layer.
+        chunks: How the examples are cut.
     """
     task = task.exact()
     size = torch.empty((), dtype=task.precision).element_size()
-    elements = hessian_elements(layers, task.P, task.N, allowance(MEMORY, SHARE) // size)
+    held = allowance(MEMORY, SHARE) // size
+    elements = hessian_elements(layers, task.P, chunks.longest, held, chunks.partial())
     if by_layers(layers) or _is_little(task, layers):
         return size * elements
     try:

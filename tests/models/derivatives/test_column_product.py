@@ -7,8 +7,9 @@ import torch
 
 import curvlang as cv
 from curvlang.models.derivatives.column_product import LayersGGN
-from curvlang.models.derivatives.products import Portion, ggn_product
+from curvlang.models.derivatives.products import Portion
 from curvlang.models.tracing.blocks import blocks
+from tests.models.derivatives.means import ggn_product
 from tests.oracles import dense
 from tests.small import network, task
 

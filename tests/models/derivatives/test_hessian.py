@@ -8,11 +8,15 @@ from torch import nn
 
 from curvlang.models.architectures.mlp import ACTIVATIONS, mlp
 from curvlang.models.derivatives import layer_hessian
-from curvlang.models.derivatives.hessian import hessian_by_products, hessian_dense
-from curvlang.models.derivatives.layer_hessian import hessian_by_layers
-from curvlang.models.derivatives.products import Portion, ggn_product, hessian_product
+from curvlang.models.derivatives.products import Portion, hessian_product
 from curvlang.models.losses.losses import LOSSES
 from curvlang.models.tracing.blocks import blocks
+from tests.models.derivatives.means import (
+    ggn_product,
+    hessian_by_layers,
+    hessian_by_products,
+    hessian_dense,
+)
 from tests.models.support import (
     CASES,
     LOSS_NAMES,

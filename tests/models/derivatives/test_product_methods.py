@@ -19,11 +19,10 @@ from torch.utils.checkpoint import checkpoint
 
 import curvlang as cv
 from curvlang.models.derivatives.column_product import LayersGGN
-from curvlang.models.derivatives.hessian import hessian_by_products, hessian_dense
 from curvlang.models.derivatives.product_methods import FORWARD, REVERSE, ggn_way, hessian_way
-from curvlang.models.derivatives.products import ggn_product
 from curvlang.models.losses.losses import loss_named
 from curvlang.models.tracing.blocks import blocks, trainable
+from tests.models.derivatives.means import ggn_product, hessian_by_products, hessian_dense
 from tests.models.support import assert_equal, assert_refused
 
 N = 5

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import curvlang as cv
+from curvlang.compiler.planning.chunks import Chunks
 from curvlang.models.derivatives.product_methods import GGNS, HESSIANS
 from curvlang.models.derivatives.products import WHOLE, hessian_product
 from curvlang.runtime.limits import activations
@@ -83,9 +84,9 @@ def test_the_dense_hessian_of_a_fit_is_the_same_under_a_limit() -> None:
 def test_the_plan_of_a_hessian_counts_what_the_model_holds() -> None:
     task = _images(examples=256, side=32)
     layers = task.blocks()
-    assert hessian_bytes(task, layers) > 3 * 8 * task.P**2 + 2**20
+    assert hessian_bytes(task, layers, Chunks(task.N)) > 3 * 8 * task.P**2 + 2**20
     with limited("16 MiB"):
-        assert hessian_bytes(task, layers) < 3 * 8 * task.P**2 + 2**22
+        assert hessian_bytes(task, layers, Chunks(task.N)) < 3 * 8 * task.P**2 + 2**22
 
 
 def test_columns_of_many_outputs_go_through_a_few_examples_at_a_time() -> None:
