@@ -325,7 +325,7 @@ def test_coverage_names_what_a_chain_sets_apart():
 
 OUTPUTS = """
 transform output_eigenbasis {
-  "Second moments in the eigenbasis of the outputs alone: that of one-hot inputs is the identity."
+  "Second moments in the eigenbasis of the outputs alone: one-hot inputs have the identity for theirs."
   needs a[n,t,i], g[n,r,t,o]
   G[o,o'] = mean[n] sum[r,t] g[n,r,t,o] * g[n,r,t,o']
   U[o,m], _[m] = eigh(G)
