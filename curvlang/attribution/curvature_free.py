@@ -13,17 +13,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curvlang.attribution.formulas.formula_scores import (
+    formula_scores,
+    program_of,
+    with_queries,
+)
+from curvlang.attribution.formulas.points import Point
+from curvlang.attribution.formulas.surroundings import check_surroundings, surroundings
 from curvlang.attribution.gradients import gradient_batches
 from curvlang.attribution.metagradient import metagradient_scores
 from curvlang.attribution.source import check_source, source_scores
+from curvlang.attribution.streams.request import Request
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.language.chain import Curvature, Part
+from curvlang.language import score_text
+from curvlang.language.chain import Curvature, Part, ScoreFormula
 from curvlang.models.arguments import placed
 from curvlang.models.execution.widened import accumulation_dtype
 from curvlang.models.losses.metric import Metric
 from curvlang.models.task import Task
+from curvlang.operators import Identity
 from curvlang.runtime.limits.activations import forward_batch
 from curvlang.training.baseline import train_baseline
 from curvlang.training.replay import check_followed, not_followed
@@ -58,19 +68,24 @@ def _first(task: Task, queries: int) -> Task:
 
 
 def gradient_cosine(given: Setting) -> Tensor:
-    """∇m_q · ∇ℓ_n / (‖∇m_q‖ ‖∇ℓ_n‖): which way, not how far; a zero gradient has no way."""
-    return _cosines(given, _gradients)
+    """The score of that name: which way gradients point, not how far."""
+    return formula_baseline(score_text("gradient_cosine", "<baseline>"), given)
+
+
+def formula_baseline(formula: ScoreFormula, given: Setting) -> Tensor:
+    """A score that no curvature has a part in."""
+    task, program = given.scored, program_of(formula)
+    exact = accumulation_dtype(task.device)
+    one = torch.ones((), dtype=exact, device=task.device)
+    points = surroundings(formula, program, task).points(Point(task, Identity(one, task.P)))
+    return formula_scores(program, points, task.loss, Request())
 
 
 def representation_cosine(given: Setting) -> Tensor:
     """Cosine of what enters the last module that has parameters, in the order of definition."""
-    return _cosines(given, _representations)
-
-
-def _cosines(given: Setting, rows_of: Callable[[Task, str], Iterator[Tensor]]) -> Tensor:
-    """Cosines of the queries' rows and those of the training examples, a batch of these at a time."""
-    query = _unit(torch.cat(list(rows_of(given.scored, "query"))))
-    return torch.cat([query @ _unit(rows).T for rows in rows_of(given.task, "train")], 1)
+    query = _unit(torch.cat(list(_representations(given.scored, "query"))))
+    rows = _representations(given.task, "train")
+    return torch.cat([query @ _unit(x).T for x in rows], 1)
 
 
 def projected_ensemble(given: Setting, models: int, dimension: int, seed: int) -> Tensor:
@@ -167,7 +182,9 @@ def check_baselines(parts: Sequence[Part], task: Task, metric: str | Metric = "l
         with placed(part.span):
             if metric != "loss":
                 raise _of_the_loss(part)
-            if part.name in FOLLOWING:
+            if part.score is not None:
+                check_surroundings(part.score, with_queries(part.score), task)
+            elif part.name in FOLLOWING:
                 _check_followed(part, task)
             elif part.name == "projected_ensemble":
                 check_ensemble(task, part.arguments["dimension"])
@@ -202,6 +219,8 @@ def check_ensemble(task: Task, dimension: Any) -> None:
 
 def baseline_scores(part: Part, given: Setting) -> Tensor:
     """The scores `[Q, N]` of the baseline that a study's line names."""
+    if part.score is not None:
+        return formula_baseline(part.score, given)
     arguments: dict[str, Any] = dict(part.arguments)
     if part.curvature is not None:
         arguments["curvature"] = part.curvature

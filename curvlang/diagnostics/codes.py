@@ -81,6 +81,7 @@ class Code(StrEnum):
     E0242 = "E0242", "a projection inside a score", "language"
     E0243 = "E0243", "an evaluation of a score without queries", "language"
     E0244 = "E0244", "a law about scores that a drawn task does not have", "language"
+    E0245 = "E0245", "a score with a curvature among the baselines", "language"
     E0260 = (
         "E0260",
         "a statement or a name that an inverse by its entries does not have",

@@ -225,13 +225,14 @@ class Solver:
 class Part:
     """One line of a task, a baseline or a measure: `mlp(hidden = [16], activation = tanh)`.
 
-    `curvature` is the one that an argument names, where one does.
+    `curvature` is the one that an argument names, where one does; `score` the formula of a baseline that is one.
     """
 
     name: str
     arguments: Mapping[str, Value]
     span: Span = field(default=NOWHERE, compare=False, repr=False)
     curvature: Curvature | None = None
+    score: ScoreFormula | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,6 +176,7 @@ def _key(question: Question, cell: StudyCell, run: Run) -> str:
         dict(cell.values),
         question.name,
         [_part(p) for p in (*question.baselines, *question.measures)],
+        *([repr(fresh.trajectory)] if any(p.score for p in question.baselines) else ()),
         (name, repr(question.solver)),
         None if question.reference is None else _curvature(question.reference),
         *([f"draws {DRAWS}"] if any(map(sampled, question.chains())) else ()),
@@ -184,9 +185,10 @@ def _key(question: Question, cell: StudyCell, run: Run) -> str:
 
 
 def _part(part: Part) -> tuple[object, ...]:
-    """A baseline or a measure: its arguments, and what the curvature is that one of them names."""
+    """A baseline or a measure: its arguments, its formula, and the curvature that one of them names."""
     named = () if part.curvature is None else (_curvature(part.curvature),)
-    return part.name, sorted(part.arguments.items()), *named
+    formula = () if part.score is None else (repr(part.score),)
+    return part.name, sorted(part.arguments.items()), *named, *formula
 
 
 def _content(task: Task) -> str:

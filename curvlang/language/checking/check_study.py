@@ -13,6 +13,14 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import Binary, Expr, Negate, Ref
 from curvlang.ir.indices import walk
+from curvlang.ir.score_lowering import score_program
+from curvlang.ir.score_program import solves_of
+from curvlang.language.bodies.scores import (
+    check_score,
+    of_queries,
+    score_entry,
+    score_formula,
+)
 from curvlang.language.bodies.values import show, value
 from curvlang.language.chain import (
     Curvature,
@@ -40,6 +48,7 @@ from curvlang.language.registry import (
 )
 from curvlang.language.registry.kinds import CurvatureName
 from curvlang.language.syntax import nodes as s
+from curvlang.language.syntax.docs import doc_of
 from curvlang.language.syntax.problems import LEAVE_OUT, Collector
 
 TaskOf = Callable[[s.Use, Mapping[str, Value]], TaskSpec | None]
@@ -175,17 +184,43 @@ class StudyChecker:
         found: dict[str, Part] = {}
         for use in uses:
             entry = table.get(use.name)
-            if entry is None:
-                self.problems.unknown(Code.E0920, kind, use.name, use.name_span, table)
+            scores = self.names.scores if kind == "baseline" else {}
+            if entry is None and use.name not in scores:
+                known = (*table, *scores)
+                self.problems.unknown(Code.E0920, kind, use.name, use.name_span, known)
                 continue
             if use.name in found:
                 self.problems.say(
                     Code.E0920, f"`{use.name}` stands twice", use.span, "leave one out"
                 )
+            if entry is None:
+                scored = self._scored(use, scores[use.name])
+                found |= {} if scored is None else {use.name: scored}
+                continue
             values = arguments(use, entry, {}, self.problems)
             curvature = self._named_in(use, entry, values)
             found[use.name] = Part(use.name, values, use.span, curvature)
         return tuple(found.values())
+
+    def _scored(self, use: s.Use, definition: s.ScoreDef) -> Part | None:
+        """A score that no curvature has a part in, as a baseline."""
+        before = self.problems.errors
+        values = arguments(use, score_entry(definition), {}, self.problems)
+        if self.problems.errors > before or check_score(definition):
+            return None
+        formula = score_formula(definition, values, use.span, doc_of(definition))
+        why = "solves with a curvature"
+        if not of_queries(formula):
+            why = "scores training examples alone"
+        elif not solves_of(score_program(formula.needs, formula.body)):
+            return Part(use.name, values, use.span, None, formula)
+        self.problems.say(
+            Code.E0245,
+            f"`{use.name}` {why}, and a baseline gives scores of queries without a curvature",
+            use.span,
+            f"evaluate a curvature by it: `evaluate {use.name} of ekfac`",
+        )
+        return None
 
     def _named_in(self, use: s.Use, entry: Entry, values: Mapping[str, Value]) -> Curvature | None:
         """The curvature that an argument names."""
