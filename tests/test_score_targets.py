@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,3 +213,65 @@ def test_a_disk_with_too_little_space_is_known_before_scores(chunked, monkeypatc
                 request().run(progress=False)
             continue
         assert request().run(progress=False).found is not None
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+@pytest.mark.parametrize("inside", [False, True])
+def test_scores_of_tokens_go_on_where_they_were_stopped(tmp_path, monkeypatch, after, inside):
+    """Chunks begin inside an example's tokens too."""
+    monkeypatch.setattr("curvlang.attribution.streams.by_token.LEAST", 1)
+    monkeypatch.setattr("curvlang.attribution.streams.by_token.MOST", 4)
+    monkeypatch.chdir(tmp_path)
+    scoring = cv.Scoring(damping=0.1, per_token=True)
+    whole = request(small(n=10, positions=3), scoring, out="whole.zarr").run(progress=False)
+    write, written = ScoreStore.write, []
+
+    def killed(self, chunk, arrays):
+        if len(written) == after:
+            if inside:
+                next(iter(self._arrays.values()))[self.layout.place(chunk)] = arrays["scores"] * 2
+            raise Stop
+        written.append(chunk)
+        write(self, chunk, arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ScoreStore, "write", killed)
+        with pytest.raises(Stop):
+            request(small(n=10, positions=3), scoring).run(progress=False)
+    before = set(written)
+    written.clear()
+    monkeypatch.setattr(ScoreStore, "write", lambda s, c, a: (written.append(c), write(s, c, a)))
+    report = request(small(n=10, positions=3), scoring).run(progress=False)
+    store = report.arrays["scores"].store
+    assert len(store.layout.all) > 3
+    assert sorted(before | set(written)) == store.layout.all
+    assert not before & set(written)
+    assert store.offsets.tolist() == list(range(0, 31, 3))
+    rows = list(range(store.layout.shape[0]))
+    assert torch.equal(report.arrays["scores"][rows], whole.arrays["scores"][rows])
+
+
+def test_a_finished_store_in_a_folder_that_cannot_be_written_is_read(chunked, monkeypatch):
+    first = request().run(progress=False)
+
+    def refused(self, *args, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", refused)
+    again = request().run(progress=False)
+    assert torch.equal(again.arrays["scores"][[0, 1, 2]], first.arrays["scores"][[0, 1, 2]])
+    assert [str(x) for x in again.top(2)] == [str(x) for x in first.top(2)]
+    with pytest.raises(cv.SpecError, match="E0585"):
+        request(out="other.zarr")
+
+
+def test_a_store_that_is_not_finished_is_not_begun_where_nothing_can_be_written(
+    chunked, monkeypatch
+):
+    request().run(progress=False)
+    zarr.open_group("x.zarr", mode="r+")["written"][0] = 0
+    monkeypatch.setattr(
+        Path, "touch", lambda *given, **named: (_ for _ in ()).throw(OSError(30, "no"))
+    )
+    with pytest.raises(cv.SpecError, match="E0585"):
+        request()

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import ceil, log2
-from typing import assert_never
 
 import torch
 
@@ -24,6 +23,7 @@ from curvlang.costs.predicted import decomposition_seconds, predicted_fit, predi
 from curvlang.costs.rates import Rates
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.models.task import Task
+from curvlang.runtime.limits.disk import disk_use
 from curvlang.runtime.limits.footprint import finished_bytes, sum_bytes
 from curvlang.runtime.prepare import Preparation
 
@@ -150,7 +150,7 @@ def _fit_stage(
         own = None if alone is None else longest
         moved = found if cluster.size > 1 else 0
         return StageScaling(name, alone, own, sending, moved, known, found, owner)
-    written = sum(_result_bytes(prepared)) if name == "results" else 0
+    written = disk_use(prepared).results if name == "results" else 0
     return StageScaling(name, alone, alone, held=known, written=written)
 
 
@@ -220,34 +220,3 @@ def _last_results(prepared: Preparation) -> Iterator[tuple[BlockPlan, ResultPlan
         for part in (last, *([last.beside] if last.beside is not None else [])):
             for block in prepared.plan_of(part).blocks:
                 yield block, block.results[part.value]
-
-
-def _result_bytes(prepared: Preparation) -> Iterator[int]:
-    for block, result in _last_results(prepared):
-        yield _EXACT * block.count * _elements(result.shape, block)
-
-
-def _elements(shape: shapes.Shape, block: BlockPlan) -> int:
-    """Numbers of an operator; of low rank at most."""
-    sizes, size = block.geometry.sizes, block.geometry.rows
-    match shape:
-        case shapes.IdentityShape():
-            return 1
-        case shapes.DiagonalShape():
-            return size
-        case shapes.KroneckerShape():
-            return sizes["o"] ** 2 + sizes["i"] ** 2
-        case shapes.EigenBasisShape():
-            return sizes["o"] ** 2 + sizes["i"] ** 2 + size
-        case shapes.BlocksShape(axis=axis):
-            return size * size // max(1, sizes.get(axis.space, 1))
-        case shapes.LowRankShape() | shapes.LeafShape() | shapes.GramShape() | shapes.DenseShape():
-            return size * size
-        case shapes.ProductShape():
-            return 0
-        case shapes.SumShape(terms=terms):
-            return sum(_elements(term, block) for term in terms)
-        case shapes.ProjectedShape(inner=inner):
-            return _elements(inner, block)
-        case _:
-            assert_never(shape)

@@ -32,7 +32,7 @@ from curvlang.models.losses.loss import Loss
 from curvlang.models.losses.resolve import check_mean, loss_for
 from curvlang.models.losses.user_loss import Function
 from curvlang.models.origin import Build, MovedBuild, Origin
-from curvlang.models.padding.spans import Batch, RowsAt, own_spans
+from curvlang.models.padding.spans import Batch, BatchRows, RowsAt, batch_rows, own_spans
 from curvlang.models.padding.trial import Padding, tried
 from curvlang.models.recipe import Recipe
 from curvlang.models.task_arguments import (
@@ -331,34 +331,31 @@ class Task:
         return self._padding[part]
 
     def cut(
+        self, rows_at: RowsAt, part: str = "train", within: range | None = None
+    ) -> Iterator[Batch]:
+        """The batches of `cuts`, on the model's device."""
+        return (self.read(cut, part) for cut in self.cuts(rows_at, part, within))
+
+    def cuts(
         self,
         rows_at: RowsAt,
         part: str = "train",
         within: range | None = None,
         *,
         whole: bool = False,
-    ) -> Iterator[Batch]:
-        """Batches on the model's device: consecutive rows, or rows of like length without their padding.
-
-        Args:
-            rows_at: How many rows make a batch that has this share of all positions.
-            part: `train` or `query`.
-            within: The rows that are read; all where not given.
-            whole: Whether rows keep their padding.
-        """
-        X, y = self.part(part)
-        within = range(len(X)) if within is None else within
+    ) -> Iterator[BatchRows]:
+        """The rows of `batch_rows`, of all or `within` some; `whole` ones keep their padding. None is read."""
         padding = None if whole else self.padding(part)
-        if padding is None or padding.kept:
-            size = rows_at(1.0)
-            for k in range(within.start, within.stop, size):
-                rows = slice(k, min(k + size, within.stop))
-                yield Batch(X[rows].to(self.device), y[rows].to(self.device), rows)
-            return
-        spans = padding.spans
-        for chosen, window in spans.batches(lambda width: rows_at(width / spans.width), within):
-            less, targets = padding.cut(self.model, X[chosen], y[chosen], window)
-            yield Batch(less.to(self.device), targets.to(self.device), chosen, window)
+        spans = None if padding is None or padding.kept else padding.spans
+        rows = range(len(self.part(part)[0])) if within is None else within
+        return batch_rows(spans, rows_at, rows)
+
+    def read(self, cut: BatchRows, part: str = "train") -> Batch:
+        """The examples of a batch, without their padding where it is cut off."""
+        X, y = (x[cut.rows] for x in self.part(part))
+        if cut.window is not None and (padding := self.padding(part)) is not None:
+            X, y = padding.cut(self.model, X, y, cut.window)
+        return Batch(X.to(self.device), y.to(self.device), cut.rows, cut.window)
 
     def to(
         self,

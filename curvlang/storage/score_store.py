@@ -62,12 +62,24 @@ def check_store(path: str | os.PathLike[str]) -> None:
             f"`{address}` is a file, and a zarr store is a folder",
             "name another store, or remove the file",
         )
+    if _is_whole(address):
+        # It is read alone: a folder that nothing can be written to will do.
+        return
     with refusals(address):
         above = next(p for p in (place, *place.absolute().parents) if p.exists())
         probe = above / f".{place.name}.{os.getpid()}.partial"
         probe.touch(exist_ok=False)
         probe.unlink()
     _known(address)
+
+
+def _is_whole(address: str) -> bool:
+    """Whether a store has an entry for every chunk."""
+    with refusals(address):
+        there = _known(address)
+        if there is None or WRITTEN not in there:
+            return False
+        return bool(np.asarray(there[WRITTEN][...]).all())
 
 
 class ScoreStore:

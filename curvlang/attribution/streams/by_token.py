@@ -87,7 +87,8 @@ class TokenScoring:
         task, tokens = self.task, self.tokens
         found = u.new_zeros(len(u), len(within))
         rows = tokens.rows_of(within)
-        for batch in task.cut(self._rows_at, "train", rows, whole=not self.cuts):
+        for cut in task.cuts(self._rows_at, "train", rows, whole=not self.cuts):
+            batch = task.read(cut)
             start = 0 if batch.window is None else batch.window.start
             with in_part(task.model, batch.X, "train", batch.start):
                 scores = self._of_batch(batch, u.to(task.dtype)).to(u.dtype)

@@ -119,6 +119,41 @@ class Spans:
             yield _chosen(order[begin:], within, low, high)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchRows:
+    """Which examples a batch has.
+
+    Args:
+        rows: Their numbers in the part.
+        window: The positions that are kept of them; None for all.
+    """
+
+    rows: slice | Tensor
+    window: slice | None = None
+
+    def __len__(self) -> int:
+        own = self.rows
+        return own.stop - own.start if isinstance(own, slice) else len(own)
+
+
+def batch_rows(spans: Spans | None, rows_at: RowsAt, within: range) -> Iterator[BatchRows]:
+    """Consecutive rows, or rows of like length where there are spans.
+
+    Args:
+        spans: Of rows whose padding is cut off; None for others.
+        rows_at: How many rows make a batch that has a share of all positions.
+        within: The rows that are cut into batches.
+    """
+    if spans is None:
+        size = rows_at(1.0)
+        for k in range(within.start, within.stop, size):
+            yield BatchRows(slice(k, min(k + size, within.stop)))
+        return
+    width = spans.width
+    for rows, window in spans.batches(lambda own: rows_at(own / width), within):
+        yield BatchRows(rows, window)
+
+
 def _chosen(order: Tensor, within: range, low: int, high: int) -> tuple[Tensor, slice]:
     return order.sort().values + within.start, slice(low, high)
 

@@ -13,7 +13,7 @@ from curvlang.compiler.derive.program import Partition
 from curvlang.compiler.planning.chunks import Chunks, Node
 from curvlang.compiler.planning.plan import Plan
 from curvlang.models.losses.finite import in_part
-from curvlang.models.padding.spans import Batch
+from curvlang.models.padding.spans import Batch, BatchRows
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import check_batch
 from curvlang.runtime.execute import Execution
@@ -59,14 +59,14 @@ class PassWork:
         """Who adds anything up in a pass."""
         return [e for e in self.executions if e.plan.passes >= number and e.plan.adds(number)]
 
-    def batches(self, k: int) -> Iterator[tuple[int, Task, Batch]]:
-        """The batches of a chunk, each after how many examples of the tasks before its own."""
+    def batches(self, k: int) -> Iterator[tuple[int, Task, BatchRows]]:
+        """The batches of a chunk, unread, each after how many examples of the tasks before its own."""
         (lo, hi), before, prepared = self.chunks.bounds(k), 0, self.prepared
         for task in self.tasks:
             within = range(max(lo - before, 0), min(hi - before, task.N))
             if within:
-                for batch in task.cut(prepared.rows_at, within=within, whole=prepared.whole):
-                    yield before, task, batch
+                for rows in task.cuts(prepared.rows_at, within=within, whole=prepared.whole):
+                    yield before, task, rows
             before += task.N
 
     def feed(self, number: int, place: Place, before: int, task: Task, batch: Batch) -> None:
@@ -171,11 +171,11 @@ class Passes:
         """The batches of a chunk, but for those that an earlier run has added up."""
         if begun is not None:
             self.work.give(begun.sums)
-        for place, (before, task, batch) in enumerate(self.work.batches(k)):
-            self.done += len(batch)
+        for place, (before, task, rows) in enumerate(self.work.batches(k)):
+            self.done += len(rows)
             if begun is not None and place < begun.batches:
                 continue
-            self.work.feed(number, (k, place), before, task, batch)
+            self.work.feed(number, (k, place), before, task, task.read(rows))
             if self.progress is not None:
                 self.progress(self.name(number), self.done, self.total)
             self.ledger.keep(number, folding.folded, Begun(k, place + 1, self.work.sums()))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from curvlang.language.selection import chains_of, chosen
 from curvlang.runtime.execute import Execution
 from curvlang.runtime.limits.disk import FILE
 from curvlang.runtime.limits.footprint import largest
+from curvlang.runtime.limits.memory import limited
 from curvlang.runtime.prepare import prepare
 from curvlang.runtime.progress.log import RankLog
 from curvlang.runtime.stored.session import StoreDamaged
@@ -247,3 +249,48 @@ def test_a_model_of_another_recipe_is_refused_before_it_is_trained(request_of, t
     assert "epochs = 1" in str(caught.value)
     assert len(list((tmp_path / "s/model").iterdir())) == 1
     request_of("kfac", one, **given)
+
+
+class Recorded(cv.StoredRows):
+    """Rows in memory that tell which of them are read."""
+
+    def __init__(self, rows, seen):
+        super().__init__(rows.shape, rows.dtype)
+        self.rows, self.seen = rows, seen
+
+    def read(self, places):
+        numbers = torch.as_tensor(list(places)) if isinstance(places, range) else places
+        self.seen += numbers.tolist()
+        return self.rows[numbers]
+
+
+@pytest.mark.parametrize("batches", [1, 3, 5])
+def test_batches_that_are_added_up_are_not_read_again(batches, tmp_path, monkeypatch):
+    """Killed inside a chunk: the next run reads from the first batch on that is missing."""
+    seen, whole = [], task(N=61)
+    stored = Recorded(whole.train[0], seen), Recorded(whole.train[1], [])
+    given = cv.Task(whole.model, "cross_entropy", stored, whole.query)
+    monkeypatch.setattr("curvlang.runtime.stored.run_state.SHARE", 0)
+    fit = partial(cv.fit, "kfac", progress=False)
+    feed, fed = Execution.feed, []
+
+    def stop(self, number, leaves):
+        if len(fed) == batches:
+            raise KeyboardInterrupt
+        fed.append(number)
+        return feed(self, number, leaves)
+
+    with limited("16 KiB"):
+        (plan,) = prepare(chains_of(chosen(cv.load("kfac"))), given, last=True).plans
+        assert plan.batch < plan.cut.longest
+        plain = fit(given)
+        with monkeypatch.context() as patch:
+            patch.setattr(Execution, "feed", stop)
+            with pytest.raises(KeyboardInterrupt):
+                fit(given, store=tmp_path / "s")
+        seen.clear()
+        monkeypatch.setattr(cv.Task, "_check", lambda self: None)
+        again = fit(given, store=tmp_path / "s")
+    assert torch.equal(again.dense(), plain.dense())
+    passed = sorted(set(range(61)) - set(seen))
+    assert passed, "rows that were added up"
