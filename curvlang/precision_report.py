@@ -25,8 +25,10 @@ from curvlang.runtime.others import without_ignored
 
 EXAMPLES = (4, 32)
 """Fewest and most training examples that are fitted and scored twice."""
+NUMBERS = 2**23
+"""Examples times parameters up to which it is the most."""
 SHARE = 16
-"""Between them, one of so many."""
+"""Else one of so many, between them."""
 QUERIES = 8
 """Queries that are scored twice."""
 CUBES = 2e10
@@ -152,7 +154,7 @@ def measured_errors(task: Task, policy: Precision, fitted: Fit, scored: Score) -
         wanted = scores(EXACT)
         scale = float(wanted.abs().max().clamp_min(torch.finfo(torch.float64).tiny))
         asked = dict(_parts(policy))
-        if len(asked) == 1:
+        if set(asked.values()) == {policy}:
             asked = {"all": policy}
         errors = {
             name: float((scores(own) - wanted).abs().max()) / scale for name, own in asked.items()
@@ -161,18 +163,27 @@ def measured_errors(task: Task, policy: Precision, fitted: Fit, scored: Score) -
 
 
 def _parts(policy: Precision) -> Iterator[tuple[str, Precision]]:
-    """A policy for each part that is narrower than float64, with all others in float64; then all of it."""
+    """A policy for each part that is narrower than float64, with all others in float64; then all of it.
+
+    Products that follow the passes are measured with them: some curvatures have no others.
+    """
     for field in fields(policy):
         value = getattr(policy, field.name)
-        if value != "float64":
-            yield field.name, Precision(**{"products": "float64", field.name: value})
+        follows = field.name == "products" and policy.apart is None
+        if value != "float64" and not follows:
+            own = {field.name: value}
+            if policy.apart is not None:
+                own = {"products": "float64", **own}
+            yield field.name, Precision(**own)
     yield "all", policy
 
 
 def _few(task: Task) -> tuple[Task, tuple[int, int]]:
     """A few training examples and queries, and layers whose decompositions take seconds at most."""
     low, high = EXAMPLES
-    count = min(task.N, max(low, min(high, task.N // SHARE)))
+    count = min(task.N, high)
+    if count * task.P > NUMBERS:
+        count = min(count, max(low, task.N // SHARE))
     some = task.examples(_spread(task.N, count)).queries(_spread(task.Q, min(task.Q, QUERIES)))
     layers = sorted(some.blocks(), key=lambda x: x.count * (x.d_in**3 + x.d_out**3))
     taken, spent = 0, 0.0

@@ -125,3 +125,46 @@ def test_a_store_of_another_precision_is_refused_by_its_name(tmp_path):
             cv.fit("kfac", made, precision=other, store=tmp_path / "fit")
         assert 'precision="bfloat16"' in str(error.value)
     cv.fit("kfac", made, precision="passes=bfloat16,products=float32", store=tmp_path / "fit")
+
+
+@pytest.mark.parametrize("spec", ["ggn", "hessian"])
+def test_a_curvature_without_blocks_has_passes_in_bfloat16(spec):
+    made = task(network([3, 4, 3]), "cross_entropy", n=12)
+    found = cv.precision_errors(spec, made, "bfloat16", damping=0.5)
+    assert list(found.errors) == ["all"]
+    low = made.to(precision="bfloat16")
+    exact = cv.influence(cv.fit(spec, made), made, damping=0.5)
+    scores = cv.influence(cv.fit(spec, low), low, damping=0.5)
+    assert (scores - exact).abs().max() <= FACTOR * found.whole * exact.abs().max()
+    with pytest.raises(SpecError, match="no products in another precision"):
+        cv.precision_errors(spec, made, "products=bfloat16", damping=0.5)
+
+
+def test_conjugate_gradients_converge_on_a_model_in_bfloat16():
+    made = task(network([3, 4, 3]), "cross_entropy", n=12).to(precision="bfloat16")
+    op = cv.fit("ggn", made)
+    by_products = cv.influence(op, made, damping=0.5, solve="cg")
+    wanted = cv.influence(op, made, damping=0.5)
+    # Both see the gradients of one model in bfloat16: what is left is the residual of the solver.
+    assert (by_products - wanted).abs().max() <= 1e-3 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_that_is_in_half_precision_already(dtype):
+    made = task(network([3, 4, 3]), "cross_entropy", n=12).to(dtype=dtype)
+    wide = made.to(dtype=torch.float64)
+    exact = cv.influence(cv.fit("kfac", wide), wide, damping=0.1)
+    for precision, most in (("float32", 1e-4), ("bfloat16", 0.2)):
+        op = cv.fit("kfac", made, precision=precision)
+        scores = cv.influence(op, made, damping=0.1, precision=precision)
+        assert (scores - exact).abs().max() <= most * exact.abs().max()
+
+
+def test_targets_that_are_met_to_rounding_have_an_error_that_says_so():
+    made = task(network([3, 4, 3]), "mse", n=12)
+    X = made.train[0]
+    near = made.model(X).detach() + 1e-6
+    made = made.replaced(train=(X, near), query=(X[:3], near[:3]))
+    # Residuals of 1e-6 are below the rounding of outputs in bfloat16.
+    assert cv.precision_errors("ekfac", made, "bfloat16", damping=0.1).whole > 1
+    assert cv.precision_errors("ekfac", made, "float32", damping=0.1).whole < 1

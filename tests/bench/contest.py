@@ -36,12 +36,14 @@ Make = Callable[[Sizes], Turn]
 class Entry:
     """A contestant: the module and the name of its `Make`, and whether its times are scaled up.
 
-    `partly` names what was run of the whole where the rest is extrapolated, in words.
+    `partly` names what was run of the whole where the rest is extrapolated, in words; `differs` by how
+    much its results may differ from ours.
     """
 
     module: str
     function: str
     partly: str = ""
+    differs: float = AGREEMENT
 
     def make(self) -> Make:
         return getattr(importlib.import_module(self.module), self.function)
@@ -51,12 +53,13 @@ class Entry:
 class Standing:
     """What a contestant did: seconds of every turn by stage, the peak, its results.
 
-    `differs` is the largest difference to ours over the results that both have; None where they
-    share none.
+    `differs` is the largest difference to ours over the results that both have, None where they
+    share none; `allowed` how large it may be.
     """
 
     name: str
     partly: str = ""
+    allowed: float = AGREEMENT
     turns: list[dict[str, float]] = field(default_factory=list)
     peak: int = 0
     disturbed: float = 0.0
@@ -73,7 +76,7 @@ class Standing:
 
     @property
     def agrees(self) -> bool:
-        return self.differs is None or self.differs <= AGREEMENT
+        return self.differs is None or self.differs <= self.allowed
 
 
 def contest(entries: Mapping[str, Entry], sizes: Sizes, small: Sizes, turns: int) -> list[Standing]:
@@ -82,7 +85,7 @@ def contest(entries: Mapping[str, Entry], sizes: Sizes, small: Sizes, turns: int
     Each has gone through a turn of `small` sizes before, which is not counted: imports, parsers
     and kernels are loaded by then.
     """
-    standings = [Standing(name, entry.partly) for name, entry in entries.items()]
+    standings = [Standing(name, entry.partly, entry.differs) for name, entry in entries.items()]
     workers = [_Worker(entry, sizes, small) for entry in entries.values()]
     try:
         # A turn begins when nobody loads or builds any more: they would share its processors.

@@ -35,4 +35,4 @@ def test_a_failure_is_shown_with_its_reason():
 def test_letters_choose_their_cases_and_small_sizes_are_not_repeated():
     assert [w.letter for w in chosen("ad", quick=False)] == ["a", "a", "d", "d"]
     assert [w.letter for w in chosen("ad", quick=True)] == ["a", "d", "d"]
-    assert {w.letter for w in WORKLOADS} == set("abcdefghi")
+    assert {w.letter for w in WORKLOADS} == set("abcdefghij")

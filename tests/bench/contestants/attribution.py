@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import curvlang as cv
+from curvlang.attribution.streams.reduced import ReducedPrecision
 from curvlang.costs.rates import Watch
 from tests.bench.contest import Results, Sizes, Turn
 from tests.bench.contestants import hand
@@ -18,12 +19,26 @@ from tests.bench.contestants.inputs import DAMPING, direction, summed_loss, task
 
 
 def ours(sizes: Sizes) -> Turn:
+    return _ours(sizes, None)
+
+
+def bfloat16(sizes: Sizes) -> Turn:
+    """Ours with the model and its products in bfloat16."""
+    return _ours(sizes, "bfloat16")
+
+
+def _ours(sizes: Sizes, precision: str | None) -> Turn:
     made = task(sizes)
+    memory = sizes.get("memory")
 
     def turn(watch: Watch) -> Results:
-        op = cv.fit("ekfac_empirical", made)
+        # The peers have no progress to show.
+        how = {"precision": precision, "memory": memory, "progress": False}
+        op = cv.fit("ekfac_empirical", made, **how)
         watch("fit")
-        scores = cv.influence(op, made, damping=DAMPING)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReducedPrecision)
+            scores = cv.influence(op, made, damping=DAMPING, **how)
         watch("scores")
         assert isinstance(scores, Tensor)
         return {"scores": scores.float(), "product": op @ direction(made)}
