@@ -5,6 +5,7 @@ from curvlang.operators.block_diagonal import BlockDiagonal, aligned, described
 from curvlang.operators.combined import Scaled, Sum, added, scaled
 from curvlang.operators.distance import RULES
 from curvlang.operators.files import StoredBlocks, load_operator, save
+from curvlang.operators.iterative.arnoldi import Arnoldi, Leading, leading_eigenpairs
 from curvlang.operators.iterative.conjugate_gradients import ConjugateGradients
 from curvlang.operators.iterative.iteration import ExampleMean, Iterative, SolveRecord
 from curvlang.operators.iterative.neumann import Neumann
@@ -27,6 +28,7 @@ from curvlang.operators.vmapped import at_once
 DISTANCES.update(RULES)
 
 __all__ = [
+    "Arnoldi",
     "BlockDiagonal",
     "CholeskyInverse",
     "ConjugateGradients",
@@ -39,6 +41,7 @@ __all__ = [
     "Identity",
     "Iterative",
     "Kronecker",
+    "Leading",
     "LowRank",
     "MatrixFree",
     "Neumann",
@@ -60,6 +63,7 @@ __all__ = [
     "described",
     "estimate_trace",
     "held_bytes",
+    "leading_eigenpairs",
     "load_operator",
     "low_rank",
     "moved",

@@ -14,7 +14,7 @@ from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.diagnostics.source import Source, Span
 from curvlang.language.chain import InverseUse, Solver, Value
 from curvlang.language.checking.check_solver import another_equation
-from curvlang.operators import ConjugateGradients, ExampleMean, Neumann, Operator
+from curvlang.operators import Arnoldi, ConjugateGradients, ExampleMean, Leading, Neumann, Operator
 from curvlang.operators.iterative.iteration import Progress, Report, at_least
 
 
@@ -76,47 +76,75 @@ class FittedSolver:
             progress: Called after every step of a solve.
         """
         given = self.solver.arguments
-        approximate = self._approximate_inverse(damping)
         match self.solver.name:
             case "cg":
+                approximate = self._approximate_inverse(damping)
                 tolerance, iterations = _float(given["tolerance"]), _int(given["iterations"])
                 return ConjugateGradients(
                     operator, damping, approximate, tolerance, iterations, report, progress
                 )
-            case "neumann":
-                batch = None if given["batch"] == "all" else _int(given["batch"])
-                if batch is not None and by_example is NOT_KEPT:
-                    raise refusal(
-                        Code.E0622,
-                        f"`batch = {batch}` draws training examples, and an operator that was read "
-                        "from a file has none",
-                        "fit the curvature again, `cv.fit(spec, task)`, or use `batch = all`",
-                        labels=label_at(self.solver.span, "requested here"),
-                    )
-                if batch is not None and (by_example is None or by_example.of is None):
-                    raise refusal(
-                        Code.E0622,
-                        f"`batch = {batch}` needs a curvature that is a mean over examples, and "
-                        f"this is {operator.describe()}",
-                        "use `batch = all`",
-                        labels=label_at(self.solver.span, "requested here"),
-                    )
-                rate, steps = _float(given["lr"]), _int(given["steps"])
-                seed = _int(given["seed"])
-                return Neumann(
-                    operator,
-                    damping,
-                    approximate,
-                    rate,
-                    steps,
-                    by_example,
-                    batch,
-                    seed,
-                    report,
-                    progress,
+            case "neumann" | "lissa":
+                return self._iterated(operator, damping, by_example, report, progress)
+            case "arnoldi":
+                wanted = Leading(
+                    _int(given["rank"]),
+                    _int(given["iterations"]),
+                    _float(given["tolerance"]),
+                    _int(given["seed"]),
                 )
+                return Arnoldi(operator, damping, wanted, report, progress)
             case name:
                 raise AssertionError(f"no solver `{name}`")
+
+    def _iterated(
+        self,
+        operator: Operator,
+        damping: float,
+        by_example: ExampleMean | None,
+        report: Report | None,
+        progress: Progress | None,
+    ) -> Operator:
+        """The Neumann iteration, or the recursion that is the same with the rate 1 / scale."""
+        given = self.solver.arguments
+        batch = None if given["batch"] == "all" else _int(given["batch"])
+        if batch is not None:
+            self._check_examples(batch, operator, by_example)
+        own: dict[str, Any] = {
+            "by_example": by_example,
+            "batch": batch,
+            "seed": _int(given["seed"]),
+        }
+        own |= {"report": report, "progress": progress}
+        if self.solver.name == "lissa":
+            # The recursion starts at v where the iteration starts at 0: its first step is that start.
+            steps, repeats = _int(given["depth"]) + 1, _int(given["repeats"])
+            rate = 1 / _float(given["scale"])
+            return Neumann(
+                operator, damping, None, rate, steps, repeats=repeats, scaled=True, **own
+            )
+        approximate = self._approximate_inverse(damping)
+        rate, steps = _float(given["lr"]), _int(given["steps"])
+        return Neumann(operator, damping, approximate, rate, steps, **own)
+
+    def _check_examples(
+        self, batch: int, operator: Operator, by_example: ExampleMean | None
+    ) -> None:
+        if by_example is NOT_KEPT:
+            raise refusal(
+                Code.E0622,
+                f"`batch = {batch}` draws training examples, and an operator that was read "
+                "from a file has none",
+                "fit the curvature again, `cv.fit(spec, task)`, or use `batch = all`",
+                labels=label_at(self.solver.span, "requested here"),
+            )
+        if by_example is None or by_example.of is None:
+            raise refusal(
+                Code.E0622,
+                f"`batch = {batch}` needs a curvature that is a mean over examples, and "
+                f"this is {operator.describe()}",
+                "use `batch = all`",
+                labels=label_at(self.solver.span, "requested here"),
+            )
 
     def refuse(self, use: InverseUse) -> NoReturn:
         """Refuse an inverse that is not a linear system."""

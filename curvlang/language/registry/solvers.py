@@ -34,6 +34,31 @@ SOLVERS: Mapping[str, Entry] = {
             "seed": seed("the order of the minibatches"),
         },
     ),
+    "lissa": Entry(
+        "h ← v + h − (C_batch + λI) h / scale from h = v, `depth` times, and h / scale at the end (LiSSA)",
+        {
+            "scale": Parameter(
+                POSITIVE, 10.0, "above the largest eigenvalue of every batch, plus λ"
+            ),
+            "depth": Parameter(COUNT, 100, "steps of the recursion"),
+            "batch": Parameter(NumberOr(COUNT, "all"), "all", "training examples of a step"),
+            "repeats": Parameter(
+                COUNT, 1, "runs of which the mean is taken, each with its own order"
+            ),
+            "seed": seed("the order of the minibatches"),
+        },
+    ),
+    "arnoldi": Entry(
+        "1 / (s + λ) on the leading eigenvectors, found by products with C, and 0 elsewhere",
+        {
+            "rank": Parameter(COUNT, 50, "eigenpairs, those of the largest size"),
+            "iterations": Parameter(COUNT, 200, "products with C at most"),
+            "tolerance": Parameter(
+                SHARE, 1e-6, "residual of a pair, relative to the largest eigenvalue"
+            ),
+            "seed": seed("the first vector"),
+        },
+    ),
 }
 """Solvers of `solve …`: what they apply is `1 / (s + λ)`, exactly or up to a stated residual."""
 

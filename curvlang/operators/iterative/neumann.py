@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NoReturn
 
 import torch
@@ -53,6 +53,8 @@ class Neumann(Iterative):
         seed: Of the order in which examples are drawn, the same in every solve.
         report: Receives the record of every solve.
         progress: Called after every step, with the largest relative residual.
+        repeats: Runs with seeds of their own, of which the mean is taken.
+        scaled: Whether the rate was given as 1 / `scale`.
     """
 
     operator: Operator
@@ -65,9 +67,17 @@ class Neumann(Iterative):
     seed: int = 0
     report: Report | None = None
     progress: Progress | None = None
+    repeats: int = 1
+    scaled: bool = False
     structure: ClassVar[str] = "Neumann"
 
     def solve(self, v: Tensor) -> Tensor:
+        runs = [replace(self, seed=self.seed + k, repeats=1) for k in range(self.repeats)]
+        if len(runs) == 1:
+            return self._run(v)
+        return torch.stack([run._run(v) for run in runs]).mean(0)
+
+    def _run(self, v: Tensor) -> Tensor:
         x = self.lr * self._precondition(v)
         start = (v * x).sum(0) / self.lr
         before = start
@@ -151,7 +161,8 @@ class Neumann(Iterative):
                 Code.E0620,
                 f"{self.steps} steps on minibatches of {self.batch} ended further from the "
                 "solution than they began",
-                "use a smaller `lr`, a larger `batch`, or a larger damping",
+                f"use a {'larger `scale`' if self.scaled else 'smaller `lr`'}, a larger `batch`, or a "
+                "larger damping",
             )
 
     def _diverges(self, step: int, residual: Tensor) -> NoReturn:
@@ -166,7 +177,11 @@ class Neumann(Iterative):
             )
         else:
             rate = 1.8 / self._largest(start)
-            repair = f"use `lr = {rate:.2g}` or less, or a larger `preconditioner_damping`"
+            repair = (
+                f"use `scale = {at_least(1 / rate)}` or more"
+                if self.scaled
+                else f"use `lr = {rate:.2g}` or less, or a larger `preconditioner_damping`"
+            )
         raise refusal(
             Code.E0620, f"the Neumann iteration diverges: its residual grew at step {step}", repair
         )
