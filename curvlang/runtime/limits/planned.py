@@ -27,6 +27,7 @@ from curvlang.operators import (
     added,
     projected,
     scaled,
+    stacked,
 )
 from curvlang.operators.low_rank import LowRank
 from curvlang.runtime.prepare import Preparation, prepare
@@ -99,8 +100,11 @@ def _whole(result: Result, prepared: Preparation, task: Task) -> Operator:
 
 
 def _blocks(result: Result, block: BlockPlan, task: Task) -> Iterator[Operator]:
-    for _ in range(block.count):
-        yield _operator(block.results[result.value].shape, block.geometry.rows, task)
+    """The operator of a block; blocks of one shape as one where their structure stacks."""
+    shape, rows = block.results[result.value].shape, block.geometry.rows
+    made = [_operator(shape, rows, task) for _ in range(block.count)]
+    together = stacked(made)
+    yield from made if together is None else [together]
 
 
 def _operator(shape: shapes.Shape, size: int, task: Task) -> Operator:
