@@ -61,7 +61,8 @@ def test_list_as_data(capsys):
     (stage,) = [x for x in json.loads(listed(capsys, "--json")) if x["name"] == "block_diagonal"]
     assert (
         stage["signature"]
-        == "block_diagonal(by: {layer, parameter} = layer, vocabulary: {layers, apart} = layers)"
+        == "block_diagonal(by: {layer, parameter, neuron, head(count), unit(size), names} = layer, "
+        "of: names = [], vocabulary: {layers, apart} = layers)"
     )
 
 

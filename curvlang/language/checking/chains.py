@@ -14,7 +14,7 @@ from curvlang.language.chain import Chain, Combination, Curvature, Stage, Weight
 from curvlang.language.checking.labels import LABELS
 from curvlang.language.checking.names import Names, shipped_names
 from curvlang.language.checking.walker import LONGEST_CHAIN, Walker
-from curvlang.language.registry import SOURCES, STAGES, WEIGHTS
+from curvlang.language.registry import SOLVERS, SOURCES, STAGES, WEIGHTS
 from curvlang.language.sums import weighted_chains
 from curvlang.language.syntax import nodes as s
 from curvlang.language.syntax.problems import Problems
@@ -199,5 +199,15 @@ def register_labels() -> None:
     chains = Chains(names)
     for name, definition in names.curvatures.items():
         made = chains.curvature(definition)
-        if isinstance(made, Chain):
+        # A curvature that is named after its inverse or solver, or is another one's, names a method.
+        method = name in names.inverses or name in SOLVERS or _another(definition)
+        if isinstance(made, Chain) and not method:
             LABELS.setdefault(tuple(stage.step for stage in made.stages), name)
+
+
+def _another(definition: s.CurvatureDef) -> bool:
+    """Whether a definition gives another curvature a second name."""
+    terms = definition.body.terms
+    source = terms[0].chain.source
+    alone = len(terms) == 1 and not terms[0].chain.stages
+    return alone and isinstance(source, s.Use) and source.name not in SOURCES
