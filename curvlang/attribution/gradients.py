@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.losses.finite import check_examples_finite, in_part
 from curvlang.models.losses.loss import Loss
+from curvlang.models.sources.transfers import waits
 from curvlang.models.task import Task
-from curvlang.models.tracing.blocks import LayerBlock, check_batch
+from curvlang.models.tracing.blocks import BatchChecks, LayerBlock
 from curvlang.models.tracing.half_precision import exact_gradients
 from curvlang.models.tracing.leaves import Fisher
 from curvlang.operators import Operator
@@ -33,21 +35,30 @@ def gradient_batches(
 ) -> Iterator[Tensor]:
     """Gradients `[B, P]` of a loss on consecutive examples of a part, `within` some of them."""
     known, found = task.facts, task.blocks()
-    done = 0 if within is None else within.start
+    start = done = 0 if within is None else within.start
     size = min(batch_size(task), _through_model(task, found))
+    checks = BatchChecks(task.model)
+    sound = torch.ones((), dtype=torch.bool, device=task.device)
     for number, (x, y) in enumerate(task.batches(size, part, within)):
 
         def of_batch(x: Tensor = x, y: Tensor = y, number: int = number) -> Tensor:
             layers = found if known is task.facts else task.blocks()
             if task.facts.picks:
-                check_batch(task.model, x, layers, number)
+                checks.see(x, layers, number)
             return exact_gradients(task.model, loss, x, y, layers)
 
         with in_part(task.model, x, part, done):
             v = task.retried(of_batch)
-        check_gradients(v, task, loss, part, done)
+        if waits(task.device):
+            # Read once, when all batches are queued.
+            sound &= torch.isfinite(v).all()
+        elif not all_finite(v):
+            raise _not_finite(task, loss, part, range(done, done + len(v)))
         yield v
         done += len(v)
+    checks.settle(lambda: (x for x, _ in task.batches(size, part, within)))
+    if not bool(sound):
+        raise _not_finite(task, loss, part, range(start, done))
 
 
 def query_gradients(task: Task, cost: Loss, weights: Tensor | None = None) -> Tensor:
@@ -109,19 +120,17 @@ def check_scores(
     )
 
 
-def check_gradients(v: Tensor, task: Task, loss: Loss, part: str, start: int) -> None:
-    """Gradients [B, P] of consecutive examples, from the number `start` on, are finite.
+def _not_finite(task: Task, loss: Loss, part: str, examples: range) -> SpecError:
+    """The refusal of gradients of consecutive examples of which one is not finite.
 
     Raises:
-        SpecError: E0420, else E0794.
+        SpecError: E0420, where it is autograd's too.
     """
-    if all_finite(v):
-        return
-    X, y = (x[start : start + len(v)] for x in task.part(part))
-    check_examples_finite(task.model, loss, X, y, part, list(range(start, start + len(v))))
-    raise refusal(
+    X, y = (x[examples.start : examples.stop] for x in task.part(part))
+    check_examples_finite(task.model, loss, X, y, part, list(examples))
+    return refusal(
         Code.E0794,
-        f"a gradient of the examples {start} to {start + len(v) - 1} of `{part}` is not finite, "
+        f"a gradient of the examples {examples.start} to {examples.stop - 1} of `{part}` is not finite, "
         "though autograd's is",
         "numbers are very large: compute in float64, `task.to(dtype=torch.float64)`",
     )

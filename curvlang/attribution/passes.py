@@ -12,7 +12,7 @@ from curvlang.models.layers import Input
 from curvlang.models.losses.finite import in_part
 from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
-from curvlang.models.tracing.blocks import LayerBlock, check_batch
+from curvlang.models.tracing.blocks import BatchChecks, LayerBlock
 from curvlang.models.tracing.half_precision import exact_leaves
 from curvlang.models.tracing.leaves import Fisher, LeafRequest
 from curvlang.runtime.limits.activations import activation_bytes
@@ -53,16 +53,18 @@ def leaf_batches(
 
     # Parts of a pass go on counting: some batches of all are looked at, not some of every part.
     first = 0 if within is None else within.start // rows_at(1.0)
+    checks = BatchChecks(task.model)
     for number, batch in enumerate(task.cut(rows_at, part, within), first):
         X = batch.X
         with in_part(task.model, X, part, batch.start):
             if task.facts.picks:
-                check_batch(task.model, X, layers, number)
+                checks.see(X, layers, number)
             found = exact_leaves(task.model, loss, X, batch.y, layers, LeafRequest({"a", "e"}))
         for b in layers:
             if b.positions == 1 != found[b.name]["a"].shape[-2]:
                 raise varying(b.layer)
-        yield batch.rows, {b.name: (found[b.name]["a"], found[b.name]["e"]) for b in layers}
+        yield batch.places, {b.name: (found[b.name]["a"], found[b.name]["e"]) for b in layers}
+    checks.settle(lambda: (batch.X for batch in task.cut(rows_at, part, within)))
 
 
 def scored_elements(layers: Sequence[LayerBlock], queries: int) -> int:

@@ -84,11 +84,12 @@ def factored_spectrum(spectrum: Tensor, tolerance: float, most: int) -> Factors 
         None where no rank up to `most` suffices.
     """
     S = spectrum.double()
-    generator = torch.Generator(device=S.device).manual_seed(0)
+    # Drawn on the host, so that every device finds the same factors.
+    generator = torch.Generator().manual_seed(0)
     rank = min(FIRST, most)
     while rank:
-        random = torch.randn(S.shape[1], rank, generator=generator, dtype=S.dtype, device=S.device)
-        basis = torch.linalg.qr(S @ random).Q
+        random = torch.randn(S.shape[1], rank, generator=generator, dtype=S.dtype)
+        basis = torch.linalg.qr(S @ random.to(S.device)).Q
         turn, sizes, rows = torch.linalg.svd(basis.T @ S, full_matrices=False)
         found = _rounded((turn.T * sizes[:, None]) @ basis.T, rows, S, spectrum.dtype)
         if found.error <= tolerance:

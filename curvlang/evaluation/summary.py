@@ -39,16 +39,16 @@ def _quality(task: Task, part: str) -> tuple[float, float | None]:
     count = len(task.part(part)[0])
     # One tensor from the start: small ones that outlive a batch keep its memory from the system.
     losses = torch.empty(count, dtype=task.precision, device=task.device)
-    right, of, done = 0, 0, 0
+    right, of, done = torch.zeros((), dtype=torch.int64, device=task.device), 0, 0
     with torch.no_grad():
         for x, y in task.batches(forward_batch(task, part), part):
             outputs = task.model(x)
             losses[done : done + len(x)] = task.loss.per_example(outputs, y)
             done += len(x)
             if task.loss.name == "cross_entropy":
-                right += int((outputs.argmax(-1) == y).sum())
+                right += (outputs.argmax(-1) == y).sum()
                 of += y.numel()
-    return float(losses.mean()), right / of if of else None
+    return float(losses.mean()), int(right) / of if of else None
 
 
 def _describe(task: Task) -> str:

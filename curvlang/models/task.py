@@ -35,6 +35,7 @@ from curvlang.models.origin import Build, MovedBuild, Origin
 from curvlang.models.padding.spans import Batch, BatchRows, RowsAt, batch_rows, own_spans
 from curvlang.models.padding.trial import Padding, tried
 from curvlang.models.recipe import Recipe
+from curvlang.models.sources.transfers import moved
 from curvlang.models.task_arguments import (
     LabelOf,
     TextOf,
@@ -317,7 +318,7 @@ class Task:
         rows = range(len(X)) if within is None else within
         for k in range(rows.start, rows.stop, size):
             own = slice(k, min(k + size, rows.stop))
-            yield X[own].to(self.device), y[own].to(self.device)
+            yield moved(X[own], self.device), moved(y[own], self.device)
 
     def padding(self, part: str = "train") -> Padding | None:
         """What is known of the padding of a part's rows, tried once; None where there is none."""
@@ -355,7 +356,9 @@ class Task:
         X, y = (x[cut.rows] for x in self.part(part))
         if cut.window is not None and (padding := self.padding(part)) is not None:
             X, y = padding.cut(self.model, X, y, cut.window)
-        return Batch(X.to(self.device), y.to(self.device), cut.rows, cut.window)
+        placed = moved(cut.rows, self.device) if isinstance(cut.rows, Tensor) else None
+        X, y = moved(X, self.device), moved(y, self.device)
+        return Batch(X, y, cut.rows, cut.window, placed)
 
     def to(
         self,

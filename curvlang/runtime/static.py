@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -23,8 +23,7 @@ from curvlang.models.derivatives.products import WHOLE, Method, Portion, SumOver
 from curvlang.models.execution.widened import accumulation_dtype
 from curvlang.models.losses.finite import in_part
 from curvlang.models.task import Task
-from curvlang.models.tracing.blocks import LayerBlock
-from curvlang.models.tracing.independence import check_alone
+from curvlang.models.tracing.blocks import BatchChecks, LayerBlock
 from curvlang.operators import BlockDiagonal, ExampleMean, Identity, MatrixFree, Operator, added
 from curvlang.operators.matrix_free import BlockOfJoint, JointProduct
 from curvlang.runtime.guard import check_hessian, guarded
@@ -35,6 +34,11 @@ from curvlang.runtime.passes.entries import gradients_of, second_moments
 from curvlang.runtime.passes.example_sums import summed
 from curvlang.runtime.prepare import Preparation
 from curvlang.runtime.vanishing import warn_of_zero
+
+
+def _inputs(task: Task) -> Iterator[Tensor]:
+    """Of all training examples, batch by batch."""
+    return (x for x, _ in task.batches(WHOLE.examples))
 
 
 class Static:
@@ -79,9 +83,11 @@ class Static:
         """Products take whole batches: examples that influence each other are refused before."""
         if self.prepared.picks:
             for task in self.exact:
+                checks = BatchChecks(task.model)
                 for number, (x, _) in enumerate(task.batches(WHOLE.examples)):
                     with in_part(task.model, x, "train", number * WHOLE.examples):
-                        check_alone(task.model, x)
+                        checks.see_outputs(x)
+                checks.settle(partial(_inputs, task))
 
     def leaves_of(self, p: Plan) -> dict[str, dict[str, Tensor]]:
         """By block and name; of several blocks of one shape with an axis for them in front."""

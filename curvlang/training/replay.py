@@ -18,6 +18,7 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.substitution import functional_call
 from curvlang.models.recipe import Recipe
+from curvlang.models.sources.transfers import moved
 from curvlang.models.task import Task
 from curvlang.training.orders import Orders, learning_rate, steps_per_epoch
 from curvlang.training.subsets import derived_seed
@@ -90,7 +91,7 @@ def followed(task: Task, model: nn.Module, seed: int) -> Iterator[Step]:
     speed = {name: torch.zeros_like(p) for name, p in theta.items()}
     slope = grad(lambda point, rows: losses_at(task, model, point, rows).mean())
     for drawn, lr in zip(_minibatches(task, recipe, seed), rates(task), strict=True):
-        rows = drawn.to(task.device)
+        rows = moved(drawn, task.device)
         gradient = slope(theta, rows)
         speed = {n: recipe.momentum * speed[n] + gradient[n] + recipe.l2 * theta[n] for n in theta}
         after = {n: theta[n] - lr * speed[n] for n in theta}
@@ -100,7 +101,7 @@ def followed(task: Task, model: nn.Module, seed: int) -> Iterator[Step]:
 
 def losses_at(task: Task, model: nn.Module, theta: State, rows: Tensor) -> Tensor:
     """Losses of training examples, [B]."""
-    x, y = (part[rows].to(task.device) for part in task.train)
+    x, y = (moved(part[rows], task.device) for part in task.train)
     return task.loss.per_example(functional_call(model, theta, (x,)), y)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from curvlang.models.data.rows import Rows, rows_at_once
 from curvlang.models.execution.torch_state import settled
 from curvlang.models.losses.loss import Loss
+from curvlang.models.sources.transfers import moved
 from curvlang.training.built import built
 from curvlang.training.engines import Stack, engine
 from curvlang.training.orders import Orders, learning_rate
@@ -128,7 +129,7 @@ class _Stack:
             drawn = orders.epoch().to(x.device)
             for k in range(orders.steps):
                 lr = learning_rate(recipe, epoch * orders.steps + k, steps)
-                xs, ys = (_rows(rows, drawn[k]).to(device) for rows in (x, y))
+                xs, ys = (moved(_rows(rows, drawn[k]), device) for rows in (x, y))
                 self.engine.step(xs, ys, lr)
             losses = self.engine.losses()
             curve[:, epoch] = losses.mean(0)
@@ -151,7 +152,7 @@ def _query_losses(stack: Stack, training: Training) -> Tensor:
     whole = range(0, len(training.query[0]), step)
     found = []
     for start in whole:
-        x, y = (rows[start : start + step].to(training.home) for rows in training.query)
+        x, y = (moved(rows[start : start + step], training.home) for rows in training.query)
         found.append(_losses(stack, training.asked, x, y))
     return found[0] if len(found) == 1 else torch.cat(found, 1)
 

@@ -19,7 +19,9 @@ from curvlang.models.execution.torch_state import product_state
 from curvlang.models.losses.finite import in_part
 from curvlang.models.padding.spans import Batch
 from curvlang.models.padding.tokens import Tokens, whole_rows
+from curvlang.models.sources.transfers import moved
 from curvlang.models.task import Task
+from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.models.tracing.half_precision import exact_gradients
 from curvlang.models.tracing.per_position import position_count, position_gradients
 
@@ -39,6 +41,11 @@ class TokenScoring:
     def __init__(self, task: Task) -> None:
         self.task = task.exact()
         self.positions = position_count(self.task)
+
+    @cached_property
+    def blocks(self) -> tuple[LayerBlock, ...]:
+        """The model's blocks."""
+        return self.task.blocks()
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -68,7 +75,7 @@ class TokenScoring:
         v = torch.randn(1, task.P, generator=generator, dtype=torch.float64)
         v = v.to(device=task.device, dtype=task.dtype)
         found = self._products(X, y, v)[0].sum(-1)
-        right = exact_gradients(task.model, task.loss, X, y, task.blocks()).to(v.dtype) @ v[0]
+        right = exact_gradients(task.model, task.loss, X, y, self.blocks).to(v.dtype) @ v[0]
         scale = float(right.norm())
         return float((found - right).norm()) / scale if scale else 0.0
 
@@ -86,6 +93,7 @@ class TokenScoring:
         """
         task, tokens = self.task, self.tokens
         found = u.new_zeros(len(u), len(within))
+        lost = torch.zeros((), dtype=torch.bool, device=u.device)
         rows = tokens.rows_of(within)
         for cut in task.cuts(self._rows_at, "train", rows, whole=not self.cuts):
             batch = task.read(cut)
@@ -93,18 +101,21 @@ class TokenScoring:
             with in_part(task.model, batch.X, "train", batch.start):
                 scores = self._of_batch(batch, u.to(task.dtype)).to(u.dtype)
             own, places = tokens.flat(batch.rows, start, scores.shape[2])
-            if not self.cuts and bool(scores[:, ~own.to(u.device)].any()):
-                raise _padded_loss()
+            flat, kept = scores.flatten(1), own.flatten()
+            if not self.cuts:
+                lost |= _chosen(flat, _numbers(~kept)).any()
             wanted = (places >= within.start) & (places < within.stop)
-            kept = scores[:, own.to(u.device)][:, wanted.to(u.device)]
-            found[:, (places[wanted] - within.start).to(u.device)] = kept
+            place = moved(places[wanted] - within.start, u.device)
+            found.index_copy_(1, place, _chosen(flat, _numbers(kept)[wanted]))
+        if bool(lost):
+            raise _padded_loss()
         return found
 
     def _of_batch(self, batch: Batch, u: Tensor) -> Tensor:
         """[Q, B, T]."""
         task = self.task
         if not self.by_tangents:
-            v = position_gradients(task.model, task.loss, batch.X, batch.y, task.blocks())
+            v = position_gradients(task.model, task.loss, batch.X, batch.y, self.blocks)
             return torch.tensordot(u, v.to(u.dtype), ([1], [2]))
         held = self._bytes() * len(batch) * batch.X.shape[1] // max(1, task.train[0].shape[1])
         step = max(1, min(TOGETHER, HELD // max(1, held)))
@@ -122,7 +133,16 @@ class TokenScoring:
 
     def _bytes(self) -> int:
         """What the model holds for an example, with a tangent of everything."""
-        return 2 * model_bytes(self.task, self.task.blocks())
+        return 2 * model_bytes(self.task, self.blocks)
+
+
+def _numbers(marked: Tensor) -> Tensor:
+    """Where a mask is true. It is on the host, which would wait for a card to count."""
+    return marked.nonzero()[:, 0]
+
+
+def _chosen(scores: Tensor, places: Tensor) -> Tensor:
+    return scores.index_select(1, moved(places, scores.device))
 
 
 def _padded_loss() -> SpecError:

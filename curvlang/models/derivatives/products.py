@@ -26,6 +26,7 @@ from curvlang.models.derivatives.product_methods import (
 )
 from curvlang.models.execution.torch_state import product_state
 from curvlang.models.losses.loss import Loss
+from curvlang.models.sources.transfers import moved
 from curvlang.models.tracing.blocks import trainable
 
 Product: TypeAlias = Callable[[Tensor], Tensor]
@@ -158,4 +159,4 @@ def _batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for k in range(within.start, within.stop, size):
         own = slice(k, min(k + size, within.stop))
-        yield X[own].to(device), y[own].to(device)
+        yield moved(X[own], device), moved(y[own], device)

@@ -18,6 +18,7 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.rows import Rows
 from curvlang.models.execution.calls import exhausted, run_model
 from curvlang.models.losses.loss import Loss
+from curvlang.models.sources.transfers import moved, waits
 from curvlang.operators.validation import all_finite
 
 BATCH = 64
@@ -65,14 +66,29 @@ def in_part(model: nn.Module, X: Rows, part: str, start: int | Tensor) -> Iterat
         raise
 
 
-def check_losses(loss: Loss, f: Tensor, y: Tensor) -> None:
-    """Losses are finite where an output is not.
+def marked_losses(loss: Loss, f: Tensor, y: Tensor) -> Tensor | None:
+    """Losses are finite where an output is not; on a card, examples for which that fails get a mark.
+
+    To look at numbers of a card is to wait for all work before them, batch after batch. There the mark,
+    added to what follows from an output, makes the sums over the examples NaN: they are looked at once.
+
+    Returns:
+        [B], NaN for an example with an output and a loss that are not finite, else 0; None on the host.
 
     Raises:
-        NotFiniteError: E0420.
+        NotFiniteError: E0420, on the host.
     """
-    if all_finite(f):
-        return
+    if waits(f.device):
+        with torch.no_grad():
+            sound = torch.isfinite(f).flatten(1).all(1)
+            losses = loss.per_example(_wide(f), _wide(y))
+            return torch.where(sound, torch.zeros_like(losses), losses * 0)
+    if not all_finite(f):
+        _check_losses(loss, f, y)
+    return None
+
+
+def _check_losses(loss: Loss, f: Tensor, y: Tensor) -> None:
     with torch.no_grad():
         losses = loss.per_example(_wide(f), _wide(y))
     wrong = (~torch.isfinite(losses)).nonzero().flatten().tolist()
@@ -128,7 +144,8 @@ def _not_finite(model: nn.Module, loss: Loss, X: Rows, y: Rows) -> Iterator[tupl
     device = next(iter(own.values())).device
     with torch.inference_mode(False), torch.enable_grad():
         for start in range(0, len(X), BATCH):
-            batch = X[start : start + BATCH].to(device), y[start : start + BATCH].to(device)
+            some = slice(start, start + BATCH)
+            batch = moved(X[some], device), moved(y[some], device)
             if _sound(model, loss, own, *batch):
                 continue
             for k in range(len(batch[0])):

@@ -29,14 +29,21 @@ class Batch:
     Args:
         X: Inputs, [B, …].
         y: Targets.
-        rows: The examples' numbers in the part.
+        rows: The examples' numbers in the part, on the host.
         window: The positions that are kept of them; None for all.
+        placed: The numbers on the examples' own device, where they are a tensor.
     """
 
     X: Tensor
     y: Tensor
     rows: slice | Tensor
     window: slice | None = None
+    placed: Tensor | None = None
+
+    @property
+    def places(self) -> slice | Tensor:
+        """The examples' numbers, to index what is on their device."""
+        return self.rows if self.placed is None else self.placed
 
     def __len__(self) -> int:
         return len(self.X)
@@ -52,7 +59,8 @@ class Batch:
         if isinstance(self.rows, slice):
             return Draws(seed, number, before + self.rows.start)
         place = 0 if self.window is None else self.window.start
-        return Draws(seed, number, before, self.rows, place)
+        rows = self.rows if self.placed is None else self.placed
+        return Draws(seed, number, before, rows, place)
 
     @property
     def start(self) -> int | Tensor:
@@ -85,7 +93,8 @@ class Spans:
         return float(self.lengths.double().mean()) / self.width
 
     def at(self, rows: Tensor | slice) -> Spans:
-        """Those of some rows."""
+        """Those of some rows, whose numbers may be on another device."""
+        rows = rows.cpu() if isinstance(rows, Tensor) else rows
         return Spans(self.first[rows], self.stop[rows], self.width)
 
     def window(self) -> slice:

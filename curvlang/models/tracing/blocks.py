@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,10 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.language.partition import Partition
 from curvlang.models.partitions.cutting import cut, cuts_of, grouped, memberships, split_layers
+from curvlang.models.sources.transfers import waits
 from curvlang.models.tracing.facts import Facts as Facts
 from curvlang.models.tracing.facts import bare_blocks, made_blocks, without_vocabulary
-from curvlang.models.tracing.independence import check_alone
+from curvlang.models.tracing.independence import check_alone, seem_alone
 from curvlang.models.tracing.layer_block import LayerBlock as LayerBlock
 from curvlang.models.tracing.layer_block import apart as apart
 from curvlang.models.tracing.layer_block import bare_at_once as bare_at_once
@@ -162,26 +163,65 @@ def check_rows(
         raise OutsideError(dict.fromkeys(sorted(wrong), _USED_OUTSIDE))
 
 
-def check_batch(model: nn.Module, X: Tensor, layers: Sequence[LayerBlock], number: int) -> None:
-    """Outputs of two examples are checked, and gradients of two in the batches 0, 1, 3, 7, ….
+@dataclass(slots=True, eq=False)
+class BatchChecks:
+    """Outputs of two examples of every batch are checked, and gradients of two in the batches 0, 1, 3, 7, ….
 
     Rows that are picked by value may differ from those of the examples that were tried, and so may what
     the examples of a batch do to each other: a capacity that few of them do not exceed, a rare value.
+    A card is not waited for in every batch: what its outputs say is read once, at the end of the loop.
 
     Args:
         model: A model that picks rows.
-        X: Inputs of the batch.
-        layers: Its blocks.
-        number: Of the batch, from 0.
-
-    Raises:
-        SpecError: E0410 for outputs that depend on the batch.
-        OutsideError: As `check_rows`.
+        sound: What the outputs say so far, where that has not been read.
     """
-    check_alone(model, X)
-    if number & (number + 1) == 0:
-        B = len(X)
-        check_rows(model, X, layers, [(31 * number + 7) % B, (31 * number + 3 + B // 2) % B])
+
+    model: nn.Module
+    sound: Tensor | None = None
+
+    def see(self, X: Tensor, layers: Sequence[LayerBlock], number: int) -> None:
+        """Check a batch.
+
+        Args:
+            X: Inputs of the batch.
+            layers: The model's blocks.
+            number: Of the batch, from 0.
+
+        Raises:
+            SpecError: E0410 for outputs that depend on the batch.
+            OutsideError: As `check_rows`.
+        """
+        self.see_outputs(X)
+        if number & (number + 1) == 0:
+            B = len(X)
+            places = [(31 * number + 7) % B, (31 * number + 3 + B // 2) % B]
+            check_rows(self.model, X, layers, places)
+
+    def see_outputs(self, X: Tensor) -> None:
+        """Check the outputs of a batch alone.
+
+        Raises:
+            SpecError: E0410 for outputs that depend on the batch.
+        """
+        found = seem_alone(self.model, X) if waits(X.device) else None
+        if found is None:
+            check_alone(self.model, X)
+        else:
+            self.sound = found if self.sound is None else self.sound & found
+
+    def settle(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+        """Read what was put off; where it is not clear, every batch is checked by itself.
+
+        Args:
+            batches: Inputs of all batches again.
+
+        Raises:
+            SpecError: E0410 for outputs that depend on the batch.
+        """
+        sound, self.sound = self.sound, None
+        if sound is not None and not bool(sound):
+            for X in batches():
+                check_alone(self.model, X)
 
 
 _USED_OUTSIDE = "its parameters are also used outside its call, or its rows are not its examples'"

@@ -17,6 +17,7 @@ from curvlang.diagnostics.values import another_type
 from curvlang.models.execution.copies import unwrapped
 from curvlang.models.execution.torch_state import settled
 from curvlang.models.losses.finite import check_examples_finite, in_part
+from curvlang.models.sources.transfers import waits
 from curvlang.models.task import Task, check_task
 from curvlang.models.tracing.blocks import Facts, offsets, scale_and_shift, trainable
 from curvlang.models.tracing.facts import WORDS
@@ -190,7 +191,8 @@ def _check_same(model: nn.Module, task: Task) -> None:
 def gradient_shares(task: Task) -> dict[str, float]:
     """Σ_n ‖∂ℓ_n/∂θ_p‖² of every trainable parameter, as shares of their sum."""
     own, starts = trainable(task.model), offsets(task.model)
-    sums = dict.fromkeys(own, 0.0)
+    zero = torch.zeros((), dtype=torch.float64, device=task.device)
+    sums = {name: zero.clone() for name in own}
     each = task.P * torch.empty((), dtype=task.precision).element_size()
     done = 0
     for X, y in task.batches(max(1, MEMORY // each)):
@@ -200,15 +202,18 @@ def gradient_shares(task: Task) -> dict[str, float]:
 
         with in_part(task.model, X, "train", done):
             found = task.retried(of_batch)
-        if not all_finite(found):
+        if not waits(task.device) and not all_finite(found):
             rows = list(range(done, done + len(X)))
             check_examples_finite(task.model, task.loss, X, y, "train", rows)
         done += len(X)
         squares = found.to(torch.float64).square().sum(0)
         for name, p in own.items():
-            sums[name] += float(squares[starts[name] : starts[name] + p.numel()].sum())
-    total = math.fsum(sums.values())
-    return {name: value / total if total > 0 else 0.0 for name, value in sums.items()}
+            sums[name] += squares[starts[name] : starts[name] + p.numel()].sum()
+    each_sum = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+    total = math.fsum(each_sum.values())
+    if not math.isfinite(total):
+        check_examples_finite(task.model, task.loss, *task.train, "train")
+    return {name: value / total if total > 0 else 0.0 for name, value in each_sum.items()}
 
 
 def _row(

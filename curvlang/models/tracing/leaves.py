@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.losses.draws import Draws
-from curvlang.models.losses.finite import check_losses
+from curvlang.models.losses.finite import marked_losses
 from curvlang.models.losses.loss import Loss, flat
 from curvlang.models.tracing.blocks import (
     LayerBlock,
@@ -110,11 +110,14 @@ def leaves(
             result[name]["a"] = a_nti
     if {"g", "e"} & wants:
         f = found.output.detach()
-        check_losses(loss, f, y)
+        mark = marked_losses(loss, f, y)
         parts = {
             "g": columns_at_output(loss, f, y, fisher, request.draws) if "g" in wants else None,
             "e": loss.gradient(f, y).unsqueeze(-1) if "e" in wants else None,
         }
+        if mark is not None:
+            own = mark.to(f.dtype)[:, None, None]
+            parts = {leaf: None if x is None else x + own for leaf, x in parts.items()}
         _add_cotangents(result, model, X, blocks, found, parts)
     return result
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from curvlang.compiler.planning.plan import Plan
 from curvlang.models.losses.finite import in_part
 from curvlang.models.padding.spans import Batch, BatchRows
 from curvlang.models.task import Task
-from curvlang.models.tracing.blocks import check_batch
+from curvlang.models.tracing.blocks import BatchChecks
 from curvlang.runtime.execute import Execution
 from curvlang.runtime.passes.batch_leaves import BatchLeaves
 from curvlang.runtime.prepare import Preparation
@@ -42,6 +43,7 @@ class PassWork:
         tasks: The task, or the task at several models.
         seed: Of sampled labels.
         kept: Leaves between passes, by plan and batch.
+        checks: Of every task whose model picks rows.
     """
 
     prepared: Preparation
@@ -49,6 +51,11 @@ class PassWork:
     tasks: tuple[Task, ...]
     seed: int
     kept: dict[tuple[int, Place], Leaves] = field(default_factory=dict)
+    checks: dict[int, BatchChecks] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Begin the checks."""
+        self.checks = {id(task): BatchChecks(task.model) for task in self.tasks}
 
     @property
     def chunks(self) -> Chunks:
@@ -75,9 +82,19 @@ class PassWork:
         shared = BatchLeaves(task, prepared, batch, batch.draws(self.seed, number, before))
         if number == 1 and prepared.picks:
             with in_part(task.model, batch.X, "train", batch.start):
-                check_batch(task.model, batch.X, prepared.blocks[Partition.LAYER], sum(place))
+                self.checks[id(task)].see(batch.X, prepared.blocks[Partition.LAYER], sum(place))
         for execution in self.adding(number):
             execution.feed(number, self._leaves(execution.plan, place, number, shared))
+
+    def settle(self, nodes: Sequence[Node]) -> None:
+        """Read what the checks of the batches of these chunks have put off."""
+
+        def inputs(task: Task) -> Iterator[Tensor]:
+            for k in (k for node in nodes for k in range(node.lo, node.hi)):
+                yield from (task.read(own).X for _, other, own in self.batches(k) if other is task)
+
+        for task in self.tasks:
+            self.checks[id(task)].settle(partial(inputs, task))
 
     def _leaves(self, plan: Plan, place: Place, number: int, shared: BatchLeaves) -> Leaves:
         """A batch's leaves: those kept from the pass before, given up in the last one, or new ones."""
@@ -147,6 +164,7 @@ class Passes:
             else:
                 self._chunk(number, node.lo, folding, begun.get(node.lo))
                 folding.add(node, self.work.take())
+        self.work.settle(share.own)
         self.ledger.keep(number, folding.folded, None)
         device = self.work.tasks[0].device
         fold = SharedFold(share, folding.folded, self.processes, self.name(number), device)

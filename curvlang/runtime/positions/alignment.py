@@ -56,18 +56,20 @@ class Alignment:
         mask: [N, T], where they are the mask's; None where all count.
         before: Axes before the mask's, as one.
         after: Axes after it.
+        own: Positions of the mask that count, over all examples.
     """
 
     positions: int
     mask: Tensor | None = None
     before: int = 1
     after: int = 1
+    own: int = 0
 
     def counted(self, batch: Batch, like: Tensor) -> Tensor:
         """1 for every position that counts, 0 for padding, [B, T']."""
         if self.mask is None:
             return like.new_ones(len(batch), self.positions)
-        own = self.mask[batch.rows]
+        own = self.mask[batch.places]
         own = own if batch.window is None else own[:, batch.window]
         return laid(own.to(like), self.before, self.after)
 
@@ -186,7 +188,7 @@ def _aligned(
         places = _candidates(dims, given.mask.shape[1])
         found = _chosen(block, places, own, given) if places else None
         if found is not None:
-            return Alignment(size, given.mask, *found)
+            return Alignment(size, given.mask, *found, int(given.mask.sum()))
     return Alignment(size)
 
 

@@ -39,4 +39,4 @@ def _total(call: Alignment, examples: int) -> int:
     """Positions that count over all examples."""
     if call.mask is None:
         return examples * call.positions
-    return int(call.mask.sum()) * call.before * call.after
+    return call.own * call.before * call.after

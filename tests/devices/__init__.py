@@ -1,0 +1,1 @@
+"""What runs on a card, shown without one: values, devices and waits of every stage."""
