@@ -96,7 +96,7 @@ def test_a_worker_with_another_study_runs_nothing(spec):
         "study": "tiny_width",
         "small": False,
         "words": {},
-        "dtype": "float64",
+        "precision": "float64",
         "device": "cpu",
         "memory": None,
         "allow_python": False,
