@@ -353,10 +353,11 @@ class Task:
 
     def read(self, cut: BatchRows, part: str = "train") -> Batch:
         """The examples of a batch, without their padding where it is cut off."""
-        X, y = (x[cut.rows] for x in self.part(part))
+        placed = moved(cut.rows, self.device) if isinstance(cut.rows, Tensor) else None
+        here = cut.rows if placed is None else placed
+        X, y = (x[here if x.device == self.device else cut.rows] for x in self.part(part))
         if cut.window is not None and (padding := self.padding(part)) is not None:
             X, y = padding.cut(self.model, X, y, cut.window)
-        placed = moved(cut.rows, self.device) if isinstance(cut.rows, Tensor) else None
         X, y = moved(X, self.device), moved(y, self.device)
         return Batch(X, y, cut.rows, cut.window, placed)
 
