@@ -15,6 +15,7 @@ from curvlang.language.law import MEASURES as LAW_MEASURES
 from curvlang.language.registry import (
     BASELINES,
     DATA,
+    EXTRAS,
     INVERSES,
     LDS,
     LOSSES,
@@ -31,13 +32,26 @@ sys.path.insert(0, str(DOCS.parent))
 from tests.house.rooms import table as floors  # noqa: E402
 
 _TAKES = {"xx": "a square matrix", "xy": "a matrix", "*": "a tensor"}
-_BUILT_IN = ("stage", "data", "model", "loss", "optimiser", "solver", "baseline", "measure")
+_BUILT_IN = (
+    "stage",
+    "data",
+    "model",
+    "loss",
+    "optimiser",
+    "checkpoints",
+    "models",
+    "solver",
+    "baseline",
+    "measure",
+)
 LISTED = {
     "Stages": STAGES,
     "Data": DATA,
     "Models": MODELS,
     "Losses": LOSSES,
     "Training": OPTIMISERS,
+    "Checkpoints": EXTRAS["checkpoints"],
+    "Ensembles": EXTRAS["models"],
     "LDS": {"lds": LDS},
     "Baselines": BASELINES,
     "Measures": MEASURES,

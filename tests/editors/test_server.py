@@ -247,7 +247,9 @@ def test_completion_elsewhere(editor):
     uri, _ = editor.open(SPEC, "complete.cv")
     assert complete(editor, uri, SPEC, "reduce)") == ["expand", "reduce"]
     assert complete(editor, uri, SPEC, "sharing") == ["others", "sharing"]
-    assert complete(editor, uri, SPEC, "block_ggn")[:4] == ["hessian", "mine", "third", "block_ggn"]
+    found = complete(editor, uri, SPEC, "block_ggn")
+    assert found[:3] == ["hessian", "mine", "third"]
+    assert "block_ggn" in found
     assert "theirs" in complete(editor, uri, SPEC, "block_ggn")
     assert set(complete(editor, uri, SPEC, "tikhonov")) >= {"tikhonov", "pseudo", "absolute"}
     tasks = ["characters", "diabetes", "digits", "digits_cnn"]

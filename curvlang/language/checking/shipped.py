@@ -13,7 +13,9 @@ from curvlang.language.law import MEASURES as LAW_MEASURES
 from curvlang.language.law import PROPERTIES
 from curvlang.language.registry import (
     BASELINES,
+    CHECKPOINTS,
     DATA,
+    ENSEMBLES,
     LAYERS,
     LDS,
     LOSSES,
@@ -39,6 +41,8 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "loss": LOSSES,
     "metric": METRICS,
     "optimiser": OPTIMISERS,
+    "checkpoints": CHECKPOINTS,
+    "models": ENSEMBLES,
     "solver": SOLVERS,
     "baseline": BASELINES,
 }
