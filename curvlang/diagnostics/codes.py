@@ -274,7 +274,7 @@ class Code(StrEnum):
     E0820 = "E0820", "no second derivatives", "models"
     E0821 = "E0821", "second derivatives that are not those of the gradient", "models"
     E0822 = "E0822", "a spec cannot be written in place", "storage"
-    E0830 = "E0830", "a process that does not come", "runtime"
+    E0830 = "E0830", "a process that does not come", "diagnostics"
     E0831 = "E0831", "another process has ended with an error", "runtime"
     E0832 = "E0832", "a process that was lost", "runtime"
     E0833 = "E0833", "processes that do not work on the same", "runtime"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
+from curvlang.diagnostics.diagnostic import Diagnostic, Label, MachineError, SpecError
 from curvlang.diagnostics.source import Span
 
 
@@ -31,3 +31,16 @@ def refusal(
 def label_at(span: Span, message: str = "") -> tuple[Label, ...]:
     """The place of a refusal; none where no text wrote what is refused."""
     return (Label(span, message),) if span.end else ()
+
+
+def not_come(who: str, seconds: float, notes: Sequence[str], *repairs: str) -> MachineError:
+    """The error of a process that has waited for others.
+
+    Args:
+        who: `process 1 has`, `not all 4 processes have`.
+        seconds: How long it has waited.
+        notes: Why they are waited for, or what torch says.
+        repairs: What to do.
+    """
+    headline = f"{who} come within {seconds:g} seconds"
+    return MachineError(Diagnostic(Code.E0830, headline, notes=tuple(notes), help=repairs))

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.copies import copied
 from curvlang.models.execution.process_state import kept_streams
 from curvlang.models.origin import MovedBuild
@@ -52,24 +50,12 @@ def in_training_precision(task: Task) -> Task:
 
 
 def checkpoint_steps(task: Task, trajectory: Trajectory) -> list[int]:
-    """After how many steps of its training a task has its checkpoints.
-
-    Raises:
-        SpecError: E0428 where the training ends before the first of them.
-    """
+    """After how many steps of its training a task has its checkpoints; none where it ends before the first."""
     recipe = task.recipe
     assert recipe is not None
-    each = Orders(torch.arange(task.N)[None], [0], recipe.batch).steps
-    every = trajectory.steps or trajectory.epochs * each
-    found = list(range(every, each * recipe.epochs + 1, every))
-    if not found:
-        raise refusal(
-            Code.E0428,
-            f"the training ends after {each * recipe.epochs} steps, before its first checkpoint "
-            f"after {every}",
-            "state `checkpoints` more often, or train for longer",
-        )
-    return found
+    last = last_step(task)
+    every = trajectory.steps or trajectory.epochs * (last // recipe.epochs)
+    return list(range(every, last + 1, every))
 
 
 @kept_streams()

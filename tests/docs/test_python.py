@@ -13,7 +13,16 @@ from curvlang.reporting.runfolder import FILES, STEP_SCORES, read_result
 
 TEXT = (Path(__file__).parents[2] / "docs/python.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-ELSEWHERE = {"study", "task", "task_from", "CrossEntropy", "BinaryCrossEntropy", "Metric", "load"}
+ELSEWHERE = {
+    "study",
+    "task",
+    "task_from",
+    "CrossEntropy",
+    "BinaryCrossEntropy",
+    "Metric",
+    "load",
+    "Trajectory",
+}
 """What other pages show."""
 TYPES = {
     "CheckedFile",

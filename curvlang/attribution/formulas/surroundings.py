@@ -201,8 +201,12 @@ def check_surroundings(formula: ScoreFormula, program: ScoreProgram, task: Task)
                 f"give its checkpoints as files, or {task.origin.instead}",
             )
         check_trainable(task, f"`{formula.name}`")
-    if along:
-        checkpoint_steps(task, trajectory)
+    if along and not checkpoint_steps(task, trajectory):
+        raise refusal(
+            Code.E0428,
+            f"the training ends after {last_step(task)} steps, before its first checkpoint",
+            "state `checkpoints` more often, or train for longer",
+        )
 
 
 def _check_moments(

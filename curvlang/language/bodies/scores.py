@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label
@@ -166,17 +166,24 @@ def _needed(definition: s.ScoreDef, body: Sequence[ir.BodyStatement]) -> list[Di
     return []
 
 
+class _Reason(NamedTuple):
+    """A code, and what can be written instead."""
+
+    code: Code
+    repair: str
+
+
 _KINDS = {
-    "parameters": (
+    "parameters": _Reason(
         Code.E0350,
         "write it as products of a part with `q` and a part with `n`, each summed over `p`: "
         "`sum[p] (u[q,p] - v[n,p])^2` is taken apart, `sum[p] abs(u[q,p] - v[n,p])` cannot be",
     ),
-    "examples": (
+    "examples": _Reason(
         Code.E0351,
         "sum over one of the two first: `m[p] = mean[n] v[n,p]`, then `sum[p] v[n,p] * m[p]`",
     ),
-    "matrix": (
+    "matrix": _Reason(
         Code.E0351,
         "rows meet in `sum[p] u[q,p] * v[n,p]`; the curvature's inverse is applied by "
         "`z[n,p] = solve(v)`",

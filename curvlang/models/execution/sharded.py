@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Diagnostic, MachineError, SpecError
-from curvlang.diagnostics.refusal import refusal
+from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.refusal import not_come, refusal
 from curvlang.models.execution.copies import HOOKS, rebuilt
 
 COMING = 300.0
@@ -139,16 +139,11 @@ def _meet() -> None:
     try:
         dist.monitored_barrier(timeout=timedelta(seconds=COMING))
     except (dist.DistError, RuntimeError) as error:
-        raise MachineError(
-            Diagnostic(
-                Code.E0830,
-                f"not all {dist.get_world_size()} processes have come within {COMING:g} seconds",
-                notes=(
-                    "each of them holds a part of the model",
-                    " ".join(str(error).split())[:200],
-                ),
-                help=("make the task of a sharded model in every process, at the same place",),
-            )
+        raise not_come(
+            f"not all {dist.get_world_size()} processes have",
+            COMING,
+            ["each of them holds a part of the model", " ".join(str(error).split())[:200]],
+            "make the task of a sharded model in every process, at the same place",
         ) from error
 
 

@@ -20,6 +20,7 @@ from torch._C._distributed_c10d import PrefixStore
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
+from curvlang.diagnostics.refusal import not_come
 from curvlang.runtime.processes.launch import announced, forget, launched, local_rank
 from curvlang.runtime.processes.link import JOINING, Link, patience
 
@@ -249,13 +250,11 @@ def _initialise() -> None:
             "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(seconds=limit)
         )
     except (dist.DistError, RuntimeError) as error:
-        raise MachineError(
-            Diagnostic(
-                Code.E0830,
-                f"not all {announced()[1]} processes have come within {limit:g} seconds",
-                notes=(" ".join(str(error).split())[:200],),
-                help=("start all of them, or fewer with `--nproc-per-node` and `--nnodes`",),
-            )
+        raise not_come(
+            f"not all {announced()[1]} processes have",
+            limit,
+            [" ".join(str(error).split())[:200]],
+            "start all of them, or fewer with `--nproc-per-node` and `--nnodes`",
         ) from error
 
 

@@ -19,7 +19,7 @@ from torch._C._distributed_c10d import Store
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import CurvlangError, Diagnostic, MachineError
-from curvlang.diagnostics.refusal import refusal
+from curvlang.diagnostics.refusal import not_come, refusal
 from curvlang.runtime.processes.errors import decoded, encoded
 
 PATIENCE = 60.0
@@ -210,16 +210,12 @@ def _silent(limit: float) -> str:
 
 
 def _missing(rank: int, limit: float) -> MachineError:
-    return MachineError(
-        Diagnostic(
-            Code.E0830,
-            f"process {rank} has not come within {limit:g} seconds",
-            notes=("all processes of a group run the same program on the same task",),
-            help=(
-                "call it in every process of the group, or destroy the group before work of one process",
-                f"set `{PATIENCE_NAME}` to more seconds where a process only takes long to begin",
-            ),
-        )
+    return not_come(
+        f"process {rank} has not",
+        limit,
+        ["all processes of a group run the same program on the same task"],
+        "call it in every process of the group, or destroy the group before work of one process",
+        f"set `{PATIENCE_NAME}` to more seconds where a process only takes long to begin",
     )
 
 
