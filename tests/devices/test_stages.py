@@ -14,6 +14,7 @@ import torch
 import curvlang as cv
 from curvlang.models.sources import transfers
 from curvlang.models.task import Task
+from tests.devices import page
 from tests.devices.runs import (
     ALLOWED,
     BATCH,
@@ -149,3 +150,9 @@ def test_the_rows_of_a_batch_are_known_on_both_devices():
             if not isinstance(batch.rows, slice):
                 assert batch.rows.device.type == "cpu"
                 assert on_host(batch.places).tolist() == batch.rows.tolist()
+
+
+def test_the_page_has_the_table_of_what_has_run():
+    wanted = {(spec, name) for spec in specs() for name in tasks()}
+    assert set(page.known()) <= wanted
+    assert page.PAGE.read_text() == page.with_table(page.PAGE.read_text())
