@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.values import another_type
 from curvlang.exchange.kronfluence_words import ARGUMENTS, BASES, FILES, LAMBDA, VALUES
 from curvlang.exchange.layers import matrix_layers, places_among
@@ -37,6 +38,7 @@ Factors = Mapping[str, Mapping[str, Tensor]]
 
 
 @settled
+@validated
 def read_kronfluence(
     folder: str | os.PathLike[str], task: Task, *, dtype: torch.dtype | None = None
 ) -> FittedOperator:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
 from curvlang.exchange.kronfluence_words import ARGUMENTS, BASES, LAMBDA, MOST_GENERAL, VALUES
@@ -32,6 +33,7 @@ _LEAVE_OUT = 'write the others alone, `others="leave_out"`'
 
 
 @settled
+@validated
 def write_kronfluence(
     op: FittedOperator,
     folder: str | os.PathLike[str],

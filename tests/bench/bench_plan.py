@@ -12,6 +12,7 @@ from curvlang.compiler.derive.derive import derive
 from curvlang.compiler.planning.plan import Geometry
 from curvlang.compiler.planning.planner import plan
 from curvlang.language import load
+from curvlang.language.partition import Partition
 
 BLOCKS, TURNS = 25, 5
 MEMORY = 10**12
@@ -38,7 +39,7 @@ def decoder(width: Callable[[int], int]) -> list[Geometry]:
 def seconds(name: str, geometries: list[Geometry]) -> float:
     """The shortest of some turns."""
     programs, _ = derive(list(load(name).curvatures.values()))
-    layered = [p for p in programs if p.partition == "layer" and not p.others]
+    layered = [p for p in programs if p.partition == Partition.LAYER and not p.others]
     times = []
     for _ in range(TURNS):
         start = time.process_time()

@@ -14,6 +14,7 @@ from curvlang.compiler.planning.planner import plan
 from curvlang.ir.expr import Index
 from curvlang.ir.interpreter import interpret
 from curvlang.language import load, loads
+from curvlang.language.partition import Partition
 from curvlang.operators import MatrixFree
 from curvlang.runtime.assemble import operator
 from curvlang.runtime.execute import Execution
@@ -70,7 +71,7 @@ def compiled_and_read(name, sizes, batch, seed):
     values = {k: rng.standard_normal([whole[x.space] for x in axes]) for k, axes in AXES.items()}
     (chain,) = spec(name).curvatures.values()
     programs, _ = derive([chain])
-    program = next(p for p in programs if p.partition == "layer")
+    program = next(p for p in programs if p.partition == Partition.LAYER)
     inner = {k: v for k, v in sizes.items() if k != "n"}
     made = plan(
         program, [Geometry("x", inner)], sizes["n"], memory=10**8, limits=Limits(batch=batch)
@@ -132,14 +133,14 @@ def test_passes_follow_from_dependencies():
     for name, wanted in (("kfac", 1), ("ekfac", 2), ("nearest_kronecker", 21)):
         (chain,) = load(name).curvatures.values()
         programs, _ = derive([chain])
-        program = next(p for p in programs if p.partition == "layer")
+        program = next(p for p in programs if p.partition == Partition.LAYER)
         assert schedule(program).passes == wanted
 
 
 def test_one_position_never_forms_per_example_gradients():
     (chain,) = load("ekfac").curvatures.values()
     programs, _ = derive([chain])
-    program = next(p for p in programs if p.partition == "layer")
+    program = next(p for p in programs if p.partition == Partition.LAYER)
     for positions, formed in ((1, False), (5, True)):
         sizes = {"t": positions, "r": 3, "o": 20, "i": 30}
         made = plan(program, [Geometry("x", sizes)], 64, memory=10**9, limits=Limits(batch=64))

@@ -13,6 +13,7 @@ import curvlang as cv
 from curvlang.compiler.planning.plan import Limits
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
+from curvlang.language.partition import Partition
 from curvlang.runtime.fit import fit_chains
 from tests.oracles import kronecker as oracle
 from tests.small import network, task
@@ -212,7 +213,7 @@ def test_one_position_never_forms_per_example_gradients(name):
 
     (chain,) = load(name).curvatures.values()
     programs, _ = derive([chain])
-    program = next(p for p in programs if p.partition == "layer")
+    program = next(p for p in programs if p.partition == Partition.LAYER)
     kept = type(program)(
         program.partition, program.fisher, program.leaves, program.definitions, program.results[1:]
     )

@@ -12,6 +12,7 @@ import curvlang as cv
 from curvlang.compiler.planning.plan import Limits
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load, loads
+from curvlang.language.partition import Partition
 from curvlang.runtime.fit import fit_chains
 from tests.oracles import kronecker as oracle
 from tests.small import network, task
@@ -162,7 +163,7 @@ def test_one_position_never_forms_per_example_gradients():
 
     (chain,) = load("nearest_kronecker").curvatures.values()
     programs, _ = derive([chain])
-    program = next(p for p in programs if p.partition == "layer")
+    program = next(p for p in programs if p.partition == Partition.LAYER)
     n, r, o, i = 64, 3, 20, 30
     made = plan(
         program,

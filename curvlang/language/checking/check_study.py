@@ -218,7 +218,7 @@ class StudyChecker:
             Code.E0245,
             f"`{use.name}` {why}, and a baseline gives scores of queries without a curvature",
             use.span,
-            f"evaluate a curvature by it: `evaluate {use.name} of ekfac`",
+            f"evaluate a curvature by it: `evaluate {use.name} of ggn`",
         )
         return None
 

@@ -10,10 +10,16 @@ from curvlang.compiler.codegen.lowering import GROUP, ROWS, gram_flops, groups, 
 from curvlang.facade import chains_of, chosen
 from curvlang.language import load
 from curvlang.models.layers import OneHot
+from curvlang.runtime.execute import Scope, namespace
 from curvlang.runtime.execute import load as load_function
 from curvlang.runtime.kernels.einsums import gram, rotate
 from curvlang.runtime.prepare import prepare
 from tests.small import network, task
+
+
+def scope(dtype):
+    device = torch.device("cpu")
+    return Scope(namespace(dtype, device), dtype, device)
 
 
 def columns(*shape):
@@ -83,7 +89,7 @@ def test_a_wide_layer_costs_what_the_flop_counter_counts():
     known = plan.schedule.indices
     (block,) = (b for b in plan.blocks if b.geometry.sizes["i"] == width + 1)
     values = {x: torch.randn([block.sizes[i.space] for i in known[x]]) for x in function.reads}
-    run = load_function(function, torch.float32, torch.device("cpu"))
+    run = load_function(function, scope(torch.float32))
     found = counted(lambda: run(**values))
     assert found == sum(line.flops for line in function.lines if line.side)
     assert plan.batch >= ROWS

@@ -17,6 +17,7 @@ from curvlang.ir.expr import Define, Index
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.ir.interpreter import interpret
 from curvlang.language import loads
+from curvlang.language.partition import Partition
 from curvlang.operators import MatrixFree
 from curvlang.runtime.assemble import operator
 from curvlang.runtime.execute import Execution
@@ -89,7 +90,7 @@ def chain_of(name):
 
 def made(chain, sizes, batch=None, **options):
     programs, results = derive([chain], **options)
-    program = next(p for p in programs if p.partition == "layer")
+    program = next(p for p in programs if p.partition == Partition.LAYER)
     inner = {k: v for k, v in sizes.items() if k != "n"}
     found = plan(
         program, [Geometry("x", inner)], sizes["n"], memory=10**8, limits=Limits(batch=batch)
@@ -167,7 +168,7 @@ def test_a_read_that_is_not_contracted_forms_it():
 def test_explain_says_what_is_never_formed():
     program, planned, results = made(chain_of("low rank"), SIZES, 8)
     assert program.inlined == {"Y", "Y_2", "Y_3", "B"}
-    layered = (tuple(r for r in results[0] if r.partition == "layer"),)
+    layered = (tuple(r for r in results[0] if r.partition == Partition.LAYER),)
     text = str(Explanation((planned,), layered))
     # Three are shown; the fourth is the pass of another power iteration.
     assert text.count("contracted in place, never formed") == 3

@@ -15,7 +15,9 @@ from curvlang.facade import chains_of, chosen
 from curvlang.ir.expr import Binary, BinaryOperator, Index, Number, Reduce, ReductionKind, Ref
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.language import load, task_text
+from curvlang.language.partition import Partition
 from curvlang.models.builtin import task_from
+from curvlang.runtime.execute import Scope, namespace
 from curvlang.runtime.execute import load as load_function
 from curvlang.runtime.fit import fit_chains
 from curvlang.runtime.limits.footprint import largest
@@ -25,6 +27,11 @@ from tests.small import network, task
 
 MEMORY_WITHIN = 0.25
 N, I, I2 = Index("n"), Index("i"), Index("i", 1)
+
+
+def scope(dtype):
+    device = torch.device("cpu")
+    return Scope(namespace(dtype, device), dtype, device)
 
 
 def prepared(name, given):
@@ -50,7 +57,7 @@ def test_contractions_cost_what_the_flop_counter_counts(name, positions):
     for plan in prepared(name, given).plans:
         for block in plan.blocks:
             for function in block.passes:
-                run = load_function(function, torch.float64, torch.device("cpu"))
+                run = load_function(function, scope(torch.float64))
                 values = leaf_values(function, plan, block)
                 with FlopCounterMode(display=False) as counter:
                     run(**values)
@@ -81,7 +88,7 @@ def test_model_flops_scale_with_the_data():
 
 def test_decompositions_have_their_formula():
     given = task(network([5, 6, 4], "tanh", bias=False), "cross_entropy", n=8, d_in=5)
-    (plan,) = (p for p in prepared("ekfac", given).plans if p.partition == "layer")
+    (plan,) = (p for p in prepared("ekfac", given).plans if p.partition == Partition.LAYER)
     found = {printed(line): line.flops for line in plan.blocks[0].finish[1].lines}
     assert found["eigh(A)"] == FUNCTIONS["eigh"].flops(5, 5) == 9 * 5**3
     assert found["eigh(G)"] == 9 * 6**3
