@@ -52,7 +52,10 @@ def test_data_eight_times_larger_than_the_limit(
         for own in (task, memory):
             predicted.append(cv.explain(spec, own).peak)
             held.append(live_bytes(lambda own=own: cv.fit(spec, own, progress=False)))  # type: ignore[misc]
-    assert 0 < held[0] - held[1] < 1.2 * (predicted[0] - predicted[1])
+    # What reading takes makes the batches smaller, so that both predictions stay below the limit.
+    assert held[1] < held[0]
+    for own, expected in zip(held, predicted, strict=True):
+        assert own < 1.2 * expected < 1.2 * LIMIT
     assert held[0] < TIMES * LIMIT // 4
     op = cv.fit(spec, task, progress=False)
     scored = live_bytes(lambda: cv.influence(op, task, damping=0.1, progress=False))
