@@ -91,7 +91,11 @@ class Neumann(Iterative):
             before = energy
             x = x + self.lr * move
             if self.progress is not None:
-                self.progress(f"neumann: residual {relative(residual, v):.1e}", step, self.steps)
+                self.progress(
+                    f"{'lissa' if self.scaled else 'neumann'}: residual {relative(residual, v):.1e}",
+                    step,
+                    self.steps,
+                )
         last = self.residual(x, v)
         if self.steps > 1:
             self._check_end(last, before, start)
@@ -105,14 +109,19 @@ class Neumann(Iterative):
 
     def _warn(self, residual: float) -> None:
         """Say that the steps were too few for the inverse that was asked for."""
-        better = "" if self.preconditioner is not None else ", a preconditioner"
+        more = "a larger `depth`" if self.scaled else "more `steps`"
+        better = "" if self.scaled or self.preconditioner is not None else ", a preconditioner"
         warnings.warn(
-            f"the Neumann iteration has not converged: after {self.steps} steps at λ = "
-            f"{self.damping:.3g} the residual is {residual:.2g} of the right-hand side; use more `steps`"
+            f"{self._name} has not converged: after {self.steps - self.scaled} steps at λ = "
+            f"{self.damping:.3g} the residual is {residual:.2g} of the right-hand side; use {more}"
             f"{better}, a larger damping, or `solve cg`",
             NotConverged,
             stacklevel=2,
         )
+
+    @property
+    def _name(self) -> str:
+        return "the recursion of LiSSA" if self.scaled else "the Neumann iteration"
 
     @property
     def _share(self) -> float:
@@ -183,7 +192,7 @@ class Neumann(Iterative):
                 else f"use `lr = {rate:.2g}` or less, or a larger `preconditioner_damping`"
             )
         raise refusal(
-            Code.E0620, f"the Neumann iteration diverges: its residual grew at step {step}", repair
+            Code.E0620, f"{self._name} diverges: its residual grew at step {step}", repair
         )
 
     def _largest(self, start: Tensor) -> float:
