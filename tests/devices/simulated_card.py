@@ -379,6 +379,8 @@ def simulated_card(memory: int = 2**33) -> Iterator[Waits]:
         }.items():
             stack.enter_context(patch.object(torch.cuda, name, value))
         # Not by a mode of functions, which is not asked inside a function of one's own for autograd.
+        # Once `__getitem__` has been replaced, Python takes every tensor for a sequence, for good:
+        # `torch.tensor` of a list of 0-d tensors then fails, and `torch.stack` of it does not.
         for name, value in {
             "_make_subclass": staticmethod(_made_of),
             "record_stream": lambda *_: None,

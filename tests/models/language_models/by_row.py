@@ -107,7 +107,7 @@ class ByRow:
             found.append(
                 [sum((z[n] * g).sum() for n, g in zip(self.names, v, strict=True)) for v in train]
             )
-        return torch.tensor(found)
+        return torch.stack([torch.stack(row) for row in found])
 
 
 def inputs_of(module, x):
