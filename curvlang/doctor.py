@@ -14,13 +14,9 @@ from packaging.requirements import Requirement
 
 from curvlang.diagnostics.diagnostic import MachineError
 from curvlang.diagnostics.free_memory import free_memory, gibibytes
+from curvlang.models.language_models.libraries import OTHER_TORCHVISION
 from curvlang.storage.cache import Cache
 from curvlang.version import VERSION
-
-TORCHVISION = (
-    "the torchvision that is installed is of another build than torch, and `transformers` imports "
-    "it: `pip uninstall torchvision`, or install both from one index"
-)
 
 
 class State(StrEnum):
@@ -173,7 +169,7 @@ def _of(heading: str, wanted: Sequence[Requirement], install: str) -> Iterator[F
             value = f"{version}, where curvlang needs {limits}"
             yield Finding(heading, name, value, State.WRONG, f'pip install "{name}{limits}"')
         elif name == "transformers" and not _torchvision_fits():
-            yield Finding(heading, name, f"{version} does not run", State.WRONG, TORCHVISION)
+            yield Finding(heading, name, f"{version} does not run", State.WRONG, OTHER_TORCHVISION)
         else:
             yield Finding(heading, name, version)
 

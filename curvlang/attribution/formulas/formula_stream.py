@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
 from math import floor
 
 import torch
-from torch import Tensor
 
 from curvlang.attribution.blocks import scored_blocks
 from curvlang.attribution.factored import QUERIES_SHARE, queries_at_once
@@ -14,12 +12,13 @@ from curvlang.attribution.formulas.evaluation import Evaluation, of_pairs
 from curvlang.attribution.formulas.indexed_tensors import IndexedTensor, Reader
 from curvlang.attribution.formulas.points import Points
 from curvlang.attribution.formulas.product_source import Queries
-from curvlang.attribution.gradients import batch_size, check_scores
+from curvlang.attribution.gradients import batch_size
 from curvlang.attribution.passes import MOST, scored_elements
 from curvlang.attribution.passes import batch_size as leaf_batch_size
-from curvlang.attribution.streams.batch import ScoreBatch, Unit, ready
+from curvlang.attribution.streams.batch import Source
 from curvlang.attribution.streams.cut import ScoreCut, score_cut
 from curvlang.attribution.streams.gather import common
+from curvlang.attribution.streams.in_turns import StreamInTurns
 from curvlang.attribution.streams.request import Request
 from curvlang.ir import expr as ir
 from curvlang.ir.score_program import EXAMPLE, PARAMETER, QUERY, ScoreProgram, reads_of
@@ -30,7 +29,7 @@ CHUNK_SHARE = 16
 """Numbers for pairs of a chunk may take a sixteenth of the free memory: a formula holds a few of them."""
 
 
-class FormulaStream:
+class FormulaStream(StreamInTurns):
     """Scores of a formula, as they come.
 
     Args:
@@ -81,43 +80,7 @@ class FormulaStream:
         """Of all scores."""
         return (self.rows, self.cut.total) if self.of_pairs else (self.cut.total,)
 
-    @property
-    def turns(self) -> int:
-        """How often the training examples are read."""
-        return -(-self.rows // self.turn)
-
-    @property
-    def units(self) -> list[Unit]:
-        """Every turn with every chunk of the training examples."""
-        return [(t, k) for t in range(self.turns) for k in range(self.cut.count)]
-
-    def own(self, turn: int) -> slice:
-        """The queries of a turn."""
-        return slice(turn * self.turn, min((turn + 1) * self.turn, self.rows))
-
-    def batches(
-        self, units: Collection[Unit] | None = None, turns: Collection[int] = ()
-    ) -> Iterator[ScoreBatch]:
-        """Scores of every unit, or of some; what is known of a turn's queries is found when it begins.
-
-        Args:
-            units: Which.
-            turns: Those in which any process has a unit, where all of them call this in step.
-
-        Raises:
-            SpecError: E0420 or E0794 for scores that are not finite.
-        """
-        wanted = sorted(self.units if units is None else units)
-        for turn in sorted({t for t, _ in wanted}.union(turns)):
-            source = ready(self, turn, shared=bool(turns))
-            rows = self.own(turn) if self.of_pairs else None
-            for k in (k for t, k in wanted if t == turn):
-                within = self.cut.chunk(k)
-                scores = source(within)
-                check_scores(scores.values(), self.task, self.cost)
-                yield ScoreBatch(rows, slice(within.start, within.stop), scores)
-
-    def source(self, turn: int) -> Callable[[range], dict[str, Tensor]]:
+    def source(self, turn: int) -> Source:
         """The queries of a turn, ready to meet training examples."""
         own, points = self.own(turn), self.points
         if self.request.groups is None and self.turns > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from curvlang.attribution.factored import (
 )
 from curvlang.attribution.gradients import (
     batch_size,
-    check_scores,
     gradient_batches,
     product,
     query_gradients,
@@ -27,10 +26,11 @@ from curvlang.attribution.gradients import (
 from curvlang.attribution.layer_forms import split
 from curvlang.attribution.passes import MOST, scored_elements
 from curvlang.attribution.passes import batch_size as leaf_batch_size
-from curvlang.attribution.streams.batch import ScoreBatch, Source, Unit, ready
+from curvlang.attribution.streams.batch import Source
 from curvlang.attribution.streams.by_token import TokenScoring
 from curvlang.attribution.streams.cut import ScoreCut, score_cut
 from curvlang.attribution.streams.gather import common
+from curvlang.attribution.streams.in_turns import StreamInTurns
 from curvlang.attribution.streams.reduced import compressed_queries, warn_of_products
 from curvlang.attribution.streams.request import Request, check_options, check_parts, without_layers
 from curvlang.models.losses.loss import Loss
@@ -44,7 +44,7 @@ CHUNK_SHARE = 8
 """Scores of a chunk may take an eighth of the free memory: two or three copies of them are held at times."""
 
 
-class ScoreStream:
+class ScoreStream(StreamInTurns):
     """Scores under one inverse, as they come.
 
     Queries that do not fit into memory together take turns, and in each the training examples are read
@@ -85,11 +85,6 @@ class ScoreStream:
         self.cut = self._cut() if size is None else ScoreCut(self._total, size)
 
     @property
-    def of_pairs(self) -> bool:
-        """There is a score for every query."""
-        return True
-
-    @property
     def names(self) -> tuple[str, ...]:
         """Of the layers; empty where scores are added up over them."""
         if not self.request.per_layer:
@@ -113,41 +108,6 @@ class ScoreStream:
         """Of all scores, or of each layer's."""
         behind = (self.positions,) if self.request.per_position else ()
         return (self.rows, self.cut.total, *behind)
-
-    @property
-    def turns(self) -> int:
-        """How many turns the queries take."""
-        return -(-self.rows // self.turn)
-
-    @property
-    def units(self) -> list[Unit]:
-        """Every turn with every chunk of the training examples."""
-        return [(t, k) for t in range(self.turns) for k in range(self.cut.count)]
-
-    def own(self, turn: int) -> slice:
-        """The queries of a turn."""
-        return slice(turn * self.turn, min((turn + 1) * self.turn, self.rows))
-
-    def batches(
-        self, units: Collection[Unit] | None = None, turns: Collection[int] = ()
-    ) -> Iterator[ScoreBatch]:
-        """Scores of every unit, or of some; the queries of a turn are preconditioned when it begins.
-
-        Args:
-            units: Which.
-            turns: Those in which any process has a unit, where all of them call this in step.
-
-        Raises:
-            SpecError: E0420 or E0794 for scores that are not finite.
-        """
-        wanted = sorted(self.units if units is None else units)
-        for turn in sorted({t for t, _ in wanted}.union(turns)):
-            source = ready(self, turn, shared=bool(turns))
-            for k in (k for t, k in wanted if t == turn):
-                within = self.cut.chunk(k)
-                scores = source(within)
-                check_scores(scores.values(), self.task, self.cost)
-                yield ScoreBatch(self.own(turn), slice(within.start, within.stop), scores)
 
     def source(self, turn: int) -> Source:
         """The queries of a turn, preconditioned, ready to meet training examples."""

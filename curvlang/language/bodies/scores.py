@@ -189,7 +189,6 @@ _KINDS = {
         "`z[n,p] = solve(v)`",
     ),
 }
-_NOUNS = {**SCORE_LETTERS}
 
 
 def _refused(error: NotScoredError) -> Diagnostic:

@@ -12,6 +12,10 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 
 INSTALL = 'pip install "curvlang[hf]"'
+OTHER_TORCHVISION = (
+    "the torchvision that is installed is of another build than torch: "
+    "`pip uninstall torchvision`, or install both from one index"
+)
 
 
 def library(name: str, use: str) -> Any:
@@ -50,10 +54,7 @@ def other_build(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if "torchvision::" in str(cause):
-            return (
-                "the torchvision that is installed is of another build than torch: "
-                "`pip uninstall torchvision`, or install both from one index"
-            )
+            return OTHER_TORCHVISION
         cause = cause.__cause__ or cause.__context__
     return ""
 
