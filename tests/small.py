@@ -13,6 +13,18 @@ from curvlang.attribution.gradients import gradient_batches
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "identity": nn.Identity}
 
 
+class Tied(nn.Module):
+    """Two layers of one weight, each with its own bias."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.first, self.last = nn.Linear(width, width), nn.Linear(width, width)
+        self.last.weight = self.first.weight
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.first(x)))
+
+
 def network(widths, activation="tanh", bias=True, seed=0):
     torch.manual_seed(seed)
     layers = []

@@ -77,11 +77,8 @@ class Stop(BaseException):
     """The process is killed."""
 
 
-@pytest.mark.parametrize("after", [0, 1, 3])
-@pytest.mark.parametrize("inside", [False, True])
-def test_a_stopped_run_goes_on_and_computes_nothing_twice(chunked, monkeypatch, after, inside):
-    """Killed before a chunk is written, or between its numbers and its entry."""
-    whole = cv.score_request("kfac", small(), SCORING).run(progress=False).arrays["scores"]
+def gone_on(asked, monkeypatch, after, inside):
+    """A run that was killed at a chunk and its repetition: the report, and the chunks that each has written."""
     write, written = ScoreStore.write, []
 
     def killed(self, chunk, arrays):
@@ -95,11 +92,19 @@ def test_a_stopped_run_goes_on_and_computes_nothing_twice(chunked, monkeypatch, 
     with monkeypatch.context() as patch:
         patch.setattr(ScoreStore, "write", killed)
         with pytest.raises(Stop):
-            request().run(progress=False)
+            asked().run(progress=False)
     before = set(written)
     written.clear()
     monkeypatch.setattr(ScoreStore, "write", lambda s, c, a: (written.append(c), write(s, c, a)))
-    report = request().run(progress=False)
+    return asked().run(progress=False), before, written
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_stopped_run_goes_on_and_computes_nothing_twice(chunked, monkeypatch, after, inside):
+    """Killed before a chunk is written, or between its numbers and its entry."""
+    whole = cv.score_request("kfac", small(), SCORING).run(progress=False).arrays["scores"]
+    report, before, written = gone_on(lambda: request(), monkeypatch, after, inside)
     chunks = report.arrays["scores"].store.layout.all
     assert len(chunks) > 4
     assert report.found == (after, len(chunks))
@@ -224,24 +229,9 @@ def test_scores_of_tokens_go_on_where_they_were_stopped(tmp_path, monkeypatch, a
     monkeypatch.chdir(tmp_path)
     scoring = cv.Scoring(damping=0.1, per_token=True)
     whole = request(small(n=10, positions=3), scoring, out="whole.zarr").run(progress=False)
-    write, written = ScoreStore.write, []
-
-    def killed(self, chunk, arrays):
-        if len(written) == after:
-            if inside:
-                next(iter(self._arrays.values()))[self.layout.place(chunk)] = arrays["scores"] * 2
-            raise Stop
-        written.append(chunk)
-        write(self, chunk, arrays)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ScoreStore, "write", killed)
-        with pytest.raises(Stop):
-            request(small(n=10, positions=3), scoring).run(progress=False)
-    before = set(written)
-    written.clear()
-    monkeypatch.setattr(ScoreStore, "write", lambda s, c, a: (written.append(c), write(s, c, a)))
-    report = request(small(n=10, positions=3), scoring).run(progress=False)
+    report, before, written = gone_on(
+        lambda: request(small(n=10, positions=3), scoring), monkeypatch, after, inside
+    )
     store = report.arrays["scores"].store
     assert len(store.layout.all) > 3
     assert sorted(before | set(written)) == store.layout.all

@@ -10,7 +10,7 @@ from torch import nn
 
 import curvlang as cv
 from curvlang.operators import MatrixFree
-from tests.small import network, task
+from tests.small import Tied, network, task
 
 DAMPING = 0.1
 
@@ -104,19 +104,9 @@ def test_a_curvature_that_is_known_by_its_products():
             act()
 
 
-class Tied(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(3, 3), nn.Linear(3, 3)
-        self.last.weight = self.first.weight
-
-    def forward(self, x):
-        return self.last(torch.tanh(self.first(x)))
-
-
 def test_tied_weights_and_another_precision():
     torch.manual_seed(0)
-    t = task(Tied().double().eval(), "cross_entropy", n=9)
+    t = task(Tied(3).double().eval(), "cross_entropy", n=9)
     op = cv.fit("ggn", t)
     single = deepcopy(t.model).float()
     assert single.last.weight is single.first.weight

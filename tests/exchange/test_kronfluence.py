@@ -12,6 +12,7 @@ from torch import nn
 
 import curvlang as cv
 from tests.exchange.peers import KINDS, N, Peer, Q, Tokens, quick, task_of
+from tests.small import Tied
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*GradScaler:FutureWarning"),
@@ -174,16 +175,6 @@ def refused(code, act, *repairs):
         assert repair in str(caught.value)
 
 
-class Tied(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 6)
-        self.last.weight = self.first.weight
-
-    def forward(self, x):
-        return self.last(torch.tanh(self.first(x)))
-
-
 class Twice(nn.Module):
     def __init__(self):
         super().__init__()
@@ -234,7 +225,7 @@ def test_layers_that_it_does_not_hold_are_named(model, shape, layer, tmp_path):
 
 def test_tied_weights_are_named(tmp_path):
     torch.manual_seed(0)
-    task = special(Tied(), 6)
+    task = special(Tied(6), 6)
     op = cv.fit("block_ggn", task)
     refused("E0925", lambda: cv.write_kronfluence(op, tmp_path / "x", task), "first")
     folder = Peer(task, tmp_path).factors()

@@ -17,7 +17,7 @@ from curvlang.runtime.fitted import FittedOperator
 from curvlang.testing.strategies import operators
 from tests.operators.test_verbs import WITH_SPECTRUM, assert_close
 from tests.operators.zoo import zoo
-from tests.small import network, task
+from tests.small import Tied, network, task
 
 
 def covariance_of(op: FittedOperator, **words) -> torch.Tensor:
@@ -70,16 +70,6 @@ def test_every_fit_is_drawn_from_by_a_root_of_its_inverse(op, damping):
     assert_close(covariance_of(op, damping=damping), wanted, 1e-7)
 
 
-class Tied(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(3, 3), nn.Linear(3, 3)
-        self.last.weight = self.first.weight
-
-    def forward(self, x):
-        return self.last(torch.tanh(self.first(x)))
-
-
 def grouped():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(4, 6, 2, groups=2), nn.Tanh(), nn.Flatten(), nn.Linear(24, 3))
@@ -94,7 +84,7 @@ def test_groups_tied_weights_positions_and_one_example(spec):
         grouped().examples(slice(0, 1)),
         task(network([3, 4, 3], bias=False), "cross_entropy", positions=3),
         grouped().replaced(weight_decay=0.3),
-        task(Tied().double().eval(), "cross_entropy"),
+        task(Tied(3).double().eval(), "cross_entropy"),
     ):
         if t.model.__class__ is Tied and spec not in ("block_ggn", "diagonal"):
             continue
