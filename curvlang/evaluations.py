@@ -229,6 +229,10 @@ def run_folders(asked: Sequence[EvaluationRequest], out: Path | None) -> list[Pa
     Without `out`, and where two of several have one name, the name is followed by a hash of
     the question.
 
+    Args:
+        asked: The requests.
+        out: The folder that the user names, if any.
+
     Raises:
         SpecError: E0903, E0905 for a folder that could not be written after the work.
         MachineError: E0802 where the disk is full.

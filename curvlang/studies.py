@@ -249,6 +249,10 @@ def study_requests(
 def study_folders(asked: Sequence[StudyRequest], out: Path | None) -> list[Path]:
     """The run folder of each study: `out` itself for one, a folder in it by name for several.
 
+    Args:
+        asked: The requests.
+        out: The folder that the user names; below `runs` where None.
+
     Raises:
         SpecError: E0903, E0905 for a folder that could not be written after the work.
     """

@@ -20,6 +20,9 @@ FILES = (
 def write_extension(folder: Path) -> list[Path]:
     """Write the extension into a folder, over an older copy of itself.
 
+    Args:
+        folder: Where extensions of the editor lie; it is made where it is missing.
+
     Raises:
         SpecError: E1002 where the folder cannot be written to.
     """

@@ -51,6 +51,9 @@ def load(given: str | os.PathLike[str]) -> Spec:
 
     `path.cv:name` keeps one curvature of the file.
 
+    Args:
+        given: The path or the name.
+
     Raises:
         SpecError: With every problem of the file; E0563 for something else than a path or a name.
     """
@@ -95,6 +98,10 @@ def load_study(given: str) -> tuple[Spec, Study]:
 
 def loads(text: str, name: str = "<text>") -> Spec:
     """A checked spec from text.
+
+    Args:
+        text: What a file would have.
+        name: How messages call it.
 
     Raises:
         SpecError: With every problem of the text; E0563 for something else than a text.

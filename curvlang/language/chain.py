@@ -455,7 +455,15 @@ class Study:
 class Spec:
     """A checked file: everything it defines, by name, in the order of the text.
 
-    `others` holds the curvatures that its evaluations name and another file defines.
+    Args:
+        source: The text.
+        curvatures: Chains and sums of them.
+        inverses: Declared in the file.
+        evaluations: What `evaluate … on …` asks for.
+        others: Curvatures that its evaluations name and another file defines.
+        laws: What the file claims.
+        studies: Sweeps over tasks.
+        scores: Formulas of scores.
     """
 
     source: Source

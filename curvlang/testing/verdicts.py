@@ -104,6 +104,10 @@ def check_laws(
 def small_task(spec: Spec, given: str) -> TaskSpec:
     """The task that a text states, small enough for the direct reading.
 
+    Args:
+        spec: Whose file may define it.
+        given: Its name, or the task itself as a spec writes it.
+
     Raises:
         SpecError: E0751 for one that is too large.
     """

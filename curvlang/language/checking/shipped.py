@@ -99,7 +99,11 @@ def _studies() -> Iterator[ShippedName]:
 
 
 def search(words: Sequence[str]) -> list[ShippedName]:
-    """What contains every one of the words, in its kind, name, line, signature or place."""
+    """What contains every one of the words, in its kind, name, line, signature or place.
+
+    Args:
+        words: In any order, and in capitals or not.
+    """
     if not (isinstance(words, list | tuple) and all(isinstance(x, str) for x in words)):
         raise another_type("words", words, "a list of words", '`["fisher"]`')
     wanted = [word.lower() for word in words]

@@ -171,6 +171,9 @@ def exhausted(error: BaseException) -> MachineError | None:
     """E0801 for an error that says that memory ran out; None for any other.
 
     Torch raises a `RuntimeError` on the CPU and `torch.OutOfMemoryError` on a GPU.
+
+    Args:
+        error: What was raised.
     """
     text = str(error)
     if not calls.exhausted(error):

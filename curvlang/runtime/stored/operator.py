@@ -142,6 +142,9 @@ def load(path: str | Path) -> FittedOperator:
 
     Of a store nothing is read before it is asked for, then block by block; tensors are mapped.
 
+    Args:
+        path: The file or the folder.
+
     Raises:
         SpecError: E0605 where it is missing or damaged, or was written by something else; E0836 to
             E0838 for a store that cannot be read, or whose fit is not finished.
