@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 from curvlang.diagnostics.diagnostic import MachineError
 from curvlang.diagnostics.free_memory import free_memory, gibibytes
+from curvlang.diagnostics.notebook import Display
 from curvlang.models.language_models.libraries import OTHER_TORCHVISION
 from curvlang.storage.cache import Cache
 from curvlang.version import VERSION
@@ -48,8 +49,8 @@ class Finding:
     repair: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Installation:
+@dataclass(frozen=True, slots=True, repr=False)
+class Installation(Display):
     """Everything that was looked at; printable.
 
     Args:
@@ -62,6 +63,11 @@ class Installation:
     def works(self) -> bool:
         """Whether nothing was found that makes a command fail."""
         return all(x.state is not State.WRONG for x in self.findings)
+
+    def _summary(self) -> str:
+        count = {state: sum(x.state is state for x in self.findings) for state in State}
+        wrong = f"{count[State.WRONG]} things to repair" if count[State.WRONG] else "works"
+        return f"of curvlang {VERSION}: {wrong}, {count[State.ABSENT]} optional packages absent"
 
     def __str__(self) -> str:
         width = max(len(x.subject) for x in self.findings)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from curvlang.compiler.derive.derive import describe_value
 from curvlang.diagnostics.diagnostic import Interrupted
+from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.plain_arguments import validate_fields, validated
 from curvlang.evaluation.experiment import Outcome, experiment
 from curvlang.evaluation.preflight import Plan, check
@@ -90,8 +91,8 @@ def _silent(how: EvaluationSettings) -> str:
     return f"the spec names no evaluation: {named} are the defaults shown"
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluationRequest:
+@dataclass(frozen=True, slots=True, repr=False)
+class EvaluationRequest(Display):
     """One curvature of a spec, to be evaluated.
 
     Args:
@@ -107,6 +108,10 @@ class EvaluationRequest:
     settings: EvaluationSettings
     task: TaskSpec
     protocol: LDS | None
+
+    def _summary(self) -> str:
+        lds = "no LDS" if self.protocol is None else f"LDS from {self.protocol.subsets} subsets"
+        return f"of {self.name} on {self.task.name}, {lds}"
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from curvlang.diagnostics.amounts import size
 from curvlang.diagnostics.diagnostic import Interrupted
+from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.evaluation.named_task import trained
 from curvlang.facade import as_spec, fit, named_task
@@ -36,8 +37,8 @@ from curvlang.storage.fits.store import FitStore, Folder, identity_of
 from curvlang.training.baseline import filled
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FitReport:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FitReport(Display):
     """A fitted curvature in its store; printable.
 
     Args:
@@ -78,12 +79,15 @@ class FitReport:
             "bytes": self.bytes,
         }
 
+    def _summary(self) -> str:
+        return f"of {self.name}: {self.operator.structure}, in {self.store}"
+
     def __str__(self) -> str:
         return "\n".join(self.header())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FitRequest:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FitRequest(Display):
     """A fit that can be made: what could be refused has been checked.
 
     Args:
@@ -97,6 +101,9 @@ class FitRequest:
     curvature: Curvature
     task: Task
     setup: Setup
+
+    def _summary(self) -> str:
+        return f"of {self.curvature.name or 'curvature'} on {self.task!r}"
 
     def run(self, progress: ProgressOption = True) -> FitReport:
         """Train the task's model where it was described, and fit the curvature.

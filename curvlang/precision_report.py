@@ -13,6 +13,7 @@ from torch import Tensor
 
 from curvlang.attribution.influence import influence
 from curvlang.attribution.streams.reduced import ReducedPrecision
+from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.facade import as_spec, fit
 from curvlang.language.chain import Spec
@@ -39,8 +40,8 @@ Fit = Callable[[Task], FittedOperator]
 Score = Callable[[FittedOperator, Task], Tensor]
 
 
-@dataclass(frozen=True, slots=True)
-class PrecisionErrors:
+@dataclass(frozen=True, slots=True, repr=False)
+class PrecisionErrors(Display):
     """By how much scores in a precision differ from those in float64, of the largest; printable.
 
     Args:
@@ -69,6 +70,9 @@ class PrecisionErrors:
             "examples": self.examples,
             "layers": list(self.layers),
         }
+
+    def _summary(self) -> str:
+        return f"in {self.precision}: {self.whole:.1g} of the largest score"
 
     def __str__(self) -> str:
         if not self.errors:

@@ -14,6 +14,7 @@ from torch import Tensor
 from curvlang.attribution.streams.token_scores import TokenScores
 from curvlang.attribution.top import Neighbour, Top, check_queries, largest, top_of_rows
 from curvlang.diagnostics.free_memory import gibibytes
+from curvlang.diagnostics.notebook import Display
 from curvlang.models.task import Task
 from curvlang.precision_report import PrecisionErrors
 from curvlang.reporting.examples import InputTexts, show_largest, show_top
@@ -51,8 +52,8 @@ def whole(scores: Tensor | StoredScores) -> Tensor:
     return scores if isinstance(scores, Tensor) else scores[list(range(scores.shape[0]))]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ScoreReport:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ScoreReport(Display):
     """Scores with the task they are about; printable, and written to a file by `save`.
 
     Args:
@@ -164,6 +165,10 @@ class ScoreReport:
             "top": [_plain(one) for one in self.top(k, queries)],
             "largest": [_neighbour(one) for one in self.largest(k)],
         }
+
+    def _summary(self) -> str:
+        arrays = "scores" if "scores" in self.arrays else f"scores of {len(self.arrays)} layers"
+        return f"of {self.notes['curvature']}: {arrays} {self.shape} ({', '.join(self.axes)})"
 
     def __str__(self) -> str:
         return "\n".join([*self.header(), "", self.table()])

@@ -25,6 +25,7 @@ from curvlang.attribution.streams.by_token import TokenScoring
 from curvlang.attribution.streams.reduced import CompressedQueries, ReducedPrecision
 from curvlang.attribution.streams.request import Request, check_blocks
 from curvlang.attribution.streams.score_stream import least_bytes
+from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.facade import as_spec, fit, fitted_as_said, named_task
 from curvlang.fits import check_space, check_store, trained_in
@@ -81,8 +82,8 @@ NOTED = {
 """Warnings that become notes of the scores, and under which word; others are shown as they come."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ScoreRequest:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ScoreRequest(Display):
     """A request for scores that can be computed: what could be refused has been checked.
 
     Args:
@@ -105,6 +106,9 @@ class ScoreRequest:
     described: TaskSpec | None
     out: str | None = None
     formula: ScoreFormula | None = None
+
+    def _summary(self) -> str:
+        return f"of {self.curvature.name or 'curvature'} on {self.task!r}"
 
     @property
     def rows(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import platform
 import tempfile
@@ -17,6 +18,7 @@ import torch
 from rich.console import Console
 
 from curvlang.diagnostics.diagnostic import Interrupted
+from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.plain_arguments import validate_fields, validated
 from curvlang.diagnostics.values import another_type
 from curvlang.evaluation.question import Run, Wording, reworded
@@ -31,6 +33,7 @@ from curvlang.models.execution.precision import PrecisionLike
 from curvlang.models.execution.torch_state import settled
 from curvlang.operators import usable
 from curvlang.reporting.notation import duration
+from curvlang.reporting.report import WIDTH
 from curvlang.reporting.study.folder import FORMATS, check_study_folder, write_study
 from curvlang.reporting.study.terminal import show_study
 from curvlang.runtime.limits.memory import limited
@@ -43,8 +46,8 @@ from curvlang.version import VERSION
 from curvlang.workers.hire import executor_of
 
 
-@dataclass(frozen=True, slots=True)
-class StudyRun:
+@dataclass(frozen=True, slots=True, repr=False)
+class StudyRun(Display):
     """A study that ran, or of which a part did.
 
     Args:
@@ -56,6 +59,18 @@ class StudyRun:
     result: StudyResult
     damaged_cells: int
     damaged_files: int
+
+    def _summary(self) -> str:
+        return self.result._summary()
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def table(self) -> str:
+        """The tables and the verdict as plain text."""
+        file = io.StringIO()
+        self.show(Console(file=file, width=WIDTH, force_terminal=False, color_system=None))
+        return file.getvalue()
 
     def show(self, console: Console | None = None) -> None:
         """Print the tables and the verdict."""
@@ -73,8 +88,8 @@ class StudyRun:
         return plain(self.result.to_json())
 
 
-@dataclass(frozen=True, slots=True)
-class StudyRequest:
+@dataclass(frozen=True, slots=True, repr=False)
+class StudyRequest(Display):
     """A study of a spec file, to be run.
 
     Args:
@@ -104,6 +119,9 @@ class StudyRequest:
     shard: str | None = None
     formats: tuple[str, ...] = ()
     words: Wording = field(default_factory=Wording)
+
+    def _summary(self) -> str:
+        return f"of {self.study.name}{', quick' if self.quick else ''}"
 
     def __post_init__(self) -> None:
         """Refuse parts and formats that do not exist."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type, finite_number
 from curvlang.models.execution.torch_state import settled_state
@@ -21,7 +22,7 @@ BATCH = 512
 """Examples that go through the model at once."""
 
 
-class Evidence:
+class Evidence(Display):
     """`log p(data)` of Laplace's approximation around a trained model, for any prior precision.
 
     With the mean loss L of N examples, its curvature C, the prior N(0, I / δ) and the temperature T:
@@ -73,6 +74,9 @@ class Evidence:
                 self._loss = loss.to(place)
         self._gaussian = isinstance(task.loss, MeanSquaredError)
         self._examples = task.N
+
+    def _summary(self) -> str:
+        return f"of P = {len(self._spectrum)} parameters, N = {self._examples} examples"
 
     def __call__(
         self,

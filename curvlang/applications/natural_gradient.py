@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.vectors import by_parameter, joined, parameters_of
 
 
-class NaturalGradient:
+class NaturalGradient(Display):
     """Replaces the gradients g of a model's parameters by (C + λI)⁻¹ g, for any optimiser of torch.
 
     Between `loss.backward()` and `optimizer.step()` call `step`, or let the optimiser do so:
@@ -63,6 +64,9 @@ class NaturalGradient:
                 "fit the curvature again now that it is frozen, or let it train",
             )
         self._preconditioner = op.inverse(damping)
+
+    def _summary(self) -> str:
+        return f"of {len(self._parameters)} parameters: {self._preconditioner.operator.describe()}"
 
     @torch.no_grad()
     def step(self) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.notebook import frame, html_table, text_table
+from curvlang.diagnostics.notebook import Display, frame, html_table, text_table
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type, whole_number
@@ -25,8 +25,8 @@ HEAD = ("query", "asked", "kind", "example", "score", "its target")
 RIGHT = (True, False, False, True, True, False)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Neighbour:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Neighbour(Display):
     """One training example beside a query.
 
     Args:
@@ -45,9 +45,13 @@ class Neighbour:
     text: str | None = None
     label: str | None = None
 
+    def _summary(self) -> str:
+        own = _shown(self)
+        return f"#{self.index}: {self.score:+.3g}{own and f', {own}'}"
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Top:
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Top(Display):
     """The extremes of one query's scores.
 
     Args:
@@ -68,8 +72,17 @@ class Top:
     text: str | None = None
     label: str | None = None
 
+    def _summary(self) -> str:
+        return f"of query {self.query}: {len(self.helpful)} helpful, {len(self.harmful)} harmful"
 
-class TopExamples(list[Top]):
+    def __str__(self) -> str:
+        return str(TopExamples([self]))
+
+    def _repr_html_(self) -> str:
+        return TopExamples([self])._repr_html_()
+
+
+class TopExamples(Display, list[Top]):
     """The extremes of every query asked for; printable."""
 
     def table(self) -> str:
@@ -116,8 +129,11 @@ class TopExamples(list[Top]):
     def __str__(self) -> str:
         return self.table()
 
-    def __repr__(self) -> str:
-        return self.table()
+    def _summary(self) -> str:
+        helpful, harmful = (
+            sum(len(x) for x in y) for y in ([k.helpful for k in self], [k.harmful for k in self])
+        )
+        return f"of {len(self)} queries: {helpful} helpful, {harmful} harmful"
 
     def _repr_html_(self) -> str:
         return html_table(self._head(), [_cells(*row) for row in self._rows()], right=RIGHT)

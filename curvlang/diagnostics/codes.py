@@ -229,6 +229,7 @@ class Code(StrEnum):
     E0718 = "E0718", "a line of an evaluation twice", "language"
     E0719 = "E0719", "an unknown name in an inverse", "language"
     E0720 = "E0720", "files to start from cannot be written", "starter"
+    E0722 = "E0722", "a figure that there is not", "reporting"
     E0730 = "E0730", "indices in an inverse", "language"
     E0731 = "E0731", "one number, from many eigenvalues", "language"
     E0732 = "E0732", "the arguments of an inverse", "language"

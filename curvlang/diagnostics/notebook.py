@@ -1,7 +1,8 @@
-"""What a notebook shows: tables and text as escaped HTML, and values as a pandas frame."""
+"""How values show themselves: a line as `repr`, escaped HTML in a notebook, a pandas frame."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -9,7 +10,38 @@ from typing import Any
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 
+LONGEST = 160
+"""Characters of a value's line; of a longer one the end is left out."""
 _PRE = '<pre style="white-space: pre; overflow-x: auto; line-height: 1.3">'
+
+
+class Display(ABC):
+    """What shows itself: one line as `repr`; in a notebook the text that it prints as.
+
+    Abstract: a type says its line, and replaces `_repr_html_` where it has tables.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def _summary(self) -> str:
+        """What it is in one line, without its type's name."""
+
+    def __repr__(self) -> str:
+        return f"<{one_line(f'{type(self).__name__} {self._summary()}')}>"
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+
+def one_line(text: str) -> str:
+    """A text without its line breaks, and without its end where it is long.
+
+    >>> one_line("two   words")
+    'two words'
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
 
 def html_text(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from html import escape
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.source import Span
@@ -68,7 +69,7 @@ class Repair(str):
         return None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Diagnostic:
     """What is wrong, where, and what to do.
 
@@ -93,3 +94,20 @@ class Diagnostic:
         """The repairs that an editor can make."""
         repairs = (x.edit(self.labels) for x in self.help if isinstance(x, Repair))
         return tuple(x for x in repairs if x is not None)
+
+    def __repr__(self) -> str:
+        return f"<{self.severity} {self.code}: {self.headline}>"
+
+    def _repr_html_(self) -> str:
+        head = f"<p><b>{self.severity} {self.code}</b>: {escape(self.headline)}</p>"
+        said = [*(f"help: {x}" for x in self.help), *(f"note: {x}" for x in self.notes)]
+        items = "".join(f"<li>{escape(x)}</li>" for x in (*map(_place, self.labels), *said))
+        return f"{head}<ul>{items}</ul>" if items else head
+
+
+def _place(label: Label) -> str:
+    """Where a label is and what it says: `mine.cv:3:7, kron: not a name of this file`."""
+    source = label.span.source
+    line, column = source.position(label.span.start)
+    where = f"{source.name}:{line}:{column}, {label.span.text}" if source.text else source.name
+    return f"{where}: {label.message}" if label.message else where

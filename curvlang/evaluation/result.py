@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from curvlang.diagnostics.notebook import Display
 from curvlang.evaluation.statistics.interval import Interval
 
 SCHEMA = 2
@@ -126,8 +127,8 @@ class TaskSummary:
     origin: str
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+@dataclass(frozen=True, slots=True, repr=False)
+class Result(Display):
     """All that `curvlang eval` found about one curvature on one task.
 
     `inverse` says what C⁻¹ meant, `sweep` the λ grid (empty for a single named inverse),
@@ -147,6 +148,11 @@ class Result:
     notes: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     convention: str = "score[q,n] = grad m_q . C^-1 . grad l_n; positive: training on n lowers the query's loss; no 1/N"
+
+    def _summary(self) -> str:
+        lds = "no LDS" if self.protocol is None else f"LDS from {self.protocol.subsets} subsets"
+        count = f"{len(self.steps)} step{'s' * (len(self.steps) != 1)}"
+        return f"of {self.name} on {self.task.name}: {count}, {lds}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists and numbers, with the schema's number first."""

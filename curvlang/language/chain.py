@@ -12,6 +12,7 @@ from enum import StrEnum
 from math import prod
 from typing import TypeAlias
 
+from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.source import NOWHERE, Source, Span
 from curvlang.ir.expr import BodyStatement, Expr, Statement, Target
 
@@ -451,8 +452,8 @@ class Study:
         return (*self.path, *self.others)
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+@dataclass(frozen=True, slots=True, repr=False)
+class Spec(Display):
     """A checked file: everything it defines, by name, in the order of the text.
 
     Args:
@@ -474,3 +475,10 @@ class Spec:
     laws: tuple[Law, ...] = ()
     studies: Mapping[str, Study] = field(default_factory=dict)
     scores: Mapping[str, ScoreFormula] = field(default_factory=dict)
+
+    def _summary(self) -> str:
+        names = [*self.curvatures, *self.scores, *self.studies]
+        return f"{self.source.name}: {', '.join(names) or 'defines nothing'}"
+
+    def __str__(self) -> str:
+        return self.source.text

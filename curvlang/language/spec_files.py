@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
+from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.plain_arguments import validated
+from curvlang.diagnostics.render import render
 from curvlang.language import load
 from curvlang.language.chain import Spec
 from curvlang.language.checking.spec import analyse, errors
@@ -19,8 +21,8 @@ from curvlang.language.syntax.parser import parse
 from curvlang.language.task_sources import code_in
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedFile:
+@dataclass(frozen=True, slots=True, repr=False)
+class CheckedFile(Display):
     """A spec with everything there is to say about it.
 
     Args:
@@ -37,6 +39,13 @@ class CheckedFile:
     def failed(self) -> bool:
         """Whether there is an error among the problems."""
         return bool(errors(list(self.problems)))
+
+    def _summary(self) -> str:
+        count = len(self.problems)
+        return f"{self.name}: {count or 'no'} problem{'s' * (count != 1)}"
+
+    def __str__(self) -> str:
+        return render(self.problems) or f"{self.name}: no problems"
 
 
 @validated

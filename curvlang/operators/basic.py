@@ -13,7 +13,7 @@ from curvlang.operators.operator import Operator
 from curvlang.operators.spectrum import Spectral, symmetric_eigh
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Dense(Operator):
     """Every entry of a symmetric matrix `[P, P]`."""
 
@@ -48,7 +48,7 @@ class Dense(Operator):
         return f"Dense {self.size}×{self.size}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Eigen(Operator):
     """`Q diag(s) Qᵀ` with Q orthogonal `[P, P]`: a dense matrix, decomposed."""
 
@@ -79,7 +79,7 @@ class Eigen(Operator):
         return f"Eigen {self.size}×{self.size}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class CholeskyInverse(Operator):
     """`(L Lᵀ)⁻¹` with L lower triangular `[P, P]`: an inverse that is solved with and never formed.
 
@@ -119,7 +119,7 @@ class CholeskyInverse(Operator):
         return f"CholeskyInverse {self.size}×{self.size}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Diagonal(Operator):
     """`diag(d)` with entries `[P]`."""
 
@@ -146,7 +146,7 @@ class Diagonal(Operator):
         return f"Diagonal {self.size}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Identity(Operator):
     """`c · I`: one number, and the size."""
 

@@ -15,7 +15,7 @@ from curvlang.operators.operator import Operator
 from curvlang.operators.spectrum import Spectral
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class BlockDiagonal(Operator):
     """`⊕_k C_k`: block k acts on the entries `index[k]` of the parameter vector.
 

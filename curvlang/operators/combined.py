@@ -17,7 +17,7 @@ from curvlang.operators.spectrum import Spectral
 from curvlang.operators.vmapped import equal, same
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Scaled(Operator):
     """`c · C`."""
 
@@ -59,7 +59,7 @@ class Scaled(Operator):
         return f"{self.factor:.3g} · ({self.operator.describe()})"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Sum(Operator):
     """`C_1 + C_2 + …`."""
 

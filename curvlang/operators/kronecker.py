@@ -13,7 +13,7 @@ from curvlang.operators.operator import Operator
 from curvlang.operators.spectrum import Spectral, symmetric_eigh
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Kronecker(Operator):
     """`G ⊗ A` with G `[O, O]` over outputs and A `[I, I]` over inputs; size O·I."""
 
@@ -61,7 +61,7 @@ class Kronecker(Operator):
         return f"Kronecker {o}×{o} ⊗ {i}×{i}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class EigenBasis(Operator):
     """`(U ⊗ V) diag(S) (U ⊗ V)ᵀ`, S `[O, I]`; a basis that is None is the identity."""
 
@@ -123,7 +123,7 @@ def rotated_diagonal(left: Tensor | None, right: Tensor | None, spectrum: Tensor
     return spectrum.reshape(-1).clone()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class PerOutput(Operator):
     """One block per output unit, `[O, I, I]`; with `axis = "input"` per input, `[I, O, O]`."""
 
@@ -162,7 +162,7 @@ class PerOutput(Operator):
         return f"{count} blocks {width}×{width}, one per {self.axis}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class PerOutputEigen(Operator):
     """One decomposed block per unit: `vectors [B, w, w]`, `values [B, w]`."""
 

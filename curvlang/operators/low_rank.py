@@ -14,7 +14,7 @@ from curvlang.operators.operator import Operator
 from curvlang.operators.spectrum import Spectral, symmetric_eigh
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class LowRank(Operator):
     """`Q diag(s) Qᵀ + c (I − Q Qᵀ)`, Q `[P, K]` with orthonormal columns.
 
@@ -67,7 +67,7 @@ def low_rank(factor: Tensor, spectrum: Tensor) -> Operator:
     return LowRank(basis @ vectors, values, values.new_zeros(()))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Gram(Operator):
     """`X Xᵀ` with columns X `[P, K]`, kept as the product."""
 

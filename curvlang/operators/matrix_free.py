@@ -34,7 +34,7 @@ class BlockOfJoint:
     places: Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class MatrixFree(Operator):
     """A symmetric operator given by `product(v [P, k]) -> [P, k]`.
 

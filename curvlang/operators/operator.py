@@ -6,7 +6,7 @@ refuses with a reason.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from math import prod
@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curvlang.diagnostics.amounts import size
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.notebook import Display, html_table
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type, finite_number
 from curvlang.operators.spectrum import Spectral, chosen, singular, square_root, tikhonov
@@ -28,8 +30,8 @@ ROUNDINGS = 8
 """Units of rounding of the largest eigenvalue, below which a damping is none."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Operator(ABC):
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Operator(Display):
     """A symmetric linear operator on vectors of length P, held by its structure.
 
     Abstract: a structure implements the abstract verbs; the others follow from them.
@@ -261,6 +263,14 @@ class Operator(ABC):
 
     def __str__(self) -> str:
         return self.describe()
+
+    def _summary(self) -> str:
+        named = self.describe().removeprefix(self.structure).strip() or f"of {self.size} entries"
+        return f"{named}, {str(self.dtype).removeprefix('torch.')} on {self.device}"
+
+    def _repr_html_(self) -> str:
+        row = (self.describe(), str(self.size), size(self.memory()))
+        return html_table(("structure", "P", "memory"), [row], right=(False, True, True))
 
 
 Structure = TypeVar("Structure", bound=Operator)

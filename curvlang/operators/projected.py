@@ -17,7 +17,7 @@ from curvlang.operators.spectrum import Spectral
 from curvlang.operators.vmapped import same
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Projected(Operator):
     """`B (C − c I) Bᵀ + c I` with B = R ⊗ P, R `[O, M]` and P `[I, K]` with orthonormal columns.
 

@@ -25,7 +25,7 @@ _APART = (BlockDiagonal, Iterative, MatrixFree)
 """Direct sums, and what is known by its products: they do not stack."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Stacked(Operator):
     """`⊕_g C_g` of G blocks with one structure, on vectors that hold one block after the other.
 

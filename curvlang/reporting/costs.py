@@ -13,6 +13,7 @@ from rich.text import Text
 from curvlang.compiler.explain.listing import binary, count
 from curvlang.costs.benchmark import Benchmark, Row
 from curvlang.costs.rates import Rates
+from curvlang.diagnostics.notebook import Display
 from curvlang.reporting.tables.table import printed, ruled
 
 DISTURBED = 0.05
@@ -31,8 +32,8 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CostReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class CostReport(Display):
     """The costs of a run, predicted and measured; printable."""
 
     found: Benchmark
@@ -52,6 +53,10 @@ class CostReport:
     def to_json(self) -> dict[str, Any]:
         """All numbers, plain."""
         return _plain(self.found)
+
+    def _summary(self) -> str:
+        found = self.found
+        return f"of {found.name or 'curvature'} on {found.task}: {seconds(found.measured)} measured"
 
     def __str__(self) -> str:
         return self.table()

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from math import fsum
 
 from curvlang.diagnostics.diagnostic import Diagnostic
-from curvlang.diagnostics.notebook import text_table
+from curvlang.diagnostics.notebook import Display, text_table
 from curvlang.models.tracing.coverage import Coverage, Row
 
 
-@dataclass(frozen=True, slots=True)
-class CoverageReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class CoverageReport(Display):
     """The parameters of a task's model, and the stages of curvatures that do not fit them; printable.
 
     Args:
@@ -25,6 +25,10 @@ class CoverageReport:
     found: Coverage
     weights: bool
     problems: tuple[Diagnostic, ...]
+
+    def _summary(self) -> str:
+        misfits = f"; {len(self.problems)} stages do not fit" if self.problems else ""
+        return f"of {self.task}: {self.found._summary()}{misfits}"
 
     def __str__(self) -> str:
         at = "the weights given" if self.weights else "the model as it is initialised, not trained"

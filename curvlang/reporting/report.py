@@ -18,6 +18,8 @@ from curvlang.diagnostics.values import another_type
 from curvlang.evaluation.experiment import Outcome
 from curvlang.evaluation.result import Point, Result, Step
 from curvlang.language.chain import Spec
+from curvlang.reporting.figures.figures import figure_of
+from curvlang.reporting.figures.style import Drawing
 from curvlang.reporting.runfolder import Record, write_run
 from curvlang.reporting.tables.table import show, to_text
 from curvlang.reporting.tables.view import Column, Panel, chain, curve, steps
@@ -91,6 +93,18 @@ class Report(Result):
         rows = [_row(step, point) for step in self.steps for point in step.points]
         return frame({name: [row[name] for row in rows] for name in (rows[0] if rows else ())})
 
+    def figure(self, name: str) -> Drawing:
+        """One figure of the report: a notebook shows it, `save("sweep.svg")` writes it.
+
+        Args:
+            name: `chain` (the error of every step), `sweep` (LDS against λ), `forward` or `inverse` (LDS
+                against that error).
+
+        Raises:
+            SpecError: E0722 for another name, and where the result has nothing to draw.
+        """
+        return figure_of(self, name)
+
     def save(
         self,
         folder: str | os.PathLike[str],
@@ -132,9 +146,6 @@ class Report(Result):
         return self.plain().to_json()
 
     def __str__(self) -> str:
-        return self.table()
-
-    def __repr__(self) -> str:
         return self.table()
 
     def _repr_html_(self) -> str:

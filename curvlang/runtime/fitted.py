@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.notebook import html_table
+from curvlang.diagnostics.notebook import html_table, one_line
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import (
     another_type,
@@ -418,7 +418,8 @@ class FittedOperator:
 
     def __repr__(self) -> str:
         """The operator as mathematics."""
-        return f"<{self.label or 'curvature'}: {self.operator.describe()}>"
+        line = f"{self.label or 'curvature'}: {self.operator.describe()}"
+        return f"<{one_line(line)}>"
 
     def _repr_html_(self) -> str:
         rows = [

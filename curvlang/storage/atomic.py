@@ -37,6 +37,7 @@ _KINDS = {
     "scores": _Kind(Code.E0585),
     "spec": _Kind(Code.E0822),
     "operator": _Kind(Code.E0605, "the operator file "),
+    "figure": _Kind(Code.E0905),
     "folder": _Kind(Code.E0905, "", "name another folder", "name a folder on another disk"),
     "store": _Kind(
         Code.E0838,
@@ -61,7 +62,7 @@ class Destination:
 
     Args:
         path: The file or folder.
-        kind: `scores`, `spec`, `operator`, `folder`, `store` or `cache`.
+        kind: `scores`, `spec`, `operator`, `folder`, `figure`, `store` or `cache`.
         note: What a full disk has left unharmed.
     """
 

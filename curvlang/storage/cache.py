@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
+from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.values import another_type
 from curvlang.storage.atomic import RESUMED, Destination, probe, write
 from curvlang.storage.leftovers import unfinished
@@ -38,7 +39,7 @@ def default_root() -> Path:
     return earlier if earlier.is_dir() else user_cache_path("curvlang", appauthor=False)
 
 
-class Cache:
+class Cache(Display):
     """Arrays under keys of text; a damaged file counts as absent and is reported.
 
     Args:
@@ -50,6 +51,9 @@ class Cache:
             raise another_type("root", root, "a folder", '`cv.Cache("folder")`')
         self.root = default_root() if root is None else Path(root)
         self.damaged: list[str] = []
+
+    def _summary(self) -> str:
+        return f"in {self.root}"
 
     def _path(self, key: str, name: str) -> Path:
         return self.root / key[:2] / key / f"{name}.bin"

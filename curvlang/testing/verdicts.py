@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
@@ -23,8 +24,8 @@ LARGEST_TASK = 64
 """Examples of a task that laws are checked on: the direct reading forms every product."""
 
 
-@dataclass(frozen=True, slots=True)
-class LawReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class LawReport(Display):
     """What a search for counterexamples found; printable.
 
     Args:
@@ -62,6 +63,10 @@ class LawReport:
     def to_json(self) -> list[dict[str, Any]]:
         """Every verdict as plain values."""
         return [_plain(self.given, v) for v in self.verdicts]
+
+    def _summary(self) -> str:
+        held = len(self.verdicts) - self.failed
+        return f"of {self.given}: {held} of {len(self.verdicts)} laws hold"
 
     def __str__(self) -> str:
         return self.table()

@@ -13,7 +13,6 @@ CALLED_FROM_OUTSIDE = {
     "__iadd__": "Python, for `+=`",
     "__class__": "Python, for `isinstance`",
     "_value_": "the standard library's `enum`",
-    "_repr_html_": "notebooks",
     "_render_traceback_": "notebooks",
     "to_pandas": "users: the tables that public calls return",
     "_use": "the parser, by the name of a grammar rule",

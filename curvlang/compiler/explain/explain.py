@@ -12,7 +12,7 @@ from curvlang.compiler.explain.listing import binary, cost_text, count, listing
 from curvlang.compiler.explain.score_plan import ScorePlan
 from curvlang.compiler.planning.cost import Cost, plan_cost, total
 from curvlang.compiler.planning.plan import Plan, first_plan, plan_of
-from curvlang.diagnostics.notebook import frame, html_folded, html_text, text_table
+from curvlang.diagnostics.notebook import Display, frame, html_folded, html_text, text_table
 
 
 class Prediction(Protocol):
@@ -28,8 +28,8 @@ class Prediction(Protocol):
 _STAGES = ("curvature", "stage", "structure", "passes")
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+@dataclass(frozen=True, slots=True, repr=False)
+class Explanation(Display):
     """The plans of a run and the result of every stage of every chain. Printable.
 
     Args:
@@ -102,6 +102,10 @@ class Explanation:
             "prediction": None if self.prediction is None else self.prediction.to_json(),
             **({} if self.score is None else {"score": self.score.to_json()}),
         }
+
+    def _summary(self) -> str:
+        passes = f"{self.passes} pass{'es' if self.passes != 1 else ''}"
+        return f"of {self.headline}: {passes}, {count(self.flops, 'FLOP')}"
 
     def __str__(self) -> str:
         """The whole explanation as plain text."""

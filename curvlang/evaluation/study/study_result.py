@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from curvlang.diagnostics.notebook import Display
 from curvlang.evaluation.measures.grid import MeasureTable
 from curvlang.evaluation.result import Protocol, Result, TaskSummary
 from curvlang.evaluation.statistics.comparison import Pair
@@ -130,8 +131,8 @@ class FirstModel:
     attributed: tuple[Attribution, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class StudyResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class StudyResult(Display):
     """All that a study has found so far: `done` of `cells` models are evaluated."""
 
     name: str
@@ -148,6 +149,9 @@ class StudyResult:
     first_models: tuple[FirstModel, ...] = ()
     notes: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def _summary(self) -> str:
+        return f"of {self.name}: {self.done} of {self.cells} models, {len(self.groups)} groups"
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists and numbers, with the schema's number first."""

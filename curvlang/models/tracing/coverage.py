@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.notebook import frame, html_table, text_table
+from curvlang.diagnostics.notebook import Display, frame, html_table, text_table
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
 from curvlang.models.execution.copies import unwrapped
@@ -61,8 +61,8 @@ class Row:
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True, slots=True)
-class Coverage:
+@dataclass(frozen=True, slots=True, repr=False)
+class Coverage(Display):
     """All parameters of a model, in the order of `named_parameters()`; printable."""
 
     rows: tuple[Row, ...]

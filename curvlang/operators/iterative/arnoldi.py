@@ -114,7 +114,7 @@ def _random(basis: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return w / w.norm()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Arnoldi(Iterative):
     """`Σ_k u_k u_kᵀ / (s_k + λ)` over the K leading eigenpairs of C, and zero elsewhere.
 

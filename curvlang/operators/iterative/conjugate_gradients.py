@@ -27,7 +27,7 @@ _ROUNDING = 10
 """How far the true residual may lie above the one that the recurrence carries along."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ConjugateGradients(Iterative):
     """(C + λI)⁻¹ by conjugate gradients, all right-hand sides at once.
 

@@ -34,7 +34,7 @@ _GROWTH = 1e8
 """Growth of a minibatch iteration beyond its noise."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Neumann(Iterative):
     """X ← x + α P (v − (C + λI) x) from x = 0, a fixed number of times.
 

@@ -6,7 +6,8 @@ A figure that cannot be drawn is a sentence that says why.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.result import Result, Step
 from curvlang.reporting.figures.scatter import lds_by_error
 from curvlang.reporting.figures.style import (
@@ -41,12 +44,31 @@ _ACROSS = 40
 
 def drawings(result: Result) -> tuple[Drawing, ...]:
     """All figures, in the order of the report."""
-    return (
-        error_along_chain(result),
-        lds_by_damping(result),
-        lds_by_error(result, "forward"),
-        lds_by_error(result, "inverse"),
-    )
+    return tuple(draw(result) for draw in FIGURES.values())
+
+
+def figure_of(result: Result, name: str) -> Drawing:
+    """One figure by its name in `FIGURES`.
+
+    Raises:
+        SpecError: E0722 for another name, and where the result has nothing to draw.
+    """
+    if name not in FIGURES:
+        every = f"the figures are {', '.join(f'`{x}`' for x in FIGURES)}"
+        raise refusal(Code.E0722, f"a result has no figure `{name}`", every)
+    drawing = FIGURES[name](result)
+    if drawing.svg is None:
+        raise refusal(
+            Code.E0722, f"this result has no figure `{name}`: {drawing.reason}", _repair(result)
+        )
+    return drawing
+
+
+def _repair(result: Result) -> str:
+    """What gives a result the figures that it lacks."""
+    if not has_lds(result):
+        return "evaluate with a protocol, `cv.evaluate(…, protocol=cv.LDS())`, or take `chain`"
+    return "evaluate at several λ above zero, and take `chain` for errors alone"
 
 
 def error_along_chain(result: Result) -> Drawing:
@@ -93,6 +115,16 @@ def lds_by_damping(result: Result) -> Drawing:
         axes.set_ylabel("LDS")
         _legend(figure, result)
         return Drawing(name, title, caption, svg_text(figure, name))
+
+
+FIGURES: Mapping[str, Callable[[Result], Drawing]] = {
+    "chain": error_along_chain,
+    "sweep": lds_by_damping,
+    "forward": partial(lds_by_error, kind="forward"),
+    "inverse": partial(lds_by_error, kind="inverse"),
+}
+"""Every figure of a result, in the order of the report: errors along the chain, LDS against λ, LDS against the
+forward and the inverse error."""
 
 
 def _error_bars(axes: Axes, result: Result) -> None:

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -22,9 +25,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.notebook import Display
+from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.result import Result
 from curvlang.evaluation.statistics.interval import Interval
 from curvlang.reporting.notation import correlation, known
+from curvlang.storage.atomic import Destination, write
 
 WIDTH = 5.0
 """Inches: a page sets two figures side by side, and their text is still legible on a phone."""
@@ -51,9 +58,9 @@ _PALEST = 0.82
 _LONGEST = 24
 
 
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """A figure of the report: its SVG (and PDF), or the sentence that says why there is none."""
+@dataclass(frozen=True, slots=True, repr=False)
+class Drawing(Display):
+    """A figure: its SVG (and PDF), or the sentence that says why there is none."""
 
     name: str
     title: str
@@ -61,6 +68,37 @@ class Drawing:
     svg: str | None
     reason: str = ""
     pdf: bytes | None = None
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the figure as SVG.
+
+        Args:
+            path: The file, `sweep.svg`; an earlier one of that name is replaced.
+
+        Raises:
+            SpecError: E0722 for another ending, E0905 where the system does not let it be written.
+            MachineError: E0802 where the disk is full.
+        """
+        place = Path(path)
+        if place.suffix != ".svg" or self.svg is None:
+            what = f"`{place.name}` does not end in `.svg`" if self.svg else self.reason
+            raise refusal(
+                Code.E0722, f"the figure is not written: {what}", "give a path `NAME.svg`"
+            )
+        content = self.svg.encode()
+        with Destination(
+            place, "figure", "nothing was left behind, and an earlier figure is unchanged"
+        ).refusals(len(content)):
+            write(place, content)
+        return place
+
+    def _summary(self) -> str:
+        return self.title if self.svg else f"{self.title}: {self.reason}"
+
+    def _repr_html_(self) -> str:
+        # Ink is dark, also in a dark notebook: the figure stands on paper of its own.
+        shown = f'<div style="background: white; width: max-content">{self.svg}</div>'
+        return f"{shown if self.svg else ''}<p>{escape(self.reason or self.caption)}</p>"
 
 
 def style(position: int, count: int) -> dict[str, Any]:
