@@ -7,7 +7,6 @@ smallest size a call takes as long as the smallest one, above the largest the ra
 
 from __future__ import annotations
 
-import ctypes
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from curvlang.runtime.limits.freed import return_freed
 
 PRODUCTS = (4, 32, 128, 512, 1024)
 """Rows of the square matrices that are multiplied."""
@@ -199,7 +200,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         """Begin the first stretch."""
-        _return_freed()
+        return_freed()
         self._base = _held(self.device)
         self.restart()
 
@@ -254,13 +255,6 @@ def peak_bytes(device: torch.device) -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _return_freed() -> None:
-    """Give what is freed back to the system, where its C library can: it would count as held."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _held(device: torch.device) -> int:

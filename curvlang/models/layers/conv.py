@@ -30,8 +30,7 @@ class Convolution(Layer):
 
     def inputs(self, module: nn.Module, x: Tensor, shape: torch.Size) -> tuple[Input, ...]:
         """Patches, [B, T, C/groups · kernel] for each group."""
-        padded = _padded(module, x)
-        return (_by_group(_patches(padded, module), group_count(module)),)
+        return (_by_group(_patches(_padded(module, x), module), x.dim() - 2, group_count(module)),)
 
     def outputs(self, module: nn.Module, x: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
         """[B, O, *places] to [B, T, O/groups] for each group."""
@@ -70,7 +69,7 @@ class TransposedConvolution(Layer):
             pads += [left, shape[2 + d] + span - left - spread.shape[2 + d]]
         windows = _windows(functional.pad(spread, pads), kernel, [1] * len(kernel), dilation)
         flipped = windows.flip([windows.dim() - 1 - d for d in range(len(kernel))])
-        return (_by_group(_flat(flipped, len(kernel)), group_count(module)),)
+        return (_by_group(flipped, len(kernel), group_count(module)),)
 
     def outputs(self, module: nn.Module, x: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
         """[B, O, *places] to [B, T, O/groups] for each group."""
@@ -104,15 +103,16 @@ def _padded(module: nn.Module, x: Tensor) -> Tensor:
             sides += [0, 0]
         else:
             sides += [padding[d], padding[d]]
+    if not any(sides):
+        return x
     mode = str(module.padding_mode)
     return functional.pad(x, sides, "constant" if mode == "zeros" else mode)
 
 
 def _patches(padded: Tensor, module: nn.Module) -> Tensor:
-    """[B, C, T, K]: every output place's patch."""
+    """[B, C, *places, *kernel]: every output place's patch, a view."""
     kernel = _numbers(module, "kernel_size")
-    stride, dilation = _numbers(module, "stride"), _numbers(module, "dilation")
-    return _flat(_windows(padded, kernel, stride, dilation), len(kernel))
+    return _windows(padded, kernel, _numbers(module, "stride"), _numbers(module, "dilation"))
 
 
 def _windows(
@@ -124,18 +124,12 @@ def _windows(
     return x
 
 
-def _flat(windows: Tensor, axes: int) -> Tensor:
-    """[B, C, *places, *kernel] to [B, C, T, K]."""
-    return windows.flatten(2 + axes).flatten(2, 1 + axes)
-
-
-def _by_group(patches: Tensor, groups: int) -> Tensor:
-    """[B, C, T, K] to [B, T, C · K]; with several groups to [G, B, T, C/G · K]."""
-    if groups == 1:
-        return patches.transpose(1, 2).flatten(2)
-    B, C, T, K = patches.shape
-    split = patches.reshape(B, groups, C // groups, T, K)
-    return split.permute(1, 0, 3, 2, 4).flatten(3)
+def _by_group(patches: Tensor, axes: int, groups: int) -> Tensor:
+    """[B, C, *places, *kernel] to [B, T, C · K]; with several groups to [G, B, T, C/G · K]: one copy."""
+    split = patches.unflatten(1, (groups, -1))
+    places, kernel = range(3, 3 + axes), range(3 + axes, 3 + 2 * axes)
+    found = split.permute(1, 0, *places, 2, *kernel).flatten(2 + axes).flatten(2, 1 + axes)
+    return found if groups > 1 else found[0]
 
 
 def _rows_by_group(cotangent: Tensor, groups: int) -> Tensor:

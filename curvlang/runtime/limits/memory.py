@@ -18,6 +18,7 @@ from curvlang.diagnostics.free_memory import free_memory
 from curvlang.diagnostics.free_memory import gibibytes as gibibytes
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution import calls
+from curvlang.runtime.limits.freed import return_soon
 from curvlang.runtime.processes.launch import local_size
 
 Memory = int | str | None
@@ -51,10 +52,12 @@ def limited(memory: Memory) -> Iterator[None]:
         return
     wanted = amount(memory)
     _LIMITS.append(wanted)
+    return_soon(_limit())
     try:
         yield
     finally:
         _LIMITS.remove(wanted)
+        return_soon(_limit())
 
 
 def _limit() -> int | None:
