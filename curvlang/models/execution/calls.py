@@ -91,15 +91,25 @@ def _described(model: nn.Module, X: Tensor) -> str:
     return f"of shape {list(X.shape[1:])} and type {kind}" if layout is None else str(layout)
 
 
+_FUSED = ("stride", "mat_a")
+"""Words of the fused products of experts, which take few sizes and types."""
+_DOUBLE = ("Double", "double", "float64", "without overflow")
+
+
 def _repair(model: nn.Module, X: Tensor, error: Exception) -> str:
     """What helps: only where the text says that the shape or the type is to blame, that."""
     text = str(error)
     if isinstance(error, OutsideTableError):
         return "give numbers that the table has, or a model with a larger table"
-    if hasattr(model, "set_experts_implementation") and "stride" in text:
+    if hasattr(model, "set_experts_implementation") and any(x in text for x in _FUSED):
         return (
             'call `model.set_experts_implementation("eager")`: the fused product of its experts does '
             "not take these sizes or this precision"
+        )
+    if any(word in text for word in _DOUBLE):
+        return (
+            "the model's own code does not take float64: compute in float32, `--precision float32` or "
+            '`precision="float32"`'
         )
     if layout_in(model) is not None:
         return "make the model run on these fields by itself: the text above is the model's own"

@@ -22,10 +22,15 @@ from curvlang.models.language_models.libraries import (
     other_build,
     quiet,
 )
+from curvlang.models.language_models.masks import with_finite_masks
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_PLAIN = {"dtype": torch.float32, "attn_implementation": "eager"}
-"""How models are made: attention written out can be differentiated twice."""
+_PLAIN = {
+    "dtype": torch.float32,
+    "attn_implementation": "eager",
+    "experts_implementation": "eager",
+}
+"""How models are made: attention written out can be differentiated twice, and experts in any precision."""
 _SAVE = "write it with `model.save_pretrained(DIR)`"
 
 
@@ -87,8 +92,7 @@ class Checkpoint:
 
         model, info = self._run(call)
         self._check_loaded(info)
-        loaded: nn.Module = model.eval()
-        return loaded
+        return with_finite_masks(model.eval())
 
     def fresh(self, seed: int) -> nn.Module:
         """A model of the same configuration, its parameters drawn from a seed."""
@@ -99,8 +103,7 @@ class Checkpoint:
             torch.manual_seed(seed)
             return getattr(transformers, self.head.reader).from_config(config, **_PLAIN)
 
-        made: nn.Module = self._run(call).eval()
-        return made
+        return with_finite_masks(self._run(call).eval())
 
     def _settings(self, transformers: Any) -> Any:
         """The configuration of a model that keeps nothing for a next token."""

@@ -45,14 +45,24 @@ def tokenizer_of(model: Checkpoint, path: str | None, folder: Path) -> Any:
         raise refusal(
             Code.E0894, f"no tokenizer in `{place}`: {first_line(error)}", _REPAIR
         ) from error
-    if model.vocabulary is not None and len(found) > model.vocabulary:
+    count = _word_count(found)
+    if model.vocabulary is not None and count > model.vocabulary:
         raise refusal(
             Code.E0894,
-            f"the tokenizer of `{place}` has {len(found)} tokens, and the model `{model.path}` "
+            f"the tokenizer of `{place}` has {count} tokens, and the model `{model.path}` "
             f"{model.vocabulary}",
             "give the tokenizer that the model was trained with: `tokenizer = DIR`",
         )
     return found
+
+
+def _word_count(tokenizer: Any) -> int:
+    """Tokens up to the last that texts become by themselves.
+
+    A token for padding is often added to a tokenizer and not to its model, which never reads it.
+    """
+    special = set(tokenizer.all_special_ids)
+    return 1 + max((k for k in tokenizer.get_vocab().values() if k not in special), default=-1)
 
 
 _REPAIR = "write `tokenizer.save_pretrained(DIR)` into the model's folder, or name another one: `tokenizer = DIR`"
