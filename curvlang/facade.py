@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Unpack
@@ -122,13 +123,20 @@ def fit(
         task = task.to(precision=policy)
     chains = chains_of(found)
 
-    def run(told: Progress | None) -> FittedOperator:
-        seen = without_ignored(chains, task)
+    def at(tasks: Sequence[Task], told: Progress | None) -> FittedOperator:
         rule = said.inverse if said and store is None else None
         limits = UNFORMED if rule and in_passes(rule.inverse, found) else DEFAULT
-        stage = fit_curvature(found, seen, seed=seed, last=True, progress=told, limits=limits)[-1]
-        solved = fit_solver(said.solver, seen, seed=seed, progress=told) if said else None
-        return fitted_as_said(whole, found, seen, stage, solved)
+        stage = fit_curvature(found, tasks, seed=seed, last=True, progress=told, limits=limits)[-1]
+        solved = fit_solver(said.solver, tasks, seed=seed, progress=told) if said else None
+        return fitted_as_said(whole, found, tasks[0], stage, solved)
+
+    def elsewhere(tasks: Sequence[Task]) -> FittedOperator:
+        use = partial(use_of, whole, found, task, seed)
+        with kept_in(store, lambda: replace(use(), seen=tuple(tasks), alone=False)):
+            return at(tasks, None)
+
+    def run(told: Progress | None) -> FittedOperator:
+        return at([without_ignored(chains, task)], told).replaced(refit=elsewhere)
 
     with (
         limited(memory),

@@ -162,7 +162,7 @@ class Code(StrEnum):
     E0431 = "E0431", "a pattern of names that matches nothing", "models"
     E0432 = "E0432", "checkpoints that a task states are not clear", "models"
     E0433 = "E0433", "a parameter in two blocks", "models"
-    E0434 = "E0434", "a curvature at other models than the evaluated one", "attribution"
+    E0434 = "E0434", "a curvature that cannot be fitted at other models", "attribution"
     E0436 = "E0436", "running means of an optimiser that has none", "attribution"
     E0502 = "E0502", "subsets that are empty or everything", "training"
     E0503 = "E0503", "a task that cannot be retrained", "training"

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from curvlang.attribution import curvature_free as baselines
+from curvlang.attribution.formulas.curvatures import FittedElsewhere
 from curvlang.attribution.formulas.formula_scores import is_plain, with_queries
 from curvlang.attribution.formulas.surroundings import ALONE, Surroundings, surroundings
 from curvlang.compiler.derive.derive import describe_value
-from curvlang.compiler.planning.plan import Limits
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.errors import Estimate
 from curvlang.evaluation.fidelity import (
@@ -33,6 +33,7 @@ from curvlang.evaluation.fidelity import (
     without_inverse,
 )
 from curvlang.evaluation.ground_truth import GroundTruth, ground_truth
+from curvlang.evaluation.inverses.elsewhere import curvatures_elsewhere, stages_of
 from curvlang.evaluation.judge import judge
 from curvlang.evaluation.left_out import notes_of
 from curvlang.evaluation.measures.grid import MeasureInput, MeasureTable
@@ -180,7 +181,8 @@ def experiment(question: Question, base: Task, run: Run, plan: Plan) -> Outcome:
     kept = None if run.protocol is None else members(base, run.protocol)
     with clock("scores and errors"):
         around = _around(question.score, ready.task)
-    work = _Work(question, run, ready, asked, kept, around)
+        elsewhere = curvatures_elsewhere(question, plan, around, run)
+    work = _Work(question, run, ready, asked, kept, around, elsewhere)
     with clock("scores and errors"), in_step():
         columns = work.columns()
         forwards = forward_errors(bench.stages, bench.goal, work.scoring(()))
@@ -217,13 +219,7 @@ def experiment(question: Question, base: Task, run: Run, plan: Plan) -> Outcome:
 
 def _fitted(question: Question, plan: Plan, base: Task, task: Task, run: Run) -> Bench:
     """Every curvature of the plan, fitted in one run."""
-    fitted = {
-        stage.label: stage
-        for stage in (
-            *fit_all(plan.formed, task, seed=run.seed, progress=run.progress),
-            *fit_all(plan.multiplied, task, seed=run.seed, limits=Limits(dense=1)),
-        )
-    }
+    fitted = stages_of(plan, task, run)
     goal = fitted[plan.reference.name]
     return Bench(
         base,
@@ -246,6 +242,7 @@ class _Work:
     asked: QueryMetric
     kept: Tensor | None
     around: Surroundings
+    elsewhere: Mapping[str, FittedElsewhere] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -268,6 +265,7 @@ class _Work:
             progress=self.run.progress,
             program=_program(self.question.score),
             around=self.around,
+            elsewhere=self.elsewhere,
         )
 
     def columns(self) -> list[Column]:

@@ -6,14 +6,15 @@ all inverses at once, and reduced as they come; gradients of the sampled example
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from curvlang.attribution.formulas.curvatures import FittedElsewhere, InverseElsewhere
 from curvlang.attribution.formulas.formula_scores import FormulaScorer
-from curvlang.attribution.formulas.points import Point
+from curvlang.attribution.formulas.points import Point, Points
 from curvlang.attribution.formulas.surroundings import ALONE, Surroundings
 from curvlang.attribution.gradients import gradient_batches, product
 from curvlang.attribution.scorer import Scorer
@@ -28,6 +29,7 @@ from curvlang.evaluation.errors import (
     inverse_error,
     residuals,
 )
+from curvlang.evaluation.inverses.effort import affordable, product_count, too_long
 from curvlang.evaluation.protocol import GRADIENTS, GRADIENTS_BY_PRODUCTS
 from curvlang.evaluation.result import Solve
 from curvlang.evaluation.statistics.lds import predictions
@@ -38,25 +40,15 @@ from curvlang.language.chain import InverseUse
 from curvlang.models.execution.widened import accumulation_dtype
 from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
-from curvlang.operators import BlockDiagonal, ExampleMean, Operator, SolveRecord
+from curvlang.operators import ExampleMean, Operator, SolveRecord
 from curvlang.runtime.fit import FittedStage
+from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.inverse import decomposed, invert
 from curvlang.runtime.limits.activations import forward_batch
 from curvlang.runtime.limits.memory import allowance
 from curvlang.runtime.progress.listeners import Progress
 from curvlang.runtime.solver import FittedSolver
 
-FLOPS = 8
-"""Multiplications and additions per parameter and example of a product: a tangent and its way back."""
-EXPECTED = 50
-"""Products per vector and setting that are counted on before the iteration is known."""
-UNASKED = 1e13
-"""Floating-point operations that are spent on a stage without a `solve` line: minutes on two cores."""
-UNASKED_ON_DEVICE = 1e15
-"""The same where an accelerator computes them."""
-ESTIMATED = 2e12
-"""Operations that estimated norms may take, and inverse errors by products likewise: a count, not a time,
-so that results do not depend on the machine."""
 KEPT = 2**28
 """Bytes up to which scores at every setting stay in memory; beyond, those of one setting do."""
 PIECE = 2**25
@@ -90,6 +82,7 @@ class Scoring:
         progress: Notified of every stage and setting.
         program: What scores are computed by; None for plain influence.
         around: Other models that they read.
+        elsewhere: Curvatures at those, by the label of the stage; the reference's by an empty one.
     """
 
     task: Task
@@ -104,6 +97,7 @@ class Scoring:
     progress: Progress | None = None
     program: ScoreProgram | None = None
     around: Surroundings = ALONE
+    elsewhere: Mapping[str, FittedElsewhere] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -189,18 +183,6 @@ def forward_errors(
     return found
 
 
-def product_count(operator: Operator) -> int:
-    """Passes over the data that a product with a vector takes."""
-    if operator.spectrum_known:
-        return 0
-    return operator.products if isinstance(operator, BlockDiagonal) else 1
-
-
-def affordable(each: int, task: Task) -> int:
-    """How many vectors can be multiplied, `each` products for one, within `ESTIMATED` operations."""
-    return int(ESTIMATED // max(1, each * FLOPS * task.P * task.N))
-
-
 def measure(
     stages: Sequence[FittedStage], reference: Operator, given: Scoring
 ) -> list[list[Fidelity]]:
@@ -230,6 +212,7 @@ class _Form:
     solver: FittedSolver | None = None
     by_example: ExampleMean | None = None
     skipped: str = ""
+    elsewhere: FittedElsewhere | None = None
 
 
 def _forms(
@@ -243,6 +226,7 @@ def _forms(
             solver,
             s.by_example,
             _skipped(s.operator, given, asked=s.label not in given.unasked),
+            given.elsewhere.get(s.label),
         )
         for s in stages
     ]
@@ -252,7 +236,8 @@ def _forms(
         return forms, known
     own = None if reference.spectrum_known else solver
     why = _skipped(reference, given, asked=False)
-    return [*forms, _Form(decomposed(reference, rule, own), own, None, why)], len(forms)
+    goal = _Form(decomposed(reference, rule, own), own, None, why, given.elsewhere.get(""))
+    return [*forms, goal], len(forms)
 
 
 def _skipped(operator: Operator, given: Scoring, *, asked: bool) -> str:
@@ -269,6 +254,7 @@ class _Attempt:
     """The inverse of a form at a setting, with what is found under it; a reason where it is refused."""
 
     def __init__(self, form: _Form, setting: Setting) -> None:
+        self.form, self.setting = form, setting
         self.solver = form.solver
         self.took: list[SolveRecord] = []
         self.note = form.skipped
@@ -312,6 +298,25 @@ class _Attempt:
         with self:
             return product(self.inverse, v)
         return None
+
+    def points(self, given: Scoring, task: Task) -> Points | None:
+        """The models that scores read, C⁻¹ at each of them; None where it is refused."""
+        if self.inverse is None:
+            return None
+        with self:
+            elsewhere = self.form.elsewhere
+            inverses = None if elsewhere is None else InverseElsewhere(elsewhere, self._inverted)
+            return given.around.points(Point(task, self.inverse), inverses)
+        return None
+
+    def _inverted(self, fitted: FittedOperator, _: Task) -> Operator:
+        return invert(
+            fitted.operator,
+            self.setting.use,
+            fitted.solver if self.form.solver is not None else None,
+            by_example=fitted.by_example,
+            report=self.took.append,
+        )
 
     def result(self, goal: _Attempt, sample: _Sample) -> Fidelity:
         """What was found, against the reference at the same setting."""
@@ -393,8 +398,9 @@ def _score(table: Sequence[Sequence[_Attempt]], target: Sequence[_Attempt], give
         )
     ]
     task = given.scored
-    inverses = [x.inverse for x, _ in wanted if x.inverse is not None]
-    scorer = _scorer(given, task, inverses, given.progress)
+    ready = [(x, goal, points) for x, goal in wanted if (points := x.points(given, task))]
+    wanted = [(x, goal) for x, goal, _ in ready]
+    scorer = _scorer(given, [points for *_, points in ready], given.progress)
     fits = 8 * len(wanted) * task.Q * task.N <= KEPT
     last = None if given.shared is None else [row[given.shared] for row in table]
     kept: dict[int, list[Tensor]] = {
@@ -413,16 +419,16 @@ def _score(table: Sequence[Sequence[_Attempt]], target: Sequence[_Attempt], give
     for own, _ in wanted:
         if own.inverse is not None:
             parts = kept.get(id(own))
-            own.source = _source(own.inverse, task, given, parts)
+            own.source = _source(own, task, given, parts)
 
 
 def _scorer(
-    given: Scoring, task: Task, inverses: Sequence[Operator], progress: Progress | None
+    given: Scoring, points: Sequence[Points], progress: Progress | None
 ) -> Iterable[list[Tensor | SpecError]]:
     """Scores `[B, N]` of consecutive queries under every inverse."""
     if given.program is None:
-        return Scorer(task, given.cost, inverses, progress)
-    points = [given.around.points(Point(task, x)) for x in inverses]
+        inverses = [x.final.inverse for x in points]
+        return Scorer(given.scored, given.cost, inverses, progress)
     return FormulaScorer(given.program, points, given.cost, progress)
 
 
@@ -437,7 +443,7 @@ def _reduce(
 
 
 def _source(
-    inverse: Operator, task: Task, given: Scoring, parts: list[Tensor] | None
+    own: _Attempt, task: Task, given: Scoring, parts: list[Tensor] | None
 ) -> Callable[[], Tensor]:
     """Gives scores: those that were kept, or the same again."""
     if parts is not None:
@@ -446,32 +452,15 @@ def _source(
         return lambda: scores
 
     def again() -> Tensor:
-        found = [x for (x,) in _scorer(given, task, [inverse], None)]
+        points = own.points(given, task)
+        assert points is not None
+        found = [x for (x,) in _scorer(given, [points], None)]
         refused = [x for x in found if isinstance(x, SpecError)]
         if refused:
             raise refused[0]
         return torch.cat([x for x in found if isinstance(x, Tensor)])
 
     return again
-
-
-def too_long(operator: Operator, solver: FittedSolver | None, work: int) -> str:
-    """Why a curvature known by its products alone is not inverted unasked; empty where it is.
-
-    Args:
-        operator: The curvature.
-        solver: With a solver the spec has asked for it, however long it takes.
-        work: Settings times vectors times training examples.
-    """
-    if solver is not None or operator.spectrum_known:
-        return ""
-    flops = FLOPS * EXPECTED * work * operator.size
-    if flops <= (UNASKED if operator.device.type == "cpu" else UNASKED_ON_DEVICE):
-        return ""
-    return (
-        f"not inverted: {operator.size} rows known by products alone would take about "
-        f"{flops:.0e} floating-point operations; ask for it by a line `solve cg` in the evaluation"
-    )
 
 
 def _summed(took: Sequence[SolveRecord], solver: FittedSolver | None) -> Solve | None:

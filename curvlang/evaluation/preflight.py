@@ -16,8 +16,9 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.diagnostics.source import Span
-from curvlang.evaluation.fidelity import Setting, settings, too_long
+from curvlang.evaluation.fidelity import Setting, settings
 from curvlang.evaluation.ground_truth import check_retraining
+from curvlang.evaluation.inverses.effort import too_long
 from curvlang.evaluation.left_out import UnformedMatrix, unformed
 from curvlang.evaluation.measures.tables import check_measures
 from curvlang.evaluation.protocol import GRADIENTS_BY_PRODUCTS

@@ -184,9 +184,10 @@ class ScoreProgram:
         return any(x.space == "h" for indices in self.leaves.values() for x in indices)
 
     @property
-    def solves_elsewhere(self) -> bool:
-        """Whether the inverse is applied to rows of checkpoints or of several models."""
-        return any(x.space in CONTEXTS for indices in _solved_rows(self) for x in indices)
+    def solved_at(self) -> frozenset[tuple[str, ...]]:
+        """At which models the inverse is applied: `()` for the evaluated one, `("e", "h")` for all checkpoints."""
+        rows = _solved_rows(self)
+        return frozenset(tuple(c for c in CONTEXTS if c in {x.space for x in row}) for row in rows)
 
     @property
     def doubts(self) -> bool:

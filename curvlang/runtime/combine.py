@@ -70,7 +70,7 @@ def fit_combination(
 
 def fit_curvature(
     curvature: Curvature,
-    task: Task,
+    task: Task | Sequence[Task],
     *,
     seed: int = 0,
     last: bool = False,
@@ -87,7 +87,11 @@ def fit_curvature(
 
 
 def fit_solver(
-    solver: Solver | None, task: Task, *, seed: int = 0, progress: Progress | None = None
+    solver: Solver | None,
+    task: Task | Sequence[Task],
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> FittedSolver | None:
     """A solver with its preconditioner fitted on the task."""
     if solver is None or solver.preconditioner is None:
@@ -98,7 +102,7 @@ def fit_solver(
 
 def fit_all(
     curvatures: Sequence[Curvature],
-    task: Task,
+    task: Task | Sequence[Task],
     *,
     seed: int = 0,
     progress: Progress | None = None,
@@ -108,7 +112,7 @@ def fit_all(
 
     Args:
         curvatures: Chains and combinations.
-        task: Model, loss and data.
+        task: Model, loss and data, or the task at several models, as `fit_chains` takes them.
         seed: Seeds the sampled labels of every pass.
         progress: Called after every batch.
         limits: Of the plan.

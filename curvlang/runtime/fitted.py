@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from curvlang.language import (
 )
 from curvlang.language.chain import InverseUse, ScoreFormula
 from curvlang.models.execution.torch_state import settled
+from curvlang.models.task import Task
 from curvlang.operators import (
     BlockDiagonal,
     ExampleMean,
@@ -67,6 +68,7 @@ class FittedOperator:
         declared: The inverses and the scores that its spec declares, as text: they are known by name
             when others are asked for.
         score: The score that the spec evaluates it by; None for plain influence.
+        refit: Fits the same at another model, or at several together; None where that is not known.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class FittedOperator:
         by_example: ExampleMean | None = None,
         declared: str = "",
         score: ScoreFormula | None = None,
+        refit: Callable[[Sequence[Task]], FittedOperator] | None = None,
     ) -> None:
         self.operator = operator
         self.parameters = parameters
@@ -88,6 +91,7 @@ class FittedOperator:
         self.by_example = by_example
         self.declared = declared
         self.score = score
+        self.refit = refit
 
     def replaced(self, **changes: Any) -> FittedOperator:
         """The same curvature with other values of some of its arguments, by name."""
@@ -229,7 +233,9 @@ class FittedOperator:
         if solver is not None and solver.preconditioner is not None:
             solver = replace(solver, preconditioner=moved(solver.preconditioner, dtype, device))
         whole = moved(self.operator, dtype, device)
-        return self.replaced(operator=whole, solver=solver, by_example=None)
+        refit = self.refit
+        again = refit and (lambda tasks: refit(tasks).to(dtype=dtype, device=device))
+        return self.replaced(operator=whole, solver=solver, by_example=None, refit=again)
 
     @settled
     def dense(self) -> Tensor:

@@ -52,7 +52,7 @@ ROOMS = (
          "natural gradients"),
     Room(6, "workers", "work in units: here, over the processes of a group, over the workers of Dask"),
     Room(7, "evaluation", "one engine: errors, ground truth, LDS, comparisons; studies",
-         ("measures", "retraining", "statistics", "study")),
+         ("inverses", "measures", "retraining", "statistics", "study")),
     Room(7, "exchange", "curvatures and scores of other tools, read and written: kronfluence, bergson, dattri, "
          "curvlinops"),
     Room(7, "costs", "what a run will take and what it took"),

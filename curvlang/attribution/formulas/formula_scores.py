@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from curvlang.attribution.formulas.curvatures import FittedElsewhere, InverseElsewhere, refitted
 from curvlang.attribution.formulas.formula_stream import FormulaStream
 from curvlang.attribution.formulas.points import Point, Points
 from curvlang.attribution.formulas.surroundings import surroundings
@@ -145,17 +146,26 @@ def formula_points(
         SpecError: E0426 for an inverse that the formula has no use for.
     """
     program = program_of(formula)
-    around = surroundings(formula, program, task)
-    if solves_of(program):
-        ready = inverted(
-            operator,
-            task,
+
+    def inverse_of(fitted: FittedOperator | Operator, of: Task) -> Operator:
+        return inverted(
+            fitted,
+            of,
             damping=asked.damping,
             inverse=asked.inverse,
             solve=asked.solve,
             progress=asked.progress,
-        )
-        return around.points(Point(task, ready.operator))
+        ).operator
+
+    if program.solved_at - {()}:
+        refitted(formula, operator)
+    around = surroundings(formula, program, task)
+    if solves_of(program):
+        final, elsewhere = Point(task, inverse_of(operator, task)), None
+        if around.fitted_at:
+            fits = FittedElsewhere(refitted(formula, operator), len(around.fitted_at))
+            elsewhere = InverseElsewhere(fits, inverse_of)
+        return around.points(final, elsewhere)
     check_inverse_used(formula, asked)
     inner = operator.operator if isinstance(operator, FittedOperator) else operator
     one = torch.ones((), dtype=inner.dtype, device=inner.device)

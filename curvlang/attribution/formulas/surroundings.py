@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from curvlang.attribution.formulas.curvatures import InverseElsewhere
 from curvlang.attribution.formulas.points import Point, Points
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
@@ -43,11 +44,18 @@ class OtherModel:
     task: Task
     moments: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def point(self, final: Point) -> Point:
-        """With the queries of the evaluated model; it has no curvature of its own."""
+    def point(self, final: Point, inverses: InverseElsewhere | None) -> Point:
+        """With the queries of the evaluated model.
+
+        Args:
+            final: The evaluated model.
+            inverses: Gives C⁻¹ here; None where nothing is solved here.
+        """
         task = self.task
         if task.Q != final.task.Q:
             task = task.queries(slice(0, final.task.Q))
+        if inverses is not None:
+            return Point(task, inverses.at((self.task,)), self.moments)
         one = torch.ones((), dtype=final.inverse.dtype, device=final.inverse.device)
         return Point(task, Identity(one, final.inverse.size), self.moments)
 
@@ -61,19 +69,42 @@ class Surroundings:
         models: At the ends of their trainings, the evaluated one the first.
         rates: The learning rate at each checkpoint.
         moments: Adam's running means at the end of the evaluated model's training.
+        solved_at: At which of them the inverse is applied, as `ScoreProgram.solved_at` has it.
     """
 
     checkpoints: Sequence[Sequence[OtherModel]] = ()
     models: Sequence[OtherModel] = ()
     rates: Tensor | None = None
     moments: Mapping[str, Tensor] = field(default_factory=dict)
+    solved_at: frozenset[tuple[str, ...]] = frozenset()
 
-    def points(self, final: Point) -> Points:
-        """All points, with the same queries as the evaluated model."""
+    def points(self, final: Point, inverses: InverseElsewhere | None = None) -> Points:
+        """All points, with the same queries as the evaluated model.
+
+        Args:
+            final: The evaluated model.
+            inverses: Gives C⁻¹ at the others; needed where `fitted_at` has any.
+        """
         final = replace(final, moments=self.moments)
-        rows = [[x.point(final) for x in row] for row in self.checkpoints]
-        models = [final, *(x.point(final) for x in self.models[1:])] if self.models else ()
+        solved = {id(x) for x in self._solved()} if inverses is not None else set()
+
+        def point(other: OtherModel) -> Point:
+            return other.point(final, inverses if id(other) in solved else None)
+
+        rows = [[point(x) for x in row] for row in self.checkpoints]
+        models = [final, *map(point, self.models[1:])] if self.models else ()
         return Points(final, rows, models, self.rates)
+
+    @property
+    def fitted_at(self) -> list[tuple[Task, ...]]:
+        """The models besides the evaluated one at which the curvature is fitted."""
+        return [(x.task,) for x in self._solved()]
+
+    def _solved(self) -> list[OtherModel]:
+        rows = self.checkpoints if ("e", "h") in self.solved_at else self.checkpoints[:1]
+        along = any("h" in x for x in self.solved_at)
+        found = [x for row in rows for x in row] if along else []
+        return [*found, *(self.models[1:] if ("e",) in self.solved_at else ())]
 
 
 ALONE = Surroundings()
@@ -105,7 +136,8 @@ def surroundings(formula: ScoreFormula, program: ScoreProgram, task: Task) -> Su
         rows, rates, models = _trained(program, task, base, seeds, steps)
     kept = torch.tensor(rates, dtype=torch.float64, device=task.device) if rates else None
     moments = models[0].moments if models else {}
-    return Surroundings(rows, models if program.models else (), kept, moments)
+    ends = models if program.models else ()
+    return Surroundings(rows, ends, kept, moments, program.solved_at)
 
 
 def _trained(
@@ -166,17 +198,9 @@ def check_surroundings(formula: ScoreFormula, program: ScoreProgram, task: Task)
     """Refuse, before anything is trained, a score whose other models the task does not have.
 
     Raises:
-        SpecError: E0428 for a task without checkpoints, or whose training ends before the first; E0434 for
-            a curvature at other models; E0503 and E0509 for one that is not trained here.
+        SpecError: E0428 for a task without checkpoints, or whose training ends before the first; E0503 and
+            E0509 for one that is not trained here.
     """
-    if program.solves_elsewhere:
-        raise refusal(
-            Code.E0434,
-            f"`{formula.name}` solves rows of other models than the evaluated one, where the curvature "
-            "is not fitted",
-            "solve rows without the indices `h` and `e`: `u[q,p]`, `v[n,p]`",
-            labels=label_at(formula.span, "this score"),
-        )
     trajectory = task.trajectory or Trajectory()
     if program.checkpoints and not trajectory.checkpoints:
         raise _no_checkpoints(formula)

@@ -81,9 +81,10 @@ class Session:
 
     def complete(self, use: Use) -> bool:
         """Whether nothing is left to do."""
-        keys = [self.key(chain, use.seen, use.seed) for chain in use.chains]
+        settings = FitSettings(use.seed, DEFAULT.dense)
+        keys = [self.keys(chain, use.seen, True, settings)[0] for chain in use.chains]
         written = not use.alone or "operator" in (self.store.manifest() or {})
-        return written and all(self._read(key, use.seen) is not None for key in keys)
+        return written and all(self._read(key, use.task) is not None for key in keys)
 
     def kept(self, keys: Sequence[str], task: Task) -> tuple[KeptResult, ...] | None:
         """Results by their keys, where all of them are there and whole."""
@@ -161,7 +162,7 @@ class Use:
         curvature: The spec's: what the store is of.
         chains: All that is going to be fitted.
         task: In the precision of the passes.
-        seen: The task as the chains see it.
+        seen: The task as the chains see it, at one model or at several together.
         seed: Of sampled columns.
         about: What the manifest says beside the identity.
         alone: Whether the curvature is all that is fitted: the manifest then says what its operator is.
@@ -170,7 +171,7 @@ class Use:
     curvature: Curvature
     chains: Sequence[Chain]
     task: Task
-    seen: Task
+    seen: Sequence[Task]
     seed: int
     about: Mapping[str, Any]
     alone: bool = True

@@ -42,7 +42,7 @@ def use_of(
         "device": task.device.type,
         "spec": spec.source.text,
     }
-    return Use(curvature, chains, task, without_ignored(chains, task), seed, about, alone)
+    return Use(curvature, chains, task, [without_ignored(chains, task)], seed, about, alone)
 
 
 def keep_operator(

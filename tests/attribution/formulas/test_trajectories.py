@@ -13,6 +13,7 @@ import curvlang as cv
 from curvlang.diagnostics.codes import Code
 from curvlang.ir.interpreter import seeded_normal
 from curvlang.language import check_text, loads
+from curvlang.runtime import fit as fit_module
 from curvlang.testing.score_comparison import gradients_one_by_one
 from curvlang.training.orders import Orders, learning_rate
 from curvlang.training.subsets import derived_seed
@@ -254,15 +255,108 @@ def test_a_model_that_was_trained_elsewhere_has_no_known_checkpoints():
     assert_refused(Code.E0509, lambda: cv.influence(op, given, score="tracin", progress=False))
 
 
-def test_the_curvature_is_that_of_the_evaluated_model():
+BY_POINT = {
+    "products": "sum[{i},p] u[{i},q,p] * z[{i},n,p]",
+    "rows": "sum[{i},p] (u[{i},q,p] + 0 * abs(u[{i},q,p])) * z[{i},n,p]",
+    "norms": "sum[{i}] (sum[p] u[{i},q,p] * z[{i},n,p]) / sqrt(sum[p] v[{i},n,p] * z[{i},n,p])",
+}
+
+
+@pytest.mark.parametrize("form", BY_POINT)
+@pytest.mark.parametrize("curvature", ["ekfac", "ggn"])
+def test_rows_of_a_checkpoint_are_solved_by_the_curvature_there(form, curvature):
+    """C at every checkpoint is that of a task about its model; C of the evaluated model gives other scores."""
+    given = made(trajectory=cv.Trajectory(epochs=1))
+    op = cv.fit(curvature, given, progress=False)
+    body = "z[h,n,p] = solve(v)\nyield s[q,n] = " + BY_POINT[form].format(i="h")
+    found = formula(body, "u[h,q,p], v[h,n,p]")
+    models = [model for model, *_ in trajectory_by_loop(given, 0)[1::2]]
+    wanted = solved_at(given, curvature, models, form == "norms")
+    scores = cv.influence(op, given, score=found, damping=0.1, progress=False)
+    assert_close(scores, wanted)
+    one = op.inverse(0.1).dense()
+    other = sum(u @ one @ v.T for u, v in (rows_at(given, model) for model in models))
+    assert (scores - other).abs().max() > 1e-3 * other.abs().max()
+
+
+def solved_at(task, curvature, models, norms=False, damping=0.1):
+    """The sum over models of u C⁻¹ v, C fitted at each; by vᵀC⁻¹v where asked for."""
+    total = 0
+    for model in models:
+        inverse = cv.fit(curvature, task.with_model(model), progress=False).inverse(damping).dense()
+        u, v = rows_at(task, model)
+        own = torch.einsum("np,pr,nr->n", v, inverse, v).sqrt() if norms else 1
+        total = total + u @ inverse @ v.T / own
+    return total
+
+
+def test_influence_is_averaged_over_models_each_with_its_curvature():
+    given = made(trajectory=cv.Trajectory(epochs=1, models=3))
+    op = cv.fit("ekfac", given, progress=False)
+    seeds = [0, *(derived_seed(0, 10, k) for k in (1, 2))]
+    ends = [trajectory_by_loop(given, seed)[-1][0] for seed in seeds]
+    wanted = solved_at(given, "ekfac", ends) / 3
+    found = formula(
+        "z[e,n,p] = solve(v)\nyield s[q,n] = mean[e] sum[p] u[e,q,p] * z[e,n,p]",
+        "u[e,q,p], v[e,n,p]",
+    )
+    scores = cv.influence(op, given, score=found, damping=0.1, progress=False)
+    assert_close(scores, wanted, 1e-6)
+    along = [model for seed in seeds for model, *_ in trajectory_by_loop(given, seed)[1::2]]
+    wanted = solved_at(given, "ekfac", along) / 3
+    found = formula(
+        "z[e,h,n,p] = solve(v)\nyield s[q,n] = mean[e] sum[h,p] u[e,h,q,p] * z[e,h,n,p]",
+        "u[e,h,q,p], v[e,h,n,p]",
+    )
+    assert_close(cv.influence(op, given, score=found, damping=0.1, progress=False), wanted)
+
+
+def test_an_evaluation_solves_at_every_checkpoint_under_every_inverse():
+    """Every step of a path, at every λ: the scores are those that the curvature alone gives."""
+    spec = loads(
+        "score along { needs u[h,q,p], v[h,n,p] z[h,n,p] = solve(v)"
+        " yield s[q,n] = sum[h,p] u[h,q,p] * z[h,n,p] }\n"
+        "curvature mine = kfac |> eigen_correct\nevaluate along of mine"
+    )
+    given = made(trajectory=cv.Trajectory(epochs=1))
+    report = cv.evaluate(spec, given, damping=[0.1, 1.0], progress=False)
+    models = [model for model, *_ in trajectory_by_loop(given, 0)[1::2]]
+    for label, curvature in (("mine", "ekfac"), ("kfac", "kfac"), ("ggn", "ggn")):
+        wanted = solved_at(given, curvature, models)
+        assert_close(torch.from_numpy(report.run.step_scores[label]), wanted)
+
+
+def test_an_operator_that_does_not_say_what_fitted_it_is_refused(tmp_path):
     given = made(trajectory=cv.Trajectory(epochs=1))
     op = cv.fit("ekfac", given, progress=False)
+    op.save(tmp_path / "op.safetensors")
+    read = cv.load_operator(tmp_path / "op.safetensors")
     found = formula(
         "z[h,n,p] = solve(v)\nyield s[q,n] = sum[h,p] u[h,q,p] * z[h,n,p]", "u[h,q,p], v[h,n,p]"
     )
-    assert_refused(
-        Code.E0434, lambda: cv.influence(op, given, score=found, damping=0.1, progress=False)
+    for other in (read, op.operator):
+        assert_refused(
+            Code.E0434,
+            lambda other=other: cv.influence(
+                other, given, score=found, damping=0.1, progress=False
+            ),
+        )
+
+
+def test_a_store_keeps_the_curvature_of_every_checkpoint(tmp_path, monkeypatch):
+    given = made(trajectory=cv.Trajectory(epochs=1))
+    found = formula(
+        "z[h,n,p] = solve(v)\nyield s[q,n] = sum[h,p] u[h,q,p] * z[h,n,p]", "u[h,q,p], v[h,n,p]"
     )
+    wanted = cv.influence(
+        cv.fit("ekfac", given, progress=False), given, score=found, damping=0.1, progress=False
+    )
+    op = cv.fit("ekfac", given, store=tmp_path / "store", progress=False)
+    first = cv.influence(op, given, score=found, damping=0.1, progress=False)
+    monkeypatch.setattr(fit_module, "_run", None)
+    again = cv.influence(op, given, score=found, damping=0.1, progress=False)
+    assert torch.equal(first, again)
+    assert_close(again, wanted)
 
 
 @pytest.mark.parametrize(
