@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from curvlang.evaluation.named_task import task
     from curvlang.evaluation.protocol import LDS
     from curvlang.evaluation.statistics.lds import lds
+    from curvlang.evaluation.study.study_file import read_study
     from curvlang.evaluations import (
         EvaluationRequest,
         EvaluationSettings,
@@ -87,6 +88,7 @@ _NAMES = {
     "curvlang.evaluation.named_task": "task",
     "curvlang.evaluation.protocol": "LDS",
     "curvlang.evaluation.statistics.lds": "lds",
+    "curvlang.evaluation.study.study_file": "read_study",
     "curvlang.evaluations": (
         "EvaluationRequest EvaluationSettings evaluate_requests evaluation_requests run_folders"
     ),
@@ -205,6 +207,7 @@ __all__ = [
     "precision_errors",
     "read_kronfluence",
     "read_scores",
+    "read_study",
     "rows",
     "run_folders",
     "score_request",

@@ -101,7 +101,7 @@ class StudyRequest(Display):
         cache: Where retrained models are kept.
         command: The command line that asked for it, if there was one.
         shard: A part of the work, `2/3`; the whole where not given.
-        formats: What is written beside the report: `md`, `csv`, `pdf`.
+        formats: What is written beside the report: `md`, `csv`, `pdf`, `gz`.
         words: What the language has no words for in a study: `metric`, `reference`, `solve`; or in
             place of what it says.
 

@@ -34,7 +34,7 @@ EXAMPLES = (
     ("curvlang study depth --out runs/depth --report --format md,pdf", "a report of what is there"),
 )
 
-FORMATS = ("md", "csv", "pdf")
+FORMATS = ("md", "csv", "pdf", "gz")
 
 
 def formats_of(text: str) -> str:
@@ -67,9 +67,9 @@ def command(
         str,
         typer.Option(
             "--format",
-            metavar="md,csv,pdf",
+            metavar="md,csv,pdf,gz",
             callback=formats_of,
-            help="Formats to write as well: `md` and `csv` tables, `pdf` figures.",
+            help="Formats to write as well: `md` and `csv` tables, `pdf` figures, `gz` the packed result.",
             rich_help_panel=OUTPUT,
         ),
     ] = "",

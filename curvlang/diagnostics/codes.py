@@ -174,6 +174,7 @@ class Code(StrEnum):
     E0509 = "E0509", "a training that a method cannot follow", "training"
     E0510 = "E0510", "baselines without a protocol", "evaluation"
     E0511 = "E0511", "a baseline of the loss alone", "attribution"
+    E0512 = "E0512", "a study result that cannot be read", "evaluation"
     E0550 = "E0550", "a function that may not run", "language"
     E0551 = "E0551", "a user's function that fails or returns something else", "models"
     E0552 = "E0552", "a file of examples that cannot be read", "models"

@@ -345,7 +345,7 @@ def has_scores(cell: Fidelity) -> bool:
 
 
 def _judged(column: Column, truth: GroundTruth, protocol: LDS, queries: int, run: Run) -> Column:
-    judgement = judge(column.cells, truth, protocol, queries, run.progress)
+    judgement = judge(column.cells, truth, protocol, queries, run.progress, folded=run.folded)
     return replace(column, judgement=judgement, shared=judgement.shared)
 
 

@@ -15,9 +15,11 @@ from curvlang.evaluation.protocol import LDS
 from curvlang.evaluation.result import Comparison
 from curvlang.evaluation.statistics.ceiling import noise_ceiling
 from curvlang.evaluation.statistics.comparison import LEVEL, Score, ScoreSamples, all_pairs
+from curvlang.evaluation.statistics.folds import Folds, FoldScores, draw_folds
 from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.statistics.lds import (
     Resamples,
+    bootstrap_folds,
     bootstrap_parts,
     constant_note,
     draw_resamples,
@@ -38,6 +40,7 @@ class Judgement:
         samples: `[rows][settings]`; None without scores.
         intervals: The estimates with their intervals, likewise.
         constant: What is said of queries that count as 0, likewise.
+        folds: What each fold adds to the samples, likewise; None where nothing is chosen.
         ceiling: The noise ceiling of the ground truth.
         shared: The setting at which rows are compared: that of the largest mean LDS.
     """
@@ -45,6 +48,7 @@ class Judgement:
     samples: list[list[ScoreSamples | None]]
     intervals: list[list[Interval | None]]
     constant: list[list[str]]
+    folds: list[list[FoldScores | None]]
     ceiling: Interval | None
     shared: int
 
@@ -89,6 +93,8 @@ def judge(
     protocol: LDS,
     queries: int,
     progress: Progress | None,
+    *,
+    folded: bool = False,
 ) -> Judgement:
     """LDS of every row at every setting, all on the same resamples.
 
@@ -98,18 +104,22 @@ def judge(
         protocol: How they were retrained.
         queries: How many are scored.
         progress: Notified of what is done.
+        folded: Whether scores are divided into folds, in which settings are chosen.
     """
     outcome = truth.outcome[:, :, :queries]
     effect = -outcome.mean(1).T.contiguous()
     resamples = draw_resamples(len(truth.kept), queries, protocol.bootstrap, protocol.seed + 1)
     known = list({id(m.predicted): m.predicted for row in cells for m in row}.values())
-    drawn = _resampled([p for p in known if p is not None], effect, resamples, progress)
+    folds = draw_folds(len(truth.kept), queries, protocol.seed) if folded else None
+    resampler = _Resampler(effect, resamples, folds, progress)
+    drawn = resampler.of([p for p in known if p is not None])
     table = [[m.predicted for m in row] for row in cells]
-    samples = [[None if p is None else drawn[id(p)] for p in row] for row in table]
+    samples = [[None if p is None else drawn[id(p)][0] for p in row] for row in table]
+    parts = [[None if p is None else drawn[id(p)][1] for p in row] for row in table]
     intervals = [[None if s is None else _interval(s) for s in row] for row in samples]
     constant = [["" if p is None else constant_note(p, effect) for p in row] for row in table]
     ceiling = noise_ceiling(outcome, resamples, level=LEVEL, seed=protocol.seed)
-    return Judgement(samples, intervals, constant, ceiling, shared_setting(intervals))
+    return Judgement(samples, intervals, constant, parts, ceiling, shared_setting(intervals))
 
 
 def _interval(samples: ScoreSamples) -> Interval:
@@ -126,23 +136,37 @@ def shared_setting(intervals: Sequence[Sequence[Interval | None]]) -> int:
     return int(np.argmax(means))
 
 
-def _resampled(
-    known: Sequence[Tensor], effect: Tensor, resamples: Resamples, progress: Progress | None
-) -> dict[int, ScoreSamples]:
-    """Resampled scores of each prediction, by its identity."""
-    pairs = _in_parts(known, effect, resamples, progress)
-    return {
-        id(p): ScoreSamples(both, subsets, spearman(p, effect))
-        for p, (both, subsets) in zip(known, pairs, strict=True)
-    }
+AT_ONCE = 5
+"""Methods that are resampled at once, so that progress can be shown."""
 
 
-def _in_parts(
-    known: Sequence[Tensor], effect: Tensor, resamples: Resamples, progress: Progress | None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Resampled scores method by method in small groups, so that progress can be shown."""
-    for start in range(0, len(known), 5):
-        both, alone = bootstrap_parts(known[start : start + 5], effect, resamples)
-        yield from zip(both, alone, strict=True)
-        if progress is not None:
-            progress("bootstrap", min(start + 5, len(known)), len(known))
+@dataclass(frozen=True, slots=True, eq=False)
+class _Resampler:
+    """Scores of predictions on shared resamples."""
+
+    effect: Tensor
+    resamples: Resamples
+    folds: Folds | None
+    progress: Progress | None
+
+    def of(self, known: Sequence[Tensor]) -> dict[int, tuple[ScoreSamples, FoldScores | None]]:
+        """Resampled scores of each prediction, by its identity."""
+        return {
+            id(p): (ScoreSamples(both, subsets, spearman(p, self.effect)), parts)
+            for p, (both, subsets, parts) in zip(known, self._in_turn(known), strict=True)
+        }
+
+    def _in_turn(
+        self, known: Sequence[Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor, FoldScores | None]]:
+        for start in range(0, len(known), AT_ONCE):
+            some = known[start : start + AT_ONCE]
+            if self.folds is None:
+                both, alone = bootstrap_parts(some, self.effect, self.resamples)
+                yield from zip(both, alone, [None] * len(some), strict=True)
+            else:
+                found = bootstrap_folds(some, self.effect, self.resamples, self.folds)
+                both, alone = (x.sum((-2, -1)) for x in (found.both, found.subsets))
+                yield from ((both[k], alone[k], found[k]) for k in range(len(some)))
+            if self.progress is not None:
+                self.progress("bootstrap", start + len(some), len(known))

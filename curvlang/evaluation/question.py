@@ -57,6 +57,7 @@ class Run:
         progress: Notified of what is done.
         allow_python: Whether functions that a spec names may be called.
         executor: What retrains.
+        folded: Whether scores are divided into folds, in which a study chooses settings.
     """
 
     setup: Setup = Setup()
@@ -65,6 +66,7 @@ class Run:
     progress: Progress | None = None
     allow_python: bool = False
     executor: Executor = IN_TURN
+    folded: bool = False
 
     @property
     def seed(self) -> int:

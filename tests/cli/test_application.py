@@ -19,7 +19,7 @@ from curvlang.cli.main import run
         (["evil"], "E0780", "did you mean `eval`?"),
         (["bench", "ekfac", "--dtype", "int3"], "E0708", "use one of float32, float64"),
         (["bench", "ekfac", "--seed", "1.5"], "E0708", "neither a whole number"),
-        (["study", "depth", "--format", "md,png"], "E0708", "png is not one of md, csv, pdf"),
+        (["study", "depth", "--format", "md,png"], "E0708", "png is not one of md, csv, pdf, gz"),
         (["study", "depth", "--report", "--shard", "1/2"], "E0708", "leave `--shard` out"),
         (["influence", "kfac", "--damping", "0"], "E0708", "must be a positive number (got 0)"),
         (["influence", "kfac", "--damping", "nan"], "E0708", "must be a positive number (got nan)"),

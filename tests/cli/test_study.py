@@ -9,6 +9,7 @@ import re
 import pytest
 from curvlang.cli.main import run
 
+import curvlang as cv
 from tests.evaluation.study.test_study import SPEC
 
 SMALL = SPEC.replace("seeds      2", "seeds 1").replace("tikhonov, pseudo(rtol = 1e-4)", "tikhonov")
@@ -23,7 +24,7 @@ def here(tmp_path, monkeypatch):
 
 
 def test_a_study_leaves_its_folder(here, capsys):
-    assert run(["study", "mine.cv", "--out", "a", "--format", "md,csv,pdf"]) == 0
+    assert run(["study", "mine.cv", "--out", "a", "--format", "md,csv,pdf,gz"]) == 0
     shown = capsys.readouterr()
     assert "verdict" in shown.out
     assert "depth = 2" in shown.out
@@ -38,6 +39,7 @@ def test_a_study_leaves_its_folder(here, capsys):
     rows = list(csv.DictReader((here / "a/tables/points.csv").open()))
     assert len(rows) == 2 * 5 * 2  # places, curvatures, settings
     assert {r["curvature"] for r in rows} == {"hessian", "ggn", "block_ggn", "kfac", "diagonal"}
+    assert cv.read_study(here / "a/study.json.gz").done == 2
     found = json.loads((here / "a/study.json").read_text())
     assert (found["done"], found["cells"]) == (2, 2)
     assert found["provenance"]["repeat"][:3] == ["curvlang", "study", "spec.cv:tiny_depth"]

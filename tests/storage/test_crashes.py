@@ -31,7 +31,7 @@ def study(tmp_path, monkeypatch):
     reports = {"study.json", "report.html", "spec.cv", "figures/a.svg", "figures/b.svg"}
 
     def contents(result, text, formats):
-        assert set(formats) <= {"md", "csv", "pdf"}
+        assert set(formats) <= {"md", "csv", "pdf", "gz"}
         return {name: f"{name} {result}".encode() for name in reports}
 
     monkeypatch.setattr(study_folder, "_contents", contents)

@@ -13,6 +13,7 @@ from itertools import combinations
 from math import erfc, sqrt
 
 import torch
+from scipy.stats import norm as normal
 from scipy.stats import t as student
 from torch import Tensor
 
@@ -27,7 +28,8 @@ class Pair:
     """`first` against `second`: the difference of LDS, what it allows to say.
 
     `p` is adjusted by Holm over all pairs of the table; `verdict` is one of `better`, `worse`,
-    `cannot be told apart`. `first_at` and `second_at` are the λ of the two.
+    `cannot be told apart`. `first_at` and `second_at` are the λ of the two. `detectable` is the
+    difference that had been told apart in four cases of five.
     """
 
     first: str
@@ -37,6 +39,7 @@ class Pair:
     verdict: str
     first_at: float | None = None
     second_at: float | None = None
+    detectable: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,12 +97,18 @@ def between_models(values: Tensor, *, seed: int = 0, level: float = LEVEL) -> Te
     mean = values.mean(0)
     if count == 1:
         return torch.zeros_like(mean)
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(0, count, (resamples, count), generator=generator)
-    weight = torch.zeros(resamples, count, dtype=values.dtype)
-    weight.scatter_add_(1, drawn, torch.ones(resamples, count, dtype=values.dtype))
     shape = (count, *[1] * (values.ndim - 2), resamples)
-    return widening(count, level) * ((values * (weight.T / count).reshape(shape)).sum(0) - mean)
+    weight = drawn_models(count, resamples, seed).to(values.dtype).reshape(shape)
+    return widening(count, level) * ((values * weight).sum(0) - mean)
+
+
+def drawn_models(models: int, resamples: int, seed: int = 0) -> Tensor:
+    """The weights `[S, B]` of models drawn with replacement in each resample: they add up to 1."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(0, models, (resamples, models), generator=generator)
+    weight = torch.zeros(resamples, models, dtype=torch.float64)
+    weight.scatter_add_(1, drawn, torch.ones(resamples, models, dtype=torch.float64))
+    return weight.T / models
 
 
 def widening(models: int, level: float = LEVEL) -> float:
@@ -176,8 +185,27 @@ def all_pairs(methods: Sequence[Score], level: float = LEVEL) -> tuple[Pair, ...
     for (first, second), difference, p in zip(pairs, found, adjusted, strict=True):
         interval = difference.interval(level)
         verdict = _verdict(interval, p, level)
-        made.append(Pair(first.name, second.name, interval, p, verdict, first.at, second.at))
+        seen = detectable(difference.values, len(pairs), level)
+        made.append(Pair(first.name, second.name, interval, p, verdict, first.at, second.at, seen))
     return tuple(made)
+
+
+POWER = 0.8
+"""How often a difference of the detectable size is told apart."""
+
+
+def detectable(values: Tensor, pairs: int, level: float = LEVEL) -> float:
+    """The least difference that is told apart with `POWER`, corrected for all pairs of a table.
+
+    (z₁₋α/₂ₘ + z_power) times the standard deviation of the resamples: Holm's first step, the hardest.
+
+    Args:
+        values: Resamples of a difference `[B]`.
+        pairs: How many are corrected together.
+        level: Of the intervals.
+    """
+    beyond = float(normal.ppf(1 - (1 - level) / (2 * pairs))) + float(normal.ppf(POWER))
+    return beyond * float(values.std())
 
 
 def _verdict(interval: Interval, p: float, level: float) -> str:

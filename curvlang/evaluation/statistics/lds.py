@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import nan
 from typing import Any
@@ -13,8 +13,16 @@ from torch import Tensor
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.refusal import refusal
+from curvlang.evaluation.statistics.folds import Folds, FoldScores
 from curvlang.evaluation.statistics.interval import Interval, one_query_note
-from curvlang.evaluation.statistics.resampled_spearman import AT_ONCE, correlations, in_rows, sort
+from curvlang.evaluation.statistics.resampled_spearman import (
+    AT_ONCE,
+    Rows,
+    correlation_parts,
+    correlations,
+    in_rows,
+    sort,
+)
 from curvlang.evaluation.statistics.spearman import spearman
 from curvlang.models.data.arrays import UnfitError, numbers
 
@@ -189,16 +197,50 @@ def bootstrap_parts(
         `[methods, B]` both.
     """
     queries, subsets = effect.shape
-    target = sort(effect)
-    samples = [in_rows(x, target) for x in map(sort, predicted)]
-    target_rows = in_rows(target, target)
-    chunk = max(1, AT_ONCE // subsets)
+    samples, target = _sorted(predicted, effect)
     out = torch.zeros(len(predicted), len(resamples.subsets), dtype=torch.float64)
     alone = torch.zeros_like(out)
-    for start in range(0, len(resamples.subsets), chunk):
-        rows = slice(start, start + chunk)
+    for rows in _chunks(resamples, subsets):
         weight = resamples.queries[rows].double() / queries
-        values = correlations(samples, target_rows, resamples.subsets[rows])
+        values = correlations(samples, target, resamples.subsets[rows])
         out[:, rows] = (values * weight).sum(2)
         alone[:, rows] = values.mean(2)
     return out, alone
+
+
+def bootstrap_folds(
+    predicted: Sequence[Tensor], effect: Tensor, resamples: Resamples, folds: Folds
+) -> FoldScores:
+    """The same, divided into what each fold of subsets and of queries adds to it.
+
+    Args:
+        predicted: For each method `[Q, K]`.
+        effect: `[Q, K]`, larger is better.
+        resamples: Shared by all methods.
+        folds: Of subsets and of queries.
+    """
+    queries, subsets = effect.shape
+    samples, target = _sorted(predicted, effect)
+    sample = correlation_parts(samples, target, torch.ones(1, subsets), folds.subsets)[:, :, 0]
+    shape = len(predicted), len(resamples.subsets), len(folds.subsets), len(folds.queries)
+    out, alone = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
+    grouped = folds.queries.double().T
+    for rows in _chunks(resamples, subsets):
+        weight = resamples.queries[rows].double() / queries
+        values = correlation_parts(samples, target, resamples.subsets[rows], folds.subsets)
+        out[:, rows] = ((values * weight) @ grouped).transpose(1, 2)
+        alone[:, rows] = ((values / queries) @ grouped).transpose(1, 2)
+    return FoldScores(out, alone, sample)
+
+
+def _sorted(predicted: Sequence[Tensor], effect: Tensor) -> tuple[list[Rows], Rows]:
+    """Every method's predictions, linked to the effects."""
+    target = sort(effect)
+    return [in_rows(x, target) for x in map(sort, predicted)], in_rows(target, target)
+
+
+def _chunks(resamples: Resamples, subsets: int) -> Iterator[slice]:
+    """The resamples that are gone through at once."""
+    chunk = max(1, AT_ONCE // subsets)
+    for start in range(0, len(resamples.subsets), chunk):
+        yield slice(start, start + chunk)

@@ -11,6 +11,7 @@ products with a triangle, over blocks of `BLOCK` items and over the blocks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -139,13 +140,45 @@ def correlations(samples: list[Rows], target: Rows, counts: Tensor) -> Tensor:
         target: What they are compared with.
         counts: `[B, K]`.
     """
-    drawn = Resampling(counts)
     out = torch.zeros(len(samples), len(counts), len(target.tied), dtype=torch.float64)
+    for k, q, products, norm in _products(samples, target, counts):
+        out[k, :, q] = _quotient(products.sum(0).double(), norm)
+    return out
+
+
+def correlation_parts(samples: list[Rows], target: Rows, counts: Tensor, parts: Tensor) -> Tensor:
+    """What the items of each part add to Spearman's correlation in resamples: `[samples, F, B, Q]`.
+
+    Ranks and norms are those of all items, so that the parts add up to the correlation.
+
+    Args:
+        samples: Each linked to the target.
+        target: What they are compared with.
+        counts: `[B, K]`.
+        parts: `[F, K]`, 1 where an item belongs to a part.
+    """
+    shape = len(samples), len(parts), len(counts), len(target.tied)
+    out = torch.zeros(shape, dtype=torch.float64)
+    # Items that fill the last block belong to no part.
+    belongs = torch.cat([parts.to(counts), counts.new_zeros(len(parts), 1)], 1)
+    for k, q, products, norm in _products(samples, target, counts):
+        added = (belongs[:, samples[k].rows[q]] @ products).double()
+        out[k, :, :, q] = _quotient(added, norm)
+    return out
+
+
+def _products(
+    samples: list[Rows], target: Rows, counts: Tensor
+) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    """For each sample and query: the products of both centred ranks `[rows, B]`, and of their norms `[B]`."""
+    drawn = Resampling(counts)
     for q in range(len(target.tied)):
         _, y, y_square = drawn.ranks(target, q)
         for k, sample in enumerate(samples):
             along, x, x_square = drawn.ranks(sample, q)
-            inner = x.mul_(along).mul_(y.index_select(0, sample.link[q])).sum(0).double()
-            norm = (x_square * y_square).sqrt()
-            out[k, :, q] = torch.where(norm > 0, inner / norm.clamp(min=1e-12), 0.0)
-    return out
+            products = x.mul_(along).mul_(y.index_select(0, sample.link[q]))
+            yield k, q, products, (x_square * y_square).sqrt()
+
+
+def _quotient(inner: Tensor, norm: Tensor) -> Tensor:
+    return torch.where(norm > 0, inner / norm.clamp(min=1e-12), 0.0)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,7 +14,6 @@ from curvlang.evaluation.fidelity import scores_at
 from curvlang.evaluation.named_task import trained
 from curvlang.evaluation.preflight import check
 from curvlang.evaluation.question import Question, Run
-from curvlang.evaluation.statistics.comparison import ScoreSamples
 from curvlang.evaluation.statistics.datamodel import datamodel_ceiling
 from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.study.attributed import Attribution, attributions
@@ -22,8 +25,12 @@ from curvlang.models.data.images import pictures
 from curvlang.models.task import Task
 from curvlang.runtime.prepare import model_flops, prepare
 
-Values = dict[str, NDArray[np.float32]]
-"""Resampled LDS of inverse K: `both-K` and `subsets-K` `[methods, settings, B]`, `queries-K`."""
+Values = dict[str, NDArray[np.floating[Any]]]
+"""Resampled LDS of inverse K: `both-K` and `subsets-K` `[methods, settings, B]`, `queries-K`.
+
+What each fold adds to it: `both-folds-K` and `subsets-folds-K` `[methods, settings, B, F, G]` in
+half precision, `sample-folds-K` `[methods, settings, F, Q]`.
+"""
 
 
 def run_cell(question: Question, cell: StudyCell, run: Run) -> tuple[Cell, Values]:
@@ -41,7 +48,7 @@ def run_cell(question: Question, cell: StudyCell, run: Run) -> tuple[Cell, Value
     plan = check(question, fresh, run)
     with clock("training"):
         base = trained(fresh, run.seed, run.progress)
-    found = experiment(question, base, run, plan)
+    found = experiment(question, base, replace(run, folded=True), plan)
     with clock("datamodel"):
         additive = _additive(found)
     with clock("cost"):
@@ -109,20 +116,36 @@ def _resampled(found: Outcome) -> Values:
     values: Values = {}
     for number, column in enumerate(found.columns):
         if column.judgement is not None:
-            values |= _stacked(column.judgement.samples, number)
+            judged = column.judgement
+            values |= _stacked(judged.samples, _SAMPLES, number)
+            values |= _stacked(judged.folds, _FOLDS, number)
     return values
 
 
-def _stacked(samples: list[list[ScoreSamples | None]], number: int) -> Values:
-    known = next((p for row in samples for p in row if p is not None), None)
+Fields = Mapping[str, tuple[str, type[np.floating[Any]]]]
+_SAMPLES: Fields = {name: (name, np.float32) for name in ("both", "subsets", "queries")}
+_FOLDS: Fields = {
+    "both": ("both-folds", np.float16),
+    "subsets": ("subsets-folds", np.float16),
+    "sample": ("sample-folds", np.float32),
+}
+"""Fields of a row's entries, the names of their arrays, and their precision."""
+
+
+def _stacked(
+    entries: Sequence[Sequence[object | None]],
+    fields: Fields,
+    number: int,
+) -> Values:
+    known = next((p for row in entries for p in row if p is not None), None)
     if known is None:
         return {}
-    found = {}
-    for name in ("both", "subsets", "queries"):
-        blank = np.full(len(getattr(known, name)), np.nan, np.float32)
+    found: Values = {}
+    for field, (name, precision) in fields.items():
+        blank = np.full(getattr(known, field).shape, np.nan, precision)
         rows = [
-            [blank if p is None else getattr(p, name).float().cpu().numpy() for p in row]
-            for row in samples
+            [blank if p is None else getattr(p, field).cpu().numpy().astype(precision) for p in row]
+            for row in entries
         ]
-        found[f"{name}-{number}"] = np.asarray(rows, dtype=np.float32)
+        found[f"{name}-{number}"] = np.asarray(rows, dtype=precision)
     return found

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from curvlang.storage.atomic import Destination, write
 CELLS = "cells"
 _TRIES = 5
 _PAUSE = 0.05
-Values = Mapping[str, NDArray[np.float32]]
+Values = Mapping[str, NDArray[np.floating[Any]]]
 
 
 class CellFolder:

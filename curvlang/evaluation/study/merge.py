@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +21,12 @@ from curvlang.evaluation.statistics.comparison import (
     all_pairs,
     between_models,
 )
+from curvlang.evaluation.statistics.folds import FoldScores, draw_folds
 from curvlang.evaluation.statistics.interval import Interval
-from curvlang.evaluation.study.study_result import Cell, Group, Measure, Row, Share, Spot
+from curvlang.evaluation.statistics.selection import Selection, select
+from curvlang.evaluation.study.study_result import Cell, Group, Honest, Measure, Row, Share, Spot
 
-Values = Mapping[str, NDArray[np.float32]]
+Values = Mapping[str, NDArray[np.floating[Any]]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +34,8 @@ class _Stack:
     """One inverse of one cell over its models.
 
     `estimates` is `[methods, settings]`, NaN where a model has none; `within` the resamples of the
-    mean over models, `between` what drawing models adds; all None without LDS.
+    mean over models, `between` what drawing models adds; all None without LDS. `selected` has the
+    methods at settings chosen by cross-validation, where there are several.
     """
 
     results: Sequence[Result]
@@ -40,6 +44,7 @@ class _Stack:
     between: Tensor | None
     shared: int
     path: int
+    selected: Mapping[int, Selection]
 
     def scored(self, method: int, setting: int) -> Score | None:
         """The LDS of a method at a setting with its resamples."""
@@ -57,6 +62,11 @@ class _Stack:
             self.between[at],
             step.points[setting].damping,
         )
+
+    def honest(self, method: int) -> Score | None:
+        """The LDS of a method at settings chosen by cross-validation."""
+        found = self.selected.get(method)
+        return None if found is None else found.score
 
     def best(self, method: int) -> int | None:
         """The setting at which a method's LDS is largest."""
@@ -77,7 +87,7 @@ def merge(cells: Sequence[tuple[Cell, Values]], path: int, inverse: int) -> Grou
     results = [cell.results[inverse] for cell in found]
     stack = _stack(results, [values for _, values in cells], inverse, path)
     first = results[0]
-    pairs, best_pairs = _pairs(stack)
+    pairs, best_pairs, honest_pairs = _pairs(stack)
     return Group(
         values=found[0].values,
         inverse=first.inverse,
@@ -94,13 +104,14 @@ def merge(cells: Sequence[tuple[Cell, Values]], path: int, inverse: int) -> Grou
         best_pairs=best_pairs,
         seconds=round(sum(sum(cell.seconds.values()) for cell in found), 3),
         measures=tuple(_measured(found, name, inverse) for name in sorted(found[0].measures)),
+        honest_pairs=honest_pairs,
     )
 
 
 def _stack(results: Sequence[Result], values: Sequence[Values], inverse: int, path: int) -> _Stack:
     plain = results[0].steps[0].shared if results[0].steps else 0
     if not all(f"both-{inverse}" in v for v in values):
-        return _Stack(results, None, None, None, plain, path)
+        return _Stack(results, None, None, None, plain, path, {})
     table = np.array(
         [
             [[np.nan if p.lds is None else p.lds.estimate for p in s.points] for s in r.steps]
@@ -119,7 +130,36 @@ def _stack(results: Sequence[Result], values: Sequence[Values], inverse: int, pa
         for name in ("both", "subsets", "queries")
     )
     within = ScoreSamples(both.mean(0), subsets.mean(0), queries.mean(0))
-    return _Stack(results, estimates, within, between_models(both), shared, path)
+    chosen = _selected(results, values, inverse)
+    return _Stack(results, estimates, within, between_models(both), shared, path, chosen)
+
+
+def _selected(
+    results: Sequence[Result], values: Sequence[Values], inverse: int
+) -> dict[int, Selection]:
+    """Every method with several settings that have scores, at those that cross-validation chooses."""
+    protocol = results[0].protocol
+    if protocol is None or len(results[0].sweep) < 2:
+        return {}
+    folds = draw_folds(protocol.subsets, protocol.queries, protocol.seed)
+    found = {}
+    for k, step in enumerate(results[0].steps):
+        parts = _folds_of(values, inverse, k)
+        known = torch.isfinite(parts.sample).all(0).flatten(1).all(1)
+        settings = known.nonzero()[:, 0]
+        if len(settings):
+            chosen = select(step.label, parts[:, settings], folds)
+            found[k] = Selection(chosen.score, settings[chosen.chosen])
+    return found
+
+
+def _folds_of(values: Sequence[Values], inverse: int, method: int) -> FoldScores:
+    """Of a method over its models, `[models, settings, …]`."""
+    both, subsets, sample = (
+        torch.from_numpy(np.stack([v[f"{name}-folds-{inverse}"][method] for v in values]))
+        for name in ("both", "subsets", "sample")
+    )
+    return FoldScores(both, subsets, sample)
 
 
 def _measured(cells: Sequence[Cell], name: str, inverse: int) -> Measure:
@@ -133,8 +173,8 @@ def _measured(cells: Sequence[Cell], name: str, inverse: int) -> Measure:
     )
 
 
-def _pairs(stack: _Stack) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
-    """All pairs at the shared setting, and each method at its own best one."""
+def _pairs(stack: _Stack) -> tuple[tuple[Pair, ...], tuple[Pair, ...], tuple[Pair, ...]]:
+    """All pairs at the shared setting, each method at its own best one, and at chosen ones."""
     methods = range(len(stack.results[0].steps))
     shared = [s for k in methods if (s := stack.scored(k, stack.shared)) is not None]
     best = [
@@ -142,7 +182,8 @@ def _pairs(stack: _Stack) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
         for k in methods
         if (at := stack.best(k)) is not None and (s := stack.scored(k, at)) is not None
     ]
-    return all_pairs(shared), all_pairs(best)
+    honest = [s for k in methods if (s := stack.honest(k)) is not None]
+    return all_pairs(shared), all_pairs(best), all_pairs(honest)
 
 
 def _row(stack: _Stack, method: int, cells: Sequence[Cell]) -> Row:
@@ -161,6 +202,19 @@ def _row(stack: _Stack, method: int, cells: Sequence[Cell]) -> Row:
             _spot(stack, method, k, [s.points[k] for s in steps]) for k in range(len(step.points))
         ),
         best=stack.best(method),
+        honest=_honest(stack, method),
+    )
+
+
+def _honest(stack: _Stack, method: int) -> Honest | None:
+    selected, best = stack.selected.get(method), stack.best(method)
+    if selected is None or best is None or (top := stack.scored(method, best)) is None:
+        return None
+    points = stack.results[0].steps[method].points
+    return Honest(
+        _possible(selected.score.interval()),
+        (top - selected.score).interval(),
+        tuple((points[k].damping, round(share, 4)) for k, share in selected.shares()),
     )
 
 
@@ -211,6 +265,7 @@ def _shares(stack: _Stack) -> list[Share]:
             quality[later],
             _change(scored[earlier], scored[later]),
             _change(best[earlier], best[later]),
+            _change(stack.honest(earlier), stack.honest(later)),
         )
         for earlier, later in pairwise(steps)
     ]

@@ -25,7 +25,7 @@ from curvlang.models.losses.metric import query_metric
 from curvlang.models.task import Task
 from curvlang.version import VERSION
 
-SCHEMA = "study-cell-4"
+SCHEMA = "study-cell-5"
 """Changes whenever the same key would mean other numbers."""
 
 

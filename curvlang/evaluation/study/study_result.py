@@ -17,7 +17,7 @@ from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.study.attributed import Attribution
 from curvlang.evaluation.study.spectra import Spectrum
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,19 @@ class Spot:
 
 
 @dataclass(frozen=True, slots=True)
+class Honest:
+    """The LDS of a method at a setting that is chosen by cross-validation over subsets and queries.
+
+    `optimism` is the LDS at the best setting, chosen on what it is scored on, minus this one;
+    `chosen` has the settings with the share of the folds that chose them.
+    """
+
+    lds: Interval
+    optimism: Interval
+    chosen: tuple[tuple[float | None, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """A method in a group; `forward` is averaged over models, `forwards` has them all."""
 
@@ -73,6 +86,7 @@ class Row:
     forwards: tuple[float, ...]
     spots: tuple[Spot, ...]
     best: int | None = None
+    honest: Honest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +94,8 @@ class Share:
     """What one step of the path adds: to the forward and inverse error, to the loss of LDS.
 
     Shares are of the path's total, last minus first; None where the steps all but cancel. `lds` is
-    the change at the shared λ with its interval, `best` the change where each has its best λ.
+    the change at the shared λ with its interval, `best` the change where each has its best λ,
+    `honest` where each has its λ chosen by cross-validation.
     """
 
     label: str
@@ -89,6 +104,7 @@ class Share:
     lds_share: float | None
     lds: Interval | None
     best: Interval | None
+    honest: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +118,11 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One point of the sweep under one inverse, over all its models."""
+    """One point of the sweep under one inverse, over all its models.
+
+    Pairs of `pairs` are compared at the shared setting, those of `best_pairs` each at its best one,
+    those of `honest_pairs` each at settings chosen by cross-validation; none without a sweep.
+    """
 
     values: Mapping[str, Any]
     inverse: str
@@ -119,6 +139,7 @@ class Group:
     best_pairs: tuple[Pair, ...]
     seconds: float
     measures: tuple[Measure, ...] = ()
+    honest_pairs: tuple[Pair, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

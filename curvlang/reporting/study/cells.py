@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from curvlang.diagnostics.amounts import size
 from curvlang.evaluation.statistics.interval import Interval
-from curvlang.evaluation.study.study_result import Group, Row, StudyResult
+from curvlang.evaluation.study.study_result import Group, Honest, Row, StudyResult
 from curvlang.reporting.notation import MISSING, bounds, correlation, quantity, setting, share
 from curvlang.reporting.study.findings import place, signed, spot_of
 from curvlang.reporting.tables.view import Column, Panel
@@ -76,8 +76,10 @@ def tables(group: Group) -> GroupTables:
     """The tables of a group, in the order of the report."""
     own = (methods(group), errors(group))
     panels = own if group.protocol is None else (*own, quality(group))
-    along, named = steps(group), measured_names(group)
-    others = (*([] if along is None else [along]), *((named, x) for x in measures(group)))
+    chosen, named = held_out(group), measured_names(group)
+    panels = panels if chosen is None else (*panels, chosen)
+    along = [x for x in (steps(group), own_steps(group)) if x is not None]
+    others = (*along, *((named, x) for x in measures(group)))
     return GroupTables(names(group.rows), panels, others, curve(group))
 
 
@@ -124,6 +126,41 @@ def quality(group: Group) -> Panel:
     return Panel("LDS", tuple(columns), at(group))
 
 
+def held_out(group: Group) -> Panel | None:
+    """LDS at a λ that other folds choose, and what the best λ seems to add; None without a choice."""
+    found = [r.honest for r in group.rows]
+    if not any(h is not None for h in found):
+        return None
+    columns = (
+        Column("held out", tuple(MISSING if h is None else correlation(h.lds.estimate) for h in found)),
+        Column("interval", tuple(MISSING if h is None else bounds(h.lds) for h in found)),
+        Column("mostly at λ", tuple(_most(h) for h in found)),
+        Column("optimism of the best λ", tuple(signed(None if h is None else h.optimism) for h in found)),
+    )  # fmt: skip
+    return Panel("LDS at a λ chosen by cross-validation", columns)
+
+
+def _most(found: Honest | None) -> str:
+    """The λ that most folds choose, with their share where it is not all of them."""
+    if found is None or (damping := found.chosen[0][0]) is None:
+        return MISSING
+    part = found.chosen[0][1]
+    return setting(damping) if part == 1 else f"{setting(damping)} ({100 * part:.0f} %)"
+
+
+def own_steps(group: Group) -> tuple[Column, Panel] | None:
+    """How the LDS changes along the path where each curvature has its own λ; None without a sweep."""
+    rows = group.shares
+    if not any(s.honest is not None for s in rows):
+        return None
+    columns = (
+        Column("held out", tuple(signed(s.honest) for s in rows), right=False),
+        Column("at best λ", tuple(signed(s.best) for s in rows), right=False),
+    )
+    named = Column("step to", tuple(s.label for s in rows), right=False)
+    return named, Panel("steps of the path: change of LDS, each at its own λ", columns)
+
+
 def steps(group: Group) -> tuple[Column, Panel] | None:
     """What each step of the path adds; None where there is no path."""
     if not group.shares:
@@ -138,7 +175,7 @@ def steps(group: Group) -> tuple[Column, Panel] | None:
             Column("LDS share", tuple(share(s.lds_share) for s in rows)),
             Column("LDS change", tuple(signed(s.lds) for s in rows), right=False),
         ]
-        if len(group.sweep) > 1:
+        if len(group.sweep) > 1 and not any(s.honest is not None for s in rows):
             columns.append(Column("at best λ", tuple(signed(s.best) for s in rows), right=False))
     return Column("step to", tuple(s.label for s in rows), right=False), Panel(
         "steps of the path: shares of the total error and change of LDS", tuple(columns), at(group)

@@ -10,7 +10,15 @@ from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.study.study_result import Group, StudyResult
 from curvlang.reporting.notation import value
 from curvlang.reporting.study.cells import names, overview, tables
-from curvlang.reporting.study.findings import facts, heading, notes, pair_sentence, title, verdict
+from curvlang.reporting.study.findings import (
+    CHOSEN,
+    facts,
+    heading,
+    notes,
+    pair_sentence,
+    title,
+    verdict,
+)
 from curvlang.reporting.tables.view import Column, Panel
 
 Cells = Sequence[object]
@@ -36,6 +44,9 @@ def _markdown(result: StudyResult) -> Iterator[str]:
         for column, panel in tables(group).every:
             yield f"\n### {panel.heading}\n"
             yield from _table(column, panel)
+        if group.honest_pairs:
+            yield f"\n### all pairs, each at {CHOSEN}\n"
+            yield from (f"* {pair_sentence(p)}" for p in group.honest_pairs)
         if group.best_pairs:
             yield "\n### all pairs, each at its own best λ\n"
             yield from (f"* {pair_sentence(p)}" for p in group.best_pairs)
@@ -53,13 +64,14 @@ def _table(column: Column, panel: Panel) -> Iterator[str]:
 
 
 def csv_tables(result: StudyResult) -> dict[str, str]:
-    """`points` (a row for each curvature and λ), `pairs`, `steps` and `models`, by name."""
+    """`points` (a row for each curvature and λ), `pairs`, `steps`, `models` and `chosen` λ, by name."""
     axes = tuple(result.axes)
     return {
         "points": _csv((*axes, *_POINTS), _points(result)),
         "pairs": _csv((*axes, *_PAIRS), _pairs(result)),
         "steps": _csv((*axes, *_STEPS), _steps(result)),
         "models": _csv((*axes, *_MODELS), _models(result)),
+        "chosen": _csv((*axes, *_CHOSEN), _chosen(result)),
     }
 
 
@@ -69,10 +81,14 @@ _POINTS = (
 )  # fmt: skip
 _PAIRS = (
     "inverse", "at", "first", "second", "first_damping", "second_damping", "difference", "low", "high",
-    "p_holm", "verdict",
+    "p_holm", "verdict", "detectable",
 )  # fmt: skip
 _STEPS = (
     "inverse", "step", "forward_share", "inverse_share", "lds_share", "lds_change", "low", "high",
+)  # fmt: skip
+_CHOSEN = (
+    "inverse", "curvature", "lds", "lds_low", "lds_high", "optimism", "optimism_low", "optimism_high",
+    "damping",
 )  # fmt: skip
 _MODELS = ("inverse", "curvature", "damping", "seed", "forward_error", "lds")
 
@@ -105,10 +121,12 @@ def _points(result: StudyResult) -> Iterator[Cells]:
 
 def _pairs(result: StudyResult) -> Iterator[Cells]:
     for group in result.groups:
-        for where, pairs in (("shared", group.pairs), ("best", group.best_pairs)):
+        ways = (("shared", group.pairs), ("best", group.best_pairs), ("chosen", group.honest_pairs))
+        for where, pairs in ways:
             for p in pairs:
                 names_ = (p.first, p.second, p.first_at, p.second_at)
-                yield (*_place(group), where, *names_, *_ends(p.difference), p.p, p.verdict)
+                said = (*_ends(p.difference), p.p, p.verdict, p.detectable)
+                yield (*_place(group), where, *names_, *said)
 
 
 def _steps(result: StudyResult) -> Iterator[Cells]:
@@ -125,3 +143,13 @@ def _models(result: StudyResult) -> Iterator[Cells]:
                     forward = row.forwards[k] if row.forwards else None
                     lds = s.per_seed[k] if s.per_seed else None
                     yield (*_place(group), row.label, s.damping, seed, forward, lds)
+
+
+def _chosen(result: StudyResult) -> Iterator[Cells]:
+    """`damping` is the λ that most folds choose."""
+    for group in result.groups:
+        for row in group.rows:
+            if row.honest is not None:
+                most = row.honest.chosen[0][0]
+                gained = _ends(row.honest.optimism)
+                yield (*_place(group), row.label, *_ends(row.honest.lds), *gained, most)

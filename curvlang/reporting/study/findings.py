@@ -25,6 +25,7 @@ from curvlang.reporting.notation import (
 from curvlang.reporting.tables.words import LOW_CEILING, counted, left_out
 
 TOLD_APART = "cannot be told apart"
+CHOSEN = "a λ chosen by cross-validation"
 
 
 def title(result: StudyResult) -> str:
@@ -102,7 +103,13 @@ def verdict(result: StudyResult) -> tuple[str, ...]:
     groups = [g for g in result.groups if g.best_pairs]
     if not groups:
         return tuple(_without_lds(result))
-    return (*_path_verdict(result, groups), *_steps_verdict(result, groups), *_best(groups))
+    return (
+        *_path_verdict(result, groups),
+        *_steps_verdict(result, groups),
+        *_power(groups),
+        *_optimism(groups),
+        *_best(groups),
+    )
 
 
 def _without_lds(result: StudyResult) -> Iterator[str]:
@@ -151,11 +158,34 @@ def _ways(groups: Sequence[Group]) -> Iterator[tuple[str, list[tuple[Pair, ...]]
     """The ways of comparing, each with the pairs of the groups that it is about."""
     swept = [g for g in groups if len(g.sweep) > 1]
     given = [g for g in groups if len(g.sweep) <= 1]
+    if any(g.honest_pairs for g in swept):
+        yield f"With each curvature at {CHOSEN}", [g.honest_pairs for g in swept]
     if swept:
         yield "With each curvature at its own best λ", [g.best_pairs for g in swept]
         yield "With one λ for all", [g.pairs for g in swept]
     for inverse in dict.fromkeys(g.inverse for g in given):
         yield f"Under `{inverse}`", [g.pairs for g in given if g.inverse == inverse]
+
+
+def _power(groups: Sequence[Group]) -> Iterator[str]:
+    """What difference could have been seen, for every way of comparing."""
+    for where, pairs in _ways(groups):
+        sizes = [p.detectable for group in pairs for p in group if p.detectable is not None]
+        if sizes:
+            span = correlation(max(sizes))
+            if len(sizes) > 1:
+                span = f"{correlation(min(sizes))} to {span}, depending on the pair,"
+            yield f"{where}, a difference of LDS of {span} would have been told apart in four cases of five."
+
+
+def _optimism(groups: Sequence[Group]) -> Iterator[str]:
+    """What choosing λ on the data that it is scored on has added to an LDS."""
+    found = [r.honest.optimism.estimate for g in groups for r in g.rows if r.honest is not None]
+    if found:
+        yield (
+            f"Choosing λ on the subsets and queries it is scored on adds {difference(max(found))} to an LDS "
+            f"at most, {difference(sum(found) / len(found))} on average."
+        )
 
 
 def _counts(found: Sequence[Pair]) -> str:
@@ -219,6 +249,8 @@ def pair_sentence(pair: Pair) -> str:
     """One comparison: who, by how much, with which corrected p-value."""
     p = "p < .001" if pair.p < 1e-3 else f"p = {correlation(pair.p)}"
     tail = f"LDS {signed(pair.difference)}, {p}"
+    if pair.detectable is not None:
+        tail += f", detectable {correlation(pair.detectable)}"
     if pair.verdict == TOLD_APART:
         return f"`{pair.first}` and `{pair.second}` cannot be told apart: {tail}"
     return f"`{pair.first}` is {pair.verdict} than `{pair.second}`: {tail}"
@@ -257,7 +289,10 @@ def _cautions(result: StudyResult) -> Iterator[str]:
             f"{'; '.join(dict.fromkeys(low))}: raise `retrains` before ranking there"
         )
     if any(len(g.sweep) > 1 for g in result.groups):
-        yield "the best λ is chosen on the subsets it is scored on, so the best LDS is optimistic"
+        yield (
+            "the best λ is chosen on the subsets it is scored on, so the best LDS is optimistic; `held out` is "
+            "the LDS at a λ chosen in other folds of subsets and queries, in every resample again"
+        )
     if any(g.additive for g in result.groups):
         yield (
             "the datamodel is learned from four fifths of the subsets: a lower bound of what "

@@ -10,6 +10,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.result_file import dumps
 from curvlang.evaluation.study.files import CELLS
+from curvlang.evaluation.study.study_file import packed_study
 from curvlang.evaluation.study.study_result import StudyResult
 from curvlang.reporting.study.export import csv_tables, markdown
 from curvlang.reporting.study.group_figures import study_drawings
@@ -24,8 +25,9 @@ SPEC = "spec.cv"
 FIGURES = "figures"
 TABLES = "tables"
 MARKDOWN = "report.md"
-FORMATS = ("md", "csv", "pdf")
-_OURS = frozenset({RESULT, REPORT, SPEC, FIGURES, TABLES, MARKDOWN, CELLS})
+PACKED = "study.json.gz"
+FORMATS = ("md", "csv", "pdf", "gz")
+_OURS = frozenset({RESULT, REPORT, SPEC, FIGURES, TABLES, MARKDOWN, PACKED, CELLS})
 _INSIDE = {FIGURES: (".svg", ".pdf"), TABLES: (".csv",)}
 _KEPT = (CELLS,)
 
@@ -87,7 +89,8 @@ def write_study(
         folder: The run folder.
         result: Becomes `study.json`, `report.html` and `figures/NAME.svg`.
         spec_text: The spec as run.
-        formats: `md` for `report.md`, `csv` for `tables/NAME.csv`, `pdf` for `figures/NAME.pdf`.
+        formats: `md` for `report.md`, `csv` for `tables/NAME.csv`, `pdf` for `figures/NAME.pdf`, `gz` for
+            `study.json.gz`.
 
     Raises:
         SpecError: As `check_study_folder`.
@@ -110,6 +113,8 @@ def _contents(result: StudyResult, spec_text: str, formats: Set[str]) -> Mapping
         if drawing.pdf is not None and "pdf" in formats:
             found[f"{FIGURES}/{drawing.name}.pdf"] = drawing.pdf
     found[REPORT] = study_html(result, drawings, spec_text).encode()
+    if "gz" in formats:
+        found[PACKED] = packed_study(result)
     if "md" in formats:
         found[MARKDOWN] = markdown(result).encode()
     if "csv" in formats:
@@ -119,6 +124,8 @@ def _contents(result: StudyResult, spec_text: str, formats: Set[str]) -> Mapping
 
 
 def _formats_in(target: Path) -> Iterator[str]:
+    if (target / PACKED).exists():
+        yield "gz"
     if (target / MARKDOWN).exists():
         yield "md"
     if any((target / TABLES).glob("*.csv")):

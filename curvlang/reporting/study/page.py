@@ -9,7 +9,15 @@ from curvlang.evaluation.study.study_result import Group, StudyResult
 from curvlang.reporting.figures.style import Drawing
 from curvlang.reporting.html import Grid, environment, flat, grid_of, pictures
 from curvlang.reporting.study.cells import names, overview, tables
-from curvlang.reporting.study.findings import facts, heading, notes, pair_sentence, title, verdict
+from curvlang.reporting.study.findings import (
+    CHOSEN,
+    facts,
+    heading,
+    notes,
+    pair_sentence,
+    title,
+    verdict,
+)
 
 _WIDE = 6.0
 """Inches from which a figure takes the page's whole width."""
@@ -66,6 +74,8 @@ def _inches(svg: str) -> float:
 
 def _section(group: Group) -> _Section:
     pairs = []
+    if group.honest_pairs:
+        pairs.append((f"all pairs, each at {CHOSEN}", group.honest_pairs))
     if group.best_pairs and len(group.sweep) > 1:
         pairs.append(("all pairs, each at its own best λ", group.best_pairs))
     if group.pairs:
