@@ -22,11 +22,30 @@ NAMES = {
     "kfac": "K-FAC",
 }
 """Curvatures that are drawn, in the order of their colours."""
-WIDTH, HEIGHT = 760, 400
-LEFT, RIGHT, TOP, BOTTOM = 52, 178, 22, 52
 LOWEST, HIGHEST, TICK = 0.0, 1.0, 0.2
 GAP = 19
-"""Pixels between two names beside their lines."""
+"""Pixels between two names below each other."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the axes lie, in pixels, and whether the names stand beside the lines or below the axis."""
+
+    kind: str
+    width: int
+    height: int
+    right: int
+    bottom: int
+    beside: bool
+    left: int = 44
+    top: int = 22
+
+
+LAYOUTS = (
+    Layout("wide", 760, 400, right=178, bottom=52, beside=True),
+    Layout("narrow", 360, 400, right=12, bottom=132, beside=False),
+)
+"""For a screen, and for a telephone; the style sheet shows one of them."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +62,7 @@ def svg() -> str:
     curves = [_curve(row) for row in group["rows"] if row["label"] in NAMES]
     curves.sort(key=lambda x: list(NAMES).index(x.name))
     ceiling = sqrt(group["ceiling"]["estimate"])
-    return "".join(_drawn(curves, ceiling))
+    return "".join(piece for at in LAYOUTS for piece in _drawn(at, curves, ceiling))
 
 
 def _group(groups: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -59,34 +78,40 @@ def _curve(row: Mapping[str, Any]) -> Curve:
     return Curve(row["label"], tuple(values))
 
 
-def _drawn(curves: Sequence[Curve], ceiling: float) -> Iterator[str]:
+def _drawn(at: Layout, curves: Sequence[Curve], ceiling: float) -> Iterator[str]:
     grid = [x[0] for x in curves[0].points]
-    across = _Scale(log10(grid[0]), log10(grid[-1]), LEFT, WIDTH - RIGHT)
-    up = _Scale(LOWEST, HIGHEST, HEIGHT - BOTTOM, TOP)
-    yield f'<svg class="figure" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_label(curves)}">'
-    for k in range(round((HIGHEST - LOWEST) / TICK) + 1):
-        y = up(LOWEST + k * TICK)
-        yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        yield f'<text x="{LEFT - 10}" y="{y + 4:.1f}" text-anchor="end">{LOWEST + k * TICK:.1f}</text>'
-    for power in range(round(log10(grid[0])), round(log10(grid[-1])) + 1):
-        x = across(power)
-        yield f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{10.0**power:g}</text>'
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    yield f'<text class="axis" x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">damping λ</text>'
-    yield f'<text class="axis" x="{LEFT - 40}" y="{TOP - 8}">LDS: agreement with retraining</text>'
+    across = _Scale(log10(grid[0]), log10(grid[-1]), at.left, at.width - at.right)
+    up = _Scale(LOWEST, HIGHEST, at.height - at.bottom, at.top)
+    yield f'<svg class="figure {at.kind}" viewBox="0 0 {at.width} {at.height}" role="img" aria-label="{_label(curves)}">'
+    yield from _axes(at, grid, across, up)
     y = up(ceiling)
-    yield f'<line class="ceiling" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-    yield f'<text x="{WIDTH - RIGHT + 12}" y="{y + 4:.1f}">noise ceiling</text>'
+    yield f'<line class="ceiling" x1="{at.left}" x2="{at.width - at.right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+    x, y = (at.width - at.right + 12, y + 4) if at.beside else (at.left + 6, y + 16)
+    yield f'<text x="{x}" y="{y:.1f}">noise ceiling</text>'
     for k, curve in enumerate(curves):
         yield from _line(k, curve, across, up)
-    yield from _names(curves, up)
+    yield from _beside(at, curves, up) if at.beside else _below(at, curves)
     yield "</svg>"
+
+
+def _axes(at: Layout, grid: Sequence[float], across: _Scale, up: _Scale) -> Iterator[str]:
+    for k in range(round((HIGHEST - LOWEST) / TICK) + 1):
+        y = up(LOWEST + k * TICK)
+        yield f'<line class="grid" x1="{at.left}" x2="{at.width - at.right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        yield f'<text x="{at.left - 10}" y="{y + 4:.1f}" text-anchor="end">{LOWEST + k * TICK:.1f}</text>'
+    for power in range(round(log10(grid[0])), round(log10(grid[-1])) + 1):
+        x = across(power)
+        anchor = "end" if not at.beside and power == round(log10(grid[-1])) else "middle"
+        yield f'<text x="{x:.1f}" y="{at.height - at.bottom + 20}" text-anchor="{anchor}">{10.0**power:g}</text>'
+    middle = (at.left + at.width - at.right) / 2
+    yield f'<text class="axis" x="{middle}" y="{at.height - at.bottom + 42}" text-anchor="middle">damping λ</text>'
+    yield f'<text class="axis" x="{at.left - 32}" y="{at.top - 8}">LDS: agreement with retraining</text>'
 
 
 def _line(k: int, curve: Curve, across: _Scale, up: _Scale) -> Iterator[str]:
     places = [(across(log10(at)), up(y), up(low), up(high)) for at, y, low, high in curve.points]
-    above = [(x, _inside(high)) for x, _, _, high in places]
-    below = [(x, _inside(low)) for x, _, low, _ in reversed(places)]
+    above = [(x, up.inside(high)) for x, _, _, high in places]
+    below = [(x, up.inside(low)) for x, _, low, _ in reversed(places)]
     yield f'<g class="curve c{k}"><polygon points="{_joined([*above, *below])}"/>'
     yield f'<polyline points="{_joined([(x, y) for x, y, _, _ in places])}"/>'
     best = max(range(len(places)), key=lambda j: curve.points[j][1])
@@ -99,25 +124,29 @@ def _line(k: int, curve: Curve, across: _Scale, up: _Scale) -> Iterator[str]:
     yield "</g>"
 
 
-def _names(curves: Sequence[Curve], up: _Scale) -> Iterator[str]:
+def _beside(at: Layout, curves: Sequence[Curve], up: _Scale) -> Iterator[str]:
     """Names beside the ends of the lines, far enough from each other."""
     ends = sorted((up(c.points[-1][1]), k) for k, c in enumerate(curves))
     middle = sum(y for y, _ in ends) / len(ends)
     for place, (_, k) in enumerate(ends):
         y = middle + GAP * (place - (len(ends) - 1) / 2)
-        yield (
-            f'<text class="name c{k}" x="{WIDTH - RIGHT + 12}" y="{y + 4:.1f}">'
-            f"{escape(NAMES[curves[k].name])}</text>"
-        )
+        yield _name(k, curves[k], at.width - at.right + 12, y + 4)
+
+
+def _below(at: Layout, curves: Sequence[Curve]) -> Iterator[str]:
+    """Names in two columns below the axis."""
+    for k, curve in enumerate(curves):
+        x = at.left + (k % 2) * (at.width - at.left) / 2
+        yield _name(k, curve, x, at.height - at.bottom + 76 + GAP * (k // 2))
+
+
+def _name(k: int, curve: Curve, x: float, y: float) -> str:
+    return f'<text class="name c{k}" x="{x:.1f}" y="{y:.1f}">{escape(NAMES[curve.name])}</text>'
 
 
 def _label(curves: Sequence[Curve]) -> str:
     best = (f"{NAMES[c.name]} at most {max(x[1] for x in c.points):.2f}" for c in curves)
     return escape(f"LDS over the damping, from 0.0001 to 1: {', '.join(best)}")
-
-
-def _inside(y: float) -> float:
-    return min(max(y, TOP), HEIGHT - BOTTOM)
 
 
 def _joined(points: Sequence[tuple[float, float]]) -> str:
@@ -135,3 +164,7 @@ class _Scale:
 
     def __call__(self, value: float) -> float:
         return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
+
+    def inside(self, pixels: float) -> float:
+        """The nearest place on the axis."""
+        return min(max(pixels, min(self.start, self.stop)), max(self.start, self.stop))

@@ -126,8 +126,7 @@ def _entry(name: str) -> Iterator[str]:
     kind = "class" if thing.is_class else "function"
     yield f'## {name} {{: #cv.{name} data-toc-label="{name}" .api .{kind} }}'
     if thing.is_function:
-        for one in thing.overloads or [thing]:
-            yield _signature(f"cv.{name}", one)
+        yield from _signatures(f"cv.{name}", thing)
         yield from _described(thing)
         return
     if not thing.is_class:
@@ -164,8 +163,7 @@ def _member(owner: str, member: Any) -> Iterator[str]:
     label = f"{owner}.{member.name}" + "()" * member.is_function
     yield f'### {label} {{: #{anchor} data-toc-label="{member.name}" .api .{kind} }}'
     if member.is_function:
-        for one in member.overloads or [member]:
-            yield _signature(f"{_receiver(owner, member)}.{member.name}", one)
+        yield from _signatures(f"{_receiver(owner, member)}.{member.name}", member)
     elif member.annotation is not None:
         yield f"Type: `{member.annotation}`"
     yield from _described(member)
@@ -176,6 +174,15 @@ def _receiver(owner: str, member: Any) -> str:
     if {"classmethod", "staticmethod"} & set(member.labels):
         return f"cv.{owner}"
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", owner).lower()
+
+
+def _signatures(shown: str, thing: Any) -> Iterator[str]:
+    """The signature, and below it, folded, what is returned for which arguments."""
+    yield _signature(shown, thing)
+    if thing.overloads:
+        each = "\n\n".join(_signature(shown, one) for one in thing.overloads)
+        inside = "\n".join(f"    {line}".rstrip() for line in each.split("\n"))
+        yield f'??? note "What is returned for which arguments"\n\n{inside}'
 
 
 def _signature(shown: str, thing: Any) -> str:

@@ -153,7 +153,7 @@ def test_the_figure_shows_the_study(pages):
     rows = {r["label"]: r for r in figure._group(groups)["rows"]}
     for label, shown in figure.NAMES.items():
         values = [x["lds"]["estimate"] for x in rows[label]["spots"]]
-        assert drawn.count(f"<title>{shown}, λ") == len(values)
+        assert drawn.count(f"<title>{shown}, λ") == len(values) * len(figure.LAYOUTS)
         assert f"{shown} at most {max(values):.2f}" in drawn
 
 

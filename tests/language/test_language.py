@@ -237,3 +237,29 @@ def test_a_wrong_word_hides_nothing_that_stands_behind_it():
         "curvature x = hessian |> drop_residual(fisher = exakt) |> block_diagonal |> kronecker_facto"
     )
     assert sorted(p.code for p in problems) == ["E0209", "E0706"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "used"),
+    [
+        ("transform t {\n  needs a[n,t,i]\n  d[i] = mean[n,t] a[n,t,i]**2\n}", "curvature x = ggn |> t"),
+        ("curvature y = = ggn", "curvature x = y |> block_diagonal"),
+        ("inverse f: s -> 1 / (s + )", "curvature x = ggn\nevaluate x with f on digits { error against ggn }"),
+        ("task d { data }", "curvature x = ggn\nevaluate x on d { error against ggn }"),
+    ],
+)  # fmt: skip
+def test_a_definition_with_a_mistake_is_not_unknown_too(broken, used):
+    """One mistake, one message; without the definition the name is unknown."""
+    (only,) = check_text(f"{broken}\n{used}\n")
+    assert only.code < "E0200"
+    assert [d.code >= "E0200" for d in check_text(f"{used}\n")] == [True]
+    assert len(check_text(f"{broken}\ncurvature q = gggn\n")) == 2
+
+
+def test_a_second_index_of_a_space_has_a_prime():
+    text = T.format("A[i,i'] = mean[n,t] a[n,t,i] * a[n,t,j']\n" + Y)
+    (found,) = [d for d in check_text(text) if d.code == "E0305"]
+    assert found.help == ("write `i'` there",)
+    text = T.format("A[i,i'] = mean[n,t] a[n,t,i] * a[n,t,j]\n" + Y)
+    (found,) = [d for d in check_text(text) if d.code == "E0305"]
+    assert found.help == ("write `i` there, or `i'` for a second index of that space",)

@@ -262,7 +262,7 @@ class ExpressionChecker:
                     Code.E0305,
                     f"`{ref.name}` has the space `{space}` where `{index}` stands",
                     Label(ref.span, f"`{','.join(spaces)}` is how it was defined"),
-                    f"write `{space}` there",
+                    _meant(space, index),
                 )
 
     def _binary(self, expr: ir.Binary) -> None:
@@ -332,3 +332,10 @@ class ExpressionChecker:
 def _close_index(index: ir.Index, inside: Sequence[ir.Index]) -> tuple[str, ...]:
     free = ", ".join(f"`{x}`" for x in inside)
     return (f"free inside: {free}",) if free else ("leave the reduction out",)
+
+
+def _meant(space: str, index: ir.Index) -> str:
+    """The index that a tensor takes; further ones of its space have primes, not letters of their own."""
+    primes = "'" * index.primes
+    second = "" if primes else f", or `{space}'` for a second index of that space"
+    return f"write `{space}{primes}` there{second}"

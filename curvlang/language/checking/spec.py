@@ -43,7 +43,7 @@ from curvlang.language.checking.names import Names, collect
 from curvlang.language.registry import EXTRAS, LDS, PARTS
 from curvlang.language.syntax import nodes as s
 from curvlang.language.syntax.docs import doc_of
-from curvlang.language.syntax.parser import parse
+from curvlang.language.syntax.parser import parse, unread
 from curvlang.language.syntax.problems import LEAVE_OUT, Collector, EnoughError
 
 DEFAULT_TASK = "digits"
@@ -55,6 +55,8 @@ def analyse(source: Source) -> tuple[Spec, list[Diagnostic]]:
     register_labels()
     names, found = collect(file, source)
     collected = Collector()
+    if problems:
+        collected.unread = unread(source, file)
     try:
         collected.extend((*problems, *found))
         return SpecChecker(names, collected).run(file, source), collected.shown(stopped=False)

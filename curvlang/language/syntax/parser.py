@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lark import Token, Tree, UnexpectedInput
 
 _ITEM = re.compile(rf"(?:^|(?<=[\n\r]))(?:{'|'.join(KEYWORDS)})\b")
+_NAMED = re.compile(_ITEM.pattern + r"[ \t]+(\w+)")
 MOST_ERRORS = 20
 """Mistakes of syntax that are reported; a file with more is not a spec, or breaks at the first."""
 DEEPEST = 200
@@ -43,6 +44,12 @@ def parse(source: Source) -> tuple[File, list[Diagnostic]]:
         following = _ITEM.search(source.text, max(at, start + 1))
         start = following.start() if following else size
     return File(tuple(items)), problems
+
+
+def unread(source: Source, file: File) -> frozenset[str]:
+    """Names that the text defines in items that could not be read."""
+    written = {m[1] for m in _NAMED.finditer(source.text)}
+    return frozenset(written - {getattr(item, "name", "") for item in file.items})
 
 
 def _read(source: Source, start: int, end: int) -> tuple[tuple[Item, ...], int, Diagnostic | None]:

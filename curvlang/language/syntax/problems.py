@@ -24,7 +24,12 @@ class EnoughError(Exception):
 
 
 class Problems(list[Diagnostic]):
-    """Diagnostics found so far, in order."""
+    """Diagnostics found so far, in order.
+
+    `unread` are names whose definitions could not be read: the mistake in them is reported already.
+    """
+
+    unread: frozenset[str] = frozenset()
 
     def say(self, code: Code, headline: str, place: Span | Label, *help: str) -> None:
         """One more, at a place; a label says something about it."""
@@ -38,7 +43,8 @@ class Problems(list[Diagnostic]):
 
     def unknown(self, code: Code, kind: str, name: str, place: Span, known: Known) -> None:
         """One more about a name that is not known, with the one that was meant."""
-        self.say(code, f"unknown {kind} `{name}`", place, *suggestion(name, known))
+        if name not in self.unread:
+            self.say(code, f"unknown {kind} `{name}`", place, *suggestion(name, known))
 
 
 class Collector(Problems):
