@@ -9,6 +9,7 @@ const [address, list, folder, pattern = ""] = process.argv.slice(2);
 const WIDTHS = [1280, 390];
 const SCHEMES = ["light", "dark"];
 const HEIGHT = 900;
+const PATIENCE = 3000; // milliseconds
 const SETTLED = 300; // milliseconds that a change of colours or of the width takes
 const faults = [];
 
@@ -54,6 +55,8 @@ async function visit() {
 }
 
 async function look(page, name, colorScheme) {
+  // A page is as wide as the window once its parts have moved to their places.
+  await page.waitForFunction(() => document.documentElement.scrollWidth <= window.innerWidth, null, { timeout: PATIENCE }).catch(() => {});
   const found = await page.evaluate(() => ({
     wide: document.documentElement.scrollWidth - window.innerWidth,
     unset: document.querySelectorAll(".math:not([data-set])").length,

@@ -5,6 +5,7 @@ Colours are those of the page, light or dark, by classes of its style sheet.
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from math import log10, sqrt
 from pathlib import Path
 from typing import Any
 
-DATA = Path(__file__).parents[1] / "results" / "regularisation.json"
+DATA = Path(__file__).parents[1] / "results" / "regularisation.json.gz"
 NAMES = {
     "hessian": "Hessian",
     "ggn": "Gauss–Newton",
@@ -58,11 +59,17 @@ class Curve:
 
 def svg() -> str:
     """The figure as a piece of HTML."""
-    group = _group(json.loads(DATA.read_text("utf-8"))["groups"])
+    group = _group(groups())
     curves = [_curve(row) for row in group["rows"] if row["label"] in NAMES]
     curves.sort(key=lambda x: list(NAMES).index(x.name))
     ceiling = sqrt(group["ceiling"]["estimate"])
     return "".join(piece for at in LAYOUTS for piece in _drawn(at, curves, ceiling))
+
+
+def groups() -> Sequence[Mapping[str, Any]]:
+    """The cells of the study."""
+    found: Sequence[Mapping[str, Any]] = json.loads(gzip.decompress(DATA.read_bytes()))["groups"]
+    return found
 
 
 def _group(groups: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

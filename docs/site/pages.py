@@ -24,7 +24,7 @@ MOVED = {
     "CODE_OF_CONDUCT.md": "conduct.md",
 }
 """Files that lie elsewhere on the site than in `docs`; the README's place is taken by the first page."""
-DATA = (".json", ".svg", ".png", ".html", ".ipynb", ".py", ".cv", ".txt", ".csv")
+DATA = (".json", ".gz", ".svg", ".png", ".html", ".ipynb", ".py", ".cv", ".txt", ".csv")
 """Kinds of files beside the pages that links may lead to."""
 OWN = ("make_pages.py", "make_tables.py", "make_site.py")
 

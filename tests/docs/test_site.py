@@ -149,8 +149,7 @@ def test_codes_of_errors_lead_to_their_pages(texts):
 def test_the_figure_shows_the_study(pages):
     figure = sys.modules["figure"]
     drawn = figure.svg()
-    groups = json.loads(figure.DATA.read_text())["groups"]
-    rows = {r["label"]: r for r in figure._group(groups)["rows"]}
+    rows = {r["label"]: r for r in figure._group(figure.groups())["rows"]}
     for label, shown in figure.NAMES.items():
         values = [x["lds"]["estimate"] for x in rows[label]["spots"]]
         assert drawn.count(f"<title>{shown}, λ") == len(values) * len(figure.LAYOUTS)

@@ -19,8 +19,11 @@ export async function start(place, assets) {
   const known = await (await fetch(new URL("playground.json", assets))).json();
   const page = new Page(place, known);
   const python = new Python(new URL("worker.mjs", assets));
-  page.onRun = (name) => run(page, python, name);
   let timer;
+  page.onRun = (name) => {
+    clearTimeout(timer);
+    run(page, python, name);
+  };
   page.onEdit = () => {
     page.marks = [];
     page.paint();
@@ -33,15 +36,17 @@ async function run(page, python, name) {
   const text = page.text;
   const values = name === "explained" ? [text, page.curvature, ...page.sizes()] : [text];
   if (values.includes(null)) {
+    page.asked = (page.asked ?? 0) + 1;
     page.say(`<span class="ansi-31">Sizes are whole numbers from 1: two widths or more, at most ${LARGEST}.</span>`);
     return;
   }
+  const number = (page.asked = (page.asked ?? 0) + 1);
   page.state = python.started ? "running …" : "loading Python …";
   const since = performance.now();
   try {
     const answer = await python.call(name, values);
     page.state = `Python ready · ${Math.round(performance.now() - since)} ms`;
-    if (page.text === text) page.show(name, answer);
+    if (page.asked === number && page.text === text) page.show(name, answer);
   } catch (error) {
     page.state = "Python could not be used";
     page.say(escaped(String(error.message ?? error)));
