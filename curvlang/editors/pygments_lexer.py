@@ -56,6 +56,7 @@ def _rules() -> dict[str, list[Any]]:
             (rf"({NAME})(\[)", bygroups(Name.Variable, Punctuation), "indices"),
             (rf"{NAME}(?=\()", Name.Function),
             (rf"{NAME}(?=[ \t]*=(?!=))", Name.Attribute),
+            (r"[^\W\d_]'+(?!\w)", Name.Entity),
             (NAME, Name),
             (NUMBER, Number),
             ("|".join(map(re.escape, operators)), Operator),
@@ -64,7 +65,7 @@ def _rules() -> dict[str, list[Any]]:
         "indices": [
             (r"[ \t]+", Whitespace),
             (INDEX, Name.Entity),
-            (r"[,|]", Punctuation),
+            (r"[,|()]", Punctuation),
             (r"\]", Punctuation, "#pop"),
             default("#pop"),
         ],

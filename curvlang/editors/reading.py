@@ -269,6 +269,9 @@ class _Reader:
                 return
 
     def _parenthesis(self, last: Word | None) -> _OpenBracket:
+        compared = last is not None and last.role is Role.KEYWORD and last.text == "where"
+        if self.frame is Frame.INDICES or compared or self.previous(4) == "split":
+            return _OpenBracket("(", Frame.INDICES)
         match last:
             case Word(
                 role=Role.STAGE
@@ -305,7 +308,7 @@ class _Reader:
     def _word(self, token: str, end: int, after: tuple[str, int]) -> tuple[Role, Owner | None]:
         owner = self._owner()
         if self.frame is Frame.INDICES:
-            return (Role.INDEX if _INDEX.fullmatch(token) else Role.NAME), None
+            return self._in_indices(token), None
         if not self.before and token == self.item.keyword:
             return Role.KEYWORD, None
         if self.previous() == "|>":
@@ -327,6 +330,13 @@ class _Reader:
                 return self._in_task(token, after)
             case _:
                 return self._in_other(token, after)
+
+    def _in_indices(self, token: str) -> Role:
+        if self.open[-1].mark == "(" and token in self.item.by_name:
+            return Role.SCALAR
+        if token in self.known.functions:
+            return Role.FUNCTION
+        return Role.INDEX if _INDEX.fullmatch(token) else Role.NAME
 
     def _in_arguments(
         self, token: str, after: tuple[str, int], owner: Owner
@@ -360,7 +370,7 @@ class _Reader:
         """A word of statements: those of a transform, or of an inverse by its entries."""
         if self.previous() == "when":
             return Role.SCALAR, None
-        if self.previous() in ("space", "project", "->"):
+        if self.previous() in ("space", "split", "with", "project", "->"):
             return Role.INDEX, None
         if self.previous() == "==":
             return Role.VALUE, Owner(Role.DEFINITION, self._own_name(), argument=self.previous(2))

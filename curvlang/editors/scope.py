@@ -76,7 +76,7 @@ def _target(words: Sequence[Word], at: int) -> tuple[tuple[str, ...], int] | Non
         return (), at + 1
     end = at + 2
     while end < len(words) and words[end].text != "]":
-        if words[end].text != "," and words[end].role is not Role.INDEX:
+        if words[end].text not in (",", "(", ")") and words[end].role is not Role.INDEX:
             return None
         end += 1
     return tuple(w.text for w in words[at + 2 : end] if w.role is Role.INDEX), end + 1

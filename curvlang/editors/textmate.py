@@ -75,6 +75,7 @@ def _repository() -> dict[str, Rule]:
         "function": _match(rf"{one_of(words.functions)}(?=\()", "support.function"),
         "call": _match(rf"{NAME}(?=\()", "entity.name.function"),
         "argument": _match(rf"{NAME}(?=[ \t]*=(?!=))", "variable.parameter"),
+        "primed": _match(r"[^\W\d_]'+(?!\w)", "variable.parameter.index"),
         "name": _match(NAME, "variable.other"),
         "number": _match(NUMBER, "constant.numeric"),
         "operator": _match("|".join(operators), "keyword.operator"),
@@ -100,11 +101,11 @@ def _indices(begin: str, builtin: bool) -> Rule:
             "3": {"name": "punctuation.curvlang"},
         },
         # A bracket that is not closed ends where anything but indices stands.
-        "end": r"\]|(?![\s,|]|[^\W\d_])",
+        "end": r"\]|(?![\s,|()]|[^\W\d_])",
         "endCaptures": {"0": {"name": "punctuation.curvlang"}},
         "patterns": [
             _match(INDEX, "variable.parameter.index"),
-            _match("[,|]", "punctuation"),
+            _match("[,|()]", "punctuation"),
         ],
     }
 

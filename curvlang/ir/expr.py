@@ -126,7 +126,7 @@ class Call:
 
     Arguments are `Ref`s without indices (the tensor as a whole), `Ref`s read as matrices
     (`Y[o,i | k]`), or constant expressions. Where a function makes a tensor inside an expression
-    (`random_normal[k,i](seed)`), `indices` says which.
+    (`random_normal[k,i](seed)`, and what `ir.places` names), `indices` says which.
     """
 
     function: str
@@ -158,11 +158,15 @@ class Define:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """`space k = min(rank, size[i])`: a new index space and its length, rounded down."""
+    """`space k = min(rank, size[i])`: a new index space and its length, rounded down.
+
+    The last space of a split names the index and all of its parts, which have its length together.
+    """
 
     letter: str
     length: Expr
     span: Span = _span()
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,8 @@ def spaces(expr: ir.Expr) -> frozenset[str]:
                 found.update(x.space for x in indices)
             case ir.Delta(left=left, right=right):
                 found.update((left.space, right.space))
+            case ir.Size(index=index):
+                found.add(index.space)
             case _:
                 pass
     return frozenset(found)

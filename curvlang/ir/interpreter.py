@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from curvlang.ir import expr as ir
 from curvlang.ir.functions import FUNCTIONS
+from curvlang.ir.places import entries, is_places
 
 Array = NDArray[np.float64]
 
@@ -181,11 +182,11 @@ def _evaluate(expr: ir.Expr, known: Environment, lengths: Mapping[str, int]) -> 
             number = FUNCTIONS[function].apply(np, array.reshape(rows, -1))
             return NamedArray(np.asarray(number, dtype=np.float64), ())
         case ir.Call(function=function, arguments=arguments, indices=indices):
-            made = _MAKERS[function](
-                tuple(lengths[x.space] for x in indices),
-                [float(go(x).values) for x in arguments],
-            )
-            return NamedArray(made, indices)
+            shape = tuple(lengths[x.space] for x in indices)
+            numbers = [float(go(x).values) for x in arguments]
+            if is_places(expr):
+                return NamedArray(entries(function, shape, numbers), indices)
+            return NamedArray(_MAKERS[function](shape, numbers), indices)
         case _:
             assert_never(expr)
 

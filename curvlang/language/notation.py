@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from curvlang.ir import expr as ir
+from curvlang.ir.places import condition, is_places
 
 _STRENGTH = {
     ir.BinaryOperator.ADD: 1,
@@ -23,11 +24,19 @@ def statement(node: ir.Statement) -> str:
             left = ", ".join(f"{t.name}{indices(t.indices)}" for t in targets)
             return f"{left} = {expression(value)}"
         case ir.Space(letter=letter, length=length):
-            return f"space {letter} = {expression(length)}"
+            return f"space {letter} = {expression(length)}{_split(node)}"
         case ir.Yield(target=target, value=value):
             return f"{target.name}{indices(target.indices)} = {expression(value)}"
         case _:
             assert_never(node)
+
+
+def _split(space: ir.Space) -> str:
+    """What the last part of a split says of its index."""
+    if not space.parts:
+        return ""
+    old, *parts = space.parts
+    return f" of {old} = ({','.join(parts)})"
 
 
 def indices(given: Sequence[ir.Index]) -> str:
@@ -66,6 +75,8 @@ def expression(expr: ir.Expr, outer: int = 0) -> str:
             return _wrap(f"{kind}{indices(bound)} {expression(body, 2)}", outer > 2)
         case ir.Apply(function=function, arguments=arguments):
             return f"{function}({', '.join(map(expression, arguments))})"
+        case ir.Call() if is_places(expr):
+            return f"where({condition(expr, str, expression)})"
         case ir.Call(function=function, arguments=arguments, indices=own):
             return f"{function}{indices(own)}({', '.join(map(expression, arguments))})"
         case _:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from curvlang.ir import expr as ir
 from curvlang.ir.indices import fresh, rename
+from curvlang.ir.places import SPLIT, comparison
 
 N = ir.Index("n")
 SMALL = (0.5, 2.0, 1.5, 0.1, 3.0, 0.25)
@@ -31,10 +32,12 @@ class Scope:
         tensors: Name of each tensor to the letters of its spaces.
         scalars: Names of numbers.
         whole: Tensors without the example index that `trace` and `norm` may take.
+        splits: Letters of an index that this body splits, and of its parts.
     """
 
     tensors: dict[str, tuple[str, ...]] = field(default_factory=dict)
     scalars: list[str] = field(default_factory=list)
+    splits: list[tuple[str, ...]] = field(default_factory=list)
 
     @property
     def whole(self) -> list[str]:
@@ -222,13 +225,20 @@ class Expressions:
         """A tensor over free and bound indices, one that is missing among them where one is."""
         tensors = self.scope.tensors
         fitting = [t for t in tensors if not missing or missing[0].space in tensors[t]]
-        others = [] if missing and missing[0] == N else ["delta", "sign", "normal"]
+        others = [] if missing and missing[0] == N else ["delta", "sign", "normal", "mask"]
+        splits = [x for x in self.scope.splits if missing and missing[0].space in x]
+        others += ["split", "split"] if splits else []
         kind = self.one_of(["tensor"] * (5 if fitting else 0) + (others if missing else []))
         if kind == "tensor":
             name = self.one_of(fitting)
             indices = self._slots(tensors[name], free, bound, missing)
             return ir.Ref(name, indices), indices
         first = missing[0]
+        if kind == "split":
+            indices = self._slots(self.one_of(splits), free, bound, missing)
+            return ir.Call(SPLIT, (), indices), indices
+        if kind == "mask":
+            return self.mask(first, [x for x in (*free, *bound) if x != N])
         if kind == "delta":
             partners = [x for x in (*free, *bound) if x.space == first.space]
             other = self.one_of(partners)
@@ -237,6 +247,17 @@ class Expressions:
             f"random_{kind}", (ir.Number(float(self.draw(st.integers(0, 3)))),), (first,)
         )
         return made, (first,)
+
+    def mask(
+        self, first: ir.Index, partners: Sequence[ir.Index]
+    ) -> tuple[ir.Expr, tuple[ir.Index, ...]]:
+        """The place of an index compared with a number, or with the place of another."""
+        other = self.one_of(partners)
+        own = (first,) if other == first else (first, other)
+        numbers = (1.0, self.one_of([-1.0, 1.0, 2.0]))[: len(own)]
+        bound = float(self.draw(st.integers(-1, 3)))
+        name = comparison(self.one_of(["<=", "<", ">", ">=", "==", "!="]), absolute=self.flip())
+        return ir.Call(name, tuple(map(ir.Number, (*numbers, bound))), own), own
 
     def _slots(
         self,

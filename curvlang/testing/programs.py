@@ -27,7 +27,9 @@ LAYER_CHAINS = (
     "ggn |> block_diagonal(by = parameter)",
 )
 MODEL_CHAINS = ("hessian", "ggn")
-_EXTRAS = ("plain", "plain", "rounds", "space", "bases", "bases", "functions")
+_HALF = "max(1, size[{}] / 2)"
+"""The length of a part: half of up to four entries, rounded down, divides them."""
+_EXTRAS = ("plain", "plain", "rounds", "space", "split", "split", "bases", "bases", "functions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,9 @@ def _stage(statements: Statements, layered: bool, name: str) -> tuple[str, str]:
         case "space":
             items += statements.declared()
             items += statements.definitions(2)
+        case "split" if layered:
+            items += statements.split()
+            items += statements.definitions(2)
         case _:
             pass
     if "side" in parameters:
@@ -126,6 +131,7 @@ def _stage(statements: Statements, layered: bool, name: str) -> tuple[str, str]:
     target = Target("C", (*rows, *(COLUMNS[x] for x in rows)))
     items.append(Yield(target, Yields(statements, layered).entries()))
     state.scope.scalars.clear()
+    state.scope.splits.clear()
     lines = [f"  {line}" for item in items for line in _lines(item)]
     head = [f"transform {name}{parameters} {{", *_needs(before, items)]
     return "\n".join([*head, *lines, "}"]), use
@@ -176,6 +182,8 @@ def _lines(item: _Item) -> list[str]:
             return [f"{left} = {expression(value)}"]
         case Yield(target=target, value=value):
             return [f"yield {target.name}{indices(target.indices)} = {expression(value)}"]
+        case Space(parts=(old, *parts)):
+            return [f"split {old} = ({','.join(parts)}) with {parts[0]} = {_HALF.format(old)}"]
         case Space(letter=letter, length=length):
             return [f"space {letter} = {expression(length)}"]
         case Project(old=old, new=new, basis=basis):

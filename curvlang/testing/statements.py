@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 
 from curvlang.ir import expr as ir
+from curvlang.ir.places import SPLIT
 from curvlang.testing.expressions import Expressions, Scope, plus, raised, times
 
 NAMES = (
@@ -72,6 +73,7 @@ class State:
                 self.bind(name, ())
                 del self.known[name]
         self.scope.scalars.clear()
+        self.scope.splits.clear()
 
     def bind(self, name: str, own: tuple[ir.Index, ...], *, readable: bool = True) -> None:
         """Give a name its meaning; the one it had before is gone."""
@@ -193,6 +195,20 @@ class Statements:
         start = self.define(own, ir.Call("random_normal", (seed,), own))
         basis = self.define(own, ir.Call("orthonormal", (ir.Ref(start.targets[0].name),)))
         return ir.Space(column.space, length), start, basis
+
+    def split(self) -> tuple[ir.Space, ir.Define]:
+        """An index in two parts, and a tensor that is read over them."""
+        old = ir.Index(self.make.one_of([x for x in self.state.scope.spaces if x in "oit"]))
+        first, second = (ir.Index(next(self.letters)) for _ in range(2))
+        rest = ir.Binary(ir.BinaryOperator.DIVIDE, ir.Size(old), ir.Size(first))
+        letters = (old.space, first.space, second.space)
+        space = ir.Space(second.space, rest, parts=letters)
+        self.state.scope.splits.append(letters)
+        read = times(
+            self.make.expression((old,), 1), ir.Call(SPLIT, (), tuple(map(ir.Index, letters)))
+        )
+        own = (first, second)
+        return space, self.define(own, ir.Reduce(ir.ReductionKind.SUM, (old,), read))
 
     def moment(self, letter: str | None = None) -> ir.Define:
         own = self.pair(letter)

@@ -16,6 +16,7 @@ from curvlang.ir import expr as ir
 from curvlang.ir.constants import constant
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.ir.indices import matrix_groups
+from curvlang.ir.places import entries, is_places
 from curvlang.runtime.kernels.functions import namespace
 
 
@@ -82,10 +83,18 @@ class Reader:
                 return self._one(expr, 0, (), self._whole(expr))
             case ir.Call(function=function, arguments=arguments, indices=indices):
                 shape = tuple(self.lengths[x.space] for x in indices)
+                if is_places(expr):
+                    return self._mask(expr, shape)
                 made = self._functions[function](shape, constant(arguments[0]))
                 return IndexedTensor(made, indices)
             case _:
                 assert_never(expr)
+
+    def _mask(self, call: ir.Call, shape: tuple[int, ...]) -> IndexedTensor:
+        """Ones where the places of indices compare as they should."""
+        numbers = [float(self.evaluate(x).values) for x in call.arguments]
+        made = torch.from_numpy(entries(call.function, shape, numbers)).to(self.like)
+        return IndexedTensor(made, call.indices)
 
     def matrix(self, call: ir.Call, position: int, axes: tuple[ir.Index, ...]) -> IndexedTensor:
         """A result of a function of a whole tensor; of one at every model and checkpoint, for each."""

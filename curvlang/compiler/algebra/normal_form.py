@@ -17,6 +17,7 @@ from itertools import count
 from typing import assert_never
 
 from curvlang.compiler.algebra.coefficient import RoundingError, raised, times
+from curvlang.compiler.algebra.splits import cancelled
 from curvlang.compiler.algebra.terms import (
     Elementwise,
     Factor,
@@ -109,7 +110,7 @@ class _Normaliser:
             else:
                 powers.update(x.space for x in absent)
             summed = replace(term, summed=term.summed + tuple(present), sizes=_powers(powers))
-            terms.append(eliminate_deltas(summed))
+            terms.append(_eliminated(summed))
         return tuple(terms)
 
     def power(self, poly: Poly, exponent: float) -> Poly:
@@ -209,6 +210,15 @@ def components(term: Term, unit: frozenset[str]) -> tuple[Term, ...]:
 def _component_term(term: Term, factors: list[Factor]) -> Term:
     present = {x for factor in factors for x in factor_indices(factor)}
     return Term(1.0, (), tuple(x for x in term.summed if x in present), tuple(factors))
+
+
+def _eliminated(term: Term) -> Term:
+    """The term without deltas over bound indices, and without splits that cancel."""
+    while True:
+        found = eliminate_deltas(term)
+        term = cancelled(found)
+        if term == found:
+            return found
 
 
 def eliminate_deltas(term: Term) -> Term:

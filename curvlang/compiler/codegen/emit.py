@@ -19,7 +19,6 @@ from curvlang.compiler.algebra.terms import (
     Poly,
     Power,
     Term,
-    factor_indices,
     poly_free,
 )
 from curvlang.compiler.codegen.calls import function_call
@@ -30,14 +29,18 @@ from curvlang.compiler.codegen.instructions import (
     Constant,
     Instruction,
     Kernel,
+    Mask,
     Operand,
     Pointwise,
     Tensor,
     View,
     lettering,
 )
+from curvlang.compiler.codegen.parts import divided, reshaped
+from curvlang.compiler.derive.lengths import length_of
 from curvlang.ir.constants import NUMERIC, constant
 from curvlang.ir.expr import Call, Delta, Index, Ref
+from curvlang.ir.places import is_places, is_split
 
 Value = Tensor | float
 """A tensor, or a bare number of the formula."""
@@ -145,9 +148,34 @@ class Emitter:
 
         Where the order of the indices is left open, no axis is moved.
         """
-        alone = len(term.factors) == 1
-        shared = Counter(x for f in term.factors if not alone for x in set(factor_indices(f)))
-        found = [self._own(self.factor(f), term, shared, alone) for f in term.factors]
+        given = [self.factor(f) for f in term.factors if not is_split(f)]
+        splits = [f for f in term.factors if isinstance(f, Call) and is_split(f)]
+        if splits:
+            return self._split(term, given, splits, out)
+        return self._product(given, term.summed, out, ordered=ordered)
+
+    def _split(
+        self, term: Term, given: Sequence[Value], splits: Sequence[Call], out: tuple[Index, ...]
+    ) -> Value:
+        """A contraction over parts of indices: axes are split and joined where that is all there is."""
+        plan = divided(
+            self.code, [x for x in given if isinstance(x, Tensor)], splits, term.summed, out
+        )
+        numbers = [x for x in given if not isinstance(x, Tensor)]
+        whole = self._product([*numbers, *plan.tensors], plan.summed, plan.out, ordered=True)
+        return reshaped(self.code, whole, out) if isinstance(whole, Tensor) else whole
+
+    def _product(
+        self,
+        given: Sequence[Value],
+        summed: tuple[Index, ...],
+        out: tuple[Index, ...],
+        *,
+        ordered: bool,
+    ) -> Value:
+        alone = len(given) == 1
+        shared = Counter(x for f in given if not alone for x in set(_indices(f)))
+        found = [self._own(x, summed, shared, alone) for x in given]
         numbers = [x for x in found if not isinstance(x, Tensor)]
         if len(numbers) == len(found):
             return reduce(times, numbers, 1.0)
@@ -161,10 +189,12 @@ class Emitter:
         indices = _indices(values[0])
         return self._pointwise("*", values, indices, self.code.size(indices))
 
-    def _own(self, value: Value, term: Term, shared: Counter[Index], alone: bool) -> Value:
+    def _own(
+        self, value: Value, summed: tuple[Index, ...], shared: Counter[Index], alone: bool
+    ) -> Value:
         if not isinstance(value, Tensor):
             return value
-        return own_part(self.code, value, term.summed, shared, alone)
+        return own_part(self.code, value, summed, shared, alone)
 
     def factor(self, factor: Factor) -> Value:
         """One factor."""
@@ -204,9 +234,12 @@ class Emitter:
         return self._spread(found, poly_free(poly)) if isinstance(found, Tensor) else found
 
     def _call(self, call: Call) -> Tensor:
-        """Random entries, or a function that gives a number."""
+        """Random entries, ones and zeros, or a function that gives a number."""
         if call.indices:
             shape = tuple(self.sizes[x.space] for x in call.indices)
+            if is_places(call):
+                numbers = tuple(length_of(x, self.sizes) for x in call.arguments)
+                return self.code.assign(Mask(call.function, shape, numbers), call.indices)
             (seed,) = map(constant, call.arguments)
             return self.code.assign(Constant(call.function, shape, seed), call.indices)
         return self.code.assign(function_call(call, self.axes, self.sizes), ())

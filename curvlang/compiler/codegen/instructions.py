@@ -24,6 +24,7 @@ class Kernel(StrEnum):
     SQUARE_SUM = "square_sum"
     NUMBER = "number"
     EYE = "eye"
+    MASK = "mask"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,23 @@ class Constant:
 
 
 @dataclass(frozen=True, slots=True)
+class Mask:
+    """Ones where the places of indices compare as they should, zeros elsewhere."""
+
+    function: str
+    shape: tuple[int, ...]
+    numbers: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reshape:
+    """The same entries with an axis split into its parts, or parts joined; -1 for the length of the batch."""
+
+    operand: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """A tensor function of one tensor, read as a matrix: axes in an order, then in two groups.
 
@@ -137,7 +155,17 @@ class Selection:
 
 
 Operation: TypeAlias = (
-    Einsum | Gram | Rotation | AxisSum | Pointwise | View | Constant | Call | Selection
+    Einsum
+    | Gram
+    | Rotation
+    | AxisSum
+    | Pointwise
+    | View
+    | Constant
+    | Mask
+    | Reshape
+    | Call
+    | Selection
 )
 
 
@@ -186,11 +214,11 @@ def names_read(operation: Operation) -> tuple[str, ...]:
             return (operand.name,) if isinstance(operand, Operand) else ()
         case Gram(columns=name) | AxisSum(operand=name) | Call(operand=name):
             return (name,)
-        case Selection(operand=name):
+        case Selection(operand=name) | Reshape(operand=name):
             return (name,)
         case Rotation(rows=rows, matrix=matrix):
             return rows, matrix
-        case Constant():
+        case Constant() | Mask():
             return ()
         case _:
             assert_never(operation)

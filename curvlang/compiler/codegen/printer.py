@@ -20,9 +20,11 @@ from curvlang.compiler.codegen.instructions import (
     Gram,
     Instruction,
     Kernel,
+    Mask,
     Operand,
     Operation,
     Pointwise,
+    Reshape,
     Rotation,
     Selection,
     View,
@@ -125,6 +127,10 @@ def expression(operation: Operation, naming: Naming) -> str:
             return f"{maker}({_joined(shape)})"
         case Constant(maker=maker, shape=shape, seed=seed):
             return f"{maker}(({_joined(shape)},), {seed!r})"
+        case Mask(function=function, shape=shape, numbers=numbers):
+            return f"{Kernel.MASK}({function!r}, ({_joined(shape)},), {numbers!r})"
+        case Reshape(operand=name, shape=shape):
+            return f"{naming(name)}.reshape({_joined(shape)})"
         case Call(function=function, operand=name, order=order, shape=shape, numbers=numbers):
             moved = f".permute({order})" if order else ""
             grouped = f".reshape({_joined(shape)})" if shape else ""

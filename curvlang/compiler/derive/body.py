@@ -10,6 +10,7 @@ from curvlang.compiler.derive.inline import inline
 from curvlang.compiler.derive.projection import project, single_name
 from curvlang.ir import expr as ir
 from curvlang.ir.indices import fresh, names, rename_names, rename_spaces, with_children
+from curvlang.ir.places import is_places, is_split
 from curvlang.language.bodies.letters import MODEL_LETTERS
 from curvlang.language.chain import Stage
 
@@ -51,8 +52,10 @@ class _Body:
         state, unit = self.state, self.unit
         match statement:
             case ir.Space(letter=letter, length=length):
-                made = unit.space(letter, rename_spaces(length, self.spaces), statement)
-                self.spaces[letter] = made
+                spaces = {x: y for x, y in self.spaces.items() if x != letter}
+                parts = tuple(spaces.get(x, x) for x in statement.parts)
+                length = rename_spaces(length, self.spaces)
+                self.spaces[letter] = unit.space(replace(statement, length=length, parts=parts))
             case ir.Project():
                 self.projections.append(statement)
             case ir.Define():
@@ -117,13 +120,14 @@ def _marked(expr: ir.Expr) -> ir.Expr:
 
 
 def _made_tensors(expr: ir.Expr, unit: Unit) -> ir.Expr:
-    """Random tensors inside an expression become definitions: drawn once, not in every batch."""
+    """Random tensors and masks inside an expression become definitions: drawn once, not in every batch."""
     match expr:
-        case ir.Call(indices=indices) if indices:
+        case ir.Call(indices=indices) if indices and not is_split(expr):
             plain: list[ir.Index] = []
             for index in indices:
                 plain.append(fresh(index.space, frozenset(plain)))
-            target = ir.Target("drawn", tuple(plain))
+            name = "mask" if is_places(expr) else "drawn"
+            target = ir.Target(name, tuple(plain))
             (made,) = unit.define(ir.Define((target,), replace(expr, indices=tuple(plain))))
             return ir.Ref(made.name, indices, expr.span)
         case ir.Call():

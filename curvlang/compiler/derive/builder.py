@@ -30,7 +30,7 @@ class Unit:
     leaves: dict[str, Leaf] = field(default_factory=dict)
     definitions: list[ir.Define | ir.Space] = field(default_factory=list)
     known: dict[tuple[object, ...], tuple[ir.Target, ...]] = field(default_factory=dict)
-    lengths: dict[tuple[str, ir.Expr], str] = field(default_factory=dict)
+    lengths: dict[ir.Space, str] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     letters: set[str] = field(default_factory=lambda: set("ntriopcl"))
     indices: dict[str, tuple[ir.Index, ...]] = field(default_factory=dict)
@@ -52,13 +52,15 @@ class Unit:
         """A name for a new space: the letter, with a number where it is taken."""
         return _numbered(wish, wish, self.letters)
 
-    def space(self, wish: str, length: ir.Expr, statement: ir.Space) -> str:
+    def space(self, statement: ir.Space) -> str:
         """Intern a declared space."""
-        if (wish, length) not in self.lengths:
+        if statement not in self.lengths:
+            wish = statement.letter
             name = self.letter(wish)
-            self.lengths[wish, length] = name
-            self.definitions.append(replace(statement, letter=name, length=length))
-        return self.lengths[wish, length]
+            self.lengths[statement] = name
+            parts = tuple(name if x == wish else x for x in statement.parts)
+            self.definitions.append(replace(statement, letter=name, parts=parts))
+        return self.lengths[statement]
 
     def define(
         self, statement: ir.Define, made: frozenset[str] = frozenset()

@@ -7,7 +7,7 @@ spaces, those that the program declares and those that tensor functions make inc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import floor
+from math import floor, prod
 from typing import assert_never
 
 from curvlang.compiler.derive.program import Program
@@ -34,7 +34,10 @@ def lengths(program: Program, given: Mapping[str, int], block: str) -> dict[str,
     for statement in program.definitions:
         match statement:
             case ir.Space(letter=letter, length=length):
-                sizes[letter] = _declared(statement, _value(length, sizes), block)
+                value = length_of(length, sizes)
+                if statement.parts:
+                    _divides(statement, value, sizes, block)
+                sizes[letter] = _declared(statement, value, block)
             case ir.Define(targets=targets, value=value):
                 known |= {t.name: t.indices for t in targets}
                 if is_function(value):
@@ -74,6 +77,23 @@ def _made(
             )
 
 
+def _divides(statement: ir.Space, value: float, sizes: Mapping[str, int], block: str) -> None:
+    """The parts of an index have exactly its entries."""
+    old, *parts = statement.parts
+    lengths_ = [value if x == statement.letter else sizes[x] for x in parts]
+    if value == floor(value) and prod(lengths_) == sizes[old]:
+        return
+    shown = " × ".join(f"{x:g}" for x in lengths_ if x == floor(x))
+    raise refusal(
+        Code.E0335,
+        f"`{old}` has {sizes[old]} entries in block `{block}`, which are not split into "
+        f"parts of {shown}",
+        "give lengths whose product is that of the index; a layer's input `i` has the constant 1 of "
+        "a bias as its last entry",
+        labels=label_at(statement.span, "the parts together have as many entries as the index"),
+    )
+
+
 def _declared(statement: ir.Space, value: float, block: str) -> int:
     if not value < LONGEST:
         raise refusal(
@@ -94,8 +114,9 @@ def _declared(statement: ir.Space, value: float, block: str) -> int:
     return length
 
 
-def _value(expr: ir.Expr, sizes: Mapping[str, int]) -> float:
-    go = lambda x: _value(x, sizes)  # noqa: E731
+def length_of(expr: ir.Expr, sizes: Mapping[str, int]) -> float:
+    """The value of an expression of numbers and sizes."""
+    go = lambda x: length_of(x, sizes)  # noqa: E731
     match expr:
         case ir.Number(value=value):
             return value

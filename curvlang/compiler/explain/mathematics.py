@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from curvlang.ir import expr as ir
+from curvlang.ir.places import condition, is_places
 
 _SUBSCRIPT = dict(zip("aehijklmnoprstuvx", "ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ", strict=True))
 _SUPERSCRIPT = dict(zip("-.0123456789", "⁻·⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True))
@@ -75,6 +76,9 @@ class Unicode:
 
     def group(self, text: str) -> str:
         return f"({text})"
+
+    def condition(self, text: str) -> str:
+        return f"[{text}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,11 @@ class Latex:
     def group(self, text: str) -> str:
         return rf"\left({text}\right)"
 
+    def condition(self, text: str) -> str:
+        for sign, shown in (("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne "), ("==", "=")):
+            text = text.replace(sign, shown)
+        return rf"\mathbb{{1}}\left[{text}\right]"
+
 
 Style = Unicode | Latex
 
@@ -184,6 +193,9 @@ def mathematics(expr: ir.Expr, style: Style, outer: int = 0) -> str:
             return _group(_reduction(expr, style), outer > _BODY, style)
         case ir.Apply(function=function, arguments=arguments):
             return style.function(function, [mathematics(x, style) for x in arguments])
+        case ir.Call() if is_places(expr):
+            inside = condition(expr, style.index, lambda x: mathematics(x, style, _MULTIPLY))
+            return style.condition(inside)
         case ir.Call(function=function, arguments=arguments, indices=own):
             name = style.tensor(function, own) if own else function
             return style.function(name, [mathematics(x, style) for x in arguments])

@@ -7,13 +7,14 @@ that sum alone and yields a matrix over the block's entries as one index.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import assert_never
 
 from curvlang.compiler.algebra import shapes
 from curvlang.compiler.derive.derive import derive
-from curvlang.compiler.derive.program import Partition
+from curvlang.compiler.derive.program import Partition, Program
 from curvlang.compiler.planning.plan import Geometry, Limits
 from curvlang.compiler.planning.planner import plan
 from curvlang.ir import expr as ir
@@ -67,7 +68,7 @@ def first_unfit(chain: Chain) -> int | None:
     programs, (results,) = derive([chain])
     limits = Limits(batch=2, dense=UNLIMITED)
     plans = {
-        p.key: plan(p, [Geometry("layer", LAYER)], EXAMPLES, memory=UNLIMITED, limits=limits)
+        p.key: plan(p, [Geometry("layer", _layer(p))], EXAMPLES, memory=UNLIMITED, limits=limits)
         for p in programs
         if p.partition != Partition.MODEL
     }
@@ -81,6 +82,20 @@ def first_unfit(chain: Chain) -> int | None:
         if projects or not one_index(shape) or not gradient_only(stage.body):
             return number
     return None
+
+
+def _layer(program: Program) -> Mapping[str, int]:
+    """The layer to find structures on, of lengths that the splits of a program divide."""
+    sizes = dict(LAYER)
+    lengths = {x.letter: x.length for x in program.definitions if isinstance(x, ir.Space)}
+    for split in (x for x in program.definitions if isinstance(x, ir.Space) and x.parts):
+        old, *parts = split.parts
+        given = [lengths[x] for x in parts]
+        known = prod(int(x.value) for x in given if isinstance(x, ir.Number))
+        if old in sizes and known > 0:
+            whole = all(isinstance(x, ir.Number) for x in given)
+            sizes[old] = known if whole else known * max(1, sizes[old] // known)
+    return sizes
 
 
 def one_index(shape: shapes.Shape) -> bool:

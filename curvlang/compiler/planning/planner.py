@@ -22,6 +22,7 @@ from curvlang.compiler.planning.plan import (
     batch_bytes,
 )
 from curvlang.compiler.planning.sharing import shared
+from curvlang.ir.expr import Space
 
 DEFAULT = Limits()
 """As large as the memory allows."""
@@ -78,7 +79,8 @@ def fixed_share(made: Plan) -> float:
         for b in made.blocks
         if "t" in b.geometry.sizes
     ]
-    if len(few) < len(made.blocks):
+    splits = (x for x in made.program.definitions if isinstance(x, Space) and x.parts)
+    if len(few) < len(made.blocks) or any(x.parts[0] == "t" for x in splits):
         return 1.0
     maker = _Maker(made.program, made.schedule, made.total, sys.maxsize, sys.maxsize)
     less = batch_bytes(made.schedule, maker.blocks(few, made.batch), made.batch, made.itemsize)

@@ -11,6 +11,7 @@ from curvlang.diagnostics.diagnostic import Label
 from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir import expr as ir
+from curvlang.ir import places
 from curvlang.ir.functions import ELEMENTWISE, FUNCTIONS, MAKERS, TensorFunction
 from curvlang.ir.indices import FreeIndices, walk
 from curvlang.language.bodies.letters import (
@@ -21,6 +22,7 @@ from curvlang.language.bodies.letters import (
     Scope,
     letters,
 )
+from curvlang.language.bodies.places import check_places
 from curvlang.language.syntax.problems import Problems
 
 MOST_SUGGESTED = 50
@@ -42,6 +44,7 @@ class ExpressionChecker:
         self.spaces: set[str] = set(MODEL_LETTERS)
         self.problems = Problems()
         self.free = FreeIndices()
+        self.splits: dict[tuple[str, ...], str] = {}
         self.written: dict[str, tuple[ir.Index, ...]] = {}
         for target in needs:
             self._twice(target.indices, target.span)
@@ -104,6 +107,12 @@ class ExpressionChecker:
                 assert_never(expr)
 
     def _call(self, call: ir.Call) -> None:
+        if places.is_places(call):
+            found = check_places(call, self.splits, self.parameters)
+            self.problems += found
+            for index in () if found else call.indices:
+                self._space(index, call.span)
+            return
         if call.function in MAKERS:
             if not call.indices:
                 self.problems.say(
@@ -257,7 +266,7 @@ class ExpressionChecker:
             )
             return
         for index, space in zip(ref.indices, spaces, strict=True):
-            if index.space != space:
+            if index.space not in (space, places.UNDECLARED):
                 self.problems.say(
                     Code.E0305,
                     f"`{ref.name}` has the space `{space}` where `{index}` stands",

@@ -11,8 +11,10 @@ from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir import expr as ir
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.ir.indices import walk
+from curvlang.ir.places import UNDECLARED, inner_of
 from curvlang.language.bodies.expressions import ExpressionChecker
 from curvlang.language.bodies.letters import MODEL_LETTERS, PROJECTED, letters
+from curvlang.language.bodies.places import EXAMPLES
 
 ROWS = (
     (ir.Index("o"), ir.Index("i"), ir.Index("o", 1), ir.Index("i", 1)),
@@ -80,6 +82,34 @@ class TensorChecker(ExpressionChecker):
                 self._space(node.index, node.span)
         self.spaces.add(letter)
         self.declared.add(letter)
+        if statement.parts:
+            self._split(statement)
+
+    def _split(self, statement: ir.Space) -> None:
+        old, *parts = statement.parts
+        self.splits[tuple(parts)] = old
+        if old == UNDECLARED:
+            self.problems.say(
+                Code.E0336,
+                "a split gives the lengths of its parts, of all or of all but one",
+                Label(statement.span, "lengths of these parts, and of nothing else"),
+                f"write `with {parts[0]} = 2`: the last part has the rest",
+            )
+        elif old in EXAMPLES or old not in self.spaces or len(set(parts)) < len(parts):
+            self.problems.say(
+                Code.E0337 if old in EXAMPLES else Code.E0336,
+                f"`{old}` cannot be split into `({','.join(parts)})`",
+                Label(
+                    statement.span,
+                    "examples have no order"
+                    if old in EXAMPLES
+                    else "no such index space"
+                    if old not in self.spaces
+                    else "a part stands twice",
+                ),
+                "split an index of features, positions or a space of your own into parts with "
+                "letters of their own",
+            )
 
     def _length(self, span: Span, label: str) -> None:
         self.problems.say(
@@ -143,7 +173,7 @@ class TensorChecker(ExpressionChecker):
     def yields(self, statement: ir.Yield) -> None:
         """A yield: `C[o,i,o',i']`, or `C[p,p']` for the whole model."""
         target = statement.target
-        if target.indices not in ROWS:
+        if target.indices not in ROWS and not any(x.space == UNDECLARED for x in target.indices):
             self.problems.say(
                 Code.E0302,
                 "a yield states the entries of the block",
@@ -166,6 +196,9 @@ class TensorChecker(ExpressionChecker):
     def _sides(self, target: ir.Target, value: ir.Expr) -> None:
         if not self._expression(value):
             return
+        found = inner_of(value)
+        if found is not None:
+            self._parts(target, *found)
         left, right = set(target.indices), set(self.free(value))
         for index in sorted(right - left):
             place = _place(value, index)
@@ -189,6 +222,17 @@ class TensorChecker(ExpressionChecker):
                 f"the index `{index}` stands on the left and nowhere on the right",
                 Label(target.span, f"`{index}` has no meaning here"),
                 f"use `{index}` on the right, or leave it out",
+            )
+
+    def _parts(self, target: ir.Target, parts: Sequence[ir.Index], inner: ir.Expr) -> None:
+        """Every part that the left side is written in stands on the right."""
+        inside = self.free(inner)
+        for index in (x for x in parts if x not in inside):
+            self.problems.say(
+                Code.E0304,
+                f"the index `{index}` stands on the left and nowhere on the right",
+                Label(target.span, f"`{index}` has no meaning here"),
+                f"use `{index}` in every term on the right",
             )
 
     def _function(self, statement: ir.Define, call: ir.Call) -> None:

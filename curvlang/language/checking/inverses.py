@@ -12,6 +12,7 @@ from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir import expr as ir
 from curvlang.ir.functions import ELEMENTWISE, SPECTRUM
 from curvlang.ir.indices import children
+from curvlang.ir.places import is_places
 from curvlang.language.bodies.entries import entries_of
 from curvlang.language.bodies.values import value
 from curvlang.language.chain import Entries, Inverse, InverseUse
@@ -207,6 +208,14 @@ class InverseChecker:
                     self.problems.say(
                         Code.E0719, f"unknown name `{name}` in an inverse", expr.span, *near
                     )
+            case ir.Call() if is_places(expr):
+                self.problems.say(
+                    Code.E0730,
+                    "an inverse is a formula in eigenvalues, without indices",
+                    expr.span,
+                    "choose between values by `if x < y then … else …`",
+                )
+                return
             case ir.Ref() | ir.Delta() | ir.Size() | ir.Reduce():
                 self.problems.say(
                     Code.E0730,

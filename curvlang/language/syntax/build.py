@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf, isfinite
 from typing import Any
 
@@ -12,6 +13,7 @@ from curvlang.ir import expr as ir
 from curvlang.ir.functions import ELEMENTWISE
 from curvlang.language.syntax import nodes as s
 from curvlang.language.syntax.build_law import build_law
+from curvlang.language.syntax.build_places import PlaceBuilder, in_parts, index_of
 from curvlang.language.syntax.build_study import build_study
 
 Node = Tree[Token] | Token
@@ -32,6 +34,7 @@ class Builder:
 
     def __init__(self, source: Source) -> None:
         self.source = source
+        self.places = PlaceBuilder()
 
     def build(self, tree: Tree[Token]) -> s.File:
         """The file."""
@@ -156,6 +159,7 @@ class Builder:
         parameters: tuple[s.ParameterSyntax, ...] = ()
         needs: tuple[ir.Target, ...] = ()
         body: list[s.BodySyntax] = []
+        self.places = PlaceBuilder()
         for child in rest:
             if not isinstance(child, Tree):
                 continue
@@ -164,10 +168,11 @@ class Builder:
                     parameters = tuple(
                         self._parameter(x) for x in child.children if isinstance(x, Tree)
                     )
+                    self.places = PlaceBuilder(frozenset(p.name for p in parameters))
                 case "needs":
                     needs = tuple(self.target(x) for x in child.children)
                 case _:
-                    body.append(self.statement(child))
+                    body += self.statements(child)
         return (
             str(name),
             parameters,
@@ -189,16 +194,28 @@ class Builder:
             str(name), words[0] if plain else "word", () if plain else words, value, self.span(tree)
         )
 
+    def statements(self, tree: Tree[Token]) -> tuple[s.BodySyntax, ...]:
+        """The spaces of a split, or one statement."""
+        if tree.data == "split":
+            return self.places.split(tree, self.expr, self.span(tree))
+        return (self.statement(tree),)
+
+    def _block(self, children: Sequence[Any]) -> tuple[s.BodySyntax, ...]:
+        """The statements between two braces."""
+        return tuple(y for x in children if isinstance(x, Tree) for y in self.statements(x))
+
     def statement(self, tree: Tree[Token]) -> s.BodySyntax:
         """A definition, a yield, a choice, or a repetition."""
         match tree.data:
             case "define":
                 *targets, value = tree.children
                 made = tuple(self.target(x) for x in targets)
-                return ir.Define(made, self.expr(value), self.span(tree))
+                whole = self.places.joined(targets, self.expr(value))
+                return ir.Define(made, whole, self.span(tree))
             case "yield_":
                 target, value = tree.children
-                return ir.Yield(self.target(target), self.expr(value), self.span(tree))
+                whole = self.places.joined([target], self.expr(value))
+                return ir.Yield(self.target(target), whole, self.span(tree))
             case "space":
                 letter, length = tree.children
                 return ir.Space(str(letter), self.expr(length), self.span(tree))
@@ -211,19 +228,13 @@ class Builder:
                 return ir.Project(str(old), str(new), basis, self.span(tree))
             case "repeat":
                 count, *inside = tree.children
-                body = tuple(self.statement(x) for x in inside if isinstance(x, Tree))
-                return s.Repeat(self.expr(count), body, self.span(tree))
+                return s.Repeat(self.expr(count), self._block(inside), self.span(tree))
             case _:
                 return self._when(tree)
 
     def _when(self, tree: Tree[Token]) -> s.When:
         name, word, *blocks = tree.children
-        then, other = (
-            tuple(self.statement(x) for x in b.children if isinstance(x, Tree))
-            if isinstance(b, Tree)
-            else ()
-            for b in blocks
-        )
+        then, other = (self._block(b.children) if isinstance(b, Tree) else () for b in blocks)
         return s.When(str(name), str(word), then, other, self.span(tree))
 
     def target(self, tree: Any) -> ir.Target:
@@ -232,11 +243,8 @@ class Builder:
         return ir.Target(str(name), self.indices(indices), self.span(tree))
 
     def indices(self, tree: Any) -> tuple[ir.Index, ...]:
-        """Letters with their primes."""
-        if tree is None:
-            return ()
-        found = [str(x) for x in tree.children]
-        return tuple(ir.Index(x.rstrip("'"), len(x) - len(x.rstrip("'"))) for x in found)
+        """Letters with their primes; an index for each group of parts."""
+        return () if tree is None else self.places.indices(tree.children)[0]
 
     def _inverse(self, tree: Tree[Token]) -> s.InverseDef:
         name, *rest = tree.children
@@ -261,6 +269,7 @@ class Builder:
         name, *rest = tree.children
         parameters: tuple[s.Binding, ...] = ()
         needs: tuple[ir.Target, ...] = ()
+        self.places = PlaceBuilder()
         statements: list[s.BodySyntax] = []
         for child in rest:
             match child:
@@ -269,7 +278,7 @@ class Builder:
                 case Tree(data="needs"):
                     needs = tuple(self.target(x) for x in child.children)
                 case Tree():
-                    statements.append(self.statement(child))
+                    statements += self.statements(child)
                 case _:
                     pass
         return s.InverseDef(
@@ -376,8 +385,10 @@ class Builder:
                 return self._reference(node)
             case "grouped":
                 return self._grouped(node)
-            case "group":
+            case "bracketed":
                 return self.expr(kids[0])
+            case "where":
+                return self.places.where(node, span)
             case "negate":
                 return ir.Negate(self.expr(kids[-1]), span)
             case "add" | "multiply" | "divide" | "raise_" | "subtract":
@@ -399,32 +410,37 @@ class Builder:
         """`Y[o,i | k]`: a tensor read as a matrix."""
         name, matrix = node.children
         assert isinstance(matrix, Tree)
-        kinds = [x.type for x in matrix.children if isinstance(x, Token)]
-        written = Tree("indices", [x for x in matrix.children if x != "|"])
-        return ir.Ref(str(name), self.indices(written), self.span(node), kinds.index("BAR"))
+        flat: list[Any] = [
+            y for x in matrix.children for y in (x.children if isinstance(x, Tree) else [x])
+        ]
+        written = tuple(map(index_of, (x for x in flat if x != "|")))
+        return ir.Ref(str(name), written, self.span(node), flat.index("|"))
 
     def _reference(self, node: Tree[Token]) -> ir.Expr:
-        name = str(node.children[0])
-        indices = self.indices(node.children[1]) if len(node.children) > 1 else ()
+        name, *places = node.children
+        written = places[0].children if places and isinstance(places[0], Tree) else ()
+        indices, groups = self.places.indices(written)
         span = self.span(node)
+        made: ir.Expr = ir.Ref(str(name), indices, span)
         if name == "identity" and len(indices) == 2:
-            return ir.Delta(indices[0], indices[1], span)
+            made = ir.Delta(indices[0], indices[1], span)
         if name == "size" and len(indices) == 1:
-            return ir.Size(indices[0], span)
-        return ir.Ref(name, indices, span)
+            made = ir.Size(indices[0], span)
+        return in_parts(made, groups, span)
 
     def _call(self, node: Tree[Token]) -> ir.Expr:
         name = str(node.children[0])
         rest = [x for x in node.children[1:] if x is not None]
         indices: tuple[ir.Index, ...] = ()
-        if rest and isinstance(rest[0], Tree) and rest[0].data == "indices":
-            indices = self.indices(rest[0])
+        groups: tuple[ir.Call, ...] = ()
+        if rest and isinstance(rest[0], Tree) and rest[0].data == "places":
+            indices, groups = self.places.indices(rest[0].children)
             rest = rest[1:]
         arguments = tuple(self.expr(x) for x in rest)
         span = self.span(node)
         if name in ELEMENTWISE and not (name in ("max", "min") and len(arguments) == 1):
             return ir.Apply(name, arguments, span)
-        return ir.Call(name, arguments, indices, span)
+        return in_parts(ir.Call(name, arguments, indices, span), groups, span)
 
     def _conditional(self, node: Tree[Token]) -> ir.Expr:
         comparison, yes, no = node.children

@@ -20,6 +20,9 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
+_MOST_PARTS = 16
+"""Parts of an index that are kept together: more letters in brackets are not looked at."""
+_LETTER = re.compile(r"[^\W\d_]'*")
 _PAIRS = ("|>", "->", "==", "!=", ">=", "<=")
 """Marks of two characters."""
 _UNARY_AFTER = {
@@ -118,9 +121,10 @@ def _line(tokens: list[tuple[str, str]], raw: str) -> str:
             out += ("  " if out else "") + token.rstrip()
             break
         if token in ("(", "["):
-            index = token == "[" and k > 0 and _indexes(tokens, k)
+            index = (token == "[" and k > 0 and _indexes(tokens, k)) or _parts(tokens, k)
             glued = k > 0 and _glued(tokens, k)
-            tight = glued or not out or out.endswith(("(", "[", "^")) or unary
+            inside = index and bool(brackets) and brackets[-1] == "index"
+            tight = glued or inside or not out or out.endswith(("(", "[", "^")) or unary
             out += token if tight else " " + token
             brackets.append("index" if index else token)
             unary = False
@@ -142,6 +146,14 @@ def _line(tokens: list[tuple[str, str]], raw: str) -> str:
             unary = True
             previous = token
             continue
+        elif token == "|" and brackets and brackets[-1] == "(":
+            brackets.append("bars")
+            out += token if out.endswith("(") else " " + token
+        elif token == "|" and brackets and brackets[-1] == "bars":
+            brackets.pop()
+            out += token
+        elif brackets and brackets[-1] == "bars" and out.endswith("|"):
+            out += token
         elif brackets and brackets[-1] == "index":
             apart = token == "|" or out.endswith("|") or _one_token(out, token)
             out += " " + token if apart else token
@@ -166,6 +178,16 @@ def _indexes(tokens: list[tuple[str, str]], at: int) -> bool:
     """Whether a `[` opens indices: `A[i,i']`, not `hidden = [16]`."""
     kind, before = tokens[at - 1]
     return kind == "word" and before not in ("in", "return") and not _lists(tokens, at)
+
+
+def _parts(tokens: list[tuple[str, str]], at: int) -> bool:
+    """Whether a bracket opens an index in parts: `g[n,(h,d)]`, `o == (h,d)`, not `min(x, y)`."""
+    if tokens[at][1] != "(" or (at and tokens[at - 1][0] == "word"):
+        return False
+    inside = [token for _, token in tokens[at + 1 : at + 1 + 2 * _MOST_PARTS]]
+    end = inside.index(")") if ")" in inside else 0
+    letters, commas = inside[0:end:2], inside[1:end:2]
+    return len(letters) > 1 and set(commas) == {","} and all(map(_LETTER.fullmatch, letters))
 
 
 def _lists(tokens: list[tuple[str, str]], at: int) -> bool:

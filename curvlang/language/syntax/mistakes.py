@@ -175,6 +175,14 @@ def _keyword(found: Unexpected) -> Diagnostic | None:
     )
 
 
+def _chosen_values(found: Unexpected) -> Diagnostic | None:
+    """`where(x, 1, 2)`: what chooses between values in other languages."""
+    if found.text != "," or not re.search(r"\bwhere\s*\([^()]*$", found.before[-_NEAR:]):
+        return None
+    headline = "`where` compares the places of two indices, and chooses no values"
+    return found.say(Code.E0316, headline, ("write `if x < y then 1 else 2` in an inverse",))
+
+
 _BODY = "transform x {\n  needs a[n,t,i]\n  "
 MISTAKES: tuple[Mistake, ...] = (
     Mistake("open block", _BODY + "s = 1", _open_block),
@@ -284,6 +292,7 @@ MISTAKES: tuple[Mistake, ...] = (
             "_{ \\", Code.E0102, "`{}` is LaTeX notation", "indices stand in brackets: `a[n,t,i]`"
         ),
     ),
+    Mistake("where with values", "inverse x: s -> where(s > 0, 1 / s, 0)", _chosen_values),
     Mistake("character", "curvature x = hessian ? ggn", _character),
     Mistake(
         "definition word",

@@ -13,6 +13,7 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.ir.functions import FUNCTIONS, TensorFunction
 from curvlang.ir.interpreter import seeded_normal, seeded_sign
+from curvlang.ir.places import entries
 from curvlang.operators.validation import SYMMETRY, all_finite
 from curvlang.runtime.kernels.einsums import gram, rotate, square_sum
 
@@ -80,4 +81,7 @@ def namespace(dtype: torch.dtype, device: torch.device) -> Mapping[str, Any]:
         "eye": lambda n: torch.eye(n, dtype=dtype, device=device),
         "random_normal": make(seeded_normal),
         "random_sign": make(seeded_sign),
+        "mask": lambda name, shape, numbers: torch.as_tensor(
+            entries(name, shape, numbers), dtype=dtype, device=device
+        ),
     }
