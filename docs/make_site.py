@@ -11,6 +11,7 @@ It takes `pip install -e ".[docs]"` and npm. Nothing that it serves comes from a
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from threading import Thread
 
 from mkdocs.commands.build import build as mkdocs_build
 from mkdocs.config import load_config
+from mkdocs.exceptions import Abort
 
 DOCS = Path(__file__).parent
 SITE = DOCS / "site"
@@ -114,4 +116,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (Abort, OSError, subprocess.CalledProcessError) as problem:
+        sys.exit(f"the site was not built: {problem}")
