@@ -38,6 +38,14 @@ def script(shell: str) -> str:
     return made
 
 
+def install(shell: str) -> str:
+    """Have a shell complete from its next start, and return the file that makes it so."""
+    _, path = completion.install(  # type: ignore[attr-defined]
+        prog_name="curvlang", complete_var=VARIABLE, shell=shell
+    )
+    return str(path)
+
+
 def current_shell() -> str:
     """The shell that the person works in; `bash` where it is not known."""
     name = os.path.basename(os.environ.get("SHELL", ""))

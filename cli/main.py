@@ -35,6 +35,12 @@ COMMANDS: Mapping[str, str] = {
     "completion": "completion of commands and options in your shell",
 }
 
+COMPLETION = {
+    "--install-completion": ("completion", "--install"),
+    "--show-completion": ("completion",),
+}
+"""Options that other commands of Python have for what `completion` does."""
+
 USAGE = """\
 Usage: curvlang COMMAND SPEC [OPTIONS]
 
@@ -50,7 +56,8 @@ Examples:
   curvlang check mine.cv
 
 A SPEC is a path (`mine.cv`, `mine.cv:name`) or the name of one that ships (`ekfac`).
-`curvlang COMMAND --help` describes a command; `curvlang --version` prints the version.
+`curvlang COMMAND --help` describes a command; `curvlang --version` prints the version;
+`curvlang --install-completion` has your shell complete commands, options, specs and tasks.
 """
 
 
@@ -85,6 +92,8 @@ def run(given: list[str]) -> int:
     if given[0] in ("--version", "-V"):
         print(f"curvlang {cv.__version__}")
         return 0
+    if given[0] in COMPLETION:
+        given = [*COMPLETION[given[0]], *given[1:]]
     return _guarded(given[0], given[1:], place)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from .values import specs_from, tasks_from
 
 LARGEST_SEED = 2**63 - 1
 TASK, MACHINE, OUTPUT, SCORES = "Task", "Machine", "Output", "Scores"
@@ -65,12 +68,35 @@ def share(value: float | None) -> float | None:
     return value
 
 
+def log(wanted: bool) -> bool:
+    """Show on standard error what the library logs, each line with its time and the module that says it."""
+    if wanted:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
+        logger = logging.getLogger("curvlang")
+        for earlier in [*logger.handlers]:
+            logger.removeHandler(earlier)
+        logger.addHandler(handler)
+        logger.propagate = False
+        logger.setLevel(logging.INFO)
+    return wanted
+
+
 Spec = Annotated[
-    str, typer.Argument(metavar="SPEC", help="A path (`x.cv`, `x.cv:name`), or a shipped name.")
+    str,
+    typer.Argument(
+        metavar="SPEC",
+        help="A path (`x.cv`, `x.cv:name`), or a shipped name.",
+        autocompletion=specs_from,
+    ),
 ]
 Specs = Annotated[
     list[str],
-    typer.Argument(metavar="SPEC...", help="Paths (`x.cv`, `x.cv:name`), or shipped names."),
+    typer.Argument(
+        metavar="SPEC...",
+        help="Paths (`x.cv`, `x.cv:name`), or shipped names.",
+        autocompletion=specs_from,
+    ),
 ]
 
 TaskOption = Annotated[
@@ -79,6 +105,7 @@ TaskOption = Annotated[
         "--task",
         metavar="TASK",
         help="The task, as a spec writes it: `digits(hidden = [16])`.",
+        autocompletion=tasks_from,
         rich_help_panel=TASK,
     ),
 ]
@@ -208,6 +235,15 @@ JsonOption = Annotated[
 QuietOption = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="No notes and no progress.", rich_help_panel=OUTPUT),
+]
+VerboseOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        callback=log,
+        help="Show what the library logs: passes, batches, stores, kept results, times.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 QuickOption = Annotated[
     bool, typer.Option("--quick", help="A small protocol, to try things: wide intervals.")

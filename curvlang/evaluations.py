@@ -22,6 +22,7 @@ from curvlang.fits import check_space, check_store, trained_in
 from curvlang.language import load
 from curvlang.language.chain import Curvature, Evaluation, Spec, TaskSpec
 from curvlang.language.selection import evaluated, evaluation_of
+from curvlang.language.task_notation import part_notation
 from curvlang.language.task_sources import TaskSource
 from curvlang.models.builtin import TEXTS, absolute, is_trained
 from curvlang.models.execution.torch_state import settled_state
@@ -38,7 +39,6 @@ from curvlang.runtime.stored.session import Use, kept_in
 from curvlang.runtime.stored.uses import use_of
 from curvlang.storage.cache import Cache
 from curvlang.storage.fits.store import unusable_store
-from curvlang.testing.notation import part_notation
 from curvlang.version import VERSION
 from curvlang.workers.executor import IN_TURN, Executor
 from curvlang.workers.hire import executor_of

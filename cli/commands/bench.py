@@ -17,6 +17,7 @@ from ..options import (
     SeedOption,
     Spec,
     TaskOption,
+    VerboseOption,
 )
 from ..terminal import print_json
 
@@ -39,6 +40,7 @@ def command(
     memory: MemoryOption = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
+    verbose: VerboseOption = False,
 ) -> int:
     """Fit, invert and score once, and print time and memory of every stage beside their prediction.
 

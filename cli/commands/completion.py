@@ -1,4 +1,4 @@
-"""`curvlang completion`: what a shell runs so that it completes commands and options."""
+"""`curvlang completion`: what a shell runs so that it completes commands, options, specs and tasks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from ..completions import current_shell, script
+from ..completions import current_shell, install, script
 
 EXAMPLES = (
     ('eval "$(curvlang completion bash)"', "a line of ~/.bashrc"),
     ("curvlang completion fish > ~/.config/fish/completions/curvlang.fish", "for fish"),
+    ("curvlang completion --install", "for your shell, from its next start"),
 )
 
 
@@ -25,7 +26,17 @@ def command(
             metavar="[bash|zsh|fish]", help="The shell; the one of $SHELL where not given."
         ),
     ] = None,
+    add: Annotated[
+        bool,
+        typer.Option(
+            "--install", help="Add it to what the shell runs at its start, and print where."
+        ),
+    ] = False,
 ) -> int:
-    """Print the script by which a shell completes commands and options of curvlang."""
-    print(script(shell or current_shell()))
+    """Print the script by which a shell completes commands, options, specs and tasks."""
+    wanted = shell or current_shell()
+    if add:
+        print(f"{wanted} completes `curvlang` from its next start: {install(wanted)}")
+    else:
+        print(script(wanted))
     return 0

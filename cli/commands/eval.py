@@ -31,6 +31,7 @@ from ..options import (
     Specs,
     StoreOption,
     TaskOption,
+    VerboseOption,
     WorkersOption,
 )
 from ..ranks import writes
@@ -66,10 +67,7 @@ def command(
     ] = False,
     metric: MetricOption = Metric.loss,
     as_json: JsonOption = False,
-    verbose: Annotated[
-        bool,
-        typer.Option("--verbose", help="Print the solver's work and the time of each part, too."),
-    ] = False,
+    verbose: VerboseOption = False,
     quiet: QuietOption = False,
     step_scores: Annotated[
         bool, typer.Option("--step-scores", help="Write the scores of every step, too.")

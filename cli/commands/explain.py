@@ -22,6 +22,7 @@ from ..options import (
     PythonOption,
     StoreOption,
     TaskOption,
+    VerboseOption,
 )
 from ..terminal import print_json
 
@@ -76,6 +77,7 @@ def command(
         Needs("world", "--world 8"),
     ] = None,
     as_json: Annotated[JsonOption, Excludes("latex", "code")] = False,
+    verbose: VerboseOption = False,
 ) -> int:
     """Print the plan of a spec on its task: nothing is trained, nothing is fitted.
 

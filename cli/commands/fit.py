@@ -20,6 +20,7 @@ from ..options import (
     Spec,
     StoreOption,
     TaskOption,
+    VerboseOption,
 )
 from ..terminal import print_json, show_lines, show_warnings
 
@@ -43,6 +44,7 @@ def command(
     memory: MemoryOption = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
+    verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> int:
     """Train the task's model, fit the spec's curvature, and keep both in a folder.

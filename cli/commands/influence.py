@@ -39,6 +39,7 @@ from ..options import (
     StoreOption,
     TaskOption,
     TopOption,
+    VerboseOption,
 )
 from ..ranks import writes
 from ..terminal import print_json, show_lines, show_warnings
@@ -90,6 +91,7 @@ def command(
     store: StoreOption = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
+    verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> int:
     """Train the task's model, fit the spec's curvature, and write influence scores to a file."""

@@ -24,6 +24,7 @@ from ..options import (
     QuietOption,
     SchedulerOption,
     Spec,
+    VerboseOption,
     WorkersOption,
 )
 from ..terminal import print_json, show_notes, show_warnings
@@ -81,6 +82,7 @@ def command(
     scheduler: SchedulerOption = None,
     allow_python: PythonOption = False,
     as_json: JsonOption = False,
+    verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> int:
     """Run a study: every cell of its sweep, resumed where it was stopped, and its report."""

@@ -10,7 +10,7 @@ import typer
 
 import curvlang as cv
 
-from ..options import JsonOption, QuietOption, SeedOption, Specs, TaskOption
+from ..options import JsonOption, QuietOption, SeedOption, Specs, TaskOption, VerboseOption
 from ..terminal import print_json
 
 EXAMPLES = (
@@ -27,6 +27,7 @@ def command(
     law: Annotated[str, typer.Option("--law", "-k", help="Only laws that contain this.")] = "",
     task: TaskOption = None,
     as_json: JsonOption = False,
+    verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> int:
     """Check the laws of specs: exit 1 where one fails, with the smallest task that shows it.

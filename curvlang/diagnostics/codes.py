@@ -235,6 +235,7 @@ class Code(StrEnum):
     E0719 = "E0719", "an unknown name in an inverse", "language"
     E0720 = "E0720", "files to start from cannot be written", "starter"
     E0722 = "E0722", "a figure that there is not", "reporting"
+    E0724 = "E0724", "laws without the package that draws", "testing"
     E0730 = "E0730", "indices in an inverse", "language"
     E0731 = "E0731", "one number, from many eigenvalues", "language"
     E0732 = "E0732", "the arguments of an inverse", "language"

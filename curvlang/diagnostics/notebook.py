@@ -118,6 +118,6 @@ def frame(columns: Mapping[str, Sequence[object]]) -> Any:
         raise refusal(
             Code.E0757,
             "`to_pandas` needs `pandas`, which is not installed",
-            "install it with `pip install pandas`, or use `table()`, which is text",
+            'install it with `pip install "curvlang[pandas]"`, or use `table()`, which is text',
         ) from error
     return pd.DataFrame({name: list(values) for name, values in columns.items()})

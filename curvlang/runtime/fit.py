@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,6 +40,8 @@ from curvlang.runtime.stored.keys import FitSettings
 from curvlang.runtime.stored.session import Session, active
 from curvlang.runtime.stored.work import BlockResult, Keeper, Work
 from curvlang.runtime.vanishing import reads_curvature
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,12 +156,16 @@ class _FitRequest:
         if self.processes.size > 1:
             check_same(self.processes, "plan", {"plan": prepared.code})
         self.ended("plan")
+        passes = max((p.passes for p in prepared.plans), default=0)
+        turns = max(1, len(prepared.turns))
+        _LOG.info("planned: %d passes over the data in %d turns", passes, turns)
         listener: object = self.progress
         if isinstance(listener, PlanProgress):
             listener.planned(prepared, self.tasks[0])
 
     def ended(self, stage: str) -> None:
         """Tell who wants to know that a stage has ended."""
+        _LOG.info("done: %s", stage)
         listener: object = self.progress
         if isinstance(listener, StageProgress):
             listener.ended(stage)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from curvlang.diagnostics.amounts import size
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
 from curvlang.diagnostics.notebook import Display
@@ -21,6 +23,7 @@ from curvlang.storage.leftovers import unfinished
 
 Array = NDArray[np.float64]
 _DIGEST = 32
+_LOG = logging.getLogger(__name__)
 _OURS = ("??/*/*.bin", "??/*/*.part", "*.tables", "*.part")
 """What curvlang and its earlier versions write below the root: nothing else there is deleted."""
 
@@ -74,6 +77,7 @@ class Cache(Display):
         digest, payload = data[:_DIGEST], data[_DIGEST:]
         if hashlib.sha256(payload).digest() != digest:
             self.damaged.append(str(path))
+            _LOG.warning("%s is damaged and not used", path)
             return None
         try:
             found: Array = np.lib.format.read_array(io.BytesIO(payload), allow_pickle=False)
@@ -93,6 +97,7 @@ class Cache(Display):
         payload = buffer.getvalue()
         with self._destination.refusals(_DIGEST + len(payload)):
             write(self._path(key, name), hashlib.sha256(payload).digest() + payload)
+        _LOG.info("kept %s: %s", self._path(key, name), size(len(payload)))
 
     def names(self, key: str) -> list[str]:
         """Under which names a key keeps something."""

@@ -3,6 +3,7 @@
 `docs/testing.md` shows both in a suite of another project.
 """
 
+from curvlang.language.task_notation import task_notation
 from curvlang.testing.check import Counterexample, Verdict, check_law, check_spec, laws_of
 from curvlang.testing.comparison import assert_compiled_equals_interpreted, compare
 from curvlang.testing.draws import built as build_task
@@ -19,7 +20,6 @@ from curvlang.testing.laws import (
     assert_unchanged_by_use,
     assert_verbs_agree,
 )
-from curvlang.testing.notation import task_notation
 from curvlang.testing.programs import programs
 from curvlang.testing.score_comparison import assert_score_as_written, scores_as_written
 from curvlang.testing.strategies import models, operators, specs, task_specs, tasks

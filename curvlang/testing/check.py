@@ -8,9 +8,6 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, Verbosity, given, settings
-from hypothesis import seed as hypothesis_seed
-
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
@@ -32,11 +29,12 @@ from curvlang.language.law import (
     property_text,
     sampled,
 )
+from curvlang.language.task_notation import task_notation
 from curvlang.runtime.progress.listeners import Progress
 from curvlang.testing.draws import Draw, draws, heads_of, within
 from curvlang.testing.gaps import Gap
+from curvlang.testing.hypothesis_package import hypothesis
 from curvlang.testing.measure import Bench, measure
-from curvlang.testing.notation import task_notation
 
 EXAMPLES = 50
 """Tasks that a law is tried on; a law about means of sampled curvatures takes a tenth."""
@@ -218,7 +216,8 @@ class _Search:
     def holds(self) -> Verdict:
         """Every task obeys; the one that does not is shrunk."""
         if not self._run(
-            [Phase.generate, Phase.shrink], lambda gap: not gap.size <= self.law.bound
+            [hypothesis.Phase.generate, hypothesis.Phase.shrink],
+            lambda gap: not gap.size <= self.law.bound,
         ):
             worst, open_ = self.worst[1], self.undetermined
             return Verdict(self.law, True, self.tried, worst, self.seed, undetermined=open_)
@@ -229,7 +228,8 @@ class _Search:
     def exists(self) -> Verdict:
         """One task shows it."""
         found = self._run(
-            [Phase.generate], lambda gap: isfinite(gap.size) and gap.size > self.law.bound
+            [hypothesis.Phase.generate],
+            lambda gap: isfinite(gap.size) and gap.size > self.law.bound,
         )
         _, gap, draw = self.worst
         if found:
@@ -249,7 +249,7 @@ class _Search:
         counter = None if passed else self._counterexample(draw, gap)
         return Verdict(self.law, passed, 1, gap, self.seed, counter)
 
-    def _run(self, phases: Sequence[Phase], stop: Callable[[Gap], bool]) -> bool:
+    def _run(self, phases: Sequence[hypothesis.Phase], stop: Callable[[Gap], bool]) -> bool:
         """Whether a drawn task stops the search; the last one that did is the smallest."""
 
         def body(draw: Draw) -> None:
@@ -260,8 +260,8 @@ class _Search:
                 self.last = (draw, gap)
                 raise _LawFailedError
 
-        search: Any = given(draws(self.law.space, heads_of(self.law)))(body)
-        search = settings(
+        search: Any = hypothesis.given(draws(self.law.space, heads_of(self.law)))(body)
+        search = hypothesis.settings(
             max_examples=self.count,
             phases=phases,
             database=None,
@@ -269,11 +269,11 @@ class _Search:
             derandomize=False,
             print_blob=False,
             report_multiple_bugs=False,
-            verbosity=Verbosity.quiet,
-            suppress_health_check=list(HealthCheck),
+            verbosity=hypothesis.Verbosity.quiet,
+            suppress_health_check=list(hypothesis.HealthCheck),
         )(search)
         try:
-            hypothesis_seed(self.seed)(search)()
+            hypothesis.seed(self.seed)(search)()
         except _LawFailedError:
             return True
         return False

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from hypothesis import strategies as st
 
 from curvlang.language.chain import Law, Part, Space, TaskSpec, Value
 from curvlang.language.checking.conditions import WIDTHS, drawn
@@ -16,6 +15,7 @@ from curvlang.language.registry import LOSSES, NONE, OPTIMISERS
 from curvlang.language.sums import weighted_chains
 from curvlang.models.builtin import task_from
 from curvlang.models.task import Task
+from curvlang.testing.hypothesis_package import strategies as st
 from curvlang.training.baseline import train_baseline
 
 SEEDS = range(1024)

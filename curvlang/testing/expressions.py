@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import TypeVar
 
-from hypothesis import strategies as st
-
 from curvlang.ir import expr as ir
 from curvlang.ir.indices import fresh, rename
 from curvlang.ir.places import SPLIT, comparison
+from curvlang.testing.hypothesis_package import strategies as st
 
 N = ir.Index("n")
 SMALL = (0.5, 2.0, 1.5, 0.1, 3.0, 0.25)

@@ -28,6 +28,7 @@ from curvlang.language.chain import (
 )
 from curvlang.language.partition import Partition, partition_of_chain
 from curvlang.language.sums import weighted_chains
+from curvlang.language.task_notation import task_notation
 from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.combine import fit_combination
@@ -46,7 +47,6 @@ from curvlang.testing.gaps import (
     plain_gap,
     unsolved,
 )
-from curvlang.testing.notation import task_notation
 from curvlang.testing.reading import autodiff, cut, read
 
 T = TypeVar("T")

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hypothesis import strategies as st
-
 from curvlang.ir.expr import Apply, Define, Expr, Index, Negate, Project, Ref, Space, Target, Yield
 from curvlang.ir.indices import names, spaces
 from curvlang.language.bodies.letters import MODEL_LETTERS
 from curvlang.language.notation import expression, indices
 from curvlang.testing.expressions import Scope
+from curvlang.testing.hypothesis_package import strategies as st
 from curvlang.testing.statements import NAMES, State, Statements
 from curvlang.testing.yields import COLUMNS, Yields
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from hypothesis import strategies as st
-
 from curvlang.ir import expr as ir
 from curvlang.ir.places import SPLIT
 from curvlang.testing.expressions import Expressions, Scope, plus, raised, times
+from curvlang.testing.hypothesis_package import strategies as st
 
 NAMES = (
     *("A", "G", "B", "M", "w", "u", "A_2", "bias", "σ", "gamma"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 
 import torch
-from hypothesis import strategies as st
 from torch import nn
 
 from curvlang.language import load, loads
@@ -22,6 +21,7 @@ from curvlang.models.task import Task
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.testing.draws import built
 from curvlang.testing.draws import task_specs as specs_within
+from curvlang.testing.hypothesis_package import strategies as st
 from curvlang.testing.measure import fitted
 
 

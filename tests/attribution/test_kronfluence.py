@@ -14,9 +14,6 @@ from copy import deepcopy
 
 import pytest
 import torch
-from kronfluence.analyzer import Analyzer, prepare_model
-from kronfluence.arguments import FactorArguments, ScoreArguments
-from kronfluence.task import Task
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
@@ -24,6 +21,11 @@ from torch.utils.data import TensorDataset
 import curvlang as cv
 from tests.models.support import assert_different
 from tests.small import network
+
+pytest.importorskip("kronfluence", reason="`pip install --no-deps kronfluence==1.0.1`")
+from kronfluence.analyzer import Analyzer, prepare_model
+from kronfluence.arguments import FactorArguments, ScoreArguments
+from kronfluence.task import Task
 
 CLOSE = 1e-5
 """Float32, relative to the largest score: both sum a few thousand products of order one."""

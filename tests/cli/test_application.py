@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 
 import pytest
 from curvlang.cli.main import run
+from curvlang.cli.values import specs_from, tasks_from
+
+import curvlang as cv
 
 
 @pytest.mark.parametrize(
@@ -74,3 +78,50 @@ def test_a_module_of_python():
     done = subprocess.run([sys.executable, "-m", "curvlang"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "Examples:" in done.stdout
+
+
+def test_values_are_completed_from_what_ships_and_what_lies_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for name in ("mine.cv", "mine.txt", ".mine.cv", "mine/inner.cv"):
+        (tmp_path / name).touch()
+    kinds = {"curvature", "score", "study"}
+    found = set(specs_from("")) - {"mine.cv", "mine/"}
+    # A file whose name none of its definitions has is loaded by its own name.
+    for name in found - {x.name for x in cv.search([]) if x.kind in kinds}:
+        assert not cv.check(name).failed
+    assert {"ekfac", "trak", "depth"} <= found
+    assert specs_from("mi") == ["mine/", "mine.cv"]
+    assert specs_from("mine/") == ["mine/inner.cv"]
+    assert specs_from("nowhere/") == []
+    assert set(tasks_from("")) == {x.name for x in cv.search([]) if x.kind == "task"}
+    assert "digits_cnn" in tasks_from("digits_")
+
+
+def test_completing_imports_no_torch_and_reads_no_spec():
+    code = "import sys, curvlang.cli.values as v; v.specs_from(''); v.tasks_from(''); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "curvlang.cli.values" in loaded
+    assert not loaded & {"torch", "lark", "numpy", "rich"}
+
+
+def test_completion_is_added_to_a_shell(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run(["--install-completion", "bash"]) == 0
+    written = list(tmp_path.rglob("*curvlang*"))
+    assert any(str(x) in capsys.readouterr().out for x in written)
+    assert any("_CURVLANG_COMPLETE" in x.read_text() for x in written if x.is_file())
+
+
+def test_verbose_shows_what_the_library_logs(tmp_path, capsys):
+    logger = logging.getLogger("curvlang")
+    before = logger.handlers, logger.level, logger.propagate
+    small = ["--task", "digits(hidden = [2], epochs = 1)", "--store", str(tmp_path / "fit"), "-q"]
+    try:
+        assert run(["fit", "kfac", *small]) == 0
+        assert "curvlang.runtime" not in capsys.readouterr().err
+        assert run(["fit", "kfac", *small, "--verbose"]) == 0
+        assert "curvlang.runtime.stored.session: store" in capsys.readouterr().err
+    finally:
+        logger.handlers, logger.level, logger.propagate = before

@@ -8,14 +8,16 @@ from copy import deepcopy
 
 import pytest
 import torch
-from kronfluence.analyzer import Analyzer, prepare_model
-from kronfluence.arguments import FactorArguments, ScoreArguments
-from kronfluence.task import Task
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 import curvlang as cv
+
+pytest.importorskip("kronfluence", reason="`pip install --no-deps kronfluence==1.0.1`")
+from kronfluence.analyzer import Analyzer, prepare_model
+from kronfluence.arguments import FactorArguments, ScoreArguments
+from kronfluence.task import Task
 
 N, Q = 14, 3
 ANALYSIS = "analysis"

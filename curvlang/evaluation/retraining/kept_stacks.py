@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from curvlang.evaluation.retraining.stacks import ModelStack, outcome_of
 from curvlang.evaluation.retraining.truth_request import TruthRequest
 from curvlang.storage.cache import Cache
 from curvlang.workers.executor import Execution, PortableWork
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +64,7 @@ class KeptStacks:
                 missing.append(stack)
             else:
                 self.found[stack] = losses
+        _LOG.info("%d stacks of models are kept, %d are missing", len(self.found), len(missing))
         return missing
 
     def train(self, missing: Iterable[ModelStack]) -> None:
@@ -76,6 +80,7 @@ class KeptStacks:
                 for name, content in results:
                     if name in named:
                         self._keep(named[name], content)
+                        _LOG.info("retrained: %d of %d models", self.done, self.total)
         except KeyboardInterrupt as error:
             raise Interrupted(
                 f"{self.done} of {self.total} models are retrained and kept in `{self.cache.root}`"

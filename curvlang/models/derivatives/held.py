@@ -7,17 +7,14 @@ takes it as one, and so has the difference quotient that the Hessian is checked 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
-
-APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
-"""Inside a function that brings its own `backward` no gradient is recorded, and nothing is constant."""
 
 
 class Constants(TorchFunctionMode):
@@ -73,10 +70,25 @@ def _kept(value: Any) -> Any:
 
 
 def _in_own_function() -> bool:
-    """Whether an `autograd.Function` is being applied."""
+    """Whether an `autograd.Function` is being applied: no gradient is recorded inside, and nothing is constant."""
+    # By its `forward`: from torch 2.14 on `apply` has no frame of Python.
+    own = {code for kind in _below(torch.autograd.Function) if (code := _code(kind)) is not None}
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code is APPLY:
+        if frame.f_code in own:
             return True
         frame = frame.f_back
     return False
+
+
+def _below(kind: type) -> Iterator[type]:
+    """All classes that are derived from one."""
+    own: list[type] = kind.__subclasses__()
+    for derived in own:
+        yield derived
+        yield from _below(derived)
+
+
+def _code(kind: type) -> CodeType | None:
+    """The code of a function's `forward`, where it is one of Python."""
+    return getattr(getattr(kind, "forward", None), "__code__", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ from curvlang.runtime.stored.keys import FitSettings, TaskContent, identity_of_f
 from curvlang.runtime.stored.parts import read_part, whole
 from curvlang.storage.fits.identity import Identity
 from curvlang.storage.fits.store import FitStore, different_store
+
+_LOG = logging.getLogger(__name__)
 
 _ACTIVE: ContextVar[Session | None] = ContextVar("store", default=None)
 
@@ -127,6 +130,8 @@ class Session:
         found: list[int] = self.agreed(here)
         if set(here) - set(found):
             raise different_store(self.store.path)
+        there = len(keys) - len(found)
+        _LOG.info("store %s has %d of %d curvatures", self.store.path, there, len(keys))
         return found
 
     def _read(self, key: str, task: Task) -> KeptResult | None:

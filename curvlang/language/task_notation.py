@@ -1,4 +1,4 @@
-"""Drawn tasks as a spec writes them, so that a counterexample can be kept and run again."""
+"""Tasks as a spec writes them, so that a drawn one can be kept and run again."""
 
 from __future__ import annotations
 
