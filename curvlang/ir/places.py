@@ -6,24 +6,27 @@ coefficients, one for each of its indices, and a bound; a split holds the index 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from curvlang.ir import expr as ir
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _PREFIX = "where "
 SPLIT = _PREFIX + "split"
 """`where(o == (h,d))`: one where the place of `o` is that of `h` times the length of `d`, plus that of `d`."""
-SIGNS: Mapping[str, Callable[..., NDArray[np.bool_]]] = {
-    "<": np.less,
-    "<=": np.less_equal,
-    ">": np.greater,
-    ">=": np.greater_equal,
-    "==": np.equal,
-    "!=": np.not_equal,
+SIGNS: Mapping[str, Callable[[Any, Any], Any]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
 }
 _ABSOLUTE = "|"
 JOINED = (ir.Number(1.0),)
@@ -65,6 +68,8 @@ def entries(function: str, shape: Sequence[int], numbers: Sequence[float]) -> ND
         shape: Lengths of its indices.
         numbers: Values of its arguments.
     """
+    import numpy as np  # the language itself does without
+
     if function == SPLIT:
         first, *parts = shape
         if prod(parts) != first:
@@ -79,7 +84,7 @@ def entries(function: str, shape: Sequence[int], numbers: Sequence[float]) -> ND
     plain = function.removeprefix(_PREFIX)
     if plain.startswith(_ABSOLUTE):
         total, plain = np.abs(total), plain.removeprefix(_ABSOLUTE)
-    return SIGNS[plain](total, bound).astype(np.float64)
+    return np.asarray(SIGNS[plain](total, bound), dtype=np.float64)
 
 
 def condition(
