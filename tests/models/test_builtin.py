@@ -162,3 +162,20 @@ def test_what_is_wrong_with_a_task_stands_at_the_lines_that_it_is_about(monkeypa
         task_from(SPEC)
     (found,) = caught.value.diagnostics
     assert [x.span for x in found.labels] == [getattr(SPEC, line).span for line in lines]
+
+
+def test_parameters_are_drawn_as_he_or_as_torch_draws_them():
+    """Standard deviations √(2/fan_in) and 1/√(3 fan_in), the same parameters for the same seed."""
+    for start, spread, bound in (("he", 2.0, None), ("torch", 1 / 3, 1.0)):
+        model = mlp(
+            [400, 300, 2], "relu", True, torch.Generator().manual_seed(1), initialisation=start
+        )
+        first = model[0].weight.detach()
+        assert float(first.std()) == pytest.approx((spread / 400) ** 0.5, rel=0.02)
+        if bound is not None:
+            assert float(first.abs().max()) <= bound / 400**0.5
+        assert (float(model[0].bias.abs().max()) == 0) == (start == "he")
+        again = mlp(
+            [400, 300, 2], "relu", True, torch.Generator().manual_seed(1), initialisation=start
+        )
+        assert torch.equal(again[0].weight, first)

@@ -28,6 +28,11 @@ MODELS: Mapping[str, Entry] = {
             "positions": Parameter(
                 Choice(POSITIONS), "kept", "what the loss sees of an example's positions"
             ),
+            "initialisation": Parameter(
+                Choice(("torch", "he")),
+                "torch",
+                "uniform in ±1/√fan_in, or normal with variance 2/fan_in",
+            ),
             "weights": WEIGHTS,
         },
     ),

@@ -53,10 +53,12 @@ def mlp(
     bias: bool,
     generator: Generator | None = None,
     positions: str = "kept",
+    initialisation: str = "torch",
 ) -> nn.Sequential:
     """Linear layers with an activation between them, float32 on the CPU.
 
-    Weights and biases are uniform in ±1/√fan_in, which is `nn.Linear`'s own initialisation.
+    Weights and biases are uniform in ±1/√fan_in, which is `nn.Linear`'s own initialisation, or
+    normal with variance 2/fan_in and zero (He et al. 2015, arXiv:1502.01852).
 
     Args:
         widths: Features of an example, the width of every hidden layer, and the model's outputs.
@@ -65,20 +67,29 @@ def mlp(
         generator: Where the parameters are drawn from; None for a new one with seed 0. The
             global seed is neither read nor changed.
         positions: A word in `POOLING`, for inputs [B, T, inputs]: what the loss sees of T.
+        initialisation: `torch` or `he`.
     """
     generator = Generator().manual_seed(0) if generator is None else generator
     layers: list[nn.Module] = []
     for d_in, d_out in pairwise(widths):
-        layers += [_linear(d_in, d_out, bias, generator), ACTIVATIONS[activation]()]
+        linear = _linear((d_in, d_out), bias, generator, initialisation)
+        layers += [linear, ACTIVATIONS[activation]()]
     pooling = [] if positions == "kept" else [Pooling(positions)]
     return nn.Sequential(*layers[:-1], *pooling).eval()
 
 
-def _linear(d_in: int, d_out: int, bias: bool, generator: Generator) -> nn.Module:
+def _linear(
+    sizes: tuple[int, int], bias: bool, generator: Generator, initialisation: str
+) -> nn.Module:
     # On `meta` nothing is drawn, so that the global generator is left as it was.
-    module = nn.Linear(d_in, d_out, bias=bias, device="meta").to_empty(device="cpu")
-    bound = 1 / math.sqrt(d_in)
+    module = nn.Linear(*sizes, bias=bias, device="meta").to_empty(device="cpu")
+    bound = 1 / math.sqrt(sizes[0])
     with torch.no_grad():
         for p in module.parameters():
-            p.uniform_(-bound, bound, generator=generator)
+            if initialisation == "torch":
+                p.uniform_(-bound, bound, generator=generator)
+            elif p.ndim > 1:
+                p.normal_(0, math.sqrt(2) * bound, generator=generator)
+            else:
+                p.zero_()
     return module
