@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from evidence_board import board, orders
 from evidence_cases import FINDINGS, Case, cases, counted, told
 from evidence_figures import figures
 
@@ -72,8 +73,11 @@ def evidence(results: Results) -> str:
             "\n".join(survival(found)),
             "## LDS and approximation error",
             "\n\n".join(_tables(results)),
+            "## The board",
+            "\n\n".join(board(results)),
             "## Beside the published account",
             PUBLISHED,
+            "\n".join(orders(results)),
             "## Where the numbers come from",
             "\n".join(_files(results)),
         ]

@@ -212,7 +212,7 @@ def main(runs: int) -> None:
         found = coverage(runs, subsets)
         print(f"K = {subsets}: LDS {found[0]:.3f}, {found[1]:.3f}; difference {found[2]:.3f}")
     for models in MODELS:
-        chosen, best = chosen_coverage(runs, models)
+        chosen, best = chosen_coverage(max(20, runs // 5), models)
         print(f"{models} models: chosen setting {chosen:.3f}, best setting {best:.3f}", flush=True)
     print(f"{'':44}" + "".join(f"{x:>9}" for x in intervals(torch.randn(3, 9).double(), 0)))
     for kind in KINDS:

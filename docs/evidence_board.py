@@ -1,0 +1,97 @@
+"""The board of the evidence: every method of a result with its LDS, its cost and its other measures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from evidence_cases import own
+
+from curvlang.diagnostics.amounts import size
+from curvlang.evaluation.study.study_result import Group, Measure, Row, StudyResult
+from curvlang.reporting.notation import MISSING, bounds, correlation, duration
+from curvlang.reporting.study.findings import pair_sentence, place
+
+Results = Mapping[str, StudyResult]
+OLDER = ("zoo", "baselines")
+"""Results that show many methods, beside those of `board`."""
+
+
+def board(results: Results) -> Iterator[str]:
+    """A table for every group of the board, the largest LDS first."""
+    for name, result in results.items():
+        if name.startswith("board_") or name in OLDER:
+            for group in result.groups:
+                yield "\n".join(_table(name, group))
+
+
+def _table(name: str, group: Group) -> Iterator[str]:
+    task, ceiling = group.task, group.ceiling
+    reach = (
+        ""
+        if ceiling is None
+        else f", noise ceiling {correlation(max(0.0, ceiling.estimate) ** 0.5)}"
+    )
+    learned = (
+        "" if group.additive is None else f", datamodel {correlation(group.additive.estimate)}"
+    )
+    yield (
+        f"**{name}**, {place(group)}: {task.model}, N = {task.train_examples}, P = {task.parameters}, "
+        f"{len(group.seeds)} models{reach}{learned}; all of it took {duration(group.seconds)}.\n"
+    )
+    yield "| | LDS at its own λ | FLOPs of the fit | memory |" + "".join(
+        f" {_word(m)} |" for m in group.measures
+    )
+    yield "|---|--:|--:|--:|" + "--:|" * len(group.measures)
+    known = [(x.estimate, k) for k, r in enumerate(group.rows) if (x := own(r)) is not None]
+    for _, k in sorted(known, reverse=True):
+        yield _line(group.rows[k], k, group.measures)
+
+
+def _word(measure: Measure) -> str:
+    return measure.name.replace("_", " ")
+
+
+def _line(row: Row, place: int, measures: tuple[Measure, ...]) -> str:
+    lds = own(row)
+    assert lds is not None
+    cost = MISSING if row.flops is None else f"{row.flops:.1e}"
+    memory = size(row.memory) if row.memory else MISSING
+    others = []
+    for measure in measures:
+        values = measure.values[place] if place < len(measure.values) else ()
+        found = [x.estimate for x in values if x is not None]
+        others.append(correlation(max(found)) if found else MISSING)
+    cells = [f"{correlation(lds.estimate)} {bounds(lds)}", cost, memory, *others]
+    return f"| {row.label} | {' | '.join(cells)} |"
+
+
+ORDERS = (
+    ("SOURCE above influence at the end of training (arXiv:2405.12186)", "source", "ekfac"),
+    ("SOURCE above TRAK", "source", "projected_ensemble"),
+    ("EK-FAC above TRAK", "ekfac", "projected_ensemble"),
+    ("EK-FAC above the dot product of gradients", "ekfac", "identity"),
+    ("EK-FAC above the empirical Fisher's EK-FAC", "ekfac", "ekfac_empirical"),
+    ("exact curvature above one sampled label, K-FAC", "kfac", "kfac_1"),
+)
+
+
+def orders(results: Results) -> Iterator[str]:
+    """Published orders of methods, and what every comparison of the results says of them."""
+    yield "Published orders, and every case in which both methods were run, each at its own λ:\n"
+    for title, first, second in ORDERS:
+        found = list(_pairs(results, first, second))
+        if found:
+            yield f"* **{title}**: " + "; ".join(found) + "."
+    yield (
+        "* Not run here: ensembles of TRAK of growing size, EK-FAC as a preconditioner of conjugate gradients against EK-FAC alone, and the "
+        "tables of dattri on MNIST."
+    )
+
+
+def _pairs(results: Results, first: str, second: str) -> Iterator[str]:
+    for name, result in results.items():
+        for group in result.groups:
+            swept = len(group.sweep) > 1
+            for pair in (group.honest_pairs or group.best_pairs) if swept else ():
+                if {pair.first, pair.second} == {first, second}:
+                    yield f"`{name}`, {place(group)}: {pair_sentence(pair)}"
