@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+import curvlang as cv
 from curvlang.compiler.algebra import shapes
 from curvlang.compiler.codegen.instructions import Mask, Reshape
 from curvlang.compiler.derive.derive import derive
@@ -126,3 +128,56 @@ def test_entries_are_those_of_plain_loops():
     assert np.array_equal(weighed, loops((5, 7), lambda x, y: 2 * x - 3 * y < -1))
     parts = entries(SPLIT, (12, 2, 3, 2), ())
     assert np.array_equal(parts, loops((12, 2, 3, 2), lambda x, a, b, c: x == 6 * a + 2 * b + c))
+
+
+TRIDIAGONAL = """transform tridiagonal(eps: float = 0.01) {
+  "The precision that is tridiagonal and has the factor's entries there: SONew (arXiv:2311.10085)."
+  needs a[n,t,i], g[n,r,t,o]
+  A[i,i'] = mean[n,t] a[n,t,i] * a[n,t,i'] + eps * identity[i,i']
+  G[o,o'] = mean[n] sum[r,t] g[n,r,t,o] * g[n,r,t,o']
+  s[i] = sum[i'] where(i' == i + 1) * A[i,i'] / A[i',i']
+  w[i] = 1 / (A[i,i] - s[i] * sum[i'] where(i' == i + 1) * A[i,i'])
+  L[i,i'] = identity[i,i'] - where(i == i' + 1) * s[i']
+  X[i,i'] = sum[i''] L[i,i''] * w[i''] * L[i',i'']
+  B[i,i'] = inv(X)
+  yield C[o,i,o',i'] = G[o,o'] * (B[i,i'] + B[i',i]) / 2
+}
+curvature x = block_ggn |> tridiagonal"""
+
+
+@pytest.fixture(scope="module")
+def task():
+    generator = torch.Generator().manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4, bias=False)).double().eval()
+    x = torch.randn(20, 5, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 4, (20,), generator=generator)
+    return cv.Task(model, "cross_entropy", (x, y), (x[:2], y[:2]))
+
+
+def factors(task):
+    """X, and the output factor, by a loop over the examples."""
+    x = task.train[0]
+    G = torch.zeros(4, 4, dtype=torch.float64)
+    with torch.no_grad():
+        for row in task.model(x):
+            p = torch.softmax(row, 0)
+            G += (torch.diag(p) - torch.outer(p, p)) / len(x)
+    return x, G
+
+
+def test_heads_are_blocks_of_the_output_factor(task):
+    found = cv.fit(cv.loads(layer(CASES["heads apart"])), task).dense()
+    x, G = factors(task)
+    kept = torch.block_diag(G[:2, :2], G[2:, 2:])
+    assert torch.allclose(found, torch.kron(kept, x.T @ x / 20), atol=1e-12, rtol=0)
+
+
+def test_a_tridiagonal_precision_has_the_entries_of_the_factor_beside_the_diagonal(task):
+    found = cv.fit(cv.loads(TRIDIAGONAL), task).dense()
+    x, G = factors(task)
+    A = x.T @ x / 20 + 0.01 * torch.eye(5, dtype=torch.float64)
+    B = found.reshape(4, 5, 4, 5)[0, :, 0] / G[0, 0]
+    band = (torch.arange(5)[:, None] - torch.arange(5)).abs() <= 1
+    assert torch.allclose(B[band], A[band], atol=1e-12, rtol=0)
+    assert torch.linalg.inv(B)[~band].abs().max() < 1e-9
+    assert (B - A)[~band].abs().max() > 1e-3
