@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from curvlang.models.data.derived_rows import fits
+from curvlang.models.files.arrow_text import arrow_blocks, integers_of, numbers_of
 from curvlang.models.files.file_columns import (
     LARGEST,
     Column,
@@ -34,6 +35,8 @@ _PIECE = 2**20
 
 Cells: TypeAlias = "list[list[str]]"
 """Some rows of fields."""
+Fields: TypeAlias = Any
+"""Fields of one column: a list of texts, or an array of them."""
 KINDS = (torch.int64, torch.float64)
 """Of numbers, the narrower one first."""
 
@@ -73,6 +76,10 @@ class DelimitedText:
     def blocks(self) -> Iterator[Cells]:
         """The rows behind the first one, some at a time, each with a field for every column."""
         return self._opened()[1]
+
+    def columns(self) -> Iterator[Sequence[Fields]]:
+        """The same by columns."""
+        return (list(zip(*block, strict=True)) for block in self.blocks())
 
     def _opened(self) -> tuple[list[str], Iterator[Cells]]:
         rows = self._rows()
@@ -134,23 +141,46 @@ class _Large:
         source: The text.
         kinds: Of every column: of its numbers, or None where some field is none.
         rows: How many.
+        by_arrow: Whether pyarrow reads the table.
     """
 
     source: DelimitedText
     kinds: dict[str, torch.dtype | None]
     rows: int
+    by_arrow: bool = False
 
     @staticmethod
     def of(source: DelimitedText) -> _Large:
         """The kinds of all columns, of one reading."""
-        found: dict[str, int] = dict.fromkeys(source.names(), 0)
-        rows = 0
-        for block in source.blocks():
-            rows += len(block)
-            for name, cells in zip(found, zip(*block, strict=True), strict=True):
-                found[name] = max(found[name], _width(cells))
+        names = source.names()
+        fast = arrow_blocks(source.path, source.delimiter, names)
+        if fast is not None:
+            try:
+                return _Large._read(source, names, fast, by_arrow=True)
+            except ValueError:
+                pass  # Python's reader says what is wrong with the table, or reads it.
+        return _Large._read(source, names, source.columns(), by_arrow=False)
+
+    @staticmethod
+    def _read(
+        source: DelimitedText, names: list[str], blocks: Iterator[Sequence[Fields]], by_arrow: bool
+    ) -> _Large:
+        found, rows = dict.fromkeys(names, 0), 0
+        for block in blocks:
+            rows += len(block[0])
+            for name, cells in zip(found, block, strict=True):
+                if found[name] < len(KINDS):
+                    found[name] = max(found[name], _kind(cells, found[name]))
         kinds = (*KINDS, None)
-        return _Large(source, {name: kinds[k] for name, k in found.items()}, rows)
+        return _Large(source, {name: kinds[k] for name, k in found.items()}, rows, by_arrow)
+
+    def _blocks(self) -> Iterator[Sequence[Fields]]:
+        """Fields of all columns, some rows at a time."""
+        source = self.source
+        fast = (
+            arrow_blocks(source.path, source.delimiter, list(self.kinds)) if self.by_arrow else None
+        )
+        yield from source.columns() if fast is None else fast
 
     def table(self) -> Table:
         """The columns: numbers in a file of their own, texts in memory."""
@@ -172,16 +202,13 @@ class _Large:
     def _written(self) -> Path:
         """All numbers, of every column in one piece."""
         places = [(k, n) for k, n in enumerate(self.kinds) if self.kinds[n] is not None]
-        with scratch_file(".columns") as (path, file):
+        with scratch_file(".columns") as (path, file), parsing(self.source.path):
             done = 0
-            for block in self.source.blocks():
-                cells = list(zip(*block, strict=True))
+            for block in self._blocks():
                 for column, (k, name) in enumerate(places):
-                    integers = self.kinds[name] is torch.int64
-                    values: Sequence[float] = list(map(int if integers else float, cells[k]))
                     file.seek(8 * (column * self.rows + done))
-                    file.write(np.array(values, np.int64 if integers else np.float64).tobytes())
-                done += len(block)
+                    file.write(_values(block[k], self.kinds[name] is torch.int64).tobytes())
+                done += len(block[0])
         return path
 
     def _column(self, path: Path, name: str) -> Column:
@@ -195,11 +222,12 @@ class _Large:
         place = list(self.kinds).index(name)
         require_room(self.source.path, f"`{name}`", 8 * self.rows)
         known: dict[str, str] = {}
-        return [
-            known.setdefault(cell, cell)
-            for block in self.source.blocks()
-            for cell in (row[place].strip() for row in block)
-        ]
+        with parsing(self.source.path):
+            return [
+                known.setdefault(cell, cell)
+                for block in self._blocks()
+                for cell in map(str.strip, _texts(block[place]))
+            ]
 
 
 def numbers(cells: list[str]) -> Column:
@@ -209,6 +237,28 @@ def numbers(cells: list[str]) -> Column:
         return [cell.strip() for cell in cells]
     kind: Callable[[str], Any] = (int, float)[width]
     return torch.tensor([kind(cell) for cell in cells], dtype=KINDS[width])
+
+
+def _texts(cells: Fields) -> Sequence[str]:
+    return cells if isinstance(cells, tuple) else cells.to_pylist()  # type: ignore[no-any-return]
+
+
+def _kind(cells: Fields, least: int) -> int:
+    """`_width` of a column's fields, from the kind on that those before them have."""
+    if not isinstance(cells, tuple) and (integers_of, numbers_of)[least](cells) is not None:
+        return least
+    return _width(_texts(cells))
+
+
+def _values(cells: Fields, integers: bool) -> np.ndarray[Any, Any]:
+    """Fields of a column of numbers."""
+    if not isinstance(cells, tuple):
+        found = integers_of(cells) if integers else numbers_of(cells)
+        if found is not None:
+            return found
+    return np.array(
+        list(map(int if integers else float, _texts(cells))), np.int64 if integers else np.float64
+    )
 
 
 def _width(cells: Sequence[str]) -> int:
