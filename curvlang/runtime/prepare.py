@@ -61,6 +61,9 @@ free memory is read from the system each time."""
 BESIDE_SUMS = 4
 """Where what a batch adds up is large itself, a batch may take this many times as much: every batch makes it
 again and adds it to what is there."""
+FEW = 8
+"""Examples of a batch down to which batches become smaller before blocks take turns: the model runs once more
+for every turn, and many times longer for examples one by one."""
 KEPT_SHARE = 4
 """Leaves that are kept between passes may take a quarter of the memory that is available."""
 
@@ -160,7 +163,7 @@ def prepare(
 
     planned = _Planning(programs, geometries, models, (total, itemsize), limits)
     have = available(task.device) if limits.memory is None else limits.memory
-    plans = _in_memory(planned, lambda p: footprint(p, found, task), task.device, have)
+    plans, turns = _fitting(planned, found, task, have)
     room = have - largest(footprint(plans, found, task)).bytes
     share = max(0, min(have // KEPT_SHARE, room))
     plans = keeping(plans, share if limits.keep is None else limits.keep)
@@ -168,9 +171,6 @@ def prepare(
     phases = footprint(plans, found, task)
     worst = largest(phases)
     again = partial(prepare, task=task, last=last, limits=limits, points=points)
-    turns: tuple[Turn, ...] = ()
-    if worst.bytes > have:
-        turns = _turns((planned(max(1, have // BATCH_SHARE)), plans), found, task, have)
     if turns:
         phases, plans = largest_turn(turns).phases, whole_plans(turns)
     else:
@@ -240,20 +240,45 @@ def _padded_whole(task: Task, aligned: Mapping[str, Sequence[Alignment]]) -> boo
     return padding is None or bool(padding.kept) or not follows(aligned, padding)
 
 
-def _turns(
-    tried: Sequence[tuple[Plan, ...]],
-    found: Mapping[Partition, tuple[LayerBlock, ...]],
+def _fitting(
+    planned: Callable[[int], tuple[Plan, ...]],
+    found: Blocks,
     task: Task,
     have: int,
-) -> tuple[Turn, ...]:
-    """Groups of blocks that are fitted one after the other, by the first plans that can be cut so."""
+) -> tuple[tuple[Plan, ...], tuple[Turn, ...]]:
+    """Plans that fit, with groups of blocks that take turns where all of them do not; else the smallest plans.
 
-    def measured(plans: Sequence[Plan], blocks: Blocks) -> tuple[Phase, ...]:
+    Batches become smaller down to `FEW` examples, then blocks take turns, and only then do batches become
+    smaller still.
+
+    Args:
+        planned: Plans whose batches take so many bytes.
+        found: The model's blocks for each partition.
+        task: Model and data.
+        have: Bytes that are available.
+    """
+
+    def measured(plans: Sequence[Plan], blocks: Blocks = found) -> tuple[Phase, ...]:
         return footprint(plans, blocks, task)
 
-    # Batches that were made small for all blocks at once need not be so small for some.
-    cut = (in_turns(keeping(plans, 0), found, measured, have) for plans in tried)
-    return next(filter(None, cut), ())
+    plans: tuple[Plan, ...] = ()
+    for least in (FEW, 2, 1):
+        plans = _in_memory(planned, measured, task.device, have, least)
+        if largest(measured(plans)).bytes <= have:
+            return plans, ()
+        # Batches that were made small for all blocks at once need not be so small for some.
+        usual = planned(max(1, have // BATCH_SHARE))
+        tried = [p for p in (usual, plans) if p is plans or _smallest(p) >= least]
+        tried.sort(key=_smallest, reverse=True)
+        cut = (in_turns(keeping(p, 0), found, measured, have) for p in tried)
+        if turns := next(filter(None, cut), ()):
+            return plans, turns
+    return plans, ()
+
+
+def _smallest(plans: Sequence[Plan]) -> int:
+    """Examples of the smallest batch."""
+    return min((p.batch for p in plans), default=1)
 
 
 def _in_memory(
@@ -261,6 +286,7 @@ def _in_memory(
     measured: Callable[[Sequence[Plan]], Sequence[Phase]],
     device: torch.device,
     have: int,
+    least: int,
 ) -> tuple[Plan, ...]:
     """Plans with batches as large as pays, smaller where the run would not fit otherwise.
 
@@ -269,6 +295,7 @@ def _in_memory(
         measured: Predicted memory of plans.
         device: Where.
         have: Bytes that are available.
+        least: Examples below which batches are not made smaller.
     """
     small = BATCH_BYTES if device.type == "cuda" else SMALL_BATCH
     plans = planned(max(1, min(small, have // BATCH_SHARE)))
@@ -278,9 +305,14 @@ def _in_memory(
     )
     if any(p.batch < min(p.cut.longest, BATCH_AT_MOST) for p in plans):
         plans = planned(max(1, memory))
-    while largest(measured(plans)).bytes > have and any(p.batch > 1 for p in plans) and memory > 1:
-        memory //= 4
-        plans = planned(max(1, memory))
+    while (
+        largest(measured(plans)).bytes > have and any(p.batch > least for p in plans) and memory > 1
+    ):
+        memory //= 2
+        smaller = planned(max(1, memory))
+        if all(p.batch < least for p in smaller):
+            break
+        plans = smaller
     return plans
 
 
