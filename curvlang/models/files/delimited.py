@@ -240,7 +240,7 @@ def numbers(cells: list[str]) -> Column:
 
 
 def _texts(cells: Fields) -> Sequence[str]:
-    return cells if isinstance(cells, tuple) else cells.to_pylist()  # type: ignore[no-any-return]
+    return cells if isinstance(cells, tuple) else cells.to_pylist()
 
 
 def _kind(cells: Fields, least: int) -> int:
