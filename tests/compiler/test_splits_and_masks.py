@@ -115,6 +115,21 @@ def test_parts_have_the_entries_of_their_index(split):
         planned(body + "identity[h,h'] * identity[d,d'] * identity[i,i'] * w[h]")
 
 
+def test_a_letter_of_queries_is_any_other_letter_in_a_transform():
+    body = "split o = (h,q) with h = 2\nw[h,q] = where(h < q) * mean[n] sum[r,t] g[n,r,t,(h,q)]\n"
+    text = body + WHOLE + "identity[o,o'] * identity[i,i'] * sum[h,q] w[h,q]^2"
+    assert_compiled_equals_interpreted(layer(text), SIZES, 5)
+
+
+@pytest.mark.parametrize("letter", ["n", "q"])
+def test_a_score_compares_no_places_of_examples(letter):
+    with pytest.raises(SpecError, match="E0337"):
+        loads(
+            "score x { needs u[q,p], v[n,p]\n"
+            f"yield s[q,n] = sum[p] u[q,p] * v[n,p] * where({letter} < 3) }}"
+        )
+
+
 def test_entries_are_those_of_plain_loops():
     def loops(shape, condition):
         found = np.zeros(shape)

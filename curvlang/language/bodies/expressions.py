@@ -37,6 +37,9 @@ class ExpressionChecker:
         scalars: Names of numbers.
     """
 
+    examples: tuple[str, ...] = ("n",)
+    """Letters of indices that run over examples."""
+
     def __init__(self, needs: Sequence[ir.Target], scalars: frozenset[str]) -> None:
         self.scope: Scope = {}
         self.scalars = set(scalars)
@@ -108,7 +111,7 @@ class ExpressionChecker:
 
     def _call(self, call: ir.Call) -> None:
         if places.is_places(call):
-            found = check_places(call, self.splits, self.parameters)
+            found = check_places(call, self.splits, self.parameters, self.examples)
             self.problems += found
             for index in () if found else call.indices:
                 self._space(index, call.span)

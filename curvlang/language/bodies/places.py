@@ -10,12 +10,12 @@ from curvlang.ir import expr as ir
 from curvlang.ir import places
 from curvlang.ir.indices import walk
 
-EXAMPLES = ("n", "q")
-"""Letters of what is read in batches: the place of an example in one has no meaning."""
-
 
 def check_places(
-    call: ir.Call, splits: Mapping[tuple[str, ...], str], parameters: Collection[str]
+    call: ir.Call,
+    splits: Mapping[tuple[str, ...], str],
+    parameters: Collection[str],
+    examples: Collection[str],
 ) -> list[Diagnostic]:
     """What is wrong with one of them.
 
@@ -23,10 +23,11 @@ def check_places(
         call: A comparison, or a split.
         splits: The letter of every index that is split so far, by those of its parts.
         parameters: Names of numbers.
+        examples: Letters of what is read in batches: the place of an example in one has no meaning.
     """
     if places.is_split(call):
         return list(_split(call, splits))
-    return list(_comparison(call, parameters))
+    return list(_comparison(call, parameters, examples))
 
 
 def _split(call: ir.Call, splits: Mapping[tuple[str, ...], str]) -> Iterator[Diagnostic]:
@@ -44,9 +45,11 @@ def _split(call: ir.Call, splits: Mapping[tuple[str, ...], str]) -> Iterator[Dia
     )
 
 
-def _comparison(call: ir.Call, parameters: Collection[str]) -> Iterator[Diagnostic]:
+def _comparison(
+    call: ir.Call, parameters: Collection[str], examples: Collection[str]
+) -> Iterator[Diagnostic]:
     for index in call.indices:
-        if index.space in EXAMPLES:
+        if index.space in examples:
             yield Diagnostic(
                 Code.E0337,
                 f"`{index}` runs over examples, whose order has no meaning",

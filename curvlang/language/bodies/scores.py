@@ -217,6 +217,8 @@ def _without(target: ir.Target, outer: tuple[str, ...]) -> ir.Target | None:
 class ScoreChecker(TensorChecker):
     """Checks the statements of one score in order, from the leaves that its `needs` names."""
 
+    examples = ("n", "q")
+
     def __init__(self, needs: Sequence[ir.Target], scalars: frozenset[str]) -> None:
         super().__init__(needs, scalars)
         self.spaces = set(SCORE_LETTERS)

@@ -14,7 +14,6 @@ from curvlang.ir.indices import walk
 from curvlang.ir.places import UNDECLARED, inner_of
 from curvlang.language.bodies.expressions import ExpressionChecker
 from curvlang.language.bodies.letters import MODEL_LETTERS, PROJECTED, letters
-from curvlang.language.bodies.places import EXAMPLES
 
 ROWS = (
     (ir.Index("o"), ir.Index("i"), ir.Index("o", 1), ir.Index("i", 1)),
@@ -95,14 +94,14 @@ class TensorChecker(ExpressionChecker):
                 Label(statement.span, "lengths of these parts, and of nothing else"),
                 f"write `with {parts[0]} = 2`: the last part has the rest",
             )
-        elif old in EXAMPLES or old not in self.spaces or len(set(parts)) < len(parts):
+        elif old in self.examples or old not in self.spaces or len(set(parts)) < len(parts):
             self.problems.say(
-                Code.E0337 if old in EXAMPLES else Code.E0336,
+                Code.E0337 if old in self.examples else Code.E0336,
                 f"`{old}` cannot be split into `({','.join(parts)})`",
                 Label(
                     statement.span,
                     "examples have no order"
-                    if old in EXAMPLES
+                    if old in self.examples
                     else "no such index space"
                     if old not in self.spaces
                     else "a part stands twice",
