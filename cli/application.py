@@ -6,7 +6,6 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import EnumType
-from importlib import import_module
 from typing import Any, get_args, get_type_hints
 
 import typer
@@ -17,6 +16,7 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 
 from .interrupts import INTERRUPTS
+from .modules import command_module
 from .options import MACHINE, OUTPUT, SCORES, TASK, Excludes, Needs
 
 Example = tuple[str, str]
@@ -85,7 +85,7 @@ class Parser(TyperCommand):
 
 def parser_of(name: str) -> Parser:
     """The command of that name, ready to read its arguments."""
-    module = import_module(f"curvlang.cli.commands.{name}")
+    module = command_module(name)
     application = typer.Typer(add_completion=False, rich_markup_mode=None)
     application.command(name, cls=Parser)(_shielded(module.command))
     found: Any = typer.main.get_command(application)
@@ -138,7 +138,7 @@ def _refused(name: str, error: Any) -> SpecError:
 
 def _choices(name: str, parameter: str) -> list[str]:
     """The values of a parameter that takes some words alone."""
-    hint = get_type_hints(import_module(f"curvlang.cli.commands.{name}").command)[parameter]
+    hint = get_type_hints(command_module(name).command)[parameter]
     kinds = [x for x in (hint, *get_args(hint)) if isinstance(x, EnumType)]
     return [name for kind in kinds for name in kind.__members__]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib import import_module
 
 import typer
 from typer import completion
+
+from .modules import command_module
 
 VARIABLE = "_CURVLANG_COMPLETE"
 """The variable by which a shell asks."""
@@ -17,7 +18,7 @@ def complete(commands: Sequence[str]) -> int:
     """Answer a shell that asks what may follow, and return an exit code."""
     application = typer.Typer(rich_markup_mode=None)
     for name in commands:
-        module = import_module(f"curvlang.cli.commands.{name}")
+        module = command_module(name)
         application.command(name)(module.command)
     try:
         typer.main.get_command(application).main(prog_name="curvlang", complete_var=VARIABLE)

@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, str] = {
     "eval": "evaluate a spec: error, influence and LDS along the chain",
     "fit": "fit a curvature and keep it in a folder",
     "influence": "scores of your queries against the training examples, to a file",
+    "index": "projected gradients of the training examples, kept for later queries",
     "study": "a sweep: tables, figures, and a verdict no stronger than its intervals",
     "check": "parse and check, no data",
     "explain": "structure, passes, contractions, cost and code; nothing is run",

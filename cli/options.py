@@ -216,6 +216,26 @@ StoreOption = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+IndexOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--index",
+        metavar="DIR",
+        help="A store with an index (`curvlang index`): queries are scored against what it keeps, and no gradient "
+        "of a training example is taken.",
+        rich_help_panel=SCORES,
+    ),
+    Excludes("store", "per_layer", "per_position", "per_token", "own", "products", "compress"),
+]
+KeepOption = Annotated[
+    str | None,
+    typer.Option(
+        "--keep",
+        metavar="PRECISION",
+        help="Keep numbers in `bfloat16`, `float16` or `float32`, each example with a scale. [default: as computed]",
+        rich_help_panel=OUTPUT,
+    ),
+]
 OutOption = Annotated[
     str | None,
     typer.Option(

@@ -14,7 +14,7 @@ import curvlang as cv
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 
-COMPUTING = ("fit", "influence", "eval", "bench", "study")
+COMPUTING = ("fit", "index", "influence", "eval", "bench", "study")
 """Commands that work in all processes together; of the others the first process answers alone."""
 PATIENCE = 5.0
 """Seconds that a process waits for the first one to say what went wrong, before it says so itself."""

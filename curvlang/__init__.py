@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from curvlang.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from curvlang.applications.eigenpairs import leading_eigenpairs
     from curvlang.applications.evidence import Evidence, log_marginal_likelihood
     from curvlang.applications.natural_gradient import NaturalGradient
+    from curvlang.attribution.indexed.gradient_index import GradientIndex
     from curvlang.attribution.streams.token_scores import TokenScores
     from curvlang.diagnostics.diagnostic import Diagnostic, Interrupted, MachineError, SpecError
     from curvlang.doctor import Installation, installation
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
         top_examples,
     )
     from curvlang.fits import FitReport, FitRequest, fit_request, store_report
+    from curvlang.indexing import IndexReport, IndexRequest, index, index_request, load_index
     from curvlang.language import load, loads, search
     from curvlang.language.chain import Spec
     from curvlang.language.spec_files import CheckedFile, check, format_file
@@ -80,8 +83,10 @@ if TYPE_CHECKING:
     from curvlang.testing.verdicts import LawReport, check_laws, small_task
 
 _NAMES = {
+    "curvlang.applications.eigenpairs": "leading_eigenpairs",
     "curvlang.applications.evidence": "Evidence log_marginal_likelihood",
     "curvlang.applications.natural_gradient": "NaturalGradient",
+    "curvlang.attribution.indexed.gradient_index": "GradientIndex",
     "curvlang.attribution.streams.token_scores": "TokenScores",
     "curvlang.diagnostics.diagnostic": "Diagnostic Interrupted MachineError SpecError",
     "curvlang.editors.vscode": "write_extension",
@@ -101,6 +106,7 @@ _NAMES = {
     ),
     "curvlang.starter": "first_files",
     "curvlang.fits": "FitReport FitRequest fit_request store_report",
+    "curvlang.indexing": "IndexReport IndexRequest index index_request load_index",
     "curvlang.doctor": "Installation installation",
     "curvlang.language": "load loads search",
     "curvlang.language.chain": "Spec",
@@ -155,6 +161,9 @@ __all__ = [
     "FitReport",
     "FitRequest",
     "FittedOperator",
+    "GradientIndex",
+    "IndexReport",
+    "IndexRequest",
     "Installation",
     "Interrupted",
     "LawReport",
@@ -196,11 +205,15 @@ __all__ = [
     "fit",
     "fit_request",
     "format_file",
+    "index",
+    "index_request",
     "influence",
     "installation",
     "language_server",
     "lds",
+    "leading_eigenpairs",
     "load",
+    "load_index",
     "load_operator",
     "loads",
     "log_marginal_likelihood",

@@ -138,7 +138,7 @@ class ScoreReport(Display):
     def header(self) -> list[str]:
         """What the numbers mean, a line each."""
         always = ("curvature", "task", "parameters", "convention", "sign", "inverse")
-        known = [x for x in ("groups", "precision", "solver") if x in self.notes]
+        known = [x for x in ("groups", "precision", "solver", "index") if x in self.notes]
         lines = [f"{key}: {self.notes[key]}" for key in (*always, *known)]
         if self.found is not None and self.found[0]:
             there, chunks = self.found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,22 +15,23 @@ from curvlang.attribution.formulas.formula_scores import (
     InverseRequest,
     check_formula,
     check_inverse_used,
+    plain_formula,
     program_of,
 )
 from curvlang.attribution.formulas.surroundings import check_surroundings
+from curvlang.attribution.indexed.contents import Contents
+from curvlang.attribution.indexed.gradient_index import check_kept, no_part
 from curvlang.attribution.influence import Options, influence, self_influence
 from curvlang.attribution.inverses import inverted
 from curvlang.attribution.scorer import layer_count, require_scores
 from curvlang.attribution.streams.by_token import TokenScoring
-from curvlang.attribution.streams.reduced import CompressedQueries, ReducedPrecision
 from curvlang.attribution.streams.request import Request, check_blocks
 from curvlang.attribution.streams.score_stream import least_bytes
 from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.facade import as_spec, fit, fitted_as_said, named_task
 from curvlang.fits import check_space, check_store, trained_in
-from curvlang.ir.score_program import solves_of
-from curvlang.language import default_inverse
+from curvlang.indexing import load_index
 from curvlang.language.chain import Curvature, ScoreFormula, Spec, TaskSpec
 from curvlang.language.selection import chains_of, chosen, evaluation_of
 from curvlang.language.task_sources import TaskSource
@@ -38,12 +39,11 @@ from curvlang.models.data.characters import spelt
 from curvlang.models.data.images import pictures
 from curvlang.models.execution.precision import narrow_matrices
 from curvlang.models.execution.torch_state import settled
-from curvlang.models.losses.metric import QueryMetric, query_metric
+from curvlang.models.losses.metric import query_metric
 from curvlang.models.task import Task
 from curvlang.models.task_products import products_of_passes
 from curvlang.models.tracing.per_position import position_count
 from curvlang.operators import ExampleMean, Operator
-from curvlang.operators.iterative.iteration import NotConverged
 from curvlang.operators.spectrum import decomposed_in
 from curvlang.precision_report import PrecisionErrors, measured_errors
 from curvlang.reporting.examples import InputTexts, images, texts
@@ -57,6 +57,7 @@ from curvlang.runtime.processes.distributed import world
 from curvlang.runtime.progress.display import shown
 from curvlang.runtime.progress.listeners import Progress, ProgressOption
 from curvlang.runtime.setup import Setup
+from curvlang.score_notes import NOTED, formula_notes, noted, notes_of
 from curvlang.score_report import ScoreReport, StoredScores
 from curvlang.score_targets import (
     ScoreFile,
@@ -68,18 +69,11 @@ from curvlang.score_targets import (
     written,
 )
 from curvlang.score_words import Scoring
+from curvlang.storage.fits.store import unusable_store
 from curvlang.storage.score_address import address_of, is_remote
 from curvlang.storage.score_file import check_score_file, check_streamed
 from curvlang.storage.score_layout import is_store
 from curvlang.storage.score_store import ScoreStore, check_content
-from curvlang.version import VERSION
-
-NOTED = {
-    ReducedPrecision: "precision",
-    CompressedQueries: "precision",
-    NotConverged: "solver",
-}
-"""Warnings that become notes of the scores, and under which word; others are shown as they come."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -96,6 +90,7 @@ class ScoreRequest(Display):
         out: Where scores are written while they are computed, and never held whole; None where they
             are held.
         formula: What the scores are; None for plain influence.
+        index: Whether queries are scored against the index in the store.
     """
 
     spec: Spec
@@ -106,6 +101,7 @@ class ScoreRequest(Display):
     described: TaskSpec | None
     out: str | None = None
     formula: ScoreFormula | None = None
+    index: bool = False
 
     def _summary(self) -> str:
         return f"of {self.curvature.name or 'curvature'} on {self.task!r}"
@@ -157,13 +153,15 @@ class ScoreRequest(Display):
                 store=self.setup.store,
                 progress=progress,
             )
+            if self.index:
+                op = load_index(self._place)
             with warnings.catch_warnings(record=True) as said:
                 for category in NOTED:
                     warnings.simplefilter("always", category)
                 with decomposed_in(narrow_matrices(task.policy)), products_of_passes(task):
                     scores = self._scores(op, task, content, progress)
             errors = self._errors(base)
-        notes = self._notes(op, task) | _noted(said)
+        notes = self._notes(op, task) | noted(said)
         if errors is not None:
             notes["precision"] = "; ".join(filter(None, (str(errors), notes.get("precision"))))
         for array in scores.arrays.values():
@@ -171,6 +169,25 @@ class ScoreRequest(Display):
                 array.store.note(notes)
                 break
         return replace(self._report(scores, notes, task), errors=errors)
+
+    @property
+    def _place(self) -> Path:
+        """The store with the index."""
+        assert self.setup.store is not None
+        return self.setup.store
+
+    def kept(self) -> Contents | None:
+        """What the index keeps for these scores; None where they are taken without one.
+
+        Raises:
+            SpecError: E0763 where the index is of other scores, E0836 to E0838 where it cannot be read.
+        """
+        if not self.index:
+            return None
+        formula = self.formula or plain_formula()
+        return (
+            load_index(self._place).chunks(formula, program_of(formula), self.task.device).contents
+        )
 
     def _errors(self, base: Task) -> PrecisionErrors | None:
         """What the precision changes, measured on a few examples; None where it is float64."""
@@ -197,7 +214,9 @@ class ScoreRequest(Display):
 
     def content(self) -> dict[str, str]:
         """What decides the numbers: a store of others is refused."""
-        return score_content(self.spec, self.curvature, self.task, self.scoring, self.setup)
+        found = score_content(self.spec, self.curvature, self.task, self.scoring, self.setup)
+        kept = self.kept()
+        return found if kept is None else found | {"index": f"in {kept.stored}"}
 
     def _scores(
         self, op: FittedOperator, task: Task, content: dict[str, str], progress: Progress | None
@@ -213,8 +232,11 @@ class ScoreRequest(Display):
     def _notes(self, op: FittedOperator, task: Task) -> dict[str, str]:
         asked = query_metric(self.scoring.metric, task.loss)
         name = self.curvature.name or "curvature"
-        notes = _notes(self.scoring, op, name, task, asked)
-        return notes if self.formula is None else notes | _formula_notes(self.formula)
+        notes = notes_of(self.scoring, op, name, task, asked)
+        kept = self.kept()
+        if kept is not None:
+            notes["index"] = kept.described()
+        return notes if self.formula is None else notes | formula_notes(self.formula)
 
     def _kept(self, store: ScoreStore) -> ScoreReport:
         """The report of a store in which all scores are."""
@@ -253,6 +275,7 @@ def score_request(
     *,
     curvature: str | None = None,
     out: str | os.PathLike[str] | None = None,
+    index: bool = False,
 ) -> ScoreRequest:
     """Ask for scores; what the layers, the memory, the metric or the groups rule out is refused.
 
@@ -266,9 +289,10 @@ def score_request(
         out: A zarr store (`scores.zarr`, `s3://bucket/scores.zarr`) or an npy file that scores are
             written to while they are computed, so that they may be larger than memory. A store goes
             on where a run was stopped.
+        index: Score against the index in the store of `setup`: no gradient of a training example is taken.
 
     Raises:
-        SpecError: With every problem of the spec and the task; E0590 to E0592 for a metric or
+        SpecError: E0763 where the store has no index for these scores, E0764 for scores that none has; with every problem of the spec and the task; E0590 to E0592 for a metric or
             positions that the task does not have; E0583 to E0585 and E0880 to E0884 for an `out`
             that cannot be written to, or a store of other scores.
         MachineError: E0801 for scores that do not fit into memory.
@@ -287,12 +311,32 @@ def score_request(
             _check_formula(formula, scoring)
             check_surroundings(formula, program_of(formula), task)
         to = _target(out, scoring)
-        request = ScoreRequest(whole, found, task, scoring, setup, described, to, formula)
+        request = ScoreRequest(whole, found, task, scoring, setup, described, to, formula, index)
+        _check_index(request)
         _check_size(request, inverse)
         check_space(setup, chains_of(found), task)
     if request.out is not None and is_store(request.out):
         check_content(request.out, request.content())
     return request
+
+
+def _check_index(request: ScoreRequest) -> None:
+    """Refuse scores that no index has, and an index that is not of these.
+
+    Raises:
+        SpecError: E0763, E0764, E0838.
+    """
+    if not request.index:
+        return
+    scoring = request.scoring
+    if request.setup.store is None:
+        raise unusable_store("scores from an index need its store", "`Setup(store=Path(DIR))`")
+    if scoring.own:
+        raise no_part("own")
+    products = None if scoring.products is None else torch.bfloat16
+    parts = scoring.per_layer, scoring.per_position, scoring.per_token
+    check_kept(Request(*parts, products=products, compress=scoring.compress))
+    request.kept()
 
 
 def _check_formula(formula: ScoreFormula, scoring: Scoring) -> None:
@@ -305,15 +349,6 @@ def _check_formula(formula: ScoreFormula, scoring: Scoring) -> None:
     parts = scoring.per_layer, scoring.per_position, scoring.per_token
     check_formula(formula, Request(*parts, products=products, compress=scoring.compress))
     check_inverse_used(formula, InverseRequest(scoring.damping, scoring.inverse))
-
-
-def _formula_notes(formula: ScoreFormula) -> dict[str, str]:
-    """The formula in place of plain influence."""
-    yields = formula.body[-1]
-    found = {"score": formula.name, "convention": " ".join(yields.span.text.split())}
-    if not solves_of(program_of(formula)):
-        found["inverse"] = "none: the score does not solve"
-    return found
 
 
 def _target(out: str | os.PathLike[str] | None, scoring: Scoring) -> str | None:
@@ -410,56 +445,6 @@ def _arrays(
         return {"scores": influence(op, task, per_token=True, **options).scores}
     scores = influence(op, task, per_layer=scoring.per_layer, **options)
     return scores if isinstance(scores, dict) else {"scores": scores}
-
-
-def _notes(
-    scoring: Scoring, op: FittedOperator, name: str, task: Task, asked: QueryMetric
-) -> dict[str, str]:
-    """What the numbers mean, as it stands in the file where the format has a place for it."""
-    if scoring.own:
-        formula = "score[n] = ∇ℓ_nᵀ C⁻¹ ∇ℓ_n"
-        sign = "never negative where C⁻¹ is positive semidefinite"
-    else:
-        formula = "score[q,n] = ∇m_qᵀ C⁻¹ ∇ℓ_n"
-        sign = f"positive: {asked.sign}"
-    notes = {
-        "curvature": name,
-        "task": repr(task),
-        "parameters": task.origin.text,
-        "convention": f"{formula}, not divided by N",
-        "sign": sign,
-        "metric": asked.name,
-        "inverse": _inverse_text(scoring, op),
-        "curvlang": VERSION,
-    }
-    if scoring.per_token:
-        notes["tokens"] = "training example n has the tokens offsets[n] to offsets[n + 1] - 1"
-    if scoring.group is not None:
-        notes["groups"] = f"queries by {scoring.group}, {scoring.reduce}"
-    return notes
-
-
-def _inverse_text(scoring: Scoring, op: FittedOperator) -> str:
-    """The inverse that is used, with every parameter's value."""
-    if scoring.damping is not None:
-        return f"(C + λI)⁻¹, λ = {scoring.damping:g}"
-    if scoring.inverse is not None:
-        return scoring.inverse
-    rule = op.rule if op.rule is not None else default_inverse()
-    where = "of the spec" if op.rule is not None else "default: λ = 0.1 × the mean eigenvalue"
-    text = " ".join(rule.span.text.split()) if op.rule is not None else rule.inverse.name
-    return f"{text} ({where})"
-
-
-def _noted(said: Sequence[warnings.WarningMessage]) -> dict[str, str]:
-    """What was warned of while scores were computed, by the word that it stands under."""
-    found: dict[str, list[str]] = {}
-    for x in said:
-        if x.category in NOTED:
-            found.setdefault(NOTED[x.category], []).append(str(x.message))
-        else:
-            warnings.warn_explicit(x.message, x.category, x.filename, x.lineno)
-    return {key: "; ".join(dict.fromkeys(texts)) for key, texts in found.items()}
 
 
 def _looks(described: TaskSpec, task: Task) -> InputTexts | None:

@@ -15,6 +15,7 @@ from ..options import (
     DeviceOption,
     DtypeOption,
     GroupOption,
+    IndexOption,
     InverseOption,
     JsonOption,
     MemoryOption,
@@ -55,6 +56,7 @@ EXAMPLES = (
         "written as it comes; the same command goes on after a kill",
     ),
     ("curvlang influence ekfac --score relatif", "scores of another formula"),
+    ("curvlang influence logra --index fits/logra", "against what `curvlang index` has kept"),
     ("curvlang influence kfac --self --out own.csv", "how far each loss rests on its own example"),
 )
 
@@ -89,6 +91,7 @@ def command(
     dtype: DtypeOption = None,
     memory: MemoryOption = None,
     store: StoreOption = None,
+    index: IndexOption = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -104,12 +107,13 @@ def command(
         loaded,
         cv.TaskSource(task, data, model, allow_python),
         cv.Scoring(metric, damping, inverse, *parts, score),
-        cv.Setup.named(device, precision or dtype, memory, seed, store),
+        cv.Setup.named(device, precision or dtype, memory, seed, index or store),
+        index=index is not None,
         out=file if file.lower().rstrip("/").endswith(STREAMED) else None,
     )
     shown = _numbers(queries, asked.rows)
     replaced = os.path.isfile(file)
-    with cv.Bars(quiet, "curvlang influence", store=store) as bars:
+    with cv.Bars(quiet, "curvlang influence", store=index or store) as bars:
         report = asked.run(bars)
     if not writes(file):
         return 0

@@ -17,6 +17,7 @@ from curvlang.attribution.formulas.formula_scores import (
     program_of,
 )
 from curvlang.attribution.groups import Groups, check_reduce
+from curvlang.attribution.indexed.gradient_index import GradientIndex, check_kept
 from curvlang.attribution.inverses import inverted, seen_by
 from curvlang.attribution.scorer import scored_by, self_scores
 from curvlang.attribution.streams.by_token import TokenScoring
@@ -129,7 +130,8 @@ def influence(
     With `score` the numbers of another formula: `relatif`, or one that a spec states.
 
     Args:
-        operator: A fitted curvature.
+        operator: A fitted curvature; one with an index (`cv.load_index`) has what it needs of the training
+            examples, and no gradient of them is taken.
         task: Queries and training examples.
         metric: The metric of the queries: `loss`, `margin`, `logit`, or a `Metric`. Where a
             metric is better when higher, m is its negative, so that the sign says the same.
@@ -182,6 +184,8 @@ def influence(
         request = Request(
             per_layer, per_position, per_token, groups, reduce, chunk, products, compress, told
         )
+        if isinstance(operator, GradientIndex):
+            check_kept(request)
         if formula is not None:
             asked = InverseRequest(damping, inverse, solve, told)
             with limited(memory):

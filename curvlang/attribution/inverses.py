@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from curvlang.attribution.indexed.gradient_index import GradientIndex
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import label_at, refusal
@@ -20,12 +21,15 @@ def seen_by(operator: FittedOperator | Operator, task: Task) -> Task:
     """The task with the parameters that a curvature is on; those that it ignores are constants.
 
     Raises:
-        SpecError: E0563 for something else than a curvature or a task, E0759 where the curvature is on
+        SpecError: E0563 for something else than a curvature or a task, E0835 for an index of another model or
+            other training examples, E0759 where the curvature is on
             parameters that the task does not have.
     """
     check_task(task)
     if not isinstance(operator, FittedOperator | Operator):
         raise another_type("operator", operator, "a fitted curvature", "`cv.fit(spec, task)`")
+    if isinstance(operator, GradientIndex):
+        operator.check(task)
     if isinstance(operator, FittedOperator) and operator.parameters != task.parameters:
         missing = [name for name in operator.parameters if name not in task.parameters]
         if missing:

@@ -47,7 +47,7 @@ ROOMS = (
     Room(5, "training", "stacked retraining, orders of examples, subsets, replay"),
     Room(5, "editors", "highlighting, completion, the language server", ("extension",), torch=False),
     Room(6, "attribution", "scores, streamed; self-influence, groups, top examples, methods that follow "
-         "the training", ("formulas", "streams")),
+         "the training", ("formulas", "indexed", "streams")),
     Room(6, "applications", "a fitted curvature at work besides scores: the evidence of Laplace's approximation, "
          "natural gradients"),
     Room(6, "workers", "work in units: here, over the processes of a group, over the workers of Dask"),
@@ -69,7 +69,9 @@ FILES = {
     "evaluations": "facade",
     "doctor": "facade",
     "fits": "facade",
+    "indexing": "facade",
     "precision_report": "facade",
+    "score_notes": "facade",
     "score_report": "facade",
     "score_targets": "facade",
     "score_words": "facade",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import shlex
 from collections import defaultdict
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 from curvlang.cli.application import parser_of, rules_of
 from curvlang.cli.main import COMMANDS
+from curvlang.cli.modules import command_module
 from curvlang.cli.options import Excludes
 
 import curvlang
@@ -120,7 +120,7 @@ def test_the_help_is_plain_text_of_eighty_columns(name, capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_is_short(name):
-    module = import_module(f"curvlang.cli.commands.{name}")
+    module = command_module(name)
     tree = ast.parse(Path(module.__file__).read_text("utf-8"))
     (command,) = (x for x in tree.body if isinstance(x, ast.FunctionDef) and x.name == "command")
     assert command.end_lineno - command.body[1].lineno + 1 <= MOST_LINES

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
 from typing import assert_never
 
 import torch
 from torch import Tensor
 
 from curvlang.attribution.formulas.indexed_tensors import IndexedTensor, Reader
-from curvlang.attribution.formulas.points import Place, Point, contexts
+from curvlang.attribution.formulas.points import Place, Point, Points, contexts
 from curvlang.attribution.formulas.product_source import (
     OwnProducts,
     PairProducts,
@@ -20,7 +21,9 @@ from curvlang.attribution.formulas.product_source import (
 from curvlang.attribution.formulas.rows import doubts, query_rows, solved, training_rows
 from curvlang.attribution.gradients import product
 from curvlang.attribution.streams.cut import ScoreCut
+from curvlang.compiler.planning.chunks import Chunks
 from curvlang.ir import expr as ir
+from curvlang.ir.indices import names
 from curvlang.ir.score_program import (
     DOUBTS,
     EXAMPLE,
@@ -28,6 +31,7 @@ from curvlang.ir.score_program import (
     QUERY,
     QUERY_GRADIENT,
     RATE,
+    TRAINING_GRADIENT,
     Assignment,
     ExampleSum,
     Formula,
@@ -38,6 +42,8 @@ from curvlang.ir.score_program import (
     gradient_of,
     passes_of,
 )
+from curvlang.runtime.passes.example_sums import summed
+from curvlang.runtime.processes.in_step import out_of_step
 
 
 @dataclass(slots=True, eq=False)
@@ -73,16 +79,49 @@ class Evaluation:
         self._known: dict[str, IndexedTensor] = {}
         self._rows: dict[tuple[str, int], Tensor] = {}
         self._own = OwnProducts()
-        self._pairs = self._pair_products() if program.by_products else None
+        self._kept = queries.points.kept
+        self._factors: tuple[ir.Expr, IndexedTensor] | None = None
+        self.by_products = computed_by_products(program, queries.points)
+        self._pairs = self._pair_products() if self.by_products else None
+        for name, values in ({} if self._kept is None else self._kept.sums).items():
+            self._known[name] = IndexedTensor(
+                values.to(self.like), program.assignments[name].indices
+            )
         for together in passes_of(program):
-            self._pass(together)
+            self._pass(tuple(x for x in together if x.name not in self._known))
 
     def scores(self, within: range) -> Tensor:
         """The scores of some training examples, [Q, B] or [B]."""
-        chunk = _Chunk(within)
+        chunk = self._begun(within)
         found = self._reader(chunk).evaluate(self.program.value).over(self.program.result)
         shape = [self._length(x, chunk) for x in self.program.result]
         return found.expand(shape).contiguous()
+
+    def values(self, names: Mapping[str, tuple[ir.Index, ...]], within: range) -> dict[str, Tensor]:
+        """What has a number for each of some training examples, by name, with axes as they are given."""
+        chunk, found = self._begun(within), {}
+        for name, indices in names.items():
+            value = self._tensor(ir.Ref(name, indices), chunk).over(indices)
+            found[name] = value.expand([self._length(x, chunk) for x in indices])
+        return found
+
+    def sums(self) -> dict[str, Tensor]:
+        """Every sum over all training examples, by name."""
+        wanted = [x for together in passes_of(self.program) for x in together]
+        return {x.name: self._known[x.name].over(x.indices) for x in wanted}
+
+    def _begun(self, within: range) -> _Chunk:
+        """Some training examples, with what is kept of them."""
+        chunk = _Chunk(within)
+        for name, x in ({} if self._kept is None else self._kept.chunk(within)).items():
+            values = x.to(self.like)
+            if name == TRAINING_GRADIENT:
+                chunk.rows[name, id(self.queries.points.final)] = values
+                continue
+            one = self.program.assignments.get(name)
+            indices = self.program.leaves[name] if one is None else one.indices
+            chunk.known[name] = IndexedTensor(values, indices)
+        return chunk
 
     def _length(self, index: ir.Index, chunk: _Chunk) -> int:
         return len(chunk.within) if index.space == EXAMPLE else self.lengths[index.space]
@@ -97,6 +136,8 @@ class Evaluation:
     def _tensor(self, ref: ir.Ref, chunk: _Chunk | None) -> IndexedTensor:
         """What a reference names, under the indices that it is written with."""
         assignment = self.program.assignments.get(ref.name)
+        if assignment is None and chunk is not None and ref.name in chunk.known:
+            return chunk.known[ref.name].renamed(ref.indices)
         if assignment is None:
             return self._leaf(ref, chunk).renamed(ref.indices)
         found = self._assigned(assignment, chunk)
@@ -151,29 +192,68 @@ class Evaluation:
         return IndexedTensor(total, one.indices)
 
     def _pass(self, together: tuple[ExampleSum, ...]) -> None:
-        """Sums over all training examples, chunk by chunk in their order."""
-        for k in range(self.cut.count):
-            chunk = _Chunk(self.cut.chunk(k))
-            reader = self._reader(chunk)
-            lengths = {**self.lengths, EXAMPLE: len(chunk.within)}
-            for one in together:
-                found = self._summed(one, reader, lengths)
-                if k:
-                    found = IndexedTensor(self._known[one.name].values + found.values, one.indices)
-                self._known[one.name] = found
+        """Sums over all training examples, folded by the tree; processes that are in step share the chunks."""
+        if not together:
+            return
+        sizes = [[self.lengths[x.space] for x in one.indices] for one in together]
+
+        def over(numbers: range) -> Tensor:
+            with out_of_step():
+                total = self._summed_over(self.cut.chunk(numbers[0]), together, sizes)
+                for k in numbers[1:]:
+                    total += self._summed_over(self.cut.chunk(k), together, sizes)
+                return total
+
+        chunks = Chunks(self.cut.count, 1 << (self.cut.count.bit_length() - 1))
+        found = summed(over, chunks, self.like.device).split([prod(x) for x in sizes])
+        for one, values, shape in zip(together, found, sizes, strict=True):
+            self._known[one.name] = IndexedTensor(values.reshape(shape), one.indices)
+
+    def _summed_over(
+        self, within: range, together: tuple[ExampleSum, ...], sizes: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """The sums over a chunk, one behind the other."""
+        reader = self._reader(self._begun(within))
+        lengths = {**self.lengths, EXAMPLE: len(within)}
+        return torch.cat(
+            [
+                self._summed(one, reader, lengths).over(one.indices).expand(shape).reshape(-1)
+                for one, shape in zip(together, sizes, strict=True)
+            ]
+        )
 
     def _product(self, one: Product, chunk: _Chunk | None) -> IndexedTensor:
-        if self.program.by_products:
+        if self.by_products:
             return self._factored(one, chunk)
-        reader = self._reader(chunk)
-        left = reader.evaluate(one.left)
-        right = None if one.right is None else reader.evaluate(one.right)
+        whole = self._without_coordinates(one)
+        reader = self._reader(chunk) if whole is None else whole
+        left = self._side(one.left, reader)
+        right = None if one.right is None else self._side(one.right, reader)
         letters = {x: chr(ord("a") + k) for k, x in enumerate((*one.indices, one.index))}
         sides = [x for x in (left, right) if x is not None]
         equation = ",".join("".join(letters[x] for x in side.axes) for side in sides)
         result = "".join(letters[x] for x in one.indices)
         values = torch.einsum(f"{equation}->{result}", *(x.values for x in sides))
         return IndexedTensor(values, one.indices)
+
+    def _without_coordinates(self, one: Product) -> Reader | None:
+        """For products of queries that C⁻¹ has no part in: gradients over all parameters."""
+        final = self.queries.points.final
+        sides = gradient_of(one.left), None if one.right is None else gradient_of(one.right)
+        if final.coordinates is None or any(x != (QUERY_GRADIENT, 0) for x in sides):
+            return None
+        own = replace(final, coordinates=None)
+        rows = query_rows(own, self.queries.cost, self.queries.weights)
+        return Reader(lambda ref: IndexedTensor(rows, ref.indices), self.lengths, self.like)
+
+    def _side(self, side: ir.Expr, reader: Reader) -> IndexedTensor:
+        """One side of a product; what no example has a part in is kept for the next chunk."""
+        if gradient_of(side) is not None or not _constant(side):
+            return reader.evaluate(side)
+        if self._factors is None or self._factors[0] != side:
+            self._factors = None
+            self._factors = side, reader.evaluate(side)
+        return self._factors[1]
 
     def _factored(self, one: Product, chunk: _Chunk | None) -> IndexedTensor:
         """A product from what layers show."""
@@ -269,6 +349,16 @@ class Evaluation:
         if key not in chunk.rows:
             chunk.rows[key] = training_rows(point, chunk.within)
         return chunk.rows[key]
+
+
+def computed_by_products(program: ScoreProgram, points: Points) -> bool:
+    """Whether scores are computed from what layers show, without rows of training examples."""
+    return program.by_products and points.kept is None and points.final.coordinates is None
+
+
+def _constant(side: ir.Expr) -> bool:
+    """Whether an expression names nothing: random numbers, and arithmetic of them."""
+    return not names(side)
 
 
 def _grouped(found: Tensor, weights: Tensor | None, *, train: bool) -> Tensor:

@@ -11,10 +11,12 @@ from torch import Tensor
 from curvlang.attribution.formulas.curvatures import FittedElsewhere, InverseElsewhere, refitted
 from curvlang.attribution.formulas.formula_stream import FormulaStream
 from curvlang.attribution.formulas.points import Point, Points
-from curvlang.attribution.formulas.surroundings import surroundings
+from curvlang.attribution.formulas.surroundings import Surroundings, surroundings
 from curvlang.attribution.gradients import check_scores
+from curvlang.attribution.indexed.gradient_index import GradientIndex
 from curvlang.attribution.inverses import inverted
 from curvlang.attribution.scorer import collected, counter, refused_alone, require_scores
+from curvlang.attribution.streams.batch import ready
 from curvlang.attribution.streams.gather import gathered
 from curvlang.attribution.streams.request import Request
 from curvlang.diagnostics.codes import Code
@@ -54,7 +56,15 @@ def formula_of(operator: FittedOperator | Operator, score: Score) -> ScoreFormul
         found = score
     else:
         raise another_type("score", score, "a score", '`"relatif"`, or `spec.scores["mine"]`')
-    return None if found is None or is_plain(program_of(found)) else found
+    if found is None or is_plain(program_of(found)):
+        # An index has a formula for plain influence too: it is arithmetic of what is kept.
+        return plain_formula() if isinstance(operator, GradientIndex) else None
+    return found
+
+
+def plain_formula() -> ScoreFormula:
+    """Plain influence as a formula."""
+    return score_text("influence", "<score>")
 
 
 def program_of(formula: ScoreFormula) -> ScoreProgram:
@@ -139,13 +149,26 @@ def formula_points(
     operator: FittedOperator | Operator,
     task: Task,
     asked: InverseRequest,
+    around: Surroundings | None = None,
 ) -> Points:
     """The model with the inverse of its curvature; without one where the formula does not solve.
 
+    Args:
+        formula: The score.
+        operator: A fitted curvature; with an index what it keeps of the training examples.
+        task: Queries and training examples.
+        asked: Which inverse.
+        around: The other models that the score reads; trained or read here where not given.
+
     Raises:
-        SpecError: E0426 for an inverse that the formula has no use for.
+        SpecError: E0426 for an inverse that the formula has no use for, E0763 for an index of other scores.
     """
     program = program_of(formula)
+    if isinstance(operator, GradientIndex):
+        kept = operator.chunks(formula, program, task.device)
+        whole = operator.replaced(solver=operator.solver)
+        known = formula_points(formula, whole, task, asked, operator.around(kept, task))
+        return operator.points(known, kept)
 
     def inverse_of(fitted: FittedOperator | Operator, of: Task) -> Operator:
         return inverted(
@@ -159,7 +182,7 @@ def formula_points(
 
     if program.solved_at - {()}:
         refitted(formula, operator)
-    around = surroundings(formula, program, task)
+    around = around or surroundings(formula, program, task)
     if solves_of(program):
         final, elsewhere = Point(task, inverse_of(operator, task)), None
         if around.fitted_at:
@@ -186,7 +209,7 @@ def formula_scores(program: ScoreProgram, points: Points, cost: Loss, request: R
         found = collected(stream)[""]
     else:
         told = counter(request.progress, task.N)
-        source = stream.source(0)
+        source = ready(stream, 0)
         (parts,) = gathered(
             lambda within: [source(within)], stream.cut, task.device, axis=0, told=told
         )

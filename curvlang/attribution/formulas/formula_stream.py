@@ -8,7 +8,11 @@ import torch
 
 from curvlang.attribution.blocks import scored_blocks
 from curvlang.attribution.factored import QUERIES_SHARE, queries_at_once
-from curvlang.attribution.formulas.evaluation import Evaluation, of_pairs
+from curvlang.attribution.formulas.evaluation import (
+    Evaluation,
+    computed_by_products,
+    of_pairs,
+)
 from curvlang.attribution.formulas.indexed_tensors import IndexedTensor, Reader
 from curvlang.attribution.formulas.points import Points
 from curvlang.attribution.formulas.product_source import Queries
@@ -16,12 +20,12 @@ from curvlang.attribution.gradients import batch_size
 from curvlang.attribution.passes import MOST, scored_elements
 from curvlang.attribution.passes import batch_size as leaf_batch_size
 from curvlang.attribution.streams.batch import Source
-from curvlang.attribution.streams.cut import ScoreCut, score_cut
+from curvlang.attribution.streams.cut import LARGEST, ScoreCut, score_cut
 from curvlang.attribution.streams.gather import common
 from curvlang.attribution.streams.in_turns import StreamInTurns
 from curvlang.attribution.streams.request import Request
 from curvlang.ir import expr as ir
-from curvlang.ir.score_program import EXAMPLE, PARAMETER, QUERY, ScoreProgram, reads_of
+from curvlang.ir.score_program import EXAMPLE, PARAMETER, QUERY, ScoreProgram, passes_of, reads_of
 from curvlang.models.losses.loss import Loss
 from curvlang.runtime.limits.memory import available
 
@@ -63,12 +67,24 @@ class FormulaStream(StreamInTurns):
             fits = min(fits, self._fitting(), self._scored_at_once())
             fits = min(fits, turn or fits)
         (self.turn,) = common(max(1, fits))
-        self.cut = self._cut() if size is None else ScoreCut(self.task.N, size)
+        if points.kept is not None:
+            self.cut = points.kept.cut
+        else:
+            self.cut = self._cut() if size is None else ScoreCut(self.task.N, size)
+
+    @property
+    def _by_products(self) -> bool:
+        return computed_by_products(self.program, self.points)
 
     @property
     def of_pairs(self) -> bool:
         """Whether there is a score for every query, not only for every training example."""
         return self.program.pairs
+
+    @property
+    def in_step(self) -> bool:
+        """Whether the processes share products of the inverse, or sums over the training examples."""
+        return super().in_step or bool(passes_of(self.program))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,18 +98,22 @@ class FormulaStream(StreamInTurns):
 
     def source(self, turn: int) -> Source:
         """The queries of a turn, ready to meet training examples."""
+        found = self.evaluation(turn)
+        return lambda within: {"": found.scores(within)}
+
+    def evaluation(self, turn: int) -> Evaluation:
+        """The arithmetic of a turn; what is known of its queries and of all training examples is found here."""
         own, points = self.own(turn), self.points
         if self.request.groups is None and self.turns > 1:
             points = points.queries(own)
         queries = Queries(points, self.cost, self.request.weights(self.task))
-        found = Evaluation(self.program, queries, self.cut, self._lengths(own.stop - own.start))
-        return lambda within: {"": found.scores(within)}
+        return Evaluation(self.program, queries, self.cut, self._lengths(own.stop - own.start))
 
     def _lengths(self, queries: int) -> dict[str, int]:
         lengths = {
             QUERY: queries,
             EXAMPLE: self.task.N,
-            PARAMETER: self.task.P,
+            PARAMETER: self.inverse.size,
             **self.points.lengths,
         }
         reader = Reader(_no_tensor, lengths, torch.empty(0, dtype=torch.float64))
@@ -104,7 +124,7 @@ class FormulaStream(StreamInTurns):
     def _fitting(self) -> int:
         """Queries whose rows take a share of what is available."""
         pairs = sum(map(of_pairs, self.program.products))
-        if self.program.by_products:
+        if self._by_products:
             blocks = scored_blocks(self.inverse, self.task)
             if blocks is not None:
                 return max(1, queries_at_once(self.task, blocks) // max(1, pairs))
@@ -120,10 +140,11 @@ class FormulaStream(StreamInTurns):
 
     def _cut(self) -> ScoreCut:
         task = self.task
-        if not self.program.by_products:
+        if not self._by_products:
             columns = sum(1 for x in reads_of(self.program) if x.partition("@")[0] == "v")
             contexts = max(1, *(n for n in (1, *self.points.lengths.values())))
-            return score_cut(task.N, batch_size(task, contexts * (2 + columns)), self.turn)
+            # Rows of all examples of a chunk are formed: it is one batch.
+            return score_cut(task.N, batch_size(task, contexts * (2 + columns)), LARGEST)
         blocks = scored_blocks(self.inverse, task)
         layers = task.blocks() if blocks is None else [x.layer for x in blocks]
         most = leaf_batch_size(task, layers, scored_elements(layers, self.turn))

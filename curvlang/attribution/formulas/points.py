@@ -5,16 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import Protocol
 
 from torch import Tensor
 
+from curvlang.attribution.streams.cut import ScoreCut
 from curvlang.ir import expr as ir
 from curvlang.ir.score_program import CONTEXTS
+from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
 from curvlang.operators import Operator
 
 Place = tuple[int, ...]
 """A value for each index of models and checkpoints that something has."""
+
+
+class Coordinates(Protocol):
+    """Coordinates of gradients outside which C⁻¹ is zero."""
+
+    def rows(self, task: Task, loss: Loss, part: str, within: range | None = None) -> Tensor:
+        """Gradients of some examples of a part in the coordinates, [B, K]."""
+
+
+class KeptRows(Protocol):
+    """What is known of the training examples before any query is: no gradient of them is taken."""
+
+    @property
+    def cut(self) -> ScoreCut:
+        """The chunks in which it lies."""
+
+    @property
+    def sums(self) -> Mapping[str, Tensor]:
+        """Sums over all training examples, by name."""
+
+    def chunk(self, within: range) -> Mapping[str, Tensor]:
+        """What is known of the examples of a chunk: gradients as `v`, else what a program names."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,13 +48,15 @@ class Point:
 
     Args:
         task: The model with its data.
-        inverse: C⁻¹.
+        inverse: C⁻¹, of the coordinates where there are some.
         moments: Adam's running means of gradients and of their squares, [P] by the leaf's name.
+        coordinates: In which gradients are taken; None for all parameters.
     """
 
     task: Task
     inverse: Operator
     moments: Mapping[str, Tensor] = field(default_factory=dict)
+    coordinates: Coordinates | None = None
 
     def queries(self, own: slice) -> Point:
         """With some of the queries."""
@@ -45,12 +72,14 @@ class Points:
         checkpoints: Points along each model's training, the evaluated one's first; `[e][h]`.
         models: The models at their ends, the evaluated one the first.
         rates: The learning rate at each checkpoint.
+        kept: What is known of the training examples already.
     """
 
     final: Point
     checkpoints: Sequence[Sequence[Point]] = ()
     models: Sequence[Point] = ()
     rates: Tensor | None = None
+    kept: KeptRows | None = None
     lengths: Mapping[str, int] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -13,11 +13,17 @@ from curvlang.models.task import Task
 
 def query_rows(point: Point, cost: Loss, weights: Tensor | None) -> Tensor:
     """Gradients of the queries' metric [Q, P], or of groups of them, in the inverse's precision."""
+    if point.coordinates is not None:
+        found = point.coordinates.rows(point.task, cost, "query").to(point.inverse.dtype)
+        return found if weights is None else weights.to(found) @ found
     return query_gradients(point.task, cost, weights).to(point.inverse.dtype)
 
 
 def training_rows(point: Point, within: range) -> Tensor:
     """Gradients of some training examples' losses [B, P], in the inverse's precision."""
+    if point.coordinates is not None:
+        rows = point.coordinates.rows(point.task, point.task.loss, "train", within)
+        return rows.to(point.inverse.dtype)
     found = gradient_batches(point.task, point.task.loss, "train", within)
     return torch.cat([v.to(point.inverse.dtype) for v in found])
 

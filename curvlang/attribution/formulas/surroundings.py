@@ -270,9 +270,12 @@ def _seed(task: Task, number: int) -> int:
 
 
 def _at(task: Task, other: nn.Module) -> Task:
-    """The task at the parameters of another model; what is constant in it stays constant."""
+    return at_parameters(task, dict(other.named_parameters()))
+
+
+def at_parameters(task: Task, held: Mapping[str, Tensor]) -> Task:
+    """The task at other parameters, by name; what is constant in it stays constant."""
     model = copied(task.model)
-    held = dict(other.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in held:

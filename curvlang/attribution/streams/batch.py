@@ -102,6 +102,10 @@ class PairStream(Stream, Protocol):
     def rows(self) -> int:
         """Queries, or groups of them."""
 
+    @property
+    def in_step(self) -> bool:
+        """Whether the processes have something to share before the queries of a turn meet training examples."""
+
     def own(self, turn: int) -> slice:
         """The queries of a turn."""
 
@@ -115,9 +119,10 @@ def ready(stream: PairStream, turn: int, *, shared: bool = True) -> Source:
     Args:
         stream: The scores.
         turn: Which.
-        shared: Whether all processes call this: they then share products that an inverse is solved by.
+        shared: Whether all processes call this: they then share what is worth it, products that an inverse is
+            solved by, and sums over the training examples.
     """
-    if not shared or stream.inverse.spectrum_known:
+    if not shared or not stream.in_step:
         return stream.source(turn)
     with in_step():
         return stream.source(turn)

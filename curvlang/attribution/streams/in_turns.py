@@ -51,6 +51,11 @@ class StreamInTurns(ABC):
         """Of all scores, or of each layer's."""
 
     @property
+    def in_step(self) -> bool:
+        """Whether the processes share products that the inverse is solved by."""
+        return not self.inverse.spectrum_known
+
+    @property
     def turns(self) -> int:
         """How often the training examples are read."""
         return -(-self.rows // self.turn)

@@ -68,6 +68,7 @@ class StoredOperator(FittedOperator):
         self.rule = None if kept is None else inverse_read(kept, str(path))
         self.label = notes.label
         self.by_example = NOT_KEPT
+        self.refit = None
         self.declared = notes.declared
         own = notes.score
         self.score = None if own is None else score_read(own, str(path))

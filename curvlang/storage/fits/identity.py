@@ -106,13 +106,13 @@ def _precision(kept: str) -> str:
     return f'give `--precision {written}` (`precision="{written}"` in Python)'
 
 
-def other_format(path: Path, manifest: Mapping[str, Any]) -> SpecError:
+def other_format(path: Path, manifest: Mapping[str, Any], reads: int = FORMAT) -> SpecError:
     """The refusal of a store that another version has written."""
     version = manifest.get("curvlang")
     named = f" ({version})" if version else ""
     return refusal(
         Code.E0836,
         f"the store `{path}` has format {manifest.get('format')}, and this version of curvlang "
-        f"reads {FORMAT}",
+        f"reads {reads}",
         f"use the version that wrote it{named}, or name another folder",
     )

@@ -6,6 +6,7 @@ DIR/results/KEY/…               a fitted curvature: a file for each block, and
 DIR/work/KEY/turn-1/pass-1/…    folded sums of the chunks so far of a pass that is not finished
 DIR/work/KEY/turn-1/after-1/…   what follows from the sums of a pass, a file for each block
 DIR/model/KEY…                  the model that was trained for the fit
+DIR/index/KEY/…                 what is kept of the training examples: chunk by chunk, and `result.json` when all is there
 DIR/log/rank-K.log              what process K did
 ```
 
@@ -44,7 +45,8 @@ _RESULTS, _WORK = "results", "work"
 LOG = "log"
 PRECONDITIONER = "preconditioner"
 MODEL = "model"
-_OURS = {MANIFEST, LOCK, HOLDER, _RESULTS, _WORK, LOG, PRECONDITIONER, MODEL}
+_INDEX = "index"
+_OURS = {MANIFEST, LOCK, HOLDER, _RESULTS, _WORK, LOG, PRECONDITIONER, MODEL, _INDEX}
 SUFFIX = ".safetensors"
 _LONGEST = 80
 
@@ -151,6 +153,14 @@ class FitStore:
     def models(self) -> Folder:
         """Models that were trained for the fit."""
         return Folder(self.path / MODEL, RESULT, self.damaged)
+
+    def index(self, key: str) -> Folder:
+        """What is kept of the training examples for later queries."""
+        return Folder(self.path / _INDEX / key, RESULT, self.damaged)
+
+    def indexes(self) -> list[str]:
+        """The keys of all that is kept of the training examples, finished or not."""
+        return sorted(place.name for place in (self.path / _INDEX).glob("*"))
 
     def progress(self) -> Iterator[str]:
         """What is there, a line for each result and each run that is not finished."""

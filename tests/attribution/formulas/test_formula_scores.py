@@ -10,7 +10,7 @@ from torch import nn
 
 import curvlang as cv
 import curvlang.testing as ct
-from curvlang.attribution.formulas import formula_stream
+from curvlang.attribution.formulas import evaluation, formula_stream
 from curvlang.attribution.formulas.formula_scores import program_of
 from curvlang.attribution.formulas.formula_stream import FormulaStream
 from curvlang.attribution.formulas.points import Point, Points
@@ -378,3 +378,36 @@ def test_a_suite_can_hold_scores_to_their_text():
     ct.assert_score_as_written(found, scores, inverse, given)
     with pytest.raises(AssertionError, match="off by"):
         ct.assert_score_as_written(found, scores * 1.001, inverse, given)
+
+
+MEANS = (
+    "space k = 3\nR[p,k] = random_normal[p,k](0)\ng[n,k] = sum[p] R[p,k] * v[n,p]\n"
+    "m[k] = mean[n] g[n,k]\nd[k] = mean[n] (g[n,k] - m[k])^2\n"
+    "yield s[q,n] = sum[p,k] u[q,p] * R[p,k] * (g[n,k] - m[k]) / (d[k] + 1)"
+)
+
+
+def _read_by_one():
+    """How many training examples a process reads, and the scores."""
+    torch.set_num_threads(1)
+    rows, read = evaluation.training_rows, []
+    evaluation.training_rows = lambda point, within: (
+        read.append(len(within)),
+        rows(point, within),
+    )[1]
+    try:
+        given = classes(n=1000)
+        op = cv.fit("identity", given, progress=False)
+        scores = cv.influence(op, given, score=formula(MEANS), progress=False)
+        return sum(read), scores
+    finally:
+        evaluation.training_rows = rows
+
+
+def test_processes_share_the_passes_of_sums():
+    ((whole, alone),) = together(_read_by_one, 1)
+    found = together(_read_by_one, 2)
+    for _, scores in found:
+        assert torch.equal(scores, alone)
+    assert sum(count for count, _ in found) == whole
+    assert max(count for count, _ in found) <= 0.6 * whole

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..completions import current_shell, install, script
+from ...completions import current_shell, install, script
 
 EXAMPLES = (
     ('eval "$(curvlang completion bash)"', "a line of ~/.bashrc"),

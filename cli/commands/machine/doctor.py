@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 import curvlang as cv
 
-from ..options import JsonOption
-from ..terminal import print_json
+from ...options import JsonOption
+from ...terminal import print_json
 
 EXAMPLES = (
     ("curvlang doctor", "versions, threads, device, memory, cache, packages"),

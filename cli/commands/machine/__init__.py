@@ -1,0 +1,1 @@
+"""Commands about the machine that curvlang runs on, and the shell."""
