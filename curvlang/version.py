@@ -1,3 +1,3 @@
 """The version, in one place; the package's metadata is checked against it."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"

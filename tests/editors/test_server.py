@@ -252,7 +252,8 @@ def test_completion_elsewhere(editor):
     assert "block_ggn" in found
     assert "theirs" in complete(editor, uri, SPEC, "block_ggn")
     assert set(complete(editor, uri, SPEC, "tikhonov")) >= {"tikhonov", "pseudo", "absolute"}
-    tasks = ["characters", "diabetes", "digits", "digits_adam", "digits_checkpoints", "digits_cnn"]
+    named = ("adam", "checkpoints", "cnn", "models")
+    tasks = ["characters", "diabetes", "digits", *(f"digits_{x}" for x in named)]
     assert complete(editor, uri, SPEC, "digits") == tasks
     body = complete(editor, uri, SPEC, "A[i,i'] * V")
     assert body[:4] == ["A[i,i']", "V[i,k]", "a[n,t,i]", "C[o,i,o',i']"]

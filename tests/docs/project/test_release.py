@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
+from curvlang.version import VERSION
 
 ROOT = Path(__file__).parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -32,6 +35,19 @@ def test_files_for_github_have_its_form(schema):
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema]
     done = subprocess.run([*command, *map(str, SCHEMAS[schema])], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_one_version_everywhere():
+    assert PROJECT["version"] == VERSION
+    assert re.search(rf"^version: {re.escape(VERSION)}$", (ROOT / "CITATION.cff").read_text(), re.M)
+    extension = (ROOT / "curvlang/editors/extension/package.json").read_text()
+    assert json.loads(extension)["version"] == VERSION
+
+
+def test_the_changelog_begins_with_this_version():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert re.findall(r"^## (.*)$", text, re.M)[0] == VERSION
+    assert len(text.splitlines()) < 120
 
 
 def test_the_main_job_needs_no_extra(tmp_path):
