@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvlang.attribution.factored import probed_count
 from curvlang.attribution.influence import influence
 from curvlang.attribution.streams.reduced import ReducedPrecision
 from curvlang.diagnostics.notebook import Display
@@ -24,12 +25,6 @@ from curvlang.models.task import Task
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.others import without_ignored
 
-EXAMPLES = (4, 32)
-"""Fewest and most training examples that are fitted and scored twice."""
-NUMBERS = 2**23
-"""Examples times parameters up to which it is the most."""
-SHARE = 16
-"""Else one of so many, between them."""
 QUERIES = 8
 """Queries that are scored twice."""
 CUBES = 2e10
@@ -184,10 +179,7 @@ def _parts(policy: Precision) -> Iterator[tuple[str, Precision]]:
 
 def _few(task: Task) -> tuple[Task, tuple[int, int]]:
     """A few training examples and queries, and layers whose decompositions take seconds at most."""
-    low, high = EXAMPLES
-    count = min(task.N, high)
-    if count * task.P > NUMBERS:
-        count = min(count, max(low, task.N // SHARE))
+    count = probed_count(task)
     some = task.examples(_spread(task.N, count)).queries(_spread(task.Q, min(task.Q, QUERIES)))
     layers = sorted(some.blocks(), key=lambda x: x.count * (x.d_in**3 + x.d_out**3))
     taken, spent = 0, 0.0

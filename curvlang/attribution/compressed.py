@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from curvlang.attribution.blocks import ScoredBlock, largest_gradient
-from curvlang.attribution.passes import leaf_batches
+from curvlang.attribution.passes import BatchLoad, leaf_batches
 from curvlang.attribution.score_orders import (
     DenseQueries,
     Outer,
@@ -86,7 +86,8 @@ def score_bound(
     """By how much the scores of compressed queries may be off, `[Q, N]`: Σ over blocks of both norms."""
     layers = [x.layer for x in given]
     places, parts = [], []
-    for own, rows in leaf_batches(task, task.loss, layers, "train", largest_gradient(given)):
+    load = BatchLoad(largest_gradient(given))
+    for own, rows in leaf_batches(task, task.loss, layers, "train", load):
         total: Tensor | None = None
         for x in given:
             a, e = x.rotated(*rows[x.layer.name])

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from curvlang.attribution.blocks import ScoredBlock, largest_gradient, whole_blocks
-from curvlang.attribution.passes import batch_size, leaf_batches, scored_elements
+from curvlang.attribution.passes import BatchLoad, batch_size, leaf_batches, scored_load
 from curvlang.attribution.score_orders import (
     DenseQueries,
     Queries,
@@ -42,8 +42,12 @@ from curvlang.models.task_products import products_of_scores
 from curvlang.operators import Operator
 from curvlang.runtime.limits.memory import available
 
-PROBED = 32
-"""Training examples on which the error of a reduced precision is measured."""
+PROBED = 4, 32
+"""Fewest and most training examples on which the error of a reduced precision is measured."""
+PROBED_NUMBERS = 2**23
+"""Examples times parameters up to which it is the most."""
+PROBED_SHARE = 16
+"""Else one of so many, between them."""
 QUERIES_SHARE = 4
 """Preconditioned queries may take a quarter of the free memory; others wait for their turn."""
 
@@ -55,10 +59,17 @@ _Basis = tuple[str, int, int, bool]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Preconditioner:
-    """C⁻¹ by layers, and the queries that it is applied to."""
+    """C⁻¹ by layers, and the queries that it is applied to.
+
+    Args:
+        blocks: C⁻¹.
+        queries: By layer.
+        products: Precision of the factors in their large products; that of all where not given.
+    """
 
     blocks: Blocks
     queries: Mapping[str, Queries]
+    products: torch.dtype | None = None
 
     @property
     def count(self) -> int:
@@ -105,7 +116,7 @@ class QueryGradients:
                 )
         layers = [x.layer for x in inverses[0]]
         formed = 0 if self.weights is None else max(map(largest_gradient, inverses))
-        for own, rows in leaf_batches(self.task, cost, layers, "query", formed):
+        for own, rows in leaf_batches(self.task, cost, layers, "query", BatchLoad(formed)):
             for basis, x in based:
                 if not isinstance(rows[x.layer.name][0], Tensor):
                     self._hot.add(x.layer.name)
@@ -221,10 +232,11 @@ class TrainingProducts:
         self.task = task
         self.asked = asked
         self.apart = apart
-        self.kind = products or scored_in(task)
+        self.kinds = [one.products or products or scored_in(task) for one in asked]
         self._groups = by_layers([u.blocks for u in asked])
         self._ready = [
-            {name: u.ready(self.kind) for name, u in one.queries.items()} for one in asked
+            {name: u.ready(kind) for name, u in one.queries.items()}
+            for one, kind in zip(asked, self.kinds, strict=True)
         ]
 
     @property
@@ -234,7 +246,7 @@ class TrainingProducts:
         for number, group in enumerate(self._groups.values()):
             own = [self.asked[k] for k in group]
             layers = [x.layer for x in own[0].blocks]
-            size = batch_size(self.task, layers, _formed(own))
+            size = batch_size(self.task, layers, _load(self.task, own))
             most = size if number == 0 else min(most, size)
             queries = max(queries, *(u.count for u in own))
         return score_cut(self.task.N, most, queries)
@@ -249,7 +261,7 @@ class TrainingProducts:
                     seen = _Rotations(*shown[blocks[0].layer.name])
                     with products_of_scores(self.task):
                         for x, k in zip(blocks, group, strict=True):
-                            self._add(found[k], x, seen, self._ready[k][x.layer.name], rows)
+                            self._add(found[k], x, seen, k, rows)
         return found
 
     def _zeros(self, one: Preconditioner, count: int) -> dict[str, Tensor]:
@@ -266,39 +278,19 @@ class TrainingProducts:
         found: dict[str, Tensor],
         x: ScoredBlock,
         seen: _Rotations,
-        u: Queries,
+        k: int,
         rows: slice | Tensor,
     ) -> None:
+        u, kind = self._ready[k][x.layer.name], self.kinds[k]
         a, e = seen.of(x, u.in_basis)
         if not self.apart:
-            found[""][:, rows] += u.against(a, e, self.kind)
+            found[""][:, rows] += u.against(a, e, kind)
         elif x.layer.count > 1:
             assert isinstance(a, Tensor)
-            for name, scores in zip(x.layer.names, u.by_group(a, e, self.kind), strict=True):
+            for name, scores in zip(x.layer.names, u.by_group(a, e, kind), strict=True):
                 found[name][:, rows] += scores
         else:
-            found[x.layer.name][:, rows] += u.against(a, e, self.kind)
-
-
-def block_scores(
-    task: Task,
-    given: Blocks,
-    queries: Mapping[str, Queries],
-    products: torch.dtype | None = None,
-    *,
-    apart: bool = True,
-) -> dict[str, Tensor]:
-    """Scores [Q, N] of every block against the training examples, in the operators' precision.
-
-    Args:
-        task: The training examples.
-        given: The blocks.
-        queries: Preconditioned queries of each.
-        products: As for `TrainingProducts`.
-        apart: Likewise.
-    """
-    found = TrainingProducts(task, [Preconditioner(given, queries)], products, apart=apart)
-    return found.over(range(task.N))[0]
+            found[x.layer.name][:, rows] += u.against(a, e, kind)
 
 
 def scores_together(
@@ -343,9 +335,9 @@ def _digits(dtype: torch.dtype) -> int:
     return torch.finfo(dtype).bits
 
 
-def _formed(asked: Sequence[Preconditioner]) -> int:
-    """Numbers for every training example that inverses of the same layers form at once."""
-    return scored_elements([x.layer for x in asked[0].blocks], max(u.count for u in asked))
+def _load(task: Task, asked: Sequence[Preconditioner]) -> BatchLoad:
+    """What training examples meet under inverses of the same layers."""
+    return scored_load(task, [x.layer for x in asked[0].blocks], max(u.count for u in asked))
 
 
 def _batches(
@@ -353,7 +345,7 @@ def _batches(
 ) -> Iterator[tuple[slice | Tensor, dict[str, tuple[Input, Tensor]]]]:
     """Some training examples, in batches that fit every inverse of the same layers, and their places among them."""
     layers = [x.layer for x in asked[0].blocks]
-    for own, rows in leaf_batches(task, task.loss, layers, "train", _formed(asked), within):
+    for own, rows in leaf_batches(task, task.loss, layers, "train", _load(task, asked), within):
         yield _among(own, within), rows
 
 
@@ -364,16 +356,25 @@ def _among(own: slice | Tensor, within: range) -> slice | Tensor:
     return slice(own.start - within.start, own.stop - within.start)
 
 
+def probed_count(task: Task) -> int:
+    """Training examples on which the error of a reduced precision is measured, fewer of large models."""
+    low, high = PROBED
+    count = min(task.N, high)
+    if count * task.P > PROBED_NUMBERS:
+        count = min(count, max(low, task.N // PROBED_SHARE))
+    return count
+
+
 def product_error(
     task: Task, given: Blocks, queries: Mapping[str, Queries], products: torch.dtype
 ) -> float:
     """Largest difference that the precision of the products makes, of the largest score.
 
-    Measured on the first `PROBED` training examples.
+    Measured on the first few training examples, whose inputs and output gradients meet the queries in both.
     """
-    few = task.examples(slice(PROBED))
-    exact = block_scores(few, given, queries, products=few.precision, apart=False)[""]
-    found = block_scores(few, given, queries, products=products, apart=False)[""]
+    asked = [Preconditioner(given, queries, kind) for kind in (task.precision, products)]
+    few = range(probed_count(task))
+    exact, found = (x[""] for x in TrainingProducts(task, asked).over(few))
     return float((found - exact).abs().max() / exact.abs().max().clamp_min(1e-300))
 
 
@@ -393,7 +394,8 @@ def block_self_scores(
     found: list[Tensor] = []
     places: list[slice | Tensor] = []
     loss = cost or task.loss
-    for own, rows in leaf_batches(task, loss, layers, part, largest_gradient(given), within):
+    load = BatchLoad(largest_gradient(given))
+    for own, rows in leaf_batches(task, loss, layers, part, load, within):
         total = torch.zeros((), dtype=given[0].operator.dtype, device=task.device)
         for x in given:
             a, e = x.rotated(*rows[x.layer.name])

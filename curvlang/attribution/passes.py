@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,6 +24,22 @@ HELD = 2**27
 """Bytes that the largest intermediate result of a batch may take."""
 MOST = 1024
 """Examples that go through the model at once."""
+BESIDE, BESIDE_MOST = 2, 2**30
+"""Where what every batch meets takes more, a batch may take half as much, and at most so many bytes: it is read
+again for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLoad:
+    """What a batch of examples takes besides the model and its leaves.
+
+    Args:
+        formed: Numbers for every example that are formed at once of a block.
+        beside: Bytes that every batch reads, however few its examples are.
+    """
+
+    formed: int
+    beside: int = 0
 
 
 def leaf_batches(
@@ -30,7 +47,7 @@ def leaf_batches(
     loss: Loss,
     layers: Sequence[LayerBlock],
     part: str,
-    formed: int,
+    load: BatchLoad,
     within: range | None = None,
 ) -> Iterator[tuple[slice | Tensor, dict[str, tuple[Input, Tensor]]]]:
     """Inputs and output gradients of every block, batch by batch, with the numbers of its examples.
@@ -40,12 +57,12 @@ def leaf_batches(
         loss: Of which gradients are taken.
         layers: The blocks.
         part: `train` or `query`.
-        formed: Numbers for every example that the caller forms at once of a block.
+        load: What the caller forms of a batch, and what it meets.
         within: The examples that are read; all where not given.
     """
 
     def rows_at(share: float) -> int:
-        size = batch_size(task, layers, formed, share)
+        size = batch_size(task, layers, load, share)
         if within is None:
             return size
         # Batches of one size: a last one of few examples takes as long to start as any other.
@@ -75,19 +92,29 @@ def scored_elements(layers: Sequence[LayerBlock], queries: int) -> int:
     return max(b.size if b.positions > 1 or b.count > 1 else queries for b in layers)
 
 
-def batch_size(task: Task, layers: Sequence[LayerBlock], formed: int, share: float = 1.0) -> int:
-    """Examples such that the model, its leaves and the largest intermediate result stay within `HELD` and the limit.
+def scored_load(task: Task, layers: Sequence[LayerBlock], queries: int) -> BatchLoad:
+    """What training examples meet: preconditioned gradients of the queries where layers have several positions."""
+    size = torch.empty((), dtype=task.precision).element_size()
+    held = sum(b.size for b in layers if b.positions > 1 or b.count > 1)
+    return BatchLoad(scored_elements(layers, queries), size * queries * held)
+
+
+def batch_size(
+    task: Task, layers: Sequence[LayerBlock], load: BatchLoad, share: float = 1.0
+) -> int:
+    """Examples such that the model, its leaves and the largest intermediate result stay within bounds and the limit.
 
     Args:
         task: The model.
         layers: The blocks.
-        formed: Numbers for every example that are formed at once of a block.
+        load: What else they take.
         share: Of all positions, those that the examples have.
     """
     size = torch.empty((), dtype=task.precision).element_size()
     held = sum(b.leaf_elements for b in layers)
-    each = max(share * max(size * held, model_bytes(task, layers)), size * formed)
-    return max(1, min(MOST, int(allowance(HELD, BATCH_SHARE) // each)))
+    each = max(share * max(size * held, model_bytes(task, layers)), size * load.formed)
+    usual = max(HELD, min(load.beside // BESIDE, BESIDE_MOST))
+    return max(1, min(MOST, int(allowance(usual, BATCH_SHARE) // each)))
 
 
 def model_bytes(task: Task, layers: Sequence[LayerBlock]) -> int:

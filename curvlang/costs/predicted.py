@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from curvlang.attribution.blocks import ScoredBlock
-from curvlang.attribution.passes import batch_size, scored_elements
+from curvlang.attribution.passes import batch_size, scored_load
 from curvlang.attribution.score_orders import rank_of, rotates_back
 from curvlang.attribution.streams.cut import score_cut
 from curvlang.compiler.codegen.function import Function
@@ -317,7 +317,7 @@ def predicted_scores(
     size = torch.empty((), dtype=task.precision).element_size()
     one = leaves_flops(task.model, task.loss, *task.train, blocks, ProgramFisher(kind="empirical"))
     products: list[_Product] = []
-    most = batch_size(task, blocks, scored_elements(blocks, Q))
+    most = batch_size(task, blocks, scored_load(task, blocks, Q))
     batch = min(score_cut(N, most, Q).size, most)
     bases = rotated or [False] * len(blocks)
     for layer, basis, rank in zip(blocks, bases, ranks or [None] * len(blocks), strict=True):

@@ -182,7 +182,7 @@ def clock(device: torch.device) -> float:
 
 @dataclass(slots=True)
 class Watch:
-    """Stretches of work by name: seconds, peak memory above the start, seconds spent waiting.
+    """Stretches of work by name: seconds, those of processors, peak memory above the start, seconds spent waiting.
 
     Args:
         device: Where the work runs.
@@ -191,6 +191,7 @@ class Watch:
     device: torch.device
     seconds: dict[str, float] = field(default_factory=dict)
     peaks: dict[str, int] = field(default_factory=dict)
+    processor: dict[str, float] = field(default_factory=dict)
     waited: float = 0.0
     worked: float = 0.0
     _start: float = 0.0
@@ -217,7 +218,9 @@ class Watch:
         peak = max(0, peak_bytes(self.device) - self._base)
         self.peaks[name] = max(self.peaks.get(name, 0), peak)
         self.waited += max(0.0, waiting() - self._waiting)
-        self.worked += time.process_time() - self._working
+        worked = time.process_time() - self._working
+        self.processor[name] = self.processor.get(name, 0.0) + worked
+        self.worked += worked
         self.restart()
 
     @property

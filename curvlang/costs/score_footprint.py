@@ -9,7 +9,7 @@ import torch
 from curvlang.attribution.blocks import ScoredBlock, largest_gradient, whole_blocks
 from curvlang.attribution.factored import queries_at_once
 from curvlang.attribution.gradients import batch_size as gradient_batch
-from curvlang.attribution.passes import batch_size, model_bytes, scored_elements
+from curvlang.attribution.passes import BatchLoad, batch_size, model_bytes, scored_load
 from curvlang.attribution.score_orders import at_once, one_number, rank_of
 from curvlang.attribution.streams.cut import score_cut
 from curvlang.attribution.streams.score_stream import ScoreStream
@@ -102,10 +102,10 @@ def _batch(given: Sequence[ScoredBlock], task: Task, rows: int) -> dict[str, int
     """What is held while a batch of training examples meets some queries."""
     own = torch.empty((), dtype=task.precision).element_size()
     layers = [x.layer for x in given]
-    most = batch_size(task, layers, scored_elements(layers, rows))
+    most = batch_size(task, layers, scored_load(task, layers, rows))
     cut = score_cut(task.N, most, rows)
     batch = min(cut.size, most)
-    together = max(batch, min(rows, batch_size(task, layers, 0)))
+    together = max(batch, min(rows, batch_size(task, layers, BatchLoad(0))))
     leaves = sum(b.leaf_elements for b in layers)
     rotated = max(b.leaf_elements for b in layers)
     flat = [b for b in layers if b.positions == b.count == 1]

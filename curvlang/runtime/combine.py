@@ -63,7 +63,7 @@ def fit_combination(
         dict(described(whole)),
         max(stage.passes for stage in last),
         curvature.span,
-        ExampleMean(one.N, None, gradients_of([t.exact() for t in tasks])),
+        ExampleMean(one.N, None, gradients_of(tasks)),
         note=next((stage.note for stage in last if stage.note), ""),
     )
 

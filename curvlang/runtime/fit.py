@@ -205,7 +205,7 @@ def _read_back(
     (results,) = derive([chain], last=wanted.last, beside=besides([chain], task))[1]
 
     def by_example(number: int) -> ExampleMean:
-        gradients = gradients_of([t.exact() for t in wanted.tasks])
+        gradients = gradients_of(wanted.tasks)
         if not known_by_example(results[number]):
             return ExampleMean(task.N, None, gradients)
 

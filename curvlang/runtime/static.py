@@ -178,7 +178,7 @@ class Static:
 
     def by_example(self, result: Result) -> ExampleMean:
         """The examples, and the same curvature on some of them alone where it has products."""
-        gradients = gradients_of(self.exact)
+        gradients = gradients_of(self.tasks)
         if not known_by_example(result):
             return ExampleMean(self.task.N, None, gradients)
         task, train = self.task, self.exact[0].train

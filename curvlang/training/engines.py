@@ -12,6 +12,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.rows import Examples
 from curvlang.models.execution.copies import copied
+from curvlang.models.execution.packed import MASK, layout_in
 from curvlang.models.losses.losses import LOSSES, CrossEntropy
 from curvlang.models.tracing.independence import tolerance
 from curvlang.training.built import alike, check_built
@@ -54,14 +55,18 @@ def engine(models: Sequence[nn.Module], training: Training, *, generic: bool = F
     makers: list[Callable[[Sequence[nn.Module]], Stack]] = [
         lambda own: StackedModules(own, loss, recipe, unreached)
     ]
+    if MASK in (layout.names if (layout := layout_in(models[0])) else ()):
+        makers.append(lambda own: StackedModules(own, loss, recipe, unreached, wide=True))
     if known and not generic:
         makers.insert(0, lambda own: StackedMLP(own, loss.name, recipe))
-    reason = ""
+    general = int(known and not generic)
+    reasons: list[str] = []
     for make in makers:
-        reason = _difference(make, pair, few, recipe.lr, wanted)
-        if not reason:
+        reasons.append(_difference(make, pair, few, recipe.lr, wanted))
+        if not reasons[-1]:
             return make(models)
-    warnings.warn(f"models are retrained one by one: {reason}", OneByOne, stacklevel=3)
+    # What follows the general one is for models that it cannot run, and for reasons of its own not theirs.
+    warnings.warn(f"models are retrained one by one: {reasons[general]}", OneByOne, stacklevel=3)
     return ModulesInTurn(models, loss, recipe)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 
+from curvlang.models.execution.packed import wide_masks
 from curvlang.models.execution.substitution import functional_call
 from curvlang.models.losses.loss import Loss
 from curvlang.models.recipe import Recipe
@@ -68,6 +70,7 @@ class StackedModules(Modules):
         loss: The loss.
         recipe: How a step is taken.
         unreached: Parameters that the loss does not depend on: they stay as they are.
+        wide: Whether models are given masks of padding that `vmap` can run.
     """
 
     def __init__(
@@ -76,8 +79,11 @@ class StackedModules(Modules):
         loss: Loss,
         recipe: Recipe,
         unreached: frozenset[str] = frozenset(),
+        *,
+        wide: bool = False,
     ) -> None:
         super().__init__(models, loss, recipe)
+        self.wide = wide
         first = self.models[0].named_parameters()
         trained = {n for n, p in first if p.requires_grad} - unreached
         held = [dict(_named(model)) for model in self.models]
@@ -95,7 +101,8 @@ class StackedModules(Modules):
     def _mean_loss(
         self, state: Mapping[str, Tensor], fixed: Mapping[str, Tensor], x: Tensor, y: Tensor
     ) -> Tensor:
-        outputs = functional_call(self.models[0], {**state, **fixed}, (x,))
+        with wide_masks() if self.wide else nullcontext():
+            outputs = functional_call(self.models[0], {**state, **fixed}, (x,))
         return self.rule.per_example(outputs, y).mean()
 
     def step(self, x: Tensor, y: Tensor, lr: float) -> None:

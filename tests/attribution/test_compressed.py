@@ -10,9 +10,10 @@ import torch
 import curvlang as cv
 from curvlang.attribution.blocks import scored_blocks
 from curvlang.attribution.compressed import compressed, score_bound
-from curvlang.attribution.factored import block_queries, block_scores
+from curvlang.attribution.factored import block_queries
 from curvlang.attribution.score_orders import Outer, RankQueries, SharedQueries
 from curvlang.attribution.streams.reduced import CompressedQueries
+from tests.attribution.block_scores import block_scores
 from tests.attribution.test_factored import CHAINS, tasks
 from tests.runtime.test_layers import fit
 

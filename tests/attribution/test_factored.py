@@ -12,12 +12,12 @@ from curvlang.attribution.blocks import ScoredBlock, scored_blocks
 from curvlang.attribution.factored import (
     QUERIES_SHARE,
     block_queries,
-    block_scores,
 )
-from curvlang.attribution.passes import batch_size, scored_elements
+from curvlang.attribution.passes import BatchLoad, batch_size, scored_elements
 from curvlang.attribution.streams import score_stream
 from curvlang.attribution.streams.reduced import CompressedQueries, ReducedPrecision
 from curvlang.costs.predicted import predicted_scores, rotations
+from tests.attribution.block_scores import block_scores
 from tests.models.support import CASES
 from tests.oracles import dense
 from tests.runtime.test_layers import Convolutional, assert_close, fit, inputs, language, task
@@ -176,8 +176,8 @@ def test_batches_hold_what_is_formed_and_no_more():
     layers = [x.layer for x in scored_blocks(flat.operator, tasks()["one position"]) or ()]
     assert scored_elements(layers, 1) == 1
     assert scored_elements(layers, 100) == 100
-    assert batch_size(tasks()["one position"], layers, 1) == 1024
-    assert batch_size(tasks()["one position"], layers, 2**22) == 4
+    assert batch_size(tasks()["one position"], layers, BatchLoad(1)) == 1024
+    assert batch_size(tasks()["one position"], layers, BatchLoad(2**22)) == 4
     t = tasks()["language"]
     several = fit(CHAINS["ekfac"], t).inverse(DAMPING)
     layers = [x.layer for x in scored_blocks(several.operator, t) or ()]

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import curvlang as cv
 from curvlang.attribution.blocks import scored_blocks
-from curvlang.attribution.factored import block_queries, block_scores
+from curvlang.attribution.factored import block_queries
 from curvlang.attribution.score_orders import (
     DenseQueries,
     Outer,
@@ -33,6 +33,7 @@ from curvlang.operators import (
     Scaled,
     Sum,
 )
+from tests.attribution.block_scores import block_scores
 from tests.models.support import CASES
 from tests.oracles import dense
 from tests.oracles.allocations import peak_bytes

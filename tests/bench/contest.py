@@ -51,7 +51,7 @@ class Entry:
 
 @dataclass(slots=True)
 class Standing:
-    """What a contestant did: seconds of every turn by stage, the peak, its results.
+    """What a contestant did: seconds of every turn by stage, by the clock and of processors, the peak, its results.
 
     `differs` is the largest difference to ours over the results that both have, None where they
     share none; `allowed` how large it may be.
@@ -61,6 +61,7 @@ class Standing:
     partly: str = ""
     allowed: float = AGREEMENT
     turns: list[dict[str, float]] = field(default_factory=list)
+    processor: list[dict[str, float]] = field(default_factory=list)
     peak: int = 0
     disturbed: float = 0.0
     results: Results = field(default_factory=dict)
@@ -128,8 +129,9 @@ class _Worker:
         found = self._answer(standing)
         if found is None:
             return
-        seconds, peak, disturbed, results = found
+        seconds, processor, peak, disturbed, results = found
         standing.turns.append(seconds)
+        standing.processor.append(processor)
         standing.peak = max(standing.peak, peak)
         standing.disturbed = max(standing.disturbed, disturbed)
         standing.results = {k: torch.from_numpy(v) for k, v in results.items()}
@@ -164,7 +166,7 @@ def _serve(pipe: Connection, entry: Entry, sizes: Sizes, small: Sizes) -> None:
             results = turn(watch)
             peak = max(watch.peaks.values())
             arrays = {k: v.numpy() for k, v in results.items()} if asked == "last" else {}
-            pipe.send((watch.seconds, peak, watch.disturbed, arrays))
+            pipe.send((watch.seconds, watch.processor, peak, watch.disturbed, arrays))
     except Exception:
         pipe.send(traceback.format_exc(limit=-2))
         while pipe.recv() is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -113,9 +114,16 @@ def warnings_of(standings: list[Standing]) -> list[str]:
         if s.disturbed > DISTURBED:
             found.append(
                 f"warning: {s.name} waited for the processor in {s.disturbed:.0%} of its time: other "
-                "work runs on this machine, and times are too long"
+                f"work runs on this machine, and times are too long; its processors took {_processor(s)}"
             )
     return found
+
+
+def _processor(standing: Standing) -> str:
+    """Seconds of processors by stage, which other work lengthens less than those of the clock."""
+    turns = standing.processor
+    stages = {s: statistics.median(turn[s] for turn in turns) for s in standing.stages}
+    return ", ".join(f"{seconds:.4g} s ({stage})" for stage, seconds in stages.items())
 
 
 def as_data(
@@ -136,6 +144,7 @@ def as_data(
                 "agrees": s.agrees,
                 "median": {stage: s.median(stage) for stage in s.stages},
                 "turns": s.turns,
+                "processor": s.processor,
                 "peak_bytes": s.peak,
                 "waited": s.disturbed,
             }

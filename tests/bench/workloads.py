@@ -124,7 +124,7 @@ WORKLOADS = (
     Workload(
         "j", "EK-FAC of a decoder, 6 × 384 wide, T = 256, N = 256, 32 queries; also in bfloat16",
         {"kind": "decoder", "tokens": 256, "context": 256, "width": 384, "heads": 6, "layers": 6,
-         "N": 256, "Q": 32, "memory": "2 GiB"},
+         "N": 256, "Q": 32, "memory": "4 GiB"},
         {"kind": "decoder", "tokens": 16, "context": 8, "width": 24, "heads": 2, "layers": 2,
          "N": 16, "Q": 4},
         {name: entry for name, entry in _SEQUENCES.items() if name != "hand"}

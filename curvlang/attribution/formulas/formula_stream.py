@@ -17,7 +17,7 @@ from curvlang.attribution.formulas.indexed_tensors import IndexedTensor, Reader
 from curvlang.attribution.formulas.points import Points
 from curvlang.attribution.formulas.product_source import Queries
 from curvlang.attribution.gradients import batch_size
-from curvlang.attribution.passes import MOST, scored_elements
+from curvlang.attribution.passes import MOST, scored_load
 from curvlang.attribution.passes import batch_size as leaf_batch_size
 from curvlang.attribution.streams.batch import Source
 from curvlang.attribution.streams.cut import LARGEST, ScoreCut, score_cut
@@ -147,7 +147,7 @@ class FormulaStream(StreamInTurns):
             return score_cut(task.N, batch_size(task, contexts * (2 + columns)), LARGEST)
         blocks = scored_blocks(self.inverse, task)
         layers = task.blocks() if blocks is None else [x.layer for x in blocks]
-        most = leaf_batch_size(task, layers, scored_elements(layers, self.turn))
+        most = leaf_batch_size(task, layers, scored_load(task, layers, self.turn))
         return score_cut(task.N, most, self.turn)
 
 

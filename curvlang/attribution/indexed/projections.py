@@ -14,7 +14,7 @@ from torch import Tensor
 
 from curvlang.attribution.blocks import ScoredBlock, scored_blocks
 from curvlang.attribution.gradients import gradient_batches
-from curvlang.attribution.passes import leaf_batches
+from curvlang.attribution.passes import BatchLoad, leaf_batches
 from curvlang.attribution.score_orders import formed_gradients
 from curvlang.models.layers import Input
 from curvlang.models.losses.loss import Loss
@@ -61,8 +61,8 @@ class Projection:
             return torch.cat([_into(self.operator, v) for v in found])
         places: list[slice | Tensor] = []
         rows: list[Tensor] = []
-        formed = max(_formed(x) for x in self.layers)
-        shown = leaf_batches(task, loss, [x.layer for x in self.layers], part, formed, within)
+        load = BatchLoad(max(_formed(x) for x in self.layers))
+        shown = leaf_batches(task, loss, [x.layer for x in self.layers], part, load, within)
         for own, leaves in shown:
             places.append(own)
             rows.append(torch.cat([_shown(x, *leaves[x.layer.name]) for x in self.layers], 1))

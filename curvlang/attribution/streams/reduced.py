@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from curvlang.attribution.compressed import compressed, score_bound
-from curvlang.attribution.factored import PROBED, Blocks, product_error
+from curvlang.attribution.factored import Blocks, probed_count, product_error
 from curvlang.attribution.score_orders import Queries
 from curvlang.attribution.streams.request import check_share
 from curvlang.models.losses.loss import show_dtype
@@ -31,7 +31,7 @@ def warn_of_products(
         return
     error = product_error(task, given, queries, products)
     warnings.warn(
-        f"products in {show_dtype(products)}: scores of {min(PROBED, task.N)} training examples differ by at "
+        f"products in {show_dtype(products)}: scores of {probed_count(task)} training examples differ by at "
         f"most {error:.1g} of the largest",
         ReducedPrecision,
         stacklevel=2,

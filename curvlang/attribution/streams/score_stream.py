@@ -24,7 +24,7 @@ from curvlang.attribution.gradients import (
     query_gradients,
 )
 from curvlang.attribution.layer_forms import split
-from curvlang.attribution.passes import MOST, scored_elements
+from curvlang.attribution.passes import MOST, scored_load
 from curvlang.attribution.passes import batch_size as leaf_batch_size
 from curvlang.attribution.streams.batch import Source
 from curvlang.attribution.streams.by_token import TokenScoring
@@ -153,7 +153,7 @@ class ScoreStream(StreamInTurns):
         if self.given is None and (request.per_layer or request.per_position):
             return score_cut(task.N, batch_size(task, self.positions), self.turn * self.positions)
         layers = task.blocks() if self.given is None else [x.layer for x in self.given]
-        most = leaf_batch_size(task, layers, scored_elements(layers, self.turn))
+        most = leaf_batch_size(task, layers, scored_load(task, layers, self.turn))
         return score_cut(task.N, most, self.turn * max(1, len(self.names)))
 
     def _against_gradients(self, some: Task, weights: Tensor | None) -> Source:

@@ -17,6 +17,7 @@ from curvlang.attribution.gradients import (
     gradient_batches,
     product,
 )
+from curvlang.attribution.passes import BatchLoad
 from curvlang.attribution.passes import batch_size as leaf_batch_size
 from curvlang.attribution.streams.batch import ScoreBatch, Unit
 from curvlang.attribution.streams.cut import ScoreCut, score_cut
@@ -49,7 +50,7 @@ class SelfStream:
         else:
             layers = [x.layer for x in self.given]
             formed = max((x.layer.size for x in self.given if not x.by_leaves), default=0)
-            self.cut = score_cut(total, leaf_batch_size(task, layers, formed), 1)
+            self.cut = score_cut(total, leaf_batch_size(task, layers, BatchLoad(formed)), 1)
 
     @property
     def of_pairs(self) -> bool:

@@ -22,6 +22,7 @@ from curvlang.models.data.rows import Pair, Rows, pieces
 from curvlang.models.data.vocabulary import checked_tokens
 from curvlang.models.execution.calls import exhausted, run_model
 from curvlang.models.execution.packed import (
+    MASK,
     Layout,
     check_fields,
     is_packed,
@@ -39,7 +40,6 @@ from curvlang.models.padding.ragged_rows import (
     varying,
 )
 
-MASK = "attention_mask"
 DECODER = "decoder_"
 """What the names of a decoder's own fields begin with."""
 

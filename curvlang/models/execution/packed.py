@@ -8,7 +8,9 @@ the user's own, and the user's module is not changed.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
@@ -210,7 +212,8 @@ def _packed_class(kind: Any, layout: Layout | None) -> type[nn.Module]:
     def forward(self: nn.Module, X: Tensor) -> Tensor:
         if layout is None:
             return logits(kind.forward(self, X))
-        return logits(kind.forward(self, **layout.unpack(X)))
+        fields = layout.unpack(X)
+        return logits(kind.forward(self, **(_widened(self, fields) if _WIDE.get() else fields)))
 
     def extra_repr(self: nn.Module) -> str:
         own = kind.extra_repr(self)
@@ -219,6 +222,35 @@ def _packed_class(kind: Any, layout: Layout | None) -> type[nn.Module]:
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     body = {"forward": forward, "extra_repr": extra_repr, "curvlang_layout": layout, **names}
     return type(kind.__name__, (kind,), body)
+
+
+MASK = "attention_mask"
+"""The field that says which positions are padding."""
+_WIDE: ContextVar[bool] = ContextVar("wide masks", default=False)
+
+
+@contextmanager
+def wide_masks() -> Iterator[None]:
+    """Masks of padding as what is added to scores of attention, [B, 1, T, T], until the block ends.
+
+    Encoders of `transformers` look at the numbers of a mask [B, T], which `torch.func.vmap` does not allow; such a
+    mask they take as it is. It fits no causal model: results have to be compared.
+    """
+    token = _WIDE.set(True)
+    try:
+        yield
+    finally:
+        _WIDE.reset(token)
+
+
+def _widened(model: nn.Module, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    mask = fields.get(MASK)
+    if mask is None or mask.ndim != 2:
+        return dict(fields)
+    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    added = (mask == 0).to(kind) * torch.finfo(kind).min
+    wide = added[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
+    return {**fields, MASK: wide}
 
 
 NAMES = ("logits", "out")

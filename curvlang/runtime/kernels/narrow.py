@@ -14,6 +14,8 @@ from curvlang.ir.functions import FUNCTIONS
 ROWS = 2048
 """Rows whose products are rounded to the operands' precision at once: their sums are then added up in float32,
 so that rounding averages out."""
+EXAMPLES = "n"
+"""The letter of examples in a product."""
 ROUNDED = 2**-6
 """Share of the largest entry by which two entries of a symmetric matrix may be rounded apart."""
 
@@ -39,7 +41,8 @@ def narrow_products(scope: Mapping[str, Any], operands: torch.dtype) -> dict[str
         found = inner_gram(parts[0], groups).to(x.dtype)
         for part in parts[1:]:
             found += inner_gram(part, groups)
-        return _symmetric(found)
+        # Several groups of columns are written to both sides of the diagonal.
+        return found if groups > 1 else (found + found.mT) / 2
 
     def rotate(x: Any, matrix: Tensor) -> Tensor:
         found: Tensor
@@ -53,7 +56,9 @@ def narrow_products(scope: Mapping[str, Any], operands: torch.dtype) -> dict[str
         if len(given) != 2 or not all(isinstance(x, Tensor) for x in given):
             return torch.einsum(equation, *given)
         wide = torch.promote_types(given[0].dtype, given[1].dtype)
-        return _symmetric(torch.einsum(equation, *(x.to(operands) for x in given)).to(wide))
+        found = torch.einsum(equation, *(x.to(operands) for x in given)).to(wide)
+        # Of an example by itself there are gradients, which are not symmetric.
+        return found if EXAMPLES in equation.partition("->")[2] else _symmetric(found)
 
     names = SimpleNamespace(**vars(torch) | {"einsum": einsum})
     return {**scope, "torch": names, "gram": gram, "rotate": rotate}

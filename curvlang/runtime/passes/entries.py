@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -35,11 +35,13 @@ def gradients_of(tasks: Sequence[Task]) -> Gradients:
     """Gradients of the examples' own losses, batch by batch, at every model.
 
     Args:
-        tasks: The task at one model, or at several.
+        tasks: The task at one model, or at several; models in half precision are copied when they are asked.
     """
+    exact = cache(lambda k: tasks[k].exact())
 
     def batches() -> Iterator[Tensor]:
-        for task in tasks:
+        for k in range(len(tasks)):
+            task: Task = exact(k)
             blocks = task.blocks()
             bytes_each = task.P * torch.empty((), dtype=task.precision).element_size()
             for X, y in task.batches(max(1, BATCH_BYTES // bytes_each)):

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
-from curvlang.models.data.adapt import DECODER, MASK
+from curvlang.models.data.adapt import DECODER
 from curvlang.models.data.fields import IGNORED
 from curvlang.models.data.rows import pieces
-from curvlang.models.execution.packed import layout_in
+from curvlang.models.execution.packed import MASK, layout_in
 from curvlang.models.layers import Input
 from curvlang.models.layers.one_hot import OneHot
 from curvlang.models.padding.spans import Batch
