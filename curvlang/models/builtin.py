@@ -205,6 +205,12 @@ _OF_LOSS = (Code.E0580, Code.E0581, Code.E0582, Code.E0587, Code.E0799)
 _OF_BOTH = (Code.E0405, Code.E0406, Code.E0408, Code.E0420, Code.E0422)
 """What does not go together: examples and a model."""
 
+_OWN_DATA = (TEXTS, "file", "python")
+"""Lines of a person's own examples; the others are data sets that ship."""
+_GIVE_DATA = (
+    'give the checkpoint its own examples: `--data DATA`, or a line `data dataset("DIR or file")`'
+)
+
 
 @contextmanager
 def _placed_in(spec: TaskSpec) -> Iterator[None]:
@@ -221,7 +227,10 @@ def _placed_in(spec: TaskSpec) -> Iterator[None]:
     try:
         yield
     except SpecError as error:
-        raise SpecError([located(d, labels(d.code)) for d in error.diagnostics]) from error
+        found = [located(d, labels(d.code)) for d in error.diagnostics]
+        if spec.model.name == PRETRAINED and spec.data.name not in _OWN_DATA:
+            found = [replace(d, help=(_GIVE_DATA,)) if d.code in _OF_BOTH else d for d in found]
+        raise SpecError(found) from error
 
 
 def _own_loss(part: Part, written: Loss, own: str) -> Loss:

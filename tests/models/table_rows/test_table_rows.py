@@ -100,6 +100,15 @@ def test_what_is_refused(why):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["vit", "bert", "gpt2"])
+def test_a_checkpoint_on_the_data_of_another_task_is_led_to_its_own(kind):
+    saved_kind(kind, "model")
+    with pytest.raises(cv.SpecError) as caught:
+        cv.task(cv.TaskSource(model="model"))
+    assert "--data" in str(caught.value)
+    assert "traceback" not in str(caught.value).lower()
+
+
 def test_images_are_prepared_as_the_checkpoint_says(folder):
     from datasets import Dataset, Features, Image, Value
     from PIL.Image import fromarray
