@@ -81,6 +81,8 @@ class Code(StrEnum):
     E0242 = "E0242", "a projection inside a score", "language"
     E0243 = "E0243", "an evaluation of a score without queries", "language"
     E0244 = "E0244", "a law about scores that a drawn task does not have", "language"
+    E0246 = "E0246", "a function of the spectrum that is not applied as one", "language"
+    E0247 = "E0247", "a parameter of a function of the spectrum", "language"
     E0245 = "E0245", "a score with a curvature among the baselines", "language"
     E0260 = (
         "E0260",
@@ -167,6 +169,7 @@ class Code(StrEnum):
     E0432 = "E0432", "checkpoints that a task states are not clear", "models"
     E0433 = "E0433", "a parameter in two blocks", "models"
     E0434 = "E0434", "a curvature that cannot be fitted at other models", "attribution"
+    E0440 = "E0440", "the time of a training that files do not say", "attribution"
     E0436 = "E0436", "running means of an optimiser that has none", "attribution"
     E0502 = "E0502", "subsets that are empty or everything", "training"
     E0503 = "E0503", "a task that cannot be retrained", "training"

@@ -15,7 +15,7 @@ from curvlang.editors.reading import Frame, Item, Owner, Role, Word, read
 from curvlang.editors.scope import in_scope, leaf_meaning, leaves_of, letters_of
 from curvlang.editors.vocabulary import vocabulary
 from curvlang.ir.functions import FUNCTIONS, MAKERS
-from curvlang.ir.score_program import SOLVE
+from curvlang.ir.score_program import APPLY, CARRY, SOLVE
 from curvlang.language.chain import Chain
 from curvlang.language.checking.chains import Chains
 from curvlang.language.checking.shipped import about
@@ -287,6 +287,10 @@ def _in_expression(item: Item, text: str, word: Word) -> Iterator[Candidate]:
     yield from _functions()
     if item.keyword == "score":
         yield Candidate(SOLVE, Role.FUNCTION, "the curvature's inverse, applied to rows")
+        yield Candidate(
+            APPLY, Role.FUNCTION, "a function of the curvature's spectrum, applied to rows"
+        )
+        yield Candidate(CARRY, Role.FUNCTION, "rows carried back through every later checkpoint")
     for keyword in vocabulary().words:
         yield Candidate(keyword, Role.KEYWORD)
 

@@ -18,7 +18,7 @@ from curvlang.editors.scope import (
 )
 from curvlang.editors.structure import table
 from curvlang.ir.functions import FUNCTIONS, MAKERS, TensorFunction
-from curvlang.ir.score_program import SOLVE
+from curvlang.ir.score_program import APPLY, CARRY, SOLVE
 from curvlang.language.chain import Chain, Combination, Curvature
 from curvlang.language.checking.chains import Chains
 from curvlang.language.checking.names import Named
@@ -35,6 +35,9 @@ SENTENCES: Mapping[str, str] = {
     "size": "`size[i]`: the length of a space",
     "sum": "`sum[t,o] …`: the sum of the product to its right",
     SOLVE: "`z[n,p] = solve(v)`: the inverse of the curvature, applied to every row of a tensor",
+    APPLY: "`z[n,p] = apply(f(x), v)`: the function `inverse f(x)` of the curvature's spectrum, applied to every row",
+    CARRY: "`w[h,q,p] = carry(f(x[h]), u)`: rows at the end of the training, carried back to each checkpoint through "
+    "`f` of the curvature at every later one",
     "mean": "`mean[n] …`: the mean of the product to its right; in an inverse, over the spectrum",
 }
 

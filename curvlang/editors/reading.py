@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from curvlang.editors.vocabulary import COMMENT, INDEX, NAME, NUMBER, STRING, vocabulary
-from curvlang.ir.score_program import SOLVE
+from curvlang.ir.score_program import APPLY, CARRY, SOLVE
 from curvlang.language.registry.entry import NONE
 
 _TOKEN = re.compile(
@@ -375,7 +375,7 @@ class _Reader:
         if self.previous() == "==":
             return Role.VALUE, Owner(Role.DEFINITION, self._own_name(), argument=self.previous(2))
         indexed = after == ("[", end)
-        if self.item.keyword == "score" and token == SOLVE and after[0] == "(":
+        if self.item.keyword == "score" and token in (SOLVE, APPLY, CARRY) and after[0] == "(":
             return Role.FUNCTION, None
         if token in self.known.keywords and not indexed and after[0] not in ("=", ","):
             return Role.KEYWORD, None

@@ -306,7 +306,11 @@ class _Attempt:
         with self:
             elsewhere = self.form.elsewhere
             inverses = None if elsewhere is None else InverseElsewhere(elsewhere, self._inverted)
-            return given.around.points(Point(task, self.inverse), inverses)
+            form = self.form
+            fitted = FittedOperator(
+                form.operator, task.parameters, None, "", form.solver, form.by_example
+            )
+            return given.around.points(Point(task, self.inverse, fitted=fitted), inverses)
         return None
 
     def _inverted(self, fitted: FittedOperator, _: Task) -> Operator:

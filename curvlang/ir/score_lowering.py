@@ -9,6 +9,8 @@ from curvlang.ir import expr as ir
 from curvlang.ir.indices import free_indices, names, rename, substitute, with_children
 from curvlang.ir.row_terms import over, product_of, row_terms, sum_of
 from curvlang.ir.score_program import (
+    APPLY,
+    CARRY,
     CONTEXTS,
     EXAMPLE,
     PARAMETER,
@@ -96,6 +98,8 @@ class _Lowering:
         value = statement.value
         if isinstance(value, ir.Call) and value.function == SOLVE:
             self._solve(statement.targets[0], value)
+        elif isinstance(value, ir.Call) and value.function in (APPLY, CARRY):
+            self._apply(statement.targets[0], value)
         elif isinstance(value, ir.Call) and not value.indices:
             call = replace(value, arguments=tuple(map(self._renamed, value.arguments)))
             for position, target in enumerate(statement.targets):
@@ -206,6 +210,9 @@ class _Lowering:
         if not right and len(left) > 1:
             left, right = left[:1], left[1:]
         self._check_pairs(expr, keys)
+        moved = self._asking(left, right) if len(keys) == 2 else None
+        if moved is not None:
+            left, right = moved[0], [moved[1]]
         if len(left) == len(right) == 1:
             left, right = _solves_first(left, right)
         return self._named(expr, index, product_of(left), product_of(right) if right else None)
@@ -279,7 +286,48 @@ class _Lowering:
         if len(_examples(rows)) > 1:
             raise NotScoredError("parameters", rows, (*_examples(rows), index))
         name = self._own(target)
-        self.made[name] = Solution(name, target.indices, rows, call.span)
+        at = _contexts(target.indices)
+        self.made[name] = Solution(name, target.indices, rows, at, span=call.span)
+
+    def _apply(self, target: ir.Target, call: ir.Call) -> None:
+        """`z[h,n,p] = apply(flowed(time[h]), v)`: a function of the spectrum, applied to rows."""
+        function, given = call.arguments
+        assert isinstance(function, ir.Call)
+        assert isinstance(given, ir.Ref)
+        carried = call.function == CARRY
+        own = tuple(x for x in target.indices if not (carried and x.space == "h"))
+        rows = self.collected(self._inlined(replace(given, indices=own)))
+        numbers = replace(function, arguments=tuple(map(self.number, function.arguments)))
+        if len(_examples(rows)) > 1:
+            raise NotScoredError("parameters", rows, (*_examples(rows), ir.Index(PARAMETER)))
+        name, at = self._own(target), _contexts(target.indices)
+        self.made[name] = Solution(name, target.indices, rows, at, numbers, carried, call.span)
+
+    def _asking(
+        self, left: list[ir.Expr], right: list[ir.Expr]
+    ) -> tuple[list[ir.Expr], ir.Expr] | None:
+        """A function of the spectrum on rows of training examples, applied to those of the queries instead.
+
+        f(C) is symmetric: w · f(C)v is f(C)w · v, and then no gradient of a training example is formed.
+        """
+        (factor,) = right if len(right) == 1 else (None,)
+        one = self.made.get(factor.name) if isinstance(factor, ir.Ref) else None
+        if not isinstance(one, Solution) or one.function is None or one.carried:
+            return None
+        assert isinstance(factor, ir.Ref)
+        names = dict(zip(one.indices, factor.indices, strict=True))
+        rows = rename(one.rows, names)
+        queries = product_of(left)
+        if gradient_of(rows) is None or not any(x.space == QUERY for x in free_indices(queries)):
+            return None
+        function = replace(
+            one.function, arguments=tuple(rename(x, names) for x in one.function.arguments)
+        )
+        at = tuple(names[x] for x in one.at)
+        indices = _in_order(dict.fromkeys((*free_indices(queries), *at)))
+        name = f"asked{SOLVED}{len(self.made)}"
+        self.made[name] = Solution(name, indices, queries, at, function, span=one.span)
+        return [ir.Ref(name, indices, one.span)], rows
 
 
 def _solves_first(left: list[ir.Expr], right: list[ir.Expr]) -> tuple[list[ir.Expr], list[ir.Expr]]:
@@ -298,6 +346,10 @@ def _solves_first(left: list[ir.Expr], right: list[ir.Expr]) -> tuple[list[ir.Ex
 def _examples(expr: ir.Expr) -> tuple[ir.Index, ...]:
     """The indices of rows besides the parameters and the models that they are taken at."""
     return tuple(x for x in free_indices(expr) if x.space != PARAMETER and x.space not in CONTEXTS)
+
+
+def _contexts(indices: Sequence[ir.Index]) -> tuple[ir.Index, ...]:
+    return tuple(x for x in indices if x.space in CONTEXTS)
 
 
 def _in_order(indices: Iterable[ir.Index]) -> tuple[ir.Index, ...]:

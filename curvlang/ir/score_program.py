@@ -19,16 +19,18 @@ QUERY_GRADIENT, TRAINING_GRADIENT = "u", "v"
 """Leaves over the parameters: gradients of the queries' metric, and of the training losses."""
 PARAMETER, QUERY, EXAMPLE = "p", "q", "n"
 """Letters of the spaces of a score."""
-CONTEXTS = ("e", "h")
-"""Letters of models and their checkpoints: all of a product is taken at one of each."""
-RATE = "rate"
-"""The learning rate at each checkpoint."""
+CONTEXTS = ("e", "h", "c")
+"""Letters of models, their checkpoints, and models around a checkpoint: all of a product is taken at one of each."""
+RATE, TIME = "rate", "time"
+"""The learning rate at each checkpoint, and the sum of learning rates of the steps that it stands for."""
 DOUBTS = ("doubt", "query_doubt")
 """1 − p of the label of a training example, and of a query."""
 MOMENTS = ("moment", "second")
 """Adam's running means of gradients and of their squares."""
 SOLVE = "solve"
 """The inverse of the curvature, applied to rows."""
+APPLY, CARRY = "apply", "carry"
+"""A function of the curvature's spectrum, applied to rows: at each place, or one checkpoint after the other."""
 SOLVED = "@"
 """Between a leaf and how often the inverse is applied to it: `v@1`."""
 
@@ -87,17 +89,31 @@ class ExampleSum:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """The inverse applied to rows that are more than a gradient times numbers."""
+    """A matrix applied to rows: the inverse where rows are more than a gradient times numbers, or a function of the spectrum.
+
+    Args:
+        name: What other expressions call it.
+        indices: What it has a row for.
+        rows: What the matrix is applied to.
+        at: Models and checkpoints whose curvature the matrix is of.
+        function: A function of the spectrum with its arguments; the inverse where not given.
+        carried: Whether rows go from the end of the training back to each checkpoint, through the matrix of
+            every later one.
+        span: Where it stands.
+    """
 
     name: str
     indices: tuple[ir.Index, ...]
     rows: ir.Expr
+    at: tuple[ir.Index, ...] = ()
+    function: ir.Call | None = None
+    carried: bool = False
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
     @property
     def reads(self) -> tuple[ir.Expr, ...]:
         """Expressions that it is computed from."""
-        return (self.rows,)
+        return (self.rows, *(() if self.function is None else self.function.arguments))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +179,7 @@ class ScoreProgram:
 
         Then no gradient over all parameters is formed of a training example.
         """
-        return all(map(_plain, self.assignments.values()))
+        return all(_plain(x, self) for x in self.assignments.values())
 
     @property
     def pairs(self) -> bool:
@@ -186,8 +202,17 @@ class ScoreProgram:
     @property
     def solved_at(self) -> frozenset[tuple[str, ...]]:
         """At which models the inverse is applied: `()` for the evaluated one, `("e", "h")` for all checkpoints."""
-        rows = _solved_rows(self)
-        return frozenset(tuple(c for c in CONTEXTS if c in {x.space for x in row}) for row in rows)
+        return frozenset(map(_letters, _solved_rows(self)))
+
+    @property
+    def applied_at(self) -> frozenset[tuple[str, ...]]:
+        """At which models functions of the curvature's spectrum are applied, likewise."""
+        return frozenset(_letters(x.at) for x in _solutions(self) if x.function is not None)
+
+    @property
+    def times(self) -> bool:
+        """Whether it reads how long the training was at each checkpoint."""
+        return TIME in self.leaves
 
     @property
     def doubts(self) -> bool:
@@ -219,7 +244,17 @@ def _solved_rows(program: ScoreProgram) -> Iterator[tuple[ir.Index, ...]]:
             own = gradient_of(node)
             if own is not None and own[1] and isinstance(node, ir.Ref):
                 yield node.indices
-    yield from (x.indices for x in program.assignments.values() if isinstance(x, Solution))
+    yield from (x.at for x in _solutions(program) if x.function is None)
+
+
+def _solutions(program: ScoreProgram) -> Iterator[Solution]:
+    return (x for x in program.assignments.values() if isinstance(x, Solution))
+
+
+def _letters(indices: tuple[ir.Index, ...]) -> tuple[str, ...]:
+    """The letters of models and checkpoints among indices, in their order."""
+    spaces = {x.space for x in indices}
+    return tuple(x for x in CONTEXTS if x in spaces)
 
 
 def gradient_of(row: ir.Expr) -> tuple[str, int] | None:
@@ -232,22 +267,40 @@ def gradient_of(row: ir.Expr) -> tuple[str, int] | None:
     return leaf, int(solves or 0)
 
 
-def _plain(assignment: Assignment) -> bool:
+def _plain(assignment: Assignment, program: ScoreProgram) -> bool:
     match assignment:
         case Product(left=left, right=right):
             if right is None:
                 return False
             first, second = gradient_of(left), gradient_of(right)
-            if first is None or second is None:
+            if second is None:
                 return False
+            if first is None:
+                return asks_by_rows(assignment) and not _after_a_pass(assignment, program)
             pair = first[0] != second[0]
             return contexts(left) == contexts(right) or (pair and 0 in (first[1], second[1]))
         case ExampleSum(terms=terms):
             return not any(_parametric(row) for _, row in terms)
-        case Solution():
-            return False
+        case Solution(indices=indices):
+            return not any(x.space == EXAMPLE for x in indices)
         case Formula() | Matrix():
             return not any(x.space == PARAMETER for x in assignment.indices)
+
+
+def asks_by_rows(one: Product) -> bool:
+    """Whether rows of queries that are more than gradients meet gradients of training examples."""
+    right = None if one.right is None else gradient_of(one.right)
+    if right is None or right[0] != TRAINING_GRADIENT or gradient_of(one.left) is not None:
+        return False
+    own = {x.space for x in free_indices(one.left)}
+    return EXAMPLE not in own and QUERY in own
+
+
+def _after_a_pass(one: Assignment, program: ScoreProgram) -> bool:
+    """Whether something rests on sums over all training examples."""
+    behind = (program.assignments[x] for x in _behind(one, program))
+    sums = (x for x in behind if isinstance(x, ExampleSum))
+    return any(i.space == EXAMPLE for x in sums for i in x.bound)
 
 
 def contexts(row: ir.Expr) -> tuple[ir.Index, ...]:
@@ -263,6 +316,11 @@ def reads_of(program: ScoreProgram) -> frozenset[str]:
     """Every name that the program reads: leaves, solved leaves, assignments."""
     exprs = [program.value, *(x for a in program.assignments.values() for x in a.reads)]
     return frozenset(x for expr in exprs for x in names(expr))
+
+
+def reads_curvature(program: ScoreProgram) -> bool:
+    """Whether the curvature has a part in it, by its inverse or by another function of its spectrum."""
+    return bool(program.solved_at or program.applied_at)
 
 
 def solves_of(program: ScoreProgram) -> bool:

@@ -199,7 +199,8 @@ class ScoreFormula:
         needs: Its leaves: `u[q,p]`, `v[n,p]`.
         body: Its definitions, and its yield.
         doc: One line.
-        text: Its definition, complete in itself.
+        functions: Functions of the spectrum that it applies, by name.
+        text: Its definition; with those of its functions it is complete in itself.
         span: Where it is named.
     """
 
@@ -208,6 +209,7 @@ class ScoreFormula:
     needs: tuple[Target, ...]
     body: tuple[Statement, ...]
     doc: str = ""
+    functions: Mapping[str, Inverse] = field(default_factory=dict)
     text: str = field(default="", compare=False, repr=False)
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 

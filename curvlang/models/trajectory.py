@@ -27,7 +27,7 @@ States = Sequence[str | Path | Mapping[str, Tensor]]
 class Trajectory:
     """The models that scores may read besides the evaluated one: checkpoints of its training, other seeds.
 
-    At most one of the first three says which checkpoints there are.
+    At most one of `epochs`, `steps`, `files` and `segments` says which checkpoints there are.
 
     Args:
         epochs: After every so many epochs.
@@ -36,6 +36,8 @@ class Trajectory:
         rates: The learning rate at each of the files; 1 where not given.
         states: The `state_dict()` of the optimiser at each of the files, of Adam with its running means.
         models: Models from as many seeds, the evaluated one counted.
+        segments: Parts of the training with equally many steps, each a checkpoint with several models.
+        per_segment: Models of each: those in the middle of as many parts of it.
 
     Raises:
         SpecError: E0432 where several say which checkpoints there are, or the rates are not those of
@@ -48,14 +50,22 @@ class Trajectory:
     rates: tuple[float, ...] = ()
     states: Sequence[Mapping[str, Any]] = ()
     models: int = 1
+    segments: int = 0
+    per_segment: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what does not say which models are meant."""
-        for name, least in (("epochs", 0), ("steps", 0), ("models", 1)):
+        for name, least in (
+            ("epochs", 0),
+            ("steps", 0),
+            ("models", 1),
+            ("segments", 0),
+            ("per_segment", 1),
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise another_type(name, value, f"a whole number from {least}", f"`{name}=10`")
-        if sum(map(bool, (self.epochs, self.steps, self.files))) > 1:
+        if sum(map(bool, (self.epochs, self.steps, self.files, self.segments))) > 1:
             raise _unclear("which checkpoints are meant is said twice")
         if self.rates and len(self.rates) != len(self.files):
             raise _unclear(f"{len(self.rates)} learning rates for {len(self.files)} files")
@@ -67,7 +77,7 @@ class Trajectory:
     @property
     def checkpoints(self) -> bool:
         """Whether there are any."""
-        return bool(self.epochs or self.steps or self.files)
+        return bool(self.epochs or self.steps or self.files or self.segments)
 
     @property
     def given(self) -> bool:
@@ -175,6 +185,9 @@ def trajectory_from(checkpoints: Part | None, models: Part | None) -> Trajectory
             if not (given["epochs"] or given["steps"]):
                 raise _unclear("how often there is a checkpoint is not said")
             return Trajectory(given["epochs"], given["steps"], models=count)
+        if checkpoints.name == "segments":
+            parts = {"segments": given["count"], "per_segment": given["models"]}
+            return Trajectory(models=count, **parts)
         source = checkpoints.span
         folder = Path() if source is NOWHERE else Path(source.source.name).parent
         paths = tuple(folder / str(x) for x in given["paths"])

@@ -33,6 +33,7 @@ from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.combine import fit_combination
 from curvlang.runtime.fit import fit_chains
+from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.inverse import invert
 from curvlang.testing.draws import Draw, built
 from curvlang.testing.gaps import (
@@ -183,7 +184,9 @@ def _value(quantity: Quantity, spec: TaskSpec, bench: Bench) -> Tensor:
     if quantity.score is not None:
         task = bench.task(spec)
         inverse = bench.fit(quantity.curvature, spec).inverse(DAMPING)
-        points = Points(Point(task, inverse))
+        fitted = FittedOperator(bench.fit(quantity.curvature, spec), task.parameters)
+        functions = quantity.score.functions
+        points = Points(Point(task, inverse, fitted=fitted), functions=functions)
         return formula_scores(program_of(quantity.score), points, task.loss, Request())
     match quantity.measure:
         case "autodiff":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from curvlang.models.trajectory import Trajectory
 from curvlang.training.built import built
 from curvlang.training.one_by_one import ModulesInTurn
 from curvlang.training.orders import Orders, learning_rate
+from curvlang.training.replay import step_count
 from curvlang.training.subsets import derived_seed
 from curvlang.training.training import all_members, training_of
 
@@ -49,13 +51,49 @@ def in_training_precision(task: Task) -> Task:
     return task.replaced(build=inner).to(dtype=first.dtype)
 
 
-def checkpoint_steps(task: Task, trajectory: Trajectory) -> list[int]:
-    """After how many steps of its training a task has its checkpoints; none where it ends before the first."""
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Neighbouring steps of a training that a checkpoint stands for.
+
+    Args:
+        steps: Their numbers.
+        models: After how many steps its models are taken.
+    """
+
+    steps: range
+    models: tuple[int, ...]
+
+    def time(self, task: Task) -> float:
+        """The sum of their learning rates over 1 − momentum: how far a gradient moves parameters in all."""
+        assert task.recipe is not None
+        total = step_count(task)
+        rates = (learning_rate(task.recipe, k, total) for k in self.steps)
+        return sum(rates) / (1 - task.recipe.momentum)
+
+
+def stretches(task: Task, trajectory: Trajectory) -> list[Stretch]:
+    """The checkpoints of a training in steps; none where it is too short for them."""
     recipe = task.recipe
     assert recipe is not None
-    last = last_step(task)
-    every = trajectory.steps or trajectory.epochs * (last // recipe.epochs)
-    return list(range(every, last + 1, every))
+    last = step_count(task)
+    if not trajectory.segments:
+        every = trajectory.steps or trajectory.epochs * (last // recipe.epochs)
+        return [Stretch(range(k - every, k), (k,)) for k in range(every, last + 1, every)]
+    count = trajectory.segments * trajectory.per_segment
+    if count > last:
+        return []
+    middles = [(start + stop) // 2 for start, stop in pairwise(_bounds(last, count))]
+    own = pairwise(_bounds(last, trajectory.segments))
+    each = trajectory.per_segment
+    return [
+        Stretch(range(start, stop), tuple(middles[k * each : (k + 1) * each]))
+        for k, (start, stop) in enumerate(own)
+    ]
+
+
+def _bounds(total: int, parts: int) -> list[int]:
+    """Where parts of a range begin and end, as equal as whole numbers allow."""
+    return [k * total // parts for k in range(parts + 1)]
 
 
 @kept_streams()
@@ -76,6 +114,8 @@ def training_points(task: Task, seed: int, steps: Sequence[int]) -> list[Trainin
         orders = Orders(torch.arange(task.N)[None], training.order_seeds, recipe.batch)
         total, taken = orders.steps * recipe.epochs, 0
         wanted = set(steps)
+        if 0 in wanted:
+            found.append(_point(stack, 0, learning_rate(recipe, 0, total)))
         while taken < max(steps, default=0):
             drawn = orders.epoch().to(x.device)
             for k in range(orders.steps):
@@ -94,10 +134,3 @@ def _point(stack: ModulesInTurn, taken: int, lr: float) -> TrainingPoint:
     held = [{name: x[0].clone() for name, x in y.items()} for y in (update.first, update.second)]
     first = held[0] if update.second else {}
     return TrainingPoint(taken, lr, copied(stack.models[0]).eval(), first, held[1])
-
-
-def last_step(task: Task) -> int:
-    """How many steps the whole training takes."""
-    recipe = task.recipe
-    assert recipe is not None
-    return Orders(torch.arange(task.N)[None], [0], recipe.batch).steps * recipe.epochs

@@ -252,7 +252,7 @@ def test_completion_elsewhere(editor):
     assert "block_ggn" in found
     assert "theirs" in complete(editor, uri, SPEC, "block_ggn")
     assert set(complete(editor, uri, SPEC, "tikhonov")) >= {"tikhonov", "pseudo", "absolute"}
-    named = ("adam", "checkpoints", "cnn", "models")
+    named = ("adam", "checkpoints", "cnn", "models", "segments")
     tasks = ["characters", "diabetes", "digits", *(f"digits_{x}" for x in named)]
     assert complete(editor, uri, SPEC, "digits") == tasks
     body = complete(editor, uri, SPEC, "A[i,i'] * V")

@@ -10,6 +10,7 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
+from curvlang.attribution.formulas.application import Application
 from curvlang.attribution.formulas.indexed_tensors import IndexedTensor, Reader
 from curvlang.attribution.formulas.points import Place, Point, Points, contexts
 from curvlang.attribution.formulas.product_source import (
@@ -19,7 +20,6 @@ from curvlang.attribution.formulas.product_source import (
     between_queries,
 )
 from curvlang.attribution.formulas.rows import doubts, query_rows, solved, training_rows
-from curvlang.attribution.gradients import product
 from curvlang.attribution.streams.cut import ScoreCut
 from curvlang.compiler.planning.chunks import Chunks
 from curvlang.ir import expr as ir
@@ -31,6 +31,7 @@ from curvlang.ir.score_program import (
     QUERY,
     QUERY_GRADIENT,
     RATE,
+    TIME,
     TRAINING_GRADIENT,
     Assignment,
     ExampleSum,
@@ -128,7 +129,17 @@ class Evaluation:
 
     def _pair_products(self) -> PairProducts | None:
         pairs = [x for x in self.program.products if of_pairs(x)]
-        return PairProducts(pairs, self.queries) if pairs else None
+        return PairProducts(pairs, self.queries, self._asked_rows) if pairs else None
+
+    def _asked_rows(self, one: Product, place: Place) -> Tensor:
+        """Rows of queries at a place, [Q, P]."""
+        found = self._reader(None).evaluate(one.left)
+        outer = contexts(one.indices)
+        kept = tuple(x for x in found.axes if x not in outer)
+        at = dict(zip(outer, place, strict=True))
+        own = tuple(x for x in outer if x in found.axes)
+        values = found.over((*own, *sorted(kept, key=lambda x: x.space != QUERY)))
+        return values[tuple(at[x] for x in own)]
 
     def _reader(self, chunk: _Chunk | None) -> Reader:
         return Reader(lambda ref: self._tensor(ref, chunk), self.lengths, self.like)
@@ -171,7 +182,7 @@ class Evaluation:
                     self.lengths.setdefault(index.space, size)
                 return made
             case Solution(rows=rows):
-                return self._solved(one, reader.evaluate(rows))
+                return self._solved(one, reader.evaluate(rows), reader)
             case ExampleSum():
                 return self._summed(one, reader, self.lengths)
             case _:
@@ -289,23 +300,27 @@ class Evaluation:
             self.queries.points.places(outer), taken, self.queries, outer, queries_first
         )
 
-    def _solved(self, one: Solution, rows: IndexedTensor) -> IndexedTensor:
-        outer = contexts(one.indices)
-        points = self.queries.points
-        values = rows.over((*outer, *(x for x in one.indices if x not in outer)))
-        flat = values.reshape(-1, *values.shape[len(outer) :])
-        parts = [
-            product(points.at(outer, place).inverse, x.reshape(-1, x.shape[-1])).reshape(x.shape)
-            for place, x in zip(points.places(outer), flat, strict=True)
-        ]
+    def _solved(self, one: Solution, rows: IndexedTensor, reader: Reader) -> IndexedTensor:
+        """A matrix applied to rows, at every model and checkpoint that the result has."""
+        outer, points = contexts(one.indices), self.queries.points
         kept = tuple(x for x in one.indices if x not in outer)
-        return IndexedTensor(torch.stack(parts).reshape(values.shape), (*outer, *kept))
+        given = rows.over((*outer, *kept))
+        sizes = [points.lengths[x.space] for x in outer]
+        applied = Application(one, points, outer, reader)
+        parts: dict[Place, Tensor] = {}
+        for place in applied.places():
+            held = tuple(k if n > 1 else 0 for k, n in zip(place, given.shape, strict=False))
+            parts[place] = applied.at(place, given[held])
+        values = torch.stack([parts[place] for place in points.places(outer)])
+        return IndexedTensor(values.reshape(*sizes, *values.shape[1:]), (*outer, *kept))
 
     def _leaf(self, ref: ir.Ref, chunk: _Chunk | None) -> IndexedTensor:
         """Rows of gradients at every point that they are asked at; the rates of checkpoints."""
-        if ref.name == RATE:
-            assert self.queries.points.rates is not None
-            return IndexedTensor(self.queries.points.rates.to(self.like), ref.indices)
+        if ref.name in (RATE, TIME):
+            points = self.queries.points
+            known = points.rates if ref.name == RATE else points.times
+            assert known is not None
+            return IndexedTensor(known.to(self.like), ref.indices)
         if ref.name in DOUBTS or ref.name in MOMENTS:
             return self._of_points(ref.name, chunk)
         own = gradient_of(ref)

@@ -180,19 +180,25 @@ def formula_points(
             progress=asked.progress,
         ).operator
 
-    if program.solved_at - {()}:
+    if (program.solved_at | program.applied_at) - {()}:
         refitted(formula, operator)
+    if not solves_of(program):
+        check_inverse_used(formula, asked)
     around = around or surroundings(formula, program, task)
+    fitted = operator
+    if not isinstance(fitted, FittedOperator):
+        fitted = FittedOperator(fitted, task.parameters)
     if solves_of(program):
-        final, elsewhere = Point(task, inverse_of(operator, task)), None
-        if around.fitted_at:
-            fits = FittedElsewhere(refitted(formula, operator), len(around.fitted_at))
-            elsewhere = InverseElsewhere(fits, inverse_of)
-        return around.points(final, elsewhere)
-    check_inverse_used(formula, asked)
-    inner = operator.operator if isinstance(operator, FittedOperator) else operator
-    one = torch.ones((), dtype=inner.dtype, device=inner.device)
-    return around.points(Point(task, Identity(one, task.P)))
+        inverse = inverse_of(operator, task)
+    else:
+        inner = fitted.operator
+        one = torch.ones((), dtype=inner.dtype, device=inner.device)
+        inverse = Identity(one, task.P)
+    elsewhere = None
+    if around.fitted_at:
+        fits = FittedElsewhere(refitted(formula, operator), len(around.fitted_at))
+        elsewhere = InverseElsewhere(fits, inverse_of)
+    return around.points(Point(task, inverse, fitted=fitted), elsewhere)
 
 
 def formula_scores(program: ScoreProgram, points: Points, cost: Loss, request: Request) -> Tensor:

@@ -25,7 +25,15 @@ from curvlang.attribution.streams.gather import common
 from curvlang.attribution.streams.in_turns import StreamInTurns
 from curvlang.attribution.streams.request import Request
 from curvlang.ir import expr as ir
-from curvlang.ir.score_program import EXAMPLE, PARAMETER, QUERY, ScoreProgram, passes_of, reads_of
+from curvlang.ir.score_program import (
+    EXAMPLE,
+    PARAMETER,
+    QUERY,
+    ScoreProgram,
+    asks_by_rows,
+    passes_of,
+    reads_of,
+)
 from curvlang.models.losses.loss import Loss
 from curvlang.runtime.limits.memory import available
 
@@ -124,7 +132,10 @@ class FormulaStream(StreamInTurns):
     def _fitting(self) -> int:
         """Queries whose rows take a share of what is available."""
         pairs = sum(map(of_pairs, self.program.products))
-        if self._by_products:
+        by_rows = sum(map(asks_by_rows, self.program.products))
+        if by_rows:
+            pairs = (1 + by_rows) * max((1, *self.points.lengths.values()))
+        if self._by_products and not by_rows:
             blocks = scored_blocks(self.inverse, self.task)
             if blocks is not None:
                 return max(1, queries_at_once(self.task, blocks) // max(1, pairs))

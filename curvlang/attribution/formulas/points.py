@@ -12,9 +12,11 @@ from torch import Tensor
 from curvlang.attribution.streams.cut import ScoreCut
 from curvlang.ir import expr as ir
 from curvlang.ir.score_program import CONTEXTS
+from curvlang.language.chain import Inverse
 from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
 from curvlang.operators import Operator
+from curvlang.runtime.fitted import FittedOperator
 
 Place = tuple[int, ...]
 """A value for each index of models and checkpoints that something has."""
@@ -51,16 +53,35 @@ class Point:
         inverse: C⁻¹, of the coordinates where there are some.
         moments: Adam's running means of gradients and of their squares, [P] by the leaf's name.
         coordinates: In which gradients are taken; None for all parameters.
+        fitted: C itself, where a score applies other functions of its spectrum.
     """
 
     task: Task
     inverse: Operator
     moments: Mapping[str, Tensor] = field(default_factory=dict)
     coordinates: Coordinates | None = None
+    fitted: FittedOperator | None = None
 
     def queries(self, own: slice) -> Point:
         """With some of the queries."""
         return replace(self, task=self.task.queries(own))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StretchPoints:
+    """A checkpoint of the training, which may stand for several models.
+
+    Args:
+        whole: Its last model, with the curvature of the examples at all of them.
+        models: Each of them, with its own.
+    """
+
+    whole: Point
+    models: Sequence[Point]
+
+    def queries(self, own: slice) -> StretchPoints:
+        """With some of the queries."""
+        return StretchPoints(self.whole.queries(own), [x.queries(own) for x in self.models])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,30 +90,36 @@ class Points:
 
     Args:
         final: The evaluated model.
-        checkpoints: Points along each model's training, the evaluated one's first; `[e][h]`.
+        checkpoints: Along each model's training, the evaluated one's first; `[e][h]`.
         models: The models at their ends, the evaluated one the first.
         rates: The learning rate at each checkpoint.
         kept: What is known of the training examples already.
+        times: The sum of the learning rates of the steps that each stands for.
+        functions: Functions of the spectrum that the score applies, by name.
     """
 
     final: Point
-    checkpoints: Sequence[Sequence[Point]] = ()
+    checkpoints: Sequence[Sequence[StretchPoints]] = ()
     models: Sequence[Point] = ()
     rates: Tensor | None = None
     kept: KeptRows | None = None
+    times: Tensor | None = None
+    functions: Mapping[str, Inverse] = field(default_factory=dict)
     lengths: Mapping[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
         """How many models and checkpoints there are."""
         along = len(self.checkpoints[0]) if self.checkpoints else 0
-        found = {"h": along, "e": len(self.models)}
+        each = len(self.checkpoints[0][0].models) if along else 0
+        found = {"h": along, "e": len(self.models), "c": each}
         object.__setattr__(self, "lengths", {k: n for k, n in found.items() if n})
 
     def at(self, indices: Sequence[ir.Index], place: Place) -> Point:
         """The point at which something with these indices is taken."""
         given = dict(zip([x.space for x in indices], place, strict=True))
         if "h" in given:
-            return self.checkpoints[given.get("e", 0)][given["h"]]
+            stretch = self.checkpoints[given.get("e", 0)][given["h"]]
+            return stretch.models[given["c"]] if "c" in given else stretch.whole
         return self.models[given["e"]] if "e" in given else self.final
 
     def places(self, indices: Sequence[ir.Index]) -> Iterator[Place]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,7 +21,7 @@ from curvlang.attribution.formulas.points import Place, Point, Points, contexts
 from curvlang.attribution.formulas.rows import query_rows, solved, training_rows
 from curvlang.attribution.gradients import product
 from curvlang.ir import expr as ir
-from curvlang.ir.score_program import Product, gradient_of
+from curvlang.ir.score_program import Product, asks_by_rows, gradient_of
 from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
 
@@ -47,16 +47,22 @@ class PairProducts:
     Args:
         products: All of them, the queries on the left.
         queries: Of a turn.
+        rows: Gives rows of queries [Q, P] that are more than gradients.
     """
 
-    def __init__(self, products: Sequence[Product], queries: Queries) -> None:
+    def __init__(
+        self,
+        products: Sequence[Product],
+        queries: Queries,
+        rows: Callable[[Product, Place], Tensor],
+    ) -> None:
         self._asked: dict[tuple[str, Place], tuple[int, int]] = {}
         self._sources: list[TrainingProducts] = []
         groups: dict[int, list[tuple[tuple[str, Place], Preconditioner]]] = {}
         tasks: dict[int, Task] = {}
         for one in products:
             for place in queries.points.places(contexts(one.indices)):
-                ask, point = _asked(one, place, queries)
+                ask, point = _asked(one, place, queries, rows)
                 tasks[id(point.task)] = point.task
                 groups.setdefault(id(point.task), []).append(((one.name, place), ask))
         for key, own in groups.items():
@@ -70,17 +76,18 @@ class PairProducts:
         return {name: found[k][number][""] for name, (k, number) in self._asked.items()}
 
 
-def _asked(one: Product, place: Place, queries: Queries) -> tuple[Preconditioner, Point]:
+def _asked(
+    one: Product, place: Place, queries: Queries, rows_of: Callable[[Product, Place], Tensor]
+) -> tuple[Preconditioner, Point]:
     """The queries of a product, with the inverse applied as often as it says, and the point of the examples."""
     points, given = queries.points, dict(zip(contexts(one.indices), place, strict=True))
     assert one.right is not None
-    sides = []
-    for row in (one.left, one.right):
-        own = gradient_of(row)
-        assert own is not None
-        assert isinstance(row, ir.Ref)
-        indices = contexts(row.indices)
-        sides.append((points.at(indices, tuple(given[x] for x in indices)), own[1]))
+    if asks_by_rows(one):
+        meeting, solves = _side(one.right, points, given)
+        inverse = inverse_power(meeting.inverse, solves)
+        moved = product(inverse, rows_of(one, place))
+        return whole_queries(inverse, moved, meeting.task), meeting
+    sides = [_side(row, points, given) for row in (one.left, one.right)]
     (asking, first), (meeting, second) = sides
     inverse = inverse_power(asking.inverse if first else meeting.inverse, first + second)
     blocks = scored_blocks(inverse, meeting.task)
@@ -92,6 +99,15 @@ def _asked(one: Product, place: Place, queries: Queries) -> tuple[Preconditioner
         Preconditioner(blocks, block_queries(asking.task, queries.cost, blocks, queries.weights)),
         meeting,
     )
+
+
+def _side(row: ir.Expr, points: Points, given: Mapping[ir.Index, int]) -> tuple[Point, int]:
+    """Where gradients are taken, and how often they are solved."""
+    own = gradient_of(row)
+    assert own is not None
+    assert isinstance(row, ir.Ref)
+    indices = contexts(row.indices)
+    return points.at(indices, tuple(given[x] for x in indices)), own[1]
 
 
 class OwnProducts:

@@ -9,25 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from curvlang.attribution.formulas.curvatures import InverseElsewhere
-from curvlang.attribution.formulas.points import Point, Points
+from curvlang.attribution.formulas.points import Point, Points, StretchPoints
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.ir.score_program import ScoreProgram
-from curvlang.language.chain import ScoreFormula
+from curvlang.language.chain import Inverse, ScoreFormula
 from curvlang.models.execution.copies import copied
 from curvlang.models.task import Task
 from curvlang.models.trajectory import Trajectory
-from curvlang.operators import Identity
+from curvlang.operators import Identity, Operator
 from curvlang.training.baseline import train_baseline
-from curvlang.training.replay import not_followed
+from curvlang.training.replay import check_followed, not_followed, step_count
 from curvlang.training.subsets import derived_seed, without_classes
 from curvlang.training.training import check_trainable
 from curvlang.training.training_points import (
+    Stretch,
     TrainingPoint,
-    checkpoint_steps,
     in_training_precision,
-    last_step,
+    stretches,
     training_points,
 )
 
@@ -44,20 +44,40 @@ class OtherModel:
     task: Task
     moments: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def point(self, final: Point, inverses: InverseElsewhere | None) -> Point:
+    def point(self, final: Point, tasks: Sequence[Task], here: CurvatureThere | None) -> Point:
         """With the queries of the evaluated model.
 
         Args:
             final: The evaluated model.
-            inverses: Gives C⁻¹ here; None where nothing is solved here.
+            tasks: The models whose curvature it has.
+            here: Gives the curvature; None where nothing reads it here.
         """
         task = self.task
         if task.Q != final.task.Q:
             task = task.queries(slice(0, final.task.Q))
-        if inverses is not None:
-            return Point(task, inverses.at((self.task,)), self.moments)
         one = torch.ones((), dtype=final.inverse.dtype, device=final.inverse.device)
-        return Point(task, Identity(one, final.inverse.size), self.moments)
+        inverse: Operator = Identity(one, final.inverse.size)
+        fitted = None
+        if here is not None and here.solved:
+            inverse = here.inverses.at(tasks)
+        if here is not None and here.applied:
+            fitted = here.inverses.fitted.at(tasks)
+        return Point(task, inverse, self.moments, fitted=fitted)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CurvatureThere:
+    """The curvature at other models, and what scores read of it.
+
+    Args:
+        inverses: The curvature with its inverse.
+        solved: Whether its inverse is applied.
+        applied: Whether other functions of its spectrum are.
+    """
+
+    inverses: InverseElsewhere
+    solved: bool
+    applied: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,18 +85,24 @@ class Surroundings:
     """Other models than the evaluated one.
 
     Args:
-        checkpoints: Along each model's training, `[e][h]`.
+        checkpoints: Along each model's training, `[e][h]`, each of one model or several.
         models: At the ends of their trainings, the evaluated one the first.
         rates: The learning rate at each checkpoint.
+        times: The sum of the learning rates of the steps that each stands for.
         moments: Adam's running means at the end of the evaluated model's training.
         solved_at: At which of them the inverse is applied, as `ScoreProgram.solved_at` has it.
+        applied_at: At which of them functions of the spectrum are, likewise.
+        functions: Those functions, by name.
     """
 
-    checkpoints: Sequence[Sequence[OtherModel]] = ()
+    checkpoints: Sequence[Sequence[Sequence[OtherModel]]] = ()
     models: Sequence[OtherModel] = ()
     rates: Tensor | None = None
+    times: Tensor | None = None
     moments: Mapping[str, Tensor] = field(default_factory=dict)
     solved_at: frozenset[tuple[str, ...]] = frozenset()
+    applied_at: frozenset[tuple[str, ...]] = frozenset()
+    functions: Mapping[str, Inverse] = field(default_factory=dict)
 
     def points(self, final: Point, inverses: InverseElsewhere | None = None) -> Points:
         """All points, with the same queries as the evaluated model.
@@ -86,25 +112,62 @@ class Surroundings:
             inverses: Gives C⁻¹ at the others; needed where `fitted_at` has any.
         """
         final = replace(final, moments=self.moments)
-        solved = {id(x) for x in self._solved()} if inverses is not None else set()
+        rows = [
+            [self._stretch(final, inverses, x, first=k == 0) for x in row]
+            for k, row in enumerate(self.checkpoints)
+        ]
+        there = self._there(inverses, ("e",), ("e",))
+        others = (x.point(final, (x.task,), there) for x in self.models[1:])
+        models = [final, *others] if self.models else ()
+        return Points(
+            final,
+            rows,
+            models,
+            self.rates,
+            times=self.times,
+            functions=self.functions,
+        )
 
-        def point(other: OtherModel) -> Point:
-            return other.point(final, inverses if id(other) in solved else None)
+    def _there(
+        self, inverses: InverseElsewhere | None, *letters: tuple[str, ...]
+    ) -> CurvatureThere | None:
+        """What is read of the curvature where something with one of these sets of letters is."""
+        solved, applied = (not x.isdisjoint(letters) for x in (self.solved_at, self.applied_at))
+        if inverses is None or not (solved or applied):
+            return None
+        return CurvatureThere(inverses, solved, applied)
 
-        rows = [[point(x) for x in row] for row in self.checkpoints]
-        models = [final, *map(point, self.models[1:])] if self.models else ()
-        return Points(final, rows, models, self.rates)
+    def _stretch(
+        self,
+        final: Point,
+        inverses: InverseElsewhere | None,
+        own: Sequence[OtherModel],
+        *,
+        first: bool,
+    ) -> StretchPoints:
+        """A checkpoint: as a whole, with the curvature of all its models, and each of them."""
+        whole: list[tuple[str, ...]] = [("e", "h")]
+        each: list[tuple[str, ...]] = [("e", "h", "c")]
+        if first:
+            whole, each = [*whole, ("h",)], [*each, ("h", "c")]
+        tasks = tuple(x.task for x in own)
+        there, inside = self._there(inverses, *whole), self._there(inverses, *each)
+        return StretchPoints(
+            own[-1].point(final, tasks, there),
+            [x.point(final, (x.task,), inside) for x in own],
+        )
 
     @property
     def fitted_at(self) -> list[tuple[Task, ...]]:
-        """The models besides the evaluated one at which the curvature is fitted."""
-        return [(x.task,) for x in self._solved()]
-
-    def _solved(self) -> list[OtherModel]:
-        rows = self.checkpoints if ("e", "h") in self.solved_at else self.checkpoints[:1]
-        along = any("h" in x for x in self.solved_at)
-        found = [x for row in rows for x in row] if along else []
-        return [*found, *(self.models[1:] if ("e",) in self.solved_at else ())]
+        """The models besides the evaluated one at which the curvature is fitted; several together of a checkpoint."""
+        read, found = self.solved_at | self.applied_at, []
+        for k, row in enumerate(self.checkpoints):
+            for own in row:
+                if ("e", "h") in read or (k == 0 and ("h",) in read):
+                    found.append(tuple(x.task for x in own))
+                if ("e", "h", "c") in read or (k == 0 and ("h", "c") in read):
+                    found += [(x.task,) for x in own]
+        return [*found, *((x.task,) for x in (self.models[1:] if ("e",) in read else ()))]
 
 
 ALONE = Surroundings()
@@ -124,36 +187,50 @@ def surroundings(formula: ScoreFormula, program: ScoreProgram, task: Task) -> Su
     """
     check_surroundings(formula, program, task)
     if not (program.checkpoints or program.models or program.moments_at_ends):
-        return ALONE
+        return Surroundings(functions=formula.functions)
     trajectory = task.trajectory or Trajectory()
     base = in_training_precision(task)
     seeds = [_seed(task, k) for k in range(trajectory.models if program.models else 1)]
+    times: list[float] = []
     if program.checkpoints and trajectory.given:
         rows, rates = _from_files(task, trajectory)
         models = _ends(program, task, base, seeds)
     else:
-        steps = checkpoint_steps(base, trajectory) if program.checkpoints else []
-        rows, rates, models = _trained(program, task, base, seeds, steps)
-    kept = torch.tensor(rates, dtype=torch.float64, device=task.device) if rates else None
+        along = stretches(base, trajectory) if program.checkpoints else []
+        rows, rates, models = _trained(program, task, base, seeds, along)
+        times = [x.time(base) for x in along]
+    known = (torch.tensor(x, dtype=torch.float64, device=task.device) for x in (rates, times))
+    kept_rates, kept_times = known
     moments = models[0].moments if models else {}
     ends = models if program.models else ()
-    return Surroundings(rows, ends, kept, moments, program.solved_at)
+    return Surroundings(
+        rows,
+        ends,
+        kept_rates,
+        kept_times,
+        moments,
+        program.solved_at,
+        program.applied_at,
+        formula.functions,
+    )
 
 
 def _trained(
-    program: ScoreProgram, task: Task, base: Task, seeds: Sequence[int], steps: Sequence[int]
-) -> tuple[list[list[OtherModel]], list[float], list[OtherModel]]:
+    program: ScoreProgram, task: Task, base: Task, seeds: Sequence[int], along: Sequence[Stretch]
+) -> tuple[list[list[tuple[OtherModel, ...]]], list[float], list[OtherModel]]:
     """Checkpoints with their rates, and the ends of the trainings; each training is gone through once."""
-    if not steps:
+    if not along:
         return [], [], _ends(program, task, base, seeds)
-    ends = [last_step(base)] if program.moments_at_ends or len(seeds) > 1 else []
+    steps = {k for stretch in along for k in stretch.models}
+    ends = [step_count(base)] if program.moments_at_ends or len(seeds) > 1 else []
     wanted = sorted({*steps, *ends})
     rows, models = [], []
     rates: list[float] = []
     for number, seed in enumerate(seeds):
         found = {x.steps: x for x in training_points(base, seed, wanted)}
-        rows.append([_other(task, found[k]) for k in steps])
-        rates = [found[k].rate for k in steps]
+        other = {k: _other(task, found[k]) for k in steps}
+        rows.append([tuple(other[k] for k in x.models) for x in along])
+        rates = [found[x.models[-1]].rate for x in along]
         if ends:
             end = _other(task, found[ends[0]])
             models.append(OtherModel(task, end.moments) if number == 0 else end)
@@ -165,7 +242,7 @@ def _trained(
 def _ends(program: ScoreProgram, task: Task, base: Task, seeds: Sequence[int]) -> list[OtherModel]:
     """The evaluated model and those of other seeds, with Adam's running means where they are read."""
     if program.moments_at_ends:
-        points = [training_points(base, seed, [last_step(base)])[0] for seed in seeds]
+        points = [training_points(base, seed, [step_count(base)])[0] for seed in seeds]
         found = [_other(task, x) for x in points]
         return [OtherModel(task, found[0].moments), *found[1:]]
     others = [train_baseline(base, seed).model for seed in seeds[1:]]
@@ -184,13 +261,16 @@ def _vector(task: Task, held: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([x.detach().reshape(-1).to(task.device, torch.float64) for x in parts])
 
 
-def _from_files(task: Task, trajectory: Trajectory) -> tuple[list[list[OtherModel]], list[float]]:
+def _from_files(
+    task: Task, trajectory: Trajectory
+) -> tuple[list[list[tuple[OtherModel, ...]]], list[float]]:
     found = trajectory.loaded(task.model)
     moments: Sequence[Mapping[str, Tensor]] = [
         {name: _vector(task, x) for name, x in state.items()}
         for state in trajectory.running_means(task.model)
     ] or [{}] * len(found)
-    row = [OtherModel(_at(task, x), held) for (x, _), held in zip(found, moments, strict=True)]
+    others = [OtherModel(_at(task, x), held) for (x, _), held in zip(found, moments, strict=True)]
+    row: list[tuple[OtherModel, ...]] = [(x,) for x in others]
     return [row], [rate for _, rate in found]
 
 
@@ -225,12 +305,37 @@ def check_surroundings(formula: ScoreFormula, program: ScoreProgram, task: Task)
                 f"give its checkpoints as files, or {task.origin.instead}",
             )
         check_trainable(task, f"`{formula.name}`")
-    if along and not checkpoint_steps(task, trajectory):
+    if program.times:
+        _check_times(formula, task, trajectory)
+    if along and not stretches(task, trajectory):
+        what = "before its first checkpoint"
+        if trajectory.segments:
+            what = f"and {trajectory.segments} × {trajectory.per_segment} models were asked for"
         raise refusal(
             Code.E0428,
-            f"the training ends after {last_step(task)} steps, before its first checkpoint",
-            "state `checkpoints` more often, or train for longer",
+            f"the training ends after {step_count(task)} steps, {what}",
+            "state `checkpoints` more often, or train for longer"
+            if not trajectory.segments
+            else "state fewer segments or models, or train for longer",
         )
+
+
+def _check_times(formula: ScoreFormula, task: Task, trajectory: Trajectory) -> None:
+    """Refuse the time of a training that is not known, or is not one of gradient flow.
+
+    Raises:
+        SpecError: E0440 for checkpoints in files, E0509 for another optimiser than plain SGD.
+    """
+    if trajectory.given:
+        raise refusal(
+            Code.E0440,
+            f"`{formula.name}` reads `time[h]`, and files do not say which steps led to them",
+            "state `checkpoints segments(count = 3)` or `every(epochs = …)` of a training here, or write "
+            "the numbers as parameters of the score",
+            labels=label_at(formula.span, "this score"),
+        )
+    assert task.recipe is not None
+    check_followed(formula.name, task.recipe)
 
 
 def _check_moments(

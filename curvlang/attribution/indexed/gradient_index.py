@@ -105,14 +105,15 @@ class GradientIndex(StoredOperator):
         count = max(ends, 1)
         models = [self._model(kept, f"model-{e}", task) for e in range(ends)]
         rows = [
-            [self._model(kept, f"model-{e}-{h}", task) for h in range(along)]
+            [(self._model(kept, f"model-{e}-{h}", task),) for h in range(along)]
             for e in range(count if along else 0)
         ]
         rates = kept.contents.rates
         known = (
             None if rates is None else torch.tensor(rates, dtype=torch.float64, device=task.device)
         )
-        return Surroundings(rows, models, known, models[0].moments if models else {})
+        moments = models[0].moments if models else {}
+        return Surroundings(rows, models, known, moments=moments)
 
     def _model(self, kept: KeptChunks, name: str, task: Task) -> OtherModel:
         found = kept.file(name)

@@ -242,8 +242,8 @@ def _models(around: Surroundings) -> Iterator[tuple[str, dict[str, Tensor]]]:
     for e, model in enumerate(around.models):
         yield f"model-{e}", _tensors(model)
     for e, row in enumerate(around.checkpoints):
-        for h, model in enumerate(row):
-            yield f"model-{e}-{h}", _tensors(model)
+        for h, own in enumerate(row):
+            yield f"model-{e}-{h}", _tensors(own[-1])
 
 
 def _tensors(model: OtherModel) -> dict[str, Tensor]:

@@ -119,8 +119,10 @@ class ScorePlan:
                 return f"{name} = {self._text(value)}"
             case ExampleSum(terms=terms, kind=kind, bound=bound):
                 return f"{name} = {self._text(ir.Reduce(kind, bound, _sum(terms)))}"
-            case Solution(rows=rows):
-                return f"{name} = C⁻¹ applied to {self._text(rows)}"
+            case Solution(rows=rows, function=call, carried=carried):
+                matrix = "C⁻¹" if call is None else f"{self._text(call)} of C"
+                through = " from the end, through every later checkpoint" if carried else ""
+                return f"{name} = {matrix} applied to {self._text(rows)}{through}"
             case Matrix(call=call):
                 return f"{name} = {self._text(call)}"
             case Product():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, assert_never
 
@@ -15,7 +15,7 @@ from curvlang.ir import expr as ir
 from curvlang.ir.functions import FUNCTIONS, MAKERS
 from curvlang.ir.row_terms import TooManyTermsError
 from curvlang.ir.score_lowering import NotScoredError, score_program
-from curvlang.ir.score_program import CONTEXTS, SOLVE
+from curvlang.ir.score_program import APPLY, CARRY, CONTEXTS, SOLVE
 from curvlang.language.bodies.letters import letters
 from curvlang.language.bodies.tensors import TensorChecker
 from curvlang.language.bodies.transforms import (
@@ -30,11 +30,14 @@ from curvlang.language.registry.entry import Entry
 from curvlang.language.syntax import nodes as s
 from curvlang.language.syntax.problems import Problems
 
+APPLICATIONS = (APPLY, CARRY)
+"""Functions of a score that apply one of the spectrum."""
 SCORE_LETTERS: Mapping[str, str] = {
     "q": "query",
     "n": "training example",
     "p": "parameter",
     "h": "checkpoint of the training",
+    "c": "model around a checkpoint",
     "e": "model, the evaluated one the first",
 }
 
@@ -52,6 +55,7 @@ class ScoreLeaf:
         front = spaces[:-own]
         places = [CONTEXTS.index(x) for x in front if x in CONTEXTS]
         fine = len(places) == len(front) and places == sorted(set(places))
+        fine = fine and ("h" in spaces or "c" not in front)
         return spaces[-own:] == self.indices and fine and not set(front) & set(self.indices)
 
     def written(self, name: str) -> str:
@@ -63,6 +67,9 @@ SCORE_LEAVES: Mapping[str, ScoreLeaf] = {
     "u": ScoreLeaf(("q", "p"), "the gradient of a query's metric"),
     "v": ScoreLeaf(("n", "p"), "the gradient of a training example's loss"),
     "rate": ScoreLeaf(("h",), "the learning rate at a checkpoint"),
+    "time": ScoreLeaf(
+        ("h",), "the sum of the learning rates of the steps that a checkpoint stands for"
+    ),
     "doubt": ScoreLeaf(("n",), "1 − p of a training example's label, of models with classes"),
     "query_doubt": ScoreLeaf(("q",), "1 − p of a query's label"),
     "moment": ScoreLeaf(("p",), "Adam's running mean of gradients, as the training has it"),
@@ -72,13 +79,18 @@ YIELDS = ((ir.Index("q"), ir.Index("n")), (ir.Index("n"),))
 """A score of every query with every training example, or of every training example alone."""
 
 
-def check_score(definition: s.ScoreDef) -> list[Diagnostic]:
-    """Everything that can be wrong inside one score."""
+def check_score(definition: s.ScoreDef, inverses: Mapping[str, s.InverseDef]) -> list[Diagnostic]:
+    """Everything that can be wrong inside one score.
+
+    Args:
+        definition: The score.
+        inverses: Functions of the spectrum that it may apply.
+    """
     problems = Problems()
     bodies = list(readings(definition, problems))
     seen = set(problems)
     for body in bodies:
-        for problem in _checked(definition, body):
+        for problem in _checked(definition, body, inverses):
             if problem not in seen:
                 seen.add(problem)
                 problems.append(problem)
@@ -93,7 +105,7 @@ def score_entry(definition: s.ScoreDef) -> Entry:
 def score_formula(
     definition: s.ScoreDef, given: Mapping[str, Value], span: Span, doc: str
 ) -> ScoreFormula:
-    """A score with its parameters written in.
+    """A score with its parameters written in, without the functions of the spectrum that it applies.
 
     Args:
         definition: Without problems.
@@ -104,7 +116,18 @@ def score_formula(
     body = specialise(definition.body, given, needs=definition.needs)
     statements = tuple(x for x in body if not isinstance(x, ir.Project))
     text = definition.span.text
-    return ScoreFormula(definition.name, given, definition.needs, statements, doc, text, span)
+    return ScoreFormula(
+        definition.name, given, definition.needs, statements, doc, text=text, span=span
+    )
+
+
+def applied_functions(body: Sequence[ir.Statement]) -> Iterator[ir.Call]:
+    """Functions of the spectrum that the statements of a score apply, with their arguments."""
+    for statement in body:
+        if isinstance(statement, ir.Define) and isinstance(statement.value, ir.Call):
+            call = statement.value
+            if call.function in APPLICATIONS and isinstance(call.arguments[0], ir.Call):
+                yield call.arguments[0]
 
 
 def of_queries(formula: ScoreFormula) -> bool:
@@ -113,8 +136,12 @@ def of_queries(formula: ScoreFormula) -> bool:
     return result == YIELDS[0]
 
 
-def _checked(definition: s.ScoreDef, body: Sequence[ir.BodyStatement]) -> list[Diagnostic]:
-    checker = ScoreChecker(definition.needs, numbers_of(definition))
+def _checked(
+    definition: s.ScoreDef,
+    body: Sequence[ir.BodyStatement],
+    inverses: Mapping[str, s.InverseDef],
+) -> list[Diagnostic]:
+    checker = ScoreChecker(definition.needs, numbers_of(definition), inverses)
     yields = 0
     for statement in body:
         match statement:
@@ -219,8 +246,14 @@ class ScoreChecker(TensorChecker):
 
     examples = ("n", "q")
 
-    def __init__(self, needs: Sequence[ir.Target], scalars: frozenset[str]) -> None:
+    def __init__(
+        self,
+        needs: Sequence[ir.Target],
+        scalars: frozenset[str],
+        inverses: Mapping[str, s.InverseDef],
+    ) -> None:
         super().__init__(needs, scalars)
+        self.inverses = inverses
         self.spaces = set(SCORE_LETTERS)
         self.made = {}
         for target in needs:
@@ -247,10 +280,13 @@ class ScoreChecker(TensorChecker):
     def define(self, statement: ir.Define) -> None:
         """A definition, or rows that the inverse is applied to."""
         value = statement.value
-        if not (isinstance(value, ir.Call) and value.function == SOLVE):
+        if not isinstance(value, ir.Call) or value.function not in (SOLVE, *APPLICATIONS):
             super().define(statement)
             return
-        self._solve(statement, value)
+        if value.function == SOLVE:
+            self._solve(statement, value)
+        else:
+            self._apply(statement, value)
         for target in statement.targets:
             self._twice(target.indices, target.span)
             self._bind(target)
@@ -265,33 +301,106 @@ class ScoreChecker(TensorChecker):
                 "write `z[n,p] = solve(v)`; what is more than a name gets a name first",
             )
             return
+        self._rows(statement, call, given)
+
+    def _rows(self, statement: ir.Define, call: ir.Call, given: ir.Ref) -> None:
+        """What a matrix is applied to: rows, to rows with the same indices."""
         if given.name not in self.scope:
             self._unknown(given.name, given.span)
             return
         (target, *more) = statement.targets
         spaces = self.scope[given.name]
+        own, name = letters(target), call.function
+        if name == CARRY and own.count("h") == 1:
+            own = tuple(x for x in own if x != "h")
         if spaces.count("p") != 1:
             shown = f"`{given.name}[{','.join(spaces)}]`"
             self.problems.say(
                 Code.E0352,
-                f"`solve` is applied to rows over the parameters, and {shown} is not",
+                f"`{name}` is applied to rows over the parameters, and {shown} is not",
                 Label(given.span, "one index `p`, and no second one"),
                 "for a matrix of another space write `inv(K)`",
             )
-        elif more or letters(target) != spaces:
+        elif name == CARRY and ("h" in spaces or "h" not in letters(target)):
+            self.problems.say(
+                Code.E0246,
+                f"`carry` takes rows at the end of the training to every checkpoint, and "
+                f"`{given.name}[{','.join(spaces)}]` are not",
+                Label(statement.span, "`h` stands on the left alone"),
+                f"write `w[h,{','.join(x for x in spaces if x != 'h')}] = carry(f(…), {given.name})`",
+            )
+        elif more or own != spaces:
+            front = [x for x in spaces if x in CONTEXTS]
+            wanted = [*front, *(["h"] if name == CARRY else []), *spaces[len(front) :]]
             self.problems.say(
                 Code.E0305,
-                f"the result of `solve({given.name})` has the indices of `{given.name}`",
-                Label(statement.span, f"expected `{target.name}[{','.join(spaces)}]`"),
+                f"the result of `{name}` has the indices of `{given.name}`"
+                + (", and `h`" if name == CARRY else ""),
+                Label(statement.span, f"expected `{target.name}[{','.join(wanted)}]`"),
+            )
+
+    def _apply(self, statement: ir.Define, call: ir.Call) -> None:
+        """`z[h,n,p] = apply(flowed(time[h]), v)`: a function of the spectrum with its arguments, and rows."""
+        function, given = call.arguments if len(call.arguments) == 2 else (None, None)
+        named = isinstance(function, ir.Call) and not function.indices
+        if not named or not isinstance(given, ir.Ref) or given.indices or call.indices:
+            self.problems.say(
+                Code.E0246,
+                f"`{call.function}` takes a function of the spectrum, and the name of one tensor",
+                Label(call.span, "the whole tensor is taken, row by row"),
+                f"write `{call.function}(tikhonov(0.1), v)`, with the arguments in the order in which "
+                "the `inverse` declares them",
+            )
+            return
+        assert isinstance(function, ir.Call)
+        self._rows(statement, call, given)
+        self._spectral(statement, function)
+
+    def _spectral(self, statement: ir.Define, function: ir.Call) -> None:
+        """A function of the spectrum: declared, with numbers for its parameters."""
+        definition = self.inverses.get(function.function)
+        if definition is None:
+            self.problems.unknown(
+                Code.E0712, "inverse", function.function, function.span, self.inverses
+            )
+            return
+        self._values(definition, function)
+        own = {x for x in statement.targets[0].indices if x.space in CONTEXTS}
+        for argument in function.arguments:
+            self._visit(argument)
+            beyond = [x for x in self.free(argument) if x not in own]
+            if beyond:
+                self.problems.say(
+                    Code.E0247,
+                    f"a parameter of `{definition.name}` is a number for each model and checkpoint, and "
+                    f"this has the index `{beyond[0]}`",
+                    Label(argument.span, "more than one number"),
+                    "give a number, or one with the indices `e` and `h` of the result: `time[h]`",
+                )
+
+    def _values(self, definition: s.InverseDef, function: ir.Call) -> None:
+        """A number for every parameter without a default."""
+        names, given = [x.name for x in definition.parameters], len(function.arguments)
+        open_ = [x.name for x in definition.parameters[given:] if x.value is None]
+        short = f"no value for `{open_[0]}`" if open_ else ""
+        if given > len(names):
+            short = f"{given} given"
+        if short:
+            self.problems.say(
+                Code.E0247,
+                f"`{definition.name}` is written with its parameters in their order: "
+                f"`{definition.name}({', '.join(names)})`",
+                Label(function.span, short),
+                "give a number for each that has no default",
             )
 
     def _call(self, call: ir.Call) -> None:
-        if call.function == SOLVE:
+        if call.function in (SOLVE, *APPLICATIONS):
             self.problems.say(
                 Code.E0352,
-                "`solve` stands alone on the right of a definition",
+                f"`{call.function}` stands alone on the right of a definition",
                 Label(call.span, "inside an expression"),
-                "give its result a name: `z[n,p] = solve(v)`",
+                f"give its result a name: `z[n,p] = {call.function}({'f(…), ' * (call.function != SOLVE)}v)`",
             )
             return
         if call.function in MAKERS and {x.space for x in call.indices} & {"n", "q"}:

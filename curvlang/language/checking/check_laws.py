@@ -12,7 +12,6 @@ from curvlang.language.bodies.scores import (
     check_score,
     of_queries,
     score_entry,
-    score_formula,
 )
 from curvlang.language.bodies.transforms import written
 from curvlang.language.chain import (
@@ -27,6 +26,7 @@ from curvlang.language.chain import (
     Space,
 )
 from curvlang.language.checking import conditions as sp
+from curvlang.language.checking.check_scores import formula_with
 from curvlang.language.checking.inverses import check_use
 from curvlang.language.law import (
     DEFAULT_BY,
@@ -196,9 +196,11 @@ class LawChecker:
         found = self._quantity(measured.curvature)
         definition = self.scores[measure.text]
         given = score_entry(definition)
-        if found is None or check_score(definition):
+        if found is None or check_score(definition, self.inverses):
             return None
-        formula = score_formula(definition, given.defaults, measure.span, definition.doc)
+        formula = formula_with(
+            definition, given.defaults, measure.span, definition.doc, self.inverses
+        )
         beyond = [x for x in formula.needs if x.name not in ("u", "v") or len(x.indices) > 2]
         if beyond or given.defaults.keys() != given.parameters.keys():
             why = "a parameter without a default"

@@ -14,12 +14,11 @@ from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import Binary, Expr, Negate, Ref
 from curvlang.ir.indices import walk
 from curvlang.ir.score_lowering import score_program
-from curvlang.ir.score_program import solves_of
+from curvlang.ir.score_program import reads_curvature
 from curvlang.language.bodies.scores import (
     check_score,
     of_queries,
     score_entry,
-    score_formula,
 )
 from curvlang.language.bodies.values import show, value
 from curvlang.language.chain import (
@@ -33,6 +32,7 @@ from curvlang.language.chain import (
 )
 from curvlang.language.checking.arguments import arguments, checked
 from curvlang.language.checking.chains import Chains
+from curvlang.language.checking.check_scores import formula_with
 from curvlang.language.checking.inverses import check_use
 from curvlang.language.checking.names import Names
 from curvlang.language.registry import (
@@ -206,13 +206,14 @@ class StudyChecker:
         """A score that no curvature has a part in, as a baseline."""
         before = self.problems.errors
         values = arguments(use, score_entry(definition), {}, self.problems)
-        if self.problems.errors > before or check_score(definition):
+        if self.problems.errors > before or check_score(definition, self.names.inverses):
             return None
-        formula = score_formula(definition, values, use.span, doc_of(definition))
+        inverses = self.names.inverses
+        formula = formula_with(definition, values, use.span, doc_of(definition), inverses)
         why = "solves with a curvature"
         if not of_queries(formula):
             why = "scores training examples alone"
-        elif not solves_of(score_program(formula.needs, formula.body)):
+        elif not reads_curvature(score_program(formula.needs, formula.body)):
             return Part(use.name, values, use.span, None, formula)
         self.problems.say(
             Code.E0245,

@@ -16,7 +16,6 @@ from curvlang.language.bodies.scores import (
     check_score,
     of_queries,
     score_entry,
-    score_formula,
 )
 from curvlang.language.bodies.transforms import check_transform
 from curvlang.language.bodies.values import value
@@ -36,6 +35,7 @@ from curvlang.language.chain import (
 from curvlang.language.checking.arguments import arguments
 from curvlang.language.checking.chains import Chains, register_labels
 from curvlang.language.checking.check_laws import LawChecker
+from curvlang.language.checking.check_scores import formula_with
 from curvlang.language.checking.check_solver import check_solver
 from curvlang.language.checking.check_study import Cells, StudyChecker
 from curvlang.language.checking.inverses import check_inverse, check_use
@@ -132,12 +132,13 @@ class SpecChecker:
 
     def score(self, item: s.ScoreDef) -> ScoreFormula | None:
         """A score with the defaults of its parameters; None where it is wrong, or lacks a value."""
-        found = check_score(item)
+        found = check_score(item, self.names.inverses)
         self.problems += found
         entry = score_entry(item)
         if found or entry.defaults.keys() != entry.parameters.keys():
             return None
-        return score_formula(item, entry.defaults, item.name_span, doc_of(item))
+        inverses = self.names.inverses
+        return formula_with(item, entry.defaults, item.name_span, doc_of(item), inverses)
 
     def score_use(self, use: s.Use) -> ScoreFormula | None:
         """A score by name with arguments: `relatif(power = 1)`."""
@@ -147,9 +148,10 @@ class SpecChecker:
             return None
         before = self.problems.errors
         given = arguments(use, score_entry(definition), {}, self.problems)
-        if self.problems.errors > before or check_score(definition):
+        inverses = self.names.inverses
+        if self.problems.errors > before or check_score(definition, inverses):
             return None
-        return score_formula(definition, given, use.span, doc_of(definition))
+        return formula_with(definition, given, use.span, doc_of(definition), inverses)
 
     def _laws(self, file: s.File, chains: Chains) -> tuple[Law, ...]:
         """The laws of the file, about its own curvatures and those that it sees."""

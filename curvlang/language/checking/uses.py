@@ -112,7 +112,10 @@ def score_text(text: str, name: str, declared: str = "") -> ScoreFormula:
 def score_kept(score: ScoreFormula) -> dict[str, str]:
     """A score as text, from which `score_read` makes it again."""
     given = ", ".join(f"{name} = {show(x)}" for name, x in score.arguments.items())
-    return {"text": f"{score.name}({given})" if given else score.name, "declared": score.text}
+    own = [x.span for x in score.functions.values()]
+    functions = [x.text for x in own if not x.source.name.startswith("<shipped>")]
+    declared = "\n".join((*functions, score.text))
+    return {"text": f"{score.name}({given})" if given else score.name, "declared": declared}
 
 
 def score_read(kept: Mapping[str, str], name: str) -> ScoreFormula:

@@ -64,6 +64,13 @@ CHECKPOINTS: Mapping[str, Entry] = {
             "steps": Parameter(COUNT_OR_ZERO, 0, "steps between two of them"),
         },
     ),
+    "segments": Entry(
+        "parts of the training with equally many steps, each with models in the middle of equal parts of it",
+        {
+            "count": Parameter(COUNT, None, "parts of the training"),
+            "models": Parameter(COUNT, 1, "models of each, over which its curvature is fitted"),
+        },
+    ),
     "files": Entry(
         "models whose parameters are in files",
         {
