@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -167,7 +167,8 @@ def formula_points(
     if isinstance(operator, GradientIndex):
         kept = operator.chunks(formula, program, task.device)
         whole = operator.replaced(solver=operator.solver)
-        known = formula_points(formula, whole, task, asked, operator.around(kept, task))
+        near = replace(operator.around(kept, task), functions=formula.functions)
+        known = formula_points(formula, whole, task, asked, near)
         return operator.points(known, kept)
 
     def inverse_of(fitted: FittedOperator | Operator, of: Task) -> Operator:

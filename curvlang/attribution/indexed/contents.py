@@ -45,6 +45,8 @@ class Contents(msgspec.Struct, forbid_unknown_fields=True):
         error: The largest error of some scores, of the largest of them.
         behind: Files besides the chunks.
         whole: Whether gradients are kept over all parameters.
+        each: Models of a checkpoint.
+        times: The sum of the learning rates of the steps that each checkpoint stands for.
     """
 
     format: int
@@ -61,6 +63,8 @@ class Contents(msgspec.Struct, forbid_unknown_fields=True):
     error: float = 0.0
     behind: list[str] = msgspec.field(default_factory=list)
     whole: bool = False
+    each: int = 1
+    times: list[float] | None = None
 
     def described(self) -> str:
         """What is kept, for a reader."""
@@ -132,9 +136,18 @@ def chunk_name(number: int) -> str:
     return f"chunk-{number:05d}"
 
 
+def names_at(model: int, checkpoint: int, each: int) -> list[str]:
+    """The files of the models of a checkpoint."""
+    name = f"model-{model}-{checkpoint}"
+    return [name] if each == 1 else [f"{name}-{k}" for k in range(each)]
+
+
 def key_of(formula: ScoreFormula) -> str:
     """The folder of an index that is of one score."""
-    return digest(repr((formula.needs, formula.body)))[:32]
+    parts: tuple[object, ...] = (formula.needs, formula.body)
+    if formula.functions:
+        parts = (*parts, formula.functions)
+    return digest(repr(parts))[:32]
 
 
 def contents_of(store: FitStore, key: str) -> Contents | None:

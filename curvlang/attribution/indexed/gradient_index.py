@@ -23,6 +23,7 @@ from curvlang.attribution.indexed.contents import (
     KeptChunks,
     contents_of,
     key_of,
+    names_at,
 )
 from curvlang.attribution.indexed.kept_parts import of_gradients
 from curvlang.attribution.indexed.projections import projection_of
@@ -105,15 +106,18 @@ class GradientIndex(StoredOperator):
         count = max(ends, 1)
         models = [self._model(kept, f"model-{e}", task) for e in range(ends)]
         rows = [
-            [(self._model(kept, f"model-{e}-{h}", task),) for h in range(along)]
+            [
+                tuple(self._model(kept, x, task) for x in names_at(e, h, kept.contents.each))
+                for h in range(along)
+            ]
             for e in range(count if along else 0)
         ]
-        rates = kept.contents.rates
-        known = (
-            None if rates is None else torch.tensor(rates, dtype=torch.float64, device=task.device)
+        rates, times = (
+            None if x is None else torch.tensor(x, dtype=torch.float64, device=task.device)
+            for x in (kept.contents.rates, kept.contents.times)
         )
         moments = models[0].moments if models else {}
-        return Surroundings(rows, models, known, moments=moments)
+        return Surroundings(rows, models, rates, times, moments)
 
     def _model(self, kept: KeptChunks, name: str, task: Task) -> OtherModel:
         found = kept.file(name)

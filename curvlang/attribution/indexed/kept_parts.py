@@ -29,7 +29,7 @@ def kept_parts(program: ScoreProgram) -> dict[str, Indices] | None:
     Args:
         program: The score.
     """
-    if program.solved_at - {()}:
+    if (program.solved_at | program.applied_at) - {()}:
         # The curvature at other models would be fitted once more, to all training examples.
         return None
     found = {
@@ -61,6 +61,9 @@ def of_gradients(program: ScoreProgram, *, whole: bool) -> bool:
         whole: Whether the coordinates are all parameters; else it must see gradients through C⁻¹ alone.
     """
     if not program.by_products or program.checkpoints or program.models or program.doubts:
+        return False
+    if program.applied_at:
+        # Functions of the spectrum need not be zero where C is.
         return False
     return whole or all(map(_through_inverse, program.products))
 

@@ -24,6 +24,7 @@ from curvlang.attribution.indexed.contents import (
     KeptChunks,
     chunk_name,
     contents_of,
+    names_at,
 )
 from curvlang.attribution.indexed.kept_parts import sums_program
 from curvlang.attribution.indexed.rounding import Rounding, relative_error
@@ -136,7 +137,7 @@ class _Run:
         if found is not None:
             return found
         source = self.source
-        rates, along = source.around.rates, source.around.checkpoints
+        around, along = source.around, source.around.checkpoints
         contents = Contents(
             FORMAT,
             source.key,
@@ -146,9 +147,11 @@ class _Run:
             score_cut(self.task.N, source.most, source.width).size,
             wanted,
             show_dtype(self.rounding.exact),
-            (len(source.around.models), len(along[0]) if along else 0),
-            None if rates is None else rates.tolist(),
+            (len(around.models), len(along[0]) if along else 0),
+            None if around.rates is None else around.rates.tolist(),
             whole=source.whole,
+            each=len(along[0][0]) if along else 1,
+            times=None if around.times is None else around.times.tolist(),
         )
         write_record(self.folder.path / PLAN, msgspec.to_builtins(contents))
         return contents
@@ -239,11 +242,12 @@ class _Run:
 
 def _models(around: Surroundings) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """The files of other models: their parameters, and Adam's running means there."""
-    for e, model in enumerate(around.models):
-        yield f"model-{e}", _tensors(model)
+    for e, other in enumerate(around.models):
+        yield f"model-{e}", _tensors(other)
     for e, row in enumerate(around.checkpoints):
         for h, own in enumerate(row):
-            yield f"model-{e}-{h}", _tensors(own[-1])
+            for name, model in zip(names_at(e, h, len(own)), own, strict=True):
+                yield name, _tensors(model)
 
 
 def _tensors(model: OtherModel) -> dict[str, Tensor]:

@@ -182,6 +182,73 @@ def test_checkpoints_and_models_are_kept(tmp_path, monkeypatch):
     assert index.written[0].models == (2, 3)
 
 
+IN_SEGMENTS = """
+score within {
+  needs u[h,q,p], v[h,c,n,p], time[h], rate[h]
+  space k = 4
+  R[p,k] = random_normal[p,k](1)
+  f[h,q,k] = sum[p] R[p,k] * u[h,q,p]
+  g[h,c,n,k] = sum[p] R[p,k] * v[h,c,n,p]
+  yield s[q,n] = mean[c] sum[h,k] time[h] * rate[h] * f[h,q,k] * abs(g[h,c,n,k])
+}
+curvature mine = ggn
+evaluate within of mine
+"""
+
+
+def test_all_models_of_a_segment_and_its_time_are_kept(tmp_path, monkeypatch):
+    text, task = IN_SEGMENTS, made(trajectory=cv.Trajectory(segments=2, per_segment=3))
+    index = written(text, task, tmp_path / "s")
+    wanted = cv.influence(cv.fit(cv.loads(text), task, progress=False), task, progress=False)
+    monkeypatch.setattr("curvlang.attribution.formulas.surroundings.training_points", None)
+    found = cv.influence(cv.load_index(tmp_path / "s"), task, progress=False)
+    assert_close(found, wanted)
+    assert (index.written[0].each, len(index.written[0].times)) == (3, 2)
+
+
+APPLIED = """
+inverse shown(power): s -> abs(s)^power + 0.1
+score mine {
+  needs u[q,p], v[n,p]
+  space k = 4
+  R[p,k] = random_normal[p,k](1)
+  z[n,p] = apply(shown(POWER), v)
+  f[q,k] = sum[p] R[p,k] * u[q,p]
+  g[n,k] = sum[p] R[p,k] * z[n,p]
+  yield s[q,n] = sum[k] f[q,k] * g[n,k]
+}
+curvature c = ggn |> project_model(dimension = 6)
+evaluate mine of c
+"""
+
+
+def test_functions_of_the_spectrum_in_an_index(tmp_path):
+    task = TASKS["positions"]()
+    for power in (0.5, 2):
+        for more in ("", " + 0.2"):
+            text = APPLIED.replace("POWER", str(power)).replace(" + 0.1", " + 0.1" + more)
+            assert_close(*both(text, task, tmp_path / "s"))
+    assert len(written(text, task, tmp_path / "s").written) == 4
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "z[n,p] = apply(tikhonov(0.1), v) yield s[q,n] = sum[p] u[q,p] * z[n,p]",
+        "x[q,p] = apply(tikhonov(0.1), u) yield s[q,n] = sum[p] x[q,p] * v[n,p]",
+        "z[h,n,p] = solve(w) yield s[q,n] = sum[h,p] u[q,p] * z[h,n,p]",
+        "z[e,n,p] = solve(y) yield s[q,n] = mean[e] sum[p] u[q,p] * z[e,n,p]",
+    ],
+)
+def test_functions_and_inverses_that_coordinates_do_not_hold_are_refused(body, tmp_path):
+    leaf = "v[h,n,p]" if "(w)" in body else "v[e,n,p]" if "(y)" in body else "v[n,p]"
+    body = body.replace("(w)", "(v)").replace("(y)", "(v)")
+    text = f"score mine {{ needs u[q,p], {leaf} {body} }}\n{COORDINATES}"
+    text = text.replace("evaluate mine with", "evaluate mine of mine with")
+    task = made(trajectory=cv.Trajectory(epochs=1, models=2))
+    assert_refused(Code.E0762, lambda: written(text, task, tmp_path / "s", score="mine"))
+
+
 @pytest.mark.parametrize(
     ("keep", "most"), [("bfloat16", 2**-7), ("float16", 2**-10), ("float32", 2**-22)]
 )
