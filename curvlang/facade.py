@@ -12,6 +12,8 @@ from typing import Unpack
 
 import torch
 
+from curvlang.attribution.formulas.curvatures import fits_elsewhere
+from curvlang.attribution.formulas.formula_scores import program_of
 from curvlang.attribution.influence import influence, self_influence
 from curvlang.attribution.streams.top_examples import top_examples
 from curvlang.attribution.top import top
@@ -299,7 +301,8 @@ def _score_plan(said: Evaluation | None, task: Task) -> ScorePlan | None:
     """The plan of the score that an evaluation names."""
     if said is None or said.score is None:
         return None
-    return score_plan(said.score, {"q": task.Q, "n": task.N, "p": task.P})
+    refits = fits_elsewhere(program_of(said.score), task)
+    return score_plan(said.score, {"q": task.Q, "n": task.N, "p": task.P}, refits)
 
 
 def _predicted(chains: Iterable[Chain], task: Task, processes: Processes) -> ScalingReport:

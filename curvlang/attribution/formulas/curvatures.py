@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import label_at, refusal
+from curvlang.ir.score_program import ScoreProgram
 from curvlang.language.chain import ScoreFormula
 from curvlang.models.task import Task
+from curvlang.models.trajectory import Trajectory
 from curvlang.operators import Operator
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.memory import require
+from curvlang.training.training_points import stretches
 
 HELD = 3
 """A curvature, its spectral form and its inverse."""
@@ -45,9 +48,7 @@ class FittedElsewhere:
         if key not in self._kept:
             found = self.fit(tasks)
             if not self._kept and self.count > 1:
-                each = HELD * found.memory()
-                purpose = f"the curvature at {self.count} models"
-                require(each * (self.count - 1), found.operator.device, purpose)
+                check_held(found, self.count - 1, self.count)
             self._kept[key] = tasks, found
         return self._kept[key][1]
 
@@ -85,3 +86,36 @@ def refitted(formula: ScoreFormula, operator: FittedOperator | Operator) -> Fit:
             labels=label_at(formula.span, "this score"),
         )
     return refit
+
+
+def fits_elsewhere(program: ScoreProgram, task: Task) -> list[int]:
+    """To how many models each fit of the curvature is, the one at the evaluated model left out.
+
+    Args:
+        program: What the score is computed by.
+        task: Its model need not be trained.
+    """
+    read = program.solved_at | program.applied_at
+    trajectory = task.trajectory or Trajectory()
+    along: list[int] = [1] * len(trajectory.files)
+    if not along and trajectory.checkpoints and task.recipe is not None:
+        along = [len(x.models) for x in stretches(task, trajectory)]
+    models = trajectory.models if program.models else 1
+    whole, inside = (models if ("e", *x) in read else int(x in read) for x in (("h",), ("h", "c")))
+    ends = (models - 1) * (("e",) in read)
+    return along * whole + [1] * (sum(along) * inside + ends)
+
+
+def check_held(fitted: FittedOperator, more: int, count: int) -> None:
+    """Refuse curvatures of other models that do not fit into memory beside one that is there.
+
+    Args:
+        fitted: The curvature at one model.
+        more: At how many others it is going to be held.
+        count: At how many in all.
+
+    Raises:
+        MachineError: E0801.
+    """
+    purpose = f"the curvature at {count} models"
+    require(HELD * fitted.memory() * more, fitted.operator.device, purpose)

@@ -8,7 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from curvlang.attribution.formulas.curvatures import FittedElsewhere, InverseElsewhere, refitted
+from curvlang.attribution.formulas.curvatures import (
+    FittedElsewhere,
+    InverseElsewhere,
+    check_held,
+    fits_elsewhere,
+    refitted,
+)
 from curvlang.attribution.formulas.formula_stream import FormulaStream
 from curvlang.attribution.formulas.points import Point, Points
 from curvlang.attribution.formulas.surroundings import Surroundings, surroundings
@@ -185,10 +191,14 @@ def formula_points(
         refitted(formula, operator)
     if not solves_of(program):
         check_inverse_used(formula, asked)
-    around = around or surroundings(formula, program, task)
     fitted = operator
     if not isinstance(fitted, FittedOperator):
         fitted = FittedOperator(fitted, task.parameters)
+    if around is None:
+        # Before anything is trained.
+        count = len(fits_elsewhere(program, task))
+        check_held(fitted, count, count)
+        around = surroundings(formula, program, task)
     if solves_of(program):
         inverse = inverse_of(operator, task)
     else:

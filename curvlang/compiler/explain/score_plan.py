@@ -35,11 +35,13 @@ class ScorePlan:
         formula: The score.
         program: What it is computed by.
         lengths: How many values the indices take that are known: of queries, examples, parameters.
+        refits: To how many models each fit of the curvature is, the one at the evaluated model left out.
     """
 
     formula: ScoreFormula
     program: ScoreProgram
     lengths: Mapping[str, int]
+    refits: Sequence[int] = ()
 
     @property
     def passes(self) -> int:
@@ -74,6 +76,9 @@ class ScorePlan:
         before = f", {more} of them for sums over all training examples" if more else ""
         yield f"  {self.passes} pass{'es' if more else ''} over the training examples{before}"
         yield f"  {_rows(program)}"
+        if self.refits:
+            fits = f"{len(self.refits)} more fit{'s' if len(self.refits) > 1 else ''}"
+            yield f"  {fits} of the curvature, at other models: {sum(self.refits)} × the passes below"
 
     def to_json(self) -> dict[str, object]:
         """The formula, its products, its passes and its operations, plain."""
@@ -84,6 +89,7 @@ class ScorePlan:
             "passes": self.passes,
             "flops": self.flops,
             "rows": not self.program.by_products,
+            "refits": list(self.refits),
         }
 
     def _text(self, expr: ir.Expr) -> str:
@@ -153,11 +159,14 @@ def _rows(program: ScoreProgram) -> str:
     return "gradients over all parameters are formed of a chunk of training examples at a time"
 
 
-def score_plan(formula: ScoreFormula, lengths: Mapping[str, int]) -> ScorePlan:
+def score_plan(
+    formula: ScoreFormula, lengths: Mapping[str, int], refits: Sequence[int] = ()
+) -> ScorePlan:
     """The plan of a score.
 
     Args:
         formula: The score.
         lengths: Of the spaces of queries, training examples and parameters.
+        refits: To how many models each fit of the curvature is, the one at the evaluated model left out.
     """
-    return ScorePlan(formula, score_program(formula.needs, formula.body), lengths)
+    return ScorePlan(formula, score_program(formula.needs, formula.body), lengths, refits)

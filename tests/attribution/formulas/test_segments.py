@@ -6,6 +6,9 @@ import pytest
 import torch
 
 import curvlang as cv
+from curvlang.attribution.formulas.curvatures import fits_elsewhere
+from curvlang.attribution.formulas.formula_scores import program_of
+from curvlang.attribution.formulas.surroundings import surroundings
 from curvlang.diagnostics.codes import Code
 from curvlang.language import check_text
 from curvlang.models.origin import Origin
@@ -102,6 +105,33 @@ def test_trainings_without_such_segments_are_refused(change, code):
     task = segmented(cv.Trajectory(segments=3)).replaced(**change)
     op = cv.fit("ggn", task, progress=False)
     assert_refused(code, lambda: cv.influence(op, task, score="source", progress=False))
+
+
+SOLVED = {"h": [3, 3], "h,c": [1] * 6, "e,h": [3] * 4, "e,h,c": [1] * 12, "e": [1]}
+
+
+@pytest.mark.parametrize(("indices", "fits"), SOLVED.items())
+@pytest.mark.parametrize("step", ["solve(v)", "apply(decayed(1), v)"])
+def test_fits_at_other_models_are_known_before_any(indices, fits, step):
+    task = segmented(cv.Trajectory(segments=2, per_segment=3, models=2))
+    text = f"z[{indices},n,p] = {step}\nyield s[q,n] = sum[{indices},p] u[q,p] * z[{indices},n,p]"
+    program = program_of(formula(text, f"u[q,p], v[{indices},n,p]"))
+    assert fits_elsewhere(program, task) == fits
+    found = surroundings(formula(text, f"u[q,p], v[{indices},n,p]"), program, task).fitted_at
+    assert [len(x) for x in found] == fits
+
+
+def test_fits_at_other_models_are_explained_and_refused_before_anything_is_trained(monkeypatch):
+    task = segmented(cv.Trajectory(segments=3, per_segment=2))
+    shown = cv.explain("source", task)
+    assert "3 more fits of the curvature, at other models: 6 × the passes below" in str(shown)
+    assert shown.to_json()["score"]["refits"] == [2, 2, 2]
+    assert "more fit" not in str(cv.explain("relatif", task))
+    op = cv.fit("ggn", task, progress=False)
+    monkeypatch.setattr("curvlang.attribution.formulas.formula_scores.surroundings", None)
+    monkeypatch.setattr("curvlang.runtime.limits.memory.available", lambda _: 8 * op.memory())
+    with pytest.raises(cv.MachineError, match="the curvature at 3 models needs"):
+        cv.influence(op, task, score="source", progress=False)
 
 
 def test_files_do_not_say_how_long_the_training_was():
