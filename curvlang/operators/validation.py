@@ -153,7 +153,7 @@ def _read(operator: Any) -> Iterator[tuple[str, Any]]:
     """The fields whose numbers are read: none inside `trusting`."""
     for field in () if _TRUSTED.get() else fields(operator):
         value = getattr(operator, field.name)
-        if not isinstance(value, Tensor) or _readable(value):
+        if not isinstance(value, Tensor) or readable(value):
             yield field.name, value
 
 
@@ -165,7 +165,7 @@ def all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
-def _readable(tensor: Tensor) -> bool:
+def readable(tensor: Tensor) -> bool:
     """Whether entries can be read: not those of tensors without memory, or inside `torch.vmap`."""
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)

@@ -316,6 +316,7 @@ def test_a_term_that_rounds_to_zero_beside_another(entry):
         ("space k = 2^(size[i] * 1000)\nP[i,k] = random_normal[i,k](0)\n" + DIAGONAL + "mean[n,t,r] (sum[k] P[i,k]) * a[n,t,i] * g[n,r,t,o]", "E0332"),
         ("space k = log(size[i] - size[i])\nP[i,k] = random_normal[i,k](0)\n" + DIAGONAL + "mean[n,t,r] (sum[k] P[i,k]) * a[n,t,i] * g[n,r,t,o]", "E0332"),
         (A + "\nB[i,i'] = 0 * A[i,i']\nD[i,i'] = inv(B)\n" + KRON + "D[i,i'] * mean[n,r,t] g[n,r,t,o] * g[n,r,t,o']", "E0344"),
+        ("space k = 9\nP[i,k] = random_normal[i,k](0)\nB[k,k'] = sum[i] P[i,k] * P[i,k']\nD[k,k'] = inv(B)\n" + DIAGONAL + "(sum[k] D[k,k]) * mean[n,r,t] a[n,t,i] * g[n,r,t,o]", "E0344"),
         (A + "\nB[i,i'] = -A[i,i']\nD[i,i'] = cholesky(B)\n" + DIAGONAL + "D[i,i] * mean[n,r,t] g[n,r,t,o]", "E0344"),
     ],
 )  # fmt: skip

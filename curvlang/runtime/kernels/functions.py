@@ -14,7 +14,7 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.ir.functions import FUNCTIONS, TensorFunction
 from curvlang.ir.interpreter import seeded_normal, seeded_sign
 from curvlang.ir.places import entries
-from curvlang.operators.validation import SYMMETRY, all_finite
+from curvlang.operators.validation import SYMMETRY, all_finite, readable
 from curvlang.runtime.kernels.einsums import gram, rotate, square_sum
 
 
@@ -48,14 +48,25 @@ def _compiled(name: str, function: TensorFunction) -> Callable[..., Any]:
         try:
             found = function.apply(torch, given, *numbers)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-            raise _singular(name, error) from error
+            raise _singular(name, str(error).partition("\n")[0]) from error
+        if name == "inv":
+            _check_inverse(given, found[0])
         return tuple(x.contiguous() for x in found) if function.results else found
 
     return call
 
 
-def _singular(function: str, error: Exception) -> SpecError:
-    reason = str(error).partition("\n")[0]
+def _check_inverse(matrix: Tensor, inverse: Tensor) -> None:
+    """Refuse an inverse without one right digit: the condition number in the 1-norm tells."""
+    if not readable(matrix) or not matrix.numel():
+        return
+    condition = torch.linalg.matrix_norm(matrix, 1) * torch.linalg.matrix_norm(inverse, 1)
+    worst, eps = float(condition.max()), torch.finfo(matrix.dtype).eps
+    if not worst * eps < 1:
+        raise _singular("inv", f"it is singular to rounding: its condition number is {worst:.1e}")
+
+
+def _singular(function: str, reason: str) -> SpecError:
     return refusal(
         Code.E0344,
         f"`{function}` is not defined for this matrix",

@@ -412,6 +412,14 @@ def test_trak_is_what_its_paper_says(models):
     assert_close(found, kernel * weight, 1e-7)
 
 
+def test_trak_with_more_dimensions_than_examples_is_refused():
+    """The second moments of N rows have no inverse in more than N dimensions."""
+    given = made(n=9)
+    op = cv.fit("identity", given, progress=False)
+    score = "trak(dimension = 12)"
+    assert_refused(Code.E0344, lambda: cv.influence(op, given, score=score, progress=False))
+
+
 @pytest.mark.parametrize("where", ["trained", "files"])
 def test_less_is_what_its_paper_says(where):
     recipe = cv.Recipe(optimiser="adam", lr=0.01, batch=4, epochs=3)
