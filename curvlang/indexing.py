@@ -19,6 +19,7 @@ from curvlang.attribution.indexed.writing import write_index
 from curvlang.diagnostics.amounts import size
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Interrupted
+from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.refusal import refusal
 from curvlang.facade import as_spec, fit, named_task
@@ -44,8 +45,8 @@ KEPT = ("bfloat16", "float16", "float32", "float64")
 """Precisions that an index can be kept in."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class IndexReport:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class IndexReport(Display):
     """An index in its store; printable.
 
     Args:
@@ -89,12 +90,15 @@ class IndexReport:
             "bytes": self.bytes,
         }
 
+    def _summary(self) -> str:
+        return f"of {self.name}: {self.contents.described()}, in {self.index.store.path}"
+
     def __str__(self) -> str:
         return "\n".join(self.header())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class IndexRequest:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class IndexRequest(Display):
     """An index that can be written: what could be refused has been checked.
 
     Args:
@@ -112,6 +116,9 @@ class IndexRequest:
     task: Task
     setup: Setup
     keep: str | None = None
+
+    def _summary(self) -> str:
+        return f"of {self.curvature.name or 'curvature'} on {self.task!r}"
 
     @settled
     def run(self, progress: ProgressOption = True) -> IndexReport:

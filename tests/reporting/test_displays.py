@@ -37,6 +37,8 @@ def shown(tmp_path_factory):
     source = cv.TaskSource("digits(hidden = [2], epochs = 1)")
     kfac = cv.load("kfac")
     fit = cv.fit_request(kfac, task, cv.Setup(store=str(place / "store")))
+    index = cv.index_request("kfac", task, cv.Setup(store=str(place / "index")))
+    indexed = index.run(progress=False)
     request = cv.score_request(kfac, task, cv.Scoring(damping=0.1))
     study = cv.study_requests("depth")[0]
     top = cv.top(cv.influence(op, task, damping=0.1, progress=False), 1, task)
@@ -48,7 +50,7 @@ def shown(tmp_path_factory):
         cv.installation(), cv.Cache(place / "cache"), cv.NaturalGradient(op, task.model, 0.1),
         cv.Evidence(op, task), cv.precision_errors("kfac", task, "float32"), fit, fit.run(progress=False),
         request, request.run(progress=False), study, study.report(place / "study"), top, top[0],
-        top[0].helpful[0], evaluation, broken(),
+        top[0].helpful[0], evaluation, broken(), index, indexed, indexed.index,
     )  # fmt: skip
     return {type(one).__name__: one for one in found}
 

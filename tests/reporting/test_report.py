@@ -177,7 +177,7 @@ def test_a_frame_without_pandas_is_refused(found, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(cv.SpecError, match="E0757") as caught:
         found.to_pandas()
-    assert "pip install pandas" in str(caught.value)
+    assert 'pip install "curvlang[pandas]"' in str(caught.value)
 
 
 def test_scores_have_one_type_for_each_call(small):
