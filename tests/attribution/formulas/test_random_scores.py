@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,14 +23,20 @@ from tests.small import task as small
 BOUND = 1e-7
 """Of the largest score: sums multiplied out cancel where the text subtracts first."""
 NUMBERS = ("0.5", "2", "size[n]", "3")
+FUNCTION = "inverse rooted(shift = 0.1): s -> 1 / sqrt(abs(s) + shift)"
 ROWS = {"q": ["u[q,p]"], "n": ["v[n,p]"], "": []}
 
 
 @lru_cache
 def setting(spec):
     given_ = small(network([3, 4, 2]), "cross_entropy", n=7)
-    inverse = cv.fit(spec, given_, progress=False).inverse(0.1)
-    return given_, inverse
+    op = cv.fit(spec, given_, progress=False)
+    s, Q = torch.linalg.eigh(op.dense())
+
+    def rooted(shift=0.1):
+        return Q @ torch.diag(1 / (s.abs() + shift).sqrt()) @ Q.T
+
+    return given_, op, op.inverse(0.1), {"rooted": rooted}
 
 
 def _letters(text):
@@ -64,9 +71,12 @@ class Draft:
         key = self.pick("qn") if not self.rows[""] else self.pick(("q", "n", ""))
         old = self.pick(self.rows[key])
         indices = [*key, "p"]
-        match self.pick(("solve", "solve", "scale", "entries", "mean", "add", "random")):
+        match self.pick(("solve", "solve", "apply", "scale", "entries", "mean", "add", "random")):
             case "solve":
                 new = self.define(indices, f"solve({old.partition('[')[0]})")
+            case "apply":
+                number = self.pick(("", "0.3", "2"))
+                new = self.define(indices, f"apply(rooted({number}), {old.partition('[')[0]})")
             case "scale" if self.numbers[key]:
                 factor = self.pick(self.numbers[key])
                 new = self.define(indices, f"{old} / (1 + abs({factor}))")
@@ -118,7 +128,7 @@ class Draft:
         terms = [x for group in self.numbers.values() for x in group[-2:]]
         value = f"{pair} / (1 + abs({self.pick(terms)})) + {self.pick(terms)}"
         body = "\n  ".join([*self.lines, f"yield s[q,n] = {value}"])
-        return f"score drawn {{\n  needs u[q,p], v[n,p]\n  {body}\n}}"
+        return f"{FUNCTION}\nscore drawn {{\n  needs u[q,p], v[n,p]\n  {body}\n}}"
 
 
 @st.composite
@@ -141,13 +151,22 @@ def test_compiled_scores_are_what_their_text_says(text, spec, turn, size):
 
 def check(text, spec, turn, size):
     """One score, compiled and read."""
-    made, inverse = setting(spec)
+    made, op, inverse, functions = setting(spec)
     found = loads(text).scores["drawn"]
-    wanted = scores_as_written(found, inverse.dense(), made)
-    points = Points(Point(made, inverse.operator))
+    wanted = scores_as_written(found, inverse.dense(), made, functions=functions)
+    points = Points(Point(made, inverse.operator, fitted=op), functions=found.functions)
     stream = FormulaStream(program_of(found), points, made.loss, Request(), turn=turn, size=size)
     scores_ = torch.full(stream.shape, torch.nan, dtype=torch.float64)
     for batch in stream.batches():
         scores_[batch.place] = batch.scores[""]
     scale = wanted.abs().max().clamp_min(1e-12)
     assert (scores_ - wanted).abs().max() <= BOUND * scale, text
+
+
+def test_a_function_without_its_matrix_is_asked_for():
+    made, _, inverse, functions = setting("ggn")
+    body = "z[n,p] = apply(rooted(), v) yield s[q,n] = sum[p] u[q,p] * z[n,p]"
+    found = loads(f"{FUNCTION} score mine {{ needs u[q,p], v[n,p] {body} }}").scores["mine"]
+    with pytest.raises(AssertionError, match="applies `rooted`: give its matrix"):
+        scores_as_written(found, inverse.dense(), made)
+    assert scores_as_written(found, inverse.dense(), made, functions=functions).shape == (3, 7)
