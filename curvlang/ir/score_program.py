@@ -236,6 +236,11 @@ class ScoreProgram:
         return any(x.space == "e" for indices in self.leaves.values() for x in indices)
 
 
+def in_segments(leaf: ir.Target) -> bool:
+    """Whether a leaf is of segments of the training: their length, or the models of each."""
+    return leaf.name == TIME or any(x.space == CONTEXTS[-1] for x in leaf.indices)
+
+
 def _solved_rows(program: ScoreProgram) -> Iterator[tuple[ir.Index, ...]]:
     """The indices of everything that the inverse is applied to."""
     exprs = [program.value, *(x for a in program.assignments.values() for x in a.reads)]

@@ -286,13 +286,14 @@ class Relation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A curvature, a measure of it, its inverse under a declaration, or scores under it, as the law writes it."""
+    """A curvature, a measure of it, its inverse by a declaration or a solver, or scores under it, as the law writes it."""
 
     name: str
     curvature: Curvature
     measure: str | None = None
     inverse: InverseUse | None = None
     score: ScoreFormula | None = None
+    solver: Solver | None = None
 
     def __str__(self) -> str:
         return f"{self.measure}({self.name})" if self.measure else self.name

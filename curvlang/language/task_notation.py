@@ -21,6 +21,9 @@ def task_notation(task: TaskSpec, name: str = "counterexample") -> str:
         f"  loss    {task.loss.name}",
         f"  train   {part_notation(Part(task.train.name, _changed(task.train)))}",
     ]
+    for word, part in (("checkpoints", task.checkpoints), ("models", task.models)):
+        if part is not None:
+            lines.append(f"  {word:<7} {part_notation(part)}")
     return "\n".join([f"task {name} {{", *lines, "}"])
 
 

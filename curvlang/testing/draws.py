@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 
+from curvlang.attribution.formulas.formula_scores import program_of
 from curvlang.language.chain import Law, Part, Space, TaskSpec, Value
-from curvlang.language.checking.conditions import WIDTHS, drawn
+from curvlang.language.checking.conditions import MOST, WIDTHS, drawn
 from curvlang.language.partition import partition_of_chain
 from curvlang.language.registry import LOSSES, NONE, OPTIMISERS
 from curvlang.language.sums import weighted_chains
@@ -21,6 +22,28 @@ from curvlang.training.baseline import train_baseline
 SEEDS = range(1024)
 """Seeds of data and model that are drawn; 0 is the simplest."""
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNeeds:
+    """What the models of drawn tasks have, because a law's scores read it or its curvatures are by it.
+
+    Args:
+        heads: Of attention; 0 for perceptrons.
+        checkpoints: Whether the task has checkpoints of a training.
+        models: Whether it has models from several seeds.
+        moments: Whether the training keeps Adam's running means.
+    """
+
+    heads: int = 0
+    checkpoints: bool = False
+    models: bool = False
+    moments: bool = False
+
+    @property
+    def trained(self) -> bool:
+        """Whether the model is trained; else it stays as it was initialised."""
+        return self.checkpoints or self.models or self.moments
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +71,18 @@ def pick(draw: st.DrawFn, values: Sequence[T]) -> T:
     return values[sum(2**k * draw(st.booleans()) for k in reversed(range(bits))) % len(values)]
 
 
-def heads_of(law: Law) -> int:
+def needs_of(law: Law) -> ModelNeeds:
+    """What the models of a law's tasks have."""
+    programs = [program_of(q.score) for q in law.quantities if q.score is not None]
+    return ModelNeeds(
+        _heads(law),
+        any(x.checkpoints for x in programs),
+        any(x.models for x in programs),
+        any(x.moments for x in programs),
+    )
+
+
+def _heads(law: Law) -> int:
     """Heads of attention that the law's curvatures are by; 0 where they are not."""
     chains = [chain for q in law.quantities for _, chain in weighted_chains(q.curvature)]
     partitions = [partition_of_chain(chain) for chain in chains]
@@ -56,7 +90,7 @@ def heads_of(law: Law) -> int:
 
 
 @st.composite
-def task_specs(draw: st.DrawFn, space: Space, heads: int = 0) -> TaskSpec:
+def task_specs(draw: st.DrawFn, space: Space, needs: ModelNeeds = ModelNeeds()) -> TaskSpec:
     """Task descriptions within a space.
 
     Shrinks to one example with one input and one output, one layer, `identity`, `mse`, no bias,
@@ -65,9 +99,9 @@ def task_specs(draw: st.DrawFn, space: Space, heads: int = 0) -> TaskSpec:
     Args:
         draw: Of Hypothesis.
         space: What may be drawn.
-        heads: Of attention that the model has; 0 for a perceptron.
+        needs: What the model has.
     """
-    space = drawn(space)
+    space, heads = drawn(space), needs.heads
     positions = pick(draw, space.positions)
     pooling = pick(draw, space.pooling) if positions > 1 else space.pooling[0]
     layers = 1 if heads else pick(draw, space.layers)
@@ -89,13 +123,36 @@ def task_specs(draw: st.DrawFn, space: Space, heads: int = 0) -> TaskSpec:
     if heads:
         kept = {k: model[k] for k in ("bias", "positions", "weights")}
         model = {"heads": heads, "size": pick(draw, (1, 2)), **kept}
-    return described(data, model, pick(draw, space.losses))
+    found = described(data, model, pick(draw, space.losses))
+    return draw(trainings(found, needs)) if needs.trained else found
 
 
 @st.composite
-def draws(draw: st.DrawFn, space: Space, heads: int = 0) -> Draw:
+def trainings(draw: st.DrawFn, task: TaskSpec, needs: ModelNeeds) -> TaskSpec:
+    """The task with a short training, its checkpoints, and models of other seeds.
+
+    Shrinks to one epoch of plain gradient descent on the whole data, or of Adam, and two models.
+    """
+    name = "adam" if needs.moments else pick(draw, ("sgd", "adam", "adamw"))
+    given: Mapping[str, Value] = {
+        "lr": 0.1 if name == "sgd" else 0.01,
+        "epochs": pick(draw, (1, 2, 3)),
+        "batch": pick(draw, (MOST["examples"], 2, 1)),
+        "schedule": pick(draw, ("constant", "cosine")),
+    }
+    every = Part("every", {"epochs": 1, "steps": 0})
+    return replace(
+        task,
+        train=Part(name, {**OPTIMISERS[name].defaults, **given}),
+        checkpoints=every if needs.checkpoints else None,
+        models=Part("trained", {"count": pick(draw, (2, 3))}) if needs.models else None,
+    )
+
+
+@st.composite
+def draws(draw: st.DrawFn, space: Space, needs: ModelNeeds = ModelNeeds()) -> Draw:
     """Tasks with a batch size and an order; shrinks to single examples in their own order."""
-    task = draw(task_specs(space, heads))
+    task = draw(task_specs(space, needs))
     count = int(str(task.data.arguments["examples"]))
     batch = pick(draw, range(1, max(1, count - 1) + 1))
     left, order = list(range(count)), []

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from curvlang.attribution.formulas.formula_scores import formula_scores, program_of
-from curvlang.attribution.formulas.points import Point, Points
+from curvlang.attribution.formulas.formula_scores import (
+    InverseRequest,
+    formula_points,
+    formula_scores,
+    program_of,
+)
+from curvlang.attribution.formulas.points import Points
+from curvlang.attribution.formulas.surroundings import surroundings
 from curvlang.attribution.streams.request import Request
 from curvlang.compiler.planning.plan import Limits
+from curvlang.ir.score_program import solves_of
 from curvlang.language.chain import (
     Chain,
     Combination,
@@ -24,6 +32,8 @@ from curvlang.language.chain import (
     Property,
     Quantity,
     Relation,
+    ScoreFormula,
+    Solver,
     TaskSpec,
 )
 from curvlang.language.partition import Partition, partition_of_chain
@@ -31,8 +41,7 @@ from curvlang.language.sums import weighted_chains
 from curvlang.language.task_notation import task_notation
 from curvlang.models.task import Task
 from curvlang.operators import Operator
-from curvlang.runtime.combine import fit_combination
-from curvlang.runtime.fit import fit_chains
+from curvlang.runtime.combine import fit_curvature, fit_solver
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.inverse import invert
 from curvlang.testing.draws import Draw, built
@@ -49,6 +58,7 @@ from curvlang.testing.gaps import (
     unsolved,
 )
 from curvlang.testing.reading import autodiff, cut, read
+from curvlang.testing.score_comparison import scores_at
 
 T = TypeVar("T")
 KEPT = 4000
@@ -84,6 +94,25 @@ class Bench:
         key = ("read", _key(curvature), task_notation(spec))
         return self._once(key, lambda: read(curvature, self.task(spec)))
 
+    def points(self, formula: ScoreFormula, curvature: Curvature, spec: TaskSpec) -> Points:
+        """Where a score is taken, with the inverses there; a training is gone through once."""
+        notation, program = task_notation(spec), program_of(formula)
+        reads = (formula.needs, program.solved_at, repr(formula.functions))
+        around = self._once(
+            ("around", reads, notation), lambda: surroundings(formula, program, self.task(spec))
+        )
+        task, operator = self.task(spec), self.fit(curvature, spec)
+
+        def at(tasks: Sequence[Task], seen: Operator | None = None) -> FittedOperator:
+            found = fitted(curvature, tasks) if seen is None else seen
+            return FittedOperator(found, task.parameters, refit=at)
+
+        asked = InverseRequest(DAMPING if solves_of(program) else None)
+        return self._once(
+            ("points", _key(curvature), reads, notation),
+            lambda: formula_points(formula, at([task], operator), task, asked, around),
+        )
+
     def _once(self, key: Hashable, make: Callable[[], T]) -> T:
         if key not in self._kept:
             self._kept[key] = make()
@@ -102,21 +131,22 @@ def _key(curvature: Curvature) -> Hashable:
 
 
 def fitted(
-    curvature: Curvature, task: Task, *, seed: int = 0, batch: int | None = None
+    curvature: Curvature,
+    task: Task | Sequence[Task],
+    *,
+    seed: int = 0,
+    batch: int | None = None,
 ) -> Operator:
-    """The operator of a curvature, its last stage alone."""
+    """The operator of a curvature, its last stage alone; of several models together too."""
     limits = Limits(batch=batch)
-    match curvature:
-        case Chain():
-            ((stage,),) = fit_chains([curvature], task, seed=seed, last=True, limits=limits)
-            return stage.operator
-        case Combination():
-            return fit_combination(curvature, task, seed=seed, limits=limits).operator
+    return fit_curvature(curvature, task, seed=seed, last=True, limits=limits)[-1].operator
 
 
 def measure(law: Law, draw: Draw, bench: Bench) -> Gap:
     """How far the task is from the law, to be compared with the law's bound."""
     match law.statement:
+        case Property(subject=Quantity(score=ScoreFormula() as score, curvature=curvature)):
+            return _score_as_written(score, law, curvature, draw.task, bench)
         case Property(subject=subject, word=word):
             gap = property_gap(word, subject.curvature, draw, bench)
             return _judged(gap, law, subject.curvature, draw.task, bench)
@@ -126,6 +156,24 @@ def measure(law: Law, draw: Draw, bench: Bench) -> Gap:
             return _compared(law, left, right, draw.task, bench)
         case Nearness(subject=subject, target=target, other=other):
             return _nearness(law, (subject, target, other), draw.task, bench)
+
+
+def _score_as_written(
+    score: ScoreFormula, law: Law, curvature: Curvature, spec: TaskSpec, bench: Bench
+) -> Gap:
+    """The gap of a compiled score to its text, unless rounding of the gradients moves that as far."""
+    points = bench.points(score, curvature, spec)
+    found = formula_scores(program_of(score), points, bench.task(spec).loss, Request())
+    try:
+        wanted = scores_at(score, points)
+    except np.linalg.LinAlgError as error:
+        return Gap(0.0, str(error), undetermined=True)
+    gap = plain_gap(found, wanted)
+    if gap.size <= law.bound:
+        return gap
+    if plain_gap(scores_at(score, points, noise=1e-14), wanted).size <= law.bound / 10:
+        return gap
+    return Gap(0.0, "rounding decides the value", undetermined=True)
 
 
 ROUNDED = ("as_written", "any_batches", "any_order")
@@ -182,12 +230,11 @@ def _value(quantity: Quantity, spec: TaskSpec, bench: Bench) -> Tensor:
     if quantity.inverse is not None:
         return inverse_entries(quantity.curvature, quantity.inverse, bench.task(spec))
     if quantity.score is not None:
-        task = bench.task(spec)
-        inverse = bench.fit(quantity.curvature, spec).inverse(DAMPING)
-        fitted = FittedOperator(bench.fit(quantity.curvature, spec), task.parameters)
-        functions = quantity.score.functions
-        points = Points(Point(task, inverse, fitted=fitted), functions=functions)
-        return formula_scores(program_of(quantity.score), points, task.loss, Request())
+        points = bench.points(quantity.score, quantity.curvature, spec)
+        program, loss = program_of(quantity.score), bench.task(spec).loss
+        return formula_scores(program, points, loss, Request())
+    if quantity.solver is not None:
+        return solved_entries(quantity.curvature, quantity.solver, bench.task(spec))
     match quantity.measure:
         case "autodiff":
             return autodiff(quantity.curvature, bench.task(spec))
@@ -199,12 +246,16 @@ def _value(quantity: Quantity, spec: TaskSpec, bench: Bench) -> Tensor:
 
 def inverse_entries(curvature: Curvature, use: InverseUse, task: Task) -> Tensor:
     """All entries of C⁻¹ under a declaration."""
-    match curvature:
-        case Chain():
-            ((stage,),) = fit_chains([curvature], task, last=True)
-        case Combination():
-            stage = fit_combination(curvature, task)
+    stage = fit_curvature(curvature, task, last=True)[-1]
     return invert(stage.operator, use, by_example=stage.by_example).dense()
+
+
+def solved_entries(curvature: Curvature, solver: Solver, task: Task) -> Tensor:
+    """All entries of (C + λI)⁻¹ as a solver finds them."""
+    stage = fit_curvature(curvature, task, last=True)[-1]
+    ready = fit_solver(solver, task)
+    assert ready is not None
+    return ready.inverse(stage.operator, DAMPING, stage.by_example).dense()
 
 
 def measured(measure: str | None, op: Operator) -> Tensor:

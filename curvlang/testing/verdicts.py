@@ -148,7 +148,8 @@ def _margin(verdict: Verdict) -> str:
         return f"{size} > {bound}" if verdict.holds else f"{size} at most, {bound} wanted"
     if not verdict.holds:
         return f"{size} > {bound}"
-    open_ = f", on {verdict.undetermined} rounding decides" if verdict.undetermined else ""
+    why = "nothing" if any(q.score for q in verdict.law.quantities) else "rounding"
+    open_ = f", on {verdict.undetermined} {why} decides" if verdict.undetermined else ""
     return f"{size} ≤ {bound}{open_}"
 
 

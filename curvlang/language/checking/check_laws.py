@@ -8,12 +8,7 @@ from dataclasses import dataclass, field, replace
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
-from curvlang.language.bodies.scores import (
-    check_score,
-    of_queries,
-    score_entry,
-)
-from curvlang.language.bodies.transforms import written
+from curvlang.ir.score_program import DOUBTS
 from curvlang.language.chain import (
     Comparison,
     Curvature,
@@ -26,15 +21,12 @@ from curvlang.language.chain import (
     Space,
 )
 from curvlang.language.checking import conditions as sp
-from curvlang.language.checking.check_scores import formula_with
-from curvlang.language.checking.inverses import check_use
+from curvlang.language.checking.measures import Measures, kind_of
 from curvlang.language.law import (
     DEFAULT_BY,
     DEFAULT_SCORE,
     DEFAULT_WITHIN,
-    MEASURES,
     PROPERTIES,
-    builtin,
     drops_residual,
     property_text,
     sampled,
@@ -79,6 +71,7 @@ class LawChecker:
         statements = self._statements(item)
         if len(self.problems) == before:
             self._columns(item, statements, columns)
+            space = self._labels(item, statements, space)
         if len(self.problems) > before:
             return ()
         made = [self._law(item, x, space, columns) for x in statements]
@@ -171,44 +164,9 @@ class LawChecker:
         return [Property(q, w.text, negated) for q in found if q is not None for w in words]
 
     def _measured(self, measured: s.Measurement) -> Quantity | None:
-        measure = measured.measure
-        inverses = self.inverses
-        if measure is not None and measure.text in self.scores and measure.text not in MEASURES:
-            return self._scored(measured, measure)
-        if measure is not None and measure.text not in MEASURES and measure.text not in inverses:
-            known = (*MEASURES, *inverses, *self.scores)
-            self.problems.unknown(Code.E0741, "measure", measure.text, measure.span, known)
-            return None
         found = self._quantity(measured.curvature)
-        if found is None or measure is None:
-            return found
-        if measure.text not in MEASURES:
-            use = check_use(
-                s.Use(measure.text, (), measure.span, measure.span), inverses, self.problems
-            )
-            return None if use is None else replace(found, measure=measure.text, inverse=use)
-        if measure.text == "autodiff" and not builtin(found.curvature):
-            self.problems.say(Code.E0748, f"`{found.name}` is not what automatic differentiation gives", measured.span, "`autodiff(…)` is for chains of built-in stages, without sampling")  # fmt: skip
-        return replace(found, measure=measure.text)
-
-    def _scored(self, measured: s.Measurement, measure: s.Word) -> Quantity | None:
-        """`relatif(mine)`: scores under a curvature, with the defaults of the score's parameters."""
-        found = self._quantity(measured.curvature)
-        definition = self.scores[measure.text]
-        given = score_entry(definition)
-        if found is None or check_score(definition, self.inverses):
-            return None
-        formula = formula_with(
-            definition, given.defaults, measure.span, definition.doc, self.inverses
-        )
-        beyond = [x for x in formula.needs if x.name not in ("u", "v") or len(x.indices) > 2]
-        if beyond or given.defaults.keys() != given.parameters.keys():
-            why = "a parameter without a default"
-            if beyond:
-                why = f"`{written(beyond[0])}`, which a drawn task does not have"
-            self.problems.say(Code.E0244, f"`{measure.text}` needs {why}", measure.span, "state laws about scores of `u[q,p]` and `v[n,p]` whose parameters have defaults")  # fmt: skip
-            return None
-        return replace(found, measure=measure.text, score=formula)
+        maker = Measures(self.scores, self.inverses, self._quantity, self.problems)
+        return maker.quantity(measured, found)
 
     def _quantity(self, word: s.Word) -> Quantity | None:
         if word.text not in self.known:
@@ -221,7 +179,7 @@ class LawChecker:
         self, item: s.LawDef, made: Comparison, left: s.Measurement, right: s.Measurement
     ) -> None:
         """Sides of one kind; sampled labels where a law states a mean over them."""
-        shapes = [_kind(made.left), _kind(made.right)]
+        shapes = [kind_of(made.left), kind_of(made.right)]
         if shapes[0] != shapes[1]:
             self.problems.say(Code.E0743, f"`{made.left}` is {shapes[0]} and `{made.right}` is {shapes[1]}", right.span, "put the same measure on both sides")  # fmt: skip
         if item.blocks and shapes[0] != "a matrix":
@@ -248,6 +206,17 @@ class LawChecker:
                 self.problems.say(Code.E0744, "no task meets these conditions", condition.span, f"`{name}` is at most {most} in a drawn task" if most else "leave one out")  # fmt: skip
                 break
         return space, columns
+
+    def _labels(self, item: s.LawDef, statements: Sequence[LawStatement], space: Space) -> Space:
+        """The tasks that have probabilities of labels, where a score reads them."""
+        scores = [q.score for x in statements for q in Law(x, space, "").quantities]
+        read = [s for s in scores if s and any(x.name in DOUBTS for x in s.needs)]
+        if not read:
+            return space
+        found = sp.word(space, "loss", "cross_entropy", False)
+        if found.empty:
+            self.problems.say(Code.E0744, "no task meets these conditions", item.span, f"`{read[0].name}` reads the probability of a label, which `cross_entropy` has")  # fmt: skip
+        return found
 
     def _known(self, condition: s.ConditionDef) -> bool:
         name, value = condition.subject, condition.value
@@ -295,18 +264,6 @@ class LawChecker:
         drawn = Relation.AVERAGES_TO
         if any(isinstance(x, Comparison) and x.relation is drawn for x in statements):
             self.problems.say(Code.E0745, f"{columns} columns leave nothing to average", at.span, "write `equals`, or leave the condition out")  # fmt: skip
-
-
-def _kind(quantity: Quantity) -> str:
-    if quantity.score is not None:
-        return "scores of pairs" if of_queries(quantity.score) else "scores of training examples"
-    kinds: Mapping[str | None, str] = {
-        "trace": "a number",
-        "norm": "a number",
-        "diagonal": "a vector",
-        "eigenvalues": "a vector",
-    }
-    return kinds.get(quantity.measure, "a matrix")
 
 
 def _default(law: Law) -> float:

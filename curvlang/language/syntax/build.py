@@ -58,7 +58,7 @@ class Builder:
         return s.UseFile(_unquote(tree.children[0]), self.span(tree))
 
     def _law(self, tree: Tree[Token]) -> s.LawDef:
-        return build_law(tree, self.span)
+        return build_law(tree, self)
 
     def _study(self, tree: Tree[Token]) -> s.StudyDef:
         return build_study(tree, self)

@@ -9,13 +9,15 @@ from lark import Token, Tree
 
 from curvlang.diagnostics.source import Span
 from curvlang.language.syntax import nodes as s
+from curvlang.language.syntax.build_study import Reader
 
 Place = Callable[[Any], Span]
 """Where a node stands."""
 
 
-def build_law(tree: Tree[Token], place: Place) -> s.LawDef:
-    """The law of a tree; `place` gives the span of a node."""
+def build_law(tree: Tree[Token], reader: Reader) -> s.LawDef:
+    """The law of a tree."""
+    place = reader.span
     claim, each, word, number, *conditions = tree.children
     assert isinstance(claim, Tree)
     bound = None
@@ -23,7 +25,7 @@ def build_law(tree: Tree[Token], place: Place) -> s.LawDef:
         both = Span(place(word).source, place(word).start, place(number).end)
         bound = (s.Word(str(word), both), float(str(number)))
     return s.LawDef(
-        _claim(claim, place),
+        _claim(claim, reader),
         each is not None,
         bound,
         tuple(_condition(c, place) for c in conditions if isinstance(c, Tree)),
@@ -31,8 +33,8 @@ def build_law(tree: Tree[Token], place: Place) -> s.LawDef:
     )
 
 
-def _claim(tree: Tree[Token], place: Place) -> s.Claim:
-    kids = tree.children
+def _claim(tree: Tree[Token], reader: Reader) -> s.Claim:
+    kids, place = tree.children, reader.span
     match tree.data:
         case "properties":
             return s.PropertyClaim(None, tuple(_word(x, place) for x in kids))
@@ -42,17 +44,17 @@ def _claim(tree: Tree[Token], place: Place) -> s.Claim:
             return s.PropertyClaim(_word(subject, place), given, negated is not None)
         case "relation":
             left, relation, right = kids
-            return s.RelationClaim(_measured(left, place), str(relation), _measured(right, place))
+            return s.RelationClaim(_measured(left, reader), str(relation), _measured(right, reader))
         case _:
             subject, negated, target, other = kids
             a, b, c = (_word(x, place) for x in (subject, target, other))
             return s.NearnessClaim(a, b, c, negated is not None)
 
 
-def _measured(tree: Any, place: Place) -> s.Measurement:
-    *measure, curvature = tree.children
-    name = _word(measure[0], place) if measure else None
-    return s.Measurement(_word(curvature, place), name, place(tree))
+def _measured(tree: Any, reader: Reader) -> s.Measurement:
+    words = [_word(x, reader.span) for x in tree.children if isinstance(x, Token)]
+    given = tuple(reader.argument(x) for x in tree.children if isinstance(x, Tree))
+    return s.Measurement(words[-1], words[0] if words[1:] else None, given, reader.span(tree))
 
 
 def _condition(tree: Tree[Token], place: Place) -> s.ConditionDef:

@@ -266,11 +266,18 @@ class StudyDef:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A curvature, or a measure of one: `mine`, `trace(mine)`."""
+    """A curvature, or a measure of one: `mine`, `trace(mine)`, `trak(mine, dimension = 2)`."""
 
     curvature: Word
     measure: Word | None = None
+    arguments: tuple[Argument, ...] = ()
     span: Span = _span()
+
+    @property
+    def use(self) -> Use:
+        """The measure as a name with arguments."""
+        assert self.measure is not None
+        return Use(self.measure.text, self.arguments, self.span, self.measure.span)
 
 
 @dataclass(frozen=True, slots=True)
