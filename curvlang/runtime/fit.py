@@ -158,7 +158,7 @@ class _FitRequest:
         self.ended("plan")
         passes = max((p.passes for p in prepared.plans), default=0)
         turns = max(1, len(prepared.turns))
-        _LOG.info("planned: %d passes over the data in %d turns", passes, turns)
+        _LOG.info("planned: passes over the data: %d, turns: %d", passes, turns)
         listener: object = self.progress
         if isinstance(listener, PlanProgress):
             listener.planned(prepared, self.tasks[0])

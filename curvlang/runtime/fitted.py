@@ -309,7 +309,9 @@ class FittedOperator:
                 report=report,
                 progress=progress,
             )
-        return FittedOperator(found, self.parameters, None, self.label)
+        name = self.label or "curvature"
+        label = f"{name}⁻¹" if spectral is None else f"f({name})"
+        return FittedOperator(found, self.parameters, None, label)
 
     def _rule(self, damping: float | None) -> InverseUse:
         """The inverse with this damping, or the one that the spec names."""

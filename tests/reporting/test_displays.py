@@ -113,6 +113,15 @@ def test_the_line_of_a_model_of_many_layers_is_cut():
     assert len(str(op.operator)) > LONGEST
 
 
+def test_an_inverse_is_named_apart_from_its_curvature():
+    X, y = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
+    task = cv.Task(torch.nn.Sequential(torch.nn.Linear(3, 2)), "cross_entropy", (X, y), (X, y))
+    op = cv.fit("kfac", task, progress=False)
+    assert repr(op).startswith("<kfac: ")
+    assert repr(op.inverse(0.1)).startswith("<kfac⁻¹: ")
+    assert repr(op.inverse(spectral=torch.sqrt)).startswith("<f(kfac): ")
+
+
 def test_settings_show_the_call_that_makes_them():
     for value in (cv.Recipe(lr=0.5), cv.LDS(subsets=3), cv.TaskSource("digits")):
         assert eval(repr(value), {type(value).__name__: type(value)}) == value

@@ -30,6 +30,7 @@ from curvlang.attribution.indexed.projections import projection_of
 from curvlang.attribution.streams.request import Request
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.notebook import one_line
 from curvlang.diagnostics.refusal import refusal
 from curvlang.ir.score_program import ScoreProgram
 from curvlang.language.chain import ScoreFormula
@@ -64,6 +65,11 @@ class GradientIndex(StoredOperator):
         """What there is: of gradients, of scores."""
         found = [contents_of(self.store, key) for key in self.store.indexes()]
         return [x for x in found if x is not None]
+
+    def __repr__(self) -> str:
+        """What is kept; nothing of the curvature is read for it."""
+        kept = (f"{x.words}, of {x.total} training examples, in {x.stored}" for x in self.written)
+        return f"<{one_line(f'index of {self.label}: ' + '; '.join(kept))}>"
 
     def check(self, task: Task) -> None:
         """Refuse a task with another model, other training examples, or another loss.

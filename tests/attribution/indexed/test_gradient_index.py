@@ -112,6 +112,14 @@ def test_other_scores_read_the_same_coordinates(score, text, tmp_path):
     assert_close(found, cv.influence(op, task, score=score, progress=False))
 
 
+def test_an_index_says_what_it_keeps(tmp_path):
+    index = written(COORDINATES, TASKS["positions"](), tmp_path / "s")
+    line = repr(cv.load_index(tmp_path / "s"))
+    assert line == repr(index) == str(index)
+    assert line.startswith("<index of mine: gradients in the ")
+    assert "torch" not in line
+
+
 def test_scores_are_those_of_rows_by_autograd(tmp_path):
     task = TASKS["positions"]()
     index = written(COORDINATES, task, tmp_path / "s")
