@@ -15,13 +15,11 @@ from curvlang.attribution.formulas.surroundings import check_surroundings
 from curvlang.attribution.indexed.contents import Contents
 from curvlang.attribution.indexed.gradient_index import GradientIndex
 from curvlang.attribution.indexed.sources import check_indexed
-from curvlang.attribution.indexed.writing import write_index
+from curvlang.attribution.indexed.writing import check_kept, write_index
 from curvlang.diagnostics.amounts import size
-from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Interrupted
 from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.plain_arguments import validated
-from curvlang.diagnostics.refusal import refusal
 from curvlang.facade import as_spec, fit, named_task
 from curvlang.fits import check_space, check_store, trained_in
 from curvlang.language import declared, score_text
@@ -40,9 +38,6 @@ from curvlang.runtime.progress.display import shown
 from curvlang.runtime.progress.listeners import Progress, ProgressOption
 from curvlang.runtime.setup import Setup
 from curvlang.storage.fits.store import FitStore
-
-KEPT = ("bfloat16", "float16", "float32", "float64")
-"""Precisions that an index can be kept in."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -192,10 +187,7 @@ def index_request(
     """
     whole, setup = as_spec(spec), setup or Setup()
     found = chosen(whole, curvature)
-    if keep is not None and keep not in KEPT:
-        raise refusal(
-            Code.E0765, f"an index is not kept in `{keep}`", f"use one of {', '.join(KEPT)}"
-        )
+    check_kept(keep)
     if not isinstance(task, Task):
         _, task = named_task(whole, found, task, setup)
     check_store(setup, found, task)

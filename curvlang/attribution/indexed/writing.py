@@ -47,6 +47,8 @@ from curvlang.storage.fits.records import read_record, write_record
 from curvlang.storage.fits.store import FitStore, Folder
 from curvlang.storage.mapped import DamagedError
 
+KEPT = ("bfloat16", "float16", "float32", "float64")
+"""Precisions that an index can be kept in."""
 PLAN = "plan.json"
 
 
@@ -253,6 +255,18 @@ def _models(around: Surroundings) -> Iterator[tuple[str, dict[str, Tensor]]]:
 def _tensors(model: OtherModel) -> dict[str, Tensor]:
     own = {PARAMETER + name: p.detach() for name, p in model.task.model.named_parameters()}
     return {k: x.contiguous() for k, x in {**own, **model.moments}.items()}
+
+
+def check_kept(keep: str | None) -> None:
+    """Refuse a precision that an index cannot be kept in; None is that of the computation.
+
+    Raises:
+        SpecError: E0765.
+    """
+    if keep is not None and keep not in KEPT:
+        raise refusal(
+            Code.E0765, f"an index is not kept in `{keep}`", f"use one of {', '.join(KEPT)}"
+        )
 
 
 def another_precision(path: Path, stored: str, wanted: str) -> SpecError:
