@@ -12,7 +12,7 @@ from curvlang.attribution.formulas.formula_scores import program_of
 from curvlang.language.chain import Law, Part, Space, TaskSpec, Value
 from curvlang.language.checking.conditions import MOST, WIDTHS, drawn
 from curvlang.language.partition import partition_of_chain
-from curvlang.language.registry import LOSSES, NONE, OPTIMISERS
+from curvlang.language.registry import LOSSES, MODELS, NONE, OPTIMISERS
 from curvlang.language.sums import weighted_chains
 from curvlang.models.builtin import task_from
 from curvlang.models.task import Task
@@ -118,6 +118,7 @@ def task_specs(draw: st.DrawFn, space: Space, needs: ModelNeeds = ModelNeeds()) 
         "activation": pick(draw, space.activations) if hidden else space.activations[0],
         "bias": pick(draw, space.biases),
         "positions": pooling,
+        "initialisation": MODELS["mlp"].defaults["initialisation"],
         "weights": NONE,
     }
     if heads:
