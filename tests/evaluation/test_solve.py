@@ -236,7 +236,7 @@ curvature mine = block_ggn |> diagonal"""
 
 def test_long_solves_are_run_only_where_the_spec_asks(monkeypatch):
     """The limits are made small: every stage is known by products, and too long."""
-    from curvlang.evaluation import fidelity as chain
+    from curvlang.evaluation.inverses import effort
     from curvlang.runtime import combine
     from curvlang.runtime.limits import planned
 
@@ -248,7 +248,7 @@ def test_long_solves_are_run_only_where_the_spec_asks(monkeypatch):
     monkeypatch.setattr(
         planned, "prepare", lambda *a, **k: prepare(*a, **{**k, "limits": Limits(dense=1)})
     )
-    monkeypatch.setattr(chain, "UNASKED", 1.0)
+    monkeypatch.setattr(effort, "UNASKED", 1.0)
     with pytest.raises(SpecError, match=r"E0506.*`ggn`.*ask for it by a line `solve cg`"):
         cv.evaluate("ggn", some)
     asked = "evaluate ggn with tikhonov(damping = 1) on digits {\n  solve cg\n}"
@@ -259,7 +259,7 @@ def test_long_solves_are_run_only_where_the_spec_asks(monkeypatch):
     structured = cv.evaluate("kfac", some, damping=(1.0,))
     assert structured.steps[-1].points[0].inverse is not None
     assert structured.steps[-1].forward_standard_error > 0
-    monkeypatch.setattr(chain, "ESTIMATED", 1.0)
+    monkeypatch.setattr(effort, "ESTIMATED", 1.0)
     structured = cv.evaluate("kfac", some, damping=(1.0,))
     hessian, _, _, kfac = structured.steps
     assert "not inverted" in hessian.points[0].note
@@ -268,7 +268,7 @@ def test_long_solves_are_run_only_where_the_spec_asks(monkeypatch):
     assert "the reference is known by products alone" in kfac.note
     assert f"{some.P} rows are not formed" in structured.steps[1].note
     assert "no reference: not inverted" in kfac.points[0].note
-    monkeypatch.setattr(chain, "UNASKED", 1e13)
+    monkeypatch.setattr(effort, "UNASKED", 1e13)
     for step in cv.evaluate("ggn", some, damping=(1.0,)).steps:
         assert step.points[0].solve is not None
         assert step.points[0].solve.residual <= 1e-6
