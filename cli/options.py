@@ -68,17 +68,28 @@ def share(value: float | None) -> float | None:
     return value
 
 
+class LogLines(logging.StreamHandler):  # type: ignore[type-arg]
+    """The library's log on standard error, for one command."""
+
+
 def log(wanted: bool) -> bool:
-    """Show on standard error what the library logs, each line with its time and the module that says it."""
+    """Show on standard error what the library logs, each line with its time and the module that says it.
+
+    Without `wanted` the lines of an earlier command of the same process end.
+    """
+    logger = logging.getLogger("curvlang")
+    ended = [x for x in logger.handlers if isinstance(x, LogLines)]
+    for earlier in ended:
+        logger.removeHandler(earlier)
     if wanted:
-        handler = logging.StreamHandler()
+        handler = LogLines()
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
-        logger = logging.getLogger("curvlang")
-        for earlier in [*logger.handlers]:
-            logger.removeHandler(earlier)
         logger.addHandler(handler)
         logger.propagate = False
         logger.setLevel(logging.INFO)
+    elif ended:
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
     return wanted
 
 

@@ -123,5 +123,7 @@ def test_verbose_shows_what_the_library_logs(tmp_path, capsys):
         assert "curvlang.runtime" not in capsys.readouterr().err
         assert run(["fit", "kfac", *small, "--verbose"]) == 0
         assert "curvlang.runtime.stored.session: store" in capsys.readouterr().err
+        assert run(["fit", "kfac", *small]) == 0
+        assert "curvlang.runtime" not in capsys.readouterr().err
     finally:
         logger.handlers, logger.level, logger.propagate = before
