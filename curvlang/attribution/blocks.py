@@ -100,10 +100,21 @@ def scored_blocks(operator: Operator, task: Task) -> tuple[ScoredBlock, ...] | N
 
 def _scored(layer: LayerBlock, part: Operator, dtype: torch.dtype) -> ScoredBlock:
     found = form_of(part, block_shape(layer))
-    if found is None:
+    if found is None or not _fits(layer, found.left, found.right):
         return ScoredBlock(layer, None, None, None, part)
     found = found.to(dtype)
     return ScoredBlock(layer, found.left, found.right, found.spectrum, part)
+
+
+def _fits(layer: LayerBlock, left: Tensor | None, right: Tensor | None) -> bool:
+    """Whether bases are those of the layer's sides.
+
+    They are not where queries have shown, after the fit, that the layer does not read every batch as one
+    layer: its gradient is then a row over its parameters, and C⁻¹ is applied to it as it is.
+    """
+    *_, outputs, inputs = block_shape(layer)
+    sides = ((left, outputs), (right, inputs))
+    return all(x is None or x.shape[-2] == count for x, count in sides)
 
 
 def whole_blocks(inverse: Operator, task: Task) -> tuple[ScoredBlock, ...]:
