@@ -119,19 +119,30 @@ class FitRequest(Display):
         assert store is not None
         with shown(progress, "cv.fit_request") as told:
             task = trained_in(setup, self.task, told).to(precision=setup.policy)
-            try:
-                op = fit(
-                    self.spec,
-                    task,
-                    curvature=self.curvature.name or None,
-                    seed=setup.seed,
-                    memory=setup.memory,
-                    store=store,
-                    progress=told,
-                )
-            except KeyboardInterrupt as error:
-                raise Interrupted(f"what is fitted so far is kept in `{store}`") from error
+            op = kept_fit(self.spec, self.curvature, task, setup, told)
         return FitReport(op, self.curvature.name or "curvature", task, store)
+
+
+def kept_fit(
+    spec: Spec, curvature: Curvature, task: Task, setup: Setup, progress: Progress | None
+) -> FittedOperator:
+    """A spec's curvature, fitted into the store of a setup.
+
+    Raises:
+        Interrupted: By Ctrl-C; what is fitted so far is kept.
+    """
+    try:
+        return fit(
+            spec,
+            task,
+            curvature=curvature.name or None,
+            seed=setup.seed,
+            memory=setup.memory,
+            store=setup.store,
+            progress=progress,
+        )
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"what is fitted so far is kept in `{setup.store}`") from error
 
 
 @validated

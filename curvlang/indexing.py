@@ -17,11 +17,10 @@ from curvlang.attribution.indexed.gradient_index import GradientIndex
 from curvlang.attribution.indexed.sources import check_indexed
 from curvlang.attribution.indexed.writing import check_kept, write_index
 from curvlang.diagnostics.amounts import size
-from curvlang.diagnostics.diagnostic import Interrupted
 from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.plain_arguments import validated
-from curvlang.facade import as_spec, fit, named_task
-from curvlang.fits import check_space, check_store, trained_in
+from curvlang.facade import as_spec, named_task
+from curvlang.fits import check_space, check_store, kept_fit, trained_in
 from curvlang.language import declared, score_text
 from curvlang.language.chain import Curvature, ScoreFormula, Spec
 from curvlang.language.selection import chains_of, chosen, evaluation_of
@@ -134,26 +133,13 @@ class IndexRequest(Display):
         assert store is not None
         task = trained_in(setup, self.task, progress).to(precision=setup.policy)
         with limited(setup.memory), products_of_passes(task):
-            op = self._fitted(task, progress)
+            op = kept_fit(self.spec, self.curvature, task, setup, progress)
             keep = None if self.keep is None else getattr(torch, self.keep)
             contents = task.retried(
                 lambda: write_index(op, FitStore(store), self.formula, task, keep, progress)
             )
         name = self.curvature.name or "curvature"
         return IndexReport(GradientIndex(store), contents, name, task)
-
-    def _fitted(self, task: Task, progress: Progress | None) -> Any:
-        try:
-            return fit(
-                self.spec,
-                task,
-                curvature=self.curvature.name or None,
-                seed=self.setup.seed,
-                store=self.setup.store,
-                progress=progress,
-            )
-        except KeyboardInterrupt as error:
-            raise Interrupted(f"what is fitted so far is kept in `{self.setup.store}`") from error
 
 
 @settled
