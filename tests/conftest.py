@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from hypothesis import settings
@@ -14,6 +16,24 @@ settings.load_profile("project")
 def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("CURVLANG_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def settings_of_the_process():
+    """What a module leaves set for the whole process would decide over tests that come after it."""
+    before = _settings()
+    yield
+    assert _settings() == before, "this module leaves a setting of the process changed"
+
+
+def _settings():
+    log = logging.getLogger("curvlang")
+    return {
+        "log": (logging.root.manager.disable, log.level, log.propagate, list(log.handlers)),
+        "type": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
 
 
 def pytest_addoption(parser):

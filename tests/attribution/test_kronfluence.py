@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from contextlib import contextmanager
 from copy import deepcopy
 
 import pytest
@@ -90,26 +91,38 @@ def task_of(kind):
     return cv.Task(model, "cross_entropy", (X[:N], y[:N]), (X[N:], y[N:]))
 
 
+@contextmanager
+def quiet():
+    """Their warnings are not shown; the log of the process is as before afterwards."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def theirs(task, folder, strategy="ekfac"):
     """Their scores [Q, N] as a function of the damping.
 
     Their modules wrap the model's in place, hence a copy.
     """
-    logging.disable(logging.WARNING)
     rules = SummedLoss()
     model = prepare_model(deepcopy(task.model), rules)
     analyzer = Analyzer("a", model, rules, cpu=True, output_dir=str(folder), disable_tqdm=True)
     train, query = TensorDataset(*task.train), TensorDataset(*task.query)
-    analyzer.fit_all_factors(
-        "f", train, per_device_batch_size=16,
-        factor_args=FactorArguments(strategy=strategy, use_empirical_fisher=True),
-    )  # fmt: skip
+    with quiet():
+        analyzer.fit_all_factors(
+            "f", train, per_device_batch_size=16,
+            factor_args=FactorArguments(strategy=strategy, use_empirical_fisher=True),
+        )  # fmt: skip
 
     def scores(damping):
-        analyzer.compute_pairwise_scores(
-            f"{damping}", "f", query, train, per_device_query_batch_size=Q,
-            per_device_train_batch_size=16, score_args=ScoreArguments(damping_factor=damping),
-        )  # fmt: skip
+        with quiet():
+            analyzer.compute_pairwise_scores(
+                f"{damping}", "f", query, train, per_device_query_batch_size=Q,
+                per_device_train_batch_size=16, score_args=ScoreArguments(damping_factor=damping),
+            )  # fmt: skip
         return analyzer.load_pairwise_scores(f"{damping}")["all_modules"]
 
     return scores
