@@ -17,8 +17,9 @@ from curvlang.attribution.formulas.curvatures import (
 )
 from curvlang.attribution.formulas.formula_stream import FormulaStream
 from curvlang.attribution.formulas.points import Point, Points
-from curvlang.attribution.formulas.surroundings import Surroundings, surroundings
+from curvlang.attribution.formulas.surroundings import Surroundings, stated_models, surroundings
 from curvlang.attribution.gradients import check_scores
+from curvlang.attribution.indexed.contents import check_stated
 from curvlang.attribution.indexed.gradient_index import GradientIndex
 from curvlang.attribution.inverses import inverted
 from curvlang.attribution.scorer import collected, counter, refused_alone, require_scores
@@ -172,6 +173,7 @@ def formula_points(
     program = program_of(formula)
     if isinstance(operator, GradientIndex):
         kept = operator.chunks(formula, program, task.device)
+        check_stated(operator.store.path, kept.contents, stated_models(program, task))
         whole = operator.replaced(solver=operator.solver)
         near = replace(operator.around(kept, task), functions=formula.functions)
         known = formula_points(formula, whole, task, asked, near)

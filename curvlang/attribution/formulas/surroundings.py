@@ -16,6 +16,7 @@ from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.ir.score_program import ScoreProgram
 from curvlang.language.chain import Inverse, ScoreFormula
 from curvlang.models.execution.copies import copied
+from curvlang.models.fingerprint import digest, parameter_parts
 from curvlang.models.task import Task
 from curvlang.models.trajectory import Trajectory
 from curvlang.operators import Identity, Operator
@@ -213,6 +214,36 @@ def surroundings(formula: ScoreFormula, program: ScoreProgram, task: Task) -> Su
         program.applied_at,
         formula.functions,
     )
+
+
+def stated_models(program: ScoreProgram, task: Task) -> str:
+    """Digest of how a task states the other models that a score reads; empty where it reads or states none.
+
+    Args:
+        program: The score.
+        task: The evaluated model, with what it states.
+
+    Raises:
+        SpecError: E0555 and E0556 for checkpoints that cannot be read.
+    """
+    trajectory = task.trajectory
+    if trajectory is None or not (program.checkpoints or program.models or program.moments_at_ends):
+        return ""
+    said = replace(trajectory, files=(), rates=(), states=())
+    if not program.models:
+        said = replace(said, models=1)
+    if not program.checkpoints:
+        said = replace(said, epochs=0, steps=0, segments=0, per_segment=1)
+    parts: list[str | Tensor] = [repr(said)]
+    if program.checkpoints and trajectory.given:
+        for model, rate in trajectory.loaded(task.model):
+            parts += [str(rate), *parameter_parts(model)]
+        for state in trajectory.running_means(task.model):
+            for leaf, held in state.items():
+                parts += [leaf, *(x for pair in held.items() for x in pair)]
+    else:
+        parts.append(repr(task.recipe))
+    return digest(*parts)
 
 
 def _trained(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from curvlang.attribution.indexed.rounding import Rounding
 from curvlang.attribution.streams.cut import ScoreCut
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.refusal import refusal
 from curvlang.language.chain import ScoreFormula
 from curvlang.models.fingerprint import digest
 from curvlang.storage.fits.identity import other_format
@@ -47,6 +50,7 @@ class Contents(msgspec.Struct, forbid_unknown_fields=True):
         whole: Whether gradients are kept over all parameters.
         each: Models of a checkpoint.
         times: The sum of the learning rates of the steps that each checkpoint stands for.
+        stated: Digest of how the task states the other models; empty where the score reads none.
     """
 
     format: int
@@ -65,6 +69,7 @@ class Contents(msgspec.Struct, forbid_unknown_fields=True):
     whole: bool = False
     each: int = 1
     times: list[float] | None = None
+    stated: str = ""
 
     def described(self) -> str:
         """What is kept, for a reader."""
@@ -129,6 +134,26 @@ class KeptChunks:
                 )
             self._read[name] = found[0]
         return self._read[name]
+
+
+def check_stated(path: Path, contents: Contents, wanted: str) -> None:
+    """Refuse an index of a score that reads other models than the task states.
+
+    Args:
+        path: The store.
+        contents: What the index says of itself.
+        wanted: Digest of how the task states them; empty where that is not known.
+
+    Raises:
+        SpecError: E0835.
+    """
+    if contents.stated and wanted and contents.stated != wanted:
+        raise refusal(
+            Code.E0835,
+            f"the index of {contents.words} in `{path}` is of other checkpoints or other models than the task states",
+            "state those of the index (`checkpoints`, `models`, `train`; `trajectory` and `recipe` in Python)",
+            "name another folder; or delete this one, if it is of no use any more",
+        )
 
 
 def chunk_name(number: int) -> str:

@@ -83,13 +83,32 @@ def source_of(op: FittedOperator, formula: ScoreFormula, task: Task) -> Source:
         SpecError: E0762 where a score needs whole gradients of training examples.
     """
     program = program_of(formula)
-    found = projection_of(op.operator, task)
-    if found is not None and of_gradients(program, whole=found.whole):
+    found = _coordinates(op, formula, task)
+    if found is not None:
         return _in_coordinates(found, op, task)
     parts = kept_parts(program)
     if parts is None:
         raise whole_gradients(formula)
     return _of_score(op, formula, task, parts)
+
+
+def source_key(op: FittedOperator, formula: ScoreFormula, task: Task) -> str:
+    """The folder of what an index keeps for a score of a curvature; no other model is trained for it.
+
+    Args:
+        op: The curvature.
+        formula: The score.
+        task: As the curvature sees it.
+    """
+    return key_of(formula) if _coordinates(op, formula, task) is None else GRADIENTS
+
+
+def _coordinates(op: FittedOperator, formula: ScoreFormula, task: Task) -> Projection | None:
+    """Those that gradients are kept in; None where something else is kept for the score."""
+    found = projection_of(op.operator, task)
+    if found is None or not of_gradients(program_of(formula), whole=found.whole):
+        return None
+    return found
 
 
 def _in_coordinates(found: Projection, op: FittedOperator, task: Task) -> Source:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from curvlang.attribution.formulas.formula_scores import program_of
 from curvlang.attribution.formulas.formula_stream import FormulaStream
-from curvlang.attribution.formulas.surroundings import OtherModel, Surroundings
+from curvlang.attribution.formulas.surroundings import OtherModel, Surroundings, stated_models
 from curvlang.attribution.indexed.contents import (
     EXACT,
     FORMAT,
@@ -22,6 +22,7 @@ from curvlang.attribution.indexed.contents import (
     SUMS,
     Contents,
     KeptChunks,
+    check_stated,
     chunk_name,
     contents_of,
     names_at,
@@ -29,7 +30,7 @@ from curvlang.attribution.indexed.contents import (
 from curvlang.attribution.indexed.kept_parts import sums_program
 from curvlang.attribution.indexed.rounding import Rounding, relative_error
 from curvlang.attribution.indexed.rounding_error import PROBED, error_of_scores
-from curvlang.attribution.indexed.sources import Source, source_of
+from curvlang.attribution.indexed.sources import Source, source_key, source_of
 from curvlang.attribution.inverses import seen_by
 from curvlang.attribution.streams.cut import score_cut
 from curvlang.attribution.streams.request import Request
@@ -43,6 +44,7 @@ from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.limits.disk import require_space
 from curvlang.runtime.processes.distributed import World, alone, world
 from curvlang.runtime.progress.listeners import Progress
+from curvlang.runtime.stored.session import warn_of_damage
 from curvlang.storage.fits.records import read_record, write_record
 from curvlang.storage.fits.store import FitStore, Folder
 from curvlang.storage.mapped import DamagedError
@@ -71,27 +73,41 @@ def write_index(
         progress: Notified how many training examples are done.
 
     Raises:
-        SpecError: E0762 where a score needs whole gradients, E0765 for an index in another precision.
+        SpecError: E0762 where a score needs whole gradients, E0765 for an index in another precision,
+            E0835 for one of other checkpoints or other models.
         MachineError: E0841 where the disk has too little space, E0802 where it is full.
         Interrupted: Where chunks are kept that another run goes on with.
     """
     seen = seen_by(op, task)
-    source = source_of(op, formula, seen)
     exact = op.operator.dtype
-    rounding = Rounding(stored or exact, exact)
+    place = _Place(
+        store,
+        source_key(op, formula, seen),
+        Rounding(stored or exact, exact),
+        stated_models(program_of(formula), seen),
+    )
     processes = world()
-    with processes.run(), _held(store, processes):
-        run = _Run(store, source, rounding, processes, seen, progress)
-        contents, missing = run.begun()
-        run.write(contents, missing)
-        processes.exchange("index written", "")
-        if processes.first:
-            with alone():
-                run.finish(contents, op, formula)
-        processes.exchange("index finished", "")
-    found = contents_of(store, source.key)
+    with processes.run():
+        # One that is whole is only read; else the store is held before other models are trained.
+        whole = processes.first and place.whole()
+        if not json.loads(processes.exchange("index whole", json.dumps(whole))[0]):
+            with _held(store, processes):
+                source = source_of(op, formula, seen)
+                _write(_Run(place, source, processes, seen, progress), op, formula)
+    warn_of_damage(store)
+    found = contents_of(store, place.key)
     assert found is not None
     return found
+
+
+def _write(run: _Run, op: FittedOperator, formula: ScoreFormula) -> None:
+    contents, missing = run.begun()
+    run.write(contents, missing)
+    run.processes.exchange("index written", "")
+    if run.processes.first:
+        with alone():
+            run.finish(contents, op, formula)
+    run.processes.exchange("index finished", "")
 
 
 @contextmanager
@@ -104,12 +120,71 @@ def _held(store: FitStore, processes: World) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """Where an index is written, and what is there.
+
+    Args:
+        store: The store.
+        key: The index's folder in it.
+        rounding: How its numbers are kept.
+        stated: Digest of how the task states the other models that its score reads.
+    """
+
+    store: FitStore
+    key: str
+    rounding: Rounding
+    stated: str
+
+    @property
+    def folder(self) -> Folder:
+        """Where."""
+        return self.store.index(self.key)
+
+    def whole(self) -> bool:
+        """Whether all of it is there, as it was written."""
+        found = contents_of(self.store, self.key)
+        if found is None:
+            return False
+        self.check(found)
+        return not self.missing(found) and all(map(self.folder.get, found.behind))
+
+    def planned(self) -> Contents | None:
+        """As an earlier run has planned it; None where none has."""
+        found = contents_of(self.store, self.key) or self._plan_of_before()
+        if found is not None:
+            self.check(found)
+        return found
+
+    def _plan_of_before(self) -> Contents | None:
+        try:
+            return msgspec.convert(read_record(self.folder.path / PLAN), Contents)
+        except (FileNotFoundError, NotADirectoryError, DamagedError, msgspec.ValidationError):
+            # Chunks of a plan that is not known may be of another size.
+            self.folder.remove()
+            return None
+
+    def check(self, found: Contents) -> None:
+        """Refuse to go on with an index in another precision, or of other models."""
+        wanted = show_dtype(self.rounding.dtype)
+        if found.stored != wanted:
+            raise another_precision(self.store.path, found.stored, wanted)
+        check_stated(self.store.path, found, self.stated)
+
+    def missing(self, contents: Contents) -> list[int]:
+        """Chunks that are not there, or are not what was written."""
+        names = [chunk_name(k) for k in range(contents.cut.count)]
+        there = {name for name in names if self.folder.get(name) is not None}
+        if self.rounding.rounds and self.folder.get(EXACT) is None:
+            there -= {chunk_name(0)}
+        return [k for k, name in enumerate(names) if name not in there]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Run:
     """An index that is being written."""
 
-    store: FitStore
+    place: _Place
     source: Source
-    rounding: Rounding
     processes: World
     task: Task
     progress: Progress | None
@@ -117,14 +192,19 @@ class _Run:
     @property
     def folder(self) -> Folder:
         """Where."""
-        return self.store.index(self.source.key)
+        return self.place.folder
+
+    @property
+    def rounding(self) -> Rounding:
+        """How numbers are kept."""
+        return self.place.rounding
 
     def begun(self) -> tuple[Contents, list[int]]:
         """The plan, and the chunks that are missing, as the first process sees them."""
         said = ""
         if self.processes.first:
             contents = self._planned()
-            missing = self._missing(contents)
+            missing = self.place.missing(contents)
             self._check_space(contents, missing)
             said = json.dumps([msgspec.to_builtins(contents), missing])
         plain, missing = json.loads(self.processes.exchange("index", said)[0])
@@ -132,10 +212,7 @@ class _Run:
 
     def _planned(self) -> Contents:
         """As an earlier run has planned it, or as it is planned now."""
-        found = contents_of(self.store, self.source.key) or self._plan_of_before()
-        wanted = show_dtype(self.rounding.dtype)
-        if found is not None and found.stored != wanted:
-            raise another_precision(self.store.path, found.stored, wanted)
+        found = self.place.planned()
         if found is not None:
             return found
         source = self.source
@@ -147,38 +224,23 @@ class _Run:
             source.axes,
             self.task.N,
             score_cut(self.task.N, source.most, source.width).size,
-            wanted,
+            show_dtype(self.rounding.dtype),
             show_dtype(self.rounding.exact),
             (len(around.models), len(along[0]) if along else 0),
             None if around.rates is None else around.rates.tolist(),
             whole=source.whole,
             each=len(along[0][0]) if along else 1,
             times=None if around.times is None else around.times.tolist(),
+            stated=self.place.stated,
         )
         write_record(self.folder.path / PLAN, msgspec.to_builtins(contents))
         return contents
-
-    def _plan_of_before(self) -> Contents | None:
-        try:
-            return msgspec.convert(read_record(self.folder.path / PLAN), Contents)
-        except (FileNotFoundError, NotADirectoryError, DamagedError, msgspec.ValidationError):
-            # Chunks of a plan that is not known may be of another size.
-            self.folder.remove()
-            return None
-
-    def _missing(self, contents: Contents) -> list[int]:
-        """Chunks that are not there, or are not what was written."""
-        names = [chunk_name(k) for k in range(contents.cut.count)]
-        there = {name for name in names if self.folder.get(name) is not None}
-        if self.rounding.rounds and self.folder.get(EXACT) is None:
-            there -= {chunk_name(0)}
-        return [k for k, name in enumerate(names) if name not in there]
 
     def _check_space(self, contents: Contents, missing: Sequence[int]) -> None:
         bits = torch.finfo(self.rounding.dtype).bits
         each = self.source.width * bits // 8 + 4 * self.rounding.rounds * len(self.source.parts)
         count = sum(len(contents.cut.chunk(k)) for k in missing)
-        require_space(self.store.path, count * each, 0)
+        require_space(self.place.store.path, count * each, 0)
 
     def write(self, contents: Contents, missing: Sequence[int]) -> None:
         """The share of this process."""
@@ -195,7 +257,7 @@ class _Run:
         except KeyboardInterrupt as error:
             names = [x for x in self.folder.names() if x.startswith(chunk_name(0)[:6])]
             raise Interrupted(
-                f"{len(names)} of {contents.cut.count} chunks of the index are in `{self.store.path}`"
+                f"{len(names)} of {contents.cut.count} chunks of the index are in `{self.place.store.path}`"
             ) from error
 
     def _write_chunk(self, number: int, computed: Mapping[str, Tensor]) -> None:

@@ -214,7 +214,7 @@ def kept_in(
             session.gathered(True)
         finally:
             _ACTIVE.reset(token)
-            _warn_of_damage(session.store)
+            warn_of_damage(session.store)
 
 
 def _open(session: Session, use: Use, identity: Identity, stack: ExitStack) -> None:
@@ -228,7 +228,8 @@ def _open(session: Session, use: Use, identity: Identity, stack: ExitStack) -> N
     session.agreed(True)
 
 
-def _warn_of_damage(store: FitStore) -> None:
+def warn_of_damage(store: FitStore) -> None:
+    """Say which files were not what had been written, where any were."""
     if store.damaged:
         files = "; ".join(store.damaged)
         text = f"damaged files of the store, not used: {files}; what they held was computed again"
