@@ -25,8 +25,8 @@ from curvlang.attribution.influence import Options, influence, self_influence
 from curvlang.attribution.inverses import inverted
 from curvlang.attribution.scorer import layer_count, require_scores
 from curvlang.attribution.streams.by_token import TokenScoring
+from curvlang.attribution.streams.fitting import score_bytes
 from curvlang.attribution.streams.request import Request, check_blocks
-from curvlang.attribution.streams.score_stream import least_bytes
 from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.facade import as_spec, fit, fitted_as_said, named_task
@@ -381,7 +381,7 @@ def _check_size(request: ScoreRequest, inverse: Operator) -> None:
     else:
         rows = 1 if scoring.group is None else request.rows
         require(
-            rows * least_bytes(task, layers * positions),
+            rows * score_bytes(task, layers * positions),
             task.device,
             f"scoring {'a query' if scoring.group is None else f'{rows} groups'} at a time",
         )

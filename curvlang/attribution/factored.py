@@ -40,7 +40,6 @@ from curvlang.models.padding.spans import in_order
 from curvlang.models.task import Task
 from curvlang.models.task_products import products_of_scores
 from curvlang.operators import Operator
-from curvlang.runtime.limits.memory import available
 
 PROBED = 4, 32
 """Fewest and most training examples on which the error of a reduced precision is measured."""
@@ -48,8 +47,6 @@ PROBED_NUMBERS = 2**23
 """Examples times parameters up to which it is the most."""
 PROBED_SHARE = 16
 """Else one of so many, between them."""
-QUERIES_SHARE = 4
-"""Preconditioned queries may take a quarter of the free memory; others wait for their turn."""
 
 Blocks = tuple[ScoredBlock, ...]
 """C⁻¹ by layers."""
@@ -201,13 +198,6 @@ def whole_queries(inverse: Operator, moved: Tensor, task: Task) -> Preconditione
         for x in blocks
     }
     return Preconditioner(blocks, queries)
-
-
-def queries_at_once(task: Task, given: Sequence[ScoredBlock]) -> int:
-    """Queries whose preconditioned gradients take a share of what is available; one at least."""
-    size = torch.empty((), dtype=task.precision).element_size()
-    each = size * sum(x.layer.size for x in given if not x.by_leaves)
-    return max(1, available(task.device) // QUERIES_SHARE // each) if each else max(1, task.Q)
 
 
 class TrainingProducts:

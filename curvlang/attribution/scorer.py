@@ -10,7 +10,6 @@ from torch import Tensor
 
 from curvlang.attribution.blocks import scored_blocks
 from curvlang.attribution.factored import (
-    QUERIES_SHARE,
     Blocks,
     Preconditioner,
     QueryGradients,
@@ -19,6 +18,7 @@ from curvlang.attribution.factored import (
 )
 from curvlang.attribution.gradients import check_scores, product, query_gradients
 from curvlang.attribution.streams.batch import PairStream, ready
+from curvlang.attribution.streams.fitting import query_bytes, share_of_queries
 from curvlang.attribution.streams.gather import Counted, common, gathered
 from curvlang.attribution.streams.request import Request
 from curvlang.attribution.streams.score_stream import ScoreStream
@@ -30,7 +30,7 @@ from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
 from curvlang.models.tracing.per_position import position_count
 from curvlang.operators import BlockDiagonal, Operator, Scaled, Sum
-from curvlang.runtime.limits.memory import available, require
+from curvlang.runtime.limits.memory import require
 from curvlang.runtime.progress.listeners import Progress
 
 TURN = 2**29
@@ -195,22 +195,12 @@ class Scorer:
 
     def _sizes(self, blocks: Sequence[Blocks | None]) -> tuple[int, int]:
         """Queries of a turn, and inverses that share a pass."""
-        each = [self._row(x) for x in blocks]
-        limit = min(available(self.task.device) // QUERIES_SHARE, TURN)
-        (limit,) = common(limit)
-        rows = max(1, min(self.task.Q, limit // max(1, sum(each))))
-        together = max(1, limit // max(1, rows * max(each)))
+        # The gradient of a query, what C⁻¹ makes of it, and its scores.
+        each = [2 * query_bytes(self.task, x) + 8 * self.task.N for x in blocks]
+        (limit,) = common(min(share_of_queries(self.task), TURN))
+        rows = max(1, min(self.task.Q, limit // sum(each)))
+        together = max(1, limit // (rows * max(each)))
         return rows, min(together, len(blocks))
-
-    def _row(self, blocks: Blocks | None) -> int:
-        """Bytes of one query under an inverse, with its scores."""
-        own = torch.empty((), dtype=self.task.precision).element_size()
-        if blocks is None:
-            return 8 * self.task.N + 2 * (own + 8) * self.task.P
-        held = sum(
-            x.layer.d_in + x.layer.d_out if x.by_leaves else 2 * x.layer.size for x in blocks
-        )
-        return 8 * self.task.N + own * held
 
     def _turn(
         self,

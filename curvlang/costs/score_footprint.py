@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from curvlang.attribution.blocks import ScoredBlock, largest_gradient, whole_blocks
-from curvlang.attribution.factored import queries_at_once
 from curvlang.attribution.gradients import batch_size as gradient_batch
 from curvlang.attribution.passes import BatchLoad, batch_size, model_bytes, scored_load
 from curvlang.attribution.score_orders import at_once, one_number, rank_of
 from curvlang.attribution.streams.cut import score_cut
+from curvlang.attribution.streams.fitting import numbers_of, queries_at_once, query_bytes
 from curvlang.attribution.streams.score_stream import ScoreStream
 from curvlang.models.task import Task
 from curvlang.operators import CholeskyInverse, Operator, held_bytes
@@ -56,8 +56,8 @@ def scores_phase(
     own = torch.empty((), dtype=task.precision).element_size()
     held = {"operators": held_bytes(operator, inverse)}
     if given is not None:
-        rows = min(task.Q, queries_at_once(task, given))
-        queries = own * rows * _numbers(given)
+        rows = min(task.Q, queries_at_once(task, query_bytes(task, given)))
+        queries = rows * query_bytes(task, given)
         return Phase("scores", {**held, "queries": queries, **_batch(given, task, rows)})
     whole = whole_blocks(inverse, task)
     cast = _EXACT if own != _EXACT else 0
@@ -88,14 +88,9 @@ def streamed_phase(operator: Operator, stream: ScoreStream) -> Phase:
         queries = _EXACT * rows * task.P
         return Phase("scores", {**held, "queries": queries, "gradients": gradients, **scores})
     given = stream.given
-    numbers = task.P if given is None else _numbers(given)
+    numbers = task.P if given is None else numbers_of(given)
     rest = _batch(given or whole_blocks(inverse, task), task, rows)
     return Phase("scores", {**held, "queries": own * rows * numbers, **rest, **scores})
-
-
-def _numbers(given: Sequence[ScoredBlock]) -> int:
-    """Numbers of a preconditioned query."""
-    return sum(x.layer.d_out + x.layer.d_in if x.by_leaves else x.layer.size for x in given)
 
 
 def _batch(given: Sequence[ScoredBlock], task: Task, rows: int) -> dict[str, int]:

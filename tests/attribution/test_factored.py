@@ -9,12 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import curvlang as cv
 from curvlang.attribution.blocks import ScoredBlock, scored_blocks
-from curvlang.attribution.factored import (
-    QUERIES_SHARE,
-    block_queries,
-)
+from curvlang.attribution.factored import block_queries
 from curvlang.attribution.passes import BatchLoad, batch_size, scored_elements
 from curvlang.attribution.streams import score_stream
+from curvlang.attribution.streams.fitting import QUERIES_SHARE, query_bytes
 from curvlang.attribution.streams.reduced import CompressedQueries, ReducedPrecision
 from curvlang.costs.predicted import predicted_scores, rotations
 from tests.attribution.block_scores import block_scores
@@ -148,7 +146,7 @@ def test_queries_that_do_not_fit_take_turns(monkeypatch, per_layer):
     wanted = cv.influence(op, t, damping=DAMPING, per_layer=per_layer)
     given = scored_blocks(op.inverse(DAMPING).operator, t)
     assert given is not None
-    each = 8 * sum(x.layer.size for x in given if not x.by_leaves)
+    each = query_bytes(t, given)
     sizes: list[int] = []
     made = score_stream.block_queries
 

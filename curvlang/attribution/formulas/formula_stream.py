@@ -7,7 +7,6 @@ from math import floor
 import torch
 
 from curvlang.attribution.blocks import scored_blocks
-from curvlang.attribution.factored import QUERIES_SHARE, queries_at_once
 from curvlang.attribution.formulas.evaluation import (
     Evaluation,
     computed_by_products,
@@ -17,10 +16,11 @@ from curvlang.attribution.formulas.indexed_tensors import IndexedTensor, Reader
 from curvlang.attribution.formulas.points import Points
 from curvlang.attribution.formulas.product_source import Queries
 from curvlang.attribution.gradients import batch_size
-from curvlang.attribution.passes import MOST, scored_load
 from curvlang.attribution.passes import batch_size as leaf_batch_size
+from curvlang.attribution.passes import scored_load
 from curvlang.attribution.streams.batch import Source
 from curvlang.attribution.streams.cut import LARGEST, ScoreCut, score_cut
+from curvlang.attribution.streams.fitting import queries_at_once, query_bytes, score_bytes
 from curvlang.attribution.streams.gather import common
 from curvlang.attribution.streams.in_turns import StreamInTurns
 from curvlang.attribution.streams.request import Request
@@ -35,10 +35,6 @@ from curvlang.ir.score_program import (
     reads_of,
 )
 from curvlang.models.losses.loss import Loss
-from curvlang.runtime.limits.memory import available
-
-CHUNK_SHARE = 16
-"""Numbers for pairs of a chunk may take a sixteenth of the free memory: a formula holds a few of them."""
 
 
 class FormulaStream(StreamInTurns):
@@ -72,7 +68,9 @@ class FormulaStream(StreamInTurns):
         self.tokens = None
         fits = self.rows
         if request.groups is None and not program.all_queries:
-            fits = min(fits, self._fitting(), self._scored_at_once())
+            # A formula holds its products, and as many numbers that follow from them.
+            scores = score_bytes(self.task, 2 * max(1, len(program.products)))
+            fits = min(fits, queries_at_once(self.task, self._query_bytes(), scores))
             fits = min(fits, turn or fits)
         (self.turn,) = common(max(1, fits))
         if points.kept is not None:
@@ -129,25 +127,19 @@ class FormulaStream(StreamInTurns):
             lengths[space.letter] = floor(float(reader.evaluate(space.length).values))
         return lengths
 
-    def _fitting(self) -> int:
-        """Queries whose rows take a share of what is available."""
+    def _query_bytes(self) -> int:
+        """Bytes of a query's rows."""
         pairs = sum(map(of_pairs, self.program.products))
         by_rows = sum(map(asks_by_rows, self.program.products))
         if by_rows:
             pairs = (1 + by_rows) * max((1, *self.points.lengths.values()))
+        pairs = max(1, pairs)
+        blocks = None
         if self._by_products and not by_rows:
             blocks = scored_blocks(self.inverse, self.task)
-            if blocks is not None:
-                return max(1, queries_at_once(self.task, blocks) // max(1, pairs))
-        size = torch.empty((), dtype=torch.float64).element_size()
-        share = available(self.task.device) // QUERIES_SHARE
-        return max(1, share // ((1 + max(1, pairs)) * size * self.task.P))
-
-    def _scored_at_once(self) -> int:
-        """Queries whose numbers of a chunk take a share of what is available."""
-        size = torch.empty((), dtype=torch.float64).element_size()
-        each = size * min(self.task.N, MOST) * max(1, len(self.program.products))
-        return max(1, available(self.task.device) // CHUNK_SHARE // each)
+        if blocks is None:
+            return query_bytes(self.task, None, 1 + pairs)
+        return pairs * query_bytes(self.task, blocks)
 
     def _cut(self) -> ScoreCut:
         task = self.task

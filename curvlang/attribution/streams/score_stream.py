@@ -9,11 +9,9 @@ from torch import Tensor
 
 from curvlang.attribution.blocks import scored_blocks
 from curvlang.attribution.factored import (
-    QUERIES_SHARE,
     Preconditioner,
     TrainingProducts,
     block_queries,
-    queries_at_once,
     scored_in,
     whole_queries,
 )
@@ -24,11 +22,12 @@ from curvlang.attribution.gradients import (
     query_gradients,
 )
 from curvlang.attribution.layer_forms import split
-from curvlang.attribution.passes import MOST, scored_load
 from curvlang.attribution.passes import batch_size as leaf_batch_size
+from curvlang.attribution.passes import scored_load
 from curvlang.attribution.streams.batch import Source
 from curvlang.attribution.streams.by_token import TokenScoring
 from curvlang.attribution.streams.cut import ScoreCut, score_cut
+from curvlang.attribution.streams.fitting import queries_at_once, query_bytes, score_bytes
 from curvlang.attribution.streams.gather import common
 from curvlang.attribution.streams.in_turns import StreamInTurns
 from curvlang.attribution.streams.reduced import compressed_queries, warn_of_products
@@ -38,10 +37,6 @@ from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, apart
 from curvlang.models.tracing.per_position import position_count, position_gradients
 from curvlang.operators import BlockDiagonal, Operator
-from curvlang.runtime.limits.memory import available
-
-CHUNK_SHARE = 8
-"""Scores of a chunk may take an eighth of the free memory: two or three copies of them are held at times."""
 
 
 class ScoreStream(StreamInTurns):
@@ -80,7 +75,9 @@ class ScoreStream(StreamInTurns):
         self._parts = None if self.given is not None else self._by_gradients()
         fits = self.rows
         if request.groups is None:
-            fits = min(fits, self._fitting(), self._scored_at_once())
+            fits = min(
+                fits, queries_at_once(task, query_bytes(task, self.given), self._chunk_bytes)
+            )
         (self.turn,) = common(max(1, min(self.rows, turn or fits)))
         self.cut = self._cut() if size is None else ScoreCut(self._total, size)
 
@@ -134,17 +131,10 @@ class ScoreStream(StreamInTurns):
         check_options(self.request)
         return parts
 
-    def _fitting(self) -> int:
-        """Queries whose preconditioned gradients take a share of what is available."""
-        if self.given is not None:
-            return queries_at_once(self.task, self.given)
-        size = torch.empty((), dtype=torch.float64).element_size()
-        share = available(self.task.device) // QUERIES_SHARE
-        return max(1, share // (2 * size * self.task.P))
-
-    def _scored_at_once(self) -> int:
-        """Queries whose scores of a chunk take a share of what is available."""
-        return max(1, available(self.task.device) // CHUNK_SHARE // chunk_bytes(self))
+    @property
+    def _chunk_bytes(self) -> int:
+        """Bytes of the scores of a query with a chunk of training examples, at most."""
+        return score_bytes(self.task, max(1, len(self.names)) * self.positions)
 
     def _cut(self) -> ScoreCut:
         task, request = self.task, self.request
@@ -186,22 +176,6 @@ class ScoreStream(StreamInTurns):
                 met = torch.tensordot(u, v[..., index].to(u.dtype), ([1], [v.ndim - 1]))
                 found[name].append(met)
         return {name: torch.cat(pieces, 1) for name, pieces in found.items()}
-
-
-def chunk_bytes(stream: ScoreStream) -> int:
-    """Bytes of the scores of one query against a chunk of training examples, at most."""
-    return least_bytes(stream.task, max(1, len(stream.names)) * stream.positions)
-
-
-def least_bytes(task: Task, numbers: int) -> int:
-    """Bytes of the scores of one query, or group, that are held at the same time.
-
-    Args:
-        task: The training examples.
-        numbers: Of a pair: one for each layer and position.
-    """
-    size = torch.empty((), dtype=torch.float64).element_size()
-    return size * numbers * min(task.N, MOST)
 
 
 def _parts(

@@ -8,10 +8,9 @@ import torch
 import zarr
 
 import curvlang as cv
-from curvlang.attribution import factored, scorer
 from curvlang.attribution.scorer import Scorer
 from curvlang.attribution.streams import cut as cuts
-from curvlang.attribution.streams import score_stream
+from curvlang.attribution.streams import fitting
 from curvlang.attribution.streams.cut import score_cut
 from curvlang.attribution.streams.request import Request
 from curvlang.attribution.streams.running_top import RunningTop
@@ -130,8 +129,7 @@ def with_less_memory(folder):
     """Process 1 has room for two queries at a time, the others for all."""
     cuts.PAIRS = 2
     if cv.world().rank == 1:
-        for module in (score_stream, factored, scorer):
-            module.available = lambda device: 4 * 2 * 8 * 23
+        fitting.available = lambda device: 4 * 2 * 8 * 23
     given = small()
     op = cv.fit("ekfac", given, progress=False)
     dense = cv.fit("ggn", given, progress=False)
