@@ -13,6 +13,7 @@ import zarr
 
 import curvlang as cv
 from curvlang.attribution.streams import cut as cuts
+from curvlang.attribution.streams import score_stream
 from curvlang.storage.score_store import ScoreStore
 from tests.processes import together
 from tests.small import network, task
@@ -151,10 +152,9 @@ def test_other_scores_are_refused_before_the_work(chunked):
 def test_another_limit_of_memory_goes_on_with_the_same_chunks(chunked, monkeypatch):
     """A store keeps its turns of queries and its chunks: a later run takes them as they are."""
     whole = cv.score_request("kfac", small(), SCORING).run(progress=False).arrays["scores"]
-    from curvlang.attribution.streams.score_stream import ScoreStream
 
     with monkeypatch.context() as patch:
-        patch.setattr(ScoreStream, "_fitting", lambda self: 2)
+        patch.setattr(score_stream, "queries_at_once", lambda *_: 2)
         first = request().run(progress=False)
     layout = first.arrays["scores"].store.layout
     assert layout.chunks[0] == 2
