@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from curvlang.evaluation.named_task import task
     from curvlang.evaluation.protocol import LDS
     from curvlang.evaluation.statistics.lds import lds
-    from curvlang.evaluation.study.study_file import read_study
     from curvlang.evaluations import (
         EvaluationRequest,
         EvaluationSettings,
@@ -67,6 +66,7 @@ if TYPE_CHECKING:
     from curvlang.models.trajectory import Trajectory
     from curvlang.precision_report import PrecisionErrors, precision_errors
     from curvlang.reporting.report import Report
+    from curvlang.reporting.study.study_report import StudyReport
     from curvlang.runtime.fitted import FittedOperator
     from curvlang.runtime.limits.memory import exhausted
     from curvlang.runtime.processes.distributed import World, world
@@ -79,7 +79,14 @@ if TYPE_CHECKING:
     from curvlang.starter import first_files
     from curvlang.storage.cache import Cache
     from curvlang.storage.score_file import check_score_file
-    from curvlang.studies import StudyRequest, StudyRun, study, study_folders, study_requests
+    from curvlang.studies import (
+        StudyRequest,
+        StudyRun,
+        read_study,
+        study,
+        study_folders,
+        study_requests,
+    )
     from curvlang.testing.verdicts import LawReport, check_laws, small_task
 
 _NAMES = {
@@ -93,7 +100,6 @@ _NAMES = {
     "curvlang.evaluation.named_task": "task",
     "curvlang.evaluation.protocol": "LDS",
     "curvlang.evaluation.statistics.lds": "lds",
-    "curvlang.evaluation.study.study_file": "read_study",
     "curvlang.evaluations": (
         "EvaluationRequest EvaluationSettings evaluate_requests evaluation_requests run_folders"
     ),
@@ -124,6 +130,7 @@ _NAMES = {
     "curvlang.models.trainers": "task_from",
     "curvlang.precision_report": "PrecisionErrors precision_errors",
     "curvlang.reporting.report": "Report",
+    "curvlang.reporting.study.study_report": "StudyReport",
     "curvlang.runtime.fitted": "FittedOperator",
     "curvlang.runtime.limits.memory": "exhausted",
     "curvlang.runtime.processes.distributed": "World world",
@@ -134,7 +141,7 @@ _NAMES = {
     "curvlang.scoring": "ScoreRequest score_request",
     "curvlang.storage.cache": "Cache",
     "curvlang.storage.score_file": "check_score_file",
-    "curvlang.studies": "StudyRequest StudyRun study study_folders study_requests",
+    "curvlang.studies": "StudyRequest StudyRun read_study study study_folders study_requests",
     "curvlang.testing.verdicts": "LawReport check_laws small_task",
 }
 """Public names by the module that defines them under that name."""
@@ -181,6 +188,7 @@ __all__ = [
     "Spec",
     "SpecError",
     "StoredRows",
+    "StudyReport",
     "StudyRequest",
     "StudyRun",
     "Task",

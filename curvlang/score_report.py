@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from curvlang.attribution.streams.token_scores import TokenScores
-from curvlang.attribution.top import Neighbour, Top, check_queries, largest, top_of_rows
+from curvlang.attribution.top import (
+    Neighbour,
+    Top,
+    TopExamples,
+    check_queries,
+    largest,
+    top_of_rows,
+)
 from curvlang.diagnostics.free_memory import gibibytes
 from curvlang.diagnostics.notebook import Display
 from curvlang.models.task import Task
@@ -106,14 +113,14 @@ class ScoreReport(Display):
         offsets = None if self.offsets is None else self.offsets.numpy()
         return write_scores(Path(path), Scores(stored, self.axes, self.notes, named, offsets))
 
-    def top(self, k: int = 5, queries: Sequence[int] | None = None) -> list[Top]:
+    def top(self, k: int = 5, queries: Sequence[int] | None = None) -> TopExamples:
         """The k most helpful and harmful training examples of some queries or groups.
 
         From the total over layers, positions and tokens, which the parts add up to. Self-influence has
         none: see `largest`.
         """
         if self.axes == ("train",) or not k:
-            return []
+            return TopExamples()
         rows = range(min(SHOWN, self.shape[0])) if queries is None else queries
         check_queries(rows, self.shape[0])
         # Of these rows alone: the whole may be larger than memory.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import platform
 import tempfile
@@ -20,22 +19,21 @@ from rich.console import Console
 from curvlang.diagnostics.diagnostic import Interrupted
 from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.plain_arguments import validate_fields, validated
-from curvlang.diagnostics.values import another_type
 from curvlang.evaluation.question import Run, Wording, reworded
 from curvlang.evaluation.result_file import plain
+from curvlang.evaluation.study import study_file
 from curvlang.evaluation.study.execution import StudySource, run_missing
 from curvlang.evaluation.study.files import CellFolder
 from curvlang.evaluation.study.run import Shard, Work, gather, part, quick, work_of
-from curvlang.evaluation.study.study_result import Cell, StudyResult
+from curvlang.evaluation.study.study_result import Cell
 from curvlang.language import load_studies, load_study, used_files
 from curvlang.language.chain import Spec, Study
 from curvlang.models.execution.precision import PrecisionLike
 from curvlang.models.execution.torch_state import settled
 from curvlang.operators import usable
 from curvlang.reporting.notation import duration
-from curvlang.reporting.report import WIDTH
-from curvlang.reporting.study.folder import FORMATS, check_study_folder, write_study
-from curvlang.reporting.study.terminal import show_study
+from curvlang.reporting.study.folder import RESULT, SPEC, check_study_folder, write_study
+from curvlang.reporting.study.study_report import StudyReport, check_formats, study_report
 from curvlang.runtime.limits.memory import limited
 from curvlang.runtime.processes.distributed import world
 from curvlang.runtime.progress.display import shown
@@ -56,7 +54,7 @@ class StudyRun(Display):
         damaged_files: Files of the cache that were damaged, and not used.
     """
 
-    result: StudyResult
+    result: StudyReport
     damaged_cells: int
     damaged_files: int
 
@@ -64,17 +62,14 @@ class StudyRun(Display):
         return self.result._summary()
 
     def __str__(self) -> str:
-        return self.table()
+        return str(self.result)
 
-    def table(self) -> str:
-        """The tables and the verdict as plain text."""
-        file = io.StringIO()
-        self.show(Console(file=file, width=WIDTH, force_terminal=False, color_system=None))
-        return file.getvalue()
+    def _repr_html_(self) -> str:
+        return self.result._repr_html_()
 
     def show(self, console: Console | None = None) -> None:
         """Print the tables and the verdict."""
-        show_study(self.result, console or Console(highlight=False))
+        self.result.show(console)
 
     def notes(self) -> Iterator[str]:
         """What was damaged, a line each."""
@@ -128,9 +123,7 @@ class StudyRequest(Display):
         validate_fields(self)
         if self.shard is not None:
             Shard.read(self.shard)
-        for name in self.formats:
-            if name not in FORMATS:
-                raise another_type("formats", name, "a format", " or ".join(FORMATS))
+        check_formats(self.formats)
 
     @property
     def hashed(self) -> str:
@@ -221,7 +214,8 @@ class StudyRequest(Display):
         if world().first:
             write_study(folder, result, self.spec.source.text, self.formats)
         damaged = 0 if self.cache is None else len(self.cache.damaged)
-        return StudyRun(result, len(store.damaged), damaged)
+        shown = study_report(result, self.spec.source.text)
+        return StudyRun(shown, len(store.damaged), damaged)
 
     def _provenance(self) -> dict[str, Any]:
         """All that is needed to repeat the study."""
@@ -314,7 +308,7 @@ def study(
     workers: Workers = None,
     progress: ProgressOption = True,
     **words: Unpack[Wording],
-) -> StudyResult:
+) -> StudyReport:
     """Run a study, or go on with it, and return what it found.
 
     Args:
@@ -344,3 +338,23 @@ def study(
         return asked.run(folder, progress=progress).result
     with tempfile.TemporaryDirectory() as place:
         return asked.run(Path(place) / "study", progress=progress).result
+
+
+def read_study(path: str | os.PathLike[str]) -> StudyReport:
+    """Read a study's result: `study.json`, a packed one, or the run folder that holds one.
+
+    Args:
+        path: The file or folder.
+
+    Raises:
+        SpecError: E0512 where it is missing, damaged, or not the result of a study.
+    """
+    place = Path(path)
+    file = place / RESULT if place.is_dir() else place
+    return study_report(study_file.read_study(file), _text_beside(file))
+
+
+def _text_beside(file: Path) -> str:
+    """The spec that lies beside a result; empty without one."""
+    spec = file.with_name(SPEC)
+    return spec.read_text(encoding="utf-8") if spec.is_file() else ""

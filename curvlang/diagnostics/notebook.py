@@ -88,6 +88,16 @@ def _row(tag: str, cells: Sequence[str], sides: Sequence[str]) -> str:
     return f"<tr>{''.join(shown)}</tr>"
 
 
+def html_list(title: str, sentences: Sequence[str]) -> str:
+    """Sentences below a title; empty without any.
+
+    >>> html_list("notes", ["a < b"])
+    '<p><b>notes</b></p><ul><li>a &lt; b</li></ul>'
+    """
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f"<p><b>{escape(title)}</b></p><ul>{items}</ul>" if items else ""
+
+
 def text_table(
     head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()
 ) -> str:

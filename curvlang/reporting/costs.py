@@ -13,7 +13,7 @@ from rich.text import Text
 from curvlang.compiler.explain.listing import binary, count
 from curvlang.costs.benchmark import Benchmark, Row
 from curvlang.costs.rates import Rates
-from curvlang.diagnostics.notebook import Display
+from curvlang.diagnostics.notebook import Display, frame
 from curvlang.reporting.tables.table import printed, ruled
 
 DISTURBED = 0.05
@@ -49,6 +49,15 @@ class CostReport(Display):
         file = io.StringIO()
         self.show(Console(file=file, width=WIDTH, force_terminal=False, color_system=None))
         return file.getvalue()
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row for every stage.
+
+        Raises:
+            SpecError: E0757 where pandas is not installed.
+        """
+        rows = [asdict(row) for row in self.found.rows]
+        return frame({name: [row[name] for row in rows] for name in (rows[0] if rows else ())})
 
     def to_json(self) -> dict[str, Any]:
         """All numbers, plain."""

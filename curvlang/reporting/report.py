@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from curvlang.diagnostics.notebook import frame, html_table
+from curvlang.diagnostics.notebook import frame, html_list, html_table
 from curvlang.diagnostics.values import another_type
 from curvlang.evaluation.experiment import Outcome
 from curvlang.evaluation.result import Point, Result, Step
@@ -197,21 +197,14 @@ def _html(result: Result) -> Iterator[str]:
     names = steps(result)
     sweep = curve(result)
     for panel in (*chain(result), *(() if sweep is None else (sweep,))):
-        yield _panel(names, panel)
-    yield from _listed("comparisons", tuple(comparison(item) for item in result.comparisons))
-    yield from _listed("notes", notes(result))
+        yield html_panel(names, panel)
+    yield html_list("comparisons", [comparison(item) for item in result.comparisons])
+    yield html_list("notes", notes(result))
 
 
-def _panel(names: Column, panel: Panel) -> str:
+def html_panel(names: Column, panel: Panel) -> str:
+    """A panel as HTML, with the column that names its rows."""
     columns = (names, *panel.columns)
     rows = [tuple(column.cells[k] for column in columns) for k in range(len(names.cells))]
-    heads = tuple(column.head for column in columns)
-    return html_table(
-        heads, rows, title=panel.heading, right=tuple(column.right for column in columns)
-    )
-
-
-def _listed(name: str, sentences: tuple[str, ...]) -> Iterator[str]:
-    if sentences:
-        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-        yield f"<p><b>{escape(name)}</b></p><ul>{items}</ul>"
+    heads, right = [c.head for c in columns], [c.right for c in columns]
+    return html_table(heads, rows, title=panel.heading, right=right)

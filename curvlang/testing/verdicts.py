@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.notebook import Display
+from curvlang.diagnostics.notebook import Display, frame
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
@@ -59,6 +59,15 @@ class LawReport(Display):
             if not verdict.holds:
                 lines += [f"      {x}".rstrip() for x in _failure(self, verdict)]
         return "\n".join([*lines, ""]) if lines else ""
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row for every law.
+
+        Raises:
+            SpecError: E0757 where pandas is not installed.
+        """
+        rows = self.to_json()
+        return frame({name: [row[name] for row in rows] for name in (rows[0] if rows else ())})
 
     def to_json(self) -> list[dict[str, Any]]:
         """Every verdict as plain values."""

@@ -6,6 +6,8 @@ import doctest
 import importlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,17 @@ def test_the_readme_runs():
     for code in blocks("README.md", "python"):
         scope: dict[str, object] = {}
         exec(code, scope)
+
+
+def test_a_strict_type_checker_accepts_the_readme(tmp_path):
+    """With the project's settings, so that its cache serves, and `--strict` in full for this file."""
+    file = tmp_path / "readme.py"
+    strict = "# mypy: warn_return_any=True, disallow_untyped_calls=True"
+    file.write_text("\n".join([strict, *blocks("README.md", "python")]))
+    called = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(file)]
+    done = subprocess.run(called, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "1 source file" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/language.md"])

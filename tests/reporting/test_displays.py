@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ SETTINGS = {
     "Scoring", "Setup", "TaskSource", "World",
 }  # fmt: skip
 """What a user writes down: its `repr` is the call, and a notebook shows that."""
-INPUTS = {"Task", "StoredRows", "Trajectory", "TokenScores"}
+INPUTS = {"Task", "TaskSpec", "StoredRows", "Trajectory", "TokenScores"}
 """Data: their `repr` says their sizes."""
 ERRORS = {"Interrupted", "MachineError", "SpecError"}
 RUNNING = {"Bars"}
@@ -50,7 +51,8 @@ def shown(tmp_path_factory):
         cv.installation(), cv.Cache(place / "cache"), cv.NaturalGradient(op, task.model, 0.1),
         cv.Evidence(op, task), cv.precision_errors("kfac", task, "float32"), fit, fit.run(progress=False),
         request, request.run(progress=False), study, study.report(place / "study"), top, top[0],
-        top[0].helpful[0], evaluation, broken(), index, indexed, indexed.index,
+        top[0].helpful[0], evaluation, broken(), index, indexed, indexed.index, study.report(place / "study").result,
+        cv.leading_eigenpairs(op, 2, progress=False), cv.search(["kfac"])[0], measured_lds(),
     )  # fmt: skip
     return {type(one).__name__: one for one in found}
 
@@ -61,8 +63,25 @@ def broken() -> cv.Diagnostic:
     return caught.value.diagnostics[0]
 
 
+def measured_lds():
+    draws = torch.Generator().manual_seed(0)
+    scores, outcome = torch.randn(2, 6, generator=draws), torch.randn(5, 2, generator=draws)
+    return cv.lds(scores, torch.rand(5, 6, generator=draws) < 0.5, outcome, bootstrap=10)
+
+
+def own_types(text: str, names: dict[str, object]) -> set[str]:
+    """The classes of this package that a return annotation names."""
+    found = (names.get(word) for word in re.findall(r"\w+", text))
+    classes = (one for one in found if inspect.isclass(one))
+    return {one.__name__ for one in classes if one.__module__.startswith("curvlang")}
+
+
 def test_every_public_type_is_decided(shown):
-    kinds = {name for name in cv.__all__ if inspect.isclass(getattr(cv, name))}
+    public = [getattr(cv, name) for name in cv.__all__]
+    kinds = {one.__name__ for one in public if inspect.isclass(one)}
+    for one in filter(inspect.isfunction, public):
+        whole = inspect.unwrap(one)
+        kinds |= own_types(whole.__annotations__["return"], whole.__globals__)
     apart = SETTINGS | INPUTS | ERRORS | RUNNING
     assert kinds - apart <= set(shown)
     assert not apart & set(shown)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.statistics.folds import Folds, FoldScores
@@ -27,8 +28,8 @@ from curvlang.evaluation.statistics.spearman import spearman
 from curvlang.models.data.arrays import UnfitError, numbers
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LDSResult:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class LDSResult(Display):
     """The score, its percentile bootstrap interval, and the score of every query `[Q]`."""
 
     estimate: float
@@ -41,6 +42,14 @@ class LDSResult:
     def interval(self) -> Interval:
         """Estimate and interval alone."""
         return Interval(self.estimate, self.low, self.high)
+
+    def _summary(self) -> str:
+        found = f"{self.estimate:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        note = f"; {self.note}" if self.note else ""
+        return f"{found}, {len(self.per_query)} queries{note}"
+
+    def __str__(self) -> str:
+        return f"LDS {self._summary()}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
+from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.source import Source
 from curvlang.diagnostics.values import another_type
 from curvlang.language.bodies.values import show
@@ -48,8 +49,8 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ShippedName:
+@dataclass(frozen=True, slots=True, repr=False)
+class ShippedName(Display):
     """Something that ships.
 
     Args:
@@ -65,6 +66,13 @@ class ShippedName:
     doc: str
     signature: str = ""
     where: str = ""
+
+    def _summary(self) -> str:
+        return f"{self.kind} {self.name}: {self.doc}"
+
+    def __str__(self) -> str:
+        lines = (f"{self.kind} {self.name}", self.doc, self.signature, self.where)
+        return "\n".join(line for line in lines if line)
 
 
 def shipped() -> list[ShippedName]:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from curvlang.diagnostics.notebook import Display, text_table
 from curvlang.operators.iterative.iteration import (
     Iterative,
     NotConverged,
@@ -24,8 +25,8 @@ CHECKED_EVERY = 10
 """Steps between looks at the eigenpairs that are known so far."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeadingPairs:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class LeadingPairs(Display):
     """Eigenvalues of the largest size with their eigenvectors.
 
     Args:
@@ -39,6 +40,16 @@ class LeadingPairs:
     vectors: Tensor
     steps: int
     residual: float
+
+    def _summary(self) -> str:
+        P, K = self.vectors.shape
+        ends = f" from {self.values[0]:.3g} to {self.values[-1]:.3g}" if K else ""
+        return f"{K} of {P}{ends}, {self.steps} products, residual {self.residual:.1e}"
+
+    def __str__(self) -> str:
+        values = [f"{value:.6g}" for value in self.values.tolist()]
+        numbered = [(str(k), value) for k, value in enumerate(values, 1)]
+        return f"{self._summary()}\n\n{text_table(('', 'eigenvalue'), numbered, right=(0, 1))}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.result import Result, Step
 from curvlang.reporting.figures.scatter import lds_by_error
 from curvlang.reporting.figures.style import (
@@ -27,6 +25,7 @@ from curvlang.reporting.figures.style import (
     ceiling_band,
     ends,
     finite,
+    named_figure,
     settings,
     short_name,
     style,
@@ -53,15 +52,7 @@ def figure_of(result: Result, name: str) -> Drawing:
     Raises:
         SpecError: E0722 for another name, and where the result has nothing to draw.
     """
-    if name not in FIGURES:
-        every = f"the figures are {', '.join(f'`{x}`' for x in FIGURES)}"
-        raise refusal(Code.E0722, f"a result has no figure `{name}`", every)
-    drawing = FIGURES[name](result)
-    if drawing.svg is None:
-        raise refusal(
-            Code.E0722, f"this result has no figure `{name}`: {drawing.reason}", _repair(result)
-        )
-    return drawing
+    return named_figure(FIGURES, result, name, _repair(result))
 
 
 def _repair(result: Result) -> str:

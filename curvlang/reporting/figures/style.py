@@ -12,12 +12,12 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -33,6 +33,8 @@ from curvlang.evaluation.statistics.interval import Interval
 from curvlang.reporting.notation import correlation, known
 from curvlang.storage.atomic import Destination, write
 
+Shown = TypeVar("Shown")
+"""A result that figures are drawn of."""
 WIDTH = 5.0
 """Inches: a page sets two figures side by side, and their text is still legible on a phone."""
 NO_LDS = "No models were retrained for this report, so there is no LDS to draw."
@@ -99,6 +101,30 @@ class Drawing(Display):
         # Ink is dark, also in a dark notebook: the figure stands on paper of its own.
         shown = f'<div style="background: white; width: max-content">{self.svg}</div>'
         return f"{shown if self.svg else ''}<p>{escape(self.reason or self.caption)}</p>"
+
+
+def named_figure(
+    figures: Mapping[str, Callable[[Shown], Drawing]], result: Shown, name: str, repair: str
+) -> Drawing:
+    """One figure of a result by its name.
+
+    Args:
+        figures: What draws each.
+        result: What is drawn.
+        name: Which.
+        repair: What gives a result the figures that it lacks.
+
+    Raises:
+        SpecError: E0722 for another name, and where the result has nothing to draw.
+    """
+    if name not in figures:
+        every = f"the figures are {', '.join(f'`{x}`' for x in figures)}"
+        raise refusal(Code.E0722, f"a result has no figure `{name}`", every)
+    drawing = figures[name](result)
+    if drawing.svg is None:
+        what = f"this result has no figure `{name}`: {drawing.reason}"
+        raise refusal(Code.E0722, what, repair)
+    return drawing
 
 
 def style(position: int, count: int) -> dict[str, Any]:

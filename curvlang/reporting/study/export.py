@@ -66,13 +66,19 @@ def _table(column: Column, panel: Panel) -> Iterator[str]:
 def csv_tables(result: StudyResult) -> dict[str, str]:
     """`points` (a row for each curvature and λ), `pairs`, `steps`, `models` and `chosen` λ, by name."""
     axes = tuple(result.axes)
+    head, rows = points(result)
     return {
-        "points": _csv((*axes, *_POINTS), _points(result)),
+        "points": _csv(head, iter(rows)),
         "pairs": _csv((*axes, *_PAIRS), _pairs(result)),
         "steps": _csv((*axes, *_STEPS), _steps(result)),
         "models": _csv((*axes, *_MODELS), _models(result)),
         "chosen": _csv((*axes, *_CHOSEN), _chosen(result)),
     }
+
+
+def points(result: StudyResult) -> tuple[tuple[str, ...], list[Cells]]:
+    """Names of the columns, and a row for each curvature and λ of each group."""
+    return (*result.axes, *_POINTS), list(_points(result))
 
 
 _POINTS = (

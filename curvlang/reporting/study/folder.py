@@ -106,7 +106,9 @@ def write_study(
 def _contents(result: StudyResult, spec_text: str, formats: Set[str]) -> Mapping[str, bytes]:
     """Every file of the folder but the cells, by its path in it."""
     drawings = study_drawings(result)
-    found = {SPEC: spec_text.encode(), RESULT: dumps(result.to_json()).encode()}
+    found = {RESULT: dumps(result.to_json()).encode()}
+    if spec_text:
+        found[SPEC] = spec_text.encode()
     for drawing in drawings:
         if drawing.svg is not None:
             found[f"{FIGURES}/{drawing.name}.svg"] = drawing.svg.encode()

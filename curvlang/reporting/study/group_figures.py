@@ -9,7 +9,7 @@ lines differ as well, so that nothing is told by colour alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -43,17 +43,9 @@ _NO_LDS = "No models were retrained in this study, so there is no LDS to draw."
 
 def study_drawings(result: StudyResult) -> tuple[Drawing, ...]:
     """All figures, in the order of the report; those that have nothing to show say why."""
-    return (
-        lds_by_error(result),
-        shares(result),
-        forward_by_sweep(result),
-        lds_by_damping(result),
-        lds_by_sweep(result),
-        lds_by_cost(result),
-        *((lds_of_methods(result),) if len(result.methods) > MANY else ()),
-        spectra_by_block(result),
-        attributed_queries(result),
-    )
+    few = len(result.methods) <= MANY
+    names = (name for name in STUDY_FIGURES if not (few and name == "lds-methods"))
+    return tuple(STUDY_FIGURES[name](result) for name in names)
 
 
 def lds_by_error(result: StudyResult) -> Drawing:
@@ -367,3 +359,17 @@ def _lds_points(places: Sequence[tuple[float, Group]], method: int) -> _Items:
         spot = spot_of(row, row.best)
         if spot is not None and spot.lds is not None:
             yield at, spot.lds, ()
+
+
+STUDY_FIGURES: Mapping[str, Callable[[StudyResult], Drawing]] = {
+    "lds-error": lds_by_error,
+    "shares": shares,
+    "forward": forward_by_sweep,
+    "lds-damping": lds_by_damping,
+    "lds-sweep": lds_by_sweep,
+    "lds-cost": lds_by_cost,
+    "lds-methods": lds_of_methods,
+    "spectra": spectra_by_block,
+    "attributed": attributed_queries,
+}
+"""Every figure of a study, in the order of the report."""
