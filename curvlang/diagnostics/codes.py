@@ -83,7 +83,7 @@ class Code(StrEnum):
     E0244 = "E0244", "a law about scores that a drawn task does not have", "language"
     E0246 = "E0246", "a function of the spectrum that is not applied as one", "language"
     E0247 = "E0247", "a parameter of a function of the spectrum", "language"
-    E0245 = "E0245", "a score with a curvature among the baselines", "language"
+    E0245 = "E0245", "a baseline without its curvature, or with one to spare", "language"
     E0260 = (
         "E0260",
         "a statement or a name that an inverse by its entries does not have",
@@ -275,9 +275,7 @@ class Code(StrEnum):
     E0792 = "E0792", "a layer that reads the examples of some batches differently", "models"
     E0793 = "E0793", "an example without finite second derivatives", "runtime"
     E0794 = "E0794", "a score that is not finite", "attribution"
-    E0795 = "E0795", "a projection with too few examples", "attribution"
     E0796 = "E0796", "no query is predicted correctly", "evaluation"
-    E0797 = "E0797", "a spectrum that `source` cannot use", "attribution"
     E0798 = "E0798", "curvatures that cannot be added", "runtime"
     E0799 = "E0799", "a loss that is not convex in the outputs", "models"
     E0801 = "E0801", "the machine has too little memory", "runtime"

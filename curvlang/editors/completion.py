@@ -21,7 +21,7 @@ from curvlang.language.checking.chains import Chains
 from curvlang.language.checking.shipped import about
 from curvlang.language.checking.walker import Walker
 from curvlang.language.law import MEASURES, PROPERTIES
-from curvlang.language.registry import NAMED, SOLVERS, SOURCES, STAGES, Parameter
+from curvlang.language.registry import BASELINES, NAMED, SOLVERS, SOURCES, STAGES, Parameter
 from curvlang.language.registry.kind_words import in_words
 from curvlang.language.registry.kinds import CurvatureName
 from curvlang.language.syntax import nodes as s
@@ -97,14 +97,13 @@ def _candidates(document: Document, text: str, item: Item, word: Word) -> Iterat
             if item.keyword == "evaluate" and not _behind_of(item, word):
                 yield from _table(document, document.names.scores, Role.SCORE)
         case Role.SCORE:
-            yield from _table(document, document.names.scores, Role.SCORE)
+            yield from _scores(document, item)
         case Role.INVERSE:
             yield from _table(document, document.names.inverses, Role.INVERSE)
         case Role.TASK:
             yield from _table(document, document.names.tasks, Role.TASK)
         case Role.PART if word.owner is not None:
-            for name, entry in NAMED.get(word.owner.part, {}).items():
-                yield Candidate(name, Role.PART, entry.doc)
+            yield from _parts(document, item, word.owner.part)
         case Role.SOLVER:
             for name, entry in SOLVERS.items():
                 yield Candidate(name, Role.SOLVER, entry.doc)
@@ -122,6 +121,22 @@ def _candidates(document: Document, text: str, item: Item, word: Word) -> Iterat
             yield from _loose(document, item)
         case _:
             pass
+
+
+def _parts(document: Document, item: Item, line: str) -> Iterator[Candidate]:
+    """What a line of a task or a study may name."""
+    if line == "baselines":
+        yield from _scores(document, item)
+        return
+    for name, entry in NAMED.get(line, {}).items():
+        yield Candidate(name, Role.PART, entry.doc)
+
+
+def _scores(document: Document, item: Item) -> Iterator[Candidate]:
+    """Scores; in a study the baselines that are not formulas too."""
+    yield from _table(document, document.names.scores, Role.SCORE)
+    for name, entry in BASELINES.items() if item.keyword == "study" else ():
+        yield Candidate(name, Role.PART, entry.doc)
 
 
 def _table(

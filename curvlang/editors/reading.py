@@ -16,6 +16,7 @@ from functools import lru_cache
 
 from curvlang.editors.vocabulary import COMMENT, INDEX, NAME, NUMBER, STRING, vocabulary
 from curvlang.ir.score_program import APPLY, CARRY, SOLVE
+from curvlang.language.registry import BASELINES
 from curvlang.language.registry.entry import NONE
 
 _TOKEN = re.compile(
@@ -429,18 +430,16 @@ class _Reader:
 
     def _in_other(self, token: str, after: tuple[str, int]) -> tuple[Role, Owner | None]:
         last = self.before[-1]
-        if last.role is Role.KEYWORD:
-            found = self._after(last.text, after[0])
-            if found is not None:
-                return found, self._named(found, token)
-        if self.frame is Frame.BODY and (listed := self._listed()) is not None:
-            return listed, self._named(listed, token)
+        found = self._after(last.text, after[0]) if last.role is Role.KEYWORD else None
+        if found := found or (self._listed() if self.frame is Frame.BODY else None):
+            return self._named(found, token)
         if after[0] == "=" or self._starts_argument(token):
             return Role.ARGUMENT, Owner(Role.KEYWORD, self.measure, argument=token)
         if last.text == "=":
             return Role.VALUE, Owner(Role.KEYWORD, self.measure, argument=self.previous(2))
         if token in self.known.keywords:
-            self.measure = token
+            if self.measure != "baselines" or token not in ("of", "with"):
+                self.measure = token
             return Role.KEYWORD, None
         return Role.NAME, None
 
@@ -461,16 +460,18 @@ class _Reader:
             case _:
                 return None
 
-    def _named(self, role: Role, token: str) -> Owner | None:
-        """A baseline or a measure belongs to the line that it stands in."""
-        return Owner(role, token, self.measure) if role is Role.PART else None
+    def _named(self, role: Role, token: str) -> tuple[Role, Owner | None]:
+        """A baseline or a measure belongs to the line that it stands in; other baselines are scores."""
+        if role is Role.PART and (self.measure != "baselines" or token in BASELINES):
+            return role, Owner(role, token, self.measure)
+        return Role.SCORE if role is Role.PART else role, None
 
     def _after(self, keyword: str, following: str) -> Role | None:
         header = self.item.keyword == "evaluate" and not self.open
         match keyword:
             case "evaluate" if following in ("of", "("):
                 return Role.SCORE
-            case "of" if header:
+            case "of" if header or self.measure == "baselines":
                 return Role.CURVATURE
             case "evaluate" | "against" | "than" | "path" | "curvatures":
                 return Role.CURVATURE

@@ -137,3 +137,11 @@ def shares(values: list[float | None]) -> Iterator[float | None]:
             yield None
         else:
             yield (after - before) / total
+
+
+def sampled(count: int, at_most: int, seed: int) -> Tensor:
+    """Which training examples the inverse error is averaged over, in ascending order."""
+    if count <= at_most:
+        return torch.arange(count)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(count, generator=generator)[:at_most].sort().values

@@ -33,6 +33,7 @@ from curvlang.evaluation.fidelity import (
     without_inverse,
 )
 from curvlang.evaluation.ground_truth import GroundTruth, ground_truth
+from curvlang.evaluation.inverses.baselines import formula_cells
 from curvlang.evaluation.inverses.elsewhere import curvatures_elsewhere, stages_of
 from curvlang.evaluation.judge import judge
 from curvlang.evaluation.left_out import notes_of
@@ -47,7 +48,7 @@ from curvlang.evaluation.steps import Column, baseline_steps, steps_of
 from curvlang.evaluation.summary import protocol_as_run, summary
 from curvlang.ir.score_program import ScoreProgram
 from curvlang.language import default_inverse
-from curvlang.language.chain import InverseUse, ScoreFormula, Solver
+from curvlang.language.chain import InverseUse, Part, ScoreFormula, Solver
 from curvlang.language.checking.inverses import shift
 from curvlang.models.losses.metric import QueryMetric, query_metric_on
 from curvlang.models.task import Task
@@ -292,20 +293,27 @@ class _Work:
         return reason
 
     def with_baselines(self, columns: Sequence[Column]) -> list[Column]:
-        """The columns with a row for each baseline: the same scores at every setting of every inverse."""
+        """The columns with a row for each baseline."""
         if not self.question.baselines:
             return list(columns)
+        found = [self._baseline(part, columns) for part in self.question.baselines]
+        return [
+            replace(c, cells=[*c.cells, *(rows[k] for rows in found)])
+            for k, c in enumerate(columns)
+        ]
+
+    def _baseline(self, part: Part, columns: Sequence[Column]) -> list[list[Fidelity]]:
+        """Scores of a baseline, `[inverse][setting]`."""
         bench = self.bench
+        if part.score is not None:
+            chosen = [c.settings for c in columns]
+            asked = self.question, self.run
+            return formula_cells(part, asked, chosen, self.scoring, bench.stages)
         own = bench.base.origin.seed
         seed = self.run.seed if own is None else own
-        given = baselines.Setting(bench.base, bench.task, self.rows, seed)
-        found = [
-            without_inverse(baselines.baseline_scores(part, given), self.kept)
-            for part in self.question.baselines
-        ]
-        return [
-            replace(c, cells=[*c.cells, *([x] * len(c.settings) for x in found)]) for c in columns
-        ]
+        given = baselines.Setting(bench.task, self.rows, seed)
+        found = without_inverse(baselines.baseline_scores(part, given), self.kept)
+        return [[found] * len(c.settings) for c in columns]
 
     def measures(self) -> dict[str, tuple[MeasureTable, ...]]:
         """Every measure under every inverse."""

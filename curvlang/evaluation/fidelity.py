@@ -28,6 +28,7 @@ from curvlang.evaluation.errors import (
     exact_forward_error,
     inverse_error,
     residuals,
+    sampled,
 )
 from curvlang.evaluation.inverses.effort import affordable, product_count, too_long
 from curvlang.evaluation.protocol import GRADIENTS, GRADIENTS_BY_PRODUCTS
@@ -201,6 +202,17 @@ def measure(
     return [
         [own.result(goal, sample) for own, goal in zip(row, table[target], strict=True)]
         for row in table[: len(stages)]
+    ]
+
+
+def scored_alone(stage: FittedStage, given: Scoring) -> list[Fidelity]:
+    """Scores of one curvature at every setting, without errors."""
+    form = _forms([stage], stage.operator, given)[0][0]
+    row = [_Attempt(form, setting) for setting in given.chosen]
+    _score([row], row, given)
+    return [
+        Fidelity(x.source, torch.cat(x.predicted) if x.predicted else None, note=x.note)
+        for x in row
     ]
 
 
@@ -477,11 +489,3 @@ def _summed(took: Sequence[SolveRecord], solver: FittedSolver | None) -> Solve |
         sum(x.products for x in took),
         max(x.residual for x in took),
     )
-
-
-def sampled(count: int, at_most: int, seed: int) -> Tensor:
-    """Which training examples the inverse error is averaged over, in ascending order."""
-    if count <= at_most:
-        return torch.arange(count)
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(count, generator=generator)[:at_most].sort().values

@@ -23,8 +23,11 @@ from curvlang.evaluation.left_out import UnformedMatrix, unformed
 from curvlang.evaluation.measures.tables import check_measures
 from curvlang.evaluation.protocol import GRADIENTS_BY_PRODUCTS
 from curvlang.evaluation.question import REFERENCE, Question, Run
+from curvlang.ir.expr import Number
+from curvlang.ir.score_program import solves_of
 from curvlang.language import curvature_named
-from curvlang.language.chain import Curvature
+from curvlang.language.chain import Curvature, InverseUse, Part
+from curvlang.models.arguments import placed
 from curvlang.models.execution.process_state import kept_streams
 from curvlang.models.losses.metric import query_metric_on
 from curvlang.models.task import Task
@@ -116,7 +119,31 @@ def check(question: Question, fresh: Task, run: Run) -> Plan:
         chosen = settings(use, question.sweep)
         work = len(chosen) * (queries + GRADIENTS_BY_PRODUCTS) * task.N
         _check_inverse(chosen, subjects, solver, work)
+    for part in question.baselines:
+        if part.curvature is not None:
+            with placed(part.span):
+                _check_solved(
+                    part, question, task, solver, (queries + GRADIENTS_BY_PRODUCTS) * task.N
+                )
     return plan
+
+
+def _check_solved(
+    part: Part, question: Question, task: Task, solver: FittedSolver | None, work: int
+) -> None:
+    """Refuse a score whose curvature has none of the inverses or functions that it applies."""
+    assert part.score is not None
+    assert part.curvature is not None
+    (operator,) = planned((part.curvature,), task)
+    for function in part.score.functions.values():
+        numbers = {name: Number(1.0) for name in function.parameters}
+        try_inverse(operator, Setting(InverseUse(function, numbers, part.span)), solver)
+    if not solves_of(with_queries(part.score)):
+        return
+    own = question.inverses if part.inverse is None else (part.inverse,)
+    for use in own:
+        chosen = settings(use, question.sweep)
+        _check_inverse(chosen, {part.name: operator}, solver, len(chosen) * work)
 
 
 def _check_inverse(

@@ -163,7 +163,7 @@ class Wording(TypedDict, total=False):
 
     `reference` is the curvature that errors are measured against; `inverse` one use such as
     `tikhonov(damping = 1e-3)`, or several; `solve` a solver, `cg(tolerance = 1e-6)`; `score` a score,
-    `relatif`; `baselines` and `measures` one line of a study, `source(curvature = ekfac)`, or several.
+    `relatif`; `baselines` and `measures` one line of a study, `relatif of ekfac`, or several.
     """
 
     metric: str | Metric

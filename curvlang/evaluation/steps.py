@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -66,11 +67,19 @@ def baseline_steps(parts: Sequence[Part], column: Column) -> Iterator[Step]:
     if judgement is None:
         return
     for k, part in enumerate(parts, len(column.cells) - len(parts)):
+        notes = [
+            "; ".join(x for x in (cell.note, constant) if x)
+            for cell, constant in zip(column.cells[k], judgement.constant[k], strict=True)
+        ]
         points = tuple(
-            Point(x.damping, lds=judgement.intervals[k][at], note=judgement.constant[k][at])
+            Point(x.damping, lds=judgement.intervals[k][at], note=notes[at])
             for at, x in enumerate(column.settings)
         )
-        yield Step(part.name, part.name, "baseline", {}, 0, 0, None, None, points, 0, column.shared)
+        scored = [x.lds.estimate if x.lds is not None else -math.inf for x in points]
+        best = scored.index(max(scored))
+        yield Step(
+            part.name, part.name, "baseline", {}, 0, 0, None, None, points, best, column.shared
+        )
 
 
 def value_of(estimate: Estimate | None) -> float | None:

@@ -228,7 +228,8 @@ class Solver:
 class Part:
     """One line of a task, a baseline or a measure: `mlp(hidden = [16], activation = tanh)`.
 
-    `curvature` is the one that an argument names, where one does; `score` the formula of a baseline that is one.
+    `score` is the formula of a baseline that is one, `curvature` the one that it solves with, `inverse` its own
+    inverse where it states one.
     """
 
     name: str
@@ -236,6 +237,7 @@ class Part:
     span: Span = field(default=NOWHERE, compare=False, repr=False)
     curvature: Curvature | None = None
     score: ScoreFormula | None = field(default=None, repr=False)
+    inverse: InverseUse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,7 +433,7 @@ class Study:
         inverses: What C⁻¹ means, one after the other; empty for the default inverse.
         damping: λ grid of inverses that leave their `damping` open; None for the default grid.
         seeds: Of the model's initialisation, one trained model each.
-        baselines: Curvature-free scores, compared beside the curvatures.
+        baselines: Scores of other kinds, compared beside the curvatures.
         measures: Ground truths beyond the LDS.
         span: Where it stands.
     """

@@ -89,12 +89,12 @@ def test_solvers_and_their_preconditioners_are_known():
 
 def test_baselines_and_measures_are_known():
     text = (
-        "study x { path ggn baselines gradient_cosine, source(curvature = kfac, segments = 2) "
+        "study x { path ggn baselines gradient_cosine, source of kfac, metagradient(models = 2) "
         "measures mislabelled(share = 0.2) }"
     )
     document = Document("x.cv", text)
     assert document.problems == ()
-    for name, shown in (("source", "Bae"), ("mislabelled", "ROC"), ("segments", "segments: int")):
+    for name, shown in (("source", "Bae"), ("mislabelled", "ROC"), ("models", "models: int")):
         word = document.word_at(text.index(name))
         assert word is not None
         assert shown in str(hover(document, word))
@@ -103,7 +103,7 @@ def test_baselines_and_measures_are_known():
     assert {"source", "metagradient"} <= {c.text for c in complete(document, text.index("source"))}
     assert "proximal_response" in [c.text for c in complete(document, text.index("mislabelled"))]
     assert "ekfac" in [c.text for c in complete(document, text.index("kfac"))]
-    assert "checkpoints" in [c.text for c in complete(document, text.index("segments"))]
+    assert "models" in [c.text for c in complete(document, text.index("models"))]
 
 
 def test_names_bound_in_an_inverse_are_known():

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import io
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
 from torch import nn
 
 import curvlang as cv
-from curvlang.attribution.curvature_free import (
-    Setting,
-    gradient_cosine,
-    projected_ensemble,
-    representation_cosine,
-)
+from curvlang.attribution.curvature_free import Setting, representation_cosine
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.fidelity import Setting as InverseSetting
 from curvlang.evaluation.ground_truth import ground_truth
@@ -39,7 +33,6 @@ from curvlang.runtime.fit import fit_chains
 from curvlang.storage.cache import Cache
 from curvlang.training.subsets import leave_class_out, leave_one_out
 from tests.evaluation.study.test_study import SPEC
-from tests.small import gradients
 
 EXACT = 1e-10
 
@@ -52,7 +45,7 @@ def small():
     X = torch.randn(60, 4, generator=g, dtype=torch.float64)
     y = torch.randint(0, 3, (60,), generator=g)
     task = cv.Task(model, "cross_entropy", (X[:50], y[:50]), (X[50:], y[50:]))
-    return Setting(task, task, task.Q, 0)
+    return Setting(task, task.Q, 0)
 
 
 def test_one_example_or_one_class_is_left_out(tmp_path):
@@ -86,47 +79,10 @@ def test_the_engine_retrains_on_them(tmp_path):
 
 
 def test_cosines_are_cosines(small):
-    a, b = (gradients(small.task, part).numpy() for part in ("query", "train"))
-    by_hand = a @ b.T / np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
-    assert np.abs(gradient_cosine(small).numpy() - by_hand).max() <= EXACT
     hidden = torch.tanh(small.task.model[0](small.task.train[0])).detach()
     ask = torch.tanh(small.task.model[0](small.task.query[0])).detach()
     wanted = nn.functional.cosine_similarity(ask[:, None], hidden[None], dim=-1)
     assert float((representation_cosine(small) - wanted).abs().max()) <= EXACT
-
-
-def test_the_projected_ensemble_of_one_whole_model_is_the_formula(small):
-    def margin(model, x, y):
-        p = model(x).softmax(-1)[y]
-        return (p / (1 - p)).log()
-
-    def features(pair):
-        rows = []
-        for x, y in zip(*pair, strict=True):
-            found = torch.autograd.grad(
-                margin(small.task.model, x, y), list(small.task.model.parameters())
-            )
-            rows.append(torch.cat([f.reshape(-1) for f in found]))
-        return torch.stack(rows)
-
-    wide = small.task.P  # no projection at all
-    assert wide < small.task.N
-    phi, ask = features(small.task.train), features(small.task.query)
-    p = small.task.model(small.task.train[0]).softmax(-1)
-    doubt = 1 - p[torch.arange(50), small.task.train[1]]
-    wanted = ask @ torch.linalg.solve(phi.T @ phi, phi.T) * doubt
-    found = projected_ensemble(small, 1, wide, 0)
-    assert float((found - wanted.detach()).abs().max() / wanted.detach().abs().max()) < 1e-8
-
-
-def test_a_projection_wider_than_the_data_is_refused(small):
-    few = cv.Task(
-        small.task.model, "cross_entropy",
-        tuple(t[:20] for t in small.task.train), small.task.query,
-    )  # fmt: skip
-    given = Setting(few, few, few.Q, 0)
-    with pytest.raises(SpecError, match="E0795"):
-        projected_ensemble(given, 1, 256, 0)
 
 
 def test_changed_labels_are_other_labels(small):
@@ -230,7 +186,7 @@ def test_a_study_with_baselines_and_measures(tmp_path):
         .replace("seeds      2", "seeds 1")
         .replace(
             "protocol ",
-            "baselines gradient_cosine, projected_ensemble(models = 2, dimension = 8)\n"
+            "baselines gradient_cosine, relatif of kfac, trak(dimension = 8)\n"
             "  measures mislabelled, proximal_response(examples = 3, steps = 5), "
             "brittleness(queries = 3, retrains = 1)\n  protocol ",
         )
@@ -241,11 +197,11 @@ def test_a_study_with_baselines_and_measures(tmp_path):
     run_missing(work, store, machine)
     result = gather(study, work, CellFolder(tmp_path))
     group = result.groups[0]
-    assert [r.label for r in group.rows][-2:] == ["gradient_cosine", "projected_ensemble"]
+    assert [r.label for r in group.rows][-3:] == ["gradient_cosine", "relatif of kfac", "trak"]
     base = group.rows[-1]
     assert base.structure == "baseline"
     assert base.spots[0].lds == base.spots[1].lds
-    assert len(group.best_pairs) == 21
+    assert len(group.best_pairs) == 28
     assert [m.name for m in group.measures] == [
         "brittleness", "mislabelled", "proximal_response"
     ]  # fmt: skip

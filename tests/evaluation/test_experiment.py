@@ -95,7 +95,7 @@ def test_all_that_a_study_has_an_evaluation_has(trained, cache):
         cache=cache,
         reference="ggn",
         inverse=["tikhonov(damping = 0.1)", "factored(damping = 0.1)"],
-        baselines=["gradient_cosine", "source(curvature = kfac)"],
+        baselines=["gradient_cosine", "relatif of kfac"],
         measures=["mislabelled", "proximal_response(examples = 4, steps = 5)"],
     )
     assert report.reference == "ggn"

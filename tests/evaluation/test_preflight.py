@@ -113,8 +113,13 @@ STUDY = """study own_study {{
     ("lines", "train", "code"),
     [
         ("inverses factored(damping = 0.1)", "sgd(epochs = 1, batch = 8)", "E0791"),
-        ("baselines source(curvature = ekfac)", "adam(epochs = 1, batch = 8)", "E0509"),
-        ("baselines projected_ensemble(dimension = 100)", "sgd(epochs = 1, batch = 8)", "E0795"),
+        ("baselines source of ekfac", "sgd(epochs = 1, batch = 8)", "E0428"),
+        ("baselines metagradient", "adam(epochs = 1, batch = 8)", "E0509"),
+        (
+            "baselines relatif of kfac, relatif of diagonal with factored(damping = 1)",
+            "sgd(epochs = 1, batch = 8)",
+            "E0791",
+        ),
     ],
 )
 def test_a_study_is_refused_before_its_first_model_is_trained(

@@ -52,4 +52,6 @@ def curvatures_elsewhere(
         return found
 
     labels = {c.name: c.name for c in plan.curvatures}
-    return {name: of(label) for name, label in {**labels, "": plan.reference.name}.items()}
+    labels[""] = plan.reference.name
+    each = {label: of(label) for label in dict.fromkeys(labels.values())}
+    return {name: each[label] for name, label in labels.items()}

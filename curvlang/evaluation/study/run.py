@@ -185,10 +185,11 @@ def _key(question: Question, cell: StudyCell, run: Run) -> str:
 
 
 def _part(part: Part) -> tuple[object, ...]:
-    """A baseline or a measure: its arguments, its formula, and the curvature that one of them names."""
+    """A baseline or a measure: its arguments, its formula, and the curvature and the inverse that it solves with."""
     named = () if part.curvature is None else (_curvature(part.curvature),)
     formula = () if part.score is None else (repr(part.score),)
-    return part.name, sorted(part.arguments.items()), *named, *formula
+    inverse = () if part.inverse is None else (repr(part.inverse),)
+    return part.name, sorted(part.arguments.items()), *named, *formula, *inverse
 
 
 def _content(task: Task) -> str:

@@ -13,13 +13,6 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.source import Span
 from curvlang.ir.expr import Binary, Expr, Negate, Ref
 from curvlang.ir.indices import walk
-from curvlang.ir.score_lowering import score_program
-from curvlang.ir.score_program import reads_curvature
-from curvlang.language.bodies.scores import (
-    check_score,
-    of_queries,
-    score_entry,
-)
 from curvlang.language.bodies.values import show, value
 from curvlang.language.chain import (
     Curvature,
@@ -32,23 +25,19 @@ from curvlang.language.chain import (
 )
 from curvlang.language.checking.arguments import arguments, checked
 from curvlang.language.checking.chains import Chains
-from curvlang.language.checking.check_scores import formula_with
+from curvlang.language.checking.check_scores import BaselineChecker, twice
 from curvlang.language.checking.inverses import check_use
 from curvlang.language.checking.names import Names
 from curvlang.language.registry import (
-    BASELINES,
     GRID,
     LDS,
     MEASURES,
     NONE,
     SEED,
     SEEDS,
-    Entry,
     Parameter,
 )
-from curvlang.language.registry.kinds import CurvatureName
 from curvlang.language.syntax import nodes as s
-from curvlang.language.syntax.docs import doc_of
 from curvlang.language.syntax.problems import LEAVE_OUT, Collector
 
 TaskOf = Callable[[s.Use, Mapping[str, Value]], TaskSpec | None]
@@ -100,8 +89,8 @@ class StudyChecker:
         damping = self._damping(item)
         self._unused_damping(item, inverses)
         seeds = self._seeds(item)
-        baselines = self._parts(item.baselines, BASELINES, "baseline")
-        measures = self._parts(item.measures, MEASURES, "measure")
+        baselines = BaselineChecker(self.names, self.chains, self.problems).all(item.baselines)
+        measures = self._measures(item.measures)
         if baselines and item.silent is not None:
             self.problems.say(
                 Code.E0920,
@@ -177,59 +166,18 @@ class StudyChecker:
             found[text] = use
         return tuple(found.values())
 
-    def _parts(
-        self, uses: tuple[s.Use, ...], table: Mapping[str, Entry], kind: str
-    ) -> tuple[Part, ...]:
-        """Baselines or measures with their arguments, each once."""
+    def _measures(self, uses: tuple[s.Use, ...]) -> tuple[Part, ...]:
+        """Measures with their arguments, each once."""
         found: dict[str, Part] = {}
         for use in uses:
-            entry = table.get(use.name)
-            scores = self.names.scores if kind == "baseline" else {}
-            if entry is None and use.name not in scores:
-                known = (*table, *scores)
-                self.problems.unknown(Code.E0920, kind, use.name, use.name_span, known)
+            entry = MEASURES.get(use.name)
+            if entry is None:
+                self.problems.unknown(Code.E0920, "measure", use.name, use.name_span, MEASURES)
                 continue
             if use.name in found:
-                self.problems.say(
-                    Code.E0920, f"`{use.name}` stands twice", use.span, "leave one out"
-                )
-            if entry is None:
-                scored = self._scored(use, scores[use.name])
-                found |= {} if scored is None else {use.name: scored}
-                continue
-            values = arguments(use, entry, {}, self.problems)
-            curvature = self._named_in(use, entry, values)
-            found[use.name] = Part(use.name, values, use.span, curvature)
+                twice(use, self.problems)
+            found[use.name] = Part(use.name, arguments(use, entry, {}, self.problems), use.span)
         return tuple(found.values())
-
-    def _scored(self, use: s.Use, definition: s.ScoreDef) -> Part | None:
-        """A score that no curvature has a part in, as a baseline."""
-        before = self.problems.errors
-        values = arguments(use, score_entry(definition), {}, self.problems)
-        if self.problems.errors > before or check_score(definition, self.names.inverses):
-            return None
-        inverses = self.names.inverses
-        formula = formula_with(definition, values, use.span, doc_of(definition), inverses)
-        why = "solves with a curvature"
-        if not of_queries(formula):
-            why = "scores training examples alone"
-        elif not reads_curvature(score_program(formula.needs, formula.body)):
-            return Part(use.name, values, use.span, None, formula)
-        self.problems.say(
-            Code.E0245,
-            f"`{use.name}` {why}, and a baseline gives scores of queries without a curvature",
-            use.span,
-            f"evaluate a curvature by it: `evaluate {use.name} of ggn`",
-        )
-        return None
-
-    def _named_in(self, use: s.Use, entry: Entry, values: Mapping[str, Value]) -> Curvature | None:
-        """The curvature that an argument names."""
-        for argument in use.arguments:
-            rule = entry.parameters.get(argument.name)
-            if rule is not None and rule.kind == CurvatureName() and argument.name in values:
-                return self.chains.named(s.Word(str(values[argument.name]), argument.value.span))
-        return None
 
     def _damping(self, item: s.StudyDef) -> tuple[float, ...] | None:
         if item.damping is None:

@@ -162,7 +162,7 @@ def whole(name: str, text: str) -> Span:
 
 
 def study_lines(spec: Spec, kind: str, texts: Sequence[str]) -> tuple[Part, ...]:
-    """The `baselines` or `measures` that texts such as `source(curvature = ekfac)` state.
+    """The `baselines` or `measures` that texts such as `relatif of ekfac` state.
 
     Args:
         spec: Whose file they may name curvatures of.

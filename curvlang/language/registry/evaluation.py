@@ -12,7 +12,7 @@ from curvlang.language.registry.common import (
     seed,
 )
 from curvlang.language.registry.entry import Entry, Parameter
-from curvlang.language.registry.kinds import Choice, CurvatureName, Integer, Limits, NumberOr
+from curvlang.language.registry.kinds import Choice, Integer, Limits, NumberOr
 
 LDS = Entry(
     "linear datamodelling score by retraining on random subsets",
@@ -36,34 +36,14 @@ LDS = Entry(
     },
 )
 
-_MODELS = Parameter(COUNT, 1, "trainings that scores are averaged over")
-
 BASELINES: Mapping[str, Entry] = {
-    "gradient_cosine": Entry("cosine of the query's gradient and the training example's"),
     "representation_cosine": Entry("cosine of what enters the last module with parameters"),
-    "projected_ensemble": Entry(
-        "projected gradients of the margin, whitened, over models (Park et al. 2023, arXiv:2303.14186)",
-        {
-            "models": Parameter(COUNT, 5, "trained models, the evaluated one the first"),
-            "dimension": Parameter(COUNT, 256, "dimensions that gradients are projected to"),
-            "seed": seed("the projections"),
-        },
-    ),
-    "source": Entry(
-        "the derivative through training in stationary segments of a curvature (Bae et al. 2024, arXiv:2405.12186)",
-        {
-            "curvature": Parameter(CurvatureName(), doc="curvature of a segment"),
-            "segments": Parameter(COUNT, 3, "parts of the training, of as many steps each"),
-            "checkpoints": Parameter(COUNT, 2, "models of a segment that are averaged over"),
-            "models": _MODELS,
-        },
-    ),
     "metagradient": Entry(
         "exact derivative of the query's loss by an example's weight, through every step of training",
-        {"models": _MODELS},
+        {"models": Parameter(COUNT, 1, "trainings that scores are averaged over")},
     ),
 }
-"""Curvature-free scores that a study compares with the curvatures."""
+"""Scores that are not formulas of gradients, which a study compares with the curvatures beside those that are."""
 
 MEASURES: Mapping[str, Entry] = {
     "mislabelled": Entry(

@@ -70,13 +70,24 @@ def _line(word: str, tree: Tree[Token], reader: Reader) -> dict[str, Any]:
             return {"path": words[::2], "signs": words[1::2]}
         case "curvatures":
             return {"curvatures": words}
-        case "inverses" | "baselines" | "measures":
+        case "baselines":
+            return {word: tuple(_baseline(x, reader) for x in _trees(tree, "baseline"))}
+        case "inverses" | "measures":
             return {word: tuple(reader.use(x) for x in _trees(tree, "named"))}
         case "seeds" | "damping":
             return {word: reader.value(tree.children[1])}
         case _:
             given = tuple(reader.argument(x) for x in _trees(tree, "argument"))
             return {"protocol": given, "silent": words[0] if words else None}
+
+
+def _baseline(tree: Tree[Token], reader: Reader) -> s.BaselineUse:
+    """`name(arguments) of curvature with inverse`."""
+    named, *rest = tree.children
+    assert isinstance(named, Tree)
+    words = [s.Word(str(x), reader.span(x)) for x in rest if isinstance(x, Token)]
+    inverse = next((reader.use(x) for x in rest if isinstance(x, Tree)), None)
+    return s.BaselineUse(reader.use(named), words[0] if words else None, inverse, reader.span(tree))
 
 
 def _sweep(tree: Tree[Token], reader: Reader) -> s.Sweep:

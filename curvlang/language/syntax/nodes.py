@@ -239,6 +239,16 @@ class Sweep:
 
 
 @dataclass(frozen=True, slots=True)
+class BaselineUse:
+    """`score of curvature with inverse`: a baseline, or a score with what it solves with."""
+
+    use: Use
+    curvature: Word | None = None
+    inverse: Use | None = None
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
 class StudyDef:
     """`study name { task … for x in […] path a > b … }`.
 
@@ -257,7 +267,7 @@ class StudyDef:
     damping: ValueSyntax | None = None
     protocol: tuple[Argument, ...] | None = None
     silent: Word | None = None
-    baselines: tuple[Use, ...] = ()
+    baselines: tuple[BaselineUse, ...] = ()
     measures: tuple[Use, ...] = ()
     repeated: tuple[RepeatedLine, ...] = ()
     span: Span = _span()
