@@ -74,7 +74,7 @@ def _of_parts(
     found = together | {own.names: own for layer in left for own in apart(layer)}
     if not set(places) <= set(found):
         return None
-    same = all(torch.equal(found[names].index, index) for names, index in places.items())
+    same = all(found[names].where.same(own) for names, own in places.items())
     return tuple(found[names] for names in places) if same else None
 
 

@@ -26,6 +26,7 @@ from curvlang.models.execution.torch_state import settled
 from curvlang.models.task import Task, check_task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.operators import BlockDiagonal, Diagonal, EigenBasis, Operator
+from curvlang.operators.places import Places
 from curvlang.operators.validation import all_finite
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.storage.tensors import UNREADABLE, tensors_in
@@ -76,7 +77,7 @@ def read_kronfluence(
     whole = BlockDiagonal(
         tuple(block.name for block in held),
         tuple(_block(_of(factors, block.name, kind, path), block, path) for block in held),
-        tuple(places_among(block, task, parameters) for block in held),
+        tuple(Places.of(places_among(block, task, parameters)) for block in held),
     )
     rule = inverse_text(_DAMPING, "<kronfluence>")
     return FittedOperator(whole, parameters, rule, f"kronfluence's {strategy}")

@@ -21,9 +21,8 @@ from curvlang.operators.operator import (
     held_bytes,
 )
 from curvlang.operators.projected import Projected, projected
-from curvlang.operators.spectrum import Spectral, tikhonov
+from curvlang.operators.spectrum import Spectral, at_once, tikhonov
 from curvlang.operators.stacked import Stacked, stacked, stacked_from
-from curvlang.operators.vmapped import at_once
 
 DISTANCES.update(RULES)
 

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from curvlang.operators.matrix_free import BlockOfJoint, JointProduct, MatrixFree
 from curvlang.operators.operator import Operator
+from curvlang.operators.places import Places, uncovered
 from curvlang.operators.spectrum import Spectral
 
 
@@ -22,23 +22,31 @@ class BlockDiagonal(Operator):
     Args:
         names: Of all blocks.
         parts: The blocks in their order; blocks of one structure may be one part (`Stacked`).
-        places: For every part the entries that it acts on.
+        places: For every part the entries that it acts on; an index is kept as ranges where it is some.
     """
 
     names: tuple[str, ...]
     parts: tuple[Operator, ...]
-    places: tuple[Tensor, ...]
+    places: tuple[Places, ...]
     structure: ClassVar[str] = "BlockDiagonal"
+
+    def __post_init__(self) -> None:
+        """Keep an index as ranges where it is some."""
+        given: object = self.places
+        if isinstance(given, tuple | list):
+            kept = tuple(Places.of(x) if isinstance(x, Tensor) else x for x in given)
+            object.__setattr__(self, "places", kept)
+        Operator.__post_init__(self)
 
     def misfit(self) -> str:
         """A place in the vector for every entry of every block, each of them once."""
         sizes, count = [part.size for part in self.parts], sum(part.count for part in self.parts)
-        shapes = [list(index.shape) for index in self.places]
+        shapes = [[own.size] if own.single is None else [*own.single.shape] for own in self.places]
         if count != len(self.names):
             return f"has {len(self.names)} names for {count} blocks"
         if shapes != [[size] for size in sizes] or not sizes:
             return f"has blocks of sizes {sizes} at places of shapes {shapes}"
-        return _uncovered(torch.cat(self.places))
+        return uncovered(self.places, sum(sizes))
 
     @property
     def blocks(self) -> tuple[Operator, ...]:
@@ -48,14 +56,22 @@ class BlockDiagonal(Operator):
     @property
     def index(self) -> tuple[Tensor, ...]:
         """The entries that each block acts on."""
-        pairs = zip(self.parts, self.places, strict=True)
-        return tuple(own for part, index in pairs for own in index.reshape(part.count, -1))
+        return tuple(own.to(self.device).index for own in self.block_places())
 
-    def named_parts(self) -> Iterator[tuple[tuple[str, ...], Operator, Tensor]]:
+    def block_places(self) -> Iterator[Places]:
+        """The same, as ranges where they are some."""
+        for part, own in zip(self.parts, self.places, strict=True):
+            yield from own.parts(part.count)
+
+    def held(self) -> Iterator[Tensor | Operator]:
+        yield from self.parts
+        yield from (own.single for own in self.places if own.single is not None)
+
+    def named_parts(self) -> Iterator[tuple[tuple[str, ...], Operator, Places]]:
         """Every part with the names of its blocks and the entries that it acts on."""
         start = 0
-        for part, index in zip(self.parts, self.places, strict=True):
-            yield self.names[start : start + part.count], part, index
+        for part, own in zip(self.parts, self.places, strict=True):
+            yield self.names[start : start + part.count], part, own
             start += part.count
 
     def with_parts(self, parts: Iterable[Operator]) -> BlockDiagonal:
@@ -64,7 +80,7 @@ class BlockDiagonal(Operator):
 
     def unstacked(self) -> BlockDiagonal:
         """The same with one part for each block."""
-        return BlockDiagonal(self.names, self.blocks, self.index)
+        return BlockDiagonal(self.names, self.blocks, tuple(self.block_places()))
 
     @property
     def size(self) -> int:
@@ -72,29 +88,30 @@ class BlockDiagonal(Operator):
 
     def apply(self, v: Tensor) -> Tensor:
         out = torch.empty_like(v)
-        joint: dict[JointProduct, list[tuple[float, BlockOfJoint, Tensor]]] = {}
-        for part, index in zip(self.parts, self.places, strict=True):
+        joint: dict[JointProduct, list[tuple[float, BlockOfJoint, Places]]] = {}
+        for part, places in zip(self.parts, self.places, strict=True):
             together, alone = _joint_terms(part)
+            own = places.take(v)
             if together:
-                out[index] = sum((f * _of(x, v[index]) for f, x in alone), 0 * v[index])
+                places.put(out, sum((f * _of(x, own) for f, x in alone), 0 * own))
             else:
-                out[index] = part.apply(v[index])
+                places.put(out, part.apply(own))
             for factor, block in together:
-                joint.setdefault(block.joint, []).append((factor, block, index))
+                joint.setdefault(block.joint, []).append((factor, block, places))
         for source, taken in joint.items():
             whole = v.new_zeros(source.length, v.shape[1], dtype=source.dtype)
-            for _, block, index in taken:
-                whole[block.places] = v[index].to(source.dtype)
+            for _, block, places in taken:
+                whole[block.places] = places.take(v).to(source.dtype)
             found = source.product(whole).to(v.dtype)
-            for factor, block, index in taken:
-                out[index] += factor * found[block.places]
+            for factor, block, places in taken:
+                places.put(out, places.take(out) + factor * found[block.places])
         return out
 
     def root_product(self, noise: Tensor) -> Tensor:
         """Every block by its own root."""
         out = torch.empty_like(noise)
-        for part, index in zip(self.parts, self.places, strict=True):
-            out[index] = part.root_product(noise[index])
+        for part, places in zip(self.parts, self.places, strict=True):
+            places.put(out, part.root_product(places.take(noise)))
         return out
 
     @property
@@ -109,19 +126,19 @@ class BlockDiagonal(Operator):
         if self.same_parts(other):
             return True
         return len(self.names) == len(other.names) and all(
-            torch.equal(x, y) for x, y in zip(self.index, other.index, strict=True)
+            x.same(y) for x, y in zip(self.block_places(), other.block_places(), strict=True)
         )
 
     def same_parts(self, other: BlockDiagonal) -> bool:
         """Whether the same blocks are held as one in both."""
         return [p.count for p in self.parts] == [p.count for p in other.parts] and all(
-            torch.equal(x, y) for x, y in zip(self.places, other.places, strict=True)
+            x.same(y) for x, y in zip(self.places, other.places, strict=True)
         )
 
     def _scatter(self, parts: Sequence[Tensor]) -> Tensor:
         out = torch.empty(self.size, dtype=self.dtype, device=self.device)
-        for part, index in zip(parts, self.places, strict=True):
-            out[index] = part
+        for part, places in zip(parts, self.places, strict=True):
+            places.put(out, part)
         return out
 
     def diagonal(self) -> Tensor:
@@ -165,21 +182,6 @@ def _joint_terms(
 def _of(operator: Operator, v: Tensor) -> Tensor:
     """`C v` in the operator's precision, returned in the vector's."""
     return operator.apply(v.to(operator.dtype)).to(v.dtype)
-
-
-def _uncovered(places: Tensor) -> str:
-    """What is wrong with positions that have to be each of 0 … P − 1 once, as the end of a sentence."""
-    if places.dtype != torch.long:
-        return f"has places of type {places.dtype}"
-    if places.is_meta or isinstance(places, FakeTensor):
-        return ""  # Shapes alone: there are no positions to look at.
-    size = len(places)
-    if bool((places < 0).any()) or bool((places >= size).any()):
-        return f"has places outside 0…{size - 1}"
-    covered = torch.zeros(size, dtype=torch.bool, device=places.device)
-    covered[places] = True
-    left = size - int(covered.sum())
-    return f"leaves {left} of {size} entries without a block, and has others twice" if left else ""
 
 
 def described(operator: Operator) -> Iterator[tuple[str, str]]:

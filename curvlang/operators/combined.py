@@ -13,8 +13,7 @@ from curvlang.operators.basic import Dense, Diagonal, Identity
 from curvlang.operators.block_diagonal import BlockDiagonal, aligned
 from curvlang.operators.kronecker import EigenBasis, Kronecker
 from curvlang.operators.operator import Operator, check_dense
-from curvlang.operators.spectrum import Spectral
-from curvlang.operators.vmapped import equal, same
+from curvlang.operators.spectrum import Spectral, equal, same
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
@@ -21,6 +22,7 @@ from curvlang.operators.kronecker import EigenBasis, Kronecker, PerOutput, PerOu
 from curvlang.operators.low_rank import Gram, LowRank
 from curvlang.operators.matrix_free import MatrixFree
 from curvlang.operators.operator import Operator, unchecked
+from curvlang.operators.places import Places
 from curvlang.operators.projected import Projected
 from curvlang.operators.stacked import Stacked
 from curvlang.operators.validation import trusting
@@ -31,8 +33,10 @@ from curvlang.storage.tensor_folder import (
 )
 from curvlang.storage.tensors import read_sealed, unusable, write_sealed
 
-FORMAT = 3
+FORMAT = 4
 """Counts changes of the tree below and of how tensors lie in a file: another number is refused."""
+_READ = (3, FORMAT)
+"""Formats that are read: in the third one every place of a block's entries is a number of its own."""
 
 
 def save(
@@ -124,7 +128,7 @@ def _read(path: str | Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
     read = read_sealed_folder if os.path.isdir(path) else read_sealed
     tensors, text = read(Path(path))
     written = text.get("format")
-    if written != FORMAT:
+    if written not in _READ:
         raise unusable(
             f"`{path}` has format {written}, and this version of curvlang reads {FORMAT}",
             "save it again with `op.save`, or read it with the version that wrote it",
@@ -159,6 +163,8 @@ def to_tree(operator: Operator, key: str, tensors: dict[str, Tensor]) -> dict[st
                 return {"tensor": name}
             case Operator():
                 return to_tree(value, name, tensors)
+            case Places():
+                return value.plain() if value.single is None else kept(value.single, name)
             case tuple():
                 return [kept(item, f"{name}.{k}") for k, item in enumerate(value)]
             case _:
@@ -181,11 +187,14 @@ def from_tree(
     """
     kind = STRUCTURES[tree["kind"]]
     inside = stack or kind is Stacked
+    cpu = torch.device("cpu")
 
     def read(value: Any) -> Any:
         match value:
             case {"tensor": name}:
                 return tensors[name]
+            case {"pieces": _}:
+                return Places.read(value, cpu)
             case {"kind": _}:
                 return from_tree(value, tensors, stack=inside)
             case list():

@@ -13,8 +13,7 @@ from torch import Tensor
 from curvlang.operators.basic import Diagonal, Identity
 from curvlang.operators.kronecker import EigenBasis, Kronecker, rotated_diagonal
 from curvlang.operators.operator import Operator
-from curvlang.operators.spectrum import Spectral
-from curvlang.operators.vmapped import same
+from curvlang.operators.spectrum import Spectral, same
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

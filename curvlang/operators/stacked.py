@@ -18,8 +18,7 @@ from curvlang.operators.block_diagonal import BlockDiagonal
 from curvlang.operators.iterative.iteration import Iterative
 from curvlang.operators.matrix_free import MatrixFree
 from curvlang.operators.operator import Operator, check_whole, unchecked
-from curvlang.operators.spectrum import Spectral
-from curvlang.operators.vmapped import at_once
+from curvlang.operators.spectrum import Spectral, at_once
 
 _APART = (BlockDiagonal, Iterative, MatrixFree)
 """Direct sums, and what is known by its products: they do not stack."""

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvlang.operators.places import Places
+
 PRECISIONS = (torch.float32, torch.float64)
 """What decompositions are computed in."""
 SYMMETRY = 1e-4
@@ -93,6 +95,7 @@ def wrong_kind(operator: Any, part: type) -> str:
 
 _WORDS = {
     "Tensor": "a tensor is expected",
+    "Places": "a tensor is expected",
     "Operator": "an operator is expected",
     "str": "a name is expected",
     "int": "a whole number is expected",
@@ -112,6 +115,7 @@ def _plain(kind: str) -> str:
 def _wanted(kind: str, part: type) -> Any:
     known: dict[str, Any] = {
         "Tensor": Tensor,
+        "Places": Places,
         "str": str,
         "int": int,
         "float": (int, float),

@@ -364,7 +364,7 @@ def _direct_sum(
 ) -> BlockDiagonal:
     """All blocks in the order of the parameters."""
     names = tuple(name for b in shown for name in b.names)
-    places = [p for b in shown for p in ([b.index] if len(built[b.name]) == 1 else b.places)]
+    places = [p for b in shown for p in b.where.parts(len(built[b.name]) if b.count > 1 else 1)]
     parts = tuple(x for b in shown for x in built[b.name])
     return BlockDiagonal(names, parts, tuple(p.to(parts[0].device) for p in places))
 

@@ -34,6 +34,7 @@ from curvlang.operators import (
 )
 from curvlang.operators.iterative.iteration import Progress, Report
 from curvlang.operators.operator import unchecked
+from curvlang.operators.places import Places
 from curvlang.operators.spectrum import narrowed, symmetric_eigh
 from curvlang.runtime.passes.entries import by_entries
 from curvlang.runtime.solver import FittedSolver
@@ -192,12 +193,12 @@ def _by_block(operator: Operator, make: Callable[[Operator, str], Operator]) -> 
     if not isinstance(operator, BlockDiagonal):
         return make(operator, "model")
     parts: list[Operator] = []
-    places: list[Tensor] = []
-    for names, part, index in operator.named_parts():
+    places: list[Places] = []
+    for names, part, own in operator.named_parts():
         made = [make(unit, name) for unit, name in zip(part.units(), names, strict=True)]
         together = stacked(made)
         parts += made if together is None else [together]
-        places += index.reshape(part.count, -1) if together is None else [index]
+        places += own.parts(part.count) if together is None else [own]
     return BlockDiagonal(operator.names, tuple(parts), tuple(places))
 
 

@@ -21,6 +21,7 @@ from curvlang.models.losses.loss import Loss
 from curvlang.models.padding.spans import in_order
 from curvlang.models.task import Task
 from curvlang.operators import BlockDiagonal, Diagonal, LowRank, Operator, Projected
+from curvlang.operators.places import Places
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +86,9 @@ def projection_of(inverse: Operator, task: Task) -> Projection | None:
     device = inverse.device
     places = [torch.arange(e - x.size, e, device=device) for e, x in zip(ends, parts, strict=True)]
     names = tuple(f"part {k}" for k in range(len(parts)))
-    small = parts[0] if len(parts) == 1 else BlockDiagonal(names, parts, tuple(places))
+    small = (
+        parts[0] if len(parts) == 1 else BlockDiagonal(names, parts, tuple(map(Places.of, places)))
+    )
     return Projection(inverse, small, layers)
 
 

@@ -17,6 +17,7 @@ from curvlang.models.partitions.attention_heads import attention_cuts, part_shap
 from curvlang.models.tracing.layer_block import Cut, LayerBlock, group_range, input_key
 from curvlang.models.tracing.survey import CoveredLayer
 from curvlang.models.tracing.trace import Trace
+from curvlang.operators.places import Places
 
 T = TypeVar("T")
 SEVERAL = "it holds parameters of several layers"
@@ -98,7 +99,7 @@ def cut(block: LayerBlock, how: Cut | None) -> LayerBlock:
         name=base + group_range(count),
         d_in=d_in,
         d_out=d_out,
-        index=index,
+        where=Places.of(index),
         plain=False,
         shares="",
         count=count,
@@ -197,7 +198,7 @@ def _joined(name: str, blocks: Sequence[LayerBlock], found: Trace) -> LayerBlock
             first,
             name=name,
             d_out=outputs,
-            index=index,
+            where=Places.of(index),
             parameters=parameters,
             plain=False,
             shares="",
@@ -210,7 +211,7 @@ def _joined(name: str, blocks: Sequence[LayerBlock], found: Trace) -> LayerBlock
         len(index),
         1,
         "none",
-        index,
+        Places.of(index),
         parameters,
         reason=SEVERAL,
         members=tuple(blocks),

@@ -48,8 +48,8 @@ def _direct_sum(operator: Operator) -> BlockDiagonal | None:
 def _pieces(operator: BlockDiagonal, task: Task) -> list[LayerBlock]:
     """Layers, weights and biases, each cut into as many pieces as the operator has blocks of its name."""
     places: dict[str, list[torch.Tensor]] = {}
-    for names, _, index in operator.named_parts():
-        places.setdefault(_PIECE.sub("", names[0]), []).extend(index.reshape(len(names), -1))
+    for names, _, where in operator.named_parts():
+        places.setdefault(_PIECE.sub("", names[0]), []).extend(where.index.reshape(len(names), -1))
     known = {_base(b): b for b in (*task.blocks("parameter"), *task.blocks())}
     found = []
     for base, own in places.items():
@@ -71,7 +71,8 @@ def _groups(operator: BlockDiagonal, task: Task) -> list[LayerBlock]:
     """A block for the parameters of each of the operator's blocks, under its name."""
     starts, sizes = offsets(task.model), {k: p.numel() for k, p in trainable(task.model).items()}
     groups, names = [], []
-    for own, _, index in operator.named_parts():
+    for own, _, where in operator.named_parts():
+        index = where.index
         inside = torch.zeros(task.P, dtype=torch.bool)
         inside[index.cpu()] = True
         held = [k for k, n in sizes.items() if bool(inside[starts[k] : starts[k] + n].all())]

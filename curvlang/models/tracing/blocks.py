@@ -89,7 +89,7 @@ def blocks(
     made = grouped(made, members, traced) if members else made
     # A bias that is a block of its own is one for all inputs.
     made = [block if block.bias == "only" else cut(block, cuts.get(block.layer)) for block in made]
-    made.sort(key=lambda block: int(block.index[0]))
+    made.sort(key=lambda block: block.where.first)
     names = {block.name for block in made}
     return tuple(b if b.shares in names else replace(b, shares="") for b in made)
 

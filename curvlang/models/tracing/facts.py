@@ -21,6 +21,7 @@ from curvlang.models.tracing.layer_block import (
 from curvlang.models.tracing.survey import CoveredLayer, OutsideParameter, Survey
 from curvlang.models.tracing.trace import Trace, trace
 from curvlang.models.tracing.watching import Groups, TracedLayer
+from curvlang.operators.places import Places
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def made_blocks(
         for layer in layers
         for block in _layer_blocks(layer, traced, starts, layer.name in apart, facts)
     ]
-    made.sort(key=lambda block: int(block.index[0]))
+    made.sort(key=lambda block: block.where.first)
     return _sharing(made, traced), traced
 
 
@@ -200,7 +201,7 @@ def _layer_blocks(
                 index.shape[-2],
                 sum(int(use[k].shape[-2]) for use in seen),
                 bias,
-                index.reshape(-1),
+                Places.of(index.reshape(-1)),
                 names,
                 watched,
                 k,
@@ -245,7 +246,7 @@ def bare_blocks(
                 p.numel(),
                 1,
                 "none",
-                index,
+                Places.of(index),
                 (name,),
                 at_once=facts.at_once,
                 reason=item.reason,

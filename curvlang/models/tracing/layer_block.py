@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from curvlang.models.layers import Input, Layer
 from curvlang.models.tracing.trace import Trace, pull_back
 from curvlang.models.tracing.watching import Groups, TracedLayer
+from curvlang.operators.places import Places
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,8 @@ class LayerBlock:
         d_out: O.
         positions: T over all uses of the layer, for inputs shaped like the example.
         bias: `joint` (last column of `a` is 1), `none`, or `only` (`a` is 1 and nothing else).
-        index: Positions in the parameter vector of the block's entries, [O·I], int64; of several
-            blocks one after the other, [G·O·I].
+        where: The block's entries in the parameter vector, O·I of them; of several blocks one after
+            the other, G·O·I.
         parameters: Names of the block's parameters.
         watched: How the layer's uses are recorded; None for a bare parameter.
         part: Which of the layer's matrices.
@@ -70,7 +71,7 @@ class LayerBlock:
     d_out: int
     positions: int
     bias: str
-    index: Tensor
+    where: Places
     parameters: tuple[str, ...]
     watched: TracedLayer | None = None
     part: int = 0
@@ -106,6 +107,11 @@ class LayerBlock:
         return group_names(self.name.removesuffix(group_range(self.count)), self.count)
 
     @property
+    def index(self) -> Tensor:
+        """Positions of the entries in the parameter vector, int64, made when they are asked for."""
+        return self.where.index
+
+    @property
     def places(self) -> Tensor:
         """The index of every block, [G, O·I]."""
         return self.index.reshape(self.count, -1)
@@ -130,10 +136,10 @@ def apart(block: LayerBlock) -> tuple[LayerBlock, ...]:
     """Every block by itself."""
     if block.count == 1:
         return (block,)
-    named = zip(block.names, block.places, strict=True)
+    named = zip(block.names, block.where.parts(block.count), strict=True)
     return tuple(
-        replace(block, name=name, index=index, count=1, group=k)
-        for k, (name, index) in enumerate(named)
+        replace(block, name=name, where=where, count=1, group=k)
+        for k, (name, where) in enumerate(named)
     )
 
 

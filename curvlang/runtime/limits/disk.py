@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from curvlang.compiler.derive.program import Partition
 from curvlang.compiler.planning.chunks import Chunks
 from curvlang.compiler.planning.cost import elements
 from curvlang.compiler.planning.plan import BlockPlan, Plan
@@ -19,7 +18,7 @@ from curvlang.runtime.prepare import Preparation
 from curvlang.runtime.processes.distributed import world
 
 _EXACT = 8
-"""Bytes of a statistic, and of the place of a parameter."""
+"""Bytes of a statistic."""
 FILE = 4096
 """Bytes that a file takes beside its tensors: its header, its text, and the end of its last block."""
 
@@ -98,12 +97,13 @@ def _result_bytes(prepared: Preparation) -> Iterator[int]:
         for result in chain:
             for part in (result, *([result.beside] if result.beside is not None else [])):
                 plan = prepared.plan_of(part)
+                layers = {x.name: x.where.bytes for x in prepared.blocks.get(plan.partition, ())}
                 for block in plan.blocks:
                     code = block.results[part.value].code
                     known = _known(plan, block) | {x.target: x.elements for x in code.lines}
                     found = sum(known.get(name, 1) for name in code.returned.values())
-                    places = 0 if plan.partition == Partition.MODEL else block.geometry.rows
-                    yield block.count * _EXACT * (found + places) + FILE
+                    places = layers.get(block.geometry.name, 0)
+                    yield block.count * _EXACT * found + places + FILE
 
 
 def _after_bytes(plan: Plan, number: int) -> int:

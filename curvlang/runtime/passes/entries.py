@@ -114,7 +114,7 @@ def by_entries(operator: Operator, use: InverseUse, examples: ExampleMean | None
         made(partial(_alone, product, index, operator.size), len(index), BlockOfJoint(joint, index))
         for index in operator.index
     ]
-    return BlockDiagonal(operator.names, tuple(blocks), operator.index)
+    return BlockDiagonal(operator.names, tuple(blocks), tuple(operator.block_places()))
 
 
 def _alone(product: EntriesProduct, index: Tensor, length: int, v: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from curvlang.operators import BlockDiagonal, Operator
 from curvlang.operators.files import STRUCTURES, from_tree, to_tree
 from curvlang.operators.operator import unchecked
+from curvlang.operators.places import Places
 from curvlang.operators.stacked import structures_in
 from curvlang.storage.fits.store import Folder, file_name
 
@@ -30,7 +31,7 @@ class Part:
 
     names: tuple[str, ...]
     operator: Operator
-    places: Tensor | None
+    places: Places | None
 
     @property
     def keepable(self) -> bool:
@@ -42,9 +43,11 @@ def write_part(folder: Folder, number: int, part: Part) -> int:
     """Write a part; its bytes on the disk."""
     tensors: dict[str, Tensor] = {}
     tree = to_tree(part.operator, "op", tensors)
-    if part.places is not None:
-        tensors[PLACES] = part.places
-    text = {"tree": tree, "names": list(part.names)}
+    text: dict[str, Any] = {"tree": tree, "names": list(part.names)}
+    if part.places is not None and part.places.single is not None:
+        tensors[PLACES] = part.places.single
+    elif part.places is not None:
+        text[PLACES] = part.places.plain()
     return folder.put(file_name(number, part.names[0]), tensors, text)
 
 
@@ -64,7 +67,11 @@ def read_part(folder: Folder, file: str, device: torch.device) -> Part | None:
         return None
     tensors, text = found
     placed = {name: tensor.to(device) for name, tensor in tensors.items()}
-    places = placed.pop(PLACES, None)
+    index, places = placed.pop(PLACES, None), None
+    if index is not None:
+        places = Places.of(index)
+    elif PLACES in text:
+        places = Places.read(text[PLACES], device)
     return Part(tuple(text["names"]), from_tree(text["tree"], placed), places)
 
 

@@ -226,10 +226,12 @@ class Keeper:
         number = 0
         for block in self.blocks[place[0]][place[1]]:
             if block.name == name and len(units) == 1:
-                yield number, Part(block.names, units[0], block.index)
+                yield number, Part(block.names, units[0], block.where)
             elif block.name == name:
-                for k, unit in enumerate(units):
-                    yield number + k, Part((block.names[k],), unit, block.places[k])
+                for k, (unit, own) in enumerate(
+                    zip(units, block.where.parts(block.count), strict=True)
+                ):
+                    yield number + k, Part((block.names[k],), unit, own)
             number += block.count
         if not self.blocks[place[0]][place[1]]:
             yield 0, Part((name,), units[0], None)
