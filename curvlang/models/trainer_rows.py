@@ -12,12 +12,13 @@ from torch import Tensor
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.fields import LABELS, Fields
-from curvlang.models.padding.ragged_rows import RaggedColumn
-from curvlang.models.table_rows.target_rows import level_targets
+from curvlang.models.data.rows import Rows
+from curvlang.models.padding.ragged_rows import RaggedColumn, RaggedRows
+from curvlang.models.table_rows.target_rows import flat_targets, level_targets
 
 MASK = "attention_mask"
 DECODER = "decoder_"
-Rows = Sequence[Mapping[str, Tensor]]
+Examples = Sequence[Mapping[str, Tensor]]
 """The fields of every example."""
 
 
@@ -30,7 +31,7 @@ class TrainerRows:
         decoder: Whether labels are those of a decoder, which has positions of its own.
     """
 
-    sides: tuple[Rows, Rows]
+    sides: tuple[Examples, Examples]
     decoder: bool
 
     @classmethod
@@ -62,19 +63,19 @@ class TrainerRows:
         Args:
             numbers: Whether labels are numbers, in the shape of a model's outputs.
         """
-        targets: list[dict[str, Tensor]] = [{}, {}]
+        targets: list[dict[str, Rows | RaggedRows]] = [{}, {}]
         if self.decoder:
             # What the decoder reads is made again, from labels of one length.
-            targets = level_targets(
-                [[row[LABELS[0]].tolist() for row in rows] for rows in self.sides]
-            )
+            sides = [[row[LABELS[0]].tolist() for row in rows] for rows in self.sides]
+            width = max(len(row) for rows in sides for row in rows)
+            targets = [level_targets(flat_targets(rows), width) for rows in sides]
         train, query = (
             Fields({**self._read(rows, numbers), **made})
             for rows, made in zip(self.sides, targets, strict=True)
         )
         return train, query
 
-    def _read(self, rows: Rows, numbers: bool) -> dict[str, Tensor | RaggedColumn]:
+    def _read(self, rows: Examples, numbers: bool) -> dict[str, Tensor | RaggedColumn]:
         names = [
             x for x in rows[0] if not (self.decoder and (x in LABELS or x.startswith(DECODER)))
         ]

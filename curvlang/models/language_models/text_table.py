@@ -124,7 +124,11 @@ class TextTable:
             name: The column.
             known: The names of the model's classes.
         """
-        found = self.column(name)
+        return list(self.each_class(name, known))
+
+    def each_class(self, name: str, known: Sequence[str]) -> Iterator[Any]:
+        """The same, one after the other."""
+        found = (x for _, block in self._blocks(name) for x in block)
         own = getattr(self.table, "features", {}).get(name)
         own = getattr(own, "feature", own)
         names = getattr(own, "names", None)
@@ -136,7 +140,7 @@ class TextTable:
                 return [named(entry) for entry in x]
             return names[x] if isinstance(x, int) and 0 <= x < len(names) else x
 
-        return [named(x) for x in found]
+        return map(named, found)
 
     def each(self, name: str) -> Iterator[Any]:
         """The entries of a column, one after the other.

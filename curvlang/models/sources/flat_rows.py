@@ -1,4 +1,4 @@
-"""Rows of integers of different lengths, one behind the other: in memory, or in a file where they are many."""
+"""Rows that are made one by one, of one shape or integers of different lengths: in memory, or in a file where they are many."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from curvlang.models.data.derived_rows import fits
 from curvlang.models.data.rows import Places, Rows, StoredRows, numbers_of
 from curvlang.models.padding.ragged_rows import RaggedRows
-from curvlang.models.sources.file_rows import FileArray, FileRows
+from curvlang.models.sources.file_rows import FileArray, FileRows, strides_of
 from curvlang.storage.scratch import scratch_file
 
 
@@ -115,3 +115,56 @@ class FlatRowsWriter:
         else:
             entries = FileRows(FileArray(self._file[0], 0, (self._count,), (8,), torch.int64))
         return FlatRows(entries, lengths)
+
+
+class RowWriter:
+    """Takes rows of one shape, one at a time; more of them than stay in memory go to a file of this process.
+
+    Args:
+        count: How many there will be.
+        dtype: Of them.
+    """
+
+    def __init__(self, count: int, dtype: torch.dtype) -> None:
+        self._count = count
+        self._dtype = dtype
+        self._open = ExitStack()
+        self._shape: tuple[int, ...] | None = None
+        self._held: Tensor | None = None
+        self._file: tuple[Path, IO[bytes]] | None = None
+        self._done = 0
+
+    def __enter__(self) -> RowWriter:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._open.close()
+
+    def add(self, row: Tensor) -> None:
+        """The next row.
+
+        Raises:
+            MachineError: E0802, E0803 where the cache folder cannot take it.
+        """
+        if self._shape is None:
+            self._shape = (self._count, *row.shape)
+            if fits(self._shape, self._dtype):
+                self._held = torch.empty(self._shape, dtype=self._dtype)
+            else:
+                self._file = self._open.enter_context(scratch_file(".rows"))
+        if self._held is not None:
+            self._held[self._done] = row
+        elif self._file is not None:
+            self._file[1].write(row.to(self._dtype).contiguous().numpy().tobytes())
+        self._done += 1
+
+    def finished(self) -> Rows:
+        """All rows."""
+        self._open.close()
+        if self._held is not None:
+            return self._held
+        assert self._file is not None
+        assert self._shape is not None
+        size = self._dtype.itemsize
+        strides = strides_of(self._shape, size)
+        return FileRows(FileArray(self._file[0], 0, self._shape, strides, self._dtype))

@@ -15,10 +15,12 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.data import RawExamples
+from curvlang.models.data.rows import Rows
 from curvlang.models.execution.calls import exhausted
 from curvlang.models.language_models.checkpoint import Checkpoint
 from curvlang.models.language_models.libraries import first_line, library, quiet
 from curvlang.models.language_models.text_table import TextTable
+from curvlang.models.sources.flat_rows import RowWriter
 from curvlang.models.table_rows.class_labels import (
     Problem,
     class_labels,
@@ -95,19 +97,21 @@ class ImageReader:
                 f"write it again with `processor.save_pretrained(DIR)`, or give a column `{READY}`",
             ) from error
 
-    def _inputs(self, table: TextTable, prepares: Any) -> Tensor:
+    def _inputs(self, table: TextTable, prepares: Any) -> Rows:
         """[N, C, H, W]."""
         column = column_of(self.model, self.columns.image, IMAGES, "image", table)
         ready = column == READY or prepares is None
-        rows: list[Tensor] = []
-        for n, value in enumerate(table.each(column)):
-            found = self._read(value, column, table, n)
-            x = found if ready else self._prepared(prepares, found, table, n)
-            if column != READY and prepares is None and not found.is_floating_point():
-                x = found.float() / LARGEST
-            rows.append(x.float())
-            self._check_size(rows, column, table, n)
-        return torch.stack(rows)
+        first: Tensor | None = None
+        with RowWriter(len(table), torch.float32) as rows:
+            for n, value in enumerate(table.each(column)):
+                found = self._read(value, column, table, n)
+                x = found if ready else self._prepared(prepares, found, table, n)
+                if column != READY and prepares is None and not found.is_floating_point():
+                    x = found.float() / LARGEST
+                first = x if first is None else first
+                self._check_size(x, first, table, n)
+                rows.add(x)
+            return rows.finished()
 
     def _prepared(self, prepares: Any, x: Tensor, table: TextTable, n: int) -> Tensor:
         try:
@@ -169,14 +173,14 @@ class ImageReader:
         what = f"has the shape {list(x.shape)}, and the model reads {self.channels} channels"
         raise self._odd(table, n, what, f"give numbers [{self.channels}, H, W]")
 
-    def _check_size(self, rows: Sequence[Tensor], column: str, table: TextTable, n: int) -> None:
+    def _check_size(self, x: Tensor, one: Tensor, table: TextTable, n: int) -> None:
         """Images have the size that the model reads, and one size where it reads any."""
-        height, width = rows[-1].shape[1:]
+        height, width = x.shape[1:]
         wanted = self.size
         if wanted is not None and (height, width) != wanted:
             what = f"is {height} × {width}, and `{self.model.path}` reads {wanted[0]} × {wanted[1]}"
             raise self._odd(table, n, what, _RESIZE)
-        first = tuple(rows[0].shape[1:])
+        first = tuple(one.shape[1:])
         if (height, width) != first:
             what = f"is {height} × {width}, and row {table.number(0)} is {first[0]} × {first[1]}"
             raise self._odd(table, n, what, _RESIZE)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.data import RawExamples
 from curvlang.models.data.fields import IGNORED, LABELS, Fields
-from curvlang.models.language_models.text_table import AT_ONCE, TextTable
+from curvlang.models.language_models.text_table import TextTable
 from curvlang.models.language_models.tokenizer import TokenText
-from curvlang.models.sources.flat_rows import FlatRows, FlatRowsWriter
-from curvlang.models.table_rows.token_reader import TOKENS, Row, TokenReader, nothing
+from curvlang.models.sources.flat_rows import FlatRows
+from curvlang.models.table_rows.token_reader import TOKENS, Row, TokenReader, nothing, written
 
 
 class NextTokenReader(TokenReader):
@@ -30,13 +29,13 @@ class NextTokenReader(TokenReader):
         """
         options = {"shift_labels": True, "text_of": TokenText(self.tokenizer)}
         packed = self.columns.pack
-        rows = _written(self._packed(train), alike=True) if packed else self._rows(train)
+        rows = written(self._packed(train), alike=True) if packed else self._rows(train)
         return RawExamples(rows, self._rows(query), options, "cross_entropy")
 
     def _rows(self, table: TextTable) -> Fields:
         labelled = self.columns.prompt or (self._tokenised(table) and LABELS[0] in table.columns)
         rows = self._predicting(table, self._causal(table, self.columns.length))
-        found = _written(rows, alike=not labelled)
+        found = written(rows, alike=not labelled)
         also = "" if self.columns.prompt else ", or `pack = true` beside it, which keeps all"
         own = found.values[TOKENS]
         assert isinstance(own, FlatRows)
@@ -103,19 +102,3 @@ class NextTokenReader(TokenReader):
 
 def _cut(tokens: list[int], width: int) -> Iterator[list[int]]:
     return (tokens[k : k + width] for k in range(0, len(tokens), width))
-
-
-def _written(rows: Iterator[Row], *, alike: bool) -> Fields:
-    """Tokens and labels of all rows.
-
-    Args:
-        rows: They, one after the other.
-        alike: Whether the tokens are the labels.
-    """
-    with FlatRowsWriter() as tokens, FlatRowsWriter() as labels:
-        while block := list(islice(rows, AT_ONCE)):
-            tokens.add([ids for ids, _ in block])
-            if not alike:
-                labels.add([own for _, own in block])
-        ids = tokens.finished()
-        return Fields({TOKENS: ids, LABELS[0]: ids if alike else labels.finished()})

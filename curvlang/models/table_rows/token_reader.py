@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,11 +13,11 @@ from torch import Tensor
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.models.data.fields import IGNORED, LABELS
+from curvlang.models.data.fields import IGNORED, LABELS, Fields
 from curvlang.models.language_models.checkpoint import Checkpoint
 from curvlang.models.language_models.libraries import quiet
 from curvlang.models.language_models.text_table import AT_ONCE, TextTable
-from curvlang.models.padding.ragged_rows import RaggedColumn
+from curvlang.models.sources.flat_rows import FlatRowsWriter
 from curvlang.models.table_rows.columns import TextColumns
 
 TOKENS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
@@ -120,6 +121,17 @@ def nothing(table: TextTable, n: int, what: str, repair: str = "drop this row") 
     return refusal(Code.E0897, f"row {table.number(n)} of `{table.name}` has {what}", repair)
 
 
-def ragged(rows: Sequence[Sequence[int]]) -> RaggedColumn:
-    """Rows of numbers, each of its own length."""
-    return RaggedColumn(tuple(torch.tensor(row, dtype=torch.int64) for row in rows))
+def written(rows: Iterator[Row], *, alike: bool) -> Fields:
+    """Tokens and labels of all rows.
+
+    Args:
+        rows: They, one after the other.
+        alike: Whether the tokens are the labels.
+    """
+    with FlatRowsWriter() as tokens, FlatRowsWriter() as labels:
+        while block := list(islice(rows, AT_ONCE)):
+            tokens.add([ids for ids, _ in block])
+            if not alike:
+                labels.add([own for _, own in block])
+        ids = tokens.finished()
+        return Fields({TOKENS: ids, LABELS[0]: ids if alike else labels.finished()})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from curvlang.diagnostics.codes import Code
@@ -13,8 +15,9 @@ from curvlang.models.language_models.heads import class_names
 from curvlang.models.language_models.libraries import first_line, quiet
 from curvlang.models.language_models.text_table import TextTable
 from curvlang.models.language_models.tokenizer import TokenText
+from curvlang.models.sources.flat_rows import FlatRows
 from curvlang.models.table_rows.class_labels import column_of, label_names, not_a_class
-from curvlang.models.table_rows.token_reader import TOKENS, Row, TokenReader, nothing, ragged
+from curvlang.models.table_rows.token_reader import TOKENS, Row, TokenReader, nothing, written
 
 WORDS = ("tokens", "words")
 """Columns of words where none is named."""
@@ -46,33 +49,35 @@ class WordClassReader(TokenReader):
         named = self.columns.tokens or next((x for x in WORDS if x in table.columns), None)
         given = named is None and TOKENS in table.columns
         rows = self._tokenised(table) if given else self._tagged(table)
-        for n, (_, labels) in enumerate(rows):
+        found = written(self._classed(table, rows), alike=False)
+        own = found.values[TOKENS]
+        assert isinstance(own, FlatRows)
+        self.check_longest(table, own.lengths)
+        return found
+
+    def _classed(self, table: TextTable, rows: Iterable[Row]) -> Iterator[Row]:
+        """The rows, each with a word that has a class."""
+        for n, (ids, labels) in enumerate(rows):
             if all(x == IGNORED for x in labels):
                 raise nothing(table, n, "no word with a class")
-        self.check_lengths(table, [ids for ids, _ in rows])
-        columns = {
-            name: ragged([row[k] for row in rows]) for k, name in enumerate((TOKENS, "labels"))
-        }
-        return Fields(columns)
+            yield ids, labels
 
-    def _tokenised(self, table: TextTable) -> list[Row]:
+    def _tokenised(self, table: TextTable) -> Iterator[Row]:
         """Tokens with their labels, as the table has them."""
         column_of(self.model, self.columns.tags, LABELS, "tags", table)
         length, count = self.columns.length, len(class_names(self.model.config))
-        rows = [(ids[:length], y[:length]) for ids, y in self.given(table, labelled=True)]
-        for n, (_, labels) in enumerate(rows):
-            for x in labels:
+        for n, (ids, y) in enumerate(self.given(table, labelled=True)):
+            for x in y[:length]:
                 if x != IGNORED and not 0 <= x < count:
                     raise not_a_class(self.model, x, LABELS[0], table, n)
-        return rows
+            yield ids[:length], y[:length]
 
-    def _tagged(self, table: TextTable) -> list[Row]:
+    def _tagged(self, table: TextTable) -> Iterator[Row]:
         """Words in tokens, each with the class of the word that it begins."""
         named = column_of(self.model, self.columns.tokens, WORDS, "tokens", table)
         tags = column_of(self.model, self.columns.tags, TAGS, "tags", table)
-        words = table.lists(named, str)
-        classes = table.classes(tags, class_names(self.model.config))
-        rows = []
+        words = chain.from_iterable(table.list_blocks(named, str))
+        classes = table.each_class(tags, class_names(self.model.config))
         for n, (own, given) in enumerate(zip(words, classes, strict=True)):
             if not isinstance(given, list) or len(given) != len(own):
                 count = len(given) if isinstance(given, list) else 1
@@ -82,8 +87,7 @@ class WordClassReader(TokenReader):
                     f"classes in `{tags}`",
                     f"give every word a class, {IGNORED} where nothing is predicted",
                 )
-            rows.append(self._row(own, [self._class(x, tags, table, n) for x in given]))
-        return rows
+            yield self._row(own, [self._class(x, tags, table, n) for x in given])
 
     def _row(self, words: list[str], classes: list[int]) -> Row:
         made = self._words(words)

@@ -6,6 +6,10 @@ import pytest
 import torch
 
 import curvlang as cv
+from curvlang.models.data import derived_rows
+from curvlang.models.language_models import text_table
+from curvlang.models.table_rows import token_reader
+from curvlang.storage import scratch
 from tests.models.language_models.by_row import ByRow
 from tests.models.language_models.checkpoints import lines
 from tests.models.language_models.kinds import KINDS, Kind, saved_kind
@@ -193,3 +197,25 @@ def test_relative_positions_have_no_longest_row():
     saved_kind("t5", "model")
     rows = [{"source": "the cat sat on the mat " * 20, "target": "a cat"}]
     assert cv.Task.pretrained("model", rows, query=rows).N == 1
+
+
+@pytest.mark.parametrize("name", ["bert", "words", "vit", "t5"])
+def test_many_rows_lie_in_a_file_and_are_the_same(name, tmp_path, monkeypatch):
+    kind = saved_kind(name, "model")
+    given = {"query": kind.rows[:2], **kind.words}
+    held = cv.Task.pretrained("model", kind.rows, **given)
+    monkeypatch.setenv("CURVLANG_CACHE", str(tmp_path / "cache"))
+    scratch._folder.cache_clear()
+    monkeypatch.setattr(derived_rows, "HELD", 40)
+    monkeypatch.setattr(token_reader, "AT_ONCE", 2)
+    monkeypatch.setattr(text_table, "AT_ONCE", 2)
+    stored = cv.Task.pretrained("model", kind.rows, **given)
+    assert list((tmp_path / "cache").rglob("*.rows"))
+    for one, other in zip((*held.train, *held.query), (*stored.train, *stored.query), strict=True):
+        assert one.shape == other.shape
+        assert torch.equal(one[:], other[:])
+    wanted, found = (
+        cv.influence(cv.fit("diagonal", x, progress=False), x, damping=DAMPING, progress=False)
+        for x in (held, stored)
+    )
+    assert float((found - wanted).abs().max()) < 1e-5 * float(wanted.abs().max())
