@@ -26,13 +26,13 @@ class Places:
         rows: Of the matrix whose entries they are, row by row.
         pieces: Its columns, from left to right; none where `single` says them.
         single: Every entry by itself, int64; None where pieces say them.
-        device: Where an index of them is wanted.
+        origin: A zero, int64, where an index of them is wanted; `single` itself where it says them.
     """
 
     rows: int
     pieces: tuple[Piece, ...]
     single: Tensor | None
-    device: torch.device
+    origin: Tensor
 
     @staticmethod
     def of(index: Tensor | Places) -> Places:
@@ -42,10 +42,10 @@ class Places:
         known = not index.is_meta and not isinstance(index, FakeTensor)
         if known and index.dtype == torch.long and index.ndim == 1:
             for rows, pieces in _readings(index):
-                found = Places(rows, pieces, None, index.device)
+                found = Places(rows, pieces, None, torch.zeros_like(index[0]))
                 if torch.equal(found.index, index):
                     return found
-        return Places(1, (), index, index.device)
+        return Places(1, (), index, index)
 
     @property
     def size(self) -> int:
@@ -70,10 +70,7 @@ class Places:
         if self.single is not None:
             return self.single
         return self._joined(
-            [
-                torch.arange(start, start + self.rows * length, device=self.device)
-                for start, length, _ in self.pieces
-            ]
+            [self._counted(self.rows * length) + start for start, length, _ in self.pieces]
         )
 
     def parts(self, count: int) -> list[Places]:
@@ -87,7 +84,7 @@ class Places:
                     rows,
                     tuple((s + k * rows * n, n, False) for s, n, _ in self.pieces),
                     None,
-                    self.device,
+                    self.origin,
                 )
                 for k in range(count)
             ]
@@ -106,7 +103,7 @@ class Places:
         if self.single is not None:
             out[self.single] = x
             return
-        columns, left = x.reshape(self.rows, -1, *x.shape[1:]), 0
+        columns, left = x.reshape(self.rows, self.size // self.rows, *x.shape[1:]), 0
         for start, length, transposed in self.pieces:
             own = columns[:, left : left + length]
             whole = out[start : start + self.rows * length]
@@ -124,8 +121,8 @@ class Places:
 
     def to(self, device: torch.device) -> Places:
         """The same on a device."""
-        single = None if self.single is None else self.single.to(device)
-        return Places(self.rows, self.pieces, single, device)
+        origin = self.origin.to(device)
+        return Places(self.rows, self.pieces, None if self.single is None else origin, origin)
 
     def plain(self) -> dict[str, Any]:
         """Ranges as plain values."""
@@ -144,7 +141,14 @@ class Places:
             raise ValueError("its places are not ranges")
         if any(type(t) is not bool for _, _, t in pieces):
             raise ValueError("its places are not ranges")
-        return Places(rows, pieces, None, device)
+        return Places(rows, pieces, None, torch.zeros((), dtype=torch.long, device=device))
+
+    def _counted(self, count: int) -> Tensor:
+        """0 … count − 1, made of what lies on the device."""
+        if self.origin.device.type == "cpu":
+            return torch.arange(count)
+        ones = torch.ones_like(self.origin.expand(count), memory_format=torch.contiguous_format)
+        return ones.cumsum(0) - 1
 
     def _joined(self, pieces: Sequence[Tensor]) -> Tensor:
         """Pieces, each the entries of its range, as the entries of the matrix row by row."""
@@ -155,7 +159,7 @@ class Places:
             else:
                 columns.append(x.reshape(self.rows, length, *x.shape[1:]))
         found = columns[0] if len(columns) == 1 else torch.cat(columns, 1)
-        return found.reshape(-1, *found.shape[2:])
+        return found.reshape(self.size, *found.shape[2:])
 
 
 def _readings(index: Tensor) -> list[tuple[int, tuple[Piece, ...]]]:

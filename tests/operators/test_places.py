@@ -45,7 +45,7 @@ def test_ranges_are_the_index_they_were_found_in(name):
     assert (places.single is None) is found
     assert torch.equal(places.index, index)
     assert (places.size, places.first) == (len(index), int(index[0]))
-    for v in (torch.randn(24), torch.randn(24, 3), torch.randn(3, 24).T):
+    for v in (torch.randn(24), torch.randn(24, 3), torch.randn(3, 24).T, torch.randn(24, 0)):
         assert torch.equal(places.take(v), v[index])
         x, out, wanted = torch.randn(len(index), *v.shape[1:]), torch.zeros_like(v), v * 0
         places.put(out, x)
@@ -113,7 +113,7 @@ def test_a_file_with_a_number_for_every_place_is_read(tmp_path, monkeypatch):
     )
     with monkeypatch.context() as patch:
         patch.setattr(files, "FORMAT", 3)
-        singles = tuple(Places(1, (), own.index, own.device) for own in made.places)
+        singles = tuple(Places(1, (), own.index, own.origin) for own in made.places)
         object.__setattr__(made, "places", singles)
         save(made, tmp_path / "x.safetensors")
     found, _, _ = load_operator(tmp_path / "x.safetensors")

@@ -20,7 +20,7 @@ from curvlang.models.table_rows.token_reader import TOKENS, TYPES, TokenReader, 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Encoded:
+class TokenFields:
     """The rows of a table.
 
     Args:
@@ -64,7 +64,7 @@ class TextClassReader(TokenReader):
             options["label_of"] = label_names(self.model)
         return RawExamples(sides[0], sides[1], options, labels.problem.value)
 
-    def _rows(self, table: TextTable) -> Encoded:
+    def _rows(self, table: TextTable) -> TokenFields:
         typed = False
         with ExitStack() as stack:
             writers: dict[str, FlatRowsWriter] = {}
@@ -79,7 +79,7 @@ class TextClassReader(TokenReader):
         if not bool(lengths.all()):
             raise nothing(table, int((lengths == 0).nonzero()[0]), "no token")
         self.check_longest(table, lengths)
-        return Encoded(fields, typed)
+        return TokenFields(fields, typed)
 
     def _blocks(self, table: TextTable) -> Iterator[dict[str, list[list[int]]]]:
         """Tokens, and kinds of tokens where pairs have them, of some rows at a time."""
