@@ -307,7 +307,9 @@ def _score_plan(said: Evaluation | None, task: Task) -> ScorePlan | None:
 
 def _predicted(chains: Iterable[Chain], task: Task, processes: Processes) -> ScalingReport:
     """The fit of whole chains, and all scores, on a number of processes."""
-    cluster = Cluster(processes.size, processes.link, measured_rates(task.device))
+    cluster = Cluster(
+        processes.size, processes.link, measured_rates(task.device, policy=task.policy)
+    )
     prepared = prepare(list(chains), task, last=True)
     return ScalingReport(predicted_scaling(prepared, task, cluster), processes.assumed)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from curvlang.attribution.layer_forms import block_shape, form_of, layers_for, split, splits
-from curvlang.attribution.score_orders import rotates_back
+from curvlang.attribution.score_orders import formed_gradients, rotates_back
 from curvlang.models.layers import Input, OneHot
 from curvlang.models.partitions.of_operator import candidates
 from curvlang.models.task import Task
@@ -27,6 +27,7 @@ class ScoredBlock:
         right: V over inputs; None for the identity.
         spectrum: S [O, I], or [G, O, I]; None where C⁻¹ has another structure.
         operator: C⁻¹ of the block.
+        operands: What changes of basis take their operands in, where that is less than they come in.
     """
 
     layer: LayerBlock
@@ -34,6 +35,7 @@ class ScoredBlock:
     right: Tensor | None
     spectrum: Tensor | None
     operator: Operator
+    operands: torch.dtype | None = None
 
     @property
     def by_leaves(self) -> bool:
@@ -55,14 +57,29 @@ class ScoredBlock:
         """Inputs [B, T, I] and output gradients [B, T, O] in the basis."""
         if self.layer.count > 1:
             assert isinstance(a, Tensor)
-            a = a if self.right is None else a @ self.right.unsqueeze(1)
-            return a, e if self.left is None else e @ self.left.unsqueeze(1)
+            a = a if self.right is None else self._product(a, self.right.unsqueeze(1))
+            return a, e if self.left is None else self._product(e, self.left.unsqueeze(1))
         if self.right is not None:
-            a = torch.einsum("nti,ik->ntk", a, self.right)
+            if self.operands is None or isinstance(a, OneHot):
+                a = torch.einsum("nti,ik->ntk", a, self.right)
+            else:
+                a = self._product(a, self.right)
         # With one position inputs and output gradients are kept as they are, and indices written out.
         if isinstance(a, OneHot) and self.layer.positions == 1:
             a = a.dense()
-        return a, e if self.left is None else e @ self.left
+        return a, e if self.left is None else self._product(e, self.left)
+
+    def _product(self, x: Tensor, basis: Tensor) -> Tensor:
+        """In the precision of the operands, as wide as before."""
+        if self.operands is None:
+            return x @ basis
+        return (x.to(self.operands) @ basis.to(self.operands)).to(x.dtype)
+
+    def formed(self, a: Input, e: Tensor) -> Tensor:
+        """Gradients of inputs and output gradients in the basis, as wide as these or as the operands."""
+        if self.operands is None or isinstance(a, OneHot):
+            return formed_gradients(a, e)
+        return formed_gradients(a.to(self.operands), e.to(self.operands))
 
     def rotates_back(self, queries: int, examples: int) -> bool:
         """Whether queries leave the basis, by `score_orders.rotates_back`."""
@@ -75,8 +92,10 @@ class ScoredBlock:
         """Gradients [Q, *shape] of the basis as the layer has them, in their place."""
         assert self.left is not None
         assert self.right is not None
+        kind = self.operands or gradients.dtype
+        left, right = self.left.to(kind), self.right.mT.to(kind)
         for g in gradients:
-            g.copy_(self.left @ g @ self.right.mT)
+            g.copy_(left @ g.to(kind) @ right)
         return gradients
 
     def preconditioned(self, gradients: Tensor) -> Tensor:
@@ -94,16 +113,29 @@ def scored_blocks(operator: Operator, task: Task) -> tuple[ScoredBlock, ...] | N
         parts = None if layers is None else split(operator, layers)
         if layers is not None and parts is not None:
             pairs = zip(layers, parts, strict=True)
-            return tuple(_scored(layer, part, task.precision) for layer, part in pairs)
+            return tuple(_scored(layer, part, task) for layer, part in pairs)
     return None
 
 
-def _scored(layer: LayerBlock, part: Operator, dtype: torch.dtype) -> ScoredBlock:
+def _scored(layer: LayerBlock, part: Operator, task: Task) -> ScoredBlock:
     found = form_of(part, block_shape(layer))
     if found is None or not _fits(layer, found.left, found.right):
         return ScoredBlock(layer, None, None, None, part)
-    found = found.to(dtype)
-    return ScoredBlock(layer, found.left, found.right, found.spectrum, part)
+    found = found.to(task.precision)
+    return ScoredBlock(layer, found.left, found.right, found.spectrum, part, basis_operands(task))
+
+
+def scored_in(task: Task) -> torch.dtype:
+    """What a task says of the products of queries with training examples, or what both come in."""
+    return task.precision if task.policy is None else task.policy.scored
+
+
+def basis_operands(task: Task) -> torch.dtype | None:
+    """In what changes of basis are computed: narrow where passes and products both are."""
+    policy = task.policy
+    if policy is None or policy.operands != policy.scored:
+        return None
+    return policy.operands
 
 
 def _fits(layer: LayerBlock, left: Tensor | None, right: Tensor | None) -> bool:

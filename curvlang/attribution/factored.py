@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvlang.attribution.blocks import ScoredBlock, largest_gradient, whole_blocks
+from curvlang.attribution.blocks import ScoredBlock, largest_gradient, scored_in, whole_blocks
 from curvlang.attribution.passes import BatchLoad, batch_size, leaf_batches, scored_load
 from curvlang.attribution.score_orders import (
     DenseQueries,
@@ -125,8 +125,11 @@ class QueryGradients:
             self._leaves[basis].append((own, a[:, 0], e[:, 0]))
         elif self.weights is not None:
             flat = self._held[basis].flatten(1)
-            flat.addmm_(self.weights[:, own].to(flat.dtype), formed_gradients(a, e).flatten(1))
-        elif x.layer.count > 1 or isinstance(a, OneHot) or isinstance(own, Tensor):
+            found = x.formed(a, e).flatten(1).to(flat.dtype)
+            flat.addmm_(self.weights[:, own].to(flat.dtype), found)
+        elif x.operands is not None or isinstance(own, Tensor):
+            self._held[basis][own] = x.formed(a, e).to(self._held[basis].dtype)
+        elif x.layer.count > 1 or isinstance(a, OneHot):
             self._held[basis][own] = formed_gradients(a, e)
         else:
             torch.bmm(e.mT, a, out=self._held[basis][own])
@@ -314,11 +317,6 @@ class _Rotations:
         if key not in self._known:
             self._known[key] = x.seen(*self.plain, in_basis)
         return self._known[key]
-
-
-def scored_in(task: Task) -> torch.dtype:
-    """What a task says of the products of queries with training examples, or what both come in."""
-    return task.precision if task.policy is None else task.policy.scored
 
 
 def _digits(dtype: torch.dtype) -> int:

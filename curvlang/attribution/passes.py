@@ -24,8 +24,8 @@ HELD = 2**27
 """Bytes that the largest intermediate result of a batch may take."""
 MOST = 1024
 """Examples that go through the model at once."""
-BESIDE, BESIDE_MOST = 2, 2**30
-"""Where what every batch meets takes more, a batch may take half as much, and at most so many bytes: it is read
+BESIDE_MOST = 2**30
+"""Where what every batch meets takes more, a batch may take as much, and at most so many bytes: it is read
 again for each."""
 
 
@@ -113,7 +113,7 @@ def batch_size(
     size = torch.empty((), dtype=task.precision).element_size()
     held = sum(b.leaf_elements for b in layers)
     each = max(share * max(size * held, model_bytes(task, layers)), size * load.formed)
-    usual = max(HELD, min(load.beside // BESIDE, BESIDE_MOST))
+    usual = max(HELD, min(load.beside, BESIDE_MOST))
     return max(1, min(MOST, int(allowance(usual, BATCH_SHARE) // each)))
 
 

@@ -93,7 +93,7 @@ def benchmark(
         seed: Of sampled labels.
     """
     task = without_ignored([c for _, c in weighted_chains(curvature)], task)
-    rates = measured_rates(task.device)
+    rates = measured_rates(task.device, policy=task.policy)
     run = _Run(curvature, inverse, solver, seed)
     beyond = _beyond(run, _small(task), rates)
     prepared = prepare(run.chains, task, last=True)

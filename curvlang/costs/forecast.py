@@ -25,7 +25,7 @@ def seconds_of_fit(prepared: Preparation, task: Task) -> dict[str, float]:
     """
     if operations(prepared) < WORTH.get(task.device.type, WORTH["cuda"]):
         return {}
-    found = predicted_fit(prepared, task, measured_rates(task.device, HELD))
+    found = predicted_fit(prepared, task, measured_rates(task.device, HELD, task.policy))
     _, size = place()
     return {p.name: p.seconds / size for p in found if p.seconds is not None}
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from curvlang.attribution.blocks import ScoredBlock
+from curvlang.attribution.blocks import ScoredBlock, basis_operands, scored_in
 from curvlang.attribution.passes import batch_size, scored_load
 from curvlang.attribution.score_orders import rank_of, rotates_back
 from curvlang.attribution.streams.cut import score_cut
@@ -98,6 +98,7 @@ def _pass(prepared: Preparation, task: Task, number: int, rates: Rates | None) -
     """The model once for every set of leaves, and the generated code of every block."""
     active = [p for p in prepared.plans if p.passes >= number and p.adds(number)]
     cost, seconds = Cost(), 0.0
+    narrow = None if task.policy is None else task.policy.operands
     for by, fisher in dict.fromkeys(p.reads for p in active if number == 1 or not p.kept):
         blocks = prepared.blocks[by]
         one = leaves_flops(task.model, task.loss, *task.train, blocks, fisher)
@@ -116,7 +117,8 @@ def _pass(prepared: Preparation, task: Task, number: int, rates: Rates | None) -
                 returned = block.count * sum(known.get(name, 0) for name in function.returned)
                 sums = rates.copy(returned * (p.itemsize + 24)) if returned else 0.0
                 dtype = torch.float32 if p.itemsize == 4 else torch.float64
-                code = _code_seconds(function, known, dtype, rates, block.count)
+                kind = _Kind(dtype, narrow)
+                code = _code_seconds(function, known, kind, rates, block.count)
                 seconds += share * (code + sums)
     batches = max((p.batches for p in active), default=1)
     return StagePrediction(f"pass {number}", cost, seconds if rates is not None else None, batches)
@@ -159,7 +161,7 @@ def _of_codes(name: str, codes: Sequence[_Code], rates: Rates | None) -> StagePr
 def _exact_seconds(code: _Code, rates: Rates) -> float:
     p, block, function = code
     known = known_elements(p, block)
-    return _code_seconds(function, known, torch.float64, rates, block.count)
+    return _code_seconds(function, known, _Kind(torch.float64), rates, block.count)
 
 
 def decomposition_seconds(
@@ -172,10 +174,29 @@ def decomposition_seconds(
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """The precision of code.
+
+    Args:
+        dtype: Of its tensors.
+        operands: What its products take their operands in, where that is less.
+    """
+
+    dtype: torch.dtype
+    operands: torch.dtype | None = None
+
+    def product(self, rates: Rates, flops: float, side: int, moved: float) -> float:
+        """Seconds of a product, and of its operands' conversion; `moved` what reading and writing takes."""
+        if self.operands is None:
+            return max(rates.product(flops, self.dtype, side), moved)
+        return rates.product(flops, self.operands, side) + moved
+
+
 def _code_seconds(
     function: Function,
     known: Mapping[str, int],
-    dtype: torch.dtype,
+    kind: _Kind,
     rates: Rates,
     count: int = 1,
 ) -> float:
@@ -184,11 +205,11 @@ def _code_seconds(
     Args:
         function: The code.
         known: Elements of what it reads.
-        dtype: Its precision.
+        kind: Its precision.
         rates: The machine's.
         count: Blocks of one shape that it runs for at once.
     """
-    itemsize = torch.empty((), dtype=dtype).element_size()
+    itemsize = kind.dtype.itemsize
     seconds = 0.0
     for line, elements in line_elements(function, known):
         moved = rates.make(count * elements * itemsize)
@@ -196,7 +217,7 @@ def _code_seconds(
         if line.flops and isinstance(line.operation, Call):
             seconds += count * rates.decomposition(line.flops)
         elif line.side:
-            seconds += max(rates.product(count * line.flops, dtype, line.side), moved)
+            seconds += kind.product(rates, count * line.flops, line.side, moved)
         else:
             seconds += moved
     return seconds
@@ -316,34 +337,51 @@ def predicted_scores(
     N, Q = task.N, task.Q
     size = torch.empty((), dtype=task.precision).element_size()
     one = leaves_flops(task.model, task.loss, *task.train, blocks, ProgramFisher(kind="empirical"))
+    turned: list[_Product] = []
     products: list[_Product] = []
     most = batch_size(task, blocks, scored_load(task, blocks, Q))
     batch = min(score_cut(N, most, Q).size, most)
     bases = rotated or [False] * len(blocks)
     for layer, basis, rank in zip(blocks, bases, ranks or [None] * len(blocks), strict=True):
+        turned += _basis_products(layer, basis, N, Q)
         products += _block_products(layer, basis, N, Q, rank)
     if rotated is None:
         P = task.P
         products += [(2.0 * Q * P**2, P**2, Q), (0.0, 4.0 * Q * P, P)]
     cost = Cost(
-        round(one * (N + Q) + sum(f for f, _, _ in products)),
-        round(size * sum(m for _, m, _ in products)),
+        round(one * (N + Q) + sum(f for f, _, _ in turned + products)),
+        round(size * sum(m for _, m, _ in turned + products)),
     )
     if rates is None:
         return StagePrediction("scores", cost, None)
     batches = -(-N // batch)
     seconds = model_seconds(task, blocks, ProgramFisher(kind="empirical"), batch, N + Q)
-    for flops, moved, side in products:
-        exact = rates.product(flops / batches, task.precision, side)
-        call = max(exact, rates.make(moved * size / batches))
-        seconds += batches * (call + rates.call)
+    for some, operands in ((turned, basis_operands(task)), (products, scored_in(task))):
+        kind = _Kind(task.precision, operands if operands != task.precision else None)
+        for flops, moved, side in some:
+            call = kind.product(rates, flops / batches, side, rates.make(moved * size / batches))
+            seconds += batches * (call + rates.call)
     return StagePrediction("scores", cost, seconds, batches)
+
+
+def _basis_products(layer: LayerBlock, rotated: bool, N: int, Q: int) -> Iterator[_Product]:
+    """Changes of basis of a block over all examples; of blocks of one shape, of all together."""
+    if not rotated:
+        return
+    G, T, O, I = layer.count, layer.positions, layer.d_out, layer.d_in
+    T = T if G == 1 else max(2, T)
+    back = rotates_back(Q, N, T, O, I)
+    seen = G * (Q if back else N + Q)
+    yield 2.0 * seen * T * O * O, 2.0 * seen * T * O, O
+    yield 2.0 * seen * T * I * I, 2.0 * seen * T * I, I
+    if back:
+        yield 2.0 * G * Q * O * I * (O + I), 2.0 * G * Q * O * I, min(O, I)
 
 
 def _block_products(
     layer: LayerBlock, rotated: bool, N: int, Q: int, rank: int | None
 ) -> Iterator[_Product]:
-    """Every product of a block over all examples; of blocks of one shape, of all together."""
+    """Products of a block's queries with all examples; of blocks of one shape, of all together."""
     G = layer.count
     if G > 1:
         one = replace(layer, count=1, positions=max(2, layer.positions))
@@ -351,13 +389,6 @@ def _block_products(
             yield G * flops, G * moved, side
         return
     T, O, I = layer.positions, layer.d_out, layer.d_in
-    back = rotated and rotates_back(Q, N, T, O, I)
-    if rotated:
-        seen = Q if back else N + Q
-        yield 2.0 * seen * T * O * O, 2.0 * seen * T * O, O
-        yield 2.0 * seen * T * I * I, 2.0 * seen * T * I, I
-    if back:
-        yield 2.0 * Q * O * I * (O + I), 2.0 * Q * O * I, min(O, I)
     if T > 1 and not rotated and isinstance(layer.kind, Embedding) and T < I:
         # Queries are read at the places that inputs name.
         yield 2.0 * N * Q * T * O, 1.0 * N * Q * T * O + Q * O * I, 1

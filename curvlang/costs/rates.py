@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from curvlang.models.execution.precision import Precision
 from curvlang.runtime.limits.freed import return_freed
 
 PRODUCTS = (4, 32, 128, 512, 1024)
@@ -94,14 +95,18 @@ def interpolated(points: Points, work: float) -> float:
     return points[-1][1] * work / points[-1][0]
 
 
-def measured_rates(device: torch.device, held: int | None = None) -> Rates:
+def measured_rates(
+    device: torch.device, held: int | None = None, policy: Precision | None = None
+) -> Rates:
     """Measure the machine: about a second.
 
     Args:
         device: Where.
         held: Bytes that the measurement may take; larger sizes are then left out.
+        policy: What is computed in: products in half precision are measured where it asks for them.
     """
-    kinds = (torch.float32, torch.float64)
+    narrow = () if policy is None else (policy.operands, policy.scored)
+    kinds = tuple(dict.fromkeys([torch.float32, torch.float64, *(x for x in narrow if x)]))
     most = math.inf if held is None else held
     rows = [n for n in PRODUCTS if 3 * 8 * n * n <= most]
     decomposed = [n for n in DECOMPOSED if 4 * 8 * n * n <= most]

@@ -11,7 +11,7 @@ from curvlang.attribution.gradients import batch_size as gradient_batch
 from curvlang.attribution.passes import BatchLoad, batch_size, model_bytes, scored_load
 from curvlang.attribution.score_orders import at_once, one_number, rank_of
 from curvlang.attribution.streams.cut import score_cut
-from curvlang.attribution.streams.fitting import numbers_of, queries_at_once, query_bytes
+from curvlang.attribution.streams.fitting import queries_at_once, query_bytes
 from curvlang.attribution.streams.score_stream import ScoreStream
 from curvlang.models.task import Task
 from curvlang.operators import CholeskyInverse, Operator, held_bytes
@@ -53,7 +53,7 @@ def scores_phase(
         given: Its blocks; None where it has none.
         task: Queries and training examples.
     """
-    own = torch.empty((), dtype=task.precision).element_size()
+    own = task.precision.itemsize
     held = {"operators": held_bytes(operator, inverse)}
     if given is not None:
         rows = min(task.Q, queries_at_once(task, query_bytes(task, given)))
@@ -88,9 +88,9 @@ def streamed_phase(operator: Operator, stream: ScoreStream) -> Phase:
         queries = _EXACT * rows * task.P
         return Phase("scores", {**held, "queries": queries, "gradients": gradients, **scores})
     given = stream.given
-    numbers = task.P if given is None else numbers_of(given)
+    each = task.P * own if given is None else query_bytes(task, given)
     rest = _batch(given or whole_blocks(inverse, task), task, rows)
-    return Phase("scores", {**held, "queries": own * rows * numbers, **rest, **scores})
+    return Phase("scores", {**held, "queries": rows * each, **rest, **scores})
 
 
 def _batch(given: Sequence[ScoredBlock], task: Task, rows: int) -> dict[str, int]:

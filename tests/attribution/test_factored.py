@@ -74,6 +74,27 @@ def test_products_in_bfloat16_state_their_error(name):
     assert gap == pytest.approx(stated, rel=0.6)
 
 
+@pytest.mark.parametrize("name", ["language", "convolutions"])
+def test_queries_change_their_basis_in_the_precision_of_passes_and_products(name):
+    """Rounded once more, by no more than products are; wide where the products are to be."""
+    t = tasks()[name].to(dtype=torch.float32)
+    op = cv.fit("kfac_lm" if name == "language" else "kfac", t)
+    wanted = cv.influence(op, t, damping=DAMPING)
+    inverse = op.inverse(DAMPING).operator
+    for precision, operands in (
+        ("bfloat16", torch.bfloat16),
+        ("passes=bfloat16,products=float32", None),
+        ("passes=float32,products=bfloat16", None),
+    ):
+        given = scored_blocks(inverse, t.to(precision=precision))
+        assert given is not None
+        assert {x.operands for x in given if x.left is not None} == {operands}
+    with pytest.warns(ReducedPrecision):
+        found = cv.influence(op, t, damping=DAMPING, precision="bfloat16")
+    gap = float((found - wanted).abs().max() / wanted.abs().max())
+    assert 0 < gap < 0.05
+
+
 def test_products_need_blocks():
     t = tasks()["one position"]
     with pytest.raises(cv.SpecError, match="E0594"):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
-from curvlang.attribution.blocks import ScoredBlock
+from curvlang.attribution.blocks import ScoredBlock, scored_in
 from curvlang.attribution.passes import MOST
 from curvlang.models.task import Task
 from curvlang.runtime.limits.memory import available
 
-QUERIES_SHARE = 4
-"""Preconditioned queries may take a quarter of the free memory; others wait for their turn."""
+QUERIES_SHARE = 2
+"""Preconditioned queries may take half of the free memory; others wait for their turn, and all training
+examples are read again. Batches take a quarter."""
 CHUNK_SHARE = 8
 """Scores of a chunk may take an eighth of it: two or three copies of them are held at times."""
 _EXACT = 8
@@ -34,7 +33,10 @@ def query_bytes(task: Task, given: Sequence[ScoredBlock] | None, rows: int = 2) 
     """
     if given is None:
         return _EXACT * rows * task.P
-    return torch.empty((), dtype=task.precision).element_size() * numbers_of(given)
+    own, products = task.precision.itemsize, scored_in(task).itemsize
+    # Gradients have a copy for products in a narrower precision.
+    copies = sum(x.layer.size for x in given if not x.by_leaves) if products < own else 0
+    return own * numbers_of(given) + products * copies
 
 
 def score_bytes(task: Task, numbers: int = 1) -> int:

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from curvlang.attribution.blocks import scored_blocks
+from curvlang.attribution.blocks import scored_blocks, scored_in
 from curvlang.attribution.factored import (
     Preconditioner,
     TrainingProducts,
     block_queries,
-    scored_in,
     whole_queries,
 )
 from curvlang.attribution.gradients import (
@@ -120,9 +119,13 @@ class ScoreStream(StreamInTurns):
         )
         if request.compress is not None:
             queries = compressed_queries(some, self.given, queries, request.compress)
-        warn_of_products(some, self.given, queries, request.products or scored_in(some))
+        kind = request.products or scored_in(some)
+        warn_of_products(some, self.given, queries, kind)
+        for name in queries:
+            # One by one, so that queries in both precisions never stand side by side.
+            queries[name] = queries[name].ready(kind)
         asked = [Preconditioner(self.given, queries)]
-        found = TrainingProducts(some, asked, request.products, apart=request.per_layer)
+        found = TrainingProducts(some, asked, kind, apart=request.per_layer)
         return lambda within: found.over(within)[0]
 
     def _by_gradients(self) -> dict[str, tuple[Operator, Tensor | slice]]:

@@ -29,11 +29,12 @@ def bfloat16(sizes: Sizes) -> Turn:
 
 def _ours(sizes: Sizes, precision: str | None) -> Turn:
     made = task(sizes)
-    memory = sizes.get("memory")
+    if precision is not None:
+        made = made.to(precision=precision)
 
     def turn(watch: Watch) -> Results:
         # The peers have no progress to show.
-        how = {"precision": precision, "memory": memory, "progress": False}
+        how = {"memory": sizes.get("memory"), "progress": False}
         op = cv.fit("ekfac_empirical", made, **how)
         watch("fit")
         with warnings.catch_warnings():
