@@ -80,7 +80,17 @@ def held_out(parts: Tensor) -> Tensor:
     Args:
         parts: `[settings, …, F, G]`.
     """
-    return parts.gather(0, choose(parts)[None])[0].sum((-2, -1))
+    return at(parts, choose(parts))
+
+
+def at(parts: Tensor, settings: Tensor) -> Tensor:
+    """The score `[…]` with a setting for every fold.
+
+    Args:
+        parts: `[settings, …, F, G]`.
+        settings: `[…, F, G]`, as `choose` gives them.
+    """
+    return parts.gather(0, settings[None])[0].sum((-2, -1))
 
 
 def held_out_sample(sample: Tensor, folds: Folds) -> tuple[Tensor, Tensor]:

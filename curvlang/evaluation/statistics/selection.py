@@ -19,7 +19,14 @@ from curvlang.evaluation.statistics.comparison import (
     drawn_models,
     widening,
 )
-from curvlang.evaluation.statistics.folds import Folds, FoldScores, held_out, held_out_sample
+from curvlang.evaluation.statistics.folds import (
+    Folds,
+    FoldScores,
+    at,
+    choose,
+    held_out,
+    held_out_sample,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +58,12 @@ def select(name: str, parts: FoldScores, folds: Folds) -> Selection:
 
 
 def _between(parts: Tensor, mean: Tensor) -> Tensor:
-    """What drawing models adds to every resample, as `comparison.between_models`, chosen again for each."""
+    """What drawing models adds to every resample, as `comparison.between_models`, chosen again for each.
+
+    What few models lack in spread is given back at the settings of all models together. What changes
+    because drawn models choose otherwise is noise of the choice: widened too, it made intervals of three
+    models too long (coverage 1.000 by simulation).
+    """
     count, resamples = parts.shape[0], parts.shape[2]
     if count == 1:
         return torch.zeros_like(mean)
@@ -59,4 +71,5 @@ def _between(parts: Tensor, mean: Tensor) -> Tensor:
     drawn = torch.zeros(parts.shape[1:], dtype=torch.float64)
     for own, share in zip(parts, weight, strict=True):
         drawn += own.double() * share
-    return widening(count) * (held_out(drawn) - mean)
+    kept = at(drawn, choose(parts.double().mean(0)))
+    return widening(count) * (kept - mean) + held_out(drawn) - kept

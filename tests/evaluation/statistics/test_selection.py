@@ -13,6 +13,8 @@ from curvlang.evaluation.statistics.comparison import (
     all_pairs,
     between_models,
     detectable,
+    drawn_models,
+    widening,
 )
 from curvlang.evaluation.statistics.folds import (
     FoldScores,
@@ -123,6 +125,27 @@ def test_one_setting_is_the_score_as_it_is():
     assert torch.allclose(found.score.between, between_models(whole), atol=EXACT)
     assert found.shares() == [(0, 1.0)]
     assert found.score.estimate == pytest.approx(float(models.sample.sum(2).mean()), abs=SINGLE)
+
+
+def test_what_drawn_models_choose_otherwise_is_not_widened():
+    """Against a loop over resamples; widened, equal settings gave three models' intervals a coverage of 1.000."""
+    models, settings, resamples = 3, 6, 40
+    both, subsets = (
+        normal(models, settings, resamples, 5, 4),
+        normal(models, settings, resamples, 5, 4, seed=1),
+    )
+    folds = draw_folds(25, 8, 0)
+    found = select(
+        "x", FoldScores(both, subsets, normal(models, settings, 5, 8, seed=2)), folds
+    ).score
+    drawn, expected = drawn_models(models, resamples).double(), []
+    for b in range(resamples):
+        parts = both[:, :, b].double()
+        own = (drawn[:, b].reshape(-1, 1, 1, 1) * parts).sum(0)
+        mean = parts.mean(0)
+        kept = own.gather(0, choose(mean)[None]).sum()
+        expected.append(widening(models) * (kept - held_out(mean)) + held_out(own) - kept)
+    assert torch.allclose(found.between, torch.stack(expected), atol=EXACT)
 
 
 def test_a_setting_that_is_better_everywhere_is_chosen_everywhere():
