@@ -9,10 +9,13 @@ from curvlang.attribution.blocks import scored_blocks
 from curvlang.attribution.scorer import scored_by
 from curvlang.compiler.derive.program import Partition
 from curvlang.compiler.planning.cost import Cost
+from curvlang.compiler.planning.plan import Limits
+from curvlang.compiler.planning.planner import DEFAULT
 from curvlang.costs.predicted import (
     StagePrediction,
     inverted_matrices,
     predicted_fit,
+    predicted_in_passes,
     predicted_inverse,
     predicted_scores,
     rotations,
@@ -26,7 +29,9 @@ from curvlang.models.task import Task
 from curvlang.operators import Operator
 from curvlang.runtime.combine import fit_curvature, fit_solver
 from curvlang.runtime.fitted import FittedOperator
+from curvlang.runtime.inverse import unstructured
 from curvlang.runtime.others import without_ignored
+from curvlang.runtime.passes.entries import UNFORMED, in_passes
 from curvlang.runtime.prepare import Preparation, prepare
 
 WARM = 4
@@ -96,10 +101,12 @@ def benchmark(
     rates = measured_rates(task.device, policy=task.policy)
     run = _Run(curvature, inverse, solver, seed)
     beyond = _beyond(run, _small(task), rates)
-    prepared = prepare(run.chains, task, last=True)
+    prepared = prepare(run.chains, task, last=True, limits=run.limits)
     watch = Watch(task.device)
     operators = run(task, watch)
-    predicted = _predicted(prepared, task, operators, rates)
+    predicted = _predicted(prepared, task, operators, rates, solved=run.solves(operators[0]))
+    if inverse is not None and inverse.inverse.entries is not None:
+        predicted["scores"] = predicted_in_passes(inverse.inverse.entries, prepared, task, rates)
     fitted, inverted = operators
     phases = (
         *prepared.phases,
@@ -115,14 +122,21 @@ def benchmark(
 
 
 def _predicted(
-    prepared: Preparation, task: Task, operators: tuple[Operator, Operator], rates: Rates
+    prepared: Preparation,
+    task: Task,
+    operators: tuple[Operator, Operator],
+    rates: Rates,
+    *,
+    solved: bool,
 ) -> dict[str, StagePrediction]:
-    """Every stage that has a prediction; `operators` are the curvature and its inverse."""
+    """Every stage that has a prediction; `operators` are the curvature and its inverse, `solved` by products."""
     fitted, inverted = operators
     found = {p.name: p for p in predicted_fit(prepared, task, rates)}
+    if solved:
+        # How many products a solver asks for is known when it has asked for them.
+        return found
     found["inverse"] = predicted_inverse(fitted, inverted, rates)
     if not inverted.spectrum_known:
-        # How many products a solver asks for is known when it has asked for them.
         return found
     given = scored_blocks(inverted, task)
     layers = prepared.blocks[Partition.LAYER] if given is None else [x.layer for x in given]
@@ -144,7 +158,8 @@ def _beyond(run: _Run, task: Task, rates: Rates) -> dict[str, float]:
         return {}
     watch = Watch(task.device)
     operators = run(task, watch)
-    predicted = _predicted(prepare(run.chains, task, last=True), task, operators, rates)
+    prepared = prepare(run.chains, task, last=True, limits=run.limits)
+    predicted = _predicted(prepared, task, operators, rates, solved=run.solves(operators[0]))
     return {
         name: max(0.0, watch.seconds[name] - (told.seconds or 0.0))
         for name, told in predicted.items()
@@ -176,9 +191,25 @@ class _Run:
         """The chains that are fitted."""
         return [chain for _, chain in weighted_chains(self.curvature)]
 
+    def solves(self, fitted: Operator) -> bool:
+        """Whether a solver stands in for the inverse of a curvature."""
+        return self.solver is not None and unstructured(fitted)
+
+    @property
+    def limits(self) -> Limits:
+        """Of the plan, as a fit has them: blocks whose entries the inverse does not read are not formed."""
+        rule = self.inverse
+        found = rule is not None and in_passes(rule.inverse, self.curvature)
+        return UNFORMED if found else DEFAULT
+
     def __call__(self, task: Task, ended: Callable[[str], None]) -> tuple[Operator, Operator]:
         stage = fit_curvature(
-            self.curvature, task, seed=self.seed, last=True, progress=_Stages(ended)
+            self.curvature,
+            task,
+            seed=self.seed,
+            last=True,
+            progress=_Stages(ended),
+            limits=self.limits,
         )[-1]
         solver = fit_solver(self.solver, task, seed=self.seed)
         if solver is not None:

@@ -30,6 +30,7 @@ from curvlang.compiler.planning.cost import (
 from curvlang.compiler.planning.plan import BlockPlan, Plan
 from curvlang.costs.rates import Rates, fastest
 from curvlang.ir.functions import FUNCTIONS
+from curvlang.language.chain import Entries, Gram
 from curvlang.models.derivatives.flops import hessian_flops, leaves_flops
 from curvlang.models.derivatives.layer_columns import gram_flops
 from curvlang.models.derivatives.product_methods import hessian_way
@@ -45,6 +46,7 @@ from curvlang.operators import (
     Dense,
     EigenBasis,
     Kronecker,
+    MatrixFree,
     Operator,
     Scaled,
     Stacked,
@@ -285,6 +287,9 @@ def inverted_matrices(operator: Operator, inverse: Operator) -> Iterator[tuple[i
             each = tuple(inverted_matrices(operator.first_unit(), inverse.first_unit()))
             for _ in range(operator.groups):
                 yield from each
+        case _, MatrixFree():
+            # Applied by products: nothing is found before they are asked for.
+            return
         case _, CholeskyInverse(root=root):
             yield len(root), False
         case Scaled(operator=inner), _:
@@ -295,6 +300,30 @@ def inverted_matrices(operator: Operator, inverse: Operator) -> Iterator[tuple[i
             yield len(matrix), True
         case _:
             return
+
+
+def predicted_in_passes(
+    entries: Entries, prepared: Preparation, task: Task, rates: Rates
+) -> StagePrediction:
+    """Scores under an inverse by its entries: it is applied to the queries' gradients in passes.
+
+    Args:
+        entries: The inverse as sums of products.
+        prepared: The fit, whose layers say what scores cost.
+        task: Queries and training examples.
+        rates: The machine's.
+    """
+    layers = prepared.blocks[Partition.LAYER]
+    passes = max(sum(isinstance(x, Gram) for x in chain.nodes) for chain in entries.chains)
+    grams = sum(isinstance(x, Gram) for chain in entries.chains for x in chain.nodes)
+    # A pass forms every example's gradient, and reads it for the queries once on each side; with its
+    # conversion, its weight and the places of its block each number of it is moved ten times.
+    flops = grams * 4 * task.Q * task.N * task.P
+    moved = passes * 10 * 8 * task.N * task.P
+    scores = predicted_scores(None, task, layers, rates)
+    cost = Cost(flops, moved) + scores.cost
+    seconds = rates.product(float(flops), torch.float64) + moved / rates.peak_bytes
+    return StagePrediction("scores", cost, seconds + (scores.seconds or 0.0))
 
 
 def rotations(given: Sequence[ScoredBlock] | None) -> tuple[bool, ...] | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -99,6 +99,28 @@ class MatrixFree(Operator):
 
     def describe(self) -> str:
         return self.text or f"MatrixFree {self.length}×{self.length}"
+
+
+def of_one_precision(parts: Sequence[Operator]) -> tuple[Operator, ...]:
+    """Parts known by their products alone in the precision of the parts that are formed beside them.
+
+    Products are computed in the precision that they have; vectors are converted on the way in and out.
+    """
+    formed = {x.dtype for x in parts if not isinstance(x, MatrixFree)}
+    if len(formed) != 1:
+        return tuple(parts)
+    (wanted,) = formed
+    return tuple(_converted(x, wanted) if isinstance(x, MatrixFree) else x for x in parts)
+
+
+def _converted(part: MatrixFree, dtype: torch.dtype) -> MatrixFree:
+    if part.kind == dtype:
+        return part
+
+    def product(v: Tensor) -> Tensor:
+        return part.product(v.to(part.kind)).to(v.dtype)
+
+    return replace(part, product=product, kind=dtype)
 
 
 def estimate_trace(

@@ -21,6 +21,7 @@ from curvlang.language.chain import Chain
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.operators import BlockDiagonal, ExampleMean, Operator, described
+from curvlang.operators.matrix_free import of_one_precision
 from curvlang.runtime.assemble import operators
 from curvlang.runtime.execute import Execution
 from curvlang.runtime.guard import check_magnitude, check_parts
@@ -365,7 +366,7 @@ def _direct_sum(
     """All blocks in the order of the parameters."""
     names = tuple(name for b in shown for name in b.names)
     places = [p for b in shown for p in b.where.parts(len(built[b.name]) if b.count > 1 else 1)]
-    parts = tuple(x for b in shown for x in built[b.name])
+    parts = of_one_precision([x for b in shown for x in built[b.name]])
     return BlockDiagonal(names, parts, tuple(p.to(parts[0].device) for p in places))
 
 

@@ -9,7 +9,7 @@ import curvlang as cv
 from curvlang.compiler.planning.plan import Limits
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.facade import chains_of, chosen
-from curvlang.language import load
+from curvlang.language import curvature_named, load, loads
 from curvlang.runtime import fit
 from tests.oracles import dense
 from tests.small import network, task
@@ -92,3 +92,22 @@ def test_an_indefinite_hessian_is_refused_and_not_solved():
     op = stages_of("hessian", t, dense=10)[0].operator
     with pytest.raises(SpecError, match="negative curvature"):
         _ = op.inverse(0.05) @ vectors[:, 0]
+
+
+@pytest.mark.parametrize("name", ["block_ggn", "block_hessian", "empirical_fisher"])
+def test_blocks_that_are_formed_stand_beside_blocks_that_are_multiplied(name):
+    """In float32 entries are sums in float64, products are not: both are one operator."""
+    chain = curvature_named(name)
+    single = task(network([3, 14, 3]), "cross_entropy", n=12).to(dtype=torch.float32)
+    if name == "empirical_fisher":
+        chain = loads(
+            "curvature x = hessian |> drop_residual(fisher = empirical) |> block_diagonal(by = layer)"
+        ).curvatures["x"]
+    between = 50**2  # One block has 56 rows, the other 45.
+    ((*_, stage),) = fit.fit_chains([chain], single, last=True, limits=Limits(dense=between))
+    ((*_, whole),) = fit.fit_chains([chain], single, last=True)
+    assert [x.spectrum_known for x in stage.operator.parts] == [False, True]
+    v = torch.randn(single.P, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for x in (v, v[:, :1]):
+        wanted = whole.operator.apply(x)
+        assert (stage.operator.apply(x) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
