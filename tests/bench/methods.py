@@ -74,7 +74,8 @@ def lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield "| curvature | operations | seconds predicted | measured | ratio | memory predicted | measured |"
     yield "|---|--:|--:|--:|--:|--:|--:|"
     for x in rows:
-        if "refused" in x:
+        # Of a solver's products no stage is predicted.
+        if "refused" in x or not x["predicted_seconds"]:
             continue
         told, took = x["predicted_seconds"], x["measured_seconds"]
         yield (
