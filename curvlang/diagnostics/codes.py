@@ -192,6 +192,7 @@ class Code(StrEnum):
     E0557 = "E0557", "fields of examples that are dicts", "models"
     E0558 = "E0558", "labels that are ambiguous", "models"
     E0563 = "E0563", "an argument of another type", "diagnostics"
+    E0567 = "E0567", "an argument that there is not", "diagnostics"
     E0564 = "E0564", "an encoder-decoder without inputs of its decoder", "models"
     E0580 = "E0580", "a loss that is not a number", "models"
     E0581 = "E0581", "a loss without a gradient", "models"

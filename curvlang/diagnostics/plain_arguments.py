@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_args, is_typeddict
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
+from curvlang.diagnostics.suggestion import suggestion
 from curvlang.diagnostics.values import another_type, real_number
 
 Given = ParamSpec("Given")
@@ -168,6 +170,48 @@ def argument(name: str, value: Any) -> Any:
     return ARGUMENTS[name](name, value)
 
 
+def check_keywords(function: Callable[..., Any], given: Iterable[str]) -> None:
+    """Refuse arguments by names that a function does not have.
+
+    Raises:
+        SpecError: E0567.
+    """
+    names = _keywords(function)
+    for name in given:
+        if names is not None and name not in names:
+            called = function.__qualname__.removesuffix(".__init__")
+            moved = _ELSEWHERE.get(name) if "task" in names else None
+            help_ = (moved,) if moved else suggestion(name, names)
+            raise refusal(Code.E0567, f"`{called}` has no argument `{name}`", *help_)
+
+
+def _keywords(function: Callable[..., Any]) -> tuple[str, ...] | None:
+    """The arguments that may be given by name, those of `**words: Unpack[…]` among them; None for any."""
+    whole = inspect.unwrap(function)
+    names: list[str] = []
+    for one in inspect.signature(whole).parameters.values():
+        if one.kind is not one.VAR_KEYWORD:
+            names.append(one.name)
+            continue
+        said = eval(one.annotation, vars(sys.modules[whole.__module__]))
+        words = [x for x in get_args(said) if is_typeddict(x)]
+        if not words:
+            return None
+        names += words[0].__annotations__
+    return tuple(name for name in names if name != "self")
+
+
+_ELSEWHERE: Mapping[str, str] = {
+    name: f"a task has its {word}: `task.to({name}={example})`"
+    for name, word, example in (
+        ("device", "device", '"cuda"'),
+        ("dtype", "precision", "torch.float32"),
+        ("precision", "precision", '"float32"'),
+    )
+}
+"""Arguments that belong to a task, where a function takes one and not these."""
+
+
 def validated(function: Callable[Given, Made]) -> Callable[Given, Made]:
     """The function, begun only after each argument that has a rule has passed it."""
     signature = inspect.signature(function)
@@ -175,6 +219,8 @@ def validated(function: Callable[Given, Made]) -> Callable[Given, Made]:
 
     @wraps(function)
     def run(*args: Given.args, **kwargs: Given.kwargs) -> Made:
+        if kwargs.keys() - signature.parameters.keys():
+            check_keywords(function, kwargs)
         bound = signature.bind(*args, **kwargs)
         for name in names:
             default = signature.parameters[name].default

@@ -55,6 +55,7 @@ from curvlang.models.tracing.half_precision import precision
 from curvlang.models.tracing.verify import EXAMPLES
 from curvlang.models.tracing.watching import OutsideError
 from curvlang.models.trajectory import Trajectory, checked_trajectory
+from curvlang.operators.movement import usable
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
@@ -363,9 +364,9 @@ class Task:
 
     def to(
         self,
+        device: torch.device | str | None = None,
         *,
         dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
         precision: PrecisionLike | None = None,
     ) -> Task:
         """A copy with another precision or device; integers keep their type.
@@ -373,9 +374,9 @@ class Task:
         `dtype` is of parameters and inputs, `precision` of all that is computed: `"bfloat16"`.
 
         Raises:
-            SpecError: E0875 to E0878 for a precision that cannot be had, or that `dtype` disagrees with.
+            SpecError: E0610 for a device that cannot be used; E0875 to E0878 for a precision that cannot be had, or that `dtype` disagrees with.
         """
-        device = self.device if device is None else torch.device(device)
+        device = self.device if device is None else usable(device)
         policy = self.policy if precision is None else agreed(precision, dtype, device=device)
         dtype = dtype or (self.dtype if policy is None else policy.dtype)
         if precision is not None and (dtype, device) == (self.dtype, self.device):

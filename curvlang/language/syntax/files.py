@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -121,7 +122,24 @@ def decode(name: str, data: bytes) -> str:
 
 
 def _missing(given: str) -> SpecError:
+    """What a path or name without a file may have meant: a file beside it, then a name that ships."""
+    place = Path(given).expanduser().absolute()
+    there = next((x for x in place.parents if x.is_dir()), place.parent)
     names = (*shipped_files(), *shipped_studies())
-    near = suggestion(given.removesuffix(".cv").rpartition("/")[2], names)
-    help_ = near if near and near[0].startswith("did") else ("`curvlang list` shows what ships",)
-    return refusal(Code.E0110, f"there is no spec `{given}`", *help_)
+    beside = get_close_matches(place.name, [x.name for x in place.parent.glob("*.cv")], 1)
+    near = (
+        *(f"did you mean `{Path(given).parent / name}`?" for name in beside),
+        *suggestion(given.removesuffix(".cv").rpartition("/")[2], names),
+    )
+    meant = [x for x in near if x.startswith("did")][:1]
+    if not meant and "/" in given:
+        return refusal(
+            Code.E0110,
+            f"there is no file `{given}`",
+            f"check the path: `{there}` has no `{place.relative_to(there)}`",
+        )
+    return refusal(
+        Code.E0110,
+        f"there is no spec `{given}`",
+        *(meant or ("`curvlang list` shows what ships",)),
+    )

@@ -7,6 +7,7 @@ in `settled`, which puts all of these aside for as long as they run.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils import checkpoint
 
+from curvlang.diagnostics.plain_arguments import check_keywords
 from curvlang.models.execution.own_device import OwnDevice
 from curvlang.models.execution.process_state import (
     ALONE,
@@ -37,9 +39,12 @@ DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 def settled(function: Callable[Given, Made]) -> Callable[Given, Made]:
     """The function, run in the settled state, by one thread at a time."""
+    names = inspect.signature(function).parameters.keys()
 
     @wraps(function)
     def run(*args: Given.args, **kwargs: Given.kwargs) -> Made:
+        if kwargs.keys() - names:
+            check_keywords(function, kwargs)
         with settled_state():
             return function(*args, **kwargs)
 

@@ -77,7 +77,7 @@ class CrossEntropy(Loss):
                 f"outputs of shape {show_shape(shape)} do not go with labels of shape "
                 f"{show_shape(y.shape)}",
                 f"labels of shape {show_shape(wanted)}; classes are {where}"
-                + self._other(shape, y),
+                + (self._other(shape, y) or _converted(shape, y, self.axis)),
             )
         self._check_weight(shape)
         self._check_range(y, shape[self.axis], with_positions=len(shape) > 2)
@@ -228,6 +228,15 @@ class CrossEntropy(Loss):
         return (
             w if v is None else w * torch.lerp(v[self._labels(y)], v.mean(), self.label_smoothing)
         )
+
+
+def _converted(shape: Sequence[int], y: Rows, axis: int) -> str:
+    """How labels of a known other form become class numbers; empty where the form is not known."""
+    if tuple(y.shape[1:]) == tuple(shape[1:]):
+        return f": of one-hot vectors, `y.argmax({axis})`"
+    if len(shape) == 2 and tuple(y.shape[1:]) == (1,):
+        return ": `y[:, 0]`"
+    return ""
 
 
 def _one_hot(labels: Tensor, like: Tensor) -> Tensor:

@@ -94,10 +94,11 @@ def check_data(pair: Pair, part: str) -> None:
     """
     X, y = pair
     if X.ndim < 1 or y.ndim < 1 or X.shape[0] != y.shape[0]:
+        single = f"the first axis is examples; of a single one give `{part}=(x[None], y[None])`"
         raise refusal(
             Code.E0407,
             f"`{part}` has inputs of shape {list(X.shape)} and targets of shape {list(y.shape)}",
-            "give one target (first axis) for every input",
+            single if y.ndim < 1 else "give one target (first axis) for every input",
         )
     if X.shape[0] == 0:
         raise refusal(Code.E0407, f"`{part}` is empty", "give at least one example")
