@@ -40,12 +40,24 @@ SMALL = {
 """Arguments that make a shipped task small; others run as they are."""
 ENGINES = (ModulesInTurn, StackedModules, StackedMLP)
 """What trains models: their steps are a loop over batches too."""
-ALLOWED: Mapping[str, str] = {
+OF_MODELS: Mapping[str, str] = {
     "models/tracing/verify.py:_direction": "the batches 0, 1, 3, 7, … of a model that picks rows are looked at",
     "models/tracing/verify.py:_check_gradients_finite": "likewise",
     "models/tracing/verify.py:_close": "likewise",
     "models/tracing/blocks.py:check_rows": "likewise",
 }
+"""Lines of every pass."""
+OF_SOLVERS: Mapping[str, str] = {
+    "operators/iterative/iteration.py:check_finite": "self-influence solves for the gradients of every batch, "
+    "and a solver refuses vectors that are not finite",
+    "operators/iterative/iteration.py:relative": "likewise: it ends by the size of its residual",
+    "operators/iterative/neumann.py:_check": "likewise: it ends where the recursion diverges",
+    "operators/iterative/arnoldi.py:leading_eigenpairs": "likewise: its pairs are found at the first batch, once",
+    "operators/iterative/arnoldi.py:_random": "likewise",
+    "operators/iterative/arnoldi.py:solve": "likewise: a singular inverse is refused",
+}
+"""Lines of inverses by iteration, which have their own loops."""
+ALLOWED: Mapping[str, str] = {**OF_MODELS, **OF_SOLVERS}
 """Lines that wait inside a loop over batches, and why that is right."""
 LANGUAGE_MODEL = "pretrained"
 """The task of a checkpoint, whose rows are read from a file batch by batch."""

@@ -16,9 +16,10 @@ from curvlang.models.sources import transfers
 from curvlang.models.task import Task
 from tests.devices import page
 from tests.devices.runs import (
-    ALLOWED,
     BATCH,
     EQUAL,
+    OF_MODELS,
+    OF_SOLVERS,
     STAGES,
     Run,
     made,
@@ -56,7 +57,15 @@ def test_every_task(name, tmp_path):
 
 def test_what_may_wait_does(tmp_path):
     found = outcomes("diagonal_lm", made("pretrained", tmp_path), ("fit",))
-    assert {where for where, _ in found["fit"].waits} == set(ALLOWED)
+    assert {where for where, _ in found["fit"].waits} == set(OF_MODELS)
+
+
+def test_what_may_wait_of_solvers_does():
+    waits = set()
+    for spec in ("arnoldi", "astra"):
+        found = outcomes(spec, tiny(), ("self-influence",))
+        waits |= {where for where, _ in found["self-influence"].waits}
+    assert waits == set(OF_SOLVERS)
 
 
 @pytest.mark.parametrize("look", [lambda x: bool((x > 0).all()), lambda x: x.cpu()])
