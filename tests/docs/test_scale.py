@@ -46,7 +46,7 @@ def blocks(language):
 def test_the_prediction_has_the_rows_that_are_shown(capsys, monkeypatch):
     # On this small task computing and sending take about as long: with rates that are measured, either
     # is the bottleneck.
-    monkeypatch.setattr(facade, "measured_rates", lambda device: RATES)
+    monkeypatch.setattr(facade, "measured_rates", lambda device, policy: RATES)
     (command,) = blocks("sh")
     _, *arguments = shlex.split(command)
     assert run(arguments) == 0
