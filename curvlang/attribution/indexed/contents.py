@@ -12,11 +12,9 @@ from torch import Tensor
 
 from curvlang.attribution.indexed.rounding import Rounding
 from curvlang.attribution.streams.cut import ScoreCut
-from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.refusal import refusal
 from curvlang.language.chain import ScoreFormula
 from curvlang.models.fingerprint import digest
-from curvlang.storage.fits.identity import other_format
+from curvlang.storage.fits.identity import of_something_else, other_format
 from curvlang.storage.fits.store import FitStore, Folder, damaged_store
 
 FORMAT = 1
@@ -148,11 +146,9 @@ def check_stated(path: Path, contents: Contents, wanted: str) -> None:
         SpecError: E0835.
     """
     if contents.stated and wanted and contents.stated != wanted:
-        raise refusal(
-            Code.E0835,
+        raise of_something_else(
             f"the index of {contents.words} in `{path}` is of other checkpoints or other models than the task states",
             "state those of the index (`checkpoints`, `models`, `train`; `trajectory` and `recipe` in Python)",
-            "name another folder; or delete this one, if it is of no use any more",
         )
 
 

@@ -61,16 +61,20 @@ def check_identity(path: Path, kept: Identity, wanted: Identity, notes: Sequence
         return
     what = " and ".join(text for text, _ in found)
     repairs = [repair for _, repair in found if repair]
-    raise refusal(
-        Code.E0835,
-        f"the store `{path}` is of {what}",
-        *repairs,
-        "name another folder; or delete this one, if it is of no use any more",
-        notes=(
-            f"it holds `{kept.curvature}` of {kept.task}; requested is a fit on {wanted.task}",
-            *notes,
-        ),
-    )
+    held = f"it holds `{kept.curvature}` of {kept.task}; requested is a fit on {wanted.task}"
+    raise of_something_else(f"the store `{path}` is of {what}", *repairs, notes=(held, *notes))
+
+
+def of_something_else(headline: str, *repairs: str, notes: Sequence[str] = ()) -> SpecError:
+    """The refusal of a store, or of what lies in one, that is of something else: E0835.
+
+    Args:
+        headline: What it is of.
+        repairs: What to write so that it fits.
+        notes: What else is known.
+    """
+    other = "name another folder; or delete this one, if it is of no use any more"
+    return refusal(Code.E0835, headline, *repairs, other, notes=tuple(notes))
 
 
 def _differences(kept: Identity, wanted: Identity) -> Iterator[tuple[str, str]]:
