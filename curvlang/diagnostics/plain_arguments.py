@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar, get_args, is_typeddict
+from types import SimpleNamespace
+from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints, is_typeddict
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
@@ -193,7 +194,8 @@ def _keywords(function: Callable[..., Any]) -> tuple[str, ...] | None:
         if one.kind is not one.VAR_KEYWORD:
             names.append(one.name)
             continue
-        said = eval(one.annotation, vars(sys.modules[whole.__module__]))
+        own = SimpleNamespace(__annotations__={"own": one.annotation})
+        said = get_type_hints(own, vars(sys.modules[whole.__module__]))["own"]
         words = [x for x in get_args(said) if is_typeddict(x)]
         if not words:
             return None
