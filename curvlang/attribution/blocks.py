@@ -57,8 +57,8 @@ class ScoredBlock:
         """Inputs [B, T, I] and output gradients [B, T, O] in the basis."""
         if self.layer.count > 1:
             assert isinstance(a, Tensor)
-            a = a if self.right is None else self._product(a, self.right.unsqueeze(1))
-            return a, e if self.left is None else self._product(e, self.left.unsqueeze(1))
+            a = a if self.right is None else self._of_groups(a, self.right)
+            return a, e if self.left is None else self._of_groups(e, self.left)
         if self.right is not None:
             if self.operands is None or isinstance(a, OneHot):
                 a = torch.einsum("nti,ik->ntk", a, self.right)
@@ -68,6 +68,10 @@ class ScoredBlock:
         if isinstance(a, OneHot) and self.layer.positions == 1:
             a = a.dense()
         return a, e if self.left is None else self._product(e, self.left)
+
+    def _of_groups(self, x: Tensor, basis: Tensor) -> Tensor:
+        """[G, B, T, I] in the basis [G, I, K] of each group: one product a group, with a copy of no basis."""
+        return self._product(x.flatten(1, 2), basis).unflatten(1, x.shape[1:3])
 
     def _product(self, x: Tensor, basis: Tensor) -> Tensor:
         """In the precision of the operands, as wide as before."""

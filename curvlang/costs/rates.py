@@ -32,6 +32,8 @@ COPIED = (2**10, 2**16, 2**21, 2**23, 2**26)
 """Bytes of the tensors that are copied."""
 LEAST = 0.01
 """Seconds that every size is repeated for; the fastest repetition counts."""
+TIMES, MOST = 3, 0.1
+"""Repetitions of a size at least, unless they take these seconds: one alone may have waited for a processor."""
 
 Points = Sequence[tuple[float, float]]
 """Work and seconds, by growing work."""
@@ -169,12 +171,12 @@ def _call(device: torch.device) -> float:
 def fastest(run: Callable[[], object], device: torch.device, least: float = LEAST) -> float:
     """Seconds of the fastest of several calls: what the machine can do, other work left out."""
     run()
-    best, spent = math.inf, 0.0
-    while spent < least:
+    best, spent, times = math.inf, 0.0, 0
+    while spent < least or (times < TIMES and spent < MOST):
         start = clock(device)
         run()
         taken = clock(device) - start
-        best, spent = min(best, taken), spent + taken
+        best, spent, times = min(best, taken), spent + taken, times + 1
     return best
 
 

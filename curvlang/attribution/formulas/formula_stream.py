@@ -113,9 +113,10 @@ class FormulaStream(StreamInTurns):
         if self.request.groups is None and self.turns > 1:
             points = points.queries(own)
         queries = Queries(points, self.cost, self.request.weights(self.task))
-        return Evaluation(self.program, queries, self.cut, self._lengths(own.stop - own.start))
+        return Evaluation(self.program, queries, self.cut, self.lengths(own.stop - own.start))
 
-    def _lengths(self, queries: int) -> dict[str, int]:
+    def lengths(self, queries: int) -> dict[str, int]:
+        """How many values every index takes, in a turn of some queries."""
         lengths = {
             QUERY: queries,
             EXAMPLE: self.task.N,

@@ -73,6 +73,12 @@ class Reader:
             case ir.Negate(operand=operand):
                 inner = self.evaluate(operand)
                 return IndexedTensor(-inner.values, inner.axes)
+            case ir.Binary(
+                operator=ir.BinaryOperator.POWER, left=left, right=ir.Number(value=power)
+            ):
+                # A number costs less than a tensor that holds it: squares are products.
+                inner = self.evaluate(left)
+                return IndexedTensor(inner.values**power, inner.axes)
             case ir.Binary(operator=operator, left=left, right=right):
                 return _elementwise(_OPERATORS[operator], *map(self.evaluate, (left, right)))
             case ir.Apply(function=function, arguments=arguments):

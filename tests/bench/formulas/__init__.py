@@ -1,0 +1,1 @@
+"""What scores of formulas cost, predicted and measured."""
