@@ -25,10 +25,13 @@ from torch import Tensor
 
 from curvlang.attribution.blocks import ScoredBlock, largest_gradient, scored_in, whole_blocks
 from curvlang.attribution.passes import BatchLoad, batch_size, leaf_batches, scored_load
+from curvlang.attribution.query_shares import factors_of, returned
 from curvlang.attribution.score_orders import (
     DenseQueries,
+    Factors,
+    Outer,
     Queries,
-    by_leaves,
+    RankQueries,
     formed_gradients,
     one_number,
 )
@@ -141,10 +144,11 @@ class QueryGradients:
             blocks: C⁻¹.
             ranked: Whether spectra may be factored, to rounding.
         """
-        pairs = self.task.Q * self.task.N if ranked else 0
-        return Preconditioner(blocks, {x.layer.name: self._under(x, pairs) for x in blocks})
+        leaves = [x for x in blocks if self._basis(x)[-1]]
+        factors = factors_of(leaves, self.task.Q * self.task.N if ranked else 0)
+        return Preconditioner(blocks, {x.layer.name: self._under(x, factors) for x in blocks})
 
-    def _under(self, x: ScoredBlock, pairs: int) -> Queries:
+    def _under(self, x: ScoredBlock, factors: Mapping[str, Factors | None]) -> Queries:
         # What the last inverse has used is let go block by block: both forms never stand side by side.
         basis = self._basis(x)
         self._uses[basis] -= 1
@@ -157,13 +161,13 @@ class QueryGradients:
             if last:
                 del self._leaves[basis]
             assert x.spectrum is not None
-            return by_leaves(a, e, x.spectrum, pairs)
+            known = factors[x.layer.name]
+            return Outer(a, e, x.spectrum) if known is None else RankQueries(a, e, known)
         own = self._held.pop(basis) if last else self._held[basis].clone()
-        found = x.preconditioned(own)
         # Back from the basis unless inputs are indices, which only rotate cheaply.
-        if x.layer.name in self._hot or not x.rotates_back(len(found), self.task.N):
-            return DenseQueries(found)
-        return DenseQueries(x.back(found), in_basis=False)
+        if x.layer.name in self._hot or not x.rotates_back(len(own), self.task.N):
+            return DenseQueries(x.preconditioned(own))
+        return DenseQueries(returned(x, own), in_basis=False)
 
 
 def by_layers(inverses: Sequence[Blocks]) -> dict[tuple[str, ...], list[int]]:

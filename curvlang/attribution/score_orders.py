@@ -18,7 +18,7 @@ Other layers keep C⁻¹ ĝ_q (`Held`): with several positions a gradient has no
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -115,7 +115,8 @@ def _trimmed(factors: Factors, S: Tensor, tolerance: float) -> Factors:
             factors, high = fewer, middle
         else:
             low = middle + 1
-    return factors
+    # Without gaps, as another process receives them: the layout decides how products are rounded.
+    return replace(factors, left=factors.left.clone(), right=factors.right.clone())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -359,13 +360,12 @@ def rank_of(spectrum: Tensor, pairs: int) -> Factors | None:
     """
     if one_number(spectrum):
         return Factors(spectrum[:, :1].T.clone(), torch.ones_like(spectrum[:1]), 0.0)
-    most = largest_rank(*spectrum.shape)
-    if pairs < PAYS * most:
+    if not searched(spectrum, pairs):
         return None
+    most = largest_rank(*spectrum.shape)
     return factored_spectrum(spectrum, rounding(spectrum.dtype), most)
 
 
-def by_leaves(a: Tensor, e: Tensor, spectrum: Tensor, pairs: int) -> Outer | RankQueries:
-    """The cheaper order for queries with one position: `a` [Q, I], `e` [Q, O]."""
-    factors = rank_of(spectrum, pairs)
-    return Outer(a, e, spectrum) if factors is None else RankQueries(a, e, factors)
+def searched(spectrum: Tensor, pairs: int) -> bool:
+    """Whether the rank of S [O, I] is searched for: not of one number, nor where it saves little."""
+    return not one_number(spectrum) and pairs >= PAYS * largest_rank(*spectrum.shape)

@@ -17,6 +17,7 @@ from curvlang.attribution.factored import (
     whole_queries,
 )
 from curvlang.attribution.gradients import check_scores, product, query_gradients
+from curvlang.attribution.query_shares import prepared_together
 from curvlang.attribution.streams.batch import PairStream, ready
 from curvlang.attribution.streams.fitting import query_bytes, share_of_queries
 from curvlang.attribution.streams.gather import Counted, common, gathered
@@ -219,7 +220,8 @@ class Scorer:
             given, inverse = blocks[k], self.inverses[k]
             try:
                 if given is not None and gradients is not None:
-                    asked.append(gradients.under(given))
+                    with prepared_together(given, some.Q, some.N):
+                        asked.append(gradients.under(given))
                 elif whole is not None:
                     moved = product(inverse, whole.to(inverse.dtype))
                     asked.append(whole_queries(inverse, moved, some))

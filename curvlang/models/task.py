@@ -52,6 +52,7 @@ from curvlang.models.tracing.checks import (
     check_values,
 )
 from curvlang.models.tracing.half_precision import precision
+from curvlang.models.tracing.layer_block import first_trainable
 from curvlang.models.tracing.verify import EXAMPLES
 from curvlang.models.tracing.watching import OutsideError
 from curvlang.models.trajectory import Trajectory, checked_trajectory
@@ -248,12 +249,12 @@ class Task:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(iter(trainable(self.model).values())).device
+        return first_trainable(self.model).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The parameters' precision."""
-        return next(iter(trainable(self.model).values())).dtype
+        return first_trainable(self.model).dtype
 
     @property
     def precision(self) -> torch.dtype:

@@ -15,7 +15,6 @@ from curvlang.attribution.score_orders import (
     Factors,
     Outer,
     RankQueries,
-    by_leaves,
     factored_spectrum,
     rank_of,
     rounding,
@@ -76,8 +75,7 @@ def test_factors_are_off_by_no_more_than_said():
 def test_a_spectrum_without_low_rank_is_taken_as_it_is():
     S = torch.rand(60, 80, generator=torch.Generator().manual_seed(0)) + 0.1
     assert factored_spectrum(S, rounding(S.dtype), 17) is None
-    x, d, _, _ = leaves(60, 80, torch.float32)
-    assert isinstance(by_leaves(x, d, S, 10**9), Outer)
+    assert rank_of(S, 10**9) is None
 
 
 def test_no_rank_is_sought_for_few_pairs():
@@ -89,8 +87,7 @@ def test_no_rank_is_sought_for_few_pairs():
 def test_ranked_scores_in_single_precision_are_off_by_rounding():
     S = smooth(128, 160, torch.float32)
     x, d, a, e = leaves(128, 160, torch.float32)
-    order = by_leaves(x, d, S, 10**6)
-    assert isinstance(order, RankQueries)
+    order = RankQueries(x, d, rank_of(S, 10**6))
     leaf = [v.double() for v in (d, x, e[:, 0], a[:, 0])]
     wanted = torch.einsum("mk,qm,qk,nm,nk->qn", S.double(), *leaf)
     size = torch.einsum("mk,qm,qk,nm,nk->qn", S.double(), *(v.abs() for v in leaf))
@@ -113,7 +110,7 @@ def test_operations_are_those_said(shape):
     thick = 2 * Q * B * inner * outer + 2 * Q * B * inner
     assert counted(Outer(x, d, S)) == thick
     assert counted(DenseQueries(torch.einsum("qm,qk->qmk", d, x))) == thick
-    ranked = by_leaves(x, d, S, 10**6)
+    ranked = RankQueries(x, d, rank_of(S, 10**6))
     assert counted(ranked) == 2 * Q * B * len(ranked.factors.left) * (O + I) < thick / 2
 
 

@@ -23,6 +23,7 @@ from curvlang.attribution.gradients import (
 from curvlang.attribution.layer_forms import split
 from curvlang.attribution.passes import batch_size as leaf_batch_size
 from curvlang.attribution.passes import scored_load
+from curvlang.attribution.query_shares import worth_sharing
 from curvlang.attribution.streams.batch import Source
 from curvlang.attribution.streams.by_token import TokenScoring
 from curvlang.attribution.streams.cut import ScoreCut, score_cut
@@ -88,6 +89,14 @@ class ScoreStream(StreamInTurns):
         if self.given is not None:
             return tuple(name for x in self.given for name in x.layer.names)
         return tuple(self._parts or ())
+
+    @property
+    def in_step(self) -> bool:
+        """Whether the processes share products that the inverse is solved by, or prepare queries together."""
+        if super().in_step or self.given is None:
+            return super().in_step
+        ranked = self.request.compress is None
+        return worth_sharing(self.given, self.turn, self.task.N, ranked=ranked)
 
     @property
     def positions(self) -> int:

@@ -148,6 +148,11 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+def first_trainable(model: nn.Module) -> nn.Parameter:
+    """The first parameter of the problem, in whose precision and on whose device all are."""
+    return next(p for p in model.parameters() if p.requires_grad)
+
+
 def offsets(model: nn.Module) -> dict[str, int]:
     """Where every parameter begins in the vector of all of them."""
     found, start = {}, 0

@@ -193,10 +193,12 @@ class _Layout:
     @staticmethod
     def of(x: Tensor) -> _Layout:
         """The layout of a tensor; of one with gaps that of a copy without."""
-        strides = x.stride()
-        return _Layout(
-            list(x.shape), sorted(range(x.ndim), key=lambda k: (-strides[k], k)), x.dtype
-        )
+
+        def slowness(k: int) -> tuple[int, bool, int]:
+            # Of two with one stride the axis of one entry is the faster: so torch lays it out again.
+            return -x.stride(k), x.shape[k] == 1, k
+
+        return _Layout(list(x.shape), sorted(range(x.ndim), key=slowness), x.dtype)
 
     def empty(self, device: torch.device) -> Tensor:
         """Memory for its numbers, the slowest axis first."""

@@ -62,6 +62,7 @@ def shared(origin):
         "a": torch.arange(6, dtype=torch.float64).reshape(2, 3).T + here.rank,
         "none": torch.empty(0, 3),
         "n": torch.tensor(7),
+        "row": torch.arange(6.0).reshape(6, 1).T,
     }
     with here.run():
         return here.share("x", mine if here.rank == origin else None, origin, CPU)
@@ -73,6 +74,9 @@ def test_tensors_reach_all_from_any_process():
         assert found["none"].shape == (0, 3)
         assert found["none"].dtype == torch.float32
         assert int(found["n"]) == 7
+        # Laid out as before, axes of one entry included: products of it are rounded alike.
+        assert found["a"].stride() == (1, 3)
+        assert found["row"].stride() == (1, 1)
 
 
 def raising(kind):
