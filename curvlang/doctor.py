@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import import_module, metadata
+from pathlib import Path
 
 from packaging.requirements import Requirement
 
@@ -152,9 +153,17 @@ def _packages() -> Iterator[Finding]:
     extras = metadata.metadata("curvlang").get_all("Provides-Extra") or []
     needed = [x for x in wanted if x.marker is None or x.marker.evaluate({"extra": ""})]
     yield from _of("Needed", needed, "pip install -U curvlang")
-    for extra in extras:
+    for extra in (x for x in extras if x not in DEVELOPMENT or _is_checkout()):
         own = [x for x in wanted if x not in needed and _is_of(x, extra)]
         yield from _of(f"curvlang[{extra}]", own, f'pip install "curvlang[{extra}]"')
+
+
+DEVELOPMENT = ("dev", "docs")
+"""Extras for those who change curvlang: nothing is missing where it was installed from a wheel."""
+
+
+def _is_checkout() -> bool:
+    return (Path(__file__).parents[1] / "pyproject.toml").is_file()
 
 
 def _is_of(requirement: Requirement, extra: str) -> bool:

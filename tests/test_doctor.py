@@ -68,6 +68,13 @@ def test_an_extra_that_is_missing_is_only_absent(requirements, capsys):
     assert cv.installation().works
 
 
+def test_what_only_developers_need_is_listed_in_a_checkout_alone(requirements, monkeypatch):
+    requirements('no-such-package>=1; extra == "dev"')
+    assert "no-such-package" in by_subject(cv.installation())
+    monkeypatch.setattr("curvlang.doctor.__file__", "/somewhere/else/curvlang/doctor.py")
+    assert "no-such-package" not in by_subject(cv.installation())
+
+
 def test_a_version_outside_the_limits_is_wrong(requirements):
     requirements("numpy<1")
     found = by_subject(cv.installation())["numpy"]
