@@ -18,8 +18,9 @@ def specs_from(incomplete: str) -> list[str]:
 
 
 def tasks_from(incomplete: str) -> list[str]:
-    """The tasks that ship under names that begin so."""
-    names = [x for path in _shipped(all=True) for x in _TASK.findall(path.read_text("utf-8"))]
+    """The tasks that ship under names that begin so; a study's own is known in its file alone."""
+    paths = (x for x in _shipped(all=True) if x.parent.name != "studies")
+    names = [x for path in paths for x in _TASK.findall(path.read_text("utf-8"))]
     return sorted(x for x in names if x.startswith(incomplete))
 
 
