@@ -195,15 +195,15 @@ def _files(results: Results) -> Iterator[str]:
 
 
 def _command(name: str) -> str:
-    """Results of one file of studies are named `FILE_STUDY`."""
+    """Of a study that ships alone, of one among others in its file, or of one that lies beside its result."""
     whole = DOCS.parent / "specs" / "studies"
+    if (RESULTS / f"{name}.cv").exists():
+        return f"curvlang study docs/results/{name}.cv"
     if (whole / f"{name}.cv").exists():
         return f"curvlang study {name}"
-    owner = next(
-        (x.stem for x in sorted(whole.glob("*.cv")) if f"study {name} " in x.read_text("utf-8")),
-        name,
-    )
-    return f"curvlang study {owner}"
+    files = sorted(whole.glob("*.cv"))
+    owner = next(x.stem for x in files if f"study {name} " in x.read_text("utf-8"))
+    return f"curvlang study {owner}:{name}"
 
 
 # The list of results --------------------------------------------------------------------------
