@@ -102,6 +102,8 @@ def _work(work, arguments, rank, size, file, end):
             world_size=size,
             timeout=timedelta(seconds=LIMIT),
         )
+        # One that fails at once would close connections that another is still making.
+        dist.barrier()
     try:
         told = ("result", work(*arguments))
     except CurvlangError as error:
