@@ -42,7 +42,8 @@ def _texts(folder: str) -> dict[str, str]:
     )
     return {
         entry.name[:-3]: entry.read_text("utf-8")
-        for entry in sorted(files.iterdir(), key=lambda e: e.name)
+        # What the prelude defines comes first wherever it is listed or proposed.
+        for entry in sorted(files.iterdir(), key=lambda e: (e.name != f"{PRELUDE}.cv", e.name))
         if entry.name.endswith(".cv")
     }
 

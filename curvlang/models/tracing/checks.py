@@ -94,7 +94,10 @@ def check_data(pair: Pair, part: str) -> None:
     """
     X, y = pair
     if X.ndim < 1 or y.ndim < 1 or X.shape[0] != y.shape[0]:
-        single = f"the first axis is examples; of a single one give `{part}=(x[None], y[None])`"
+        single = (
+            "give one target (first axis) for every input; where it is a single example, "
+            f"`{part}=(x[None], y[None])`"
+        )
         raise refusal(
             Code.E0407,
             f"`{part}` has inputs of shape {list(X.shape)} and targets of shape {list(y.shape)}",
