@@ -88,6 +88,17 @@ def test_what_the_readme_says_of_the_kronecker_step(results):
     assert min(found) - ROUNDING <= low <= high <= max(found) + ROUNDING, found
 
 
+def test_what_the_readme_says_of_fashion_mnist(results):
+    (below,) = quoted("README.md", r"on Fashion-MNIST, where the Hessian is (\.\d+) below K-FAC")
+    group = results["fashion"].groups[0]
+    found = {(p.first, p.second): p for p in group.honest_pairs}
+    assert found["block_ggn", "ekfac"].verdict == "cannot be told apart"
+    assert found["block_ggn", "kfac"].verdict == "cannot be told apart"
+    pair = found["hessian", "kfac"]
+    assert pair.verdict == "worse"
+    assert abs(pair.difference.estimate + below) < ROUNDING
+
+
 def test_what_the_readme_says_of_scores_that_follow_the_training(results):
     (gain,) = quoted("README.md", r"\(SOURCE\) gain (\.\d+) on EK-FAC at its end")
     group = results["baselines"].groups[-1]
