@@ -139,7 +139,7 @@ class Report(Result):
 
     def plain(self) -> Result:
         """The result alone, as `read_result` reads it back."""
-        return Result(**{item.name: getattr(self, item.name) for item in fields(Result)})
+        return Result(**content(Result, self))
 
     def to_json(self) -> dict[str, Any]:
         """The content of `result.json`."""
@@ -152,9 +152,14 @@ class Report(Result):
         return "".join(piece for x in (self, *self.run.others) for piece in _html(x))
 
 
+def content(kind: type[Any], made: object) -> dict[str, Any]:
+    """The fields of a kind of result, of one that may show itself with more beside them."""
+    return {item.name: getattr(made, item.name) for item in fields(kind)}
+
+
 def report(result: Result, run: Record) -> Report:
     """A result as it shows itself."""
-    return Report(**{item.name: getattr(result, item.name) for item in fields(Result)}, run=run)
+    return Report(**content(Result, result), run=run)
 
 
 def report_of(done: Outcome, spec: Spec, left: Mapping[str, object]) -> Report:

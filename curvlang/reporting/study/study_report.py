@@ -16,7 +16,7 @@ from curvlang.diagnostics.notebook import frame, html_list, html_table
 from curvlang.diagnostics.values import another_type
 from curvlang.evaluation.study.study_result import Group, StudyResult
 from curvlang.reporting.figures.style import Drawing, named_figure
-from curvlang.reporting.report import WIDTH, html_panel
+from curvlang.reporting.report import WIDTH, content, html_panel
 from curvlang.reporting.study.cells import names, overview, tables
 from curvlang.reporting.study.export import points
 from curvlang.reporting.study.findings import facts, heading, notes, title, verdict
@@ -103,7 +103,7 @@ class StudyReport(StudyResult):
 
     def plain(self) -> StudyResult:
         """The result alone, as `study.json` has it."""
-        return StudyResult(**{f.name: getattr(self, f.name) for f in fields(StudyResult)})
+        return StudyResult(**content(StudyResult, self))
 
     def to_json(self) -> dict[str, Any]:
         """The content of `study.json`."""
@@ -123,7 +123,7 @@ def study_report(result: StudyResult, spec: str = "") -> StudyReport:
         result: The result.
         spec: The text of its spec, where it is known.
     """
-    return StudyReport(**{f.name: getattr(result, f.name) for f in fields(StudyResult)}, spec=spec)
+    return StudyReport(**content(StudyResult, result), spec=spec)
 
 
 def check_formats(formats: Sequence[str]) -> None:
