@@ -20,7 +20,6 @@ from curvlang.attribution.top import top
 from curvlang.compiler.explain.explain import Explanation
 from curvlang.compiler.explain.explain_sum import explain_sum
 from curvlang.compiler.explain.score_plan import ScorePlan, score_plan
-from curvlang.compiler.planning.planner import DEFAULT
 from curvlang.costs import benchmark as costs
 from curvlang.costs.forecast import seconds_of_fit
 from curvlang.costs.links import Processes, processes_of
@@ -56,7 +55,7 @@ from curvlang.runtime.limits.footprint import reads_hessian
 from curvlang.runtime.limits.memory import Memory, limited
 from curvlang.runtime.limits.turns import results_on_disk
 from curvlang.runtime.others import misfits, without_ignored, words_apart
-from curvlang.runtime.passes.entries import UNFORMED, in_passes
+from curvlang.runtime.passes.entries import fit_limits
 from curvlang.runtime.prepare import Preparation, model_flops, prepare, way_of
 from curvlang.runtime.progress.display import shown
 from curvlang.runtime.progress.listeners import Progress, ProgressOption
@@ -127,7 +126,7 @@ def fit(
 
     def at(tasks: Sequence[Task], told: Progress | None) -> FittedOperator:
         rule = said.inverse if said and store is None else None
-        limits = UNFORMED if rule and in_passes(rule.inverse, found) else DEFAULT
+        limits = fit_limits(rule, found)
         stage = fit_curvature(found, tasks, seed=seed, last=True, progress=told, limits=limits)[-1]
         solved = fit_solver(said.solver, tasks, seed=seed, progress=told) if said else None
         return fitted_as_said(whole, found, tasks[0], stage, solved)

@@ -10,7 +10,6 @@ from curvlang.attribution.scorer import scored_by
 from curvlang.compiler.derive.program import Partition
 from curvlang.compiler.planning.cost import Cost
 from curvlang.compiler.planning.plan import Limits
-from curvlang.compiler.planning.planner import DEFAULT
 from curvlang.costs.predicted import (
     StagePrediction,
     inverted_matrices,
@@ -31,7 +30,7 @@ from curvlang.runtime.combine import fit_curvature, fit_solver
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.inverse import unstructured
 from curvlang.runtime.others import without_ignored
-from curvlang.runtime.passes.entries import UNFORMED, in_passes
+from curvlang.runtime.passes.entries import fit_limits
 from curvlang.runtime.prepare import Preparation, prepare
 
 WARM = 4
@@ -210,10 +209,8 @@ class _Run:
 
     @property
     def limits(self) -> Limits:
-        """Of the plan, as a fit has them: blocks whose entries the inverse does not read are not formed."""
-        rule = self.inverse
-        found = rule is not None and in_passes(rule.inverse, self.curvature)
-        return UNFORMED if found else DEFAULT
+        """Of the plan, as a fit has them."""
+        return fit_limits(self.inverse, self.curvature)
 
     def __call__(self, task: Task, ended: Callable[[str], None]) -> tuple[Operator, Operator]:
         stage = fit_curvature(

@@ -12,6 +12,7 @@ from torch import Tensor
 from curvlang.compiler.algebra.per_example import per_example, reduced
 from curvlang.compiler.algebra.spectral import environment
 from curvlang.compiler.planning.plan import Limits
+from curvlang.compiler.planning.planner import DEFAULT
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.ir import expr as ir
@@ -56,6 +57,11 @@ def in_passes(inverse: Inverse, curvature: Curvature) -> bool:
         return False
     kinds = [stage.arguments.get("fisher", "exact") for stage in curvature.stages]
     return "mc" not in kinds and all(stage.builtin for stage in curvature.stages)
+
+
+def fit_limits(rule: InverseUse | None, curvature: Curvature) -> Limits:
+    """Of a fit's plan: blocks whose entries the inverse does not read are not formed."""
+    return UNFORMED if rule and in_passes(rule.inverse, curvature) else DEFAULT
 
 
 def second_moments(tasks: Sequence[Task], places: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
