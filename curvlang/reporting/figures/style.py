@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.refusal import refusal
 from curvlang.evaluation.result import Result
 from curvlang.evaluation.statistics.interval import Interval
+from curvlang.reporting.figures.svg import small
 from curvlang.reporting.notation import correlation, known
 from curvlang.storage.atomic import Destination, write
 
@@ -50,7 +50,7 @@ _SETTINGS: dict[str, Any] = {
     "xtick.color": "#333333",
     "ytick.color": "#333333",
     "hatch.linewidth": 0.6,
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",
     "pdf.fonttype": 42,
     "text.parse_math": False,
 }
@@ -166,19 +166,11 @@ def settings(salt: str) -> Iterator[None]:
 
 
 def svg_text(figure: Figure, name: str) -> str:
-    """The figure as an `svg` element that can stand in a page beside others.
-
-    No date and no metadata, so that a result gives one text; every id carries the figure's name.
-    """
+    """The figure as a small `svg` element that can stand in a page beside others; no date, so that a result gives one text."""
     FigureCanvasAgg(figure)
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
-    text = file.getvalue()
-    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'href="#', f'href="#{name}-', text)
-    return text.replace("url(#", f"url(#{name}-")
+    return small(file.getvalue(), name)
 
 
 def pdf_bytes(figure: Figure) -> bytes:
