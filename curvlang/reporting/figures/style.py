@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,7 +70,7 @@ class Drawing(Display):
     caption: str
     svg: str | None
     reason: str = ""
-    pdf: bytes | None = None
+    pdf: Callable[[], bytes] | None = None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the figure as SVG.
@@ -173,16 +174,18 @@ def svg_text(figure: Figure, name: str) -> str:
     return small(file.getvalue(), name)
 
 
-def pdf_bytes(figure: Figure) -> bytes:
+def pdf_bytes(figure: Figure, name: str) -> bytes:
     """The figure as a PDF page of its own size, its text as text; no date, so that it is repeatable."""
     file = io.BytesIO()
-    figure.savefig(file, format="pdf", metadata={"CreationDate": None})
+    with settings(name):
+        figure.savefig(file, format="pdf", metadata={"CreationDate": None})
     return file.getvalue()
 
 
 def drawn(name: str, title: str, caption: str, figure: Figure) -> Drawing:
-    """A finished figure as what reports hold of it."""
-    return Drawing(name, title, caption, svg_text(figure, name), pdf=pdf_bytes(figure))
+    """A finished figure as what reports hold of it; its PDF is made where it is asked for."""
+    pdf = partial(pdf_bytes, figure, name)
+    return Drawing(name, title, caption, svg_text(figure, name), pdf=pdf)
 
 
 def ceiling_band(axes: Axes, result: Result) -> None:

@@ -11,7 +11,7 @@ SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 GROUP = f"{{{SVG}}}g"
 FONTS = "DejaVu Sans, Verdana, sans-serif"
 """Verdana, of Windows and macOS, is as wide as the font that the figure was laid out with."""
-_PLACES = ("d", "points", "x", "y", "x1", "x2", "y1", "y2")
+_PLACES = ("d", "points", "x", "y", "x1", "x2", "y1", "y2", "width", "height")
 _DECIMALS = re.compile(r"-?\d+\.\d{3,}")
 _TURNED_BY_NOTHING = re.compile(r"rotate\(-?0(?: [^)]*)?\)")
 _NOT_INHERITED = re.compile(r"(?:^|;)(?:opacity|clip|mask|filter)")

@@ -113,7 +113,7 @@ def _contents(result: StudyResult, spec_text: str, formats: Set[str]) -> Mapping
         if drawing.svg is not None:
             found[f"{FIGURES}/{drawing.name}.svg"] = drawing.svg.encode()
         if drawing.pdf is not None and "pdf" in formats:
-            found[f"{FIGURES}/{drawing.name}.pdf"] = drawing.pdf
+            found[f"{FIGURES}/{drawing.name}.pdf"] = drawing.pdf()
     found[REPORT] = study_html(result, drawings, spec_text).encode()
     if "gz" in formats:
         found[PACKED] = packed_study(result)

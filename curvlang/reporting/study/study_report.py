@@ -20,7 +20,7 @@ from curvlang.reporting.report import WIDTH, content, html_panel
 from curvlang.reporting.study.cells import names, overview, tables
 from curvlang.reporting.study.export import points
 from curvlang.reporting.study.findings import facts, heading, notes, title, verdict
-from curvlang.reporting.study.folder import FORMATS, write_study
+from curvlang.reporting.study.folder import FORMATS, check_study_folder, write_study
 from curvlang.reporting.study.group_figures import STUDY_FIGURES
 from curvlang.reporting.study.terminal import show_study
 
@@ -98,6 +98,7 @@ class StudyReport(StudyResult):
         if not isinstance(folder, str | os.PathLike):
             raise another_type("folder", folder, "a path", '`result.save("runs/mine")`')
         check_formats(formats)
+        check_study_folder(Path(folder))
         write_study(Path(folder), self.plain(), self.spec, formats)
         return Path(os.path.realpath(folder))
 
