@@ -13,6 +13,8 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.rows import Pair, Rows, pieces
 from curvlang.models.execution.calls import exhausted
+from curvlang.models.losses.cross_entropy import CrossEntropy
+from curvlang.models.losses.elementwise_losses import BinaryCrossEntropy
 from curvlang.models.losses.loss import Loss, flat, show_shape
 from curvlang.models.losses.loss_modules import as_module, takes_batches
 from curvlang.models.losses.losses import loss_named
@@ -90,6 +92,34 @@ def _check_axis(outputs: Tensor, y: Rows) -> None:
         ClassAxis,
         stacklevel=2,
     )
+
+
+class Probabilities(UserWarning):
+    """A model returns probabilities where its loss reads logits."""
+
+
+def say_probabilities(model: nn.Module, loss: Loss, outputs: Tensor) -> None:
+    """Say that a softmax or a sigmoid is taken twice: once by the model, and once by its loss.
+
+    Scores are then of an objective that hardly anyone means, and nothing else shows it.
+    """
+    if isinstance(loss, CrossEntropy):
+        p = loss.logits(outputs).double()
+        what, own = "softmax", "`lambda p, y: -p.log().gather(-1, y[..., None]).sum()`"
+        twice = p.shape[-1] > 1 and _close(p.sum(-1), torch.ones_like(p[..., 0]))
+    elif isinstance(loss, BinaryCrossEntropy):
+        p = outputs
+        what, own = "sigmoid", "`torch.nn.BCELoss()`"
+        twice = isinstance([*model.modules()][-1], nn.Sigmoid) and bool((p <= 1).all())
+    else:
+        return
+    if twice and bool((p >= 0).all()):
+        warnings.warn(
+            f"the model's outputs are probabilities, and `{loss.name}` takes a {what} of what it reads: return "
+            f"logits, without the last {what}, or give the loss of probabilities, {own}",
+            Probabilities,
+            stacklevel=2,
+        )
 
 
 def check_mean(given: object, loss: Loss, model: nn.Module, train: Pair) -> None:

@@ -19,6 +19,7 @@ from curvlang.models.execution.packed import Layout
 from curvlang.models.execution.sharded import check_gatherable
 from curvlang.models.losses.finite import FINITE, check_examples_finite, not_finite
 from curvlang.models.losses.loss import Loss, show_dtype
+from curvlang.models.losses.resolve import say_probabilities
 from curvlang.models.tracing.independence import check_examples, spread
 from curvlang.models.tracing.survey import check_mode
 from curvlang.models.tracing.trace import check_output
@@ -208,6 +209,8 @@ def check_outputs(model: nn.Module, loss: Loss, pair: Pair, part: str) -> None:
     loss.validate(f.shape, y, f.dtype)
     check_examples_finite(model, loss, few, y[chosen], part, places)
     check_examples(model, few, f, X)
+    if part == "train":
+        say_probabilities(model, loss, f)
 
 
 def _check_rows(x: Rows, what: str) -> None:

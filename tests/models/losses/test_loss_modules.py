@@ -13,7 +13,7 @@ from torch.nn import functional
 import curvlang as cv
 from curvlang.models.losses.draws import Draws
 from curvlang.models.losses.losses import loss_named
-from curvlang.models.losses.resolve import ClassAxis
+from curvlang.models.losses.resolve import ClassAxis, Probabilities
 from tests.models.support import EXACT, assert_equal, assert_refused
 
 N, D, C = 6, 4, 3
@@ -105,6 +105,67 @@ def by_autograd(loss, model, x, y):
         value = loss(model(x[n : n + 1]), y[n : n + 1]).sum()
         rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(value, own)]))
     return torch.stack(rows)
+
+
+def chosen(p, y):
+    return -p.log().gather(-1, y[..., None]).sum()
+
+
+TWICE = {
+    "softmax": (nn.Softmax(-1), "cross_entropy", X, Y, chosen),
+    "softmax of positions": (
+        nn.Softmax(-1),
+        cv.CrossEntropy(),
+        drawn(N, 5, D),
+        classes(N, 5),
+        None,
+    ),
+    "softmax on axis 1": (nn.Softmax(1), nn.CrossEntropyLoss(), *MAPS["2d"], None),
+    "sigmoid": (nn.Sigmoid(), "bce_with_logits", X, SOFT, nn.BCELoss()),
+}
+
+
+@pytest.mark.parametrize("case", TWICE)
+def test_probabilities_where_logits_are_read_are_said(case):
+    last, loss, x, y, repair = TWICE[case]
+    kind = "2d" if case == "softmax on axis 1" else "linear"
+    with pytest.warns(Probabilities, match=r"return logits, without the last (softmax|sigmoid)"):
+        cv.Task(network(kind, last), loss, (x, y), (x, y))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Probabilities)
+        logits = cv.Task(network(kind), loss, (x, y), (x, y))
+        if repair is None:
+            return
+        own = cv.Task(network(kind, last), repair, (x, y), (x, y))
+    a, b = (cv.influence(cv.fit("hessian", t), t, damping=1.0) for t in (logits, own))
+    assert_equal(a, b)
+
+
+class Gated(nn.Module):
+    """Logits between 0 and 1 by chance, and a sigmoid that is not the last operation."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.gate = nn.Linear(D, C), nn.Sigmoid()
+
+    def forward(self, x):
+        return self.gate(self.inner(x)) * 3 - 1
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "y"),
+    [
+        (network(last=nn.LogSoftmax(1)), "cross_entropy", Y),
+        (Gated().double(), "bce_with_logits", SOFT),
+        (network(last=nn.Softmax(1)), "mse", SOFT),
+        (nn.Sequential(nn.Linear(D, 1), nn.Softmax(1)).double(), "bce_with_logits", SOFT[:, :1]),
+    ],
+    ids=["log-softmax", "a gate", "squares", "another function"],
+)
+def test_other_outputs_are_not_said(model, loss, y):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Probabilities)
+        cv.Task(model.eval(), loss, (X, y), (X, y))
 
 
 @pytest.mark.filterwarnings("ignore")
