@@ -368,6 +368,9 @@ def explanations(
         setup: Device, precision and memory.
         world: A number of processes that the run is predicted for.
         link: How fast they reach each other.
+
+    Raises:
+        SpecError: With every problem of the spec and the task; as `explain` for `world` and `link`.
     """
     whole, setup = as_spec(spec), setup or Setup()
     if world is not None:
@@ -406,6 +409,10 @@ def benchmark(
         task: Model and data; or what replaces the task that the spec names, or lines of it.
         inverse: An inverse as a spec writes it; the spec's where not given.
         setup: Device, precision, memory and seed.
+
+    Raises:
+        SpecError: With every problem of the spec and the task; E0875 to E0878 for a precision that cannot be had.
+        MachineError: E0801 for a fit that does not fit into memory.
     """
     whole, setup = as_spec(spec), setup or Setup()
     found = chosen(whole)
@@ -435,6 +442,9 @@ def covered(specs: Sequence[Spec], source: TaskSource) -> CoverageReport:
     Args:
         specs: Whose curvatures are tried; the first one's file may define the task.
         source: The task, or lines of it.
+
+    Raises:
+        SpecError: With every problem of the task's texts; E0550 for a function that is not allowed.
     """
     wanted = source.within(specs[0])
     chains = [c for x in specs for found in x.curvatures.values() for c in chains_of(found)]

@@ -118,6 +118,10 @@ class ScoreReport(Display):
 
         From the total over layers, positions and tokens, which the parts add up to. Self-influence has
         none: see `largest`.
+
+        Args:
+            k: Of each kind.
+            queries: Numbers of queries or groups; the first ones where not given.
         """
         if self.axes == ("train",) or not k:
             return TopExamples()
@@ -131,13 +135,22 @@ class ScoreReport(Display):
         return top_of_rows(rows, total, k, self.task, grouped=self.groups is not None)
 
     def largest(self, k: int = 5) -> list[Neighbour]:
-        """The k training examples with the largest self-influence; of other scores none."""
+        """The k training examples with the largest self-influence; of other scores none.
+
+        Args:
+            k: How many.
+        """
         if self.axes != ("train",) or not k:
             return []
         return largest(whole(self.arrays["scores"]), k, self.task)
 
     def table(self, k: int = 5, queries: Sequence[int] | None = None) -> str:
-        """The extremes as text, examples as what they look like."""
+        """The extremes as text, examples as what they look like.
+
+        Args:
+            k: Of each kind.
+            queries: As for `top`.
+        """
         if self.axes == ("train",):
             return show_largest(self.largest(k), self.looks)
         return show_top(self.top(k, queries), self.looks, self.sign, self.groups)
@@ -157,7 +170,12 @@ class ScoreReport(Display):
         return [*lines, *layers]
 
     def to_json(self, k: int = 0, queries: Sequence[int] | None = None) -> dict[str, Any]:
-        """Notes, axes, shape and the extremes as plain values; the scores themselves are in the file."""
+        """Notes, axes, shape and the extremes as plain values; the scores themselves are in the file.
+
+        Args:
+            k: Extremes of each kind; 0 for none.
+            queries: As for `top`.
+        """
         return {
             **self.notes,
             **({} if self.errors is None else {"precision_errors": self.errors.to_json()}),

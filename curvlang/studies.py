@@ -68,7 +68,11 @@ class StudyRun(Display):
         return self.result._repr_html_()
 
     def show(self, console: Console | None = None) -> None:
-        """Print the tables and the verdict."""
+        """Print the tables and the verdict.
+
+        Args:
+            console: Of `rich`; standard output where not given.
+        """
         self.result.show(console)
 
     def notes(self) -> Iterator[str]:
@@ -328,6 +332,10 @@ def study(
             proceeds (`curvlang.runtime.progress`).
         **words: As for `evaluate`: `metric`, `reference` and `solve`, for which a study has no
             lines, and others in place of its lines.
+
+    Raises:
+        SpecError: With every problem of the file; E0919 where it states no such study, E0903 for a folder of other files.
+        MachineError: E0802 where the disk is full.
     """
     whole, one = load_study(str(spec))
     setup = Setup(usable(device), dtype, workers=workers, precision=precision)

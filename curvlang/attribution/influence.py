@@ -260,6 +260,9 @@ def self_influence(
         solve: A solver as a spec writes it.
         precision: As for `influence`.
         progress: As for `influence`.
+
+    Raises:
+        SpecError: E0595 for an option that has no meaning here; else as for `influence`.
     """
     task = seen_by(operator, task)
     if precision is not None:

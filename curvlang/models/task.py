@@ -305,7 +305,7 @@ class Task:
         self._facts = facts_of(self.model, self.few, {**self.facts.outside, **outside})
 
     def part(self, part: str) -> Pair:
-        """`train` or `query`."""
+        """Inputs and targets of a `part`: `train` or `query`."""
         if part not in PARTS:
             raise refusal(Code.E0412, f"a task has no part `{part}`", "use `train` or `query`")
         return self.train if part == "train" else self.query
@@ -313,7 +313,7 @@ class Task:
     def batches(
         self, size: int, part: str = "train", within: range | None = None
     ) -> Iterator[Examples]:
-        """Consecutive batches of at most `size` examples on the model's device, `within` some of them."""
+        """Consecutive batches of at most `size` examples of a `part`, or `within` some rows, on the model's device."""
         if size < 1:
             raise refusal(Code.E0412, f"a batch of {size} examples", "batches hold 1 or more")
         X, y = self.part(part)
@@ -370,7 +370,7 @@ class Task:
         dtype: torch.dtype | None = None,
         precision: PrecisionLike | None = None,
     ) -> Task:
-        """A copy with another precision or device; integers keep their type.
+        """A copy with another precision or on another `device`; integers keep their type.
 
         `dtype` is of parameters and inputs, `precision` of all that is computed: `"bfloat16"`.
 
@@ -400,7 +400,7 @@ class Task:
         return made
 
     def replaced(self, **changes: Any) -> Task:
-        """The same task with other values of some of its arguments, by name; checked like any other."""
+        """The same task with `changes` of its arguments, by name (`loss=…`); checked like any other."""
         given = {name: getattr(self, name) for name in self.__slots__ if name[0] != "_"}
         if "query" in changes:
             given["query_mask"] = None
@@ -418,18 +418,18 @@ class Task:
         return made
 
     def with_model(self, model: nn.Module, origin: Origin | None = None) -> Task:
-        """The same task about another model of the same kind (a trained one)."""
+        """The same task about another `model` of the same kind (a trained one); `origin` says where it is from."""
         if is_packed(self.model) and not is_packed(model):
             model = packed(model, layout_in(self.model))
         return self.replaced(model=model, origin=origin or self.origin)
 
     def examples(self, places: Tensor | slice) -> Task:
-        """The same task with these training examples, in their order, and what counts of them."""
+        """The same task with the training examples at `places`, in their order, and what counts of them."""
         mask = None if self.mask is None else self.mask[places]
         return self._some("train", places, train=selected_pair(self.train, places), mask=mask)
 
     def queries(self, places: Tensor | slice) -> Task:
-        """The same task with these queries, in their order, and what counts of them."""
+        """The same task with the queries at `places`, in their order, and what counts of them."""
         mask = None if self.query_mask is None else self.query_mask[places]
         return self._some("query", places, query=selected_pair(self.query, places), query_mask=mask)
 
@@ -441,7 +441,7 @@ class Task:
         return made
 
     def restricted(self, names: Sequence[str]) -> Task:
-        """The same task in which all parameters but these are constants."""
+        """The same task in which all parameters but those of `names` are constants."""
         model = copied(self.model)
         for name, p in model.named_parameters():
             p.requires_grad_(name in names and p.requires_grad)

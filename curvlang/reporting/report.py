@@ -67,7 +67,11 @@ class Report(Result):
         return "\n\n".join(to_text(x, width) for x in (self, *self.run.others))
 
     def show(self, console: Console | None = None) -> None:
-        """Print the tables, in the width and the character set that the console has."""
+        """Print the tables, in the width and the character set that the console has.
+
+        Args:
+            console: Of `rich`; standard output where not given.
+        """
         console = console or Console(highlight=False)
         for result in (self.plain(), *self.run.others):
             show(result, console)

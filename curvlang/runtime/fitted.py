@@ -94,7 +94,7 @@ class FittedOperator:
         self.refit = refit
 
     def replaced(self, **changes: Any) -> FittedOperator:
-        """The same curvature with other values of some of its arguments, by name."""
+        """The same curvature with `changes` of its arguments, by name."""
         names = inspect.signature(FittedOperator.__init__).parameters
         given = {name: getattr(self, name) for name in names if name != "self"}
         return FittedOperator(**(given | changes))
@@ -264,12 +264,12 @@ class FittedOperator:
 
     @settled
     def logdet(self, damping: float = 0.0) -> Tensor:
-        """Log det(C + λI)."""
+        """Log det(C + λI), `damping` = λ."""
         return self.operator.logdet(damping)
 
     @settled
     def distance(self, other: FittedOperator | Operator) -> Tensor:
-        """‖C − D‖_F."""
+        """‖C − D‖_F, D the `other` curvature."""
         return self.operator.distance(
             other.operator if isinstance(other, FittedOperator) else other
         )

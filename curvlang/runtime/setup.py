@@ -88,6 +88,14 @@ class Setup:
     ) -> Setup:
         """The same from names: `auto` is CUDA where this machine has it, `cuda` the GPU of this process.
 
+        Args:
+            device: `auto`, `cpu`, `cuda`, or a name of torch.
+            precision: As text.
+            memory: A limit, `"4GiB"`, or bytes.
+            seed: Of all that is drawn.
+            store: A folder of fits.
+            workers: Of Dask, or a scheduler's address.
+
         Raises:
             SpecError: E0708 for a device that cannot be used here, else as a `Setup`.
         """

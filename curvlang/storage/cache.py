@@ -64,6 +64,10 @@ class Cache(Display):
     def get(self, key: str, name: str) -> Array | None:
         """The array, or None where it is absent or damaged.
 
+        Args:
+            key: What it is of.
+            name: Which array of it.
+
         Raises:
             MachineError: E0803 where the system does not let it be read.
         """
@@ -89,6 +93,11 @@ class Cache(Display):
     def put(self, key: str, name: str, value: Array) -> None:
         """Write an array, all or nothing.
 
+        Args:
+            key: What it is of.
+            name: Which array of it.
+            value: The array.
+
         Raises:
             MachineError: E0802 where the disk is full, E0803 where the folder cannot be written.
         """
@@ -100,7 +109,11 @@ class Cache(Display):
         _LOG.info("kept %s: %s", self._path(key, name), size(len(payload)))
 
     def names(self, key: str) -> list[str]:
-        """Under which names a key keeps something."""
+        """Under which names a key keeps something.
+
+        Args:
+            key: What they are of.
+        """
         return sorted(x.stem for x in self._path(key, "x").parent.glob("*.bin"))
 
     def rename(self, key: str, old: str, new: str) -> None:

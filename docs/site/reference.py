@@ -146,15 +146,27 @@ def _constructed(thing: Any) -> bool:
 
 
 def _members(thing: Any) -> list[Any]:
-    """Public methods and properties that say what they do, inherited ones of curvlang included."""
+    """Public methods and properties that say what they do and what they are given; inherited ones, too.
+
+    A method that names no argument is for the other rooms, and not for those who import curvlang.
+    """
     every = {**thing.inherited_members, **thing.members}
     found = []
     for name, member in every.items():
         target = member.final_target if member.is_alias else member
         shown = target.is_function or (target.is_attribute and "property" in target.labels)
-        if not name.startswith("_") and shown and target.docstring is not None:
+        if not name.startswith("_") and shown and _told(target):
             found.append(target)
     return sorted(found, key=lambda x: (x.is_function, x.lineno or 0))
+
+
+def _told(member: Any) -> bool:
+    """Whether a docstring says what a member is, and what it is given."""
+    if member.docstring is None:
+        return False
+    given = [x.name for x in member.parameters] if member.is_function else []
+    text = member.docstring.value
+    return all(f"`{x}`" in text or f"{x}: " in text for x in given if x not in ("self", "cls"))
 
 
 def _member(owner: str, member: Any) -> Iterator[str]:

@@ -29,7 +29,11 @@ class TokenScores:
         return len(self.offsets) - 1
 
     def row(self, n: int) -> Tensor:
-        """Scores of one training example's tokens, [Q, T_n]."""
+        """Scores of one training example's tokens, [Q, T_n].
+
+        Args:
+            n: The training example; from the end where negative.
+        """
         n = range(len(self))[n]
         return self.scores[:, int(self.offsets[n]) : int(self.offsets[n + 1])]
 

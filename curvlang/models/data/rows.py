@@ -83,7 +83,11 @@ class StoredRows(ABC):
 
     @abstractmethod
     def read(self, places: Places) -> Tensor:
-        """A new tensor of the rows at these places, in their order."""
+        """A new tensor of the rows at these places, in their order.
+
+        Args:
+            places: Numbers of rows, or a slice.
+        """
 
     @property
     def device(self) -> torch.device:

@@ -91,6 +91,9 @@ class Precision:
 
         `bfloat16` is of passes and products, `passes=bfloat16,products=float32` of the parts that it names.
 
+        Args:
+            given: `"bfloat16"`, `torch.bfloat16`, `"passes=bfloat16,products=float32"`, or a `Precision`.
+
         Raises:
             SpecError: E0563 and E0875 for what says no precision.
         """

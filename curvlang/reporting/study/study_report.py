@@ -53,7 +53,11 @@ class StudyReport(StudyResult):
         return file.getvalue()
 
     def show(self, console: Console | None = None) -> None:
-        """Print the tables and the verdict, in the width and the character set that the console has."""
+        """Print the tables and the verdict, in the width and the character set that the console has.
+
+        Args:
+            console: Of `rich`; standard output where not given.
+        """
         show_study(self, console or Console(highlight=False))
 
     def to_pandas(self) -> Any:
