@@ -11,15 +11,22 @@ from curvlang.compiler.planning.fits import Unfit, first_unfit, unfit
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, SpecError
 from curvlang.diagnostics.refusal import label_at, refusal
-from curvlang.language import curvature_named, shipped
 from curvlang.language.chain import Chain
 from curvlang.language.partition import Partition, partition_of_chain
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.runtime.limits.columns import MANY, many_columns
-
-DROP, EXACT = "drop_residual", "exact"
-BLOCKS, VOCABULARY, APART = "block_diagonal", "vocabulary", "apart"
+from curvlang.runtime.limits.lighter_chains import (
+    APART,
+    BLOCKS,
+    DROP,
+    VOCABULARY,
+    apart,
+    by_layer,
+    drawn,
+    is_exact,
+    ships,
+)
 
 
 def without_ignored(chains: Sequence[Chain], task: Task) -> Task:
@@ -49,8 +56,8 @@ def without_ignored(chains: Sequence[Chain], task: Task) -> Task:
 
 def words_apart(chains: Sequence[Chain], task: Task) -> Task:
     """The task with embeddings, and the layer that predicts their rows, apart where a chain takes them out."""
-    apart = any(map(_words_apart, chains)) and not task.words_apart
-    return task.replaced(words_apart=True) if apart else task
+    out = any(map(_words_apart, chains)) and not task.words_apart
+    return task.replaced(words_apart=True) if out else task
 
 
 def _words_apart(chain: Chain) -> bool:
@@ -143,35 +150,21 @@ def _example(found: Unfit, task: Task) -> str:
     written = [describe_stage(x) for x in stages]
     written[found.number] = _with_clause(written[found.number], "diagonal")
     words = any(isinstance(x, nn.Embedding) for x in task.model.modules())
-    exact = [
-        k
-        for k, stage in enumerate(stages)
-        if stage.name == DROP and stage.arguments.get("fisher") == EXACT
-    ]
-    why = ""
+    exact = [k for k, stage in enumerate(stages) if is_exact(stage)]
+    why, meant = "", apart(found.chain)
     y = task.train[1]
     by_word = words and y.ndim > 1 and not y.is_floating_point()
     if exact and (columns := many_columns(task, 0 if by_word else MANY)):
         written[exact[0]] = f"{DROP}(fisher = mc)"
+        meant = drawn(meant)
         why = f"; labels are drawn in it, since this loss has {columns}"
-    apart = list(written)
-    for k, stage in enumerate(stages):
-        if stage.name == BLOCKS and stage.arguments.get("by") == "layer":
-            apart[k] = f"{BLOCKS}(by = layer, {VOCABULARY} = {APART})"
-    name = _shipped(apart)
-    # Without embeddings the two are the same: the one that ships has a name.
-    written = apart if words or why or name else written
-    ships = f", which ships as `{name}`" if name else ""
-    return f"for example `curvature mine = {' |> '.join(written)}`{ships}{why}"
-
-
-def _shipped(written: Sequence[str]) -> str:
-    """The name of the curvature that ships and is this chain; empty where none is."""
-    for name in (x.name for x in shipped() if x.kind == "curvature"):
-        chain = curvature_named(name)
-        if isinstance(chain, Chain) and [describe_stage(x) for x in chain.stages] == list(written):
-            return name
-    return ""
+    name = ships(meant)
+    if words or why or name:
+        # Without embeddings the two are the same: the one that ships has a name.
+        for k in filter(lambda k: by_layer(stages[k]), range(len(stages))):
+            written[k] = f"{BLOCKS}(by = layer, {VOCABULARY} = {APART})"
+    known = f", which ships as `{name}`" if name else ""
+    return f"for example `curvature mine = {' |> '.join(written)}`{known}{why}"
 
 
 def _with_clause(stage: str, word: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 
@@ -30,7 +29,7 @@ from curvlang.models.fingerprint import digest
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, bare_at_once, bare_names
 from curvlang.runtime.limits.activations import activation_bytes
-from curvlang.runtime.limits.columns import column_count, require_columns
+from curvlang.runtime.limits.columns import column_count, exact_bytes, require_columns
 from curvlang.runtime.limits.footprint import (
     Phase,
     blocks_read,
@@ -43,7 +42,7 @@ from curvlang.runtime.limits.footprint import (
 from curvlang.runtime.limits.memory import available, require
 from curvlang.runtime.limits.repairs import lighter
 from curvlang.runtime.limits.turns import Blocks, Turn, in_turns, largest_turn, whole_plans
-from curvlang.runtime.others import besides
+from curvlang.runtime.others import besides, words_apart
 from curvlang.runtime.positions.alignment import (
     Alignment,
     alignments,
@@ -131,6 +130,7 @@ def prepare(
     last: bool = False,
     limits: Limits = DEFAULT,
     points: int = 1,
+    trying: bool = False,
 ) -> Preparation:
     """Derive and plan the chains for a task; reads one example, computes nothing.
 
@@ -140,11 +140,13 @@ def prepare(
         last: Plan whole chains only, without what only their prefixes need.
         limits: Of batches, matrices and what is kept between passes.
         points: Models that every example is seen at.
+        trying: Whether a refusal is not shown, so that it need not say what would fit.
 
     Raises:
         SpecError: Where the model is not covered or the plan is refused.
         MachineError: Where the plan's memory is more than the machine has.
     """
+    asked = chains
     padded = any(map(takes_means, chains)) and has_padding(task)
     if padded:
         chains = [masked(chain) for chain in chains]
@@ -159,7 +161,7 @@ def prepare(
     geometries = [_geometries(program, found, task, outputs) for program in programs]
     total = points * task.N
     at_once = limits.batch or min(total, BATCH_AT_MOST)
-    models = [_model_bytes(program, found, task, at_once) for program in programs]
+    models = [_model_bytes(program, found, task, (at_once, outputs)) for program in programs]
 
     planned = _Planning(programs, geometries, models, (total, itemsize), limits)
     have = available(task.device) if limits.memory is None else limits.memory
@@ -167,14 +169,18 @@ def prepare(
     room = have - largest(footprint(plans, found, task)).bytes
     share = max(0, min(have // KEPT_SHARE, room))
     plans = keeping(plans, share if limits.keep is None else limits.keep)
-    require_columns(plans, found, task, outputs)
+
+    def again(other: Sequence[Chain]) -> object:
+        seen = words_apart(other, task)
+        return prepare(other, seen, last=last, limits=limits, points=points, trying=True)
+
+    ways = () if trying else lighter(asked, plans, found, task, again)
+    require_columns(plans, found, task, outputs, ways)
     phases = footprint(plans, found, task)
     worst = largest(phases)
-    again = partial(prepare, task=task, last=last, limits=limits, points=points)
     if turns:
         phases, plans = largest_turn(turns).phases, whole_plans(turns)
     else:
-        ways = lighter(chains, plans, found, task, again)
         require(worst.bytes, task.device, f"this run ({worst.name})", ways)
     if any(program.partition != Partition.MODEL for program in programs):
         check_lengths(task, found[Partition.LAYER])
@@ -363,13 +369,34 @@ def _by_themselves(blocks: Sequence[LayerBlock]) -> str:
     return f"; again for {count} parameter{'s' * (count > 1)} outside any layer, {how}"
 
 
+EXACT_MEASURED = 4
+"""Exact columns are formed to measure a model where two examples' and what they are made of fit: four times
+those of one."""
+
+
 def _model_bytes(
-    program: Program, found: Mapping[Partition, tuple[LayerBlock, ...]], task: Task, examples: int
+    program: Program,
+    found: Mapping[Partition, tuple[LayerBlock, ...]],
+    task: Task,
+    sizes: tuple[int, int],
 ) -> int:
-    """What the model holds for an example while a program's leaves are computed."""
+    """What the model holds for an example while a program's leaves are computed.
+
+    Args:
+        program: Statements of one partition.
+        found: The model's blocks for each partition.
+        task: Model and data.
+        sizes: Examples that go through the model at once, and numbers that it gives for one.
+    """
     if not any(leaf.per_example for leaf in program.leaves.values()):
         return 0
     read = found[Partition.LAYER if program.partition.layers else program.partition]
+    examples, outputs = sizes
+    if program.fisher == Fisher():
+        exact = exact_bytes(task, read, outputs)
+        if EXACT_MEASURED * exact > available(task.device):
+            # The factor, and what it is made of.
+            return exact + exact // 2
     return activation_bytes(task, task.loss, read, program.fisher, examples)
 
 

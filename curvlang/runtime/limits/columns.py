@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -12,7 +12,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
-from curvlang.runtime.limits.memory import available, gibibytes
+from curvlang.runtime.limits.memory import available, gibibytes, last_repair, left
 
 MANY = 1000
 """Columns of one example above which a repair names drawn labels: as many go backward for every example."""
@@ -34,6 +34,7 @@ def require_columns(
     blocks: Mapping[Partition, Sequence[LayerBlock]],
     task: Task,
     outputs: int,
+    ways: Iterable[str],
 ) -> None:
     """Refuse exact columns of which those of one example do not fit.
 
@@ -45,6 +46,7 @@ def require_columns(
         blocks: The model's blocks for each partition.
         task: Model and data; only shapes are read.
         outputs: F, numbers that the model gives for an example.
+        ways: What to write instead, asked for where they are refused.
 
     Raises:
         MachineError: E0801, with columns, bytes and backward passes.
@@ -57,7 +59,7 @@ def require_columns(
     have = available(task.device)
     if needed > have:
         passes = max(p.passes for p in exact)
-        raise MachineError(_too_many(R, needed, have, passes, task))
+        raise MachineError(_too_many(R, needed, passes, task, ways))
 
 
 def exact_bytes(task: Task, layers: Sequence[LayerBlock], outputs: int) -> int:
@@ -83,13 +85,6 @@ def many_columns(task: Task, most: int = MANY) -> str:
     return f"{R} exact columns for each example" if most < R else ""
 
 
-def repairs(plans: Sequence[Plan]) -> tuple[str, ...]:
-    """What to write where a run with exact columns does not fit."""
-    if any(_reads_exact_columns(p) for p in plans):
-        return ("write `drop_residual(fisher = mc)`: one drawn label in place of exact columns",)
-    return ()
-
-
 def _reads_exact_columns(p: Plan) -> bool:
     adds = any(p.adds(number) for number in range(1, p.passes + 1))
     return adds and p.program.fisher is not None and p.program.fisher.kind == "exact"
@@ -100,15 +95,11 @@ def _pulled_back(layers: Sequence[LayerBlock]) -> int:
     return sum(b.count * b.positions * b.d_out for b in layers)
 
 
-def _too_many(R: int, needed: int, have: int, passes: int, task: Task) -> Diagnostic:
+def _too_many(R: int, needed: int, passes: int, task: Task, ways: Iterable[str]) -> Diagnostic:
     return Diagnostic(
         Code.E0801,
-        f"the {R} exact columns of one example need {gibibytes(needed)}, and {gibibytes(have)} "
-        "are free",
-        help=(
-            f"write `drop_residual(fisher = mc)`: one drawn label per example in place of {R} "
-            "columns (`samples = …` for more)",
-        ),
+        f"the {R} exact columns of one example need {gibibytes(needed)}, and {left(task.device)}",
+        help=(*ways, last_repair()),
         notes=(
             f"every output has a column: {R * task.N} go backward through the model for "
             f"{task.N} examples, in each of {passes} pass{'es' if passes > 1 else ''} over the data",

@@ -149,12 +149,13 @@ def require(needed: int, device: torch.device, purpose: str, repairs: Iterable[s
             Diagnostic(
                 Code.E0801,
                 f"{purpose} needs {gibibytes(needed)}, and {left(device)}",
-                help=(*repairs, _last_repair()),
+                help=(*repairs, last_repair()),
             )
         )
 
 
-def _last_repair() -> str:
+def last_repair() -> str:
+    """What always helps."""
     free = "free memory on the machine" if _limit() is None else "allow more `memory`"
     return f"use a smaller model, or {free}"
 
@@ -187,6 +188,6 @@ def exhausted(error: BaseException) -> MachineError | None:
         Diagnostic(
             Code.E0801,
             f"out of memory: {_wanted(text)} were requested at once, and {left(device)}",
-            help=(_last_repair(),),
+            help=(last_repair(),),
         )
     )

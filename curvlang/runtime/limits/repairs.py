@@ -13,8 +13,8 @@ from curvlang.diagnostics.diagnostic import CurvlangError
 from curvlang.language.chain import Chain, Stage
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
-from curvlang.runtime.limits.columns import repairs
 from curvlang.runtime.limits.footprint import footprint, largest
+from curvlang.runtime.limits.lighter_chains import candidates, named
 from curvlang.runtime.limits.memory import available
 
 SINGLE = 4
@@ -39,7 +39,10 @@ def lighter(
         task: Model and data.
         planned: Plans other chains, or raises as this run does.
     """
-    yield from repairs(plans)
+    for other, text in candidates(chains):
+        if other != list(chains) and _fits(other, planned):
+            yield named(other, text)
+            break
     if task.precision is torch.float64:
         single = [replace(p, itemsize=SINGLE) for p in plans]
         if largest(footprint(single, blocks, task)).bytes <= available(task.device):
