@@ -14,6 +14,8 @@ from torch import Tensor
 from curvlang.attribution.factored import probed_count
 from curvlang.attribution.influence import influence
 from curvlang.attribution.streams.reduced import ReducedPrecision
+from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.facade import as_spec, fit
@@ -44,12 +46,14 @@ class PrecisionErrors(Display):
         errors: Of each part that is narrower than float64 alone, and of `all` together.
         examples: Training examples that it was measured on.
         layers: Blocks of layers that it was measured on, and how many there are.
+        unmeasured: Why nothing was measured; empty where it was.
     """
 
     precision: Precision
     errors: Mapping[str, float]
     examples: int
     layers: tuple[int, int]
+    unmeasured: str = ""
 
     @property
     def whole(self) -> float:
@@ -64,12 +68,20 @@ class PrecisionErrors(Display):
             "errors": dict(self.errors),
             "examples": self.examples,
             "layers": list(self.layers),
+            **({"unmeasured": self.unmeasured} if self.unmeasured else {}),
         }
 
     def _summary(self) -> str:
+        if self.unmeasured:
+            return f"in {self.precision}, not compared with float64"
         return f"in {self.precision}: {self.whole:.1g} of the largest score"
 
     def __str__(self) -> str:
+        if self.unmeasured:
+            return (
+                f"{self.precision}: how much that changes is not known, since nothing runs in float64 "
+                f"({self.unmeasured})"
+            )
         if not self.errors:
             return f"{self.precision}, in which nothing is rounded to less than float64"
         parts = [f"{name} {error:.1g}" for name, error in self.errors.items() if name != "all"]
@@ -150,7 +162,13 @@ def measured_errors(task: Task, policy: Precision, fitted: Fit, scored: Score) -
 
     errors: dict[str, float] = {}
     if not policy.exact:
-        wanted = scores(EXACT)
+        try:
+            wanted = scores(EXACT)
+        except SpecError as error:
+            (first, *_) = error.diagnostics
+            if first.code not in (Code.E0408, Code.E0420):
+                raise
+            return PrecisionErrors(policy, {}, few.N, layers, first.headline)
         scale = float(wanted.abs().max().clamp_min(torch.finfo(torch.float64).tiny))
         asked = dict(_parts(policy))
         if set(asked.values()) == {policy}:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from curvlang.cli.main import run
+from torch import nn
 
 import curvlang as cv
 from curvlang.attribution.streams.reduced import ReducedPrecision
@@ -168,3 +169,31 @@ def test_targets_that_are_met_to_rounding_have_an_error_that_says_so():
     # Residuals of 1e-6 are below the rounding of outputs in bfloat16.
     assert cv.precision_errors("ekfac", made, "bfloat16", damping=0.1).whole > 1
     assert cv.precision_errors("ekfac", made, "float32", damping=0.1).whole < 1
+
+
+class Narrow(nn.Module):
+    """A mask that is made as some models of `transformers` make theirs: of the lowest number of a type."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.layer, self.kind = nn.Linear(3, 3), kind
+
+    def forward(self, x):
+        f, lowest = self.layer(x), torch.finfo(x.dtype).min
+        if self.kind == "raises":
+            return torch.maximum(f, torch.full((), lowest))
+        return f + ((1 - torch.ones(3, dtype=torch.long)).float() * lowest).to(f.dtype)
+
+
+@pytest.mark.parametrize(("kind", "code"), [("raises", "E0408"), ("nan", "E0420")])
+def test_a_model_that_runs_in_float32_alone(kind, code):
+    X, y = torch.randn(7, 3), torch.arange(7) % 3
+    made = cv.Task(Narrow(kind).eval(), "cross_entropy", (X, y), (X[:2], y[:2]))
+    with pytest.raises(SpecError, match=code) as caught:
+        cv.fit("kfac", made.to(dtype=torch.float64))
+    assert "`--precision float32`" in str(caught.value)
+    found = cv.precision_errors("kfac", made, "float32", damping=0.1)
+    assert found.unmeasured
+    assert "not known" in str(found)
+    assert found.to_json()["errors"] == {}
+    assert torch.isfinite(cv.influence(cv.fit("kfac", made), made, damping=0.1)).all()

@@ -93,6 +93,10 @@ def _described(model: nn.Module, X: Tensor) -> str:
 
 _FUSED = ("stride", "mat_a")
 """Words of the fused products of experts, which take few sizes and types."""
+NARROWER = (
+    "the model's own code does not take float64: compute in float32, `--precision float32` or "
+    '`precision="float32"`'
+)
 _DOUBLE = ("Double", "double", "float64", "without overflow")
 
 
@@ -107,10 +111,7 @@ def _repair(model: nn.Module, X: Tensor, error: Exception) -> str:
             "not take these sizes or this precision"
         )
     if any(word in text for word in _DOUBLE):
-        return (
-            "the model's own code does not take float64: compute in float32, `--precision float32` or "
-            '`precision="float32"`'
-        )
+        return NARROWER
     if layout_in(model) is not None:
         return "make the model run on these fields by itself: the text above is the model's own"
     if not X.is_floating_point() and ("range" in text or "type" in text):

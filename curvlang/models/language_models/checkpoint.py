@@ -14,7 +14,14 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.execution.calls import exhausted
-from curvlang.models.language_models.heads import HEADS, Head, TrainedHead, class_names, head_of
+from curvlang.models.language_models.heads import (
+    HEADS,
+    TARGET_TEXT,
+    Head,
+    TrainedHead,
+    class_names,
+    head_of,
+)
 from curvlang.models.language_models.libraries import (
     broken,
     first_line,
@@ -166,6 +173,13 @@ def checkpoint(path: str, folder: Path, trained: TrainedHead | None = None) -> C
     except Exception as error:
         raise unreadable(place, first_line(error), _found_nowhere(place)) from error
     check_code(place, config, "config.json")
+    if quantised := config.get("quantization_config"):
+        how = str(quantised.get("quant_method", "in a way that is not named"))
+        raise unreadable(
+            place,
+            f"its parameters are quantised (`{how}`), and have no gradients",
+            "give the model that was quantised",
+        )
     names = config.get("architectures") or ["a model that is not named"]
     head = head_of(str(names[0]))
     if trained is not None and trained.head is not head:
@@ -174,18 +188,40 @@ def checkpoint(path: str, folder: Path, trained: TrainedHead | None = None) -> C
         )
     if head is None:
         raise _unread(place, str(names[0]))
-    return Checkpoint(place, _completed(transformers, place), head)
+    completed = _completed(transformers, place)
+    _check_inputs(transformers, place, str(names[0]), head, completed)
+    return Checkpoint(place, completed, head)
+
+
+_READ = {"input_values": "audio", "input_features": "audio", "pixel_values": "images"}
+"""What the main inputs of a class of `transformers` are; texts where they are tokens."""
+
+
+def _check_inputs(
+    transformers: Any, place: str, architecture: str, head: Head, config: Mapping[str, Any]
+) -> None:
+    """Refuse models whose class is called as others are and that read something else.
+
+    Raises:
+        SpecError: E0899.
+    """
+    kind = getattr(transformers, architecture, None)
+    own = getattr(kind, "main_input_name", head.reads)
+    if own != head.reads:
+        raise _unread(place, architecture, f"which reads {_READ.get(own, f'`{own}`')}")
+    if head is TARGET_TEXT and not config.get("is_encoder_decoder"):
+        raise _unread(place, architecture, "which has no encoder of texts")
 
 
 _UNLIKE = "Unrecognized configuration class"
 """What `transformers` says of a model that its class for a kind does not read: of speech, or of texts and images."""
 
 
-def _unread(place: str, architecture: str) -> SpecError:
+def _unread(place: str, architecture: str, why: str = "") -> SpecError:
     """E0899: a model of a kind that is not read."""
     return refusal(
         Code.E0899,
-        f"`{place}` is a `{architecture}`, and models of that kind are not read",
+        f"`{place}` is a `{architecture}`, {why or 'and models of that kind are not read'}",
         f"give one of {', '.join(map(str, HEADS))}, of texts or images; any other model comes from a function: "
         "`python(…)`",
     )

@@ -17,6 +17,7 @@ class Head:
         predicts: What, in words.
         words: The words of a `data dataset(…)` line that say which columns are read.
         task_type: What `peft` calls adapters of such models; empty where it has no word for them.
+        reads: What `transformers` calls their main inputs.
     """
 
     ends: tuple[str, ...]
@@ -24,6 +25,7 @@ class Head:
     predicts: str
     words: tuple[str, ...]
     task_type: str = ""
+    reads: str = "input_ids"
 
     def __str__(self) -> str:
         return f"`…{self.ends[0]}`"
@@ -62,6 +64,7 @@ IMAGE_CLASS = Head(
     "AutoModelForImageClassification",
     "a class of an image",
     ("image", "label"),
+    reads="pixel_values",
 )
 HEADS = (TARGET_TEXT, NEXT_TOKEN, TEXT_CLASS, WORD_CLASS, IMAGE_CLASS)
 """Kinds that are read; where two ends fit, the first one counts."""

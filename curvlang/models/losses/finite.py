@@ -16,7 +16,8 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import CurvlangError, SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.data.rows import Rows
-from curvlang.models.execution.calls import exhausted, run_model
+from curvlang.models.execution.calls import NARROWER, exhausted, run_model
+from curvlang.models.execution.copies import copied
 from curvlang.models.losses.loss import Loss
 from curvlang.models.sources.transfers import moved, waits
 from curvlang.operators.validation import all_finite
@@ -119,10 +120,31 @@ def check_examples_finite(
         (n if places is None else places[n], what) for n, what in _not_finite(model, loss, X, y)
     ]
     if found:
-        raise _refused(found, len(X), f"`{part}`")
+        wide = len(found) == len(X) and _sound_in_single(model, loss, X[:1], y[:1])
+        raise _refused(found, len(X), f"`{part}`", NARROWER if wide else SOUND)
 
 
-def _refused(found: list[tuple[int, str]], examples: int, part: str) -> SpecError:
+def _sound_in_single(model: nn.Module, loss: Loss, X: Tensor, y: Tensor) -> bool:
+    """Whether a model of float64 is finite in float32: its own code has numbers that only that type holds."""
+    if not any(p.dtype == torch.float64 for p in model.parameters()):
+        return False
+    narrow = copied(model, torch.float32)
+    own = {name: p for name, p in narrow.named_parameters() if p.requires_grad}
+    device = next(iter(own.values())).device
+    given = [x.to(device, torch.float32 if x.is_floating_point() else x.dtype) for x in (X, y)]
+    with torch.inference_mode(False), torch.enable_grad():
+        return _sound(narrow, loss, own, *given)
+
+
+SOUND = (
+    "drop the example, or keep the model and the loss finite there (`x / (norm + 1e-12)`, "
+    "`sqrt(x + 1e-12)`, logarithms of numbers above 0)"
+)
+
+
+def _refused(
+    found: list[tuple[int, str]], examples: int, part: str, repair: str = SOUND
+) -> SpecError:
     (first, what), *others = found
     shown = ", ".join(str(n) for n, _ in others[:NAMED])
     more = f", and {len(others) - NAMED} more" if len(others) > NAMED else ""
@@ -132,8 +154,7 @@ def _refused(found: list[tuple[int, str]], examples: int, part: str) -> SpecErro
     return refusal(
         Code.E0420,
         f"example {first} of {part}: {what}",
-        "drop the example, or keep the model and the loss finite there (`x / (norm + 1e-12)`, "
-        "`sqrt(x + 1e-12)`, logarithms of numbers above 0)",
+        repair,
         notes=notes,
     )
 

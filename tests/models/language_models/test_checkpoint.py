@@ -194,19 +194,29 @@ def test_other_families_form_no_factor_of_words(tmp_path, name):
     assert cv.influence(op, task, damping=0.1).shape == (2, len(TEXTS))
 
 
-def test_an_encoder_decoder_of_speech_is_named(tmp_path):
-    from transformers import WhisperConfig, WhisperForConditionalGeneration
+OTHER = {
+    "WhisperForConditionalGeneration": ("whisper", "which reads audio"),
+    "Wav2Vec2ForSequenceClassification": ("wav2vec2", "which reads audio"),
+    "LlavaForConditionalGeneration": ("llava", "no encoder of texts"),
+    "BertForMaskedLM": ("bert", "models of that kind are not read"),
+}
 
-    own = tokenizer(pad=True)
-    sizes = {
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2,
-    }
-    config = WhisperConfig(vocab_size=len(own), d_model=8, pad_token_id=2, bos_token_id=1, eos_token_id=1, decoder_start_token_id=1, suppress_tokens=None, begin_suppress_tokens=None, **sizes)  # fmt: skip
-    WhisperForConditionalGeneration(config).save_pretrained(tmp_path / "speech")
-    own.save_pretrained(tmp_path / "speech")
-    rows = [{"source": "a cat", "target": "a dog"}]
-    with pytest.raises(cv.SpecError, match=r"E0899.*WhisperForConditionalGeneration"):
-        cv.Task.pretrained(tmp_path / "speech", rows, query=rows)
+
+@pytest.mark.parametrize("name", OTHER)
+def test_models_that_read_something_else_are_named(tmp_path, name):
+    """Told by what the folder says; no tensor is read."""
+    kind, said = OTHER[name]
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [name], "model_type": kind}))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    rows = [{"source": "a cat", "target": "a dog", "text": "a cat", "label": 0}]
+    with pytest.raises(cv.SpecError, match=f"E0899.*{name}.*{said}"):
+        cv.Task.pretrained(tmp_path, rows, query=rows)
+
+
+def test_quantised_parameters_are_named(tmp_path):
+    own = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
+    own["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (tmp_path / "config.json").write_text(json.dumps(own))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(cv.SpecError, match=r"E0891.*quantised \(`gptq`\)"):
+        cv.Task.pretrained(tmp_path, list(TEXTS))
