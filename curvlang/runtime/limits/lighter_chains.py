@@ -11,7 +11,7 @@ from curvlang.language.chain import Chain, Stage, Value
 
 DROP, EXACT = "drop_residual", "exact"
 BLOCKS, VOCABULARY, APART = "block_diagonal", "vocabulary", "apart"
-DRAWN = {"fisher": "mc", "samples": 1}
+DRAWN: Mapping[str, Value] = {"fisher": "mc", "samples": 1}
 
 
 def candidates(chains: Sequence[Chain]) -> Iterator[tuple[list[Chain], str]]:
