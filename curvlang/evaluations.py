@@ -13,7 +13,7 @@ from pathlib import Path
 from curvlang.compiler.derive.derive import describe_value
 from curvlang.diagnostics.diagnostic import Interrupted
 from curvlang.diagnostics.notebook import Display
-from curvlang.diagnostics.plain_arguments import validate_fields, validated
+from curvlang.diagnostics.plain_arguments import keyworded, validate_fields, validated
 from curvlang.evaluation.experiment import Outcome, experiment
 from curvlang.evaluation.preflight import Plan, check
 from curvlang.evaluation.protocol import LDS, protocol_from
@@ -44,6 +44,7 @@ from curvlang.workers.executor import IN_TURN, Executor
 from curvlang.workers.hire import executor_of
 
 
+@keyworded
 @dataclass(frozen=True, slots=True)
 class EvaluationSettings:
     """How spec files are evaluated, where they do not say so themselves.

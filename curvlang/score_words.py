@@ -10,7 +10,7 @@ from torch import Tensor
 from curvlang.attribution.groups import check_reduce, label_groups
 from curvlang.attribution.scorer import check_products, no_use
 from curvlang.attribution.streams.request import check_share
-from curvlang.diagnostics.plain_arguments import validate_fields
+from curvlang.diagnostics.plain_arguments import keyworded, validate_fields
 from curvlang.diagnostics.values import finite_number
 from curvlang.models.execution.precision import Precision, agreed
 from curvlang.models.task import Task
@@ -29,6 +29,7 @@ WITH_QUERIES = (
 """Of a scoring, what is about queries, which self-influence has none of."""
 
 
+@keyworded
 @dataclass(frozen=True, slots=True)
 class Scoring:
     """Which scores: `score[q, n] = ∇m_qᵀ C⁻¹ ∇ℓ_n`, or a variant of it.

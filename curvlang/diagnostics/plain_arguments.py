@@ -23,6 +23,7 @@ from curvlang.diagnostics.values import another_type, real_number
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
+Kind = TypeVar("Kind")
 Rule = Callable[[str, Any], Any]
 """Takes the name and the value, and gives the value as the function wants it; raises where it is wrong."""
 
@@ -231,6 +232,21 @@ def validated(function: Callable[Given, Made]) -> Callable[Given, Made]:
         return function(*bound.args, **bound.kwargs)
 
     return run
+
+
+def keyworded(kind: type[Kind]) -> type[Kind]:
+    """A dataclass that users write down: a field by a name that it does not have is E0567."""
+    plain = kind.__init__
+    names = inspect.signature(plain).parameters.keys()
+
+    @wraps(plain)
+    def made(self: Kind, *args: Any, **kwargs: Any) -> None:
+        if kwargs.keys() - names:
+            check_keywords(plain, kwargs)
+        plain(self, *args, **kwargs)
+
+    kind.__init__ = made  # type: ignore[assignment]
+    return kind
 
 
 def validate_fields(made: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from curvlang.diagnostics.plain_arguments import keyworded
 from curvlang.language import registry
 from curvlang.language.checking.arguments import OPEN, settle
 
@@ -19,6 +20,7 @@ GRADIENTS_BY_PRODUCTS = 20
 """The same where a stage or the reference is known by its products alone."""
 
 
+@keyworded
 @dataclass(frozen=True, slots=True)
 class LDS:
     """The linear datamodelling score's protocol; what is left open has the default of a spec's `lds` line.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
-from curvlang.diagnostics.plain_arguments import text, validate_fields
+from curvlang.diagnostics.plain_arguments import keyworded, text, validate_fields
 from curvlang.diagnostics.source import NOWHERE
 from curvlang.language.chain import Evaluation, Part, Spec, TaskSpec
 from curvlang.language.checking.arguments import completed
@@ -23,6 +23,7 @@ _CHECKPOINT = ("config.json", "adapter_config.json")
 """What `save_pretrained` writes beside the tensors."""
 
 
+@keyworded
 @dataclass(frozen=True, slots=True)
 class TaskSource:
     """What replaces a spec's task, or lines of it: the options `--task`, `--data`, `--model`.
@@ -132,7 +133,8 @@ def _model(text: str, own: Part) -> Part:
     if not _is_path(text):
         return part_text("model", text, "<--model>")
     span = whole("<--model>", text)
-    if own.name != "python" and any((Path(text) / name).is_file() for name in _CHECKPOINT):
+    found = any((Path(text) / name).is_file() for name in _CHECKPOINT)
+    if own.name != "python" and (found or not (_exists(text) or Path(text).suffix)):
         path = {"path": text}
         return Part("pretrained", completed("pretrained", path, MODELS["pretrained"], span), span)
     weights = str(Path(text).resolve())
@@ -146,10 +148,10 @@ def _with_model(task: TaskSpec, model: Part) -> TaskSpec:
 
 
 def _is_path(text: str) -> bool:
-    """Whether a text is a path: a file or folder that exists, or a name with a suffix and no brackets."""
+    """Whether a text is a path: a file or folder that exists, or a name with a suffix or a `/` and no brackets."""
     if text in DATA or text in MODELS:
         return False
-    return _exists(text) or ("(" not in text and bool(Path(text).suffix))
+    return _exists(text) or ("(" not in text and ("/" in text or bool(Path(text).suffix)))
 
 
 def _exists(text: str) -> bool:

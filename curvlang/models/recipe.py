@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from curvlang.diagnostics.plain_arguments import keyworded
 from curvlang.language.checking.arguments import OPEN, completed, named
 from curvlang.language.registry import OPTIMISERS, Entry, Parameter
 
 
+@keyworded
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Minibatch training on the mean loss of the drawn examples.

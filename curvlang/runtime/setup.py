@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import torch
 
-from curvlang.diagnostics.plain_arguments import validate_fields
+from curvlang.diagnostics.plain_arguments import keyworded, validate_fields
 from curvlang.models.execution.precision import (
     WIDE,
     Precision,
@@ -23,6 +23,7 @@ Workers: TypeAlias = int | str | None
 """How many workers of Dask are started, or the address of a scheduler; None for none."""
 
 
+@keyworded
 @dataclass(frozen=True, slots=True)
 class Setup:
     """Device, precision, memory and seed of a computation.

@@ -117,6 +117,8 @@ def test_check_shows_what_is_covered(capsys):
         (["--model", "no.pt"], "E0555"),
         (["--model", "mlp(hiden = [3])"], "E0703"),
         (["--model", "x.npz"], "E0555"),
+        (["--model", "./no/folder"], "E0891"),
+        (["--data", "no/rows"], "E0552"),
     ],
 )
 @pytest.mark.parametrize("command", ["eval", "influence"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import curvlang as cv
+from tests.reporting.test_displays import SETTINGS
 
 CALLED = (
     "Task", "benchmark", "coverage", "evaluate", "explain", "fit", "index", "influence", "lds",
@@ -18,9 +19,17 @@ def test_an_unknown_keyword_is_refused(name):
         getattr(cv, name)(zzzz=1)
 
 
+@pytest.mark.parametrize("name", sorted(SETTINGS - {"World"}))
+def test_an_unknown_field_of_what_users_write_down_is_refused(name):
+    with pytest.raises(cv.SpecError, match=rf"E0567.*`{name}` has no argument `zzzz`"):
+        getattr(cv, name)(zzzz=1)
+
+
 @pytest.mark.parametrize(
     ("name", "wrong", "meant"),
     [
+        ("Recipe", "optimizer", "optimiser"),
+        ("LDS", "subset", "subsets"),
         ("evaluate", "protocl", "protocol"),
         ("evaluate", "metrc", "metric"),
         ("study", "smal", "small"),

@@ -10,6 +10,7 @@ import torch
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
+from curvlang.diagnostics.plain_arguments import keyworded
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
 
@@ -24,6 +25,7 @@ WIDE = ("float32", "float64")
 """Names of what matrices are decomposed in."""
 
 
+@keyworded
 @dataclass(frozen=True, slots=True)
 class Precision:
     """In which precision what is computed. Sums over batches are in float64 whatever it says.

@@ -39,14 +39,14 @@ def read_table(path: Path) -> Table:
             neither numbers nor texts, or does not fit in memory.
     """
     reader = read_dataset if is_folder(path) else READERS.get(path.suffix.lower())
+    if reader is not read_dataset and (reader is not None or not path.suffix):
+        check_file(path, Code.E0552, "give the path of a file of examples")
     if reader is None:
         raise refusal(
             Code.E0552,
             f"`{path}`: files called `*{path.suffix}` are not read",
             f"write the examples as one of {', '.join(READERS)}",
         )
-    if reader is not read_dataset:
-        check_file(path, Code.E0552, "give the path of a file of examples")
     table = reader(path)
     if not table:
         raise unreadable(path, "it holds no column")

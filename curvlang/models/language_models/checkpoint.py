@@ -166,6 +166,8 @@ def checkpoint(path: str, folder: Path, trained: TrainedHead | None = None) -> C
     place = place_of(path, folder)
     if Path(place).is_dir():
         _check_files(Path(place))
+    elif place[:1] in ("/", ".", "~") or place.count("/") > 1:
+        raise unreadable(place, "there is no such folder", _found_nowhere(place))
     transformers = library("transformers", "checkpoints are read")
     try:
         with quiet():

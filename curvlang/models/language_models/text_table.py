@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -225,6 +225,9 @@ def _in_memory(datasets: Any, given: Any) -> Any:
     if hasattr(given, "column_names"):
         return given
     rows = [{"text": x} if isinstance(x, str) else x for x in given]
+    odd = next((x for x in rows if not isinstance(x, Mapping)), None)
+    if odd is not None:
+        raise TypeError(f'{_kind(odd)} is not a row such as {{"text": "…", "label": 0}}')
     return datasets.Dataset.from_list(rows)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.plain_arguments import keyworded
 from curvlang.diagnostics.refusal import refusal
 from curvlang.language.checking.arguments import OPEN, settle
 from curvlang.language.registry import LOSSES
@@ -24,6 +25,7 @@ from curvlang.models.losses.loss import (
 )
 
 
+@keyworded
 @dataclass(frozen=True, slots=True)
 class CrossEntropy(Loss):
     """Softmax cross-entropy of class labels; classes are the output's last axis, or its axis 1.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from curvlang.diagnostics.plain_arguments import keyworded
 from curvlang.language.checking.arguments import OPEN, settle
 from curvlang.language.registry import LOSSES
 from curvlang.models.data.rows import Rows, odd_entries
@@ -62,6 +63,7 @@ class MeanSquaredError(Loss):
         return normal.to(f.dtype) * math.sqrt(2 / (F * samples))
 
 
+@keyworded
 @dataclass(frozen=True, slots=True)
 class BinaryCrossEntropy(Loss):
     """Mean over outputs of the binary cross-entropy of logits; targets in [0, 1], soft ones too.

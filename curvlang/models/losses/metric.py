@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.plain_arguments import keyworded
 from curvlang.diagnostics.refusal import refusal
 from curvlang.language.registry import METRICS
 from curvlang.models.data.fields import IGNORED
@@ -27,6 +28,7 @@ BETTER = ("lower", "higher")
 """Which way a metric improves."""
 
 
+@keyworded
 @dataclass(frozen=True, slots=True)
 class Metric:
     """A user's metric of one query.

@@ -20,6 +20,7 @@ from curvlang.attribution.streams.cut import ScoreCut
 from curvlang.diagnostics.codes import Code
 from curvlang.runtime.stored.session import StoreDamaged
 from curvlang.storage import mapped
+from curvlang.storage.fits.lock import HOLDER
 from curvlang.storage.fits.store import Folder
 from tests.attribution.formulas.test_formula_scores import TASKS
 from tests.attribution.formulas.test_trajectories import made
@@ -75,7 +76,8 @@ def test_killed_at_an_operation_on_files_it_is_whole_after_the_next_run(
             warnings.simplefilter("error", StoreDamaged)
             index = written(text, task, store, keep=keep)
         assert torch.equal(cv.influence(index, task, progress=False), wanted), k
-        assert content(store).keys() == content(whole).keys(), k
+        # Who held the lock stays where the kill came just before that file was removed.
+        assert content(store).keys() - {HOLDER} == content(whole).keys(), k
         k += 11
     assert k > 100
 

@@ -89,6 +89,8 @@ def broken(kind):
             return "both"
         case "a name without a network":
             return "nobody/nothing"
+        case "pairs":
+            return [("a", 0), ("b", 1)]
         case _:
             return [{"text": "a"}, {"text": 3}]
 
@@ -102,6 +104,7 @@ SAID = {
     "a folder of something else": "folder",
     "several data sets": "`both/train`",
     "a name without a network": "nobody/nothing",
+    "pairs": "a `tuple` is not a row such as",
     "rows of two kinds": "each with values of one kind",
 }
 
