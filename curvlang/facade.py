@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,7 @@ from curvlang.compiler.explain.explain_sum import explain_sum
 from curvlang.compiler.explain.score_plan import ScorePlan, score_plan
 from curvlang.costs import benchmark as costs
 from curvlang.costs.forecast import seconds_of_fit
-from curvlang.costs.links import Processes, processes_of
-from curvlang.costs.rates import measured_rates
-from curvlang.costs.scaling import Cluster, predicted_scaling
+from curvlang.costs.links import processes_of
 from curvlang.diagnostics.diagnostic import MachineError
 from curvlang.diagnostics.plain_arguments import argument, validated
 from curvlang.evaluation.experiment import experiment
@@ -47,7 +45,8 @@ from curvlang.reporting.costs import CostReport
 from curvlang.reporting.coverage import CoverageReport
 from curvlang.reporting.provenance import provenance
 from curvlang.reporting.report import Report, report_of
-from curvlang.reporting.scaling import ScalingReport
+from curvlang.reporting.scaling import scaling_report
+from curvlang.reporting.scoring import scoring_report
 from curvlang.runtime.combine import fit_curvature, fit_solver
 from curvlang.runtime.fit import FittedStage
 from curvlang.runtime.fitted import FittedOperator
@@ -271,10 +270,12 @@ def explain(
     check_task(task)
     processes = None if world is None else processes_of(world, link)
     found = chosen(as_spec(spec), curvature)
+    said = evaluation_of(as_spec(spec), found)
     task = without_ignored(chains_of(found), task)
     with limited(memory), results_on_disk(store is not None):
-        wanted = None if processes is None else _predicted(chains_of(found), task, processes)
+        wanted = None if processes is None else scaling_report(found, said, task, processes)
         prepared, model = _explained(list(chains_of(found)), task, isinstance(found, Combination))
+        scoring = scoring_report(said, prepared, task)
     last = [results[-1] for results in prepared.chains]
     return Explanation(
         prepared.plans,
@@ -292,7 +293,8 @@ def explain(
             ),
         ),
         wanted,
-        _score_plan(evaluation_of(as_spec(spec), found), task),
+        _score_plan(said, task),
+        scoring,
     )
 
 
@@ -302,15 +304,6 @@ def _score_plan(said: Evaluation | None, task: Task) -> ScorePlan | None:
         return None
     refits = fits_elsewhere(program_of(said.score), task)
     return score_plan(said.score, {"q": task.Q, "n": task.N, "p": task.P}, refits)
-
-
-def _predicted(chains: Iterable[Chain], task: Task, processes: Processes) -> ScalingReport:
-    """The fit of whole chains, and all scores, on a number of processes."""
-    cluster = Cluster(
-        processes.size, processes.link, measured_rates(task.device, policy=task.policy)
-    )
-    prepared = prepare(list(chains), task, last=True)
-    return ScalingReport(predicted_scaling(prepared, task, cluster), processes.assumed)
 
 
 def _padded(prepared: Preparation, task: Task) -> Iterator[str]:

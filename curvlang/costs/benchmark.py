@@ -7,18 +7,15 @@ from dataclasses import dataclass
 
 from curvlang.attribution.blocks import scored_blocks
 from curvlang.attribution.scorer import scored_by
-from curvlang.compiler.derive.program import Partition
 from curvlang.compiler.planning.cost import Cost
 from curvlang.compiler.planning.plan import Limits
+from curvlang.costs.formulas import form_of, predicted_influence
 from curvlang.costs.predicted import (
     StagePrediction,
     inverted_matrices,
     predicted_fit,
     predicted_in_passes,
     predicted_inverse,
-    predicted_scores,
-    rotations,
-    score_ranks,
 )
 from curvlang.costs.rates import MOST, TIMES, Rates, Watch, clock, measured_rates
 from curvlang.costs.score_footprint import inverse_phase, scores_phase
@@ -43,7 +40,8 @@ CALIBRATED = 5.0
 class Row:
     """A stage. Seconds and bytes of memory that cannot be predicted are None.
 
-    `moved` are bytes read and written by generated code; `memory` and `peak` bytes held at most.
+    `moved` are bytes read and written by generated code; `memory` and `peak` bytes held at most; `processor` are
+    seconds of processors, which other work does not make longer.
     """
 
     stage: str
@@ -53,6 +51,7 @@ class Row:
     measured: float
     memory: int | None
     peak: int
+    processor: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +130,9 @@ def _predicted(
     """Every stage that has a prediction; `operators` are the curvature and its inverse, `solved` by products."""
     fitted, inverted = operators
     found = {p.name: p for p in predicted_fit(prepared, task, rates)}
-    if solved:
-        # How many products a solver asks for is known when it has asked for them.
-        return found
-    found["inverse"] = predicted_inverse(fitted, inverted, rates)
-    if not inverted.spectrum_known:
-        return found
-    given = scored_blocks(inverted, task)
-    layers = prepared.blocks[Partition.LAYER] if given is None else [x.layer for x in given]
-    found["scores"] = predicted_scores(
-        rotations(given), task, layers, rates, score_ranks(given, task)
-    )
+    if not solved:
+        found["inverse"] = predicted_inverse(fitted, inverted, rates)
+    found["scores"] = predicted_influence(form_of(inverted, task), task, rates)
     return found
 
 
@@ -254,4 +245,5 @@ def _row(
         watch.seconds[stage],
         held.get(stage),
         watch.peaks[stage],
+        watch.processor[stage],
     )

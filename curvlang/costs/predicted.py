@@ -7,7 +7,7 @@ and grows linearly from there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,13 +27,15 @@ from curvlang.compiler.planning.cost import (
     line_elements,
     total,
 )
-from curvlang.compiler.planning.plan import BlockPlan, Plan
+from curvlang.compiler.planning.plan import DENSE_AT_MOST, BlockPlan, Plan
 from curvlang.costs.rates import Rates, fastest
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.language.chain import Entries, Gram
 from curvlang.models.derivatives.flops import hessian_flops, leaves_flops
+from curvlang.models.derivatives.hessian import hessian_entries
 from curvlang.models.derivatives.layer_columns import gram_flops
 from curvlang.models.derivatives.product_methods import hessian_way
+from curvlang.models.derivatives.products import Method
 from curvlang.models.layers.embedding import Embedding
 from curvlang.models.losses.draws import Draws
 from curvlang.models.task import Task
@@ -52,11 +54,14 @@ from curvlang.operators import (
     Stacked,
     aligned,
 )
-from curvlang.runtime.limits.footprint import gram_by_layers, reads_hessian
+from curvlang.runtime.limits.footprint import gram_by_layers, hessian_chunks, reads_hessian
+from curvlang.runtime.limits.portions import product_portion
 from curvlang.runtime.prepare import Preparation
 
-PROBES = (4, 64)
-"""Examples of the batches on which the model is timed."""
+PROBES = (4, 64, 512)
+"""Examples of the batches on which the model is timed; the largest where the ones before it take little."""
+QUICK = 0.01
+"""Seconds that are little."""
 _Product = tuple[float, float, int]
 """Operations, numbers moved, and the shortest side of what is multiplied."""
 
@@ -87,8 +92,10 @@ def predicted_fit(prepared: Preparation, task: Task, rates: Rates | None) -> lis
         layers = prepared.blocks[Partition.LAYER]
         exact = task.exact()
         given = (exact.model, exact.loss, *exact.train)
-        one = hessian_flops(*given, layers, hessian_way(*given))
-        found.append(StagePrediction("Hessian", Cost(round(one * task.N), 8 * task.P**2), None))
+        way = hessian_way(*given)
+        cost = Cost(round(hessian_flops(*given, layers, way) * task.N), 8 * task.P**2)
+        seconds = None if rates is None else _hessian_seconds(exact, layers, way)
+        found.append(StagePrediction("Hessian", cost, seconds))
     for number in range(1, max((p.passes for p in prepared.plans), default=0) + 1):
         found.append(_pass(prepared, task, number, rates))
         found.append(_between(prepared.plans, number, rates))
@@ -235,13 +242,38 @@ def model_seconds(
     """Forward and backward over some examples, from the times of two small batches."""
     wants = {"a"} | ({"g"} if fisher is not None else set())
     columns = Fisher() if fisher is None else Fisher(fisher.kind, fisher.samples)
-    sizes = sorted({min(size, batch, task.N) for size in PROBES})
-    times = [_timed(task, blocks, columns, wants, size) for size in sizes]
-    batches = -(-examples // batch)
-    if len(sizes) == 1:
+
+    def run(size: int) -> float:
+        return _timed(task, blocks, columns, wants, size)
+
+    return _line(run, min(batch, task.N), -(-examples // batch), examples)
+
+
+def _line(run: Callable[[int], float], most: int, batches: int, examples: int) -> float:
+    """Seconds of some batches with so many examples in all, by those of a few small ones."""
+    sizes = sorted({min(size, most) for size in PROBES})
+    times: list[float] = []
+    for size in sizes:
+        if len(times) < 2 or times[-1] < QUICK:
+            times.append(run(size))
+    if len(times) == 1:
         return times[0] / sizes[0] * examples
-    each = max(0.0, times[1] - times[0]) / (sizes[1] - sizes[0])
+    each = max(0.0, times[-1] - times[0]) / (sizes[len(times) - 1] - sizes[0])
     return batches * max(0.0, times[0] - each * sizes[0]) + each * examples
+
+
+def _hessian_seconds(task: Task, layers: Sequence[LayerBlock], way: str) -> float | None:
+    """The dense Hessian, by those of a few examples; None where blocks of it are formed by products."""
+    if task.P**2 > DENSE_AT_MOST:
+        return None
+    portion = product_portion(task, layers, way)
+    X, y = task.train
+    entries = hessian_entries(task.model, task.loss, X, y, layers, Method(way, portion))
+
+    def run(size: int) -> float:
+        return fastest(lambda: entries.over(range(size)), task.device, least=0.0)
+
+    return _line(run, task.N, hessian_chunks(layers, task.P, task.N).count, task.N)
 
 
 def _timed(
@@ -303,7 +335,7 @@ def inverted_matrices(operator: Operator, inverse: Operator) -> Iterator[tuple[i
 
 
 def predicted_in_passes(
-    entries: Entries, prepared: Preparation, task: Task, rates: Rates
+    entries: Entries, prepared: Preparation, task: Task, rates: Rates | None
 ) -> StagePrediction:
     """Scores under an inverse by its entries: it is applied to the queries' gradients in passes.
 
@@ -320,8 +352,10 @@ def predicted_in_passes(
     # conversion, its weight and the places of its block each number of it is moved ten times.
     flops = grams * 4 * task.Q * task.N * task.P
     moved = passes * 10 * 8 * task.N * task.P
-    scores = predicted_scores(None, task, layers, rates)
+    scores = predicted_scores([False] * len(layers), task, layers, rates)
     cost = Cost(flops, moved) + scores.cost
+    if rates is None:
+        return StagePrediction("scores", cost, None)
     seconds = rates.product(float(flops), torch.float64) + moved / rates.peak_bytes
     return StagePrediction("scores", cost, seconds + (scores.seconds or 0.0))
 

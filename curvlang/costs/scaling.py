@@ -16,12 +16,13 @@ from math import ceil, log2
 import torch
 
 from curvlang.compiler.algebra import shapes
-from curvlang.compiler.derive.program import Partition
 from curvlang.compiler.planning.plan import BlockPlan, ResultPlan, inside
 from curvlang.costs.links import Connection
-from curvlang.costs.predicted import decomposition_seconds, predicted_fit, predicted_scores
+from curvlang.costs.planned_scores import predicted_score
+from curvlang.costs.predicted import decomposition_seconds, predicted_fit
 from curvlang.costs.rates import Rates
 from curvlang.ir.functions import FUNCTIONS
+from curvlang.language.chain import Evaluation
 from curvlang.models.task import Task
 from curvlang.runtime.limits.disk import disk_use
 from curvlang.runtime.limits.footprint import finished_bytes, sum_bytes
@@ -114,20 +115,23 @@ class ScalingPrediction:
         return kind, stage
 
 
-def predicted_scaling(prepared: Preparation, task: Task, cluster: Cluster) -> ScalingPrediction:
+def predicted_scaling(
+    prepared: Preparation, task: Task, cluster: Cluster, said: Evaluation | None = None
+) -> ScalingPrediction:
     """A fit, its inverse and the scores of all queries on several processes.
 
     Args:
         prepared: Plans of the fit, of whole chains.
         task: Model and data; the model is timed on a few examples.
         cluster: The processes.
+        said: What the spec says of score, inverse and solver.
     """
     held = {phase.name: phase.bytes for phase in prepared.phases}
     stages = [
         _fit_stage(p.name, p.seconds, prepared, cluster, held)
         for p in predicted_fit(prepared, task, cluster.rates)
     ]
-    stages += [_inverse_stage(prepared, cluster), _scores_stage(prepared, task, cluster)]
+    stages += [_inverse_stage(prepared, cluster), _scores_stage(prepared, task, cluster, said)]
     return ScalingPrediction(cluster, tuple(stages))
 
 
@@ -192,21 +196,20 @@ def _inverted(shape: shapes.Shape, block: BlockPlan, rates: Rates) -> float:
             return 0.0
 
 
-def _scores_stage(prepared: Preparation, task: Task, cluster: Cluster) -> StageScaling:
+def _scores_stage(
+    prepared: Preparation, task: Task, cluster: Cluster, said: Evaluation | None
+) -> StageScaling:
     """Rows of scores are shared; the queries are seen by all, and the first process is sent the rows."""
-    layers = prepared.blocks[Partition.LAYER]
-    rotating = shapes.KroneckerShape | shapes.EigenBasisShape
-    bases = {
-        b.geometry.name: isinstance(inside(r.shape), rotating) for b, r in _last_results(prepared)
-    }
-    rotated = tuple(bases.get(x.name, False) for x in layers)
+
+    def seconds(part: Task) -> float | None:
+        found = predicted_score(said, prepared, part, cluster.rates)
+        return None if found is None else found.stage.seconds
+
     written = _EXACT * task.N * task.Q
     own = max(1, ceil(task.N / cluster.size))
-    alone = predicted_scores(rotated, task, layers, cluster.rates).seconds
-    computing = alone
+    alone = computing = seconds(task)
     if own < task.N:
-        part = task.examples(slice(own))
-        computing = predicted_scores(rotated, part, layers, cluster.rates).seconds
+        computing = seconds(task.examples(slice(own)))
     sent = _EXACT * (task.N - own) * task.Q if cluster.size > 1 else 0
     messages = (cluster.size - 1) * cluster.link.latency
     sending = messages + sent / cluster.link.rate

@@ -7,9 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from curvlang.compiler.explain.listing import binary, count
-from curvlang.costs.scaling import ScalingPrediction, StageScaling
+from curvlang.costs.links import Processes
+from curvlang.costs.rates import measured_rates
+from curvlang.costs.scaling import Cluster, ScalingPrediction, StageScaling, predicted_scaling
 from curvlang.diagnostics.notebook import text_table
+from curvlang.language.chain import Curvature, Evaluation
+from curvlang.language.selection import chains_of
+from curvlang.models.task import Task
 from curvlang.reporting.costs import machine, seconds
+from curvlang.runtime.prepare import prepare
 
 COLUMNS = ("computing", "sending", "sent", "held in each", "in a store")
 
@@ -105,3 +111,20 @@ def _cells(stage: StageScaling) -> tuple[str, ...]:
 
 def _time(value: float | None) -> str:
     return seconds(value) if value else ""
+
+
+def scaling_report(
+    found: Curvature, said: Evaluation | None, task: Task, processes: Processes
+) -> ScalingReport:
+    """The fit of whole chains, and all scores, on a number of processes.
+
+    Args:
+        found: The curvature.
+        said: What the spec says of score, inverse and solver.
+        task: Model and data.
+        processes: How many, and the link between them.
+    """
+    rates = measured_rates(task.device, policy=task.policy)
+    cluster = Cluster(processes.size, processes.link, rates)
+    prepared = prepare(list(chains_of(found)), task, last=True)
+    return ScalingReport(predicted_scaling(prepared, task, cluster, said), processes.assumed)

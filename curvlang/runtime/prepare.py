@@ -29,7 +29,7 @@ from curvlang.models.fingerprint import digest
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, bare_at_once, bare_names
 from curvlang.runtime.limits.activations import activation_bytes
-from curvlang.runtime.limits.columns import column_count, exact_bytes, require_columns
+from curvlang.runtime.limits.columns import MANY, column_count, exact_bytes, require_columns
 from curvlang.runtime.limits.footprint import (
     Phase,
     blocks_read,
@@ -397,7 +397,16 @@ def _model_bytes(
         if EXACT_MEASURED * exact > available(task.device):
             # The factor, and what it is made of.
             return exact + exact // 2
-    return activation_bytes(task, task.loss, read, program.fisher, examples)
+    columns = _columns(program, task, outputs)
+    return activation_bytes(task, task.loss, read, program.fisher, examples, columns)
+
+
+def _columns(program: Program, task: Task, outputs: int) -> int:
+    """Columns of an example that certainly go backward together: the whole matrix may be multiplied with instead."""
+    if program.fisher is None or program.partition == Partition.MODEL:
+        return 1
+    count = column_count(program.fisher, task, outputs)
+    return count if count <= MANY else 1
 
 
 def _blocks_of(task: Task) -> dict[Partition, tuple[LayerBlock, ...]]:

@@ -96,14 +96,23 @@ def fits_elsewhere(program: ScoreProgram, task: Task) -> list[int]:
         task: Its model need not be trained.
     """
     read = program.solved_at | program.applied_at
-    trajectory = task.trajectory or Trajectory()
-    along: list[int] = [1] * len(trajectory.files)
-    if not along and trajectory.checkpoints and task.recipe is not None:
-        along = [len(x.models) for x in stretches(task, trajectory)]
+    trajectory, along = task.trajectory or Trajectory(), models_along(task)
     models = trajectory.models if program.models else 1
     whole, inside = (models if ("e", *x) in read else int(x in read) for x in (("h",), ("h", "c")))
     ends = (models - 1) * (("e",) in read)
     return along * whole + [1] * (sum(along) * inside + ends)
+
+
+def models_along(task: Task) -> list[int]:
+    """How many models each checkpoint stands for; nothing where a task states none.
+
+    Args:
+        task: Its model need not be trained.
+    """
+    trajectory = task.trajectory or Trajectory()
+    if trajectory.files or not trajectory.checkpoints or task.recipe is None:
+        return [1] * len(trajectory.files)
+    return [len(x.models) for x in stretches(task, trajectory)]
 
 
 def check_held(fitted: FittedOperator, more: int, count: int) -> None:

@@ -41,6 +41,7 @@ class Explanation(Display):
         notes: Lines above the derivation: the result of a sum of curvatures.
         prediction: Of seconds and bytes on a number of processes, where it was asked for.
         score: The score that the curvature is evaluated by; None for plain influence.
+        scoring: What scores and an index of them take; None where that cannot be predicted.
     """
 
     plans: tuple[Plan, ...]
@@ -51,6 +52,7 @@ class Explanation(Display):
     notes: tuple[str, ...] = ()
     prediction: Prediction | None = None
     score: ScorePlan | None = None
+    scoring: Prediction | None = None
 
     @property
     def cost(self) -> Cost:
@@ -101,6 +103,7 @@ class Explanation(Display):
             "memory": {name: dict(parts) for name, parts in self.memory.items()},
             "prediction": None if self.prediction is None else self.prediction.to_json(),
             **({} if self.score is None else {"score": self.score.to_json()}),
+            **({} if self.scoring is None else {"scores": self.scoring.to_json()}),
         }
 
     def _summary(self) -> str:
@@ -173,4 +176,6 @@ def _costs(explanation: Explanation) -> Iterator[str]:
         inside = ", ".join(f"{name} {binary(size)}" for name, size in parts.items() if size)
         mark = "  ← peak" if held == explanation.peak else ""
         yield f"  memory in {phase}: {binary(held)} ({inside}){mark}"
+    if explanation.scoring is not None:
+        yield from explanation.scoring.lines()
     yield ""

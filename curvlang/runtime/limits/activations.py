@@ -44,6 +44,7 @@ def activation_bytes(
     blocks: Sequence[LayerBlock],
     columns: Columns | None,
     examples: int,
+    each: int = 1,
 ) -> int:
     """Bytes that one example adds to the peak of a forward and backward pass, its leaves included.
 
@@ -57,10 +58,11 @@ def activation_bytes(
         columns: Which columns go backward; None for the forward pass alone.
         examples: As many as will go through the model at once: where they are few and small, 0 is
             returned and nothing is measured.
+        each: How many columns of an example go backward together.
     """
     X, y = task.train
     size = torch.empty((), dtype=task.precision).element_size()
-    shown = sum(b.leaf_elements for b in blocks)
+    shown = sum(b.leaf_elements + (each - 1) * b.count * b.positions * b.d_out for b in blocks)
     outputs = y[:1].numel() if y[:1].is_floating_point() else 0
     if examples * size * max(shown, outputs, X[:1].numel()) < negligible():
         return 0

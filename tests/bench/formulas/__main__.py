@@ -23,12 +23,12 @@ from curvlang.attribution.formulas.formula_stream import FormulaStream
 from curvlang.attribution.formulas.points import Point, Points, StretchPoints
 from curvlang.attribution.streams.request import Request
 from curvlang.costs.benchmark import WARM
+from curvlang.costs.formulas import form_of, predicted_formula
 from curvlang.costs.rates import Rates, fastest, measured_rates
 from curvlang.ir.score_lowering import score_program
 from curvlang.language.chain import ScoreFormula
 from curvlang.language.checking.shipped import shipped
 from curvlang.models.task import Task
-from tests.bench.formulas.cost import predicted_formula
 
 TASK = "digits(hidden = [24], epochs = 6)"
 ALONG = {"epochs": 2}
@@ -67,7 +67,8 @@ def both(formula: ScoreFormula, points: Points, rates: Rates) -> tuple[float, fl
     """Seconds predicted and measured, and how many chunks there are."""
     program, cost = score_program(formula.needs, formula.body), points.final.task.loss
     stream = FormulaStream(program, points, cost, Request())
-    told = min(predicted_formula(stream, rates).seconds or 0.0 for _ in range(2))
+    form = form_of(stream.inverse, stream.task)
+    told = min(predicted_formula(stream, form, rates).seconds or 0.0 for _ in range(2))
     device = points.final.task.device
     took = fastest(lambda: formula_scores(program, points, cost, Request()), device)
     return told, took, stream.turns * stream.cut.count

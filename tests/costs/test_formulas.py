@@ -14,8 +14,8 @@ from curvlang.attribution.formulas.formula_scores import (
 )
 from curvlang.attribution.formulas.formula_stream import FormulaStream
 from curvlang.attribution.streams.request import Request
+from curvlang.costs.formulas import form_of, predicted_formula
 from curvlang.costs.rates import Rates
-from tests.bench.formulas.cost import predicted_formula
 
 FLAT = ((1.0, 1e-9), (1e9, 1.0))
 RATES = Rates(
@@ -43,7 +43,7 @@ def operations(score, count):
     formula = formula_of(operator, score)
     points = formula_points(formula, operator, task, InverseRequest())
     stream = FormulaStream(program_of(formula), points, task.loss, Request())
-    return predicted_formula(stream, RATES).cost.flops, task
+    return predicted_formula(stream, form_of(stream.inverse, task), RATES).cost.flops, task
 
 
 @pytest.mark.parametrize("score", ["gradient_cosine", "relatif", "own_influence"])
