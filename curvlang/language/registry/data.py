@@ -75,6 +75,9 @@ DATA: Mapping[str, Entry] = {
             "text": Parameter(String(), "text", "column of whole texts"),
             "prompt": Parameter(String(), NONE, "column of what is read and not predicted"),
             "completion": Parameter(String(), NONE, "column of what follows the prompt"),
+            "messages": Parameter(
+                String(), "messages", "column of conversations, whose answers are predicted"
+            ),
             "label": Parameter(String(), NONE, "column of the classes, for a classifier"),
             "pair": Parameter(String(), NONE, "column of second texts, for a classifier of pairs"),
             "tokens": Parameter(

@@ -35,7 +35,7 @@ NEXT_TOKEN = Head(
     ("ForCausalLM", "LMHeadModel"),
     "AutoModelForCausalLM",
     "tokens",
-    ("text", "prompt", "completion", "length", "pack"),
+    ("text", "prompt", "completion", "messages", "length", "pack"),
     "CAUSAL_LM",
 )
 TEXT_CLASS = Head(

@@ -81,8 +81,8 @@ class TextWords(TypedDict, total=False):
     """How texts are read, as in a `data dataset(…)` line.
 
     `query` is a second data set, of the queries; without it a share `test` of the rows is drawn with `seed`. `text`
-    names the column of whole texts, or `prompt` and `completion` those of two parts, of which the second is predicted;
-    `label` is the column of classes, `pair` that of second texts. A classifier of words reads `tokens` and `tags`, an
+    names the column of whole texts, or `prompt` and `completion` those of two parts, of which the second is predicted,
+    or `messages` that of conversations; `label` is the column of classes, `pair` that of second texts. A classifier of words reads `tokens` and `tags`, an
     encoder-decoder `source` and `target`, a classifier of images `image`. `tokenizer` is a folder in place of the model's own, `length` the most tokens of a
     row, `pack` whether training texts are joined and cut into rows of `length`, `split` that of a data set of a hub.
     """
@@ -92,6 +92,7 @@ class TextWords(TypedDict, total=False):
     text: str
     prompt: str | None
     completion: str | None
+    messages: str
     label: str | None
     pair: str | None
     tokens: str | None

@@ -167,10 +167,7 @@ def _kind(value: Any) -> str:
 
 def _repair(value: Any) -> str:
     if isinstance(value, list | dict):
-        return (
-            "give a column of texts; a conversation becomes one by `tokenizer.apply_chat_template(messages, "
-            "tokenize=False)`"
-        )
+        return "give a column of texts; conversations are named apart: `messages = …`"
     return "drop these rows" if value is None else "name the column of the texts: `text = …`"
 
 

@@ -9,8 +9,8 @@ from curvlang.diagnostics.refusal import refusal
 from curvlang.models.language_models.checkpoint import Checkpoint
 from curvlang.models.language_models.heads import HEADS
 
-TEXT = "text"
-"""The column of texts where none is named."""
+TEXT, MESSAGES = "text", "messages"
+"""The columns of texts, and of conversations, where none is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,8 @@ class TextColumns:
         pair: The column of second texts, for a classifier of pairs; None for none.
         prompt: The column of prompts, whose tokens are read and not predicted; None for none.
         completion: The column of what follows a prompt.
+        messages: The column of conversations, of which the answers are predicted; read where it is named, or
+            there are no texts.
         label: The column of classes, for a classifier; None for `labels` or `label`.
         tokens: The column of lists of words, for a classifier of words; None for `tokens` or `words`.
         tags: The column of their classes; None for `tags`, `ner_tags`, `labels` or `label`.
@@ -37,6 +39,7 @@ class TextColumns:
     pair: str | None = None
     prompt: str | None = None
     completion: str | None = None
+    messages: str = MESSAGES
     label: str | None = None
     tokens: str | None = None
     tags: str | None = None
@@ -57,10 +60,15 @@ class TextColumns:
                 ("prompt", "completion") if self.completion is None else ("completion", "prompt")
             )
             raise refusal(Code.E0896, f"`{one}` is given without `{other}`", "name both columns")
-        if self.prompt is not None and self.text != TEXT:
-            raise refusal(
-                Code.E0896, "`text` and `prompt` both say what a row is", "name the columns of one"
-            )
+        named = {
+            "text": self.text != TEXT,
+            "prompt": self.prompt,
+            "messages": self.messages != MESSAGES,
+        }
+        rows = [word for word, given in named.items() if given]
+        if len(rows) > 1:
+            both = f"`{rows[0]}` and `{rows[1]}` both say what a row is"
+            raise refusal(Code.E0896, both, "name the columns of one")
         if self.pack and (self.prompt is not None or self.label is not None):
             raise refusal(
                 Code.E0896,

@@ -1,4 +1,4 @@
-"""Texts as rows of tokens that predict the next one: whole, cut, packed, or a prompt and what completes it."""
+"""Texts as rows of tokens that predict the next one: whole, cut, packed, a prompt and what completes it, or a conversation."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from curvlang.models.data.fields import IGNORED, LABELS, Fields
 from curvlang.models.language_models.text_table import TextTable
 from curvlang.models.language_models.tokenizer import TokenText
 from curvlang.models.sources.flat_rows import FlatRows
+from curvlang.models.table_rows.columns import MESSAGES
+from curvlang.models.table_rows.conversations import conversations
 from curvlang.models.table_rows.token_reader import TOKENS, Row, TokenReader, nothing, written
 
 
@@ -33,10 +35,12 @@ class NextTokenReader(TokenReader):
         return RawExamples(rows, self._rows(query), options, "cross_entropy")
 
     def _rows(self, table: TextTable) -> Fields:
-        labelled = self.columns.prompt or (self._tokenised(table) and LABELS[0] in table.columns)
+        labelled = self.columns.prompt or self._conversing(table)
+        labelled = labelled or (self._tokenised(table) and LABELS[0] in table.columns)
         rows = self._predicting(table, self._causal(table, self.columns.length))
         found = written(rows, alike=not labelled)
-        also = "" if self.columns.prompt else ", or `pack = true` beside it, which keeps all"
+        whole = self.columns.prompt or self._conversing(table)
+        also = "" if whole else ", or `pack = true` beside it, which keeps all"
         own = found.values[TOKENS]
         assert isinstance(own, FlatRows)
         self.check_longest(table, own.lengths, also)
@@ -56,7 +60,12 @@ class NextTokenReader(TokenReader):
             given = self.given(table, labelled=True)
             yield from ((ids[:length], labels[:length]) for ids, labels in given)
             return
+        if self._conversing(table):
+            given = conversations(table, columns.messages, self.tokenizer)
+            yield from ((ids[:length], labels[:length]) for ids, labels in given)
+            return
         if columns.prompt is None:
+            self._check_texts(table)
             for texts in table.text_blocks(columns.text):
                 yield from ((ids, ids) for ids in self.tokens(texts, length))
             return
@@ -66,6 +75,25 @@ class NextTokenReader(TokenReader):
             told = self.tokens(completions, special=False)
             for asked, own in zip(self.tokens(prompts), told, strict=True):
                 yield (asked + own)[:length], ([IGNORED] * len(asked) + own)[:length]
+
+    def _conversing(self, table: TextTable) -> bool:
+        """Whether a table has conversations in place of texts."""
+        columns = self.columns
+        if columns.messages != MESSAGES:
+            return True
+        own = {columns.text, columns.prompt, TOKENS} & {*table.columns}
+        return columns.messages in table.columns and not own
+
+    def _check_texts(self, table: TextTable) -> None:
+        """Refuse prompts and completions that are not named, with their names."""
+        pair = ("prompt", "completion")
+        if self.columns.text not in table.columns and {*pair} <= {*table.columns}:
+            raise refusal(
+                Code.E0896,
+                f"`{table.name}` has no column `{self.columns.text}`",
+                'write `prompt = "prompt", completion = "completion"`: the second is predicted',
+                notes=(f"it has {', '.join(f'`{x}`' for x in table.columns)}",),
+            )
 
     def _tokenised(self, table: TextTable) -> bool:
         """Whether a table has tokens in place of texts."""
@@ -81,6 +109,12 @@ class NextTokenReader(TokenReader):
                 f"`pack` needs a length, and `{self.model.architecture}` reads rows of any",
                 "write `length = 512`",
             )
+        if self._conversing(table):
+            raise refusal(
+                Code.E0896,
+                f"`pack` joins rows, and `{table.name}` has conversations, of which answers are predicted",
+                "leave `pack` out",
+            )
         end = self.tokenizer.eos_token_id
         waiting: list[int] = []
         for ids, _ in self._causal(table, None):
@@ -94,6 +128,9 @@ class NextTokenReader(TokenReader):
     def _nothing(self, table: TextTable, n: int) -> SpecError:
         """A row that no token is predicted in."""
         what = "no token to predict"
+        if self._conversing(table):
+            what = "no answer: no message of the role `assistant`, or none within `length`"
+            return nothing(table, n, what)
         if self.columns.prompt and self.columns.length:
             cut = f"{what}; `length` cuts off its completion"
             return nothing(table, n, cut, "write a larger `length`, or drop this row")
