@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.models.data.fields import IGNORED
+from curvlang.models.data.fields import IGNORED, LABELS
 from curvlang.models.execution.copies import unwrapped
 from curvlang.models.language_models.libraries import quiet
 from curvlang.models.language_models.tokenizer import TokenText
@@ -75,7 +75,7 @@ def task_from(
         label_of=_label_of(trainer, rows, loss, causal=causal),
     )
     with quiet():
-        _check_loss(trainer, task)
+        _check_loss(trainer, task, moved=causal and rows.by_position)
     return task
 
 
@@ -146,26 +146,70 @@ _SAID = {
 }
 
 
-def _check_loss(trainer: Any, task: Task) -> None:
-    """The trainer's loss of the first example is the mean of the task's over the tokens that it predicts.
+SEVERAL = 8
+"""Examples whose loss is compared together: a weight of a class cancels in the mean of a single one."""
+
+
+def _check_loss(trainer: Any, task: Task, *, moved: bool) -> None:
+    """The trainer's loss is the mean of the task's over what is predicted: of the first example, and of several.
+
+    Args:
+        trainer: It.
+        task: What was made of it.
+        moved: Whether a position predicts the label of the next one.
 
     Raises:
         SpecError: E0899.
     """
     loader = trainer.get_eval_dataloader(trainer.train_dataset)
-    batch = {
-        name: x.to(task.device) if isinstance(x, Tensor) else x
-        for name, x in loader.collate_fn([loader.dataset[0]]).items()
-    }
+    count = len(loader.dataset)
+    several = sorted({k * (count - 1) // max(1, SEVERAL - 1) for k in range(min(count, SEVERAL))})
     X, y = (x[:1].to(task.device) for x in task.train)
     with torch.no_grad():
-        theirs = float(trainer.compute_loss(trainer.model, batch))
-        counted = int((y != IGNORED).sum()) if y.ndim > 1 and not y.is_floating_point() else 1
-        ours = float(task.loss.per_example(task.model(X), y).sum()) / counted
+        theirs = _trainers(trainer, _batch(loader, [0], task))
+        ours = float(task.loss.per_example(task.model(X), y).sum()) / _predicted(y)
+    _check_equal(theirs, ours, "the first example", task)
+    batch = _batch(loader, several, task)
+    _check_equal(
+        _trainers(trainer, batch), _own(trainer, batch, task, moved=moved), "several examples", task
+    )
+
+
+def _batch(loader: Any, places: list[int], task: Task) -> dict[str, Any]:
+    """Some training examples as the collator joins them."""
+    made = loader.collate_fn([loader.dataset[k] for k in places])
+    return {k: x.to(task.device) if isinstance(x, Tensor) else x for k, x in made.items()}
+
+
+def _trainers(trainer: Any, batch: Mapping[str, Any]) -> float:
+    with torch.no_grad():
+        return float(trainer.compute_loss(trainer.model, dict(batch)))
+
+
+def _own(trainer: Any, batch: Mapping[str, Any], task: Task, *, moved: bool) -> float:
+    """The mean of the task's loss over what is predicted in a batch, from the model's own outputs with its padding."""
+    y = next(batch[name] for name in (*LABELS, "label_ids") if name in batch)
+    with torch.no_grad():
+        f = trainer.model(**batch).logits
+    if task.loss.name == "mse":
+        f = f.reshape(y.shape)
+    if moved:
+        f, y = f[:, :-1], y[:, 1:]
+    wide = torch.float64 if f.dtype == torch.float64 else torch.float32
+    y = y.to(wide) if y.is_floating_point() or task.loss.name == "mse" else y
+    return float(task.loss.per_example(f.to(wide), y).sum()) / _predicted(y, len(y))
+
+
+def _predicted(y: Tensor, examples: int = 1) -> int:
+    """Labels that count, of positions; else examples."""
+    return int((y != IGNORED).sum()) if y.ndim > 1 and not y.is_floating_point() else examples
+
+
+def _check_equal(theirs: float, ours: float, of: str, task: Task) -> None:
     if abs(theirs - ours) > TOLERANCE.get(task.dtype, HALF) * max(abs(ours), HALF):
         raise refusal(
             Code.E0899,
-            f"the trainer's loss of the first example is {theirs:.4g}, and the {_SAID[task.loss.name]} of its labels "
+            f"the trainer's loss of {of} is {theirs:.4g}, and the {_SAID[task.loss.name]} of the labels "
             f"{ours:.4g}",
             "give model, data and loss to `cv.Task`: what this trainer minimises is another loss",
         )

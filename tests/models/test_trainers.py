@@ -104,6 +104,51 @@ def test_a_classifier(tmp_path):
     assert cv.influence(cv.fit("kfac_lm", task), task, damping=0.1).shape == (2, len(TEXTS))
 
 
+def weighted(labels, weights):
+    """A trainer of a classifier whose loss weighs its classes."""
+    from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
+
+    own = tokenizer(pad=True)
+    rows = table(TEXTS, own, label=labels)
+
+    def loss(outputs, labels, **_):
+        given = outputs.logits, labels.reshape(-1)
+        return torch.nn.functional.cross_entropy(*given, weight=torch.tensor(weights))
+
+    return trainer(
+        model=AutoModelForSequenceClassification.from_pretrained(classifier("classifier")),
+        data_collator=DataCollatorWithPadding(own),
+        train_dataset=rows,
+        eval_dataset=rows.select([0, 1]),
+        compute_loss_func=loss,
+    )
+
+
+def test_weights_of_classes_are_another_loss():
+    """They cancel in the mean of one example, and of several of one class."""
+    labels = [k % 3 for k in range(len(TEXTS))]
+    with pytest.raises(cv.SpecError, match=r"E0899.*of several examples"):
+        cv.task_from(weighted(labels, [1.0, 3.0, 0.5]))
+    assert len(TEXTS) == cv.task_from(weighted(labels, [2.0, 2.0, 2.0])).N
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_trainers_that_pad_smooth_and_accumulate(side):
+    from transformers import DataCollatorForLanguageModeling, TrainingArguments
+
+    own = tokenizer(pad=True)
+    own.padding_side = side
+    arguments = TrainingArguments(
+        "out", report_to=[], use_cpu=True, gradient_accumulation_steps=3,
+        per_device_train_batch_size=2, label_smoothing_factor=0.1,
+    )  # fmt: skip
+    given = {"data_collator": DataCollatorForLanguageModeling(own, mlm=False), "args": arguments}
+    task = cv.task_from(trainer(processing_class=own, **given))
+    plain = cv.task_from(trainer("smoothed"))
+    assert torch.equal(task.train[1], plain.train[1])
+    assert len(TEXTS) == task.N
+
+
 def refused(why):
     from transformers import DataCollatorForLanguageModeling, DataCollatorWithPadding
 
