@@ -32,6 +32,11 @@ QUERIES = 8
 CUBES = 2e10
 """Σ d³ over the sides of the layers that are looked at: what decompositions of them take grows so."""
 EXACT = Precision()
+USEFUL = 0.1
+"""Share of the largest score above which an error is said to be large."""
+ABOVE = "and of all of them up to 10 times that was seen"
+"""How far the error of all examples has been above that of a few: `docs/precision.md` says where."""
+LARGE = "so large an error leaves little of the scores: take a wider precision, or a larger λ"
 
 Fit = Callable[[Task], FittedOperator]
 Score = Callable[[FittedOperator, Task], Tensor]
@@ -86,6 +91,7 @@ class PrecisionErrors(Display):
             return f"{self.precision}, in which nothing is rounded to less than float64"
         parts = [f"{name} {error:.1g}" for name, error in self.errors.items() if name != "all"]
         apart = f" ({', '.join(parts)})" if len(parts) > 1 else ""
+        large = f"; {LARGE}" if self.whole > USEFUL else ""
         of = (
             ""
             if self.layers[0] == self.layers[1]
@@ -93,7 +99,7 @@ class PrecisionErrors(Display):
         )
         return (
             f"{self.precision}: scores{of} differ from those in float64 by {self.whole:.1g} of the largest"
-            f"{apart}; fitted and scored both ways on {self.examples} training examples"
+            f"{apart}; fitted and scored both ways on {self.examples} training examples, {ABOVE}{large}"
         )
 
 

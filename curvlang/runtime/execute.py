@@ -6,13 +6,14 @@ CPU whatever the precision of the passes, divided once when its pass is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from curvlang.compiler.algebra import shapes
 from curvlang.compiler.codegen.function import Function
 from curvlang.compiler.planning.plan import BlockPlan, Plan
 from curvlang.ir.expr import Yield
@@ -22,7 +23,11 @@ from curvlang.models.execution.widened import accumulation_dtype
 from curvlang.operators import at_once
 from curvlang.runtime.kernels.functions import namespace
 from curvlang.runtime.kernels.memo import Memo
-from curvlang.runtime.kernels.narrow import narrow_decompositions, narrow_products
+from curvlang.runtime.kernels.narrow import (
+    narrow_decompositions,
+    narrow_products,
+    symmetric_entries,
+)
 
 Tensors = dict[str, Tensor]
 Keep = Callable[[str, Tensors], None]
@@ -128,6 +133,9 @@ class Execution:
         """Component tensors of a yield's structure for one block, or for all of several."""
         function = block.results[value].code
         found = self._call(function, self.values[block.geometry.name], self.exact, block.count)
+        if self._operands is not None:
+            for name in _dense(block.results[value].shape):
+                found[name] = symmetric_entries(found[name], block.count)
         # A bare number of the formula takes the precision of the statistics, not float32.
         return {
             name: part.to(self.exact)
@@ -175,6 +183,20 @@ class Execution:
         if self._decomposed is not None:
             names = narrow_decompositions(names, self._decomposed)
         return Scope(names, dtype, self.device)
+
+
+def _dense(shape: shapes.Shape, prefix: str = "") -> Iterator[str]:
+    """Names of the components that have all entries of a block."""
+    match shape:
+        case shapes.GramShape() | shapes.DenseShape():
+            yield f"{prefix}entries"
+        case shapes.ProjectedShape(inner=inner):
+            yield from _dense(inner, f"{prefix}inner.")
+        case shapes.SumShape(terms=terms):
+            for k, term in enumerate(terms):
+                yield from _dense(term, f"{prefix}{k}.")
+        case _:
+            pass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -111,3 +111,14 @@ def test_blocks_that_are_formed_stand_beside_blocks_that_are_multiplied(name):
     for x in (v, v[:, :1]):
         wanted = whole.operator.apply(x)
         assert (stage.operator.apply(x) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_blocks_in_half_precision_are_symmetric():
+    """Entries (i, j) and (j, i) are rounded apart: that is not a curvature that is not symmetric."""
+    g = torch.Generator().manual_seed(9)
+    X, y = 4 * torch.randn(32, 5, generator=g).double(), torch.randint(0, 6, (32,), generator=g)
+    t = cv.Task(network([5, 64, 6]), "cross_entropy", (X, y), (X[:2], y[:2]))
+    for name in ("block_ggn", "logra", "mc_fisher"):
+        found = cv.fit(name, t.to(precision="bfloat16")).dense()
+        assert gap(found, found.T) < EXACT
+        assert gap(found, cv.fit(name, t).dense()) < 2e-2

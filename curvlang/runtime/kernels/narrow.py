@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import isqrt
 from types import SimpleNamespace
 from typing import Any
 
@@ -73,6 +74,12 @@ def _symmetric(x: Tensor) -> Tensor:
         return x
     gap, size = (x - x.mT).abs().amax(), x.abs().amax()
     return torch.where(gap <= ROUNDED * size, (x + x.mT) / 2, x)
+
+
+def symmetric_entries(x: Tensor, count: int) -> Tensor:
+    """All entries of some blocks, [count · side · side] in any axes, symmetric but for rounding."""
+    side = isqrt(x.numel() // count)
+    return _symmetric(x.reshape(count, side, side)).reshape(x.shape)
 
 
 def narrow_decompositions(scope: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
