@@ -8,7 +8,9 @@ from pathlib import Path
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import Diagnostic, Label, SpecError
 from curvlang.diagnostics.plain_arguments import keyworded, text, validate_fields
+from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.source import NOWHERE
+from curvlang.diagnostics.suggestion import suggestion
 from curvlang.language.chain import Evaluation, Part, Spec, TaskSpec
 from curvlang.language.checking.arguments import completed
 from curvlang.language.checking.spec import DEFAULT_TASK
@@ -130,9 +132,17 @@ def _data_name(data: Part) -> str:
 
 def _model(text: str, own: Part) -> Part:
     """The model line; a path alone means a checkpoint, or weights for the task's own model."""
-    if not _is_path(text):
-        return part_text("model", text, "<--model>")
     span = whole("<--model>", text)
+    if not _is_path(text):
+        if "(" not in text and text.strip() not in MODELS:
+            raise refusal(
+                Code.E0715,
+                f"unknown model `{text}`, and there is no folder of that name",
+                "give a folder that `save_pretrained` has written, or of a hub `pretrained(\"NAME\")`",
+                *suggestion(text, MODELS),
+                labels=(Label(span, "neither"),),
+            )
+        return part_text("model", text, "<--model>")
     found = any((Path(text) / name).is_file() for name in _CHECKPOINT)
     if own.name != "python" and (found or not (_exists(text) or Path(text).suffix)):
         path = {"path": text}

@@ -220,3 +220,10 @@ def test_quantised_parameters_are_named(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(cv.SpecError, match=r"E0891.*quantised \(`gptq`\)"):
         cv.Task.pretrained(tmp_path, list(TEXTS))
+
+
+@pytest.mark.parametrize(("given", "said"), [("nothing_here", "no folder"), ("mpl", "`mlp`")])
+def test_a_model_that_is_no_folder_and_no_name(given, said):
+    with pytest.raises(cv.SpecError, match=r"E0715") as caught:
+        cv.task(cv.TaskSource(model=given, data="digits"))
+    assert said in str(caught.value)
