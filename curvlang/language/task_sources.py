@@ -138,7 +138,7 @@ def _model(text: str, own: Part) -> Part:
             raise refusal(
                 Code.E0715,
                 f"unknown model `{text}`, and there is no folder of that name",
-                "give a folder that `save_pretrained` has written, or of a hub `pretrained(\"NAME\")`",
+                'give a folder that `save_pretrained` has written, or of a hub `pretrained("NAME")`',
                 *suggestion(text, MODELS),
                 labels=(Label(span, "neither"),),
             )
