@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from copy import copy
 from operator import is_
 from pathlib import Path
@@ -109,6 +109,7 @@ class Task:
     """
 
     __slots__ = (
+        "_blocks",
         "_facts",
         "_hashed",
         "_padding",
@@ -184,6 +185,7 @@ class Task:
         self.mask = found.mask if mask is None else mask
         self.query_mask = found.query_mask if query_mask is None else query_mask
         self._facts: Facts | None = None
+        self._blocks: dict[Hashable, tuple[LayerBlock, ...]] = {}
         self._padding: dict[str, Padding | None] = {}
         self._hashed: tuple[tuple[int, ...], Hash] | None = None
         self._policy: Precision | None = None
@@ -288,7 +290,13 @@ class Task:
 
     def blocks(self, by: Partition | str = "layer") -> tuple[LayerBlock, ...]:
         """The blocks of the model, by layer where nothing else is asked for: see `models.blocks`."""
-        return blocks(self.model, self.few, by, facts=self.facts, words_apart=self.words_apart)
+        # What is trainable, and where it lies, may be changed from outside.
+        key = by, self.words_apart, self.device, tuple(trainable(self.model))
+        if key not in self._blocks:
+            self._blocks[key] = blocks(
+                self.model, self.few, by, facts=self.facts, words_apart=self.words_apart
+            )
+        return self._blocks[key]
 
     def retried(self, run: Callable[[], Result]) -> Result:
         """What `run` gives; it runs again where a batch has shown that further layers are outside."""
@@ -303,6 +311,7 @@ class Task:
     def learn(self, outside: Mapping[str, str]) -> None:
         """Layers that some examples use in another way are outside from now on, with the reason."""
         self._facts = facts_of(self.model, self.few, {**self.facts.outside, **outside})
+        self._blocks = {}
 
     def part(self, part: str) -> Pair:
         """Inputs and targets of a `part`: `train` or `query`."""

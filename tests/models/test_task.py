@@ -188,6 +188,19 @@ def test_moving_makes_a_copy() -> None:
     assert bool((made.model[0].weight != 0).any())
 
 
+def test_blocks_are_found_once_and_follow_what_is_trainable() -> None:
+    made = task()
+    assert made.blocks() is made.blocks()
+    assert [x.name for x in made.blocks()] == ["0", "2"]
+    made.model[0].requires_grad_(False)
+    assert [x.name for x in made.blocks()] == ["2"]
+    assert [x.name for x in made.blocks("parameter")] == ["2.weight"]
+    made.model[0].requires_grad_(True)
+    assert [x.name for x in made.blocks()] == ["0", "2"]
+    made.learn({"2": "its rows are not positions"})
+    assert [x.name for x in made.blocks() if x.factored] == ["0"]
+
+
 def test_targets_move_with_the_model() -> None:
     y = torch.rand(7, 3, generator=torch.Generator().manual_seed(0))
     moved = task(train=(X, y), query=(XQ, y[:3]), loss="mse").to(dtype=torch.float64)

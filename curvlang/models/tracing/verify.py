@@ -21,6 +21,8 @@ from curvlang.models.tracing.independence import check_examples as check_example
 from curvlang.models.tracing.independence import tolerance as tolerance
 from curvlang.models.tracing.trace import Trace, cut_off
 from curvlang.models.tracing.untraced import dense
+from curvlang.operators.places import Places
+from curvlang.operators.validation import all_finite
 
 PERIOD = 65_537
 """Numbers of a direction that differ; a prime, so that no axis of outputs has them in step."""
@@ -44,7 +46,7 @@ class BlockView(Protocol):
         """Names of its parameters."""
 
     @property
-    def index(self) -> Tensor:
+    def where(self) -> Places:
         """Its places in the parameter vector."""
 
 
@@ -141,13 +143,14 @@ def mismatched(
     columns = known.direction.reshape(known.direction.shape[0], -1, 1)
     shown = rebuilt(columns)
     wrong = set()
+    sizes = known.gradients.norm(dim=1)
     for block in blocks:
         if block.name not in shown:
             continue
         limit = max(tolerance(use.dtype) for use in found.uses[block.layer])
         for n, wanted in enumerate(known.gradients):
-            direct = wanted.index_select(0, block.index)
-            if not _close(shown[block.name][n], direct, limit, wanted.norm()):
+            direct = block.where.take(wanted)
+            if not _close(shown[block.name][n], direct, limit, sizes[n]):
                 wrong.add(block.layer)
     return wrong
 
@@ -165,6 +168,8 @@ def _check_gradients_finite(gradients: Tensor) -> None:
     Raises:
         SpecError: E0406.
     """
+    if all_finite(gradients):
+        return
     odd = (~torch.isfinite(gradients).all(1)).nonzero().flatten()
     if len(odd):
         raise refusal(
