@@ -24,8 +24,19 @@ import torch
 from torch import Tensor
 
 from curvlang.attribution.blocks import ScoredBlock, largest_gradient, scored_in, whole_blocks
-from curvlang.attribution.passes import BatchLoad, batch_size, leaf_batches, scored_load
-from curvlang.attribution.query_shares import factors_of, returned
+from curvlang.attribution.passes import (
+    BatchLoad,
+    batch_size,
+    cuts_of,
+    leaf_batches,
+    scored_load,
+)
+from curvlang.attribution.query_shares import (
+    QueryShares,
+    factors_of,
+    preconditioned,
+    query_shares,
+)
 from curvlang.attribution.score_orders import (
     DenseQueries,
     Factors,
@@ -39,7 +50,7 @@ from curvlang.attribution.streams.cut import ScoreCut, score_cut
 from curvlang.attribution.streams.gather import Counted, gathered
 from curvlang.models.layers import Input, OneHot
 from curvlang.models.losses.loss import Loss
-from curvlang.models.padding.spans import in_order
+from curvlang.models.padding.spans import BatchRows, in_order
 from curvlang.models.task import Task
 from curvlang.models.task_products import products_of_scores
 from curvlang.operators import Operator
@@ -96,6 +107,7 @@ class QueryGradients:
         self._held: dict[_Basis, Tensor] = {}
         self._leaves: dict[_Basis, list[tuple[slice | Tensor, Tensor, Tensor]]] = {}
         self._hot: set[str] = set()
+        self._read_by: dict[_Basis, QueryShares] = {}
         self._uses = Counter(self._basis(x) for blocks in inverses for x in blocks)
         for group in by_layers(inverses).values():
             self._read(cost, [inverses[k] for k in group])
@@ -116,11 +128,30 @@ class QueryGradients:
                 )
         layers = [x.layer for x in inverses[0]]
         formed = 0 if self.weights is None else max(map(largest_gradient, inverses))
-        for own, rows in leaf_batches(self.task, cost, layers, "query", BatchLoad(formed)):
+        load = BatchLoad(formed)
+        cuts: Sequence[BatchRows] = cuts_of(self.task, layers, "query", load)
+        read = None
+        if self.weights is None:
+            read = query_shares([x for _, x in based], cuts)
+        if read is not None:
+            cuts = read.own
+            self._read_by |= dict.fromkeys((basis for basis, _ in based), read)
+        for own, rows in leaf_batches(self.task, cost, layers, "query", load, cuts):
             for basis, x in based:
                 if not isinstance(rows[x.layer.name][0], Tensor):
                     self._hot.add(x.layer.name)
                 self._add(basis, x, own, *x.rotated(*rows[x.layer.name]))
+        for basis in (b for b, _ in based if b[-1] and read is not None):
+            self._leaves[basis] = [self._of_all(basis, self._read_by[basis])]
+
+    def _of_all(self, basis: _Basis, read: QueryShares) -> tuple[slice, Tensor, Tensor]:
+        """Inputs and output gradients of all queries, where each process has read some."""
+        _, inputs, slopes = zip(*self._leaves[basis], strict=True)
+        a, e = (
+            read.spread(f"{what} of {basis[0]}", torch.cat(parts), self.count)
+            for what, parts in (("inputs", inputs), ("slopes", slopes))
+        )
+        return slice(0, self.count), a, e
 
     def _add(self, basis: _Basis, x: ScoredBlock, own: slice | Tensor, a: Input, e: Tensor) -> None:
         if basis[-1]:
@@ -165,9 +196,9 @@ class QueryGradients:
             return Outer(a, e, x.spectrum) if known is None else RankQueries(a, e, known)
         own = self._held.pop(basis) if last else self._held[basis].clone()
         # Back from the basis unless inputs are indices, which only rotate cheaply.
-        if x.layer.name in self._hot or not x.rotates_back(len(own), self.task.N):
-            return DenseQueries(x.preconditioned(own))
-        return DenseQueries(returned(x, own), in_basis=False)
+        back = x.layer.name not in self._hot and x.rotates_back(len(own), self.task.N)
+        found = preconditioned(x, own, self._read_by.get(basis), back=back)
+        return DenseQueries(found, in_basis=not back)
 
 
 def by_layers(inverses: Sequence[Blocks]) -> dict[tuple[str, ...], list[int]]:

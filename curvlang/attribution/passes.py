@@ -12,6 +12,7 @@ from curvlang.attribution.gradients import BATCH_SHARE
 from curvlang.models.layers import Input
 from curvlang.models.losses.finite import in_part
 from curvlang.models.losses.loss import Loss
+from curvlang.models.padding.spans import BatchRows
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import BatchChecks, LayerBlock
 from curvlang.models.tracing.half_precision import exact_leaves
@@ -48,7 +49,7 @@ def leaf_batches(
     layers: Sequence[LayerBlock],
     part: str,
     load: BatchLoad,
-    within: range | None = None,
+    within: range | Sequence[BatchRows] | None = None,
 ) -> Iterator[tuple[slice | Tensor, dict[str, tuple[Input, Tensor]]]]:
     """Inputs and output gradients of every block, batch by batch, with the numbers of its examples.
 
@@ -58,20 +59,16 @@ def leaf_batches(
         layers: The blocks.
         part: `train` or `query`.
         load: What the caller forms of a batch, and what it meets.
-        within: The examples that are read; all where not given.
+        within: The examples that are read, or batches of `cuts_of`; all where not given.
     """
-
-    def rows_at(share: float) -> int:
-        size = batch_size(task, layers, load, share)
-        if within is None:
-            return size
-        # Batches of one size: a last one of few examples takes as long to start as any other.
-        return -(-len(within) // -(-len(within) // size))
-
+    if within is None or isinstance(within, range):
+        cuts = cuts_of(task, layers, part, load, within)
+    else:
+        cuts = [*within]
     # Parts of a pass go on counting: some batches of all are looked at, not some of every part.
-    first = 0 if within is None else within.start // rows_at(1.0)
+    first = within.start // max(map(len, cuts), default=1) if isinstance(within, range) else 0
     checks = BatchChecks(task.model)
-    for number, batch in enumerate(task.cut(rows_at, part, within), first):
+    for number, batch in enumerate((task.read(x, part) for x in cuts), first):
         X = batch.X
         with in_part(task.model, X, part, batch.start):
             if task.facts.picks:
@@ -81,7 +78,26 @@ def leaf_batches(
             if b.positions == 1 != found[b.name]["a"].shape[-2]:
                 raise varying(b.layer)
         yield batch.places, {b.name: (found[b.name]["a"], found[b.name]["e"]) for b in layers}
-    checks.settle(lambda: (batch.X for batch in task.cut(rows_at, part, within)))
+    checks.settle(lambda: (task.read(x, part).X for x in cuts))
+
+
+def cuts_of(
+    task: Task,
+    layers: Sequence[LayerBlock],
+    part: str,
+    load: BatchLoad,
+    within: range | None = None,
+) -> list[BatchRows]:
+    """The batches of `leaf_batches`, none of which is read; its arguments."""
+
+    def rows_at(share: float) -> int:
+        size = batch_size(task, layers, load, share)
+        if within is None:
+            return size
+        # Batches of one size: a last one of few examples takes as long to start as any other.
+        return -(-len(within) // -(-len(within) // size))
+
+    return [*task.cuts(rows_at, part, within)]
 
 
 def scored_elements(layers: Sequence[LayerBlock], queries: int) -> int:

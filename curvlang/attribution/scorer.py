@@ -212,7 +212,10 @@ class Scorer:
     ) -> list[Tensor | SpecError]:
         asked: list[Preconditioner | SpecError] = []
         known = [x for k in group if (x := blocks[k]) is not None]
-        gradients = QueryGradients(some, self.cost, known) if known else None
+        gradients = None
+        if known:
+            with prepared_together([x for given in known for x in given], some.Q, some.N):
+                gradients = QueryGradients(some, self.cost, known)
         whole = None
         if len(known) < len(group):
             whole = query_gradients(some, self.cost)
