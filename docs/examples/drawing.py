@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-LOOK = {"svg.fonttype": "none", "svg.hashsalt": "curvlang", "font.size": 9}
-
 
 @contextmanager
 def picture(path: Path, *, size: tuple[float, float] = (4.6, 2.9)) -> Iterator[Axes]:
     """Axes to draw on; the figure is written when the block ends."""
-    with matplotlib.rc_context(LOOK):
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "curvlang", "font.size": 9}
+    ):
         figure = Figure(size, layout="constrained")
         axes = figure.subplots()
         axes.spines[["top", "right"]].set_visible(False)
