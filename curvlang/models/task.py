@@ -342,12 +342,6 @@ class Task:
             self._padding[part] = known
         return self._padding[part]
 
-    def cut(
-        self, rows_at: RowsAt, part: str = "train", within: range | None = None
-    ) -> Iterator[Batch]:
-        """The batches of `cuts`, on the model's device."""
-        return (self.read(cut, part) for cut in self.cuts(rows_at, part, within))
-
     def cuts(
         self,
         rows_at: RowsAt,

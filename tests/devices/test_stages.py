@@ -154,7 +154,7 @@ def test_the_rows_of_a_batch_are_known_on_both_devices():
         task = Task(
             network([3, 4, 2]), "cross_entropy", train=(X, y), query=(X[:2], y[:2]), mask=mask
         ).to(device="cuda")
-        for batch in task.cut(lambda _: BATCH):
+        for batch in map(task.read, task.cuts(lambda _: BATCH)):
             assert batch.X.device.type == "cuda"
             if not isinstance(batch.rows, slice):
                 assert batch.rows.device.type == "cpu"

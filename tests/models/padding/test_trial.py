@@ -38,7 +38,7 @@ def test_rows_are_cut(options, how, loss):
         padding = task.padding(part)
         assert padding is not None
         assert padding.kept == ""
-    (batch, *_) = task.cut(lambda share: 2)
+    (batch, *_) = map(task.read, task.cuts(lambda share: 2))
     assert batch.X.shape[1] < task.train[0].shape[1]
 
 
@@ -56,7 +56,7 @@ def test_rows_keep_their_padding_where_something_changes(task, why):
     assert padding is not None
     assert why in padding.kept
     assert "changes" in padding.kept
-    assert len(list(task().cut(lambda share: N))) == 1
+    assert len(list(task().cuts(lambda share: N))) == 1
 
 
 def test_positions_with_a_label_are_a_rows_own():
