@@ -28,7 +28,7 @@ from curvlang.models.derivatives.product_methods import WORDS, hessian_way
 from curvlang.models.fingerprint import digest
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock, bare_at_once, bare_names
-from curvlang.runtime.limits.activations import activation_bytes
+from curvlang.runtime.limits.activations import activation_bytes, few_bytes
 from curvlang.runtime.limits.columns import MANY, column_count, exact_bytes, require_columns
 from curvlang.runtime.limits.footprint import (
     Phase,
@@ -392,12 +392,12 @@ def _model_bytes(
         return 0
     read = found[Partition.LAYER if program.partition.layers else program.partition]
     examples, outputs = sizes
-    if program.fisher == Fisher():
+    columns = _columns(program, task, outputs)
+    if program.fisher == Fisher() and not few_bytes(task, read, examples, columns):
         exact = exact_bytes(task, read, outputs)
         if EXACT_MEASURED * exact > available(task.device):
             # The factor, and what it is made of.
             return exact + exact // 2
-    columns = _columns(program, task, outputs)
     return activation_bytes(task, task.loss, read, program.fisher, examples, columns)
 
 

@@ -60,14 +60,10 @@ def activation_bytes(
             returned and nothing is measured.
         each: How many columns of an example go backward together.
     """
-    X, y = task.train
-    size = torch.empty((), dtype=task.precision).element_size()
-    shown = sum(b.leaf_elements + (each - 1) * b.count * b.positions * b.d_out for b in blocks)
-    outputs = y[:1].numel() if y[:1].is_floating_point() else 0
-    if examples * size * max(shown, outputs, X[:1].numel()) < negligible():
+    if few_bytes(task, blocks, examples, each):
         return 0
     key = (
-        X.shape[1:],
+        task.train[0].shape[1:],
         task.dtype,
         loss.identity,
         *(() if columns is None else (columns.kind, columns.samples)),
@@ -77,6 +73,15 @@ def activation_bytes(
     if key not in known:
         known[key] = _measured(task, loss, blocks, columns)
     return known[key]
+
+
+def few_bytes(task: Task, blocks: Sequence[LayerBlock], examples: int, each: int) -> bool:
+    """Whether some examples are so few and small that nothing is measured."""
+    X, y = task.train
+    size = torch.empty((), dtype=task.precision).element_size()
+    shown = sum(b.leaf_elements + (each - 1) * b.count * b.positions * b.d_out for b in blocks)
+    outputs = y[:1].numel() if y[:1].is_floating_point() else 0
+    return examples * size * max(shown, outputs, X[:1].numel()) < negligible()
 
 
 def forward_batch(task: Task, part: str = "train") -> int:
