@@ -40,8 +40,7 @@ CALIBRATED = 5.0
 class Row:
     """A stage. Seconds and bytes of memory that cannot be predicted are None.
 
-    `moved` are bytes read and written by generated code; `memory` and `peak` bytes held at most; `processor` are
-    seconds of processors, which other work does not make longer.
+    `moved` are bytes read and written by generated code; `memory` and `peak` bytes held at most.
     """
 
     stage: str
@@ -51,7 +50,6 @@ class Row:
     measured: float
     memory: int | None
     peak: int
-    processor: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,5 +243,4 @@ def _row(
         watch.seconds[stage],
         held.get(stage),
         watch.peaks[stage],
-        watch.processor[stage],
     )

@@ -1,16 +1,17 @@
 """What every shipped curvature costs beside what its plan says: `python -m tests.bench.methods`.
 
 Each is fitted, inverted and scored once on the task that its spec names, else on a small perceptron; seconds are of the
-processor. Written: `docs/results/benchmarks/methods.json`, and the table of docs/benchmarks.md to the terminal.
+processor, those of the rates too; memory is that of a process of its own. Written: `docs/results/benchmarks/methods.json`, and the table of docs/benchmarks.md to the terminal.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from typing import Any
 import torch
 
 import curvlang as cv
-from curvlang.costs.benchmark import Benchmark, Row, benchmark
+from curvlang.costs import rates
+from curvlang.costs.benchmark import Benchmark, benchmark
 from curvlang.diagnostics.amounts import size
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.facade import chosen
@@ -33,7 +35,7 @@ FILE = Path("docs/results/benchmarks/methods.json")
 FILES = {x.stem for x in Path("specs").glob("*.cv")}
 """Specs with a file of their own."""
 RETURNED = 2**25
-"""A limit under which the C library returns what is freed: the second run is under it, and says what is held."""
+"""A limit under which the C library returns what is freed: memory is measured under it."""
 
 
 def curvatures() -> list[str]:
@@ -41,56 +43,60 @@ def curvatures() -> list[str]:
     return sorted(x.name for x in shipped() if x.kind == "curvature" and x.name in FILES)
 
 
-def measured(name: str) -> list[Benchmark]:
-    """The stages of one curvature, predicted and measured, twice: of every stage the least seconds are kept."""
+def measured(name: str) -> Benchmark:
+    """The stages of one curvature, predicted and measured, on one thread."""
+    torch.set_num_threads(1)
     spec = load(name)
     curvature = chosen(spec)
     said = evaluation_of(spec, curvature)
     own = said is not None and said.task.name != "digits"
     task = cv.task(said.task if own and said is not None else TASK)
     inverse, solver = (None, None) if said is None else (said.inverse, said.solver)
-    first = benchmark(curvature, task, inverse=inverse, solver=solver)
+    return benchmark(curvature, task, inverse=inverse, solver=solver)
+
+
+def memory(name: str) -> tuple[int, int]:
+    """The largest bytes predicted and held, of the stages that have a prediction."""
     return_soon(RETURNED)
-    return [first, benchmark(curvature, task, inverse=inverse, solver=solver)]
+    known = [x for x in measured(name).rows if x.memory is not None]
+    return max(x.memory or 0 for x in known), max(x.peak for x in known)
 
 
-def least(stages: Iterable[Row]) -> Row:
-    """One stage of several runs: the least of what was predicted, of what it took, and of what it held."""
-    own = list(stages)
-    told = [x.seconds for x in own if x.seconds is not None]
-    return replace(
-        own[0],
-        seconds=min(told) if told else None,
-        measured=min(x.processor for x in own),
-        peak=min(x.peak for x in own),
-    )
-
-
-def alone(name: str) -> dict[str, Any]:
-    """`row` in a process of its own: what another one has let go is not held there."""
+def alone(name: str) -> tuple[int, int]:
+    """`memory` in a process of its own: what another one has let go is not held there."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(row, name).result()
+        return pool.submit(memory, name).result()
+
+
+@contextmanager
+def processor_clock() -> Iterator[None]:
+    """Rates and stages in seconds of the processor, which other work does not make longer."""
+    usual = rates.clock
+    rates.clock = lambda device: time.process_time()
+    try:
+        yield
+    finally:
+        rates.clock = usual
 
 
 def row(name: str) -> dict[str, Any]:
     """One curvature as plain values; a reason in place of numbers where it is refused."""
-    torch.set_num_threads(1)
     try:
-        found = measured(name)
+        with processor_clock():
+            found = measured(name)
+        predicted_bytes, measured_bytes = alone(name)
     except SpecError as error:
         return {"name": name, "refused": error.diagnostics[0].headline}
-    rows = [least(x) for x in zip(*(one.rows for one in found), strict=True)]
-    known = [x for x in rows if x.memory is not None]
-    timed = [x for x in rows if x.seconds is not None]
+    timed = [x for x in found.rows if x.seconds is not None]
     return {
         "name": name,
-        "task": found[0].task,
-        "operations": sum(x.flops for x in rows),
+        "task": found.task,
+        "operations": sum(x.flops for x in found.rows),
         "predicted_seconds": sum(x.seconds or 0.0 for x in timed),
         "measured_seconds": sum(x.measured for x in timed),
-        "predicted_bytes": max(x.memory or 0 for x in known),
-        "measured_bytes": max(x.peak for x in known),
-        "stages": [[x.stage, x.flops, x.seconds, x.measured, x.memory, x.peak] for x in rows],
+        "predicted_bytes": predicted_bytes,
+        "measured_bytes": measured_bytes,
+        "stages": [[x.stage, x.flops, x.seconds, x.measured] for x in found.rows],
     }
 
 
@@ -99,7 +105,6 @@ def lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield "| curvature | operations | seconds predicted | measured | ratio | memory predicted | measured |"
     yield "|---|--:|--:|--:|--:|--:|--:|"
     for x in rows:
-        # Of a solver's products no stage is predicted.
         if "refused" in x or not x["predicted_seconds"]:
             continue
         told, took = x["predicted_seconds"], x["measured_seconds"]
@@ -113,7 +118,7 @@ def main(names: Sequence[str]) -> None:
     """All shipped curvatures, or those that are named."""
     rows = []
     for name in names or curvatures():
-        rows.append(alone(name))
+        rows.append(row(name))
         print(json.dumps({k: v for k, v in rows[-1].items() if k != "stages"}), flush=True)
     if not names:
         kept = {"torch": torch.__version__, "threads": 1, "rows": rows}

@@ -7,8 +7,16 @@ import torch
 
 import curvlang as cv
 from curvlang.attribution.formulas.curvatures import fits_elsewhere
-from curvlang.attribution.formulas.formula_scores import program_of
+from curvlang.attribution.formulas.formula_scores import (
+    InverseRequest,
+    formula_of,
+    formula_points,
+    formula_scores,
+    program_of,
+)
+from curvlang.attribution.formulas.points import Points
 from curvlang.attribution.formulas.surroundings import surroundings
+from curvlang.attribution.streams.request import Request
 from curvlang.diagnostics.codes import Code
 from curvlang.language import check_text, curvature_named
 from curvlang.models.origin import Origin
@@ -186,3 +194,27 @@ def test_what_is_no_function_of_the_spectrum_is_refused(body, code):
     text = text.replace(", w[h,n,p]", "").replace(", w)", ", u)") if "w)" not in body else text
     problems = check_text(text, "mine.cv")
     assert code in {x.code for x in problems}
+
+
+SEEDS = """inverse accumulated(time): s -> (1 - exp(-time * s)) / s
+inverse decayed(time): s -> exp(-time * s)
+score over_seeds {
+  needs u[e,q,p], v[e,h,c,n,p], time[h]
+  w[e,h,q,p] = carry(decayed(time[h]), u)
+  x[e,h,q,p] = apply(accumulated(time[h]), w)
+  yield s[q,n] = mean[e,c] sum[h,p] x[e,h,q,p] * v[e,h,c,n,p]
+}
+curvature mine = ggn"""
+
+
+def test_several_seeds_are_the_mean_of_what_each_has_alone():
+    task = segmented(cv.Trajectory(segments=2, per_segment=2, models=2))
+    spec = cv.loads(SEEDS)
+    op, several = cv.fit(spec, task, progress=False), spec.scores["over_seeds"]
+    around, alone = formula_points(several, op, task, InverseRequest()), formula_of(op, "source")
+    parts = []
+    for end, row in zip(around.models, around.checkpoints, strict=True):
+        own = Points(end, [row], (), around.rates, times=around.times, functions=alone.functions)
+        parts.append(formula_scores(program_of(alone), own, task.loss, Request()))
+    assert (parts[0] - parts[1]).abs().max() > 0.01 * parts[0].abs().max()
+    assert_close(cv.influence(op, task, score=several), sum(parts) / 2)

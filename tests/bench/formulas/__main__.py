@@ -29,6 +29,7 @@ from curvlang.ir.score_lowering import score_program
 from curvlang.language.chain import ScoreFormula
 from curvlang.language.checking.shipped import shipped
 from curvlang.models.task import Task
+from tests.bench.methods import processor_clock
 
 TASK = "digits(hidden = [24], epochs = 6)"
 ALONG = {"epochs": 2}
@@ -106,8 +107,9 @@ def main(names: Sequence[str]) -> None:
     """All shipped scores, or those that are named."""
     torch.set_num_threads(1)
     known = [x.name for x in shipped() if x.kind == "score" and x.name != "influence"]
-    for line in lines(names or known):
-        print(line, flush=True)
+    with processor_clock():
+        for line in lines(names or known):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
