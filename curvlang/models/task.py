@@ -71,36 +71,35 @@ class Task:
     The objective is (1/N) Σ ℓ_n(θ) + λ/2 ‖θ‖² with λ = `weight_decay`.
 
     Args:
-        model: Any module that maps inputs [B, …] to outputs [B, …]; used as it is, in the mode it
-            is in. One that reads named fields, or returns an object with `.logits` or a tuple that
-            begins with them, stands here as a shallow copy that takes and gives tensors; one under
-            `torch.compile` or `DataParallel` as the module inside; one made in inference mode as a
-            copy that has gradients.
-        loss: A name in `LOSSES`, a `Loss`, a loss module of torch, or a function of one example's
-            outputs and target.
-        train: The N training examples: tensors `(X, y)`, a Dataset, a DataLoader that does not
-            shuffle, a dict of fields [N, …], or a list of examples; an example is a pair or a dict.
+        model: Any module that maps inputs [B, …] to outputs [B, …]; used as it is, in the mode it is in. One
+            that reads named fields, or returns an object with `.logits` or a tuple that begins with them,
+            stands here as a shallow copy that takes and gives tensors; one under `torch.compile` or
+            `DataParallel` as the module inside; one made in inference mode as a copy that has gradients.
+        loss: A name in `LOSSES`, a `Loss`, a loss module of torch, or a function of one example's outputs and
+            target.
+        train: The N training examples: tensors `(X, y)`, a Dataset, a DataLoader that does not shuffle, a dict
+            of fields [N, …], or a list of examples; an example is a pair or a dict.
         query: The Q queries, likewise.
         recipe: How the model is trained; retraining needs it.
-        weight_decay: λ; None for the recipe's, or 0 without a recipe. `adamw` has none: its decay
-            shrinks the parameters beside the gradient, and no objective has it as a gradient.
+        weight_decay: λ; None for the recipe's, or 0 without a recipe. `adamw` has none: its decay shrinks the
+            parameters beside the gradient, and no objective has it as a gradient.
         name: For tables.
         build: Makes a fresh model from a seed; retraining with fresh initialisation needs it.
-        mask: Which positions of the training examples count, [N, T] of bool; padding does not.
-            Where not given: those of the field `attention_mask`, or all. Means over `t` are then
-            over the positions that count, in the layers whose positions are the mask's; a decoder's
-            are those of the field `decoder_attention_mask`. Padding outside the first and the last of
-            them is left out of batches, where trying shows that nothing changes by it.
+        mask: Which positions of the training examples count, [N, T] of bool; padding does not. Where not given:
+            those of the field `attention_mask`, or all. Means over `t` are then over the positions that count,
+            in the layers whose positions are the mask's; a decoder's are those of the field
+            `decoder_attention_mask`. Padding outside the first and the last of them is left out of batches,
+            where trying shows that nothing changes by it.
         query_mask: Which positions of the queries count, [Q, T] of bool, likewise.
         labels: Of examples that are dicts, the target's field; `labels` or `label` where not given.
         inputs: Of examples that are dicts, the fields that the model reads; all where not given.
-        shift_labels: Of dicts with a label for every position: whether a position predicts the
-            next one's label (causal language models) or its own.
+        shift_labels: Of dicts with a label for every position: whether a position predicts the next one's label
+            (causal language models) or its own.
         origin: Where the parameters came from; the caller, where not given.
         text_of: Shows the fields of an example as text, where its numbers stand for text.
         label_of: Shows its target as text, likewise.
-        words_apart: Whether embeddings, and the layer that predicts their rows, count as parameters outside
-            any layer's weight matrix.
+        words_apart: Whether embeddings, and the layer that predicts their rows, count as parameters outside any
+            layer's weight matrix.
         trajectory: Checkpoints, and models from other seeds, that scores may read.
 
     Raises:
@@ -274,10 +273,7 @@ class Task:
 
     @property
     def few(self) -> Tensor:
-        """Inputs of a few training examples on the model's device: what it is looked at with.
-
-        They lie apart from each other, since examples that follow each other are often alike.
-        """
+        """Inputs of a few training examples, far from each other, on the model's device: what it is tried with."""
         places = torch.linspace(0, self.N - 1, min(EXAMPLES, self.N)).round().long()
         return self.train[0][places.to(self.train[0].device)].to(self.device)
 
@@ -293,9 +289,8 @@ class Task:
         # What is trainable, and where it lies, may be changed from outside.
         key = by, self.words_apart, self.device, tuple(trainable(self.model))
         if key not in self._blocks:
-            self._blocks[key] = blocks(
-                self.model, self.few, by, facts=self.facts, words_apart=self.words_apart
-            )
+            few, apart = self.few, self.words_apart
+            self._blocks[key] = blocks(self.model, few, by, facts=self.facts, words_apart=apart)
         return self._blocks[key]
 
     def retried(self, run: Callable[[], Result]) -> Result:

@@ -263,3 +263,12 @@ def test_a_second_index_of_a_space_has_a_prime():
     text = T.format("A[i,i'] = mean[n,t] a[n,t,i] * a[n,t,j]\n" + Y)
     (found,) = [d for d in check_text(text) if d.code == "E0305"]
     assert found.help == ("write `i` there, or `i'` for a second index of that space",)
+
+
+@pytest.mark.parametrize("name", ["eye", "I", "delta"])
+def test_the_identity_by_another_name_is_known(name):
+    body = f"needs a[n,t,i]\n A[i,i'] = mean[n,t] a[n,t,i] * a[n,t,i']\n yield C[o,i,o',i'] = {name}[o,o'] * A[i,i']"
+    text = f"transform t {{ {body} }}\ncurvature mine = block_ggn |> t"
+    (found,) = check_text(text, "x.cv")
+    assert found.help == ("the identity is `identity[o,o']`, 1 where both indices are equal",)
+    assert check_text(text.replace(f"{name}[", "identity["), "x.cv") == []

@@ -320,6 +320,8 @@ class ExpressionChecker:
         if name in everything:
             written = f"{name}[{','.join(everything[name])}]"
             help_: tuple[str, ...] = (f"add it to `needs`: `needs {written}`",)
+        elif name in _IDENTITIES:
+            help_ = ("the identity is `identity[o,o']`, 1 where both indices are equal",)
         else:
             # A text with that many mistakes is helped by none of them.
             few = len(self.problems) < MOST_SUGGESTED
@@ -339,6 +341,10 @@ class ExpressionChecker:
                 span,
                 f"write the second one with a prime: `{index}'`",
             )
+
+
+_IDENTITIES = ("eye", "delta", "I", "Id")
+"""What other languages and papers call the identity."""
 
 
 def _close_index(index: ir.Index, inside: Sequence[ir.Index]) -> tuple[str, ...]:
