@@ -12,8 +12,8 @@ import pytest
 from curvlang.cli.main import run
 
 import curvlang as cv
-from curvlang import facade
 from curvlang.models.data import derived_rows
+from curvlang.reporting import scaling
 from curvlang.runtime.progress import lines
 from curvlang.runtime.progress.stages import Stages
 from curvlang.workers.dask_workers import DaskWorkers
@@ -46,7 +46,7 @@ def blocks(language):
 def test_the_prediction_has_the_rows_that_are_shown(capsys, monkeypatch):
     # On this small task computing and sending take about as long: with rates that are measured, either
     # is the bottleneck.
-    monkeypatch.setattr(facade, "measured_rates", lambda device, policy: RATES)
+    monkeypatch.setattr(scaling, "measured_rates", lambda device, policy: RATES)
     (command,) = blocks("sh")
     _, *arguments = shlex.split(command)
     assert run(arguments) == 0
