@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -166,7 +166,8 @@ class _FileReader:
 
     def fill(self, memory: Bytes, start: int) -> None:
         """Read bytes from a place on, as many as there is memory for."""
-        view = memoryview(memory)  # type: ignore[arg-type]
+        # Arrays are buffers; before Python 3.12 their types do not say so.
+        view = memoryview(cast(Any, memory))
         try:
             self.file.seek(start)
             while len(view):
