@@ -200,7 +200,7 @@ def _blocks(
     result: Result, prepared: Preparation
 ) -> Iterator[tuple[Partition, BlockPlan, shapes.Shape]]:
     """Every block of a curvature, with its structure."""
-    for part in (result, *([result.beside] if result.beside is not None else [])):
+    for part in result.parts:
         for block in prepared.plan_of(part).blocks:
             yield part.partition, block, _shown(block.results[part.value].shape)
 

@@ -219,7 +219,6 @@ def _scores_stage(
 def _last_results(prepared: Preparation) -> Iterator[tuple[BlockPlan, ResultPlan]]:
     """Every block of the last stage of every chain."""
     for chain in prepared.chains:
-        last = chain[-1]
-        for part in (last, *([last.beside] if last.beside is not None else [])):
+        for part in chain[-1].parts:
             for block in prepared.plan_of(part).blocks:
                 yield block, block.results[part.value]

@@ -319,7 +319,7 @@ def _span(prepared: Preparation, plan: Plan) -> Span:
 
 def _blocks(result: Result, run: _Run) -> Iterator[tuple[str, Callable[[], tuple[Operator, ...]]]]:
     """What builds the blocks of a result that a turn has fitted, by name; those of other parameters as well."""
-    for part in _parts(result):
+    for part in result.parts:
         execution = run.execution(part)
         for block in execution.plan.blocks:
             yield block.geometry.name, partial(_checked, result, part, block, run)
@@ -332,16 +332,12 @@ def _checked(result: Result, part: Result, block: BlockPlan, run: _Run) -> tuple
     return found
 
 
-def _parts(result: Result) -> list[Result]:
-    return [result, *([result.beside] if result.beside is not None else [])]
-
-
 def _stage(
     result: Result, built: Mapping[str, tuple[Operator, ...]], run: _Run, prepared: Preparation
 ) -> FittedStage:
     """A result as one operator."""
     level = 0
-    for part in _parts(result):
+    for part in result.parts:
         for block in prepared.plan_of(part).blocks:
             found = block.results[part.value]
             # The Hessian is read off the data in a pass of its own.

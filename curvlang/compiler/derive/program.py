@@ -68,6 +68,11 @@ class Result:
         """Which program computes it."""
         return self.partition, self.fisher, self.others
 
+    @property
+    def parts(self) -> tuple[Result, ...]:
+        """Itself, and what is beside it."""
+        return (self,) if self.beside is None else (self, self.beside)
+
 
 @dataclass(frozen=True, slots=True)
 class Program:

@@ -95,7 +95,7 @@ def _copies(chunks: Chunks) -> int:
 def _result_bytes(prepared: Preparation) -> Iterator[int]:
     for chain in prepared.chains:
         for result in chain:
-            for part in (result, *([result.beside] if result.beside is not None else [])):
+            for part in result.parts:
                 plan = prepared.plan_of(part)
                 layers = {x.name: x.where.bytes for x in prepared.blocks.get(plan.partition, ())}
                 for block in plan.blocks:

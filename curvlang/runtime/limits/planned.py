@@ -84,10 +84,9 @@ def _combination(curvature: Combination, task: Task) -> Operator:
 
 def _whole(result: Result, prepared: Preparation, task: Task) -> Operator:
     """The operator of a result, the blocks of other parameters beside it."""
-    parts = [result, *([result.beside] if result.beside is not None else [])]
     made = {
         block.geometry.name: list(_blocks(part, block, task))
-        for part in parts
+        for part in result.parts
         for block in prepared.plan_of(part).blocks
     }
     if result.partition == Partition.MODEL:
