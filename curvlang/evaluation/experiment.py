@@ -48,7 +48,7 @@ from curvlang.evaluation.steps import Column, baseline_steps, steps_of
 from curvlang.evaluation.summary import protocol_as_run, summary
 from curvlang.ir.score_program import ScoreProgram
 from curvlang.language import default_inverse
-from curvlang.language.chain import InverseUse, Part, ScoreFormula, Solver
+from curvlang.language.chain import NO_INVERSE, InverseUse, Part, ScoreFormula, Solver
 from curvlang.language.checking.inverses import shift
 from curvlang.models.losses.metric import QueryMetric, query_metric_on
 from curvlang.models.task import Task
@@ -178,7 +178,8 @@ def experiment(question: Question, base: Task, run: Run, plan: Plan) -> Outcome:
     with clock("fit"):
         bench = _fitted(question, plan, base, task, run)
     # A solver is for matrices without structure: then they stay as they are.
-    ready = bench.decomposed() if question.solver is None else bench
+    inverted = question.inverses and question.solver is None
+    ready = bench.decomposed() if inverted else bench
     kept = None if run.protocol is None else members(base, run.protocol)
     with clock("scores and errors"):
         around = _around(question.score, ready.task)
@@ -277,7 +278,7 @@ class _Work:
             shared = plain_shared(chosen, self.bench)
             cells = measure(self.bench.stages, self.bench.goal, self.scoring(chosen, shared))
             found.append(Column(use, chosen, cells, None, shared))
-        return found
+        return found or [Column.without_inverse(len(self.bench.stages))]
 
     def problem(self, columns: Sequence[Column]) -> SpecError | None:
         """Why no curvature in question has scores under any inverse; None where one has."""
@@ -379,7 +380,7 @@ class _Parts:
             version=VERSION,
             reference=self.bench.goal_label,
             task=summary(self.bench.task, question.arguments),
-            inverse=described(column.use, question.solver),
+            inverse=described(column.use, question.solver) if question.inverses else NO_INVERSE,
             sweep=tuple(s.damping for s in column.settings if s.damping is not None),
             protocol=protocol_as_run(self.protocol, self.queries),
             ceiling=judgement.ceiling if judgement else None,

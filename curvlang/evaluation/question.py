@@ -96,7 +96,8 @@ class Question:
         subjects: Names of those in question; the others are steps on the way, which are left
             out where they take long.
         reference: What errors are measured against; the Hessian where not given.
-        inverses: What C⁻¹ means, one after the other; None is the default inverse.
+        inverses: What C⁻¹ means, one after the other; None is the default inverse. Without any, nothing is
+            inverted: forward errors alone.
         solver: For curvatures without structure.
         sweep: λ of inverses that leave their `damping` open.
         metric: What the queries are asked for, in scores and after retraining.
@@ -221,7 +222,7 @@ def question_of_study(study: Study, task: TaskSpec, **changes: Any) -> Question:
         curvatures=study.curvatures,
         path=len(study.path),
         subjects=frozenset(c.name for c in study.curvatures),
-        inverses=study.inverses or (None,),
+        inverses=() if study.inverses is None else study.inverses or (None,),
         sweep=study.damping or SWEEP,
         baselines=study.baselines,
         measures=study.measures,

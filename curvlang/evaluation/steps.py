@@ -10,6 +10,7 @@ from curvlang.evaluation.errors import Estimate, shares
 from curvlang.evaluation.fidelity import Fidelity, Setting
 from curvlang.evaluation.judge import Judgement
 from curvlang.evaluation.result import Point, Step
+from curvlang.language import default_inverse
 from curvlang.language.chain import InverseUse, Part
 from curvlang.operators import BlockDiagonal, MatrixFree, Operator, Scaled, Stacked, Sum
 from curvlang.runtime.fit import FittedStage
@@ -32,6 +33,11 @@ class Column:
     cells: list[list[Fidelity]]
     judgement: Judgement | None
     shared: int
+
+    @staticmethod
+    def without_inverse(rows: int) -> Column:
+        """One setting at which nothing is measured: forward errors stand alone."""
+        return Column(None, (Setting(default_inverse()),), [[Fidelity()]] * rows, None, 0)
 
 
 def steps_of(

@@ -419,6 +419,10 @@ class StudyCell:
     lds: Mapping[str, Value] | None
 
 
+NO_INVERSE = "none"
+"""In the line `inverses` of a study: nothing is inverted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Study:
     """A checked `study`.
@@ -430,7 +434,7 @@ class Study:
         axes: The swept values by name.
         path: Curvatures of `path`, each a step from the one before it.
         others: Curvatures of `curvatures`, compared but on no path.
-        inverses: What C⁻¹ means, one after the other; empty for the default inverse.
+        inverses: What C⁻¹ means, one after the other; empty for the default inverse, None for none.
         damping: λ grid of inverses that leave their `damping` open; None for the default grid.
         seeds: Of the model's initialisation, one trained model each.
         baselines: Scores of other kinds, compared beside the curvatures.
@@ -444,7 +448,7 @@ class Study:
     axes: Mapping[str, tuple[Value, ...]]
     path: tuple[Curvature, ...]
     others: tuple[Curvature, ...]
-    inverses: tuple[InverseUse, ...]
+    inverses: tuple[InverseUse, ...] | None
     damping: tuple[float, ...] | None
     seeds: tuple[int, ...]
     baselines: tuple[Part, ...] = ()

@@ -64,7 +64,7 @@ def run_cell(question: Question, cell: StudyCell, run: Run) -> tuple[Cell, Value
         0 if truth is None else truth.trained,
         0 if truth is None else truth.reused,
         found.measures,
-        spectra(found.bench.stages),
+        spectra(found.bench.stages) if question.inverses else (),
         _attributions(found, cell.task),
     )
     return kept, _resampled(found)

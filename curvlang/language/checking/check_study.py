@@ -15,6 +15,7 @@ from curvlang.ir.expr import Binary, Expr, Negate, Ref
 from curvlang.ir.indices import walk
 from curvlang.language.bodies.values import show, value
 from curvlang.language.chain import (
+    NO_INVERSE,
     Curvature,
     InverseUse,
     Part,
@@ -152,7 +153,12 @@ class StudyChecker:
         path, others = found
         return path, others
 
-    def _inverses(self, item: s.StudyDef) -> tuple[InverseUse, ...]:
+    def _inverses(self, item: s.StudyDef) -> tuple[InverseUse, ...] | None:
+        if [use.name for use in item.inverses] == [
+            NO_INVERSE
+        ] and NO_INVERSE not in self.names.inverses:
+            self._uninverted(item, item.inverses[0])
+            return None
         made = (check_use(use, self.names.inverses, self.problems) for use in item.inverses)
         found: dict[str, InverseUse] = {}
         for use in made:
@@ -165,6 +171,20 @@ class StudyChecker:
                 )
             found[text] = use
         return tuple(found.values())
+
+    def _uninverted(self, item: s.StudyDef, none: s.Use) -> None:
+        """Refuse `inverses none` beside what reads an inverse."""
+        if item.silent is None or item.measures:
+            self.problems.say(
+                Code.E0920,
+                "scores and measures read an inverse, and `inverses none` leaves it out",
+                none.span,
+                "write `protocol none` and no measures, or name an inverse",
+            )
+        if none.arguments:
+            self.problems.say(
+                Code.E0920, "`none` takes no arguments", none.span, "write `inverses none`"
+            )
 
     def _measures(self, uses: tuple[s.Use, ...]) -> tuple[Part, ...]:
         """Measures with their arguments, each once."""
@@ -189,9 +209,10 @@ class StudyChecker:
             if isinstance(x, int | float)
         )
 
-    def _unused_damping(self, item: s.StudyDef, inverses: tuple[InverseUse, ...]) -> None:
+    def _unused_damping(self, item: s.StudyDef, inverses: tuple[InverseUse, ...] | None) -> None:
         """A grid of λ that no inverse reads."""
-        if item.damping is None or not inverses or any(x.damping_open for x in inverses):
+        read = inverses is not None and (not inverses or any(x.damping_open for x in inverses))
+        if item.damping is None or read:
             return
         self.problems.say(
             Code.E0915,

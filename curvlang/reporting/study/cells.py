@@ -106,7 +106,7 @@ def errors(group: Group) -> Panel:
         *([Column("share", inverse)] if inverse else []),
         Column("influence", tuple(quantity(None if s is None else s.influence) for s in spots)),
     ]
-    return Panel("error against hessian", tuple(columns), at(group))
+    return Panel("error against hessian", _told(columns), at(group))
 
 
 def quality(group: Group) -> Panel:
@@ -178,8 +178,13 @@ def steps(group: Group) -> tuple[Column, Panel] | None:
         if len(group.sweep) > 1 and not any(s.honest is not None for s in rows):
             columns.append(Column("at best λ", tuple(signed(s.best) for s in rows), right=False))
     return Column("step to", tuple(s.label for s in rows), right=False), Panel(
-        "steps of the path: shares of the total error and change of LDS", tuple(columns), at(group)
+        "steps of the path: shares of the total error and change of LDS", _told(columns), at(group)
     )
+
+
+def _told(columns: Sequence[Column]) -> tuple[Column, ...]:
+    """Those that say anything: without inverses there is no error of them."""
+    return tuple(c for c in columns if not {"", MISSING}.issuperset(c.cells))
 
 
 def measures(group: Group) -> list[Panel]:

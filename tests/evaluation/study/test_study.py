@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import curvlang as cv
 from curvlang.diagnostics.diagnostic import Interrupted, SpecError
@@ -16,6 +17,8 @@ from curvlang.evaluation.study.files import CellFolder
 from curvlang.evaluation.study.merge import merge
 from curvlang.evaluation.study.run import Shard, gather, part, quick, work_of
 from curvlang.language import load_studies, loads
+from curvlang.reporting.study.cells import errors as error_table
+from curvlang.reporting.study.findings import heading
 from curvlang.storage.cache import Cache
 
 SPEC = """
@@ -174,6 +177,30 @@ def test_a_study_without_protocol_measures_errors_alone(machine, tmp_path):
     assert group.protocol is None
     assert group.pairs == ()
     assert group.rows[1].forward is not None
+
+
+def test_without_inverses_nothing_is_decomposed(machine, tmp_path, monkeypatch):
+    silent = SPEC.replace("protocol   subsets = 12, retrains = 2, bootstrap = 50", "protocol none")
+    text = silent.replace("damping    [1e-2, 1]\n", "").replace("seeds      2", "seeds 1")
+    with_inverses = loads(text).studies["tiny_depth"]
+    without = loads(text.replace("tikhonov, pseudo(rtol = 1e-4)", "none")).studies["tiny_depth"]
+    found = []
+    for study, folder in ((with_inverses, "with"), (without, "without")):
+        store, work = CellFolder(tmp_path / folder), work_of(study, machine)
+        run_missing(work, store, machine)
+        found.append(gather(study, work, store))
+        monkeypatch.setattr(torch.linalg, "eigh", _no_decomposition)
+        monkeypatch.setattr(torch.linalg, "eigvalsh", _no_decomposition)
+    errors = [[r.forward for r in x.groups[0].rows] for x in found]
+    assert errors[0] == errors[1]
+    assert [g.inverse for g in found[1].groups] == ["none", "none"]
+    assert all(s.inverse is None for r in found[1].groups[0].rows for s in r.spots)
+    assert [c.head for c in error_table(found[1].groups[0]).columns] == ["forward", "share"]
+    assert heading(found[1].groups[0]) == "depth = 1"
+
+
+def _no_decomposition(*_):
+    raise AssertionError("a matrix was decomposed")
 
 
 def test_a_changed_file_is_another_cell(machine, tmp_path):

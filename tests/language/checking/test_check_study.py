@@ -52,6 +52,15 @@ def test_protocol_none_retrains_nothing():
     assert study.cells[0].lds is None
 
 
+def test_inverses_none_is_not_the_default_inverse():
+    study = loads("study x { path hessian > ggn inverses none protocol none }").studies["x"]
+    assert study.inverses is None
+    # A file's own inverse of this name is that inverse.
+    own = "inverse none: s -> 1 / (s + 1)\nstudy x { path ggn inverses none }"
+    (use,) = loads(own).studies["x"].inverses
+    assert use.inverse.name == "none"
+
+
 def test_a_swept_name_does_not_leak_into_the_task():
     # `tanh` is a word of the task's body, and a swept name here.
     text = "study x { task digits(epochs = tanh) for tanh in [1, 2] path ggn }"
@@ -83,6 +92,11 @@ def test_a_swept_name_does_not_leak_into_the_task():
         ("path ggn damping []", "E0914"),
         ("path ggn inverses tikhonv", "E0712"),
         ("path ggn inverses absolute, absolute", "E0914"),
+        ("path ggn inverses none", "E0920"),
+        ("path ggn inverses none(damping = 1) protocol none", "E0920"),
+        ("path ggn inverses none protocol none measures mislabelled", "E0920"),
+        ("path ggn inverses none protocol none damping [1]", "E0915"),
+        ("path ggn inverses none, tikhonov protocol none", "E0712"),
         ("path ggn path ggn", "E0718"),
         ("path ggn baselines gradient_cosin", "E0920"),
         ("path ggn baselines gradient_cosine, gradient_cosine", "E0920"),
