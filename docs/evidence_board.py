@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from evidence_cases import own
+from evidence_cases import counted, own
 
 from curvlang.diagnostics.amounts import size
+from curvlang.evaluation.statistics.comparison import Pair
 from curvlang.evaluation.study.study_result import Group, Measure, Row, StudyResult
 from curvlang.reporting.notation import MISSING, bounds, correlation, duration
 from curvlang.reporting.study.findings import pair_sentence, place
@@ -68,13 +69,18 @@ def _line(row: Row, place: int, measures: tuple[Measure, ...]) -> str:
 SOURCE, TRAK = ("source", "source of ekfac"), ("projected_ensemble", "trak")
 """Two methods by their names: in results that are kept, and in studies as they are now."""
 ORDERS = (
+    ("The Gauss–Newton matrix solved to the end, where iterations that EK-FAC preconditions converge to (arXiv:2507.14740), above EK-FAC", ("ggn",), ("ekfac",)),
     ("SOURCE above influence at the end of training (arXiv:2405.12186)", SOURCE, ("ekfac",)),
     ("SOURCE above TRAK", SOURCE, TRAK),
     ("EK-FAC above TRAK", ("ekfac",), TRAK),
     ("EK-FAC above the dot product of gradients", ("ekfac",), ("identity",)),
     ("EK-FAC above the empirical Fisher's EK-FAC", ("ekfac",), ("ekfac_empirical",)),
     ("exact curvature above one sampled label, K-FAC", ("kfac",), ("kfac_1",)),
-)
+    ("Influence with a curvature above TracIn (dattri's tables, arXiv:2410.04555)", ("hessian", "ggn", "ekfac"), ("tracin",)),
+)  # fmt: skip
+MANY = 6
+"""Beyond this, comparisons are counted, not written out."""
+TURNED = {"better": "worse", "worse": "better", "cannot be told apart": "cannot be told apart"}
 
 
 def orders(results: Results) -> Iterator[str]:
@@ -83,18 +89,40 @@ def orders(results: Results) -> Iterator[str]:
     for title, first, second in ORDERS:
         found = list(_pairs(results, first, second))
         if found:
-            yield f"* **{title}**: " + "; ".join(found) + "."
-    yield (
-        "* Not run here: ensembles of TRAK of growing size, EK-FAC as a preconditioner of conjugate gradients against EK-FAC alone, and the "
-        "tables of dattri on MNIST."
-    )
+            yield f"* **{title}**: {_said(found, first)}."
+    yield from _ensembles(results)
 
 
-def _pairs(results: Results, first: Sequence[str], second: Sequence[str]) -> Iterator[str]:
+def _said(found: Sequence[tuple[str, Pair]], first: Sequence[str]) -> str:
+    """Every comparison, or where there are many how often the first is the better one."""
+    if len(found) <= MANY:
+        return "; ".join(f"{where}: {pair_sentence(pair)}" for where, pair in found)
+    told = [pair.verdict if pair.first in first else TURNED[pair.verdict] for _, pair in found]
+    return counted(told)
+
+
+def _ensembles(results: Results) -> Iterator[str]:
+    """LDS of TRAK by the number of its models."""
+    for group in results["ensembles"].groups if "ensembles" in results else ():
+        rows = {r.label: own(r) for r in group.rows}
+        trak, ekfac = (
+            next(x for n, x in rows.items() if n in names) for names in (TRAK, ("ekfac",))
+        )
+        assert trak is not None
+        assert ekfac is not None
+        yield (
+            f"* **TRAK grows with its models (arXiv:2303.14186)**, {place(group)}: LDS {correlation(trak.estimate)} {bounds(trak)}; "
+            f"EK-FAC of one model {correlation(ekfac.estimate)} {bounds(ekfac)}."
+        )
+
+
+def _pairs(
+    results: Results, first: Sequence[str], second: Sequence[str]
+) -> Iterator[tuple[str, Pair]]:
     for name, result in results.items():
         for group in result.groups:
             swept = len(group.sweep) > 1
             for pair in (group.honest_pairs or group.best_pairs) if swept else ():
                 names = pair.first, pair.second
                 if any({a, b} == set(names) for a in first for b in second):
-                    yield f"`{name}`, {place(group)}: {pair_sentence(pair)}"
+                    yield f"`{name}`, {place(group)}", pair

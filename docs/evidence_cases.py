@@ -83,7 +83,7 @@ def told(found: Sequence[Case], finding: Finding) -> list[str]:
     return [pair.verdict for _, pair in compared(found, finding)]
 
 
-def counted(verdicts: Sequence[str], finding: Finding) -> str:
+def counted(verdicts: Sequence[str]) -> str:
     """`better in 2, worse in 1 and not told apart in 3 of 6 cases`."""
     better, worse = (sum(v == w for v in verdicts) for w in ("better", "worse"))
     rest = len(verdicts) - better - worse

@@ -95,8 +95,8 @@ and that the step from EK-FAC to K-FAC, the mismatch of eigenvalues, takes the l
 def answer(found: Sequence[Case]) -> Iterator[str]:
     """Five sentences, all of them counts and ranges of the results."""
     for finding in FINDINGS[:3]:
-        yield f"{finding.sentence}: {counted(told(found, finding), finding)}."
-    steps = [f"{f.short} {counted(told(found, f), f)}" for f in FINDINGS[3:6]]
+        yield f"{finding.sentence}: {counted(told(found, finding))}."
+    steps = [f"{f.short} {counted(told(found, f))}" for f in FINDINGS[3:6]]
     yield f"With each curvature at its own λ, {'; '.join(steps)}."
     agreement = [x for c in found if (x := _agreement(c.group)) is not None]
     positive = sum(x > 0 for x in agreement)
