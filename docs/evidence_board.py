@@ -13,14 +13,14 @@ from curvlang.reporting.notation import MISSING, bounds, correlation, duration
 from curvlang.reporting.study.findings import pair_sentence, place
 
 Results = Mapping[str, StudyResult]
-OLDER = ("zoo", "baselines")
+BESIDE = ("zoo", "baselines", "mnist")
 """Results that show many methods, beside those of `board`."""
 
 
 def board(results: Results) -> Iterator[str]:
     """A table for every group of the board, the largest LDS first."""
     for name, result in results.items():
-        if name.startswith("board_") or name in OLDER:
+        if name.startswith("board_") or name in BESIDE:
             for group in result.groups:
                 yield "\n".join(_table(name, group))
 
@@ -36,7 +36,7 @@ def _table(name: str, group: Group) -> Iterator[str]:
         "" if group.additive is None else f", datamodel {correlation(group.additive.estimate)}"
     )
     yield (
-        f"**{name}**, {place(group)}: {task.model}, N = {task.train_examples}, P = {task.parameters}, "
+        f"**{name}**, {place(group)}: {task.model.strip()}, N = {task.train_examples}, P = {task.parameters}, "
         f"{len(group.seeds)} models{reach}{learned}; all of it took {duration(group.seconds)}.\n"
     )
     yield "| | LDS at its own λ | FLOPs of the fit | memory |" + "".join(

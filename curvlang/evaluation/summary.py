@@ -61,7 +61,8 @@ def _describe(task: Task) -> str:
             type(m).__name__.lower() for m in task.model if not isinstance(m, torch.nn.Linear)
         }
         bias = "" if linears[0].bias is not None else ", no bias"
-        return f"MLP {'–'.join(map(str, widths))} {'/'.join(sorted(others))}{bias}"
+        words = ["MLP", "–".join(map(str, widths)), *(["/".join(sorted(others))] if others else [])]
+        return " ".join(words) + bias
     counts = Counter(type(m).__name__ for m in owners)
     return f"{type(task.model).__name__} of " + ", ".join(f"{n} {k}" for k, n in counts.items())
 
