@@ -11,7 +11,7 @@ from curvlang.evaluation.summary import summary
 
 
 @pytest.mark.parametrize(
-    "model, words",
+    ("model", "words"),
     [
         (nn.Sequential(nn.Linear(4, 3)), "MLP 4–3"),
         (nn.Sequential(nn.Linear(4, 3, bias=False)), "MLP 4–3, no bias"),
