@@ -103,6 +103,34 @@ def predicted_fit(prepared: Preparation, task: Task, rates: Rates | None) -> lis
     return found
 
 
+TRIED = 18
+"""Examples that go forward and backward while it is tried which layers show `a` and `g`: `facts_of`, `blocks`."""
+MEASURED = 3
+"""Those on which it is measured what a model holds: one, then two."""
+
+
+def predicted_trial(prepared: Preparation, task: Task, rates: Rates | None) -> StagePrediction:
+    """What a model is run for before the first pass, once for each task.
+
+    Args:
+        prepared: The plans.
+        task: Model and data, which need not have been tried.
+        rates: The machine's; None for costs alone.
+    """
+    first = Partition.LAYER, ProgramFisher(kind="empirical"), TRIED
+    runs: list[tuple[Partition, ProgramFisher | None, int]] = [first]
+    held = dict.fromkeys(p.reads for p in prepared.plans if p.model)
+    runs += [(by, fisher, MEASURED) for by, fisher in held]
+    cost, seconds = Cost(), 0.0
+    for by, fisher, count in runs:
+        blocks = prepared.blocks[by]
+        one = leaves_flops(task.model, task.loss, *task.train, blocks, fisher)
+        cost += Cost(round(one * count))
+        if rates is not None:
+            seconds += model_seconds(task, blocks, fisher, MEASURED, count)
+    return StagePrediction("plan", cost, None if rates is None else seconds)
+
+
 def _pass(prepared: Preparation, task: Task, number: int, rates: Rates | None) -> StagePrediction:
     """The model once for every set of leaves, and the generated code of every block."""
     active = [p for p in prepared.plans if p.passes >= number and p.adds(number)]

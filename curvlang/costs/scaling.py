@@ -19,7 +19,7 @@ from curvlang.compiler.algebra import shapes
 from curvlang.compiler.planning.plan import BlockPlan, ResultPlan, inside
 from curvlang.costs.links import Connection
 from curvlang.costs.planned_scores import predicted_score
-from curvlang.costs.predicted import decomposition_seconds, predicted_fit
+from curvlang.costs.predicted import decomposition_seconds, predicted_fit, predicted_trial
 from curvlang.costs.rates import Rates
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.language.chain import Evaluation
@@ -129,7 +129,10 @@ def predicted_scaling(
     held = {phase.name: phase.bytes for phase in prepared.phases}
     stages = [
         _fit_stage(p.name, p.seconds, prepared, cluster, held)
-        for p in predicted_fit(prepared, task, cluster.rates)
+        for p in (
+            predicted_trial(prepared, task, cluster.rates),
+            *predicted_fit(prepared, task, cluster.rates),
+        )
     ]
     stages += [_inverse_stage(prepared, cluster), _scores_stage(prepared, task, cluster, said)]
     return ScalingPrediction(cluster, tuple(stages))

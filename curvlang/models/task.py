@@ -45,12 +45,8 @@ from curvlang.models.task_arguments import (
     given_source,
     l2_of,
 )
+from curvlang.models.tracing import checks
 from curvlang.models.tracing.blocks import Facts, LayerBlock, blocks, facts_of, groups, trainable
-from curvlang.models.tracing.checks import (
-    check_masks,
-    check_pairs,
-    check_values,
-)
 from curvlang.models.tracing.half_precision import precision
 from curvlang.models.tracing.layer_block import first_trainable
 from curvlang.models.tracing.verify import EXAMPLES
@@ -155,7 +151,7 @@ class Task:
         trajectory: Trajectory | None = None,
     ) -> None:
         check_arguments(dict(locals()))
-        check_values(model)
+        checks.check_values(model)
         found = adapt(
             differentiable(whole(unwrapped(model))),
             given_source(train, "train"),
@@ -189,8 +185,8 @@ class Task:
         self._hashed: tuple[tuple[int, ...], Hash] | None = None
         self._policy: Precision | None = None
         self._training = RowHashes()
-        check_pairs(self.model, self.loss, self.train, self.query)
-        check_masks({"train": (self.mask, self.N), "query": (self.query_mask, self.Q)})
+        checks.check_pairs(self.model, self.loss, self.train, self.query)
+        checks.check_masks({"train": (self.mask, self.N), "query": (self.query_mask, self.Q)})
         for part in PARTS if found.ragged else ():
             check_ragged(self.padding(part), part)
         check_mean(loss, self.loss, self.model, self.train)
@@ -281,11 +277,12 @@ class Task:
     def facts(self) -> Facts:
         """What trying the model on a few examples has shown of its layers; tried once."""
         if self._facts is None:
-            self._facts = facts_of(self.model, self.few)
+            self._facts = facts_of(self.model, self.few, alone=True)
         return self._facts
 
     def blocks(self, by: Partition | str = "layer") -> tuple[LayerBlock, ...]:
         """The blocks of the model, by layer where nothing else is asked for: see `models.blocks`."""
+        by = Partition(by) if by in ("layer", "parameter") else by
         # What is trainable, and where it lies, may be changed from outside.
         key = by, self.words_apart, self.device, tuple(trainable(self.model))
         if key not in self._blocks:
@@ -305,7 +302,7 @@ class Task:
 
     def learn(self, outside: Mapping[str, str]) -> None:
         """Layers that some examples use in another way are outside from now on, with the reason."""
-        self._facts = facts_of(self.model, self.few, {**self.facts.outside, **outside})
+        self._facts = facts_of(self.model, self.few, {**self.facts.outside, **outside}, alone=True)
         self._blocks = {}
 
     def part(self, part: str) -> Pair:
@@ -423,19 +420,22 @@ class Task:
 
     def examples(self, places: Tensor | slice) -> Task:
         """The same task with the training examples at `places`, in their order, and what counts of them."""
-        mask = None if self.mask is None else self.mask[places]
-        return self._some("train", places, train=selected_pair(self.train, places), mask=mask)
+        return self._some("train", places)
 
     def queries(self, places: Tensor | slice) -> Task:
         """The same task with the queries at `places`, in their order, and what counts of them."""
-        mask = None if self.query_mask is None else self.query_mask[places]
-        return self._some("query", places, query=selected_pair(self.query, places), query_mask=mask)
+        return self._some("query", places)
 
-    def _some(self, part: str, places: Tensor | slice, **changes: Any) -> Task:
-        made = self.replaced(**changes)
-        known = self._padding.get(part)
-        if known is not None and made.model is self.model:
-            made._padding[part] = known.at(places)
+    def _some(self, part: str, places: Tensor | slice) -> Task:
+        """With some rows of a part; what the model does with them was tried when the task was made."""
+        made, mask = copy(self), "mask" if part == "train" else "query_mask"
+        counted = getattr(self, mask)
+        setattr(made, part, selected_pair(self.part(part), places))
+        setattr(made, mask, None if counted is None else counted[places])
+        checks.check_lengths(made.part(part), part)
+        own = {k: x.at(places) if x and k == part else x for k, x in self._padding.items()}
+        made._blocks, made._hashed, made._padding = {**self._blocks}, None, own
+        made._training = RowHashes() if part == "train" else self._training
         return made
 
     def restricted(self, names: Sequence[str]) -> Task:
@@ -443,7 +443,10 @@ class Task:
         model = copied(self.model)
         for name, p in model.named_parameters():
             p.requires_grad_(name in names and p.requires_grad)
-        return self.with_model(model)
+        checks.check_model(model)
+        made = copy(self)
+        made.model, made._facts, made._blocks, made._padding = model, None, {}, {}
+        return made
 
     def data_fingerprint(self, *, by_name: bool = False) -> str:
         """SHA-256 of data, architecture, loss, recipe and weight decay, parameters left out.

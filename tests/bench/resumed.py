@@ -21,7 +21,7 @@ import torch
 
 import curvlang as cv
 from curvlang.compiler.planning.cost import total
-from curvlang.costs.predicted import predicted_fit
+from curvlang.costs.predicted import predicted_fit, predicted_trial
 from curvlang.costs.rates import measured_rates, peak_bytes, reset_peak
 from curvlang.diagnostics.free_memory import gibibytes
 from curvlang.runtime.limits.memory import limited
@@ -54,11 +54,14 @@ def run(said: argparse.Namespace) -> None:
     if said.stage == "predict":
         with limited(said.memory):
             prepared = prepared_fit(SPEC, made)
-            stages = predicted_fit(prepared, made, measured_rates(torch.device("cpu")))
+            rates = measured_rates(torch.device("cpu"))
+            trial = predicted_trial(prepared, made, rates)
+            stages = [trial, *predicted_fit(prepared, made, rates)]
         seconds = sum(p.seconds or 0.0 for p in stages)
         peak = max(phase.bytes for phase in prepared.phases)
         flops = total(p.cost for p in stages).flops
         print(f"fit: {seconds:.0f} s, {gibibytes(peak)}, {flops:.3g} FLOP predicted")
+        print(f"of these {trial.seconds or 0.0:.1f} s before the first pass")
         return
     reset_peak(torch.device("cpu"))
     start = time.perf_counter()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import curvlang as cv
 from curvlang.attribution.blocks import scored_blocks
 from curvlang.costs import predicted
-from curvlang.costs.predicted import predicted_fit, predicted_scores, rotations
+from curvlang.costs.predicted import predicted_fit, predicted_scores, predicted_trial, rotations
 from curvlang.costs.rates import Rates, measured_rates
 from curvlang.language.selection import chains_of, chosen
 from curvlang.models.execution.precision import Precision
@@ -73,3 +74,15 @@ def test_half_precision_is_measured_where_it_is_asked_for():
     found = measured_rates(device, small, asked)
     assert found.products[torch.bfloat16]
     assert found.thin[torch.bfloat16]
+
+
+@pytest.mark.parametrize("spec", ["ekfac_empirical", "ekfac"])
+@pytest.mark.parametrize(("hidden", "positions"), [(6, None), (256, None), (256, 32)])
+def test_what_a_model_is_run_for_before_the_first_pass_is_predicted(spec, hidden, positions):
+    made = task(network([3, hidden, hidden, 3]), "cross_entropy", n=24, positions=positions)
+    counter, found = FlopCounterMode(display=False), []
+    chains = list(chains_of(chosen(cv.load(spec), None)))
+    with counter:
+        found.append(prepare(chains, made, last=True))
+    told = predicted_trial(found[0], made, MACHINE).cost.flops
+    assert told / 1.5 < counter.get_total_flops() < told * 1.5

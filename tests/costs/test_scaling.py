@@ -101,7 +101,7 @@ def test_one_process_sends_nothing_and_more_follow_the_formula(monkeypatch):
     assert all(s.sending == s.sent == 0 for s in one.stages)
     for size, depth in ((2, 1), (4, 2), (5, 3)):
         found = prediction("ekfac", own, size)
-        first = found.stages[0]
+        first = found.stages[1]
         # a and G of both layers: bias columns included.
         sums = 8 * (4**2 + 4**2 + 5**2 + 3**2)
         assert first.sending == pytest.approx(depth * (1e-3 + sums / 1e9))
@@ -112,7 +112,7 @@ def test_one_process_sends_nothing_and_more_follow_the_formula(monkeypatch):
 
 
 def test_one_chunk_is_not_shared():
-    first = prediction("ekfac", small(network([3, 4, 3]), "cross_entropy", n=41), 4).stages[0]
+    first = prediction("ekfac", small(network([3, 4, 3]), "cross_entropy", n=41), 4).stages[1]
     assert first.computing == first.alone
 
 

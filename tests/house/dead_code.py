@@ -12,6 +12,7 @@ CALLED_FROM_OUTSIDE = {
     "__dir__": "Python, for public names",
     "__iadd__": "Python, for `+=`",
     "__class__": "Python, for `isinstance`",
+    "_should_skip_dynamo": "torch, for modes that see every operation",
     "_value_": "the standard library's `enum`",
     "_render_traceback_": "notebooks",
     "to_pandas": "users: the tables that public calls return",

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
+from curvlang.language.partition import Partition
 from curvlang.models.losses.losses import CrossEntropy
 from curvlang.models.recipe import Recipe
 from curvlang.models.task import Task
@@ -276,3 +279,39 @@ def test_copies_keep_what_they_do_not_change() -> None:
     assert torch.equal(picked.mask, mask[[2, 0]])
     assert torch.equal(picked.train[0], tokens[[2, 0]])
     assert (picked.name, picked.Q) == ("mine", 3)
+
+
+def test_a_model_is_tried_once_for_all_tasks_of_its_examples() -> None:
+    net = model()
+    made, seen = task(model=net), []
+    hook = net.register_forward_hook(lambda module, given, out: seen.append(len(out)))
+    blocks = made.blocks()
+    assert sum(seen) <= 15, "examples that are tried, and those of a trace"
+    seen.clear()
+    some = made.examples(torch.tensor([5, 1])).queries(slice(1, 2))
+    assert (some.N, some.Q, some.blocks()) == (2, 1, blocks)
+    assert made.blocks("layer") is made.blocks(Partition.LAYER)
+    assert torch.equal(some.train[0], X[[5, 1]])
+    assert torch.equal(some.query[1], YQ[1:2])
+    seen.clear()
+    half = made.restricted(["2.weight"])
+    assert (half.parameters, seen) == (("2.weight",), [])
+    # What a hook holds is content of the model.
+    hook.remove()
+    assert (
+        some.fingerprint()
+        == task(model=net, train=(X[[5, 1]], Y[[5, 1]]), query=(XQ[1:2], YQ[1:2])).fingerprint()
+    )
+    assert_refused("E0413", lambda: made.restricted([]), "no trainable parameter")
+    assert_refused("E0407", lambda: made.examples(slice(0, 0)), "`train` is empty")
+
+
+def test_no_compiler_is_loaded_to_try_a_model() -> None:
+    code = (
+        "import sys, torch, curvlang as cv\n"
+        "X, y = torch.randn(8, 4), torch.arange(8) % 3\n"
+        "made = cv.Task(torch.nn.Linear(4, 3), 'cross_entropy', (X, y), (X[:2], y[:2]))\n"
+        "cv.influence(cv.fit('ekfac', made), made, damping=0.1)\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

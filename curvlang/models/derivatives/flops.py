@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
@@ -20,7 +19,7 @@ from curvlang.models.derivatives.hessian import by_layers
 from curvlang.models.derivatives.layer_hessian import halves_by_layers
 from curvlang.models.derivatives.product_methods import FORWARD
 from curvlang.models.derivatives.products import hessian_product
-from curvlang.models.execution.torch_state import product_state
+from curvlang.models.execution.torch_state import OperationMode, product_state
 from curvlang.models.losses.draws import Draws
 from curvlang.models.losses.loss import Loss
 from curvlang.models.tracing.blocks import LayerBlock, trainable
@@ -90,7 +89,7 @@ class _UntrackedModules(ModuleTracker):
         """Nothing to remove."""
 
 
-class _PlainZeros(TorchDispatchMode):
+class _PlainZeros(OperationMode):
     """Zeros in memory where torch marks tensors as zero: of those its modes crash (torch 2.13)."""
 
     def __torch_dispatch__(

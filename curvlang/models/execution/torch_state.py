@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils import checkpoint
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from curvlang.diagnostics.plain_arguments import check_keywords
 from curvlang.models.execution.own_device import OwnDevice
@@ -32,6 +33,15 @@ from curvlang.operators.validation import trusting
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
+
+
+class OperationMode(TorchDispatchMode):
+    """Sees operations as they run. Nothing is compiled inside: torch's compiler, whose import takes seconds, is not loaded."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 """Kinds of device that have autocast."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from curvlang.models.execution.substitution import functional_call
+from curvlang.models.execution.torch_state import OperationMode
 
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:
@@ -41,7 +41,7 @@ def _converted(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: x.detach().to(dtype) for name, x in tensors.items() if x.is_floating_point()}
 
 
-class _Widening(TorchDispatchMode):
+class _Widening(OperationMode):
     """Every narrower floating-point operand, result and requested precision becomes `dtype`."""
 
     def __init__(self, dtype: torch.dtype) -> None:

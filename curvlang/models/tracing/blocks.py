@@ -30,7 +30,7 @@ from curvlang.models.tracing.layer_block import groups as groups
 from curvlang.models.tracing.layer_block import offsets as offsets
 from curvlang.models.tracing.layer_block import scale_and_shift as scale_and_shift
 from curvlang.models.tracing.layer_block import trainable as trainable
-from curvlang.models.tracing.routing import picks_rows
+from curvlang.models.tracing.routing import seen_run
 from curvlang.models.tracing.survey import CoveredLayer, Survey, check_mode, survey
 from curvlang.models.tracing.trace import Trace, check_output, input_shapes, trace
 from curvlang.models.tracing.untraced import runs_at_once
@@ -94,13 +94,16 @@ def blocks(
     return tuple(b if b.shares in names else replace(b, shares="") for b in made)
 
 
-def facts_of(model: nn.Module, X: Tensor, outside: Mapping[str, str] | None = None) -> Facts:
+def facts_of(
+    model: nn.Module, X: Tensor, outside: Mapping[str, str] | None = None, *, alone: bool = False
+) -> Facts:
     """Try a model on a few examples: which layers show `a` and `g`, and how.
 
     Args:
         model: Any model.
         X: The examples, [B, …].
         outside: Layers that are known to be outside, with the reason.
+        alone: Whether outputs are known not to depend on the batch: those of a task are tried when it is made.
 
     Raises:
         SpecError: As for `blocks`.
@@ -112,17 +115,19 @@ def facts_of(model: nn.Module, X: Tensor, outside: Mapping[str, str] | None = No
             "the model has no trainable parameter",
             "set `requires_grad_(True)` on the parameters to be studied",
         )
-    with torch.no_grad():
-        output = model(X)
+    output, picks = seen_run(model, X)
     check_output(output, len(X))
-    check_examples(model, X, output)
+    if not alone:
+        check_examples(model, X, output)
     known = lone_gradients(model, X, output)
     facts = _spreadable(model, X, found, output).without(outside or {})
     layers, _ = facts.split(found)
     traced = trace(model, X, facts.watched(layers, trying=True), trying=True)
     facts = facts.without(traced.outside)
-    facts = replace(facts, folds=_folds(traced), second=_second(traced), picks=picks_rows(model, X))
-    wrong = _wrong(model, X, found, facts, known)
+    facts = replace(facts, folds=_folds(traced), second=_second(traced), picks=picks)
+    # Whose examples are on the second axis is told beforehand where it is not tried.
+    same = None if facts.second else traced
+    wrong = _wrong(model, X, found, facts, known, same)
     other = replace(facts, second=facts.second | _beside(traced, wrong))
     if other != facts:
         # As many positions as examples: which axis has which shows in the gradients alone.
@@ -237,11 +242,16 @@ def _at_once(model: nn.Module, X: Tensor, names: Sequence[str], known: LoneGradi
 
 
 def _wrong(
-    model: nn.Module, X: Tensor, found: Survey, facts: Facts, known: LoneGradients
+    model: nn.Module,
+    X: Tensor,
+    found: Survey,
+    facts: Facts,
+    known: LoneGradients,
+    traced: Trace | None = None,
 ) -> frozenset[str]:
     """Layers whose `a` and `g` do not give the gradients of the examples."""
     layers, _ = facts.split(found)
-    made, traced = made_blocks(model, X, facts, layers)
+    made, traced = made_blocks(model, X, facts, layers, traced=traced)
     return frozenset(
         mismatched(traced, made, lambda columns: gradients_of(made, traced, columns), known)
     )
@@ -324,7 +334,7 @@ def _constant(model: nn.Module, X: Tensor, layers: Sequence[CoveredLayer]) -> fr
     """Layers whose inputs have one shape, whatever the number of examples: places, not examples."""
     suspects = {x.name: TracedLayer(x.modules, x.kind) for x in layers if not x.inside}
     one = X[:1]
-    few, more = (_shapes(model, one, count, suspects) for count in (2, 3))
+    few, more = (_shapes(model, one, count, suspects) for count in (1, 2))
     return frozenset(name for name in suspects if few[name] and few[name] == more[name])
 
 

@@ -20,7 +20,7 @@ from curvlang.models.execution.sharded import check_gatherable
 from curvlang.models.losses.finite import FINITE, check_examples_finite, not_finite
 from curvlang.models.losses.loss import Loss, show_dtype
 from curvlang.models.losses.resolve import say_probabilities
-from curvlang.models.tracing.independence import check_examples, spread
+from curvlang.models.tracing.independence import check_alone, check_examples, spread
 from curvlang.models.tracing.survey import check_mode
 from curvlang.models.tracing.trace import check_output
 from curvlang.models.tracing.verify import EXAMPLES
@@ -93,6 +93,18 @@ def check_data(pair: Pair, part: str) -> None:
     Raises:
         SpecError: E0406, E0407.
     """
+    check_lengths(pair, part)
+    X, y = pair
+    _check_rows(X, f"inputs of `{part}`")
+    _check_rows(y, f"targets of `{part}`")
+
+
+def check_lengths(pair: Pair, part: str) -> None:
+    """As many targets as inputs, and at least one.
+
+    Raises:
+        SpecError: E0407.
+    """
     X, y = pair
     if X.ndim < 1 or y.ndim < 1 or X.shape[0] != y.shape[0]:
         single = (
@@ -106,8 +118,6 @@ def check_data(pair: Pair, part: str) -> None:
         )
     if X.shape[0] == 0:
         raise refusal(Code.E0407, f"`{part}` is empty", "give at least one example")
-    _check_rows(X, f"inputs of `{part}`")
-    _check_rows(y, f"targets of `{part}`")
 
 
 def check_pairs(model: nn.Module, loss: Loss, train: Pair, query: Pair) -> None:
@@ -121,8 +131,8 @@ def check_pairs(model: nn.Module, loss: Loss, train: Pair, query: Pair) -> None:
     for part, pair in parts:
         check_data(pair, part)
     check_together(train, query)
-    for part, pair in parts:
-        check_outputs(model, loss, pair, part)
+    check_outputs(model, loss, train, "train")
+    check_outputs(model, loss, query, "query", known=query[0].shape[1:] == train[0].shape[1:])
 
 
 def check_masks(parts: Mapping[str, tuple[Tensor | None, int]]) -> None:
@@ -186,8 +196,18 @@ def check_together(train: Pair, query: Pair) -> None:
         )
 
 
-def check_outputs(model: nn.Module, loss: Loss, pair: Pair, part: str) -> None:
+def check_outputs(
+    model: nn.Module, loss: Loss, pair: Pair, part: str, *, known: bool = False
+) -> None:
     """The model reads the inputs, one example at a time, and its outputs fit the targets.
+
+    Args:
+        model: The model.
+        loss: The loss.
+        pair: Inputs and targets.
+        part: Which they are, in words.
+        known: Whether inputs of this shape have shown that it reads one example at a time: then it is only
+            compared whether these are read alike alone and together.
 
     Raises:
         SpecError: E0403, E0405, E0407, E0408, E0410, E0420, E0422.
@@ -208,7 +228,10 @@ def check_outputs(model: nn.Module, loss: Loss, pair: Pair, part: str) -> None:
     check_output(f, few.shape[0])
     loss.validate(f.shape, y, f.dtype)
     check_examples_finite(model, loss, few, y[chosen], part, places)
-    check_examples(model, few, f, X)
+    if known:
+        check_alone(model, few)
+    else:
+        check_examples(model, few, f, X)
     if part == "train":
         say_probabilities(model, loss, f)
 

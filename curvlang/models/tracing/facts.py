@@ -86,12 +86,14 @@ def made_blocks(
     facts: Facts,
     layers: Sequence[CoveredLayer],
     apart: Container[str] = (),
+    *,
+    traced: Trace | None = None,
 ) -> tuple[list[LayerBlock], Trace]:
-    """The blocks of the layers that are shown, and the trace that they are read from.
+    """The blocks of the layers that are shown, and the trace that they are read from; made where not given.
 
     Weight and bias of the layers `apart` are blocks of their own.
     """
-    traced = trace(model, X, facts.watched(layers))
+    traced = traced or trace(model, X, facts.watched(layers))
     starts = offsets(model)
     made = [
         block

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from curvlang.models.execution.torch_state import OperationMode
 
 _PICKING = frozenset(
     (
@@ -35,8 +36,8 @@ _PICKING = frozenset(
 """Operations whose results depend on values as places, count rows, or hand values to Python."""
 
 
-def picks_rows(model: nn.Module, X: Tensor) -> bool:
-    """Whether the forward pass has an operation that can reorder, repeat or leave out rows by values.
+def seen_run(model: nn.Module, X: Tensor) -> tuple[Any, bool]:
+    """What a model gives, and whether its forward pass has an operation that can reorder, repeat or leave out rows by values.
 
     Or one that takes a single number of a whole batch. Where it has none, an input that has the rows of
     the examples in order for some examples has them for all.
@@ -47,11 +48,11 @@ def picks_rows(model: nn.Module, X: Tensor) -> bool:
     """
     seen = _Names(len(X))
     with torch.no_grad(), seen:
-        model(X)
-    return seen.one or bool(seen.names & _PICKING)
+        output = model(X)
+    return output, seen.one or bool(seen.names & _PICKING)
 
 
-class _Names(TorchDispatchMode):
+class _Names(OperationMode):
     """The names of all operations that run, and whether one makes a single number of all examples."""
 
     def __init__(self, batch: int) -> None:

@@ -9,10 +9,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from curvlang.models.data.rows import StoredRows
+from curvlang.models.execution.torch_state import OperationMode
 from curvlang.models.losses.draws import Draws
 from curvlang.models.losses.loss import Loss
 from curvlang.models.task import Task
@@ -146,7 +146,7 @@ def live_bytes(run: Callable[[], object]) -> int:
     return mode.most
 
 
-class _LiveBytes(TorchDispatchMode):
+class _LiveBytes(OperationMode):
     """Adds up the storages that operations make, as long as they are alive."""
 
     def __init__(self) -> None:
