@@ -8,6 +8,7 @@ from evidence_cases import counted, own
 
 from curvlang.diagnostics.amounts import size
 from curvlang.evaluation.statistics.comparison import Pair
+from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.study.study_result import Group, Measure, Row, StudyResult
 from curvlang.reporting.notation import MISSING, bounds, correlation, duration
 from curvlang.reporting.study.findings import pair_sentence, place
@@ -103,17 +104,19 @@ def _said(found: Sequence[tuple[str, Pair]], first: Sequence[str]) -> str:
 
 def _ensembles(results: Results) -> Iterator[str]:
     """LDS of TRAK by the number of its models."""
-    for group in results["ensembles"].groups if "ensembles" in results else ():
-        rows = {r.label: own(r) for r in group.rows}
-        trak, ekfac = (
-            next(x for n, x in rows.items() if n in names) for names in (TRAK, ("ekfac",))
-        )
-        assert trak is not None
-        assert ekfac is not None
-        yield (
-            f"* **TRAK grows with its models (arXiv:2303.14186)**, {place(group)}: LDS {correlation(trak.estimate)} {bounds(trak)}; "
-            f"EK-FAC of one model {correlation(ekfac.estimate)} {bounds(ekfac)}."
-        )
+    groups = results["ensembles"].groups if "ensembles" in results else ()
+    if not groups:
+        return
+    named = [(place(g), {r.label: x for r in g.rows if (x := own(r)) is not None}) for g in groups]
+    grown = [f"{where} {_with_ends(rows[TRAK[1]])}" for where, rows in named]
+    yield (
+        f"* **TRAK grows with its models (arXiv:2303.14186)**: `ensembles`, {', '.join(grown)}; "
+        f"EK-FAC of one model {_with_ends(named[0][1]['ekfac'])}."
+    )
+
+
+def _with_ends(interval: Interval) -> str:
+    return f"{correlation(interval.estimate)} {bounds(interval)}"
 
 
 def _pairs(
