@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -211,13 +211,19 @@ def check_store(setup: Setup, curvature: Curvature, task: Task) -> None:
         check_identity(store.path, kept, replace(wanted, model=""), how)
 
 
-def check_space(setup: Setup, chains: Sequence[Chain], task: Task) -> None:
+def check_space(
+    setup: Setup,
+    chains: Sequence[Chain],
+    task: Task,
+    index: Callable[[Preparation], int] | None = None,
+) -> None:
     """Refuse a store, before a model is trained, that the disk has too little space for.
 
     Args:
         setup: With the store, where there is one.
         chains: All that is going to be fitted.
         task: Its model need not be trained.
+        index: Bytes of an index that is written after the fit, by its plans.
 
     Raises:
         MachineError: E0841.
@@ -225,12 +231,18 @@ def check_space(setup: Setup, chains: Sequence[Chain], task: Task) -> None:
     if setup.store is None:
         return
     store = FitStore(setup.store)
-    if "operator" in (store.manifest() or {}):
-        # The fit is done: what else is fitted beside it is looked at when it is planned.
+    done = "operator" in (store.manifest() or {})
+    if done and (index is None or store.indexes()):
+        # What else is fitted beside it, and the rest of an index, are looked at when they are planned.
+        return
+    prepared = _prepared(chains, task.to(precision=setup.policy))
+    found = 0 if index is None else index(prepared)
+    if done:
+        require_space(store.path, found, 0)
         return
     model = 0 if task.origin.trained else sum(p.nbytes for p in task.model.parameters())
-    needed = model + disk_use(_prepared(chains, task.to(precision=setup.policy))).peak
-    require_space(store.path, needed, store.bytes())
+    use = disk_use(prepared)
+    require_space(store.path, model + max(use.peak, use.results + found), store.bytes())
 
 
 def trained_in(setup: Setup, fresh: Task, progress: Progress | None = None) -> Task:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from curvlang.attribution.indexed.contents import Contents
 from curvlang.attribution.indexed.gradient_index import GradientIndex
 from curvlang.attribution.indexed.sources import check_indexed
 from curvlang.attribution.indexed.writing import check_kept, write_index
+from curvlang.costs.planned_scores import predicted_index
 from curvlang.diagnostics.amounts import size
 from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.plain_arguments import validated
@@ -33,6 +35,7 @@ from curvlang.runtime.limits.memory import Memory, limited
 from curvlang.runtime.limits.planned import planned
 from curvlang.runtime.limits.turns import results_on_disk
 from curvlang.runtime.others import without_ignored
+from curvlang.runtime.prepare import Preparation
 from curvlang.runtime.progress.display import shown
 from curvlang.runtime.progress.listeners import Progress, ProgressOption
 from curvlang.runtime.setup import Setup
@@ -183,8 +186,14 @@ def index_request(
         (operator,) = planned((found,), seen)
         check_indexed(formula, operator)
         check_surroundings(formula, program_of(formula), task)
-        check_space(setup, chains_of(found), task)
+        check_space(setup, chains_of(found), task, partial(_bytes, formula, seen, keep))
     return IndexRequest(whole, found, formula, task, setup, keep)
+
+
+def _bytes(formula: ScoreFormula, task: Task, keep: str | None, prepared: Preparation) -> int:
+    """Of the index of a score on the disk."""
+    told = predicted_index(formula, prepared, task)
+    return 0 if told is None else told.bytes(getattr(torch, keep or "float64"))
 
 
 def formula_of_index(spec: Spec, curvature: Curvature, score: str | None) -> ScoreFormula:

@@ -75,7 +75,7 @@ def predicted_score(
         task: Queries and training examples; its model need not be trained.
         rates: The machine's; None for costs alone.
     """
-    asked, formula = PlannedInverse.of(said), _formula(said)
+    asked, formula = PlannedInverse.of(said), said_formula(said)
     program = program_of(formula)
     if asked.inverse is not None and asked.inverse.entries is not None:
         plain = is_plain(program)
@@ -89,7 +89,7 @@ def predicted_score(
     return ScoresPrediction(predicted_formula(stream, form, rates), counted)
 
 
-def _formula(said: Evaluation | None) -> ScoreFormula:
+def said_formula(said: Evaluation | None) -> ScoreFormula:
     """The score that an evaluation names, or plain influence."""
     return plain_formula() if said is None or said.score is None else said.score
 
@@ -116,16 +116,15 @@ class IndexPrediction:
 
 
 def predicted_index(
-    said: Evaluation | None, prepared: Preparation, task: Task
+    formula: ScoreFormula, prepared: Preparation, task: Task
 ) -> IndexPrediction | None:
     """An index of a curvature or a score; None where it has none.
 
     Args:
-        said: What the spec says of the score.
+        formula: The score.
         prepared: Plans of the fit.
         task: Queries and training examples.
     """
-    formula = _formula(said)
     program, width = program_of(formula), _coordinates(prepared, task)
     stream = _stream(formula, task)
     if stream is None:

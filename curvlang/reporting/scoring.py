@@ -14,6 +14,7 @@ from curvlang.costs.planned_scores import (
     ScoresPrediction,
     predicted_index,
     predicted_score,
+    said_formula,
 )
 from curvlang.language.chain import Evaluation
 from curvlang.models.task import Task
@@ -82,4 +83,6 @@ def scoring_report(
     scores = predicted_score(said, prepared, task, None)
     if scores is None:
         return None
-    return ScoringReport(task.Q, task.N, scores, predicted_index(said, prepared, task))
+    return ScoringReport(
+        task.Q, task.N, scores, predicted_index(said_formula(said), prepared, task)
+    )

@@ -8,7 +8,7 @@ import torch
 import curvlang as cv
 from curvlang.attribution.indexed.projections import projection_of
 from curvlang.costs.formulas import form_of, predicted_influence
-from curvlang.costs.planned_scores import predicted_index, predicted_score
+from curvlang.costs.planned_scores import predicted_index, predicted_score, said_formula
 from curvlang.language import load, loads
 from curvlang.language.selection import chains_of, chosen, evaluation_of
 from curvlang.runtime.prepare import prepare
@@ -34,7 +34,9 @@ def planned(spec, given):
     found = chosen(spec)
     prepared = prepare(list(chains_of(found)), given, last=True)
     said = evaluation_of(spec, found)
-    return predicted_score(said, prepared, given, None), predicted_index(said, prepared, given)
+    return predicted_score(said, prepared, given, None), predicted_index(
+        said_formula(said), prepared, given
+    )
 
 
 @pytest.mark.parametrize(

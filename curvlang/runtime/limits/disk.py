@@ -47,13 +47,14 @@ def disk_use(prepared: Preparation) -> DiskUse:
     return DiskUse(done, peak)
 
 
-def require_space(path: Path, needed: int, there: int) -> None:
+def require_space(path: Path, needed: int, there: int, what: str = "store") -> None:
     """Refuse a run whose files will not fit on the disk.
 
     Args:
-        path: The store, or where it will be.
+        path: The store or file, or where it will be.
         needed: Bytes at the most.
-        there: Bytes of them that the store has already.
+        there: Bytes of them that it has already.
+        what: Which of both it is.
 
     Raises:
         MachineError: E0841.
@@ -65,7 +66,7 @@ def require_space(path: Path, needed: int, there: int) -> None:
     raise MachineError(
         Diagnostic(
             Code.E0841,
-            f"the store `{path}` needs up to {size(needed - there)} of space, "
+            f"the {what} `{path}` needs up to {size(needed - there)} of space, "
             f"and {size(free)} are free",
             help=("free some space, or name a folder on another disk",),
         )

@@ -138,3 +138,37 @@ def test_what_is_there_already_is_not_asked_for_again(tmp_path, monkeypatch):
     monkeypatch.setattr(work, "require_space", lambda path, need, there: asked.append(there))
     cv.fit("ekfac", given, store=tmp_path / "s", progress=False)
     assert asked[0] > 1000
+
+
+@pytest.mark.parametrize("out", ["x.zarr", "x.npy"])
+def test_scores_are_refused_before_a_model_is_trained(out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    described = cv.TaskSource("digits(hidden = [8], epochs = 1)")
+    asked = cv.score_request("kfac", described, out=out)
+    need = 8 * asked.task.N * asked.task.Q
+    for free, enough in ((need, True), (need - 1, False)):
+        monkeypatch.setattr(disk.shutil, "disk_usage", lambda _, free=free: Usage(0, 0, free))
+        if enough:
+            cv.score_request("kfac", described, out=out)
+            continue
+        with pytest.raises(cv.MachineError, match=f"E0841.*{out}"):
+            cv.score_request("kfac", described, out=out)
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+@pytest.mark.parametrize("keep", [None, "float32"])
+def test_an_index_is_refused_before_its_fit(fitted, keep, tmp_path, monkeypatch):
+    given, fed, store = task(), [], tmp_path / "s"
+    spec = cv.load("logra")
+    if fitted:
+        cv.fit(spec, given, store=store, progress=False)
+    cv.index(spec, given, store=tmp_path / "t", keep=keep, progress=False)
+    real = sum(p.stat().st_size for p in (tmp_path / "t/index").rglob("chunk-*"))
+    use = disk_use(prepare(chains_of(chosen(spec)), given, last=True))
+    need = real - FILE * 2 if fitted else use.results + real
+    monkeypatch.setattr(Execution, "feed", lambda *a: fed.append(1))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: Usage(0, 0, need - FILE * 2))
+    with pytest.raises(cv.MachineError, match="E0841"):
+        cv.index(spec, given, store=store, keep=keep, progress=False)
+    assert fed == []
+    assert not (store / "index").exists()
