@@ -18,7 +18,7 @@ from curvlang.cli.main import COMMANDS
 import curvlang
 from curvlang.language import check_text
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 SHELL = {"sh", "bash", "shell", "console"}
