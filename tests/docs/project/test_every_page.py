@@ -20,7 +20,7 @@ from curvlang.language import check_text
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^( *)```(\w*)(?: [^`\n]*)?\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 SHELL = {"sh", "bash", "shell", "console"}
 OTHER = {"", "text", "math", "diff", "json", "toml", "lua", "elisp"}
 CALL = re.compile(r"^(?:\$ )?(?:\w+=\S+ )*(?:(?:srun |torchrun |python ).*?-m )?curvlang (.*)$")
@@ -69,6 +69,20 @@ def test_what_a_page_shows_is_right(path):
                 # A wrong spec is shown for its message, which stands behind it.
                 shown = f"[{problem.code}]" in behind
                 assert shown or problem.severity.value != "error", (problem, text)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=names)
+def test_no_block_is_overlooked(path):
+    """What is left of a page without its blocks has no fence."""
+    rest = FENCE.sub("", path.read_text("utf-8"))
+    left = [x for x in rest.splitlines() if x.strip().startswith(("```", "~~~"))]
+    assert [x for x in left if not re.fullmatch(r" *(`{3,})[^`].*\1.*", x)] == []
+
+
+def test_a_block_with_a_title_is_read():
+    assert FENCE.findall('```cv title="x.cv"\ncurvature x = kfac\n```') == [
+        ("", "cv", "curvature x = kfac\n")
+    ]
 
 
 def test_blocks_and_calls_are_found():
