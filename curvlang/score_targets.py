@@ -46,7 +46,14 @@ from curvlang.score_words import Scoring
 from curvlang.storage.npy_parts import npy_parts
 from curvlang.storage.score_address import is_remote
 from curvlang.storage.score_layout import Chunk, StoreLayout, is_store, layout_of
-from curvlang.storage.score_store import TOTAL, ScoreStore, joined, known, opened
+from curvlang.storage.score_store import (
+    TOTAL,
+    ScoreStore,
+    joined,
+    known,
+    missing_bytes,
+    opened,
+)
 
 _WORDS = ("metric", "damping", "inverse", "products", "compress")
 
@@ -149,7 +156,8 @@ def finished_scores(path: str, content: Mapping[str, str]) -> ScoreStore | None:
         whole = ""
         if processes.first:
             there = known(path)
-            if there is not None and there["content"] == dict(content):
+            same = there is not None and there["content"] == dict(content)
+            if there is not None and same and not missing_bytes(path):
                 store = joined(path, layout_of(there), writes=False)
                 whole = "1" if store.finished() == set(store.layout.all) else ""
         if not processes.exchange("all scores are there", whole)[0]:

@@ -73,8 +73,8 @@ from curvlang.score_words import Scoring
 from curvlang.storage.fits.store import unusable_store
 from curvlang.storage.score_address import address_of, is_remote
 from curvlang.storage.score_file import check_score_file, check_streamed
-from curvlang.storage.score_layout import is_store, layout_of
-from curvlang.storage.score_store import ScoreStore, check_content, joined, known
+from curvlang.storage.score_layout import is_store
+from curvlang.storage.score_store import ScoreStore, check_content, missing_bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -331,16 +331,14 @@ def _check_disk(request: ScoreRequest, inverse: Operator) -> None:
     task, scoring, out = request.task, request.scoring, request.out
     if out is None or is_remote(out):
         return
-    if is_store(out) and (there := known(out)) is not None:
-        store = joined(out, layout_of(there), writes=False)
-        needed = store.layout.bytes * (1 - len(store.finished()) / len(store.layout.all))
-    else:
+    needed = missing_bytes(out) if is_store(out) else None
+    if needed is None:
         pairs = not scoring.own and ("query" in request.axes or "group" in request.axes)
         layers = layer_count(inverse, task) if scoring.per_layer else 1
         # Tokens that do not count take no space: how many count is known when they are scored.
         positions = position_count(task) if scoring.per_position else 1
         needed = 8 * (request.rows if pairs else 1) * layers * task.N * positions
-    require_space(Path(out), int(needed), 0, "store" if is_store(out) else "file")
+    require_space(Path(out), needed, 0, "store" if is_store(out) else "file")
 
 
 def _check_index(request: ScoreRequest) -> None:

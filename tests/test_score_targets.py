@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,14 @@ import torch
 import zarr
 
 import curvlang as cv
+from curvlang.attribution import passes
 from curvlang.attribution.streams import cut as cuts
 from curvlang.attribution.streams import score_stream
+from curvlang.storage.score_address import refusals
 from curvlang.storage.score_store import ScoreStore
-from tests.processes import together
+from tests.processes import Failed, together
 from tests.small import network, task
+from tests.storage.crashes import dies_at
 
 SCORING = cv.Scoring(damping=0.1)
 
@@ -100,12 +105,21 @@ def gone_on(asked, monkeypatch, after, inside):
     return asked().run(progress=False), before, written
 
 
+DENSE = "curvature own = ggn |> block_diagonal(by = layer)"
+LOW_RANK = DENSE + " |> low_rank(rank = 3)"
+SPECS = {"kfac": "kfac", "ggn": "ggn", "dense": cv.loads(DENSE), "low rank": cv.loads(LOW_RANK)}
+
+
+@pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("after", [0, 1, 3])
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_stopped_run_goes_on_and_computes_nothing_twice(chunked, monkeypatch, after, inside):
+def test_a_stopped_run_goes_on_and_computes_nothing_twice(
+    chunked, monkeypatch, spec, after, inside
+):
     """Killed before a chunk is written, or between its numbers and its entry."""
-    whole = cv.score_request("kfac", small(), SCORING).run(progress=False).arrays["scores"]
-    report, before, written = gone_on(lambda: request(), monkeypatch, after, inside)
+    spec = SPECS[spec]
+    whole = cv.score_request(spec, small(), SCORING).run(progress=False).arrays["scores"]
+    report, before, written = gone_on(lambda: request(spec=spec), monkeypatch, after, inside)
     chunks = report.arrays["scores"].store.layout.all
     assert len(chunks) > 4
     assert report.found == (after, len(chunks))
@@ -186,6 +200,87 @@ def test_two_processes_write_what_one_writes(tmp_path, own):
     assert np.array_equal(one["written"][:], two["written"][:])
     assert np.array_equal(one["scores"][:], two["scores"][:])
     assert np.array_equal(one["scores"][:], np.load(alone / "w.npy"))
+
+
+def noted(folder, spec, after=None):
+    """Scores in a store; every chunk that is written is noted, and with `after` the process is killed at the next."""
+    cuts.PAIRS, passes.MOST = 2, 4
+    write, log = ScoreStore.write, Path(folder) / f"{cv.world().rank}.log"
+    log.touch()
+    there = len(log.read_text().splitlines())
+
+    def told(self, chunk, arrays):
+        if after is not None and len(log.read_text().splitlines()) - there == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(self, chunk, arrays)
+        with log.open("a") as file:
+            file.write(f"{chunk}\n")
+
+    if after is not None:
+        os.environ["CURVLANG_PATIENCE"] = "4"
+    ScoreStore.write = told
+    report = request(spec=SPECS[spec], out=f"{folder}/x.zarr").run(progress=False)
+    return [*report.found]
+
+
+@pytest.mark.parametrize(
+    ("spec", "after", "then"), [("ggn", 1, 1), ("dense", 0, 2), ("low rank", 2, 1)]
+)
+def test_two_killed_processes_are_gone_on_with_by_one_or_two(tmp_path, spec, after, then):
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    folder.mkdir()
+    ((_, chunks),) = together(noted, 1, str(whole), spec)
+    assert chunks >= 8
+    for end in together(noted, 2, str(folder), spec, after, failing=True):
+        assert isinstance(end, Failed)
+    left = [line for path in folder.glob("*.log") for line in path.read_text().splitlines()]
+    found = together(noted, then, str(folder), spec)
+    assert found[0] == [len(left), chunks]
+    wrote = [line for path in folder.glob("*.log") for line in path.read_text().splitlines()]
+    assert len(wrote) == len(set(wrote)) == chunks, "no chunk is computed twice"
+    one, two = (zarr.open_group(x / "x.zarr", mode="r") for x in (whole, folder))
+    assert np.array_equal(one["scores"][:], two["scores"][:])
+
+
+@pytest.mark.parametrize("spec", ["ggn", "dense", "low rank"])
+def test_killed_at_an_operation_on_files_the_next_run_has_the_same_numbers(
+    chunked, monkeypatch, spec
+):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    given, spec = small(), SPECS[spec]
+    whole = cv.score_request(spec, given, SCORING).run(progress=False).arrays["scores"]
+    died, k = True, 0
+    while died:
+        out = f"{k}.zarr"
+        died = dies_at(
+            monkeypatch, k, lambda at=out: request(given, spec=spec, out=at).run(progress=False)
+        )
+        report = request(given, spec=spec, out=out).run(progress=False)
+        assert torch.equal(report.arrays["scores"][[0, 1, 2]], whole), k
+        k += 17
+    assert k > 100
+
+
+@pytest.mark.parametrize("spec", ["ggn", "low rank"])
+def test_a_disk_that_fills_up_keeps_the_chunks_that_are_there(chunked, monkeypatch, spec):
+    spec, write, done = SPECS[spec], ScoreStore.write, []
+    whole = cv.score_request(spec, small(), SCORING).run(progress=False).arrays["scores"]
+
+    def full(self, chunk, arrays):
+        if len(done) == 3:
+            with refusals(self.address):
+                raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, chunk, arrays)
+        done.append(chunk)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ScoreStore, "write", full)
+        with pytest.raises(cv.MachineError, match="E0802"):
+            request(spec=spec).run(progress=False)
+    report = request(spec=spec).run(progress=False)
+    assert report.found[0] == 3
+    assert torch.equal(report.arrays["scores"][[0, 1, 2]], whole)
 
 
 def test_a_format_in_one_piece_is_not_written_in_parts(chunked):

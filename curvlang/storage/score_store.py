@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
+from curvlang.storage.atomic import probe
 from curvlang.storage.score_address import (
     address_of,
     check_packages,
@@ -29,7 +30,7 @@ from curvlang.storage.score_address import (
     refusals,
     zarr_place,
 )
-from curvlang.storage.score_layout import FORMAT, Chunk, StoreLayout, record_of
+from curvlang.storage.score_layout import FORMAT, Chunk, StoreLayout, layout_of, record_of
 
 OURS = "curvlang_scores"
 """The attribute by which a store of scores is known."""
@@ -66,10 +67,7 @@ def check_store(path: str | os.PathLike[str]) -> None:
         # It is read alone: a folder that nothing can be written to will do.
         return
     with refusals(address):
-        above = next(p for p in (place, *place.absolute().parents) if p.exists())
-        probe = above / f".{place.name}.{os.getpid()}.partial"
-        probe.touch(exist_ok=False)
-        probe.unlink()
+        probe(place / WRITTEN if place.exists() else place)
     _known(address)
 
 
@@ -208,6 +206,19 @@ def known(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = dict(group.attrs[OURS])
     return found
+
+
+def missing_bytes(path: str | os.PathLike[str]) -> int | None:
+    """What the chunks of a store without an entry will take, by the entries alone; None where there is no store.
+
+    A store whose arrays a killed process has not made yet has no chunk.
+    """
+    group = _known(address_of(path))
+    if group is None:
+        return None
+    layout = layout_of(dict(group.attrs[OURS]))
+    done = np.count_nonzero(group[WRITTEN][...]) if WRITTEN in group else 0
+    return layout.bytes - layout.bytes * int(done) // len(layout.all)
 
 
 def check_content(path: str | os.PathLike[str], content: Mapping[str, str]) -> None:
