@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.models.language_model import hide_torchvision
+
 FOLDER = Path(__file__).parents[3] / "docs/examples"
 PAGE = (FOLDER / "README.md").read_text("utf-8")
 SCRIPTS = sorted(x.stem for x in FOLDER.glob("*.py") if x.stem != "drawing")
@@ -23,6 +25,7 @@ def example(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setenv("CURVLANG_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
+    hide_torchvision()
 
     def run(name, **options):
         found = importlib.import_module(name).main(tmp_path, **options)
