@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from evidence_cases import counted, own
+from evidence_cases import counted, own, with_ends
 
 from curvlang.diagnostics.amounts import size
 from curvlang.evaluation.statistics.comparison import Pair
-from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.study.study_result import Group, Measure, Row, StudyResult
-from curvlang.reporting.notation import MISSING, bounds, correlation, duration
+from curvlang.reporting.notation import MISSING, correlation, duration
 from curvlang.reporting.study.findings import pair_sentence, place
 
 Results = Mapping[str, StudyResult]
@@ -63,7 +62,7 @@ def _line(row: Row, place: int, measures: tuple[Measure, ...]) -> str:
         values = measure.values[place] if place < len(measure.values) else ()
         found = [x.estimate for x in values if x is not None]
         others.append(correlation(max(found)) if found else MISSING)
-    cells = [f"{correlation(lds.estimate)} {bounds(lds)}", cost, memory, *others]
+    cells = [with_ends(lds), cost, memory, *others]
     return f"| {row.label} | {' | '.join(cells)} |"
 
 
@@ -108,15 +107,11 @@ def _ensembles(results: Results) -> Iterator[str]:
     if not groups:
         return
     named = [(place(g), {r.label: x for r in g.rows if (x := own(r)) is not None}) for g in groups]
-    grown = [f"{where} {_with_ends(rows[TRAK[1]])}" for where, rows in named]
+    grown = [f"{where} {with_ends(rows[TRAK[1]])}" for where, rows in named]
     yield (
         f"* **TRAK grows with its models (arXiv:2303.14186)**: `ensembles`, {', '.join(grown)}; "
-        f"EK-FAC of one model {_with_ends(named[0][1]['ekfac'])}."
+        f"EK-FAC of one model {with_ends(named[0][1]['ekfac'])}."
     )
-
-
-def _with_ends(interval: Interval) -> str:
-    return f"{correlation(interval.estimate)} {bounds(interval)}"
 
 
 def _pairs(

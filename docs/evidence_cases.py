@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from curvlang.evaluation.statistics.comparison import Pair
 from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.study.study_result import Group, Row, StudyResult
-from curvlang.reporting.notation import difference
+from curvlang.reporting.notation import bounds, correlation, difference
 from curvlang.reporting.study.findings import spot_of
 
 SHARED, OWN, PSEUDO = "shared", "own", "pseudo"
@@ -94,6 +94,11 @@ def span(pairs: Sequence[Pair]) -> str:
     """The least and the largest difference."""
     values = [p.difference.estimate for p in pairs]
     return f"{difference(min(values))} to {difference(max(values))}" if values else ""
+
+
+def with_ends(interval: Interval) -> str:
+    """`.574 [.551, .595]`."""
+    return f"{correlation(interval.estimate)} {bounds(interval)}".strip()
 
 
 def own(row: Row) -> Interval | None:

@@ -15,14 +15,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from evidence_board import board, orders
-from evidence_cases import FINDINGS, Case, cases, counted, told
+from evidence_cases import FINDINGS, Case, cases, counted, told, with_ends
 from evidence_figures import figures
 
-from curvlang.evaluation.statistics.interval import Interval
 from curvlang.evaluation.statistics.spearman import spearman
 from curvlang.evaluation.study.study_file import packed_study, read_study
 from curvlang.evaluation.study.study_result import Group, Row, StudyResult
-from curvlang.reporting.notation import MISSING, bounds, correlation, quantity, setting, share
+from curvlang.reporting.notation import MISSING, correlation, quantity, setting, share
 from curvlang.reporting.study.findings import facts, heading, spot_of, verdict
 
 DOCS = Path(__file__).parent
@@ -172,13 +171,9 @@ def _error_table(group: Group) -> Iterator[str]:
         step = group.shares[k - 1] if 0 < k <= len(group.shares) else None
         parts = [None] * 3 if step is None else [step.forward, step.inverse, step.lds_share]
         of = ["" if k == 0 else share(x) for x in parts]
-        lds = MISSING if spot is None or spot.lds is None else _with_ends(spot.lds)
+        lds = MISSING if spot is None or spot.lds is None else with_ends(spot.lds)
         inverse = quantity(None if spot is None else spot.inverse)
         yield f"| {row.label} | {quantity(row.forward)} | {of[0]} | {inverse} | {of[1]} | {lds} | {of[2]} |"
-
-
-def _with_ends(interval: Interval) -> str:
-    return f"{correlation(interval.estimate)} {bounds(interval)}".strip()
 
 
 def _files(results: Results) -> Iterator[str]:
@@ -256,9 +251,9 @@ def _lds_table(group: Group) -> Iterator[str]:
     yield "|---|--:|" + ("--:|--:|" if swept else "") + "--:|--:|"
     for row in group.rows:
         spot = spot_of(row, group.shared)
-        cells = [MISSING if spot is None or spot.lds is None else _with_ends(spot.lds)]
+        cells = [MISSING if spot is None or spot.lds is None else with_ends(spot.lds)]
         if swept:
-            cells += [_best(row), MISSING if row.honest is None else _with_ends(row.honest.lds)]
+            cells += [_best(row), MISSING if row.honest is None else with_ends(row.honest.lds)]
         cells += [quantity(row.forward), quantity(None if spot is None else spot.inverse)]
         yield f"| {row.label} | {' | '.join(cells)} |"
 

@@ -48,8 +48,9 @@ from curvlang.evaluation.steps import Column, baseline_steps, steps_of
 from curvlang.evaluation.summary import protocol_as_run, summary
 from curvlang.ir.score_program import ScoreProgram
 from curvlang.language import default_inverse
-from curvlang.language.chain import NO_INVERSE, InverseUse, Part, ScoreFormula, Solver
+from curvlang.language.chain import InverseUse, Part, ScoreFormula, Solver
 from curvlang.language.checking.inverses import shift
+from curvlang.language.registry import NONE
 from curvlang.models.losses.metric import QueryMetric, query_metric_on
 from curvlang.models.task import Task
 from curvlang.operators import Operator
@@ -380,7 +381,7 @@ class _Parts:
             version=VERSION,
             reference=self.bench.goal_label,
             task=summary(self.bench.task, question.arguments),
-            inverse=described(column.use, question.solver) if question.inverses else NO_INVERSE,
+            inverse=described(column.use, question.solver) if question.inverses else NONE,
             sweep=tuple(s.damping for s in column.settings if s.damping is not None),
             protocol=protocol_as_run(self.protocol, self.queries),
             ceiling=judgement.ceiling if judgement else None,

@@ -419,10 +419,6 @@ class StudyCell:
     lds: Mapping[str, Value] | None
 
 
-NO_INVERSE = "none"
-"""In the line `inverses` of a study: nothing is inverted."""
-
-
 @dataclass(frozen=True, slots=True)
 class Study:
     """A checked `study`.

@@ -63,21 +63,12 @@ def check_store(path: str | os.PathLike[str]) -> None:
             f"`{address}` is a file, and a zarr store is a folder",
             "name another store, or remove the file",
         )
-    if _is_whole(address):
+    if missing_bytes(address) == 0:
         # It is read alone: a folder that nothing can be written to will do.
         return
     with refusals(address):
         probe(place / WRITTEN if place.exists() else place)
     _known(address)
-
-
-def _is_whole(address: str) -> bool:
-    """Whether a store has an entry for every chunk."""
-    with refusals(address):
-        there = _known(address)
-        if there is None or WRITTEN not in there:
-            return False
-        return bool(np.asarray(there[WRITTEN][...]).all())
 
 
 class ScoreStore:
@@ -213,11 +204,13 @@ def missing_bytes(path: str | os.PathLike[str]) -> int | None:
 
     A store whose arrays a killed process has not made yet has no chunk.
     """
-    group = _known(address_of(path))
-    if group is None:
-        return None
+    address = address_of(path)
+    with refusals(address):
+        group = _known(address)
+        if group is None:
+            return None
+        done = np.count_nonzero(group[WRITTEN][...]) if WRITTEN in group else 0
     layout = layout_of(dict(group.attrs[OURS]))
-    done = np.count_nonzero(group[WRITTEN][...]) if WRITTEN in group else 0
     return layout.bytes - layout.bytes * int(done) // len(layout.all)
 
 

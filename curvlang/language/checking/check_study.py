@@ -15,7 +15,6 @@ from curvlang.ir.expr import Binary, Expr, Negate, Ref
 from curvlang.ir.indices import walk
 from curvlang.language.bodies.values import show, value
 from curvlang.language.chain import (
-    NO_INVERSE,
     Curvature,
     InverseUse,
     Part,
@@ -154,9 +153,8 @@ class StudyChecker:
         return path, others
 
     def _inverses(self, item: s.StudyDef) -> tuple[InverseUse, ...] | None:
-        if [use.name for use in item.inverses] == [
-            NO_INVERSE
-        ] and NO_INVERSE not in self.names.inverses:
+        alone = [use.name for use in item.inverses] == [NONE]
+        if alone and NONE not in self.names.inverses:
             self._uninverted(item, item.inverses[0])
             return None
         made = (check_use(use, self.names.inverses, self.problems) for use in item.inverses)

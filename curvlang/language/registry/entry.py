@@ -9,7 +9,7 @@ from curvlang.language.chain import Value
 from curvlang.language.registry.kinds import Kind
 
 NONE = "none"
-"""The value of a parameter that names a file, a column or a curvature where there is none."""
+"""The word for none: no file, no column, no curvature, no inverse."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from itertools import pairwise
 from curvlang.evaluation.statistics.comparison import Pair
 from curvlang.evaluation.statistics.interval import Interval, one_query_note
 from curvlang.evaluation.study.study_result import Group, Row, Spot, StudyResult
-from curvlang.language.chain import NO_INVERSE
+from curvlang.language.registry import NONE
 from curvlang.reporting.notation import (
     MISSING,
     bounds,
@@ -42,7 +42,7 @@ def place(group: Group) -> str:
 
 def heading(group: Group) -> str:
     """The group's place and inverse."""
-    return place(group) if group.inverse == NO_INVERSE else f"{place(group)} · {group.inverse}"
+    return place(group) if group.inverse == NONE else f"{place(group)} · {group.inverse}"
 
 
 def spot_of(row: Row, at: int | None) -> Spot | None:
