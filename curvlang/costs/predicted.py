@@ -377,9 +377,10 @@ def predicted_in_passes(
     passes = max(sum(isinstance(x, Gram) for x in chain.nodes) for chain in entries.chains)
     grams = sum(isinstance(x, Gram) for chain in entries.chains for x in chain.nodes)
     # A pass forms every example's gradient, and reads it for the queries once on each side; with its
-    # conversion, its weight and the places of its block each number of it is moved ten times.
+    # conversion, its weight and the places of its block each number of it is moved ten times. A number or a row
+    # that all examples give takes a pass of its own.
     flops = grams * 4 * task.Q * task.N * task.P
-    moved = passes * 10 * 8 * task.N * task.P
+    moved = (passes * 10 + len(entries.statistics) * 4) * 8 * task.N * task.P
     scores = predicted_scores([False] * len(layers), task, layers, rates)
     cost = Cost(flops, moved) + scores.cost
     if rates is None:

@@ -123,16 +123,24 @@ class Matrix:
 
 
 @dataclass(frozen=True, slots=True)
+class Rows:
+    """`identity[p,p'] * left[p]`, formulas in p; with another row the outer product `left[p] * right[p']`."""
+
+    left: Expr
+    right: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EntryChain:
     """A number times a product of matrices; of none, the identity."""
 
     coefficient: Expr
-    nodes: tuple[Gram | Matrix, ...] = ()
+    nodes: tuple[Gram | Matrix | Rows, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Statistic:
-    """A number that one pass over the examples gives: a reduction over n of a formula in `v[n,p]`."""
+    """What one pass over the examples gives, a number or a row: a reduction over n of a formula in `v[n,p]`."""
 
     name: str
     value: Expr

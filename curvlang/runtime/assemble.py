@@ -30,6 +30,8 @@ from curvlang.operators import (
 )
 from curvlang.operators.validation import SYMMETRY
 
+_NOISE = 1e-9
+"""Of the largest entry of a sum: a term that is not symmetric by less is what others have left, rounded."""
 Product = Callable[[shapes.LeafShape | shapes.GramShape], Operator]
 """Makes the matrix-free operator for a block whose entries do not fit."""
 
@@ -39,9 +41,9 @@ def operator(
     parts: Mapping[str, Tensor],
     size: int,
     product: Product,
-    prefix: str = "",
     *,
     span: Span = NOWHERE,
+    beside: Tensor | None = None,
 ) -> Operator:
     """The operator of one block.
 
@@ -50,15 +52,18 @@ def operator(
         parts: Component tensors by name.
         size: Parameters in the block.
         product: For structures known by their products alone.
-        prefix: Where a sum's term finds its components.
         span: The yield, for messages.
+        beside: The largest entry of the sum that it is a term of: what is not symmetric by far less than that
+            is rounding of what the other terms leave.
 
     Raises:
         SpecError: E0334 where a component that has to be symmetric is not.
     """
+    part = parts.__getitem__
 
-    def part(name: str) -> Tensor:
-        return parts[prefix + name]
+    def side(name: str, other: str, what: str) -> Tensor:
+        scale = None if beside is None else beside / part(other).abs().max().clamp(min=1e-300)
+        return _symmetric(part(name), what, span, scale)
 
     match shape:
         case shapes.ProjectedShape(inner=inner, bases=bases):
@@ -68,7 +73,7 @@ def operator(
                 if tensor is not None:
                     narrow = narrow // tensor.shape[0] * tensor.shape[1]
             left, right = (*found, None)[:2]
-            made = operator(inner, parts, narrow, product, f"{prefix}inner.", span=span)
+            made = operator(inner, _under("inner.", parts), narrow, product, span=span)
             return projected(made, left, right)
         case shapes.IdentityShape():
             return Identity(torch.as_tensor(part("scale")), size)
@@ -76,8 +81,8 @@ def operator(
             return Diagonal(part("entries").reshape(-1).clone())
         case shapes.KroneckerShape():
             return Kronecker(
-                _symmetric(part("left"), "the factor over outputs", span),
-                _symmetric(part("right"), "the factor over inputs", span),
+                side("left", "right", "the factor over outputs"),
+                side("right", "left", "the factor over inputs"),
             )
         case shapes.EigenBasisShape(left=left, right=right):
             return EigenBasis(
@@ -86,7 +91,8 @@ def operator(
                 part("spectrum").clone(),
             )
         case shapes.BlocksShape(unit=unit):
-            return PerOutput(_symmetric(part("entries"), f"the block of an {unit}", span), unit)
+            what = f"the block of an {unit}"
+            return PerOutput(_symmetric(part("entries"), what, span, beside), unit)
         case shapes.LowRankShape(axes=axes):
             factor = part("factor").reshape(size, -1)
             spectrum = part("spectrum")
@@ -95,18 +101,32 @@ def operator(
         case shapes.LeafShape():
             return Dense(part("leaf").reshape(size, size))
         case shapes.GramShape() | shapes.DenseShape():
-            return Dense(_symmetric(part("entries").reshape(size, size), "the block", span))
+            entries = part("entries").reshape(size, size)
+            return Dense(_symmetric(entries, "the block", span, beside))
         case shapes.ProductShape(source=source):
             return product(source)
         case shapes.SumShape(terms=terms):
+            given = [_under(f"{k}.", parts) for k in range(len(terms))]
+            largest = torch.stack([_largest(x) for x in given]).amax(0)
             return Sum(
                 tuple(
-                    operator(term, parts, size, product, f"{prefix}{k}.", span=span)
-                    for k, term in enumerate(terms)
+                    operator(term, own, size, product, span=span, beside=largest)
+                    for term, own in zip(terms, given, strict=True)
                 )
             )
         case _:
             assert_never(shape)
+
+
+def _under(prefix: str, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The components of a part of a structure, by their names in it."""
+    return {k.removeprefix(prefix): x for k, x in parts.items() if k.startswith(prefix)}
+
+
+def _largest(parts: Mapping[str, Tensor]) -> Tensor:
+    """The size of a term's entries: of a product the product of what its factors have."""
+    sizes = [torch.as_tensor(x).abs().amax().double() for x in parts.values() if x.numel()]
+    return torch.stack(sizes).prod(0) if sizes else torch.zeros((), dtype=torch.float64)
 
 
 def operators(
@@ -157,19 +177,24 @@ def _filled(spectrum: Tensor, factor: Tensor, axes: int, count: int) -> Tensor:
     return value.reshape(-1) if value.numel() == count and axes else value.expand(count)
 
 
-def _symmetric(matrix: Tensor, what: str, span: Span) -> Tensor:
+def _symmetric(matrix: Tensor, what: str, span: Span, beside: Tensor | None = None) -> Tensor:
     """The symmetric part of a matrix that is symmetric but for rounding, of each of a stack."""
 
-    def part(matrix: Tensor) -> Tensor:
+    def part(matrix: Tensor, allowed: float = 0.0) -> Tensor:
         if torch.equal(matrix, matrix.mT):
             return matrix.clone()
         gap = float((matrix - matrix.mT).abs().max()) if matrix.numel() else 0.0
-        if gap > SYMMETRY * float(matrix.abs().max()):
+        if gap > max(SYMMETRY * float(matrix.abs().max()), allowed):
             raise _not_symmetric(what, span)
         return (matrix + matrix.mT) / 2
 
-    found: Tensor = at_once(part, matrix)
-    return found
+    if beside is None:
+        whole: Tensor = at_once(part, matrix)
+        return whole
+    row = (_NOISE * beside).to(matrix).expand(*matrix.shape[:-2], 1, matrix.shape[-1])
+    both = torch.cat([matrix, row], -2)
+    term: Tensor = at_once(lambda x: part(x[..., :-1, :], float(x[..., -1, :].max())), both)
+    return term
 
 
 def _not_symmetric(what: str, span: Span) -> SpecError:

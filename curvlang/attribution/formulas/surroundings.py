@@ -333,7 +333,12 @@ def check_surroundings(formula: ScoreFormula, program: ScoreProgram, task: Task)
             raise not_followed(
                 formula.name,
                 f"the model was not trained here: its parameters are {task.origin.text}",
-                f"give its checkpoints as files, or {task.origin.instead}",
+                (
+                    "give its checkpoints as files"
+                    if along
+                    else "give models as files, which `h` runs over"
+                )
+                + f", or {task.origin.instead}",
             )
         check_trainable(task, f"`{formula.name}`")
     if program.times:

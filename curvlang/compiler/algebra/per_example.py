@@ -15,6 +15,8 @@ from curvlang.ir.indices import free_indices
 
 Named = tuple[Tensor, tuple[ir.Index, ...]]
 """A tensor with an index for each axis."""
+EXAMPLES = "size[n]"
+"""The name of their number among the numbers."""
 ELEMENTWISE: Mapping[str, Callable[..., Tensor]] = {
     "sqrt": torch.sqrt,
     "exp": torch.exp,
@@ -26,7 +28,7 @@ ELEMENTWISE: Mapping[str, Callable[..., Tensor]] = {
 
 
 def per_example(expr: ir.Expr, v: Tensor, numbers: Mapping[str, Tensor]) -> Tensor:
-    """The value of a formula whose free index is `n`, [B]; of one without a free index, a number.
+    """The value of a formula whose free index is `n`, [B], or `p`, [P]; of one without a free index, a number.
 
     Args:
         expr: The formula.
@@ -37,11 +39,11 @@ def per_example(expr: ir.Expr, v: Tensor, numbers: Mapping[str, Tensor]) -> Tens
 
 
 def reduced(expr: ir.Reduce, v: Tensor, numbers: Mapping[str, Tensor]) -> Tensor:
-    """The sum over these examples of what a statistic reduces."""
+    """The sum over these examples of what a statistic reduces: a number, or a row over the parameters."""
     inner = tuple(x for x in expr.indices if x.space != "n")
     values, axes = _value(replace(expr, indices=inner) if inner else expr.body, v, numbers)
-    assert len(axes) <= 1
-    return values.sum() if axes else values * len(v)
+    own = [k for k, x in enumerate(axes) if x.space == "n"]
+    return values.sum(own) if own else values * len(v)
 
 
 def _value(expr: ir.Expr, v: Tensor, numbers: Mapping[str, Tensor]) -> Named:
@@ -49,12 +51,13 @@ def _value(expr: ir.Expr, v: Tensor, numbers: Mapping[str, Tensor]) -> Named:
     match expr:
         case ir.Number(value=value):
             return v.new_tensor(value), ()
-        case ir.Size():
-            return v.new_tensor(float(v.shape[1])), ()
+        case ir.Size(index=index):
+            count = numbers[EXAMPLES].to(v) if index.space == "n" else v.new_tensor(v.shape[1])
+            return count, ()
         case ir.Ref(name="v", indices=indices):
             return v, indices
-        case ir.Ref(name=name):
-            return numbers[name].to(v), ()
+        case ir.Ref(name=name, indices=indices):
+            return numbers[name].to(v), indices
         case ir.Negate(operand=operand):
             found, axes = go(operand)
             return -found, axes

@@ -218,6 +218,12 @@ _KINDS = {
 }
 
 
+_KERNEL = (
+    "ridge regression on the kernel of gradients, uᵀVᵀ(VVᵀ + NλI)⁻¹, is uᵀ(C + λI)⁻¹v / N under `empirical_fisher`: "
+    "`solve` with `tikhonov(damping = λ)`"
+)
+
+
 def _refused(error: NotScoredError) -> Diagnostic:
     code, help_ = _KINDS[error.kind]
     nouns = [f"{SCORE_LETTERS.get(x.space, f'`{x.space}`')}" for x in error.indices]
@@ -322,12 +328,13 @@ class ScoreChecker(TensorChecker):
                 "for a matrix of another space write `inv(K)`",
             )
         elif name == CARRY and ("h" in spaces or "h" not in letters(target)):
+            rows = ",".join(x for x in spaces if x != "h")
             self.problems.say(
                 Code.E0246,
                 f"`carry` takes rows at the end of the training to every checkpoint, and "
                 f"`{given.name}[{','.join(spaces)}]` are not",
                 Label(statement.span, "`h` stands on the left alone"),
-                f"write `w[h,{','.join(x for x in spaces if x != 'h')}] = carry(f(…), {given.name})`",
+                f"write `w[h,{rows}] = carry(f(…), {given.name})` of `{given.name}[{rows}]`, at the evaluated model",
             )
         elif more or own != spaces:
             front = [x for x in spaces if x in CONTEXTS]
@@ -432,6 +439,7 @@ class ScoreChecker(TensorChecker):
                 f"`{call.function}` reads a tensor over `{letter}` as a whole, which no score holds",
                 Label(call.span, SCORE_LETTERS[letter]),
                 "sum over it first; the curvature's inverse is applied by `z[n,p] = solve(v)`",
+                *([_KERNEL] if letter == "n" else []),
             )
         return groups
 

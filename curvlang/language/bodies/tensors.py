@@ -10,7 +10,7 @@ from curvlang.diagnostics.source import Span
 from curvlang.diagnostics.suggestion import suggestion
 from curvlang.ir import expr as ir
 from curvlang.ir.functions import FUNCTIONS
-from curvlang.ir.indices import walk
+from curvlang.ir.indices import children, free_indices, walk
 from curvlang.ir.places import UNDECLARED, inner_of
 from curvlang.language.bodies.expressions import ExpressionChecker
 from curvlang.language.bodies.letters import MODEL_LETTERS, PROJECTED, letters
@@ -300,10 +300,8 @@ class TensorChecker(ExpressionChecker):
 
 
 def _place(expr: ir.Expr, index: ir.Index) -> Span:
-    """The first tensor that brings a free index in."""
-    for node in walk(expr):
-        if isinstance(node, ir.Ref | ir.Call) and index in node.indices:
-            return node.span
-        if isinstance(node, ir.Delta) and index in (node.left, node.right):
-            return node.span
+    """The first tensor that brings a free index in: one that no sum around it takes."""
+    for part in children(expr):
+        if index in free_indices(part):
+            return _place(part, index)
     return expr.span

@@ -9,14 +9,24 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from curvlang.compiler.algebra.per_example import per_example, reduced
+from curvlang.compiler.algebra.per_example import EXAMPLES, per_example, reduced
 from curvlang.compiler.algebra.spectral import environment
 from curvlang.compiler.planning.plan import Limits
 from curvlang.compiler.planning.planner import DEFAULT
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.refusal import label_at, refusal
 from curvlang.ir import expr as ir
-from curvlang.language.chain import Chain, Curvature, Entries, EntryChain, Gram, Inverse, InverseUse
+from curvlang.language.chain import (
+    Chain,
+    Curvature,
+    Entries,
+    EntryChain,
+    Gram,
+    Inverse,
+    InverseUse,
+    Matrix,
+    Rows,
+)
 from curvlang.models.task import Task
 from curvlang.models.tracing.half_precision import exact_gradients
 from curvlang.operators import BlockDiagonal, ExampleMean, MatrixFree, Operator
@@ -30,6 +40,7 @@ UNFORMED = Limits(dense=2_000**2)
 
 Gradients = Callable[[], Iterator[Tensor]]
 Numbers = Mapping[str, Tensor]
+Node = Gram | Matrix | Rows
 
 
 def gradients_of(tasks: Sequence[Task]) -> Gradients:
@@ -107,6 +118,7 @@ def by_entries(operator: Operator, use: InverseUse, examples: ExampleMean | None
             labels=label_at(use.span),
         )
     numbers = {k: v for k, v in environment(use, {}).items() if k}
+    numbers[EXAMPLES] = torch.tensor(float(examples.count), dtype=torch.float64)
     product = EntriesProduct(operator, entries, numbers, examples)
     text = f"{use.inverse.name} of {examples.count} examples, applied in passes"
 
@@ -162,13 +174,13 @@ class EntriesProduct:
 
     def _applied(
         self,
-        chains: Sequence[tuple[Tensor, tuple[object, ...]]],
+        chains: Sequence[tuple[Tensor, tuple[Node, ...]]],
         X: Tensor,
         numbers: Sequence[Numbers],
     ) -> Tensor:
         """Σ coefficient · (nodes applied to X, the first one first); nodes of one X share its pass."""
         found = torch.zeros_like(X)
-        after: dict[object, list[tuple[Tensor, tuple[object, ...]]]] = {}
+        after: dict[Node, list[tuple[Tensor, tuple[Node, ...]]]] = {}
         for coefficient, nodes in chains:
             if nodes:
                 after.setdefault(nodes[0], []).append((coefficient, nodes[1:]))
@@ -177,8 +189,28 @@ class EntriesProduct:
         grams = [x for x in after if isinstance(x, Gram)]
         images = dict(zip(grams, self._grams(grams, X, numbers), strict=True)) if grams else {}
         for node, rest in after.items():
-            image = images[node] if isinstance(node, Gram) else self.operator.apply(X)
+            match node:
+                case Gram():
+                    image = images[node]
+                case Rows():
+                    image = self._rows(node, X, numbers)
+                case _:
+                    image = self.operator.apply(X)
             found += self._applied(rest, image, numbers)
+        return found
+
+    def _rows(self, node: Rows, X: Tensor, numbers: Sequence[Numbers]) -> Tensor:
+        """A diagonal matrix, or an outer product, times X, block by block."""
+        found = torch.empty_like(X)
+        for index, own in zip(self.places, numbers, strict=True):
+            part = X[index]
+            like = part.new_zeros(1, len(index))
+
+            def row(formula: ir.Expr, like: Tensor = like, own: Numbers = own) -> Tensor:
+                return per_example(formula, like, own).expand(like.shape[1])[:, None]
+
+            inner = part if node.right is None else row(node.right).T @ part
+            found[index] = row(node.left) * inner
         return found
 
     def _grams(self, grams: Sequence[Gram], X: Tensor, numbers: Sequence[Numbers]) -> list[Tensor]:
@@ -217,7 +249,7 @@ class EntriesProduct:
         return found
 
     def _statistics(self) -> list[dict[str, Tensor]]:
-        """Parameters and statistics of every block; one pass for each statistic, once."""
+        """Parameters and statistics of every block, numbers and rows; one pass for each statistic, once."""
         if self._known:
             return self._known
         found = [dict(self.numbers) for _ in self.places]

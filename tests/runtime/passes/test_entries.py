@@ -97,6 +97,17 @@ def test_the_curvature_of_a_fit_with_such_an_inverse_is_known_by_its_products(ta
     torch.testing.assert_close(whole @ x, fitted(task, None, "tikhonov").dense() @ x, **CLOSE)
 
 
+ROWS = "r[p] = mean[n] v[n,p] / (d + sum[p''] v[n,p'']^2) t[p] = d + sqrt(mean[n] v[n,p]^2)"
+
+
+def row_of(v):
+    return (v / (0.7 + v.square().sum(1))[:, None]).mean(0)
+
+
+def scale_of(v):
+    return 0.7 + v.square().mean(0).sqrt()
+
+
 class Formula:
     """A random symmetric formula, as text and as its dense value on one block."""
 
@@ -123,6 +134,12 @@ class Formula:
             [
                 (f"C[{row},{column}]", lambda v, C: C),
                 (f"({word}[n] {text} * v[n,{row}] * v[n,{column}])", dense),
+                (f"(r[{row}] * r[{column}])", lambda v, C: torch.outer(row_of(v), row_of(v))),
+                (f"(identity[{row},{column}] / t[{row}])", lambda v, C: (1 / scale_of(v)).diag()),
+                (
+                    f"(mean[n] (v[n,{row}] - r[{row}]) * (v[n,{column}] - r[{column}]) / size[n])",
+                    lambda v, C: (v - row_of(v)).T @ (v - row_of(v)) / len(v) ** 2,
+                ),
             ]
         )
 
@@ -134,6 +151,7 @@ class Formula:
                     "1 / (d + mean[n] sum[p''] v[n,p'']^2)",
                     lambda v: 1 / (0.7 + v.square().sum(1).mean()),
                 ),
+                ("sum[p''] r[p'']^2 / t[p'']", lambda v: (row_of(v) ** 2 / scale_of(v)).sum()),
                 (
                     "sum[n] mean[p''] v[n,p'']^2 / size[p]",
                     lambda v: v.square().mean(1).sum() / v.shape[1],
@@ -169,10 +187,10 @@ class Formula:
         return text, lambda v, C: first(v, C) - sum((d(v, C) for d in rest), 0 * C)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(40))
 def test_random_formulas_are_applied_as_their_dense_reading(task, seed):
     text, dense = Formula(seed).draw()
-    declared = f"inverse drawn(d = 0.7) {{ needs v[n,p], C[p,p'] yield K[p,p'] = {text} }}"
+    declared = f"inverse drawn(d = 0.7) {{ needs v[n,p], C[p,p'] {ROWS} yield K[p,p'] = {text} }}"
     by = random.Random(seed).choice(["layer", None])
     operator = fitted(task, by, "drawn", declared)
     C, v = fitted(task, by, "tikhonov").dense(), gradients(task, "train")
@@ -181,9 +199,43 @@ def test_random_formulas_are_applied_as_their_dense_reading(task, seed):
     torch.testing.assert_close(operator.inverse() @ x, wanted, rtol=1e-9, atol=1e-9)
 
 
+TWICE = "F[p,p'] = mean[n] v[n,p] * v[n,p'] / (1 + sum[p''] v[n,p'']^2) yield K[p,p'] = identity[p,p'] + sum[p'',p'''] F[p,p''] * C[p'',p'''] * F[p''',p']"
+MEANS = "m[p] = mean[n] v[n,p] c[p] = sum[p'] C[p,p'] * m[p'] b = sum[p] m[p] * c[p] yield K[p,p'] = identity[p,p'] + b * m[p] * m[p'] + (m[p] * c[p'] + c[p] * m[p']) / 2"
+
+
+@pytest.mark.parametrize("body", [TWICE, MEANS])
+def test_products_of_what_is_defined_once(task, body):
+    operator = fitted(task, None, "drawn", f"inverse drawn {{ needs v[n,p], C[p,p'] {body} }}")
+    C, v = fitted(task, None, "tikhonov").dense(), gradients(task, "train")
+    F = (v.T / (1 + v.square().sum(1))) @ v / len(v)
+    m, c = v.mean(0), C @ v.mean(0)
+    means = (m @ c) * torch.outer(m, m) + (torch.outer(m, c) + torch.outer(c, m)) / 2
+    wanted = torch.eye(len(C), dtype=torch_double) + (F @ C @ F if body == TWICE else means)
+    torch.testing.assert_close(operator.inverse().dense(), wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_sherman_and_morrison_of_the_mean_gradient_invert_its_outer_product(task):
+    text = "inverse own(d = 0.1) { needs v[n,p] m[p] = mean[n] v[n,p] a[p] = d + sqrt(mean[n] v[n,p]^2) yield K[p,p'] = identity[p,p'] / a[p] - m[p] * m[p'] / a[p] / a[p'] / (1 + sum[p''] m[p'']^2 / a[p'']) }"
+    operator, v = fitted(task, "layer", "own", text), gradients(task, "train")
+    for block in BLOCKS["layer"]:
+        m, a = v[:, block].mean(0), 0.1 + v[:, block].square().mean(0).sqrt()
+        wanted = torch.linalg.inv(a.diag() + torch.outer(m, m))
+        found = operator.inverse().dense()[block, block]
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("code", "body"),
     [
+        ("E0261", "needs v[n,p] yield K[p,p'] = mean[n] v[n,p] * abs(v[n,p'])"),
+        (
+            "E0261",
+            "needs v[n,p], C[p,p'] m[p] = mean[n] v[n,p] b = sum[p,p'] m[p] * C[p,p'] * m[p'] yield K[p,p'] = identity[p,p'] * b",
+        ),
+        (
+            "E0262",
+            "needs v[n,p] m[p] = mean[n] v[n,p] yield K[p,p'] = identity[p,p'] + m[p] * m[p']^2",
+        ),
         ("E0260", "needs a[n,t,i] yield K[p,p'] = identity[p,p']"),
         ("E0260", "needs v[n,p] yield K[p,p'] = w * identity[p,p']"),
         ("E0260", "needs C[p,p'] yield K[p,p'] = trace(C) * identity[p,p']"),
