@@ -18,7 +18,7 @@ from curvlang.evaluation.experiment import Outcome, experiment
 from curvlang.evaluation.preflight import Plan, check
 from curvlang.evaluation.protocol import LDS, protocol_from
 from curvlang.evaluation.question import Question, Run, question_of
-from curvlang.fits import check_space, check_store, trained_in
+from curvlang.fits import check_store, claims_of, trained_in
 from curvlang.language import load
 from curvlang.language.chain import Curvature, Evaluation, Spec, TaskSpec
 from curvlang.language.selection import evaluated, evaluation_of
@@ -30,6 +30,7 @@ from curvlang.models.task import Task
 from curvlang.reporting.provenance import provenance
 from curvlang.reporting.report import Report, report_of
 from curvlang.reporting.runfolder import check_folder
+from curvlang.runtime.limits.disk import require_space
 from curvlang.runtime.limits.memory import limited
 from curvlang.runtime.limits.turns import results_on_disk
 from curvlang.runtime.progress.display import shown
@@ -301,7 +302,7 @@ def _evaluated(
             tasks[_key(one.task)] = fresh
             check_store(setup, one.curvature, fresh)
             plans.append(check(one.question(), fresh, one.run(executor=executor)))
-            check_space(setup, one.question().chains(), fresh)
+            require_space(*claims_of(setup, one.question().chains(), fresh))
     for one, plan in zip(asked, plans, strict=True):
         start = time.perf_counter()
         run = one.run(cache, progress, executor)

@@ -21,7 +21,7 @@ from curvlang.language.task_sources import TaskSource
 from curvlang.models.origin import Origin
 from curvlang.models.task import Task
 from curvlang.runtime.fitted import FittedOperator
-from curvlang.runtime.limits.disk import disk_use, require_space
+from curvlang.runtime.limits.disk import Claim, disk_use, require_space
 from curvlang.runtime.limits.memory import limited
 from curvlang.runtime.limits.planned import planned
 from curvlang.runtime.limits.turns import results_on_disk
@@ -175,7 +175,7 @@ def fit_request(
     check_store(setup, found, task)
     with limited(setup.memory), results_on_disk(setup.store is not None):
         planned((found,), without_ignored(chains_of(found), task.to(precision=setup.policy)))
-        check_space(setup, chains_of(found), task)
+        require_space(*claims_of(setup, chains_of(found), task))
     return FitRequest(whole, found, task, setup)
 
 
@@ -211,38 +211,35 @@ def check_store(setup: Setup, curvature: Curvature, task: Task) -> None:
         check_identity(store.path, kept, replace(wanted, model=""), how)
 
 
-def check_space(
+def claims_of(
     setup: Setup,
     chains: Sequence[Chain],
     task: Task,
     index: Callable[[Preparation], int] | None = None,
-) -> None:
-    """Refuse a store, before a model is trained, that the disk has too little space for.
+) -> tuple[Claim, ...]:
+    """What a store is going to take of its disk, known before a model is trained; nothing without a store.
 
     Args:
         setup: With the store, where there is one.
         chains: All that is going to be fitted.
         task: Its model need not be trained.
         index: Bytes of an index that is written after the fit, by its plans.
-
-    Raises:
-        MachineError: E0841.
     """
     if setup.store is None:
-        return
+        return ()
     store = FitStore(setup.store)
     done = "operator" in (store.manifest() or {})
     if done and (index is None or store.indexes()):
         # What else is fitted beside it, and the rest of an index, are looked at when they are planned.
-        return
+        return ()
     prepared = _prepared(chains, task.to(precision=setup.policy))
     found = 0 if index is None else index(prepared)
     if done:
-        require_space(store.path, found, 0)
-        return
+        return (Claim(store.path, found),)
     model = 0 if task.origin.trained else sum(p.nbytes for p in task.model.parameters())
     use = disk_use(prepared)
-    require_space(store.path, model + max(use.peak, use.results + found), store.bytes())
+    final = model + use.results + found
+    return (Claim(store.path, final, model + use.peak, store.bytes()),)
 
 
 def trained_in(setup: Setup, fresh: Task, progress: Progress | None = None) -> Task:

@@ -22,7 +22,7 @@ from curvlang.diagnostics.amounts import size
 from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.facade import as_spec, named_task
-from curvlang.fits import check_space, check_store, kept_fit, trained_in
+from curvlang.fits import check_store, claims_of, kept_fit, trained_in
 from curvlang.language import declared, score_text
 from curvlang.language.chain import Curvature, ScoreFormula, Spec
 from curvlang.language.selection import chains_of, chosen, evaluation_of
@@ -31,6 +31,7 @@ from curvlang.models.execution.precision import PrecisionLike
 from curvlang.models.execution.torch_state import settled
 from curvlang.models.task import Task, check_task
 from curvlang.models.task_products import products_of_passes
+from curvlang.runtime.limits.disk import require_space
 from curvlang.runtime.limits.memory import Memory, limited
 from curvlang.runtime.limits.planned import planned
 from curvlang.runtime.limits.turns import results_on_disk
@@ -186,7 +187,8 @@ def index_request(
         (operator,) = planned((found,), seen)
         check_indexed(formula, operator)
         check_surroundings(formula, program_of(formula), task)
-        check_space(setup, chains_of(found), task, partial(_bytes, formula, seen, keep))
+        index = partial(_bytes, formula, seen, keep)
+        require_space(*claims_of(setup, chains_of(found), task, index))
     return IndexRequest(whole, found, formula, task, setup, keep)
 
 

@@ -36,7 +36,7 @@ from curvlang.models.losses.metric import query_metric_on
 from curvlang.models.task import Task
 from curvlang.operators import Operator, held_bytes
 from curvlang.runtime.fitted import FittedOperator
-from curvlang.runtime.limits.disk import require_space
+from curvlang.runtime.limits.disk import Claim, require_space
 from curvlang.runtime.processes.distributed import World, world
 from curvlang.runtime.progress.listeners import Progress
 from curvlang.runtime.setup import Setup
@@ -305,7 +305,7 @@ def _to_store(target: Target, stream: Stream, progress: Progress | None) -> Scor
             missing = [chunk for chunk in layout.all if chunk not in found]
             if not is_remote(target.path):
                 there = layout.bytes * len(found) // len(layout.all)
-                require_space(Path(target.path), layout.bytes, there)
+                require_space(Claim(Path(target.path), layout.bytes, there=there))
             processes.tell("missing", json.dumps(missing))
             shares = _Shares(missing, processes)
 

@@ -30,7 +30,7 @@ from curvlang.attribution.streams.request import Request, check_blocks
 from curvlang.diagnostics.notebook import Display
 from curvlang.diagnostics.plain_arguments import validated
 from curvlang.facade import as_spec, fit, fitted_as_said, named_task
-from curvlang.fits import check_space, check_store, trained_in
+from curvlang.fits import check_store, claims_of, trained_in
 from curvlang.indexing import load_index
 from curvlang.language.chain import Curvature, ScoreFormula, Spec, TaskSpec
 from curvlang.language.selection import chains_of, chosen, evaluation_of
@@ -49,7 +49,7 @@ from curvlang.precision_report import PrecisionErrors, measured_errors
 from curvlang.reporting.examples import InputTexts, images, texts
 from curvlang.runtime.fit import FittedStage
 from curvlang.runtime.fitted import FittedOperator
-from curvlang.runtime.limits.disk import require_space
+from curvlang.runtime.limits.disk import Claim, require_space
 from curvlang.runtime.limits.memory import limited, require
 from curvlang.runtime.limits.planned import planned, planned_solver
 from curvlang.runtime.limits.turns import results_on_disk
@@ -315,22 +315,18 @@ def score_request(
         request = ScoreRequest(whole, found, task, scoring, setup, described, to, formula, index)
         _check_index(request)
         _check_size(request, inverse)
-        check_space(setup, chains_of(found), task)
+        fit = claims_of(setup, chains_of(found), task)
     if request.out is not None and is_store(request.out):
         check_content(request.out, request.content())
-    _check_disk(request, inverse)
+    require_space(*fit, *_claims(request, inverse))
     return request
 
 
-def _check_disk(request: ScoreRequest, inverse: Operator) -> None:
-    """Refuse scores that the disk has too little space for.
-
-    Raises:
-        MachineError: E0841.
-    """
+def _claims(request: ScoreRequest, inverse: Operator) -> tuple[Claim, ...]:
+    """What scores are going to take of their disk."""
     task, scoring, out = request.task, request.scoring, request.out
     if out is None or is_remote(out):
-        return
+        return ()
     needed = missing_bytes(out) if is_store(out) else None
     if needed is None:
         pairs = not scoring.own and ("query" in request.axes or "group" in request.axes)
@@ -338,7 +334,7 @@ def _check_disk(request: ScoreRequest, inverse: Operator) -> None:
         # Tokens that do not count take no space: how many count is known when they are scored.
         positions = position_count(task) if scoring.per_position else 1
         needed = 8 * (request.rows if pairs else 1) * layers * task.N * positions
-    require_space(Path(out), needed, 0, "store" if is_store(out) else "file")
+    return (Claim(Path(out), needed, what="store" if is_store(out) else "file"),)
 
 
 def _check_index(request: ScoreRequest) -> None:

@@ -335,7 +335,7 @@ def study(
 
     Raises:
         SpecError: With every problem of the file; E0919 where it states no such study, E0903 for a folder of other files.
-        MachineError: E0802 where the disk is full.
+        MachineError: E0802 where the disk is full, E0841 where the cells that are left will not fit.
     """
     whole, one = load_study(str(spec))
     setup = Setup(usable(device), dtype, workers=workers, precision=precision)

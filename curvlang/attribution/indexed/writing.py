@@ -41,7 +41,7 @@ from curvlang.language.chain import ScoreFormula
 from curvlang.models.losses.loss import show_dtype
 from curvlang.models.task import Task
 from curvlang.runtime.fitted import FittedOperator
-from curvlang.runtime.limits.disk import require_space
+from curvlang.runtime.limits.disk import Claim, require_space
 from curvlang.runtime.processes.distributed import World, alone, world
 from curvlang.runtime.progress.listeners import Progress
 from curvlang.runtime.stored.session import warn_of_damage
@@ -240,7 +240,7 @@ class _Run:
         bits = torch.finfo(self.rounding.dtype).bits
         each = self.source.width * bits // 8 + 4 * self.rounding.rounds * len(self.source.parts)
         count = sum(len(contents.cut.chunk(k)) for k in missing)
-        require_space(self.place.store.path, count * each, 0)
+        require_space(Claim(self.place.store.path, count * each))
 
     def write(self, contents: Contents, missing: Sequence[int]) -> None:
         """The share of this process."""

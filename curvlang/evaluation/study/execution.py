@@ -37,8 +37,8 @@ class Store(Protocol):
     def get(self, key: str) -> tuple[Cell, Values] | None:
         """A finished cell, or None."""
 
-    def put(self, key: str, cell: Cell, values: Values) -> None:
-        """Keep a cell."""
+    def put(self, key: str, cell: Cell, values: Values, more: int = 0) -> None:
+        """Keep a cell; as many `more` of its size are to come."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -186,8 +186,8 @@ def run_missing(
                 counts = trained.pop(item.truth, None)
                 if counts is not None:
                     cell = replace(cell, trained=counts[0], reused=counts[1])
-                store.put(key, cell, values)
                 cells.done += 1
+                store.put(key, cell, values, len(missing) - cells.done)
                 if told is not None:
                     told(cells.done - 1, len(missing), item, cell)
     except KeyboardInterrupt as error:

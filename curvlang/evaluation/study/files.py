@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.evaluation.result_file import decode, dumps
 from curvlang.evaluation.study.study_result import Cell
+from curvlang.runtime.limits.disk import Claim, require_space
 from curvlang.storage.arrays import write_npz
 from curvlang.storage.atomic import Destination, write
 
@@ -47,12 +48,18 @@ class CellFolder:
             self._held[key] = found
         return self._held[key]
 
-    def put(self, key: str, cell: Cell, values: Values) -> None:
-        """Keep a cell: first its arrays, then the file that names their checksum."""
+    def put(self, key: str, cell: Cell, values: Values, more: int = 0) -> None:
+        """Keep a cell: first its arrays, then the file that names their checksum.
+
+        Raises:
+            MachineError: E0841 where as many `more` of its size will not fit on the disk.
+        """
         content, arrays = _encoded(cell, values)
         write_file(self.folder / f"{key}.npz", arrays)
         write_file(self.folder / f"{key}.json", content)
         self._held[key] = (cell, values)
+        size = len(content) + len(arrays)
+        require_space(Claim(self.folder.parent, more * size, what="folder"))
 
     def _read(self, key: str) -> tuple[Cell, Values] | None:
         place = self.folder / f"{key}.json"

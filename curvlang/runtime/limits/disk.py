@@ -47,30 +47,54 @@ def disk_use(prepared: Preparation) -> DiskUse:
     return DiskUse(done, peak)
 
 
-def require_space(path: Path, needed: int, there: int, what: str = "store") -> None:
-    """Refuse a run whose files will not fit on the disk.
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Files that a run is going to write.
 
     Args:
         path: The store or file, or where it will be.
-        needed: Bytes at the most.
+        final: Bytes when the run is done.
+        peak: Bytes at the most, where those are more; they are there before other files are begun.
         there: Bytes of them that it has already.
-        what: Which of both it is.
+        what: Whether it is a store, a file or a folder.
+    """
+
+    path: Path
+    final: int
+    peak: int = 0
+    there: int = 0
+    what: str = "store"
+
+
+def require_space(*claims: Claim) -> None:
+    """Refuse a run whose files will not fit on the disk; those on one disk are counted together.
 
     Raises:
         MachineError: E0841.
     """
-    above = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(above).free
-    if needed - there <= free:
-        return
-    raise MachineError(
-        Diagnostic(
-            Code.E0841,
-            f"the {what} `{path}` needs up to {size(needed - there)} of space, "
-            f"and {size(free)} are free",
-            help=("free some space, or name a folder on another disk",),
+    disks: dict[int, list[Claim]] = {}
+    for claim in claims:
+        disks.setdefault(_above(claim.path).stat().st_dev, []).append(claim)
+    for on_one in disks.values():
+        peak = max(c.peak - c.there for c in on_one)
+        needed = max(peak, sum(max(0, c.final - c.there) for c in on_one))
+        free = shutil.disk_usage(_above(on_one[0].path)).free
+        if needed <= free:
+            continue
+        named = " and ".join(f"the {c.what} `{c.path}`" for c in on_one)
+        need = "needs" if len(on_one) == 1 else "need together"
+        raise MachineError(
+            Diagnostic(
+                Code.E0841,
+                f"{named} {need} up to {size(needed)} of space, and {size(free)} are free",
+                help=("free some space, or name a folder on another disk",),
+            )
         )
-    )
+
+
+def _above(path: Path) -> Path:
+    """The path, or the folder above it that there is."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
 def _moments(prepared: Preparation, results: int) -> Iterator[int]:

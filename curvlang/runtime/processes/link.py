@@ -29,7 +29,9 @@ JOINING = 5
 PATIENCE_NAME = "CURVLANG_PATIENCE"
 """Environment variable with other seconds."""
 _SHORTEST, _LONGEST = 2e-4, 0.05
-"""Seconds between two looks at the store; each wait begins with the first and slows down."""
+"""Seconds between two looks at the store: each wait begins with the first and slows down."""
+_LATE = 0.05
+"""What a wait may go on after its end, as a share of it."""
 
 
 def patience() -> float:
@@ -119,13 +121,14 @@ class Link:
 
     def wait(self, name: str, origin: int) -> str:
         """The value that a process leaves under a name; other processes' errors end the wait."""
-        key, pause = self.key(name), _SHORTEST
+        key = self.key(name)
         watch = _Watch(self, origin)
+        begun = watch.since
         while not self.store.check([key]):
             self.check()
             watch.look()
-            time.sleep(pause)
-            pause = min(_LONGEST, 1.5 * pause)
+            waited = time.monotonic() - begun
+            time.sleep(min(_LONGEST, max(_SHORTEST, _LATE * waited)))
         return self.store.get(key).decode()
 
     def check(self) -> None:

@@ -13,7 +13,7 @@ from curvlang.diagnostics.diagnostic import MachineError
 from curvlang.models.fingerprint import digest
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.operators import Operator
-from curvlang.runtime.limits.disk import disk_use, require_space
+from curvlang.runtime.limits.disk import Claim, disk_use, require_space
 from curvlang.runtime.prepare import Preparation
 from curvlang.runtime.processes.distributed import world
 from curvlang.runtime.stored.parts import Part, read_part, write_part
@@ -84,7 +84,8 @@ class Work:
     def _check_space(self, prepared: Preparation) -> None:
         results = (self.session.store.result(key) for own in self.keys for key in own)
         there = sum(folder.bytes() for folder in (self.folder, *results))
-        require_space(self.session.store.path, disk_use(prepared).peak, there)
+        use = disk_use(prepared)
+        require_space(Claim(self.session.store.path, use.results, use.peak, there))
 
     def turn(self, number: int, prepared: Preparation, device: torch.device) -> RunState:
         """What a turn has."""

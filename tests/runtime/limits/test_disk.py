@@ -19,6 +19,15 @@ from curvlang.runtime.stored import work
 from curvlang.storage import mapped
 from tests.runtime.stored.work import task
 
+STUDY = """
+study small {
+  "Does it fit?"
+  task     digits(hidden = [4], epochs = 1)
+  path     ekfac > kfac
+  seeds    3
+  protocol subsets = 4, keep = 0.5, retrains = 1
+}
+"""
 Usage = namedtuple("Usage", ("total", "used", "free"))
 
 
@@ -135,7 +144,7 @@ def test_what_is_there_already_is_not_asked_for_again(tmp_path, monkeypatch):
             cv.fit("ekfac", given, store=tmp_path / "s", progress=False)
     assert held(tmp_path / "s/work") == left
     asked = []
-    monkeypatch.setattr(work, "require_space", lambda path, need, there: asked.append(there))
+    monkeypatch.setattr(work, "require_space", lambda claim: asked.append(claim.there))
     cv.fit("ekfac", given, store=tmp_path / "s", progress=False)
     assert asked[0] > 1000
 
@@ -153,6 +162,39 @@ def test_scores_are_refused_before_a_model_is_trained(out, tmp_path, monkeypatch
             continue
         with pytest.raises(cv.MachineError, match=f"E0841.*{out}"):
             cv.score_request("kfac", described, out=out)
+
+
+def test_a_store_and_scores_on_one_disk_are_counted_together(tmp_path, monkeypatch):
+    """Either alone would fit; what the fit needs while it runs is free again when scores are written."""
+    described = cv.TaskSource("digits(hidden = [8], epochs = 1)")
+    scoring, setup = cv.Scoring(damping=0.1), cv.Setup(store=tmp_path / "s")
+    out = tmp_path / "x.npy"
+    made = cv.score_request("kfac", described, scoring)
+    use = disk_use(prepare(chains_of(made.curvature), made.task, last=True))
+    model = sum(p.nbytes for p in made.task.model.parameters())
+    scores = 8 * made.task.N * made.task.Q
+    assert use.results < use.peak < scores
+    need = model + use.results + scores
+    for free, enough in ((need, True), (need - 1, False)):
+        monkeypatch.setattr(disk.shutil, "disk_usage", lambda _, free=free: Usage(0, 0, free))
+        if enough:
+            cv.score_request("kfac", described, scoring, setup, out=out)
+            continue
+        with pytest.raises(cv.MachineError, match="E0841") as found:
+            cv.score_request("kfac", described, scoring, setup, out=out)
+        assert f"the store `{tmp_path}/s` and the file `{out}` need together" in str(found.value)
+
+
+def test_a_study_asks_after_its_first_cell_for_space_for_the_others(tmp_path, monkeypatch):
+    spec, run = tmp_path / "small.cv", tmp_path / "run"
+    spec.write_text(STUDY)
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: Usage(0, 0, 3000))
+    with pytest.raises(cv.MachineError, match=r"E0841.*the folder"):
+        cv.study(spec, run, progress=False)
+    assert len(list(run.glob("cells/*.json"))) == 1
+    monkeypatch.undo()
+    cv.study(spec, run, progress=False)
+    assert len(list(run.glob("cells/*.json"))) == 3
 
 
 @pytest.mark.parametrize("fitted", [False, True])
