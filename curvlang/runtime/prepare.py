@@ -35,6 +35,7 @@ from curvlang.runtime.limits.footprint import (
     blocks_read,
     chunks_of,
     footprint,
+    heaviest,
     largest,
     reads_hessian,
     sum_bytes,
@@ -181,7 +182,9 @@ def prepare(
     if turns:
         phases, plans = largest_turn(turns).phases, whole_plans(turns)
     else:
-        require(worst.bytes, task.device, f"this run ({worst.name})", ways)
+        require(
+            worst.bytes, task.device, f"this run ({worst.name})", ways, heaviest(plans, worst.bytes)
+        )
     if any(program.partition != Partition.MODEL for program in programs):
         check_lengths(task, found[Partition.LAYER])
     aligned = alignments(task, found[Partition.LAYER]) if padded else {}

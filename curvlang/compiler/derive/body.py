@@ -128,7 +128,9 @@ def _made_tensors(expr: ir.Expr, unit: Unit) -> ir.Expr:
                 plain.append(fresh(index.space, frozenset(plain)))
             name = "mask" if is_places(expr) else "drawn"
             target = ir.Target(name, tuple(plain))
-            (made,) = unit.define(ir.Define((target,), replace(expr, indices=tuple(plain))))
+            (made,) = unit.define(
+                ir.Define((target,), replace(expr, indices=tuple(plain)), expr.span)
+            )
             return ir.Ref(made.name, indices, expr.span)
         case ir.Call():
             return expr

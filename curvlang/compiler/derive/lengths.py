@@ -70,9 +70,9 @@ def _made(
         if sizes.setdefault(space, most) > most:
             raise refusal(
                 Code.E0332,
-                f"`{space}` is declared {sizes[space]} long, and `{call.function}` of a "
+                f"`{_letter(space)}` is declared {sizes[space]} long, and `{call.function}` of a "
                 f"{rows} × {columns} matrix makes {most} (block `{block}`)",
-                f"declare the space no longer: `space {space[0]} = min(rank, {most})`",
+                f"declare the space no longer: `space {_letter(space)} = min(rank, {most})`",
                 labels=label_at(define.span, "fewer than declared"),
             )
 
@@ -86,7 +86,7 @@ def _divides(statement: ir.Space, value: float, sizes: Mapping[str, int], block:
     shown = " × ".join(f"{x:g}" for x in lengths_ if x == floor(x))
     raise refusal(
         Code.E0335,
-        f"`{old}` has {sizes[old]} entries in block `{block}`, which are not split into "
+        f"`{_letter(old)}` has {sizes[old]} entries in block `{block}`, which are not split into "
         f"parts of {shown}",
         "give lengths whose product is that of the index; a layer's input `i` has the constant 1 of "
         "a bias as its last entry",
@@ -94,11 +94,16 @@ def _divides(statement: ir.Space, value: float, sizes: Mapping[str, int], block:
     )
 
 
+def _letter(space: str) -> str:
+    """The letter that a spec gives a space; a second `k` is `k2` in the program."""
+    return space[0]
+
+
 def _declared(statement: ir.Space, value: float, block: str) -> int:
     if not value < LONGEST:
         raise refusal(
             Code.E0332,
-            f"the space `{statement.letter}` is {value:.2g} long in block `{block}`, longer than any "
+            f"the space `{_letter(statement.letter)}` is {value:.2g} long in block `{block}`, longer than any "
             "tensor",
             "declare a shorter one, for example `min(rank, size[i])`",
             labels=label_at(statement.span, "with the lengths of this model's spaces"),
@@ -107,7 +112,7 @@ def _declared(statement: ir.Space, value: float, block: str) -> int:
     if length < 1:
         raise refusal(
             Code.E0331,
-            f"the space `{statement.letter}` is {length} long in block `{block}`",
+            f"the space `{_letter(statement.letter)}` is {length} long in block `{block}`",
             "give a length of 1 or more, for example `max(1, size[i] / 2)`",
             labels=label_at(statement.span, "a space has at least one entry"),
         )

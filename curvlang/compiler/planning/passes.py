@@ -185,7 +185,9 @@ def _refuse_pairs(value: ir.Reduce) -> None:
             case ir.Ref(name=name, indices=indices) if any(
                 x.space == "n" and x.primes for x in indices
             ):
-                raise _pairs(f"`{name}` is read at a second example `n'`", node.span)
+                raise _pairs(
+                    f"`{node.span.text or name}` is read at a second example `n'`", node.span
+                )
             case ir.Delta(left=left) if left.space == "n":
                 raise _pairs("`identity` over examples", node.span)
             case _:

@@ -16,6 +16,10 @@ from curvlang.compiler.derive.program import Fisher, Partition, Program
 from curvlang.compiler.planning.chunks import Chunks, chunk_count, matrix_chunks
 from curvlang.compiler.planning.cost import elements
 from curvlang.compiler.planning.plan import BlockPlan, Plan
+from curvlang.diagnostics.diagnostic import Label
+from curvlang.diagnostics.free_memory import gibibytes
+from curvlang.diagnostics.refusal import label_at
+from curvlang.ir.expr import Call, Define
 from curvlang.models.derivatives.hessian import tangent_count
 from curvlang.models.derivatives.layer_columns import gram_elements
 from curvlang.models.layers.embedding import Embedding
@@ -76,6 +80,27 @@ def footprint(
 def largest(phases: Sequence[Phase]) -> Phase:
     """The phase that needs most."""
     return max(phases, key=lambda phase: phase.bytes)
+
+
+def heaviest(plans: Sequence[Plan], needed: int) -> tuple[Label, ...]:
+    """What a spec writes that takes more than half of the bytes that are needed, where it is written.
+
+    A tensor that stands inside an expression, a comparison of places or random numbers, is named by its text.
+    """
+    for p in plans:
+        made = {
+            t.name: x for x in p.program.definitions if isinstance(x, Define) for t in x.targets
+        }
+        for block in p.blocks:
+            for name in {x for code in block.finish for x in code.returned} & made.keys():
+                size = _EXACT * block.count * elements(p.schedule.indices[name], block.sizes)
+                value, span = made[name].value, made[name].span
+                inside = isinstance(value, Call) and value.indices
+                text = span.text if inside else span.text.partition("=")[0].strip()
+                if 2 * size > needed:
+                    shown = f"{gibibytes(size)} for `{text}` of block `{block.geometry.name}`"
+                    return label_at(span, shown)
+    return ()
 
 
 def reads_hessian(p: Plan) -> bool:

@@ -13,7 +13,7 @@ from string import ascii_letters
 import torch
 
 from curvlang.diagnostics.codes import Code
-from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
+from curvlang.diagnostics.diagnostic import Diagnostic, Label, MachineError
 from curvlang.diagnostics.free_memory import free_memory
 from curvlang.diagnostics.free_memory import gibibytes as gibibytes
 from curvlang.diagnostics.refusal import refusal
@@ -132,7 +132,13 @@ def left(device: torch.device) -> str:
     return f"`memory` allows {gibibytes(limit)}"
 
 
-def require(needed: int, device: torch.device, purpose: str, repairs: Iterable[str] = ()) -> None:
+def require(
+    needed: int,
+    device: torch.device,
+    purpose: str,
+    repairs: Iterable[str] = (),
+    labels: tuple[Label, ...] = (),
+) -> None:
     """Refuse work that will not fit, with what it needs and what there is.
 
     Args:
@@ -140,6 +146,7 @@ def require(needed: int, device: torch.device, purpose: str, repairs: Iterable[s
         device: Where.
         purpose: What for.
         repairs: What to do about it, before what always helps; asked for where it is refused.
+        labels: Where a spec writes what most of it goes to.
 
     Raises:
         MachineError: E0801.
@@ -149,6 +156,7 @@ def require(needed: int, device: torch.device, purpose: str, repairs: Iterable[s
             Diagnostic(
                 Code.E0801,
                 f"{purpose} needs {gibibytes(needed)}, and {left(device)}",
+                labels,
                 help=(*repairs, last_repair()),
             )
         )

@@ -130,3 +130,39 @@ def test_a_matrix_that_is_not_symmetric_and_its_symmetric_part():
     written = "(M[i,i'] + M[i',i]) / 2"
     assert f"`{written}`" in shown
     cv.fit(cv.loads(text.format(written)), t)
+
+
+SQUARES = "B[o,i] = mean[n] sum[r] (sum[t] g[n,r,t,o] * a[n,t,i])^2\n"
+DIAGONAL = "yield C[o,i,o',i'] = identity[o,o'] * identity[i,i'] * abs(D[o,i])"
+LARGE = {
+    "where(o + i <= o' + i')": "D[o,i] = sum[o',i'] where(o + i <= o' + i') * B[o',i']\n",
+    "random_sign[o,i,o',i'](0)": "D[o,i] = sum[o',i'] random_sign[o,i,o',i'](0) * B[o',i']\n",
+    "F[o,i,o',i']": "F[o,i,o',i'] = B[o,i] * B[o',i'] + B[o,i]^2\nE[o,i] = sum[o',i'] F[o,i,o',i']^2\nD[o,i] = E[o,i] + trace(F[o,i | o',i'])\n",
+}
+
+
+@pytest.mark.parametrize("text", LARGE)
+def test_what_takes_most_is_named_as_the_spec_writes_it(text):
+    given = task(network([300, 40, 3]), "cross_entropy", d_in=300)
+    body = f"needs a[n,t,i], g[n,r,t,o]\n{SQUARES}{LARGE[text]}{DIAGONAL}"
+    spec = cv.loads(f"transform m {{ {body} }}\ncurvature c = block_ggn |> m")
+    with pytest.raises(cv.MachineError) as caught:
+        cv.fit(spec, given, memory="64 MiB", progress=False)
+    (found,) = caught.value.diagnostics
+    assert f"GiB for `{text}` of block `0`" in found.labels[0].message
+    assert found.labels[0].span.text.startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("statements", "headline"),
+    [
+        ("space k = 9\nV[i,k], _[k] = eigh(A)\nyield C[o,i,o',i'] = identity[o,o'] * sum[k] V[i,k] * V[i',k]", "`k` is declared 9 long"),
+        ("space k = 0 * size[i]\nV[i,k], _[k] = eigh(A)\nyield C[o,i,o',i'] = identity[o,o'] * sum[k] V[i,k] * V[i',k]", "the space `k` is 0 long"),
+    ],
+)  # fmt: skip
+def test_a_space_of_a_later_stage_has_the_letter_that_the_spec_gives_it(statements, headline):
+    first = "needs a[n,t,i]\nspace k = 2\nA[i,i'] = mean[n,t] a[n,t,i] * a[n,t,i']\nW[i,k] = random_normal[i,k](0)\nB[i,i'] = sum[k] W[i,k] * W[i',k]\nyield C[o,i,o',i'] = identity[o,o'] * (A[i,i'] + B[i,i'])"
+    text = f"transform a {{ {first} }}\ntransform b {{ needs A[i,i'], B[i,i']\n{statements} }}\ncurvature c = block_ggn |> a |> b"
+    with pytest.raises(cv.SpecError) as caught:
+        cv.fit(cv.loads(text), task(network([3, 4]), "mse"), progress=False)
+    assert caught.value.diagnostics[0].headline.startswith(headline)
