@@ -43,7 +43,7 @@ from curvlang.runtime.setup import Setup
 from curvlang.runtime.stored.keys import TaskContent, identity_of_fit
 from curvlang.score_report import StoredScores
 from curvlang.score_words import Scoring
-from curvlang.storage.npy_parts import npy_parts
+from curvlang.storage.arrays import npy_parts
 from curvlang.storage.score_address import is_remote
 from curvlang.storage.score_layout import Chunk, StoreLayout, is_store, layout_of
 from curvlang.storage.score_store import (

@@ -15,6 +15,7 @@ from curvlang.models.partitions.of_operator import candidates
 from curvlang.models.task import Task
 from curvlang.models.tracing.blocks import LayerBlock
 from curvlang.operators import Operator
+from curvlang.storage.repeated import again, once, repeats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +71,12 @@ class ScoredBlock:
         return a, e if self.left is None else self._product(e, self.left)
 
     def _of_groups(self, x: Tensor, basis: Tensor) -> Tensor:
-        """[G, B, T, I] in the basis [G, I, K] of each group: one product a group, with a copy of no basis."""
+        """[G, B, T, I] in the basis [G, I, K] of each group: one product a group, with a copy of no basis.
+
+        Where both are the same for all groups, it is one product.
+        """
+        if repeats(x) and repeats(basis):
+            return again(self._of_groups(once(x), once(basis)), len(x))
         return self._product(x.flatten(1, 2), basis).unflatten(1, x.shape[1:3])
 
     def _product(self, x: Tensor, basis: Tensor) -> Tensor:

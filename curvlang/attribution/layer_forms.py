@@ -26,6 +26,7 @@ from curvlang.operators import (
     Stacked,
     Sum,
 )
+from curvlang.storage.repeated import of_once
 
 
 def splits(operator: Operator) -> bool:
@@ -134,8 +135,12 @@ class Form:
 
     def to(self, dtype: torch.dtype) -> Form:
         """In another precision."""
-        left, right = (None if x is None else x.to(dtype) for x in (self.left, self.right))
-        return Form(left, right, self.mapped(lambda s: s.to(dtype)).spectrum)
+
+        def there(x: Tensor) -> Tensor:
+            return x.to(dtype)
+
+        left, right = (None if x is None else of_once(there, x) for x in (self.left, self.right))
+        return Form(left, right, self.mapped(there).spectrum)
 
     def mapped(self, function: Spectral) -> Form:
         """A function of the entries; one number stays one, however large the layer."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from curvlang.attribution.blocks import ScoredBlock, basis_operands, scored_in
 from curvlang.attribution.passes import batch_size, scored_load
@@ -57,6 +58,7 @@ from curvlang.operators import (
 from curvlang.runtime.limits.footprint import gram_by_layers, hessian_chunks, reads_hessian
 from curvlang.runtime.limits.portions import product_portion
 from curvlang.runtime.prepare import Preparation
+from curvlang.storage.repeated import repeats
 
 PROBES = (4, 64, 512)
 """Examples of the batches on which the model is timed; the largest where the ones before it take little."""
@@ -149,14 +151,13 @@ def _pass(prepared: Preparation, task: Task, number: int, rates: Rates | None) -
             seconds += share * _gram_seconds(p, prepared.blocks[Partition.LAYER], task, rates)
         for block in p.blocks:
             function, known = block.passes[number - 1], known_elements(p, block)
-            cost += function_cost(function, known, p.itemsize).times(share * block.count)
+            cost += function_cost(function, known, p.itemsize).times(share)
             if rates is not None and not layered:
-                returned = block.count * sum(known.get(name, 0) for name in function.returned)
+                returned = sum(known.get(name, 0) for name in function.returned)
                 sums = rates.copy(returned * (p.itemsize + 24)) if returned else 0.0
                 dtype = torch.float32 if p.itemsize == 4 else torch.float64
                 kind = _Kind(dtype, narrow)
-                code = _code_seconds(function, known, kind, rates, block.count)
-                seconds += share * (code + sums)
+                seconds += share * (_code_seconds(function, known, kind, rates) + sums)
     batches = max((p.batches for p in active), default=1)
     return StagePrediction(f"pass {number}", cost, seconds if rates is not None else None, batches)
 
@@ -187,9 +188,7 @@ def _results(plans: Sequence[Plan], rates: Rates | None) -> StagePrediction:
 
 
 def _of_codes(name: str, codes: Sequence[_Code], rates: Rates | None) -> StagePrediction:
-    cost = total(
-        function_cost(function, known_elements(p, b), 8).times(b.count) for p, b, function in codes
-    )
+    cost = total(function_cost(function, known_elements(p, b), 8) for p, b, function in codes)
     if rates is None:
         return StagePrediction(name, cost, None)
     return StagePrediction(name, cost, sum((_exact_seconds(x, rates) for x in codes), 0.0))
@@ -198,7 +197,7 @@ def _of_codes(name: str, codes: Sequence[_Code], rates: Rates | None) -> StagePr
 def _exact_seconds(code: _Code, rates: Rates) -> float:
     p, block, function = code
     known = known_elements(p, block)
-    return _code_seconds(function, known, _Kind(torch.float64), rates, block.count)
+    return _code_seconds(function, known, _Kind(torch.float64), rates)
 
 
 def decomposition_seconds(
@@ -235,7 +234,6 @@ def _code_seconds(
     known: Mapping[str, int],
     kind: _Kind,
     rates: Rates,
-    count: int = 1,
 ) -> float:
     """One call: products take their operations, other lines what they move, if that is longer.
 
@@ -244,17 +242,16 @@ def _code_seconds(
         known: Elements of what it reads.
         kind: Its precision.
         rates: The machine's.
-        count: Blocks of one shape that it runs for at once.
     """
     itemsize = kind.dtype.itemsize
     seconds = 0.0
     for line, elements in line_elements(function, known):
-        moved = rates.make(count * elements * itemsize)
+        moved = rates.make(elements * itemsize)
         seconds += rates.call
         if line.flops and isinstance(line.operation, Call):
-            seconds += count * rates.decomposition(line.flops)
+            seconds += line.count * rates.decomposition(line.flops)
         elif line.side:
-            seconds += kind.product(rates, count * line.flops, line.side, moved)
+            seconds += kind.product(rates, line.count * line.flops, line.side, moved)
         else:
             seconds += moved
     return seconds
@@ -343,23 +340,28 @@ def inverted_matrices(operator: Operator, inverse: Operator) -> Iterator[tuple[i
             one, other = aligned([operator, inverse])
             for pair in zip(one.parts, other.parts, strict=True):
                 yield from inverted_matrices(*pair)
-        case Stacked(), Stacked():
-            each = tuple(inverted_matrices(operator.first_unit(), inverse.first_unit()))
-            for _ in range(operator.groups):
-                yield from each
-        case _, MatrixFree():
-            # Applied by products: nothing is found before they are asked for.
-            return
-        case _, CholeskyInverse(root=root):
-            yield len(root), False
-        case Scaled(operator=inner), _:
-            yield from inverted_matrices(inner, inverse)
-        case Kronecker(left=left, right=right), EigenBasis():
-            yield from ((len(left), True), (len(right), True))
-        case Dense(matrix=matrix), _:
-            yield len(matrix), True
+        case Stacked(stack=stack, groups=groups), Stacked(stack=inverted):
+            for matrix, decomposed in _inverted(stack, inverted):
+                yield from [(matrix.shape[-1], decomposed)] * (1 if repeats(matrix) else groups)
         case _:
-            return
+            yield from ((len(x), decomposed) for x, decomposed in _inverted(operator, inverse))
+
+
+def _inverted(operator: Operator, inverse: Operator) -> Iterator[tuple[Tensor, bool]]:
+    """The matrices of a block, or of a stack of blocks."""
+    match operator, inverse:
+        case _, MatrixFree():
+            return  # Applied by products: nothing is found before they are asked for.
+        case _, CholeskyInverse(root=root):
+            yield root, False
+        case Scaled(operator=inner), _:
+            yield from _inverted(inner, inverse)
+        case Kronecker(left=left, right=right), EigenBasis():
+            yield from ((left, True), (right, True))
+        case Dense(matrix=matrix), _:
+            yield matrix, True
+        case _:
+            pass
 
 
 def predicted_in_passes(

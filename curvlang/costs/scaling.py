@@ -181,20 +181,23 @@ def _inverse_stage(prepared: Preparation, cluster: Cluster) -> StageScaling:
     if cluster.rates is None:
         return StageScaling("inverse", None, None)
     seconds = sum(
-        block.count * _inverted(result.shape, block, cluster.rates)
-        for block, result in _last_results(prepared)
+        _inverted(result, block, cluster.rates) for block, result in _last_results(prepared)
     )
     return StageScaling("inverse", seconds, seconds)
 
 
-def _inverted(shape: shapes.Shape, block: BlockPlan, rates: Rates) -> float:
+def _inverted(result: ResultPlan, block: BlockPlan, rates: Rates) -> float:
     sizes = block.geometry.sizes
-    match inside(shape):
+    match inside(result.shape):
         case shapes.KroneckerShape():
-            rows = (sizes["o"], sizes["i"])
-            return sum(rates.decomposition(float(FUNCTIONS["eigh"].flops(n, n))) for n in rows)
+            sides = {"left": sizes["o"], "right": sizes["i"]}
+            flops = {side: float(FUNCTIONS["eigh"].flops(n, n)) for side, n in sides.items()}
+            return sum(
+                block.component_copies(result, name) * rates.decomposition(x)
+                for name, x in flops.items()
+            )
         case shapes.DenseShape() | shapes.LeafShape() | shapes.GramShape():
-            return rates.product(block.geometry.rows**3 / 3, torch.float64)
+            return block.count * rates.product(block.geometry.rows**3 / 3, torch.float64)
         case _:
             return 0.0
 

@@ -22,7 +22,7 @@ from curvlang.operators.operator import (
 )
 from curvlang.operators.projected import Projected, projected
 from curvlang.operators.spectrum import Spectral, at_once, tikhonov
-from curvlang.operators.stacked import Stacked, stacked, stacked_from
+from curvlang.operators.stacked import Stacked, along, stacked, stacked_from
 
 DISTANCES.update(RULES)
 
@@ -56,6 +56,7 @@ __all__ = [
     "Sum",
     "added",
     "aligned",
+    "along",
     "at_once",
     "check_regular",
     "check_spectrum",

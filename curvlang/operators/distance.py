@@ -93,7 +93,7 @@ def stacked_distance(a: Stacked, b: Stacked) -> Tensor | None:
     """(Σ_g ‖A_g − B_g‖²)^½ over the blocks held as one."""
     if a.count != b.count:
         return None
-    return mapped(Operator.distance, (a.stack, b.stack)).norm()
+    return mapped(Operator.distance, (a.stack, b.stack), a.groups).norm()
 
 
 RULES: Mapping[tuple[type[Operator], type[Operator]], DistanceRule] = {

@@ -33,10 +33,11 @@ from curvlang.storage.tensor_folder import (
 )
 from curvlang.storage.tensors import read_sealed, unusable, write_sealed
 
-FORMAT = 4
+FORMAT = 5
 """Counts changes of the tree below and of how tensors lie in a file: another number is refused."""
-_READ = (3, FORMAT)
-"""Formats that are read: in the third one every place of a block's entries is a number of its own."""
+_READ = (3, 4, FORMAT)
+"""Formats that are read. In the third every place of a block's entries is a number of its own; up to the fourth
+what blocks of one shape have in common is there for each of them."""
 
 
 def save(

@@ -13,6 +13,7 @@ from curvlang.operators.basic import CholeskyInverse
 from curvlang.operators.files import from_tree, to_tree
 from curvlang.operators.operator import Operator
 from curvlang.operators.validation import PRECISIONS
+from curvlang.storage.repeated import of_once
 
 
 def moved(
@@ -45,8 +46,8 @@ def moved(
     def there(tensor: Tensor) -> Tensor:
         # What two blocks share stays one tensor.
         if id(tensor) not in done:
-            kind = dtype if tensor.is_floating_point() else None
-            done[id(tensor)] = tensor.to(device=place, dtype=kind or tensor.dtype)
+            kind = (dtype if tensor.is_floating_point() else None) or tensor.dtype
+            done[id(tensor)] = of_once(lambda x: x.to(device=place, dtype=kind), tensor)
             _check_range(tensor, done[id(tensor)])
         return done[id(tensor)]
 

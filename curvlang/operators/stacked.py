@@ -19,6 +19,7 @@ from curvlang.operators.iterative.iteration import Iterative
 from curvlang.operators.matrix_free import MatrixFree
 from curvlang.operators.operator import Operator, check_whole, unchecked
 from curvlang.operators.spectrum import Spectral, at_once
+from curvlang.storage.repeated import again, repeats
 
 _APART = (BlockDiagonal, Iterative, MatrixFree)
 """Direct sums, and what is known by its products: they do not stack."""
@@ -62,7 +63,8 @@ class Stacked(Operator):
     def apply(self, v: Tensor) -> Tensor:
         """Every block on its own part of the vectors."""
         columns = v.reshape(self.groups, self.length, -1)
-        return mapped(lambda unit, x: unit.apply(x), (self.stack,), columns).reshape(v.shape)
+        found = self.of_each(lambda unit, x: unit.apply(x), columns)
+        return found.reshape(v.shape)
 
     def root_product(self, noise: Tensor) -> Tensor:
         """Every block by its own root."""
@@ -89,9 +91,9 @@ class Stacked(Operator):
         together = _together(function)
         return self.each(lambda unit: unit.spectral(lambda s: at_once(together, s)))
 
-    def of_each(self, function: Callable[[Operator], Tensor]) -> Tensor:
-        """A tensor of every block, [G, …]."""
-        return mapped(function, (self.stack,))
+    def of_each(self, function: Callable[..., Tensor], *columns: Tensor) -> Tensor:
+        """A tensor made of every block, and of its entry of further tensors: [G, …]."""
+        return mapped(function, (self.stack,), self.groups, columns)
 
     def each(self, function: Callable[..., Operator], *others: Operator) -> Operator:
         """The function of every block, and of those of other stacks: a stack again."""
@@ -123,10 +125,18 @@ def stacked(units: Sequence[Operator]) -> Operator | None:
     if any(form(unit) != form(first) for unit in units[1:]):
         return None
     columns = zip(*(held_tensors(unit) for unit in units), strict=True)
-    tensors = [torch.stack(column) for column in columns]
+    tensors = [_stacked(column) for column in columns]
     keys = [id(x) for x in held_tensors(first)]
     whole = _filled(first, dict(zip(keys, tensors, strict=True)))
     return Stacked(whole, len(units), first.size)
+
+
+def _stacked(column: Sequence[Tensor]) -> Tensor:
+    """Tensors with an axis in front; one where they are the same memory, as the units of such a stack are."""
+    first = column[0]
+    place = first.data_ptr(), first.stride()
+    alike = first.numel() and all((x.data_ptr(), x.stride()) == place for x in column)
+    return again(first[None], len(column)) if alike else torch.stack(list(column))
 
 
 def stacked_from(function: Callable[..., Operator], given: Sequence[Any], groups: int) -> Operator:
@@ -144,20 +154,46 @@ def stacked_from(function: Callable[..., Operator], given: Sequence[Any], groups
         made.append((found, found.size))
         return tuple(held_tensors(found))
 
-    tensors = torch.vmap(one)(_all_tensors(given))
+    tensors = along(one, _all_tensors(given), groups)
     ((whole, length),) = made
     keys = [id(x) for x in held_tensors(whole)]
     return Stacked(_filled(whole, dict(zip(keys, tensors, strict=True))), groups, length)
 
 
-def mapped(function: Callable[..., Tensor], given: Sequence[Any], *columns: Tensor) -> Tensor:
+def mapped(
+    function: Callable[..., Tensor],
+    given: Sequence[Any],
+    groups: int,
+    columns: Sequence[Tensor] = (),
+) -> Tensor:
     """A tensor made of every slice of the given stacks and of further tensors, [G, …]."""
+    held = _all_tensors(given)
 
-    def one(held: Sequence[Tensor], more: Sequence[Tensor]) -> Tensor:
-        return function(*_slices(given, held), *more)
+    def one(parts: Sequence[Tensor]) -> Tensor:
+        return function(*_slices(given, parts[: len(held)]), *parts[len(held) :])
 
-    found: Tensor = torch.vmap(one)(_all_tensors(given), list(columns))
+    found: Tensor = along(one, [*held, *columns], groups)
     return found
+
+
+def along(
+    function: Callable[[Sequence[Tensor]], Any], tensors: Sequence[Tensor], count: int
+) -> Any:
+    """What a function makes of one entry along the first axis of all tensors, for all entries at once.
+
+    A tensor that is one along it is given without that axis: what is made of such alone is made once, and is
+    one along its first axis itself.
+
+    Args:
+        function: Given a list of tensors, gives one or several.
+        tensors: With an axis of a length in front.
+        count: This length.
+    """
+    axes = [None if repeats(x) else 0 for x in tensors]
+    given = [x if axis == 0 else x[0] for x, axis in zip(tensors, axes, strict=True)]
+    # Where no tensor has the axis, this one still says how long it is.
+    places = torch.empty(count)
+    return torch.vmap(lambda parts, _: function(parts), in_dims=(axes, 0))(given, places)
 
 
 def held_tensors(operator: Operator) -> list[Tensor]:

@@ -6,7 +6,7 @@ CPU whatever the precision of the passes, divided once when its pass is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from curvlang.ir.expr import Yield
 from curvlang.ir.functions import FUNCTIONS
 from curvlang.models.execution.precision import Precision, narrow_matrices
 from curvlang.models.execution.widened import accumulation_dtype
-from curvlang.operators import at_once
+from curvlang.operators import along, at_once
 from curvlang.runtime.kernels.functions import namespace
 from curvlang.runtime.kernels.memo import Memo
 from curvlang.runtime.kernels.narrow import (
@@ -28,6 +28,7 @@ from curvlang.runtime.kernels.narrow import (
     narrow_products,
     symmetric_entries,
 )
+from curvlang.storage.repeated import of_once, once
 
 Tensors = dict[str, Tensor]
 Keep = Callable[[str, Tensors], None]
@@ -85,11 +86,12 @@ class Execution:
             added = self._call(function, given, self.dtype, block.count)
             sums = self.sums[name]
             for key, value in added.items():
-                exact = value.to(self.exact)
+                part = once(value)
+                exact = part.to(self.exact)
                 if key in sums:
-                    sums[key].add_(exact)
+                    once(sums[key]).add_(exact)
                 else:
-                    sums[key] = exact.clone() if exact is value else exact
+                    sums[key] = (exact.clone() if exact is part else exact).expand_as(value)
         self._memo.release()
 
     def close(
@@ -138,7 +140,7 @@ class Execution:
                 found[name] = symmetric_entries(found[name], block.count)
         # A bare number of the formula takes the precision of the statistics, not float32.
         return {
-            name: part.to(self.exact)
+            name: of_once(lambda x: x.to(self.exact), part)
             if isinstance(part, Tensor) and part.ndim
             else torch.as_tensor(float(part), dtype=self.exact, device=self.device)
             for name, part in found.items()
@@ -158,7 +160,7 @@ class Execution:
         if key not in self._cast:
             # A statistic that blocks share is one tensor, and so is what it is converted to.
             self._cast[key] = {
-                k: self._casts.setdefault(id(v), v.to(self.dtype))
+                k: self._casts.setdefault(id(v), of_once(lambda x: x.to(self.dtype), v))
                 for k, v in self.values[name].items()
             }
         return self._cast[key]
@@ -240,8 +242,8 @@ def load_stacked(function: Function, given: Scope, count: int) -> Callable[..., 
     plain: Callable[..., Tensor] = scope["gram"]
 
     def gram(x: Tensor, groups: int = 1) -> Tensor:
-        """In one group: several are written in place, which `vmap` does not do."""
-        return plain(x)
+        """In one group where it is of every block: several are written in place, which `vmap` does not do."""
+        return plain(x, 1 if torch._C._functorch.is_functorch_wrapped_tensor(x) else groups)
 
     scope |= {
         "gram": gram,
@@ -250,20 +252,14 @@ def load_stacked(function: Function, given: Scope, count: int) -> Callable[..., 
     scope |= {x: _stacked_function(scope[x]) for x, f in FUNCTIONS.items() if f.symmetric}
     loaded = _executed(function, scope)
 
-    def one(given: Tensors) -> Tensors:
-        found = loaded(**given)
+    def one(given: Sequence[Tensor]) -> Tensors:
+        found = loaded(**dict(zip(function.reads, given, strict=True)))
         return {
             name: torch.as_tensor(x, dtype=None if isinstance(x, Tensor) else dtype, device=device)
             for name, x in found.items()
         }
 
-    def call(**given: Tensor) -> Tensors:
-        if given:
-            return torch.vmap(one)(given)
-        # What no tensor is read for is the same in every block.
-        return {name: x.expand(count, *x.shape).clone() for name, x in one({}).items()}
-
-    return call
+    return lambda **given: along(one, [given[name] for name in function.reads], count)
 
 
 def _stacked_function(function: Callable[..., Any]) -> Callable[..., Any]:

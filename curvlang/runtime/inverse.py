@@ -38,6 +38,7 @@ from curvlang.operators.places import Places
 from curvlang.operators.spectrum import narrowed, symmetric_eigh
 from curvlang.runtime.passes.entries import by_entries
 from curvlang.runtime.solver import FittedSolver
+from curvlang.storage.repeated import again, once
 
 
 def invert(
@@ -117,7 +118,7 @@ def _by_cholesky(operator: Operator, damping: float, function: Spectral) -> Oper
     if isinstance(operator, Stacked):
         if not _has_entries(operator.stack):
             return None
-        matrix = operator.of_each(_entries)
+        matrix = once(operator.of_each(_entries))
     elif _has_entries(operator):
         matrix = _entries(operator)
     else:
@@ -128,7 +129,7 @@ def _by_cholesky(operator: Operator, damping: float, function: Spectral) -> Oper
         return None
     root = root.to(matrix.dtype)
     if isinstance(operator, Stacked):
-        one = unchecked(CholeskyInverse, {"root": root})
+        one = unchecked(CholeskyInverse, {"root": again(root, operator.groups)})
         return Stacked(one, operator.groups, operator.length)
     return CholeskyInverse(root)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from curvlang.compiler.derive.builder import JOINT, OWN
 from curvlang.compiler.derive.derive import derive
 from curvlang.compiler.derive.masking import masked, takes_means
 from curvlang.compiler.derive.program import Fisher, Partition, Program, Result
@@ -429,6 +430,13 @@ def _geometries(
     if program.partition == Partition.MODEL:
         return (Geometry("model", {"p": task.P, "r": r, "c": outputs}),)
     return tuple(
-        Geometry(b.name, {"t": b.positions, "r": r, "o": b.d_out, "i": b.d_in}, b.shares, b.count)
+        Geometry(
+            b.name,
+            {"t": b.positions, "r": r, "o": b.d_out, "i": b.d_in},
+            b.shares,
+            b.count,
+            # What a position counts is the same in all blocks of a layer.
+            b.repeated | {JOINT, OWN},
+        )
         for b in blocks_read(program, found[program.partition])
     )

@@ -23,6 +23,7 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.storage.atomic import Destination, whole
+from curvlang.storage.repeated import again, once, repeats
 from curvlang.storage.sealing import BLANK, blank_text, seal_in
 
 _KEY = "curvlang"
@@ -195,7 +196,10 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
 
 
 def laid_out(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Text]]:
-    """Each tensor once, its axes as they stand in memory, and for the others what they are."""
+    """Each tensor once, its axes as they stand in memory, and for the others what they are.
+
+    One that is the same along its first axis has one entry there; how many it stands for is kept.
+    """
     kept: dict[str, Tensor] = {}
     layout: dict[str, Text] = {}
     seen: dict[tuple[Any, ...], str] = {}
@@ -205,12 +209,16 @@ def laid_out(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
             layout[name] = {"same": seen[key]}
             continue
         seen[key] = name
+        how: Text = {"repeats": len(tensor)} if repeats(tensor) else {}
+        tensor = once(tensor)
         strides = tensor.stride()
         axes = sorted(range(tensor.ndim), key=strides.__getitem__, reverse=True)
         kept[name] = tensor
         if not tensor.is_contiguous() and tensor.permute(axes).is_contiguous():
-            layout[name] = {"axes": axes}
+            how["axes"] = axes
             kept[name] = tensor.permute(axes)
+        if how:
+            layout[name] = how
     return kept, layout
 
 
@@ -223,7 +231,8 @@ def restored(kept: Mapping[str, Tensor], layout: Mapping[str, Text]) -> dict[str
 
 def _placed(tensor: Tensor, how: Text) -> Tensor:
     axes = how.get("axes", list(range(tensor.ndim)))
-    return tensor.permute(tuple(axes.index(axis) for axis in range(tensor.ndim)))
+    placed = tensor.permute(tuple(axes.index(axis) for axis in range(tensor.ndim)))
+    return again(placed, how["repeats"]) if "repeats" in how else placed
 
 
 UNREADABLE = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError)

@@ -11,7 +11,7 @@ import zarr
 
 import curvlang as cv
 from curvlang.storage import score_store
-from curvlang.storage.npy_parts import npy_parts
+from curvlang.storage.arrays import npy_parts
 from curvlang.storage.score_layout import StoreLayout
 from curvlang.storage.score_store import check_content, check_store, known, opened
 

@@ -46,13 +46,13 @@ class Function:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of one call."""
-        return sum(line.flops for line in self.lines)
+        """Floating-point operations of one call, for all blocks of one shape."""
+        return sum(line.count * line.flops for line in self.lines)
 
     @property
     def elements(self) -> int:
         """Elements of everything it allocates; all of it lives until the call returns."""
-        return sum(line.elements for line in self.lines if not line.view)
+        return sum(line.count * line.elements for line in self.lines if not line.view)
 
     @property
     def largest(self) -> int:

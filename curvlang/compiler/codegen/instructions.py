@@ -186,6 +186,7 @@ class Instruction:
         view: Whether it computes nothing.
         side: See above.
         free: Whether no cost counts it: a sum that is divided once, a second name.
+        count: For how many blocks of one shape it is computed; elements and operations are those of one.
     """
 
     targets: tuple[str, ...]
@@ -196,6 +197,7 @@ class Instruction:
     view: bool = False
     side: int = 0
     free: bool = False
+    count: int = 1
 
     @property
     def target(self) -> str:

@@ -67,7 +67,11 @@ def listing(plan: Plan, *, code: bool = True) -> Iterator[str]:
         yield ""
         yield f"  block {block.geometry.name}: {sizes}"
         if block.count > 1:
-            yield f"    {block.count} blocks of one shape, computed together; costs and sizes below are those of one"
+            yield f"    {block.count} blocks of one shape, computed together; costs below are of all, formulas and sizes of one"
+            if alike := sorted(
+                block.repeated & plan.schedule.indices.keys() - plan.schedule.leaves.keys()
+            ):
+                yield f"    the same in all of them, computed and held once: {', '.join(alike)}"
         if block.geometry.shares:
             yield f"    its input is that of {block.geometry.shares}: products and decompositions of it are that block's"
         if source in shown:
@@ -111,8 +115,8 @@ def _contractions(plan: Plan, parts: Sequence[Part], block: BlockPlan) -> Iterat
     head = ("", "direct", "chosen", "ratio", "largest intermediate")
     rows = []
     for part in parts:
-        direct = naive_flops(normalise(part.value), block.sizes)
-        chosen = sum(line.flops for line in part.lines)
+        direct = block.count * naive_flops(normalise(part.value), block.sizes)
+        chosen = sum(line.count * line.flops for line in part.lines)
         largest = max((x for x in part.lines if not x.view), key=lambda x: x.elements, default=None)
         held = (
             ""

@@ -71,16 +71,19 @@ def line_elements(
         function: The function.
         known: Elements of every tensor that it may read, by name.
     """
-    sizes = {**known, **{line.target: line.elements for line in function.lines}}
+    sizes = {**known, **{line.target: line.count * line.elements for line in function.lines}}
     for line in function.lines:
         if not line.view:
             reads = set(names_read(line.operation)) - {line.target}
-            yield line, line.elements + sum(sizes[x] for x in reads)
+            yield line, line.count * line.elements + sum(sizes[x] for x in reads)
 
 
 def known_elements(plan: Plan, block: BlockPlan) -> dict[str, int]:
-    """Elements of every leaf (of one batch), accumulator and finished statistic of a block."""
-    return {name: elements(own, block.sizes) for name, own in plan.schedule.indices.items()}
+    """Elements of every leaf (of one batch), accumulator and finished statistic of a block, or of all of one shape."""
+    return {
+        name: block.copies(name) * elements(own, block.sizes)
+        for name, own in plan.schedule.indices.items()
+    }
 
 
 def elements(indices: Iterable[Index], sizes: Mapping[str, int]) -> int:
@@ -92,9 +95,7 @@ def pass_cost(plan: Plan, number: int) -> Cost:
     """Pass `number` over all examples and blocks."""
     share = plan.total / plan.batch
     return total(
-        function_cost(b.passes[number - 1], known_elements(plan, b), plan.itemsize).times(
-            share * b.count
-        )
+        function_cost(b.passes[number - 1], known_elements(plan, b), plan.itemsize).times(share)
         for b in plan.blocks
     )
 
@@ -105,7 +106,7 @@ def between_cost(plan: Plan) -> Cost:
     for block in plan.blocks:
         known = known_elements(plan, block)
         codes = (*block.finish, *(r.code for r in block.results.values()))
-        costs.extend(function_cost(f, known, 8).times(block.count) for f in codes)
+        costs.extend(function_cost(f, known, 8) for f in codes)
     return total(costs)
 
 

@@ -48,13 +48,15 @@ class Geometry:
     """A block's name and the sizes of its spaces by letter (`i` with the bias column).
 
     `shares` names an earlier block of the same sizes with the same input. `count` blocks of one
-    shape run as one, every tensor with an axis for them in front.
+    shape run as one, every tensor with an axis for them in front; `repeated` are the kinds of leaves
+    that are the same in all of them.
     """
 
     name: str
     sizes: Mapping[str, int]
     shares: str = ""
     count: int = 1
+    repeated: frozenset[str] = frozenset()
 
     @property
     def rows(self) -> int:
@@ -78,7 +80,8 @@ class BlockPlan:
     `sizes` holds the lengths of all spaces, the batch's for `n`.
     `passes[k]` runs on every batch of pass k+1 and returns sums over its examples;
     `finish[k]` runs after pass k (k = 0: before any) and returns finished statistics.
-    `shared` are statistics that are another block's: one tensor for both.
+    `shared` are statistics that are another block's: one tensor for both. `repeated` are leaves and
+    statistics that are one tensor for all blocks of one shape.
     """
 
     geometry: Geometry
@@ -87,11 +90,22 @@ class BlockPlan:
     finish: tuple[Function, ...]
     results: Mapping[Yield, ResultPlan]
     shared: frozenset[str] = frozenset()
+    repeated: frozenset[str] = frozenset()
 
     @property
     def count(self) -> int:
-        """How many blocks of one shape it is: everything is there as often."""
+        """How many blocks of one shape it is."""
         return self.geometry.count
+
+    def copies(self, name: str) -> int:
+        """How often a leaf or a statistic is there: for every block, or once for all."""
+        return 1 if name in self.repeated else self.count
+
+    def component_copies(self, result: ResultPlan, component: str) -> int:
+        """The same of a component of a result."""
+        name = result.code.returned[component]
+        made = {x: line.count for line in result.code.body for x in line.targets}
+        return made.get(name, self.copies(name))
 
     def read_after(self, number: int) -> set[str]:
         """Tensors that code after a pass reads."""
@@ -164,7 +178,7 @@ def first_plan(result: Result, plans: Sequence[Plan]) -> ResultPlan:
 
 def batch_bytes(whole: Schedule, blocks: Sequence[BlockPlan], batch: int, itemsize: int) -> int:
     """Bytes of one batch: the leaves of all blocks and the intermediate results of the largest."""
-    temporary = max((b.count * f.elements for b in blocks for f in b.passes), default=0)
+    temporary = max((f.elements for b in blocks for f in b.passes), default=0)
     return leaf_bytes(whole, blocks, batch, itemsize) + temporary * itemsize
 
 
@@ -173,9 +187,9 @@ def leaf_bytes(whole: Schedule, blocks: Sequence[BlockPlan], examples: int, item
     elements = 0
     for block in blocks:
         sizes = {**block.geometry.sizes, "n": examples}
-        for leaf in whole.leaves.values():
+        for name, leaf in whole.leaves.items():
             if leaf.per_example and not (block.geometry.shares and leaf.kind == "a"):
-                elements += block.count * prod(sizes[x.space] for x in leaf.indices)
+                elements += block.copies(name) * prod(sizes[x.space] for x in leaf.indices)
     return elements * itemsize
 
 

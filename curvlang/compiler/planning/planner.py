@@ -21,6 +21,7 @@ from curvlang.compiler.planning.plan import (
     Plan,
     batch_bytes,
 )
+from curvlang.compiler.planning.repeated import counted
 from curvlang.compiler.planning.sharing import shared
 from curvlang.ir.expr import Space
 
@@ -101,10 +102,10 @@ class _Maker:
     normal: Normal = field(default_factory=dict)
 
     def blocks(self, geometries: Sequence[Geometry], batch: int) -> tuple[BlockPlan, ...]:
-        made: dict[tuple[tuple[tuple[str, int], ...], int], BlockPlan] = {}
+        made: dict[tuple[object, ...], BlockPlan] = {}
         found = []
         for geometry in geometries:
-            key = tuple(sorted(geometry.sizes.items())), geometry.count
+            key = tuple(sorted(geometry.sizes.items())), geometry.count, geometry.repeated
             if key not in made:
                 made[key] = self._block(geometry, batch)
             block = replace(made[key], geometry=geometry)
@@ -117,4 +118,4 @@ class _Maker:
         code = BlockCode(self.whole, sizes, self.total, limit, self.dense, self.normal)
         passes = tuple(code.pass_function(k) for k in range(1, self.whole.passes + 1))
         finish = tuple(code.finish_function(k) for k in range(self.whole.passes + 1))
-        return BlockPlan(geometry, sizes, passes, finish, code.results)
+        return counted(BlockPlan(geometry, sizes, passes, finish, code.results), self.whole)

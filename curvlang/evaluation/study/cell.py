@@ -79,7 +79,7 @@ def fit_flops(curvature: Curvature, task: Task) -> int:
     """Floating-point operations of fitting a curvature alone, the model's own passes included."""
     chains = [chain for _, chain in weighted_chains(curvature)]
     prepared = prepare(chains, task, last=True)
-    own = sum(b.count * f.flops for p in prepared.plans for b in p.blocks for f in b.passes)
+    own = sum(f.flops for p in prepared.plans for b in p.blocks for f in b.passes)
     return own + sum(model_flops(prepared, task).values())
 
 

@@ -8,6 +8,7 @@ and squares of float16 numbers overflow above 255.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from curvlang.models.tracing.leaves import (
     pulled_columns,
 )
 from curvlang.models.tracing.trace import Trace, trace
+from curvlang.storage.repeated import of_once
 
 HALF = frozenset({torch.bfloat16, torch.float16})
 """Precisions in which nothing is added up."""
@@ -181,16 +183,21 @@ def _converted(found: Leaves, lifted: Mapping[str, Tensor | None]) -> Leaves:
     for given in found.values():
         for leaf, x in given.items():
             if leaf in lifted:
-                given[leaf] = _taken_out(x.to(torch.float32), leaf, lifted[leaf])
+                given[leaf] = of_once(partial(_taken_out, leaf=leaf, factors=lifted[leaf]), x)
                 continue
             # The original is kept beside its copy, so that its number stays its own.
-            known.setdefault(id(x), (x, x.to(torch.float32)))
+            known.setdefault(id(x), (x, of_once(_in_float32, x)))
             given[leaf] = known[id(x)][1]
     return found
 
 
+def _in_float32(x: Tensor) -> Tensor:
+    return x.to(torch.float32)
+
+
 def _taken_out(x: Tensor, leaf: str, factors: Tensor | None) -> Tensor:
-    """`e` [B, T, O] or `g` [B, R, T, O] divided by the factors [B, R] of their columns."""
+    """`e` [B, T, O] or `g` [B, R, T, O] in float32, divided by the factors [B, R] of their columns."""
+    x = x.to(torch.float32)
     if factors is None:
         return x
     # In front of n stands the axis of blocks of one shape, where it is one.

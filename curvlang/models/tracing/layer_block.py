@@ -97,7 +97,15 @@ class LayerBlock:
     @property
     def leaf_elements(self) -> int:
         """Numbers in `a` and one column of `g`, for one example."""
-        return self.count * self.positions * (self.d_in + self.d_out)
+        a, g = (1 if leaf in self.repeated else self.count for leaf in "ag")
+        return self.positions * (a * self.d_in + g * self.d_out)
+
+    @property
+    def repeated(self) -> frozenset[str]:
+        """The leaves that all blocks have alike: of the side that a cut leaves whole."""
+        if self.count == 1 or self.cut is None or self.cut.into < self.count:
+            return frozenset()
+        return frozenset("a" if self.cut.side == "outputs" else "ge")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -194,8 +202,9 @@ def block_inputs(blocks: Sequence[LayerBlock], found: Trace) -> dict[str, Input]
         key = (block.layer, block.bias)
         if key not in known:
             known[key] = [use.a_nti(block.bias) for use in found.uses[block.layer]]
-        parts = [_grouped(use[block.part], block, "inputs") for use in known[key]]
-        result[block.name] = parts[0] if len(parts) == 1 else torch.cat(parts, -2)
+        inputs: list[Any] = [use[block.part] for use in known[key]]
+        whole = inputs[0] if len(inputs) == 1 else torch.cat(inputs, -2)
+        result[block.name] = _grouped(whole, block, "inputs")
     return result
 
 
@@ -234,8 +243,9 @@ def block_columns(
         if key not in known:
             uses = zip(found.uses[block.layer], pulled[block.layer], strict=True)
             known[key] = [use.g_nrto(grad, block.bias) for use, grad in uses]
-        parts = [_grouped(use[block.part], block, "outputs") for use in known[key]]
-        result[block.name] = parts[0] if len(parts) == 1 else torch.cat(parts, -2)
+        parts = [use[block.part] for use in known[key]]
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts, -2)
+        result[block.name] = _grouped(whole, block, "outputs")
     return result
 
 

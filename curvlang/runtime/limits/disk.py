@@ -125,10 +125,11 @@ def _result_bytes(prepared: Preparation) -> Iterator[int]:
                 layers = {x.name: x.where.bytes for x in prepared.blocks.get(plan.partition, ())}
                 for block in plan.blocks:
                     code = block.results[part.value].code
-                    known = _known(plan, block) | {x.target: x.elements for x in code.lines}
-                    found = sum(known.get(name, 1) for name in code.returned.values())
+                    made = {x.target: x.count * x.elements for x in code.lines}
+                    known = _known(plan, block) | made
+                    found = sum(known.get(name, block.count) for name in code.returned.values())
                     places = layers.get(block.geometry.name, 0)
-                    yield block.count * _EXACT * found + places + FILE
+                    yield _EXACT * found + places + FILE
 
 
 def _after_bytes(plan: Plan, number: int) -> int:
@@ -140,7 +141,7 @@ def _after_bytes(plan: Plan, number: int) -> int:
         there |= {name for name, leaf in plan.program.leaves.items() if not leaf.per_example}
         known = _known(plan, block)
         kept = sum(known[name] for name in block.read_after(number) & there)
-        found += block.count * _EXACT * kept + FILE
+        found += _EXACT * kept + FILE
     return found
 
 
@@ -148,4 +149,4 @@ def _known(plan: Plan, block: BlockPlan) -> dict[str, int]:
     """Elements of every tensor that lasts longer than a function, by name."""
     targets = {x.target.name: x.target.indices for f in block.passes for x in f.parts}
     named = {**plan.schedule.indices, **targets}
-    return {name: elements(own, block.sizes) for name, own in named.items()}
+    return {name: block.copies(name) * elements(own, block.sizes) for name, own in named.items()}

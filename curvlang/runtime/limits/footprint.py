@@ -93,7 +93,7 @@ def heaviest(plans: Sequence[Plan], needed: int) -> tuple[Label, ...]:
         }
         for block in p.blocks:
             for name in {x for code in block.finish for x in code.returned} & made.keys():
-                size = _EXACT * block.count * elements(p.schedule.indices[name], block.sizes)
+                size = _EXACT * block.copies(name) * elements(p.schedule.indices[name], block.sizes)
                 value, span = made[name].value, made[name].span
                 inside = isinstance(value, Call) and value.indices
                 text = span.text if inside else span.text.partition("=")[0].strip()
@@ -146,8 +146,8 @@ def finished_bytes(p: Plan, number: int) -> int:
             # Entries that a pass adds up under the name of a result.
             parts = block.passes[number - 1].parts
             known |= {part.target.name: part.target.indices for part in parts}
-        found += block.count * sum(
-            elements(known[name], block.sizes)
+        found += sum(
+            block.copies(name) * elements(known[name], block.sizes)
             for name in block.finish[number].returned
             if name not in block.shared
         )
@@ -223,7 +223,7 @@ def _sum_bytes(p: Plan, number: int) -> int:
 
 def _returned(block: BlockPlan, number: int) -> int:
     parts = block.passes[number - 1].parts
-    return block.count * sum(elements(part.target.indices, block.sizes) for part in parts)
+    return sum(block.copies(x.target.name) * elements(x.target.indices, block.sizes) for x in parts)
 
 
 def _distinct(plans: Sequence[Plan]) -> list[Plan]:
@@ -253,7 +253,7 @@ def _columns(p: Plan) -> int:
 
 def _work(p: Plan, blocks: Mapping[Partition, Sequence[LayerBlock]], number: int) -> int:
     """What the code of the largest block allocates, the model's own columns included."""
-    code = max((b.count * b.passes[number - 1].elements for b in p.blocks), default=0)
+    code = max((b.passes[number - 1].elements for b in p.blocks), default=0)
     copies = max((_returned(b, number) for b in p.blocks), default=0)
     whole, gathering = 0, 0
     if gram_by_layers(p, blocks, number):
@@ -287,5 +287,5 @@ def _result_bytes(p: Plan) -> int:
     for block in p.blocks:
         for result in block.results.values():
             if not isinstance(result.shape, LeafShape | GramShape):
-                found += block.count * result.code.elements
+                found += result.code.elements
     return _EXACT * found

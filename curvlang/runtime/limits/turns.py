@@ -107,9 +107,13 @@ def _block_bytes(p: Plan, block: BlockPlan) -> int:
     for result in block.results.values():
         if isinstance(result.shape, LeafShape | GramShape):
             continue
-        read = sum(elements(known[x], block.sizes) for x in result.code.reads if x in known)
+        read = sum(
+            block.copies(x) * elements(known[x], block.sizes)
+            for x in result.code.reads
+            if x in known
+        )
         found += read + result.code.elements
-    return _EXACT * block.count * found
+    return _EXACT * found
 
 
 def _turns(

@@ -23,6 +23,7 @@ from curvlang.diagnostics.diagnostic import Diagnostic, MachineError
 from curvlang.diagnostics.refusal import not_come
 from curvlang.runtime.processes.launch import announced, forget, launched, local_rank
 from curvlang.runtime.processes.link import JOINING, Link, patience
+from curvlang.storage.repeated import again, once, repeats
 
 Tensors = Mapping[str, Tensor]
 """Tensors by name."""
@@ -134,20 +135,23 @@ class World:
     def send(self, key: str, tensors: Tensors, to: int) -> None:
         """Give tensors to another process; returns once it has them."""
         laid = {name: _Layout.of(x) for name, x in tensors.items()}
-        told = [[n, x.shape, x.axes, str(x.dtype).removeprefix("torch.")] for n, x in laid.items()]
+        told = [
+            [n, x.shape, x.axes, str(x.dtype).removeprefix("torch."), x.repeats]
+            for n, x in laid.items()
+        ]
         self.tell(f"{key}>{to}", json.dumps(told))
         self.wait(f"{key}<{to}", to)
         for name, x in tensors.items():
             with _transfer(to):
-                dist.send(_carried(x.permute(laid[name].axes)).contiguous(), to)
+                dist.send(_carried(once(x).permute(laid[name].axes)).contiguous(), to)
 
     def receive(self, key: str, origin: int, device: torch.device) -> dict[str, Tensor]:
         """The tensors that process `origin` sends under a key."""
         told = json.loads(self.wait(f"{key}>{self.rank}", origin))
         self.tell(f"{key}<{self.rank}")
         found = {}
-        for name, shape, axes, dtype in told:
-            layout = _Layout(shape, axes, getattr(torch, dtype))
+        for name, shape, axes, dtype, count in told:
+            layout = _Layout(shape, axes, getattr(torch, dtype), count)
             carrier = _carried(layout.empty(device))
             with _transfer(origin):
                 dist.recv(carrier, origin)
@@ -181,24 +185,28 @@ class _Layout:
     """Shape and order in memory of a tensor: one that is laid out otherwise is multiplied with other rounding.
 
     Args:
-        shape: Of the tensor.
+        shape: Of the tensor; its first axis once where it is one along it.
         axes: The slowest one first.
         dtype: Of its numbers.
+        repeats: The length of a first axis that it is one along; 0 for another.
     """
 
     shape: list[int]
     axes: list[int]
     dtype: torch.dtype
+    repeats: int = 0
 
     @staticmethod
     def of(x: Tensor) -> _Layout:
         """The layout of a tensor; of one with gaps that of a copy without."""
+        count = len(x) if repeats(x) else 0
+        x = once(x)
 
         def slowness(k: int) -> tuple[int, bool, int]:
             # Of two with one stride the axis of one entry is the faster: so torch lays it out again.
             return -x.stride(k), x.shape[k] == 1, k
 
-        return _Layout(list(x.shape), sorted(range(x.ndim), key=slowness), x.dtype)
+        return _Layout(list(x.shape), sorted(range(x.ndim), key=slowness), x.dtype, count)
 
     def empty(self, device: torch.device) -> Tensor:
         """Memory for its numbers, the slowest axis first."""
@@ -207,7 +215,8 @@ class _Layout:
 
     def restored(self, x: Tensor) -> Tensor:
         """The tensor, from its numbers in the order of the memory."""
-        return x.permute([self.axes.index(k) for k in range(len(self.axes))])
+        x = x.permute([self.axes.index(k) for k in range(len(self.axes))])
+        return again(x, self.repeats) if self.repeats else x
 
 
 _ONE = World()

@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from curvlang.compiler.planning.chunks import Node
+from curvlang.storage.repeated import once
 
 Sums = dict[str, Tensor]
 """Raw sums over the examples of some chunks, by `plan/block/name`, with the plan's number in the run."""
@@ -130,7 +131,7 @@ def joined(left: Sums, right: Sums) -> Sums:
     for name in list(right):
         value = right.pop(name)
         if name in left:
-            left[name].add_(value)
+            once(left[name]).add_(once(value))
         else:
             left[name] = value
     return left

@@ -30,7 +30,7 @@ def units(plans: Sequence[Plan], number: int) -> list[Unit]:
     for k, p in enumerate(plans):
         if p.passes < number:
             continue
-        cost = {b.geometry.name: b.count * b.finish[number].flops for b in p.blocks}
+        cost = {b.geometry.name: b.finish[number].flops for b in p.blocks}
         found += [Unit(k, names, sum(cost[x] for x in names)) for names in units_of([p])]
     return found
 

@@ -17,7 +17,16 @@ from curvlang.runtime.stored import run_state
 from tests.processes import Failed, together
 from tests.small import network, task
 
-SPECS = ("ekfac_mc", "etkfac", "eshampoo", "ggn", "per_output", "low_rank", "ekfac_projected")
+SPECS = (
+    "kfac_by_unit",
+    "ekfac_mc",
+    "etkfac",
+    "eshampoo",
+    "ggn",
+    "per_output",
+    "low_rank",
+    "ekfac_projected",
+)
 OTHERS = """curvature mine = hessian |> drop_residual |> block_diagonal(by = layer)
     |> kronecker_factor(others = diagonal) |> eigen_correct"""
 SIZES = (2, 3)
