@@ -291,9 +291,9 @@ def _run(prepared: Preparation, wanted: _FitRequest, ledger: Ledger, turn: str) 
     after = AfterPass(work, ledger, wanted.processes, spans, wanted.progress, turn)
     for number in range(1, max((p.passes for p in prepared.plans), default=0) + 1):
         known = after.known(number)
-        sums, origin = ({}, 0) if ledger.complete(number, known) else passes.run(number)
+        sums = () if ledger.complete(number, known) else passes.run(number)
         wanted.ended(f"pass {number}")
-        after.close(number, known, sums, origin)
+        after.close(number, known, sums)
         wanted.ended(f"after pass {number}")
     return _Run(prepared, static, dict(zip(map(id, prepared.plans), executions, strict=True)))
 

@@ -13,8 +13,9 @@ from curvlang.runtime.execute import Keep
 from curvlang.runtime.guard import check_sums
 from curvlang.runtime.passes.chunk_pass import PassWork
 from curvlang.runtime.processes.distributed import World
-from curvlang.runtime.processes.ledger import Ledger, Sums
+from curvlang.runtime.processes.ledger import Ledger, Sums, joined
 from curvlang.runtime.processes.owners import Unit, owners, units
+from curvlang.runtime.processes.sharing import Halves
 from curvlang.runtime.progress.listeners import Progress
 
 Statistics = Mapping[tuple[int, str], Mapping[str, Tensor]]
@@ -65,18 +66,17 @@ class AfterPass:
         each = [{(k, name) for k, name in json.loads(text)} for text in told]
         return {place: found[place] for place in sorted(set.intersection(*each))}
 
-    def close(self, number: int, known: Statistics, sums: Sums, origin: int) -> None:
+    def close(self, number: int, known: Statistics, sums: Halves) -> None:
         """Finish a pass.
 
         Args:
             number: Of the pass.
             known: What was known of it before.
-            sums: Over all examples; in process `origin` alone.
-            origin: Which.
+            sums: Over all examples; each block's are joined by its owner alone.
         """
         plans = [execution.plan for execution in self.work.executions]
         missing = [u for u in units(plans, number) if {(u.plan, x) for x in u.names} - set(known)]
-        own = self._handed_out(number, missing, sums, origin)
+        own = self._handed_out(number, missing, sums)
         total = sum((u.plan, name) not in known for u in own for name in u.names)
         told = _Counter(self.progress, f"after pass {number}{self.turn}", total)
         for k, execution in enumerate(self.work.executions):
@@ -89,23 +89,24 @@ class AfterPass:
         if self.processes.first:
             self.ledger.forget(number)
 
-    def _handed_out(
-        self, number: int, missing: Sequence[Unit], sums: Sums, origin: int
-    ) -> list[Unit]:
+    def _handed_out(self, number: int, missing: Sequence[Unit], sums: Halves) -> list[Unit]:
         """The blocks that this process owns: their executions have the sums of them."""
-        owned = owners(missing, self.processes.size)
-        own: list[Unit] = []
+        owned, here = owners(missing, self.processes.size), self.processes.rank
+        device, whole = self.work.tasks[0].device, Sums()
         for rank, found in enumerate(owned):
-            part = _of(found, sums)
-            if rank == self.processes.rank:
-                own = found
-                if found and rank != origin:
-                    device = self.work.tasks[0].device
-                    part = self.processes.receive(self._key(number, "sums"), origin, device)
-                self.work.give(part)
-            elif found and origin == self.processes.rank:
-                self.processes.send(self._key(number, "sums"), part, rank)
-        return own
+            for k, (origin, half) in enumerate(sums if found else ()):
+                key = self._key(number, f"sums {k}")
+                if rank == here:
+                    part = (
+                        self.processes.receive(key, origin, device)
+                        if half is None
+                        else _of(found, half)
+                    )
+                    whole = joined(whole, part)
+                elif half is not None:
+                    self.processes.send(key, _of(found, half), rank)
+        self.work.give(whole)
+        return owned[here]
 
     def _keeping(self, number: int, plan: int, told: _Counter) -> Keep:
         def keep(block: str, statistics: dict[str, Tensor]) -> None:

@@ -22,7 +22,7 @@ from curvlang.runtime.passes.batch_leaves import BatchLeaves
 from curvlang.runtime.prepare import Preparation
 from curvlang.runtime.processes.distributed import World
 from curvlang.runtime.processes.ledger import Begun, Folding, Ledger, Sums
-from curvlang.runtime.processes.sharing import Share, SharedFold
+from curvlang.runtime.processes.sharing import Halves, Share, SharedFold
 from curvlang.runtime.progress.listeners import Progress
 
 Place = tuple[int, int]
@@ -149,10 +149,10 @@ class Passes:
     total: int = 0
     _looked: float = 0.0
 
-    def run(self, number: int) -> tuple[Sums, int]:
-        """One pass: the sums over all examples, in the process whose rank is returned; in others none."""
+    def run(self, number: int) -> Halves:
+        """One pass: the sums over all examples, up to the last joint, which is left to who needs the sums."""
         if not self.work.adding(number):
-            return {}, 0
+            return ()
         root, known = self.work.chunks.root, self.ledger.known(number)
         share = Share.of(root, self._agreed(number, known), self.processes)
         folding, begun = Folding(root.hi), self.ledger.begun(number)
@@ -168,7 +168,7 @@ class Passes:
         self.ledger.keep(number, folding.folded, None)
         device = self.work.tasks[0].device
         fold = SharedFold(share, folding.folded, self.processes, self.name(number), device)
-        return fold.whole(root) or {}, share.owner(root)
+        return fold.halves(root)
 
     def name(self, number: int) -> str:
         """What a pass is called."""

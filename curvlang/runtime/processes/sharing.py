@@ -5,12 +5,16 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
 from curvlang.compiler.planning.chunks import Node
 from curvlang.runtime.processes.distributed import World
 from curvlang.runtime.processes.ledger import Sums, joined
+
+Halves: TypeAlias = "tuple[tuple[int, Sums | None], ...]"
+"""What all sums are joined from, in order: each a process, and the sums in that process, None in others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,14 @@ class SharedFold:
     processes: World
     key: str
     device: torch.device
+
+    def halves(self, root: Node) -> Halves:
+        """The sums of the two halves of the tree, not yet joined; the whole tree's where one process has them."""
+        if root in self.folded:
+            return ((self.share.rank, self.folded.pop(root)),)
+        if root.leaf or root in self.share.nodes:
+            return ((self.share.owner(root), None),)
+        return tuple((self.share.owner(node), self.whole(node)) for node in root.children)
 
     def whole(self, node: Node) -> Sums | None:
         """The sums of a node, in the process that owns it; None in the others."""
