@@ -149,11 +149,13 @@ def prepare(
         MachineError: Where the plan's memory is more than the machine has.
     """
     asked = chains
+    # Refusals speak of the chains as they are written.
+    beside = besides(asked, task)
     padded = any(map(takes_means, chains)) and has_padding(task)
     if padded:
         chains = [masked(chain) for chain in chains]
+        beside = beside and tuple(masked(chain) for chain in beside)
     found = _blocks_of(task)
-    beside = besides(chains, task)
     programs, results = derive(chains, last=last, beside=beside)
     for by in {program.partition for program in programs} - found.keys():
         found[by] = task.blocks(by)

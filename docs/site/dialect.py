@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _MARKER = re.compile(r"(?:[*+-]|\d+\.) +")
+_CODE = re.compile(r"(`+).+?\1")
 _FENCE = re.compile(r"(`{3,}|~{3,})")
 _LINK = re.compile(
     r"(?P<code>(`+)(?:(?!\2)(?:[^\n]|\n(?!\n)))+?\2)"
@@ -65,7 +66,7 @@ def _without_code(text: str) -> Iterator[tuple[bool, str]]:
 
 
 def normalised(text: str) -> str:
-    """Lists as the generator wants them: what belongs to an item indented by four, a list after an empty line."""
+    """As the generator wants them: what belongs to an item indented by four, a list after an empty line, `|` in code of tables."""
     return "\n".join(_lines(text.split("\n")))
 
 
@@ -88,6 +89,9 @@ def _lines(lines: list[str]) -> Iterator[str]:
         paragraph = before and not items
         while items and column < items[-1] and not lazy:
             items.pop()
+        if rest.startswith("|"):
+            # GitHub ends a cell at every bar but an escaped one; the generator ends none inside of code.
+            line = _CODE.sub(lambda code: code[0].replace(r"\|", "|"), line)
         fence, marker = _FENCE.match(rest), _MARKER.match(rest)
         if marker and column - (items[-1] if items else 0) < STEP:
             if paragraph:

@@ -112,9 +112,10 @@ def test_a_link_to_what_the_site_lacks_is_refused(site):
         ("* one\n\n  ```cv\n  a\n    b\n  ```\nafter", "* one\n\n    ```cv\n    a\n      b\n    ```\nafter"),
         ("* one\nlazy\n* two", "* one\n    lazy\n* two"),
         ("```\ntext\n* no list\n```", "```\ntext\n* no list\n```"),
+        (r"| `a \|> b` | \|s\| |", r"| `a |> b` | \|s\| |"),
     ],
 )  # fmt: skip
-def test_lists_are_written_for_the_generator(site, written, read):
+def test_pages_are_written_for_the_generator(site, written, read):
     assert site("dialect").normalised(written) == read
 
 

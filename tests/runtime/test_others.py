@@ -77,6 +77,15 @@ def test_many_columns_are_named_where_they_fit():
     assert "which ships as `kfac_lm`" in str(caught.value)
 
 
+def test_the_name_is_that_of_the_chain_as_written_where_there_is_padding():
+    t = spoken(600)
+    mask = torch.ones(t.N, 2, dtype=torch.bool)
+    mask[0, 1] = False
+    with pytest.raises(cv.SpecError, match="E0401") as caught:
+        cv.fit("ekfac", t.replaced(mask=mask))
+    assert "which ships as `ekfac_lm`" in str(caught.value)
+
+
 def words(tied: bool, width: int = 4) -> cv.Task:
     """The next word from a word, by a hidden layer as wide as there are words."""
     torch.manual_seed(0)

@@ -15,10 +15,9 @@ from torch import nn
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.models.execution.calls import exhausted
 from curvlang.models.language_models.checkpoint import Checkpoint, check_code
 from curvlang.models.language_models.heads import HEADS, TrainedHead
-from curvlang.models.language_models.libraries import first_line, library, quiet
+from curvlang.models.language_models.libraries import calling, first_line, library
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _SAVE = "write it with `model.save_pretrained(DIR)` of `peft`"
@@ -64,18 +63,13 @@ class Adapter:
         return self._made(call)
 
     def _made(self, call: Any) -> nn.Module:
-        try:
-            with (
-                quiet(),
-                torch.random.fork_rng(devices=[]),
-                warnings.catch_warnings(record=True) as said,
-            ):
-                warnings.simplefilter("always")
-                found = call()
-        except Exception as error:
-            if exhausted(error):
-                raise
-            raise self._other(first_line(error)) from error
+        with (
+            calling(lambda error: self._other(first_line(error))),
+            torch.random.fork_rng(devices=[]),
+            warnings.catch_warnings(record=True) as said,
+        ):
+            warnings.simplefilter("always")
+            found = call()
         missing = next((str(x.message) for x in said if _MISSING in str(x.message)), None)
         if missing is not None:
             raise self._other("it leaves matrices out that this model would have")

@@ -13,7 +13,6 @@ from torch import nn
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.models.execution.calls import exhausted
 from curvlang.models.language_models.heads import (
     HEADS,
     TARGET_TEXT,
@@ -22,13 +21,7 @@ from curvlang.models.language_models.heads import (
     class_names,
     head_of,
 )
-from curvlang.models.language_models.libraries import (
-    broken,
-    first_line,
-    library,
-    other_build,
-    quiet,
-)
+from curvlang.models.language_models.libraries import calling, first_line, library
 from curvlang.models.language_models.masks import with_finite_masks
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -120,17 +113,13 @@ class Checkpoint:
         return config
 
     def _run(self, call: Callable[[], Any]) -> Any:
-        try:
-            with quiet(), torch.random.fork_rng(devices=[]):
-                return call()
-        except Exception as error:
-            if exhausted(error):
-                raise
-            if other_build(error):
-                raise broken("transformers", error) from error
+        def refused(error: Exception) -> SpecError:
             if _UNLIKE in str(error):
-                raise _unread(self.path, self.architecture) from error
-            raise unreadable(self.path, first_line(error), _SAVE) from error
+                return _unread(self.path, self.architecture)
+            return unreadable(self.path, first_line(error), _SAVE)
+
+        with calling(refused), torch.random.fork_rng(devices=[]):
+            return call()
 
     def _check_loaded(self, info: Mapping[str, Any]) -> None:
         """Nothing of the model is left as it was initialised."""
@@ -169,11 +158,8 @@ def checkpoint(path: str, folder: Path, trained: TrainedHead | None = None) -> C
     elif place[:1] in ("/", ".", "~") or place.count("/") > 1:
         raise unreadable(place, "there is no such folder", _found_nowhere(place))
     transformers = library("transformers", "checkpoints are read")
-    try:
-        with quiet():
-            config, _ = transformers.PreTrainedConfig.get_config_dict(place)
-    except Exception as error:
-        raise unreadable(place, first_line(error), _found_nowhere(place)) from error
+    with calling(lambda error: unreadable(place, first_line(error), _found_nowhere(place))):
+        config, _ = transformers.PreTrainedConfig.get_config_dict(place)
     check_code(place, config, "config.json")
     if quantised := config.get("quantization_config"):
         how = str(quantised.get("quant_method", "in a way that is not named"))
@@ -207,7 +193,8 @@ def _check_inputs(
     Raises:
         SpecError: E0899.
     """
-    kind = getattr(transformers, architecture, None)
+    with calling(lambda error: unreadable(place, first_line(error), _SAVE)):
+        kind = getattr(transformers, architecture, None)
     own = getattr(kind, "main_input_name", head.reads)
     if own != head.reads:
         raise _unread(place, architecture, f"which reads {_READ.get(own, f'`{own}`')}")
@@ -242,11 +229,8 @@ def _completed(transformers: Any, place: str) -> dict[str, Any]:
     Raises:
         SpecError: E0891.
     """
-    try:
-        with quiet():
-            found = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
-    except Exception as error:
-        raise unreadable(place, first_line(error), _SAVE) from error
+    with calling(lambda error: unreadable(place, first_line(error), _SAVE)):
+        found = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
     described: dict[str, Any] = found.to_dict()
     return described
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
+from curvlang.models.execution.calls import exhausted
 
 INSTALL = 'pip install "curvlang[hf]"'
 OTHER_TORCHVISION = (
@@ -44,19 +45,22 @@ def broken(name: str, error: BaseException) -> SpecError:
     """The refusal of a library that is there and does not run: E0890."""
     return refusal(
         Code.E0890,
-        f"`{name}` is installed and does not run: {first_line(error)}",
+        f"`{name}` is installed and does not run: {first_line(_other_build(error) or error)}",
         other_build(error) or f"make `import {name}` run in Python: the error is the library's own",
     )
 
 
 def other_build(error: BaseException) -> str:
     """The repair where a torchvision of another build than torch keeps `transformers` from its models."""
+    return OTHER_TORCHVISION if _other_build(error) else ""
+
+
+def _other_build(error: BaseException) -> BaseException | None:
+    """The error of such a torchvision, behind those that `transformers` makes of it."""
     cause: BaseException | None = error
-    while cause is not None:
-        if "torchvision::" in str(cause):
-            return OTHER_TORCHVISION
+    while cause is not None and "torchvision::" not in str(cause):
         cause = cause.__cause__ or cause.__context__
-    return ""
+    return cause
 
 
 def first_line(error: BaseException) -> str:
@@ -84,6 +88,28 @@ def quiet() -> Iterator[None]:
         said.set_verbosity(level)
         if bars:
             said.enable_progress_bar()
+
+
+@contextmanager
+def calling(refused: Callable[[Exception], SpecError]) -> Iterator[None]:
+    """Calls of `transformers` or `peft` on files: quiet, and an error is what the files are refused with.
+
+    `transformers` imports a model's module where it is first named: a library that does not run is no fault
+    of the files.
+
+    Args:
+        refused: The refusal of the files, by the error.
+
+    Raises:
+        SpecError: E0890 where the library does not run, else the refusal.
+    """
+    try:
+        with quiet():
+            yield
+    except Exception as error:
+        if exhausted(error):
+            raise
+        raise (broken("transformers", error) if other_build(error) else refused(error)) from error
 
 
 @contextmanager

@@ -11,9 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from curvlang.diagnostics.codes import Code
+from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.models.language_models.checkpoint import Checkpoint, check_code, place_of
-from curvlang.models.language_models.libraries import first_line, library, quiet
+from curvlang.models.language_models.libraries import calling, first_line, library
 
 FILES = (
     "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt",
@@ -38,13 +39,8 @@ def tokenizer_of(model: Checkpoint, path: str | None, folder: Path) -> Any:
     transformers = library("transformers", "texts are read")
     if Path(place).is_dir():
         _check_files(Path(place))
-    try:
-        with quiet():
-            found = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-    except Exception as error:
-        raise refusal(
-            Code.E0894, f"no tokenizer in `{place}`: {first_line(error)}", _REPAIR
-        ) from error
+    with calling(lambda error: _none(place, first_line(error))):
+        found = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     count = _word_count(found)
     if model.vocabulary is not None and count > model.vocabulary:
         raise refusal(
@@ -68,17 +64,19 @@ def _word_count(tokenizer: Any) -> int:
 _REPAIR = "write `tokenizer.save_pretrained(DIR)` into the model's folder, or name another one: `tokenizer = DIR`"
 
 
+def _none(place: str | Path, why: str) -> SpecError:
+    return refusal(Code.E0894, f"no tokenizer in `{place}`: {why}", _REPAIR)
+
+
 def _check_files(folder: Path) -> None:
     """A folder that has a vocabulary; without one, `transformers` makes an empty tokenizer."""
     if not any((folder / name).is_file() for name in FILES):
-        raise refusal(Code.E0894, f"no tokenizer in `{folder}`: it has no vocabulary", _REPAIR)
+        raise _none(folder, "it has no vocabulary")
     file = folder / "tokenizer_config.json"
     try:
         described = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     except (OSError, ValueError) as error:
-        raise refusal(
-            Code.E0894, f"no tokenizer in `{folder}`: {first_line(error)}", _REPAIR
-        ) from error
+        raise _none(folder, first_line(error)) from error
     if isinstance(described, Mapping):
         check_code(str(folder), described, file.name)
 

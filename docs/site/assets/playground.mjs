@@ -106,7 +106,7 @@ class Page {
       </div>
       <div class="pane"><div class="editor"><div class="gutter" aria-hidden="true"></div><div class="text"><pre aria-hidden="true"></pre>
         <textarea spellcheck="false" autocapitalize="off" autocomplete="off" aria-label="The spec"></textarea></div></div></div>
-      <div class="pane" tabindex="0"><div class="output" role="region" aria-label="Output">Press <b>Check</b>: every mistake is shown with its place, its reason and a repair.</div></div>`;
+      <div class="pane" tabindex="0"><div class="output" role="region" aria-label="Output"><span class="hint">Press <b>Check</b>: every mistake is shown with its place, its reason and a repair.</span></div></div>`;
     this.at = (selector) => place.querySelector(selector);
     this.input = this.at("textarea");
     this.input.value = linked() ?? STARTER;

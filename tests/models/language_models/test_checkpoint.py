@@ -129,13 +129,26 @@ def test_a_checkpoint_without_its_package(checkpoint, monkeypatch):
             assert "curvlang[hf]" in str(caught.value)
 
 
-def test_a_torchvision_of_another_build_is_named(checkpoint, monkeypatch):
+@pytest.mark.parametrize(
+    "call",
+    [
+        "PreTrainedConfig.get_config_dict",
+        "AutoConfig.from_pretrained",
+        "AutoTokenizer.from_pretrained",
+        "AutoModelForCausalLM.from_pretrained",
+    ],
+)
+def test_a_torchvision_of_another_build_is_named(checkpoint, monkeypatch, call):
     def fails(*_, **__):
-        raise RuntimeError("operator torchvision::nms does not exist")
+        try:
+            raise RuntimeError("operator torchvision::nms does not exist")
+        except RuntimeError as error:
+            raise ModuleNotFoundError("Could not import module 'GPT2Config'") from error
 
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", fails)
+    monkeypatch.setattr(f"transformers.{call}", fails)
     with pytest.raises(cv.SpecError, match="E0890") as caught:
         loaded(checkpoint)
+    assert "operator torchvision::nms does not exist" in str(caught.value)
     assert "pip uninstall torchvision" in str(caught.value)
 
 
