@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,4 +22,5 @@ def picture(path: Path, *, size: tuple[float, float] = (4.6, 2.9)) -> Iterator[A
         axes = figure.subplots()
         axes.spines[["top", "right"]].set_visible(False)
         yield axes
-        FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})
+        write: Callable[..., None] = FigureCanvasSVG(figure).print_svg  # it has no types
+        write(path, metadata={"Date": None})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -46,9 +47,8 @@ def fine_tuned(folder: Path) -> Path:
     words = ["<unk>", "<end>", *sorted({w for text in TEXTS for w in text.split()})]
     own = Tokenizer(models.WordLevel({w: k for k, w in enumerate(words)}, unk_token="<unk>"))
     own.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=own, unk_token="<unk>", eos_token="<end>", pad_token="<end>"
-    )
+    typed: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast  # it has no types
+    tokenizer = typed(tokenizer_object=own, unk_token="<unk>", eos_token="<end>", pad_token="<end>")
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=len(words), n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=1,
@@ -62,7 +62,7 @@ def fine_tuned(folder: Path) -> Path:
             optimiser.zero_grad()
             model(ids, labels=ids).loss.backward()
             optimiser.step()
-    model.eval().save_pretrained(folder)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

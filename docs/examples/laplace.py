@@ -23,7 +23,7 @@ def main(folder: Path) -> tuple[float, float]:
     optimiser = torch.optim.Adam(model.parameters(), lr=0.03)
     for _ in range(800):
         optimiser.zero_grad()
-        torch.nn.functional.mse_loss(model(X), y).backward()
+        torch.autograd.backward(torch.nn.functional.mse_loss(model(X), y))
         optimiser.step()
 
     task = cv.Task(model, "mse", train=(X, y), query=(X, y))
@@ -39,7 +39,10 @@ def main(folder: Path) -> tuple[float, float]:
     grid = torch.linspace(-4, 4, 161, dtype=torch.float64)[:, None]
 
     def change(step: dict[str, torch.Tensor]) -> torch.Tensor:
-        return jvp(lambda p: functional_call(model, p, (grid,)), (theta,), (step,))[1]
+        moved: torch.Tensor = jvp(lambda p: functional_call(model, p, (grid,)), (theta,), (step,))[
+            1
+        ]
+        return moved
 
     spread = vmap(change)(op.by_parameter(draws, model)).std(0)[:, 0]
     mean = model(grid).detach()[:, 0]

@@ -25,7 +25,7 @@ def main(folder: Path) -> float:
     optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(40):
         optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(model(X), y).backward()
+        torch.autograd.backward(torch.nn.functional.cross_entropy(model(X), y))
         optimiser.step()
 
     task = cv.Task(model.eval(), loss="cross_entropy", train=(X, y), query=(X[:1], y[:1]))

@@ -32,15 +32,19 @@ def test_the_readme_runs():
         exec(code, scope)
 
 
-def test_a_strict_type_checker_accepts_the_readme(tmp_path):
-    """With the project's settings, so that its cache serves, and `--strict` in full for this file."""
-    file = tmp_path / "readme.py"
+def test_a_strict_type_checker_accepts_the_readme_and_the_examples(tmp_path):
+    """With the project's settings, so that its cache serves, and `--strict` in full for these files."""
     strict = "# mypy: warn_return_any=True, disallow_untyped_calls=True"
-    file.write_text("\n".join([strict, *blocks("README.md", "python")]))
-    called = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(file)]
+    examples = sorted((ROOT / "docs/examples").glob("*.py"))
+    texts = {x.stem: x.read_text() for x in examples}
+    texts["readme"] = "\n".join(blocks("README.md", "python"))
+    for name, text in texts.items():
+        (tmp_path / f"{name}.py").write_text(f"{strict}\n{text}")
+    files = [str(tmp_path / f"{name}.py") for name in texts]
+    called = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", *files]
     done = subprocess.run(called, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert "1 source file" in done.stdout
+    assert f"{1 + len(examples)} source files" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/language.md"])

@@ -94,8 +94,8 @@ def quiet() -> Iterator[None]:
 def calling(refused: Callable[[Exception], SpecError]) -> Iterator[None]:
     """Calls of `transformers` or `peft` on files: quiet, and an error is what the files are refused with.
 
-    `transformers` imports a model's module where it is first named: a library that does not run is no fault
-    of the files.
+    `transformers` imports a model's module where it is first named: where the library does not
+    run, the files are not at fault.
 
     Args:
         refused: The refusal of the files, by the error.
