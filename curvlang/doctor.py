@@ -150,6 +150,7 @@ def _cache() -> Finding:
 def _packages() -> Iterator[Finding]:
     """Packages by the requirements that curvlang itself was installed with."""
     wanted = [Requirement(text) for text in metadata.requires("curvlang") or ()]
+    wanted = [x for x in wanted if x.name != "curvlang"]  # an extra that takes others together
     extras = metadata.metadata("curvlang").get_all("Provides-Extra") or []
     needed = [x for x in wanted if x.marker is None or x.marker.evaluate({"extra": ""})]
     yield from _of("Needed", needed, "pip install -U curvlang")

@@ -45,7 +45,7 @@ evaluate {name} with tikhonov(damping = 0.1) on {name}_task {{
 }}
 """
 TEST = '''\
-"""What `{name}.cv` claims, and what holds for every curvature: `python -m pytest`."""
+"""What `{name}.cv` claims, and what holds for every curvature: `pip install pytest "curvlang[laws]"`, then `python -m pytest`."""
 
 from pathlib import Path
 

@@ -82,6 +82,12 @@ def test_a_version_outside_the_limits_is_wrong(requirements):
     assert found.repair == 'pip install "numpy<1"'
 
 
+def test_an_extra_that_takes_others_together_is_no_package(requirements):
+    requirements('curvlang[hf]; extra == "lsp"', 'numpy; extra == "lsp"')
+    packages = [x.subject for x in cv.installation().findings if x.heading == "curvlang[lsp]"]
+    assert packages == ["numpy"]
+
+
 def test_a_requirement_of_another_python_is_not_asked_for(requirements):
     requirements('no-such-package; python_version < "3"')
     assert "no-such-package" not in by_subject(cv.installation())

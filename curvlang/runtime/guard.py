@@ -135,8 +135,8 @@ def not_finite(what: str, span: Span, known: str) -> SpecError:
     return refusal(
         Code.E0421,
         f"{what} is not finite",
-        "look for a division by zero (write `x / max(y, 1e-30)`), a logarithm or a power of 0 in the formula; where numbers are "
-        "very large, compute in float64: `task.to(dtype=torch.float64)`",
+        "look for a division by zero (write `x / max(y, 1e-30)`), a logarithm or a power of 0 in the "
+        "formula; where numbers are very large, compute in float64: `task.to(dtype=torch.float64)`",
         notes=(known,),
         labels=label_at(span, "requested here"),
     )

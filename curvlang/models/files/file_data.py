@@ -29,6 +29,10 @@ PARTS = {"train": "train", "query": "query", "test": "query"}
 """Words of a `split` column, and the part that each means."""
 
 
+UNNAMED = "y"
+"""The target where none is named."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileColumns:
     """What is read of a file.
@@ -141,7 +145,12 @@ class _FileRequest:
         """A column by name, of at least one axis."""
         if name not in table:
             known = suggestion(name, table)
-            raise refusal(Code.E0553, f"`{self.path.name}` has no column `{name}`", *known)
+            what = f"`{self.path.name}` has no column `{name}`"
+            if name == UNNAMED:
+                # Nobody wrote this name: say how others are written.
+                write = f'`file("{self.path.name}", inputs = [COLUMN, …], target = COLUMN)`'
+                raise refusal(Code.E0553, what, f"name the columns that are meant: {write}", *known)
+            raise refusal(Code.E0553, what, *known)
         found = table[name]
         if not isinstance(found, list) and found.ndim == 0:
             self.refuse(f"`{name}` is one number, not one for each example", "leave it out")

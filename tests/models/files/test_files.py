@@ -144,6 +144,7 @@ BAD_FILES = [
     ("x.npz", b"PK not really", "E0552", "cannot be read"),
     ("x.safetensors", b"\x10" * 40, "E0552", "not a safetensors file"),
     ("x.csv", b"a,b\n1,2\n2,3\n", "E0553", "no column `y`"),
+    ("x.csv", b"a,b\n1,2\n2,3\n", "E0553", 'file("x.csv", inputs = [COLUMN, …], target = COLUMN)'),
     ("x.csv", b"a,y\n1,0\nred,1\n", "E0553", "column `a` has `red` at row 2"),
     ("x.csv", b"a,y\n1,0\n,1\n", "E0553", "column `a` has nothing at row 2"),
     ("x.csv", b"a,y\n1,0\n2,0.5\n", "E0553", "0.5 at row 2, which is not a class number"),
