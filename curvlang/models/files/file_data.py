@@ -147,7 +147,7 @@ class _FileRequest:
             known = suggestion(name, table)
             what = f"`{self.path.name}` has no column `{name}`"
             if name == UNNAMED:
-                # Nobody wrote this name: say how others are written.
+                # The name is the default: say how others are written.
                 write = f'`file("{self.path.name}", inputs = [COLUMN, …], target = COLUMN)`'
                 raise refusal(Code.E0553, what, f"name the columns that are meant: {write}", *known)
             raise refusal(Code.E0553, what, *known)
