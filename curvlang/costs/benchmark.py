@@ -23,6 +23,7 @@ from curvlang.language.chain import Chain, Curvature, InverseUse, Solver
 from curvlang.language.sums import weighted_chains
 from curvlang.models.task import Task
 from curvlang.operators import Operator
+from curvlang.operators.iterative.iteration import SolveRecord
 from curvlang.runtime.combine import fit_curvature, fit_solver
 from curvlang.runtime.fitted import FittedOperator
 from curvlang.runtime.inverse import unstructured
@@ -34,6 +35,10 @@ WARM = 4
 """Examples of the runs that tell what a stage takes however few examples there are."""
 CALIBRATED = 5.0
 """Seconds up to which a run on these is repeated."""
+
+
+Fitted = tuple[Operator, Operator, float]
+"""A curvature, its inverse, and the products that a solve of all queries has asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,7 @@ def benchmark(
     predicted = _predicted(prepared, task, operators, rates, solved=run.solves(operators[0]))
     if inverse is not None and inverse.inverse.entries is not None:
         predicted["scores"] = predicted_in_passes(inverse.inverse.entries, prepared, task, rates)
-    fitted, inverted = operators
+    fitted, inverted, _ = operators
     phases = (
         *prepared.phases,
         inverse_phase(fitted, inverted, inverted_matrices(fitted, inverted)),
@@ -120,17 +125,18 @@ def benchmark(
 def _predicted(
     prepared: Preparation,
     task: Task,
-    operators: tuple[Operator, Operator],
+    operators: Fitted,
     rates: Rates,
     *,
     solved: bool,
 ) -> dict[str, StagePrediction]:
-    """Every stage that has a prediction; `operators` are the curvature and its inverse, `solved` by products."""
-    fitted, inverted = operators
+    """Every stage that has a prediction, `solved` by products."""
+    fitted, inverted, products = operators
     found = {p.name: p for p in predicted_fit(prepared, task, rates)}
     if not solved:
         found["inverse"] = predicted_inverse(fitted, inverted, rates)
-    found["scores"] = predicted_influence(form_of(inverted, task), task, rates)
+    each = products / task.Q if products else None
+    found["scores"] = predicted_influence(form_of(inverted, task, each), task, rates)
     return found
 
 
@@ -154,7 +160,7 @@ def _beyond(run: _Run, task: Task, rates: Rates) -> dict[str, float]:
     }
 
 
-def _least(run: _Run, task: Task) -> tuple[dict[str, float], tuple[Operator, Operator]]:
+def _least(run: _Run, task: Task) -> tuple[dict[str, float], Fitted]:
     """The least seconds of every stage, of some runs: one alone may have waited for a processor."""
     seconds: dict[str, float] = {}
     spent = 0.0
@@ -201,7 +207,7 @@ class _Run:
         """Of the plan, as a fit has them."""
         return fit_limits(self.inverse, self.curvature)
 
-    def __call__(self, task: Task, ended: Callable[[str], None]) -> tuple[Operator, Operator]:
+    def __call__(self, task: Task, ended: Callable[[str], None]) -> Fitted:
         stage = fit_curvature(
             self.curvature,
             task,
@@ -216,11 +222,14 @@ class _Run:
         fitted = FittedOperator(
             stage.operator, task.parameters, self.inverse, stage.label, solver, stage.by_example
         )
-        inverted = fitted.inverse().operator
+        solves: list[SolveRecord] = []
+        inverted = fitted.inverse(report=solves.append).operator
         ended("inverse")
         scored_by(inverted, task, task.loss)
         ended("scores")
-        return stage.operator, inverted
+        # Blocks are solved one after the other, each for all vectors.
+        products = sum(x.products for x in solves) / max(1, len(solves))
+        return stage.operator, inverted, products
 
 
 def _small(task: Task) -> Task:

@@ -90,21 +90,22 @@ def identity_form(task: Task, dtype: torch.dtype = torch.float64) -> InverseForm
     return InverseForm(blocks, Operations(task.P), dtype)
 
 
-def form_of(inverse: Operator, task: Task) -> InverseForm:
+def form_of(inverse: Operator, task: Task, products: float | None = None) -> InverseForm:
     """The form of an inverse that is there.
 
     Args:
         inverse: C⁻¹.
         task: Queries and training examples.
+        products: Those that conjugate gradients take for each vector, where it is known.
     """
     given = scored_blocks(inverse, task)
-    whole = operations(inverse)
+    whole = operations(inverse, products)
     if given is None:
         return InverseForm(None, whole, inverse.dtype)
     turned, ranks = rotations(given) or (), score_ranks(given, task) or ()
     blocks = []
     for x, rotated, rank in zip(given, turned, ranks, strict=True):
-        applied = None if x.spectrum is not None else operations(x.operator)
+        applied = None if x.spectrum is not None else operations(x.operator, products)
         if x.spectrum is None and applied is None:
             return InverseForm(None, None, inverse.dtype)
         blocks.append(BlockForm(x.layer, rotated, applied, rank))

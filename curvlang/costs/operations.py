@@ -12,6 +12,7 @@ from curvlang.operators import (
     Arnoldi,
     BlockDiagonal,
     CholeskyInverse,
+    ConjugateGradients,
     Dense,
     Diagonal,
     Eigen,
@@ -70,11 +71,12 @@ class Operations:
         return found + vectors * self.moved * kind.itemsize / rates.peak_bytes
 
 
-def operations(operator: Operator) -> Operations | None:
+def operations(operator: Operator, products: float | None = None) -> Operations | None:
     """Of a product with one vector; None where a solver says how many products it takes when it has taken them.
 
     Args:
         operator: Of any structure; only shapes are read.
+        products: Those with the matrix that conjugate gradients ask for, for each vector, where it is known.
     """
     match operator:
         case Identity() | Diagonal():
@@ -100,7 +102,9 @@ def operations(operator: Operator) -> Operations | None:
             known = operations(operator.first_unit())
             return None if known is None else known.times(groups)
         case Sum(terms=parts) | BlockDiagonal(parts=parts):
-            return _added([operations(x) for x in parts])
+            return _added([operations(x, products) for x in parts])
+        case ConjugateGradients(preconditioner=approximate) if products is not None:
+            return _steps(operator.operator, approximate, products)
         case Neumann(by_example=by_example, batch=batch):
             return _iterated(operator) if batch is None or by_example is None else None
         case Arnoldi():
@@ -126,14 +130,14 @@ def _lifted(operator: Projected) -> Operations:
 
 def _iterated(operator: Neumann) -> Operations | None:
     """A product and a preconditioned vector in every step, and a product that says what is left."""
-    P = operator.operator.size
-    inside = [operations(operator.operator)]
-    if operator.preconditioner is not None:
-        inside.append(operations(operator.preconditioner))
-    known = _added(inside)
-    if known is None:
-        return None
-    return (known + Operations(moved=_STEP * P)).times(operator.steps * operator.repeats)
+    steps = operator.steps * operator.repeats
+    return _steps(operator.operator, operator.preconditioner, steps)
+
+
+def _steps(matrix: Operator, approximate: Operator | None, count: float) -> Operations | None:
+    """So many products with a matrix, each with its preconditioned vector."""
+    known = _added([operations(x) for x in (matrix, approximate) if x is not None])
+    return None if known is None else (known + Operations(moved=_STEP * matrix.size)).times(count)
 
 
 def _leading(operator: Arnoldi) -> Operations | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -24,10 +24,11 @@ from curvlang.costs.predicted import StagePrediction, predicted_in_passes
 from curvlang.costs.rates import Rates
 from curvlang.ir.score_program import solves_of
 from curvlang.language.chain import Evaluation, Inverse, ScoreFormula, Solver
+from curvlang.language.sums import weighted_chains
 from curvlang.models.task import Task
 from curvlang.operators import Dense, Identity
 from curvlang.operators.operator import unchecked
-from curvlang.runtime.prepare import Preparation
+from curvlang.runtime.prepare import Preparation, prepare
 from curvlang.runtime.solver import FittedSolver
 
 
@@ -38,10 +39,12 @@ class PlannedInverse:
     Args:
         inverse: The declaration; None for λ added to the matrix.
         solver: The spec's `solve` line.
+        approximate: What the solver's preconditioner takes for a vector over all parameters; None where there is none.
     """
 
     inverse: Inverse | None = None
     solver: Solver | None = None
+    approximate: Operations | None = None
 
     @classmethod
     def of(cls, said: Evaluation | None) -> PlannedInverse:
@@ -58,10 +61,12 @@ class ScoresPrediction:
     Args:
         stage: Operations, bytes and seconds.
         counted: Whether all of it could be counted; else products of a solver come on top.
+        most: Products that conjugate gradients take at most for a vector, all of which are counted; 0 for other solvers.
     """
 
     stage: StagePrediction
     counted: bool = True
+    most: int = 0
 
 
 def predicted_score(
@@ -84,9 +89,28 @@ def predicted_score(
     stream = _stream(formula, task)
     if stream is None:
         return None
+    if asked.solver is not None and asked.solver.preconditioner is not None:
+        chains = [x for _, x in weighted_chains(asked.solver.preconditioner)]
+        form = planned_form(prepare(chains, task, last=True, trying=True), task, PlannedInverse())
+        asked = replace(asked, approximate=form.whole)
     form = planned_form(prepared, task, asked)
     counted = form.whole is not None or not solves_of(program)
-    return ScoresPrediction(predicted_formula(stream, form, rates), counted)
+    most = most_products(asked.solver) if counted and _reads_matrix(prepared) else 0
+    return ScoresPrediction(predicted_formula(stream, form, rates), counted, most)
+
+
+def most_products(solver: Solver | None) -> int:
+    """Products with the matrix that a solver may ask for at most for a vector, where it does not say how many it takes."""
+    found = 0 if solver is None or solver.name != "cg" else solver.arguments["iterations"]
+    assert isinstance(found, int)
+    return found
+
+
+def _reads_matrix(prepared: Preparation) -> bool:
+    """Whether any block has no structure that makes its inverse cheap: solvers are for these."""
+    kinds = shapes.LeafShape | shapes.GramShape | shapes.DenseShape
+    found = (x for results in prepared.chains for _, _, x in _blocks(results[-1], prepared))
+    return any(isinstance(x, kinds) for x in found)
 
 
 def said_formula(said: Evaluation | None) -> ScoreFormula:
@@ -180,12 +204,12 @@ def planned_form(prepared: Preparation, task: Task, asked: PlannedInverse) -> In
             return identity_form(task)
         if _diagonal(shape):
             return InverseForm(tuple(map(BlockForm, task.blocks())), Operations(task.P))
-        return InverseForm(None, _applied(shape, block, asked))
+        return InverseForm(None, _applied(shape, block, asked, task.P))
     layers = {(by, b.name): b for by, _, _ in found for b in prepared.blocks[by]}
     blocks: list[BlockForm] = []
     for by, block, shape in found:
         layer = layers[by, block.geometry.name]
-        known = None if _diagonal(shape) else _applied(shape, block, asked)
+        known = None if _diagonal(shape) else _applied(shape, block, asked, task.P)
         if known is None and not _diagonal(shape):
             return InverseForm(None, None)
         applied = None if known is None else known.times(block.count)
@@ -232,12 +256,14 @@ def _row(x: BlockForm) -> Operations:
     return Operations(float(x.layer.size * (1 + (4 * (O + I) if x.rotated else 0))))
 
 
-def _applied(shape: shapes.Shape, block: BlockPlan, asked: PlannedInverse) -> Operations | None:
+def _applied(
+    shape: shapes.Shape, block: BlockPlan, asked: PlannedInverse, parameters: int
+) -> Operations | None:
     """What a block of C⁻¹ takes for a gradient as it is; None where that is not known before."""
     n, sizes = block.geometry.rows, block.sizes
     match shape:
         case shapes.LeafShape() | shapes.GramShape() | shapes.DenseShape():
-            return _solved(n, asked.solver)
+            return _solved(n, asked, n / parameters)
         case shapes.BlocksShape(unit=unit):
             return Operations(4.0 * n * sizes["i" if unit == "output" else "o"])
         case shapes.LowRankShape():
@@ -251,14 +277,21 @@ def _applied(shape: shapes.Shape, block: BlockPlan, asked: PlannedInverse) -> Op
             return Operations(4.0 * n * n)
 
 
-def _solved(rows: int, solver: Solver | None) -> Operations | None:
-    """A matrix: a Cholesky factor, or the steps of a solver."""
+def _solved(rows: int, asked: PlannedInverse, share: float) -> Operations | None:
+    """A matrix: a Cholesky factor, or the steps of a solver; `share` is that of its rows in all parameters."""
+    solver = asked.solver
     if solver is None:
         return Operations(2.0 * rows * rows)
-    if solver.preconditioner is not None or solver.name == "cg":
+    given, most = solver.arguments, most_products(solver)
+    if given.get("batch", "all") != "all" or (solver.preconditioner and asked.approximate is None):
         return None
     matrix = torch.empty(rows, rows, dtype=torch.float64, device="meta")
-    return operations(FittedSolver(solver).inverse(unchecked(Dense, {"matrix": matrix}), 1.0))
+    inverse = FittedSolver(solver).inverse(unchecked(Dense, {"matrix": matrix}), 1.0)
+    found, steps = operations(inverse, most), most or given.get("steps", 0)
+    if found is None or asked.approximate is None:
+        return found
+    assert isinstance(steps, int)
+    return found + asked.approximate.times(steps * share)
 
 
 def _lifted(shape: shapes.ProjectedShape, block: BlockPlan) -> tuple[int, Operations]:

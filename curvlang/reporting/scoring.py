@@ -42,9 +42,12 @@ class ScoringReport:
 
     def lines(self) -> Iterator[str]:
         """The scores, and the index."""
-        more = "" if self.scores.counted else ", and the products that a solver asks for"
+        most, more = "", "" if self.scores.counted else ", and the products that a solver asks for"
+        if self.scores.most:
+            most = "at most "
+            more = f", with the {self.scores.most} products for a vector that `cg` may ask for; most take far fewer"
         yield (
-            f"  scores of {self.queries} queries with {self.examples} training examples: "
+            f"  scores of {self.queries} queries with {self.examples} training examples: {most}"
             f"{cost_text(self.scores.stage.cost)}{more}"
         )
         if self.index is not None:
@@ -64,6 +67,7 @@ class ScoringReport:
             "flops": cost.flops,
             "moved": cost.bytes,
             "counted": self.scores.counted,
+            "most_products": self.scores.most,
         }
         if self.index is None:
             return found
