@@ -18,7 +18,7 @@ from curvlang.costs.predicted import (
     predicted_inverse,
 )
 from curvlang.costs.rates import MOST, TIMES, Rates, Watch, clock, measured_rates
-from curvlang.costs.score_footprint import inverse_phase, scores_phase
+from curvlang.costs.score_footprint import inverse_phase, scores_phase, with_passes
 from curvlang.language.chain import Chain, Curvature, InverseUse, Solver
 from curvlang.language.sums import weighted_chains
 from curvlang.models.task import Task
@@ -106,13 +106,15 @@ def benchmark(
     watch = Watch(task.device)
     operators = run(task, watch)
     predicted = _predicted(prepared, task, operators, rates, solved=run.solves(operators[0]))
+    fitted, inverted, _ = operators
+    scored = scores_phase(fitted, inverted, scored_blocks(inverted, task), task)
     if inverse is not None and inverse.inverse.entries is not None:
         predicted["scores"] = predicted_in_passes(inverse.inverse.entries, prepared, task, rates)
-    fitted, inverted, _ = operators
+        scored = with_passes(scored, task)
     phases = (
         *prepared.phases,
         inverse_phase(fitted, inverted, inverted_matrices(fitted, inverted)),
-        scores_phase(fitted, inverted, scored_blocks(inverted, task), task),
+        scored,
     )
     held = {phase.name: phase.bytes for phase in phases}
     rows = tuple(

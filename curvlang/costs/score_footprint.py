@@ -17,9 +17,12 @@ from curvlang.models.task import Task
 from curvlang.operators import CholeskyInverse, Operator, held_bytes
 from curvlang.runtime.limits.activations import reading_bytes
 from curvlang.runtime.limits.footprint import Phase
+from curvlang.runtime.passes.entries import BATCH_BYTES
 
 _EXACT = 8
 """Bytes of a number of an operator and of a score."""
+_VECTORS, _COPIES = 5, 4
+"""Of all queries in a product with an inverse by its entries, and of a batch of gradients in its passes."""
 _WORK = 2
 """Matrices that a decomposition works in besides its argument and its eigenvectors."""
 
@@ -66,6 +69,21 @@ def scores_phase(
     making = task.Q * task.P * (cast + own + _EXACT)
     queries = max(task.Q * task.P * own, making - sum(rest.values()))
     return Phase("scores", {**held, "queries": queries, **rest})
+
+
+def with_passes(phase: Phase, task: Task) -> Phase:
+    """Scores under an inverse by its entries: vectors of all queries on the way, and a few copies of a batch of gradients.
+
+    Args:
+        phase: Scores without them.
+        task: Queries and training examples.
+    """
+    batch = min(
+        max(BATCH_BYTES, task.P * task.precision.itemsize),
+        task.N * task.P * task.precision.itemsize,
+    )
+    passes = _VECTORS * _EXACT * task.Q * task.P + _COPIES * batch
+    return Phase(phase.name, {**phase.parts, "passes": passes})
 
 
 def streamed_phase(operator: Operator, stream: ScoreStream) -> Phase:

@@ -12,7 +12,8 @@ from curvlang.attribution.formulas.formula_scores import program_of
 from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
-from curvlang.ir.score_program import in_segments
+from curvlang.ir.expr import Call, Define
+from curvlang.ir.score_program import APPLY, CARRY, in_segments
 from curvlang.language import load
 from curvlang.language.chain import (
     Comparison,
@@ -88,7 +89,8 @@ class Verdict:
         counterexample: Where it fails; for a law that one task must show, the task that came
             closest.
         note: Why nothing was measured, or empty.
-        undetermined: Tasks among `tried` on which rounding alone decides the curvature.
+        undetermined: Tasks among `tried` that do not decide the law: rounding alone decides the curvature, or their
+            layers are not those that it cuts.
     """
 
     law: Law
@@ -127,7 +129,11 @@ def laws_of(spec: Spec) -> tuple[Law, ...]:
 
 def _readable(score: ScoreFormula) -> bool:
     """Whether a drawn task has what a score reads, and the direct reading what it applies."""
-    return not (program_of(score).applied_at or any(map(in_segments, score.needs)))
+    applied = any(
+        isinstance(x, Define) and isinstance(x.value, Call) and x.value.function in (APPLY, CARRY)
+        for x in score.body
+    )
+    return not (applied or any(map(in_segments, score.needs)))
 
 
 def _score_law(score: ScoreFormula) -> Law:
@@ -217,9 +223,18 @@ def _count(law: Law, examples: int) -> int:
 
 
 def _open(law: Law, error: SpecError) -> bool:
-    """Whether a task does not decide a law about scores: its training diverges, or a matrix of theirs is singular."""
+    """Whether a task does not decide a law.
+
+    Its layers are not those that the curvature cuts or splits, or a matrix that it inverts is singular; of a
+    law about scores, its training diverges.
+    """
     scored = any(q.score is not None for q in law.quantities)
-    return scored and {d.code for d in error.diagnostics} <= {Code.E0344, Code.E0504}
+    codes = {d.code for d in error.diagnostics}
+    return codes <= UNCUT | ({Code.E0504} if scored else set())
+
+
+UNCUT = {Code.E0335, Code.E0344, Code.E0427, Code.E0429, Code.E0431}
+"""Of what a curvature asks of a model, and a drawn network may not have."""
 
 
 class _LawFailedError(Exception):
@@ -249,6 +264,8 @@ class _Search:
             lambda gap: not gap.size <= self.law.bound,
         ):
             worst, open_ = self.worst[1], self.undetermined
+            if open_ == self.tried:
+                return self._undecided()
             return Verdict(self.law, True, self.tried, worst, self.seed, undetermined=open_)
         assert self.last is not None
         draw, gap = self.last
@@ -263,8 +280,22 @@ class _Search:
         _, gap, draw = self.worst
         if found:
             return Verdict(self.law, True, self.tried, gap, self.seed)
+        if self.undetermined == self.tried:
+            return self._undecided()
         nearest = None if draw is None else self._counterexample(draw, gap)
         return Verdict(self.law, False, self.tried, gap, self.seed, nearest)
+
+    def _undecided(self) -> Verdict:
+        """Nothing is known of the law: no drawn task decides it."""
+        _, gap, _ = self.worst
+        return Verdict(
+            self.law,
+            True,
+            self.tried,
+            gap,
+            self.seed,
+            note=f"no drawn task decides it: {gap.where}",
+        )
 
     def only(self, task: TaskSpec) -> Verdict:
         """The law on one task, in batches of one and in reverse order."""

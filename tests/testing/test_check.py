@@ -192,3 +192,37 @@ def test_global_randomness_is_left_alone():
     before = torch.get_rng_state()
     verdict(MINE, "as_written")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("curvature", "why"),
+    [
+        ('ggn |> block_diagonal(by = ["encoder.*"])', "matches no trainable parameter"),
+        ("ggn |> block_diagonal(by = unit(97))", "does not divide"),
+    ],
+)
+def test_a_law_that_no_drawn_task_decides_says_so(curvature, why):
+    spec = loads(f"curvature mine = {curvature}\nlaw mine differs_from ggn")
+    for verdict in ct.check_spec(spec, examples=3):
+        assert verdict.holds
+        assert verdict.undetermined or verdict.note.startswith("no drawn task decides it: ")
+        assert why in verdict.note
+
+
+def test_a_curvature_that_fits_some_drawn_tasks_is_decided_by_those():
+    spec = loads(
+        "curvature mine = ggn |> block_diagonal(by = unit(2))\nlaw diagonal(mine) equals diagonal(ggn)"
+    )
+    (verdict,) = ct.check_spec(spec, examples=20, law="diagonal(mine)")
+    assert verdict.holds
+    assert not verdict.note
+    assert 0 < verdict.undetermined < verdict.tried
+
+
+def test_a_score_that_applies_a_function_to_what_it_does_not_use_has_no_law_of_its_own():
+    spec = loads(
+        "inverse itself: s -> s\nscore own { needs u[q,p], v[n,p]\nw[q,p] = apply(itself(), u)\n"
+        "x[q,n] = sum[p] w[q,p] * v[n,p]\nyield s[q,n] = sum[p] u[q,p] * v[n,p] }\n"
+        "curvature mine = identity"
+    )
+    assert not [x for x in ct.check_spec(spec, examples=2) if "as_written" in x.law.text]
