@@ -1,4 +1,4 @@
-"""What every shipped curvature costs beside what its plan says: `python -m tests.bench.methods`.
+"""What every shipped curvature and score costs beside what its plan says, in one table: `python -m tests.bench.methods`.
 
 Each is fitted, inverted and scored once on the task that its spec names, else on a small perceptron; seconds are of the
 processor, those of the rates too; memory is that of a process of its own. Written: `docs/results/benchmarks/methods.json`, and the table of docs/benchmarks.md to the terminal.
@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ from typing import Any
 import torch
 
 import curvlang as cv
-from curvlang.costs import rates
 from curvlang.costs.benchmark import Benchmark, benchmark
 from curvlang.diagnostics.amounts import size
 from curvlang.diagnostics.diagnostic import SpecError
@@ -28,6 +25,9 @@ from curvlang.language import load
 from curvlang.language.checking.shipped import shipped
 from curvlang.language.selection import evaluation_of
 from curvlang.runtime.limits.freed import return_soon
+from tests.bench.clock import processor_clock
+from tests.bench.formulas.__main__ import lines as of_scores
+from tests.bench.formulas.__main__ import shipped_formulas
 
 TASK = "digits(hidden = [24], epochs = 1)"
 """Of specs that name no task."""
@@ -68,17 +68,6 @@ def alone(name: str) -> tuple[int, int]:
         return pool.submit(memory, name).result()
 
 
-@contextmanager
-def processor_clock() -> Iterator[None]:
-    """Rates and stages in seconds of the processor, which other work does not make longer."""
-    usual = rates.clock
-    rates.clock = lambda device: time.process_time()
-    try:
-        yield
-    finally:
-        rates.clock = usual
-
-
 def row(name: str) -> dict[str, Any]:
     """One curvature as plain values; a reason in place of numbers where it is refused."""
     try:
@@ -102,7 +91,7 @@ def row(name: str) -> dict[str, Any]:
 
 def lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """The table in Markdown."""
-    yield "| curvature | operations | seconds predicted | measured | ratio | memory predicted | measured |"
+    yield "| curvature, or score under a curvature | operations | seconds predicted | measured | ratio | memory predicted | measured |"
     yield "|---|--:|--:|--:|--:|--:|--:|"
     for x in rows:
         if "refused" in x or not x["predicted_seconds"]:
@@ -124,6 +113,10 @@ def main(names: Sequence[str]) -> None:
         kept = {"torch": torch.__version__, "threads": 1, "rows": rows}
         FILE.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
     print("\n".join(lines(rows)))
+    if not names:
+        torch.set_num_threads(1)
+        with processor_clock():
+            print("\n".join(of_scores(shipped_formulas())))
 
 
 if __name__ == "__main__":

@@ -225,4 +225,4 @@ def test_a_score_that_applies_a_function_to_what_it_does_not_use_has_no_law_of_i
         "x[q,n] = sum[p] w[q,p] * v[n,p]\nyield s[q,n] = sum[p] u[q,p] * v[n,p] }\n"
         "curvature mine = identity"
     )
-    assert not [x for x in ct.check_spec(spec, examples=2) if "as_written" in x.law.text]
+    assert not [x for x in ct.check_spec(spec, examples=2) if x.law.text.startswith("own")]
