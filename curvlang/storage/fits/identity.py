@@ -11,8 +11,10 @@ from curvlang.diagnostics.codes import Code
 from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 
-FORMAT = 2
-"""Counts changes of how a store lies on the disk: another number is refused."""
+FORMAT = 3
+"""Counts changes of how a store lies on the disk; a store of another number than these is refused."""
+READ = (2, FORMAT)
+"""Those that are read: 2 has every tensor of blocks as often as there are blocks."""
 
 
 @dataclass(frozen=True, slots=True)

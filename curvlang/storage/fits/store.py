@@ -30,7 +30,7 @@ from curvlang.diagnostics.diagnostic import SpecError
 from curvlang.diagnostics.refusal import refusal
 from curvlang.diagnostics.values import another_type
 from curvlang.storage.atomic import RESUMED, Destination, probe
-from curvlang.storage.fits.identity import FORMAT, Identity, check_identity, other_format
+from curvlang.storage.fits.identity import FORMAT, READ, Identity, check_identity, other_format
 from curvlang.storage.fits.lock import HOLDER, LOCK, at_work
 from curvlang.storage.fits.records import format_in, read_record, write_record
 from curvlang.storage.leftovers import unfinished
@@ -190,13 +190,13 @@ class FitStore:
         except DamagedError as error:
             # Other formats may be sealed otherwise: what they are is said, not that they are damaged.
             other = format_in(self.path / MANIFEST)
-            if other not in (None, FORMAT):
+            if other not in (None, *READ):
                 raise other_format(self.path, {"format": other}) from error
             raise damaged_store(
                 f"the manifest of the store `{self.path}` is damaged: {error.args[1]}",
                 "fetch it again from where it came, or delete the folder and fit once more",
             ) from error
-        if found.get("format") != FORMAT:
+        if found.get("format") not in READ:
             raise other_format(self.path, found)
         return found
 

@@ -47,7 +47,9 @@ def convolution():
     return cv.Task(net, "cross_entropy", (X, y), (X[:2], y[:2]))
 
 
-@pytest.mark.parametrize("spec", ["hessian", "ekfac", "per_output", "low_rank", "ekfac_projected"])
+@pytest.mark.parametrize(
+    "spec", ["hessian", "ekfac", "per_output", "kfac_by_unit", "low_rank", "ekfac_projected"]
+)
 @pytest.mark.parametrize("made", [lambda: task(width=40, layers=3, N=200), convolution])
 def test_what_a_fit_writes_is_predicted(spec, made, tmp_path, monkeypatch):
     given, most = made(), []

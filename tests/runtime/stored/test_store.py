@@ -238,6 +238,15 @@ def test_a_store_of_the_first_format_is_refused_as_such(tmp_path):
     assert "format 1" in str(caught.value)
 
 
+def test_a_store_of_the_format_before_is_read(tmp_path, monkeypatch):
+    given = task()
+    monkeypatch.setattr("curvlang.storage.fits.store.FORMAT", 2)
+    before = cv.fit("kfac", given, store=tmp_path / "s", progress=False).dense()
+    monkeypatch.undo()
+    monkeypatch.setattr(Execution, "feed", None)
+    assert torch.equal(cv.fit("kfac", given, store=tmp_path / "s", progress=False).dense(), before)
+
+
 @pytest.mark.parametrize("request_of", [cv.fit_request, cv.score_request])
 def test_a_model_of_another_recipe_is_refused_before_it_is_trained(request_of, tmp_path):
     setup = cv.Setup(store=tmp_path / "s")
