@@ -36,6 +36,8 @@ from curvlang.attribution.query_shares import (
     factors_of,
     preconditioned,
     query_shares,
+    reads_long,
+    shares_of,
 )
 from curvlang.attribution.score_orders import (
     DenseQueries,
@@ -129,7 +131,10 @@ class QueryGradients:
         layers = [x.layer for x in inverses[0]]
         formed = 0 if self.weights is None else max(map(largest_gradient, inverses))
         load = BatchLoad(formed)
-        cuts: Sequence[BatchRows] = cuts_of(self.task, layers, "query", load)
+        long = self.weights is None and reads_long([x for _, x in based])
+        # The same for any number of processes, some of which may read them together.
+        even = (range(self.count), shares_of(self.count)) if long else (None, 1)
+        cuts: Sequence[BatchRows] = cuts_of(self.task, layers, "query", load, *even)
         read = None
         if self.weights is None:
             read = query_shares([x for _, x in based], cuts)

@@ -87,15 +87,20 @@ def cuts_of(
     part: str,
     load: BatchLoad,
     within: range | None = None,
+    shares: int = 1,
 ) -> list[BatchRows]:
-    """The batches of `leaf_batches`, none of which is read; its arguments."""
+    """The batches of `leaf_batches`, none of which is read; its arguments.
+
+    Their number is a multiple of `shares`, where they are `within` some.
+    """
 
     def rows_at(share: float) -> int:
         size = batch_size(task, layers, load, share)
         if within is None:
             return size
         # Batches of one size: a last one of few examples takes as long to start as any other.
-        return -(-len(within) // -(-len(within) // size))
+        count = -(-len(within) // size)
+        return -(-len(within) // (-(-count // shares) * shares))
 
     return [*task.cuts(rows_at, part, within)]
 

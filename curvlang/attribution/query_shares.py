@@ -21,6 +21,9 @@ from curvlang.runtime.processes.in_step import Steps, in_step, steps
 
 WIDE = 384
 """Outputs and inputs together from which on bringing a query back takes longer than sending it."""
+MOST = 8
+"""Equal shares at most that queries are cut into, each of this many at least:"""
+FEWEST = 16
 LARGE = 2**16
 """Numbers of a spectrum from which on its factors take longer to find than to send."""
 
@@ -53,6 +56,11 @@ def reads_long(given: Sequence[ScoredBlock]) -> bool:
             work += 12 * x.layer.positions * x.layer.size
         numbers += x.layer.leaf_elements if x.by_leaves else x.layer.size
     return work >= 2 * WIDE * numbers
+
+
+def shares_of(queries: int) -> int:
+    """Into how many equal shares queries that take long to read are cut: a power of two up to eight."""
+    return 1 << max(0, min(MOST, queries // FEWEST).bit_length() - 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
